@@ -1,0 +1,1 @@
+"""Training and prediction in plain PyTorch: everything here runs in one process without Ray."""

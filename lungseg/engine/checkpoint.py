@@ -1,0 +1,149 @@
+"""Save, find, verify and load a checkpoint: a folder that explains itself and is never unpickled.
+
+`epoch-0007/` holds model.safetensors, state.pt (the optimizer; read with weights_only), trained_on.parquet (ids and
+picture digests of the training images) and, written last, config.json: settings, epoch, and the digest of each file.
+"""
+
+import hashlib
+import io
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import safetensors.torch
+import torch
+
+from lungseg import storage
+from lungseg.config import ModelSettings, PreprocessSettings
+from lungseg.errors import CheckpointError, InputError
+from lungseg.model.network import LungNetwork, build
+
+logger = logging.getLogger(__name__)
+
+_FILES = ("model.safetensors", "state.pt", "trained_on.parquet")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A verified checkpoint folder and its config.json."""
+
+    folder: str
+    config: dict[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """Digest of the weights: what a prediction names as its model."""
+        return str(self.config["digests"]["model.safetensors"])[:16]
+
+    @property
+    def epoch(self) -> int:
+        """Number of finished epochs."""
+        return int(self.config["epoch"])
+
+    @property
+    def preprocess(self) -> PreprocessSettings:
+        """How the images that it was trained on were prepared."""
+        return PreprocessSettings.model_validate(self.config["preprocess"])
+
+
+def save(
+    folder: str, model: LungNetwork, optimizer: torch.optim.Optimizer, config: dict[str, Any], trained_on: pa.Table
+) -> None:
+    """Write `folder/epoch-NNNN` and delete the older ones; config holds `epoch` and what else explains the model."""
+    target = storage.join(folder, f"epoch-{config['epoch']:04d}")
+    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    state = io.BytesIO()
+    torch.save({"optimizer": optimizer.state_dict()}, state)
+    storage.delete(storage.join(target, "config.json"))
+    storage.write_bytes(storage.join(target, "model.safetensors"), safetensors.torch.save(tensors))
+    storage.write_bytes(storage.join(target, "state.pt"), state.getvalue())
+    storage.write_table(storage.join(target, "trained_on.parquet"), trained_on)
+    digests = {name: _sha256(storage.join(target, name)) for name in _FILES}
+    storage.write_json(storage.join(target, "config.json"), {**config, "digests": digests})
+    for old in storage.list_folders(folder):
+        if old != target:
+            storage.delete(old)
+
+
+def latest(folder: str) -> Checkpoint | None:
+    """Find the newest whole checkpoint in a run's checkpoint folder; a torn one is passed over aloud."""
+    for candidate in reversed(storage.list_folders(folder)):
+        try:
+            return verify(candidate)
+        except CheckpointError as error:
+            logger.warning("passing over a checkpoint: %s", error)
+    return None
+
+
+def find(path: str) -> Checkpoint:
+    """Find the checkpoint that a user means: its own folder, its run's, or a study's (which must have one pooled run).
+
+    Raises:
+        CheckpointError: there is none, it is not whole, or there are several to choose from.
+
+    """
+    if storage.exists(storage.join(path, "config.json")):
+        return verify(path)
+    if not storage.exists(path):
+        raise CheckpointError(f"{path}: no such folder: pass the folder of a finished run")
+    if storage.exists(storage.join(path, "study.json")):
+        names = storage.read_json(storage.join(path, "study.json"))["runs"]
+        pooled = [name for name in names if name.startswith("pooled")]
+        if len(pooled) != 1:
+            raise CheckpointError(f"{path}: a study of {len(names)} runs: pass one of its folders, {', '.join(names)}")
+        path = storage.join(path, pooled[0])
+    found = latest(storage.join(path, "checkpoint"))
+    if found is None:
+        raise CheckpointError(
+            f"{path}: not a checkpoint: expected config.json, or checkpoint/ of a run; pass a run's folder"
+        )
+    return found
+
+
+def verify(folder: str) -> Checkpoint:
+    """Read a checkpoint's config.json and compare every file with the digest there.
+
+    Raises:
+        CheckpointError: not a checkpoint, torn, damaged, or of another schema.
+
+    """
+    try:
+        config = storage.read_json(storage.join(folder, "config.json"))
+        digests = config["digests"]
+        wrong = [name for name in _FILES if _sha256(storage.join(folder, name)) != digests[name]]
+    except (InputError, KeyError) as error:
+        raise CheckpointError(
+            f"{folder}: not a whole checkpoint ({error}): pass the folder of a finished run"
+        ) from None
+    if wrong:
+        raise CheckpointError(
+            f"{folder}: {wrong[0]} is not what config.json says: damaged; train again, or copy it again"
+        )
+    return Checkpoint(folder, config)
+
+
+def load_model(checkpoint: Checkpoint) -> LungNetwork:
+    """Build the checkpoint's network and load its weights, on the CPU."""
+    settings = ModelSettings.model_validate(checkpoint.config["settings"]["model"])
+    model = build(settings, pretrained=False)
+    model.load_state_dict(
+        safetensors.torch.load(storage.read_bytes(storage.join(checkpoint.folder, "model.safetensors")))
+    )
+    return model
+
+
+def load_optimizer(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> None:
+    """Give an optimizer the state it had."""
+    content = io.BytesIO(storage.read_bytes(storage.join(checkpoint.folder, "state.pt")))
+    optimizer.load_state_dict(torch.load(content, map_location="cpu", weights_only=True)["optimizer"])
+
+
+def trained_on(checkpoint: Checkpoint) -> frozenset[str]:
+    """Digests of the pictures that the model was trained on, as Record.sha256."""
+    table = storage.read_table(storage.join(checkpoint.folder, "trained_on.parquet"))
+    return frozenset(table.column("sha256").to_pylist())
+
+
+def _sha256(path: str) -> str:
+    return hashlib.sha256(storage.read_bytes(path)).hexdigest()

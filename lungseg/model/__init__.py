@@ -1,0 +1,1 @@
+"""The network, what it is trained by and measured with. No Ray here, and nothing of lungseg.data."""

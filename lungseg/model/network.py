@@ -1,0 +1,81 @@
+"""DeepLabV3+ with any encoder, from grey squares to logits."""
+
+import warnings
+
+import segmentation_models_pytorch as smp
+import torch
+from torch import Tensor, nn
+
+from lungseg.config import ModelSettings
+from lungseg.errors import InputError, SettingsError
+from lungseg.model.pretrained import load_encoder_weights, remedies
+
+# What smp's own encoders were trained with; timm's (tu-) carry their own figures.
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class LungNetwork(nn.Module):
+    """DeepLabV3+: images f32[B,1,H,W] in [0,1], H and W multiples of 16, to logits f32[B,1,H,W].
+
+    The encoder's scaling is part of the network and of its weights file, so that nobody can forget or repeat it.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, net: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.net = net
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Grey goes to all three channels of an encoder that was trained on colour."""
+        return self.net((images - self.mean) / self.std)  # type: ignore[no-any-return]
+
+
+def build(settings: ModelSettings, pretrained: bool = True) -> LungNetwork:
+    """Build the network; with `pretrained`, its encoder starts from `settings.weights`.
+
+    The decoder's new weights come from torch's random state.
+
+    Raises:
+        SettingsError: there is no such encoder, or DeepLabV3+ cannot use it.
+        InputError: the weights cannot be had; the text names the remedies.
+
+    """
+    net = _deeplab(settings.encoder, None)
+    if pretrained and settings.weights != "none":
+        state = load_encoder_weights(settings.encoder, settings.weights, net.encoder.state_dict())
+        if state is None:
+            net.encoder.load_state_dict(_download(settings.encoder))
+        else:
+            net.encoder.load_state_dict(state)
+    return LungNetwork(net, *_scaling(settings.encoder))
+
+
+def _deeplab(encoder: str, weights: str | None) -> nn.Module:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # smp remarks on how tu- encoders name their weights
+            return smp.DeepLabV3Plus(encoder, encoder_weights=weights, in_channels=3, classes=1)
+    except (KeyError, RuntimeError, ValueError, NotImplementedError) as error:
+        first = str(error).strip("'\"").splitlines()[0][:120]
+        raise SettingsError(
+            f"--model.encoder {encoder}: DeepLabV3+ cannot use it ({first}...): pass resnet50, mobilenet_v2 or another of smp's"
+        ) from None
+
+
+def _download(encoder: str) -> dict[str, Tensor]:
+    try:
+        return _deeplab(encoder, "imagenet").encoder.state_dict()
+    except OSError:
+        raise InputError(remedies(encoder)) from None
+
+
+def _scaling(encoder: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    if not encoder.startswith("tu-"):
+        return _IMAGENET_MEAN, _IMAGENET_STD
+    params = smp.encoders.get_preprocessing_params(encoder, "imagenet")
+    return tuple(params["mean"]), tuple(params["std"])

@@ -1,0 +1,148 @@
+"""The named recipes of every job, and the one way from a command line to settings."""
+
+import contextlib
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from lungseg.config import (
+    AugmentSettings,
+    InferSettings,
+    JobSettings,
+    LoaderSettings,
+    ModelSettings,
+    OptimSettings,
+    PrepareSettings,
+    PreprocessSettings,
+    ReportSettings,
+    TrainSettings,
+)
+from lungseg.errors import SettingsError
+
+Job = Literal["prepare", "train", "infer", "report"]
+
+_AUGMENT = AugmentSettings(rotate_deg=8.0, scale=0.12, shift=0.04, gamma=0.3, flip=0.5)
+_DEMO_OPTIM = OptimSettings(lr=2e-3, weight_decay=1e-2, schedule="one-cycle")
+_LITE0 = ModelSettings(encoder="tu-tf_efficientnet_lite0")
+
+Recipes = Mapping[str, tuple[str, JobSettings]]
+
+PREPARE: Recipes = {
+    "demo": (
+        "Phantoms in two scanner styles (or --source FOLDER) at 128 px, in seconds on two cores.",
+        PrepareSettings(out="demo/data", preprocess=PreprocessSettings(size=128), images_per_shard=64, phantoms=60),
+    ),
+    "small": (
+        "256 px, the whole picture padded: for light encoders and CPUs.",
+        PrepareSettings(preprocess=PreprocessSettings(size=256)),
+    ),
+    "paper": (
+        "512 px, resized and centre-cropped, histogram equalised: the reference project's preparation.",
+        PrepareSettings(preprocess=PreprocessSettings(size=512, geometry="crop")),
+    ),
+}
+
+TRAIN: Recipes = {
+    "demo": (
+        "Fold 0 pooled and source-to-source, EfficientNet-Lite0, two workers, minutes on two cores; draws phantoms "
+        "when --data is not named.",
+        TrainSettings(
+            out="demo/runs",
+            study="demo",
+            protocols=("pooled", "source-to-source"),
+            folds=4,
+            only_folds=(0,),
+            model=_LITE0,
+            optim=_DEMO_OPTIM,
+            augment=_AUGMENT,
+            epochs=6,
+            workers=2,
+            phantoms=60,
+        ),
+    ),
+    "small": (
+        "EfficientNet-Lite0 for two CPU cores on real data prepared at 256 px; AdamW, one-cycle, augmentation.",
+        TrainSettings(
+            model=_LITE0,
+            optim=OptimSettings(lr=1e-3, weight_decay=1e-2, schedule="one-cycle"),
+            augment=_AUGMENT,
+            epochs=8,
+            workers=2,
+        ),
+    ),
+    "mobile": (
+        "MobileNetV2, as `small`: an encoder that every edge runtime knows.",
+        TrainSettings(
+            model=ModelSettings(encoder="mobilenet_v2"),
+            optim=OptimSettings(lr=1e-3, weight_decay=1e-2, schedule="one-cycle"),
+            augment=_AUGMENT,
+            epochs=8,
+            workers=2,
+        ),
+    ),
+    "paper": (
+        "The reference project as it is: DeepLabV3+ ResNet-50, ImageNet weights, 512 px, BCE + Dice, Adam at 1e-4, "
+        "batch 8, 50 epochs. For GPUs; it states IoU 0.92, Dice 0.94, pixel accuracy 0.97.",
+        TrainSettings(loader=LoaderSettings(batch=8)),
+    ),
+}
+
+INFER: Recipes = {
+    "demo": (
+        "The archive and the pooled run of the demo.",
+        InferSettings(archive="demo/data/phantoms", checkpoint="demo/runs/demo", out="demo/predictions", part=32),
+    ),
+    "archive": ("Any archive, any trained run: pass --archive and --checkpoint.", InferSettings()),
+}
+
+REPORT: Recipes = {
+    "demo": (
+        "The study and the predictions of the demo.",
+        ReportSettings(study="demo/runs/demo", predictions="demo/predictions", out="demo/report"),
+    ),
+    "study": ("Any study: pass --study, and --predictions where there are some.", ReportSettings()),
+}
+
+RECIPES: Mapping[Job, Recipes] = {"prepare": PREPARE, "train": TRAIN, "infer": INFER, "report": REPORT}
+
+
+def parse(job: Job, args: Sequence[str]) -> JobSettings:
+    """Turn a job's command line, `[RECIPE] [--section.option value ...]`, into its settings.
+
+    The recipe is `demo` when none is named. `--help` prints and exits with 0.
+
+    Raises:
+        SettingsError: an unknown recipe or option, or a value that cannot be; one or two lines.
+
+    """
+    import tyro
+
+    words = list(args)
+    if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help")):
+        words.insert(0, "demo")
+    if not words[0].startswith("-") and words[0] not in RECIPES[job]:
+        raise SettingsError(f"jobs/{job}.py has no recipe {words[0]!r}: pass one of {', '.join(RECIPES[job])}")
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.extras.overridable_config_cli(
+                dict(RECIPES[job]), prog=f"jobs/{job}.py", args=words, config=(tyro.conf.AvoidSubcommands,)
+            )
+    except SystemExit as end:
+        if end.code in (0, None):
+            raise
+        raise SettingsError(f"{_condense(complaint.getvalue())}; see jobs/{job}.py {words[0]} --help") from None
+
+
+def _condense(box: str) -> str:
+    """Bring tyro's framed complaint down to what was wrong and, where there is one, the near option."""
+    lines = [line.strip(" │\n") for line in box.splitlines() if line.startswith("│")]
+    rule = next((i for i, line in enumerate(lines) if line.startswith("──")), len(lines))
+    said = " ".join(lines[:rule])
+    said = re.sub(r"\s*For further information visit \S+", "", said)
+    said = re.sub(r"\s*\[type=.*?(?:input_type=\w+)\]", "", said)
+    said = re.sub(r"Error parsing \S+: \d+ validation errors? for \w+ (Value error, )?", "", said).rstrip(".")
+    near = [line for line in lines[rule:] if line.startswith("--")]
+    unknown = said.startswith("Unrecognized options")
+    return f"{said}; perhaps you meant {near[0]}" if near and unknown else said

@@ -1,0 +1,187 @@
+"""What travels between the stages: plain frozen data, the columns of the files, and the schema's number."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import pyarrow as pa
+
+from lungseg.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+SCHEMA = 1
+"""Number of this schema; every file carries it, and a reader refuses one that it does not know."""
+
+Status = Literal["ok", "repaired", "rejected", "failed"]
+STATUSES: tuple[Status, ...] = ("ok", "repaired", "rejected", "failed")
+
+
+def check_schema(found: Any, where: str) -> None:
+    """Refuse a file of another schema than this version's.
+
+    Raises:
+        InputError: `found` is not SCHEMA.
+
+    """
+    if found != SCHEMA:
+        raise InputError(
+            f"{where}: schema {found}, this lungseg reads schema {SCHEMA}: make it again, or change version"
+        )
+
+
+@dataclass(frozen=True)
+class Record:
+    """One X-ray of an archive, as found and then as checked.
+
+    `status` is ok once it was read and fits its mask; else `reason` holds the code and the sentence. `height` and
+    `width` are native, px; 0 while unknown. `sha256` is of the image's grey values and size, not of its file's bytes.
+    `mask_uris` holds no, one (both lungs) or two (left, right) masks.
+    """
+
+    image_id: str
+    dataset: str
+    image_uri: str
+    mask_uris: tuple[str, ...] = ()
+    patient_id: str = ""
+    finding: str | None = None
+    sha256: str = ""
+    height: int = 0
+    width: int = 0
+    status: Status = "ok"
+    reason: str = ""
+
+
+MANIFEST = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("dataset", pa.string()),
+        ("image_uri", pa.string()),
+        ("mask_uris", pa.list_(pa.string())),
+        ("patient_id", pa.string()),
+        ("finding", pa.string()),
+        ("sha256", pa.string()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("status", pa.string()),
+        ("reason", pa.string()),
+    ],
+    metadata={"lungseg.schema": str(SCHEMA)},
+)
+
+INDEX = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("dataset", pa.string()),
+        ("patient_id", pa.string()),
+        ("finding", pa.string()),
+        ("sha256", pa.string()),
+        ("shard", pa.string()),
+        *((f"{member}_{part}", pa.int64()) for member in ("image", "mask", "json") for part in ("offset", "size")),
+    ],
+    metadata={"lungseg.schema": str(SCHEMA)},
+)
+"""Where each sample's members lie in its tar, in bytes; mask_size is 0 where there is no mask."""
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The way from a native picture to a square and back: resize to (resized_*), then place at (top, left).
+
+    All in px. With `pad` the resized picture lies inside the square, top and left are 0 or more; with `crop` it
+    reaches over the square's edges, top and left are 0 or less, and what lies outside is lost.
+    """
+
+    native_height: int
+    native_width: int
+    resized_height: int
+    resized_width: int
+    top: int
+    left: int
+    size: int
+
+    def content(self) -> tuple[slice, slice]:
+        """Rows and columns of the square that show the picture, not padding."""
+        rows = slice(max(self.top, 0), min(self.top + self.resized_height, self.size))
+        columns = slice(max(self.left, 0), min(self.left + self.resized_width, self.size))
+        return rows, columns
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One prepared X-ray: image u8[S,S] in 0..255, mask u8[S,S] in {0,1} or None, and how it came to be."""
+
+    image_id: str
+    dataset: str
+    patient_id: str
+    finding: str | None
+    sha256: str
+    geometry: Geometry
+    image: NDArray[np.uint8]
+    mask: NDArray[np.uint8] | None
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Pixels of one image by truth and prediction, over the picture itself (padding is not counted)."""
+
+    tp: int
+    fp: int
+    fn: int
+    tn: int
+
+
+TEST_ROWS = pa.schema(
+    [
+        ("run", pa.string()),
+        ("image_id", pa.string()),
+        ("dataset", pa.string()),
+        ("patient_id", pa.string()),
+        ("role", pa.string()),
+        *((name, pa.int64()) for name in ("tp", "fp", "fn", "tn")),
+        *((name, pa.float64()) for name in ("dice", "iou", "pixel_accuracy")),
+    ],
+    metadata={"lungseg.schema": str(SCHEMA)},
+)
+"""One row an image that a run was tested on, at prepared resolution; role is held-out or cross."""
+
+PREDICTIONS = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("dataset", pa.string()),
+        ("patient_id", pa.string()),
+        ("source_uri", pa.string()),
+        ("mask_uris", pa.list_(pa.string())),
+        ("status", pa.string()),
+        ("error", pa.string()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("mask", pa.string()),
+        ("area_px", pa.int64()),
+        ("components", pa.int32()),
+        ("iou", pa.float64()),
+        ("dice", pa.float64()),
+        ("pixel_accuracy", pa.float64()),
+        ("hd95_px", pa.float64()),
+        ("assd_px", pa.float64()),
+        ("seen_in_training", pa.bool_()),
+        ("threshold", pa.float32()),
+        ("model", pa.string()),
+    ],
+    metadata={"lungseg.schema": str(SCHEMA)},
+)
+"""One row an input of infer. source_uri: the image's file, or `TAR#image_id` for prepared data; mask_uris: its reference
+masks' files. status ok: it was predicted (error may still say why its reference mask could not be used); else error says
+why not, and mask is null. mask: COCO RLE counts (column-major, ASCII) at height x width, native px. Metrics are null
+without a reference mask; for prepared data both masks are compared at native size, the reference brought back from the
+prepared square. model: digest of the checkpoint."""
+
+
+def table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+    """Make a table of exactly the schema's columns; a row that lacks one is a bug and raises KeyError."""
+    return pa.table(
+        {name: pa.array([row[name] for row in rows], schema.field(name).type) for name in schema.names}, schema
+    )

@@ -1,0 +1,242 @@
+"""Paths and URIs (local, s3://, gs://) behind pyarrow.fs: read, list, and write so that no torn file bears its final name."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from lungseg.errors import InputError
+from lungseg.schema import SCHEMA, check_schema
+
+
+def resolve(path: str) -> str:
+    """Make a path absolute; leave a URI as it is.
+
+    A relative path means the folder that the user stands in. In a job submitted to Ray that folder is a copy which Ray
+    throws away, so there it means ~/lungseg: the same command submitted again finds what the first one left.
+    """
+    if "://" in path:
+        return path.rstrip("/")
+    expanded = Path(path).expanduser()
+    if expanded.is_absolute():
+        return os.path.normpath(expanded)
+    base = Path.home() / "lungseg" if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ else Path.cwd()
+    return os.path.normpath(base / expanded)
+
+
+def join(folder: str, *names: str) -> str:
+    """Name something inside a folder; `..` and absolute names are refused, as they could climb out of it."""
+    for name in names:
+        if name.startswith("/") or ".." in name.split("/"):
+            raise InputError(f"{name}: a name that leaves its folder {folder}: rename it")
+    return "/".join([folder.rstrip("/"), *names])
+
+
+def name_of(path: str) -> str:
+    """Last part of a path."""
+    return path.rstrip("/").rsplit("/", 1)[-1]
+
+
+def parent_of(path: str) -> str:
+    """All but the last part of a path."""
+    return path.rstrip("/").rsplit("/", 1)[0]
+
+
+def open_filesystem(path: str) -> tuple[pafs.FileSystem, str]:
+    """Split a path or URI into its file system and the path there.
+
+    Raises:
+        InputError: the URI's scheme is not known or its bucket cannot be reached.
+
+    """
+    try:
+        return pafs.FileSystem.from_uri(path if "://" in path else Path(path).absolute().as_uri())
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(
+            f"{path}: not a path that can be opened ({_first_line(error)}): pass a folder, s3:// or gs://"
+        ) from None
+
+
+def list_files(folder: str, suffixes: Iterable[str] = ()) -> list[str]:
+    """List the files below a folder, sorted; hidden ones and those below hidden folders are left out.
+
+    Raises:
+        InputError: the folder is not there.
+
+    """
+    filesystem, inner = open_filesystem(folder)
+    if filesystem.get_file_info(inner).type != pafs.FileType.Directory:
+        raise InputError(f"{folder}: no such folder: check the path")
+    endings = tuple(suffixes)
+    found = []
+    for info in filesystem.get_file_info(pafs.FileSelector(inner, recursive=True)):
+        relative = info.path[len(inner) :].lstrip("/")
+        visible = not any(part.startswith(".") for part in relative.split("/"))
+        if info.type == pafs.FileType.File and visible and info.path.lower().endswith(endings or ("",)):
+            found.append(join(folder, relative))
+    return sorted(found)
+
+
+def list_folders(folder: str) -> list[str]:
+    """List the folders directly below a folder, sorted, without hidden ones; nothing where it is not there."""
+    filesystem, inner = open_filesystem(folder)
+    infos = filesystem.get_file_info(pafs.FileSelector(inner, allow_not_found=True))
+    names = [name_of(info.path) for info in infos if info.type == pafs.FileType.Directory]
+    return sorted(join(folder, name) for name in names if not name.startswith("."))
+
+
+def exists(path: str) -> bool:
+    """Say whether a file or folder is there."""
+    filesystem, inner = open_filesystem(path)
+    return bool(filesystem.get_file_info(inner).type != pafs.FileType.NotFound)
+
+
+def stat(path: str) -> tuple[int, int]:
+    """Size in bytes and time of change in ns; what tells a changed file from the one that was planned with.
+
+    Raises:
+        InputError: there is no such file.
+
+    """
+    filesystem, inner = open_filesystem(path)
+    info = filesystem.get_file_info(inner)
+    if info.type != pafs.FileType.File:
+        raise InputError(f"{path}: no such file: check the path")
+    return int(info.size), int(info.mtime_ns or 0)
+
+
+def read_bytes(path: str) -> bytes:
+    """Read a whole file.
+
+    Raises:
+        InputError: it is not there or cannot be read.
+
+    """
+    filesystem, inner = open_filesystem(path)
+    try:
+        with filesystem.open_input_stream(inner) as stream:
+            return bytes(stream.read())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({_first_line(error)})") from None
+
+
+def read_range(path: str, offset: int, size: int) -> bytes:
+    """Read `size` bytes at `offset`; fewer where the file ends before.
+
+    Raises:
+        InputError: it is not there or cannot be read.
+
+    """
+    filesystem, inner = open_filesystem(path)
+    try:
+        with filesystem.open_input_file(inner) as file:
+            return bytes(file.read_at(size, offset))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({_first_line(error)})") from None
+
+
+def local_copy(path: str) -> str:
+    """Name a local file with a file's content: itself on a disk, else a copy that is fetched once into ~/.cache/lungseg."""
+    if "://" not in path:
+        return path
+    copy = str(Path.home() / ".cache" / "lungseg" / digest([path, *stat(path)]))
+    if not exists(copy):
+        write_bytes(copy, read_bytes(path))
+    return copy
+
+
+def write_bytes(path: str, content: bytes) -> None:
+    """Write a whole file, so that at any moment there is the old one, the new one or none.
+
+    On a disk: a temporary file beside it, fsync, rename. An object store shows an object only once it is whole.
+    """
+    filesystem, inner = open_filesystem(path)
+    filesystem.create_dir(parent_of(inner), recursive=True)
+    if not isinstance(filesystem, pafs.LocalFileSystem):
+        with filesystem.open_output_stream(inner) as stream:
+            stream.write(content)
+        return
+    descriptor, temporary = tempfile.mkstemp(prefix=".writing-", dir=parent_of(inner))
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, inner)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def delete(path: str) -> None:
+    """Delete a file or a folder with all in it; nothing happens where there is none."""
+    filesystem, inner = open_filesystem(path)
+    kind = filesystem.get_file_info(inner).type
+    if kind == pafs.FileType.Directory:
+        filesystem.delete_dir(inner)
+    elif kind == pafs.FileType.File:
+        filesystem.delete_file(inner)
+
+
+def read_json(path: str) -> dict[str, Any]:
+    """Read a JSON object that this schema wrote.
+
+    Raises:
+        InputError: it is not there, is no JSON object, or carries another schema's number.
+
+    """
+    try:
+        value = json.loads(read_bytes(path))
+    except ValueError:
+        raise InputError(f"{path}: not JSON: it was damaged; make it again") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: {type(value).__name__}, expected a JSON object: it was damaged; make it again")
+    check_schema(value.get("schema"), path)
+    return value
+
+
+def write_json(path: str, value: dict[str, Any]) -> None:
+    """Write a JSON object, readable, with the schema's number first."""
+    write_bytes(path, (json.dumps({"schema": SCHEMA, **value}, indent=1) + "\n").encode())
+
+
+def read_table(path: str) -> pa.Table:
+    """Read one Parquet file that this schema wrote.
+
+    Raises:
+        InputError: it is not there, is no Parquet file, or carries another schema's number.
+
+    """
+    try:
+        # On this thread alone: Arrow's thread pool, once used for Parquet, now and then aborts the process at its end
+        # (apache/arrow issue 34314), which would turn a finished job into a failed one.
+        table = pq.ParquetFile(pa.BufferReader(read_bytes(path)), pre_buffer=False).read(use_threads=False)
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{path}: not a Parquet file ({_first_line(error)}): make it again") from None
+    number = (table.schema.metadata or {}).get(b"lungseg.schema", b"none").decode()
+    check_schema(int(number) if number.isdigit() else number, path)
+    return table
+
+
+def write_table(path: str, table: pa.Table) -> None:
+    """Write one Parquet file, zstd."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    write_bytes(path, sink.getvalue().to_pybytes())
+
+
+def digest(value: Any) -> str:
+    """Sixteen hexadecimal digits of the SHA-256 of a JSON value, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
