@@ -1,5 +1,44 @@
+# make demo              prepare, train, infer and report on phantoms; make demo DATA=folder: on your X-rays
+# make test              everything that must hold; make check: its quick half (format, lint, types, imports)
+# make clean             delete what demo and test made; the installation stays (make distclean deletes it too)
+
+PYTHON ?= python3
+DATA ?=
+WORK := demo/$(if $(DATA),$(notdir $(abspath $(DATA))),phantoms)
+ARCHIVE := $(if $(DATA),$(DATA),$(WORK)/data/phantoms)
+RUN := .venv/bin/python
+# A Ray of our own, whatever other cluster this machine belongs to.
+export RAY_ADDRESS := local
+
+.PHONY: demo test check clean distclean
+
+demo: .venv/installed
+	$(RUN) jobs/prepare.py demo $(if $(DATA),--source "$(DATA)") --out "$(WORK)/data"
+	$(RUN) jobs/train.py demo --data "$(WORK)/data" --out "$(WORK)/runs"
+	$(RUN) jobs/infer.py demo --archive "$(ARCHIVE)" --checkpoint "$(WORK)/runs/demo" --out "$(WORK)/predictions"
+	$(RUN) jobs/report.py demo --study "$(WORK)/runs/demo" --predictions "$(WORK)/predictions" --out "$(WORK)/report"
+
+test: check
+	$(RUN) -m pytest
+
+check: .venv/installed
+	$(RUN) -m ruff format --check
+	$(RUN) -m ruff check
+	$(RUN) -m mypy
+	.venv/bin/lint-imports
+
+# The lock names every package with its hashes, so nothing is resolved anew; --no-deps because it leaves out
+# opencv-python, which one package asks for and which must not lie beside the headless wheel.
 .venv/installed: requirements.lock pyproject.toml
-	test -x .venv/bin/python || python3 -m venv .venv
-	.venv/bin/python -m pip install --no-deps --require-hashes -r requirements.lock
-	.venv/bin/python -m pip install --no-deps --no-build-isolation -e .
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+		{ echo "$(PYTHON) is not Python 3.11 to 3.13: pass PYTHON=python3.11" >&2; exit 2; }
+	test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	$(RUN) -m pip install --no-deps --require-hashes -r requirements.lock
+	$(RUN) -m pip install --no-deps --no-build-isolation -e .
 	touch $@
+
+clean:
+	rm -rf demo build lungseg.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+distclean: clean
+	rm -rf .venv

@@ -26,7 +26,7 @@ class PreprocessSettings(Settings):
     geometry: Literal["pad", "crop"] = "pad"
     """pad: the whole picture, black bars; crop: the short side fills the square, the rest is cut (the reference's)"""
     histogram: Literal["equalize", "clahe", "percentile", "none"] = "equalize"
-    """grey-level normalisation, computed at full depth before 8 bits"""
+    """grey-level normalisation, computed at full depth before 8 bits (clahe: at 8 bits)"""
 
 
 class ModelSettings(Settings):
@@ -144,7 +144,7 @@ class TrainSettings(JobSettings):
     study: str = "study"
     """name of this study: a folder under out, the group in W&B"""
     protocols: tuple[Protocol, ...] = ("pooled",)
-    """pooled: train on every data set but the held-out fold; source-to-source: train on one, test on its fold and all others"""
+    """pooled: train on all data sets but the fold; source-to-source: train on one, test on its fold and the others"""
     folds: Annotated[int, Field(ge=2)] = 5
     """number of folds, by patient"""
     only_folds: tuple[Annotated[int, Field(ge=0)], ...] = ()
@@ -158,7 +158,7 @@ class TrainSettings(JobSettings):
     """passes over the training images"""
     threshold: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
     """probability from which a pixel is lung; fixed before testing"""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     """of folds, shuffles, augmentation and new weights"""
     workers: Positive = 1
     """DDP ranks a run"""

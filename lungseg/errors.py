@@ -9,7 +9,8 @@ LungsegError
 └── ResourceError      the cluster cannot place what was asked for
                        (exit status 1 for all but SettingsError)
 
-Messages say what, found, expected, do, on one or two lines. An error outside this tree is a bug and keeps its traceback.
+Messages say what, found, expected, do, on one or two lines. An error outside this tree is a bug and keeps its
+traceback.
 """
 
 

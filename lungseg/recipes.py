@@ -23,7 +23,7 @@ from lungseg.errors import SettingsError
 Job = Literal["prepare", "train", "infer", "report"]
 
 _AUGMENT = AugmentSettings(rotate_deg=8.0, scale=0.12, shift=0.04, gamma=0.3, flip=0.5)
-_DEMO_OPTIM = OptimSettings(lr=2e-3, weight_decay=1e-2, schedule="one-cycle")
+_DEMO_OPTIM = OptimSettings(lr=3e-3, weight_decay=1e-2, schedule="one-cycle")
 _LITE0 = ModelSettings(encoder="tu-tf_efficientnet_lite0")
 
 Recipes = Mapping[str, tuple[str, JobSettings]]
@@ -31,7 +31,7 @@ Recipes = Mapping[str, tuple[str, JobSettings]]
 PREPARE: Recipes = {
     "demo": (
         "Phantoms in two scanner styles (or --source FOLDER) at 128 px, in seconds on two cores.",
-        PrepareSettings(out="demo/data", preprocess=PreprocessSettings(size=128), images_per_shard=64, phantoms=60),
+        PrepareSettings(out="demo/data", preprocess=PreprocessSettings(size=128), images_per_shard=64, phantoms=80),
     ),
     "small": (
         "256 px, the whole picture padded: for light encoders and CPUs.",
@@ -56,9 +56,10 @@ TRAIN: Recipes = {
             model=_LITE0,
             optim=_DEMO_OPTIM,
             augment=_AUGMENT,
-            epochs=6,
+            loader=LoaderSettings(batch=4),
+            epochs=12,
             workers=2,
-            phantoms=60,
+            phantoms=80,
         ),
     ),
     "small": (

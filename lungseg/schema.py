@@ -173,11 +173,13 @@ PREDICTIONS = pa.schema(
     ],
     metadata={"lungseg.schema": str(SCHEMA)},
 )
-"""One row an input of infer. source_uri: the image's file, or `TAR#image_id` for prepared data; mask_uris: its reference
-masks' files. status ok: it was predicted (error may still say why its reference mask could not be used); else error says
-why not, and mask is null. mask: COCO RLE counts (column-major, ASCII) at height x width, native px. Metrics are null
-without a reference mask; for prepared data both masks are compared at native size, the reference brought back from the
-prepared square. model: digest of the checkpoint."""
+"""One row an input of infer.
+
+source_uri: the image's file, or `TAR#image_id` for prepared data; mask_uris: its reference masks' files. status ok: it
+was predicted (error may still say why its reference mask could not be used); else error says why not, and mask is null.
+mask: COCO RLE counts (column-major, ASCII) at height x width, native px. Metrics are null without a reference mask; for
+prepared data both masks are compared at native size, the reference brought back from the prepared square. model: digest
+of the checkpoint."""
 
 
 def table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:

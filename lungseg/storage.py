@@ -1,4 +1,4 @@
-"""Paths and URIs (local, s3://, gs://) behind pyarrow.fs: read, list, and write so that no torn file bears its final name."""
+"""Paths and URIs (local, s3://, gs://) behind pyarrow.fs; no torn file ever bears its final name."""
 
 import hashlib
 import json
@@ -57,11 +57,14 @@ def open_filesystem(path: str) -> tuple[pafs.FileSystem, str]:
 
     """
     try:
-        return pafs.FileSystem.from_uri(path if "://" in path else Path(path).absolute().as_uri())
+        opened: tuple[pafs.FileSystem, str] = pafs.FileSystem.from_uri(
+            path if "://" in path else Path(path).absolute().as_uri()
+        )
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(
             f"{path}: not a path that can be opened ({_first_line(error)}): pass a folder, s3:// or gs://"
         ) from None
+    return opened
 
 
 def list_files(folder: str, suffixes: Iterable[str] = ()) -> list[str]:
@@ -85,8 +88,15 @@ def list_files(folder: str, suffixes: Iterable[str] = ()) -> list[str]:
 
 
 def list_folders(folder: str) -> list[str]:
-    """List the folders directly below a folder, sorted, without hidden ones; nothing where it is not there."""
+    """List the folders directly below a folder, sorted, without hidden ones; nothing where it is not there.
+
+    Raises:
+        InputError: it is a file.
+
+    """
     filesystem, inner = open_filesystem(folder)
+    if filesystem.get_file_info(inner).type == pafs.FileType.File:
+        raise InputError(f"{folder}: a file, expected a folder: pass the folder that it is in")
     infos = filesystem.get_file_info(pafs.FileSelector(inner, allow_not_found=True))
     names = [name_of(info.path) for info in infos if info.type == pafs.FileType.Directory]
     return sorted(join(folder, name) for name in names if not name.startswith("."))
@@ -143,7 +153,7 @@ def read_range(path: str, offset: int, size: int) -> bytes:
 
 
 def local_copy(path: str) -> str:
-    """Name a local file with a file's content: itself on a disk, else a copy that is fetched once into ~/.cache/lungseg."""
+    """Name a local file with a file's content: itself, or a copy that is fetched once into ~/.cache/lungseg."""
     if "://" not in path:
         return path
     copy = str(Path.home() / ".cache" / "lungseg" / digest([path, *stat(path)]))
@@ -218,8 +228,9 @@ def read_table(path: str) -> pa.Table:
     try:
         # On this thread alone: Arrow's thread pool, once used for Parquet, now and then aborts the process at its end
         # (apache/arrow issue 34314), which would turn a finished job into a failed one.
-        table = pq.ParquetFile(pa.BufferReader(read_bytes(path)), pre_buffer=False).read(use_threads=False)
-    except pa.ArrowInvalid as error:
+        content = pa.BufferReader(read_bytes(path))
+        table = pq.ParquetFile(content, pre_buffer=False, page_checksum_verification=True).read(use_threads=False)
+    except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path}: not a Parquet file ({_first_line(error)}): make it again") from None
     number = (table.schema.metadata or {}).get(b"lungseg.schema", b"none").decode()
     check_schema(int(number) if number.isdigit() else number, path)
@@ -227,9 +238,9 @@ def read_table(path: str) -> pa.Table:
 
 
 def write_table(path: str, table: pa.Table) -> None:
-    """Write one Parquet file, zstd."""
+    """Write one Parquet file, zstd, with a checksum a page."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     write_bytes(path, sink.getvalue().to_pybytes())
 
 

@@ -1,4 +1,4 @@
-"""Who is in which fold, and which run trains and tests on whom: pure functions of ids, patients, data sets and a seed."""
+"""Who is in which fold, and which run trains and tests on whom: pure functions of ids and a seed."""
 
 import hashlib
 from collections.abc import Sequence
@@ -90,7 +90,8 @@ def group_rows(rows: Sequence[Row]) -> list[str]:
             key = parent[key]
         return key
 
-    keys = [(f"{row['dataset']}/{row['patient_id']}", f"sha256/{row['sha256']}") for row in rows]
+    # `~` sorts last, so a group is named by a patient, and a patient's new image does not rename (and move) it.
+    keys = [(f"{row['dataset']}/{row['patient_id']}", f"~sha256/{row['sha256']}") for row in rows]
     for patient, picture in keys:
         first, second = sorted((root(patient), root(picture)))
         parent[second] = first

@@ -35,7 +35,7 @@ def decode(content: bytes, what: str) -> NDArray[np.uint8] | NDArray[np.uint16]:
         raise ImageError("undecodable", f"{what} is not a whole PNG, JPEG or TIFF file: fetch it again")
     if array.dtype not in (np.uint8, np.uint16):
         raise ImageError("depth", f"{what} holds {array.dtype}, expected 8 or 16 bit grey: export it again")
-    if array.size > _MAX_PIXELS:
+    if array.shape[0] * array.shape[1] > _MAX_PIXELS:
         raise ImageError("too_large", f"{what} has {array.shape[0]}x{array.shape[1]} px: no radiograph is that large")
     if array.ndim == 3:
         array = array[..., 0] if array.shape[2] < 3 else cv2.cvtColor(array[..., :3], cv2.COLOR_BGR2GRAY)

@@ -5,7 +5,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from lungseg.config import AugmentSettings
 from lungseg.data.augment import augment
 from lungseg.data.folds import Row
 from lungseg.data.shards import PreparedData, member_ranges, to_sample
+from lungseg.errors import ShardError
 from lungseg.schema import Sample
 
 _AHEAD = 3  # batches read ahead of the device
@@ -43,15 +44,15 @@ class Batch:
 def training_steps(count: int, batch: int, ranks: tuple[int, int], key: tuple[int, int]) -> list[Step]:
     """Shuffle `count` samples by (seed, epoch) and deal them to (rank, world), each exactly once.
 
-    Every rank takes equally many steps. The samples are spread over them evenly, so that no step is nearly empty (batch
-    norm needs two images or more): sizes differ by one at most, within a rank and between ranks, and no rank takes
-    more than `batch` in a step. Empty where there are fewer than two samples a rank.
+    Every rank takes equally many steps. The samples are spread over them evenly, so that each step holds two or more
+    (batch norm needs them): sizes differ by one at most, within a rank and between ranks, and no rank takes more than
+    `batch` in a step; 3 or 4 where a batch of 2 or 3 would leave one over. Empty with fewer than two samples a rank.
     """
     rank, world = ranks
     if count < 2 * world:
         return []
     order = np.random.default_rng(key).permutation(count)
-    steps = -(-count // (batch * world))
+    steps = min(-(-count // (batch * world)), count // (2 * world))
     chunks = np.array_split(order, steps)
     return [Step(tuple(np.array_split(chunk, world)[rank].tolist()), len(chunk)) for chunk in chunks]
 
@@ -89,6 +90,10 @@ class SampleReader:
         file = self._open(path)
         members = {name: os.pread(file, size, offset) for name, (offset, size) in member_ranges(row).items()}
         sample = to_sample(members, f"{path} ({row['image_id']})")
+        if (sample.dataset, sample.image_id) != (row["dataset"], row["image_id"]):
+            raise ShardError(
+                f"{path}: {sample.image_id} where the index has {row['image_id']}: run jobs/prepare.py again"
+            )
         self._keep(position, sample)
         return sample
 
@@ -119,8 +124,7 @@ def augmenting(settings: AugmentSettings, seed: int, epoch: int) -> Change:
     def change(sample: Sample) -> Sample:
         assert sample.mask is not None, "training refuses data without masks before it starts"
         image, mask = augment(sample.image, sample.mask, settings, (seed, epoch, sample.image_id))
-        names = ("image_id", "dataset", "patient_id", "finding", "sha256", "geometry")
-        return Sample(*(getattr(sample, name) for name in names), image=image, mask=mask)
+        return replace(sample, image=image, mask=mask)
 
     return change
 

@@ -17,15 +17,13 @@ _MIN_SIDE = 32  # px; a smaller picture is a thumbnail or an icon
 
 
 def refuse_same_ids(records: list[Record]) -> list[Record]:
-    """Reject all but the first record of each (dataset, image_id): ids name tar members and rows, so they are unique."""
+    """Reject all but the first record of each (dataset, image_id): ids name tar members and rows."""
     seen: dict[tuple[str, str], str] = {}
     checked = []
     for record in records:
         first = seen.setdefault((record.dataset, record.image_id), record.image_uri)
-        if first != record.image_uri:
-            reason = f"duplicate_id: {storage.name_of(first)} has the id {record.image_id} already: rename one of them"
-            record = replace(record, status="rejected", reason=reason)
-        checked.append(record)
+        reason = f"duplicate_id: {storage.name_of(first)} has the id {record.image_id} already: rename one of them"
+        checked.append(record if first == record.image_uri else replace(record, status="rejected", reason=reason))
     return checked
 
 

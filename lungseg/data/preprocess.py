@@ -25,7 +25,7 @@ def plan(height: int, width: int, settings: PreprocessSettings) -> Geometry:
 
 def prepare_image(image: Grey, settings: PreprocessSettings) -> tuple[NDArray[np.uint8], Geometry]:
     """Normalise the histogram at full depth, then resize and place: u8 or u16[H,W] -> u8[S,S], padding black."""
-    geometry = plan(*image.shape, settings)
+    geometry = plan(image.shape[0], image.shape[1], settings)
     return _place(_resize(normalise(image, settings.histogram), geometry), geometry), geometry
 
 
@@ -52,7 +52,8 @@ def normalise(image: Grey, histogram: str) -> NDArray[np.uint8]:
     Pure black is collimation and padding, not tissue: equalize and percentile leave it out of their statistics.
     """
     if histogram == "clahe":
-        return _to_8_bits(cv2.createCLAHE(_CLAHE_LIMIT, _CLAHE_TILES).apply(image))  # type: ignore[arg-type]
+        # At 8 bits: OpenCV's 16-bit CLAHE cuts its limit to whole counts of 65536 bins, and 12 bits come out dull.
+        return cv2.createCLAHE(_CLAHE_LIMIT, _CLAHE_TILES).apply(_to_8_bits(image))  # type: ignore[return-value]
     if histogram == "none":
         return _to_8_bits(image)
     counts = np.bincount(image.ravel(), minlength=int(np.iinfo(image.dtype).max) + 1)
@@ -62,7 +63,8 @@ def normalise(image: Grey, histogram: str) -> NDArray[np.uint8]:
         return np.zeros(image.shape, np.uint8)
     levels = _equalizing(cumulated) if histogram == "equalize" else _stretching(cumulated)
     levels[0] = 0
-    return levels[image]
+    normalised: NDArray[np.uint8] = levels[image]
+    return normalised
 
 
 def _equalizing(cumulated: NDArray[np.int64]) -> NDArray[np.uint8]:

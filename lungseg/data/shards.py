@@ -70,7 +70,7 @@ def write_shard(plan: ShardPlan) -> dict[str, Any]:
         return done
     stream = io.BytesIO()
     records, rows = [], []
-    with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.GNU_FORMAT) as tar:
         for record in plan.records:
             checked, sample = _to_sample(record, plan.preprocess)
             records.append(asdict(checked))
@@ -162,7 +162,7 @@ def open_dataset(folder: str) -> PreparedData:
         found = storage.stat(path)[0] if storage.exists(path) else 0
         if found != shard["bytes"]:
             raise ShardError(
-                f"{path}: {found} bytes, expected {shard['bytes']}: the shard is missing or cut; run jobs/prepare.py again"
+                f"{path}: {found} bytes, expected {shard['bytes']}: missing or cut; run jobs/prepare.py again"
             )
     index = storage.read_table(storage.join(folder, "index.parquet"))
     if index.num_rows != info["samples"]:
@@ -182,14 +182,14 @@ def to_sample(members: dict[str, bytes], where: str) -> Sample:
     """
     try:
         meta = json.loads(members["json"])
-        check_schema(meta.get("schema"), where)
+        check_schema(meta["schema"], where)
+        ids = {name: meta[name] for name in ("image_id", "dataset", "patient_id", "finding", "sha256")}
+        geometry = Geometry(**meta["geometry"])
         image = images.decode(members["image"], where)
         mask = images.decode_mask(members["mask"], where) if members.get("mask") else None
-    except (ValueError, InputError) as error:
+    except (ValueError, KeyError, TypeError, InputError) as error:
         raise ShardError(f"{where}: not a sample where the index says ({error}): run jobs/prepare.py again") from None
-    geometry = Geometry(**meta["geometry"])
-    names = ("image_id", "dataset", "patient_id", "finding", "sha256")
-    return Sample(*(meta[name] for name in names), geometry=geometry, image=image.astype("uint8"), mask=mask)
+    return Sample(**ids, geometry=geometry, image=image.astype("uint8"), mask=mask)
 
 
 def member_ranges(row: dict[str, Any]) -> dict[str, tuple[int, int]]:

@@ -82,8 +82,8 @@ def open_data(folders: tuple[str, ...] | list[str]) -> list[PreparedData]:
             )
         if part.preprocess != data[0].preprocess:
             raise InputError(
-                f"{part.folder} and {data[0].folder} were prepared differently ({part.preprocess!r}, {data[0].preprocess!r}): "
-                "prepare them alike"
+                f"{part.folder} and {data[0].folder} were prepared differently: prepare them alike "
+                f"(found {part.preprocess!r}, expected {data[0].preprocess!r})"
             )
         if [other.name for other in data].count(part.name) > 1:
             raise InputError(f"{part.folder}: a second data set named {part.name}: prepare it with another --dataset")
@@ -103,7 +103,7 @@ def start(run: Run, device: torch.device) -> _Training:
     world = rank_and_world()[1]
     if len(parts.train) < 2 * world:
         raise SettingsError(
-            f"{run.name}: {len(parts.train)} images to train on, {2 * world} needed for {world} workers: lower --workers"
+            f"{run.name}: {len(parts.train)} training images, {2 * world} needed for {world} workers: lower --workers"
         )
     torch.manual_seed(run.settings.seed)
     model = build(run.settings.model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

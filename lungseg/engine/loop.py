@@ -62,7 +62,7 @@ def train_epoch(
         images = batch.images.to(device, non_blocking=True, memory_format=torch.channels_last)
         losses = bce_dice(model(images), batch.masks.to(device, non_blocking=True), loss)
         optimizer.zero_grad(set_to_none=True)
-        (losses.sum() * (world / batch.global_size)).backward()
+        (losses.sum() * (world / batch.global_size)).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         mean = float(losses.detach().mean())
         if not math.isfinite(mean):

@@ -26,7 +26,7 @@ class Predictor:
         images = torch.from_numpy(np.stack(squares)[:, None]).to(self._device).float().div_(255.0)
         with torch.inference_mode():
             logits = self._model(images.contiguous(memory_format=torch.channels_last))
-        return torch.sigmoid(logits)[:, 0].float().cpu().numpy()  # type: ignore[no-any-return]
+        return torch.sigmoid(logits)[:, 0].float().cpu().numpy()
 
     def __call__(self, squares: Sequence[U8], geometries: Sequence[Geometry]) -> list[U8]:
         """Predict prepared squares u8[S,S] to masks u8[H,W] in {0,1}, each at its native size."""

@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def rank_and_world() -> tuple[int, int]:
-    """This process's rank, and how many there are."""
+    """Rank of this process, and how many there are."""
     return (dist.get_rank(), dist.get_world_size()) if _together() else (0, 1)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import operator
 import os
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +20,7 @@ class MetricsLog:
     """A run's metrics.jsonl: one line an epoch, on disk before the next begins, never two of one epoch."""
 
     def __init__(self, path: str, epochs_done: int) -> None:
-        """Keep the first `epochs_done` lines of an earlier start; what came after belongs to an epoch that is redone."""
+        """Keep an earlier start's first `epochs_done` lines; what came after belongs to an epoch that is redone."""
         self._path = path
         lines = storage.read_bytes(path).decode().splitlines() if storage.exists(path) else []
         rows = [json.loads(line) for line in lines]
@@ -41,7 +42,7 @@ class WandbMirror:
             return
         import wandb
 
-        self._errors = (wandb.errors.Error, OSError)
+        self._errors = (wandb.errors.Error, OSError, ValueError)  # ValueError: a setting that wandb refuses
         try:
             self._run = wandb.init(
                 project=settings.project,
@@ -49,7 +50,7 @@ class WandbMirror:
                 name=run,
                 id=storage.digest([study, folder]),
                 resume="allow",
-                mode=mode,
+                mode=mode,  # type: ignore[arg-type]  # from the environment it may be anything; W&B checks
                 dir=_local(folder),
                 config=config,
                 settings=wandb.Settings(silent=True, console="off"),
@@ -73,14 +74,13 @@ class WandbMirror:
 
     def summarise(self, values: Metrics) -> None:
         """Set the run's summary."""
-        if self._run is not None:
-            self._run.summary.update(values)
+        self._guarded("summary.update", values)
 
     def _guarded(self, method: str, *args: Any, **kwargs: Any) -> None:
         if self._run is None:
             return
         try:
-            getattr(self._run, method)(*args, **kwargs)
+            operator.attrgetter(method)(self._run)(*args, **kwargs)
         except self._errors as error:
             logger.warning("W&B stopped (%s); metrics.jsonl goes on", error)
             self._run = None

@@ -67,4 +67,4 @@ def _border(mask: U8) -> U8:
 def _distances(border: U8, other: U8) -> NDArray[np.float32]:
     """Distance of each pixel of a border to the other border, px."""
     away = cv2.distanceTransform(1 - other, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    return away[border > 0]
+    return away[border > 0].astype(np.float32)

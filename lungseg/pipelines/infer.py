@@ -1,0 +1,171 @@
+"""Segment an archive over a cluster: a plan of parts, each one Parquet file, written whole or not at all."""
+
+import json
+import logging
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import ray.data
+
+from lungseg import storage
+from lungseg.config import InferSettings
+from lungseg.data import manifest, shards, sources
+from lungseg.engine import checkpoint
+from lungseg.engine.segment import Item, Segmenter
+from lungseg.errors import InputError, SettingsError
+from lungseg.pipelines.cluster import connect, share
+from lungseg.pipelines.progress import ProgressLine
+from lungseg.schema import PREDICTIONS, Record, table
+
+logger = logging.getLogger(__name__)
+
+
+def run(settings: InferSettings) -> None:
+    """Predict every image of an archive once; parts that an earlier start wrote are kept.
+
+    Raises:
+        LungsegError: archive or checkpoint cannot be used, out holds other predictions, or the cluster is too small.
+
+    """
+    if not settings.archive or not settings.checkpoint:
+        raise SettingsError("pass --archive FOLDER (images or prepared data) and --checkpoint FOLDER (a finished run)")
+    archive, out = storage.resolve(settings.archive), storage.resolve(settings.out)
+    model = checkpoint.find(storage.resolve(settings.checkpoint))
+    items = _items(archive, model)
+    parts = [items[start : start + settings.part] for start in range(0, len(items), settings.part)]
+    plan = _plan(settings, archive, model, items)
+    _claim(out, plan)
+    left = [number for number in range(len(parts)) if not storage.exists(_part_path(out, number))]
+    kept = len(parts) - len(left)
+    logger.info("%d images in %d parts (%d kept from before), model %s", len(items), len(parts), kept, plan["run"])
+    began = time.monotonic()
+    if left:
+        done = len(items) - sum(len(parts[number]) for number in left)
+        _predict_parts(settings, model, out, {number: parts[number] for number in left}, (done, len(items)))
+    _finish(out, plan, len(items), time.monotonic() - began)
+
+
+def _items(archive: str, model: checkpoint.Checkpoint) -> list[Item]:
+    """List what there is to predict: samples of prepared data, else the records of a folder."""
+    if not storage.exists(archive):
+        raise InputError(f"{archive}: no such folder: pass a folder of images, or of prepared data")
+    inside = [archive, *storage.list_folders(archive)]
+    prepared = [folder for folder in inside if storage.exists(storage.join(folder, "dataset.json"))]
+    if not prepared:
+        return [Item(record) for record in manifest.refuse_same_ids(sources.discover(archive))]
+    items = []
+    for data in map(shards.open_dataset, prepared):
+        if data.preprocess != model.preprocess:
+            raise InputError(
+                f"{data.folder} was prepared with {data.preprocess!r}, the model expects {model.preprocess!r}: "
+                "prepare it so, or pass the folder of images"
+            )
+        items += [_prepared_item(data.folder, row) for row in data.index.to_pylist()]
+    return items
+
+
+def _prepared_item(folder: str, row: dict[str, Any]) -> Item:
+    tar = storage.join(folder, f"{row['shard']}.tar")
+    ids = {name: row[name] for name in ("image_id", "dataset", "patient_id", "finding", "sha256")}
+    return Item(Record(image_uri=f"{tar}#{row['image_id']}", **ids), tar, shards.member_ranges(row))
+
+
+def _plan(settings: InferSettings, archive: str, model: checkpoint.Checkpoint, items: Sequence[Item]) -> dict[str, Any]:
+    """Say what the parts are made of; two plans that differ in anything that shows in a row never share a folder."""
+    plan = {
+        "archive": archive,
+        "images": len(items),
+        "checkpoint": model.folder,
+        "model": model.digest,
+        "run": model.config["run"],
+        "epoch": model.epoch,
+        "preprocess": model.preprocess.model_dump(),
+        "threshold": settings.threshold,
+        "postprocess": settings.postprocess,
+        "part": settings.part,
+    }
+    return {**plan, "digest": storage.digest([plan, [asdict(item) for item in items]])}
+
+
+def _claim(out: str, plan: dict[str, Any]) -> None:
+    path = storage.join(out, "plan.json")
+    if not storage.exists(path):
+        storage.write_json(path, plan)
+        return
+    found = storage.read_json(path)
+    if found["digest"] != plan["digest"]:
+        changed = [name for name, value in plan.items() if name != "digest" and found.get(name) != value]
+        what = ", ".join(changed) or "the archive's files"
+        raise InputError(f"{out} holds predictions of another plan ({what} changed): pass another --out, or delete it")
+
+
+def _predict_parts(
+    settings: InferSettings, model: checkpoint.Checkpoint, out: str, parts: dict[int, list[Item]], done: tuple[int, int]
+) -> None:
+    connect()
+    placed = share(settings.workers, settings.device)
+    count = min(placed.workers, len(parts))
+    logger.info("%d %s actors hold the model", count, "GPU" if placed.gpus else "CPU")
+    rows = [
+        {"path": _part_path(out, number), "items": json.dumps([asdict(item) for item in items])}
+        for number, items in parts.items()
+    ]
+    arguments = {
+        "folder": model.folder,
+        "device": "cuda" if placed.gpus else "cpu",
+        "settings": settings,
+    }
+    results = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+        _PartWriter,  # type: ignore[arg-type]  # Ray takes a class and makes an actor of it
+        fn_constructor_kwargs=arguments,
+        compute=ray.data.ActorPoolStrategy(size=count),
+        num_cpus=placed.cpus,
+        num_gpus=placed.gpus,
+    )
+    line, began, before = ProgressLine(logger), time.monotonic(), done[0]
+    now = before
+    for row in results.iter_rows():
+        now += row["images"]
+        rate = (now - before) / (time.monotonic() - began)
+        line.show(f"{now} of {done[1]} images, {rate:.1f} images/s, {(done[1] - now) / rate:.0f} s left")
+
+
+class _PartWriter:
+    """An actor that holds the model and turns a part's items into its file."""
+
+    def __init__(self, folder: str, device: str, settings: InferSettings) -> None:
+        self._segmenter = Segmenter(folder, device, settings)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        items = [Item.from_dict(item) for item in json.loads(row["items"])]
+        storage.write_table(row["path"], table(self._segmenter(items), PREDICTIONS))
+        return {"images": len(items)}
+
+
+def _part_path(out: str, number: int) -> str:
+    return storage.join(out, f"part-{number:06d}.parquet")
+
+
+def _finish(out: str, plan: dict[str, Any], images: int, seconds: float) -> None:
+    """Count what the parts hold, and say so; every image must be there once."""
+    counts: Counter[str] = Counter()
+    ids: Counter[tuple[str, str, str]] = Counter()
+    for path in storage.list_files(out, (".parquet",)):
+        part = storage.read_table(path).select(["image_id", "dataset", "source_uri", "status"])
+        for row in part.to_pylist():
+            counts[row["status"]] += 1
+            ids[row["dataset"], row["image_id"], row["source_uri"]] += 1
+    if counts.total() != images or len(ids) != images:
+        raise InputError(
+            f"{out}: {counts.total()} rows of {len(ids)} images, expected {images}: delete the folder, run again"
+        )
+    said = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+    rate = images / max(seconds, 1e-9)
+    storage.write_json(
+        storage.join(out, "predictions.json"),
+        {"counts": dict(sorted(counts.items())), "images": images, "seconds": seconds, "model": plan["model"]},
+    )
+    logger.info("%d rows (%s) in %.1f s, %.1f images/s, in %s", images, said, seconds, rate, out)

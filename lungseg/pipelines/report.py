@@ -1,0 +1,145 @@
+"""Show what a study and its predictions came to: tables on the terminal, report.json, report.html."""
+
+import importlib.metadata
+import logging
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+
+import jinja2
+
+from lungseg import __version__, storage
+from lungseg.config import ReportSettings
+from lungseg.errors import SettingsError
+from lungseg.pipelines import charts, overlays, results, tables
+from lungseg.pipelines.results import Line, Predictions, Row, Study
+
+logger = logging.getLogger(__name__)
+
+_LIBRARIES = ("numpy", "opencv-python-headless", "pyarrow", "jinja2")
+_CLAUSES = 4  # results across data sets that the page's first sentences name
+
+
+def run(settings: ReportSettings) -> None:
+    """Print the tables and write report.json and report.html.
+
+    Raises:
+        LungsegError: no study is named, or study or predictions cannot be read.
+
+    """
+    if not settings.study:
+        raise SettingsError("no study named: pass --study FOLDER (OUT/STUDY of jobs/train.py)")
+    study = results.read_study(storage.resolve(settings.study))
+    predictions = results.read_predictions(storage.resolve(settings.predictions)) if settings.predictions else None
+    notes = _notes(study, predictions)
+    tables.show(study, predictions, notes)
+    chosen = overlays.choose(predictions.rows, settings.overlays) if predictions else []
+    shown = [overlays.draw(row, rank, results.SEEN[row["seen_in_training"]]) for rank, row in chosen]
+    out = storage.resolve(settings.out) if settings.out else study.folder
+    storage.write_json(storage.join(out, "report.json"), _as_json(study, predictions, shown, notes))
+    storage.write_bytes(storage.join(out, "report.html"), _as_html(study, predictions, shown, notes).encode())
+    logger.info("the page: %s", storage.join(out, "report.html"))
+    logger.info("the numbers: %s", storage.join(out, "report.json"))
+
+
+def headline(study: Study) -> list[str]:
+    """Say the most important figures in a sentence or two: which images, resolution, threshold, aggregation."""
+    about = study.tables[0].about
+    held_out = [value for line in study.tables[0].summary() if line.about["role"] == "held-out" for value in line.dice]
+    runs = f"{about['runs']} of {about['folds']} folds"
+    made = f"at {about['resolution']}, lung from probability {about['threshold']:g}, {about['aggregation']}"
+    said = [
+        f"Trained on {tables.join(about['train_on'])}, Dice is {sum(held_out) / len(held_out):.4f} on {len(held_out)} "
+        f"held-out images ({runs}; {made})."
+    ] if held_out else []  # fmt: skip
+    crossed = [
+        f"{line.figures['dice']:.4f} on {line.figures['images']} images of {line.about['dataset']} "
+        f"(trained on {tables.join(table.about['train_on'])})"
+        for table in study.tables
+        for line in table.summary()
+        if line.about["role"] == "cross"
+    ]
+    if crossed:
+        more = f"; {len(crossed) - _CLAUSES} more below" if len(crossed) > _CLAUSES else ""
+        said.append(f"On data sets never trained on: {'; '.join(crossed[:_CLAUSES])}{more}.")
+    return said
+
+
+def _notes(study: Study, predictions: Predictions | None) -> list[str]:
+    """List what a reader must know before believing a figure."""
+    notes = [f"Run {name} is not finished and has no figures." for name in study.unfinished]
+    if predictions is None:
+        return notes
+    about = predictions.about
+    if not about["complete"]:
+        planned = f" of {about['planned']}" if about["planned"] is not None else ""
+        notes.append(
+            f"infer was interrupted: {about['inputs']}{planned} inputs are here, and the figures are of these only. "
+            "The same command goes on."
+        )
+    if about["run"] not in study.runs:
+        notes.append(f"The predictions were made by run {about['run']}, which is not one of this study.")
+    return notes
+
+
+def _as_json(study: Study, predictions: Predictions | None, shown: Sequence[overlays.Overlay], notes: list[str]) -> Row:
+    names = ("image_id", "dataset", "rank", "dice", "training", "note")
+    return {
+        "versions": _versions(),
+        "notes": notes,
+        "study": {
+            "name": study.name,
+            "folder": study.folder,
+            "unfinished": list(study.unfinished),
+            "tables": [
+                {**one.about, "rows": _json_lines(one.lines), "all_runs": _json_lines(one.joint)}
+                for one in study.tables
+            ],
+        },
+        "predictions": predictions
+        and {**predictions.about, "rows": _json_lines(predictions.lines), "reasons": list(predictions.reasons)},
+        "overlays": [{name: getattr(one, name) for name in names} for one in shown],
+    }
+
+
+def _json_lines(lines: Sequence[Line]) -> list[Row]:
+    return [line.as_json() for line in lines]
+
+
+def _versions() -> dict[str, str]:
+    libraries = {name: importlib.metadata.version(name) for name in _LIBRARIES}
+    return {"lungseg": __version__, "python": platform.python_version(), **libraries}
+
+
+def _as_html(study: Study, predictions: Predictions | None, shown: Sequence[overlays.Overlay], notes: list[str]) -> str:
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment.filters.update(number=tables.number, counts=tables.counts, names=tables.join, made=tables.made)
+    template = environment.from_string(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
+    return template.render(
+        study=study,
+        predictions=predictions,
+        headline=headline(study),
+        notes=notes,
+        curves=charts.learning_curves(study.curves),
+        histograms=_histograms(study, predictions),
+        overlays=shown,
+        plot=charts,
+        versions=_versions(),
+    )
+
+
+def _histograms(study: Study, predictions: Predictions | None) -> list[tuple[str, Line, charts.Histogram]]:
+    """Draw the per-image Dice of every line that counts each image once, all on one axis."""
+    lines = [
+        (f"{line.about['dataset']}, {line.about['role']}; trained on {tables.join(table.about['train_on'])}", line)
+        for table in study.tables
+        for line in table.summary()
+    ]
+    if predictions is not None:
+        lines += [
+            (f"{line.about['dataset']}, predictions, {line.about['training']} in training", line)
+            for line in predictions.lines
+            if line.dice
+        ]
+    low = charts.lowest([value for _, line in lines for value in line.dice])
+    return [(title, line, charts.histogram(line.dice, low)) for title, line in lines]
