@@ -1,0 +1,43 @@
+import logging
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from lungseg.errors import InputError, ResourceError, SettingsError
+from lungseg.pipelines import entry
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (None, 0),
+        (InputError("x: no such folder: check the path"), 1),
+        (ResourceError("3 CPUs needed"), 1),
+        (SettingsError("no data named"), 2),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_an_error_becomes_a_line_and_a_status(
+    error: BaseException | None, status: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def run(settings: object) -> None:
+        if error is not None:
+            raise error
+
+    # The handler of another test writes to that test's stream.
+    monkeypatch.setattr(logging.getLogger("lungseg"), "handlers", [])
+    monkeypatch.setitem(sys.modules, "lungseg.pipelines.report", SimpleNamespace(run=run))
+    assert entry.main("report", []) == status
+    said = capfd.readouterr().err
+    assert (str(error) in said) if error is not None and str(error) else True
+    assert "Traceback" not in said
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(settings: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setitem(sys.modules, "lungseg.pipelines.report", SimpleNamespace(run=run))
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        entry.main("report", [])

@@ -1,0 +1,107 @@
+import json
+import logging
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from lungseg.config import LoaderSettings, ModelSettings, TrainSettings
+from lungseg.data import shards
+from lungseg.errors import LungsegError, ResourceError
+from lungseg.pipelines import train
+from lungseg.storage import read_table
+
+TINY = ModelSettings(encoder="tu-mobilenetv3_small_100", weights="none")
+
+
+def _settings(prepared: Path, out: Path, **changes: object) -> TrainSettings:
+    values: dict[str, object] = {
+        "data": (str(prepared),),
+        "out": str(out),
+        "folds": 2,
+        "only_folds": (0,),
+        "model": TINY,
+        "loader": LoaderSettings(batch=2),
+        "epochs": 1,
+        "workers": 2,
+    }
+    return TrainSettings.model_validate({**values, **changes})
+
+
+def test_both_protocols_with_two_workers_and_again(
+    ray_cluster: None, prepared: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = _settings(prepared, tmp_path, protocols=("pooled",))
+    train.run(settings)
+    study = json.loads((tmp_path / "study" / "study.json").read_text())
+    (name,) = study["runs"]
+    run = tmp_path / "study" / name
+    rows = [row for path in sorted(run.glob("tested.parquet")) for row in read_table(str(path)).to_pylist()]
+    images = [
+        (row["dataset"], row["image_id"])
+        for folder in shards.find_datasets([str(prepared)])
+        for row in shards.open_dataset(folder).index.to_pylist()
+    ]
+    trained = read_table(str(next(run.glob("checkpoint/epoch-*/trained_on.parquet")))).to_pylist()
+    # Two ranks between them tested every image once that the run was not trained on.
+    assert sorted((row["dataset"], row["image_id"]) for row in [*rows, *trained]) == sorted(images)
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 1
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    train.run(settings)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_a_killed_worker_is_replaced(ray_cluster: None, prepared: Path, tmp_path: Path) -> None:
+    killed = threading.Event()
+
+    def kill_one() -> None:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and not killed.is_set():
+            metrics = list(tmp_path.glob("study/*/metrics.jsonl"))
+            workers = [p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in p.name()]
+            workers = workers or [
+                p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in " ".join(_command(p))
+            ]
+            if metrics and workers:
+                os.kill(workers[-1].pid, signal.SIGKILL)
+                killed.set()
+            time.sleep(0.05)
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    train.run(_settings(prepared, tmp_path, epochs=12))
+    killer.join()
+    assert killed.is_set()
+    lines = [json.loads(line) for path in tmp_path.glob("study/*/metrics.jsonl") for line in path.open()]
+    assert [line["epoch"] for line in lines] == list(range(1, 13))
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def test_what_a_user_can_mend_is_not_tried_again(ray_cluster: None, prepared: Path, tmp_path: Path) -> None:
+    model = ModelSettings(encoder="resnet18", weights=str(tmp_path / "missing.pth"))
+    with pytest.raises(LungsegError, match=r"missing\.pth: cannot be read"):
+        train.run(_settings(prepared, tmp_path, model=model))
+    assert not list(tmp_path.glob("study/*/metrics.jsonl"))
+
+
+def test_too_many_workers(ray_cluster: None, prepared: Path, tmp_path: Path) -> None:
+    with pytest.raises(ResourceError, match="pass --workers 2"):
+        train.run(_settings(prepared, tmp_path, workers=5))
+
+
+def test_the_cause_of_a_failure_is_one_line() -> None:
+    class Failed(Exception):
+        worker_failures = {0: ValueError("Traceback...\nValueError: the story")}  # noqa: RUF012
+
+    assert train._cause(Failed()) == "ValueError: the story"
+    logging.getLogger(__name__).debug("checked")

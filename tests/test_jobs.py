@@ -1,0 +1,124 @@
+"""The jobs as a user starts them: what is wrong is said in one or two lines, with status 2 (settings) or 1 (work)."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def job(name: str, *args: str) -> subprocess.CompletedProcess[str]:
+    """Run a job as a user does, in a Ray of its own if it comes that far."""
+    command = [sys.executable, str(ROOT / "jobs" / f"{name}.py"), *args]
+    environment = {**os.environ, "RAY_ADDRESS": "local", "WANDB_MODE": "disabled"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240, check=False)
+
+
+def complaint(result: subprocess.CompletedProcess[str]) -> str:
+    """What a failed job said last, on one or two lines; there is no traceback."""
+    assert "Traceback" not in result.stderr
+    lines = [line for line in result.stderr.splitlines() if "error: " in line or "settings: " in line]
+    assert len(lines) == 1, result.stderr
+    return lines[0]
+
+
+@pytest.mark.parametrize("name", ["prepare", "train", "infer", "report"])
+def test_help_comes_without_torch_or_ray(name: str) -> None:
+    script = (
+        "import sys, runpy; sys.argv = [sys.argv[1], 'demo', '--help']\n"
+        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "assert not {'torch', 'ray', 'numpy', 'cv2', 'pandas'} & set(sys.modules)"
+    )
+    command = [sys.executable, "-c", script, str(ROOT / "jobs" / f"{name}.py")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "usage: " in result.stdout
+
+
+def test_dry_run_prints_the_settings_and_does_nothing(tmp_path: Path) -> None:
+    result = job("train", "paper", "--dry-run", "--out", str(tmp_path / "out"), "--optim.lr", "3e-4")
+    assert result.returncode == 0
+    settings = json.loads(result.stdout)
+    assert settings["model"]["encoder"] == "resnet50"
+    assert settings["optim"]["lr"] == 3e-4
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "said"),
+    [
+        ("train", ["demo", "--optim.rl", "3"], "perhaps you meant --optim.lr"),
+        ("train", ["nonesuch"], "pass one of demo"),
+        ("train", ["paper"], "pass --data FOLDER"),
+        ("train", ["demo", "--only-folds", "9"], "pass 0 to 3"),
+        ("train", ["demo", "--epochs", "0"], "greater than or equal to 1"),
+        ("prepare", ["small"], "pass --source FOLDER"),
+        ("prepare", ["small", "--masks", "x"], "pass the folder of images too"),
+        ("infer", ["archive"], "pass --archive FOLDER"),
+        ("report", ["study"], "--study"),
+    ],
+)
+def test_wrong_settings_end_with_2(name: str, args: list[str], said: str) -> None:
+    result = job(name, *args)
+    assert result.returncode == 2
+    assert said in complaint(result)
+
+
+def test_a_folder_that_is_not_there_ends_with_1(tmp_path: Path) -> None:
+    missing = str(tmp_path / "missing")
+    for name, args in (
+        ("prepare", ["demo", "--source", missing]),
+        ("train", ["demo", "--data", missing]),
+        ("infer", ["archive", "--archive", missing, "--checkpoint", missing]),
+        ("report", ["study", "--study", missing]),
+    ):
+        result = job(name, *args, "--out", str(tmp_path / "out"))
+        assert result.returncode == 1, result.stderr
+        assert f"{missing}: no such folder" in complaint(result)
+
+
+def test_an_empty_folder_ends_with_1(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    result = job("prepare", "demo", "--source", str(tmp_path / "empty"), "--out", str(tmp_path / "out"))
+    assert result.returncode == 1
+    assert "no image in it" in complaint(result)
+    result = job("train", "demo", "--data", str(tmp_path / "empty"), "--out", str(tmp_path / "out"))
+    assert result.returncode == 1
+    assert "no dataset.json" in complaint(result)
+
+
+def test_images_without_masks_cannot_train(tmp_path: Path) -> None:
+    archive = tmp_path / "archive"
+    archive.mkdir()
+    for i in range(3):
+        cv2.imwrite(str(archive / f"{i}.png"), np.random.default_rng(i).integers(0, 255, (64, 64), np.uint8))
+    prepared = str(tmp_path / "prepared")
+    assert job("prepare", "demo", "--source", str(archive), "--out", prepared).returncode == 0
+    result = job("train", "demo", "--data", prepared, "--out", str(tmp_path / "runs"))
+    assert result.returncode == 1
+    assert "3 of 3 images have no mask" in complaint(result)
+
+
+def test_masks_of_another_size_are_rejected_with_their_reason(tmp_path: Path) -> None:
+    for name, shape in (("images", (64, 64)), ("masks", (64, 60))):
+        (tmp_path / "archive" / name).mkdir(parents=True)
+        picture = np.zeros(shape, np.uint8)
+        picture[10:40, 10:30] = 255
+        cv2.imwrite(str(tmp_path / "archive" / name / "one.png"), picture)
+    result = job("prepare", "demo", "--source", str(tmp_path / "archive"), "--out", str(tmp_path / "prepared"))
+    assert result.returncode == 1
+    assert "1 rejected mask_size" in complaint(result)
+
+
+def test_a_folder_that_is_no_checkpoint_ends_with_1(tmp_path: Path) -> None:
+    (tmp_path / "archive").mkdir()
+    result = job("infer", "archive", "--archive", str(tmp_path / "archive"), "--checkpoint", str(tmp_path / "archive"))
+    assert result.returncode == 1
+    assert "not a checkpoint" in complaint(result)
