@@ -41,7 +41,7 @@ class ModelSettings(Settings):
 class OptimSettings(Settings):
     """Adam and its schedule."""
 
-    lr: Annotated[float, Field(gt=0.0)] = 1e-4
+    lr: Annotated[float, Field(gt=0.0, le=10.0)] = 1e-4
     """learning rate; the peak of it with one-cycle"""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
     """decoupled weight decay (AdamW); 0 is plain Adam"""
@@ -115,8 +115,8 @@ class PrepareSettings(JobSettings):
     """instead of --source: any folder of images"""
     masks: str = ""
     """with --images: the folder of their masks, same file names (an ending _mask is understood)"""
-    dataset: str = ""
-    """name of the data set; the folder's name when empty"""
+    dataset: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]*$")] = ""
+    """name of the data set, of letters, digits, _ and -; the folder's name when empty"""
     out: str = "data/prepared"
     """where the prepared data sets go, a folder each"""
     preprocess: PreprocessSettings = PreprocessSettings()

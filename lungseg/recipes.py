@@ -136,13 +136,26 @@ def parse(job: Job, args: Sequence[str]) -> JobSettings:
         raise SettingsError(f"{_condense(complaint.getvalue())}; see jobs/{job}.py {words[0]} --help") from None
 
 
+_BAD_VALUE = re.compile(
+    r"Error parsing (?P<where>\S+): \d+ validation errors? for \w+ (?P<first>[\w.]+) (?P<what>(?!Value error)[^\[]+?) "
+    r"\[type=.*?input_value=(?P<value>.*?), input_type=\w+\]"
+)
+
+
+def _name_option(found: re.Match[str]) -> str:
+    """Say `--optim.lr -1.0: input should be greater than 0` for what pydantic says of section and field."""
+    sections = found["where"].split(".")[1:]
+    option = ".".join([*sections, found["first"]]).replace("_", "-")
+    return f"--{option} {found['value']}: {found['what'][0].lower()}{found['what'][1:]}"
+
+
 def _condense(box: str) -> str:
     """Bring tyro's framed complaint down to what was wrong and, where there is one, the near option."""
     lines = [line.strip(" │\n") for line in box.splitlines() if line.startswith("│")]
     rule = next((i for i, line in enumerate(lines) if line.startswith("──")), len(lines))
     said = " ".join(lines[:rule])
     said = re.sub(r"\s*For further information visit \S+", "", said)
-    said = re.sub(r"\s*\[type=.*?(?:input_type=\w+)\]", "", said)
+    said = re.sub(_BAD_VALUE, _name_option, said)
     said = re.sub(r"Error parsing \S+: \d+ validation errors? for \w+ (Value error, )?", "", said).rstrip(".")
     near = [line for line in lines[rule:] if line.startswith("--")]
     unknown = said.startswith("Unrecognized options")

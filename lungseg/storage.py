@@ -3,10 +3,12 @@
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -75,16 +77,22 @@ def list_files(folder: str, suffixes: Iterable[str] = ()) -> list[str]:
 
     """
     filesystem, inner = open_filesystem(folder)
-    if filesystem.get_file_info(inner).type != pafs.FileType.Directory:
-        raise InputError(f"{folder}: no such folder: check the path")
-    endings = tuple(suffixes)
-    found = []
-    for info in filesystem.get_file_info(pafs.FileSelector(inner, recursive=True)):
-        relative = info.path[len(inner) :].lstrip("/")
-        visible = not any(part.startswith(".") for part in relative.split("/"))
-        if info.type == pafs.FileType.File and visible and info.path.lower().endswith(endings or ("",)):
-            found.append(join(folder, relative))
-    return sorted(found)
+    kind = filesystem.get_file_info(inner).type
+    if kind != pafs.FileType.Directory:
+        raise InputError(
+            f"{folder}: a file, expected a folder: pass the folder that it is in"
+            if kind == pafs.FileType.File
+            else f"{folder}: no such folder: check the path"
+        )
+    endings = tuple(suffixes) or ("",)
+    try:
+        infos = filesystem.get_file_info(pafs.FileSelector(inner, recursive=True))
+        paths = [info.path for info in infos if info.type == pafs.FileType.File]
+    except UnicodeDecodeError:
+        raise InputError(f"{folder}: a file in it has a name that is not UTF-8: rename it") from None
+    relative = [path[len(inner) :].lstrip("/") for path in paths if path.lower().endswith(endings)]
+    hidden = re.compile(r"(^|/)\.")
+    return sorted(_inside(folder, path) for path in relative if not hidden.search(path))
 
 
 def list_folders(folder: str) -> list[str]:
@@ -99,7 +107,12 @@ def list_folders(folder: str) -> list[str]:
         raise InputError(f"{folder}: a file, expected a folder: pass the folder that it is in")
     infos = filesystem.get_file_info(pafs.FileSelector(inner, allow_not_found=True))
     names = [name_of(info.path) for info in infos if info.type == pafs.FileType.Directory]
-    return sorted(join(folder, name) for name in names if not name.startswith("."))
+    return sorted(_inside(folder, name) for name in names if not name.startswith("."))
+
+
+def _inside(folder: str, relative: str) -> str:
+    """Name what a listing found; in a URI, spaces and the like are quoted."""
+    return f"{folder.rstrip('/')}/{quote(relative) if '://' in folder else relative}"
 
 
 def exists(path: str) -> bool:
@@ -166,21 +179,32 @@ def write_bytes(path: str, content: bytes) -> None:
     """Write a whole file, so that at any moment there is the old one, the new one or none.
 
     On a disk: a temporary file beside it, fsync, rename. An object store shows an object only once it is whole.
+
+    Raises:
+        InputError: it cannot be written: no room, no right, a file where a folder should be.
+
     """
     filesystem, inner = open_filesystem(path)
-    filesystem.create_dir(parent_of(inner), recursive=True)
-    if not isinstance(filesystem, pafs.LocalFileSystem):
+    try:
+        filesystem.create_dir(parent_of(inner), recursive=True)
+        if isinstance(filesystem, pafs.LocalFileSystem):
+            _replace(inner, content)
+            return
         with filesystem.open_output_stream(inner) as stream:
             stream.write(content)
-        return
-    descriptor, temporary = tempfile.mkstemp(prefix=".writing-", dir=parent_of(inner))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({_first_line(error)}): make room, or write elsewhere") from error
+
+
+def _replace(path: str, content: bytes) -> None:
+    descriptor, temporary = tempfile.mkstemp(prefix=".writing-", dir=parent_of(path))
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
-        os.replace(temporary, inner)
+        os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise

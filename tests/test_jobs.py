@@ -103,7 +103,7 @@ def test_images_without_masks_cannot_train(tmp_path: Path) -> None:
     assert job("prepare", "demo", "--source", str(archive), "--out", prepared).returncode == 0
     result = job("train", "demo", "--data", prepared, "--out", str(tmp_path / "runs"))
     assert result.returncode == 1
-    assert "3 of 3 images have no mask" in complaint(result)
+    assert "none of 3 images has a mask" in complaint(result)
 
 
 def test_masks_of_another_size_are_rejected_with_their_reason(tmp_path: Path) -> None:

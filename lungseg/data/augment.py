@@ -21,7 +21,8 @@ def augment(image: U8, mask: U8, settings: AugmentSettings, key: tuple[int, int,
     flip = random.random() < settings.flip
     side = image.shape[0]
     centre = ((side - 1) / 2.0, (side - 1) / 2.0)
-    matrix = cv2.getRotationMatrix2D(centre, angle * settings.rotate_deg, 1.0 + enlarge * settings.scale)
+    turn = cv2.getRotationMatrix2D(centre, angle * settings.rotate_deg, 1.0 + enlarge * settings.scale)
+    matrix = np.asarray(turn, np.float64)
     matrix[:, 2] += side * settings.shift * np.array([right, down])
     if flip:
         matrix = np.array([[-1.0, 0.0, side - 1.0], [0.0, 1.0, 0.0]]) @ np.vstack([matrix, [0.0, 0.0, 1.0]])

@@ -39,7 +39,7 @@ def decode(content: bytes, what: str) -> NDArray[np.uint8] | NDArray[np.uint16]:
         raise ImageError("too_large", f"{what} has {array.shape[0]}x{array.shape[1]} px: no radiograph is that large")
     if array.ndim == 3:
         array = array[..., 0] if array.shape[2] < 3 else cv2.cvtColor(array[..., :3], cv2.COLOR_BGR2GRAY)
-    return array  # type: ignore[no-any-return]
+    return array.astype(np.uint8, copy=False) if array.dtype == np.uint8 else array.astype(np.uint16, copy=False)
 
 
 def decode_mask(content: bytes, what: str) -> NDArray[np.uint8]:

@@ -63,7 +63,7 @@ def normalise(image: Grey, histogram: str) -> NDArray[np.uint8]:
         return np.zeros(image.shape, np.uint8)
     levels = _equalizing(cumulated) if histogram == "equalize" else _stretching(cumulated)
     levels[0] = 0
-    normalised: NDArray[np.uint8] = levels[image]
+    normalised: NDArray[np.uint8] = np.take(levels, image)
     return normalised
 
 

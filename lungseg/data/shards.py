@@ -58,6 +58,12 @@ def plan_shards(records: Sequence[Record], out: str, preprocess: PreprocessSetti
     return plans
 
 
+def begin_datasets(plans: Sequence[ShardPlan]) -> None:
+    """Take back the mark of a finished data set before its tars may change."""
+    for folder in dict.fromkeys(plan.folder for plan in plans):
+        storage.delete(storage.join(folder, "dataset.json"))
+
+
 def write_shard(plan: ShardPlan) -> dict[str, Any]:
     """Read, check and prepare the plan's records and write its tar; return its part, as `parts/<shard>.json` holds it.
 
@@ -107,6 +113,7 @@ def finish_dataset(plans: Sequence[ShardPlan], parts: Sequence[dict[str, Any]]) 
         )
     storage.write_table(storage.join(folder, "index.parquet"), table(rows, INDEX))
     shards = [part["shard"] for part in parts]
+    _delete_others(folder, {shard["name"] for shard in shards})
     info = {
         "dataset": storage.name_of(folder),
         "preprocess": preprocess.model_dump(),
@@ -122,6 +129,7 @@ def finish_dataset(plans: Sequence[ShardPlan], parts: Sequence[dict[str, Any]]) 
 
 def write_datasets(plans: Sequence[ShardPlan]) -> None:
     """Do the whole of a plan in this process; what the prepare pipeline does over a cluster."""
+    begin_datasets(plans)
     parts = [write_shard(plan) for plan in plans]
     for folder in dict.fromkeys(plan.folder for plan in plans):
         own = [i for i, plan in enumerate(plans) if plan.folder == folder]
@@ -238,6 +246,15 @@ def _index_row(sample: Sample, shard: str, ranges: dict[str, tuple[int, int]]) -
     for name in _MEMBERS:
         row[f"{name}_offset"], row[f"{name}_size"] = ranges.get(name, (0, 0))
     return row
+
+
+def _delete_others(folder: str, names: set[str]) -> None:
+    """Delete shards of an earlier archive that had more: a reader of `*.tar` would take them for samples."""
+    for path in storage.list_files(folder, (".tar", ".json")):
+        stem = storage.name_of(path).removesuffix(".tar").removesuffix(".json")
+        is_shard = path.endswith(".tar") or storage.name_of(storage.parent_of(path)) == "parts"
+        if is_shard and stem not in names:
+            storage.delete(path)
 
 
 def _fingerprint(plan: ShardPlan) -> str:

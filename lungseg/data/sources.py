@@ -1,42 +1,62 @@
 """A data set's folder to Records. Which layout it is, is seen from its folders' names."""
 
+import hashlib
+import logging
 import re
-from collections.abc import Callable
-from dataclasses import replace
+from collections import defaultdict
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
+from urllib.parse import unquote
 
 from lungseg import storage
 from lungseg.data.images import SUFFIXES
 from lungseg.errors import InputError
 from lungseg.schema import Record
 
+logger = logging.getLogger(__name__)
+
+_IMAGES = ("images", "cxr_png")
+_MASKS = ("masks", "manualmask")
+_SIDES = ("leftmask", "rightmask")
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 # The two NLM sets write the radiologist's finding into the name: CHNCXR_0001_0 is normal, CHNCXR_0401_1 is not.
 _NLM = re.compile(r"^(?P<set>CHNCXR|MCUCXR)_\d+_(?P<abnormal>[01])$")
 _NLM_SETS = {"CHNCXR": "shenzhen", "MCUCXR": "montgomery"}
 
-Layout = Callable[[str], list[Record]]
+Files = dict[str, str]
+"""Name of a picture (its path below its folder, without suffix) -> its uri."""
+
+
+@dataclass
+class _DataSet:
+    """What was found of one data set; masks by side (`` where one file holds both lungs)."""
+
+    images: Files = field(default_factory=dict)
+    masks: defaultdict[str, Files] = field(default_factory=lambda: defaultdict(dict))
+    doubles: list[tuple[str, str]] = field(default_factory=list)
 
 
 def discover(folder: str, dataset: str = "") -> list[Record]:
     """List the X-rays of an archive, whatever its layout, each with its masks where there are some.
 
-    Known: Montgomery as published (`CXR_png`, `ManualMask/leftMask` and `rightMask`), Kaggle's merged folder (`CXR_png`
-    or `images`, and `masks`), `images/` and `masks/`, a folder whose subfolders are such data sets, and a plain folder
-    of images without masks. Sorted by data set and id; nothing is opened.
+    Known, at any depth: `images` or `CXR_png` beside `masks` (cxr256, Kaggle's merged folder) or beside `ManualMask`
+    with `leftMask` and `rightMask` (Montgomery as published). Images elsewhere are images without masks. Sorted by data
+    set and id; nothing is opened.
 
     Raises:
-        InputError: the folder is not there, or holds no image.
+        InputError: the folder is not there, holds no image, or masks lie beside images and not one fits.
 
     """
-    records = _of_one(folder, dataset)
-    if records is None:
-        parts = [found for child in storage.list_folders(folder) if (found := _of_one(child, dataset))]
-        records = [record for part in parts for record in part] or pair(folder, "", dataset or _name(folder))
+    found: defaultdict[str, _DataSet] = defaultdict(_DataSet)
+    for uri in storage.list_files(folder, SUFFIXES):
+        _sort_in(found, folder, uri)
+    records = [record for root, part in found.items() for record in _join(part, dataset or _name(folder, root), folder)]
     if not records:
         raise InputError(
             f"{folder}: no image in it; expected {', '.join(SUFFIXES)} files, or images/ and masks/ folders"
         )
+    if not dataset:
+        records = _split_merged(records)
     return sorted(records, key=lambda record: (record.dataset, record.image_id, record.image_uri))
 
 
@@ -44,72 +64,99 @@ def pair(images: str, masks: str, dataset: str) -> list[Record]:
     """List any folder of images with any folder of masks; a mask has its image's path, an ending _mask may follow.
 
     Raises:
-        InputError: a folder is not there, or masks were given and not one of them fits an image.
+        InputError: a folder is not there or empty, or masks were given and not one of them fits an image.
 
     """
-    by_id = _masks_by_id(masks) if masks else {}
-    records = [
-        Record(image_id, dataset, uri, by_id.get(image_id, ()), patient_id=image_id) for image_id, uri in _by_id(images)
-    ]
-    if masks and records and not any(record.mask_uris for record in records):
-        raise InputError(f"{masks}: no mask has the name of an image in {images}: name it NAME.png or NAME_mask.png")
-    return [_with_nlm_names(record) for record in records]
+    part = _DataSet()
+    for uri in storage.list_files(images, SUFFIXES):
+        _add(part, _below(images, uri), uri)
+    for uri in storage.list_files(masks, SUFFIXES) if masks else []:
+        part.masks[""][_stem(_below(masks, uri))] = uri
+    if masks and not part.masks:
+        raise InputError(f"{masks}: no mask in it; expected {', '.join(SUFFIXES)} files, named as their images")
+    if not part.images:
+        raise InputError(f"{images}: no image in it; expected {', '.join(SUFFIXES)} files")
+    return _join(part, dataset, masks)
 
 
-def _of_one(folder: str, dataset: str) -> list[Record] | None:
-    """Read a folder as one data set of a known layout; None where it is none."""
-    children = {storage.name_of(child) for child in storage.list_folders(folder)}
-    images = next((name for name in ("CXR_png", "images") if name in children), None)
-    if images is None:
-        return None
-    name = dataset or _name(folder)
-    if "ManualMask" in children:
-        return _montgomery(folder, images, name)
-    masks = storage.join(folder, "masks") if "masks" in children else ""
-    records = pair(storage.join(folder, images), masks, name)
-    # Kaggle's folder merges two hospitals, which cross-data-set studies must tell apart.
-    merged = {_NLM_SETS[found["set"]] for record in records if (found := _NLM.match(record.image_id))}
-    return [_split_by_name(record) for record in records] if len(merged) > 1 and not dataset else records
+def _sort_in(found: defaultdict[str, _DataSet], folder: str, uri: str) -> None:
+    """Put one file where it belongs: the folder's names above it say what it is, and of which data set."""
+    parts = _below(folder, uri).parts
+    kinds = [i for i, part in enumerate(parts[:-1]) if part.lower() in _IMAGES + _MASKS]
+    if not kinds:
+        _add(found[""], PurePosixPath(*parts), uri)
+        return
+    at = kinds[0]
+    part, rest = found["/".join(parts[:at])], parts[at + 1 :]
+    if parts[at].lower() in _IMAGES:
+        _add(part, PurePosixPath(*rest), uri)
+        return
+    side = rest[0].lower() if rest[0].lower() in _SIDES else ""
+    part.masks[side][_stem(PurePosixPath(*(rest[1:] if side else rest)))] = uri
 
 
-def _montgomery(folder: str, images: str, dataset: str) -> list[Record]:
-    """Join each image with its left and right mask; one that lacks a side keeps the other and is told by the check."""
-    left, right = (_masks_by_id(storage.join(folder, "ManualMask", side)) for side in ("leftMask", "rightMask"))
-    records = [
-        Record(image_id, dataset, uri, left.get(image_id, ()) + right.get(image_id, ()), patient_id=image_id)
-        for image_id, uri in _by_id(storage.join(folder, images))
-    ]
-    return [
-        replace(record, status="rejected", reason="one_sided_mask: only the left or the right mask is there")
-        if len(record.mask_uris) == 1
-        else _with_nlm_names(record)
-        for record in records
-    ]
+def _add(part: _DataSet, path: PurePosixPath, uri: str) -> None:
+    name = _stem(path)
+    if name in part.images:
+        part.doubles.append((name, uri))
+    else:
+        part.images[name] = uri
 
 
-def _by_id(folder: str) -> list[tuple[str, str]]:
-    return [(_image_id(folder, uri), uri) for uri in storage.list_files(folder, SUFFIXES)]
+def _join(part: _DataSet, dataset: str, where: str) -> list[Record]:
+    """Give each image its masks; tell of masks that are left over."""
+    used: set[str] = set()
+    records = [_record(name, uri, part, dataset, used) for name, uri in [*part.images.items(), *part.doubles]]
+    masks = [uri for files in part.masks.values() for uri in files.values()]
+    left = sorted(set(masks) - used)
+    if masks and records and not used:
+        raise InputError(f"{where}: no mask has the name of an image ({left[0]}): name it NAME.png or NAME_mask.png")
+    if left:
+        logger.warning("%s: %d of %d masks fit no image (first: %s)", dataset, len(left), len(masks), left[0])
+    return records
 
 
-def _masks_by_id(folder: str) -> dict[str, tuple[str, ...]]:
-    return {image_id.removesuffix("_mask"): (uri,) for image_id, uri in _by_id(folder)}
+def _record(name: str, uri: str, part: _DataSet, dataset: str, used: set[str]) -> Record:
+    fitting = [files.get(name) or files.get(f"{name}_mask") for _, files in sorted(part.masks.items())]
+    masks = tuple(mask for mask in fitting if mask)
+    used.update(masks)
+    image_id = _image_id(name)
+    record = Record(image_id, dataset, uri, masks, patient_id=image_id)
+    nlm = _NLM.match(image_id)
+    if nlm:
+        record = replace(record, finding=("normal", "abnormal")[int(nlm["abnormal"])])
+    if "" not in part.masks and len(masks) == 1:
+        reason = "one_sided_mask: only the left or the right mask is there: add the other, or take the image out"
+        return replace(record, status="rejected", reason=reason)
+    return record
 
 
-def _image_id(folder: str, uri: str) -> str:
-    """Make an id of a file's path below its folder, of letters that are safe in tar members and file names."""
-    relative = PurePosixPath(uri[len(folder) :].lstrip("/"))
-    return _UNSAFE.sub("_", str(relative.with_suffix("")))
+def _split_merged(records: list[Record]) -> list[Record]:
+    """Tell apart the hospitals that one folder merges, as Kaggle's does; cross-data-set studies need to."""
+    hospitals: defaultdict[str, set[str]] = defaultdict(set)
+    names = [(record, found["set"]) for record in records if (found := _NLM.match(record.image_id))]
+    for record, name in names:
+        hospitals[record.dataset].add(name)
+    merged = {record.image_uri: _NLM_SETS[name] for record, name in names if len(hospitals[record.dataset]) > 1}
+    return [replace(record, dataset=merged.get(record.image_uri, record.dataset)) for record in records]
 
 
-def _with_nlm_names(record: Record) -> Record:
-    found = _NLM.match(record.image_id)
-    return replace(record, finding=("normal", "abnormal")[int(found["abnormal"])]) if found else record
+def _below(folder: str, uri: str) -> PurePosixPath:
+    relative = uri[len(folder) :].lstrip("/")
+    return PurePosixPath(unquote(relative) if "://" in uri else relative)
 
 
-def _split_by_name(record: Record) -> Record:
-    found = _NLM.match(record.image_id)
-    return replace(record, dataset=_NLM_SETS[found["set"]]) if found else record
+def _stem(path: PurePosixPath) -> str:
+    return str(path.with_suffix(""))
 
 
-def _name(folder: str) -> str:
-    return _UNSAFE.sub("_", storage.name_of(folder)).lower() or "archive"
+def _image_id(name: str) -> str:
+    """Make an id of letters that are safe in tar members; where letters are lost, a digest tells apart."""
+    plain = name.replace("/", "_")
+    safe = _UNSAFE.sub("_", plain)
+    return safe if safe == plain else f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+
+
+def _name(folder: str, root: str) -> str:
+    name = root.replace("/", "_") or storage.name_of(folder)
+    return _UNSAFE.sub("_", name).lower() or "archive"

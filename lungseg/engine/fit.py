@@ -1,11 +1,13 @@
 """One run of a study as one rank sees it: train, measure, save, resume, test."""
 
+import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from lungseg import storage
@@ -19,6 +21,8 @@ from lungseg.engine.tracking import MetricsLog, WandbMirror
 from lungseg.errors import InputError, SettingsError
 from lungseg.model.network import LungNetwork, build
 from lungseg.schema import SCHEMA, TEST_ROWS, table
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -67,19 +71,20 @@ def name_run(settings: TrainSettings, plan: RunPlan, data: list[PreparedData]) -
 
 
 def open_data(folders: tuple[str, ...] | list[str]) -> list[PreparedData]:
-    """Open prepared data sets for training: all prepared alike, every sample with a mask.
+    """Open prepared data sets for training: all prepared alike, and of each the samples with a mask.
 
     Raises:
-        InputError: masks are missing, or the data sets were prepared differently.
+        InputError: no sample has a mask, two data sets bear one name, or they were prepared differently.
 
     """
-    data = [open_dataset(folder) for folder in folders]
+    opened = [open_dataset(folder) for folder in folders]
+    data = [kept for part in opened if (kept := _with_masks(part)) is not None]
+    if not data:
+        images = sum(part.index.num_rows for part in opened)
+        raise InputError(
+            f"{', '.join(folders)}: none of {images} images has a mask: training needs masks; prepare them too"
+        )
     for part in data:
-        without = sum(1 for size in part.index.column("mask_size").to_pylist() if not size)
-        if without:
-            raise InputError(
-                f"{part.folder}: {without} of {part.index.num_rows} images have no mask: training needs masks for all"
-            )
         if part.preprocess != data[0].preprocess:
             raise InputError(
                 f"{part.folder} and {data[0].folder} were prepared differently: prepare them alike "
@@ -88,6 +93,29 @@ def open_data(folders: tuple[str, ...] | list[str]) -> list[PreparedData]:
         if [other.name for other in data].count(part.name) > 1:
             raise InputError(f"{part.folder}: a second data set named {part.name}: prepare it with another --dataset")
     return data
+
+
+def _with_masks(part: PreparedData) -> PreparedData | None:
+    """Keep the samples that can be learnt from, and say how many cannot; None where there is none."""
+    having = pc.greater(part.index.column("mask_size"), 0)
+    index = part.index.filter(having)
+    without = part.index.num_rows - index.num_rows
+    if without:
+        logger.warning("%s: %d of %d images have no mask and are left out", part.name, without, part.index.num_rows)
+    return replace(part, index=index) if index.num_rows else None
+
+
+def check_split(parts: Split, name: str, workers: int) -> None:
+    """Refuse a run in which some rank would train on fewer than two images.
+
+    Raises:
+        SettingsError: it would.
+
+    """
+    if len(parts.train) < 2 * workers:
+        raise SettingsError(
+            f"{name}: {len(parts.train)} training images, {2 * workers} needed for {workers} workers: lower --workers"
+        )
 
 
 def start(run: Run, device: torch.device) -> _Training:
@@ -100,11 +128,7 @@ def start(run: Run, device: torch.device) -> _Training:
     data = open_data(run.data)
     reader = SampleReader(data, run.settings.loader.cache_mib)
     parts = split(reader.rows, run.plan)
-    world = rank_and_world()[1]
-    if len(parts.train) < 2 * world:
-        raise SettingsError(
-            f"{run.name}: {len(parts.train)} training images, {2 * world} needed for {world} workers: lower --workers"
-        )
+    check_split(parts, run.name, rank_and_world()[1])
     torch.manual_seed(run.settings.seed)
     model = build(run.settings.model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optim = run.settings.optim

@@ -30,8 +30,6 @@ def connect() -> None:
     """Join the cluster that this job belongs to or RAY_ADDRESS names; else start one on this machine."""
     if ray.is_initialized():
         return
-    # Ray's C++ core writes to this terminal what its Python side raises again, and remarks that no user can act on.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.ERROR)

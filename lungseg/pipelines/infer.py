@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -105,6 +106,8 @@ def _claim(out: str, plan: dict[str, Any]) -> None:
 def _predict_parts(
     settings: InferSettings, model: checkpoint.Checkpoint, out: str, parts: dict[int, list[Item]], done: tuple[int, int]
 ) -> None:
+    # Ray's core remarks, as an error, on how Ray Data starts its actors (ray issue 53727); real errors are raised.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     connect()
     placed = share(settings.workers, settings.device)
     count = min(placed.workers, len(parts))

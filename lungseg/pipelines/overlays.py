@@ -113,7 +113,7 @@ def _read(row: Row) -> tuple[U8, U8 | None, str]:
     if mark and tar.endswith(".tar"):
         return _from_sample(_read_sample(tar, image_id))
     name = storage.name_of(row["source_uri"])
-    image = normalise(images.decode(storage.read_bytes(row["source_uri"]), name), "none")
+    image = normalise(images.decode(_content(row["source_uri"]), name), "none")
     if row["dice"] is None:
         return image, None, ""
     try:
@@ -122,7 +122,15 @@ def _read(row: Row) -> tuple[U8, U8 | None, str]:
         return image, None, f"reference mask: {error}"
 
 
+def _content(uri: str) -> bytes:
+    if not storage.exists(uri):
+        raise InputError(f"{uri} has gone")
+    return storage.read_bytes(uri)
+
+
 def _read_sample(tar: str, image_id: str) -> Sample:
+    if not storage.exists(tar):
+        raise InputError(f"{tar} has gone")
     shard = storage.name_of(tar).removesuffix(".tar")
     index = storage.read_table(storage.join(storage.parent_of(tar), "index.parquet"))
     here = pc.and_(pc.equal(index.column("shard"), shard), pc.equal(index.column("image_id"), image_id))
@@ -146,7 +154,7 @@ def _from_sample(sample: Sample) -> tuple[U8, U8 | None, str]:
 def _join_masks(uris: Sequence[str], shape: tuple[int, ...]) -> U8:
     joined = np.zeros(shape, np.uint8)
     for uri in uris:
-        mask = images.decode_mask(storage.read_bytes(uri), storage.name_of(uri))
+        mask = images.decode_mask(_content(uri), storage.name_of(uri))
         if mask.shape != shape:
             raise InputError(f"{uri} has another size than its image: it was changed")
         joined |= mask

@@ -35,6 +35,7 @@ def run(settings: PrepareSettings) -> None:
     logger.info("%d images in %d data sets, %d shards", len(records), len(datasets), len(plans))
     connect()
     require_cpus(1)
+    shards.begin_datasets(plans)
     began = time.monotonic()
     parts = _write_shards(plans, len(records))
     for folder in datasets:

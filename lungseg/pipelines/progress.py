@@ -14,9 +14,8 @@ class ProgressLine:
     def __init__(self, logger: logging.Logger) -> None:
         self._logger = logger
         self._terminal = sys.stderr.isatty()
-        self._last = time.monotonic() - _TERMINAL_EVERY_S
-        if not self._terminal:
-            self._last = time.monotonic()
+        # A terminal shows the first state at once; a log waits, as short work needs no line.
+        self._last = time.monotonic() - (_TERMINAL_EVERY_S if self._terminal else 0.0)
 
     def show(self, text: str) -> None:
         """Show the newest state, if the last one has stood long enough."""

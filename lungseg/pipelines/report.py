@@ -16,7 +16,7 @@ from lungseg.pipelines.results import Line, Predictions, Row, Study
 
 logger = logging.getLogger(__name__)
 
-_LIBRARIES = ("numpy", "opencv-python-headless", "pyarrow", "jinja2")
+_LIBRARIES = ("numpy", "pyarrow", "jinja2")
 _CLAUSES = 4  # results across data sets that the page's first sentences name
 
 
@@ -44,14 +44,15 @@ def run(settings: ReportSettings) -> None:
 
 def headline(study: Study) -> list[str]:
     """Say the most important figures in a sentence or two: which images, resolution, threshold, aggregation."""
-    about = study.tables[0].about
-    held_out = [value for line in study.tables[0].summary() if line.about["role"] == "held-out" for value in line.dice]
-    runs = f"{about['runs']} of {about['folds']} folds"
-    made = f"at {about['resolution']}, lung from probability {about['threshold']:g}, {about['aggregation']}"
-    said = [
-        f"Trained on {tables.join(about['train_on'])}, Dice is {sum(held_out) / len(held_out):.4f} on {len(held_out)} "
-        f"held-out images ({runs}; {made})."
-    ] if held_out else []  # fmt: skip
+    first = study.tables[0]
+    held_out = [value for line in first.summary() if line.about["role"] == "held-out" for value in line.dice]
+    said = []
+    if held_out:
+        folds = f"{first.about['runs']} of {first.about['folds']} folds"
+        said.append(
+            f"Trained on {tables.join(first.about['train_on'])}, mean Dice is {sum(held_out) / len(held_out):.4f} "
+            f"on {len(held_out)} held-out images of the same data ({folds}; {tables.made(first.about)})."
+        )
     crossed = [
         f"{line.figures['dice']:.4f} on {line.figures['images']} images of {line.about['dataset']} "
         f"(trained on {tables.join(table.about['train_on'])})"
@@ -67,7 +68,8 @@ def headline(study: Study) -> list[str]:
 
 def _notes(study: Study, predictions: Predictions | None) -> list[str]:
     """List what a reader must know before believing a figure."""
-    notes = [f"Run {name} is not finished and has no figures." for name in study.unfinished]
+    left = len(study.unfinished)
+    notes = [f"{left} of {len(study.runs)} runs not finished: their figures are missing."] if left else []
     if predictions is None:
         return notes
     about = predictions.about
@@ -112,7 +114,9 @@ def _versions() -> dict[str, str]:
 
 
 def _as_html(study: Study, predictions: Predictions | None, shown: Sequence[overlays.Overlay], notes: list[str]) -> str:
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters.update(number=tables.number, counts=tables.counts, names=tables.join, made=tables.made)
     template = environment.from_string(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
     return template.render(

@@ -52,14 +52,14 @@ class Table:
 
 @dataclass(frozen=True)
 class Study:
-    """A study as its folder shows it; curves: rows of metrics.jsonl by run; unfinished: runs without run.json."""
+    """A study as its folder shows it; curves: rows of metrics.jsonl by run; unfinished: a row a run that is."""
 
     name: str
     folder: str
     runs: tuple[str, ...]
     tables: tuple[Table, ...]
     curves: dict[str, list[Row]]
-    unfinished: tuple[str, ...]
+    unfinished: tuple[Row, ...]
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,9 @@ def read_study(folder: str) -> Study:
         tested = storage.read_table(storage.join(folder, name, "tested.parquet")).to_pylist()
         grouped[storage.digest([_alike(summary)])].append((summary, tested))
     curves = {name: _read_curve(storage.join(folder, name, "metrics.jsonl")) for name in names}
-    unfinished = tuple(name for name in names if name not in done)
+    unfinished = tuple(
+        {"run": name, "state": "not finished", "epochs": len(curves[name])} for name in names if name not in done
+    )
     tables = tuple(_table(runs) for runs in grouped.values())
     return Study(study["study"], folder, names, tables, curves, unfinished)
 
@@ -121,13 +123,14 @@ def read_predictions(folder: str) -> Predictions:
     plan = storage.read_json(storage.join(folder, "plan.json"))
     end = storage.join(folder, "predictions.json")
     ended = storage.read_json(end) if storage.exists(end) else {}
-    rows = [row for part in storage.list_files(folder, (".parquet",)) for row in _read_part(part)]
+    parts = [path for path in storage.list_files(folder, (".parquet",)) if storage.name_of(path).startswith("part-")]
+    rows = [row for part in parts for row in _read_part(part)]
     names = ("archive", "checkpoint", "model", "run", "epoch", "threshold", "postprocess")
     about = {
         "folder": folder,
         **{name: plan.get(name) for name in names},
         "aggregation": "mean over images",
-        "resolution": "native",
+        "resolution": "native size",
         "complete": bool(ended),
         "planned": plan.get("images"),
         "inputs": len(rows),

@@ -26,48 +26,61 @@ class _Column:
 _DICE = (_Column("Dice", "dice", 4), _Column("Dice 5%", "dice_p5", 4), _Column("min", "dice_min", 4))
 _OVERLAP = (_Column("IoU", "iou", 4), _Column("px acc.", "pixel_accuracy", 4))
 _IMAGES = _Column("images", "images", 0)
-_STUDY = (
-    _Column("run", "run"), _Column("role", "role"), _Column("data set", "dataset"), _IMAGES, *_DICE, *_OVERLAP
-)  # fmt: skip
-_PREDICTIONS = (
-    _Column("data set", "dataset"), _Column("in training", "training"), _IMAGES,
-    _Column("no ref.", "without_reference", 0), *_DICE, *_OVERLAP,
-    _Column("HD95", "hd95_px", 2), _Column("ASSD", "assd_px", 2),
-)  # fmt: skip
-_REASONS = (_Column("data set", "dataset"), _Column("status", "status"), _Column("reason", "reason"), _IMAGES)
+_DATASET = _Column("data set", "dataset")
+_STUDY = (_Column("run", "run"), _Column("role", "role"), _DATASET, _IMAGES, *_DICE, *_OVERLAP)
+_UNFINISHED = (_Column("run", "run"), _Column("state", "state"), _Column("epochs so far", "epochs", 0))
+_TRAINING = _Column("in training", "training")
+_NO_REFERENCE = _Column("no ref.", "without_reference", 0)
+_DISTANCES = (_Column("HD95", "hd95_px", 2), _Column("ASSD", "assd_px", 2))
+_PREDICTIONS = (_DATASET, _TRAINING, _IMAGES, _NO_REFERENCE, *_DICE, *_OVERLAP, *_DISTANCES)
+_REASONS = (_DATASET, _Column("status", "status"), _Column("reason", "reason"), _IMAGES)
 
 
 def show(study: Study, predictions: Predictions | None, notes: Sequence[str]) -> None:
     """Print every table and note on standard output."""
-    console = Console(file=sys.stdout, markup=False, highlight=False, emoji=False)
-    if not console.is_terminal:
-        console = Console(file=sys.stdout, markup=False, highlight=False, emoji=False, width=_WIDTH)
+    # Never narrower, on a terminal neither: a line that wraps can be read, a figure that is cut cannot.
+    width = max(_WIDTH, Console(file=sys.stdout).width)
+    console = Console(file=sys.stdout, markup=False, highlight=False, emoji=False, width=width)
     for table in study.tables:
         about, joint = table.about, f"all {table.about['runs']} runs"
         rows = [line.as_json() for line in table.lines] + [{"run": joint, **line.as_json()} for line in table.joint]
         title = f"{study.name}: trained on {join(about['train_on'])} ({about['protocol']})"
-        console.print(_table(title, made(about), _STUDY, rows))
+        _print(console, (title, made(about)), _STUDY, rows)
+    if study.unfinished:
+        _print(console, (f"{study.name}: runs without figures", ""), _UNFINISHED, study.unfinished)
     if predictions is not None:
-        about = predictions.about
-        rows = [line.as_json() for line in predictions.lines]
-        console.print(_table(f"Predictions of {about['run']}", f"{made(about)}; HD95, ASSD in px", _PREDICTIONS, rows))
-        title = f"{about['inputs']} inputs: {counts(about['counts'])}"
-        if predictions.reasons:
-            console.print(_table(title, "", _REASONS, predictions.reasons))
-        else:
-            console.print(Text(_plain(title)))
+        _show_predictions(console, predictions)
     for note in notes:
         console.print(Text(_plain(f"Note: {note}")))
 
 
-def _table(title: str, caption: str, columns: Sequence[_Column], rows: Sequence[Row]) -> RichTable:
-    table = RichTable(
-        title=Text(_plain(title)), caption=Text(_plain(caption)), title_justify="left", caption_justify="left",
-        box=None, padding=(0, 2, 0, 0), pad_edge=False,
-    )  # fmt: skip
+def _show_predictions(console: Console, predictions: Predictions) -> None:
+    about = predictions.about
+    said = f"{made(about)}; HD95 and ASSD in px"
+    _print(
+        console, (f"Predictions of {about['run']}", said), _PREDICTIONS, [line.as_json() for line in predictions.lines]
+    )
+    title = f"{about['inputs']} inputs: {counts(about['counts'])}"
+    _print(console, (title, ""), _REASONS if predictions.reasons else (), predictions.reasons)
+
+
+def _print(console: Console, head: tuple[str, str], columns: Sequence[_Column], rows: Sequence[Row]) -> None:
+    """Print a title, how the figures were made, and the table."""
+    console.print(Text(_plain(head[0]), style="bold"))
+    if head[1]:
+        console.print(Text(_plain(head[1]), style="dim"))
+    if rows:
+        wide = _table(columns, rows, gap=2)
+        fits = console.measure(wide, options=console.options.update(width=10 * console.width)).maximum <= console.width
+        console.print(wide if fits else _table(columns, rows, gap=1))
+    console.print()
+
+
+def _table(columns: Sequence[_Column], rows: Sequence[Row], gap: int) -> RichTable:
+    table = RichTable(box=None, padding=(0, gap, 0, 0), pad_edge=False)
     for column in columns:
-        number = column.decimals is not None
-        table.add_column(column.head, justify="right" if number else "left", no_wrap=number, overflow="fold")
+        figure = column.decimals is not None
+        table.add_column(column.head, justify="right" if figure else "left", no_wrap=figure, overflow="fold")
     for row in rows:
         table.add_row(*(Text(_plain(number(row[one.key], one.decimals))) for one in columns))
     return table
@@ -76,7 +89,7 @@ def _table(title: str, caption: str, columns: Sequence[_Column], rows: Sequence[
 def number(value: Any, decimals: int | None) -> str:
     """Write a figure with so many decimals, a word as it is, and what is not there as a dash."""
     if value is None:
-        return "–"
+        return "-"
     return str(value) if decimals is None else f"{value:.{decimals}f}"
 
 
@@ -87,8 +100,8 @@ def _plain(text: str) -> str:
 
 def made(about: Row) -> str:
     """Say how a table's figures were made."""
-    after = f", then {about['postprocess']}" if about.get("postprocess", "none") != "none" else ""
-    return f"{about['aggregation']}, at {about['resolution']} size, lung from probability {about['threshold']:g}{after}"
+    after = f", postprocess {about['postprocess']}" if about.get("postprocess", "none") != "none" else ""
+    return f"{about['aggregation']}, at {about['resolution']}, threshold {about['threshold']:g}{after}"
 
 
 def counts(found: dict[str, int]) -> str:

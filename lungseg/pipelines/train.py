@@ -40,7 +40,8 @@ def run(settings: TrainSettings) -> None:
     )
     rows = [row for part in data for row in part.index.to_pylist()]
     for plan in plans:
-        folds.split(rows, plan)  # refuses a run that cannot be, before any of them begins
+        # Refuses a run that cannot be, before any of them begins.
+        fit.check_split(folds.split(rows, plan), plan.name, settings.workers)
     runs = [
         fit.Run(settings, plan, tuple(folders), name, storage.join(study, name))
         for plan in plans

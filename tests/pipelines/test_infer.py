@@ -43,13 +43,13 @@ def _settings(archive: Path, trained: Path, out: Path, **changes: object) -> Inf
 
 
 def test_one_row_an_image_and_masks_at_native_size(
-    ray_cluster: None, archive: Path, trained: Path, tmp_path: Path
+    ray_cluster: None, own_archive: Path, trained: Path, tmp_path: Path
 ) -> None:
-    broken = sorted(archive.rglob("images/*"))[0]
+    broken = sorted(own_archive.rglob("images/*"))[0]
     broken.write_bytes(broken.read_bytes()[:100])
-    infer.run(_settings(archive, trained, tmp_path / "out"))
+    infer.run(_settings(own_archive, trained, tmp_path / "out"))
     rows = _rows(tmp_path / "out")
-    files = sorted(str(path) for path in archive.rglob("images/*"))
+    files = sorted(str(path) for path in own_archive.rglob("images/*"))
     assert sorted(str(row["source_uri"]) for row in rows) == files
     (bad,) = [row for row in rows if row["status"] != "ok"]
     assert bad["source_uri"] == str(broken)

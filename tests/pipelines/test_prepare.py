@@ -42,12 +42,12 @@ def test_again_after_damage_mends_only_what_is_damaged(ray_cluster: None, archiv
     assert {path: path.stat().st_mtime_ns for path in tars[1:]} == untouched
 
 
-def test_broken_inputs_are_rows_not_ends(ray_cluster: None, archive: Path, tmp_path: Path) -> None:
-    images = sorted(archive.rglob("images/*"))
+def test_broken_inputs_are_rows_not_ends(ray_cluster: None, own_archive: Path, tmp_path: Path) -> None:
+    images = sorted(own_archive.rglob("images/*"))
     images[0].write_bytes(b"not a picture")
     images[1].write_bytes(images[1].read_bytes()[:200])
     images[2].write_bytes(b"")
-    prepare.run(PrepareSettings(source=str(archive), out=str(tmp_path), preprocess=SMALL))
+    prepare.run(PrepareSettings(source=str(own_archive), out=str(tmp_path), preprocess=SMALL))
     rows = [row for path in sorted(tmp_path.rglob("manifest.parquet")) for row in read_table(str(path)).to_pylist()]
     assert len(rows) == len(images)
     assert sum(row["status"] == "rejected" and row["reason"].startswith("undecodable") for row in rows) == 3

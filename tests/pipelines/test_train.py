@@ -1,5 +1,4 @@
 import json
-import logging
 import os
 import signal
 import threading
@@ -11,7 +10,7 @@ import pytest
 
 from lungseg.config import LoaderSettings, ModelSettings, TrainSettings
 from lungseg.data import shards
-from lungseg.errors import LungsegError, ResourceError
+from lungseg.errors import LungsegError, ResourceError, SettingsError
 from lungseg.pipelines import train
 from lungseg.storage import read_table
 
@@ -22,7 +21,7 @@ def _settings(prepared: Path, out: Path, **changes: object) -> TrainSettings:
     values: dict[str, object] = {
         "data": (str(prepared),),
         "out": str(out),
-        "folds": 2,
+        "folds": 4,
         "only_folds": (0,),
         "model": TINY,
         "loader": LoaderSettings(batch=2),
@@ -94,14 +93,18 @@ def test_what_a_user_can_mend_is_not_tried_again(ray_cluster: None, prepared: Pa
     assert not list(tmp_path.glob("study/*/metrics.jsonl"))
 
 
+def test_too_few_images_for_the_workers(prepared: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="needed for 9 workers: lower --workers"):
+        train.run(_settings(prepared, tmp_path, workers=9))
+
+
 def test_too_many_workers(ray_cluster: None, prepared: Path, tmp_path: Path) -> None:
     with pytest.raises(ResourceError, match="pass --workers 2"):
-        train.run(_settings(prepared, tmp_path, workers=5))
+        train.run(_settings(prepared, tmp_path, workers=3))
 
 
 def test_the_cause_of_a_failure_is_one_line() -> None:
-    class Failed(Exception):
+    class FailedError(Exception):
         worker_failures = {0: ValueError("Traceback...\nValueError: the story")}  # noqa: RUF012
 
-    assert train._cause(Failed()) == "ValueError: the story"
-    logging.getLogger(__name__).debug("checked")
+    assert train._cause(FailedError()) == "ValueError: the story"

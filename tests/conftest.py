@@ -1,0 +1,68 @@
+"""Small archives that every test may use. Those of the whole session are read only: copy one before you change it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from lungseg.config import PreprocessSettings
+from lungseg.data import shards, sources
+
+U8 = NDArray[np.uint8]
+DrawPair = Callable[[int, int, int], tuple[U8, U8]]
+
+
+def _draw_pair(seed: int, height: int, width: int) -> tuple[U8, U8]:
+    random = np.random.default_rng((seed, height, width))
+    mask = np.zeros((height, width), np.uint8)
+    for centre in (0.29, 0.71):
+        middle = (round(centre * width), round(random.uniform(0.45, 0.55) * height))
+        axes = (round(0.15 * width), round(random.uniform(0.28, 0.36) * height))
+        cv2.ellipse(mask, middle, axes, random.uniform(-6.0, 6.0), 0.0, 360.0, 1, -1)
+    noise = random.normal(0.0, 9.0, mask.shape)
+    return np.clip(np.where(mask == 1, 70.0, 170.0) + noise, 1, 255).astype(np.uint8), mask
+
+
+@pytest.fixture(scope="session")
+def draw_pair() -> DrawPair:
+    """Draw (seed, height, width): an image u8[H,W], two dark ellipses on noise, and its mask u8[H,W] in {0,1}."""
+    return _draw_pair
+
+
+@pytest.fixture(scope="session")
+def cxr256(pytestconfig: pytest.Config) -> Path:
+    """Real chest X-rays, `montgomery` and `shenzhen` with images/ and masks/; skips where they are not at hand."""
+    folder = (pytestconfig.rootpath / ".." / "shared" / "data" / "cxr256").resolve()
+    if not folder.is_dir():
+        pytest.skip(f"the real X-rays are not at hand: no folder {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight pictures with masks in two data sets, `north` (5) and `south` (3), each with images/ and masks/."""
+    folder = tmp_path_factory.mktemp("archive")
+    sizes = {
+        "north": [(96, 96), (128, 110), (120, 150), (200, 180), (101, 97)],
+        "south": [(160, 160), (99, 140), (180, 96)],
+    }
+    for dataset, pictures in sizes.items():
+        for number, (height, width) in enumerate(pictures):
+            image, mask = _draw_pair(number + 10 * len(dataset) + ord(dataset[0]), height, width)
+            for kind, array in (("images", image), ("masks", mask * np.uint8(255))):
+                path = folder / dataset / kind / f"{dataset}_{number:02d}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                assert cv2.imwrite(str(path), array)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def prepared(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The archive prepared at 64 px, two inputs a tar: a folder with the prepared data sets `north` and `south`."""
+    folder = tmp_path_factory.mktemp("prepared")
+    records = sources.discover(str(archive))
+    shards.write_datasets(shards.plan_shards(records, str(folder), PreprocessSettings(size=64), per_shard=2))
+    return folder

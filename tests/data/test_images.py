@@ -1,0 +1,275 @@
+"""Bytes to grey arrays: every coding that an archive may hold, and everything that is no picture."""
+
+import contextlib
+import io
+import struct
+import zlib
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+from PIL import Image
+
+from lungseg.data import images
+from lungseg.errors import ImageError
+
+U8 = NDArray[np.uint8]
+GREY: U8 = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (48, 64), dtype=np.uint8), (0, 0), 2.0)  # type: ignore[assignment]
+DEEP = GREY.astype(np.uint16) * 257
+BILEVEL = np.greater(GREY, GREY.mean()).astype(np.uint8)
+TURNED = Image.Exif()
+TURNED[0x0112] = 6  # "rotate by 90 degrees"
+
+
+def pil(array: NDArray[Any], suffix: str, mode: str = "", **options: Any) -> bytes:
+    stream = io.BytesIO()
+    picture = Image.fromarray(array)
+    (picture.convert(mode) if mode else picture).save(stream, suffix, **options)
+    return stream.getvalue()
+
+
+def opencv(array: NDArray[Any], suffix: str) -> bytes:
+    done, content = cv2.imencode(suffix, array)
+    assert done
+    return content.tobytes()
+
+
+def palette(levels: U8) -> bytes:
+    """A palette whose numbers run against its greys, so that numbers taken for greys would show."""
+    picture = Image.fromarray(np.uint8(255) - levels)
+    picture.putpalette([255 - number for number in range(256) for _ in range(3)])
+    stream = io.BytesIO()
+    picture.save(stream, "PNG")
+    return stream.getvalue()
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png_of_header(height: int, width: int, content: bytes) -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(content)) + chunk(b"IEND", b"")
+
+
+def refused(content: bytes) -> str:
+    with pytest.raises(ImageError) as caught:
+        images.decode(content, "x.png")
+    assert "x.png" in caught.value.message
+    return caught.value.reason
+
+
+# Images
+
+EXACT = {
+    "png": (pil(GREY, "PNG"), GREY),
+    "png of 16 bits": (pil(DEEP, "PNG"), DEEP),
+    "png of 1 bit": (pil(BILEVEL.astype(bool), "PNG"), BILEVEL * np.uint8(255)),
+    "png of 2 bits": (pil(GREY // 64 * 85, "PNG", bits=2), GREY // 64 * 85),
+    "png of colours": (pil(np.dstack([GREY] * 3), "PNG"), GREY),
+    "png with alpha": (pil(np.dstack([GREY] * 3 + [np.full_like(GREY, 7)]), "PNG"), GREY),
+    "png of grey and alpha": (pil(np.dstack([GREY] * 3 + [np.full_like(GREY, 7)]), "PNG", "LA"), GREY),
+    "png of colours, 16 bits": (opencv(np.dstack([DEEP] * 3), ".png"), DEEP),
+    "png with alpha, 16 bits": (opencv(np.dstack([DEEP] * 3 + [DEEP // 2]), ".png"), DEEP),
+    "png of a palette": (palette(GREY), GREY),
+    "png turned by exif": (pil(GREY, "PNG", exif=TURNED), GREY),
+    "tiff": (pil(GREY, "TIFF"), GREY),
+    "tiff of 16 bits": (pil(DEEP, "TIFF"), DEEP),
+    "tiff, lzw": (pil(GREY, "TIFF", compression="tiff_lzw"), GREY),
+    "tiff, deflate": (pil(GREY, "TIFF", compression="tiff_adobe_deflate"), GREY),
+    "tiff of 1 bit, fax": (pil(BILEVEL.astype(bool), "TIFF", compression="group4"), BILEVEL * np.uint8(255)),
+    "tiff of colours": (pil(np.dstack([GREY] * 3), "TIFF"), GREY),
+    "tiff of two pages": (
+        pil(GREY, "TIFF", save_all=True, append_images=[Image.fromarray(np.uint8(255) - GREY)]),
+        GREY,
+    ),
+}
+NEAR = {
+    "jpeg": pil(GREY, "JPEG", quality=95),
+    "jpeg of colours": pil(np.dstack([GREY] * 3), "JPEG", quality=95),
+    "jpeg of cmyk": pil(np.dstack([GREY] * 3), "JPEG", "CMYK", quality=95),
+    "jpeg, progressive": pil(GREY, "JPEG", quality=95, progressive=True),
+    "jpeg turned by exif": pil(GREY, "JPEG", quality=95, exif=TURNED),
+}
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_a_lossless_picture_is_decoded_at_its_stored_depth(name: str) -> None:
+    content, expected = EXACT[name]
+    found = images.decode(content, name)
+    assert found.dtype == expected.dtype
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("name", NEAR)
+def test_a_jpeg_is_decoded_as_it_is_stored(name: str) -> None:
+    found = images.decode(NEAR[name], name)
+    assert found.dtype == np.uint8
+    assert found.shape == GREY.shape
+    assert np.abs(found.astype(int) - GREY).max() <= 4
+
+
+def test_colours_are_turned_to_luma() -> None:
+    red, green, blue = (np.dstack([GREY * np.uint8(channel == i) for i in range(3)]) for channel in range(3))
+    for array, weight in ((red, 0.299), (green, 0.587), (blue, 0.114)):
+        found = images.decode(pil(array, "PNG"), "colour")
+        assert np.abs(found - weight * GREY).max() <= 1.0
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "undecodable"),
+        (b"\x89", "undecodable"),
+        (b"a list of patients\n" * 40, "undecodable"),
+        (b"<!DOCTYPE html><title>404</title>", "undecodable"),
+        (b"\0" * 4096, "undecodable"),
+        (pil(GREY.astype(np.float32), "TIFF"), "depth"),
+        (pil(GREY.astype(np.int32), "TIFF"), "depth"),
+        (opencv(GREY.astype(np.int16), ".tiff"), "depth"),
+    ],
+)
+def test_what_is_no_picture_is_refused_with_its_reason(content: bytes, reason: str) -> None:
+    assert refused(content) == reason
+
+
+@pytest.mark.parametrize("side", [17_000, 30_000, 50_000])
+def test_a_header_that_promises_more_than_the_file_holds_is_refused(side: int) -> None:
+    assert refused(png_of_header(side, side, b"\0" * 1000)) == "undecodable"
+
+
+def test_a_picture_of_no_size_is_refused() -> None:
+    assert refused(png_of_header(0, 0, b"")) == "undecodable"
+
+
+def test_a_picture_larger_than_any_radiograph_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "_MAX_PIXELS", GREY.size - 1)
+    assert refused(pil(GREY, "PNG")) == "too_large"
+
+
+def test_the_three_channels_of_a_colour_do_not_make_a_picture_larger(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "_MAX_PIXELS", GREY.size)
+    np.testing.assert_array_equal(images.decode(pil(np.dstack([GREY] * 3), "PNG"), "x"), GREY)
+
+
+@pytest.mark.parametrize("name", [*EXACT, *NEAR])
+def test_a_file_cut_anywhere_is_refused_or_lacks_nothing(name: str) -> None:
+    """A cut may take what carries no pixel (a checksum, a second page); a picture with a part missing must not pass."""
+    whole = EXACT[name][0] if name in EXACT else NEAR[name]
+    expected = images.decode(whole, name)
+    cuts = {*range(1, len(whole), max(1, len(whole) // 40)), *range(len(whole) - 24, len(whole))}
+    passed = []
+    for cut in sorted(cuts):
+        with contextlib.suppress(ImageError):
+            found = images.decode(whole[:cut], name)
+            passed.append(cut)
+            np.testing.assert_array_equal(found, expected)
+    assert len(passed) < len(cuts) * 0.8
+
+
+def test_a_flipped_byte_in_a_prepared_image_changes_no_pixel_unnoticed() -> None:
+    whole = images.encode_image(GREY)
+    refusals = 0
+    for place in range(len(whole)):
+        hurt = whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :]
+        try:
+            np.testing.assert_array_equal(images.decode(hurt, "x.png"), GREY)
+        except ImageError:
+            refusals += 1
+    assert refusals > len(whole) * 0.98
+
+
+# Masks
+
+MASK: U8 = np.zeros((40, 50), np.uint8)
+cv2.ellipse(MASK, (15, 20), (8, 14), 0.0, 0.0, 360.0, 1, -1)
+cv2.ellipse(MASK, (36, 20), (8, 14), 0.0, 0.0, 360.0, 1, -1)
+
+
+@pytest.mark.parametrize(
+    "coded",
+    [MASK, MASK * 255, MASK * 38, MASK.astype(np.uint16), MASK.astype(np.uint16) * 65535, MASK * 200 + 20],
+    ids=["0/1", "0/255", "0/38", "0/1 in 16 bits", "0/65535", "20/220"],
+)
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+def test_a_mask_of_any_two_levels_is_understood(coded: NDArray[Any], suffix: str) -> None:
+    found = images.decode_mask(opencv(coded, suffix), "mask")
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, MASK)
+
+
+def test_a_mask_of_one_bit_of_a_colour_and_of_a_jpeg_is_understood() -> None:
+    red = np.dstack([MASK * 255, MASK * 0, MASK * 0])
+    for content in (pil(MASK.astype(bool), "PNG"), pil(red, "PNG"), pil(MASK * 255, "JPEG", quality=90)):
+        np.testing.assert_array_equal(images.decode_mask(content, "mask"), MASK)
+
+
+def test_an_antialiased_mask_is_cut_at_half() -> None:
+    large = cv2.resize(MASK, (200, 160), interpolation=cv2.INTER_NEAREST)
+    soft = cv2.resize(large * 255, (100, 80), interpolation=cv2.INTER_AREA)
+    soft = cv2.GaussianBlur(soft, (3, 3), 0)
+    assert len(np.unique(soft)) > 3
+    found = images.decode_mask(opencv(soft, ".png"), "mask")
+    np.testing.assert_array_equal(found, soft > 127)
+    assert abs(int(found.sum()) - 4 * int(MASK.sum())) < 0.02 * 4 * MASK.sum()
+
+
+def test_left_and_right_in_two_greys_are_both_lung() -> None:
+    coded = MASK * np.where(np.arange(50) < 25, 128, 255).astype(np.uint8)
+    np.testing.assert_array_equal(images.decode_mask(opencv(coded, ".png"), "mask"), MASK)
+
+
+def test_an_empty_mask_stays_empty() -> None:
+    assert not images.decode_mask(opencv(MASK * 0, ".png"), "mask").any()
+
+
+# Prepared files, run lengths, digests
+
+
+@given(hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=24)))
+def test_an_image_goes_through_its_file_unchanged(array: U8) -> None:
+    np.testing.assert_array_equal(images.decode(images.encode_image(array), "x"), array)
+
+
+@given(hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=24), elements=st.integers(0, 1)))
+def test_a_mask_goes_through_its_file_and_its_run_lengths_unchanged(mask: U8) -> None:
+    np.testing.assert_array_equal(images.decode_mask(images.encode_mask(mask), "x"), mask)
+    counts = images.encode_rle(mask)
+    assert counts.isascii()
+    back = images.decode_rle(counts, *mask.shape)
+    assert back.dtype == np.uint8
+    assert back.flags.c_contiguous
+    np.testing.assert_array_equal(back, mask)
+
+
+def test_a_mask_file_holds_one_bit_a_pixel() -> None:
+    content = images.encode_mask(MASK)
+    depth, colour = content[24], content[25]
+    assert (depth, colour) == (1, 0)
+
+
+def test_run_lengths_are_those_of_coco() -> None:
+    """Column by column, background first: 0 1 / 1 1 is one of background, then three of lung."""
+    assert images.encode_rle(np.array([[0, 1], [1, 1]], np.uint8)) == "13"
+
+
+@pytest.mark.parametrize("array", [GREY, DEEP], ids=["8 bits", "16 bits"])
+def test_one_picture_in_two_lossless_files_has_one_digest(array: NDArray[Any]) -> None:
+    digests = {images.pixel_digest(images.decode(pil(array, suffix), suffix)) for suffix in ("PNG", "TIFF")}
+    assert digests == {images.pixel_digest(array)}
+
+
+def test_another_pixel_size_or_depth_is_another_digest() -> None:
+    other = GREY.copy()
+    other[-1, -1] ^= 1
+    arrays = [GREY, other, GREY.reshape(64, 48), GREY.astype(np.uint16)]
+    assert len({images.pixel_digest(array) for array in arrays}) == len(arrays)
+
+
+def test_a_view_has_the_digest_of_its_copy() -> None:
+    assert images.pixel_digest(GREY[:, ::2]) == images.pixel_digest(GREY[:, ::2].copy())
