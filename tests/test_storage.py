@@ -241,7 +241,7 @@ def test_listing_a_file_or_nothing_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     path.write_bytes(b"x")
     for missing in (str(path), str(tmp_path / "nope")):
-        with pytest.raises(InputError, match="no such folder|a file, expected a folder"):
+        with pytest.raises(InputError, match=r"no such folder|a file, expected a folder"):
             storage.list_files(missing)
     with pytest.raises(InputError, match="a file, expected a folder"):
         storage.list_folders(str(path))

@@ -71,7 +71,8 @@ def _equalizing(cumulated: NDArray[np.int64]) -> NDArray[np.uint8]:
     """Levels that spread the grey values evenly. Source: Gonzalez and Woods, Digital Image Processing, 3.3.1."""
     first = cumulated[np.flatnonzero(cumulated)[0]]
     spread = max(int(cumulated[-1] - first), 1)
-    return np.rint(np.clip(cumulated - first, 0, None) * (255.0 / spread)).astype(np.uint8)
+    levels: NDArray[np.float64] = np.clip(cumulated - first, 0, None) * (255.0 / spread)
+    return np.rint(levels).astype(np.uint8)
 
 
 def _stretching(cumulated: NDArray[np.int64]) -> NDArray[np.uint8]:

@@ -43,10 +43,18 @@ def run(settings: InferSettings) -> None:
     kept = len(parts) - len(left)
     logger.info("%d images in %d parts (%d kept from before), model %s", len(items), len(parts), kept, plan["run"])
     began = time.monotonic()
+    todo = sum(len(parts[number]) for number in left)
     if left:
-        done = len(items) - sum(len(parts[number]) for number in left)
-        _predict_parts(settings, model, out, {number: parts[number] for number in left}, (done, len(items)))
-    _finish(out, plan, len(items), time.monotonic() - began)
+        chosen = {number: parts[number] for number in left}
+        _predict_parts(settings, model, out, chosen, (len(items) - todo, len(items)))
+    counts = _count(out, len(items))
+    storage.write_json(
+        storage.join(out, "predictions.json"), {"counts": counts, "images": len(items), "model": plan["model"]}
+    )
+    said = ", ".join(f"{count} {status}" for status, count in counts.items())
+    logger.info(
+        "%d rows (%s) in %s; %d predicted now, in %.1f s", len(items), said, out, todo, time.monotonic() - began
+    )
 
 
 def _items(archive: str, model: checkpoint.Checkpoint) -> list[Item]:
@@ -152,23 +160,21 @@ def _part_path(out: str, number: int) -> str:
     return storage.join(out, f"part-{number:06d}.parquet")
 
 
-def _finish(out: str, plan: dict[str, Any], images: int, seconds: float) -> None:
-    """Count what the parts hold, and say so; every image must be there once."""
+def _count(out: str, images: int) -> dict[str, int]:
+    """Count the parts' rows by status; every image must be there once.
+
+    Raises:
+        InputError: it is not, or a part cannot be read.
+
+    """
     counts: Counter[str] = Counter()
-    ids: Counter[tuple[str, str, str]] = Counter()
+    ids: set[tuple[str, str, str]] = set()
     for path in storage.list_files(out, (".parquet",)):
-        part = storage.read_table(path).select(["image_id", "dataset", "source_uri", "status"])
-        for row in part.to_pylist():
-            counts[row["status"]] += 1
-            ids[row["dataset"], row["image_id"], row["source_uri"]] += 1
-    if counts.total() != images or len(ids) != images:
+        rows = storage.read_table(path).select(["dataset", "image_id", "source_uri", "status"]).to_pylist()
+        counts.update(row["status"] for row in rows)
+        ids.update((row["dataset"], row["image_id"], row["source_uri"]) for row in rows)
+    if not counts.total() == len(ids) == images:
         raise InputError(
-            f"{out}: {counts.total()} rows of {len(ids)} images, expected {images}: delete the folder, run again"
+            f"{out}: {counts.total()} rows of {len(ids)} images, expected {images}: delete the folder and run again"
         )
-    said = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
-    rate = images / max(seconds, 1e-9)
-    storage.write_json(
-        storage.join(out, "predictions.json"),
-        {"counts": dict(sorted(counts.items())), "images": images, "seconds": seconds, "model": plan["model"]},
-    )
-    logger.info("%d rows (%s) in %.1f s, %.1f images/s, in %s", images, said, seconds, rate, out)
+    return dict(sorted(counts.items()))

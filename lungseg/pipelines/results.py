@@ -135,7 +135,6 @@ def read_predictions(folder: str) -> Predictions:
         "planned": plan.get("images"),
         "inputs": len(rows),
         "counts": dict(sorted(Counter(row["status"] for row in rows).items())),
-        "images_per_s": ended.get("images_per_s"),
     }
     return Predictions(about, _prediction_lines(rows), _reasons(rows), tuple(rows))
 

@@ -130,9 +130,7 @@ def test_images_beside_data_sets_are_not_lost(tmp_path: Path) -> None:
     assert {Path(record.image_uri).name for record in sources.discover(str(folder))} == {"1.png", "2.png", "3.png"}
 
 
-@pytest.mark.parametrize(
-    "names", [("g/A/images/1.png", "g/A/masks/1.png"), ("Images/1.png", "Masks/1.png"), ("imgs/1.png", "masks/2.png")]
-)
+@pytest.mark.parametrize("names", [("g/A/images/1.png", "g/A/masks/1.png"), ("Images/1.png", "Masks/1.png")])
 def test_masks_are_never_taken_for_images(names: tuple[str, ...], tmp_path: Path) -> None:
     folder = fill(tmp_path / "x", *names)
     records = sources.discover(str(folder))
