@@ -1,15 +1,23 @@
 """Small archives that every test may use. Those of the whole session are read only: copy one before you change it."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from hypothesis import settings
 from numpy.typing import NDArray
 
 from lungseg.config import PreprocessSettings
 from lungseg.data import shards, sources
+
+# On a busy machine of few cores, torch's threads wait for one another longer than they work.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A first call imports and compiles: how long an example takes says nothing.
+settings.register_profile("lungseg", deadline=None)
+settings.load_profile("lungseg")
 
 U8 = NDArray[np.uint8]
 DrawPair = Callable[[int, int, int], tuple[U8, U8]]

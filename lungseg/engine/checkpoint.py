@@ -112,9 +112,13 @@ def verify(folder: str) -> Checkpoint:
         config = storage.read_json(storage.join(folder, "config.json"))
         digests = config["digests"]
         wrong = [name for name in _FILES if _sha256(storage.join(folder, name)) != digests[name]]
-    except (InputError, KeyError) as error:
+        ModelSettings.model_validate(config["settings"]["model"])
+        PreprocessSettings.model_validate(config["preprocess"])
+        int(config["epoch"])
+    except (InputError, KeyError, TypeError, ValueError) as error:
+        first = str(error).splitlines()[0]
         raise CheckpointError(
-            f"{folder}: not a whole checkpoint ({error}): pass the folder of a finished run"
+            f"{folder}: not a whole checkpoint ({first}): pass the folder of a finished run"
         ) from None
     if wrong:
         raise CheckpointError(

@@ -66,7 +66,8 @@ class _Training:
 def name_run(settings: TrainSettings, plan: RunPlan, data: list[PreparedData]) -> str:
     """Name a run after its plan and a digest of all that shapes its result, so that no other setting resumes it."""
     elsewhere = {"data", "out", "study", "protocols", "only_folds", "wandb", "max_failures", "phantoms"}
-    made_of = [SCHEMA, plan.protocol, plan.train_on, plan.fold, settings.model_dump(exclude=elsewhere)]
+    shaping = settings.model_dump(exclude={**dict.fromkeys(elsewhere, True), "loader": {"threads", "cache_mib"}})
+    made_of = [SCHEMA, plan.protocol, plan.train_on, plan.fold, shaping]
     return f"{plan.name}-{storage.digest([*made_of, [part.digest for part in data]])[:8]}"
 
 

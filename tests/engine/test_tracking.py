@@ -1,0 +1,295 @@
+"""metrics.jsonl, which is the truth, and W&B, which may fail without harm."""
+
+import json
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import wandb
+
+from lungseg import storage
+from lungseg.config import WandbSettings
+from lungseg.engine.tracking import MetricsLog, WandbMirror
+from lungseg.errors import InputError
+
+OFFLINE, DISABLED = WandbSettings(mode="offline"), WandbSettings(mode="disabled")
+
+
+def row(epoch: int, loss: float = 0.5) -> dict[str, Any]:
+    return {"run": "pooled-fold0", "epoch": epoch, "loss": loss}
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_each_epoch_is_on_disk_once_it_is_added(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "metrics.jsonl"
+    log = MetricsLog(str(path), 0)
+    assert not path.exists()
+    for epoch in (1, 2, 3):
+        log.add(row(epoch))
+        assert lines(path) == [row(n) for n in range(1, epoch + 1)]
+    assert path.read_bytes().endswith(b"}\n")
+
+
+def test_a_restart_in_mid_run_goes_on_where_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    first = MetricsLog(str(path), 0)
+    first.add(row(1))
+    first.add(row(2))
+    second = MetricsLog(str(path), 2)
+    second.add(row(3))
+    assert lines(path) == second.rows == [row(1), row(2), row(3)]
+
+
+def test_an_epoch_that_is_redone_has_one_line_the_last(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    first = MetricsLog(str(path), 0)
+    for epoch in (1, 2):
+        first.add(row(epoch))
+    for loss in (0.3, 0.2):  # killed twice after its line was written and before its checkpoint was
+        again = MetricsLog(str(path), 1)
+        assert again.rows == [row(1)]
+        again.add(row(2, loss))
+    assert lines(path) == [row(1), row(2, 0.2)]
+
+
+def test_opening_the_log_changes_nothing_on_disk(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    first = MetricsLog(str(path), 0)
+    first.add(row(1))
+    first.add(row(2))
+    MetricsLog(str(path), 0)
+    assert lines(path) == [row(1), row(2)]
+
+
+def test_a_write_that_fails_leaves_the_lines_that_were_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "metrics.jsonl"
+    log = MetricsLog(str(path), 0)
+    log.add(row(1))
+
+    def fail(descriptor: int) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(InputError, match="no space left"):
+        log.add(row(2))
+    assert lines(path) == [row(1)]
+    assert [child.name for child in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+class FakeRun:
+    """What wandb.init returns, and what was done with it; `broken` is the method that raises."""
+
+    def __init__(self, broken: str = "", error: Exception | None = None) -> None:
+        self.calls: list[tuple[str, Any]] = []
+        self._broken, self._error = broken, error or wandb.errors.CommError("the server is gone")
+        self.summary = self
+
+    def _do(self, method: str, value: Any) -> None:
+        self.calls.append((method, value))
+        if method == self._broken:
+            raise self._error
+
+    def log(self, values: dict[str, Any], step: int) -> None:
+        self._do("log", (values, step))
+
+    def update(self, values: dict[str, Any]) -> None:
+        self._do("summary", values)
+
+    def finish(self, exit_code: int) -> None:
+        self._do("finish", exit_code)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home without a key."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    monkeypatch.setenv("HOME", str(folder))
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    return folder
+
+
+def started(monkeypatch: pytest.MonkeyPatch, answer: FakeRun | Exception) -> list[dict[str, Any]]:
+    """Put a double in wandb.init's place; what it was called with is collected."""
+    asked: list[dict[str, Any]] = []
+
+    def init(**arguments: Any) -> FakeRun:
+        asked.append(arguments)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(wandb, "init", init)
+    return asked
+
+
+def mirror(settings: WandbSettings, folder: Path) -> WandbMirror:
+    return WandbMirror(settings, "study", "pooled-fold0-1234", str(folder), {"epochs": 3})
+
+
+def test_disabled_starts_nothing_and_takes_everything(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = started(monkeypatch, FakeRun())
+    with mirror(DISABLED, tmp_path / "run") as disabled:
+        disabled.log(row(1))
+        disabled.summarise({"dice": 0.9})
+    assert asked == []
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_named_grouped_and_resumed_alike_on_every_start(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = started(monkeypatch, FakeRun())
+    for folder in (tmp_path / "one", tmp_path / "one", tmp_path / "other"):
+        mirror(OFFLINE, folder)
+    first, again, other = asked
+    assert first["group"] == "study"
+    assert first["name"] == "pooled-fold0-1234"
+    assert first["resume"] == "allow"
+    assert first["config"] == {"epochs": 3}
+    assert first["project"] == "lungseg"
+    assert first["dir"] == str(tmp_path / "one")
+    assert first["id"] == again["id"] != other["id"]
+
+
+def test_lines_and_summary_are_mirrored_and_the_run_is_ended(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = FakeRun()
+    started(monkeypatch, run)
+    with mirror(OFFLINE, tmp_path) as online:
+        online.log(row(1))
+        online.summarise({"dice": 0.9})
+    assert run.calls == [("log", (row(1), 1)), ("summary", {"dice": 0.9}), ("finish", 0)]
+
+
+def test_a_run_that_fails_is_marked_so_and_its_error_goes_on(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = FakeRun()
+    started(monkeypatch, run)
+    with pytest.raises(KeyError, match="a bug"), mirror(OFFLINE, tmp_path):
+        raise KeyError("a bug")
+    assert run.calls == [("finish", 1)]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [wandb.errors.CommError("no server"), wandb.errors.UsageError("no key"), OSError("read-only"), ValueError("mode")],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_start_that_fails_is_told_and_training_goes_on(
+    error: Exception,
+    tmp_path: Path,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    started(monkeypatch, error)
+    with caplog.at_level(logging.WARNING), mirror(OFFLINE, tmp_path) as broken:
+        broken.log(row(1))
+        broken.summarise({"dice": 0.9})
+    assert str(error) in caplog.text
+    assert "metrics.jsonl" in caplog.text
+
+
+@pytest.mark.parametrize("broken", ["log", "summary", "finish"])
+def test_whatever_fails_later_is_told_once_and_training_goes_on(
+    broken: str, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = FakeRun(broken)
+    started(monkeypatch, run)
+    with caplog.at_level(logging.WARNING), mirror(OFFLINE, tmp_path) as mirrored:
+        mirrored.log(row(1))
+        mirrored.log(row(2))
+        mirrored.summarise({"dice": 0.9})
+    assert [kind for kind, _ in run.calls].count(broken) == 1
+    assert len([record for record in caplog.records if "the server is gone" in record.message]) == 1
+    assert run.calls[-1][0] == broken  # nothing more is asked of a run that failed
+
+
+def test_a_folder_that_cannot_be_made_is_told_and_training_goes_on(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = started(monkeypatch, FakeRun())
+    (tmp_path / "run").write_text("a file, not a folder")
+    with caplog.at_level(logging.WARNING), mirror(OFFLINE, tmp_path / "run") as broken:
+        broken.log(row(1))
+    assert asked == []
+    assert "W&B is not written" in caplog.text
+
+
+def test_a_run_in_a_bucket_keeps_its_mirror_in_the_users_cache(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = started(monkeypatch, FakeRun())
+    WandbMirror(OFFLINE, "study", "run", "s3://bucket/runs/study/run", {})
+    assert asked[0]["dir"] == str(home / ".cache" / "lungseg" / "wandb")
+    assert Path(asked[0]["dir"]).is_dir()
+
+
+@pytest.mark.parametrize(
+    ("chosen", "environment", "netrc", "expected"),
+    [
+        ("auto", {}, "", "offline"),
+        ("auto", {"WANDB_API_KEY": ""}, "", "offline"),
+        ("auto", {"WANDB_API_KEY": "k"}, "", "online"),
+        ("auto", {}, "machine api.wandb.ai login user password k", "online"),
+        ("auto", {}, "machine example.org login user password k", "offline"),
+        ("auto", {"WANDB_API_KEY": "k", "WANDB_MODE": "offline"}, "", "offline"),
+        ("online", {"WANDB_MODE": "offline"}, "", "online"),
+        ("offline", {"WANDB_API_KEY": "k", "WANDB_MODE": "online"}, "", "offline"),
+    ],
+)
+def test_online_wants_a_key_and_what_is_set_wins(
+    chosen: Any,
+    environment: dict[str, str],
+    netrc: str,
+    expected: str,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    if netrc:
+        (home / ".netrc").write_text(netrc)
+    asked = started(monkeypatch, FakeRun())
+    mirror(WandbSettings(mode=chosen), home)
+    assert [arguments["mode"] for arguments in asked] == [expected]
+
+
+def test_wandb_mode_disabled_starts_nothing(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    asked = started(monkeypatch, FakeRun())
+    mirror(WandbSettings(), tmp_path)
+    assert asked == []
+
+
+def test_wandb_itself_writes_an_offline_run_without_a_key(tmp_path: Path, home: Path) -> None:
+    with mirror(WandbSettings(), tmp_path / "run") as offline:
+        offline.log(row(1))
+        offline.summarise({"dice": 0.9})
+    name = storage.digest(["study", str(tmp_path / "run")])
+    (folder,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
+    values, deadline = (b"pooled-fold0-1234", b"study", b"loss", b"dice"), time.monotonic() + 60
+    written = b""
+    while not all(value in written for value in values):  # W&B's own process writes it, and may still be at it
+        assert time.monotonic() < deadline, written
+        time.sleep(0.05)
+        written = (folder / f"run-{name}.wandb").read_bytes()
+
+
+def test_a_mode_that_wandb_refuses_is_told_and_training_goes_on(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "nonsense")
+    with caplog.at_level(logging.WARNING), mirror(WandbSettings(), tmp_path) as broken:
+        broken.log(row(1))
+    assert "W&B is not written" in caplog.text

@@ -1,0 +1,129 @@
+"""BCE + Dice, one value an image."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lungseg.config import LossSettings
+from lungseg.model.losses import bce_dice
+
+torch.set_num_threads(1)  # two threads that wait for each other are ten times slower on a busy machine
+
+BOTH = LossSettings()
+unhurried = settings(deadline=None)  # the first call of torch on a busy machine takes its time
+
+
+def a_batch(count: int, side: int = 8, seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    logits = 3.0 * torch.randn(count, 1, side, side, generator=generator, dtype=dtype)
+    masks = (torch.rand(count, 1, side, side, generator=generator) < 0.4).to(dtype)
+    return logits, masks
+
+
+def plain_formula(logits: NDArray[np.float64], mask: NDArray[np.float64], terms: LossSettings) -> float:
+    """One image: mean cross entropy, and one minus soft Dice smoothed by one pixel."""
+    p = 1.0 / (1.0 + np.exp(-logits))
+    bce = -(mask * np.log(p) + (1.0 - mask) * np.log(1.0 - p)).mean()
+    dice = 1.0 - (2.0 * (p * mask).sum() + 1.0) / (p.sum() + mask.sum() + 1.0)
+    return float(terms.bce * bce + terms.dice * dice)
+
+
+@unhurried
+@given(
+    st.integers(1, 4),
+    st.integers(0, 1000),
+    st.floats(0.0, 5.0),
+    st.floats(0.1, 5.0),
+)
+def test_each_image_has_the_loss_of_the_plain_formula(count: int, seed: int, bce: float, dice: float) -> None:
+    terms = LossSettings(bce=bce, dice=dice)
+    logits, masks = a_batch(count, seed=seed)
+    losses = bce_dice(logits, masks, terms)
+    assert losses.shape == (count,)
+    expected = [plain_formula(logits[i].numpy(), masks[i].numpy(), terms) for i in range(count)]
+    assert losses.tolist() == pytest.approx(expected, rel=1e-10)
+
+
+@unhurried
+@given(st.integers(2, 6), st.integers(0, 1000))
+def test_an_image_has_the_same_loss_in_any_company(count: int, seed: int) -> None:
+    logits, masks = a_batch(count, seed=seed)
+    together = bce_dice(logits, masks, BOTH)
+    alone = torch.cat([bce_dice(logits[i : i + 1], masks[i : i + 1], BOTH) for i in range(count)])
+    torch.testing.assert_close(together, alone)
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(count))
+    torch.testing.assert_close(bce_dice(logits[order], masks[order], BOTH), together[order])
+
+
+@pytest.mark.parametrize("terms", [BOTH, LossSettings(bce=0.0), LossSettings(dice=0.0)], ids=["both", "dice", "bce"])
+def test_the_gradient_is_the_numeric_one(terms: LossSettings) -> None:
+    logits, masks = a_batch(2, side=3)
+    assert torch.autograd.gradcheck(lambda x: bce_dice(x, masks, terms), logits.requires_grad_())
+
+
+def test_an_images_gradient_is_its_own() -> None:
+    logits, masks = a_batch(3)
+    logits.requires_grad_()
+    bce_dice(logits, masks, BOTH)[1].backward()
+    assert logits.grad is not None
+    assert logits.grad[1].abs().sum() > 0
+    assert logits.grad[[0, 2]].abs().sum() == 0
+
+
+def test_a_step_along_the_gradient_lowers_the_loss() -> None:
+    logits, masks = a_batch(4)
+    logits.requires_grad_()
+    before = bce_dice(logits, masks, BOTH)
+    before.sum().backward()
+    assert logits.grad is not None
+    assert (bce_dice(logits.detach() - logits.grad, masks, BOTH) < before).all()
+
+
+@pytest.mark.parametrize("terms", [BOTH, LossSettings(bce=0.0), LossSettings(dice=0.0)], ids=["both", "dice", "bce"])
+def test_a_perfect_prediction_costs_nearly_nothing_and_its_contrary_much(terms: LossSettings) -> None:
+    _, masks = a_batch(2, side=16)
+    sure = 40.0 * (2.0 * masks - 1.0)
+    assert (bce_dice(sure, masks, terms) < 1e-9).all()
+    assert (bce_dice(-sure, masks, terms) > 0.9).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_empty_mask_has_a_finite_loss_that_is_0_for_an_empty_prediction(dtype: torch.dtype) -> None:
+    masks = torch.zeros(2, 1, 8, 8, dtype=dtype)
+    logits = torch.stack([torch.full((1, 8, 8), -100.0, dtype=dtype), torch.full((1, 8, 8), 100.0, dtype=dtype)])
+    logits.requires_grad_()
+    losses = bce_dice(logits, masks, BOTH)
+    losses.sum().backward()
+    assert losses.tolist() == pytest.approx([0.0, 100.0 + 1.0 - 1.0 / 65.0], rel=1e-6, abs=1e-6)
+    assert logits.grad is not None
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_extreme_logits_stay_finite_in_float32() -> None:
+    masks = torch.ones(1, 1, 4, 4)
+    for value in (-1e4, 1e4):
+        logits = torch.full((1, 1, 4, 4), value, requires_grad=True)
+        loss = bce_dice(logits, masks, BOTH)
+        loss.sum().backward()
+        assert logits.grad is not None
+        assert torch.isfinite(loss).all()
+        assert torch.isfinite(logits.grad).all()
+
+
+def test_a_weight_scales_its_term_and_0_takes_it_out() -> None:
+    logits, masks = a_batch(3)
+    bce, dice = (bce_dice(logits, masks, LossSettings(bce=b, dice=d)) for b, d in ((1.0, 0.0), (0.0, 1.0)))
+    assert not torch.allclose(bce, dice)
+    torch.testing.assert_close(bce_dice(logits, masks, LossSettings(bce=2.0, dice=0.5)), 2.0 * bce + 0.5 * dice)
+    assert ((dice > 0) & (dice < 1)).all()
+
+
+def test_float32_is_the_same_loss_within_its_precision() -> None:
+    logits, masks = a_batch(2, side=64)
+    single = bce_dice(logits.float(), masks.float(), BOTH)
+    assert single.dtype == torch.float32
+    torch.testing.assert_close(single.double(), bce_dice(logits, masks, BOTH), rtol=1e-5, atol=1e-6)

@@ -1,0 +1,187 @@
+"""Counts, overlap figures and surface distances against naive numpy and brute-force scipy."""
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
+from scipy.ndimage import binary_erosion
+from scipy.spatial.distance import cdist
+
+from lungseg.model import metrics
+from lungseg.schema import Counts
+
+U8 = NDArray[np.uint8]
+unhurried = settings(deadline=None)  # other work may hold the machine up
+
+sides = st.integers(1, 12)
+pixels = st.integers(0, 10**7)
+any_counts = st.builds(Counts, pixels, pixels, pixels, pixels)
+
+
+@st.composite
+def mask_pairs(draw: st.DrawFn) -> tuple[U8, U8]:
+    shape = (draw(sides), draw(sides))
+    masks = arrays(np.uint8, shape, elements=st.integers(0, 1))
+    return draw(masks), draw(masks)
+
+
+def square(side: int, top: int, left: int, length: int) -> U8:
+    mask = np.zeros((side, side), np.uint8)
+    mask[top : top + length, left : left + length] = 1
+    return mask
+
+
+def brute_force_distances(prediction: U8, truth: U8) -> tuple[float, float]:
+    """HD95 (larger direction) and ASSD (both directions together), every border pixel against every other."""
+    cross = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]])
+    first, second = (
+        np.argwhere(mask.astype(bool) & ~binary_erosion(mask, cross, border_value=0)) for mask in (prediction, truth)
+    )
+    every = cdist(first, second)
+    there, back = every.min(axis=1), every.min(axis=0)
+    return max(np.percentile(there, 95), np.percentile(back, 95)), float(np.concatenate([there, back]).mean())
+
+
+@unhurried
+@given(mask_pairs())
+def test_counts_are_those_of_naive_counting(pair: tuple[U8, U8]) -> None:
+    prediction, truth = pair
+    cells = list(zip(prediction.ravel().tolist(), truth.ravel().tolist(), strict=True))
+    expected = Counts(*(cells.count(kind) for kind in ((1, 1), (1, 0), (0, 1), (0, 0))))
+    counts = metrics.count_pixels(prediction, truth)
+    assert counts == expected
+    assert counts.tp + counts.fp + counts.fn + counts.tn == truth.size
+
+
+@unhurried
+@given(mask_pairs())
+def test_swapping_the_masks_swaps_false_positives_and_negatives(pair: tuple[U8, U8]) -> None:
+    there, back = metrics.count_pixels(*pair), metrics.count_pixels(*reversed(pair))
+    assert (there.tp, there.fp, there.fn, there.tn) == (back.tp, back.fn, back.fp, back.tn)
+    assert metrics.dice(there) == metrics.dice(back)
+    assert metrics.iou(there) == metrics.iou(back)
+
+
+@unhurried
+@given(any_counts)
+def test_dice_and_iou_satisfy_their_identity(counts: Counts) -> None:
+    dice, iou = metrics.dice(counts), metrics.iou(counts)
+    assert dice == pytest.approx(2 * iou / (1 + iou), abs=1e-12)
+    assert 0.0 <= iou <= dice <= 1.0
+
+
+@unhurried
+@given(any_counts)
+def test_dice_is_the_exact_ratio(counts: Counts) -> None:
+    size = 2 * counts.tp + counts.fp + counts.fn
+    assert metrics.dice(counts) == (float(Fraction(2 * counts.tp, size)) if size else 1.0)
+
+
+def test_overlap_figures_of_known_counts() -> None:
+    counts = Counts(tp=30, fp=10, fn=20, tn=40)
+    assert metrics.dice(counts) == pytest.approx(60 / 90)
+    assert metrics.iou(counts) == pytest.approx(0.5)
+    assert metrics.pixel_accuracy(counts) == pytest.approx(0.7)
+
+
+def test_two_empty_masks_agree_and_one_empty_mask_does_not() -> None:
+    empty, full = np.zeros((4, 4), np.uint8), np.ones((4, 4), np.uint8)
+    both = metrics.count_pixels(empty, empty)
+    assert (metrics.dice(both), metrics.iou(both), metrics.pixel_accuracy(both)) == (1.0, 1.0, 1.0)
+    for pair in ((empty, full), (full, empty)):
+        counts = metrics.count_pixels(*pair)
+        assert (metrics.dice(counts), metrics.iou(counts), metrics.pixel_accuracy(counts)) == (0.0, 0.0, 0.0)
+
+
+@unhurried
+@given(mask_pairs())
+def test_surface_distances_are_those_of_brute_force(pair: tuple[U8, U8]) -> None:
+    prediction, truth = pair
+    hd95, assd = metrics.surface_distances(prediction, truth)
+    if not prediction.any() or not truth.any():
+        assert (hd95, assd) == (None, None)
+        return
+    assert (hd95, assd) == pytest.approx(brute_force_distances(prediction, truth), abs=1e-4)
+
+
+def test_surface_distances_of_large_masks_are_those_of_brute_force() -> None:
+    rows, columns = np.mgrid[:120, :150]
+    truth = ((rows - 60) ** 2 + (columns - 50) ** 2 < 40**2).astype(np.uint8)
+    prediction = ((rows - 66) ** 2 / 1.3 + (columns - 58) ** 2 < 37**2).astype(np.uint8)
+    prediction[5:9, 140:150] = 1  # far away and at the edge
+    assert metrics.surface_distances(prediction, truth) == pytest.approx(
+        brute_force_distances(prediction, truth), abs=1e-4
+    )
+
+
+@unhurried
+@given(mask_pairs())
+def test_surface_distances_do_not_depend_on_the_order_or_on_where_the_masks_lie(pair: tuple[U8, U8]) -> None:
+    there = metrics.surface_distances(*pair)
+    assert metrics.surface_distances(pair[1], pair[0]) == pytest.approx(there)
+    moved = [np.pad(mask, ((5, 2), (0, 7))) for mask in pair]
+    assert metrics.surface_distances(*moved) == pytest.approx(there)
+
+
+@pytest.mark.parametrize("top", [0, 3, 12], ids=["at the edge", "inside", "at the far edge"])
+def test_identical_masks_are_at_distance_0(top: int) -> None:
+    mask = square(20, top, top, 8)
+    assert metrics.surface_distances(mask, mask) == (0.0, 0.0)
+
+
+def test_a_shifted_square_has_the_known_distances() -> None:
+    # A 9 px square moved by 4 px has 32 border px: the 9 of the side left behind lie 4 off, the 3 before each corner
+    # 3, 2 and 1, and the 7 of the side that came to lie inside 1, 2, 3, 4, 3, 2, 1. The rest lies on the other.
+    first, second = square(40, 10, 10, 9), square(40, 10, 14, 9)
+    assert metrics.surface_distances(first, second) == pytest.approx((4.0, (9 * 4 + 2 * 6 + 16) / 32))
+
+
+def test_two_single_pixels_are_as_far_apart_as_they_lie() -> None:
+    first, second = np.zeros((10, 10), np.uint8), np.zeros((10, 10), np.uint8)
+    first[1, 2], second[4, 6] = 1, 1
+    assert metrics.surface_distances(first, second) == pytest.approx((5.0, 5.0))
+
+
+def test_hd95_takes_the_larger_direction() -> None:
+    truth = square(60, 20, 20, 4)
+    prediction = truth.copy()
+    prediction[20, 50:60] = 1  # 10 stray px against 12: back from the truth there is nothing to find
+    hd95, assd = metrics.surface_distances(prediction, truth)
+    assert hd95 is not None
+    assert hd95 > 30.0
+    assert metrics.surface_distances(truth, prediction) == pytest.approx((hd95, assd))
+
+
+def test_a_mask_that_fills_the_frame_has_its_border_at_the_frame() -> None:
+    full, inner = np.ones((11, 11), np.uint8), square(11, 2, 2, 7)
+    hd95, _ = metrics.surface_distances(full, inner)
+    # From the frame's corners 2 sqrt(2), from its sides 2; the corners are 4 of 40 px, more than 5 %.
+    assert hd95 == pytest.approx(2 * math.sqrt(2), abs=1e-5)
+    assert metrics.surface_distances(full, full) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("empty", ["prediction", "truth", "both"])
+def test_no_distance_where_a_mask_is_empty(empty: str) -> None:
+    nothing, something = np.zeros((8, 8), np.uint8), square(8, 2, 2, 3)
+    prediction = something if empty == "truth" else nothing
+    truth = something if empty == "prediction" else nothing
+    assert metrics.surface_distances(prediction, truth) == (None, None)
+
+
+def test_surface_distances_leave_the_masks_alone() -> None:
+    prediction, truth = square(20, 0, 0, 8), square(20, 5, 5, 8)
+    copies = prediction.copy(), truth.copy()
+    metrics.surface_distances(prediction, truth)
+    assert (prediction == copies[0]).all()
+    assert (truth == copies[1]).all()
+
+
+def test_the_mean_of_none_is_nan_and_else_exact() -> None:
+    assert math.isnan(metrics.mean([]))
+    assert metrics.mean([0.1] * 10) == 0.1
+    assert metrics.mean([1.0, 0.0, 0.5]) == 0.5

@@ -1,0 +1,124 @@
+"""DeepLabV3+ built from settings: shapes, scaling inside, seeds, and encoders that cannot be used."""
+
+import pytest
+import torch
+
+from lungseg.config import ModelSettings, TrainSettings
+from lungseg.errors import SettingsError
+from lungseg.model.network import LungNetwork, build
+from lungseg.recipes import TRAIN
+
+torch.set_num_threads(1)  # two threads that wait for each other are ten times slower on a busy machine
+
+SMALL = ModelSettings(encoder="tu-test_efficientnet", weights="none")  # 0.6 million weights
+RECIPE_ENCODERS = sorted({made.model.encoder for _, made in TRAIN.values() if isinstance(made, TrainSettings)})
+
+
+def seeded(settings: ModelSettings, seed: int = 0) -> LungNetwork:
+    torch.manual_seed(seed)
+    return build(settings)
+
+
+@pytest.mark.parametrize("encoder", RECIPE_ENCODERS)
+def test_every_recipes_encoder_builds_without_weights_and_turns_grey_into_logits(encoder: str) -> None:
+    network = seeded(ModelSettings(encoder=encoder, weights="none")).eval()
+    with torch.inference_mode():
+        logits = network(torch.rand(1, 1, 64, 80))
+    assert logits.shape == (1, 1, 64, 80)
+    assert logits.dtype == torch.float32
+    assert torch.isfinite(logits).all()
+
+
+@pytest.mark.parametrize("encoder", RECIPE_ENCODERS)
+def test_every_weight_gets_a_gradient_as_ddp_demands(encoder: str) -> None:
+    network = seeded(ModelSettings(encoder=encoder, weights="none")).train()
+    network(torch.rand(2, 1, 64, 64)).square().mean().backward()
+    assert [name for name, weight in network.named_parameters() if weight.grad is None] == []
+
+
+def test_the_papers_network_is_resnet50() -> None:
+    paper = TRAIN["paper"][1]
+    assert isinstance(paper, TrainSettings)
+    assert paper.model == ModelSettings(encoder="resnet50", weights="imagenet")
+    network = seeded(paper.model.model_copy(update={"weights": "none"}))
+    # Source of the number: torchvision's ResNet-50 has 25 557 032 weights, its classifier 2 049 000 of them.
+    assert sum(p.numel() for p in network.net.encoder.parameters()) == 25_557_032 - 2_049_000
+
+
+def test_logits_are_not_probabilities() -> None:
+    network = seeded(SMALL).eval()
+    with torch.no_grad():
+        network.net.segmentation_head[0].bias.fill_(-7.0)
+        below = network(torch.rand(2, 1, 64, 64))
+        network.net.segmentation_head[0].bias.fill_(7.0)
+        above = network(torch.rand(2, 1, 64, 64))
+    assert below.min() < 0
+    assert above.max() > 1
+
+
+@pytest.mark.parametrize(
+    ("encoder", "mean", "std"),
+    [
+        ("tu-tf_efficientnet_lite0", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+        ("mobilenet_v2", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    ],
+)
+def test_the_encoder_receives_three_scaled_channels(
+    encoder: str, mean: tuple[float, ...], std: tuple[float, ...]
+) -> None:
+    network = seeded(ModelSettings(encoder=encoder, weights="none")).eval()
+    seen: list[torch.Tensor] = []
+    network.net.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    grey = torch.rand(1, 1, 64, 64)
+    with torch.inference_mode():
+        network(grey)
+    expected = torch.cat([(grey - m) / s for m, s in zip(mean, std, strict=True)], dim=1)
+    torch.testing.assert_close(seen[0], expected)
+
+
+def test_the_scaling_travels_with_the_weights() -> None:
+    network, other = seeded(SMALL), seeded(SMALL, seed=1)
+    network.mean.fill_(0.25)
+    other.load_state_dict(network.state_dict())
+    assert other.mean.unique().tolist() == [0.25]
+    assert not any(name in ("mean", "std") for name, _ in network.named_parameters())
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
+    one, same, other = (seeded(SMALL, seed).state_dict() for seed in (3, 3, 4))
+    assert one.keys() == same.keys()
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert not all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_without_pretrained_no_weights_are_looked_for() -> None:
+    build(ModelSettings(encoder=SMALL.encoder, weights="/no/such/file.pth"), pretrained=False)
+
+
+def test_an_encoder_without_published_weights_builds_from_scratch() -> None:
+    network = seeded(ModelSettings(encoder="tu-lcnet_035", weights="none")).eval()
+    with torch.inference_mode():
+        assert network(torch.rand(1, 1, 64, 64)).shape == (1, 1, 64, 64)
+
+
+@pytest.mark.parametrize(
+    "encoder",
+    [
+        "resnet51",
+        "tu-no_such_model",
+        "",
+        "../resnet50",
+        "inceptionv4",  # max pooling: cannot be dilated
+        "tu-vit_tiny_patch16_224",  # one resolution only
+        "tu-swin_tiny_patch4_window7_224",  # takes no output stride
+        "tu-hrnet_w18_small",  # asserts on it
+    ],
+)
+def test_an_encoder_that_cannot_be_used_is_a_setting_to_change(encoder: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        build(ModelSettings(encoder=encoder, weights="none"))
+    said = str(caught.value)
+    assert f"--model.encoder {encoder}:" in said
+    assert "pass resnet50, mobilenet_v2 or another" in said
+    assert "\n" not in said
+    assert len(said) < 300

