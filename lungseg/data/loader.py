@@ -57,7 +57,7 @@ def training_steps(count: int, batch: int, ranks: tuple[int, int], key: tuple[in
     return [Step(tuple(np.array_split(chunk, world)[rank].tolist()), len(chunk)) for chunk in chunks]
 
 
-def test_steps(count: int, batch: int, ranks: tuple[int, int]) -> list[Step]:
+def evaluation_steps(count: int, batch: int, ranks: tuple[int, int]) -> list[Step]:
     """Deal `count` samples in order to (rank, world), each exactly once and none twice; ranks may differ in steps."""
     rank, world = ranks
     own = range(rank, count, world)

@@ -13,7 +13,7 @@ import torch
 from lungseg import storage
 from lungseg.config import TrainSettings
 from lungseg.data.folds import RunPlan, Split, split
-from lungseg.data.loader import SampleReader, augmenting, batches, test_steps, training_steps
+from lungseg.data.loader import SampleReader, augmenting, batches, evaluation_steps, training_steps
 from lungseg.data.shards import PreparedData, open_dataset
 from lungseg.engine import checkpoint, loop
 from lungseg.engine.ranks import data_parallel, gather, rank_and_world, share_buffers, wait_for_all
@@ -207,7 +207,7 @@ def _one_epoch(training: _Training, parallel: torch.nn.Module, show: Show) -> di
 def _measure(training: _Training, positions: tuple[int, ...]) -> list[dict[str, Any]]:
     """Measure the model on these samples, each once over all ranks."""
     settings = training.run.settings
-    steps = test_steps(len(positions), settings.loader.batch, rank_and_world())
+    steps = evaluation_steps(len(positions), settings.loader.batch, rank_and_world())
     read = batches(training.reader, _at(positions, steps), settings.loader.threads)
     return loop.evaluate(training.model, read, settings.threshold)
 

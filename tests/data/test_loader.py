@@ -107,7 +107,7 @@ def test_the_samples_of_a_step_do_not_depend_on_the_number_of_ranks() -> None:
 
 @given(st.integers(0, 200), st.integers(1, 17), st.integers(1, 5))
 def test_a_test_deals_each_sample_once_and_in_order(count: int, batch: int, world: int) -> None:
-    ranks = [loader.test_steps(count, batch, (rank, world)) for rank in range(world)]
+    ranks = [loader.evaluation_steps(count, batch, (rank, world)) for rank in range(world)]
     everything = [position for steps in ranks for step in steps for position in step.positions]
     assert sorted(everything) == list(range(count))
     assert all(1 <= len(step.positions) <= batch for steps in ranks for step in steps)

@@ -47,7 +47,7 @@ def freeze(model: LungNetwork) -> LungNetwork:
 
 
 def evaluated(reader: loader.SampleReader, model: nn.Module) -> list[dict[str, Any]]:
-    steps = loader.test_steps(len(reader.rows), 2, ranks.rank_and_world())
+    steps = loader.evaluation_steps(len(reader.rows), 2, ranks.rank_and_world())
     return loop.evaluate(model, loader.batches(reader, steps, 1), 0.5)
 
 
