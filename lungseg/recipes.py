@@ -57,7 +57,7 @@ TRAIN: Recipes = {
             optim=_DEMO_OPTIM,
             augment=_AUGMENT,
             loader=LoaderSettings(batch=4),
-            epochs=12,
+            epochs=10,
             workers=2,
             phantoms=80,
         ),

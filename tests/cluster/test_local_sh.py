@@ -1,0 +1,179 @@
+"""cluster/local.sh: one Ray of its own from start to stop, which takes jobs from nobody else and ends nobody else."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[2] / "cluster" / "local.sh"
+READY_S = 90.0
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="cluster/local.sh needs Linux")
+
+
+class Head:
+    """The script with a state folder of its own."""
+
+    def __init__(self, state: Path) -> None:
+        self.state = state
+        # Ray's own variables would lead a command to another Ray.
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        self.env = kept | {"LUNGSEG_RAY_STATE": str(state)}
+
+    def __call__(self, *words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(SCRIPT), *words], env=self.env | (env or {}), capture_output=True, text=True, check=False, timeout=150
+        )
+
+    def submit(self, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+        """Submit a job; again while no agent takes it, as may be for a moment after the start."""
+        deadline = time.monotonic() + READY_S
+        while True:
+            done = self("run", "ray", "job", "submit", "--working-dir", str(folder), *words)
+            if "No available agent" not in done.stdout + done.stderr or time.monotonic() > deadline:
+                return done
+            time.sleep(1.0)
+
+    def recorded(self, name: str) -> str:
+        pairs = (line.split("=", 1) for line in (self.state / "head").read_text().splitlines())
+        return dict(tuple(pair) for pair in pairs)[name]  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def head(tmp_path: Path) -> Iterator[Head]:
+    one = Head(tmp_path / "state")
+    try:
+        yield one
+    finally:
+        one("stop")
+
+
+@pytest.fixture
+def bystander() -> Iterator[subprocess.Popen[bytes]]:
+    """A process group of somebody else whose command line speaks of ray."""
+    words = [sys.executable, "-c", "import time; time.sleep(280)", "ray", "start", "--head", "raylet"]
+    process = subprocess.Popen(words, start_new_session=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _working_dir(tmp_path: Path) -> Path:
+    folder = tmp_path / "work"
+    (folder / "jobs").mkdir(parents=True)
+    job = folder / "jobs" / "answer.py"
+    job.write_text("#!/usr/bin/env python3\nimport sys\nprint('ran by', sys.executable)\n")
+    job.chmod(0o755)
+    return folder
+
+
+def _gone(pid: int) -> bool:
+    """Whether no process of this id runs; one that only waits for its parent to look has ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].startswith("Z")
+    except FileNotFoundError:
+        return True
+
+
+def test_help_names_every_subcommand(head: Head) -> None:
+    done = head("--help")
+    assert done.returncode == 0
+    assert all(f"cluster/local.sh {word}" in done.stdout for word in ("start", "run", "status", "stop"))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "pass start"),
+        (("restart",), "no subcommand 'restart'"),
+        (("start", "--gpus", "1"), "does not know '--gpus'"),
+        (("start", "--cpus", "none"), "--cpus takes a number"),
+        (("stop", "now"), "stop takes nothing"),
+        (("run",), "run takes a command"),
+        (("run", "true"), "Ray is not running"),
+    ],
+)
+def test_what_cannot_be_is_said_in_one_line(head: Head, words: tuple[str, ...], said: str) -> None:
+    done = head(*words)
+    assert done.returncode not in (0, 3)
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not done.stdout
+
+
+def test_without_a_head_it_is_stopped(head: Head) -> None:
+    assert head("status").returncode == 3
+    assert head("stop").returncode == 0
+
+
+def test_a_state_of_a_process_that_is_gone_ends_nobody(head: Head, bystander: subprocess.Popen[bytes]) -> None:
+    head.state.mkdir()
+    # The id was given to another since.
+    (head.state / "head").write_text(
+        f"pgid={bystander.pid}\nborn=1\ntemp=/tmp/lungseg-none\ngcs=1\ndashboard=1\nlog=x\n"
+    )
+    status = head("status")
+    assert status.returncode == 3
+    assert "without being stopped" in status.stderr
+    assert head("stop").returncode == 0
+    assert bystander.poll() is None
+    assert "Ray is stopped" in head("status").stderr
+
+
+def test_from_start_to_stop(head: Head, bystander: subprocess.Popen[bytes], tmp_path: Path) -> None:
+    work = _working_dir(tmp_path)
+    started = head("start", "--cpus", "1")
+    assert started.returncode == 0, started.stderr
+    first = int(head.recorded("pgid"))
+    assert (head.state / "token").stat().st_mode & 0o777 == 0o600
+    assert head("status").returncode == 0
+    again = head("start")
+    assert (again.returncode, int(head.recorded("pgid"))) == (0, first)
+    assert "Ray is running" in again.stderr
+
+    answer = head.submit(work, "--", "python", "-c", "print(6*7)")
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    assert "\n42\n" in answer.stdout
+    assert "succeeded" in answer.stdout + answer.stderr
+    literal = head.submit(work, "jobs/answer.py")
+    assert literal.returncode == 0, literal.stdout + literal.stderr
+    assert "ran by" in literal.stdout
+
+    refused = head("run", "env", "-u", "RAY_AUTH_TOKEN", "HOME=" + str(tmp_path), "ray", "job", "list")
+    assert refused.returncode != 0
+    assert "oken" in refused.stderr + refused.stdout
+
+    # A head that is killed leaves a state that is noticed, and a job that Ray loses is ended by the next start.
+    marker = work / "pid"
+    (work / "jobs" / "wait.py").write_text(
+        "import os, pathlib, sys, time\npathlib.Path(sys.argv[1]).write_text(str(os.getpid()))\ntime.sleep(250)\n"
+    )
+    assert head.submit(work, "--no-wait", "--", "python", "jobs/wait.py", str(marker)).returncode == 0
+    deadline = time.monotonic() + READY_S
+    while not (marker.exists() and marker.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    lost = int(marker.read_text())
+    os.killpg(first, signal.SIGKILL)
+    while not _gone(first) and time.monotonic() < deadline:  # a killed process takes a moment to end
+        time.sleep(0.1)
+    assert head("status").returncode == 3
+    restarted = head("start", "--cpus", "1")
+    assert restarted.returncode == 0, restarted.stderr
+    assert "cleaning up" in restarted.stderr
+    assert _gone(lost)
+
+    second, temp = int(head.recorded("pgid")), Path(head.recorded("temp"))
+    stopped = head("stop")
+    assert stopped.returncode == 0, stopped.stderr
+    assert _gone(second)
+    assert not temp.exists()
+    status = head("status")
+    assert (status.returncode, status.stderr) == (3, "Ray is stopped\n")
+    assert bystander.poll() is None
