@@ -5,16 +5,16 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import ray.data
 
 from lungseg import storage
 from lungseg.config import PrepareSettings, PreprocessSettings
-from lungseg.data import manifest, phantom, shards, sources
+from lungseg.data import manifest, shards, sources
 from lungseg.errors import SettingsError
 from lungseg.pipelines.cluster import connect, require_cpus
+from lungseg.pipelines.phantoms import draw_phantoms
 from lungseg.pipelines.progress import ProgressLine
 from lungseg.schema import Record
 
@@ -57,10 +57,7 @@ def _records(settings: PrepareSettings, out: str) -> list[Record]:
         return sources.discover(storage.resolve(settings.source), settings.dataset)
     if not settings.phantoms:
         raise SettingsError("no archive named: pass --source FOLDER, --images FOLDER, or --phantoms N to draw some")
-    archive = storage.join(out, "phantoms")
-    logger.info("drawing %d phantoms in each of two scanner styles in %s", settings.phantoms, archive)
-    phantom.write_archive(Path(archive), settings.phantoms)
-    return sources.discover(archive)
+    return sources.discover(draw_phantoms(out, settings.phantoms))
 
 
 def _write_shards(plans: Sequence[shards.ShardPlan], images: int) -> dict[tuple[str, str], dict[str, Any]]:

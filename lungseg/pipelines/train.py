@@ -3,7 +3,6 @@
 import logging
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -12,11 +11,12 @@ from ray.train.torch import TorchTrainer, get_device
 
 from lungseg import storage
 from lungseg.config import PreprocessSettings, TrainSettings
-from lungseg.data import folds, manifest, phantom, shards, sources
+from lungseg.data import folds, manifest, shards, sources
 from lungseg.engine import fit
 from lungseg.engine.ranks import gather, rank_and_world
 from lungseg.errors import LungsegError, SettingsError
 from lungseg.pipelines.cluster import Share, connect, share
+from lungseg.pipelines.phantoms import draw_phantoms
 from lungseg.pipelines.progress import ProgressLine
 
 logger = logging.getLogger(__name__)
@@ -69,9 +69,7 @@ def _data(settings: TrainSettings) -> list[str]:
     if not settings.phantoms:
         raise SettingsError("no data named: pass --data FOLDER (prepared by jobs/prepare.py)")
     out = storage.join(storage.resolve(settings.out), "phantom-data")
-    logger.info("no --data named: drawing and preparing %d phantoms in each of two scanner styles", settings.phantoms)
-    phantom.write_archive(Path(out) / "phantoms", settings.phantoms)
-    records = manifest.refuse_same_ids(sources.discover(storage.join(out, "phantoms")))
+    records = manifest.refuse_same_ids(sources.discover(draw_phantoms(out, settings.phantoms)))
     shards.write_datasets(shards.plan_shards(records, out, PreprocessSettings(size=_PHANTOM_SIZE), per_shard=64))
     return [out]
 

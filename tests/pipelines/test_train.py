@@ -3,13 +3,14 @@ import os
 import signal
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import psutil
 import pytest
 
 from lungseg.config import LoaderSettings, ModelSettings, TrainSettings
-from lungseg.data import shards
+from lungseg.data import folds, shards
 from lungseg.errors import LungsegError, ResourceError, SettingsError
 from lungseg.pipelines import train
 from lungseg.storage import read_table
@@ -98,9 +99,17 @@ def test_too_few_images_for_the_workers(prepared: Path, tmp_path: Path) -> None:
         train.run(_settings(prepared, tmp_path, workers=9))
 
 
+def _fold_of_few(prepared: Path) -> int:
+    """A fold of eight that holds out an image or two, so that six are left to train on."""
+    data = [shards.open_dataset(folder) for folder in shards.find_datasets([str(prepared)])]
+    rows = [row for part in data for row in part.index.to_pylist()]
+    held = Counter(folds.fold_of(group, 8, 0) for group in folds.group_rows(rows))
+    return next(fold for fold, count in held.items() if count <= 2)
+
+
 def test_too_many_workers(ray_cluster: None, prepared: Path, tmp_path: Path) -> None:
     with pytest.raises(ResourceError, match="pass --workers 2"):
-        train.run(_settings(prepared, tmp_path, workers=3))
+        train.run(_settings(prepared, tmp_path, workers=3, folds=8, only_folds=(_fold_of_few(prepared),)))
 
 
 def test_the_cause_of_a_failure_is_one_line() -> None:
