@@ -7,6 +7,7 @@ from typing import Any
 
 import ray
 import ray.train
+import torch
 from ray.train.torch import TorchTrainer, get_device
 
 from lungseg import storage
@@ -113,8 +114,11 @@ def _one_rank(config: dict[str, Any]) -> dict[str, Any]:
     """Train one rank. What a user can mend is returned, not raised: Ray would try it again and again."""
     board, first = config["board"], rank_and_world()[0] == 0
     refused, training = None, None
+    device = get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # NCCL gathers objects through the current device: the first, unless told
     try:
-        training = fit.start(config["run"], get_device())
+        training = fit.start(config["run"], device)
     except LungsegError as error:
         refused = (error.exit_status, str(error))
     refusals = [one for one in gather(refused) if one is not None]
