@@ -3,6 +3,7 @@
 import logging
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import ray
@@ -56,8 +57,15 @@ def share(workers: int, device: str) -> Share:
         raise ResourceError(
             f"{max(count, 1)} GPUs asked, the cluster has {gpus}: pass --workers {gpus or 1} or --device cpu"
         )
-    require_cpus(max(count, 1))
-    return Share(count, 1 if use_gpu else max(1, cpus // count), int(use_gpu))
+    each = 1 if use_gpu else cpus_each(_node_cpus(), max(count, 1))
+    require_cpus(max(count, 1) * each)
+    return Share(count, each, int(use_gpu))
+
+
+def cpus_each(nodes: Sequence[int], workers: int) -> int:
+    """Most CPUs that each worker can have when no worker spans two nodes; 1 where not even that fits."""
+    most = max([sum(nodes) // workers, 1])
+    return next((each for each in range(most, 1, -1) if sum(cpus // each for cpus in nodes) >= workers), 1)
 
 
 def require_cpus(count: int) -> None:
@@ -88,6 +96,10 @@ def require_cpus(count: int) -> None:
 
 def _total(resource: str) -> int:
     return int(ray.cluster_resources().get(resource, 0))  # type: ignore[no-untyped-call]
+
+
+def _node_cpus() -> list[int]:
+    return [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
 
 
 def _free(resource: str) -> int:

@@ -39,3 +39,20 @@ def test_cpus_that_another_job_holds(ray_cluster: None, monkeypatch: pytest.Monk
     monkeypatch.setattr(cluster, "_WAIT_S", 30.0)
     cluster.require_cpus(2)
     assert ray.available_resources()["CPU"] == 2
+
+
+@pytest.mark.parametrize(
+    ("nodes", "workers", "each"),
+    [
+        ([2], 1, 2),
+        ([2], 2, 1),
+        ([8, 8], 1, 8),
+        ([8, 8], 3, 4),
+        ([8, 8], 4, 4),
+        ([0, 16], 2, 8),
+        ([1, 1], 4, 1),
+        ([0], 1, 1),
+    ],
+)
+def test_no_worker_spans_two_nodes(nodes: list[int], workers: int, each: int) -> None:
+    assert cluster.cpus_each(nodes, workers) == each
