@@ -1,13 +1,16 @@
 #!/usr/bin/env bash
 # A Ray of one machine for development, apart from any other Ray on the host.
 #
-#   cluster/local.sh start [--cpus N]   start it, or say that it runs; N: CPUs it may use, all when not given
+#   cluster/local.sh start [--cpus N] [--port N] [--dashboard-port N]
+#                                       start it, or say that it runs; all CPUs and free ports when not given
 #   cluster/local.sh run COMMAND...     run a command that finds it, for example
 #                                       cluster/local.sh run ray job submit --working-dir . -- python jobs/train.py demo
+#   cluster/local.sh env                the same as lines for a shell: eval "$(cluster/local.sh env)"; they hold the token
 #   cluster/local.sh status             status 0 when it runs, 3 when it does not
 #   cluster/local.sh stop               end it and every job on it; its logs go with it
 #
-# It listens on this machine only and asks each caller for a token, which `run` passes on.
+# Its dashboard listens on this machine only, and each caller needs a token, which `run` passes on. Ray's own processes
+# listen on all addresses; they ask for the token too, all but those that give out metrics.
 # Its state is in $LUNGSEG_RAY_STATE, else $XDG_STATE_HOME/lungseg-ray, else ~/.local/state/lungseg-ray:
 # another folder is another Ray.
 set -euo pipefail
@@ -18,18 +21,21 @@ KILL_S=5
 
 ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 STATE=${LUNGSEG_RAY_STATE:-${XDG_STATE_HOME:-${HOME:?"HOME is not set: set LUNGSEG_RAY_STATE to a folder"}/.local/state}/lungseg-ray}
-pgid='' born='' temp='' gcs='' dashboard='' log=''
+log=$STATE/ray.log
+pgid='' born='' temp='' gcs='' dashboard=''
 
 say() { printf '%s\n' "$*" >&2; }
 fail() { say "cluster/local.sh: $1" && exit "${2:-1}"; }
 
 # Puts the folder of ray first on PATH: jobs start with `#!/usr/bin/env python3` and need the Python beside it.
 find_ray() {
-    if [[ -x $ROOT/.venv/bin/ray ]]; then
-        export PATH="$ROOT/.venv/bin:$PATH"
-    elif ! command -v ray >/dev/null; then
-        fail "no ray in .venv/bin or on PATH: run make demo once, or activate the environment that has it"
+    local ray=$ROOT/.venv/bin/ray
+    if [[ ! -x $ray ]]; then
+        ray=$(command -v ray) ||
+            fail "no ray in .venv/bin or on PATH: run make demo once, or activate the environment that has it"
+        ray=$(readlink -f -- "$ray")
     fi
+    export PATH="${ray%/*}:$PATH"
 }
 
 # When a process began, or nothing once it has ended: tells a process from a later one with the same id.
@@ -40,10 +46,18 @@ began() {
     [[ ${words[0]} == Z ]] || printf '%s\n' "${words[19]}"
 }
 
-load() { # the recorded head; false when there is none
+# The recorded head; false when there is none. A record that is not whole names nobody: with a part of `temp` every
+# process that writes to a file would pass for one of Ray's, and be ended.
+load() {
+    local name value
     [[ -r $STATE/head ]] || return 1
-    # shellcheck source=/dev/null
-    source "$STATE/head"
+    while IFS='=' read -r name value; do
+        case $name in pgid | born | temp | gcs | dashboard) printf -v "$name" '%s' "$value" ;; esac
+    done <"$STATE/head"
+    [[ $pgid =~ ^[1-9][0-9]*$ && $born =~ ^[0-9]*$ && $temp =~ ^/tmp/lungseg-[A-Za-z0-9]+$ &&
+        $gcs =~ ^[0-9]+$ && $dashboard =~ ^[0-9]+$ ]] && return
+    say "the record $STATE/head is damaged: a Ray that it named is left alone"
+    pgid='' born='' temp='' gcs='' dashboard=''
 }
 
 running() { [[ -n $pgid && -n $born && $(began "$pgid") == "$born" ]]; }
@@ -99,25 +113,37 @@ end_head() {
 }
 
 # Free ports below the range from which the system takes ports for outgoing connections (and Ray those of its workers),
-# all held at once, so that no two are the same.
-free_ports() {
-    python3 - "$1" <<'PYTHON'
+# all held at once, so that no two are the same. Those asked for must be free as well.
+free_ports() { # how many, ports asked for
+    python3 - "$@" <<'PYTHON'
+import itertools
 import random
 import socket
 import sys
 
 held = []
-for port in random.SystemRandom().sample(range(20000, 32000), 1000):
+
+
+def hold(port: int) -> bool:
     probe = socket.socket()
+    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port given up a moment ago is free
     try:
         probe.bind(("", port))
+        probe.listen()
     except OSError:
-        continue
+        return False
     held.append(probe)
-    if len(held) == int(sys.argv[1]):
-        print(*(one.getsockname()[1] for one in held))
-        sys.exit(0)
-sys.exit("no free ports between 20000 and 32000")
+    return True
+
+
+for asked in map(int, sys.argv[2:]):
+    if not hold(asked):
+        sys.exit(f"cluster/local.sh: port {asked} is taken: pass another, or none for a free one")
+some = random.SystemRandom().sample(range(20000, 32000), 1000)
+wanted = list(itertools.islice(filter(hold, some), int(sys.argv[1])))
+if len(wanted) < int(sys.argv[1]):
+    sys.exit("cluster/local.sh: no free ports between 20000 and 32000")
+print(*wanted)
 PYTHON
 }
 
@@ -166,11 +192,16 @@ give_address() {
 }
 
 start() {
-    local cpus=() ports token
+    local cpus=() port='' dashboard_port='' ports token
     while (($#)); do
-        [[ $1 == --cpus ]] || fail "start does not know '$1': see cluster/local.sh --help" 2
-        [[ ${2:-} =~ ^[1-9][0-9]*$ ]] || fail "--cpus takes a number of 1 or more, not '${2:-}'" 2
-        cpus=(--num-cpus "$2")
+        [[ $1 =~ ^--(cpus|port|dashboard-port)$ ]] || fail "start does not know '$1': see cluster/local.sh --help" 2
+        [[ ${2:-} =~ ^[1-9][0-9]{0,4}$ && ($1 == --cpus || $2 -lt 65536) ]] ||
+            fail "$1 takes a number of 1 or more, not '${2:-}'" 2
+        case $1 in
+        --cpus) cpus=(--num-cpus "$2") ;;
+        --port) port=$2 ;;
+        --dashboard-port) dashboard_port=$2 ;;
+        esac
         shift 2
     done
     find_ray
@@ -182,12 +213,13 @@ start() {
         say "the last Ray ended without being stopped: cleaning up"
         end_head
     fi
-    ports=$(free_ports 9)
+    # shellcheck disable=SC2086 # a port that was not asked for is no word
+    ports=$(free_ports 9 $port $dashboard_port)
     read -r gcs dashboard agent agent_grpc client metrics runtime_env autoscaler monitor <<<"$ports"
+    gcs=${port:-$gcs} dashboard=${dashboard_port:-$dashboard}
     token=$(python3 -c 'import secrets; print(secrets.token_hex(32))')
     (umask 077 && printf '%s' "$token" >"$STATE/token")
     temp=$(mktemp -d /tmp/lungseg-XXXXXX) # short: the path of a Unix socket in it may have 107 bytes
-    log=$STATE/ray.log
     trap 'end_head' EXIT
     (
         give_address
@@ -202,9 +234,11 @@ start() {
             --runtime-env-agent-port "$runtime_env" </dev/null >"$log" 2>&1 9>&-
     ) &
     pgid=$!
+    disown # that it was killed is said by who notices, not by the shell
     born=$(began "$pgid")
-    printf '%s=%q\n' pgid "$pgid" born "$born" temp "$temp" gcs "$gcs" dashboard "$dashboard" log "$log" >"$STATE/head"
-    (give_address && await_ready) || fail "Ray did not start; $log has the reason"
+    printf '%s=%s\n' pgid "$pgid" born "$born" temp "$temp" gcs "$gcs" dashboard "$dashboard" >"$STATE/head.new"
+    mv -- "$STATE/head.new" "$STATE/head" # whole or not at all
+    (give_address && await_ready) || fail "Ray did not start: see the line above and $log"
     trap - EXIT
     say "Ray is ready: http://127.0.0.1:$dashboard"
 }
@@ -229,13 +263,25 @@ run() {
     exec "$@"
 }
 
+env_lines() {
+    local name
+    { load && running; } || fail "Ray is not running: cluster/local.sh start"
+    find_ray
+    give_address
+    for name in PATH RAY_ADDRESS RAY_API_SERVER_ADDRESS RAY_AUTH_MODE RAY_AUTH_TOKEN; do
+        printf 'export %s=%q\n' "$name" "${!name}"
+    done
+    echo 'unset RAY_AUTH_TOKEN_PATH'
+}
+
 usage() { sed -n '2,/^set /{/^set /!s/^# \{0,1\}//p;}' "${BASH_SOURCE[0]}"; }
 
 [[ -r /proc/self/stat ]] || fail "this needs Linux: on other systems start Ray by hand, see cluster/README.md"
 case ${1:-} in
 start | run) "$@" ;;
+env) (($# == 1)) || fail "env takes nothing after it" 2; env_lines ;;
 stop | status) (($# == 1)) || fail "$1 takes nothing after it" 2; "$1" ;;
 -h | --help | help) usage ;;
-'') fail "pass start, run, status, stop or --help" 2 ;;
-*) fail "no subcommand '$1': pass start, run, status, stop or --help" 2 ;;
+'') fail "pass start, run, env, status, stop or --help" 2 ;;
+*) fail "no subcommand '$1': pass start, run, env, status, stop or --help" 2 ;;
 esac

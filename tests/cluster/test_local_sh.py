@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -85,7 +86,7 @@ def _gone(pid: int) -> bool:
 def test_help_names_every_subcommand(head: Head) -> None:
     done = head("--help")
     assert done.returncode == 0
-    assert all(f"cluster/local.sh {word}" in done.stdout for word in ("start", "run", "status", "stop"))
+    assert all(f"cluster/local.sh {word}" in done.stdout for word in ("start", "run", "env", "status", "stop"))
 
 
 @pytest.mark.parametrize(
@@ -95,7 +96,9 @@ def test_help_names_every_subcommand(head: Head) -> None:
         (("restart",), "no subcommand 'restart'"),
         (("start", "--gpus", "1"), "does not know '--gpus'"),
         (("start", "--cpus", "none"), "--cpus takes a number"),
+        (("start", "--port", "65536"), "--port takes a number"),
         (("stop", "now"), "stop takes nothing"),
+        (("env",), "Ray is not running"),
         (("run",), "run takes a command"),
         (("run", "true"), "Ray is not running"),
     ],
@@ -127,6 +130,30 @@ def test_a_state_of_a_process_that_is_gone_ends_nobody(head: Head, bystander: su
     assert "Ray is stopped" in head("status").stderr
 
 
+@pytest.mark.parametrize(
+    "record", ["pgid={pid}\nborn=1\n", "pgid={pid}\nborn=1\ntemp=/tmp\ngcs=1\ndashboard=1\n", "kill {pid}\n", ""]
+)
+def test_a_damaged_record_names_nobody(head: Head, bystander: subprocess.Popen[bytes], record: str) -> None:
+    head.state.mkdir()
+    (head.state / "head").write_text(record.format(pid=bystander.pid))
+    # First what signals nobody: were the record believed, stop would end all that writes to a file, this test included.
+    status = head("status")
+    assert status.returncode == 3
+    assert "is damaged" in status.stderr
+    assert head("stop").returncode == 0
+    assert bystander.poll() is None
+    assert "Ray is stopped" in head("status").stderr
+
+
+def test_a_port_that_is_taken_is_said_before_anything_starts(head: Head) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        done = head("start", "--dashboard-port", str(other.getsockname()[1]))
+    assert done.returncode == 1
+    assert "is taken" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (head.state / "head").exists()
+
+
 def test_from_start_to_stop(head: Head, bystander: subprocess.Popen[bytes], tmp_path: Path) -> None:
     work = _working_dir(tmp_path)
     started = head("start", "--cpus", "1")
@@ -146,6 +173,17 @@ def test_from_start_to_stop(head: Head, bystander: subprocess.Popen[bytes], tmp_
     assert literal.returncode == 0, literal.stdout + literal.stderr
     assert "ran by" in literal.stdout
 
+    lines = head("env").stdout
+    listed = subprocess.run(
+        ["bash", "-c", 'eval "$1" && ray job list', "bash", lines],
+        env=head.env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert listed.returncode == 0, listed.stderr
+    assert "SUCCEEDED" in listed.stdout
     refused = head("run", "env", "-u", "RAY_AUTH_TOKEN", "HOME=" + str(tmp_path), "ray", "job", "list")
     assert refused.returncode != 0
     assert "oken" in refused.stderr + refused.stdout
