@@ -137,7 +137,7 @@ def parse(job: Job, args: Sequence[str]) -> JobSettings:
 
 
 _BAD_VALUE = re.compile(
-    r"Error parsing (?P<where>\S+): \d+ validation errors? for \w+ (?P<first>[\w.]+) (?P<what>(?!Value error)[^\[]+?) "
+    r"Error parsing (?P<where>\S+): \d+ validation errors? for \w+ (?P<first>(?!Value error)[\w.]+) (?P<what>[^\[]+?) "
     r"\[type=.*?input_value=(?P<value>.*?), input_type=\w+\]"
 )
 
@@ -156,6 +156,7 @@ def _condense(box: str) -> str:
     said = " ".join(lines[:rule])
     said = re.sub(r"\s*For further information visit \S+", "", said)
     said = re.sub(_BAD_VALUE, _name_option, said)
+    said = re.sub(r"\s*\[type=.*?input_type=\w+\]", "", said)
     said = re.sub(r"Error parsing \S+: \d+ validation errors? for \w+ (Value error, )?", "", said).rstrip(".")
     near = [line for line in lines[rule:] if line.startswith("--")]
     unknown = said.startswith("Unrecognized options")

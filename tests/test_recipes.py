@@ -113,7 +113,7 @@ def test_an_unknown_recipe_is_answered_with_the_known(job: Job) -> None:
         ("train", ["--epochs"], "--epochs"),
         ("train", ["--seed", "-1"], "--seed -1: input should be greater than or equal to 0"),
         ("train", ["--protocols", "best"], "'pooled', 'source-to-source'"),
-        ("train", ["--only-folds", "7"], "--only-folds 7 of 4 folds: pass 0 to 3"),
+        ("train", ["--only-folds", "7"], "--only-folds 7 of 4 folds: pass 0 to 3; see"),
         ("train", ["--loss.bce", "0", "--loss.dice", "0"], "give one of them a weight"),
         ("train", ["demo", "stray"], "stray"),
         ("prepare", ["--preprocess.size", "100"], "multiple of 16"),

@@ -59,8 +59,20 @@ def plan_shards(records: Sequence[Record], out: str, preprocess: PreprocessSetti
 
 
 def begin_datasets(plans: Sequence[ShardPlan]) -> None:
-    """Take back the mark of a finished data set before its tars may change."""
+    """Take back the mark of a finished data set before its tars may change.
+
+    Raises:
+        InputError: a folder holds a data set that was made of another archive.
+
+    """
     for folder in dict.fromkeys(plan.folder for plan in plans):
+        path = storage.join(folder, "manifest.parquet")
+        before = storage.read_table(path).column("image_uri").to_pylist() if storage.exists(path) else []
+        now = {record.image_uri for plan in plans if plan.folder == folder for record in plan.records}
+        if before and now.isdisjoint(before):
+            raise InputError(
+                f"{folder} holds a data set of another archive ({before[0]}): pass another --dataset or --out"
+            )
         storage.delete(storage.join(folder, "dataset.json"))
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from urllib.parse import unquote
@@ -16,7 +16,7 @@ from lungseg.schema import Record
 logger = logging.getLogger(__name__)
 
 _IMAGES = ("images", "cxr_png")
-_MASKS = ("masks", "manualmask")
+_MASKS = ("masks", "mask", "manualmask")
 _SIDES = ("leftmask", "rightmask")
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 # The two NLM sets write the radiologist's finding into the name: CHNCXR_0001_0 is normal, CHNCXR_0401_1 is not.
@@ -34,6 +34,7 @@ class _DataSet:
     images: Files = field(default_factory=dict)
     masks: defaultdict[str, Files] = field(default_factory=lambda: defaultdict(dict))
     doubles: list[tuple[str, str]] = field(default_factory=list)
+    spare: list[str] = field(default_factory=list)
 
 
 def discover(folder: str, dataset: str = "") -> list[Record]:
@@ -48,9 +49,18 @@ def discover(folder: str, dataset: str = "") -> list[Record]:
 
     """
     found: defaultdict[str, _DataSet] = defaultdict(_DataSet)
-    for uri in storage.list_files(folder, SUFFIXES):
+    files = storage.list_files(folder)
+    pictures = [uri for uri in files if uri.lower().endswith(SUFFIXES)]
+    for uri in pictures:
         _sort_in(found, folder, uri)
-    records = [record for root, part in found.items() for record in _join(part, dataset or _name(folder, root), folder)]
+    names = _names(folder, [root for root, part in found.items() if part.images])
+    records = [
+        record
+        for root, part in found.items()
+        for record in _join(part, dataset or names.get(root, ""), storage.join(folder, root) if root else folder)
+    ]
+    if len(files) > len(pictures):
+        logger.info("%s: %d files of other types passed over", folder, len(files) - len(pictures))
     if not records:
         raise InputError(
             f"{folder}: no image in it; expected {', '.join(SUFFIXES)} files, or images/ and masks/ folders"
@@ -86,13 +96,15 @@ def _sort_in(found: defaultdict[str, _DataSet], folder: str, uri: str) -> None:
     if not kinds:
         _add(found[""], PurePosixPath(*parts), uri)
         return
-    at = kinds[0]
+    at = kinds[-1]
     part, rest = found["/".join(parts[:at])], parts[at + 1 :]
     if parts[at].lower() in _IMAGES:
         _add(part, PurePosixPath(*rest), uri)
         return
     side = rest[0].lower() if rest[0].lower() in _SIDES else ""
-    part.masks[side][_stem(PurePosixPath(*(rest[1:] if side else rest)))] = uri
+    name = _stem(PurePosixPath(*(rest[1:] if side else rest)))
+    if part.masks[side].setdefault(name, uri) != uri:
+        part.spare.append(uri)
 
 
 def _add(part: _DataSet, path: PurePosixPath, uri: str) -> None:
@@ -108,11 +120,13 @@ def _join(part: _DataSet, dataset: str, where: str) -> list[Record]:
     used: set[str] = set()
     records = [_record(name, uri, part, dataset, used) for name, uri in [*part.images.items(), *part.doubles]]
     masks = [uri for files in part.masks.values() for uri in files.values()]
-    left = sorted(set(masks) - used)
+    left = sorted({*masks, *part.spare} - used)
     if masks and records and not used:
         raise InputError(f"{where}: no mask has the name of an image ({left[0]}): name it NAME.png or NAME_mask.png")
     if left:
-        logger.warning("%s: %d of %d masks fit no image (first: %s)", dataset, len(left), len(masks), left[0])
+        logger.warning(
+            "%s: %d of %d masks fit no image (first: %s)", where, len(left), len(masks) + len(part.spare), left[0]
+        )
     return records
 
 
@@ -154,9 +168,20 @@ def _image_id(name: str) -> str:
     """Make an id of letters that are safe in tar members; where letters are lost, a digest tells apart."""
     plain = name.replace("/", "_")
     safe = _UNSAFE.sub("_", plain)
-    return safe if safe == plain else f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+    return safe if safe == plain else f"{safe}-{_digest(name)}"
 
 
-def _name(folder: str, root: str) -> str:
-    name = root.replace("/", "_") or storage.name_of(folder)
-    return _UNSAFE.sub("_", name).lower() or "archive"
+def dataset_name(folder: str) -> str:
+    """Name a data set after its folder, in small letters that are safe in paths."""
+    return _UNSAFE.sub("_", storage.name_of(folder)).strip("_").lower() or "archive"
+
+
+def _names(folder: str, roots: list[str]) -> dict[str, str]:
+    """Name the data sets of an archive; where two names would be one, a digest of the folder tells apart."""
+    plain = {root: dataset_name(root.replace("/", "_") or folder) for root in roots}
+    counts = Counter(plain.values())
+    return {root: name if counts[name] == 1 else f"{name}-{_digest(root)}" for root, name in plain.items()}
+
+
+def _digest(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:6]

@@ -35,7 +35,11 @@ def connect() -> None:
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.ERROR)
     # Workers' lines stay in Ray's logs: a pipeline says itself what a user wants to know.
-    ray.init(log_to_driver=False, logging_level=logging.WARNING, configure_logging=True)
+    try:
+        ray.init(log_to_driver=False, logging_level=logging.WARNING, configure_logging=True)
+    except ConnectionError as error:
+        address = os.environ.get("RAY_ADDRESS", "the address of this job")
+        raise ResourceError(f"no Ray answers at {address}: start it, or set RAY_ADDRESS=local for one here") from error
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

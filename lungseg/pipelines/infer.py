@@ -96,7 +96,13 @@ def _plan(settings: InferSettings, archive: str, model: checkpoint.Checkpoint, i
         "postprocess": settings.postprocess,
         "part": settings.part,
     }
-    return {**plan, "digest": storage.digest([plan, [asdict(item) for item in items]])}
+    stats = [storage.stat(uri) for item in items for uri in _files(item)]
+    return {**plan, "digest": storage.digest([plan, [asdict(item) for item in items], stats])}
+
+
+def _files(item: Item) -> Sequence[str]:
+    """Name the files that an item is read from."""
+    return (item.tar,) if item.tar else (item.record.image_uri, *item.record.mask_uris)
 
 
 def _claim(out: str, plan: dict[str, Any]) -> None:
@@ -139,6 +145,8 @@ def _predict_parts(
     line, began, before = ProgressLine(logger), time.monotonic(), done[0]
     now = before
     for row in results.iter_rows():
+        if row["error"]:
+            raise InputError(row["error"])
         now += row["images"]
         rate = (now - before) / (time.monotonic() - began)
         line.show(f"{now} of {done[1]} images, {rate:.1f} images/s, {(done[1] - now) / rate:.0f} s left")
@@ -151,9 +159,13 @@ class _PartWriter:
         self._segmenter = Segmenter(folder, device, settings)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Write one part. What a user can mend is returned: raised in a task, Ray would turn it into a traceback."""
         items = [Item.from_dict(item) for item in json.loads(row["items"])]
-        storage.write_table(row["path"], table(self._segmenter(items), PREDICTIONS))
-        return {"images": len(items)}
+        try:
+            storage.write_table(row["path"], table(self._segmenter(items), PREDICTIONS))
+        except InputError as refused:
+            return {"images": 0, "error": str(refused)}
+        return {"images": len(items), "error": ""}
 
 
 def _part_path(out: str, number: int) -> str:
@@ -169,7 +181,8 @@ def _count(out: str, images: int) -> dict[str, int]:
     """
     counts: Counter[str] = Counter()
     ids: set[tuple[str, str, str]] = set()
-    for path in storage.list_files(out, (".parquet",)):
+    parts = [path for path in storage.list_files(out, (".parquet",)) if storage.name_of(path).startswith("part-")]
+    for path in parts:
         rows = storage.read_table(path).select(["dataset", "image_id", "source_uri", "status"]).to_pylist()
         counts.update(row["status"] for row in rows)
         ids.update((row["dataset"], row["image_id"], row["source_uri"]) for row in rows)

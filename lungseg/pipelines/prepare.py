@@ -12,7 +12,7 @@ import ray.data
 from lungseg import storage
 from lungseg.config import PrepareSettings, PreprocessSettings
 from lungseg.data import manifest, shards, sources
-from lungseg.errors import SettingsError
+from lungseg.errors import InputError, SettingsError
 from lungseg.pipelines.cluster import connect, require_cpus
 from lungseg.pipelines.phantoms import draw_phantoms
 from lungseg.pipelines.progress import ProgressLine
@@ -33,9 +33,9 @@ def run(settings: PrepareSettings) -> None:
     plans = shards.plan_shards(records, out, settings.preprocess, settings.images_per_shard)
     datasets = list(dict.fromkeys(plan.folder for plan in plans))
     logger.info("%d images in %d data sets, %d shards", len(records), len(datasets), len(plans))
+    shards.begin_datasets(plans)
     connect()
     require_cpus(1)
-    shards.begin_datasets(plans)
     began = time.monotonic()
     parts = _write_shards(plans, len(records))
     for folder in datasets:
@@ -52,7 +52,7 @@ def run(settings: PrepareSettings) -> None:
 def _records(settings: PrepareSettings, out: str) -> list[Record]:
     if settings.images:
         images, masks = (storage.resolve(path) if path else "" for path in (settings.images, settings.masks))
-        return sources.pair(images, masks, settings.dataset or storage.name_of(images).lower())
+        return sources.pair(images, masks, settings.dataset or sources.dataset_name(images))
     if settings.source:
         return sources.discover(storage.resolve(settings.source), settings.dataset)
     if not settings.phantoms:
@@ -67,6 +67,8 @@ def _write_shards(plans: Sequence[shards.ShardPlan], images: int) -> dict[tuple[
     line = ProgressLine(logger)
     parts, done = {}, 0
     for row in dataset.iter_rows():
+        if row["error"]:
+            raise InputError(row["error"])
         part = json.loads(row["part"])
         parts[row["folder"], row["name"]] = part
         done += len(part["records"])
@@ -75,8 +77,14 @@ def _write_shards(plans: Sequence[shards.ShardPlan], images: int) -> dict[tuple[
 
 
 def _write_shard(row: dict[str, Any]) -> dict[str, Any]:
+    """Write one shard. What a user can mend is returned: raised in a task, Ray would turn it into a traceback."""
     plan = _from_json(row["plan"])
-    return {"folder": plan.folder, "name": plan.name, "part": json.dumps(shards.write_shard(plan))}
+    part, error = {}, ""
+    try:
+        part = shards.write_shard(plan)
+    except InputError as refused:
+        error = str(refused)
+    return {"folder": plan.folder, "name": plan.name, "part": json.dumps(part), "error": error}
 
 
 def _to_json(plan: shards.ShardPlan) -> str:

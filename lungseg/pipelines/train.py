@@ -16,6 +16,7 @@ from lungseg.data import folds, manifest, shards, sources
 from lungseg.engine import fit
 from lungseg.engine.ranks import gather, rank_and_world
 from lungseg.errors import LungsegError, SettingsError
+from lungseg.model import network
 from lungseg.pipelines.cluster import Share, connect, share
 from lungseg.pipelines.phantoms import draw_phantoms
 from lungseg.pipelines.progress import ProgressLine
@@ -48,19 +49,31 @@ def run(settings: TrainSettings) -> None:
         for plan in plans
         for name in [fit.name_run(settings, plan, data)]
     ]
-    storage.write_json(
-        storage.join(study, "study.json"),
-        {"study": settings.study, "runs": [one.name for one in runs], "settings": settings.model_dump()},
-    )
     logger.info("study %s: %d runs on %d images in %d data sets", study, len(runs), len(rows), len(data))
-    left = [one for one in runs if not storage.exists(storage.join(one.folder, "run.json"))]
+    left = [one for one in runs if not _finished(study, one.name)]
     if left:
+        network.build(settings.model)  # tells of a wrong encoder and of missing weights before any worker starts
         connect()
         placed = share(settings.workers, settings.device)
+        _write_study(study, settings, [one.name for one in runs])
         for one in left:
             _train(one, placed)
+    _write_study(study, settings, [one.name for one in runs])
     for one in runs:
         _tell(storage.read_json(storage.join(one.folder, "run.json")))
+
+
+def _finished(study: str, name: str) -> bool:
+    return storage.exists(storage.join(study, name, "run.json"))
+
+
+def _write_study(study: str, settings: TrainSettings, names: list[str]) -> None:
+    """Name the study's runs: these, and those that earlier commands finished."""
+    path = storage.join(study, "study.json")
+    before = storage.read_json(path)["runs"] if storage.exists(path) else []
+    earlier = [name for name in before if name not in names and _finished(study, name)]
+    content = {"study": settings.study, "runs": [*earlier, *names], "settings": settings.model_dump()}
+    storage.write_json(path, content)
 
 
 def _data(settings: TrainSettings) -> list[str]:

@@ -309,13 +309,24 @@ def test_other_settings_make_every_shard_anew(archive: Path, own_prepared: Path,
     assert shards.open_dataset(str(own_prepared / "north")).preprocess == other
 
 
-def test_fewer_inputs_are_listed_as_fewer(own_archive: Path, own_prepared: Path) -> None:
+def test_fewer_inputs_are_listed_as_fewer(own_archive: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shards.write_datasets(planned(own_archive, out))
     for number in (0, 1, 4):
         (own_archive / "north" / "images" / f"north_{number:02d}.png").unlink()
-    shards.write_datasets(planned(own_archive, own_prepared))
-    data = shards.open_dataset(str(own_prepared / "north"))
+    shards.write_datasets(planned(own_archive, out))
+    data = shards.open_dataset(str(out / "north"))
     assert data.index.column("image_id").to_pylist() == ["north_02", "north_03"]
-    read_all(own_prepared / "north")
+    read_all(out / "north")
+    # No tar is left that a reader of `*.tar` would take for samples.
+    assert len(list((out / "north").glob("*.tar"))) == len(list((out / "north" / "parts").iterdir())) == 1
+
+
+def test_a_data_set_of_another_archive_is_not_overwritten(own_archive: Path, own_prepared: Path) -> None:
+    before = contents(own_prepared)
+    with pytest.raises(InputError, match="holds a data set of another archive"):
+        shards.write_datasets(planned(own_archive, own_prepared))
+    assert contents(own_prepared) == before
 
 
 # Nothing is lost

@@ -1,5 +1,6 @@
 """A data set's folder to records: every layout, odd names, and what is no archive. Files are empty: none is opened."""
 
+import logging
 import re
 from collections import Counter
 from pathlib import Path
@@ -135,6 +136,28 @@ def test_masks_are_never_taken_for_images(names: tuple[str, ...], tmp_path: Path
     folder = fill(tmp_path / "x", *names)
     records = sources.discover(str(folder))
     assert [Path(record.image_uri).parent.name for record in records] == [Path(names[0]).parent.name]
+
+
+def test_names_that_would_be_one_are_told_apart(tmp_path: Path) -> None:
+    folders = ("Москва", "Киев", "Set", "set")
+    folder = fill(tmp_path / "x", *(f"{name}/{kind}/p.png" for name in folders for kind in ("images", "masks")))
+    records = refuse_same_ids(sources.discover(str(folder)))
+    assert len({record.dataset for record in records}) == len(folders)
+    assert {record.status for record in records} == {"ok"}
+
+
+def test_a_folder_named_mask_and_a_parent_named_images(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "x", "images/north/images/a.png", "images/north/mask/a.png")
+    (record,) = sources.discover(str(folder))
+    assert (record.dataset, record.image_id, len(record.mask_uris)) == ("images_north", "a", 1)
+
+
+def test_what_is_passed_over_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = fill(tmp_path / "x", "images/a.png", "images/b.dcm", "masks/a.png", "masks/a.tif", "masks/z.png")
+    with caplog.at_level(logging.INFO, "lungseg"):
+        sources.discover(str(folder))
+    assert "1 files of other types passed over" in caplog.text
+    assert "2 of 3 masks fit no image" in caplog.text
 
 
 def test_an_image_whose_own_name_ends_in_mask(tmp_path: Path) -> None:

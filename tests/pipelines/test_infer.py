@@ -102,6 +102,16 @@ def test_other_settings_never_mix_with_the_old_parts(
         infer.run(_settings(archive, trained, tmp_path, threshold=0.4))
 
 
+def test_a_file_that_changed_is_not_answered_with_its_old_row(
+    ray_cluster: None, own_archive: Path, trained: Path, tmp_path: Path
+) -> None:
+    infer.run(_settings(own_archive, trained, tmp_path / "out"))
+    changed = sorted(own_archive.rglob("images/*"))[0]
+    changed.write_bytes(sorted(own_archive.rglob("images/*"))[1].read_bytes())
+    with pytest.raises(InputError, match="the archive's files changed"):
+        infer.run(_settings(own_archive, trained, tmp_path / "out"))
+
+
 def test_images_without_masks_have_no_metrics(ray_cluster: None, archive: Path, trained: Path, tmp_path: Path) -> None:
     folder = sorted(archive.rglob("images"))[0]
     infer.run(_settings(folder, trained, tmp_path, postprocess="lungs"))

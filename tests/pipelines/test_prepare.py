@@ -5,7 +5,7 @@ import pytest
 
 from lungseg.config import PrepareSettings, PreprocessSettings
 from lungseg.data import manifest, shards, sources
-from lungseg.errors import SettingsError
+from lungseg.errors import InputError, SettingsError
 from lungseg.pipelines import prepare
 from lungseg.storage import read_table
 
@@ -74,3 +74,10 @@ def test_phantoms_are_drawn(ray_cluster: None, tmp_path: Path) -> None:
 def test_no_archive_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="pass --source FOLDER"):
         prepare.run(PrepareSettings(out=str(tmp_path)))
+
+
+def test_a_place_that_cannot_be_written_is_one_line(ray_cluster: None, archive: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(InputError, match="cannot be written") as raised:
+        prepare.run(PrepareSettings(source=str(archive), out=str(tmp_path / "file"), preprocess=SMALL))
+    assert "\n" not in str(raised.value)

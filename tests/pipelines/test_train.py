@@ -8,9 +8,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 from lungseg.config import LoaderSettings, ModelSettings, TrainSettings
 from lungseg.data import folds, shards
+from lungseg.engine import fit
 from lungseg.errors import LungsegError, ResourceError, SettingsError
 from lungseg.pipelines import train
 from lungseg.storage import read_table
@@ -92,6 +94,21 @@ def test_what_a_user_can_mend_is_not_tried_again(ray_cluster: None, prepared: Pa
     with pytest.raises(LungsegError, match=r"missing\.pth: cannot be read"):
         train.run(_settings(prepared, tmp_path, model=model))
     assert not list(tmp_path.glob("study/*/metrics.jsonl"))
+
+
+def test_a_study_keeps_the_runs_that_earlier_commands_finished(
+    ray_cluster: None, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def in_this_process(one: fit.Run, placed: object) -> None:
+        fit.finish(fit.start(one, torch.device("cpu")), lambda _: None)
+
+    monkeypatch.setattr(train, "_train", in_this_process)
+    for fold in (0, 1):
+        train.run(_settings(prepared, tmp_path, folds=2, only_folds=(fold,), workers=1))
+    with pytest.raises(ResourceError):
+        train.run(_settings(prepared, tmp_path, folds=8, only_folds=(_fold_of_few(prepared),), workers=3))
+    names = json.loads((tmp_path / "study" / "study.json").read_text())["runs"]
+    assert [name.rsplit("-", 1)[0] for name in names] == ["pooled-fold0", "pooled-fold1"]
 
 
 def test_too_few_images_for_the_workers(prepared: Path, tmp_path: Path) -> None:
