@@ -278,7 +278,7 @@ def _fingerprint(plan: ShardPlan) -> str:
 
 
 def _finished_part(path: str, plan: ShardPlan, made_of: str) -> dict[str, Any] | None:
-    """Return an earlier part if it is of the same make and its tar is whole."""
+    """Return an earlier part if it is of the same make and its tar is whole; what failed to be read is tried again."""
     tar = storage.join(plan.folder, f"{plan.name}.tar")
     if not (storage.exists(path) and storage.exists(tar)):
         return None
@@ -287,7 +287,8 @@ def _finished_part(path: str, plan: ShardPlan, made_of: str) -> dict[str, Any] |
     except InputError:
         return None
     same = part["made_of"] == made_of and part["shard"]["sha256"] == _sha256(storage.read_bytes(tar))
-    return part if same else None
+    failed = any(record["status"] == "failed" for record in part["records"])
+    return part if same and not failed else None
 
 
 def _sha256(content: bytes) -> str:

@@ -322,6 +322,24 @@ def test_fewer_inputs_are_listed_as_fewer(own_archive: Path, tmp_path: Path) -> 
     assert len(list((out / "north").glob("*.tar"))) == len(list((out / "north" / "parts").iterdir())) == 1
 
 
+def test_what_could_not_be_read_is_tried_again(
+    own_archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = storage.read_bytes
+
+    def read_most(path: str) -> bytes:
+        if path.endswith("images/north_00.png"):
+            raise InputError(f"{path}: cannot be read (the network is away)")
+        return read(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "read_bytes", read_most)
+        shards.write_datasets(planned(own_archive, tmp_path / "out"))
+    assert shards.open_dataset(str(tmp_path / "out" / "north")).index.num_rows == 4
+    shards.write_datasets(planned(own_archive, tmp_path / "out"))
+    assert shards.open_dataset(str(tmp_path / "out" / "north")).index.num_rows == 5
+
+
 def test_a_data_set_of_another_archive_is_not_overwritten(own_archive: Path, own_prepared: Path) -> None:
     before = contents(own_prepared)
     with pytest.raises(InputError, match="holds a data set of another archive"):
