@@ -148,6 +148,11 @@ def write_datasets(plans: Sequence[ShardPlan]) -> None:
         finish_dataset([plans[i] for i in own], [parts[i] for i in own])
 
 
+def datasets_in(path: str) -> list[str]:
+    """List the finished data sets that a folder is or directly holds."""
+    return [folder for folder in [path, *storage.list_folders(path)] if storage.exists(f"{folder}/dataset.json")]
+
+
 def find_datasets(paths: Iterable[str]) -> list[str]:
     """List the prepared data sets that are named, or that lie directly in a named folder.
 
@@ -157,7 +162,7 @@ def find_datasets(paths: Iterable[str]) -> list[str]:
     """
     found: list[str] = []
     for path in paths:
-        inside = [folder for folder in [path, *storage.list_folders(path)] if storage.exists(f"{folder}/dataset.json")]
+        inside = datasets_in(path)
         if not storage.exists(path):
             raise InputError(f"{path}: no such folder: prepare it first (jobs/prepare.py --source FOLDER --out {path})")
         if not inside:

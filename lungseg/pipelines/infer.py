@@ -61,8 +61,7 @@ def _items(archive: str, model: checkpoint.Checkpoint) -> list[Item]:
     """List what there is to predict: samples of prepared data, else the records of a folder."""
     if not storage.exists(archive):
         raise InputError(f"{archive}: no such folder: pass a folder of images, or of prepared data")
-    inside = [archive, *storage.list_folders(archive)]
-    prepared = [folder for folder in inside if storage.exists(storage.join(folder, "dataset.json"))]
+    prepared = shards.datasets_in(archive)
     if not prepared:
         return [Item(record) for record in manifest.refuse_same_ids(sources.discover(archive))]
     items = []
@@ -96,7 +95,8 @@ def _plan(settings: InferSettings, archive: str, model: checkpoint.Checkpoint, i
         "postprocess": settings.postprocess,
         "part": settings.part,
     }
-    stats = [storage.stat(uri) for item in items for uri in _files(item)]
+    files = dict.fromkeys(uri for item in items for uri in _files(item))  # a tar holds many items
+    stats = [storage.stat(uri) for uri in files]
     return {**plan, "digest": storage.digest([plan, [asdict(item) for item in items], stats])}
 
 

@@ -55,10 +55,9 @@ def run(settings: TrainSettings) -> None:
         network.build(settings.model)  # tells of a wrong encoder and of missing weights before any worker starts
         connect()
         placed = share(settings.workers, settings.device)
-        _write_study(study, settings, [one.name for one in runs])
-        for one in left:
-            _train(one, placed)
     _write_study(study, settings, [one.name for one in runs])
+    for one in left:
+        _train(one, placed)
     for one in runs:
         _tell(storage.read_json(storage.join(one.folder, "run.json")))
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lungseg.config import ModelSettings, TrainSettings
-from lungseg.errors import SettingsError
+from lungseg.errors import InputError, SettingsError
 from lungseg.model.network import LungNetwork, build
 from lungseg.recipes import TRAIN
 
@@ -92,7 +92,10 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
 
 
 def test_without_pretrained_no_weights_are_looked_for() -> None:
-    build(ModelSettings(encoder=SMALL.encoder, weights="/no/such/file.pth"), pretrained=False)
+    settings = ModelSettings(encoder=SMALL.encoder, weights="/no/such/file.pth")
+    with pytest.raises(InputError, match="cannot be read"):
+        build(settings)
+    assert build(settings, pretrained=False).mean.shape == (1, 3, 1, 1)
 
 
 def test_an_encoder_without_published_weights_builds_from_scratch() -> None:
