@@ -1,14 +1,15 @@
 """The main job as users run it: four commands, killed in the middle and started again."""
 
+import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from lungseg.storage import read_table
@@ -39,13 +40,16 @@ def _run(job: str, *args: str) -> str:
 
 
 def _kill_when(process: subprocess.Popen[bytes], ready: Callable[[], bool]) -> None:
-    """SIGKILL a job at the moment when `ready`; its Ray ends with it."""
+    """SIGKILL a job and all of its Ray at the moment when `ready`: workers left to themselves go on for seconds."""
     deadline = time.monotonic() + 200
     while not ready():
         assert process.poll() is None, process.communicate()[1].decode()
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    os.kill(process.pid, signal.SIGKILL)
+    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    for member in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
     process.communicate()
 
 

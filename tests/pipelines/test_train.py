@@ -64,10 +64,8 @@ def test_a_killed_worker_is_replaced(ray_cluster: None, prepared: Path, tmp_path
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and not killed.is_set():
             metrics = list(tmp_path.glob("study/*/metrics.jsonl"))
-            workers = [p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in p.name()]
-            workers = workers or [
-                p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in " ".join(_command(p))
-            ]
+            family = psutil.Process().children(recursive=True)
+            workers = [process for process in family if "RayTrainWorker" in _title(process)]
             if metrics and workers:
                 os.kill(workers[-1].pid, signal.SIGKILL)
                 killed.set()
@@ -82,11 +80,11 @@ def test_a_killed_worker_is_replaced(ray_cluster: None, prepared: Path, tmp_path
     assert [line["epoch"] for line in lines] == list(range(1, 13))
 
 
-def _command(process: psutil.Process) -> list[str]:
+def _title(process: psutil.Process) -> str:
     try:
-        return process.cmdline()
-    except psutil.Error:
-        return []
+        return " ".join([process.name(), *process.cmdline()])
+    except psutil.Error:  # it ended while we looked
+        return ""
 
 
 def test_what_a_user_can_mend_is_not_tried_again(ray_cluster: None, prepared: Path, tmp_path: Path) -> None:
