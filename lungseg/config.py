@@ -9,7 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Protocol = Literal["pooled", "source-to-source"]
+Protocol = Literal["pooled", "source-to-source", "leave-one-dataset-out"]
+OddMasks = Literal["flag", "reject"]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
 
 class Settings(BaseModel):
@@ -25,8 +27,18 @@ class PreprocessSettings(Settings):
     """side of the square, px"""
     geometry: Literal["pad", "crop"] = "pad"
     """pad: the whole picture, black bars; crop: the short side fills the square, the rest is cut (the reference's)"""
-    histogram: Literal["equalize", "clahe", "percentile", "none"] = "equalize"
+    histogram: Literal["equalize", "clahe", "percentile", "match", "none"] = "equalize"
     """grey-level normalisation, computed at full depth before 8 bits (clahe: at 8 bits)"""
+    landmarks: tuple[Annotated[float, Field(ge=0.0, le=255.0)], ...] = ()
+    """of match: grey levels that the percentiles of a picture are brought to; learnt by prepare --match-to"""
+    classes: tuple[Name, ...] = ("lung",)
+    """classes of the masks, background 0 and then 1, 2 ... in this order; where two overlap the later one shows"""
+
+    @model_validator(mode="after")
+    def _classes_differ(self) -> Self:
+        if not self.classes or len(set(self.classes)) < len(self.classes):
+            raise ValueError(f"preprocess.classes {' '.join(self.classes)}: name one or more, each once")
+        return self
 
 
 class ModelSettings(Settings):
@@ -106,6 +118,27 @@ class JobSettings(Settings):
     """print the resolved settings as JSON and end"""
 
 
+class ListingColumns(Settings):
+    """Which columns of a listing hold what; a column that is named here must be there, the others may be."""
+
+    image: str = "image"
+    """path or URI of the image; relative to the listing's folder"""
+    masks: tuple[str, ...] = ()
+    """mask files, a column each: COLUMN for lungs (left and right may be two), or CLASS=COLUMN; mask when empty"""
+    patient_id: str = ""
+    """who it is of; patient_id when empty"""
+    dataset: str = ""
+    """hospital or data set; dataset when empty"""
+    finding: str = ""
+    """what the folds are stratified by; finding when empty"""
+    age: str = ""
+    """years; age when empty"""
+    sex: str = ""
+    """F or M, in any spelling; sex when empty"""
+    view: str = ""
+    """PA, AP ...; a lateral one is rejected; view when empty"""
+
+
 class PrepareSettings(JobSettings):
     """An archive of X-rays and masks -> checked manifest -> WebDataset tars with an index."""
 
@@ -120,15 +153,28 @@ class PrepareSettings(JobSettings):
     out: str = "data/prepared"
     """where the prepared data sets go, a folder each"""
     preprocess: PreprocessSettings = PreprocessSettings()
+    listing: str = ""
+    """instead of --source: a CSV or Parquet file with a row for each image"""
+    columns: ListingColumns = ListingColumns()
+    match_to: str = ""
+    """with histogram match: the picture, or the folder of pictures, whose grey levels all are brought to"""
+    odd_masks: OddMasks = "flag"
+    """what becomes of an image whose mask is odd but possible: kept with a flag in the manifest, or rejected"""
+    patient_key: str = ""
+    """file with the secret that turns DICOM patient ids into pseudonyms (or set LUNGSEG_PATIENT_KEY)"""
+    shard_mib: Positive = 32
+    """a tar holds about this much, MiB"""
     images_per_shard: Positive = 256
-    """inputs a tar"""
+    """and at most so many inputs"""
+    verify: bool = False
+    """prepare nothing: check every byte of the data sets in --out and name what is wrong"""
     phantoms: Annotated[int, Field(ge=0, le=9999)] = 0
     """with neither --source nor --images: draw this many phantoms in each of two scanner styles"""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        if self.source and (self.images or self.masks):
-            raise ValueError("--source and --images/--masks name two archives: pass one of them")
+        if len([path for path in (self.source, self.images or self.masks, self.listing) if path]) > 1:
+            raise ValueError("--source, --images/--masks and --listing name different archives: pass one of them")
         if self.masks and not self.images:
             raise ValueError("--masks without --images: pass the folder of images too")
         return self

@@ -13,11 +13,12 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-SCHEMA = 1
+SCHEMA = 2
 """Number of this schema; every file carries it, and a reader refuses one that it does not know."""
 
 Status = Literal["ok", "repaired", "rejected", "failed"]
 STATUSES: tuple[Status, ...] = ("ok", "repaired", "rejected", "failed")
+USABLE: tuple[Status, ...] = ("ok", "repaired")
 
 
 def check_schema(found: Any, where: str) -> None:
@@ -33,26 +34,49 @@ def check_schema(found: Any, where: str) -> None:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Record:
     """One X-ray of an archive, as found and then as checked.
 
-    `status` is ok once it was read and fits its mask; else `reason` holds the code and the sentence. `height` and
-    `width` are native, px; 0 while unknown. `sha256` is of the image's grey values and size, not of its file's bytes.
-    `mask_uris` holds no, one (both lungs) or two (left, right) masks.
+    `status` is ok once it was read and fits its mask, repaired when that took a safe change; else it cannot be used.
+    `reason` holds what was repaired or what is wrong, each as `code: sentence`, joined by `; `. `flags` are codes of what
+    is odd about a usable one. `height` and `width` are native, px; 0 while unknown. `sha256` is of the image's grey values
+    and size, not of its file's bytes; `phash` is its perceptual hash, 64 hex digits. `mask_uris` are its mask files and
+    `mask_classes` their classes, one each (left and right lung are two files of the class lung). `mask_area` is the
+    lungs' share of the picture. `age_group` is ten years wide, as 40-49, or 90+.
     """
 
     image_id: str
     dataset: str
     image_uri: str
     mask_uris: tuple[str, ...] = ()
+    mask_classes: tuple[str, ...] = ()
     patient_id: str = ""
     finding: str | None = None
+    age_group: str | None = None
+    sex: str | None = None
+    view: str | None = None
+    spacing_mm: float | None = None
+    manufacturer_model: str | None = None
     sha256: str = ""
+    phash: str = ""
     height: int = 0
     width: int = 0
+    mask_area: float | None = None
     status: Status = "ok"
     reason: str = ""
+    flags: tuple[str, ...] = ()
+
+    @property
+    def usable(self) -> bool:
+        """Whether it can be prepared and predicted."""
+        return self.status in USABLE
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Record:
+        """Build a record from a table's row or from JSON, where tuples are lists."""
+        lists = ("mask_uris", "mask_classes", "flags")
+        return cls(**{**values, **{name: tuple(values[name]) for name in lists}})
 
 
 MANIFEST = pa.schema(
@@ -61,16 +85,26 @@ MANIFEST = pa.schema(
         ("dataset", pa.string()),
         ("image_uri", pa.string()),
         ("mask_uris", pa.list_(pa.string())),
+        ("mask_classes", pa.list_(pa.string())),
         ("patient_id", pa.string()),
         ("finding", pa.string()),
+        ("age_group", pa.string()),
+        ("sex", pa.string()),
+        ("view", pa.string()),
+        ("spacing_mm", pa.float64()),
+        ("manufacturer_model", pa.string()),
         ("sha256", pa.string()),
+        ("phash", pa.string()),
         ("height", pa.int32()),
         ("width", pa.int32()),
+        ("mask_area", pa.float64()),
         ("status", pa.string()),
         ("reason", pa.string()),
+        ("flags", pa.list_(pa.string())),
     ],
     metadata={"lungseg.schema": str(SCHEMA)},
 )
+"""One row an input of prepare, whatever became of it: the fields of Record."""
 
 INDEX = pa.schema(
     [
@@ -79,12 +113,17 @@ INDEX = pa.schema(
         ("patient_id", pa.string()),
         ("finding", pa.string()),
         ("sha256", pa.string()),
+        ("phash", pa.string()),
         ("shard", pa.string()),
-        *((f"{member}_{part}", pa.int64()) for member in ("image", "mask", "json") for part in ("offset", "size")),
+        *(
+            (f"{member}_{part}", pa.int64())
+            for member in ("image", "mask", "json")
+            for part in ("offset", "size", "crc32")
+        ),
     ],
     metadata={"lungseg.schema": str(SCHEMA)},
 )
-"""Where each sample's members lie in its tar, in bytes; mask_size is 0 where there is no mask."""
+"""Where each sample's members lie in its tar, in bytes, and their CRC-32; mask_size is 0 where there is no mask."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +151,7 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Sample:
-    """One prepared X-ray: image u8[S,S] in 0..255, mask u8[S,S] in {0,1} or None, and how it came to be."""
+    """One prepared X-ray: image u8[S,S] in 0..255, mask u8[S,S] in {0..classes} or None, and its origin."""
 
     image_id: str
     dataset: str
@@ -175,8 +214,8 @@ PREDICTIONS = pa.schema(
 )
 """One row an input of infer.
 
-source_uri: the image's file, or `TAR#image_id` for prepared data; mask_uris: its reference masks' files. status ok: it
-was predicted (error may still say why its reference mask could not be used); else error says why not, and mask is null.
+source_uri: the image's file, or `TAR#image_id` for prepared data; mask_uris: its reference masks' files. status ok or
+repaired: it was predicted (error may still say why its reference mask could not be used); else error says why not, and mask is null.
 mask: COCO RLE counts (column-major, ASCII) at height x width, native px. Metrics are null without a reference mask; for
 prepared data both masks are compared at native size, the reference brought back from the prepared square. model: digest
 of the checkpoint."""

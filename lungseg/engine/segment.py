@@ -33,7 +33,7 @@ class Item:
     def from_dict(cls, value: dict[str, Any]) -> Self:
         """Make an item of what `asdict` and JSON made of one."""
         record = value["record"]
-        return cls(Record(**{**record, "mask_uris": tuple(record["mask_uris"])}), value["tar"], value["members"])
+        return cls(Record.from_dict(record), value["tar"], value["members"])
 
 
 @dataclass(frozen=True)

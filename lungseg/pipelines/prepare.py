@@ -95,5 +95,5 @@ def _to_json(plan: shards.ShardPlan) -> str:
 
 def _from_json(text: str) -> shards.ShardPlan:
     folder, name, records, preprocess = json.loads(text)
-    made = tuple(Record(**{**record, "mask_uris": tuple(record["mask_uris"])}) for record in records)
+    made = tuple(Record.from_dict(record) for record in records)
     return shards.ShardPlan(folder, name, made, PreprocessSettings.model_validate(preprocess))
