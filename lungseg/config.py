@@ -245,6 +245,8 @@ class InferSettings(JobSettings):
     """where the model runs"""
     threshold: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
     """probability from which a pixel is lung"""
+    patient_key: str = ""
+    """file with the secret that turns DICOM patient ids into pseudonyms, as for prepare; without it rows carry none"""
     postprocess: Literal["none", "lungs"] = "none"
     """lungs: fill holes, keep the two largest components"""
 

@@ -39,11 +39,11 @@ class Record:
     """One X-ray of an archive, as found and then as checked.
 
     `status` is ok once it was read and fits its mask, repaired when that took a safe change; else it cannot be used.
-    `reason` holds what was repaired or what is wrong, each as `code: sentence`, joined by `; `. `flags` are codes of what
-    is odd about a usable one. `height` and `width` are native, px; 0 while unknown. `sha256` is of the image's grey values
-    and size, not of its file's bytes; `phash` is its perceptual hash, 64 hex digits. `mask_uris` are its mask files and
-    `mask_classes` their classes, one each (left and right lung are two files of the class lung). `mask_area` is the
-    lungs' share of the picture. `age_group` is ten years wide, as 40-49, or 90+.
+    `reason` holds what was repaired or what is wrong, each as `code: sentence`, ` | ` between. `flags` are codes of what
+    is odd about a usable one. `height` and `width` are native, px; 0 while unknown. `sha256` is of the image's grey
+    values and size, not of its file's bytes; `phash` is its perceptual hash, 64 hex digits. `mask_uris` are its mask
+    files and `mask_classes` their classes, one each (left and right lung are two files of the class lung). `mask_area`
+    is the lungs' share of the picture. `age_group` is ten years wide, as 40-49, or 90+.
     """
 
     image_id: str
@@ -215,10 +215,10 @@ PREDICTIONS = pa.schema(
 """One row an input of infer.
 
 source_uri: the image's file, or `TAR#image_id` for prepared data; mask_uris: its reference masks' files. status ok or
-repaired: it was predicted (error may still say why its reference mask could not be used); else error says why not, and mask is null.
-mask: COCO RLE counts (column-major, ASCII) at height x width, native px. Metrics are null without a reference mask; for
-prepared data both masks are compared at native size, the reference brought back from the prepared square. model: digest
-of the checkpoint."""
+repaired: it was predicted (error may still say why its reference mask could not be used); else error says why not, and
+mask is null. mask: COCO RLE counts (column-major, ASCII) at height x width, native px. Metrics are null without a
+reference mask; for prepared data both masks are compared at native size, the reference brought back from the prepared
+square. model: digest of the checkpoint."""
 
 
 def table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:

@@ -128,11 +128,17 @@ def stat(path: str) -> tuple[int, int]:
         InputError: there is no such file.
 
     """
+    found = stat_if_there(path)
+    if found is None:
+        raise InputError(f"{path}: no such file: check the path")
+    return found
+
+
+def stat_if_there(path: str) -> tuple[int, int] | None:
+    """Size in bytes and time of change in ns; None where there is no such file."""
     filesystem, inner = open_filesystem(path)
     info = filesystem.get_file_info(inner)
-    if info.type != pafs.FileType.File:
-        raise InputError(f"{path}: no such file: check the path")
-    return int(info.size), int(info.mtime_ns or 0)
+    return (int(info.size), int(info.mtime_ns or 0)) if info.type == pafs.FileType.File else None
 
 
 def read_bytes(path: str) -> bytes:
@@ -242,8 +248,8 @@ def write_json(path: str, value: dict[str, Any]) -> None:
     write_bytes(path, (json.dumps({"schema": SCHEMA, **value}, indent=1) + "\n").encode())
 
 
-def read_table(path: str) -> pa.Table:
-    """Read one Parquet file that this schema wrote.
+def read_table(path: str, content: bytes | None = None) -> pa.Table:
+    """Read one Parquet file that this schema wrote; `content` where its bytes were read before.
 
     Raises:
         InputError: it is not there, is no Parquet file, or carries another schema's number.
@@ -252,8 +258,8 @@ def read_table(path: str) -> pa.Table:
     try:
         # On this thread alone: Arrow's thread pool, once used for Parquet, now and then aborts the process at its end
         # (apache/arrow issue 34314), which would turn a finished job into a failed one.
-        content = pa.BufferReader(read_bytes(path))
-        table = pq.ParquetFile(content, pre_buffer=False, page_checksum_verification=True).read(use_threads=False)
+        source = pa.BufferReader(read_bytes(path) if content is None else content)
+        table = pq.ParquetFile(source, pre_buffer=False, page_checksum_verification=True).read(use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path}: not a Parquet file ({_first_line(error)}): make it again") from None
     number = (table.schema.metadata or {}).get(b"lungseg.schema", b"none").decode()
@@ -261,11 +267,16 @@ def read_table(path: str) -> pa.Table:
     return table
 
 
-def write_table(path: str, table: pa.Table) -> None:
-    """Write one Parquet file, zstd, with a checksum a page."""
+def table_bytes(table: pa.Table) -> bytes:
+    """Make a table a Parquet file, zstd, with a checksum a page; the same bytes every time."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-    write_bytes(path, sink.getvalue().to_pybytes())
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def write_table(path: str, table: pa.Table) -> None:
+    """Write one Parquet file."""
+    write_bytes(path, table_bytes(table))
 
 
 def digest(value: Any) -> str:

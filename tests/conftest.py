@@ -11,7 +11,8 @@ from hypothesis import settings
 from numpy.typing import NDArray
 
 from lungseg.config import PreprocessSettings
-from lungseg.data import shards, sources
+from lungseg.data import datasets, sources
+from lungseg.data.shard_plan import plan_shards
 
 # On a busy machine of few cores, torch's threads wait for one another longer than they work.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -72,5 +73,5 @@ def prepared(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The archive prepared at 64 px, two inputs a tar: a folder with the prepared data sets `north` and `south`."""
     folder = tmp_path_factory.mktemp("prepared")
     records = sources.discover(str(archive))
-    shards.write_datasets(shards.plan_shards(records, str(folder), PreprocessSettings(size=64), per_shard=2))
+    datasets.write_datasets(plan_shards(records, str(folder), PreprocessSettings(size=64), per_shard=2))
     return folder

@@ -13,8 +13,9 @@ import torch
 from lungseg import storage
 from lungseg.config import AugmentSettings
 from lungseg.data.augment import augment
+from lungseg.data.datasets import PreparedData
 from lungseg.data.folds import Row
-from lungseg.data.shards import PreparedData, member_ranges, to_sample
+from lungseg.data.shards import check_members, member_ranges, to_sample
 from lungseg.errors import ShardError
 from lungseg.schema import Sample
 
@@ -89,7 +90,9 @@ class SampleReader:
         path = storage.join(self._folders[position], f"{row['shard']}.tar")
         file = self._open(path)
         members = {name: os.pread(file, size, offset) for name, (offset, size) in member_ranges(row).items()}
-        sample = to_sample(members, f"{path} ({row['image_id']})")
+        where = f"{path} ({row['image_id']})"
+        check_members(row, members, where)
+        sample = to_sample(members, where)
         if (sample.dataset, sample.image_id) != (row["dataset"], row["image_id"]):
             raise ShardError(
                 f"{path}: {sample.image_id} where the index has {row['image_id']}: run jobs/prepare.py again"

@@ -1,46 +1,73 @@
-"""Records checked against their files: what is read, what it is, and why it is rejected."""
+"""Records checked against their files: what is read, what it is, what was repaired, and why it is rejected."""
 
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import replace
+import re
+from collections.abc import Callable
+from dataclasses import fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lungseg import storage
-from lungseg.data import images
+from lungseg.config import OddMasks, PreprocessSettings
+from lungseg.data import audit, gate, images, masks
+from lungseg.data.dicom import Tags
 from lungseg.errors import ImageError, InputError
 from lungseg.schema import Record
 
 Grey = NDArray[np.uint8] | NDArray[np.uint16]
-_MIN_SIDE = 32  # px; a smaller picture is a thumbnail or an icon
+Opened = tuple[Record, Grey | None, NDArray[np.uint8] | None]
+Read = Callable[[str], bytes]
+
+_BETWEEN = " | "  # of several reasons
+_CODE = re.compile(r"^([a-z][a-z0-9_]*): ")
 
 
 def refuse_same_ids(records: list[Record]) -> list[Record]:
     """Reject all but the first record of each (dataset, image_id): ids name tar members and rows."""
-    seen: dict[tuple[str, str], str] = {}
+    seen: dict[tuple[str, str], int] = {}
     checked = []
-    for record in records:
-        first = seen.setdefault((record.dataset, record.image_id), record.image_uri)
-        reason = f"duplicate_id: {storage.name_of(first)} has the id {record.image_id} already: rename one of them"
-        checked.append(record if first == record.image_uri else replace(record, status="rejected", reason=reason))
+    for number, record in enumerate(records):
+        first = seen.setdefault((record.dataset, record.image_id), number)
+        if first != number:
+            name = storage.name_of(records[first].image_uri)
+            reason = f"duplicate_id: {name} has the id {record.image_id} already: rename one of them"
+            record = replace(record, status="rejected", reason=reason)  # noqa: PLW2901
+        checked.append(record)
     return checked
 
 
-def open_record(record: Record) -> tuple[Record, Grey | None, NDArray[np.uint8] | None]:
-    """Read and check one record: the completed record, its image at stored depth, its mask u8[H,W] in {0,1}.
+def open_record(
+    record: Record,
+    preprocess: PreprocessSettings,
+    odd_masks: OddMasks = "flag",
+    key: bytes | None = None,
+    read: Read = storage.read_bytes,
+) -> Opened:
+    """Read and check one record: the completed record, its image at stored depth, its mask u8[H,W] in {0..classes}.
 
     Whatever is wrong with the files ends in the record's status and reason. Without a usable image both arrays are
     None; with a usable image and a mask that is not, the image is there and the record is rejected. A bug is raised.
     """
-    if record.status != "ok":
+    if not record.usable:
         return record, None, None
     image = mask = None
     try:
-        image = _checked_image(record)
+        name = storage.name_of(record.image_uri)
+        admitted = gate.admit(read(record.image_uri), name, key)
+        image = admitted.image
         height, width = image.shape
-        record = replace(record, height=height, width=width, sha256=images.pixel_digest(image))
-        mask = _joined_mask(record, image.shape) if record.mask_uris else None
+        record = replace(
+            _with_tags(record, admitted.tags),
+            height=height,
+            width=width,
+            sha256=images.pixel_digest(image),
+            phash=audit.fingerprint(image),
+            **_noted(record, admitted.repairs, admitted.flags),
+        )
+        checked = masks.read_mask(record, image, preprocess, odd_masks, read)
+        if checked is not None:
+            mask = checked.labels
+            record = replace(record, mask_area=checked.area, **_noted(record, checked.repairs, checked.flags))
     except ImageError as error:
         record = replace(record, status="rejected", reason=str(error))
     except InputError as error:
@@ -48,41 +75,23 @@ def open_record(record: Record) -> tuple[Record, Grey | None, NDArray[np.uint8] 
     return record, image, mask
 
 
-def summarise(records: Iterable[Record]) -> dict[str, int]:
-    """Count records by status, and by reason code where there is one."""
-    counts = Counter(
-        record.status if not record.reason else f"{record.status} {record.reason.split(':')[0]}" for record in records
-    )
-    return dict(sorted(counts.items()))
+def codes_of(reason: str) -> list[str]:
+    """Name the codes of a record's reason."""
+    return [found[1] for part in reason.split(_BETWEEN) if (found := _CODE.match(part))]
 
 
-def _checked_image(record: Record) -> Grey:
-    name = storage.name_of(record.image_uri)
-    image = images.decode(storage.read_bytes(record.image_uri), name)
-    height, width = image.shape
-    if min(height, width) < _MIN_SIDE:
-        raise ImageError("too_small", f"{name} is {height}x{width} px, expected {_MIN_SIDE} or more a side")
-    if image.min() == image.max():
-        raise ImageError("blank", f"{name} holds the one grey value {int(image.min())}: export it again")
-    return image
+def _noted(record: Record, repairs: tuple[str, ...], flags: tuple[str, ...]) -> dict[str, object]:
+    """Add repairs and flags to those that the record has."""
+    reason = _BETWEEN.join([*([record.reason] if record.reason else []), *repairs])
+    status = "repaired" if repairs else record.status
+    return {"status": status, "reason": reason, "flags": (*record.flags, *flags)}
 
 
-def _joined_mask(record: Record, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    joined = np.zeros(shape, np.uint8)
-    for uri in record.mask_uris:
-        name = storage.name_of(uri)
-        mask = images.decode_mask(storage.read_bytes(uri), f"mask {name}")
-        if mask.shape != shape:
-            found, expected = (f"{height}x{width}" for height, width in (mask.shape, shape))
-            raise ImageError(
-                "mask_size",
-                f"mask {name} is {found}, its image is {expected} ({record.image_id}): export the mask again",
-            )
-        joined |= mask
-    if not joined.any():
-        raise ImageError("mask_empty", f"the mask of {record.image_id} marks no pixel: draw it, or take the image out")
-    if joined.all():
-        raise ImageError(
-            "mask_full", f"the mask of {record.image_id} marks every pixel: draw it, or take the image out"
-        )
-    return joined
+def _with_tags(record: Record, tags: Tags) -> Record:
+    """Take over what the file says of itself where the archive said nothing."""
+    said = {field.name: getattr(tags, field.name) for field in fields(Tags)}
+    # An id of an archive that names no patients is the image's own.
+    known = {name: getattr(record, name) for name in said}
+    if record.patient_id == record.image_id:
+        known["patient_id"] = said["patient_id"] or record.patient_id
+    return replace(record, **{name: said[name] if value in (None, "") else value for name, value in known.items()})

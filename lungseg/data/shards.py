@@ -1,204 +1,92 @@
-"""Samples to the members of deterministic WebDataset tars and back, with an index of offsets; no Ray, no torch.
-
-A prepared data set is a folder: `<dataset>-000000.tar` ..., `parts/<shard>.json` (what each shard was made of, its
-digest, its members), `manifest.parquet` (every input and its status), `index.parquet` (every sample and where it lies)
-and `dataset.json`, which is written last: a folder without it is not finished.
-"""
+"""Samples to the members of deterministic WebDataset tars and back, located by an index of offsets; no Ray, no torch."""
 
 import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Iterable, Sequence
+import time
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import pyarrow as pa
-
 from lungseg import storage
-from lungseg.config import PreprocessSettings
 from lungseg.data import images, manifest
+from lungseg.data.dicom import pseudonym
 from lungseg.data.preprocess import prepare_image, prepare_mask
+from lungseg.data.shard_plan import ShardPlan
 from lungseg.errors import InputError, ShardError
-from lungseg.schema import INDEX, MANIFEST, SCHEMA, Geometry, Record, Sample, check_schema, table
+from lungseg.schema import SCHEMA, Geometry, Record, Sample, check_schema
 
 _MEMBERS = {"image": "image.png", "mask": "mask.png", "json": "json"}
+_IDS = ("image_id", "dataset", "patient_id", "finding", "sha256")
 _BLOCK = 512
+_READERS = 4  # threads of a task whose files lie in a bucket: reading there is waiting
 
 
 @dataclass(frozen=True)
-class ShardPlan:
-    """The records that go into one tar of a data set, and how they are prepared."""
+class Packed:
+    """A checked record and, where it can be used, the encoded members of its sample."""
 
-    folder: str
-    name: str
-    records: tuple[Record, ...]
-    preprocess: PreprocessSettings
+    record: Record
+    members: dict[str, bytes]
 
 
-@dataclass(frozen=True)
-class PreparedData:
-    """A finished data set: its folder, its name, its settings, one index row a sample, the digest of all its tars."""
+def write_shard(plan: ShardPlan, key: bytes | None = None) -> dict[str, Any]:
+    """Read, check and prepare the plan's records and write its tar; say in a few numbers what became of them.
 
-    folder: str
-    name: str
-    preprocess: PreprocessSettings
-    index: pa.Table
-    digest: str
-
-
-def plan_shards(records: Sequence[Record], out: str, preprocess: PreprocessSettings, per_shard: int) -> list[ShardPlan]:
-    """Cut each data set's records, in their order, into tars of `per_shard` inputs; the same plan on any machine."""
-    plans = []
-    for dataset in sorted({record.dataset for record in records}):
-        own = [record for record in records if record.dataset == dataset]
-        for number, start in enumerate(range(0, len(own), per_shard)):
-            name = f"{dataset}-{number:06d}"
-            plans.append(ShardPlan(storage.join(out, dataset), name, tuple(own[start : start + per_shard]), preprocess))
-    return plans
-
-
-def begin_datasets(plans: Sequence[ShardPlan]) -> None:
-    """Take back the mark of a finished data set before its tars may change.
-
-    Raises:
-        InputError: a folder holds a data set that was made of another archive.
-
-    """
-    for folder in dict.fromkeys(plan.folder for plan in plans):
-        path = storage.join(folder, "manifest.parquet")
-        before = storage.read_table(path).column("image_uri").to_pylist() if storage.exists(path) else []
-        now = {record.image_uri for plan in plans if plan.folder == folder for record in plan.records}
-        if before and now.isdisjoint(before):
-            raise InputError(
-                f"{folder} holds a data set of another archive ({before[0]}): pass another --dataset or --out"
-            )
-        storage.delete(storage.join(folder, "dataset.json"))
-
-
-def write_shard(plan: ShardPlan) -> dict[str, Any]:
-    """Read, check and prepare the plan's records and write its tar; return its part, as `parts/<shard>.json` holds it.
-
-    A tar that is there already, whole and made of the same files with the same settings, is left as it is.
+    `parts/<shard>.json` holds it in full. A tar that is there already, whole and made of the same files with the same
+    settings, is left as it is. `key` turns DICOM patient ids into pseudonyms.
     """
     path = storage.join(plan.folder, "parts", f"{plan.name}.json")
-    made_of = _fingerprint(plan)
+    made_of = _fingerprint(plan, key)
     done = _finished_part(path, plan, made_of)
     if done is not None:
-        return done
+        return {**_numbers(done), "kept": True, "seconds": {}}
+    watch = Stopwatch()
     stream = io.BytesIO()
     records, rows = [], []
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.GNU_FORMAT) as tar:
-        for record in plan.records:
-            checked, sample = _to_sample(record, plan.preprocess)
-            records.append(asdict(checked))
-            if sample is not None:
-                rows.append(_index_row(sample, plan.name, _add_members(tar, sample)))
-    content = stream.getvalue()
-    storage.write_bytes(storage.join(plan.folder, f"{plan.name}.tar"), content)
-    part = {
-        "made_of": made_of,
-        "shard": {"name": plan.name, "bytes": len(content), "sha256": _sha256(content), "samples": len(rows)},
-        "records": records,
-        "index": rows,
-    }
-    storage.write_json(path, part)
-    return part
+        for packed in _pack_all(plan, key, watch):
+            records.append(asdict(packed.record))
+            if packed.members:
+                rows.append(_index_row(packed.record, plan.name, _add_members(tar, packed)))
+    with watch.time("write"):
+        content = stream.getvalue()
+        storage.write_bytes(storage.join(plan.folder, f"{plan.name}.tar"), content)
+        shard = {"name": plan.name, "bytes": len(content), "sha256": digest_bytes(content), "samples": len(rows)}
+        part = {"made_of": made_of, "shard": shard, "records": records, "index": rows}
+        storage.write_json(path, part)
+    return {**_numbers(part), "kept": False, "seconds": dict(watch.seconds)}
 
 
-def finish_dataset(plans: Sequence[ShardPlan], parts: Sequence[dict[str, Any]]) -> dict[str, int]:
-    """Join one data set's parts, in the plans' order, to its manifest, index and dataset.json; return its counts.
+def pack(record: Record, plan: ShardPlan, key: bytes | None, watch: "Stopwatch") -> Packed:
+    """Read, check, prepare and encode one record."""
 
-    Raises:
-        InputError: not one input could be used.
+    def read(uri: str) -> bytes:
+        with watch.time("read"):
+            return storage.read_bytes(uri)
 
-    """
-    folder, preprocess = plans[0].folder, plans[0].preprocess
-    records = [record for part in parts for record in part["records"]]
-    rows = [row for part in parts for row in part["index"]]
-    counts = manifest.summarise(Record(**record) for record in records)
-    storage.write_table(storage.join(folder, "manifest.parquet"), table(records, MANIFEST))
-    if not rows:
-        reasons = "; ".join(f"{count} {reason}" for reason, count in counts.items())
-        raise InputError(
-            f"{storage.name_of(folder)}: none of {len(records)} inputs can be used ({reasons}): see manifest.parquet"
-        )
-    storage.write_table(storage.join(folder, "index.parquet"), table(rows, INDEX))
-    shards = [part["shard"] for part in parts]
-    _delete_others(folder, {shard["name"] for shard in shards})
-    info = {
-        "dataset": storage.name_of(folder),
-        "preprocess": preprocess.model_dump(),
-        "counts": counts,
-        "samples": len(rows),
-        "with_mask": sum(1 for row in rows if row["mask_size"]),
-        "digest": storage.digest([shard["sha256"] for shard in shards]),
-        "shards": shards,
-    }
-    storage.write_json(storage.join(folder, "dataset.json"), info)
-    return counts
+    with watch.time("decode and check"):
+        checked, image, native_mask = manifest.open_record(record, plan.preprocess, plan.odd_masks, key, read)
+    if image is None or not checked.usable:
+        return Packed(checked, {})
+    with watch.time("prepare"):
+        square, geometry = prepare_image(image, plan.preprocess)
+        classes = len(plan.preprocess.classes)
+        mask = None if native_mask is None else prepare_mask(native_mask, geometry, classes)
+    with watch.time("encode"):
+        meta = {"schema": SCHEMA, **{name: getattr(checked, name) for name in _IDS}, "geometry": asdict(geometry)}
+        members = {"image": images.encode_image(square), "json": json.dumps(meta).encode()}
+        if mask is not None:
+            members["mask"] = images.encode_mask(mask) if classes == 1 else images.encode_labels(mask)
+    return Packed(checked, members)
 
 
-def write_datasets(plans: Sequence[ShardPlan]) -> None:
-    """Do the whole of a plan in this process; what the prepare pipeline does over a cluster."""
-    begin_datasets(plans)
-    parts = [write_shard(plan) for plan in plans]
-    for folder in dict.fromkeys(plan.folder for plan in plans):
-        own = [i for i, plan in enumerate(plans) if plan.folder == folder]
-        finish_dataset([plans[i] for i in own], [parts[i] for i in own])
-
-
-def datasets_in(path: str) -> list[str]:
-    """List the finished data sets that a folder is or directly holds."""
-    return [folder for folder in [path, *storage.list_folders(path)] if storage.exists(f"{folder}/dataset.json")]
-
-
-def find_datasets(paths: Iterable[str]) -> list[str]:
-    """List the prepared data sets that are named, or that lie directly in a named folder.
-
-    Raises:
-        InputError: a path is not there or holds no finished data set.
-
-    """
-    found: list[str] = []
-    for path in paths:
-        inside = datasets_in(path)
-        if not storage.exists(path):
-            raise InputError(f"{path}: no such folder: prepare it first (jobs/prepare.py --source FOLDER --out {path})")
-        if not inside:
-            raise InputError(
-                f"{path}: no dataset.json in it or below: not prepared, or not finished; run jobs/prepare.py again"
-            )
-        found.extend(inside)
-    return list(dict.fromkeys(found))
-
-
-def open_dataset(folder: str) -> PreparedData:
-    """Open a finished data set; every tar must be there at its full size.
-
-    Raises:
-        ShardError: a tar is missing or of another size than dataset.json says: cut, or from another run.
-        InputError: dataset.json or the index cannot be read.
-
-    """
-    info = storage.read_json(storage.join(folder, "dataset.json"))
-    for shard in info["shards"]:
-        path = storage.join(folder, f"{shard['name']}.tar")
-        found = storage.stat(path)[0] if storage.exists(path) else 0
-        if found != shard["bytes"]:
-            raise ShardError(
-                f"{path}: {found} bytes, expected {shard['bytes']}: missing or cut; run jobs/prepare.py again"
-            )
-    index = storage.read_table(storage.join(folder, "index.parquet"))
-    if index.num_rows != info["samples"]:
-        raise ShardError(
-            f"{folder}: index of {index.num_rows} samples, dataset.json says {info['samples']}: prepare it again"
-        )
-    preprocess = PreprocessSettings.model_validate(info["preprocess"])
-    return PreparedData(folder, info["dataset"], preprocess, index, info["digest"])
-
-
-def to_sample(members: dict[str, bytes], where: str) -> Sample:
+def to_sample(members: dict[str, bytes], where: str, classes: int = 1) -> Sample:
     """Decode one sample's members (`image`, `json`, and `mask` where there is one), read from the tar `where`.
 
     Raises:
@@ -208,10 +96,11 @@ def to_sample(members: dict[str, bytes], where: str) -> Sample:
     try:
         meta = json.loads(members["json"])
         check_schema(meta["schema"], where)
-        ids = {name: meta[name] for name in ("image_id", "dataset", "patient_id", "finding", "sha256")}
+        ids = {name: meta[name] for name in _IDS}
         geometry = Geometry(**meta["geometry"])
         image = images.decode(members["image"], where)
-        mask = images.decode_mask(members["mask"], where) if members.get("mask") else None
+        decode = images.decode_mask if classes == 1 else images.decode_labels
+        mask = decode(members["mask"], where) if members.get("mask") else None
     except (ValueError, KeyError, TypeError, InputError) as error:
         raise ShardError(f"{where}: not a sample where the index says ({error}): run jobs/prepare.py again") from None
     return Sample(**ids, geometry=geometry, image=image.astype("uint8"), mask=mask)
@@ -222,64 +111,104 @@ def member_ranges(row: dict[str, Any]) -> dict[str, tuple[int, int]]:
     return {name: (row[f"{name}_offset"], row[f"{name}_size"]) for name in _MEMBERS if row[f"{name}_size"]}
 
 
-def _to_sample(record: Record, settings: PreprocessSettings) -> tuple[Record, Sample | None]:
-    checked, image, native_mask = manifest.open_record(record)
-    if image is None or checked.status != "ok":
-        return checked, None
-    square, geometry = prepare_image(image, settings)
-    mask = None if native_mask is None else prepare_mask(native_mask, geometry)
-    ids = (checked.image_id, checked.dataset, checked.patient_id, checked.finding, checked.sha256)
-    return checked, Sample(*ids, geometry=geometry, image=square, mask=mask)
+def check_members(row: dict[str, Any], members: dict[str, bytes], where: str) -> None:
+    """Compare the bytes that were read with the index row's checksums.
 
+    Raises:
+        ShardError: they differ: the tar `where` is damaged, or the index is of another.
 
-def _add_members(tar: tarfile.TarFile, sample: Sample) -> dict[str, tuple[int, int]]:
-    """Append a sample's members and say where their bytes lie. Times and owners are 0, so that bytes repeat."""
-    meta = {
-        "schema": SCHEMA,
-        "image_id": sample.image_id,
-        "dataset": sample.dataset,
-        "patient_id": sample.patient_id,
-        "finding": sample.finding,
-        "sha256": sample.sha256,
-        "geometry": asdict(sample.geometry),
-    }
-    members = {"image": images.encode_image(sample.image), "json": json.dumps(meta).encode()}
-    if sample.mask is not None:
-        members["mask"] = images.encode_mask(sample.mask)
-    ranges = {}
+    """
     for name, content in members.items():
-        info = tarfile.TarInfo(f"{sample.image_id}.{_MEMBERS[name]}")
+        if zlib.crc32(content) != row[f"{name}_crc32"]:
+            raise ShardError(
+                f"{where}: the {name} of {row['image_id']} is damaged (checksum): run jobs/prepare.py again"
+            )
+
+
+def digest_bytes(content: bytes) -> str:
+    """SHA-256 in hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
+class Stopwatch:
+    """Adds up seconds by stage; time in a stage inside another counts for the inner one alone. One thread each."""
+
+    def __init__(self) -> None:
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self._inner = 0.0
+
+    @contextmanager
+    def time(self, stage: str) -> Iterator[None]:
+        """Count what is done inside for this stage."""
+        outer, self._inner = self._inner, 0.0
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            took = time.perf_counter() - began
+            self.seconds[stage] += took - self._inner
+            self._inner = outer + took
+
+    def add(self, other: "Stopwatch") -> None:
+        """Add another's seconds to these."""
+        for stage, seconds in other.seconds.items():
+            self.seconds[stage] += seconds
+
+
+def _pack_all(plan: ShardPlan, key: bytes | None, watch: Stopwatch) -> Iterator[Packed]:
+    """Pack the plan's records in their order; by several threads where the files lie in a bucket."""
+
+    def one(record: Record) -> tuple[Packed, Stopwatch]:
+        own = Stopwatch()
+        return pack(record, plan, key, own), own
+
+    if not any("://" in record.image_uri for record in plan.records):
+        for record in plan.records:
+            yield pack(record, plan, key, watch)
+        return
+    with ThreadPoolExecutor(_READERS, thread_name_prefix="read") as pool:
+        for packed, own in pool.map(one, plan.records):
+            watch.add(own)
+            yield packed
+
+
+def _add_members(tar: tarfile.TarFile, packed: Packed) -> dict[str, tuple[int, int, int]]:
+    """Append a sample's members: where their bytes lie, and their CRC-32. Times and owners are 0: bytes repeat."""
+    places = {}
+    for name, content in packed.members.items():
+        info = tarfile.TarInfo(f"{packed.record.image_id}.{_MEMBERS[name]}")
         info.size = len(content)
         tar.addfile(info, io.BytesIO(content))
-        ranges[name] = (tar.offset - -(-len(content) // _BLOCK) * _BLOCK, len(content))
-    return ranges
+        places[name] = (tar.offset - -(-len(content) // _BLOCK) * _BLOCK, len(content), zlib.crc32(content))
+    return places
 
 
-def _index_row(sample: Sample, shard: str, ranges: dict[str, tuple[int, int]]) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        name: getattr(sample, name) for name in ("image_id", "dataset", "patient_id", "finding", "sha256")
-    }
+def _index_row(record: Record, shard: str, places: dict[str, tuple[int, int, int]]) -> dict[str, Any]:
+    row: dict[str, Any] = {name: getattr(record, name) for name in (*_IDS, "phash")}
     row["shard"] = shard
     for name in _MEMBERS:
-        row[f"{name}_offset"], row[f"{name}_size"] = ranges.get(name, (0, 0))
+        row[f"{name}_offset"], row[f"{name}_size"], row[f"{name}_crc32"] = places.get(name, (0, 0, 0))
     return row
 
 
-def _delete_others(folder: str, names: set[str]) -> None:
-    """Delete shards of an earlier archive that had more: a reader of `*.tar` would take them for samples."""
-    for path in storage.list_files(folder, (".tar", ".json")):
-        stem = storage.name_of(path).removesuffix(".tar").removesuffix(".json")
-        is_shard = path.endswith(".tar") or storage.name_of(storage.parent_of(path)) == "parts"
-        if is_shard and stem not in names:
-            storage.delete(path)
+def _numbers(part: dict[str, Any]) -> dict[str, Any]:
+    records = part["records"]
+    counts = Counter(record["status"] for record in records)
+    return {"inputs": len(records), "bytes": part["shard"]["bytes"], "counts": dict(counts)}
 
 
-def _fingerprint(plan: ShardPlan) -> str:
+def _fingerprint(plan: ShardPlan, key: bytes | None) -> str:
     """Digest of what a tar is made of: records, settings, and size and time of every file that is still there."""
-    files = [uri for record in plan.records for uri in (record.image_uri, *record.mask_uris)]
-    stats = [storage.stat(uri) if storage.exists(uri) else None for uri in files]
+    files = [uri for record in plan.records for uri in (record.image_uri, *record.mask_uris) if uri]
+    stats = _stats(files)
     records = [asdict(record) for record in plan.records]
-    return storage.digest([SCHEMA, plan.name, plan.preprocess.model_dump(), records, stats])
+    who = pseudonym("", key) if key else ""
+    return storage.digest([SCHEMA, plan.name, plan.preprocess.model_dump(), plan.odd_masks, who, records, stats])
+
+
+def _stats(files: Sequence[str]) -> list[tuple[int, int] | None]:
+    with ThreadPoolExecutor(_READERS if any("://" in uri for uri in files) else 1) as pool:
+        return list(pool.map(storage.stat_if_there, files))
 
 
 def _finished_part(path: str, plan: ShardPlan, made_of: str) -> dict[str, Any] | None:
@@ -291,10 +220,6 @@ def _finished_part(path: str, plan: ShardPlan, made_of: str) -> dict[str, Any] |
         part = storage.read_json(path)
     except InputError:
         return None
-    same = part["made_of"] == made_of and part["shard"]["sha256"] == _sha256(storage.read_bytes(tar))
+    same = part["made_of"] == made_of and part["shard"]["sha256"] == digest_bytes(storage.read_bytes(tar))
     failed = any(record["status"] == "failed" for record in part["records"])
     return part if same and not failed else None
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

@@ -12,9 +12,9 @@ import torch
 
 from lungseg import storage
 from lungseg.config import TrainSettings
+from lungseg.data.datasets import PreparedData, open_dataset
 from lungseg.data.folds import RunPlan, Split, split
 from lungseg.data.loader import SampleReader, augmenting, batches, evaluation_steps, training_steps
-from lungseg.data.shards import PreparedData, open_dataset
 from lungseg.engine import checkpoint, loop
 from lungseg.engine.ranks import data_parallel, gather, rank_and_world, share_buffers, wait_for_all
 from lungseg.engine.tracking import MetricsLog, WandbMirror

@@ -23,17 +23,17 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Item:
-    """One image to predict: a record whose files are read, or a sample in a tar, with its members' (offset, size)."""
+    """One image to predict: a record whose files are read, or a sample in a tar, with its index row."""
 
     record: Record
     tar: str = ""
-    members: dict[str, tuple[int, int]] | None = None
+    row: dict[str, Any] | None = None
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> Self:
         """Make an item of what `asdict` and JSON made of one."""
         record = value["record"]
-        return cls(Record.from_dict(record), value["tar"], value["members"])
+        return cls(Record.from_dict(record), value["tar"], value["row"])
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,10 @@ class _Opened:
 class Segmenter:
     """Loads a model once and turns items into rows, one a row, whatever is wrong with an item."""
 
-    def __init__(self, folder: str, device: str, settings: InferSettings) -> None:
+    def __init__(self, folder: str, device: str, settings: InferSettings, key: bytes | None = None) -> None:
         found = checkpoint.verify(folder)
         self._settings = settings
+        self._key = key
         self._preprocess = found.preprocess
         self._digest = found.digest
         self._trained_on = checkpoint.trained_on(found)
@@ -69,9 +70,9 @@ class Segmenter:
 
     def _open(self, item: Item) -> _Opened | Record:
         """Read one item; the record alone where there is nothing to predict."""
-        if item.members is not None:
+        if item.row is not None:
             return _open_sample(item)
-        record, image, mask = manifest.open_record(item.record)
+        record, image, mask = manifest.open_record(item.record, self._preprocess, key=self._key)
         if image is None:
             return record
         square, geometry = prepare_image(image, self._preprocess)
@@ -83,7 +84,8 @@ class Segmenter:
         return {
             **_ids(opened.record),
             **_compare(mask, opened.reference),
-            "status": "ok",
+            # A reference mask that cannot be used does not keep its image from being predicted.
+            "status": opened.record.status if opened.record.usable else "ok",
             "error": opened.record.reason,
             "mask": images.encode_rle(mask),
             "area_px": int(np.count_nonzero(mask)),
@@ -100,9 +102,10 @@ class Segmenter:
 
 
 def _open_sample(item: Item) -> _Opened | Record:
-    assert item.members is not None, "the caller looked"
+    assert item.row is not None, "the caller looked"
     try:
-        members = {name: storage.read_range(item.tar, *where) for name, where in item.members.items()}
+        members = {name: storage.read_range(item.tar, *where) for name, where in shards.member_ranges(item.row).items()}
+        shards.check_members(item.row, members, item.record.image_uri)
         sample = shards.to_sample(members, item.record.image_uri)
     except InputError as error:
         return replace(item.record, status="failed", reason=f"shard: {error}")

@@ -13,7 +13,8 @@ import ray.data
 
 from lungseg import storage
 from lungseg.config import InferSettings
-from lungseg.data import manifest, shards, sources
+from lungseg.data import datasets, manifest, sources
+from lungseg.data.dicom import read_key
 from lungseg.engine import checkpoint
 from lungseg.engine.segment import Item, Segmenter
 from lungseg.errors import InputError, SettingsError
@@ -61,11 +62,11 @@ def _items(archive: str, model: checkpoint.Checkpoint) -> list[Item]:
     """List what there is to predict: samples of prepared data, else the records of a folder."""
     if not storage.exists(archive):
         raise InputError(f"{archive}: no such folder: pass a folder of images, or of prepared data")
-    prepared = shards.datasets_in(archive)
+    prepared = datasets.datasets_in(archive)
     if not prepared:
         return [Item(record) for record in manifest.refuse_same_ids(sources.discover(archive))]
     items = []
-    for data in map(shards.open_dataset, prepared):
+    for data in map(datasets.open_dataset, prepared):
         if data.preprocess != model.preprocess:
             raise InputError(
                 f"{data.folder} was prepared with {data.preprocess!r}, the model expects {model.preprocess!r}: "
@@ -78,7 +79,7 @@ def _items(archive: str, model: checkpoint.Checkpoint) -> list[Item]:
 def _prepared_item(folder: str, row: dict[str, Any]) -> Item:
     tar = storage.join(folder, f"{row['shard']}.tar")
     ids = {name: row[name] for name in ("image_id", "dataset", "patient_id", "finding", "sha256")}
-    return Item(Record(image_uri=f"{tar}#{row['image_id']}", **ids), tar, shards.member_ranges(row))
+    return Item(Record(image_uri=f"{tar}#{row['image_id']}", **ids), tar, row)
 
 
 def _plan(settings: InferSettings, archive: str, model: checkpoint.Checkpoint, items: Sequence[Item]) -> dict[str, Any]:
@@ -134,6 +135,7 @@ def _predict_parts(
         "folder": model.folder,
         "device": "cuda" if placed.gpus else "cpu",
         "settings": settings,
+        "key": read_key(settings.patient_key),
     }
     results = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         _PartWriter,  # type: ignore[arg-type]  # Ray takes a class and makes an actor of it
@@ -155,8 +157,8 @@ def _predict_parts(
 class _PartWriter:
     """An actor that holds the model and turns a part's items into its file."""
 
-    def __init__(self, folder: str, device: str, settings: InferSettings) -> None:
-        self._segmenter = Segmenter(folder, device, settings)
+    def __init__(self, folder: str, device: str, settings: InferSettings, key: bytes | None) -> None:
+        self._segmenter = Segmenter(folder, device, settings, key)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Write one part. What a user can mend is returned: raised in a task, Ray would turn it into a traceback."""

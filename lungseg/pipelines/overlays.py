@@ -14,7 +14,7 @@ from lungseg import storage
 from lungseg.data import images, shards
 from lungseg.data.preprocess import normalise, restore
 from lungseg.errors import InputError
-from lungseg.schema import Sample
+from lungseg.schema import USABLE, Sample
 
 Row = dict[str, Any]
 U8 = NDArray[np.uint8]
@@ -50,7 +50,7 @@ def choose(rows: Sequence[Row], count: int) -> list[tuple[str, Row]]:
     Only images unseen in training, where there are `count` of them with a reference. Where fewer have a reference at
     all, some without one fill up.
     """
-    predicted = [row for row in rows if row["status"] == "ok"]
+    predicted = [row for row in rows if row["status"] in USABLE]
     ranked = sorted((row for row in predicted if row["dice"] is not None), key=_by_dice)
     unseen = [row for row in ranked if row["seen_in_training"] is False]
     chosen = _thirds(unseen if len(unseen) >= count else ranked, count)

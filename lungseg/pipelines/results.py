@@ -11,6 +11,7 @@ import numpy as np
 
 from lungseg import storage
 from lungseg.errors import InputError
+from lungseg.schema import USABLE
 
 Row = dict[str, Any]
 
@@ -206,7 +207,7 @@ def _each_once(rows: Sequence[Row]) -> list[Row]:
 
 def _prediction_lines(rows: Sequence[Row]) -> tuple[Line, ...]:
     """Make a line a data set and whether the model was trained on its images, the unseen first."""
-    parts = _group([row for row in rows if row["status"] == "ok"], ("dataset", "seen_in_training"))
+    parts = _group([row for row in rows if row["status"] in USABLE], ("dataset", "seen_in_training"))
     lines = []
     for (dataset, seen), part in sorted(parts.items(), key=lambda pair: (pair[0][0], bool(pair[0][1]))):
         dice = tuple(row["dice"] for row in part if row["dice"] is not None)
@@ -222,7 +223,7 @@ def _prediction_lines(rows: Sequence[Row]) -> tuple[Line, ...]:
 
 def _reasons(rows: Sequence[Row]) -> tuple[Row, ...]:
     """Count the rows that have something to say, by data set, status and reason code."""
-    said = [row for row in rows if row["status"] != "ok" or row["error"]]
+    said = [row for row in rows if row["status"] not in USABLE or row["error"]]
     counts = Counter((row["dataset"], row["status"], (row["error"] or "").split(":")[0]) for row in said)
     names = ("dataset", "status", "reason", "images")
     return tuple(dict(zip(names, (*key, count), strict=True)) for key, count in sorted(counts.items()))

@@ -12,7 +12,8 @@ from ray.train.torch import TorchTrainer, get_device
 
 from lungseg import storage
 from lungseg.config import PreprocessSettings, TrainSettings
-from lungseg.data import folds, manifest, shards, sources
+from lungseg.data import datasets, folds, manifest, sources
+from lungseg.data.shard_plan import plan_shards
 from lungseg.engine import fit
 from lungseg.engine.ranks import gather, rank_and_world
 from lungseg.errors import LungsegError, SettingsError
@@ -35,7 +36,7 @@ def run(settings: TrainSettings) -> None:
 
     """
     study = storage.join(storage.resolve(settings.out), settings.study)
-    folders = shards.find_datasets(_data(settings))
+    folders = datasets.find_datasets(_data(settings))
     data = fit.open_data(folders)
     plans = folds.plan_study(
         settings.protocols, [part.name for part in data], settings.folds, settings.only_folds, settings.seed
@@ -83,7 +84,7 @@ def _data(settings: TrainSettings) -> list[str]:
         raise SettingsError("no data named: pass --data FOLDER (prepared by jobs/prepare.py)")
     out = storage.join(storage.resolve(settings.out), "phantom-data")
     records = manifest.refuse_same_ids(sources.discover(draw_phantoms(out, settings.phantoms)))
-    shards.write_datasets(shards.plan_shards(records, out, PreprocessSettings(size=_PHANTOM_SIZE), per_shard=64))
+    datasets.write_datasets(plan_shards(records, out, PreprocessSettings(size=_PHANTOM_SIZE), per_shard=64))
     return [out]
 
 

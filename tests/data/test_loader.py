@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lungseg.config import AugmentSettings
-from lungseg.data import loader, shards
+from lungseg.data import datasets, loader
 from lungseg.data.augment import augment
 from lungseg.data.loader import Batch, SampleReader, Step
 from lungseg.errors import ShardError
@@ -28,13 +28,15 @@ WORLDS = st.integers(1, 4)
 @pytest.fixture
 def reader(prepared: Path) -> Iterator[SampleReader]:
     """Read all eight samples, north's five and then south's three, with no cache."""
-    opened = SampleReader([shards.open_dataset(folder) for folder in shards.find_datasets([str(prepared)])])
+    opened = SampleReader([datasets.open_dataset(folder) for folder in datasets.find_datasets([str(prepared)])])
     yield opened
     opened.close()
 
 
 def cached(prepared: Path) -> SampleReader:
-    return SampleReader([shards.open_dataset(folder) for folder in shards.find_datasets([str(prepared)])], cache_mib=1)
+    return SampleReader(
+        [datasets.open_dataset(folder) for folder in datasets.find_datasets([str(prepared)])], cache_mib=1
+    )
 
 
 def dealt(count: int, batch: int, world: int, key: tuple[int, int] = (0, 0)) -> list[list[Step]]:

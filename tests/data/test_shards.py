@@ -18,8 +18,9 @@ import webdataset
 
 from lungseg import storage
 from lungseg.config import PreprocessSettings
-from lungseg.data import images, manifest, preprocess, shards, sources
+from lungseg.data import datasets, images, manifest, preprocess, shards, sources
 from lungseg.data.loader import SampleReader
+from lungseg.data.shard_plan import ShardPlan, plan_shards
 from lungseg.errors import InputError, ShardError
 from lungseg.schema import SCHEMA, Record
 
@@ -38,10 +39,8 @@ def own_prepared(prepared: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(prepared, tmp_path / "prepared"))
 
 
-def planned(
-    archive: Path, out: Path, settings: PreprocessSettings = SMALL, per_shard: int = 2
-) -> list[shards.ShardPlan]:
-    return shards.plan_shards(sources.discover(str(archive)), str(out), settings, per_shard)
+def planned(archive: Path, out: Path, settings: PreprocessSettings = SMALL, per_shard: int = 2) -> list[ShardPlan]:
+    return plan_shards(sources.discover(str(archive)), str(out), settings, per_shard)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -66,7 +65,7 @@ def read_with_webdataset(folder: Path) -> list[dict[str, Any]]:
 
 
 def read_all(folder: Path) -> None:
-    data = shards.open_dataset(str(folder))
+    data = datasets.open_dataset(str(folder))
     reader = SampleReader([data])
     try:
         for position in range(data.index.num_rows):
@@ -85,7 +84,7 @@ def record(dataset: str, number: int) -> Record:
 @pytest.mark.parametrize("per_shard", [1, 2, 3, 7, 100])
 def test_a_plan_holds_every_input_once_and_in_order(per_shard: int) -> None:
     records = [record(dataset, number) for number in range(7) for dataset in ("south", "north")]
-    plans = shards.plan_shards(records, "/out", SMALL, per_shard)
+    plans = plan_shards(records, "/out", SMALL, per_shard)
     assert [one for plan in plans for one in plan.records] == sorted(records, key=lambda one: one.dataset)
     assert all(1 <= len(plan.records) <= per_shard for plan in plans)
     assert all({one.dataset for one in plan.records} == {storage.name_of(plan.folder)} for plan in plans)
@@ -96,12 +95,12 @@ def test_a_plan_holds_every_input_once_and_in_order(per_shard: int) -> None:
 
 
 def test_no_records_make_no_plan() -> None:
-    assert shards.plan_shards([], "/out", SMALL, 4) == []
+    assert plan_shards([], "/out", SMALL, 4) == []
 
 
 def test_a_data_set_cannot_climb_out_of_the_folder() -> None:
     with pytest.raises(InputError, match="leaves its folder"):
-        shards.plan_shards([record("../../etc", 1)], "/out", SMALL, 4)
+        plan_shards([record("../../etc", 1)], "/out", SMALL, 4)
 
 
 # What is written
@@ -131,8 +130,8 @@ def test_plain_webdataset_reads_what_was_prepared(archive: Path, prepared: Path)
 
 
 def test_the_index_points_at_the_members(prepared: Path) -> None:
-    for folder in shards.find_datasets([str(prepared)]):
-        data = shards.open_dataset(folder)
+    for folder in datasets.find_datasets([str(prepared)]):
+        data = datasets.open_dataset(folder)
         by_tar: dict[str, list[dict[str, Any]]] = {}
         for row in data.index.to_pylist():
             by_tar.setdefault(row["shard"], []).append(row)
@@ -160,8 +159,8 @@ def test_members_carry_no_time_and_no_owner_and_lie_side_by_side(prepared: Path)
 
 def test_a_sample_without_a_mask_is_prepared_without_one(own_archive: Path, tmp_path: Path) -> None:
     (own_archive / "south" / "masks" / "south_01.png").unlink()
-    shards.write_datasets(planned(own_archive, tmp_path / "out"))
-    data = shards.open_dataset(str(tmp_path / "out" / "south"))
+    datasets.write_datasets(planned(own_archive, tmp_path / "out"))
+    data = datasets.open_dataset(str(tmp_path / "out" / "south"))
     rows = data.index.to_pylist()
     assert [set(shards.member_ranges(row)) for row in rows] == [
         {"image", "mask", "json"},
@@ -182,8 +181,8 @@ def test_a_long_name_is_prepared_as_any_other(own_archive: Path, tmp_path: Path)
         target = own_archive / "south" / kind / f"{name}.png"
         target.parent.mkdir(parents=True)
         (own_archive / "south" / kind / "south_00.png").rename(target)
-    shards.write_datasets(planned(own_archive, tmp_path / "out"))
-    data = shards.open_dataset(str(tmp_path / "out" / "south"))
+    datasets.write_datasets(planned(own_archive, tmp_path / "out"))
+    data = datasets.open_dataset(str(tmp_path / "out" / "south"))
     (long,) = (row["image_id"] for row in data.index.to_pylist() if len(row["image_id"]) > 100)
     read_all(tmp_path / "out" / "south")
     assert long in {sample["__key__"] for sample in read_with_webdataset(tmp_path / "out" / "south")}
@@ -196,7 +195,7 @@ def test_the_table_of_contents_says_what_is_there(archive: Path, prepared: Path)
         assert info["dataset"] == name
         assert info["counts"] == {"ok": count}
         assert info["samples"] == info["with_mask"] == count == sum(shard["samples"] for shard in info["shards"])
-        data = shards.open_dataset(str(folder))
+        data = datasets.open_dataset(str(folder))
         assert (data.name, data.preprocess, data.digest) == (name, SMALL, info["digest"])
         rows = storage.read_table(str(folder / "manifest.parquet")).to_pylist()
         assert [row["image_uri"] for row in rows] == [str(p) for p in sorted((archive / name / "images").iterdir())]
@@ -206,7 +205,7 @@ def test_the_table_of_contents_says_what_is_there(archive: Path, prepared: Path)
 
 
 def test_two_runs_write_the_same_bytes(archive: Path, prepared: Path, tmp_path: Path) -> None:
-    shards.write_datasets(planned(archive, tmp_path / "out"))
+    datasets.write_datasets(planned(archive, tmp_path / "out"))
     assert contents(tmp_path / "out") == contents(prepared)
 
 
@@ -214,7 +213,7 @@ def test_shards_made_in_another_order_are_the_same(archive: Path, prepared: Path
     plans = planned(archive, tmp_path / "out")
     for plan in reversed(plans):
         shards.write_shard(plan)
-    shards.write_datasets(plans)
+    datasets.write_datasets(plans)
     assert contents(tmp_path / "out") == contents(prepared)
 
 
@@ -227,7 +226,7 @@ def test_a_run_cut_between_shards_is_finished_by_the_next(
         shards.write_shard(plan)
     before = written(tmp_path / "out")
     assert len(before) == done
-    shards.write_datasets(plans)
+    datasets.write_datasets(plans)
     after = written(tmp_path / "out")
     assert {name: after[name] for name in before} == before
     assert contents(tmp_path / "out") == contents(prepared)
@@ -246,14 +245,14 @@ def test_a_run_cut_between_a_tar_and_its_part_is_finished_by_the_next(
         with pytest.raises(KeyboardInterrupt):
             shards.write_shard(plans[0])
     assert [path.name for path in (tmp_path / "out" / "north").iterdir()] == ["north-000000.tar"]
-    shards.write_datasets(plans)
+    datasets.write_datasets(plans)
     assert contents(tmp_path / "out") == contents(prepared)
 
 
 def test_a_run_that_found_all_done_writes_no_tar(archive: Path, own_prepared: Path) -> None:
     plans = planned(archive, own_prepared)
     before, bytes_before = written(own_prepared), contents(own_prepared)
-    shards.write_datasets(plans)
+    datasets.write_datasets(plans)
     assert written(own_prepared) == before
     assert contents(own_prepared) == bytes_before
 
@@ -261,7 +260,7 @@ def test_a_run_that_found_all_done_writes_no_tar(archive: Path, own_prepared: Pa
 @pytest.mark.parametrize("content", [b"", b'{"schema": 1, "made_of": "', b"[]", b'{"schema": 99}'])
 def test_a_torn_part_is_made_again(content: bytes, archive: Path, prepared: Path, own_prepared: Path) -> None:
     (own_prepared / "north" / "parts" / "north-000001.json").write_bytes(content)
-    shards.write_datasets(planned(archive, own_prepared))
+    datasets.write_datasets(planned(archive, own_prepared))
     assert contents(own_prepared) == contents(prepared)
 
 
@@ -275,7 +274,7 @@ def test_a_hurt_tar_is_made_again(damage: str, archive: Path, prepared: Path, ow
         flipped = whole[:700] + bytes([whole[700] ^ 1]) + whole[701:]
         path.write_bytes({"cut": whole[:-512], "flipped": flipped, "empty": b""}[damage])
     before = written(own_prepared)
-    shards.write_datasets(planned(archive, own_prepared))
+    datasets.write_datasets(planned(archive, own_prepared))
     assert contents(own_prepared) == contents(prepared)
     after = written(own_prepared)
     assert [name for name in after if after[name] != before.get(name)] == ["north-000001.tar"]
@@ -284,7 +283,7 @@ def test_a_hurt_tar_is_made_again(damage: str, archive: Path, prepared: Path, ow
 @pytest.mark.parametrize("kind", ["images", "masks"])
 def test_a_changed_file_makes_its_shard_anew_and_no_other(kind: str, own_archive: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    shards.write_datasets(planned(own_archive, out))
+    datasets.write_datasets(planned(own_archive, out))
     before, tars = written(out), contents(out)
     path = own_archive / "north" / kind / "north_02.png"
     stat = path.stat()
@@ -292,7 +291,7 @@ def test_a_changed_file_makes_its_shard_anew_and_no_other(kind: str, own_archive
     array[:40] = 255 if kind == "masks" else array[:40][::-1]
     cv2.imwrite(str(path), array)
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1_000_000_000))
-    shards.write_datasets(planned(own_archive, out))
+    datasets.write_datasets(planned(own_archive, out))
     after = written(out)
     assert [name for name in after if after[name] != before[name]] == ["north-000001.tar"]
     assert contents(out)["north/north-000001.tar"] != tars["north/north-000001.tar"]
@@ -303,19 +302,19 @@ def test_a_changed_file_makes_its_shard_anew_and_no_other(kind: str, own_archive
 
 def test_other_settings_make_every_shard_anew(archive: Path, own_prepared: Path, tmp_path: Path) -> None:
     other = PreprocessSettings(size=64, geometry="crop", histogram="percentile")
-    shards.write_datasets(planned(archive, own_prepared, other))
-    shards.write_datasets(planned(archive, tmp_path / "fresh", other))
+    datasets.write_datasets(planned(archive, own_prepared, other))
+    datasets.write_datasets(planned(archive, tmp_path / "fresh", other))
     assert contents(own_prepared) == contents(tmp_path / "fresh")
-    assert shards.open_dataset(str(own_prepared / "north")).preprocess == other
+    assert datasets.open_dataset(str(own_prepared / "north")).preprocess == other
 
 
 def test_fewer_inputs_are_listed_as_fewer(own_archive: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    shards.write_datasets(planned(own_archive, out))
+    datasets.write_datasets(planned(own_archive, out))
     for number in (0, 1, 4):
         (own_archive / "north" / "images" / f"north_{number:02d}.png").unlink()
-    shards.write_datasets(planned(own_archive, out))
-    data = shards.open_dataset(str(out / "north"))
+    datasets.write_datasets(planned(own_archive, out))
+    data = datasets.open_dataset(str(out / "north"))
     assert data.index.column("image_id").to_pylist() == ["north_02", "north_03"]
     read_all(out / "north")
     # No tar is left that a reader of `*.tar` would take for samples.
@@ -334,16 +333,16 @@ def test_what_could_not_be_read_is_tried_again(
 
     with monkeypatch.context() as patch:
         patch.setattr(storage, "read_bytes", read_most)
-        shards.write_datasets(planned(own_archive, tmp_path / "out"))
-    assert shards.open_dataset(str(tmp_path / "out" / "north")).index.num_rows == 4
-    shards.write_datasets(planned(own_archive, tmp_path / "out"))
-    assert shards.open_dataset(str(tmp_path / "out" / "north")).index.num_rows == 5
+        datasets.write_datasets(planned(own_archive, tmp_path / "out"))
+    assert datasets.open_dataset(str(tmp_path / "out" / "north")).index.num_rows == 4
+    datasets.write_datasets(planned(own_archive, tmp_path / "out"))
+    assert datasets.open_dataset(str(tmp_path / "out" / "north")).index.num_rows == 5
 
 
 def test_a_data_set_of_another_archive_is_not_overwritten(own_archive: Path, own_prepared: Path) -> None:
     before = contents(own_prepared)
     with pytest.raises(InputError, match="holds a data set of another archive"):
-        shards.write_datasets(planned(own_archive, own_prepared))
+        datasets.write_datasets(planned(own_archive, own_prepared))
     assert contents(own_prepared) == before
 
 
@@ -360,8 +359,8 @@ def test_every_input_is_in_the_manifest_with_its_reason(own_archive: Path, tmp_p
     records = manifest.refuse_same_ids(sources.discover(str(own_archive)))
     gone = own_archive / "south" / "images" / "south_02.png"
     gone.unlink()
-    plans = shards.plan_shards(records, str(tmp_path / "out"), SMALL, 3)
-    shards.write_datasets(plans)
+    plans = plan_shards(records, str(tmp_path / "out"), SMALL, 3)
+    datasets.write_datasets(plans)
     tables = [storage.read_table(str(tmp_path / "out" / name / "manifest.parquet")) for name in ("north", "south")]
     rows = pa.concat_tables(tables).to_pylist()
     assert [row["image_uri"] for row in rows] == [one.image_uri for one in records]
@@ -380,7 +379,7 @@ def test_every_input_is_in_the_manifest_with_its_reason(own_archive: Path, tmp_p
     index = [
         row["image_id"]
         for name in ("north", "south")
-        for row in shards.open_dataset(str(tmp_path / "out" / name)).index.to_pylist()
+        for row in datasets.open_dataset(str(tmp_path / "out" / name)).index.to_pylist()
     ]
     assert index == [row["image_id"] for row in rows if row["status"] == "ok"]
 
@@ -390,22 +389,22 @@ def test_not_one_usable_input_is_an_error_that_says_why(own_archive: Path, tmp_p
         path.write_bytes(b"no picture")
     plans = [plan for plan in planned(own_archive, tmp_path / "out") if plan.folder.endswith("south")]
     with pytest.raises(InputError, match=r"south: none of 3 inputs can be used \(3 rejected undecodable\)"):
-        shards.write_datasets(plans)
+        datasets.write_datasets(plans)
     rows = storage.read_table(str(tmp_path / "out" / "south" / "manifest.parquet")).to_pylist()
     assert [row["status"] for row in rows] == ["rejected"] * 3
     with pytest.raises(InputError, match=r"no dataset\.json"):
-        shards.find_datasets([str(tmp_path / "out")])
+        datasets.find_datasets([str(tmp_path / "out")])
 
 
 def test_a_data_set_whose_inputs_all_went_bad_does_not_open_as_it_was(own_archive: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    shards.write_datasets(planned(own_archive, out))
+    datasets.write_datasets(planned(own_archive, out))
     for path in (own_archive / "south" / "images").iterdir():
         path.write_bytes(b"no picture")
     with pytest.raises(InputError):
-        shards.write_datasets(planned(own_archive, out))
+        datasets.write_datasets(planned(own_archive, out))
     with pytest.raises(InputError):
-        shards.open_dataset(str(out / "south"))
+        datasets.open_dataset(str(out / "south"))
 
 
 # Damage
@@ -429,13 +428,13 @@ def test_a_cut_shard_does_not_open(cut: str, own_prepared: Path) -> None:
     if cut == "missing":
         path.unlink()
     with pytest.raises(ShardError, match=rf"north-000001\.tar: {size} bytes, expected {len(whole)}"):
-        shards.open_dataset(str(own_prepared / "north"))
+        datasets.open_dataset(str(own_prepared / "north"))
 
 
 @pytest.mark.parametrize("kind", ["image", "mask"])
 def test_a_flipped_byte_in_a_picture_is_found_when_it_is_read(kind: str, own_prepared: Path) -> None:
     folder = own_prepared / "north"
-    row = shards.open_dataset(str(folder)).index.to_pylist()[2]
+    row = datasets.open_dataset(str(folder)).index.to_pylist()[2]
     path = folder / f"{row['shard']}.tar"
     whole = path.read_bytes()
     offset, size = shards.member_ranges(row)[kind]
@@ -446,7 +445,7 @@ def test_a_flipped_byte_in_a_picture_is_found_when_it_is_read(kind: str, own_pre
 
 
 def test_no_flipped_byte_in_a_samples_text_ends_in_a_bug(prepared: Path) -> None:
-    data = shards.open_dataset(str(prepared / "north"))
+    data = datasets.open_dataset(str(prepared / "north"))
     row = data.index.to_pylist()[0]
     path = prepared / "north" / f"{row['shard']}.tar"
     members = {
@@ -468,9 +467,9 @@ def test_the_index_of_another_data_set_is_refused(own_prepared: Path, own_archiv
     whole = (north / "index.parquet").read_bytes()
     shutil.copy(south / "index.parquet", north / "index.parquet")
     with pytest.raises(ShardError, match="index of 3 samples"):
-        shards.open_dataset(str(north))
+        datasets.open_dataset(str(north))
     # As many samples as here, but of a run with other settings.
-    shards.write_datasets(planned(own_archive, tmp_path / "other", PreprocessSettings(size=96, histogram="none")))
+    datasets.write_datasets(planned(own_archive, tmp_path / "other", PreprocessSettings(size=96, histogram="none")))
     shutil.copy(tmp_path / "other" / "north" / "index.parquet", north / "index.parquet")
     with pytest.raises(ShardError, match=r"north-00000\d\.tar"):
         read_all(north)
@@ -499,14 +498,14 @@ def test_a_data_set_without_its_papers_does_not_open(name: str, damage: str, own
     if damage == "cut":
         path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match=name.replace(".", r"\.")):
-        shards.open_dataset(str(own_prepared / "north"))
+        datasets.open_dataset(str(own_prepared / "north"))
 
 
 def test_a_data_set_of_another_schema_does_not_open(own_prepared: Path) -> None:
     path = own_prepared / "north" / "dataset.json"
     path.write_text(path.read_text().replace(f'"schema": {SCHEMA}', f'"schema": {SCHEMA + 1}'))
     with pytest.raises(InputError, match=f"schema {SCHEMA + 1}"):
-        shards.open_dataset(str(own_prepared / "north"))
+        datasets.open_dataset(str(own_prepared / "north"))
 
 
 def good_members() -> dict[str, bytes]:
@@ -568,28 +567,28 @@ def test_a_sample_without_a_member_is_refused(missing: str) -> None:
 
 def test_prepared_data_sets_are_found_by_name_and_by_their_folder(prepared: Path) -> None:
     north, south = str(prepared / "north"), str(prepared / "south")
-    assert shards.find_datasets([str(prepared)]) == [north, south]
-    assert shards.find_datasets([south, north]) == [south, north]
-    assert shards.find_datasets([south, str(prepared)]) == [south, north]
+    assert datasets.find_datasets([str(prepared)]) == [north, south]
+    assert datasets.find_datasets([south, north]) == [south, north]
+    assert datasets.find_datasets([south, str(prepared)]) == [south, north]
 
 
 def test_what_is_not_prepared_is_told(own_prepared: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nope: no such folder: prepare it first"):
-        shards.find_datasets([str(tmp_path / "nope")])
+        datasets.find_datasets([str(tmp_path / "nope")])
     with pytest.raises(InputError, match="a file, expected a folder"):
-        shards.find_datasets([str(own_prepared / "north" / "north-000000.tar")])
+        datasets.find_datasets([str(own_prepared / "north" / "north-000000.tar")])
     (own_prepared / "north" / "dataset.json").unlink()
-    assert shards.find_datasets([str(own_prepared)]) == [str(own_prepared / "south")]
+    assert datasets.find_datasets([str(own_prepared)]) == [str(own_prepared / "south")]
     with pytest.raises(InputError, match="not prepared, or not finished"):
-        shards.find_datasets([str(own_prepared / "south"), str(own_prepared / "north")])
+        datasets.find_datasets([str(own_prepared / "south"), str(own_prepared / "north")])
 
 
 def test_preparing_through_uris_gives_the_same(archive: Path, prepared: Path, tmp_path: Path) -> None:
     """URIs are another name for the same files: the tars must not differ by a byte."""
     records = sources.discover(archive.as_uri())
-    shards.write_datasets(shards.plan_shards(records, (tmp_path / "out").as_uri(), SMALL, 2))
+    datasets.write_datasets(plan_shards(records, (tmp_path / "out").as_uri(), SMALL, 2))
     tars = {name: content for name, content in contents(prepared).items() if name.endswith(".tar")}
     assert {name: content for name, content in contents(tmp_path / "out").items() if name.endswith(".tar")} == tars
-    assert shards.find_datasets([(tmp_path / "out").as_uri()]) == [
+    assert datasets.find_datasets([(tmp_path / "out").as_uri()]) == [
         (tmp_path / "out" / name).as_uri() for name in ("north", "south")
     ]

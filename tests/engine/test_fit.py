@@ -21,9 +21,10 @@ from lungseg.config import (
     TrainSettings,
     WandbSettings,
 )
-from lungseg.data import shards, sources
+from lungseg.data import datasets, sources
+from lungseg.data.datasets import PreparedData
 from lungseg.data.folds import RunPlan, split
-from lungseg.data.shards import PreparedData
+from lungseg.data.shard_plan import plan_shards
 from lungseg.engine import checkpoint, fit
 from lungseg.errors import InputError, SettingsError
 from lungseg.schema import SCHEMA, TEST_ROWS
@@ -328,8 +329,8 @@ def test_a_moved_data_set_is_the_same_data(data: list[PreparedData]) -> None:
 
 
 def prepare(records: list[Any], out: Path, size: int = 64) -> tuple[str, ...]:
-    shards.write_datasets(shards.plan_shards(records, str(out), PreprocessSettings(size=size), 8))
-    return tuple(shards.find_datasets([str(out)]))
+    datasets.write_datasets(plan_shards(records, str(out), PreprocessSettings(size=size), 8))
+    return tuple(datasets.find_datasets([str(out)]))
 
 
 def test_data_without_any_mask_cannot_be_trained_on(archive: Path, tmp_path: Path) -> None:

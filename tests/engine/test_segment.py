@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lungseg.config import InferSettings, ModelSettings, TrainSettings
-from lungseg.data import images, shards, sources
+from lungseg.data import datasets, images, shards, sources
 from lungseg.engine import checkpoint
 from lungseg.engine.segment import Item, Segmenter
 from lungseg.errors import CheckpointError
@@ -22,7 +22,7 @@ def model(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> str:
     settings = TrainSettings(model=ModelSettings(encoder="tu-mobilenetv3_small_100", weights="none"))
     torch.manual_seed(0)
     network = build(settings.model)
-    data = shards.open_dataset(shards.find_datasets([str(prepared)])[0])
+    data = datasets.open_dataset(datasets.find_datasets([str(prepared)])[0])
     config = {
         "run": "test",
         "epoch": 1,
@@ -78,7 +78,7 @@ def test_postprocessing_leaves_two_components_at_most(archive: Path, model: str)
 
 def test_a_damaged_tar_is_rows_not_an_end(prepared: Path, model: str, tmp_path: Path) -> None:
     own = Path(shutil.copytree(prepared, tmp_path / "own"))
-    data = shards.open_dataset(shards.find_datasets([str(own)])[0])
+    data = datasets.open_dataset(datasets.find_datasets([str(own)])[0])
     row = data.index.to_pylist()[0]
     tar = Path(data.folder) / f"{row['shard']}.tar"
     content = bytearray(tar.read_bytes())

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from lungseg.config import InferSettings, LoaderSettings, ModelSettings, PreprocessSettings, TrainSettings
-from lungseg.data import folds, images, shards
+from lungseg.data import datasets, folds, images
+from lungseg.data.shard_plan import plan_shards
 from lungseg.engine import fit
 from lungseg.errors import CheckpointError, InputError, SettingsError
 from lungseg.pipelines import infer
@@ -19,7 +20,7 @@ def trained(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny run, trained in this process for one epoch."""
     folder = tmp_path_factory.mktemp("run")
     settings = TrainSettings(
-        data=tuple(shards.find_datasets([str(prepared)])),
+        data=tuple(datasets.find_datasets([str(prepared)])),
         folds=2,
         model=ModelSettings(encoder="tu-mobilenetv3_small_100", weights="none"),
         loader=LoaderSettings(batch=2),
@@ -125,7 +126,7 @@ def test_data_prepared_in_another_way_is_refused(prepared: Path, trained: Path, 
     from lungseg.data import manifest, sources
 
     records = manifest.refuse_same_ids(sources.discover(str(archive)))
-    shards.write_datasets(shards.plan_shards(records, str(tmp_path / "other"), PreprocessSettings(size=80), 4))
+    datasets.write_datasets(plan_shards(records, str(tmp_path / "other"), PreprocessSettings(size=80), 4))
     with pytest.raises(InputError, match="the model expects"):
         infer.run(_settings(tmp_path / "other", trained, tmp_path / "out"))
 

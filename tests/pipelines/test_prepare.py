@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from lungseg.config import PrepareSettings, PreprocessSettings
-from lungseg.data import manifest, shards, sources
+from lungseg.data import datasets, manifest, sources
+from lungseg.data.shard_plan import plan_shards
 from lungseg.errors import InputError, SettingsError
 from lungseg.pipelines import prepare
 from lungseg.storage import read_table
@@ -19,10 +20,10 @@ def _bytes(folder: Path) -> dict[str, bytes]:
 def test_over_a_cluster_as_in_one_process(ray_cluster: None, archive: Path, tmp_path: Path) -> None:
     settings = PrepareSettings(source=str(archive), out=str(tmp_path / "ray"), preprocess=SMALL, images_per_shard=3)
     prepare.run(settings)
-    plans = shards.plan_shards(
+    plans = plan_shards(
         manifest.refuse_same_ids(sources.discover(str(archive))), str(tmp_path / "alone"), SMALL, per_shard=3
     )
-    shards.write_datasets(plans)
+    datasets.write_datasets(plans)
     made = _bytes(tmp_path / "ray")
     assert made
     assert made == _bytes(tmp_path / "alone")

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lungseg.config import LoaderSettings, ModelSettings, TrainSettings
-from lungseg.data import folds, shards
+from lungseg.data import datasets, folds
 from lungseg.engine import fit
 from lungseg.errors import LungsegError, ResourceError, SettingsError
 from lungseg.pipelines import train
@@ -45,8 +45,8 @@ def test_both_protocols_with_two_workers_and_again(
     rows = [row for path in sorted(run.glob("tested.parquet")) for row in read_table(str(path)).to_pylist()]
     images = [
         (row["dataset"], row["image_id"])
-        for folder in shards.find_datasets([str(prepared)])
-        for row in shards.open_dataset(folder).index.to_pylist()
+        for folder in datasets.find_datasets([str(prepared)])
+        for row in datasets.open_dataset(folder).index.to_pylist()
     ]
     trained = read_table(str(next(run.glob("checkpoint/epoch-*/trained_on.parquet")))).to_pylist()
     # Two ranks between them tested every image once that the run was not trained on.
@@ -116,7 +116,7 @@ def test_too_few_images_for_the_workers(prepared: Path, tmp_path: Path) -> None:
 
 def _fold_of_few(prepared: Path) -> int:
     """A fold of eight that holds out an image or two, so that six are left to train on."""
-    data = [shards.open_dataset(folder) for folder in shards.find_datasets([str(prepared)])]
+    data = [datasets.open_dataset(folder) for folder in datasets.find_datasets([str(prepared)])]
     rows = [row for part in data for row in part.index.to_pylist()]
     held = Counter(folds.fold_of(group, 8, 0) for group in folds.group_rows(rows))
     return next(fold for fold, count in held.items() if count <= 2)

@@ -1,0 +1,203 @@
+"""Prepared data sets as a whole: begun, finished from their parts, found, opened.
+
+A prepared data set is a folder: `<dataset>-000000.tar` ..., `plan.parquet` (which input goes into which tar),
+`parts/<shard>.json` (what each tar was made of, its digest, its members), `manifest.parquet` (every input and its
+status), `index.parquet` (every sample and where it lies) and `dataset.json`, which is written last: a folder without it
+is not finished. The index is what counts: an input that only the whole data set shows to be wrong (a mask far larger
+than all others) lies in its tar, but not in the index.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from lungseg import storage
+from lungseg.config import PreprocessSettings
+from lungseg.data import manifest
+from lungseg.data.masks import area_outliers
+from lungseg.data.shard_plan import ShardPlan, save_plan
+from lungseg.data.shards import digest_bytes, write_shard
+from lungseg.errors import InputError, ShardError
+from lungseg.schema import INDEX, MANIFEST, table
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """A finished data set: its folder, its name, its settings, one index row a sample, the digest of all its tars."""
+
+    folder: str
+    name: str
+    preprocess: PreprocessSettings
+    index: pa.Table
+    digest: str
+
+
+def begin_datasets(plans: Sequence[ShardPlan]) -> None:
+    """Take back the mark of a finished data set before its tars may change, and write down the plan."""
+    for folder, own in _by_folder(plans).items():
+        storage.delete(storage.join(folder, "dataset.json"))
+        save_plan(own)
+
+
+def finish_dataset(plans: Sequence[ShardPlan]) -> dict[str, Any]:
+    """Join one data set's parts, in the plans' order, to manifest, index and dataset.json; return what that says.
+
+    Raises:
+        InputError: not one input could be used, or a part cannot be read.
+
+    """
+    folder = plans[0].folder
+    parts = [_read_part(plan) for plan in plans]
+    shards = [shard for shard, _, _ in parts]
+    records = _without_outliers(pa.concat_tables([records for _, records, _ in parts]))
+    index = _of_usable(pa.concat_tables([index for _, _, index in parts]), records)
+    statuses, reasons = records.column("status").to_pylist(), records.column("reason").to_pylist()
+    codes = dict(sorted(Counter(code for reason in reasons for code in manifest.codes_of(reason)).items()))
+    manifest_bytes = storage.table_bytes(records)
+    storage.write_bytes(storage.join(folder, "manifest.parquet"), manifest_bytes)
+    if not index.num_rows:
+        said = "; ".join(f"{count} {code}" for code, count in codes.items()) or "nothing in the archive"
+        raise InputError(
+            f"{storage.name_of(folder)}: none of {len(statuses)} inputs can be used ({said}): see manifest.parquet"
+        )
+    index_bytes = storage.table_bytes(index)
+    storage.write_bytes(storage.join(folder, "index.parquet"), index_bytes)
+    _delete_others(folder, {shard["name"] for shard in shards})
+    info = {
+        "dataset": storage.name_of(folder),
+        "preprocess": plans[0].preprocess.model_dump(),
+        "inputs": len(statuses),
+        "counts": dict(sorted(Counter(statuses).items())),
+        "reasons": codes,
+        "flags": dict(sorted(Counter(records.column("flags").combine_chunks().flatten().to_pylist()).items())),
+        "samples": index.num_rows,
+        "with_mask": sum(1 for size in index.column("mask_size").to_pylist() if size),
+        "digest": storage.digest([shard["sha256"] for shard in shards] + [digest_bytes(index_bytes)]),
+        "files": {"index.parquet": digest_bytes(index_bytes), "manifest.parquet": digest_bytes(manifest_bytes)},
+        "shards": shards,
+    }
+    storage.write_json(storage.join(folder, "dataset.json"), info)
+    return info
+
+
+def write_datasets(plans: Sequence[ShardPlan]) -> None:
+    """Do the whole of a plan in this process; what the prepare pipeline does over a cluster."""
+    begin_datasets(plans)
+    for plan in plans:
+        write_shard(plan)
+    for own in _by_folder(plans).values():
+        finish_dataset(own)
+
+
+def datasets_in(path: str) -> list[str]:
+    """List the finished data sets that a folder is or directly holds."""
+    return [folder for folder in [path, *storage.list_folders(path)] if storage.exists(f"{folder}/dataset.json")]
+
+
+def find_datasets(paths: Iterable[str]) -> list[str]:
+    """List the prepared data sets that are named, or that lie directly in a named folder.
+
+    Raises:
+        InputError: a path is not there or holds no finished data set.
+
+    """
+    found: list[str] = []
+    for path in paths:
+        inside = datasets_in(path)
+        if not storage.exists(path):
+            raise InputError(f"{path}: no such folder: prepare it first (jobs/prepare.py --source FOLDER --out {path})")
+        if not inside:
+            raise InputError(
+                f"{path}: no dataset.json in it or below: not prepared, or not finished; run jobs/prepare.py again"
+            )
+        found.extend(inside)
+    return list(dict.fromkeys(found))
+
+
+def open_dataset(folder: str) -> PreparedData:
+    """Open a finished data set; every tar must be there at its full size, with the index that was written with it.
+
+    Raises:
+        ShardError: a tar is missing or of another size than dataset.json says, or the index is of another run.
+        InputError: dataset.json or the index cannot be read.
+
+    """
+    info = storage.read_json(storage.join(folder, "dataset.json"))
+    for shard in info["shards"]:
+        check_size(folder, shard)
+    path = storage.join(folder, "index.parquet")
+    content = storage.read_bytes(path)
+    index = storage.read_table(path, content)
+    if digest_bytes(content) != info["files"]["index.parquet"]:
+        raise ShardError(
+            f"{path}: not the index of {info['shards'][0]['name']}.tar and the others here: it is of another run, "
+            "or damaged; run jobs/prepare.py again"
+        )
+    preprocess = PreprocessSettings.model_validate(info["preprocess"])
+    return PreparedData(folder, info["dataset"], preprocess, index, info["digest"])
+
+
+def check_size(folder: str, shard: dict[str, Any]) -> None:
+    """Compare a tar's size with what dataset.json says of it.
+
+    Raises:
+        ShardError: it is missing or of another size: cut, or from another run.
+
+    """
+    path = storage.join(folder, f"{shard['name']}.tar")
+    found = (storage.stat_if_there(path) or (0, 0))[0]
+    if found != shard["bytes"]:
+        raise ShardError(f"{path}: {found} bytes, expected {shard['bytes']}: missing or cut; run jobs/prepare.py again")
+
+
+def _by_folder(plans: Sequence[ShardPlan]) -> dict[str, list[ShardPlan]]:
+    folders = dict.fromkeys(plan.folder for plan in plans)
+    return {folder: [plan for plan in plans if plan.folder == folder] for folder in folders}
+
+
+def _read_part(plan: ShardPlan) -> tuple[dict[str, Any], pa.Table, pa.Table]:
+    """Read one tar's part as tables at once: as Python objects, those of a large archive would fill the memory."""
+    part = storage.read_json(storage.join(plan.folder, "parts", f"{plan.name}.json"))
+    return part["shard"], table(part["records"], MANIFEST), table(part["index"], INDEX)
+
+
+def _without_outliers(records: pa.Table) -> pa.Table:
+    """Reject the masks whose area lies far out of the data set's own distribution."""
+    usable = [status in ("ok", "repaired") for status in records.column("status").to_pylist()]
+    areas = [area if use else None for area, use in zip(records.column("mask_area").to_pylist(), usable, strict=True)]
+    outliers = area_outliers(areas)
+    if not any(outliers):
+        return records
+    known = sorted(area for area in areas if area is not None)
+    middle = known[len(known) // 2]
+    statuses, reasons = records.column("status").to_pylist(), records.column("reason").to_pylist()
+    for i, far in enumerate(outliers):
+        if far:
+            statuses[i] = "rejected"
+            reasons[i] = (
+                f"mask_area: the mask marks {areas[i]:.3f} of the picture, the median of this data set is {middle:.3f}: "
+                "look at it; mend it, or take the image out"
+            )
+    changed = records
+    for name, values in (("status", statuses), ("reason", reasons)):
+        changed = changed.set_column(MANIFEST.get_field_index(name), MANIFEST.field(name), pa.array(values))
+    return changed
+
+
+def _of_usable(index: pa.Table, records: pa.Table) -> pa.Table:
+    """Keep the index rows whose record is usable."""
+    rows = zip(records.column("image_id").to_pylist(), records.column("status").to_pylist(), strict=True)
+    usable = {image_id for image_id, status in rows if status in ("ok", "repaired")}
+    return index.filter(pa.array([image_id in usable for image_id in index.column("image_id").to_pylist()], pa.bool_()))
+
+
+def _delete_others(folder: str, names: set[str]) -> None:
+    """Delete shards of an earlier archive that had more: a reader of `*.tar` would take them for samples."""
+    for path in storage.list_files(folder, (".tar", ".json")):
+        stem = storage.name_of(path).removesuffix(".tar").removesuffix(".json")
+        is_shard = path.endswith(".tar") or storage.name_of(storage.parent_of(path)) == "parts"
+        if is_shard and stem not in names:
+            storage.delete(path)
