@@ -1,8 +1,7 @@
-"""A data set's folder to records: every layout, odd names, and what is no archive. Files are empty: none is opened."""
+"""A folder to records: images and masks, odd names, and what is no archive. Files are empty: none is opened."""
 
 import logging
 import re
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -70,53 +69,6 @@ def test_a_folder_of_data_sets(tmp_path: Path) -> None:
     }
 
 
-def test_montgomery_as_published(tmp_path: Path) -> None:
-    names = ["MCUCXR_0001_0", "MCUCXR_0104_1"]
-    folder = fill(
-        tmp_path / "MontgomerySet",
-        *(
-            f"{kind}/{name}.png"
-            for name in names
-            for kind in ("CXR_png", "ManualMask/leftMask", "ManualMask/rightMask")
-        ),
-        *(f"ClinicalReadings/{name}.txt" for name in names),
-        *("NLM-MontgomeryCXRSet-ReadMe.pdf", "CXR_png/Thumbs.db", "ManualMask/leftMask/Thumbs.db"),
-    )
-    records = sources.discover(str(folder))
-    assert found(folder, records) == {
-        ("montgomeryset", name): (f"ManualMask/leftMask/{name}.png", f"ManualMask/rightMask/{name}.png")
-        for name in names
-    }
-    assert [record.finding for record in records] == ["normal", "abnormal"]
-    assert {record.status for record in records} == {"ok"}
-
-
-def test_montgomery_with_one_side_missing_is_rejected_aloud(tmp_path: Path) -> None:
-    folder = fill(
-        tmp_path / "m",
-        *("CXR_png/MCUCXR_0001_0.png", "CXR_png/MCUCXR_0002_0.png", "CXR_png/MCUCXR_0003_0.png"),
-        *("ManualMask/leftMask/MCUCXR_0001_0.png", "ManualMask/rightMask/MCUCXR_0001_0.png"),
-        *("ManualMask/leftMask/MCUCXR_0002_0.png",),
-    )
-    both, left, none = sources.discover(str(folder))
-    assert (both.status, len(both.mask_uris)) == ("ok", 2)
-    assert (left.status, len(left.mask_uris)) == ("rejected", 1)
-    assert left.reason.startswith("one_sided_mask: ")
-    assert (none.status, none.mask_uris) == ("ok", ())
-
-
-def test_montgomery_without_one_of_its_mask_folders_is_rejected(tmp_path: Path) -> None:
-    folder = fill(tmp_path / "m", "CXR_png/a.png", "ManualMask/leftMask/a.png")
-    (record,) = sources.discover(str(folder))
-    assert (record.status, record.reason.split(":")[0]) == ("rejected", "one_sided_mask")
-
-
-def test_montgomery_masks_that_fit_nothing_are_refused(tmp_path: Path) -> None:
-    folder = fill(tmp_path / "m", "CXR_png/a.png", "ManualMask/leftMask/b.png", "ManualMask/rightMask/b.png")
-    with pytest.raises(InputError, match="no mask has the name of an image"):
-        sources.discover(str(folder))
-
-
 def test_masks_follow_file_names_not_cleaned_ids(tmp_path: Path) -> None:
     names = ("a b", "a_b", "患", "者")
     folder = fill(tmp_path / "x", *(f"{kind}/{name}.png" for kind in ("images", "masks") for name in names))
@@ -153,7 +105,7 @@ def test_a_folder_named_mask_and_a_parent_named_images(tmp_path: Path) -> None:
 
 
 def test_what_is_passed_over_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    folder = fill(tmp_path / "x", "images/a.png", "images/b.dcm", "masks/a.png", "masks/a.tif", "masks/z.png")
+    folder = fill(tmp_path / "x", "images/a.png", "images/b.txt", "masks/a.png", "masks/a.tif", "masks/z.png")
     with caplog.at_level(logging.INFO, "lungseg"):
         sources.discover(str(folder))
     assert "1 files of other types passed over" in caplog.text
@@ -164,43 +116,6 @@ def test_an_image_whose_own_name_ends_in_mask(tmp_path: Path) -> None:
     folder = fill(tmp_path / "x", "images/a_mask.png", "masks/a_mask.png")
     (record,) = sources.discover(str(folder))
     assert [Path(uri).name for uri in record.mask_uris] == ["a_mask.png"]
-
-
-KAGGLE = (
-    *("CXR_png/CHNCXR_0001_0.png", "masks/CHNCXR_0001_0_mask.png"),
-    *("CXR_png/CHNCXR_0401_1.png", "masks/CHNCXR_0401_1_mask.png"),
-    "CXR_png/CHNCXR_0025_0.png",
-    *("CXR_png/MCUCXR_0104_1.png", "masks/MCUCXR_0104_1.png"),
-    "ClinicalReadings/CHNCXR_0001_0.txt",
-    "test/CHNCXR_0003_0.png",
-)
-
-
-@pytest.mark.parametrize("inside", ["", "Lung Segmentation"])
-def test_kaggles_merged_folder_is_taken_apart_again(inside: str, tmp_path: Path) -> None:
-    # Kaggle's unmasked pictures for testing lie beside the two folders; they are an archive's pictures too.
-    prefix, digest = ("Lung_Segmentation_", "-c65999") if inside else ("", "")
-    folder = fill(tmp_path / "data" / inside, *KAGGLE)
-    records = sources.discover(str(tmp_path / "data"))
-    assert found(folder, records) == {
-        ("montgomery", "MCUCXR_0104_1"): ("masks/MCUCXR_0104_1.png",),
-        ("shenzhen", "CHNCXR_0001_0"): ("masks/CHNCXR_0001_0_mask.png",),
-        ("shenzhen", "CHNCXR_0025_0"): (),
-        ("shenzhen", "CHNCXR_0401_1"): ("masks/CHNCXR_0401_1_mask.png",),
-        ("data", f"{prefix}test_CHNCXR_0003_0{digest}"): (),
-    }
-    records = [record for record in records if record.dataset != "data"]
-    assert {record.image_id[-1]: record.finding for record in records} == {"0": "normal", "1": "abnormal"}
-
-
-def test_kaggles_folder_stays_one_data_set_when_it_is_given_a_name(tmp_path: Path) -> None:
-    folder = fill(tmp_path / "data", *KAGGLE)
-    assert {record.dataset for record in sources.discover(str(folder), "merged")} == {"merged"}
-
-
-def test_one_hospital_keeps_its_folders_name(tmp_path: Path) -> None:
-    folder = fill(tmp_path / "Mine", "images/CHNCXR_0001_0.png", "images/CHNCXR_0002_1.png")
-    assert {record.dataset for record in sources.discover(str(folder))} == {"mine"}
 
 
 def test_any_pair_of_folders(tmp_path: Path) -> None:
@@ -336,17 +251,42 @@ def test_an_empty_folder_of_masks_is_refused(tmp_path: Path) -> None:
         sources.pair(str(folder / "images"), str(folder / "masks"), "x")
 
 
-# Real data
+# DICOM exports
 
 
-def test_the_real_archive_is_found_whole(cxr256: Path) -> None:
-    records = sources.discover(str(cxr256))
-    assert len(records) == 688
-    assert Counter((record.dataset, record.finding) for record in records) == {
-        ("shenzhen", "abnormal"): 287,
-        ("shenzhen", "normal"): 263,
-        ("montgomery", "abnormal"): 58,
-        ("montgomery", "normal"): 80,
-    }
-    assert all(len(record.mask_uris) == 1 for record in records)
-    assert all(record.status == "ok" for record in refuse_same_ids(records))
+def test_files_without_a_suffix_are_images_and_uids_keep_their_last_number(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "x", "IM0001", "st/1.2.840.1", "st/1.2.840.2", "DICOMDIR", "README", "notes.v2", "st/x.")
+    records = sources.discover(str(folder))
+    assert [storage_name(record) for record in records] == ["IM0001", "1.2.840.1", "1.2.840.2"]
+    assert {record.status for record in refuse_same_ids(records)} == {"ok"}
+    assert len({record.image_id for record in records}) == 3
+
+
+def storage_name(record: Record) -> str:
+    return Path(record.image_uri).name
+
+
+def test_dicom_names_find_their_masks(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "x", "images/1.2.3", "images/1.2.4", "masks/1.2.3.png", "masks/1.2.4_mask.png")
+    assert [len(record.mask_uris) for record in sources.discover(str(folder))] == [1, 1]
+    records = sources.pair(str(folder / "images"), str(folder / "masks"), "x")
+    assert [len(record.mask_uris) for record in records] == [1, 1]
+
+
+def test_each_mask_has_its_class(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "x", *(f"ManualMask/{side}Mask/a.png" for side in ("left", "right")), "CXR_png/a.png")
+    assert sources.discover(str(folder))[0].mask_classes == ("lung", "lung")
+    (folder / "CXR_png" / "b.png").touch()
+    assert [record.mask_classes for record in sources.discover(str(folder))] == [("lung", "lung"), ()]
+
+
+def test_a_pair_of_folders_passes_litter_and_texts_over_and_reads_findings(tmp_path: Path) -> None:
+    fill(tmp_path, "i/CHNCXR_0001_1.png", "i/Thumbs.db", "i/README", "i/__MACOSX/a.png", "m/CHNCXR_0001_1.png")
+    (record,) = sources.pair(str(tmp_path / "i"), str(tmp_path / "m"), "x")
+    assert (record.finding, record.mask_classes) == ("abnormal", ("lung",))
+
+
+def test_masks_of_a_folder_without_images_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = fill(tmp_path / "x", "a/images/1.png", "b/masks/1.png", "b/masks/2.png")
+    assert len(sources.discover(str(folder))) == 1
+    assert "b: 2 masks fit no image" in caplog.text

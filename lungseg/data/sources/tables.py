@@ -1,0 +1,102 @@
+"""CSV and Parquet files read as columns of text; only the columns that are asked for are decoded."""
+
+import csv
+import io
+from collections.abc import Iterable
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+
+from lungseg.errors import InputError
+
+_BOM = b"\xef\xbb\xbf"
+_DELIMITERS = (",", "\t", ";")
+
+
+def column_names(content: bytes, path: str) -> list[str]:
+    """Names of a table's columns, in their order.
+
+    Raises:
+        InputError: it is neither Parquet nor CSV in UTF-8, or empty.
+
+    """
+    try:
+        if _is_parquet(content):
+            return list(pq.ParquetFile(pa.BufferReader(content)).schema_arrow.names)
+        names, _ = _read_header(content)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path}: not a Parquet file ({_first_line(error)}): export it again") from None
+    except (UnicodeDecodeError, csv.Error):
+        raise InputError(f"{path}: neither Parquet nor CSV in UTF-8: save it as one of these") from None
+    if not names:
+        raise InputError(f"{path}: no header, expected the columns' names in the first line: add them")
+    return names
+
+
+def read_columns(content: bytes, path: str, wanted: Iterable[str]) -> dict[str, list[str]]:
+    """Read the columns that are wanted, each cell as text without blanks around it, an empty one as ``.
+
+    Raises:
+        InputError: it is damaged, not UTF-8, a row has more or fewer cells than the header, or a wanted column of a
+            Parquet file holds no text or numbers.
+
+    """
+    columns = list(dict.fromkeys(wanted))
+    try:
+        # On this thread alone, as storage.read_table says why.
+        if _is_parquet(content):
+            file = pq.ParquetFile(pa.BufferReader(content), pre_buffer=False)
+            table = file.read(columns=columns, use_threads=False)
+        else:
+            table = _read_csv(content, path, columns)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path}: cannot be read ({_first_line(error)}): save it again, CSV as UTF-8") from None
+    odd = [name for name in columns if pa.types.is_nested(table[name].type) or pa.types.is_binary(table[name].type)]
+    if odd:
+        raise InputError(f"{path}: column {odd[0]} holds {table[odd[0]].type}, expected text: export paths, not images")
+    return {name: [_text(value) for value in table[name].to_pylist()] for name in columns}
+
+
+def _is_parquet(content: bytes) -> bool:
+    return content.startswith(b"PAR1")
+
+
+def _read_header(content: bytes) -> tuple[list[str], str]:
+    """Names and the delimiter that parts them: the most frequent one in the first line."""
+    line = io.BytesIO(content.removeprefix(_BOM)).readline().decode("utf-8").strip("\r\n")
+    delimiter = max(_DELIMITERS, key=line.count)
+    return next(csv.reader([line], delimiter=delimiter), []), delimiter
+
+
+def _read_csv(content: bytes, path: str, columns: list[str]) -> pa.Table:
+    names, delimiter = _read_header(content)
+    ragged: list[Any] = []
+
+    def note(row: Any) -> str:
+        ragged.append(row)
+        return "skip"
+
+    table = pacsv.read_csv(
+        pa.BufferReader(content),
+        pacsv.ReadOptions(use_threads=False, column_names=names, skip_rows=1),
+        pacsv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=note),
+        pacsv.ConvertOptions(column_types=dict.fromkeys(columns, pa.string()), include_columns=columns),
+    )
+    if ragged:
+        # Its text is not shown: it may tell of a patient.
+        raise InputError(
+            f"{path}: row {ragged[0].number - 1} has {ragged[0].actual_columns} cells, expected {len(names)}: "
+            "put cells that hold the delimiter in double quotes"
+        )
+    return table
+
+
+def _text(value: Any) -> str:
+    """Write a cell as text; a number that is none, as pandas writes for what is missing, is empty."""
+    return "" if value is None or value != value else str(value).strip()  # noqa: PLR0124
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
