@@ -5,12 +5,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lungseg.config import PreprocessSettings
+from lungseg.data.collimation import Grey
+from lungseg.data.histogram import normalise
 from lungseg.schema import Geometry
 
-Grey = NDArray[np.uint8] | NDArray[np.uint16]
-
-_CLAHE_LIMIT, _CLAHE_TILES = 2.0, (8, 8)
-_PERCENTILES = (1.0, 99.0)
+_SMOOTHED_FROM = 1.1  # enlargement
+_SMOOTHING_PX = 0.7  # standard deviation; thin lungs of 15 % of a picture come back with Dice 0.9953, unsmoothed 0.9946
 
 
 def plan(height: int, width: int, settings: PreprocessSettings) -> Geometry:
@@ -24,14 +24,33 @@ def plan(height: int, width: int, settings: PreprocessSettings) -> Geometry:
 
 
 def prepare_image(image: Grey, settings: PreprocessSettings) -> tuple[NDArray[np.uint8], Geometry]:
-    """Normalise the histogram at full depth, then resize and place: u8 or u16[H,W] -> u8[S,S], padding black."""
+    """Normalise the histogram at full depth, then resize and place: u8 or u16[H,W] -> u8[S,S], padding black.
+
+    Raises:
+        SettingsError: histogram match without its landmarks.
+
+    """
     geometry = plan(image.shape[0], image.shape[1], settings)
-    return _place(_resize(normalise(image, settings.histogram), geometry), geometry), geometry
+    levels = normalise(image, settings.histogram, settings.landmarks)
+    return _place(_resize(levels, geometry), geometry), geometry
 
 
-def prepare_mask(mask: NDArray[np.uint8], geometry: Geometry) -> NDArray[np.uint8]:
-    """Bring a native mask, u8[H,W] in {0,1}, into the square: a pixel is lung where half of what it covers is."""
-    return (_place(_resize(mask * np.uint8(255), geometry), geometry) > 127).astype(np.uint8)
+def prepare_mask(mask: NDArray[np.uint8], geometry: Geometry, classes: int = 1) -> NDArray[np.uint8]:
+    """Bring a native mask, u8[H,W] in {0..classes}, into the square, u8[S,S] in {0..classes}.
+
+    A pixel takes the class, background included, that covers most of it, of equal ones the highest: with one class it
+    is lung where half of what it covers is. Padding is background.
+    """
+    if classes == 1:
+        return (_place(_resize(mask * np.uint8(255), geometry), geometry) > 127).astype(np.uint8)
+    shares = [_resize((mask == label) * np.uint8(255), geometry).astype(np.int16) for label in range(1, classes + 1)]
+    # What is left is the background's: resized by itself it would round apart from the case of one class.
+    largest = 255 - np.sum(shares, axis=0, dtype=np.int16)
+    winner = np.zeros(largest.shape, np.uint8)
+    for label, share in enumerate(shares, start=1):
+        winner[share >= largest] = label
+        largest = np.maximum(largest, share)
+    return _place(winner, geometry)
 
 
 def restore(square: NDArray[np.float32], geometry: Geometry) -> NDArray[np.float32]:
@@ -40,56 +59,21 @@ def restore(square: NDArray[np.float32], geometry: Geometry) -> NDArray[np.float
     Probabilities, not masks, so that the native border is interpolated. What `crop` cut off comes back as 0.
     """
     rows, columns = geometry.content()
-    resized = np.zeros((geometry.resized_height, geometry.resized_width), np.float32)
-    top, left = rows.start - geometry.top, columns.start - geometry.left
-    resized[top : top + rows.stop - rows.start, left : left + columns.stop - columns.start] = square[rows, columns]
+    inside = square[rows, columns]
+    if geometry.native_height > _SMOOTHED_FROM * geometry.resized_height:
+        # The steps of a 0/1 border would be enlarged with it; under this scale smoothing costs more than it mends.
+        inside = cv2.GaussianBlur(inside, (3, 3), _SMOOTHING_PX, borderType=cv2.BORDER_REPLICATE)  # type: ignore[assignment]
+    resized = inside
+    if inside.shape != (geometry.resized_height, geometry.resized_width):
+        resized = np.zeros((geometry.resized_height, geometry.resized_width), np.float32)
+        top, left = rows.start - geometry.top, columns.start - geometry.left
+        resized[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
     return cv2.resize(resized, (geometry.native_width, geometry.native_height), interpolation=cv2.INTER_LINEAR)  # type: ignore[return-value]
 
 
-def normalise(image: Grey, histogram: str) -> NDArray[np.uint8]:
-    """Map grey values of any depth to 0..255 by the named histogram mode.
-
-    Pure black is collimation and padding, not tissue: equalize and percentile leave it out of their statistics.
-    """
-    if histogram == "clahe":
-        # At 8 bits: OpenCV's 16-bit CLAHE cuts its limit to whole counts of 65536 bins, and 12 bits come out dull.
-        return cv2.createCLAHE(_CLAHE_LIMIT, _CLAHE_TILES).apply(_to_8_bits(image))  # type: ignore[return-value]
-    if histogram == "none":
-        return _to_8_bits(image)
-    counts = np.bincount(image.ravel(), minlength=int(np.iinfo(image.dtype).max) + 1)
-    counts[0] = 0
-    cumulated = np.cumsum(counts)
-    if cumulated[-1] == 0:
-        return np.zeros(image.shape, np.uint8)
-    levels = _equalizing(cumulated) if histogram == "equalize" else _stretching(cumulated)
-    levels[0] = 0
-    normalised: NDArray[np.uint8] = np.take(levels, image)
-    return normalised
-
-
-def _equalizing(cumulated: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Levels that spread the grey values evenly. Source: Gonzalez and Woods, Digital Image Processing, 3.3.1."""
-    first = cumulated[np.flatnonzero(cumulated)[0]]
-    spread = max(int(cumulated[-1] - first), 1)
-    levels: NDArray[np.float64] = np.clip(cumulated - first, 0, None) * (255.0 / spread)
-    return np.rint(levels).astype(np.uint8)
-
-
-def _stretching(cumulated: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Levels that map the 1st to the 99th percentile onto 0..255, linearly."""
-    low, high = (int(np.searchsorted(cumulated, cumulated[-1] * share / 100.0)) for share in _PERCENTILES)
-    grey = np.arange(cumulated.size, dtype=np.float64)
-    return np.rint(np.clip((grey - low) * (255.0 / max(high - low, 1)), 0, 255)).astype(np.uint8)
-
-
-def _to_8_bits(image: Grey) -> NDArray[np.uint8]:
-    """Scale by the depth that is really used: a 12-bit picture in 16-bit words would come out black otherwise."""
-    bits = max(8, int(image.max()).bit_length())
-    return image.astype(np.uint8) if bits == 8 else (image >> (bits - 8)).astype(np.uint8)
-
-
 def _resize(image: NDArray[np.uint8], geometry: Geometry) -> NDArray[np.uint8]:
-    shrinking = geometry.resized_height < geometry.native_height
+    # Both sides share one scale, but rounding may leave the short one as long as it was.
+    shrinking = geometry.resized_height < geometry.native_height or geometry.resized_width < geometry.native_width
     interpolation = cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR
     return cv2.resize(image, (geometry.resized_width, geometry.resized_height), interpolation=interpolation)  # type: ignore[return-value]
 
