@@ -13,7 +13,7 @@ import torch
 from lungseg import storage
 from lungseg.config import TrainSettings
 from lungseg.data.datasets import PreparedData, open_dataset
-from lungseg.data.folds import RunPlan, Split, split
+from lungseg.data.folds import Link, RunPlan, Split, split
 from lungseg.data.loader import SampleReader, augmenting, batches, evaluation_steps, training_steps
 from lungseg.engine import checkpoint, loop
 from lungseg.engine.ranks import data_parallel, gather, rank_and_world, share_buffers, wait_for_all
@@ -27,13 +27,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Run:
-    """One run, as every rank receives it: settings, who trains on whom, the data sets' folders, and its own folder."""
+    """One run, as every rank receives it: settings, who trains on whom, the data sets' folders, and its own folder.
+
+    linked: images, as `dataset/image_id`, that the audit found to be one picture or of one patient.
+    """
 
     settings: TrainSettings
     plan: RunPlan
     data: tuple[str, ...]
     name: str
     folder: str
+    linked: tuple[Link, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -128,7 +132,7 @@ def start(run: Run, device: torch.device) -> _Training:
     """
     data = open_data(run.data)
     reader = SampleReader(data, run.settings.loader.cache_mib)
-    parts = split(reader.rows, run.plan)
+    parts = split(reader.rows, run.plan, run.linked)
     check_split(parts, run.name, rank_and_world()[1])
     torch.manual_seed(run.settings.seed)
     model = build(run.settings.model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -3,8 +3,11 @@
 import logging
 import threading
 import time
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
+import pyarrow as pa
 import ray
 import ray.train
 import torch
@@ -12,7 +15,7 @@ from ray.train.torch import TorchTrainer, get_device
 
 from lungseg import storage
 from lungseg.config import PreprocessSettings, TrainSettings
-from lungseg.data import datasets, folds, manifest, sources
+from lungseg.data import audit, datasets, folds, loader, manifest, sources
 from lungseg.data.shard_plan import plan_shards
 from lungseg.engine import fit
 from lungseg.engine.ranks import gather, rank_and_world
@@ -42,11 +45,12 @@ def run(settings: TrainSettings) -> None:
         settings.protocols, [part.name for part in data], settings.folds, settings.only_folds, settings.seed
     )
     rows = [row for part in data for row in part.index.to_pylist()]
+    linked = _linked(study, data)
     for plan in plans:
         # Refuses a run that cannot be, before any of them begins.
-        fit.check_split(folds.split(rows, plan), plan.name, settings.workers)
+        fit.check_split(folds.split(rows, plan, linked), plan.name, settings.workers)
     runs = [
-        fit.Run(settings, plan, tuple(folders), name, storage.join(study, name))
+        fit.Run(settings, plan, tuple(folders), name, storage.join(study, name), linked)
         for plan in plans
         for name in [fit.name_run(settings, plan, data)]
     ]
@@ -61,6 +65,35 @@ def run(settings: TrainSettings) -> None:
         _train(one, placed)
     for one in runs:
         _tell(storage.read_json(storage.join(one.folder, "run.json")))
+
+
+def _linked(study: str, data: Sequence[datasets.PreparedData]) -> tuple[folds.Link, ...]:
+    """Audit the data, or read what an earlier command found in the same; list the pairs that must not be parted."""
+    path = storage.join(study, "duplicates.parquet")
+    phashes = [part.index.column("phash").to_pylist() for part in data]
+    made_of = storage.digest([[part.digest for part in data], phashes])
+    found = storage.read_table(path) if storage.exists(path) else None
+    if found is None or found.schema.metadata.get(b"lungseg.audited") != made_of.encode():
+        found = _audit(data)
+        found = found.replace_schema_metadata({**found.schema.metadata, "lungseg.audited": made_of})
+        storage.write_table(path, found)
+    pairs = found.to_pylist()
+    kinds = Counter(pair["kind"] for pair in pairs)
+    patients = len({pair["first"] for pair in pairs if pair["kind"] == "same_patient"})
+    counts = f"{kinds['exact']} exact, {kinds['near']} near duplicate pairs, {patients} patients with several images"
+    logger.info("audit: %s; they stay in one fold: %s", counts, path)
+    return tuple((pair["first"], pair["second"]) for pair in pairs)
+
+
+def _audit(data: Sequence[datasets.PreparedData]) -> pa.Table:
+    reader = loader.SampleReader(data)
+    positions = {audit.key_of(row): i for i, row in enumerate(reader.rows)}
+    logger.info("audit: looking for duplicates among %d images", len(positions))
+    try:
+        pairs = audit.find_pairs(reader.rows, lambda row: reader.read(positions[audit.key_of(row)]).image)
+    finally:
+        reader.close()
+    return audit.to_table(pairs)
 
 
 def _finished(study: str, name: str) -> bool:

@@ -118,7 +118,7 @@ def _fold_of_few(prepared: Path) -> int:
     """A fold of eight that holds out an image or two, so that six are left to train on."""
     data = [datasets.open_dataset(folder) for folder in datasets.find_datasets([str(prepared)])]
     rows = [row for part in data for row in part.index.to_pylist()]
-    held = Counter(folds.fold_of(group, 8, 0) for group in folds.group_rows(rows))
+    held = Counter(folds.assign_folds(rows, folds.group_rows(rows), 8, 0))
     return next(fold for fold, count in held.items() if count <= 2)
 
 
