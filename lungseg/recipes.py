@@ -33,6 +33,10 @@ PREPARE: Recipes = {
         "Phantoms in two scanner styles (or --source FOLDER) at 128 px, in seconds on two cores.",
         PrepareSettings(out="demo/data", preprocess=PreprocessSettings(size=128), images_per_shard=64, phantoms=80),
     ),
+    "archive": (
+        "512 px, the whole picture padded, histogram equalised: any archive; pass --source, --images or --listing.",
+        PrepareSettings(),
+    ),
     "small": (
         "256 px, the whole picture padded: for light encoders and CPUs.",
         PrepareSettings(preprocess=PreprocessSettings(size=256)),

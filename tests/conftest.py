@@ -1,6 +1,7 @@
 """Small archives that every test may use. Those of the whole session are read only: copy one before you change it."""
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -75,3 +76,15 @@ def prepared(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     records = sources.discover(str(archive))
     datasets.write_datasets(plan_shards(records, str(folder), PreprocessSettings(size=64), per_shard=2))
     return folder
+
+
+@pytest.fixture
+def own_archive(archive: Path, tmp_path: Path) -> Path:
+    """A copy of the archive that a test may change."""
+    return Path(shutil.copytree(archive, tmp_path / "own-archive"))
+
+
+@pytest.fixture
+def own_prepared(prepared: Path, tmp_path: Path) -> Path:
+    """A copy of the prepared data sets that a test may damage."""
+    return Path(shutil.copytree(prepared, tmp_path / "own-prepared"))

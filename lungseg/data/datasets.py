@@ -55,11 +55,11 @@ def finish_dataset(plans: Sequence[ShardPlan]) -> dict[str, Any]:
     records = _without_outliers(pa.concat_tables([records for _, records, _ in parts]))
     index = _of_usable(pa.concat_tables([index for _, _, index in parts]), records)
     statuses, reasons = records.column("status").to_pylist(), records.column("reason").to_pylist()
-    codes = dict(sorted(Counter(code for reason in reasons for code in manifest.codes_of(reason)).items()))
+    codes = _count_codes(statuses, reasons)
     manifest_bytes = storage.table_bytes(records)
     storage.write_bytes(storage.join(folder, "manifest.parquet"), manifest_bytes)
     if not index.num_rows:
-        said = "; ".join(f"{count} {code}" for code, count in codes.items()) or "nothing in the archive"
+        said = "; ".join(f"{count} {code}" for found in codes.values() for code, count in found.items())
         raise InputError(
             f"{storage.name_of(folder)}: none of {len(statuses)} inputs can be used ({said}): see manifest.parquet"
         )
@@ -178,8 +178,8 @@ def _without_outliers(records: pa.Table) -> pa.Table:
         if far:
             statuses[i] = "rejected"
             reasons[i] = (
-                f"mask_area: the mask marks {areas[i]:.3f} of the picture, the median of this data set is {middle:.3f}: "
-                "look at it; mend it, or take the image out"
+                f"mask_area: the mask marks {areas[i]:.3f} of the picture, the median of this data set is "
+                f"{middle:.3f}: look at it; mend it, or take the image out"
             )
     changed = records
     for name, values in (("status", statuses), ("reason", reasons)):
@@ -192,6 +192,15 @@ def _of_usable(index: pa.Table, records: pa.Table) -> pa.Table:
     rows = zip(records.column("image_id").to_pylist(), records.column("status").to_pylist(), strict=True)
     usable = {image_id for image_id, status in rows if status in ("ok", "repaired")}
     return index.filter(pa.array([image_id in usable for image_id in index.column("image_id").to_pylist()], pa.bool_()))
+
+
+def _count_codes(statuses: Sequence[str], reasons: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Count reason codes by status."""
+    pairs = [(status, code) for status, said in zip(statuses, reasons, strict=True) for code in manifest.codes_of(said)]
+    counts: dict[str, dict[str, int]] = {}
+    for (status, code), count in sorted(Counter(pairs).items()):
+        counts.setdefault(status, {})[code] = count
+    return counts
 
 
 def _delete_others(folder: str, names: set[str]) -> None:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import fields, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,7 +81,7 @@ def codes_of(reason: str) -> list[str]:
     return [found[1] for part in reason.split(_BETWEEN) if (found := _CODE.match(part))]
 
 
-def _noted(record: Record, repairs: tuple[str, ...], flags: tuple[str, ...]) -> dict[str, object]:
+def _noted(record: Record, repairs: tuple[str, ...], flags: tuple[str, ...]) -> dict[str, Any]:
     """Add repairs and flags to those that the record has."""
     reason = _BETWEEN.join([*([record.reason] if record.reason else []), *repairs])
     status = "repaired" if repairs else record.status

@@ -55,7 +55,13 @@ class CheckedMask:
     flags: tuple[str, ...]
 
 
-def read_mask(record: Record, image: Grey, settings: PreprocessSettings, odd: OddMasks) -> CheckedMask | None:
+def read_mask(
+    record: Record,
+    image: Grey,
+    settings: PreprocessSettings,
+    odd: OddMasks,
+    read: Callable[[str], bytes] = storage.read_bytes,
+) -> CheckedMask | None:
     """Read a record's masks of the classes asked for, and check them against its picture; None without one of lungs.
 
     Raises:
@@ -71,7 +77,7 @@ def read_mask(record: Record, image: Grey, settings: PreprocessSettings, odd: Od
     repairs: tuple[str, ...] = ()
     for name, uri in wanted:
         what = f"mask {storage.name_of(uri)}"
-        found = images.decode_mask(storage.read_bytes(uri), what)
+        found = images.decode_mask(read(uri), what)
         mask, repair = fit(found, image.shape, what, record.image_id)
         parts.append((name, mask))
         repairs += repair

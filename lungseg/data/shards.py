@@ -1,4 +1,4 @@
-"""Samples to the members of deterministic WebDataset tars and back, located by an index of offsets; no Ray, no torch."""
+"""Samples to the members of deterministic WebDataset tars and back, found by an index of offsets."""
 
 import hashlib
 import io

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from lungseg import storage
 from lungseg.data import images, shards
-from lungseg.data.preprocess import normalise, restore
+from lungseg.data.histogram import normalise
+from lungseg.data.preprocess import restore
 from lungseg.errors import InputError
 from lungseg.schema import USABLE, Sample
 

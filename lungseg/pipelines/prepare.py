@@ -1,24 +1,35 @@
-"""Prepare an archive over a cluster: one Ray task a shard."""
+"""Prepare an archive over a cluster: one Ray Data task a shard."""
 
+import functools
 import json
 import logging
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
+import cv2
 import ray.data
 
 from lungseg import storage
 from lungseg.config import PrepareSettings, PreprocessSettings
-from lungseg.data import manifest, shards, sources
-from lungseg.errors import InputError, SettingsError
+from lungseg.data import audit, datasets, dicom, images, manifest, shards, sources
+from lungseg.data.histogram import learn_landmarks
+from lungseg.data.leakage import audit_datasets
+from lungseg.data.shard_plan import ShardPlan, plan_shards
+from lungseg.data.sources import names
+from lungseg.errors import InputError, LungsegError, SettingsError
+from lungseg.pipelines import verify
 from lungseg.pipelines.cluster import connect, require_cpus
 from lungseg.pipelines.phantoms import draw_phantoms
 from lungseg.pipelines.progress import ProgressLine
+from lungseg.pipelines.summary import Work, show, summarise
 from lungseg.schema import Record
 
 logger = logging.getLogger(__name__)
+
+_HEADS, _HEAD = 16, 512  # files, and bytes of each, that are looked into for DICOM
+_REFERENCES = 64  # pictures that landmarks are learnt from, at most: their mean hardly moves after that
 
 
 def run(settings: PrepareSettings) -> None:
@@ -29,71 +40,116 @@ def run(settings: PrepareSettings) -> None:
 
     """
     out = storage.resolve(settings.out)
-    records = manifest.refuse_same_ids(_records(settings, out))
-    plans = shards.plan_shards(records, out, settings.preprocess, settings.images_per_shard)
-    datasets = list(dict.fromkeys(plan.folder for plan in plans))
-    logger.info("%d images in %d data sets, %d shards", len(records), len(datasets), len(plans))
-    shards.begin_datasets(plans)
+    if settings.verify:
+        verify.run(out)
+        return
+    key = dicom.read_key(settings.patient_key)
+    preprocess = _with_landmarks(settings)
+    records = manifest.refuse_same_ids(_records(settings, out, key))
+    _require_key(records, key)
+    plans = plan_shards(records, out, preprocess, settings.images_per_shard, settings.shard_mib, settings.odd_masks)
+    folders = list(dict.fromkeys(plan.folder for plan in plans))
+    logger.info("%d images in %d data sets, %d shards", len(records), len(folders), len(plans))
+    inputs = len(records)
+    del records  # the plans hold them
+    datasets.begin_datasets(plans)
     connect()
     require_cpus(1)
     began = time.monotonic()
-    parts = _write_shards(plans, len(records))
-    for folder in datasets:
-        own = [plan for plan in plans if plan.folder == folder]
-        counts = shards.finish_dataset(own, [parts[folder, plan.name] for plan in own])
-        said = ", ".join(f"{count} {reason}" for reason, count in counts.items())
-        logger.info("%s: %d inputs: %s", storage.name_of(folder), sum(counts.values()), said)
-    seconds = time.monotonic() - began
-    logger.info(
-        "prepared %d images in %.1f s (%.0f images/s) in %s", len(records), seconds, len(records) / seconds, out
-    )
+    work = _write_shards(plans, inputs, key)
+    infos = [datasets.finish_dataset([plan for plan in plans if plan.folder == folder]) for folder in folders]
+    pairs = audit_datasets([datasets.open_dataset(folder) for folder in datasets.datasets_in(out)])
+    storage.write_table(storage.join(out, "duplicates.parquet"), audit.to_table(pairs))
+    summary = summarise(infos, work, pairs, time.monotonic() - began)
+    storage.write_json(storage.join(out, "summary.json"), summary)
+    show(summary, out)
 
 
-def _records(settings: PrepareSettings, out: str) -> list[Record]:
+def _with_landmarks(settings: PrepareSettings) -> PreprocessSettings:
+    """Learn the landmarks of `match` where pictures are named to learn them from."""
+    found = settings.preprocess
+    if not settings.match_to:
+        return found
+    if found.histogram != "match":
+        raise SettingsError("--match-to is for --preprocess.histogram match: pass both")
+    where = storage.resolve(settings.match_to)
+    paths = [where] if storage.stat_if_there(where) else storage.list_files(where, images.SUFFIXES)
+    if not paths:
+        raise InputError(f"{where}: no picture in it to learn grey levels from: pass a picture or a folder of them")
+    chosen = paths[:: -(-len(paths) // _REFERENCES)]
+    logger.info("learning landmarks from %d of %d pictures in %s", len(chosen), len(paths), where)
+    learnt = learn_landmarks(images.decode(storage.read_bytes(path), storage.name_of(path)) for path in chosen)
+    return found.model_copy(update={"landmarks": learnt})
+
+
+def _records(settings: PrepareSettings, out: str, key: bytes | None) -> list[Record]:
     if settings.images:
-        images, masks = (storage.resolve(path) if path else "" for path in (settings.images, settings.masks))
-        return sources.pair(images, masks, settings.dataset or sources.dataset_name(images))
+        pictures, masks = (storage.resolve(path) if path else "" for path in (settings.images, settings.masks))
+        return sources.pair(pictures, masks, settings.dataset or sources.dataset_name(pictures))
+    if settings.listing:
+        listed = sources.from_listing(storage.resolve(settings.listing), settings.columns, settings.dataset)
+        return [_hide_patient(record, key) for record in listed] if key else listed
     if settings.source:
         return sources.discover(storage.resolve(settings.source), settings.dataset)
     if not settings.phantoms:
-        raise SettingsError("no archive named: pass --source FOLDER, --images FOLDER, or --phantoms N to draw some")
+        raise SettingsError(
+            "no archive named: pass --source FOLDER, --images FOLDER, --listing FILE, or --phantoms N to draw some"
+        )
     return sources.discover(draw_phantoms(out, settings.phantoms))
 
 
-def _write_shards(plans: Sequence[shards.ShardPlan], images: int) -> dict[tuple[str, str], dict[str, Any]]:
-    """Write every shard, one Ray task each; return the parts by folder and shard."""
-    items = [{"plan": _to_json(plan)} for plan in plans]
-    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(_write_shard)
-    line = ProgressLine(logger)
-    parts, done = {}, 0
+def _hide_patient(record: Record, key: bytes) -> Record:
+    """Put a pseudonym for the patient's id of a listing; where there is none, the image's id stands for it."""
+    if record.patient_id == record.image_id:
+        return record
+    return replace(record, patient_id=dicom.pseudonym(record.patient_id, key))
+
+
+def _require_key(records: Sequence[Record], key: bytes | None) -> None:
+    """Refuse DICOM without a key: patients could be told neither apart nor hidden.
+
+    Raises:
+        SettingsError: there is no key, and a file's name, or the head of one of the first without a suffix, is DICOM's.
+
+    """
+    found = next((uri for record in records if names.named_as_dicom(uri := record.image_uri)), None)
+    unnamed = [record.image_uri for record in records if names.without_suffix(record.image_uri)][:_HEADS]
+    found = found or next((uri for uri in unnamed if dicom.is_dicom(storage.read_range(uri, 0, _HEAD))), None)
+    if found and key is None:
+        raise SettingsError(
+            f"{found}: DICOM names patients; make a key for pseudonyms (openssl rand -hex 32 > KEYFILE) "
+            "and pass --patient-key KEYFILE, or set LUNGSEG_PATIENT_KEY; keep it apart from the data"
+        )
+
+
+def _write_shards(plans: Sequence[ShardPlan], inputs: int, key: bytes | None) -> Work:
+    """Write every shard, one Ray task each; add up what they say."""
+    items = [{"plan": plan.to_json()} for plan in plans]
+    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(functools.partial(_write_shard, key=key))
+    del items
+    line, began, work = ProgressLine(logger), time.monotonic(), Work()
+    for done in _results(dataset):
+        work.add(done)
+        rate = work.inputs / (time.monotonic() - began)
+        line.show(
+            f"prepared {work.inputs} of {inputs} images, {rate:.0f}/s, {(inputs - work.inputs) / rate:.0f} s left"
+        )
+    return work
+
+
+def _results(dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
     for row in dataset.iter_rows():
-        if row["error"]:
-            raise InputError(row["error"])
-        part = json.loads(row["part"])
-        parts[row["folder"], row["name"]] = part
-        done += len(part["records"])
-        line.show(f"prepared {done} of {images} images")
-    return parts
+        done: dict[str, Any] = json.loads(row["done"])
+        if "error" in done:
+            raise InputError(done["error"])
+        yield done
 
 
-def _write_shard(row: dict[str, Any]) -> dict[str, Any]:
+def _write_shard(row: dict[str, Any], key: bytes | None) -> dict[str, Any]:
     """Write one shard. What a user can mend is returned: raised in a task, Ray would turn it into a traceback."""
-    plan = _from_json(row["plan"])
-    part, error = {}, ""
+    cv2.setNumThreads(1)  # Ray runs one task a core
     try:
-        part = shards.write_shard(plan)
-    except InputError as refused:
-        error = str(refused)
-    return {"folder": plan.folder, "name": plan.name, "part": json.dumps(part), "error": error}
-
-
-def _to_json(plan: shards.ShardPlan) -> str:
-    """Plans travel as text: Ray Data would guess a column's type from a nested object, anew for each block."""
-    records = [asdict(record) for record in plan.records]
-    return json.dumps([plan.folder, plan.name, records, plan.preprocess.model_dump()])
-
-
-def _from_json(text: str) -> shards.ShardPlan:
-    folder, name, records, preprocess = json.loads(text)
-    made = tuple(Record.from_dict(record) for record in records)
-    return shards.ShardPlan(folder, name, made, PreprocessSettings.model_validate(preprocess))
+        done = shards.write_shard(ShardPlan.from_json(row["plan"]), key)
+    except LungsegError as refused:
+        done = {"error": str(refused)}
+    return {"done": json.dumps(done)}

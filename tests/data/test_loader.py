@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from lungseg.config import AugmentSettings
 from lungseg.data import datasets, loader
 from lungseg.data.augment import augment
-from lungseg.data.loader import Batch, SampleReader, Step
+from lungseg.data.loader import Batch, Step
+from lungseg.data.reader import SampleReader
 from lungseg.errors import ShardError
 from lungseg.schema import Sample
 

@@ -19,24 +19,12 @@ import webdataset
 from lungseg import storage
 from lungseg.config import PreprocessSettings
 from lungseg.data import datasets, images, manifest, preprocess, shards, sources
-from lungseg.data.loader import SampleReader
+from lungseg.data.reader import SampleReader
 from lungseg.data.shard_plan import ShardPlan, plan_shards
 from lungseg.errors import InputError, ShardError
-from lungseg.schema import SCHEMA, Record
+from lungseg.schema import SCHEMA
 
 SMALL = PreprocessSettings(size=64)
-
-
-@pytest.fixture
-def own_archive(archive: Path, tmp_path: Path) -> Path:
-    """A copy of the archive that a test may change."""
-    return Path(shutil.copytree(archive, tmp_path / "archive"))
-
-
-@pytest.fixture
-def own_prepared(prepared: Path, tmp_path: Path) -> Path:
-    """A copy of the prepared data sets that a test may damage."""
-    return Path(shutil.copytree(prepared, tmp_path / "prepared"))
 
 
 def planned(archive: Path, out: Path, settings: PreprocessSettings = SMALL, per_shard: int = 2) -> list[ShardPlan]:
@@ -72,35 +60,6 @@ def read_all(folder: Path) -> None:
             reader.read(position)
     finally:
         reader.close()
-
-
-# The plan
-
-
-def record(dataset: str, number: int) -> Record:
-    return Record(f"{number:02d}", dataset, f"/x/{dataset}/{number:02d}.png")
-
-
-@pytest.mark.parametrize("per_shard", [1, 2, 3, 7, 100])
-def test_a_plan_holds_every_input_once_and_in_order(per_shard: int) -> None:
-    records = [record(dataset, number) for number in range(7) for dataset in ("south", "north")]
-    plans = plan_shards(records, "/out", SMALL, per_shard)
-    assert [one for plan in plans for one in plan.records] == sorted(records, key=lambda one: one.dataset)
-    assert all(1 <= len(plan.records) <= per_shard for plan in plans)
-    assert all({one.dataset for one in plan.records} == {storage.name_of(plan.folder)} for plan in plans)
-    assert len({(plan.folder, plan.name) for plan in plans}) == len(plans)
-    assert plans[0].name == "north-000000"
-    assert plans[0].folder == "/out/north"
-    assert [plan.name for plan in plans] == sorted(plan.name for plan in plans)
-
-
-def test_no_records_make_no_plan() -> None:
-    assert plan_shards([], "/out", SMALL, 4) == []
-
-
-def test_a_data_set_cannot_climb_out_of_the_folder() -> None:
-    with pytest.raises(InputError, match="leaves its folder"):
-        plan_shards([record("../../etc", 1)], "/out", SMALL, 4)
 
 
 # What is written
@@ -560,35 +519,3 @@ def test_a_sample_without_a_member_is_refused(missing: str) -> None:
     del members[missing]
     with pytest.raises(ShardError, match=r"x\.tar"):
         shards.to_sample(members, "x.tar")
-
-
-# Finding data sets
-
-
-def test_prepared_data_sets_are_found_by_name_and_by_their_folder(prepared: Path) -> None:
-    north, south = str(prepared / "north"), str(prepared / "south")
-    assert datasets.find_datasets([str(prepared)]) == [north, south]
-    assert datasets.find_datasets([south, north]) == [south, north]
-    assert datasets.find_datasets([south, str(prepared)]) == [south, north]
-
-
-def test_what_is_not_prepared_is_told(own_prepared: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="nope: no such folder: prepare it first"):
-        datasets.find_datasets([str(tmp_path / "nope")])
-    with pytest.raises(InputError, match="a file, expected a folder"):
-        datasets.find_datasets([str(own_prepared / "north" / "north-000000.tar")])
-    (own_prepared / "north" / "dataset.json").unlink()
-    assert datasets.find_datasets([str(own_prepared)]) == [str(own_prepared / "south")]
-    with pytest.raises(InputError, match="not prepared, or not finished"):
-        datasets.find_datasets([str(own_prepared / "south"), str(own_prepared / "north")])
-
-
-def test_preparing_through_uris_gives_the_same(archive: Path, prepared: Path, tmp_path: Path) -> None:
-    """URIs are another name for the same files: the tars must not differ by a byte."""
-    records = sources.discover(archive.as_uri())
-    datasets.write_datasets(plan_shards(records, (tmp_path / "out").as_uri(), SMALL, 2))
-    tars = {name: content for name, content in contents(prepared).items() if name.endswith(".tar")}
-    assert {name: content for name, content in contents(tmp_path / "out").items() if name.endswith(".tar")} == tars
-    assert datasets.find_datasets([(tmp_path / "out").as_uri()]) == [
-        (tmp_path / "out" / name).as_uri() for name in ("north", "south")
-    ]

@@ -17,6 +17,7 @@ from torch import nn
 from lungseg.config import LoaderSettings, LossSettings, ModelSettings, OptimSettings, TrainSettings, WandbSettings
 from lungseg.data import loader
 from lungseg.data.datasets import find_datasets
+from lungseg.data.reader import SampleReader
 from lungseg.data.folds import RunPlan
 from lungseg.engine import checkpoint, fit, loop, ranks
 from lungseg.errors import LungsegError
@@ -46,12 +47,12 @@ def freeze(model: LungNetwork) -> LungNetwork:
     return model
 
 
-def evaluated(reader: loader.SampleReader, model: nn.Module) -> list[dict[str, Any]]:
+def evaluated(reader: SampleReader, model: nn.Module) -> list[dict[str, Any]]:
     steps = loader.evaluation_steps(len(reader.rows), 2, ranks.rank_and_world())
     return loop.evaluate(model, loader.batches(reader, steps, 1), 0.5)
 
 
-def trained_on(reader: loader.SampleReader) -> list[list[str]]:
+def trained_on(reader: SampleReader) -> list[list[str]]:
     """Ids of this rank's samples, a list an epoch, read through the loader."""
     world = ranks.rank_and_world()
     epochs = [loader.training_steps(len(reader.rows), 2, world, (SEED, epoch)) for epoch in range(2)]
@@ -59,7 +60,7 @@ def trained_on(reader: loader.SampleReader) -> list[list[str]]:
     return [[sample.image_id for batch in epoch for sample in batch.samples] for epoch in batches]
 
 
-def trained(reader: loader.SampleReader) -> tuple[list[float], list[float], list[int]]:
+def trained(reader: SampleReader) -> tuple[list[float], list[float], list[int]]:
     """Train with the same global batches in every world, all images in each: losses, weights, sizes of the batches."""
     rank, world = ranks.rank_and_world()
     model = freeze(network())
@@ -127,7 +128,7 @@ def work(rank: int, world: int, prepared: str, out: str) -> None:
     if world > 1:
         dist.init_process_group("gloo", init_method=f"file://{out}/store-{world}", rank=rank, world_size=world)
     folders = find_datasets([prepared])
-    reader = loader.SampleReader(fit.open_data(folders), 64)
+    reader = SampleReader(fit.open_data(folders), 64)
     found: dict[str, Any] = {
         "rank_and_world": ranks.rank_and_world(),
         "gathered": ranks.gather(f"of {rank}"),

@@ -1,8 +1,6 @@
 """One Ray cluster for all tests of pipelines, of two CPUs whatever the machine has."""
 
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import ray
@@ -24,9 +22,3 @@ def ray_cluster() -> Iterator[None]:
         cluster.connect()
         yield
         ray.shutdown()
-
-
-@pytest.fixture
-def own_archive(archive: Path, tmp_path: Path) -> Path:
-    """A copy of the archive that a test may damage."""
-    return Path(shutil.copytree(archive, tmp_path / "own-archive"))

@@ -43,6 +43,16 @@ def is_image(path: str) -> bool:
     return last.isdecimal() if dot else not _TEXT.fullmatch(name)
 
 
+def named_as_dicom(path: str) -> bool:
+    """Tell by its name that a file is DICOM."""
+    return path.lower().endswith((".dcm", ".dicom"))
+
+
+def without_suffix(path: str) -> bool:
+    """Tell an image whose name says nothing of its format: DICOM, most likely."""
+    return bool(path) and is_image(path) and not path.lower().endswith(SUFFIXES)
+
+
 def stem(path: str) -> str:
     """Cut a known suffix off; the last number of a UID stays."""
     head, _, last = path.rpartition(".")

@@ -1,0 +1,29 @@
+"""The leakage audit over prepared data sets, which reads the pictures that it has to compare."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lungseg.data.audit import Pair, Row, find_pairs, key_of
+from lungseg.data.datasets import PreparedData
+from lungseg.data.reader import SampleReader
+
+
+def audit_datasets(data: Sequence[PreparedData]) -> list[Pair]:
+    """Find the images that are one picture or of one patient, within and across data sets.
+
+    Raises:
+        ShardError: a tar does not hold what its index says.
+
+    """
+    reader = SampleReader(data)
+    positions = {key_of(row): i for i, row in enumerate(reader.rows)}
+
+    def read(row: Row) -> NDArray[np.uint8]:
+        return reader.read(positions[key_of(row)]).image
+
+    try:
+        return find_pairs(reader.rows, read)
+    finally:
+        reader.close()

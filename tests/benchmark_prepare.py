@@ -1,0 +1,125 @@
+"""How fast and how lean preparing is, against a bare loop over the same calls: `python tests/benchmark_prepare.py`.
+
+Draws phantoms of 1024 x 1024 (kept in --work for the next time), prepares 500 and then all of them with
+jobs/prepare.py, each in a process of its own whose peak memory is watched, and times a bare loop over read, decode,
+normalise, resize and encode in this process before and after. Prints one JSON object. Not a test: what it measures
+depends on the machine.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import cv2
+
+from lungseg.config import PreprocessSettings
+from lungseg.data import images, phantom
+from lungseg.data.preprocess import prepare_image, prepare_mask
+
+ROOT = Path(__file__).resolve().parents[1]
+SIZE, FEW = 1024, 500
+BARE = 300  # images of a bare loop
+SETTINGS = PreprocessSettings()
+
+
+def draw(folder: Path, count: int) -> None:
+    """Draw `count` pairs into folder/images and folder/masks; those that are there are left alone."""
+    for kind in ("images", "masks"):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+    missing = [number for number in range(count) if not (folder / "masks" / f"{number:05d}.png").exists()]
+    with ProcessPoolExecutor() as pool:
+        for done, _ in enumerate(pool.map(draw_one, [folder] * len(missing), missing, chunksize=16), start=1):
+            if done % 200 == 0:
+                print(f"drew {done} of {len(missing)}", file=sys.stderr)
+
+
+def draw_one(folder: Path, number: int) -> None:
+    """Draw one pair, alternately in each style."""
+    cv2.setNumThreads(1)
+    image, mask = phantom.draw(number, phantom.STYLES[number % len(phantom.STYLES)], SIZE)
+    (folder / "images" / f"{number:05d}.png").write_bytes(images.encode_image(image))
+    (folder / "masks" / f"{number:05d}.png").write_bytes(images.encode_mask(mask))
+
+
+def bare_rate(folder: Path) -> float:
+    """Images/s of one core over the calls that preparing cannot do without."""
+    cv2.setNumThreads(1)
+    began = time.perf_counter()
+    for path in sorted((folder / "images").iterdir())[:BARE]:
+        image = images.decode(path.read_bytes(), path.name)
+        mask = images.decode_mask((folder / "masks" / path.name).read_bytes(), path.name)
+        square, geometry = prepare_image(image, SETTINGS)
+        images.encode_image(square)
+        images.encode_mask(prepare_mask(mask, geometry))
+    return BARE / (time.perf_counter() - began)
+
+
+def prepare(folder: Path) -> dict[str, Any]:
+    """Run the job on a folder: its summary's rate, its whole time, and the peak memory of its driver, MiB."""
+    with tempfile.TemporaryDirectory() as out:
+        command = [sys.executable, str(ROOT / "jobs" / "prepare.py"), "archive"]
+        arguments = ["--source", str(folder), "--dataset", "phantoms", "--out", out]
+        began = time.perf_counter()
+        environment = {**os.environ, "RAY_ADDRESS": "local"}
+        process = subprocess.Popen([*command, *arguments], stdout=subprocess.DEVNULL, env=environment)
+        peak = 0
+        while process.poll() is None:
+            peak = max(peak, peak_kib(process.pid))
+            time.sleep(0.05)
+        seconds = time.perf_counter() - began
+        if process.returncode:
+            raise SystemExit(process.returncode)
+        summary = json.loads((Path(out) / "summary.json").read_text())
+    return {
+        "images": summary["inputs"],
+        "images_per_s": summary["images_per_s"],
+        "command_s": round(seconds, 1),
+        "driver_peak_mib": round(peak / 1024, 1),
+        "worker_share": summary["worker_share"],
+    }
+
+
+def peak_kib(process: int) -> int:
+    """Peak resident memory so far, KiB; 0 once the process has ended."""
+    try:
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), 0)
+
+
+def main() -> None:
+    """Draw, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "lungseg-benchmark")
+    parser.add_argument("--images", type=int, default=4000)
+    arguments = parser.parse_args()
+    many, few = arguments.work / f"phantoms-{arguments.images}", arguments.work / f"phantoms-{FEW}"
+    draw(many, arguments.images)
+    draw(few, FEW)
+    cores = len(os.sched_getaffinity(0))
+    before = bare_rate(many)
+    lean, full = prepare(few), prepare(many)
+    after = bare_rate(many)
+    bare = (before + after) / 2 * cores
+    result = {
+        "cores": cores,
+        "bare_images_per_s": round(bare, 1),
+        "bare_before_after": [round(before * cores, 1), round(after * cores, 1)],
+        "few": lean,
+        "many": full,
+        "rate_of_bare": round(full["images_per_s"] / bare, 3),
+        "memory_of_few": round(full["driver_peak_mib"] / lean["driver_peak_mib"], 3),
+    }
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()

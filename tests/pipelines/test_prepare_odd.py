@@ -1,0 +1,68 @@
+"""An archive of odd inputs: a row each, with the status and the reason that its kind calls for, and the job goes on."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lungseg.config import PrepareSettings, PreprocessSettings
+from lungseg.data import manifest
+from lungseg.pipelines import prepare
+from lungseg.storage import read_table
+from tests.pipelines.odd_inputs import Kind, kinds
+
+KINDS = kinds()
+SMALL = PreprocessSettings(size=64)
+Rows = dict[str, dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def made(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Rows, dict[str, Any]]:
+    """Every kind in one archive, prepared at once: the rows by kind, and the summary."""
+    archive, out = tmp_path_factory.mktemp("odd"), tmp_path_factory.mktemp("out")
+    for name, kind in KINDS.items():
+        for folder, content, suffix in (("images", kind.image, kind.suffix), ("masks", kind.mask, ".png")):
+            if content is not None:
+                path = archive / folder / f"{name}{suffix}"
+                path.parent.mkdir(exist_ok=True)
+                path.write_bytes(content)
+    key = out / "key"
+    key.write_text("a secret that is long enough")
+    settings = PrepareSettings(source=str(archive), out=str(out / "data"), preprocess=SMALL, patient_key=str(key))
+    prepare.run(settings)
+    (path,) = (out / "data").glob("*/manifest.parquet")
+    rows = {Path(row["image_uri"]).stem: row for row in read_table(str(path)).to_pylist()}
+    return rows, json.loads((out / "data" / "summary.json").read_text())
+
+
+def test_there_are_forty_kinds_and_more() -> None:
+    assert len(KINDS) >= 60
+    assert len({kind.image + (kind.mask or b"") for kind in KINDS.values()}) > 0.9 * len(KINDS)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_kind_ends_as_it_should(name: str, made: tuple[Rows, dict[str, Any]]) -> None:
+    row, kind = made[0][name], KINDS[name]
+    assert (row["status"], tuple(manifest.codes_of(row["reason"]))) == (kind.status, kind.codes), row["reason"]
+    if kind.status in ("ok", "repaired"):
+        assert row["sha256"]
+        assert row["phash"]
+        assert row["height"] > 0
+
+
+def test_the_counts_add_up(made: tuple[Rows, dict[str, Any]]) -> None:
+    rows, summary = made
+    assert len(rows) == len(KINDS) == summary["inputs"] == sum(summary["counts"].values())
+    assert summary["counts"] == {**dict.fromkeys(summary["counts"], 0), **Counter(k.status for k in KINDS.values())}
+    expected: Counter[tuple[str, str]] = Counter((kind.status, code) for kind in KINDS.values() for code in kind.codes)
+    (found,) = summary["datasets"].values()
+    assert {(status, code): n for status, codes in found["reasons"].items() for code, n in codes.items()} == expected
+
+
+def test_no_kind_is_there_for_nothing() -> None:
+    def usable(kind: Kind) -> bool:
+        return kind.status in ("ok", "repaired")
+
+    assert 15 < sum(usable(kind) for kind in KINDS.values()) < len(KINDS) - 30
