@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from lungseg.config import (
 )
 from lungseg.data import datasets, sources
 from lungseg.data.datasets import PreparedData
-from lungseg.data.folds import RunPlan, split
+from lungseg.data.folds import RunPlan, assign_folds, group_rows, split
 from lungseg.data.shard_plan import plan_shards
 from lungseg.engine import checkpoint, fit
 from lungseg.errors import InputError, SettingsError
@@ -34,7 +34,7 @@ torch.set_num_threads(1)  # two threads that wait for each other are ten times s
 CPU = torch.device("cpu")
 EPOCHS = 3
 SETTINGS = TrainSettings(
-    folds=2,
+    folds=5,
     seed=3,
     epochs=EPOCHS,
     model=ModelSettings(encoder="tu-test_efficientnet", weights="none"),
@@ -43,8 +43,8 @@ SETTINGS = TrainSettings(
     loader=LoaderSettings(batch=2, threads=2),
     wandb=WandbSettings(mode="disabled"),
 )
-# From north to south; this seed trains on four of north's five and holds one out.
-PLAN = RunPlan("source-to-source", ("north",), fold=0, folds=2, seed=3)
+# From north to south; each of five folds trains on four of north's five and holds one out.
+PLAN = RunPlan("source-to-source", ("north",), fold=0, folds=5, seed=3)
 TIMES = ("train_s", "epoch_s", "images_per_s")
 
 
@@ -119,6 +119,30 @@ def test_each_image_is_tested_once_and_none_that_was_trained_on(finished: fit.Ru
     assert {row["run"] for row in tested} == {finished.name}
 
 
+def test_a_linked_image_is_held_out_with_its_double(
+    folders: tuple[str, ...], finished: fit.Run, tmp_path: Path
+) -> None:
+    (held,) = fit.start(finished, CPU).parts.held_out
+    rows = index_rows(finished)
+    double = next(i for i, row in enumerate(rows) if row["dataset"] == "north" and i != held)
+    south = next(i for i, row in enumerate(rows) if row["dataset"] == "south")
+    names = [f"{rows[i]['dataset']}/{rows[i]['image_id']}" for i in (held, double, south)]
+    linked = (names[0], names[1]), (names[1], names[2])
+    splits = [
+        fit.start(replace(finished, folder=str(tmp_path), linked=linked, plan=replace(PLAN, fold=fold)), CPU).parts
+        for fold in range(5)
+        if fold_has_rows(rows, linked, fold)
+    ]
+    for parts in splits:
+        assert (held in parts.held_out) == (double in parts.held_out) == (south in parts.cross)
+    assert sum(held in parts.held_out for parts in splits) == 1
+
+
+def fold_has_rows(rows: list[dict[str, Any]], linked: tuple[tuple[str, str], ...], fold: int) -> bool:
+    found = assign_folds(rows, group_rows(rows, linked), PLAN.folds, PLAN.seed)
+    return any(row["dataset"] == "north" and one == fold for row, one in zip(rows, found, strict=True))
+
+
 def test_tested_rows_hold_together(finished: fit.Run) -> None:
     for row in storage.read_table(f"{finished.folder}/tested.parquet").to_pylist():
         assert 0 < row["tp"] + row["fp"] + row["fn"] + row["tn"] <= 64 * 64
@@ -131,7 +155,7 @@ def test_run_json_says_how_every_figure_was_made(finished: fit.Run) -> None:
     assert summary["run"] == finished.name
     assert summary["protocol"] == "source-to-source"
     assert summary["train_on"] == ["north"]
-    assert (summary["fold"], summary["folds"], summary["epochs"]) == (0, 2, EPOCHS)
+    assert (summary["fold"], summary["folds"], summary["epochs"]) == (0, 5, EPOCHS)
     assert summary["trained_images"] == 4
     assert summary["resolution"] == "64 px"
     assert summary["threshold"] == 0.5
@@ -343,7 +367,7 @@ def test_images_without_a_mask_are_left_out_aloud(
     archive: Path, folders: tuple[str, ...], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     records = sources.discover(str(archive / "south"), "mixed")
-    records[1] = replace(records[1], mask_uris=())
+    records[1] = replace(records[1], mask_uris=(), mask_classes=())
     mixed = prepare(records, tmp_path)
     maskless = prepare(sources.pair(str(archive / "south" / "images"), "", "maskless"), tmp_path / "other")
     data = fit.open_data([folders[0], *mixed, *maskless])
@@ -355,8 +379,9 @@ def test_images_without_a_mask_are_left_out_aloud(
 
 def test_an_image_without_a_mask_is_neither_learnt_from_nor_tested_on(archive: Path, tmp_path: Path) -> None:
     records = sources.discover(str(archive / "north"), "north")
-    parts = split([{"dataset": "north", "patient_id": one.patient_id, "sha256": one.image_id} for one in records], PLAN)
-    records[parts.train[0]] = replace(records[parts.train[0]], mask_uris=())
+    rows = [{**asdict(one), "sha256": one.image_id} for one in records]
+    parts = split(rows, PLAN)
+    records[parts.train[0]] = replace(records[parts.train[0]], mask_uris=(), mask_classes=())
     run = a_run(prepare(records, tmp_path / "data"), tmp_path / "run", SETTINGS.model_copy(update={"epochs": 1}))
     assert go(run)["trained_images"] == len(parts.train) - 1
     learnt = storage.read_table(f"{run.folder}/checkpoint/epoch-0001/trained_on.parquet").column("image_id")
