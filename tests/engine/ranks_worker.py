@@ -94,7 +94,7 @@ def shared_buffers() -> tuple[list[float], list[float]]:
 def whole_run(folders: list[str], folder: str) -> dict[str, Any]:
     """One run as the pipeline does it, started twice: the second finds it finished."""
     settings = TrainSettings(
-        folds=2,
+        folds=5,
         seed=3,
         epochs=2,
         workers=2,
@@ -103,7 +103,7 @@ def whole_run(folders: list[str], folder: str) -> dict[str, Any]:
         loader=LoaderSettings(batch=2, threads=1),
         wandb=WandbSettings(mode="disabled"),
     )
-    plan = RunPlan("source-to-source", ("north",), fold=0, folds=2, seed=3)
+    plan = RunPlan("source-to-source", ("north",), fold=0, folds=5, seed=3)
     run = fit.Run(settings, plan, tuple(folders), "from-north-fold0", folder)
     training = fit.start(run, CPU)
     with mock.patch.object(checkpoint, "save", wraps=checkpoint.save) as save:
@@ -114,8 +114,8 @@ def whole_run(folders: list[str], folder: str) -> dict[str, Any]:
 
 def refused(folders: list[str], folder: str) -> str:
     """What a run says that has too few images for its ranks."""
-    settings = TrainSettings(folds=2, model=MODEL, wandb=WandbSettings(mode="disabled"))
-    plan = RunPlan("source-to-source", ("north",), fold=0, folds=2, seed=3)
+    settings = TrainSettings(folds=5, model=MODEL, wandb=WandbSettings(mode="disabled"))
+    plan = RunPlan("source-to-source", ("north",), fold=0, folds=5, seed=3)
     try:
         fit.start(fit.Run(settings, plan, tuple(folders), "too-few", folder), CPU)
     except LungsegError as error:
