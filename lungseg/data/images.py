@@ -1,4 +1,4 @@
-"""Bytes to grey arrays and back: the only codec code."""
+"""Bytes to arrays and back: the only codec code, with DICOM's in dicom.py."""
 
 import hashlib
 
@@ -7,39 +7,51 @@ import numpy as np
 import pycocotools.mask as coco
 from numpy.typing import NDArray
 
+from lungseg.data import dicom, headers
+from lungseg.data.dicom import Tags
 from lungseg.errors import ImageError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
-_MAX_PIXELS = 1 << 28
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".gif", ".dcm", ".dicom", ".img")
+Pixels = NDArray[np.uint8] | NDArray[np.uint16]
+
 _PNG_LEVEL = 2  # as small as level 6 within 5 %, encoded four times faster
+_JSRT_SIDE, _JSRT_LEVELS = 2048, 4096
 
 
-def decode(content: bytes, what: str) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    """Decode a PNG, JPEG or TIFF file to one grey channel at its stored depth, u8 or u16[H,W].
+def read_picture(content: bytes, what: str, key: bytes | None = None) -> tuple[Pixels, Tags]:
+    """Decode any file to its pixels, u8 or u16: [H,W] grey, or [H,W,3] in the order RGB; an alpha channel is dropped.
 
-    A colour picture is turned to luma, an alpha channel is dropped.
+    A PNG, JPEG, TIFF or GIF (its first page or frame) comes as it is stored, at its stored depth and without tags. A
+    DICOM file comes as dicom.read says; key is the secret for its patient's pseudonym. A raw .IMG of JSRT is known by
+    its name and size.
 
     Raises:
-        ImageError: `undecodable`, or `depth` for anything but 8 or 16 bits.
+        ImageError: `undecodable`, `depth` for anything but 8 or 16 bits, `too_large`, or a reason of dicom.read.
 
     """
     if not content:
         raise ImageError("undecodable", f"{what} is empty (0 bytes): fetch it again")
-    try:
-        # Without rotation by EXIF: a mask file carries no EXIF, and both must keep lying on each other.
-        flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
-        array = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
-    except cv2.error as error:
-        raise ImageError("undecodable", f"{what} cannot be decoded ({error.err})") from None
-    if array is None:
-        raise ImageError("undecodable", f"{what} is not a whole PNG, JPEG or TIFF file: fetch it again")
-    if array.dtype not in (np.uint8, np.uint16):
-        raise ImageError("depth", f"{what} holds {array.dtype}, expected 8 or 16 bit grey: export it again")
-    if array.shape[0] * array.shape[1] > _MAX_PIXELS:
-        raise ImageError("too_large", f"{what} has {array.shape[0]}x{array.shape[1]} px: no radiograph is that large")
-    if array.ndim == 3:
-        array = array[..., 0] if array.shape[2] < 3 else cv2.cvtColor(array[..., :3], cv2.COLOR_BGR2GRAY)
-    return array.astype(np.uint8, copy=False) if array.dtype == np.uint8 else array.astype(np.uint16, copy=False)
+    if what.lower().endswith(".img"):
+        return _read_jsrt(content, what), Tags()
+    if dicom.is_dicom(content):
+        return dicom.read(content, what, key)
+    _refuse_large(content, what)
+    return _decode(content, what), Tags()
+
+
+def decode(content: bytes, what: str) -> Pixels:
+    """Decode any file to one grey channel at its stored depth, u8 or u16[H,W]; a colour picture is turned to luma.
+
+    Raises:
+        ImageError: as read_picture.
+
+    """
+    return to_grey(read_picture(content, what)[0])
+
+
+def to_grey(pixels: Pixels) -> Pixels:
+    """Turn u8 or u16[H,W,3], RGB, to luma [H,W]; grey stays as it is. Source: ITU-R BT.601."""
+    return cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY) if pixels.ndim == 3 else pixels  # type: ignore[return-value]
 
 
 def decode_mask(content: bytes, what: str) -> NDArray[np.uint8]:
@@ -61,6 +73,24 @@ def encode_mask(mask: NDArray[np.uint8]) -> bytes:
     return _encode(mask * np.uint8(255), [cv2.IMWRITE_PNG_BILEVEL, 1])
 
 
+def encode_labels(mask: NDArray[np.uint8]) -> bytes:
+    """Encode u8[H,W] of class numbers as a PNG of 8 bits that holds them as they are."""
+    return _encode(mask, [cv2.IMWRITE_PNG_COMPRESSION, _PNG_LEVEL])
+
+
+def decode_labels(content: bytes, what: str) -> NDArray[np.uint8]:
+    """Decode a file of class numbers to u8[H,W], as they are.
+
+    Raises:
+        ImageError: as read_picture, or `depth` where it is not of one channel of 8 bits.
+
+    """
+    labels, _ = read_picture(content, what)
+    if labels.ndim != 2 or labels.dtype != np.uint8:
+        raise ImageError("depth", f"{what} holds {labels.dtype} {labels.shape}, expected class numbers in 8 bit grey")
+    return labels.astype(np.uint8, copy=False)
+
+
 def encode_rle(mask: NDArray[np.uint8]) -> str:
     """Encode u8[H,W] in {0,1} as the counts of a compressed COCO RLE (column-major, ASCII)."""
     return bytes(coco.encode(np.asfortranarray(mask))["counts"]).decode("ascii")
@@ -75,6 +105,51 @@ def pixel_digest(image: NDArray[np.uint8] | NDArray[np.uint16]) -> str:
     """SHA-256 of an image's grey values and size: the same for one picture in two lossless files."""
     head = f"{image.dtype} {image.shape[0]}x{image.shape[1]}".encode()
     return hashlib.sha256(head + np.ascontiguousarray(image).tobytes()).hexdigest()
+
+
+def _read_jsrt(content: bytes, what: str) -> NDArray[np.uint16]:
+    """Read JSRT's raw file, and turn it round: its 12 bits are a film's optical density, high where air let it blacken.
+
+    Source: Shiraishi et al., AJR 174, 2000: 2048 x 2048, no header, two bytes a pixel, the high one first.
+    """
+    expected = 2 * _JSRT_SIDE * _JSRT_SIDE
+    if len(content) != expected:
+        raise ImageError(
+            "undecodable", f"{what} holds {len(content)} bytes, expected JSRT's {expected}: fetch it again"
+        )
+    density = np.frombuffer(content, ">u2").reshape(_JSRT_SIDE, _JSRT_SIDE)
+    if density.max() >= _JSRT_LEVELS:
+        raise ImageError("undecodable", f"{what} is no JSRT film: {density.max()}, expected less than {_JSRT_LEVELS}")
+    return (_JSRT_LEVELS - 1 - density).astype(np.uint16)
+
+
+def _refuse_large(content: bytes, what: str) -> None:
+    """Refuse by its header what would take more memory than any radiograph, before a byte of it is taken."""
+    size = headers.picture_size(content)
+    if size is None:
+        raise ImageError(
+            "undecodable", f"{what} begins as no PNG, JPEG, TIFF, GIF or DICOM file: fetch or export it again"
+        )
+    if size[0] * size[1] > headers.MAX_PIXELS:
+        raise ImageError("too_large", f"{what} promises {size[0]}x{size[1]} px: no radiograph is that large")
+
+
+def _decode(content: bytes, what: str) -> Pixels:
+    # What is broken is said in its row; OpenCV would say it on the terminal too.
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        # Without rotation by EXIF: a mask file carries no EXIF, and both must keep lying on each other.
+        flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
+        array = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+    except cv2.error as error:
+        raise ImageError("undecodable", f"{what} cannot be decoded ({error.err})") from None
+    if array is None:
+        raise ImageError("undecodable", f"{what} is not a whole PNG, JPEG, TIFF or GIF file: fetch it again")
+    if array.dtype not in (np.uint8, np.uint16):
+        raise ImageError("depth", f"{what} holds {array.dtype}, expected 8 or 16 bit grey: export it again")
+    if array.ndim == 3:
+        array = array[..., 0] if array.shape[2] < 3 else cv2.cvtColor(array[..., :3], cv2.COLOR_BGR2RGB)
+    return array.astype(np.uint8, copy=False) if array.dtype == np.uint8 else array.astype(np.uint16, copy=False)
 
 
 def _encode(array: NDArray[np.uint8], options: list[int]) -> bytes:

@@ -2,7 +2,9 @@
 
 import contextlib
 import io
+import resource
 import struct
+import time
 import zlib
 from typing import Any
 
@@ -15,8 +17,10 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from PIL import Image
 
-from lungseg.data import images
+from lungseg.data import headers, images
+from lungseg.data.dicom import Tags, pseudonym
 from lungseg.errors import ImageError
+from tests.data.dicom_files import write_dicom
 
 U8 = NDArray[np.uint8]
 GREY: U8 = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (48, 64), dtype=np.uint8), (0, 0), 2.0)  # type: ignore[assignment]
@@ -88,6 +92,12 @@ EXACT = {
         pil(GREY, "TIFF", save_all=True, append_images=[Image.fromarray(np.uint8(255) - GREY)]),
         GREY,
     ),
+    "gif": (pil(GREY, "GIF"), GREY),
+    "gif of 1 bit": (pil(BILEVEL.astype(bool), "GIF"), BILEVEL * np.uint8(255)),
+    "gif of two frames": (
+        pil(GREY, "GIF", save_all=True, append_images=[Image.fromarray(np.uint8(255) - GREY)]),
+        GREY,
+    ),
 }
 NEAR = {
     "jpeg": pil(GREY, "JPEG", quality=95),
@@ -129,6 +139,7 @@ def test_colours_are_turned_to_luma() -> None:
         (b"a list of patients\n" * 40, "undecodable"),
         (b"<!DOCTYPE html><title>404</title>", "undecodable"),
         (b"\0" * 4096, "undecodable"),
+        (pil(GREY, "BMP"), "undecodable"),
         (pil(GREY.astype(np.float32), "TIFF"), "depth"),
         (pil(GREY.astype(np.int32), "TIFF"), "depth"),
         (opencv(GREY.astype(np.int16), ".tiff"), "depth"),
@@ -138,23 +149,49 @@ def test_what_is_no_picture_is_refused_with_its_reason(content: bytes, reason: s
     assert refused(content) == reason
 
 
-@pytest.mark.parametrize("side", [17_000, 30_000, 50_000])
-def test_a_header_that_promises_more_than_the_file_holds_is_refused(side: int) -> None:
-    assert refused(png_of_header(side, side, b"\0" * 1000)) == "undecodable"
+def test_a_header_that_promises_more_than_the_file_holds_is_refused() -> None:
+    assert refused(png_of_header(16_000, 16_000, b"\0" * 1000)) == "undecodable"
+
+
+def huge(suffix: str) -> bytes:
+    """A small file whose header promises 50,000 x 50,000 px."""
+    content = pil(GREY, suffix)
+    height, width = GREY.shape
+    for order in (">H", "<H", ">I", "<I"):
+        for first, second in ((height, width), (width, height)):
+            found = struct.pack(order, first), struct.pack(order, second)
+            content = content.replace(b"".join(found), struct.pack(order, 50_000) * 2)
+    return content
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        png_of_header(50_000, 50_000, b"\0" * 1000),
+        png_of_header(1 << 14, (1 << 14) + 1, b""),
+        huge("JPEG"),
+        huge("GIF"),
+        b"II*\0\x08\0\0\0" + struct.pack("<HHHIIHHII", 2, 256, 4, 1, 50_000, 257, 4, 1, 50_000),
+    ],
+    ids=["png", "png just above", "jpeg", "gif", "tiff"],
+)
+def test_a_bomb_is_refused_by_its_header_at_once_and_without_memory(content: bytes) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    started = time.perf_counter()
+    assert refused(content) == "too_large"
+    assert time.perf_counter() - started < 0.1
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 10_000  # KiB
 
 
 def test_a_picture_of_no_size_is_refused() -> None:
     assert refused(png_of_header(0, 0, b"")) == "undecodable"
 
 
-def test_a_picture_larger_than_any_radiograph_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "_MAX_PIXELS", GREY.size - 1)
-    assert refused(pil(GREY, "PNG")) == "too_large"
-
-
 def test_the_three_channels_of_a_colour_do_not_make_a_picture_larger(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "_MAX_PIXELS", GREY.size)
+    monkeypatch.setattr(headers, "MAX_PIXELS", GREY.size)
     np.testing.assert_array_equal(images.decode(pil(np.dstack([GREY] * 3), "PNG"), "x"), GREY)
+    monkeypatch.setattr(headers, "MAX_PIXELS", GREY.size - 1)
+    assert refused(pil(GREY, "PNG")) == "too_large"
 
 
 @pytest.mark.parametrize("name", [*EXACT, *NEAR])
@@ -182,6 +219,57 @@ def test_a_flipped_byte_in_a_prepared_image_changes_no_pixel_unnoticed() -> None
         except ImageError:
             refusals += 1
     assert refusals > len(whole) * 0.98
+
+
+# What is not one picture a file
+
+COLOUR = np.dstack([GREY, GREY // 2, 255 - GREY])
+
+
+@pytest.mark.parametrize("suffix", ["PNG", "TIFF"])
+def test_colours_come_in_the_order_rgb_and_without_tags(suffix: str) -> None:
+    pixels, tags = images.read_picture(pil(COLOUR, suffix), "x")
+    np.testing.assert_array_equal(pixels, COLOUR)
+    assert tags == Tags()
+    np.testing.assert_array_equal(images.to_grey(pixels), images.decode(pil(COLOUR, suffix), "x"))
+    assert images.to_grey(GREY) is GREY
+
+
+def test_a_dicom_file_is_known_by_its_bytes_whatever_its_name() -> None:
+    content = write_dicom(DEEP, PatientSex="F")
+    pixels, tags = images.read_picture(content, "IM000001", b"sixteen bytes or more")
+    assert (pixels.dtype, pixels.shape) == (np.uint16, DEEP.shape)
+    assert tags == Tags(patient_id=pseudonym("P-1", b"sixteen bytes or more"), sex="female")
+    np.testing.assert_array_equal(images.decode(content, "x.png"), pixels)
+    assert images.decode(write_dicom(COLOUR), "x").ndim == 2
+
+
+def test_a_dicom_file_of_two_frames_is_refused() -> None:
+    assert refused(write_dicom(GREY, NumberOfFrames=2)) == "multi_frame"
+
+
+def test_a_film_of_jsrt_is_turned_round() -> None:
+    density = np.zeros((2048, 2048), ">u2")
+    density[:, 1024:] = 4095
+    density[7, 5] = 258
+    pixels, tags = images.read_picture(density.tobytes(), "JPCLN001.IMG")
+    assert (pixels.dtype, pixels.shape, tags) == (np.uint16, (2048, 2048), Tags())
+    assert (pixels[0, 0], pixels[0, 2047], pixels[7, 5]) == (4095, 0, 4095 - 258)
+
+
+@pytest.mark.parametrize(
+    "content", [b"\0" * 100, bytes(2 * 2048 * 2048 - 1), b"\x10" + bytes(2 * 2048 * 2048 - 1), pil(GREY, "PNG")]
+)
+def test_another_img_file_is_refused(content: bytes) -> None:
+    with pytest.raises(ImageError, match=r"undecodable: a\.IMG"):
+        images.decode(content, "a.IMG")
+
+
+def test_a_broken_file_writes_nothing_on_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    for suffix in ("PNG", "GIF", "JPEG", "TIFF"):
+        with contextlib.suppress(ImageError):
+            images.decode(pil(GREY, suffix)[:-100], "x")
+    assert capfd.readouterr() == ("", "")
 
 
 # Masks
@@ -226,6 +314,21 @@ def test_left_and_right_in_two_greys_are_both_lung() -> None:
 
 def test_an_empty_mask_stays_empty() -> None:
     assert not images.decode_mask(opencv(MASK * 0, ".png"), "mask").any()
+
+
+@given(hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=24), elements=st.integers(0, 9)))
+def test_labels_go_through_their_file_unchanged(mask: U8) -> None:
+    content = images.encode_labels(mask)
+    assert (content[24], content[25]) == (8, 0)  # bits, grey
+    found = images.decode_labels(content, "x")
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, mask)
+
+
+@pytest.mark.parametrize("content", [pil(COLOUR, "PNG"), pil(DEEP, "PNG")], ids=["colour", "16 bits"])
+def test_what_holds_no_class_numbers_is_refused(content: bytes) -> None:
+    with pytest.raises(ImageError, match=r"depth: x\.png"):
+        images.decode_labels(content, "x.png")
 
 
 # Prepared files, run lengths, digests

@@ -1,0 +1,188 @@
+"""What a DICOM file's tags say: whether it is a frontal chest radiograph, and the few things that may leave it."""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+from lungseg.errors import ImageError
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+_RADIOGRAPHS = ("", "CR", "DX", "DR", "RG", "OT", "SC")
+_CHEST = re.compile("CHEST|CHST|THORA|TORA|LUNG|PULM|BRUST|POUMON|POLMON|PECHO|BORST")
+_SPINE = re.compile("SPIN|VERTEB|CERVI|LUMB|WIRBEL|RACHIS|COLUMN|COLONN")  # "thoracic spine" is no chest
+# Chest, lung, structure of the thorax and of its cavity, in SNOMED RT and SNOMED CT (DICOM's context group 4031).
+_CHEST_CODES = ("T-D3000", "T-28000", "51185008", "39607008", "43799004")
+_UNSAID = ("", "UNKNOWN", "OTHER", "NONE", "ANY", "DEFAULT")
+_VIEWS = ("PA", "AP", "LLD", "RLD", "LAO", "RAO", "LPO", "RPO", "LLO", "RLO")
+_LATERAL = {"LL", "RL", "LAT", "LATERAL", "LLAT", "RLAT"}
+# Lateral, left and right lateral of DICOM's context group 4010, in SNOMED CT.
+_LATERAL_CODES = ("399067008", "399173006", "399198007")
+_SEXES = {"F": "female", "M": "male", "O": "other"}
+_AGE = re.compile(r"(\d{1,3})([DWMY]?)")
+_DAYS = {"D": 1.0, "W": 7.0, "M": 30.4375, "Y": 365.25, "": 365.25}
+_OLDEST = 130  # years; beyond it a date was made up
+_ANISOTROPIC = 1.05
+
+
+@dataclass(frozen=True)
+class Tags:
+    """The only things that ever leave a DICOM file beside its pixels.
+
+    patient_id: a pseudonym, empty without a key; age_group: ten years, as 40-49, or 90+; sex: female, male or other;
+    view: PA, AP ...; spacing_mm: of a pixel, at the patient where that is known, else at the detector.
+    """
+
+    patient_id: str = ""
+    age_group: str | None = None
+    sex: str | None = None
+    view: str | None = None
+    spacing_mm: float | None = None
+    manufacturer_model: str | None = None
+
+
+def value(dataset: "Dataset", name: str) -> Any:
+    """Value of an element; None where it is absent, empty or cannot be parsed, as nothing here is worth a picture."""
+    try:
+        found = dataset.get(name)
+        return found if found is None or isinstance(found, bytes) or str(found).strip() else None
+    except MemoryError:
+        raise
+    except Exception:  # pydicom parses an element when it is asked for, and raises anything
+        return None
+
+
+def text(dataset: "Dataset", name: str) -> str:
+    """First value of an element, in capitals; empty where there is none."""
+    found = value(dataset, name)
+    first = found[0] if isinstance(found, Sequence) and not isinstance(found, str | bytes) else found
+    return "" if first is None else str(first).strip().upper()
+
+
+def numbers(dataset: "Dataset", name: str) -> list[float]:
+    """All values of an element that are finite numbers."""
+    found = value(dataset, name)
+    try:
+        one = isinstance(found, str | bytes | int | float)
+        several = [float(part) for part in ([found] if one else found or [])]
+    except (TypeError, ValueError):
+        return []
+    return several if all(map(math.isfinite, several)) else []
+
+
+def whole(dataset: "Dataset", name: str, otherwise: int = 0) -> int:
+    """First value of an element as a whole number."""
+    found = numbers(dataset, name)
+    return int(found[0]) if found else otherwise
+
+
+def items(dataset: "Dataset", name: str) -> list["Dataset"]:
+    """Items of a sequence; none where it is absent."""
+    found = value(dataset, name)
+    return [] if found is None or isinstance(found, str | bytes) else list(found)
+
+
+def describe(dataset: "Dataset", patient_id: str) -> Tags:
+    """Take what may leave the file; patient_id is a pseudonym already."""
+    position = _words(dataset, "ViewPosition")
+    model = value(dataset, "ManufacturerModelName")
+    return Tags(
+        patient_id=patient_id,
+        age_group=_age_group(dataset),
+        sex=_SEXES.get(text(dataset, "PatientSex")),
+        view=next((word for word in position if word in _VIEWS), None),
+        spacing_mm=_spacing(dataset),
+        manufacturer_model=" ".join(str(model).split()) if model is not None else None,
+    )
+
+
+def check_chest(dataset: "Dataset", what: str) -> None:
+    """Refuse what its tags say is no radiograph or not of a chest; what they leave open passes.
+
+    Raises:
+        ImageError: `not_radiograph` or `body_part`.
+
+    """
+    if text(dataset, "Modality") not in _RADIOGRAPHS:
+        known = ", ".join(name for name in _RADIOGRAPHS if name)
+        raise ImageError("not_radiograph", f"{what} has another Modality (0008,0060) than {known}: leave it out")
+    part = text(dataset, "BodyPartExamined")
+    regions = items(dataset, "AnatomicRegionSequence") if part in _UNSAID else []
+    chest = not regions or any(map(_is_chest_region, regions)) if part in _UNSAID else _is_chest(part)
+    if not chest:
+        tag = "AnatomicRegionSequence (0008,2218)" if regions else "BodyPartExamined (0018,0015)"
+        raise ImageError("body_part", f"{what} is not of a chest by its {tag}: leave it out, or mend the tag")
+
+
+def check_frontal(dataset: "Dataset", what: str) -> None:
+    """Refuse a lateral view; a lateral decubitus is a frontal projection of somebody who lies on the side.
+
+    Raises:
+        ImageError: `lateral_view`.
+
+    """
+    position = _words(dataset, "ViewPosition")
+    if _LATERAL & set(position) and "DECUBITUS" not in position:
+        tag = "ViewPosition (0018,5101)"
+    elif any(map(_is_lateral, items(dataset, "ViewCodeSequence"))):
+        tag = "ViewCodeSequence (0054,0220)"
+    elif text(dataset, "PatientOrientation").startswith(("A", "P")):
+        tag = "PatientOrientation (0020,0020)"  # its rows run between chest and back
+    else:
+        return
+    raise ImageError("lateral_view", f"{what} is a lateral view by its {tag}, expected a frontal one: leave it out")
+
+
+def _words(dataset: "Dataset", name: str) -> list[str]:
+    return re.sub(r"[^A-Z]+", " ", text(dataset, name)).split()
+
+
+def _is_chest(words: str) -> bool:
+    return bool(_CHEST.search(words)) and not _SPINE.search(words)
+
+
+def _is_chest_region(region: "Dataset") -> bool:
+    return text(region, "CodeValue") in _CHEST_CODES or _is_chest(text(region, "CodeMeaning"))
+
+
+def _is_lateral(view: "Dataset") -> bool:
+    meaning = text(view, "CodeMeaning")
+    named = "LATERAL" in meaning and not re.search("DECUBITUS|OBLIQUE", meaning)
+    return named or text(view, "CodeValue") in _LATERAL_CODES
+
+
+def _age_group(dataset: "Dataset") -> str | None:
+    """Ten years wide: from the age as given, else from birth to study."""
+    given = _AGE.fullmatch(text(dataset, "PatientAge"))
+    if given:
+        years = int(given[1]) * _DAYS[given[2]] / _DAYS["Y"]
+    else:
+        born, seen = (_date(dataset, name) for name in ("PatientBirthDate", "StudyDate"))
+        if born is None or seen is None:
+            return None
+        years = seen.year - born.year - ((seen.month, seen.day) < (born.month, born.day))
+    if not 0 <= years <= _OLDEST:
+        return None
+    decade = int(years) // 10 * 10
+    return "90+" if decade >= 90 else f"{decade}-{decade + 9}"
+
+
+def _date(dataset: "Dataset", name: str) -> date | None:
+    digits = text(dataset, name).replace(".", "").replace("-", "")
+    try:
+        return date(int(digits[:4]), int(digits[4:6]), int(digits[6:8]))
+    except ValueError:
+        return None
+
+
+def _spacing(dataset: "Dataset") -> float | None:
+    """Mean of rows' and columns' spacing; None where it is 0, or they differ by more than 5 %."""
+    for name in ("PixelSpacing", "ImagerPixelSpacing"):
+        sides = numbers(dataset, name)
+        if len(sides) == 2 and min(sides) > 0:
+            return sum(sides) / 2 if max(sides) / min(sides) <= _ANISOTROPIC else None
+    return None
