@@ -190,7 +190,8 @@ class TrainSettings(JobSettings):
     study: str = "study"
     """name of this study: a folder under out, the group in W&B"""
     protocols: tuple[Protocol, ...] = ("pooled",)
-    """pooled: train on all data sets but the fold; source-to-source: train on one, test on its fold and the others"""
+    """pooled: train on all data sets but the fold; source-to-source: train on one, test on its fold and the others;
+    leave-one-dataset-out: train on all but one, test on their fold and on the one"""
     folds: Annotated[int, Field(ge=2)] = 5
     """number of folds, by patient"""
     only_folds: tuple[Annotated[int, Field(ge=0)], ...] = ()
@@ -222,7 +223,7 @@ class TrainSettings(JobSettings):
         if wrong:
             raise ValueError(f"--only-folds {wrong[0]} of {self.folds} folds: pass 0 to {self.folds - 1}")
         if not self.protocols:
-            raise ValueError("--protocols is empty: pass pooled, source-to-source or both")
+            raise ValueError("--protocols is empty: pass pooled, source-to-source, leave-one-dataset-out or some")
         return self
 
 

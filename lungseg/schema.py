@@ -40,10 +40,10 @@ class Record:
 
     `status` is ok once it was read and fits its mask, repaired when that took a safe change; else it cannot be used.
     `reason` holds what was repaired or what is wrong, each as `code: sentence`, ` | ` between. `flags` are codes of
-    what is odd about a usable one. `height` and `width` are native, px; 0 while unknown. `sha256` is of the image's grey
-    values and size, not of its file's bytes; `phash` is its perceptual hash, 64 hex digits. `mask_uris` are its mask
-    files and `mask_classes` their classes, one each (left and right lung are two files of the class lung). `mask_area`
-    is the lungs' share of the picture. `age_group` is ten years wide, as 40-49, or 90+.
+    what is odd about a usable one. `height` and `width` are native, px; 0 while unknown. `sha256` is of the image's
+    grey values and size, not of its file's bytes; `phash` is its perceptual hash, 64 hex digits. `mask_uris` are its
+    mask files and `mask_classes` their classes, one each (left and right lung are two files of the class lung).
+    `mask_area` is the lungs' share of the picture. `age_group` is ten years wide, as 40-49, or 90+.
     """
 
     image_id: str

@@ -17,6 +17,8 @@ import pyarrow.parquet as pq
 from lungseg.errors import InputError
 from lungseg.schema import SCHEMA, check_schema
 
+_TEMPORARY = ".writing-"
+
 
 def resolve(path: str) -> str:
     """Make a path absolute; leave a URI as it is.
@@ -203,7 +205,7 @@ def write_bytes(path: str, content: bytes) -> None:
 
 
 def _replace(path: str, content: bytes) -> None:
-    descriptor, temporary = tempfile.mkstemp(prefix=".writing-", dir=parent_of(path))
+    descriptor, temporary = tempfile.mkstemp(prefix=_TEMPORARY, dir=parent_of(path))
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
@@ -214,6 +216,13 @@ def _replace(path: str, content: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def delete_unfinished(folder: str) -> None:
+    """Delete the temporary files below a folder that a killed process left behind; no one may be writing there."""
+    if "://" not in folder:
+        for path in Path(folder).rglob(f"{_TEMPORARY}*"):
+            path.unlink(missing_ok=True)
 
 
 def delete(path: str) -> None:

@@ -66,6 +66,7 @@ def finish_dataset(plans: Sequence[ShardPlan]) -> dict[str, Any]:
     index_bytes = storage.table_bytes(index)
     storage.write_bytes(storage.join(folder, "index.parquet"), index_bytes)
     _delete_others(folder, {shard["name"] for shard in shards})
+    storage.delete_unfinished(folder)
     info = {
         "dataset": storage.name_of(folder),
         "preprocess": plans[0].preprocess.model_dump(),

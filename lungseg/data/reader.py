@@ -20,6 +20,7 @@ class SampleReader:
     def __init__(self, datasets: Sequence[PreparedData], cache_mib: int = 0) -> None:
         self.rows: list[Row] = [row for data in datasets for row in data.index.to_pylist()]
         self._folders = [data.folder for data in datasets for _ in range(data.index.num_rows)]
+        self._classes = [len(data.preprocess.classes) for data in datasets for _ in range(data.index.num_rows)]
         self._cache: dict[int, Sample] = {}
         self._room = cache_mib << 20
         self._files: dict[str, int] = {}
@@ -41,7 +42,7 @@ class SampleReader:
         members = {name: os.pread(file, size, offset) for name, (offset, size) in member_ranges(row).items()}
         where = f"{path} ({row['image_id']})"
         check_members(row, members, where)
-        sample = to_sample(members, where)
+        sample = to_sample(members, where, self._classes[position])
         if (sample.dataset, sample.image_id) != (row["dataset"], row["image_id"]):
             raise ShardError(
                 f"{path}: {sample.image_id} where the index has {row['image_id']}: run jobs/prepare.py again"

@@ -14,7 +14,8 @@ from lungseg import storage
 from lungseg.config import TrainSettings
 from lungseg.data.datasets import PreparedData, open_dataset
 from lungseg.data.folds import Link, RunPlan, Split, split
-from lungseg.data.loader import SampleReader, augmenting, batches, evaluation_steps, training_steps
+from lungseg.data.loader import augmenting, batches, evaluation_steps, training_steps
+from lungseg.data.reader import SampleReader
 from lungseg.engine import checkpoint, loop
 from lungseg.engine.ranks import data_parallel, gather, rank_and_world, share_buffers, wait_for_all
 from lungseg.engine.tracking import MetricsLog, WandbMirror
@@ -90,6 +91,11 @@ def open_data(folders: tuple[str, ...] | list[str]) -> list[PreparedData]:
             f"{', '.join(folders)}: none of {images} images has a mask: training needs masks; prepare them too"
         )
     for part in data:
+        if part.preprocess.classes != ("lung",):
+            raise InputError(
+                f"{part.folder}: masks of {', '.join(part.preprocess.classes)}, this version learns lungs alone: "
+                "prepare it with --preprocess.classes lung"
+            )
         if part.preprocess != data[0].preprocess:
             raise InputError(
                 f"{part.folder} and {data[0].folder} were prepared differently: prepare them alike "

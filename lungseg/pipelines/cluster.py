@@ -2,9 +2,11 @@
 
 import logging
 import os
+import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import ray
 from ray.data import DataContext
@@ -15,6 +17,7 @@ logger = logging.getLogger(__name__)
 
 # What these two warn of (a token is used; progress bars are off) is as it should be.
 _CHATTY = ("ray._private.authentication.authentication_token_setup", "ray.data._internal.progress")
+_ANSWER_S = 2.0  # a living Ray of this machine takes a connection in milliseconds
 _WAIT_S = 60.0  # for CPUs that another job on the cluster is about to give back
 
 
@@ -36,7 +39,7 @@ def connect() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     # Workers' lines stay in Ray's logs: a pipeline says itself what a user wants to know.
     try:
-        ray.init(log_to_driver=False, logging_level=logging.WARNING, configure_logging=True)
+        ray.init(address=_address(), log_to_driver=False, logging_level=logging.WARNING, configure_logging=True)
     except ConnectionError as error:
         address = os.environ.get("RAY_ADDRESS", "the address of this job")
         raise ResourceError(f"no Ray answers at {address}: start it, or set RAY_ADDRESS=local for one here") from error
@@ -45,6 +48,22 @@ def connect() -> None:
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     logger.info("Ray %s: %d CPUs, %d GPUs", ray.__version__, _total("CPU"), _total("GPU"))
+
+
+def _address() -> str | None:
+    """Say `local` where Ray would wait for minutes for a cluster of this machine that was killed; else let Ray look.
+
+    Ray writes down the last cluster that was started here, and a killed one cannot cross itself out.
+    """
+    note = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"  # noqa: S108
+    if "RAY_ADDRESS" in os.environ or not note.is_file():
+        return None
+    host, _, port = note.read_text().strip().rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S):
+            return None
+    except (OSError, ValueError):
+        return "local"
 
 
 def share(workers: int, device: str) -> Share:

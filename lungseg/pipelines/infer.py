@@ -91,7 +91,7 @@ def _plan(settings: InferSettings, archive: str, model: checkpoint.Checkpoint, i
         "model": model.digest,
         "run": model.config["run"],
         "epoch": model.epoch,
-        "preprocess": model.preprocess.model_dump(),
+        "preprocess": model.preprocess.model_dump(mode="json"),
         "threshold": settings.threshold,
         "postprocess": settings.postprocess,
         "part": settings.part,

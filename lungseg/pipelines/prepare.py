@@ -10,6 +10,7 @@ from typing import Any
 
 import cv2
 import ray.data
+from ray.exceptions import NodeDiedError, OutOfMemoryError, WorkerCrashedError
 
 from lungseg import storage
 from lungseg.config import PrepareSettings, PreprocessSettings
@@ -18,7 +19,7 @@ from lungseg.data.histogram import learn_landmarks
 from lungseg.data.leakage import audit_datasets
 from lungseg.data.shard_plan import ShardPlan, plan_shards
 from lungseg.data.sources import names
-from lungseg.errors import InputError, LungsegError, SettingsError
+from lungseg.errors import InputError, LungsegError, ResourceError, SettingsError
 from lungseg.pipelines import verify
 from lungseg.pipelines.cluster import connect, require_cpus
 from lungseg.pipelines.phantoms import draw_phantoms
@@ -29,6 +30,7 @@ from lungseg.schema import Record
 logger = logging.getLogger(__name__)
 
 _HEADS, _HEAD = 16, 512  # files, and bytes of each, that are looked into for DICOM
+_RETRIES = 3  # of a task whose worker died; Ray Data's own default goes on for ever
 _REFERENCES = 64  # pictures that landmarks are learnt from, at most: their mean hardly moves after that
 
 
@@ -125,7 +127,8 @@ def _require_key(records: Sequence[Record], key: bytes | None) -> None:
 def _write_shards(plans: Sequence[ShardPlan], inputs: int, key: bytes | None) -> Work:
     """Write every shard, one Ray task each; add up what they say."""
     items = [{"plan": plan.to_json()} for plan in plans]
-    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(functools.partial(_write_shard, key=key))
+    write = functools.partial(_write_shard, key=key)
+    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(write, max_retries=_RETRIES)
     del items
     line, began, work = ProgressLine(logger), time.monotonic(), Work()
     for done in _results(dataset):
@@ -138,11 +141,21 @@ def _write_shards(plans: Sequence[ShardPlan], inputs: int, key: bytes | None) ->
 
 
 def _results(dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
-    for row in dataset.iter_rows():
+    for row in _rows(dataset):
         done: dict[str, Any] = json.loads(row["done"])
         if "error" in done:
             raise InputError(done["error"])
         yield done
+
+
+def _rows(dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
+    try:
+        yield from dataset.iter_rows()
+    except (WorkerCrashedError, OutOfMemoryError, NodeDiedError) as error:
+        raise ResourceError(
+            f"a worker that prepares died {_RETRIES + 1} times over the same tar ({type(error).__name__}): it lacks "
+            "memory (give Ray fewer CPUs, so that fewer run at once), or a file crashes its codec; what is done is kept"
+        ) from error
 
 
 def _write_shard(row: dict[str, Any], key: bytes | None) -> dict[str, Any]:

@@ -69,15 +69,15 @@ def show(summary: Summary, out: str) -> None:
         console.print(reasons)
     counts = " + ".join(f"{count} {status}" for status, count in summary["counts"].items())
     console.print()
-    console.print(Text(f"{summary['inputs']} inputs = {counts}; every one is in {out}/*/manifest.parquet"))
     found = summary["duplicates"]
-    console.print(
-        Text(
-            f"Leakage audit: {found['exact']} exact and {found['near']} near duplicates, "
-            f"{found['same_patient']} pairs of one patient ({out}/duplicates.parquet); folds never part them"
-        )
+    lines = (
+        f"{summary['inputs']} inputs = {counts}; every one is in {out}/*/manifest.parquet",
+        f"Leakage audit: {found['exact']} exact and {found['near']} near duplicates, {found['same_patient']} pairs of "
+        f"one patient, in {out}/duplicates.parquet; folds never part them",
+        _time(summary),
     )
-    console.print(Text(_time(summary)))
+    for line in lines:
+        console.print(Text(line), soft_wrap=True)
 
 
 def _datasets(summary: Summary) -> Table:

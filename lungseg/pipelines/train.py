@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-import pyarrow as pa
 import ray
 import ray.train
 import torch
@@ -15,7 +14,8 @@ from ray.train.torch import TorchTrainer, get_device
 
 from lungseg import storage
 from lungseg.config import PreprocessSettings, TrainSettings
-from lungseg.data import audit, datasets, folds, loader, manifest, sources
+from lungseg.data import audit, datasets, folds, manifest, sources
+from lungseg.data.leakage import audit_datasets
 from lungseg.data.shard_plan import plan_shards
 from lungseg.engine import fit
 from lungseg.engine.ranks import gather, rank_and_world
@@ -74,7 +74,8 @@ def _linked(study: str, data: Sequence[datasets.PreparedData]) -> tuple[folds.Li
     made_of = storage.digest([[part.digest for part in data], phashes])
     found = storage.read_table(path) if storage.exists(path) else None
     if found is None or found.schema.metadata.get(b"lungseg.audited") != made_of.encode():
-        found = _audit(data)
+        logger.info("audit: looking for duplicates among %d images", sum(part.index.num_rows for part in data))
+        found = audit.to_table(audit_datasets(data))
         found = found.replace_schema_metadata({**found.schema.metadata, "lungseg.audited": made_of})
         storage.write_table(path, found)
     pairs = found.to_pylist()
@@ -83,17 +84,6 @@ def _linked(study: str, data: Sequence[datasets.PreparedData]) -> tuple[folds.Li
     counts = f"{kinds['exact']} exact, {kinds['near']} near duplicate pairs, {patients} patients with several images"
     logger.info("audit: %s; they stay in one fold: %s", counts, path)
     return tuple((pair["first"], pair["second"]) for pair in pairs)
-
-
-def _audit(data: Sequence[datasets.PreparedData]) -> pa.Table:
-    reader = loader.SampleReader(data)
-    positions = {audit.key_of(row): i for i, row in enumerate(reader.rows)}
-    logger.info("audit: looking for duplicates among %d images", len(positions))
-    try:
-        pairs = audit.find_pairs(reader.rows, lambda row: reader.read(positions[audit.key_of(row)]).image)
-    finally:
-        reader.close()
-    return audit.to_table(pairs)
 
 
 def _finished(study: str, name: str) -> bool:

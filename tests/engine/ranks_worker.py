@@ -17,8 +17,8 @@ from torch import nn
 from lungseg.config import LoaderSettings, LossSettings, ModelSettings, OptimSettings, TrainSettings, WandbSettings
 from lungseg.data import loader
 from lungseg.data.datasets import find_datasets
-from lungseg.data.reader import SampleReader
 from lungseg.data.folds import RunPlan
+from lungseg.data.reader import SampleReader
 from lungseg.engine import checkpoint, fit, loop, ranks
 from lungseg.errors import LungsegError
 from lungseg.model.network import LungNetwork, build

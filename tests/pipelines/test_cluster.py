@@ -1,3 +1,6 @@
+import socket
+from pathlib import Path
+
 import pytest
 import ray
 
@@ -56,3 +59,20 @@ def test_cpus_that_another_job_holds(ray_cluster: None, monkeypatch: pytest.Monk
 )
 def test_no_worker_spans_two_nodes(nodes: list[int], workers: int, each: int) -> None:
     assert cluster.cpus_each(nodes, workers) == each
+
+
+def test_a_killed_cluster_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's note of the last cluster here outlives a killed one, and Ray would knock there for minutes."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    assert cluster._address() is None
+    note = tmp_path / "ray" / "ray_current_cluster"
+    note.parent.mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as living:
+        note.write_text(f"127.0.0.1:{living.getsockname()[1]}")
+        assert cluster._address() is None
+    assert cluster._address() == "local"
+    note.write_text("torn")
+    assert cluster._address() == "local"
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    assert cluster._address() is None

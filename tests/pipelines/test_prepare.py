@@ -1,15 +1,28 @@
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet as pq
+import pydicom
 import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from pydicom.data import get_testdata_file
+from pydicom.uid import JPEGLSLossless, RLELossless
 
-from lungseg.config import PrepareSettings, PreprocessSettings
+from lungseg.config import ListingColumns, PrepareSettings, PreprocessSettings
 from lungseg.data import datasets, manifest, sources
+from lungseg.data.reader import SampleReader
 from lungseg.data.shard_plan import plan_shards
-from lungseg.errors import InputError, SettingsError
+from lungseg.engine import fit
+from lungseg.errors import InputError, SettingsError, ShardError
 from lungseg.pipelines import prepare
 from lungseg.storage import read_table
+from tests.data.dicom_files import coded
 
+DrawPair = Callable[[int, int, int], tuple[NDArray[np.uint8], NDArray[np.uint8]]]
 SMALL = PreprocessSettings(size=64)
 
 
@@ -82,3 +95,156 @@ def test_a_place_that_cannot_be_written_is_one_line(ray_cluster: None, archive: 
     with pytest.raises(InputError, match="cannot be written") as raised:
         prepare.run(PrepareSettings(source=str(archive), out=str(tmp_path / "file"), preprocess=SMALL))
     assert "\n" not in str(raised.value)
+
+
+# DICOM, and what must not leave it
+
+
+def _words(folder: Path) -> str:
+    """Everything that files say: Parquet decoded, all else as it is."""
+    said = []
+    for path in sorted(folder.rglob("*")):
+        if path.suffix == ".parquet":
+            table = pq.read_table(path)
+            said.append(f"{table.schema.metadata} {table.to_pylist()}")
+        elif path.is_file():
+            said.append(path.read_bytes().decode("latin-1"))
+    return "\n".join(said)
+
+
+def test_a_radiograph_gives_one_picture_in_all_codings_and_nothing_of_its_patient(
+    ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    archive = tmp_path / "archive"
+    archive.mkdir()
+    for name in ("RG1_UNCR", "RG1_J2KR"):
+        shutil.copy(get_testdata_file(f"{name}.dcm"), archive / f"{name}.dcm")
+    for name, coding in (("RG1_RLE", RLELossless), ("RG1_JLS", JPEGLSLossless)):
+        (archive / f"{name}.dcm").write_bytes(coded((archive / "RG1_UNCR.dcm").read_bytes(), coding))
+    monkeypatch.setenv("LUNGSEG_PATIENT_KEY", "a secret of thirty-two letters..")
+    prepare.run(PrepareSettings(source=str(archive), out=str(tmp_path / "out"), preprocess=SMALL))
+    rows = read_table(str(tmp_path / "out" / "archive" / "manifest.parquet")).to_pylist()
+    assert [row["status"] for row in rows] == ["ok"] * 4, rows
+    assert len({row["sha256"] for row in rows}) == 1
+    assert len({row["patient_id"] for row in rows}) == 1
+    assert (rows[0]["height"], rows[0]["width"], rows[0]["view"]) == (1955, 1841, "PA")
+    pairs = read_table(str(tmp_path / "out" / "duplicates.parquet")).to_pylist()
+    assert [pair["kind"] for pair in pairs if pair["kind"] != "same_patient"] == ["exact"] * 3
+    dataset = pydicom.dcmread(archive / "RG1_UNCR.dcm")
+    names = ("PatientName", "PatientID", "PatientBirthDate", "InstitutionName", "AccessionNumber", "StudyInstanceUID")
+    secrets = [str(dataset[name].value) for name in names if name in dataset and str(dataset[name].value)]
+    secrets += [part for secret in secrets for part in secret.split("^") if len(part) > 3]
+    assert {str(dataset.PatientName), str(dataset.InstitutionName), str(dataset.PatientBirthDate)} <= set(secrets)
+    # The test's own eyes see: in the input every one is found.
+    given = _words(archive).lower()
+    assert all(secret.lower() in given for secret in secrets)
+    said = (_words(tmp_path / "out") + "".join(capfd.readouterr())).lower()
+    assert [secret for secret in secrets if secret.lower() in said] == []
+    assert "a secret of thirty-two letters" not in said
+
+
+def test_dicom_without_a_key_is_refused_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LUNGSEG_PATIENT_KEY", raising=False)
+    shutil.copy(get_testdata_file("RG1_UNCR.dcm"), tmp_path / "IM0001")
+    settings = PrepareSettings(source=str(tmp_path), out=str(tmp_path / "out"))
+    with pytest.raises(SettingsError, match=r"IM0001: DICOM names patients.*--patient-key KEYFILE"):
+        prepare.run(settings)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_listing_names_masks_patients_and_data_sets(ray_cluster: None, archive: Path, tmp_path: Path) -> None:
+    lines = ["path,lungs,who,site,label"]
+    for number, path in enumerate(sorted(archive.rglob("images/*.png"))):
+        mask = path.parent.parent / "masks" / path.name
+        lines.append(f"{path},{mask},P{number // 2},{'a' if number < 5 else 'b'},{number % 2}")
+    (tmp_path / "list.csv").write_text("\n".join(lines) + "\n")
+    columns = ListingColumns(image="path", masks=("lungs",), patient_id="who", dataset="site", finding="label")
+    key = tmp_path / "key"
+    key.write_text("0123456789abcdef0123456789abcdef")
+    settings = PrepareSettings(
+        listing=str(tmp_path / "list.csv"),
+        columns=columns,
+        out=str(tmp_path / "out"),
+        preprocess=SMALL,
+        patient_key=str(key),
+    )
+    prepare.run(settings)
+    rows = [row for name in "ab" for row in read_table(str(tmp_path / "out" / name / "index.parquet")).to_pylist()]
+    assert len(rows) == 8
+    assert len({row["patient_id"] for row in rows}) == 4
+    assert not any(row["patient_id"].startswith("P") for row in rows)
+    assert {row["finding"] for row in rows} == {"0", "1"}
+
+
+def test_grey_levels_are_matched_to_references(ray_cluster: None, archive: Path, tmp_path: Path) -> None:
+    match = PreprocessSettings(size=64, histogram="match")
+    settings = PrepareSettings(
+        source=str(archive), out=str(tmp_path), preprocess=match, match_to=str(archive / "north" / "images")
+    )
+    prepare.run(settings)
+    info = json.loads((tmp_path / "south" / "dataset.json").read_text())
+    assert len(info["preprocess"]["landmarks"]) == 11
+    with pytest.raises(SettingsError, match="--match-to is for"):
+        prepare.run(settings.model_copy(update={"preprocess": SMALL}))
+
+
+def test_masks_of_several_classes(ray_cluster: None, draw_pair: DrawPair, tmp_path: Path) -> None:
+    for number in range(2):
+        image, mask = draw_pair(number, 160, 160)
+        name = f"JPCLN{number + 1:03d}"
+        left = np.arange(160) < 80
+        files = {
+            f"All247images/{name}.png": image,
+            f"scratch/fold1/masks/left lung/{name}.gif": mask * ~left * 255,
+            f"scratch/fold1/masks/right lung/{name}.gif": mask * left * 255,
+            f"scratch/fold1/masks/heart/{name}.gif": np.roll(mask * left * 255, 30, axis=1),
+        }
+        for inside, array in files.items():
+            (tmp_path / "jsrt" / inside).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array.astype(np.uint8)).save(tmp_path / "jsrt" / inside)
+    classes = PreprocessSettings(size=64, classes=("lung", "heart"))
+    prepare.run(PrepareSettings(source=str(tmp_path / "jsrt"), out=str(tmp_path / "out"), preprocess=classes))
+    data = datasets.open_dataset(str(tmp_path / "out" / "jsrt"))
+    reader = SampleReader([data])
+    masks = [reader.read(position).mask for position in range(2)]
+    reader.close()
+    assert all(mask is not None and set(np.unique(mask)) == {0, 1, 2} for mask in masks)
+    with pytest.raises(InputError, match=r"lung, heart.*prepare it with --preprocess\.classes lung"):
+        fit.open_data([data.folder])
+
+
+# Verify
+
+
+def test_verify_names_what_is_wrong(ray_cluster: None, own_prepared: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings = PrepareSettings(out=str(own_prepared), verify=True)
+    with caplog.at_level("INFO"):
+        prepare.run(settings)
+    assert "5 tars, all as they were written" in caplog.text
+    before = {path: path.stat().st_mtime_ns for path in own_prepared.rglob("*") if path.is_file()}
+    hurt = own_prepared / "north" / "north-000002.tar"
+    hurt.write_bytes(hurt.read_bytes()[:-1024] + bytes(1023) + b"x")
+    (own_prepared / "south" / "south-000000.tar").unlink()
+    with pytest.raises(ShardError, match="2 things are wrong"):
+        prepare.run(settings)
+    assert "north-000002.tar: its bytes are not those that were written" in caplog.text
+    assert "south-000000.tar: 0 bytes" in caplog.text
+    after = {path: path.stat().st_mtime_ns for path in own_prepared.rglob("*") if path.is_file()}
+    assert {path: after[path] for path in after if path != hurt} == {
+        path: before[path] for path in after if path != hurt
+    }
+
+
+def test_the_summary_says_what_became_of_every_input(
+    ray_cluster: None, archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = PrepareSettings(source=str(archive), out=str(tmp_path), preprocess=SMALL)
+    prepare.run(settings)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["inputs"] == sum(summary["counts"].values()) == summary["prepared_now"] == 8
+    assert set(summary["worker_seconds"]) == {"read", "decode and check", "prepare", "encode", "write"}
+    assert sum(summary["worker_share"].values()) == pytest.approx(1, abs=0.01)
+    assert "8 inputs = 8 ok + 0 repaired + 0 rejected + 0 failed" in capsys.readouterr().out
+    prepare.run(settings)
+    assert json.loads((tmp_path / "summary.json").read_text())["prepared_now"] == 0
+    assert "All was there from an earlier start" in capsys.readouterr().out
