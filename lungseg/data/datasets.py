@@ -59,7 +59,7 @@ def finish_dataset(plans: Sequence[ShardPlan]) -> dict[str, Any]:
     manifest_bytes = storage.table_bytes(records)
     storage.write_bytes(storage.join(folder, "manifest.parquet"), manifest_bytes)
     if not index.num_rows:
-        said = "; ".join(f"{count} {code}" for found in codes.values() for code, count in found.items())
+        said = "; ".join(f"{count} {status} {code}" for status, found in codes.items() for code, count in found.items())
         raise InputError(
             f"{storage.name_of(folder)}: none of {len(statuses)} inputs can be used ({said}): see manifest.parquet"
         )

@@ -20,6 +20,7 @@ Opened = tuple[Record, Grey | None, NDArray[np.uint8] | None]
 Read = Callable[[str], bytes]
 
 _BETWEEN = " | "  # of several reasons
+_USUAL = PreprocessSettings()
 _CODE = re.compile(r"^([a-z][a-z0-9_]*): ")
 
 
@@ -39,7 +40,7 @@ def refuse_same_ids(records: list[Record]) -> list[Record]:
 
 def open_record(
     record: Record,
-    preprocess: PreprocessSettings,
+    preprocess: PreprocessSettings = _USUAL,
     odd_masks: OddMasks = "flag",
     key: bytes | None = None,
     read: Read = storage.read_bytes,

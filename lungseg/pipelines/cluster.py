@@ -46,7 +46,8 @@ def connect() -> None:
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    # Its errors come with tracebacks, and are raised besides.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     logger.info("Ray %s: %d CPUs, %d GPUs", ray.__version__, _total("CPU"), _total("GPU"))
 
 

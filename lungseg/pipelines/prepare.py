@@ -128,7 +128,9 @@ def _write_shards(plans: Sequence[ShardPlan], inputs: int, key: bytes | None) ->
     """Write every shard, one Ray task each; add up what they say."""
     items = [{"plan": plan.to_json()} for plan in plans]
     write = functools.partial(_write_shard, key=key)
-    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(write, max_retries=_RETRIES)
+    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(
+        write, ray_remote_args_fn=lambda: {"max_retries": _RETRIES}
+    )
     del items
     line, began, work = ProgressLine(logger), time.monotonic(), Work()
     for done in _results(dataset):

@@ -1,6 +1,5 @@
 """Records checked against their files: each reason code, and that nothing is lost."""
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +10,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from lungseg.data import images, manifest
+from lungseg.data import images, manifest, phantom
+from lungseg.data.dicom import pseudonym
 from lungseg.schema import Record
+from tests.data.dicom_files import write_dicom
 
-IMAGE = np.random.default_rng(0).integers(1, 200, (40, 50)).astype(np.uint8)
-MASK = np.zeros((40, 50), np.uint8)
-MASK[10:30, 5:20] = 255
+IMAGE, MASK = (np.ascontiguousarray(array) for array in phantom.draw(5, "montgomery", 96))
+IMAGE = np.maximum(IMAGE, 1)
+MASK = MASK * np.uint8(255)
+LEFT = MASK * (np.arange(96) < 48).astype(np.uint8)
 Make = Callable[..., Record]
 
 
@@ -36,7 +38,7 @@ def make(tmp_path: Path) -> Make:
 
     def record(image: NDArray[Any] | bytes | None, *masks: NDArray[Any] | bytes | None) -> Record:
         uris = tuple(write(f"mask{number}.png", mask) for number, mask in enumerate(masks))
-        return Record("case", "north", write("case.png", image), uris, "patient")
+        return Record("case", "north", write("case.png", image), uris, patient_id="patient")
 
     return record
 
@@ -44,24 +46,24 @@ def make(tmp_path: Path) -> Make:
 def test_a_good_record_is_completed(make: Make) -> None:
     record = make(IMAGE, MASK)
     checked, image, mask = manifest.open_record(record)
-    assert checked == replace(record, height=40, width=50, sha256=images.pixel_digest(IMAGE))
+    found = {"sha256": images.pixel_digest(IMAGE), "phash": checked.phash, "mask_area": checked.mask_area}
+    assert checked == replace(record, height=96, width=96, **found)
+    assert len(checked.phash) == 64
     assert (checked.status, checked.reason) == ("ok", "")
     np.testing.assert_array_equal(image, IMAGE)
     np.testing.assert_array_equal(mask, MASK // 255)
 
 
 def test_depth_is_kept(make: Make) -> None:
-    deep = IMAGE.astype(np.uint16) * 300
+    deep = IMAGE.astype(np.uint16) * 257
     _, image, mask = manifest.open_record(make(deep))
     assert mask is None
     np.testing.assert_array_equal(image, deep)
 
 
 def test_two_masks_are_joined(make: Make) -> None:
-    left, right = np.zeros_like(MASK), np.zeros_like(MASK)
-    left[5:20, 5:15], right[5:25, 12:40] = 1, 255
-    _, _, mask = manifest.open_record(make(IMAGE, left, right))
-    np.testing.assert_array_equal(mask, (left > 0) | (right > 0))
+    _, _, mask = manifest.open_record(make(IMAGE, LEFT, MASK - LEFT))
+    np.testing.assert_array_equal(mask, MASK // 255)
 
 
 def test_one_empty_side_is_no_empty_mask(make: Make) -> None:
@@ -75,11 +77,11 @@ def test_one_empty_side_is_no_empty_mask(make: Make) -> None:
     [
         (b"", "rejected", "undecodable"),
         (b"no picture", "rejected", "undecodable"),
-        (png(IMAGE)[:-200], "rejected", "undecodable"),
+        (png(IMAGE)[:-900], "rejected", "undecodable"),
         (cv2.imencode(".tiff", IMAGE.astype(np.float32))[1].tobytes(), "rejected", "depth"),
-        (IMAGE[:31], "rejected", "too_small"),
-        (IMAGE[:, :31], "rejected", "too_small"),
-        (np.full((40, 50), 77, np.uint8), "rejected", "blank"),
+        (cv2.resize(IMAGE, (31, 31)), "rejected", "too_small"),
+        (IMAGE[:38], "rejected", "extreme_aspect"),
+        (np.full((96, 96), 77, np.uint8), "rejected", "blank"),
         (None, "failed", "unreadable"),
     ],
 )
@@ -93,7 +95,7 @@ def test_an_image_that_cannot_be_used(image: NDArray[Any] | bytes | None, status
 
 
 def test_the_smallest_picture_is_taken(make: Make) -> None:
-    assert manifest.open_record(make(IMAGE[:32, :32]))[0].status == "ok"
+    assert manifest.open_record(make(cv2.resize(IMAGE, (32, 32))))[0].status == "ok"
 
 
 @pytest.mark.parametrize(
@@ -101,8 +103,8 @@ def test_the_smallest_picture_is_taken(make: Make) -> None:
     [
         (b"", "rejected", "undecodable"),
         (b"no picture", "rejected", "undecodable"),
-        (MASK[:-1], "rejected", "mask_size"),
-        (MASK.T.copy(), "rejected", "mask_size"),
+        (MASK[:-5], "rejected", "mask_size"),
+        (np.flipud(MASK), "rejected", "mask_orientation"),
         (MASK * 0, "rejected", "mask_empty"),
         (MASK * 0 + 255, "rejected", "mask_full"),
         (None, "failed", "unreadable"),
@@ -115,18 +117,18 @@ def test_a_mask_that_cannot_be_used_leaves_the_image(
     assert (checked.status, checked.reason.split(":")[0]) == (status, code)
     assert opened is None
     np.testing.assert_array_equal(image, IMAGE)
-    assert (checked.height, checked.width) == (40, 50)
+    assert (checked.height, checked.width) == (96, 96)
     assert checked.sha256
 
 
 def test_the_second_mask_is_checked_as_the_first(make: Make) -> None:
-    checked, _, _ = manifest.open_record(make(IMAGE, MASK, MASK[:-1]))
-    assert checked.reason.startswith("mask_size: mask mask1.png is 39x50, its image is 40x50 (case)")
+    checked, _, _ = manifest.open_record(make(IMAGE, MASK, MASK[:-5]))
+    assert checked.reason.startswith("mask_size: mask mask1.png is 91x96, its image is 96x96 (case)")
 
 
 def test_masks_that_are_full_only_together_are_full(make: Make) -> None:
     top, bottom = np.zeros_like(MASK), np.zeros_like(MASK)
-    top[:20], bottom[20:] = 255, 255
+    top[:50], bottom[50:] = 255, 255
     assert manifest.open_record(make(IMAGE, top, bottom))[0].reason.startswith("mask_full")
 
 
@@ -154,22 +156,44 @@ def test_only_the_first_of_an_id_stays() -> None:
     assert [replace(record, status="ok", reason="") for record in checked] == records
 
 
-def test_counts_name_each_reason_and_add_up(make: Make) -> None:
-    files: list[NDArray[Any] | bytes | None] = [IMAGE, IMAGE, b"", b"x", None, np.full((40, 50), 3, np.uint8)]
-    checked = [manifest.open_record(make(image, MASK))[0] for image in files]
-    checked.append(manifest.open_record(make(IMAGE, MASK * 0))[0])
-    counts = manifest.summarise(checked)
-    assert counts == {
-        "failed unreadable": 1,
-        "ok": 2,
-        "rejected blank": 1,
-        "rejected mask_empty": 1,
-        "rejected undecodable": 2,
-    }
-    assert list(counts) == sorted(counts)
-    assert sum(counts.values()) == len(checked)
-    by_status = Counter(record.status for record in checked)
-    assert {
-        status: sum(n for key, n in counts.items() if key.split()[0] == status) for status in by_status
-    } == by_status
-    assert manifest.summarise([]) == {}
+def test_codes_are_read_back_from_a_reason() -> None:
+    assert manifest.codes_of("") == []
+    assert manifest.codes_of("blank: it holds 3: export it") == ["blank"]
+    assert manifest.codes_of("colour: a: b | mask_specks: 3 px; c: d | no code here") == ["colour", "mask_specks"]
+
+
+def test_repairs_of_picture_and_mask_are_both_told(make: Make) -> None:
+    mask = MASK.copy()
+    mask[1:3, 1:3] = 255
+    checked, image, labels = manifest.open_record(make(np.dstack([255 - IMAGE] * 3), mask))
+    assert checked.status == "repaired"
+    assert manifest.codes_of(checked.reason) == ["colour", "inverted", "mask_specks"]
+    np.testing.assert_array_equal(image, IMAGE)
+    np.testing.assert_array_equal(labels, MASK // 255)
+    assert checked.mask_area == pytest.approx(MASK.mean() / 255)
+
+
+def test_an_odd_mask_is_flagged_or_rejected(make: Make) -> None:
+    mask = MASK.copy()
+    mask[48:54, 25:71] = 255
+    record = make(IMAGE, mask)
+    assert manifest.open_record(record)[0].flags == ("mask_one_component",)
+    strict, image, _ = manifest.open_record(record, odd_masks="reject")
+    assert (strict.status, manifest.codes_of(strict.reason)) == ("rejected", ["mask_one_component"])
+    assert image is not None
+
+
+def test_tags_fill_what_the_archive_left_open(make: Make) -> None:
+    content = write_dicom(IMAGE, PatientAge="047Y", PatientSex="F", ViewPosition="PA", PatientID="P-1")
+    record = replace(make(content), patient_id="case", sex="male")
+    key = b"0123456789abcdef"
+    checked, _, _ = manifest.open_record(record, key=key)
+    assert (checked.age_group, checked.sex, checked.view) == ("40-49", "male", "PA")
+    assert checked.patient_id == pseudonym("P-1", key)
+    assert manifest.open_record(record)[0].patient_id == "case"
+    assert manifest.open_record(replace(record, patient_id="of the archive"), key=key)[0].patient_id == "of the archive"
+
+
+def test_one_file_twice_is_one_id_twice() -> None:
+    record = Record("a", "n", "/1.png")
+    assert [one.status for one in manifest.refuse_same_ids([record, record])] == ["ok", "rejected"]

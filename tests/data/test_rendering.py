@@ -85,7 +85,9 @@ def test_a_window_is_that_of_pydicom(
     dataset.WindowCenter, dataset.WindowWidth, dataset.VOILUTFunction = centre, width, function
     stored = stored_values(rendering)
     expected = apply_windowing(apply_modality_lut(stored, dataset), dataset)
-    if shows(expected, np.ones(stored.size, np.int64)):
+    # What pydicom adds the output's least value to, it rounds; far down a sigmoid nothing else is left.
+    exact = np.ptp(expected) > 1e-6 * np.abs(expected).max()
+    if exact and shows(expected, np.ones(stored.size, np.int64)):
         assert near(render(stored.astype(np.int16)[None], rendering)[0], scaled(expected))
 
 

@@ -41,7 +41,7 @@ def test_a_plan_holds_every_input_once_and_in_order(per_shard: int) -> None:
     assert [plan.name for plan in plans] == sorted(plan.name for plan in plans)
 
 
-@pytest.mark.parametrize(("size", "shard_mib", "expected"), [(512, 32, 201), (512, 1, 6), (4096, 1, 1), (64, 1, 157)])
+@pytest.mark.parametrize(("size", "shard_mib", "expected"), [(512, 32, 201), (512, 1, 6), (4096, 1, 1), (64, 1, 158)])
 def test_tars_are_sized_by_bytes(size: int, shard_mib: int, expected: int) -> None:
     plans = plan_shards(records(list(range(500))), "/out", PreprocessSettings(size=size), 1000, shard_mib)
     assert len(plans[0].records) == expected

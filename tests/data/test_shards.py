@@ -3,7 +3,6 @@
 import gc
 import json
 import os
-import shutil
 import tarfile
 import warnings
 from collections import Counter
@@ -419,33 +418,6 @@ def test_no_flipped_byte_in_a_samples_text_ends_in_a_bug(prepared: Path) -> None
         except ShardError:
             refusals += 1
     assert refusals > len(text) / 3
-
-
-def test_the_index_of_another_data_set_is_refused(own_prepared: Path, own_archive: Path, tmp_path: Path) -> None:
-    north, south = own_prepared / "north", own_prepared / "south"
-    whole = (north / "index.parquet").read_bytes()
-    shutil.copy(south / "index.parquet", north / "index.parquet")
-    with pytest.raises(ShardError, match="index of 3 samples"):
-        datasets.open_dataset(str(north))
-    # As many samples as here, but of a run with other settings.
-    datasets.write_datasets(planned(own_archive, tmp_path / "other", PreprocessSettings(size=96, histogram="none")))
-    shutil.copy(tmp_path / "other" / "north" / "index.parquet", north / "index.parquet")
-    with pytest.raises(ShardError, match=r"north-00000\d\.tar"):
-        read_all(north)
-    (north / "index.parquet").write_bytes(whole)
-    read_all(north)
-
-
-def test_an_index_whose_rows_point_at_each_others_samples_is_refused(own_prepared: Path) -> None:
-    """Patients would be in the wrong fold, and nothing else would show it."""
-    folder = own_prepared / "north"
-    path = str(folder / "index.parquet")
-    table = storage.read_table(path)
-    ids = table.column("image_id").to_pylist()
-    ids[0], ids[1] = ids[1], ids[0]
-    storage.write_table(path, table.set_column(0, table.schema.field(0), pa.array(ids)))
-    with pytest.raises(ShardError, match=r"north-000000\.tar: north_00 where the index has north_01"):
-        read_all(folder)
 
 
 @pytest.mark.parametrize("name", ["dataset.json", "index.parquet"])

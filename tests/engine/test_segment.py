@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lungseg.config import InferSettings, ModelSettings, TrainSettings
-from lungseg.data import datasets, images, shards, sources
+from lungseg.data import datasets, images, sources
 from lungseg.engine import checkpoint
 from lungseg.engine.segment import Item, Segmenter
 from lungseg.errors import CheckpointError
@@ -85,7 +85,7 @@ def test_a_damaged_tar_is_rows_not_an_end(prepared: Path, model: str, tmp_path: 
     content[row["image_offset"] + 40] ^= 0xFF
     tar.write_bytes(content)
     record = sources.Record(row["image_id"], row["dataset"], f"{tar}#{row['image_id']}", sha256=row["sha256"])
-    (result,) = Segmenter(model, "cpu", InferSettings())([Item(record, str(tar), shards.member_ranges(row))])
+    (result,) = Segmenter(model, "cpu", InferSettings())([Item(record, str(tar), row)])
     assert (result["status"], result["error"].split(":")[0]) == ("failed", "shard")
 
 
