@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from lungseg.schema import SCHEMA
 from lungseg.storage import read_table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -114,4 +115,4 @@ def test_report_shows_both(work: Path) -> None:
     page = (work / "report" / "report.html").read_text()
     assert "phantom-shenzhen" in page
     assert "data:image/" in page
-    assert json.loads((work / "report" / "report.json").read_text())["schema"] == 1
+    assert json.loads((work / "report" / "report.json").read_text())["schema"] == SCHEMA

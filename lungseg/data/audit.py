@@ -48,7 +48,7 @@ _SHOWN, _LINE = 0.4, 0.1  # share of the way from the darkest grey to the mean; 
 _COMPARED, _SHIFT = 128, 8  # px: side of compared pictures, and how far one is moved over the other
 _SCALES = (1.0, 0.94, 0.96, 0.98, 1.02, 1.04, 1.06)  # 1.06 finds again what lost 3 % on each side
 _HOPELESS = 0.55  # correlation at the first scale from which no other one makes two pictures alike
-_KEPT = 2048  # pictures in memory, 64 KiB each
+_KEPT = 256  # pictures in memory, 64 KiB each
 _FEW = 2048  # hashes, of which all pairs are compared sooner than they are sorted into bands
 _AT_ONCE = 1 << 20  # pairs of hashes compared in one step: 64 MiB
 # What two hospitals would not both give by counting: a keyed hash, or a number of six digits and more.
@@ -114,13 +114,13 @@ def candidates(phashes: Sequence[str], most: int) -> list[tuple[int, int, int]]:
     return sorted(found)
 
 
-def find_pairs(rows: Sequence[Row], read: Callable[[Row], NDArray[np.uint8]]) -> list[Pair]:
+def find_pairs(rows: Sequence[Row], read: Callable[[Row], NDArray[np.uint8]], wide: bool = True) -> list[Pair]:
     """Find index rows that show one picture or one patient; `read` gives a row's prepared square, u8[S,S].
 
-    exact: the same grey values. near: hashes within MOST_BITS (WIDE_BITS among the first), and detail that correlates
-    at ALIKE or more; a row without hash is not compared. same_patient: one patient_id in a data set, or in several
-    where it is more than a number that both could have counted to. Each image of a larger group is paired with the
-    first of it in the order of rows, so that images added at the end of a data set change no pair. Sorted.
+    exact: the same grey values. near: hashes within MOST_BITS (if `wide`, WIDE_BITS among the first), and detail that
+    correlates at ALIKE or more; a row without hash is not compared. same_patient: one patient_id in a data set, or in
+    several where it is more than a number that both could have counted to. Each image of a larger group is paired with
+    the first of it in the order of rows, so that images added at the end of a data set change no pair. Sorted.
     """
     pictures = _by(rows, lambda row: row["sha256"])
     copies = {key_of(row) for group in pictures.values() for row in group[1:]}
@@ -129,7 +129,7 @@ def find_pairs(rows: Sequence[Row], read: Callable[[Row], NDArray[np.uint8]]) ->
     same = {*_to_first(patients.values()), *_to_first(people.values())}
     pairs = [
         *(Pair(*keys, "exact", 0) for keys in _to_first(pictures.values())),
-        *_near([row for row in rows if row["phash"] and key_of(row) not in copies], read),
+        *_near([row for row in rows if row["phash"] and key_of(row) not in copies], read, wide),
         *(Pair(*keys, "same_patient") for keys in same),
     ]
     return sorted(pairs, key=lambda pair: (pair.first, pair.second, pair.kind))
@@ -175,12 +175,15 @@ def _reduced(image: Grey, side: int) -> Grey:
     Not inside the content box of preparation: the border has to be found in a copy with JPEG's ringing or noise too,
     and hashes must not change when that box is found better.
     """
-    small = cv2.resize(image, (_BORDERED, _BORDERED), interpolation=cv2.INTER_AREA)
+    # Of a large picture every few pixels are enough.
+    rows, columns = (max(1, length // (2 * _BORDERED)) for length in image.shape)
+    sparse: NDArray[Any] = np.ascontiguousarray(image[::rows, ::columns])
+    small = cv2.resize(sparse, (_BORDERED, _BORDERED), interpolation=cv2.INTER_AREA)
     darkest = float(small.min())
     shown = small > darkest + _SHOWN * (float(small.mean()) - darkest)
-    rows, columns = (np.flatnonzero(shown.mean(axis) > _LINE) for axis in (1, 0))
-    if rows.size and columns.size:
-        small = small[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    down, across = (np.flatnonzero(shown.mean(axis) > _LINE) for axis in (1, 0))
+    if down.size and across.size:
+        small = small[down[0] : down[-1] + 1, across[0] : across[-1] + 1]
     return cv2.resize(small, (side, side), interpolation=cv2.INTER_AREA)  # type: ignore[return-value]
 
 
@@ -230,13 +233,13 @@ def _expand(
         yield np.repeat(rows[own], length), offset + np.arange(length.sum())
 
 
-def _near(rows: Sequence[Row], read: Callable[[Row], NDArray[np.uint8]]) -> list[Pair]:
+def _near(rows: Sequence[Row], read: Callable[[Row], NDArray[np.uint8]], wide: bool) -> list[Pair]:
     @lru_cache(maxsize=_KEPT)
     def shown(position: int) -> NDArray[np.float32]:
         return detail(read(rows[position]))
 
     pairs = []
-    for i, j, distance in _to_compare(rows):
+    for i, j, distance in _to_compare(rows, wide):
         correlation = correlate(shown(i), shown(j))
         if correlation >= ALIKE:
             first, second = sorted((key_of(rows[i]), key_of(rows[j])))
@@ -244,16 +247,18 @@ def _near(rows: Sequence[Row], read: Callable[[Row], NDArray[np.uint8]]) -> list
     return pairs
 
 
-def _to_compare(rows: Sequence[Row]) -> list[tuple[int, int, int]]:
+def _to_compare(rows: Sequence[Row], wide: bool) -> list[tuple[int, int, int]]:
     """List the positions of rows near enough to be compared, with their distance."""
     found = set(candidates([row["phash"] for row in rows], MOST_BITS))
+    if not wide:
+        return sorted(found)
     heads: defaultdict[str, list[int]] = defaultdict(list)
     for position, row in enumerate(rows):
         if len(heads[row["dataset"]]) < WIDE_ROWS:
             heads[row["dataset"]].append(position)
     for head in heads.values():
-        wide = candidates([rows[position]["phash"] for position in head], WIDE_BITS)
-        found |= {(head[i], head[j], distance) for i, j, distance in wide}
+        far = candidates([rows[position]["phash"] for position in head], WIDE_BITS)
+        found |= {(head[i], head[j], distance) for i, j, distance in far}
     return sorted(found)
 
 

@@ -104,7 +104,9 @@ def decode_rle(counts: str, height: int, width: int) -> NDArray[np.uint8]:
 def pixel_digest(image: NDArray[np.uint8] | NDArray[np.uint16]) -> str:
     """SHA-256 of an image's grey values and size: the same for one picture in two lossless files."""
     head = f"{image.dtype} {image.shape[0]}x{image.shape[1]}".encode()
-    return hashlib.sha256(head + np.ascontiguousarray(image).tobytes()).hexdigest()
+    digest = hashlib.sha256(head)
+    digest.update(np.ascontiguousarray(image).data)
+    return digest.hexdigest()
 
 
 def _read_jsrt(content: bytes, what: str) -> NDArray[np.uint16]:

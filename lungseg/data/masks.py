@@ -140,6 +140,8 @@ def check(
     flags = tuple(code for code, (present, _) in found.items() if present)
     if flags and odd == "reject":
         raise ImageError(flags[0], f"{what} {found[flags[0]][1]}: mend it, or keep such masks as flagged")
+    if tuple(classes) == (_LUNG,):
+        return CheckedMask(lungs, area, repairs, flags)
     labels = np.zeros(image.shape, np.uint8)
     for number, name in enumerate(classes, 1):
         for mask in [lungs] if name == _LUNG else [mask for part, mask in parts if part == name]:
@@ -174,8 +176,11 @@ def _refuse_one_value(lungs: Mask, what: str) -> None:
 def _clean(lungs: Mask, what: str) -> tuple[Mask, list[int], tuple[str, ...]]:
     """Remove specks and fill small holes: the mask, its parts' areas in px, largest first, and what was done."""
     left, top, width, height = cv2.boundingRect(lungs)
-    box = lungs[top : top + height, left : left + width]
+    box = np.ascontiguousarray(lungs[top : top + height, left : left + width])
     least = _SPECK * cv2.countNonZero(box)
+    clean = _clean_already(box, least)
+    if clean:
+        return lungs, clean, ()
     specks, small, sizes = _small_parts(box, least)
     box = box - specks
     # A rim of background joins all that lies outside; what is not joined to it is a hole.
@@ -191,6 +196,18 @@ def _clean(lungs: Mask, what: str) -> tuple[Mask, list[int], tuple[str, ...]]:
         lungs = np.zeros_like(lungs)
         lungs[top : top + height, left : left + width] = box + holes
     return lungs, sizes, tuple(repairs)
+
+
+def _clean_already(box: Mask, least: float) -> list[int]:
+    """Look at the outlines alone, which is several times faster: the parts' areas, largest first, if all is well.
+
+    Empty where an outline is that of a hole, or of a part that may be too small: those are counted pixel by pixel.
+    """
+    outlines, nesting = cv2.findContours(box, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    areas = [cv2.contourArea(outline) for outline in outlines]
+    if (nesting[0, :, 3] >= 0).any() or min(areas) < 2 * least:
+        return []
+    return sorted((round(area) for area in areas), reverse=True)
 
 
 def _small_parts(mask: NDArray[Any], least: float) -> tuple[Mask, int, list[int]]:

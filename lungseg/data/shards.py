@@ -4,35 +4,24 @@ import hashlib
 import io
 import json
 import tarfile
-import time
 import zlib
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from lungseg import storage
-from lungseg.data import images, manifest
+from lungseg.data import images
 from lungseg.data.dicom import pseudonym
-from lungseg.data.preprocess import prepare_image, prepare_mask
+from lungseg.data.packing import IDS, READERS, Packed, Stopwatch, pack_all
 from lungseg.data.shard_plan import ShardPlan
 from lungseg.errors import InputError, ShardError
 from lungseg.schema import SCHEMA, Geometry, Record, Sample, check_schema
 
 _MEMBERS = {"image": "image.png", "mask": "mask.png", "json": "json"}
-_IDS = ("image_id", "dataset", "patient_id", "finding", "sha256")
 _BLOCK = 512
-_READERS = 4  # threads of a task whose files lie in a bucket: reading there is waiting
-
-
-@dataclass(frozen=True)
-class Packed:
-    """A checked record and, where it can be used, the encoded members of its sample."""
-
-    record: Record
-    members: dict[str, bytes]
+_APART_AFTER, _MOST_DEATHS = 2, 5  # workers that died over a tar, until its records are packed apart; at all
 
 
 def write_shard(plan: ShardPlan, key: bytes | None = None) -> dict[str, Any]:
@@ -46,11 +35,12 @@ def write_shard(plan: ShardPlan, key: bytes | None = None) -> dict[str, Any]:
     done = _finished_part(path, plan, made_of)
     if done is not None:
         return {**_numbers(done), "kept": True, "seconds": {}}
+    deaths = _begin(plan)
     watch = Stopwatch()
     stream = io.BytesIO()
     records, rows = [], []
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.GNU_FORMAT) as tar:
-        for packed in _pack_all(plan, key, watch):
+        for packed in pack_all(plan, key, watch, apart=deaths >= _APART_AFTER):
             records.append(asdict(packed.record))
             if packed.members:
                 rows.append(_index_row(packed.record, plan.name, _add_members(tar, packed)))
@@ -60,30 +50,8 @@ def write_shard(plan: ShardPlan, key: bytes | None = None) -> dict[str, Any]:
         shard = {"name": plan.name, "bytes": len(content), "sha256": digest_bytes(content), "samples": len(rows)}
         part = {"made_of": made_of, "shard": shard, "records": records, "index": rows}
         storage.write_json(path, part)
+        storage.delete(_begun(plan))
     return {**_numbers(part), "kept": False, "seconds": dict(watch.seconds)}
-
-
-def pack(record: Record, plan: ShardPlan, key: bytes | None, watch: "Stopwatch") -> Packed:
-    """Read, check, prepare and encode one record."""
-
-    def read(uri: str) -> bytes:
-        with watch.time("read"):
-            return storage.read_bytes(uri)
-
-    with watch.time("decode and check"):
-        checked, image, native_mask = manifest.open_record(record, plan.preprocess, plan.odd_masks, key, read)
-    if image is None or not checked.usable:
-        return Packed(checked, {})
-    with watch.time("prepare"):
-        square, geometry = prepare_image(image, plan.preprocess)
-        classes = len(plan.preprocess.classes)
-        mask = None if native_mask is None else prepare_mask(native_mask, geometry, classes)
-    with watch.time("encode"):
-        meta = {"schema": SCHEMA, **{name: getattr(checked, name) for name in _IDS}, "geometry": asdict(geometry)}
-        members = {"image": images.encode_image(square), "json": json.dumps(meta).encode()}
-        if mask is not None:
-            members["mask"] = images.encode_mask(mask) if classes == 1 else images.encode_labels(mask)
-    return Packed(checked, members)
 
 
 def to_sample(members: dict[str, bytes], where: str, classes: int = 1) -> Sample:
@@ -96,7 +64,7 @@ def to_sample(members: dict[str, bytes], where: str, classes: int = 1) -> Sample
     try:
         meta = json.loads(members["json"])
         check_schema(meta["schema"], where)
-        ids = {name: meta[name] for name in _IDS}
+        ids = {name: meta[name] for name in IDS}
         geometry = Geometry(**meta["geometry"])
         image = images.decode(members["image"], where)
         decode = images.decode_mask if classes == 1 else images.decode_labels
@@ -130,46 +98,27 @@ def digest_bytes(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-class Stopwatch:
-    """Adds up seconds by stage; time in a stage inside another counts for the inner one alone. One thread each."""
+def _begin(plan: ShardPlan) -> int:
+    """Note that this tar is being made; return how many earlier attempts ended with their process.
 
-    def __init__(self) -> None:
-        self.seconds: defaultdict[str, float] = defaultdict(float)
-        self._inner = 0.0
+    Raises:
+        InputError: too many did.
 
-    @contextmanager
-    def time(self, stage: str) -> Iterator[None]:
-        """Count what is done inside for this stage."""
-        outer, self._inner = self._inner, 0.0
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            took = time.perf_counter() - began
-            self.seconds[stage] += took - self._inner
-            self._inner = outer + took
-
-    def add(self, other: "Stopwatch") -> None:
-        """Add another's seconds to these."""
-        for stage, seconds in other.seconds.items():
-            self.seconds[stage] += seconds
+    """
+    path = _begun(plan)
+    deaths = int(storage.read_json(path)["times"]) if storage.exists(path) else 0
+    if deaths > _MOST_DEATHS:
+        storage.delete(path)
+        raise InputError(
+            f"{plan.folder}/{plan.name}.tar: {deaths} workers died over it: they lack memory (give Ray fewer CPUs, so "
+            "that fewer work at once), or were killed; what is done is kept, the same command tries again"
+        )
+    storage.write_json(path, {"times": deaths + 1})
+    return deaths
 
 
-def _pack_all(plan: ShardPlan, key: bytes | None, watch: Stopwatch) -> Iterator[Packed]:
-    """Pack the plan's records in their order; by several threads where the files lie in a bucket."""
-
-    def one(record: Record) -> tuple[Packed, Stopwatch]:
-        own = Stopwatch()
-        return pack(record, plan, key, own), own
-
-    if not any("://" in record.image_uri for record in plan.records):
-        for record in plan.records:
-            yield pack(record, plan, key, watch)
-        return
-    with ThreadPoolExecutor(_READERS, thread_name_prefix="read") as pool:
-        for packed, own in pool.map(one, plan.records):
-            watch.add(own)
-            yield packed
+def _begun(plan: ShardPlan) -> str:
+    return storage.join(plan.folder, "parts", f"{plan.name}.begun.json")
 
 
 def _add_members(tar: tarfile.TarFile, packed: Packed) -> dict[str, tuple[int, int, int]]:
@@ -184,7 +133,7 @@ def _add_members(tar: tarfile.TarFile, packed: Packed) -> dict[str, tuple[int, i
 
 
 def _index_row(record: Record, shard: str, places: dict[str, tuple[int, int, int]]) -> dict[str, Any]:
-    row: dict[str, Any] = {name: getattr(record, name) for name in (*_IDS, "phash")}
+    row: dict[str, Any] = {name: getattr(record, name) for name in (*IDS, "phash")}
     row["shard"] = shard
     for name in _MEMBERS:
         row[f"{name}_offset"], row[f"{name}_size"], row[f"{name}_crc32"] = places.get(name, (0, 0, 0))
@@ -207,7 +156,7 @@ def _fingerprint(plan: ShardPlan, key: bytes | None) -> str:
 
 
 def _stats(files: Sequence[str]) -> list[tuple[int, int] | None]:
-    with ThreadPoolExecutor(_READERS if any("://" in uri for uri in files) else 1) as pool:
+    with ThreadPoolExecutor(READERS if any("://" in uri for uri in files) else 1) as pool:
         return list(pool.map(storage.stat_if_there, files))
 
 

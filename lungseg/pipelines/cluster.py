@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray.data import DataContext
@@ -37,12 +38,15 @@ def connect() -> None:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.ERROR)
+    address = _address()
+    # A Ray of our own needs no dashboard, which takes a second and a tenth of a small machine.
+    own: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
     # Workers' lines stay in Ray's logs: a pipeline says itself what a user wants to know.
     try:
-        ray.init(address=_address(), log_to_driver=False, logging_level=logging.WARNING, configure_logging=True)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, configure_logging=True, **own)
     except ConnectionError as error:
-        address = os.environ.get("RAY_ADDRESS", "the address of this job")
-        raise ResourceError(f"no Ray answers at {address}: start it, or set RAY_ADDRESS=local for one here") from error
+        where = os.environ.get("RAY_ADDRESS", "the address of this job")
+        raise ResourceError(f"no Ray answers at {where}: start it, or set RAY_ADDRESS=local for one here") from error
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -52,13 +56,17 @@ def connect() -> None:
 
 
 def _address() -> str | None:
-    """Say `local` where Ray would wait for minutes for a cluster of this machine that was killed; else let Ray look.
+    """Say `local` where there is no cluster to join, so that one is started; else let Ray join it.
 
-    Ray writes down the last cluster that was started here, and a killed one cannot cross itself out.
+    Ray writes down the last cluster that was started on this machine. A killed one cannot cross itself out, and Ray
+    would knock at its door for minutes.
     """
+    named = os.environ.get("RAY_ADDRESS")
+    if named:
+        return named
     note = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"  # noqa: S108
-    if "RAY_ADDRESS" in os.environ or not note.is_file():
-        return None
+    if not note.is_file():
+        return "local"
     host, _, port = note.read_text().strip().rpartition(":")
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S):

@@ -10,7 +10,6 @@ from typing import Any
 
 import cv2
 import ray.data
-from ray.exceptions import NodeDiedError, OutOfMemoryError, WorkerCrashedError
 
 from lungseg import storage
 from lungseg.config import PrepareSettings, PreprocessSettings
@@ -19,7 +18,7 @@ from lungseg.data.histogram import learn_landmarks
 from lungseg.data.leakage import audit_datasets
 from lungseg.data.shard_plan import ShardPlan, plan_shards
 from lungseg.data.sources import names
-from lungseg.errors import InputError, LungsegError, ResourceError, SettingsError
+from lungseg.errors import InputError, LungsegError, SettingsError
 from lungseg.pipelines import verify
 from lungseg.pipelines.cluster import connect, require_cpus
 from lungseg.pipelines.phantoms import draw_phantoms
@@ -30,7 +29,6 @@ from lungseg.schema import Record
 logger = logging.getLogger(__name__)
 
 _HEADS, _HEAD = 16, 512  # files, and bytes of each, that are looked into for DICOM
-_RETRIES = 3  # of a task whose worker died; Ray Data's own default goes on for ever
 _REFERENCES = 64  # pictures that landmarks are learnt from, at most: their mean hardly moves after that
 
 
@@ -60,7 +58,8 @@ def run(settings: PrepareSettings) -> None:
     began = time.monotonic()
     work = _write_shards(plans, inputs, key)
     infos = [datasets.finish_dataset([plan for plan in plans if plan.folder == folder]) for folder in folders]
-    pairs = audit_datasets([datasets.open_dataset(folder) for folder in datasets.datasets_in(out)])
+    # Copies alone: a study looks for more, in the data sets that it chooses.
+    pairs = audit_datasets([datasets.open_dataset(folder) for folder in datasets.datasets_in(out)], wide=False)
     storage.write_table(storage.join(out, "duplicates.parquet"), audit.to_table(pairs))
     summary = summarise(infos, work, pairs, time.monotonic() - began)
     storage.write_json(storage.join(out, "summary.json"), summary)
@@ -128,9 +127,7 @@ def _write_shards(plans: Sequence[ShardPlan], inputs: int, key: bytes | None) ->
     """Write every shard, one Ray task each; add up what they say."""
     items = [{"plan": plan.to_json()} for plan in plans]
     write = functools.partial(_write_shard, key=key)
-    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(
-        write, ray_remote_args_fn=lambda: {"max_retries": _RETRIES}
-    )
+    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(write)
     del items
     line, began, work = ProgressLine(logger), time.monotonic(), Work()
     for done in _results(dataset):
@@ -143,21 +140,11 @@ def _write_shards(plans: Sequence[ShardPlan], inputs: int, key: bytes | None) ->
 
 
 def _results(dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
-    for row in _rows(dataset):
+    for row in dataset.iter_rows():
         done: dict[str, Any] = json.loads(row["done"])
         if "error" in done:
             raise InputError(done["error"])
         yield done
-
-
-def _rows(dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
-    try:
-        yield from dataset.iter_rows()
-    except (WorkerCrashedError, OutOfMemoryError, NodeDiedError) as error:
-        raise ResourceError(
-            f"a worker that prepares died {_RETRIES + 1} times over the same tar ({type(error).__name__}): it lacks "
-            "memory (give Ray fewer CPUs, so that fewer run at once), or a file crashes its codec; what is done is kept"
-        ) from error
 
 
 def _write_shard(row: dict[str, Any], key: bytes | None) -> dict[str, Any]:

@@ -195,14 +195,18 @@ def test_a_run_cut_between_a_tar_and_its_part_is_finished_by_the_next(
 ) -> None:
     plans = planned(archive, tmp_path / "out")
 
-    def killed(*_: Any) -> None:
-        raise KeyboardInterrupt
+    write = storage.write_json
+
+    def killed(path: str, value: dict[str, Any]) -> None:
+        if path.endswith("north-000000.json"):
+            raise KeyboardInterrupt
+        write(path, value)
 
     with monkeypatch.context() as patch:
         patch.setattr(storage, "write_json", killed)
         with pytest.raises(KeyboardInterrupt):
             shards.write_shard(plans[0])
-    assert [path.name for path in (tmp_path / "out" / "north").iterdir()] == ["north-000000.tar"]
+    assert list(contents(tmp_path / "out" / "north")) == ["north-000000.tar", "parts/north-000000.begun.json"]
     datasets.write_datasets(plans)
     assert contents(tmp_path / "out") == contents(prepared)
 
@@ -213,6 +217,26 @@ def test_a_run_that_found_all_done_writes_no_tar(archive: Path, own_prepared: Pa
     datasets.write_datasets(plans)
     assert written(own_prepared) == before
     assert contents(own_prepared) == bytes_before
+
+
+@pytest.mark.parametrize("deaths", [1, 2, 5])
+def test_a_tar_over_which_workers_died_is_made_all_the_same(
+    deaths: int, archive: Path, prepared: Path, tmp_path: Path
+) -> None:
+    plans = planned(archive, tmp_path / "out")
+    storage.write_json(str(tmp_path / "out" / "north" / "parts" / "north-000000.begun.json"), {"times": deaths})
+    datasets.write_datasets(plans)
+    assert contents(tmp_path / "out") == contents(prepared)
+
+
+def test_a_tar_over_which_all_workers_die_is_an_error_and_not_an_endless_loop(archive: Path, tmp_path: Path) -> None:
+    plans = planned(archive, tmp_path / "out")
+    path = tmp_path / "out" / "north" / "parts" / "north-000000.begun.json"
+    storage.write_json(str(path), {"times": 6})
+    with pytest.raises(InputError, match=r"north-000000\.tar: 6 workers died over it.*the same command tries again"):
+        shards.write_shard(plans[0])
+    assert not path.exists()
+    assert not shards.write_shard(plans[0])["kept"]
 
 
 @pytest.mark.parametrize("content", [b"", b'{"schema": 1, "made_of": "', b"[]", b'{"schema": 99}'])

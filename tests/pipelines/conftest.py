@@ -16,7 +16,7 @@ def ray_cluster() -> Iterator[None]:
         start = ray.init
 
         def two_cpus(**options: object) -> object:
-            return start(num_cpus=2, include_dashboard=False, **options)
+            return start(**{**options, "num_cpus": 2, "include_dashboard": False})
 
         patch.setattr(cluster.ray, "init", two_cpus)
         cluster.connect()

@@ -17,7 +17,7 @@ from lungseg.data import images
 from lungseg.errors import InputError, SettingsError
 from lungseg.model import metrics
 from lungseg.pipelines import report
-from lungseg.schema import PREDICTIONS, TEST_ROWS, Counts, table
+from lungseg.schema import PREDICTIONS, SCHEMA, TEST_ROWS, Counts, table
 
 U8 = NDArray[np.uint8]
 DrawPair = Callable[[int, int, int], tuple[U8, U8]]
@@ -143,7 +143,7 @@ def test_the_study_in_numbers(study: Path, capsys: pytest.CaptureFixture[str]) -
     assert joint["images"] == 6
     assert joint["dice"] == pytest.approx(np.mean([*dice, 0.95, 0.85]))
     assert (made["resolution"], made["threshold"], made["aggregation"]) == ("64 px", 0.5, "mean over images")
-    assert numbers["schema"] == 1
+    assert numbers["schema"] == SCHEMA
     assert numbers["predictions"] is None
     shown = capsys.readouterr().out
     for text in (shown, page):

@@ -1,0 +1,130 @@
+"""Records to the encoded members of their samples: read, checked, prepared, timed."""
+
+import json
+import logging
+import multiprocessing
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+
+from lungseg import storage
+from lungseg.data import images, manifest
+from lungseg.data.preprocess import prepare_image, prepare_mask
+from lungseg.data.shard_plan import ShardPlan
+from lungseg.schema import SCHEMA, Record
+
+logger = logging.getLogger(__name__)
+
+IDS = ("image_id", "dataset", "patient_id", "finding", "sha256")
+"""What a sample's JSON says of where it comes from."""
+READERS = 4
+"""Threads of a task whose files lie in a bucket: reading there is waiting."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A checked record and, where it can be used, the encoded members of its sample."""
+
+    record: Record
+    members: dict[str, bytes]
+
+
+class Stopwatch:
+    """Adds up seconds by stage; time in a stage inside another counts for the inner one alone. One thread each."""
+
+    def __init__(self) -> None:
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self._inner = 0.0
+
+    @contextmanager
+    def time(self, stage: str) -> Iterator[None]:
+        """Count what is done inside for this stage."""
+        outer, self._inner = self._inner, 0.0
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            took = time.perf_counter() - began
+            self.seconds[stage] += took - self._inner
+            self._inner = outer + took
+
+    def add(self, other: "Stopwatch") -> None:
+        """Add another's seconds to these."""
+        for stage, seconds in other.seconds.items():
+            self.seconds[stage] += seconds
+
+
+def pack(record: Record, plan: ShardPlan, key: bytes | None, watch: Stopwatch) -> Packed:
+    """Read, check, prepare and encode one record."""
+
+    def read(uri: str) -> bytes:
+        with watch.time("read"):
+            return storage.read_bytes(uri)
+
+    with watch.time("decode and check"):
+        checked, image, native_mask = manifest.open_record(record, plan.preprocess, plan.odd_masks, key, read)
+    if image is None or not checked.usable:
+        return Packed(checked, {})
+    with watch.time("prepare"):
+        square, geometry = prepare_image(image, plan.preprocess)
+        classes = len(plan.preprocess.classes)
+        mask = None if native_mask is None else prepare_mask(native_mask, geometry, classes)
+    with watch.time("encode"):
+        meta = {"schema": SCHEMA, **{name: getattr(checked, name) for name in IDS}, "geometry": asdict(geometry)}
+        members = {"image": images.encode_image(square), "json": json.dumps(meta).encode()}
+        if mask is not None:
+            members["mask"] = images.encode_mask(mask) if classes == 1 else images.encode_labels(mask)
+    return Packed(checked, members)
+
+
+def pack_all(plan: ShardPlan, key: bytes | None, watch: Stopwatch, apart: bool = False) -> Iterator[Packed]:
+    """Pack the plan's records in their order; by several threads where the files lie in a bucket.
+
+    `apart`: each in a process of their own, so that one that ends its process (a codec may crash over broken bytes)
+    becomes a failed record, and the others are packed.
+    """
+    if apart:
+        yield from _pack_apart(plan, key, watch)
+        return
+
+    def one(record: Record) -> tuple[Packed, Stopwatch]:
+        own = Stopwatch()
+        return pack(record, plan, key, own), own
+
+    if not any("://" in record.image_uri for record in plan.records):
+        for record in plan.records:
+            yield pack(record, plan, key, watch)
+        return
+    with ThreadPoolExecutor(READERS, thread_name_prefix="read") as pool:
+        for packed, own in pool.map(one, plan.records):
+            watch.add(own)
+            yield packed
+
+
+def _pack_apart(plan: ShardPlan, key: bytes | None, watch: Stopwatch) -> Iterator[Packed]:
+    """Pack in another process, and start a new one where it died."""
+    left, bare = list(plan.records), replace(plan, records=())
+    while left:
+        # Spawned: a copy of a process that has threads, as a worker of Ray has, may hang.
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            try:
+                while left:
+                    packed, seconds = pool.submit(_pack_one, left[0], bare, key).result()
+                    watch.seconds.update({stage: watch.seconds[stage] + took for stage, took in seconds.items()})
+                    left.pop(0)
+                    yield packed
+            except BrokenProcessPool:
+                record = left.pop(0)
+                logger.warning("%s ended the process that read it", record.image_uri)
+                name = storage.name_of(record.image_uri)
+                reason = f"crashed: {name} or its mask ended the process that read it: look at it, or take it out"
+                yield Packed(replace(record, status="failed", reason=reason), {})
+
+
+def _pack_one(record: Record, plan: ShardPlan, key: bytes | None) -> tuple[Packed, dict[str, float]]:
+    watch = Stopwatch()
+    return pack(record, plan, key, watch), dict(watch.seconds)
