@@ -48,9 +48,16 @@ def draw_one(folder: Path, number: int) -> None:
     (folder / "masks" / f"{number:05d}.png").write_bytes(images.encode_mask(mask))
 
 
+def warm(folder: Path) -> None:
+    """Read every file once, so that nobody's figure is that of the disk."""
+    for path in folder.glob("*/*.png"):
+        path.read_bytes()
+
+
 def bare_rate(folder: Path) -> float:
     """Images/s of one core over the calls that preparing cannot do without."""
     cv2.setNumThreads(1)
+    warm(folder)
     began = time.perf_counter()
     for path in sorted((folder / "images").iterdir())[:BARE]:
         image = images.decode(path.read_bytes(), path.name)
@@ -66,6 +73,7 @@ def prepare(folder: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as out:
         command = [sys.executable, str(ROOT / "jobs" / "prepare.py"), "archive"]
         arguments = ["--source", str(folder), "--dataset", "phantoms", "--out", out]
+        warm(folder)
         began = time.perf_counter()
         environment = {**os.environ, "RAY_ADDRESS": "local"}
         process = subprocess.Popen([*command, *arguments], stdout=subprocess.DEVNULL, env=environment)
@@ -80,6 +88,7 @@ def prepare(folder: Path) -> dict[str, Any]:
     return {
         "images": summary["inputs"],
         "images_per_s": summary["images_per_s"],
+        "seconds": summary["seconds"],
         "command_s": round(seconds, 1),
         "driver_peak_mib": round(peak / 1024, 1),
         "worker_share": summary["worker_share"],
@@ -106,16 +115,21 @@ def main() -> None:
     draw(few, FEW)
     cores = len(os.sched_getaffinity(0))
     before = bare_rate(many)
-    lean, full = prepare(few), prepare(many)
-    after = bare_rate(many)
-    bare = (before + after) / 2 * cores
+    lean = prepare(few)
+    between = bare_rate(many)
+    full = prepare(many)
+    rates = [rate * cores for rate in (before, between, bare_rate(many))]
+    bare = sum(rates) / len(rates)
+    # What both runs need to start and to end falls out of their difference.
+    steady = (full["images"] - lean["images"]) / (full["seconds"] - lean["seconds"])
     result = {
         "cores": cores,
         "bare_images_per_s": round(bare, 1),
-        "bare_before_after": [round(before * cores, 1), round(after * cores, 1)],
+        "bare_before_between_after": [round(rate, 1) for rate in rates],
         "few": lean,
         "many": full,
         "rate_of_bare": round(full["images_per_s"] / bare, 3),
+        "steady_rate_of_bare": round(steady / bare, 3),
         "memory_of_few": round(full["driver_peak_mib"] / lean["driver_peak_mib"], 3),
     }
     print(json.dumps(result, indent=1))

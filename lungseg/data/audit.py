@@ -176,7 +176,7 @@ def _reduced(image: Grey, side: int) -> Grey:
     and hashes must not change when that box is found better.
     """
     # Of a large picture every few pixels are enough.
-    rows, columns = (max(1, length // (2 * _BORDERED)) for length in image.shape)
+    rows, columns = (max(1, length // _BORDERED) for length in image.shape)
     sparse: NDArray[Any] = np.ascontiguousarray(image[::rows, ::columns])
     small = cv2.resize(sparse, (_BORDERED, _BORDERED), interpolation=cv2.INTER_AREA)
     darkest = float(small.min())

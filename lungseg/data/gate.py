@@ -91,7 +91,7 @@ def check(pixels: Grey, what: str) -> tuple[Grey, tuple[str, ...], tuple[str, ..
 
 def thumbnail(image: Grey, side: int) -> Floats:
     """Shrink a picture to f32[side,side] by areas, whatever its aspect; of a large one, every few pixels are enough."""
-    rows, columns = (max(1, length // (4 * side)) for length in image.shape)
+    rows, columns = (max(1, length // (2 * side)) for length in image.shape)
     sparse: NDArray[Any] = np.ascontiguousarray(image[::rows, ::columns])
     return np.asarray(cv2.resize(sparse, (side, side), interpolation=cv2.INTER_AREA), np.float32)
 
@@ -192,7 +192,7 @@ def _refuse_colour(pixels: Grey, what: str) -> None:
 
 
 def _refuse_blank(image: Grey, what: str) -> None:
-    step = max(1, min(image.shape) // 128)
+    step = max(1, min(image.shape) // 64)
     low, high = np.percentile(image[::step, ::step], (1, 99))
     if high - low > _BLANK_SPREAD * _full_scale(image):
         return

@@ -60,7 +60,8 @@ def decode_mask(content: bytes, what: str) -> NDArray[np.uint8]:
     Lung is what is brighter than half of the brightest value; an all-black mask stays empty.
     """
     array = decode(content, what)
-    return (array > int(array.max()) / 2).astype(np.uint8)
+    # Truncated, as nothing lies between whole numbers: u16 and u8 compare alike.
+    return (array > int(array.max()) // 2).view(np.uint8)
 
 
 def encode_image(image: NDArray[np.uint8]) -> bytes:

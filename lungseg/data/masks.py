@@ -118,10 +118,9 @@ def check(
             odd `reject` a flag's code too.
 
     """
-    lungs = np.zeros(image.shape, np.uint8)
-    for name, mask in parts:
-        if name == _LUNG:
-            lungs |= mask
+    lungs, *others = [mask for name, mask in parts if name == _LUNG]
+    for other in others:
+        lungs = lungs | other
     what = f"the mask of {image_id}"
     _refuse_one_value(lungs, what)
     lungs, sizes, repairs = _clean(lungs, what)
@@ -129,8 +128,9 @@ def check(
     touching = _touched(lungs, what)
     _refuse_area(area, what)
     thumb = gate.thumbnail(image, _THUMBNAIL)
-    _refuse_orientation(lungs, thumb, what)
-    _refuse_components(lungs, sizes, thumb, what)
+    shown = gate.content(thumb)
+    _refuse_orientation(lungs, thumb, shown.live, what)
+    _refuse_components(lungs, sizes, shown.columns, what)
     found = {
         "mask_touches_border": (touching, "touches the picture's border"),
         "mask_one_component": (len(sizes) == 1, "joins both lungs"),
@@ -167,9 +167,10 @@ def area_outliers(areas: Sequence[float | None]) -> list[bool]:
 
 
 def _refuse_one_value(lungs: Mask, what: str) -> None:
-    if not lungs.any():
+    count = cv2.countNonZero(lungs)
+    if count == 0:
         raise ImageError("mask_empty", f"{what} marks no pixel: draw it, or take the image out")
-    if lungs.all():
+    if count == lungs.size:
         raise ImageError("mask_full", f"{what} marks every pixel: draw it, or take the image out")
 
 
@@ -242,9 +243,9 @@ def _refuse_area(area: float, what: str) -> None:
         raise ImageError("mask_area", f"{what} covers {area:.1%} of its picture, expected {expected}: draw it again")
 
 
-def _refuse_orientation(lungs: Mask, thumb: NDArray[np.float32], what: str) -> None:
+def _refuse_orientation(lungs: Mask, thumb: NDArray[np.float32], live: NDArray[np.bool_], what: str) -> None:
     """Refuse a mask that was turned: turned back, its outline parts dark from light far better."""
-    fits = orientation(lungs, thumb)
+    fits = orientation(lungs, thumb, live)
     as_is = fits.pop("")
     best = max(fits, key=lambda turn: fits[turn])
     # A mask that fits well but for its sign is no matter of turning: its picture's bones are dark.
@@ -256,29 +257,33 @@ def _refuse_orientation(lungs: Mask, thumb: NDArray[np.float32], what: str) -> N
         )
 
 
-def orientation(lungs: Mask, thumb: NDArray[np.float32]) -> dict[str, float]:
+def orientation(lungs: Mask, thumb: NDArray[np.float32], live: NDArray[np.bool_]) -> dict[str, float]:
     """Correlate lung with darkness along the mask's outline, for the mask as it is (named "") and turned each way.
 
     Only a band of a few hundredths of the picture on both sides of the outline counts, so that a picture's slow changes
-    of brightness do not. `thumb` is the picture's square thumbnail, f32[S,S]. Each from -1 to 1.
+    of brightness do not. `thumb` is the picture's square thumbnail, f32[S,S], `live` what of it is no border. Each is
+    Pearson's, from -1 to 1.
     """
     dark = 1 - gate.ranks(thumb)
-    dark[~gate.content(thumb).live] = 0  # black padding is no lung
-    mask = np.asarray(gate.thumbnail(lungs * np.uint8(255), len(thumb)) > 127, np.uint8)
+    dark[~live] = 0  # black padding is no lung
+    mask = np.asarray(gate.thumbnail(lungs, len(thumb)), np.uint8)  # means of 0 and 1, rounded
     cross = np.ones((3, 3), np.uint8)
     band = cv2.dilate(mask, cross, iterations=2) > cv2.erode(mask, cross, iterations=2)
-    inside = mask[band]
+    if not band.any():
+        return dict.fromkeys(("", *_TURNED), 0.0)
     # The picture is turned as the mask may have been, so that the band is worked out once.
-    return {"": gate.correlation(dark[band], inside)} | {
-        turn: gate.correlation(back(dark)[band], inside) for turn, back in _TURNED.items()
-    }
+    seen = np.stack([dark[band], *(back(dark)[band] for back in _TURNED.values())])
+    seen -= seen.mean(axis=1, keepdims=True)
+    inside = mask[band] - mask[band].mean()
+    norms = np.sqrt(np.square(seen).sum(axis=1) * np.square(inside).sum())
+    fits = np.divide(seen @ inside, norms, out=np.zeros(len(seen)), where=norms > 0)
+    return dict(zip(("", *_TURNED), fits.tolist(), strict=True))
 
 
-def _refuse_components(lungs: Mask, sizes: list[int], thumb: NDArray[np.float32], what: str) -> None:
+def _refuse_components(lungs: Mask, sizes: list[int], columns: slice, what: str) -> None:
     if len(sizes) > 3:
         raise ImageError("mask_components", f"{what} has {len(sizes)} parts, expected two lungs: draw it again")
-    columns = gate.content(thumb).columns
-    middle = round((columns.start + columns.stop) * lungs.shape[1] / (2 * len(thumb)))
+    middle = round((columns.start + columns.stop) * lungs.shape[1] / (2 * _THUMBNAIL))
     left = cv2.countNonZero(lungs[:, :middle]) / cv2.countNonZero(lungs)
     if min(left, 1 - left) < (_OTHER_SIDE if len(sizes) == 1 else _NOTHING):
         side = "left" if left > 0.5 else "right"
