@@ -7,6 +7,7 @@ depends on the machine.
 """
 
 import argparse
+import importlib
 import json
 import os
 import subprocess
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import ray
 
 from lungseg.config import PreprocessSettings
 from lungseg.data import images, phantom
@@ -66,6 +68,24 @@ def bare_rate(folder: Path) -> float:
         images.encode_image(square)
         images.encode_mask(prepare_mask(mask, geometry))
     return BARE / (time.perf_counter() - began)
+
+
+def bare_rate_in_ray(folder: Path, cores: int) -> float:
+    """Images/s of the bare loop in as many Ray tasks at once as there are cores: what Ray itself leaves."""
+    ray.init(address="local", num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    task = ray.remote(bare_rate_of_worker)
+    try:
+        for _ in range(2):  # the first time, workers start
+            rates = ray.get([task.remote(str(ROOT / "tests"), str(folder)) for _ in range(cores)])
+    finally:
+        ray.shutdown()
+    return float(sum(rates))
+
+
+def bare_rate_of_worker(tests: str, folder: str) -> float:
+    """Run the bare loop in a worker of Ray, which has to find this file first."""
+    sys.path.insert(0, tests)
+    return float(importlib.import_module("benchmark_prepare").bare_rate(Path(folder)))
 
 
 def prepare(folder: Path) -> dict[str, Any]:
@@ -122,6 +142,7 @@ def main() -> None:
     bare = sum(rates) / len(rates)
     # What both runs need to start and to end falls out of their difference.
     steady = (full["images"] - lean["images"]) / (full["seconds"] - lean["seconds"])
+    in_ray = bare_rate_in_ray(many, cores)
     result = {
         "cores": cores,
         "bare_images_per_s": round(bare, 1),
@@ -130,6 +151,8 @@ def main() -> None:
         "many": full,
         "rate_of_bare": round(full["images_per_s"] / bare, 3),
         "steady_rate_of_bare": round(steady / bare, 3),
+        "bare_in_ray_of_bare": round(in_ray / bare, 3),
+        "steady_rate_of_bare_in_ray": round(steady / in_ray, 3),
         "memory_of_few": round(full["driver_peak_mib"] / lean["driver_peak_mib"], 3),
     }
     print(json.dumps(result, indent=1))

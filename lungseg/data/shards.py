@@ -49,7 +49,7 @@ def write_shard(plan: ShardPlan, key: bytes | None = None) -> dict[str, Any]:
         storage.write_bytes(storage.join(plan.folder, f"{plan.name}.tar"), content)
         shard = {"name": plan.name, "bytes": len(content), "sha256": digest_bytes(content), "samples": len(rows)}
         part = {"made_of": made_of, "shard": shard, "records": records, "index": rows}
-        storage.write_json(path, part)
+        storage.write_json(path, part, indent=None)
         storage.delete(_begun(plan))
     return {**_numbers(part), "kept": False, "seconds": dict(watch.seconds)}
 

@@ -197,7 +197,7 @@ def test_a_run_cut_between_a_tar_and_its_part_is_finished_by_the_next(
 
     write = storage.write_json
 
-    def killed(path: str, value: dict[str, Any]) -> None:
+    def killed(path: str, value: dict[str, Any], **_: Any) -> None:
         if path.endswith("north-000000.json"):
             raise KeyboardInterrupt
         write(path, value)
