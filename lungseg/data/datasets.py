@@ -17,7 +17,6 @@ import pyarrow as pa
 from lungseg import storage
 from lungseg.config import PreprocessSettings
 from lungseg.data import manifest
-from lungseg.data.masks import area_outliers
 from lungseg.data.shard_plan import ShardPlan, save_plan
 from lungseg.data.shards import digest_bytes, write_shard
 from lungseg.errors import InputError, ShardError
@@ -169,7 +168,7 @@ def _without_outliers(records: pa.Table) -> pa.Table:
     """Reject the masks whose area lies far out of the data set's own distribution."""
     usable = [status in ("ok", "repaired") for status in records.column("status").to_pylist()]
     areas = [area if use else None for area, use in zip(records.column("mask_area").to_pylist(), usable, strict=True)]
-    outliers = area_outliers(areas)
+    outliers = manifest.area_outliers(areas)
     if not any(outliers):
         return records
     known = sorted(area for area in areas if area is not None)

@@ -1,7 +1,7 @@
 """Records checked against their files: what is read, what it is, what was repaired, and why it is rejected."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ Grey = NDArray[np.uint8] | NDArray[np.uint16]
 Opened = tuple[Record, Grey | None, NDArray[np.uint8] | None]
 Read = Callable[[str], bytes]
 
+_OUTLIER_Z, _OUTLIER_COUNT = 5.0, 20
 _BETWEEN = " | "  # of several reasons
 _USUAL = PreprocessSettings()
 _CODE = re.compile(r"^([a-z][a-z0-9_]*): ")
@@ -75,6 +76,23 @@ def open_record(
     except InputError as error:
         record = replace(record, status="failed", reason=f"unreadable: {error}")
     return record, image, mask
+
+
+def area_outliers(areas: Sequence[float | None]) -> list[bool]:
+    """Say which shares, 0 to 1, lie far out of their own distribution: a robust z of their logits beyond 5.
+
+    Needs twenty or more, else none. Where over half are the same, the mean deviation stands in for the median one, and
+    where all are, none is out. Source: Iglewicz and Hoaglin, How to Detect and Handle Outliers, 1993, the modified z.
+    """
+    known = np.array([area for area in areas if area is not None], np.float64)
+    if known.size < _OUTLIER_COUNT:
+        return [False] * len(areas)
+    shares = np.clip(known, 1e-6, 1 - 1e-6)
+    logits = np.log(shares / (1 - shares))
+    off = np.abs(logits - np.median(logits))
+    scale = 1.4826 * float(np.median(off)) or 1.2533 * float(np.mean(off))
+    out = iter(off > _OUTLIER_Z * max(scale, 1e-9))
+    return [area is not None and bool(next(out)) for area in areas]
 
 
 def codes_of(reason: str) -> list[str]:

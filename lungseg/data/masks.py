@@ -25,7 +25,6 @@ _LONG_BORDER = 0.8  # of a side's length
 # 0.2 or more, but for one collapsed lung of 0.09, which is a part of its own.
 _OTHER_SIDE, _NOTHING = 0.15, 0.02
 _UNEVEN = 0.25  # smaller lung to larger
-_OUTLIER_Z, _OUTLIER_COUNT = 5.0, 20
 _THUMBNAIL = 128  # px a side, for orientation
 # On Shenzhen and Montgomery at 256 px each mask as drawn fits better than turned in any way, by 0.05 or more.
 _FITS_FAR_BETTER = 0.1
@@ -148,23 +147,6 @@ def check(
         for mask in [lungs] if name == _LUNG else [mask for part, mask in parts if part == name]:
             np.maximum(labels, mask * np.uint8(number), out=labels)  # a later class has the larger number
     return CheckedMask(labels, area, repairs, flags)
-
-
-def area_outliers(areas: Sequence[float | None]) -> list[bool]:
-    """Say which shares, 0 to 1, lie far out of their own distribution: a robust z of their logits beyond 5.
-
-    Needs twenty or more, else none. Where over half are the same, the mean deviation stands in for the median one, and
-    where all are, none is out. Source: Iglewicz and Hoaglin, How to Detect and Handle Outliers, 1993, the modified z.
-    """
-    known = np.array([area for area in areas if area is not None], np.float64)
-    if known.size < _OUTLIER_COUNT:
-        return [False] * len(areas)
-    shares = np.clip(known, 1e-6, 1 - 1e-6)
-    logits = np.log(shares / (1 - shares))
-    off = np.abs(logits - np.median(logits))
-    scale = 1.4826 * float(np.median(off)) or 1.2533 * float(np.mean(off))
-    out = iter(off > _OUTLIER_Z * max(scale, 1e-9))
-    return [area is not None and bool(next(out)) for area in areas]
 
 
 def _refuse_one_value(lungs: Mask, what: str) -> None:

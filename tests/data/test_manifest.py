@@ -8,6 +8,8 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from lungseg.data import images, manifest, phantom
@@ -19,6 +21,7 @@ IMAGE, MASK = (np.ascontiguousarray(array) for array in phantom.draw(5, "montgom
 IMAGE = np.maximum(IMAGE, 1)
 MASK = MASK * np.uint8(255)
 LEFT = MASK * (np.arange(96) < 48).astype(np.uint8)
+AREAS = st.one_of(st.none(), st.floats(0.15, 0.35))
 Make = Callable[..., Record]
 
 
@@ -197,3 +200,31 @@ def test_tags_fill_what_the_archive_left_open(make: Make) -> None:
 def test_one_file_twice_is_one_id_twice() -> None:
     record = Record("a", "n", "/1.png")
     assert [one.status for one in manifest.refuse_same_ids([record, record])] == ["ok", "rejected"]
+
+
+@given(st.lists(AREAS, max_size=60), st.randoms(use_true_random=False))
+def test_area_outliers_go_with_their_areas(areas: list[float | None], random: Any) -> None:
+    found = manifest.area_outliers(areas)
+    assert len(found) == len(areas)
+    assert not any(out for area, out in zip(areas, found, strict=True) if area is None)
+    order = list(range(len(areas)))
+    random.shuffle(order)
+    assert manifest.area_outliers([areas[i] for i in order]) == [found[i] for i in order]
+    known = [area for area in areas if area is not None]
+    if len(known) < 20:
+        assert not any(found)
+    else:  # at least half lie within the median deviation
+        assert 2 * sum(found) <= len(known)
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.001, 0.02])
+@pytest.mark.parametrize("odd", [0.02, 0.69])
+def test_an_area_far_out_is_found_and_only_it(spread: float, odd: float) -> None:
+    areas: list[float | None] = [0.25 + spread * np.sin(number) for number in range(30)]
+    assert not any(manifest.area_outliers(areas))
+    assert manifest.area_outliers([*areas, None, odd]) == [False] * 31 + [True]
+
+
+def test_fewer_than_twenty_areas_are_no_distribution() -> None:
+    assert not any(manifest.area_outliers([0.25] * 18 + [0.6]))
+    assert manifest.area_outliers([0.25] * 19 + [0.6])[-1]

@@ -241,37 +241,6 @@ def test_a_jpeg_mask_is_thresholded_without_a_word(tmp_path: Path) -> None:
     assert (found.labels != LUNGS).mean() < 0.002
 
 
-AREAS = st.one_of(st.none(), st.floats(0.15, 0.35))
-
-
-@given(st.lists(AREAS, max_size=60), st.randoms(use_true_random=False))
-def test_area_outliers_go_with_their_areas(areas: list[float | None], random: Any) -> None:
-    found = masks.area_outliers(areas)
-    assert len(found) == len(areas)
-    assert not any(out for area, out in zip(areas, found, strict=True) if area is None)
-    order = list(range(len(areas)))
-    random.shuffle(order)
-    assert masks.area_outliers([areas[i] for i in order]) == [found[i] for i in order]
-    known = [area for area in areas if area is not None]
-    if len(known) < 20:
-        assert not any(found)
-    else:  # at least half lie within the median deviation
-        assert 2 * sum(found) <= len(known)
-
-
-@pytest.mark.parametrize("spread", [0.0, 0.001, 0.02])
-@pytest.mark.parametrize("odd", [0.02, 0.69])
-def test_an_area_far_out_is_found_and_only_it(spread: float, odd: float) -> None:
-    areas: list[float | None] = [0.25 + spread * np.sin(number) for number in range(30)]
-    assert not any(masks.area_outliers(areas))
-    assert masks.area_outliers([*areas, None, odd]) == [False] * 31 + [True]
-
-
-def test_fewer_than_twenty_areas_are_no_distribution() -> None:
-    assert not any(masks.area_outliers([0.25] * 18 + [0.6]))
-    assert masks.area_outliers([0.25] * 19 + [0.6])[-1]
-
-
 def test_no_real_mask_is_refused_and_turned_ones_are(cxr256: Path) -> None:
     files = sorted(cxr256.glob("*/images/*.png"))[::6]
     missed = dict.fromkeys(TURNS, 0)
