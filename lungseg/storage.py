@@ -64,7 +64,7 @@ def open_filesystem(path: str) -> tuple[pafs.FileSystem, str]:
         opened: tuple[pafs.FileSystem, str] = pafs.FileSystem.from_uri(
             path if "://" in path else Path(path).absolute().as_uri()
         )
-    except (pa.ArrowInvalid, OSError) as error:
+    except (ValueError, OSError) as error:
         raise InputError(
             f"{path}: not a path that can be opened ({_first_line(error)}): pass a folder, s3:// or gs://"
         ) from None
@@ -137,9 +137,12 @@ def stat(path: str) -> tuple[int, int]:
 
 
 def stat_if_there(path: str) -> tuple[int, int] | None:
-    """Size in bytes and time of change in ns; None where there is no such file."""
-    filesystem, inner = open_filesystem(path)
-    info = filesystem.get_file_info(inner)
+    """Size in bytes and time of change in ns; None where there is no such file, and can be none of that name."""
+    try:
+        filesystem, inner = open_filesystem(path)
+        info = filesystem.get_file_info(inner)
+    except (InputError, OSError, ValueError):
+        return None
     return (int(info.size), int(info.mtime_ns or 0)) if info.type == pafs.FileType.File else None
 
 
@@ -150,16 +153,11 @@ def read_bytes(path: str) -> bytes:
         InputError: it is not there or cannot be read.
 
     """
-    filesystem, inner = open_filesystem(path)
-    try:
-        with filesystem.open_input_stream(inner) as stream:
-            return bytes(stream.read())
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({_first_line(error)})") from None
+    return read_range(path, 0, None)
 
 
-def read_range(path: str, offset: int, size: int) -> bytes:
-    """Read `size` bytes at `offset`; fewer where the file ends before.
+def read_range(path: str, offset: int, size: int | None) -> bytes:
+    """Read `size` bytes at `offset`, fewer where the file ends before; with no size, the whole file.
 
     Raises:
         InputError: it is not there or cannot be read.
@@ -168,8 +166,8 @@ def read_range(path: str, offset: int, size: int) -> bytes:
     filesystem, inner = open_filesystem(path)
     try:
         with filesystem.open_input_file(inner) as file:
-            return bytes(file.read_at(size, offset))
-    except OSError as error:
+            return bytes(file.read() if size is None else file.read_at(size, offset))
+    except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({_first_line(error)})") from None
 
 
@@ -255,6 +253,11 @@ def read_json(path: str) -> dict[str, Any]:
 def write_json(path: str, value: dict[str, Any], indent: int | None = 1) -> None:
     """Write a JSON object, with the schema's number first; readable, or with no indent ten times faster."""
     write_bytes(path, (json.dumps({"schema": SCHEMA, **value}, indent=indent) + "\n").encode())
+
+
+def is_checked(value: dict[str, Any]) -> bool:
+    """Whether a JSON object that carries its own digest as `checked` is as it was written."""
+    return value.get("checked") == digest({name: it for name, it in value.items() if name not in ("schema", "checked")})
 
 
 def read_table(path: str, content: bytes | None = None) -> pa.Table:

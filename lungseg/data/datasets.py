@@ -7,6 +7,8 @@ is not finished. The index is what counts: an input that only the whole data set
 than all others) lies in its tar, but not in the index.
 """
 
+import logging
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,7 +22,9 @@ from lungseg.data import manifest
 from lungseg.data.shard_plan import ShardPlan, save_plan
 from lungseg.data.shards import digest_bytes, write_shard
 from lungseg.errors import InputError, ShardError
-from lungseg.schema import INDEX, MANIFEST, table
+from lungseg.schema import INDEX, MANIFEST, Record, table
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -35,8 +39,18 @@ class PreparedData:
 
 
 def begin_datasets(plans: Sequence[ShardPlan]) -> None:
-    """Take back the mark of a finished data set before its tars may change, and write down the plan."""
-    for folder, own in _by_folder(plans).items():
+    """Take back the mark of a finished data set before its tars may change, and write down the plan.
+
+    Raises:
+        InputError: a data set would lie where files of its archive lie.
+
+    """
+    folders = _by_folder(plans)
+    for folder, own in folders.items():
+        inside = next((one.image_uri for plan in own for one in plan.records if _inside(one, folder)), None)
+        if inside:
+            raise InputError(f"{folder}: the archive itself lies there ({inside}): pass another --out or --dataset")
+    for folder, own in folders.items():
         storage.delete(storage.join(folder, "dataset.json"))
         save_plan(own)
 
@@ -79,7 +93,7 @@ def finish_dataset(plans: Sequence[ShardPlan]) -> dict[str, Any]:
         "files": {"index.parquet": digest_bytes(index_bytes), "manifest.parquet": digest_bytes(manifest_bytes)},
         "shards": shards,
     }
-    storage.write_json(storage.join(folder, "dataset.json"), info)
+    storage.write_json(storage.join(folder, "dataset.json"), {**info, "checked": storage.digest(info)})
     return info
 
 
@@ -95,6 +109,15 @@ def write_datasets(plans: Sequence[ShardPlan]) -> None:
 def datasets_in(path: str) -> list[str]:
     """List the finished data sets that a folder is or directly holds."""
     return [folder for folder in [path, *storage.list_folders(path)] if storage.exists(f"{folder}/dataset.json")]
+
+
+def unfinished_in(path: str) -> list[str]:
+    """List the data sets that a folder is or directly holds and that were begun but not finished."""
+    return [
+        folder
+        for folder in [path, *storage.list_folders(path)]
+        if storage.exists(f"{folder}/plan.parquet") and not storage.exists(f"{folder}/dataset.json")
+    ]
 
 
 def find_datasets(paths: Iterable[str]) -> list[str]:
@@ -113,6 +136,8 @@ def find_datasets(paths: Iterable[str]) -> list[str]:
             raise InputError(
                 f"{path}: no dataset.json in it or below: not prepared, or not finished; run jobs/prepare.py again"
             )
+        for folder in unfinished_in(path):
+            logger.warning("%s: not finished, and left out: run jobs/prepare.py again", folder)
         found.extend(inside)
     return list(dict.fromkeys(found))
 
@@ -125,7 +150,7 @@ def open_dataset(folder: str) -> PreparedData:
         InputError: dataset.json or the index cannot be read.
 
     """
-    info = storage.read_json(storage.join(folder, "dataset.json"))
+    info = read_info(folder)
     for shard in info["shards"]:
         check_size(folder, shard)
     path = storage.join(folder, "index.parquet")
@@ -138,6 +163,21 @@ def open_dataset(folder: str) -> PreparedData:
         )
     preprocess = PreprocessSettings.model_validate(info["preprocess"])
     return PreparedData(folder, info["dataset"], preprocess, index, info["digest"])
+
+
+def read_info(folder: str) -> dict[str, Any]:
+    """Read dataset.json, as it was written.
+
+    Raises:
+        InputError: it cannot be read.
+        ShardError: it was changed or damaged.
+
+    """
+    path = storage.join(folder, "dataset.json")
+    info = storage.read_json(path)
+    if not storage.is_checked(info):
+        raise ShardError(f"{path}: not as it was written: changed or damaged; run jobs/prepare.py again")
+    return info
 
 
 def check_size(folder: str, shard: dict[str, Any]) -> None:
@@ -160,7 +200,10 @@ def _by_folder(plans: Sequence[ShardPlan]) -> dict[str, list[ShardPlan]]:
 
 def _read_part(plan: ShardPlan) -> tuple[dict[str, Any], pa.Table, pa.Table]:
     """Read one tar's part as tables at once: as Python objects, those of a large archive would fill the memory."""
-    part = storage.read_json(storage.join(plan.folder, "parts", f"{plan.name}.json"))
+    path = storage.join(plan.folder, "parts", f"{plan.name}.json")
+    part = storage.read_json(path)
+    if not storage.is_checked(part):
+        raise InputError(f"{path}: not as it was written: damaged; run jobs/prepare.py again")
     return part["shard"], table(part["records"], MANIFEST), table(part["index"], INDEX)
 
 
@@ -205,8 +248,13 @@ def _count_codes(statuses: Sequence[str], reasons: Sequence[str]) -> dict[str, d
 
 def _delete_others(folder: str, names: set[str]) -> None:
     """Delete shards of an earlier archive that had more: a reader of `*.tar` would take them for samples."""
+    ours = re.compile(re.escape(folder.rstrip("/")) + r"/(parts/)?(?P<name>[^/]+-\d{6,})(\.begun)?\.(tar|json)")
     for path in storage.list_files(folder, (".tar", ".json")):
-        stem = storage.name_of(path).removesuffix(".tar").removesuffix(".json")
-        is_shard = path.endswith(".tar") or storage.name_of(storage.parent_of(path)) == "parts"
-        if is_shard and stem not in names:
+        found = ours.fullmatch(path)
+        left_over = found is not None and (found["name"] not in names or path.endswith(".begun.json"))
+        if left_over and found is not None and found["name"].startswith(f"{storage.name_of(folder)}-"):
             storage.delete(path)
+
+
+def _inside(record: Record, folder: str) -> bool:
+    return any(uri.startswith(f"{folder}/") for uri in (record.image_uri, *record.mask_uris))

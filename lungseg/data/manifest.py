@@ -26,10 +26,13 @@ _CODE = re.compile(r"^([a-z][a-z0-9_]*): ")
 
 
 def refuse_same_ids(records: list[Record]) -> list[Record]:
-    """Reject all but the first record of each (dataset, image_id): ids name tar members and rows."""
+    """Reject all but the first usable record of each (dataset, image_id): ids name tar members and rows."""
     seen: dict[tuple[str, str], int] = {}
     checked = []
     for number, record in enumerate(records):
+        if not record.usable:  # it takes no id, and has its reason
+            checked.append(record)
+            continue
         first = seen.setdefault((record.dataset, record.image_id), number)
         if first != number:
             name = storage.name_of(records[first].image_uri)

@@ -36,11 +36,19 @@ def write_shard(plan: ShardPlan, key: bytes | None = None) -> dict[str, Any]:
     if done is not None:
         return {**_numbers(done), "kept": True, "seconds": {}}
     deaths = _begin(plan)
+    try:
+        return _make(plan, key, made_of, apart=deaths >= _APART_AFTER)
+    except Exception:  # only a process that dies leaves the note behind
+        storage.delete(_begun(plan))
+        raise
+
+
+def _make(plan: ShardPlan, key: bytes | None, made_of: str, apart: bool) -> dict[str, Any]:
     watch = Stopwatch()
     stream = io.BytesIO()
     records, rows = [], []
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.GNU_FORMAT) as tar:
-        for packed in pack_all(plan, key, watch, apart=deaths >= _APART_AFTER):
+        for packed in pack_all(plan, key, watch, apart):
             records.append(asdict(packed.record))
             if packed.members:
                 rows.append(_index_row(packed.record, plan.name, _add_members(tar, packed)))
@@ -49,7 +57,8 @@ def write_shard(plan: ShardPlan, key: bytes | None = None) -> dict[str, Any]:
         storage.write_bytes(storage.join(plan.folder, f"{plan.name}.tar"), content)
         shard = {"name": plan.name, "bytes": len(content), "sha256": digest_bytes(content), "samples": len(rows)}
         part = {"made_of": made_of, "shard": shard, "records": records, "index": rows}
-        storage.write_json(path, part, indent=None)
+        path = storage.join(plan.folder, "parts", f"{plan.name}.json")
+        storage.write_json(path, {**part, "checked": storage.digest(part)}, indent=None)
         storage.delete(_begun(plan))
     return {**_numbers(part), "kept": False, "seconds": dict(watch.seconds)}
 
@@ -169,6 +178,9 @@ def _finished_part(path: str, plan: ShardPlan, made_of: str) -> dict[str, Any] |
         part = storage.read_json(path)
     except InputError:
         return None
-    same = part["made_of"] == made_of and part["shard"]["sha256"] == digest_bytes(storage.read_bytes(tar))
-    failed = any(record["status"] == "failed" for record in part["records"])
-    return part if same and not failed else None
+    same = (
+        storage.is_checked(part)
+        and part["made_of"] == made_of
+        and part["shard"]["sha256"] == digest_bytes(storage.read_bytes(tar))
+    )
+    return part if same and not any(record["status"] == "failed" for record in part["records"]) else None

@@ -4,7 +4,7 @@ from collections import defaultdict
 from typing import Any
 
 from lungseg import storage
-from lungseg.data.datasets import check_size
+from lungseg.data.datasets import check_size, read_info
 from lungseg.data.shards import check_members, digest_bytes, member_ranges
 from lungseg.errors import InputError, ShardError
 
@@ -14,7 +14,7 @@ Rows = list[dict[str, Any]]
 def check_papers(folder: str) -> tuple[list[str], list[tuple[dict[str, Any], Rows]]]:
     """Check all but the tars' content: what is wrong, and each tar's entry of dataset.json with its index rows."""
     try:
-        info = storage.read_json(storage.join(folder, "dataset.json"))
+        info = read_info(folder)
         papers = {name: storage.read_bytes(storage.join(folder, name)) for name in info["files"]}
     except InputError as error:
         return [str(error)], []

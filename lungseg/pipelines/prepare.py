@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import cv2
+import numpy as np
 import ray.data
 
 from lungseg import storage
@@ -16,6 +17,7 @@ from lungseg.config import PrepareSettings, PreprocessSettings
 from lungseg.data import audit, datasets, dicom, images, manifest, shards, sources
 from lungseg.data.histogram import learn_landmarks
 from lungseg.data.leakage import audit_datasets
+from lungseg.data.preprocess import prepare_image
 from lungseg.data.shard_plan import ShardPlan, plan_shards
 from lungseg.data.sources import names
 from lungseg.errors import InputError, LungsegError, SettingsError
@@ -29,6 +31,7 @@ from lungseg.schema import Record
 logger = logging.getLogger(__name__)
 
 _HEADS, _HEAD = 16, 512  # files, and bytes of each, that are looked into for DICOM
+_TRIAL = np.add.outer(np.arange(64, dtype=np.uint8), np.arange(64, dtype=np.uint8))
 _REFERENCES = 64  # pictures that landmarks are learnt from, at most: their mean hardly moves after that
 
 
@@ -45,6 +48,7 @@ def run(settings: PrepareSettings) -> None:
         return
     key = dicom.read_key(settings.patient_key)
     preprocess = _with_landmarks(settings)
+    prepare_image(_TRIAL, preprocess)  # tells of settings that do not fit together before anything is touched
     records = manifest.refuse_same_ids(_records(settings, out, key))
     _require_key(records, key)
     plans = plan_shards(records, out, preprocess, settings.images_per_shard, settings.shard_mib, settings.odd_masks)
@@ -57,13 +61,28 @@ def run(settings: PrepareSettings) -> None:
     require_cpus(1)
     began = time.monotonic()
     work = _write_shards(plans, inputs, key)
-    infos = [datasets.finish_dataset([plan for plan in plans if plan.folder == folder]) for folder in folders]
+    infos, refused = _finish(plans, folders)
+    if not infos:
+        raise InputError("; ".join(refused))
     # Copies alone: a study looks for more, in the data sets that it chooses.
     pairs = audit_datasets([datasets.open_dataset(folder) for folder in datasets.datasets_in(out)], wide=False)
     storage.write_table(storage.join(out, "duplicates.parquet"), audit.to_table(pairs))
     summary = summarise(infos, work, pairs, time.monotonic() - began)
     storage.write_json(storage.join(out, "summary.json"), summary)
     show(summary, out)
+    if refused:
+        raise InputError("; ".join(refused))
+
+
+def _finish(plans: Sequence[ShardPlan], folders: Sequence[str]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Finish each data set; one of which nothing can be used does not keep the others from it."""
+    infos, refused = [], []
+    for folder in folders:
+        try:
+            infos.append(datasets.finish_dataset([plan for plan in plans if plan.folder == folder]))
+        except InputError as error:
+            refused.append(str(error))
+    return infos, refused
 
 
 def _with_landmarks(settings: PrepareSettings) -> PreprocessSettings:
@@ -74,9 +93,8 @@ def _with_landmarks(settings: PrepareSettings) -> PreprocessSettings:
     if found.histogram != "match":
         raise SettingsError("--match-to is for --preprocess.histogram match: pass both")
     where = storage.resolve(settings.match_to)
-    paths = [where] if storage.stat_if_there(where) else storage.list_files(where, images.SUFFIXES)
-    if not paths:
-        raise InputError(f"{where}: no picture in it to learn grey levels from: pass a picture or a folder of them")
+    alone = storage.stat_if_there(where) is not None
+    paths = [where] if alone else [record.image_uri for record in sources.discover(where)]
     chosen = paths[:: -(-len(paths) // _REFERENCES)]
     logger.info("learning landmarks from %d of %d pictures in %s", len(chosen), len(paths), where)
     learnt = learn_landmarks(images.decode(storage.read_bytes(path), storage.name_of(path)) for path in chosen)
@@ -115,12 +133,19 @@ def _require_key(records: Sequence[Record], key: bytes | None) -> None:
     """
     found = next((uri for record in records if names.named_as_dicom(uri := record.image_uri)), None)
     unnamed = [record.image_uri for record in records if names.without_suffix(record.image_uri)][:_HEADS]
-    found = found or next((uri for uri in unnamed if dicom.is_dicom(storage.read_range(uri, 0, _HEAD))), None)
+    found = found or next((uri for uri in unnamed if _begins_as_dicom(uri)), None)
     if found and key is None:
         raise SettingsError(
             f"{found}: DICOM names patients; make a key for pseudonyms (openssl rand -hex 32 > KEYFILE) "
             "and pass --patient-key KEYFILE, or set LUNGSEG_PATIENT_KEY; keep it apart from the data"
         )
+
+
+def _begins_as_dicom(uri: str) -> bool:
+    try:
+        return dicom.is_dicom(storage.read_range(uri, 0, _HEAD))
+    except InputError:  # its row will say so
+        return False
 
 
 def _write_shards(plans: Sequence[ShardPlan], inputs: int, key: bytes | None) -> Work:

@@ -22,7 +22,8 @@ def run(out: str) -> None:
         InputError: there is no data set.
 
     """
-    wrong, items = [], []
+    begun = datasets.unfinished_in(out)
+    wrong, items = [f"{folder}: begun and not finished: run jobs/prepare.py again" for folder in begun], []
     for folder in datasets.find_datasets([out]):
         found, shards = verify.check_papers(folder)
         wrong += found

@@ -31,7 +31,8 @@ def write_part(plan: ShardPlan, areas: list[float | None]) -> None:
     ids = ("image_id", "dataset", "patient_id", "finding", "sha256", "phash")
     rows = [{**{name: record[name] for name in ids}, "shard": plan.name, **places} for record in records]
     shard = {"name": plan.name, "bytes": 1, "sha256": plan.name, "samples": len(rows)}
-    storage.write_json(f"{plan.folder}/parts/{plan.name}.json", {"shard": shard, "records": records, "index": rows})
+    part = {"shard": shard, "records": records, "index": rows}
+    storage.write_json(f"{plan.folder}/parts/{plan.name}.json", {**part, "checked": storage.digest(part)})
 
 
 def as_dict(record: Record) -> dict[str, object]:
@@ -56,6 +57,53 @@ def test_a_mask_far_larger_than_all_others_is_rejected(tmp_path: Path) -> None:
     assert "marks 0.680 of the picture, the median of this data set is 0.25" in far["reason"]
     index = storage.read_table(str(tmp_path / "north" / "index.parquet")).column("image_id").to_pylist()
     assert index == [one.image_id for one in records if one.image_id != "13"]
+
+
+# What is not ours
+
+
+def test_files_of_others_are_left_alone(own_archive: Path, tmp_path: Path) -> None:
+    strange = [tmp_path / "out" / "north" / name for name in ("mine.tar", "old/north-000009.tar", "notes.json")]
+    for path in strange:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"mine")
+    datasets.write_datasets(plan_shards(sources.discover(str(own_archive)), str(tmp_path / "out"), SMALL, 2))
+    assert [path.read_bytes() for path in strange] == [b"mine"] * 3
+
+
+def test_a_data_set_is_not_written_into_its_own_archive(own_archive: Path) -> None:
+    before = contents(own_archive)
+    plans = plan_shards(sources.discover(str(own_archive)), str(own_archive), SMALL, 2)
+    with pytest.raises(InputError, match="north: the archive itself lies there"):
+        datasets.begin_datasets(plans)
+    assert contents(own_archive) == before
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [('"preprocess"', '"preproces"'), ('"size": 64', '"size": 96'), (": 5", ": 6")]
+)
+def test_a_changed_dataset_json_does_not_open(old: str, new: str, own_prepared: Path) -> None:
+    path = own_prepared / "north" / "dataset.json"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(ShardError, match=r"dataset\.json: not as it was written"):
+        datasets.open_dataset(str(own_prepared / "north"))
+
+
+@pytest.mark.parametrize("change", ['"finding": null', '"made_of"'])
+def test_a_changed_part_is_made_again(change: str, archive: Path, prepared: Path, own_prepared: Path) -> None:
+    path = own_prepared / "north" / "parts" / "north-000000.json"
+    assert change in path.read_text()
+    path.write_text(path.read_text().replace(change, change.replace("i", "I").replace("made", "mode")))
+    datasets.write_datasets(plan_shards(sources.discover(str(archive)), str(own_prepared), SMALL, 2))
+    assert contents(own_prepared) == contents(prepared)
+
+
+def test_what_is_not_finished_is_told(own_prepared: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (own_prepared / "south" / "dataset.json").unlink()
+    assert datasets.unfinished_in(str(own_prepared)) == [str(own_prepared / "south")]
+    assert datasets.find_datasets([str(own_prepared)]) == [str(own_prepared / "north")]
+    assert "south: not finished, and left out" in caplog.text
 
 
 # Growing

@@ -213,6 +213,41 @@ def test_masks_of_several_classes(ray_cluster: None, draw_pair: DrawPair, tmp_pa
         fit.open_data([data.folder])
 
 
+# What must not spoil the rest
+
+
+def test_a_data_set_of_nothing_does_not_keep_the_others_from_being_finished(
+    ray_cluster: None, own_archive: Path, tmp_path: Path
+) -> None:
+    (own_archive / "logo.png").write_bytes(b"no picture")
+    settings = PrepareSettings(source=str(own_archive), out=str(tmp_path / "out"), preprocess=SMALL)
+    with pytest.raises(InputError, match="none of 1 inputs can be used"):
+        prepare.run(settings)
+    assert [datasets.open_dataset(folder).name for folder in datasets.datasets_in(str(tmp_path / "out"))] == [
+        "north",
+        "south",
+    ]
+    assert (tmp_path / "out" / "summary.json").exists()
+    with pytest.raises(ShardError, match="1 things are wrong"):
+        prepare.run(PrepareSettings(out=str(tmp_path / "out"), verify=True))
+
+
+def test_settings_that_do_not_fit_leave_finished_data_alone(own_prepared: Path, archive: Path) -> None:
+    match = PreprocessSettings(size=64, histogram="match")
+    with pytest.raises(SettingsError, match="--match-to"):
+        prepare.run(PrepareSettings(source=str(archive), out=str(own_prepared), preprocess=match))
+    assert len(datasets.find_datasets([str(own_prepared)])) == 2
+
+
+def test_a_listings_bad_cells_are_rows(ray_cluster: None, archive: Path, tmp_path: Path) -> None:
+    cells = [*sorted(archive.rglob("north/images/*.png")), "http://pacs/x.png", "x" * 300 + ".png", "gone", "a\0b.png"]
+    (tmp_path / "list.csv").write_text("image\n" + "\n".join(map(str, [*cells, cells[0]])) + "\n")
+    prepare.run(PrepareSettings(listing=str(tmp_path / "list.csv"), out=str(tmp_path / "out"), preprocess=SMALL))
+    rows = read_table(str(tmp_path / "out" / "list" / "manifest.parquet")).to_pylist()
+    codes = sorted((row["status"], *manifest.codes_of(row["reason"])) for row in rows)
+    assert codes == [("failed", "unreadable")] * 4 + [("ok",)] * 5 + [("rejected", "listed_twice")]
+
+
 # Verify
 
 
