@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from lungseg import storage
+from lungseg.data.manifest import codes_of
 from lungseg.errors import InputError
 from lungseg.schema import USABLE
 
@@ -224,7 +225,11 @@ def _prediction_lines(rows: Sequence[Row]) -> tuple[Line, ...]:
 def _reasons(rows: Sequence[Row]) -> tuple[Row, ...]:
     """Count the rows that have something to say, by data set, status and reason code."""
     said = [row for row in rows if row["status"] not in USABLE or row["error"]]
-    counts = Counter((row["dataset"], row["status"], (row["error"] or "").split(":")[0]) for row in said)
+    counts = Counter(
+        (row["dataset"], row["status"], code)
+        for row in said
+        for code in codes_of(row["error"] or "") or [(row["error"] or "").split(":")[0]]
+    )
     names = ("dataset", "status", "reason", "images")
     return tuple(dict(zip(names, (*key, count), strict=True)) for key, count in sorted(counts.items()))
 
