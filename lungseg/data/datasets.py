@@ -22,7 +22,7 @@ from lungseg.data import manifest
 from lungseg.data.shard_plan import ShardPlan, save_plan
 from lungseg.data.shards import digest_bytes, write_shard
 from lungseg.errors import InputError, ShardError
-from lungseg.schema import INDEX, MANIFEST, Record, table
+from lungseg.schema import INDEX, MANIFEST, USABLE, Record, table
 
 logger = logging.getLogger(__name__)
 
@@ -209,7 +209,7 @@ def _read_part(plan: ShardPlan) -> tuple[dict[str, Any], pa.Table, pa.Table]:
 
 def _without_outliers(records: pa.Table) -> pa.Table:
     """Reject the masks whose area lies far out of the data set's own distribution."""
-    usable = [status in ("ok", "repaired") for status in records.column("status").to_pylist()]
+    usable = [status in USABLE for status in records.column("status").to_pylist()]
     areas = [area if use else None for area, use in zip(records.column("mask_area").to_pylist(), usable, strict=True)]
     outliers = manifest.area_outliers(areas)
     if not any(outliers):
@@ -233,7 +233,7 @@ def _without_outliers(records: pa.Table) -> pa.Table:
 def _of_usable(index: pa.Table, records: pa.Table) -> pa.Table:
     """Keep the index rows whose record is usable."""
     rows = zip(records.column("image_id").to_pylist(), records.column("status").to_pylist(), strict=True)
-    usable = {image_id for image_id, status in rows if status in ("ok", "repaired")}
+    usable = {image_id for image_id, status in rows if status in USABLE}
     return index.filter(pa.array([image_id in usable for image_id in index.column("image_id").to_pylist()], pa.bool_()))
 
 
