@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import re
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,6 +13,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from lungseg import walk
 from lungseg.errors import InputError
 from lungseg.schema import SCHEMA, check_schema
 
@@ -75,41 +75,34 @@ def list_files(folder: str, suffixes: Iterable[str] = ()) -> list[str]:
     """List the files below a folder, sorted; hidden ones and those below hidden folders are left out.
 
     Raises:
-        InputError: the folder is not there.
+        InputError: the folder is not there, it or one below it may not be listed, or a name is not UTF-8.
 
     """
-    filesystem, inner = open_filesystem(folder)
-    kind = filesystem.get_file_info(inner).type
-    if kind != pafs.FileType.Directory:
-        raise InputError(
-            f"{folder}: a file, expected a folder: pass the folder that it is in"
-            if kind == pafs.FileType.File
-            else f"{folder}: no such folder: check the path"
-        )
+    filesystem, inner, there = _open_folder(folder)
+    if not there:
+        raise InputError(f"{folder}: no such folder: check the path")
     endings = tuple(suffixes) or ("",)
-    try:
-        infos = filesystem.get_file_info(pafs.FileSelector(inner, recursive=True))
-        paths = [info.path for info in infos if info.type == pafs.FileType.File]
-    except UnicodeDecodeError:
-        raise InputError(f"{folder}: a file in it has a name that is not UTF-8: rename it") from None
-    relative = [path[len(inner) :].lstrip("/") for path in paths if path.lower().endswith(endings)]
-    hidden = re.compile(r"(^|/)\.")
-    return sorted(_inside(folder, path) for path in relative if not hidden.search(path))
+    paths = walk.files_below(filesystem, inner)
+    return sorted(_inside(folder, path) for path in paths if path.lower().endswith(endings))
 
 
 def list_folders(folder: str) -> list[str]:
     """List the folders directly below a folder, sorted, without hidden ones; nothing where it is not there.
 
     Raises:
-        InputError: it is a file.
+        InputError: it is a file, may not be listed, or a name in it is not UTF-8.
 
     """
-    filesystem, inner = open_filesystem(folder)
-    if filesystem.get_file_info(inner).type == pafs.FileType.File:
+    filesystem, inner, there = _open_folder(folder)
+    return sorted(_inside(folder, name) for name in (walk.folders_in(filesystem, inner) if there else []))
+
+
+def _open_folder(folder: str) -> tuple[pafs.FileSystem, str, bool]:
+    """Open a folder's file system and say whether the folder is there."""
+    filesystem, inner, kind = _look(folder)
+    if kind not in (pafs.FileType.Directory, pafs.FileType.NotFound):
         raise InputError(f"{folder}: a file, expected a folder: pass the folder that it is in")
-    infos = filesystem.get_file_info(pafs.FileSelector(inner, allow_not_found=True))
-    names = [name_of(info.path) for info in infos if info.type == pafs.FileType.Directory]
-    return sorted(_inside(folder, name) for name in names if not name.startswith("."))
+    return filesystem, inner, kind == pafs.FileType.Directory
 
 
 def _inside(folder: str, relative: str) -> str:
@@ -119,8 +112,16 @@ def _inside(folder: str, relative: str) -> str:
 
 def exists(path: str) -> bool:
     """Say whether a file or folder is there."""
+    return bool(_look(path)[2] != pafs.FileType.NotFound)
+
+
+def _look(path: str) -> tuple[pafs.FileSystem, str, pafs.FileType]:
+    """Open a path's file system and say what is there."""
     filesystem, inner = open_filesystem(path)
-    return bool(filesystem.get_file_info(inner).type != pafs.FileType.NotFound)
+    try:
+        return filesystem, inner, filesystem.get_file_info(inner).type
+    except PermissionError:
+        raise InputError(f"{path}: in a folder that may not be entered: give execute rights to those above") from None
 
 
 def stat(path: str) -> tuple[int, int]:
@@ -164,21 +165,18 @@ def read_range(path: str, offset: int, size: int | None) -> bytes:
 
     """
     filesystem, inner = open_filesystem(path)
+    local = isinstance(filesystem, pafs.LocalFileSystem)
     try:
+        # To open a pipe may wait for ever.
+        if local and filesystem.get_file_info(inner).type == pafs.FileType.Unknown:
+            raise InputError(f"{path}: a pipe, socket or device, expected a file: take it out")
         with filesystem.open_input_file(inner) as file:
             return bytes(file.read() if size is None else file.read_at(size, offset))
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({_first_line(error)})") from None
-
-
-def local_copy(path: str) -> str:
-    """Name a local file with a file's content: itself, or a copy that is fetched once into ~/.cache/lungseg."""
-    if "://" not in path:
-        return path
-    copy = str(Path.home() / ".cache" / "lungseg" / digest([path, *stat(path)]))
-    if not exists(copy):
-        write_bytes(copy, read_bytes(path))
-    return copy
+        why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else _first_line(error)
+        if local and os.path.islink(inner):
+            why = f"a link to {walk.shown(os.readlink(inner))}: {why}"
+        raise InputError(f"{path}: cannot be read ({why}): check that it is there and may be read") from None
 
 
 def write_bytes(path: str, content: bytes) -> None:
@@ -225,8 +223,7 @@ def delete_unfinished(folder: str) -> None:
 
 def delete(path: str) -> None:
     """Delete a file or a folder with all in it; nothing happens where there is none."""
-    filesystem, inner = open_filesystem(path)
-    kind = filesystem.get_file_info(inner).type
+    filesystem, inner, kind = _look(path)
     if kind == pafs.FileType.Directory:
         filesystem.delete_dir(inner)
     elif kind == pafs.FileType.File:

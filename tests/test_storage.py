@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -186,24 +187,59 @@ def test_stat_tells_a_changed_file(tmp_path: Path) -> None:
     assert storage.stat(str(path)) == (before[0], before[1] + 1)
 
 
-def test_local_copy_is_the_file_itself_on_a_disk(tmp_path: Path) -> None:
-    assert storage.local_copy(str(tmp_path / "x")) == str(tmp_path / "x")
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("link", [False, True])
+def test_a_pipe_is_refused_and_never_waited_for(link: bool, tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    os.mkfifo(tmp_path / "pipe" if link else path)
+    if link:
+        path.symlink_to("pipe")
+    for name in (str(path), path.as_uri()):
+        with pytest.raises(InputError, match=r"x\.png: a pipe, socket or device, expected a file"):
+            storage.read_bytes(name)
+        assert storage.stat_if_there(name) is None
 
 
-def test_local_copy_is_fetched_once_and_again_when_the_file_changes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    path = tmp_path / "x.tar"
-    path.write_bytes(b"first")
-    copy = storage.local_copy(path.as_uri())
-    assert Path(copy).read_bytes() == b"first"
-    assert Path(copy).is_relative_to(tmp_path / "home")
-    with monkeypatch.context() as patch:
-        patch.setattr(storage, "read_bytes", None)
-        assert storage.local_copy(path.as_uri()) == copy
-    path.write_bytes(b"another")
-    assert Path(storage.local_copy(path.as_uri())).read_bytes() == b"another"
+@pytest.mark.parametrize(
+    ("target", "why"),
+    [
+        (b"nowhere.png", "a link to nowhere.png: No such file or directory"),
+        (b"x.png", "a link to x.png: Too many levels of symbolic links"),
+        (b"\xff.png", r"a link to \xff.png: No such file or directory"),
+    ],
+)
+def test_a_link_to_nothing_is_told_by_its_target(target: bytes, why: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    path.symlink_to(os.fsdecode(target))
+    for name in (str(path), path.as_uri()):
+        with pytest.raises(InputError) as refused:
+            storage.read_bytes(name)
+        assert str(refused.value) == f"{name}: cannot be read ({why}): check that it is there and may be read"
+        assert storage.stat_if_there(name) is None
+        assert not storage.exists(name)
+        storage.delete(name)
+
+
+def test_a_file_that_may_not_be_read_is_told_in_a_few_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Closed:
+        def open_input_file(self, _: str) -> None:
+            raise PermissionError(13, "Failed to open, and much more")
+
+    monkeypatch.setattr(storage, "open_filesystem", lambda path: (Closed(), path))
+    with pytest.raises(InputError, match=r"^/x\.png: cannot be read \(Permission denied\): check"):
+        storage.read_bytes("/x.png")
+
+
+def test_a_path_in_a_folder_that_may_not_be_entered_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Closed:
+        def get_file_info(self, _: str) -> None:
+            raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(storage, "open_filesystem", lambda path: (Closed(), path))
+    for look in (storage.exists, storage.list_files, storage.list_folders, storage.delete):
+        with pytest.raises(InputError, match=r"^/closed/x: in a folder that may not be entered: give execute rights"):
+            look("/closed/x")
+    assert storage.stat_if_there("/closed/x") is None
 
 
 # Listings
@@ -254,6 +290,36 @@ def test_odd_names_are_listed_and_read(name: str, tmp_path: Path) -> None:
     assert storage.list_folders(str(tmp_path)) == [str(tmp_path / name)]
     assert storage.list_files(str(tmp_path)) == [path]
     assert storage.read_bytes(path) == b"odd"
+
+
+@pytest.mark.parametrize("uri", [False, True])
+def test_links_are_listed_under_their_own_names(uri: bool, tmp_path: Path) -> None:
+    storage.write_bytes(str(tmp_path / "raw" / "b.png"), b"x")
+    archive = tmp_path / "archive"
+    archive.mkdir()
+    (archive / "images").symlink_to("../raw")
+    (archive / "a loop").symlink_to(".")
+    (archive / "a link to nothing.png").symlink_to("nowhere")
+    place, blank = (archive.as_uri(), "%20") if uri else (str(archive), " ")
+    names = ["a link to nothing.png".replace(" ", blank), "images/b.png"]
+    assert storage.list_files(place, (".png",)) == [f"{place}/{name}" for name in names]
+    assert storage.list_folders(place) == [f"{place}/images"]
+
+
+def test_names_are_sorted_by_their_whole_paths(place: str) -> None:
+    names = ["a-b.png", "a.png", "a/z.png", "a/b/c.png", "a0.png", "B.png", "ä.png", "z.png"]
+    for name in names:
+        storage.write_bytes(storage.join(place, quote(name) if "://" in place else name), b"x")
+    found = storage.list_files(place)
+    assert found == sorted(found)
+    assert len(found) == len(names)
+
+
+def test_a_name_that_is_not_utf8_is_told(tmp_path: Path) -> None:
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png")).touch()
+    for place in (str(tmp_path), tmp_path.as_uri()):
+        with pytest.raises(InputError, match=r"/\\xff\.png: a name that is not UTF-8: rename it"):
+            storage.list_files(place)
 
 
 # JSON
@@ -350,12 +416,6 @@ def test_a_process_that_read_a_table_ends_well(tmp_path: Path) -> None:
 def test_odd_names_come_back_through_a_uri(tmp_path: Path) -> None:
     (tmp_path / "a b%#.png").write_bytes(b"x")
     assert [storage.read_bytes(path) for path in storage.list_files(tmp_path.as_uri())] == [b"x"]
-
-
-def test_a_name_that_is_not_utf8_is_told(tmp_path: Path) -> None:
-    Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png")).touch()
-    with pytest.raises(InputError, match="not UTF-8"):
-        storage.list_files(str(tmp_path))
 
 
 def test_writing_below_a_file_is_told(tmp_path: Path) -> None:

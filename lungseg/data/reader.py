@@ -3,6 +3,7 @@
 import os
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from lungseg import storage
@@ -60,7 +61,7 @@ class SampleReader:
     def _open(self, path: str) -> int:
         with self._lock:
             if path not in self._files:
-                self._files[path] = os.open(storage.local_copy(path), os.O_RDONLY)
+                self._files[path] = os.open(_local_copy(path), os.O_RDONLY)
             return self._files[path]
 
     def _keep(self, position: int, sample: Sample) -> None:
@@ -69,3 +70,13 @@ class SampleReader:
             if position not in self._cache and size <= self._room:
                 self._cache[position] = sample
                 self._room -= size
+
+
+def _local_copy(path: str) -> str:
+    """Name a local file with a file's content: itself, or a copy that is fetched once into ~/.cache/lungseg."""
+    if "://" not in path:
+        return path
+    copy = str(Path.home() / ".cache" / "lungseg" / storage.digest([path, *storage.stat(path)]))
+    if not storage.exists(copy):
+        storage.write_bytes(copy, storage.read_bytes(path))
+    return copy

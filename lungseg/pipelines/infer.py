@@ -97,7 +97,7 @@ def _plan(settings: InferSettings, archive: str, model: checkpoint.Checkpoint, i
         "part": settings.part,
     }
     files = dict.fromkeys(uri for item in items for uri in _files(item))  # a tar holds many items
-    stats = [storage.stat(uri) for uri in files]
+    stats = [storage.stat_if_there(uri) for uri in files]  # what is not there becomes a row that says so
     return {**plan, "digest": storage.digest([plan, [asdict(item) for item in items], stats])}
 
 

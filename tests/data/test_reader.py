@@ -6,9 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from lungseg import storage
 from lungseg.data import datasets, shards
 from lungseg.data.datasets import PreparedData
-from lungseg.data.reader import SampleReader
+from lungseg.data.reader import SampleReader, _local_copy
 from lungseg.errors import ShardError
 
 
@@ -57,3 +58,23 @@ def test_a_row_that_names_another_sample_is_refused(prepared: Path) -> None:
     with pytest.raises(ShardError, match=r"north-000000\.tar: north_00 where the index has north_01"):
         reader.read(0)
     reader.close()
+
+
+def test_local_copy_is_the_file_itself_on_a_disk(tmp_path: Path) -> None:
+    assert _local_copy(str(tmp_path / "x")) == str(tmp_path / "x")
+
+
+def test_local_copy_is_fetched_once_and_again_when_the_file_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    path = tmp_path / "x.tar"
+    path.write_bytes(b"first")
+    copy = _local_copy(path.as_uri())
+    assert Path(copy).read_bytes() == b"first"
+    assert Path(copy).is_relative_to(tmp_path / "home")
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "read_bytes", None)
+        assert _local_copy(path.as_uri()) == copy
+    path.write_bytes(b"another")
+    assert Path(_local_copy(path.as_uri())).read_bytes() == b"another"

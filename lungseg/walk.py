@@ -1,0 +1,114 @@
+"""Folders listed, on a disk or in a store; what lies there is listed or told of, never passed over in silence."""
+
+import logging
+import os
+import re
+from collections.abc import Iterator
+from typing import Literal
+
+import pyarrow.fs as pafs
+
+from lungseg.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+_HIDDEN = re.compile(r"(^|/)\.")
+
+
+def files_below(filesystem: pafs.FileSystem, folder: str) -> list[str]:
+    """List the files below a folder, as paths below it, in no order, without the hidden.
+
+    On a disk links are followed, but for one that leads back to a folder on the way to it: a loop gives each file once.
+    A link to nothing is listed: whoever opens it says so. Pipes, sockets and devices are left out aloud: opening one
+    may wait for ever.
+
+    Raises:
+        InputError: a folder may not be listed, or a name is not UTF-8.
+
+    """
+    if not isinstance(filesystem, pafs.LocalFileSystem):
+        return _in_store(filesystem, folder, pafs.FileType.File)
+    found: list[str] = []
+    others: list[str] = []
+    left: list[tuple[str, tuple[str, ...]]] = [("", (os.path.realpath(folder),))]
+    while left:
+        prefix, way = left.pop()
+        for entry in _entries(os.path.join(folder, prefix)):
+            path, kind = prefix + entry.name, _kind(entry)
+            if kind == "file":
+                found.append(path)
+            elif kind == "other":
+                others.append(path)
+            elif (real := _real(entry, way[-1])) not in way:
+                left.append((f"{path}/", (*way, real)))
+    if others:
+        logger.warning("%s: %d pipes, sockets or devices passed over (first: %s)", folder, len(others), min(others))
+    return found
+
+
+def folders_in(filesystem: pafs.FileSystem, folder: str) -> list[str]:
+    """List the names of the folders directly in a folder, in no order, without the hidden.
+
+    On a disk a link to a folder is one, but for one that leads back to this folder or above; a link to nothing is none.
+
+    Raises:
+        InputError: the folder may not be listed, or a name is not UTF-8.
+
+    """
+    if not isinstance(filesystem, pafs.LocalFileSystem):
+        return _in_store(filesystem, folder, pafs.FileType.Directory)
+    real = os.path.realpath(folder)
+    found = [entry for entry in _entries(folder) if _kind(entry) == "folder"]
+    return [entry.name for entry in found if not f"{real}/".startswith(os.path.join(_real(entry, real), ""))]
+
+
+def shown(path: str) -> str:
+    r"""Write a path so that it can be printed and stored: a byte that is not UTF-8 becomes `\xff`."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _in_store(filesystem: pafs.FileSystem, folder: str, kind: pafs.FileType) -> list[str]:
+    """Name the files below a folder, or the folders directly in it."""
+    infos = filesystem.get_file_info(pafs.FileSelector(folder, recursive=kind == pafs.FileType.File))
+    paths = [info.path[len(folder) :].lstrip("/") for info in infos if info.type == kind]
+    return [path for path in paths if not _HIDDEN.search(path)]
+
+
+def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
+    """Give what a folder holds but for the hidden, and for what file systems keep in lost+found, which is root's."""
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if not entry.name.startswith(".") and entry.name != "lost+found":
+                    _check_name(entry)
+                    yield entry
+    except OSError as error:
+        refused = isinstance(error, PermissionError)
+        raise InputError(
+            f"{shown(os.path.normpath(folder))}: {'may not' if refused else 'cannot'} be listed ({error.strerror}): "
+            f"{'give read and execute rights' if refused else 'mend it'}, or move it out of the archive"
+        ) from None
+
+
+def _check_name(entry: os.DirEntry[str]) -> None:
+    try:
+        entry.name.encode()
+    except UnicodeEncodeError:
+        raise InputError(
+            f"{shown(entry.path)}: a name that is not UTF-8: rename it (convmv renames all of an archive)"
+        ) from None
+
+
+def _kind(entry: os.DirEntry[str]) -> Literal["folder", "file", "other"]:
+    """Say what an entry is, or what its link leads to; mostly the folder itself has told, and no stat is needed."""
+    try:
+        if entry.is_dir():
+            return "folder"
+        return "other" if not entry.is_file() and os.path.exists(entry.path) else "file"
+    except OSError:  # what bars this look, as a link to itself does, bars the opening too, which says why
+        return "file"
+
+
+def _real(entry: os.DirEntry[str], parent: str) -> str:
+    """Name a folder by the way without links; only a link needs the disk for that."""
+    return os.path.realpath(entry.path) if entry.is_symlink() else os.path.join(parent, entry.name)

@@ -1,0 +1,192 @@
+"""Listings of a disk as archives have it: links, loops, pipes, closed folders and names of another age."""
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs as pafs
+import pytest
+
+from lungseg import walk
+from lungseg.errors import InputError
+
+DISK = pafs.LocalFileSystem()
+
+
+def lay(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x")
+
+
+def listed(folder: Path) -> list[str]:
+    return sorted(walk.files_below(DISK, str(folder)))
+
+
+def refuse(path: Path, error: OSError, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let one folder refuse to be listed; for the administrator, as whom tests may run, rights alone do not."""
+    scandir = os.scandir
+
+    def scan(folder: str) -> Any:
+        if Path(folder) == path:
+            raise error
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", scan)
+
+
+# Links
+
+
+def test_links_to_files_and_folders_are_followed(tmp_path: Path) -> None:
+    lay(tmp_path, "elsewhere/images/a.png", "elsewhere/images/deeper/b.png", "elsewhere/c.png", "archive/d.png")
+    (tmp_path / "archive" / "images").symlink_to(tmp_path / "elsewhere" / "images")
+    (tmp_path / "archive" / "c.png").symlink_to("../elsewhere/c.png")
+    assert listed(tmp_path / "archive") == ["c.png", "d.png", "images/a.png", "images/deeper/b.png"]
+    assert walk.folders_in(DISK, str(tmp_path / "archive")) == ["images"]
+
+
+def test_two_links_to_one_folder_give_its_files_twice(tmp_path: Path) -> None:
+    lay(tmp_path, "raw/a.png")
+    for name in ("north", "south"):
+        (tmp_path / "archive" / name).mkdir(parents=True)
+        (tmp_path / "archive" / name / "images").symlink_to(tmp_path / "raw")
+    assert listed(tmp_path / "archive") == ["north/images/a.png", "south/images/a.png"]
+
+
+def test_an_archive_may_itself_be_a_link(tmp_path: Path) -> None:
+    lay(tmp_path, "raw/a.png")
+    (tmp_path / "raw" / "back").symlink_to(tmp_path / "archive")
+    (tmp_path / "archive").symlink_to("raw")
+    assert listed(tmp_path / "archive") == ["a.png"]
+    assert listed(tmp_path / "raw") == ["a.png"]
+
+
+@pytest.mark.timeout(20)  # followed to the end, ten links of these kinds would give 2 ** 40 paths
+def test_a_loop_gives_each_file_once(tmp_path: Path) -> None:
+    lay(tmp_path, "a.png", "sub/deeper/b.png")
+    for number in range(5):
+        (tmp_path / f"here_{number}").symlink_to(".")
+        (tmp_path / "sub" / f"up_{number}").symlink_to(tmp_path)
+        (tmp_path / "sub" / "deeper" / f"up_{number}").symlink_to("..")
+    assert listed(tmp_path) == ["a.png", "sub/deeper/b.png"]
+
+
+def test_a_loop_through_a_folder_outside_ends(tmp_path: Path) -> None:
+    lay(tmp_path, "archive/images/a.png", "b.png")
+    (tmp_path / "archive" / "out").symlink_to("..")
+    assert listed(tmp_path / "archive") == ["images/a.png", "out/b.png"]
+
+
+def test_two_folders_that_link_to_each_other_end(tmp_path: Path) -> None:
+    lay(tmp_path, "a/1.png", "b/2.png")
+    (tmp_path / "a" / "other").symlink_to("../b")
+    (tmp_path / "b" / "other").symlink_to("../a")
+    assert listed(tmp_path) == ["a/1.png", "a/other/2.png", "b/2.png", "b/other/1.png"]
+
+
+def test_links_to_nothing_are_listed_as_files_and_never_as_folders(tmp_path: Path) -> None:
+    lay(tmp_path, "a.png")
+    (tmp_path / "gone.png").symlink_to("nowhere/gone.png")
+    (tmp_path / "images").symlink_to("/nowhere/images")
+    (tmp_path / "itself.png").symlink_to("itself.png")
+    (tmp_path / "through.png").symlink_to("a.png/b.png")
+    (tmp_path / ".hidden.png").symlink_to("nowhere")
+    assert listed(tmp_path) == ["a.png", "gone.png", "images", "itself.png", "through.png"]
+    assert walk.folders_in(DISK, str(tmp_path)) == []
+
+
+def test_a_link_that_leads_back_is_none_of_the_folders(tmp_path: Path) -> None:
+    lay(tmp_path, "a/x/1.png", "ab/2.png")
+    for name, target in (("here", "."), ("up", ".."), ("root", "/"), ("beside", "../ab"), ("y", "x")):
+        (tmp_path / "a" / name).symlink_to(target)
+    assert sorted(walk.folders_in(DISK, str(tmp_path / "a"))) == ["beside", "x", "y"]
+
+
+# What is no file
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Name of a socket in tmp_path."""
+    monkeypatch.chdir(tmp_path)  # a socket's path may hold about 100 letters
+    with socket.socket(socket.AF_UNIX) as opened:
+        opened.bind("socket.png")
+        yield "socket.png"
+
+
+@pytest.mark.timeout(20)
+def test_pipes_sockets_and_devices_are_left_out_aloud(
+    server: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lay(tmp_path, "a.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "to_pipe.png").symlink_to("pipe.png")
+    (tmp_path / "zeros.png").symlink_to("/dev/zero")
+    with caplog.at_level(logging.WARNING, "lungseg"):
+        assert listed(tmp_path) == ["a.png"]
+    assert f"{tmp_path}: 4 pipes, sockets or devices passed over (first: pipe.png)" in caplog.text
+
+
+def test_a_folder_of_files_alone_is_listed_without_a_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    lay(tmp_path, "a.png", "b/c.png")
+    with caplog.at_level(logging.DEBUG, "lungseg"):
+        listed(tmp_path)
+    assert not caplog.records
+
+
+# What cannot be listed
+
+
+def test_a_folder_that_may_not_be_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lay(tmp_path, "a.png", "closed/b.png")
+    refuse(tmp_path / "closed", PermissionError(13, "Permission denied"), monkeypatch)
+    said = (
+        rf"^{tmp_path}/closed: may not be listed \(Permission denied\): "
+        "give read and execute rights, or move it out of the archive$"
+    )
+    with pytest.raises(InputError, match=said):
+        listed(tmp_path)
+    with pytest.raises(InputError, match=said):
+        walk.folders_in(DISK, str(tmp_path / "closed"))
+
+
+def test_a_folder_that_the_disk_does_not_give_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lay(tmp_path, "torn/b.png")
+    refuse(tmp_path / "torn", OSError(5, "Input/output error"), monkeypatch)
+    with pytest.raises(InputError, match=rf"{tmp_path}/torn: cannot be listed \(Input/output error\): mend it, or"):
+        listed(tmp_path)
+
+
+@pytest.mark.parametrize("name", [".closed", "lost+found"])
+def test_what_is_left_out_need_not_be_open(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lay(tmp_path, "a.png", f"{name}/b.png")
+    refuse(tmp_path / name, PermissionError(13, "Permission denied"), monkeypatch)
+    assert listed(tmp_path) == ["a.png"]
+    assert walk.folders_in(DISK, str(tmp_path)) == []
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [(b"M\xfcller.png", r"M\xfcller.png"), (b"sub/M\xfcller/a.png", r"sub/M\xfcller")]
+)
+def test_a_name_that_is_not_utf8_is_shown_with_its_bytes(name: bytes, said: str, tmp_path: Path) -> None:
+    lay(tmp_path, os.fsdecode(name))
+    with pytest.raises(InputError) as refused:
+        listed(tmp_path)
+    assert str(refused.value).startswith(f"{tmp_path}/{said}: a name that is not UTF-8: rename it")
+
+
+def test_a_hidden_name_may_be_of_any_bytes(tmp_path: Path) -> None:
+    lay(tmp_path, "a.png", os.fsdecode(b".\xff.png"))
+    assert listed(tmp_path) == ["a.png"]
+
+
+def test_a_path_is_shown_as_it_is_or_with_its_bytes() -> None:
+    assert walk.shown("/患者/ümläut.png") == "/患者/ümläut.png"
+    assert walk.shown(os.fsdecode(b"/\xff\xc3.png")) == r"/\xff\xc3.png"
