@@ -149,7 +149,8 @@ def correlation(a: NDArray[Any], b: NDArray[Any]) -> float:
         return 0.0
     first, second = (values - np.mean(values, dtype=np.float64) for values in (a, b))
     norm = float(np.sqrt(np.sum(first * first) * np.sum(second * second)))
-    return float(np.sum(first * second)) / norm if norm > 0 else 0.0
+    found = float(np.sum(first * second)) / norm if norm > 0 else 0.0
+    return max(-1.0, min(1.0, found))  # rounding leads a little beyond
 
 
 @cache

@@ -11,22 +11,32 @@ from lungseg.data import dicom, headers
 from lungseg.data.dicom import Tags
 from lungseg.errors import ImageError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".gif", ".dcm", ".dicom", ".img")
+SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".tif", ".tiff", ".gif", ".bmp", ".webp", ".jp2", ".j2k"),
+    *(".dcm", ".dicom", ".img"),
+)
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
+_FORMATS = "PNG, JPEG, TIFF, GIF, BMP, WebP, JPEG 2000"
 _PNG_LEVEL = 2  # as small as level 6 within 5 %, encoded four times faster
 _JSRT_SIDE, _JSRT_LEVELS = 2048, 4096
+# Of a mask's pixels that are not black: what a label holds at least, all of them hold together, a lung has on its side.
+_LABEL, _LABELS, _ONE_SIDE = 0.05, 0.9, 0.9
+_INNER = 0.2  # of a label's pixels, those amid their like: an edge that fades has none
+_BLACK = 0.25  # of a mask, background
+_SAMPLES = 128  # a side: enough to find what is as large as a lung
 
 
 def read_picture(content: bytes, what: str, key: bytes | None = None) -> tuple[Pixels, Tags]:
     """Decode any file to its pixels, u8 or u16: [H,W] grey, or [H,W,3] in the order RGB; an alpha channel is dropped.
 
-    A PNG, JPEG, TIFF or GIF (its first page or frame) comes as it is stored, at its stored depth and without tags. A
+    A PNG, JPEG, TIFF, GIF, BMP, WebP or JPEG 2000 comes as it is stored, at its stored depth and without tags. A
     DICOM file comes as dicom.read says; key is the secret for its patient's pseudonym. A raw .IMG of JSRT is known by
     its name and size.
 
     Raises:
-        ImageError: `undecodable`, `depth` for anything but 8 or 16 bits, `too_large`, or a reason of dicom.read.
+        ImageError: `undecodable`, `depth` for anything but 8 or 16 bits, `too_large`, `multi_frame` where there are
+            several pages or frames, or a reason of dicom.read.
 
     """
     if not content:
@@ -35,7 +45,7 @@ def read_picture(content: bytes, what: str, key: bytes | None = None) -> tuple[P
         return _read_jsrt(content, what), Tags()
     if dicom.is_dicom(content):
         return dicom.read(content, what, key)
-    _refuse_large(content, what)
+    _refuse_by_header(content, what)
     return _decode(content, what), Tags()
 
 
@@ -55,13 +65,18 @@ def to_grey(pixels: Pixels) -> Pixels:
 
 
 def decode_mask(content: bytes, what: str) -> NDArray[np.uint8]:
-    """Decode a mask file of any two-level or antialiased coding to u8[H,W] in {0,1}.
+    """Decode a mask file to u8[H,W] in {0,1}: of two levels, whatever they are, antialiased, or of a level each lung.
 
-    Lung is what is brighter than half of the brightest value; an all-black mask stays empty.
+    Lung is what is brighter than half of the brightest value, and where each lung has its own, of the darkest of these;
+    an all-black mask stays empty.
+
+    Raises:
+        ImageError: as read_picture, or `mask_levels` for labels that do not say which of them is lung.
+
     """
     array = decode(content, what)
     # Truncated, as nothing lies between whole numbers: u16 and u8 compare alike.
-    return (array > int(array.max()) // 2).view(np.uint8)
+    return (array > _level_of_lung(array, what) // 2).view(np.uint8)
 
 
 def encode_image(image: NDArray[np.uint8]) -> bytes:
@@ -110,6 +125,42 @@ def pixel_digest(image: NDArray[np.uint8] | NDArray[np.uint16]) -> str:
     return digest.hexdigest()
 
 
+def _level_of_lung(array: Pixels, what: str) -> int:
+    """Find the darkest grey value that stands for lung: the brightest of all, but for lungs of a value each."""
+    brightest = int(array.max())
+    step = max(1, min(array.shape) // _SAMPLES)
+    seen = array[::step, ::step].copy()
+    marked = int(np.count_nonzero(seen))
+    cut_off = marked - int(np.count_nonzero(seen > brightest // 2))
+    if cut_off < _LABEL * marked or marked > (1 - _BLACK) * seen.size or marked == 0:
+        return brightest
+    labels = _find_labels(seen, marked)
+    if len(labels) < 2:
+        return brightest
+    columns = [np.nonzero(seen == label)[1] for label in labels]
+    means = [float(places.mean()) for places in columns]
+    middle = (min(means) + max(means)) / 2
+    left = [float((places < middle).mean()) for places in columns]
+    if all(max(share, 1 - share) >= _ONE_SIDE for share in left):
+        return min(labels)
+    if sum(places.size for places in columns) < _LABELS * marked:  # many greys: a mask that fades, or a JPEG
+        return brightest
+    found = f"{what} marks whole areas by the grey values {', '.join(map(str, labels))}"
+    raise ImageError("mask_levels", f"{found}, expected one for lung, or one for each lung: save the lungs alone")
+
+
+def _find_labels(seen: Pixels, marked: int) -> list[int]:
+    """List the grey values but black that fill whole areas of a mask."""
+    levels, counts = np.unique(seen[seen > 0], return_counts=True)
+    large = zip(levels[counts >= _LABEL * marked].tolist(), counts[counts >= _LABEL * marked].tolist(), strict=True)
+    square = np.ones((3, 3), np.uint8)
+    return [
+        level
+        for level, count in large
+        if cv2.countNonZero(cv2.erode((seen == level).view(np.uint8), square)) >= _INNER * count
+    ]
+
+
 def _read_jsrt(content: bytes, what: str) -> NDArray[np.uint16]:
     """Read JSRT's raw file, and turn it round: its 12 bits are a film's optical density, high where air let it blacken.
 
@@ -126,15 +177,19 @@ def _read_jsrt(content: bytes, what: str) -> NDArray[np.uint16]:
     return (_JSRT_LEVELS - 1 - density).astype(np.uint16)
 
 
-def _refuse_large(content: bytes, what: str) -> None:
-    """Refuse by its header what would take more memory than any radiograph, before a byte of it is taken."""
+def _refuse_by_header(content: bytes, what: str) -> None:
+    """Refuse what would take more memory than any radiograph, before a byte of it is taken, and several pictures.
+
+    OpenCV would decode the first of several without a word.
+    """
     size = headers.picture_size(content)
     if size is None:
-        raise ImageError(
-            "undecodable", f"{what} begins as no PNG, JPEG, TIFF, GIF or DICOM file: fetch or export it again"
-        )
+        raise ImageError("undecodable", f"{what} begins as no file of {_FORMATS} or DICOM: fetch or export it again")
     if size[0] * size[1] > headers.MAX_PIXELS:
         raise ImageError("too_large", f"{what} promises {size[0]}x{size[1]} px: no radiograph is that large")
+    if headers.holds_several(content):
+        found = f"{what} holds several pages or frames, expected one"
+        raise ImageError("multi_frame", f"{found}: save the picture that counts alone")
 
 
 def _decode(content: bytes, what: str) -> Pixels:
@@ -147,7 +202,7 @@ def _decode(content: bytes, what: str) -> Pixels:
     except cv2.error as error:
         raise ImageError("undecodable", f"{what} cannot be decoded ({error.err})") from None
     if array is None:
-        raise ImageError("undecodable", f"{what} is not a whole PNG, JPEG, TIFF or GIF file: fetch it again")
+        raise ImageError("undecodable", f"{what} is not a whole file of {_FORMATS}: fetch it again")
     if array.dtype not in (np.uint8, np.uint16):
         raise ImageError("depth", f"{what} holds {array.dtype}, expected 8 or 16 bit grey: export it again")
     if array.ndim == 3:

@@ -1,8 +1,9 @@
 """Records checked against their files: what is read, what it is, what was repaired, and why it is rejected."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -20,22 +21,35 @@ Opened = tuple[Record, Grey | None, NDArray[np.uint8] | None]
 Read = Callable[[str], bytes]
 
 _OUTLIER_Z, _OUTLIER_COUNT = 5.0, 20
+_LEAST_SPREAD = 0.05  # of logits: areas that differ by a few per cent are alike, however narrow the others lie
 _BETWEEN = " | "  # of several reasons
 _USUAL = PreprocessSettings()
 _CODE = re.compile(r"^([a-z][a-z0-9_]*): ")
 
 
-def refuse_same_ids(records: list[Record]) -> list[Record]:
-    """Reject all but the first usable record of each (dataset, image_id): ids name tar members and rows."""
-    seen: dict[tuple[str, str], int] = {}
+def refuse_same_ids(records: list[Record], held: Mapping[tuple[str, str], str] = MappingProxyType({})) -> list[Record]:
+    """Reject all but one usable record of each (dataset, image_id): ids name tar members and rows.
+
+    The one that `held` the id before, (dataset, image_uri) to id, stays, so that a file which is added changes no older
+    tar; else the first.
+    """
+
+    def holds(record: Record) -> bool:
+        return held.get((record.dataset, record.image_uri)) == record.image_id
+
+    stays: dict[tuple[str, str], int] = {}
+    for number, record in enumerate(records):
+        own = (record.dataset, record.image_id)
+        if record.usable and (own not in stays or holds(record) > holds(records[stays[own]])):
+            stays[own] = number
     checked = []
     for number, record in enumerate(records):
         if not record.usable:  # it takes no id, and has its reason
             checked.append(record)
             continue
-        first = seen.setdefault((record.dataset, record.image_id), number)
-        if first != number:
-            name = storage.name_of(records[first].image_uri)
+        other = stays[record.dataset, record.image_id]
+        if other != number:
+            name = storage.name_of(records[other].image_uri)
             reason = f"duplicate_id: {name} has the id {record.image_id} already: rename one of them"
             record = replace(record, status="rejected", reason=reason)  # noqa: PLW2901
         checked.append(record)
@@ -84,8 +98,8 @@ def open_record(
 def area_outliers(areas: Sequence[float | None]) -> list[bool]:
     """Say which shares, 0 to 1, lie far out of their own distribution: a robust z of their logits beyond 5.
 
-    Needs twenty or more, else none. Where over half are the same, the mean deviation stands in for the median one, and
-    where all are, none is out. Source: Iglewicz and Hoaglin, How to Detect and Handle Outliers, 1993, the modified z.
+    Needs twenty or more, else none. Areas within 15 % of the median are never out, however much alike the others
+    are. Source: Iglewicz and Hoaglin, How to Detect and Handle Outliers, 1993, the modified z.
     """
     known = np.array([area for area in areas if area is not None], np.float64)
     if known.size < _OUTLIER_COUNT:
@@ -93,8 +107,8 @@ def area_outliers(areas: Sequence[float | None]) -> list[bool]:
     shares = np.clip(known, 1e-6, 1 - 1e-6)
     logits = np.log(shares / (1 - shares))
     off = np.abs(logits - np.median(logits))
-    scale = 1.4826 * float(np.median(off)) or 1.2533 * float(np.mean(off))
-    out = iter(off > _OUTLIER_Z * max(scale, 1e-9))
+    scale = max(1.4826 * float(np.median(off)), _LEAST_SPREAD)
+    out = iter(off > _OUTLIER_Z * scale)
     return [area is not None and bool(next(out)) for area in areas]
 
 

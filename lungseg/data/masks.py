@@ -66,7 +66,7 @@ def read_mask(
 
     Raises:
         InputError: a file cannot be read.
-        ImageError: it cannot be decoded, or a code of `fit` or `check`.
+        ImageError: a code of `images.decode_mask`, `fit` or `check`.
 
     """
     classes = record.mask_classes or (_LUNG,) * len(record.mask_uris)

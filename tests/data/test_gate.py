@@ -111,6 +111,25 @@ def test_a_burnt_in_letter_makes_no_picture_of_a_blank_film() -> None:
     assert refusal(image).reason == "blank"
 
 
+@pytest.mark.parametrize("suffix", [".tiff", ".gif", ".webp", ".png"])
+def test_pages_and_frames_are_refused(suffix: str) -> None:
+    """A second page may be the lateral view, or last year's picture."""
+    image = np.dstack([CHEST["shenzhen"]] * 3)
+    done, several = cv2.imencodemulti(suffix, [image, 255 - image])
+    assert done
+    with pytest.raises(ImageError, match=r"multi_frame: x\.y holds several pages or frames"):
+        gate.admit(several.tobytes(), "x.y")
+
+
+@pytest.mark.parametrize("suffix", [".bmp", ".jp2", ".webp"])
+def test_other_formats_are_let_in(suffix: str) -> None:
+    done, content = cv2.imencode(suffix, CHEST["montgomery"])
+    assert done
+    admitted = gate.admit(content.tobytes(), f"x{suffix}")
+    assert admitted.flags == ()
+    assert np.abs(admitted.image.astype(int) - CHEST["montgomery"]).mean() < 4
+
+
 COLOURS = {
     "equal channels": lambda grey: np.dstack([grey] * 3),
     "sepia": lambda grey: np.dstack([grey * 0.55, grey * 0.8, grey * 0.95]).astype(np.uint8),

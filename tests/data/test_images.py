@@ -88,16 +88,20 @@ EXACT = {
     "tiff, deflate": (pil(GREY, "TIFF", compression="tiff_adobe_deflate"), GREY),
     "tiff of 1 bit, fax": (pil(BILEVEL.astype(bool), "TIFF", compression="group4"), BILEVEL * np.uint8(255)),
     "tiff of colours": (pil(np.dstack([GREY] * 3), "TIFF"), GREY),
-    "tiff of two pages": (
-        pil(GREY, "TIFF", save_all=True, append_images=[Image.fromarray(np.uint8(255) - GREY)]),
-        GREY,
-    ),
     "gif": (pil(GREY, "GIF"), GREY),
     "gif of 1 bit": (pil(BILEVEL.astype(bool), "GIF"), BILEVEL * np.uint8(255)),
-    "gif of two frames": (
-        pil(GREY, "GIF", save_all=True, append_images=[Image.fromarray(np.uint8(255) - GREY)]),
-        GREY,
-    ),
+    "bmp": (pil(GREY, "BMP"), GREY),
+    "bmp of 1 bit": (pil(BILEVEL.astype(bool), "BMP"), BILEVEL * np.uint8(255)),
+    "bmp of colours": (pil(np.dstack([GREY] * 3), "BMP"), GREY),
+    "webp, lossless": (pil(np.dstack([GREY] * 3), "WEBP", lossless=True), GREY),
+    "jpeg 2000": (pil(GREY, "JPEG2000"), GREY),
+    "jpeg 2000 of 16 bits": (pil(DEEP, "JPEG2000"), DEEP),
+    "jpeg 2000 without boxes": (pil(GREY, "JPEG2000", no_jp2=True), GREY),
+}
+OTHER = np.uint8(255) - GREY
+SEVERAL = {
+    suffix: pil(GREY, suffix, save_all=True, append_images=[Image.fromarray(OTHER)])
+    for suffix in ("TIFF", "GIF", "PNG", "WEBP")
 }
 NEAR = {
     "jpeg": pil(GREY, "JPEG", quality=95),
@@ -105,6 +109,9 @@ NEAR = {
     "jpeg of cmyk": pil(np.dstack([GREY] * 3), "JPEG", "CMYK", quality=95),
     "jpeg, progressive": pil(GREY, "JPEG", quality=95, progressive=True),
     "jpeg turned by exif": pil(GREY, "JPEG", quality=95, exif=TURNED),
+    "webp": pil(np.dstack([GREY] * 3), "WEBP", quality=95),
+    "webp turned by exif": pil(np.dstack([GREY] * 3), "WEBP", quality=95, exif=TURNED),
+    "jpeg 2000, lossy": pil(GREY, "JPEG2000", quality_mode="dB", quality_layers=[55], irreversible=True),
 }
 
 
@@ -117,7 +124,7 @@ def test_a_lossless_picture_is_decoded_at_its_stored_depth(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NEAR)
-def test_a_jpeg_is_decoded_as_it_is_stored(name: str) -> None:
+def test_a_lossy_picture_is_decoded_as_it_is_stored(name: str) -> None:
     found = images.decode(NEAR[name], name)
     assert found.dtype == np.uint8
     assert found.shape == GREY.shape
@@ -139,7 +146,7 @@ def test_colours_are_turned_to_luma() -> None:
         (b"a list of patients\n" * 40, "undecodable"),
         (b"<!DOCTYPE html><title>404</title>", "undecodable"),
         (b"\0" * 4096, "undecodable"),
-        (pil(GREY, "BMP"), "undecodable"),
+        (pil(GREY, "PPM"), "undecodable"),
         (pil(GREY.astype(np.float32), "TIFF"), "depth"),
         (pil(GREY.astype(np.int32), "TIFF"), "depth"),
         (opencv(GREY.astype(np.int16), ".tiff"), "depth"),
@@ -153,11 +160,27 @@ def test_a_header_that_promises_more_than_the_file_holds_is_refused() -> None:
     assert refused(png_of_header(16_000, 16_000, b"\0" * 1000)) == "undecodable"
 
 
+@pytest.mark.parametrize("suffix", SEVERAL)
+def test_a_file_of_several_pages_or_frames_is_refused(suffix: str) -> None:
+    assert refused(SEVERAL[suffix]) == "multi_frame"
+    with pytest.raises(ImageError, match=r"mask m\.x holds several pages or frames, expected one"):
+        images.decode_mask(SEVERAL[suffix], "mask m.x")
+
+
+def test_a_tiff_with_a_thumbnail_is_one_picture() -> None:
+    """Pillow writes pages alone, so that its second one is made a thumbnail: tag NewSubfileType, a reduced picture."""
+    first, second = Image.fromarray(GREY), Image.fromarray(GREY[::4, ::4])
+    second.encoderinfo = {"tiffinfo": {254: 1}}
+    stream = io.BytesIO()
+    first.save(stream, "TIFF", save_all=True, append_images=[second])
+    np.testing.assert_array_equal(images.decode(stream.getvalue(), "x.tif"), GREY)
+
+
 def huge(suffix: str) -> bytes:
     """A small file whose header promises 50,000 x 50,000 px."""
     content = pil(GREY, suffix)
     height, width = GREY.shape
-    for order in (">H", "<H", ">I", "<I"):
+    for order in (">H", "<H", ">I", "<I"):  # JPEG 2000 says it several times
         for first, second in ((height, width), (width, height)):
             found = struct.pack(order, first), struct.pack(order, second)
             content = content.replace(b"".join(found), struct.pack(order, 50_000) * 2)
@@ -172,8 +195,11 @@ def huge(suffix: str) -> bytes:
         huge("JPEG"),
         huge("GIF"),
         b"II*\0\x08\0\0\0" + struct.pack("<HHHIIHHII", 2, 256, 4, 1, 50_000, 257, 4, 1, 50_000),
+        b"BM" + bytes(12) + struct.pack("<Iii", 40, 50_000, -50_000) + bytes(99),
+        huge("JPEG2000"),
+        b"RIFF" + bytes(4) + b"WEBPVP8X" + bytes(8) + struct.pack("<HBHB", 50_000, 0, 50_000, 0) + bytes(99),
     ],
-    ids=["png", "png just above", "jpeg", "gif", "tiff"],
+    ids=["png", "png just above", "jpeg", "gif", "tiff", "bmp", "jpeg 2000", "webp"],
 )
 def test_a_bomb_is_refused_by_its_header_at_once_and_without_memory(content: bytes) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -196,7 +222,7 @@ def test_the_three_channels_of_a_colour_do_not_make_a_picture_larger(monkeypatch
 
 @pytest.mark.parametrize("name", [*EXACT, *NEAR])
 def test_a_file_cut_anywhere_is_refused_or_lacks_nothing(name: str) -> None:
-    """A cut may take what carries no pixel (a checksum, a second page); a picture with a part missing must not pass."""
+    """A cut may take what carries no pixel (a checksum); a picture with a part missing must not pass."""
     whole = EXACT[name][0] if name in EXACT else NEAR[name]
     expected = images.decode(whole, name)
     cuts = {*range(1, len(whole), max(1, len(whole) // 40)), *range(len(whole) - 24, len(whole))}
@@ -266,7 +292,7 @@ def test_another_img_file_is_refused(content: bytes) -> None:
 
 
 def test_a_broken_file_writes_nothing_on_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
-    for suffix in ("PNG", "GIF", "JPEG", "TIFF"):
+    for suffix in ("PNG", "GIF", "JPEG", "TIFF", "BMP", "WEBP", "JPEG2000"):
         with contextlib.suppress(ImageError):
             images.decode(pil(GREY, suffix)[:-100], "x")
     assert capfd.readouterr() == ("", "")
@@ -307,9 +333,99 @@ def test_an_antialiased_mask_is_cut_at_half() -> None:
     assert abs(int(found.sum()) - 4 * int(MASK.sum())) < 0.02 * 4 * MASK.sum()
 
 
-def test_left_and_right_in_two_greys_are_both_lung() -> None:
-    coded = MASK * np.where(np.arange(50) < 25, 128, 255).astype(np.uint8)
-    np.testing.assert_array_equal(images.decode_mask(opencv(coded, ".png"), "mask"), MASK)
+# Lungs of a grey value each, and labels
+
+SIDES = MASK * np.where(np.arange(50) < 25, 1, 2).astype(np.uint8)  # 1 left in the picture, 2 right
+LOBES = SIDES + np.where(np.arange(40)[:, None] < 20, 0, 2).astype(np.uint8) * MASK
+levels = st.integers(1, 255)
+
+
+def painted(labels: U8, *greys: int, side: int = 1) -> U8:
+    """Each label in its grey; `side` is the width of a pixel."""
+    large = np.kron(labels, np.ones((side, side), np.uint8))
+    return np.array([0, *greys], np.uint8)[large]
+
+
+@given(levels, levels, st.sampled_from([1, 4, 12]), st.booleans())
+def test_a_lung_in_each_of_any_two_greys_is_lung(left: int, right: int, side: int, deep: bool) -> None:
+    coded: NDArray[Any] = painted(SIDES, left, right, side=side)
+    coded = coded.astype(np.uint16) * 257 if deep else coded
+    np.testing.assert_array_equal(images.decode_mask(opencv(coded, ".png"), "mask"), painted(MASK, 1, side=side))
+
+
+@given(st.lists(levels, min_size=4, max_size=4, unique=True))
+def test_lobes_of_a_grey_each_are_lung(greys: list[int]) -> None:
+    lobes = painted(LOBES, *greys, side=4)
+    np.testing.assert_array_equal(images.decode_mask(opencv(lobes, ".png"), "mask"), painted(MASK, 1, side=4))
+
+
+@pytest.mark.parametrize(("left", "right"), [(127, 254), (254, 127), (85, 170), (60, 255), (128, 255)])
+@pytest.mark.parametrize("way", ["antialiased", "jpeg"])
+def test_two_greys_with_soft_edges_are_both_lung(left: int, right: int, way: str) -> None:
+    coded = painted(SIDES, left, right, side=6)
+    soft = cv2.resize(coded, (100, 80), interpolation=cv2.INTER_AREA)
+    content = opencv(soft, ".png") if way == "antialiased" else pil(coded, "JPEG", quality=80)
+    found = images.decode_mask(content, "mask")
+    expected = painted(MASK, 1, side=found.shape[0] // 40)
+    assert 2 * (found & expected).sum() / (found.sum() + expected.sum()) > 0.96
+
+
+def test_two_colours_are_both_lung() -> None:
+    red, blue = ((side == SIDES) * np.uint8(255) for side in (1, 2))
+    content = pil(np.dstack([red, red * 0, blue]), "PNG")
+    np.testing.assert_array_equal(images.decode_mask(content, "mask"), MASK)
+
+
+@given(st.integers(2, 255), st.integers(32, 200), st.sampled_from(["area", "linear", "cubic", "blurred"]))
+def test_a_mask_of_one_grey_is_cut_at_half_whatever_its_edges(grey: int, side: int, way: str) -> None:
+    large = painted(MASK, grey, side=4)
+    ways = {"area": cv2.INTER_AREA, "linear": cv2.INTER_LINEAR, "cubic": cv2.INTER_CUBIC}
+    soft = cv2.resize(large, (side, side), interpolation=ways.get(way, cv2.INTER_AREA))
+    soft = cv2.GaussianBlur(soft, (0, 0), side / 64) if way == "blurred" else soft
+    found = images.decode_mask(opencv(soft, ".png"), "mask")
+    np.testing.assert_array_equal(found, soft > int(soft.max()) // 2)
+
+
+@given(st.integers(2, 255), st.integers(5, 100))
+def test_the_ringing_of_a_jpeg_is_no_label(grey: int, quality: int) -> None:
+    content = pil(painted(MASK, grey, side=4), "JPEG", quality=quality)
+    coded = images.decode(content, "mask")
+    np.testing.assert_array_equal(images.decode_mask(content, "mask"), coded > int(coded.max()) // 2)
+
+
+def test_specks_and_a_rim_of_another_grey_are_no_label() -> None:
+    coded = painted(MASK, 255, side=4)
+    coded[::9, ::9] |= 1  # strewn over the picture
+    np.testing.assert_array_equal(images.decode_mask(opencv(coded, ".png"), "mask"), painted(MASK, 1, side=4))
+    rim = cv2.dilate(painted(MASK, 255, side=4), np.ones((3, 3), np.uint8))
+    rim[(rim > 0) & (coded < 255)] = 1
+    np.testing.assert_array_equal(images.decode_mask(opencv(rim, ".png"), "mask"), painted(MASK, 1, side=4))
+
+
+def test_a_background_that_is_not_black_is_no_label() -> None:
+    coded = np.where(painted(MASK, 1, side=4) == 1, np.uint8(220), np.uint8(20))
+    coded[:12] = 0
+    np.testing.assert_array_equal(images.decode_mask(opencv(coded, ".png"), "mask"), painted(MASK, 1, side=4))
+
+
+HEART: U8 = np.zeros((40, 50), np.uint8)
+HEART[20:32, 22:34] = 1
+
+
+@pytest.mark.parametrize(
+    "coded",
+    [
+        np.where(MASK == 1, 1, 2 * HEART).astype(np.uint8),
+        np.where(MASK == 1, SIDES, 3 * HEART).astype(np.uint8),
+        np.where(MASK == 1, 64 * SIDES, 192 * HEART).astype(np.uint8),
+        np.where(MASK == 1, 1, 255 * HEART).astype(np.uint8),
+    ],
+    ids=["lungs 1, heart 2", "lungs 1 and 2, heart 3", "64, 128, 192", "lungs 1, heart 255"],
+)
+def test_labels_that_do_not_say_what_is_lung_are_refused(coded: U8) -> None:
+    """Cut at half, these would be hearts, or a lung and a heart."""
+    with pytest.raises(ImageError, match=r"mask_levels: mask m\.png marks whole areas by the grey values \d+, \d+"):
+        images.decode_mask(opencv(np.kron(coded, np.ones((4, 4), np.uint8)), ".png"), "mask m.png")
 
 
 def test_an_empty_mask_stays_empty() -> None:

@@ -159,6 +159,22 @@ def test_only_the_first_of_an_id_stays() -> None:
     assert [replace(record, status="ok", reason="") for record in checked] == records
 
 
+def test_the_one_that_held_an_id_before_keeps_it() -> None:
+    records = [Record("a", "n", f"/a.{end}") for end in ("gif", "jpg", "png")]
+    checked = manifest.refuse_same_ids(records, {("n", "/a.jpg"): "a", ("n", "/a.png"): "b", ("s", "/a.png"): "a"})
+    assert [record.status for record in checked] == ["rejected", "ok", "rejected"]
+    assert all(checked[i].reason.startswith("duplicate_id: a.jpg has the id a already") for i in (0, 2))
+    assert [record.status for record in manifest.refuse_same_ids([records[1]] * 2, {("n", "/a.jpg"): "a"})] == [
+        "ok",
+        "rejected",
+    ]
+    one_sided = replace(records[1], status="rejected", reason="one_sided_mask: x")
+    for held in ({("n", "/gone.png"): "a"}, {("n", one_sided.image_uri): "a"}):
+        checked = manifest.refuse_same_ids([records[0], one_sided, records[2]], held)
+        assert checked[:2] == [records[0], one_sided]
+        assert checked[2].reason.startswith("duplicate_id: a.gif")
+
+
 def test_codes_are_read_back_from_a_reason() -> None:
     assert manifest.codes_of("") == []
     assert manifest.codes_of("blank: it holds 3: export it") == ["blank"]
@@ -223,6 +239,11 @@ def test_an_area_far_out_is_found_and_only_it(spread: float, odd: float) -> None
     areas: list[float | None] = [0.25 + spread * np.sin(number) for number in range(30)]
     assert not any(manifest.area_outliers(areas))
     assert manifest.area_outliers([*areas, None, odd]) == [False] * 31 + [True]
+
+
+def test_an_area_near_the_others_is_in_however_much_alike_they_are() -> None:
+    assert not any(manifest.area_outliers([0.25] * 30 + [0.25 * 1.15, 0.25 / 1.15]))
+    assert manifest.area_outliers([0.25] * 30 + [0.25 * 1.4])[-1]
 
 
 def test_fewer_than_twenty_areas_are_no_distribution() -> None:

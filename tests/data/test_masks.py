@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from lungseg.config import OddMasks, PreprocessSettings
-from lungseg.data import masks, phantom
+from lungseg.data import images, masks, phantom
 from lungseg.errors import ImageError
 from lungseg.schema import Record
 
@@ -241,6 +241,40 @@ def test_a_jpeg_mask_is_thresholded_without_a_word(tmp_path: Path) -> None:
     assert (found.labels != LUNGS).mean() < 0.002
 
 
+@pytest.mark.parametrize(("left", "right"), [(1, 2), (2, 1), (127, 254), (1, 255), (60, 200)])
+@pytest.mark.parametrize("scale", [1, 2])
+def test_lungs_of_a_grey_each_are_both_read(tmp_path: Path, left: int, right: int, scale: int) -> None:
+    coded = LEFT * np.uint8(left) + RIGHT * np.uint8(right)
+    coded = np.kron(coded, np.ones((scale, scale), np.uint8))
+    uri = write(tmp_path, "m.png", coded)
+    for classes in (("lung",), ("lung", "heart")):
+        record = Record("x", "d", "x.png", (uri,))
+        found = masks.read_mask(record, IMAGE, PreprocessSettings(classes=classes), "flag")
+        assert found is not None
+        assert (found.labels == LUNGS).mean() > 0.999
+
+
+def test_one_lung_of_two_greys_is_still_one_lung(tmp_path: Path) -> None:
+    uri = write(tmp_path, "m.png", LEFT * np.where(np.arange(SIDE) % 40 < 20, 100, 255).astype(np.uint8)[:, None])
+    with pytest.raises(ImageError, match="mask_"):
+        masks.read_mask(Record("x", "d", "x.png", (uri,)), IMAGE, PreprocessSettings(), "flag")
+
+
+def test_labels_of_lungs_and_heart_are_refused_by_their_name(tmp_path: Path) -> None:
+    """Cut at half, the heart would be taken for the lungs, or blamed for how it was turned."""
+    heart = box_mask(0.5, 0.4, 0.7, 0.6)
+    uri = write(tmp_path, "m.png", np.where(heart == 1, 2, LUNGS).astype(np.uint8))
+    with pytest.raises(ImageError, match=r"mask_levels: mask m.png marks whole areas by the grey values 1, 2"):
+        masks.read_mask(Record("x", "d", "x.png", (uri,)), IMAGE, PreprocessSettings(), "flag")
+
+
+def test_a_mask_of_several_pages_is_refused_by_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "m.tif"
+    assert cv2.imwritemulti(str(path), [LEFT * np.uint8(255), RIGHT * np.uint8(255)])
+    with pytest.raises(ImageError, match=r"multi_frame: mask m.tif holds several pages or frames, expected one"):
+        masks.read_mask(Record("x", "d", "x.png", (str(path),)), IMAGE, PreprocessSettings(), "flag")
+
+
 def test_no_real_mask_is_refused_and_turned_ones_are(cxr256: Path) -> None:
     files = sorted(cxr256.glob("*/images/*.png"))[::6]
     missed = dict.fromkeys(TURNS, 0)
@@ -251,6 +285,7 @@ def test_no_real_mask_is_refused_and_turned_ones_are(cxr256: Path) -> None:
         assert image is not None
         assert mask is not None
         mask = np.asarray(mask > 127, np.uint8)
+        np.testing.assert_array_equal(images.decode_mask(mask_path.read_bytes(), mask_path.name), mask)
         check(mask, image)
         for turn, way in TURNS.items():
             try:

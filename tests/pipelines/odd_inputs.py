@@ -21,13 +21,17 @@ SIZE = 192
 
 @dataclass(frozen=True)
 class Kind:
-    """One odd input: its image file, its mask file (or none), the expected status, and codes of reason and flags."""
+    """One odd input: its image file, its mask file (or none), the expected status, and codes of reason and flags.
 
-    image: bytes
+    Links are (name, target) and lie beside the image, or stand for it where there is none.
+    """
+
+    image: bytes | None
     suffix: str
     mask: bytes | None
     status: str
     codes: tuple[str, ...] = ()
+    links: tuple[tuple[str, str], ...] = ()
 
 
 IMAGE, MASK = phantom.draw(5, "montgomery", SIZE)
@@ -91,6 +95,16 @@ def one_lung() -> U8:
     return MASK * (np.arange(SIZE) < SIZE // 2).astype(np.uint8) * np.uint8(255)
 
 
+def labelled() -> U8:
+    return MASK * np.where(np.arange(SIZE) < SIZE // 2, 127, 254).astype(np.uint8)
+
+
+def with_heart() -> U8:
+    mask = MASK.copy()
+    cv2.circle(mask, (SIZE // 2, SIZE * 2 // 3), SIZE // 8, 2, -1)
+    return mask
+
+
 def dotted(count: int, side: int) -> U8:
     mask = MASK * np.uint8(255)
     for number in range(count):
@@ -125,7 +139,7 @@ def kinds() -> dict[str, Kind]:
     """Name every kind."""
     rgb, whole = np.repeat(GREY[..., None], 3, 2), png(GREY)
     wide = (GREY.astype(np.uint16) << 4) + 7
-    return {**_files(whole), **_pictures(rgb, wide), **_dicoms(wide), **_masks()}
+    return {**_files(whole), **_links(whole), **_pictures(rgb, wide), **_dicoms(wide), **_masks()}
 
 
 def _files(whole: bytes) -> dict[str, Kind]:
@@ -145,6 +159,16 @@ def _files(whole: bytes) -> dict[str, Kind]:
         "bomb_of_50000_px": bad(bomb(), ".png", "too_large"),
         "png_named_jpg": good(whole, ".jpg"),
         "upper_case_suffix": good(whole, ".PNG"),
+    }
+
+
+def _links(whole: bytes) -> dict[str, Kind]:
+    mask = png(MASK * 255)
+    around = (("around", "."), ("around_again", ".."), ("to_the_masks", "../masks/.."))
+    return {
+        "dangling_link": Kind(None, ".png", mask, "failed", ("unreadable",), (("dangling_link.png", "nowhere.png"),)),
+        "link_to_itself": Kind(None, ".png", mask, "failed", ("unreadable",), (("link_to_itself.png",) * 2,)),
+        "loop_of_links": Kind(whole, ".png", None, "ok", links=around),
     }
 
 
@@ -168,6 +192,9 @@ def _pictures(rgb: U8, wide: NDArray[np.uint16]) -> dict[str, Kind]:
         "tiff_of_16_bits": good(tiff(wide), ".tiff"),
         "tiff_of_floats": bad(tiff(GREY.astype(np.float32)), ".tif", "depth"),
         "progressive_jpeg": good(jpeg(GREY, quality=95, progressive=True), ".jpeg"),
+        "tiff_of_two_pages": bad(tiff(GREY, GREY), ".tif", "multi_frame"),
+        "bmp": good(cv2.imencode(".bmp", GREY)[1].tobytes(), ".bmp"),
+        "jpeg2000_alone": good(cv2.imencode(".jp2", GREY)[1].tobytes(), ".jp2"),
         "picture_without_a_mask": Kind(png(GREY), ".png", None, "ok"),
     }
 
@@ -226,6 +253,8 @@ def _masks() -> dict[str, Kind]:
         "mask_of_many_parts": with_mask(dotted(4, 16), "rejected", "mask_components"),
         "mask_along_the_border": with_mask(bordered(), "rejected", "mask_border"),
         "mask_far_too_small": with_mask(tiny, "rejected", "mask_area"),
+        "mask_of_a_grey_a_lung": with_mask(labelled(), "ok"),
+        "mask_that_says_not_which_is_lung": with_mask(with_heart(), "rejected", "mask_levels"),
         "mask_cut": Kind(png(GREY), ".png", png(mask)[:60], "rejected", ("undecodable",)),
         "mask_that_is_no_picture": Kind(png(GREY), ".png", b"not a mask", "rejected", ("undecodable",)),
     }

@@ -19,7 +19,7 @@ from lungseg.schema import Record
 
 logger = logging.getLogger(__name__)
 
-_FILE = re.compile(r"(JPC[LN]N\d{3})(?:_mask)?\.(?:img|png|gif|tiff?|jpe?g|dcm|dicom)", re.IGNORECASE)
+_FILE = re.compile(r"(JPC[LN]N\d{3})(?:_mask)?\.(?:img|png|gif|tiff?|jpe?g|bmp|dcm|dicom)", re.IGNORECASE)
 # Folders' names without blanks. `masks` alone is what people make who join SCR's two lungs.
 _CLASSES = {
     "leftlung": "lung",
