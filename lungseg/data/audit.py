@@ -1,8 +1,10 @@
 """The leakage audit: which X-rays are one picture, or of one patient, before any split is made. No Ray, no torch."""
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import combinations
@@ -238,9 +240,13 @@ def _near(rows: Sequence[Row], read: Callable[[Row], NDArray[np.uint8]], wide: b
     def shown(position: int) -> NDArray[np.float32]:
         return detail(read(rows[position]))
 
-    pairs = []
-    for i, j, distance in _to_compare(rows, wide):
-        correlation = correlate(shown(i), shown(j))
+    def compare(pair: tuple[int, int, int]) -> float:
+        return correlate(shown(pair[0]), shown(pair[1]))
+
+    pairs, near = [], _to_compare(rows, wide)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # most of it is decoding, which threads do side by side
+        correlations = list(pool.map(compare, near))
+    for (i, j, distance), correlation in zip(near, correlations, strict=True):
         if correlation >= ALIKE:
             first, second = sorted((key_of(rows[i]), key_of(rows[j])))
             pairs.append(Pair(first, second, "near", distance, correlation))

@@ -3,7 +3,7 @@
 import json
 import logging
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
 import pyarrow as pa
@@ -16,7 +16,8 @@ from lungseg.schema import SCHEMA, Record, table
 logger = logging.getLogger(__name__)
 
 _PLAN = pa.schema(
-    [("shard", pa.string()), ("image_uri", pa.string())], metadata={"lungseg.schema": str(SCHEMA).encode()}
+    [("shard", pa.string()), ("image_uri", pa.string()), ("image_id", pa.string())],
+    metadata={"lungseg.schema": str(SCHEMA).encode()},
 )
 # A prepared sample takes about this many bytes of a tar for a pixel of its square, and this many besides: measured on
 # Shenzhen and Montgomery, equalised, at 256 and 512 px (0.58 to 0.66), with two tar headers and padding.
@@ -45,6 +46,20 @@ class ShardPlan:
         folder, name, records, preprocess, room, odd_masks = json.loads(text)
         made = tuple(Record.from_dict(record) for record in records)
         return cls(folder, name, made, PreprocessSettings.model_validate(preprocess), room, odd_masks)
+
+
+def held_ids(records: Iterable[Record], out: str) -> dict[tuple[str, str], str]:
+    """Say which image_id each (dataset, image_uri) holds by the plans that an earlier start left in `out`."""
+    held: dict[tuple[str, str], str] = {}
+    for dataset in {record.dataset for record in records}:
+        try:
+            found = _open_plan(storage.join(out, dataset))
+        except InputError:  # plan_shards, which comes to it next, says so
+            continue
+        if found is not None and "image_id" in found.column_names:  # older plans have no ids
+            pairs = zip(found.column("image_uri").to_pylist(), found.column("image_id").to_pylist(), strict=True)
+            held.update({(dataset, uri): own for uri, own in pairs if uri and own})
+    return held
 
 
 def plan_shards(
@@ -101,7 +116,17 @@ def cut_records(
 def save_plan(plans: Sequence[ShardPlan]) -> None:
     """Write one data set's plan beside its tars, before the first of them."""
     made_with = _make(plans[0].preprocess, plans[0].room)
-    rows = [{"shard": plan.name, "image_uri": record.image_uri} for plan in plans for record in plan.records]
+    placed = [(plan.name, record) for plan in plans for record in plan.records]
+    # What cannot be used holds no id that something usable has.
+    taken = {record.image_id for _, record in placed if record.usable}
+    rows = [
+        {
+            "shard": shard,
+            "image_uri": record.image_uri,
+            "image_id": record.image_id if record.usable or record.image_id not in taken else None,
+        }
+        for shard, record in placed
+    ]
     made = table(rows, _PLAN.with_metadata({**_PLAN.metadata, "made_with": made_with}))
     storage.write_table(_path(plans[0].folder), made)
 
@@ -116,13 +141,12 @@ def _make(preprocess: PreprocessSettings, room: int) -> str:
 
 
 def _read_plan(folder: str, records: Sequence[Record], made_with: str) -> list[tuple[str, str]]:
-    path = _path(folder)
-    if not storage.exists(path):
-        return []
     try:
-        found = storage.read_table(path)
+        found = _open_plan(folder)
     except InputError as error:
         logger.warning("%s; planning anew", error)
+        return []
+    if found is None:
         return []
     uris = found.column("image_uri").to_pylist()
     if uris and {record.image_uri for record in records}.isdisjoint(uris):
@@ -130,6 +154,11 @@ def _read_plan(folder: str, records: Sequence[Record], made_with: str) -> list[t
     if found.schema.metadata.get(b"made_with", b"").decode() != made_with:
         return []
     return list(zip(found.column("shard").to_pylist(), uris, strict=True))
+
+
+def _open_plan(folder: str) -> pa.Table | None:
+    path = _path(folder)
+    return storage.read_table(path) if storage.exists(path) else None
 
 
 def _path(folder: str) -> str:

@@ -18,9 +18,9 @@ from lungseg.data import audit, datasets, dicom, images, manifest, shards, sourc
 from lungseg.data.histogram import learn_landmarks
 from lungseg.data.leakage import audit_datasets
 from lungseg.data.preprocess import prepare_image
-from lungseg.data.shard_plan import ShardPlan, plan_shards
+from lungseg.data.shard_plan import ShardPlan, held_ids, plan_shards
 from lungseg.data.sources import names
-from lungseg.errors import InputError, LungsegError, SettingsError
+from lungseg.errors import ImageError, InputError, LungsegError, SettingsError
 from lungseg.pipelines import verify
 from lungseg.pipelines.cluster import connect, require_cpus
 from lungseg.pipelines.phantoms import draw_phantoms
@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 _HEADS, _HEAD = 16, 512  # files, and bytes of each, that are looked into for DICOM
 _TRIAL = np.add.outer(np.arange(64, dtype=np.uint8), np.arange(64, dtype=np.uint8))
 _REFERENCES = 64  # pictures that landmarks are learnt from, at most: their mean hardly moves after that
+_TOLD = 3  # of those that cannot be used, each on its line
 
 
 def run(settings: PrepareSettings) -> None:
@@ -49,8 +50,9 @@ def run(settings: PrepareSettings) -> None:
     key = dicom.read_key(settings.patient_key)
     preprocess = _with_landmarks(settings)
     prepare_image(_TRIAL, preprocess)  # tells of settings that do not fit together before anything is touched
-    records = manifest.refuse_same_ids(_records(settings, out, key))
+    records = _records(settings, out, key)
     _require_key(records, key)
+    _require_masks(records, preprocess.classes)
     plans = plan_shards(records, out, preprocess, settings.images_per_shard, settings.shard_mib, settings.odd_masks)
     folders = list(dict.fromkeys(plan.folder for plan in plans))
     logger.info("%d images in %d data sets, %d shards", len(records), len(folders), len(plans))
@@ -92,16 +94,61 @@ def _with_landmarks(settings: PrepareSettings) -> PreprocessSettings:
         return found
     if found.histogram != "match":
         raise SettingsError("--match-to is for --preprocess.histogram match: pass both")
+    if found.landmarks:
+        raise SettingsError("--match-to learns landmarks and --preprocess.landmarks gives them: pass one of them")
     where = storage.resolve(settings.match_to)
     alone = storage.stat_if_there(where) is not None
     paths = [where] if alone else [record.image_uri for record in sources.discover(where)]
     chosen = paths[:: -(-len(paths) // _REFERENCES)]
     logger.info("learning landmarks from %d of %d pictures in %s", len(chosen), len(paths), where)
-    learnt = learn_landmarks(images.decode(storage.read_bytes(path), storage.name_of(path)) for path in chosen)
-    return found.model_copy(update={"landmarks": learnt})
+    return found.model_copy(update={"landmarks": _learn(chosen, where)})
+
+
+def _learn(paths: Sequence[str], where: str) -> tuple[float, ...]:
+    """Learn landmarks from those pictures that can be used, and warn of the others.
+
+    Raises:
+        InputError: not one can be used.
+
+    """
+    broken: list[str] = []
+
+    def usable() -> Iterator[images.Pixels]:  # one at a time in memory
+        for path in paths:
+            try:
+                yield _read_reference(path)
+            except InputError as error:
+                broken.append(str(error))
+
+    try:
+        learnt = learn_landmarks(usable())
+    except InputError:
+        raise InputError(f"--match-to {where}: none of {len(paths)} can be used: {broken[0]}") from None
+    for said in broken[:_TOLD]:
+        logger.warning("no landmarks from %s", said)
+    if len(broken) > _TOLD:
+        logger.warning("nor from %d more of these %d pictures", len(broken) - _TOLD, len(paths))
+    return learnt
+
+
+def _read_reference(path: str) -> images.Pixels:
+    name = storage.name_of(path)
+    image = images.decode(storage.read_bytes(path), name)
+    try:
+        learn_landmarks([image])
+    except ImageError as error:  # it knows no names
+        raise ImageError(error.reason, f"{name} holds one grey value, expected an X-ray: take it out") from None
+    return image
 
 
 def _records(settings: PrepareSettings, out: str, key: bytes | None) -> list[Record]:
+    """List the archive's records, an id each; what an earlier start put into `out` keeps its own."""
+    found = _list(settings, out, key)
+    held = held_ids(found, out)
+    return manifest.refuse_same_ids(sources.keep_ids(found, held) if settings.listing else found, held)
+
+
+def _list(settings: PrepareSettings, out: str, key: bytes | None) -> list[Record]:
     if settings.images:
         pictures, masks = (storage.resolve(path) if path else "" for path in (settings.images, settings.masks))
         return sources.pair(pictures, masks, settings.dataset or sources.dataset_name(pictures))
@@ -139,6 +186,29 @@ def _require_key(records: Sequence[Record], key: bytes | None) -> None:
             f"{found}: DICOM names patients; make a key for pseudonyms (openssl rand -hex 32 > KEYFILE) "
             "and pass --patient-key KEYFILE, or set LUNGSEG_PATIENT_KEY; keep it apart from the data"
         )
+
+
+def _require_masks(records: Sequence[Record], asked: Sequence[str]) -> None:
+    """Refuse masks of which not one would be used, as none is read without its lungs; warn of a class without any.
+
+    Raises:
+        InputError: there are masks, but none of lungs, or lungs are not asked for.
+
+    """
+    found = {kind for record in records if record.usable for kind in record.mask_classes}
+    if not found:
+        return
+    there = ", ".join(sorted(found))
+    if "lung" not in found.intersection(asked):
+        use = " ".join(["lung", *(kind for kind in asked if kind in found and kind != "lung")])
+        advice = f"pass --preprocess.classes {use}" if "lung" in found else "add masks of lung, or leave these out"
+        raise InputError(
+            f"the archive has masks of {there}, --preprocess.classes asks for {', '.join(asked)}: not one would be "
+            f"used, as masks are read where those of lung are there and asked for: {advice}"
+        )
+    missing = [kind for kind in asked if kind not in found]
+    if missing:
+        logger.warning("no mask of %s in the archive, only of %s: it will be background", ", ".join(missing), there)
 
 
 def _begins_as_dicom(uri: str) -> bool:

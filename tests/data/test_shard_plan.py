@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from lungseg import storage
 from lungseg.config import PreprocessSettings
-from lungseg.data.shard_plan import ShardPlan, cut_records, plan_shards, save_plan
+from lungseg.data.shard_plan import ShardPlan, cut_records, held_ids, plan_shards, save_plan
 from lungseg.errors import InputError
 from lungseg.schema import Record
 
@@ -109,6 +109,25 @@ def test_a_damaged_plan_is_made_anew(tmp_path: Path, caplog: pytest.LogCaptureFi
     plans = plan_shards(records([0, 1, 2, 3]), str(tmp_path), SMALL, 2)
     assert [len(plan.records) for plan in plans] == [2, 2]
     assert "planning anew" in caplog.text
+
+
+def test_a_saved_plan_says_who_holds_an_id(tmp_path: Path) -> None:
+    refused = Record("01", "north", "/x/north/01.jpg", status="rejected", reason="duplicate_id: x")
+    lateral = Record("03", "north", "/x/north/03.jpg", status="rejected", reason="lateral_view: x")
+    empty = Record("row_1", "north", "", status="rejected", reason="no_image: x")
+    found = [refused, *records([1, 2]), lateral, empty, record("south", 1)]
+    assert held_ids(found, str(tmp_path)) == {}
+    plans = plan_shards(found, str(tmp_path), SMALL, 2)
+    for folder in ("north", "south"):
+        save_plan([plan for plan in plans if plan.folder.endswith(folder)])
+    held = {("north", f"/x/north/{name}"): name[:2] for name in ("01.png", "02.png", "03.jpg")}
+    assert held_ids(found, str(tmp_path)) == {**held, ("south", "/x/south/01.png"): "01"}
+    (tmp_path / "south" / "plan.parquet").write_bytes(b"PAR1 torn")
+    assert held_ids(found, str(tmp_path)) == held
+    path = str(tmp_path / "north" / "plan.parquet")
+    storage.write_table(path, storage.read_table(path).drop_columns(["image_id"]))  # as written before there were ids
+    assert held_ids(found, str(tmp_path)) == {}
+    assert plan_shards(found, str(tmp_path), SMALL, 2) == plans
 
 
 def test_another_archive_is_refused(tmp_path: Path) -> None:

@@ -186,6 +186,56 @@ def test_grey_levels_are_matched_to_references(ray_cluster: None, archive: Path,
     assert len(info["preprocess"]["landmarks"]) == 11
     with pytest.raises(SettingsError, match="--match-to is for"):
         prepare.run(settings.model_copy(update={"preprocess": SMALL}))
+    given = match.model_copy(update={"landmarks": tuple(float(level) for level in range(11))})
+    with pytest.raises(SettingsError, match=r"--match-to learns landmarks .*: pass one of them"):
+        prepare.run(settings.model_copy(update={"preprocess": given}))
+
+
+def test_broken_references_are_left_out(
+    ray_cluster: None, archive: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    match = PreprocessSettings(size=64, histogram="match")
+    settings = PrepareSettings(source=str(archive), out=str(tmp_path / "out"), preprocess=match)
+    good, mixed, broken = archive / "south" / "images", tmp_path / "mixed", tmp_path / "broken"
+    shutil.copytree(good, mixed)
+    broken.mkdir()
+    for folder in (mixed, broken):
+        for number in range(4):
+            (folder / f"a{number}.png").write_bytes(b"no picture")
+        Image.fromarray(np.full((64, 64), 7, np.uint8)).save(folder / "z.png")
+    prepare.run(settings.model_copy(update={"match_to": str(mixed)}))
+    made = [path.read_bytes() for path in sorted((tmp_path / "out").rglob("*.tar"))]
+    said = [line for line in caplog.messages if "landmarks from" in line or "nor from" in line]
+    assert len(said) == 4
+    assert said[0].startswith("no landmarks from undecodable: a0.png")
+    assert said[3] == "nor from 2 more of these 8 pictures"
+    prepare.run(settings.model_copy(update={"match_to": str(good)}))
+    assert [path.read_bytes() for path in sorted((tmp_path / "out").rglob("*.tar"))] == made
+    for where, first in ((broken, "undecodable: a0"), (broken / "z.png", "flat_reference: z.png holds one grey value")):
+        with pytest.raises(InputError, match=rf"{where}: none of \d can be used: {first}"):
+            prepare.run(settings.model_copy(update={"match_to": str(where)}))
+
+
+def test_masks_of_which_none_would_be_used_are_refused(archive: Path, tmp_path: Path) -> None:
+    heart = PreprocessSettings(size=64, classes=("heart",))
+    settings = PrepareSettings(source=str(archive), out=str(tmp_path / "out"), preprocess=heart)
+    with pytest.raises(InputError, match=r"masks of lung, --preprocess\.classes asks for heart: .*classes lung$"):
+        prepare.run(settings)
+    (tmp_path / "list.csv").write_text(f"image,h\n{archive}/north/images/north_00.png,h.png\n")
+    columns, listing = ListingColumns(masks=("heart=h",)), str(tmp_path / "list.csv")
+    for preprocess in (SMALL, heart):
+        changed = {"source": "", "listing": listing, "columns": columns, "preprocess": preprocess}
+        with pytest.raises(InputError, match=r"masks of heart, .* add masks of lung, or leave these out"):
+            prepare.run(settings.model_copy(update=changed))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_class_without_any_mask_is_told_of(
+    ray_cluster: None, archive: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    both = PreprocessSettings(size=64, classes=("lung", "heart"))
+    prepare.run(PrepareSettings(source=str(archive), out=str(tmp_path), preprocess=both))
+    assert "no mask of heart in the archive, only of lung: it will be background" in caplog.text
 
 
 def test_masks_of_several_classes(ray_cluster: None, draw_pair: DrawPair, tmp_path: Path) -> None:

@@ -16,15 +16,17 @@ ONE_SIDED = "one_sided_mask: only the left or the right mask is there: add the o
 Files = dict[str, str]
 """Name of a picture (its path below its folder, without suffix) -> its uri."""
 
+Masks = dict[str, list[str]]
+"""Name of a mask, as of a picture -> the uris of all that bear it."""
+
 
 @dataclass
 class DataSet:
     """What was found of one data set; masks by side (`` where one file holds both lungs)."""
 
     images: Files = field(default_factory=dict)
-    masks: defaultdict[str, Files] = field(default_factory=lambda: defaultdict(dict))
+    masks: defaultdict[str, Masks] = field(default_factory=lambda: defaultdict(dict))
     doubles: list[tuple[str, str]] = field(default_factory=list)
-    spare: list[str] = field(default_factory=list)
 
     def add_image(self, path: str, uri: str) -> None:
         """Put an image in under its name; a second one of that name is kept too, as a double."""
@@ -35,13 +37,12 @@ class DataSet:
             self.images[name] = uri
 
     def add_mask(self, path: str, uri: str, side: str = "") -> None:
-        """Put a mask in under its name; a second one of that name is spare."""
-        if self.masks[side].setdefault(stem(path), uri) != uri:
-            self.spare.append(uri)
+        """Put a mask in under its name, beside others of that name."""
+        self.masks[side].setdefault(stem(path), []).append(uri)
 
     def mask_uris(self) -> list[str]:
         """List every mask's file."""
-        return [uri for files in self.masks.values() for uri in files.values()] + self.spare
+        return [uri for files in self.masks.values() for uris in files.values() for uri in uris]
 
 
 def sort_files(folder: str, pictures: Iterable[str]) -> dict[str, DataSet]:
@@ -89,7 +90,9 @@ def _sort_in(found: defaultdict[str, DataSet], path: str, uri: str) -> None:
 
 def _record(name: str, uri: str, part: DataSet, dataset: str) -> Record:
     fitting = [files.get(name) or files.get(f"{name}_mask") for _, files in sorted(part.masks.items())]
-    masks = tuple(mask for mask in fitting if mask)
+    suffix = uri[len(stem(uri)) :]
+    # Of several, the one with the image's own suffix: the others may be those of another image of that name.
+    masks = tuple(next((one for one in uris if one.endswith(suffix)), uris[0]) for uris in fitting if uris)
     own = image_id(name)
     record = Record(own, dataset, uri, masks, ("lung",) * len(masks), patient_id=own)
     if "" not in part.masks and len(masks) == 1:

@@ -4,8 +4,8 @@ import difflib
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from urllib.parse import quote, unquote
 
 from lungseg import storage
@@ -20,6 +20,8 @@ from lungseg.schema import Record
 _OPTIONAL = ("patient_id", "dataset", "finding", "age", "sex", "view")
 # A decubitus view is taken lying on a side, but frontally.
 _LATERAL = re.compile(r"(?!.*decub)(.*\blat(eral)?\b.*|l|ll|rl|llat|rlat)", re.IGNORECASE)
+# What programs write where nobody is named: as an id, it would make all of these one patient.
+_NOBODY = frozenset({"nan", "na", "n/a", "<na>", "none", "null", "unknown", "-"})
 
 Masks = list[tuple[str, str]]
 """(class, column) of each mask."""
@@ -60,7 +62,30 @@ def from_listing(path: str, columns: ListingColumns, dataset: str = "") -> list[
     for row, uri in enumerate(listing.uris):
         title = named.get(titles[row], own) if titles else own
         earlier = first.setdefault((title, uri), row)
-        records.append(_record(listing, row, ids.get(uri) or f"row_{row + 1}_without_image", (title, earlier)))
+        records.append(_record(listing, row, ids.get(uri) or f"row_{row + 1:07d}_without_image", (title, earlier)))
+    return _sort(records)
+
+
+def keep_ids(records: Sequence[Record], held: Mapping[tuple[str, str], str]) -> list[Record]:
+    """Give a listing's records the ids that they held before, (dataset, image_uri) to id, and sort them again.
+
+    Rows that are added may move the folder that holds all images, or bring a second file of one name: the ids of the
+    earlier rows, and so their tars, stay. A new record whose id an earlier one has gets a digest of its URI besides.
+    """
+    places = {(record.dataset, record.image_uri) for record in records}
+    taken = {(place[0], own) for place, own in held.items() if place in places}
+    kept = []
+    for record in records:
+        own = held.get((record.dataset, record.image_uri))
+        if own is None:
+            clash = (record.dataset, record.image_id) in taken
+            own = f"{record.image_id}-{digest(record.image_uri)}" if clash else record.image_id
+        alone = record.patient_id == record.image_id  # nobody is named, so the image stands for the patient
+        kept.append(replace(record, image_id=own, patient_id=own if alone else record.patient_id))
+    return _sort(kept)
+
+
+def _sort(records: Iterable[Record]) -> list[Record]:
     return sorted(records, key=lambda record: (record.dataset, record.image_id, record.image_uri))
 
 
@@ -139,13 +164,14 @@ def _record(listing: _Listing, row: int, own: str, known: tuple[str, int]) -> Re
     """Make a row's record; `known` are its data set and the first row with the same image."""
     masks = [(kind, cells[row]) for kind, cells in listing.masks if cells[row]]
     reason = _refusal(listing, row, known[1])
+    patient = listing.cell("patient_id", row)
     return Record(
         image_id=own,
         dataset=known[0],
         image_uri=listing.uris[row],
         mask_uris=tuple(uri for _, uri in masks),
         mask_classes=tuple(kind for kind, _ in masks),
-        patient_id=listing.cell("patient_id", row) or own,
+        patient_id=own if patient.lower() in _NOBODY else patient or own,
         finding=listing.cell("finding", row) or None,
         age_group=age_group(listing.cell("age", row)),
         sex=sex(listing.cell("sex", row)),

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,6 +14,8 @@ from lungseg.errors import InputError
 
 _BOM = b"\xef\xbb\xbf"
 _DELIMITERS = (",", "\t", ";")
+# A first line that tells Excel the delimiter; the names stand in the next one.
+_HINT = re.compile(rb'(?:\xef\xbb\xbf)?"?sep=([^"\w\r\n\x80-\xff])"?\r?\n', re.IGNORECASE)
 
 
 def column_names(content: bytes, path: str) -> list[str]:
@@ -25,7 +28,7 @@ def column_names(content: bytes, path: str) -> list[str]:
     try:
         if _is_parquet(content):
             return list(pq.ParquetFile(pa.BufferReader(content)).schema_arrow.names)
-        names, _ = _read_header(content)
+        names, _ = _read_header(*_split_hint(content))
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path}: not a Parquet file ({_first_line(error)}): export it again") from None
     except (UnicodeDecodeError, csv.Error):
@@ -63,15 +66,22 @@ def _is_parquet(content: bytes) -> bool:
     return content.startswith(b"PAR1")
 
 
-def _read_header(content: bytes) -> tuple[list[str], str]:
-    """Names and the delimiter that parts them: the most frequent one in the first line."""
+def _split_hint(content: bytes) -> tuple[bytes, str]:
+    """Part the table from a line that names its delimiter (`sep=;`): the table, and the delimiter or ``."""
+    hint = _HINT.match(content)
+    return (content[hint.end() :], hint[1].decode()) if hint else (content, "")
+
+
+def _read_header(content: bytes, told: str) -> tuple[list[str], str]:
+    """Names and the delimiter that parts them: the one that was told, else the most frequent one in the first line."""
     line = io.BytesIO(content.removeprefix(_BOM)).readline().decode("utf-8").strip("\r\n")
-    delimiter = max(_DELIMITERS, key=line.count)
+    delimiter = told or max(_DELIMITERS, key=line.count)
     return next(csv.reader([line], delimiter=delimiter), []), delimiter
 
 
 def _read_csv(content: bytes, path: str, columns: list[str]) -> pa.Table:
-    names, delimiter = _read_header(content)
+    content, told = _split_hint(content)
+    names, delimiter = _read_header(content, told)
     ragged: list[Any] = []
 
     def note(row: Any) -> str:

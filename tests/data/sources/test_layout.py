@@ -29,12 +29,21 @@ def test_a_file_is_put_where_it_belongs(path: str, root: str, image: str | None,
     assert [(side, name) for side, files in part.masks.items() for name in files] == ([mask] if mask else [])
 
 
-def test_doubles_and_spare_masks_are_kept() -> None:
+def test_doubles_have_the_masks_of_their_own_suffix() -> None:
     files = [f"/d/{kind}/a.{suffix}" for kind in ("images", "masks") for suffix in ("png", "tif")]
     (part,) = sort_files("/d", files).values()
     assert part.doubles == [("a", "/d/images/a.tif")]
     assert part.mask_uris() == ["/d/masks/a.png", "/d/masks/a.tif"]
-    assert [record.mask_uris for record in join(part, "d", "/d")] == [("/d/masks/a.png",)] * 2
+    assert [record.mask_uris for record in join(part, "d", "/d")] == [("/d/masks/a.png",), ("/d/masks/a.tif",)]
+
+
+@pytest.mark.parametrize(
+    ("image", "ending", "mask"), [("a.jpg", "", "gif"), ("a.png", "_mask", "png"), ("a", "", "gif")]
+)
+def test_of_several_masks_the_one_of_the_images_suffix_is_taken(image: str, ending: str, mask: str) -> None:
+    files = [f"/d/images/{image}", *(f"/d/masks/a{ending}.{suffix}" for suffix in ("gif", "png"))]
+    (record,) = join(sort_files("/d", files)[""], "d", "/d")
+    assert record.mask_uris == (f"/d/masks/a{ending}.{mask}",)
 
 
 def test_only_roots_with_images_are_named() -> None:

@@ -119,6 +119,57 @@ def test_different_paths_have_different_ids(paths: set[str]) -> None:
     assert set(listing._image_ids([uri.replace("/d/", "/e/f/") for uri in uris]).values()) == set(ids.values())
 
 
+def test_ids_that_were_held_are_kept(tmp_path: Path) -> None:
+    text = "image,patient_id,view\n1/b.png,P,\n1/a.png,,\n1/c.png,,LL\n"
+    before = read(tmp_path, text, dataset="d")
+    held = {(record.dataset, record.image_uri): record.image_id for record in before}
+    assert list(held.values()) == ["a", "b", "c"]
+    # Another folder, other files of one name, and one that would take an id.
+    grown = read(tmp_path, text + "2/a.png,,\n1/a.jpg,Q,\n1/c.jpg,,\na.png,,\n", dataset="d")
+    kept = listing.keep_ids(grown, held)
+    assert [record for record in kept if (record.dataset, record.image_uri) in held] == before
+    ids = {record.image_uri.removeprefix(f"{tmp_path}/"): record.image_id for record in kept}
+    assert [re.sub("-[0-9a-f]{6}$", "-x", ids[new]) for new in ("2/a.png", "1/a.jpg", "1/c.jpg", "a.png")] == [
+        *("2_a", "1_a-x", "1_c-x", "a-x")
+    ]
+    assert len(set(ids.values())) == len(ids) == 7
+    assert {record.image_id: record.patient_id for record in kept} == {own: own for own in ids.values()} | {
+        "b": "P",
+        ids["1/a.jpg"]: "Q",
+    }
+    assert kept == sorted(kept, key=lambda record: record.image_id)
+
+
+def test_without_an_earlier_plan_ids_are_as_listed(tmp_path: Path) -> None:
+    records = read(tmp_path, FULL)
+    for held in ({}, {("north", "/gone/x.png"): "a"}, {("elsewhere", records[0].image_uri): "x"}):
+        assert listing.keep_ids(records, held) == records
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [f"{a}/{b}.{c}" for a in ("x", "x/y", "z") for b in ("a", "y_a", "c c") for c in ("png", "jpg")]
+        ),
+        min_size=1,
+        unique=True,
+    ),
+    st.integers(0, 18),
+)
+def test_a_grown_listing_keeps_its_ids_and_all_differ(paths: list[str], first: int) -> None:
+    ids: dict[str, str] = {}
+    for count in (first, len(paths)):
+        uris = [f"/d/{path}" for path in paths[:count]]
+        named = [Record(own, "d", uri) for uri, own in listing._image_ids(uris).items()]
+        kept = {
+            record.image_uri: record.image_id
+            for record in listing.keep_ids(named, {("d", uri): own for uri, own in ids.items()})
+        }
+        assert {uri: kept[uri] for uri in ids if uri in kept} == ids
+        assert len(set(kept.values())) == len(kept) == len(uris)
+        ids = kept
+
+
 def test_no_row_is_lost(tmp_path: Path) -> None:
     text = (
         "image,left,right,view,age,sex\n"
@@ -145,7 +196,13 @@ def test_no_row_is_lost(tmp_path: Path) -> None:
     assert {record.status for record in records if record.reason} == {"rejected"}
     assert [record.image_id for record in records if not record.reason] == ["a"]
     (empty,) = [record for record in records if record.reason.startswith("no_image: row 2 of My List.csv names no")]
-    assert (empty.image_uri, empty.image_id) == ("", "row_2_without_image")
+    assert (empty.image_uri, empty.image_id) == ("", "row_0000002_without_image")
+
+
+@pytest.mark.parametrize("cell", ["", " ", "nan", "NaN", "None", "n/a", "NA", "<NA>", "NULL", "Unknown", " - "])
+def test_where_nobody_is_named_the_image_stands_for_the_patient(cell: str, tmp_path: Path) -> None:
+    records = read(tmp_path, f"image,patient_id\na.png,{cell}\nb.png,{cell}\nc.png,Nanna\n")
+    assert [record.patient_id for record in records] == ["a", "b", "Nanna"]
 
 
 @pytest.mark.parametrize("view", ["LL", "lateral", "Lat", "Left Lateral", "L", "LATERAL ERECT"])

@@ -28,6 +28,23 @@ def test_csv_as_many_write_it(bom: bytes, delimiter: str, end: str) -> None:
     assert read_columns(content, "x.csv", ["age", "id", "age"]) == cells
 
 
+@pytest.mark.parametrize("line", ["sep={}", "SEP={}", '"sep={}"'])
+@pytest.mark.parametrize("delimiter", [";", ",", "\t", "|"])
+@pytest.mark.parametrize("start", ["", "\ufeff"])
+def test_a_first_line_may_tell_the_delimiter(line: str, delimiter: str, start: str) -> None:
+    rows = [("image", "age, in y; or m"), ("a.png", "45"), ("b.png", "7 m")]
+    text = "\r\n".join([start + line.format(delimiter), *(delimiter.join(f'"{cell}"' for cell in row) for row in rows)])
+    content = f"{text}\r\n".encode()
+    assert column_names(content, "x.csv") == list(rows[0])
+    assert read_columns(content, "x.csv", ["image"]) == {"image": ["a.png", "b.png"]}
+    with pytest.raises(InputError, match="row 3 has 3 cells, expected 2"):
+        read_columns(content + delimiter.join("abc").encode() + b"\r\n", "x.csv", ["image"])
+
+
+def test_a_column_may_be_called_sep() -> None:
+    assert column_names(b"sep=x,sep\n1,2\n", "x.csv") == ["sep=x", "sep"]
+
+
 def test_one_column_and_no_rows() -> None:
     assert column_names(b"image\na.png\n", "x.csv") == ["image"]
     assert read_columns(b"image\na.png\n", "x.csv", ["image"]) == {"image": ["a.png"]}
@@ -46,6 +63,7 @@ def test_parquet_of_any_type() -> None:
     [
         (b"", "no header"),
         (b"\n\n", "no header"),
+        (b"sep=;\n", "no header"),
         (b"image,age\na,\xff\xfe\n", "cannot be read .*CSV as UTF-8"),
         ("image,é\na,1\n".encode("latin-1"), "neither Parquet nor CSV in UTF-8"),
         ("image,age\na,1\n".encode("utf-16"), "neither Parquet nor CSV in UTF-8"),

@@ -1,0 +1,117 @@
+"""An archive that grows: what is added makes new tars, and the old ones stay, byte for byte."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from lungseg.config import PrepareSettings, PreprocessSettings
+from lungseg.pipelines import prepare
+from lungseg.storage import read_table
+
+SMALL = PreprocessSettings(size=64)
+
+
+def _bytes(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.tar"))}
+
+
+def _times(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*.tar")}
+
+
+def _ids(manifest: Path) -> dict[str, str]:
+    """Ids of an archive's images by their files' names."""
+    return {Path(row["image_uri"]).name: row["image_id"] for row in read_table(str(manifest)).to_pylist()}
+
+
+def _turn(source: Path, to: Path) -> None:
+    """Save a picture as another one: another format, other pixels."""
+    with Image.open(source) as picture:
+        picture.convert("L").transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(to)
+
+
+def test_a_file_that_is_added_with_an_older_ones_id_is_refused(
+    ray_cluster: None, own_archive: Path, tmp_path: Path
+) -> None:
+    images = own_archive / "north" / "images"
+    settings = PrepareSettings(source=str(own_archive), out=str(tmp_path / "out"), preprocess=SMALL, images_per_shard=2)
+    prepare.run(settings)
+    before = _bytes(tmp_path / "out")
+    for name in ("north_01.jpg", "north_05.jpg"):  # sorted before the .png that has the id, and a new one
+        Image.open(images / "north_03.png").save(images / name)
+    for _ in range(2):
+        prepare.run(settings)
+        after = _bytes(tmp_path / "out")
+        assert {name: after[name] for name in before} == before
+        assert sorted(after.keys() - before.keys()) == ["north/north-000003.tar"]
+        rows = read_table(str(tmp_path / "out" / "north" / "manifest.parquet")).to_pylist()
+        refused = {Path(row["image_uri"]).name: row["reason"] for row in rows if row["status"] == "rejected"}
+        assert list(refused) == ["north_01.jpg"]
+        assert refused["north_01.jpg"].startswith("duplicate_id: north_01.png has the id north_01 already")
+
+
+@pytest.mark.parametrize("appended", [True, False])
+def test_a_listing_that_grows(ray_cluster: None, own_archive: Path, tmp_path: Path, appended: bool) -> None:
+    images = own_archive / "north" / "images"
+    header = "image,mask,patient_id,view"
+    rows = [f"{path},{path.parent.parent}/masks/{path.name},,PA" for path in sorted(images.iterdir())]
+    rows = [*rows, f"{images}/lateral.png,,,LL", ",,nobody,", rows[0]]
+    (tmp_path / "list.csv").write_text("\n".join([header, *rows]))
+    out = tmp_path / "out"
+    settings = PrepareSettings(listing=str(tmp_path / "list.csv"), out=str(out), preprocess=SMALL, images_per_shard=2)
+    prepare.run(settings)
+    before, times, old = _bytes(out), _times(out), _ids(out / "list" / "manifest.parquet")
+    assert old["north_01.png"] == "north_01"
+    _turn(images / "north_01.png", images / "north_01.bmp.png")
+    _turn(images / "north_01.png", images / "north_01.jpg")  # a second file of one name
+    _turn(images / "north_02.png", own_archive / "north_02.tif")  # has an older one's id, named by its path
+    added = [
+        *sorted((own_archive / "south" / "images").iterdir()),
+        *images.glob("north_01.[bj]*"),
+        own_archive / "north_02.tif",
+    ]
+    more = [*(f"{path},,," for path in added), *([",,,"] * 9)]
+    (tmp_path / "list.csv").write_text("\n".join([header, *rows, *more] if appended else [header, *more, *rows]))
+    for _ in range(2):
+        prepare.run(settings)
+        after, ids = _bytes(out), _ids(out / "list" / "manifest.parquet")
+        assert {name: after[name] for name in before} == before
+        assert len(after) > len(before)
+        assert {name: ids[name] for name in old if name} == {name: old[name] for name in old if name}
+        if appended:  # rows that cannot be used are told by their numbers, which others put before them change
+            assert {path: _times(out)[path] for path in times} == times
+    rows_after = read_table(str(out / "list" / "index.parquet")).to_pylist()
+    assert len({row["image_id"] for row in rows_after}) == len(rows_after) == 5 + len(added)
+    assert {row["patient_id"] for row in rows_after} == {row["image_id"] for row in rows_after}
+
+
+def test_an_older_images_mask_is_not_taken_for_that_of_a_new_one(
+    ray_cluster: None, own_archive: Path, tmp_path: Path
+) -> None:
+    settings = PrepareSettings(source=str(own_archive), out=str(tmp_path / "out"), preprocess=SMALL, images_per_shard=2)
+    prepare.run(settings)
+    before, times = _bytes(tmp_path / "out"), _times(tmp_path / "out")
+    for kind in ("images", "masks"):  # both come before the .png
+        folder = own_archive / "north" / kind
+        _turn(folder / "north_01.png", folder / "north_01.gif")
+    prepare.run(settings)
+    after = _bytes(tmp_path / "out")
+    assert {name: after[name] for name in before} == before
+    assert {path: _times(tmp_path / "out")[path] for path in times} == times
+
+
+def test_a_mask_that_is_added_changes_its_own_images_tar_alone(
+    ray_cluster: None, own_archive: Path, tmp_path: Path
+) -> None:
+    mask = own_archive / "north" / "masks" / "north_02.png"
+    shutil.move(mask, tmp_path / "later.png")
+    settings = PrepareSettings(source=str(own_archive), out=str(tmp_path / "out"), preprocess=SMALL, images_per_shard=2)
+    prepare.run(settings)
+    before = _bytes(tmp_path / "out")
+    shutil.move(tmp_path / "later.png", mask)
+    prepare.run(settings)
+    after = _bytes(tmp_path / "out")
+    assert after.keys() == before.keys()
+    assert [name for name in after if after[name] != before[name]] == ["north/north-000001.tar"]
