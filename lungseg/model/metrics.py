@@ -1,6 +1,10 @@
-"""Figures of one image from its counts and its borders. Means over images are taken by whoever reports them."""
+"""Figures of one image from its counts and its borders. Means over images are taken by whoever reports them.
+
+Where both masks are empty, every overlap figure is 1: nothing was to be found, and nothing was.
+"""
 
 import math
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -9,6 +13,11 @@ from numpy.typing import NDArray
 from lungseg.schema import Counts
 
 U8 = NDArray[np.uint8]
+F32 = NDArray[np.float32]
+I64 = NDArray[np.int64]
+
+THRESHOLDS = tuple(step / 20 for step in range(1, 20))
+"""Thresholds to choose from: 0.05 to 0.95 in steps of 0.05, 0.5 exactly among them."""
 
 
 def count_pixels(prediction: U8, truth: U8) -> Counts:
@@ -35,6 +44,71 @@ def iou(counts: Counts) -> float:
 def pixel_accuracy(counts: Counts) -> float:
     """(TP + TN) / all pixels, in [0,1]."""
     return (counts.tp + counts.tn) / (counts.tp + counts.fp + counts.fn + counts.tn)
+
+
+def sensitivity(counts: Counts) -> float | None:
+    """TP / (TP + FN), in [0,1]; 1 where both masks are empty, None where only the truth is: nothing could be missed.
+
+    Source of None: the reference code of Maier-Hein et al., Metrics reloaded, Nature Methods 21, 2024.
+    """
+    size = counts.tp + counts.fn
+    if size:
+        return counts.tp / size
+    return None if counts.fp else 1.0
+
+
+def precision(counts: Counts) -> float:
+    """TP / (TP + FP), in [0,1]; 1 where both masks are empty, 0 where only the prediction is.
+
+    That 0 is a convention, for a lung missed altogether must not raise a mean by being left out of it. Source: as of
+    sensitivity; there two empty masks have no value.
+    """
+    size = counts.tp + counts.fp
+    if size:
+        return counts.tp / size
+    return 0.0 if counts.fn else 1.0
+
+
+def threshold_counts(probability: F32, truth: U8, grid: Sequence[float] = THRESHOLDS) -> I64:
+    """Count at each threshold t the pixels of (probability >= t), as count_pixels would.
+
+    Args:
+        probability: f32[H,W] in [0,1]; NaN is never lung.
+        truth: u8[H,W] in {0,1}.
+        grid: G thresholds in any order; compared as f32, as PyTorch and NumPy compare an f32 array with a number.
+
+    Returns: i64[G,3], true positives, false positives, false negatives.
+
+    """
+    true = truth.astype(bool)
+    inside, outside = probability[true], probability[~true]
+    # G comparisons of whole arrays take half the time of one search for each pixel's place in the grid.
+    counts = [(np.count_nonzero(inside >= t), np.count_nonzero(outside >= t)) for t in np.asarray(grid, np.float32)]
+    return np.array([(tp, fp, inside.size - tp) for tp, fp in counts], np.int64).reshape(-1, 3)
+
+
+def best_threshold(counts: I64, grid: Sequence[float] = THRESHOLDS) -> tuple[float, float]:
+    """Choose the threshold of the highest mean Dice over images; of equal ones the nearest to 0.5, then the lower.
+
+    Args:
+        counts: i64[N,G,3], threshold_counts of N images. Where both masks are empty, Dice is 1.
+        grid: the G thresholds.
+
+    Returns: the threshold and its mean Dice. The order of the images does not matter.
+
+    Raises:
+        ValueError: there is no image or no threshold, or grid and counts do not fit.
+
+    """
+    if counts.ndim != 3 or not counts.size or counts.shape[1:] != (len(grid), 3):
+        raise ValueError(f"counts i64{list(counts.shape)}: expected one image or more, at {len(grid)} thresholds each")
+    tp, fp, fn = np.moveaxis(counts, 2, 0)
+    size = 2 * tp + fp + fn
+    found = np.divide(2 * tp, size, out=np.ones(size.shape), where=size > 0)
+    means = [math.fsum(column) / len(column) for column in found.T]
+    # Rounded, for 0.45 and 0.55 are equally far from 0.5, though not in f64.
+    best = min(range(len(grid)), key=lambda i: (-means[i], round(abs(grid[i] - 0.5), 9), grid[i]))
+    return float(grid[best]), means[best]
 
 
 def surface_distances(prediction: U8, truth: U8) -> tuple[float | None, float | None]:

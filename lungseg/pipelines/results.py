@@ -7,11 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from lungseg import storage
 from lungseg.data.manifest import codes_of
 from lungseg.errors import InputError
+from lungseg.model import statistics
 from lungseg.schema import USABLE
 
 Row = dict[str, Any]
@@ -19,7 +18,7 @@ Row = dict[str, Any]
 MEASURES = ("dice", "iou", "pixel_accuracy")
 DISTANCES = ("hd95_px", "assd_px")
 SEEN = {True: "seen", False: "unseen", None: "unknown"}
-_RESAMPLES = 1000
+_DICE = ("low", "high", "sd", "median", "p5")  # of statistics.Summary
 
 
 @dataclass(frozen=True)
@@ -144,32 +143,23 @@ def read_predictions(folder: str) -> Predictions:
 def figures(rows: Sequence[Row]) -> Row:
     """Take per-image means of the rows that were compared with a reference; None where there is none.
 
-    dice_low, dice_high: 95 % interval of the mean Dice. dice_p5: 5th percentile of the images.
+    dice_low, dice_high: 95 % interval of the mean Dice, by a bootstrap over patients; None for fewer than two.
+    dice_sd, dice_median, dice_p5: standard deviation, median and 5th percentile of the images' Dice.
     """
     compared = [row for row in rows if row["dice"] is not None]
     dice = [row["dice"] for row in compared]
-    low, high = interval(dice)
+    found = statistics.summarise(dice, [_patient(row) for row in compared]) if compared else None
     return {
         "images": len(rows),
         **{name: _mean(row[name] for row in compared) for name in MEASURES},
-        "dice_low": low,
-        "dice_high": high,
-        "dice_p5": float(np.percentile(dice, 5)) if dice else None,
+        **{f"dice_{name}": getattr(found, name) if found else None for name in _DICE},
         "dice_min": min(dice, default=None),
     }
 
 
-def interval(values: Sequence[float]) -> tuple[float | None, float | None]:
-    """Estimate the 95 % interval of a mean over images; None for less than two.
-
-    Percentile bootstrap over images, 1000 resamples, fixed seed. Source: Efron, Annals of Statistics 7(1), 1979.
-    """
-    if len(values) < 2:
-        return None, None
-    array, random = np.asarray(values), np.random.default_rng(0)
-    means = [array[random.integers(0, array.size, array.size)].mean() for _ in range(_RESAMPLES)]
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)
+def _patient(row: Row) -> str:
+    """Name whose image it is; one of no known patient is a patient of its own."""
+    return f"{row['dataset']}/{row['patient_id'] or row['image_id']}"
 
 
 def _alike(summary: Row) -> Row:

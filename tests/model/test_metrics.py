@@ -5,6 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -87,6 +88,111 @@ def test_overlap_figures_of_known_counts() -> None:
     assert metrics.dice(counts) == pytest.approx(60 / 90)
     assert metrics.iou(counts) == pytest.approx(0.5)
     assert metrics.pixel_accuracy(counts) == pytest.approx(0.7)
+
+
+@unhurried
+@given(any_counts)
+def test_sensitivity_and_precision_bracket_dice(counts: Counts) -> None:
+    sensitivity, precision, dice = metrics.sensitivity(counts), metrics.precision(counts), metrics.dice(counts)
+    assert 0.0 <= precision <= 1.0
+    if sensitivity is None:
+        assert (dice, precision) == (0.0, 0.0)
+    else:
+        assert min(sensitivity, precision) - 1e-12 <= dice <= max(sensitivity, precision) + 1e-12
+
+
+def test_sensitivity_and_precision_of_known_counts() -> None:
+    counts = Counts(tp=30, fp=10, fn=20, tn=40)
+    assert metrics.sensitivity(counts) == pytest.approx(0.6)
+    assert metrics.precision(counts) == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize(
+    ("counts", "sensitivity", "precision"),
+    [
+        (Counts(0, 0, 0, 9), 1.0, 1.0),  # both empty
+        (Counts(0, 4, 0, 5), None, 0.0),  # only the truth is
+        (Counts(0, 0, 4, 5), 0.0, 0.0),  # only the prediction is
+        (Counts(0, 4, 4, 1), 0.0, 0.0),  # they do not meet
+    ],
+)
+def test_sensitivity_and_precision_of_empty_masks(counts: Counts, sensitivity: float | None, precision: float) -> None:
+    assert (metrics.sensitivity(counts), metrics.precision(counts)) == (sensitivity, precision)
+
+
+def test_the_thresholds_hold_one_half_exactly() -> None:
+    assert len(metrics.THRESHOLDS) == 19
+    assert (metrics.THRESHOLDS[0], metrics.THRESHOLDS[9], metrics.THRESHOLDS[-1]) == (0.05, 0.5, 0.95)
+    assert list(metrics.THRESHOLDS) == sorted(set(metrics.THRESHOLDS))
+
+
+@st.composite
+def probabilities_and_truths(draw: st.DrawFn) -> tuple[NDArray[np.float32], U8]:
+    """Any probabilities, many of them at a threshold or next to it, and NaN."""
+    shape = (draw(sides), draw(sides))
+    at = [float(np.float32(t)) for t in metrics.THRESHOLDS]
+    near = [float(np.nextafter(np.float32(t), np.float32(side))) for t in metrics.THRESHOLDS for side in (0, 1)]
+    elements = st.one_of(st.floats(0, 1, width=32), st.sampled_from([*at, *near, 0.0, 1.0, math.nan]))
+    return draw(arrays(np.float32, shape, elements=elements)), draw(arrays(np.uint8, shape, elements=st.integers(0, 1)))
+
+
+@unhurried
+@given(probabilities_and_truths())
+def test_counts_at_each_threshold_are_those_of_the_mask_at_it(pair: tuple[NDArray[np.float32], U8]) -> None:
+    probability, truth = pair
+    found = metrics.threshold_counts(probability, truth)
+    assert (found.shape, found.dtype) == ((len(metrics.THRESHOLDS), 3), np.dtype(np.int64))
+    for t, row in zip(metrics.THRESHOLDS, found.tolist(), strict=True):
+        counts = metrics.count_pixels((probability >= t).astype(np.uint8), truth)
+        assert row == [counts.tp, counts.fp, counts.fn]
+
+
+def test_thresholds_are_compared_as_the_network_compares_them() -> None:
+    probability = np.float32([[t, np.nextafter(np.float32(t), np.float32(0))] for t in metrics.THRESHOLDS])
+    found = metrics.threshold_counts(probability, np.ones(probability.shape, np.uint8))
+    assert found[:, 0].tolist() == [int((torch.from_numpy(probability) >= t).sum()) for t in metrics.THRESHOLDS]
+
+
+@unhurried
+@given(st.lists(st.lists(st.tuples(*[st.integers(0, 9)] * 3), min_size=19, max_size=19), min_size=1, max_size=6))
+def test_the_best_threshold_has_the_highest_mean_dice(rows: list[list[tuple[int, int, int]]]) -> None:
+    counts = np.array(rows, np.int64)
+    threshold, value = metrics.best_threshold(counts)
+    means = [
+        metrics.mean([metrics.dice(Counts(*image[i], 0)) for image in rows]) for i in range(len(metrics.THRESHOLDS))
+    ]
+    assert value == max(means)
+    ties = [t for t, found in zip(metrics.THRESHOLDS, means, strict=True) if found == value]
+    assert abs(threshold - 0.5) <= min(abs(t - 0.5) for t in ties) + 1e-9
+    assert metrics.best_threshold(counts[::-1]) == (threshold, value)
+
+
+@pytest.mark.parametrize(
+    ("grid", "good", "best"),
+    [
+        ((0.3, 0.5, 0.7), (0, 1, 2), 0.5),  # all alike
+        ((0.3, 0.5, 0.7), (0, 2), 0.3),  # equally far from 0.5, though not in f64: the lower
+        ((0.55, 0.45), (0, 1), 0.45),
+        ((0.2, 0.6, 0.9), (0, 2), 0.2),
+        ((0.2, 0.6, 0.9), (2,), 0.9),
+    ],
+)
+def test_of_equal_thresholds_the_nearest_to_one_half(
+    grid: tuple[float, ...], good: tuple[int, ...], best: float
+) -> None:
+    counts = np.array([[(5, 0, 0) if i in good else (4, 1, 1) for i in range(len(grid))]] * 2, np.int64)
+    assert metrics.best_threshold(counts, grid) == (best, 1.0)
+
+
+def test_an_image_without_lungs_rewards_the_threshold_that_finds_none() -> None:
+    empty = metrics.threshold_counts(np.full((4, 4), 0.62, np.float32), np.zeros((4, 4), np.uint8))
+    assert metrics.best_threshold(empty[None]) == (0.65, 1.0)
+
+
+@pytest.mark.parametrize("shape", [(0, 19, 3), (2, 18, 3), (2, 19, 4), (19, 3)])
+def test_no_threshold_is_chosen_without_fitting_counts(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="one image or more, at 19 thresholds each"):
+        metrics.best_threshold(np.zeros(shape, np.int64))
 
 
 def test_two_empty_masks_agree_and_one_empty_mask_does_not() -> None:

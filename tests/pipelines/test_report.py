@@ -31,14 +31,15 @@ def _tested(run: str, number: int, dice: float, dataset: str = "north", role: st
     tp = round(1000 * dice)
     counts = Counts(tp, 2000 - 2 * tp, 0, 8000)
     return {
-        "run": run, "image_id": f"{run[-1]}_{number}", "dataset": dataset, "patient_id": "p", "role": role,
+        "run": run, "image_id": f"{run[-1]}_{number}", "dataset": dataset, "patient_id": f"p{number}", "role": role,
         "tp": counts.tp, "fp": counts.fp, "fn": counts.fn, "tn": counts.tn,
         "dice": metrics.dice(counts), "iou": metrics.iou(counts), "pixel_accuracy": metrics.pixel_accuracy(counts),
     }  # fmt: skip
 
 
 def _write_run(folder: Path, name: str, rows: list[Row], train_on: list[str], epochs: int = 3) -> None:
-    storage.write_table(str(folder / "tested.parquet"), table(rows, TEST_ROWS))
+    whole = [{**dict.fromkeys(TEST_ROWS.names), **row} for row in rows]
+    storage.write_table(str(folder / "tested.parquet"), table(whole, TEST_ROWS))
     storage.write_json(
         str(folder / "run.json"),
         {
