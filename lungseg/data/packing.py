@@ -4,9 +4,9 @@ import json
 import logging
 import multiprocessing
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -15,6 +15,7 @@ from lungseg import storage
 from lungseg.data import images, manifest
 from lungseg.data.preprocess import prepare_image, prepare_mask
 from lungseg.data.shard_plan import ShardPlan
+from lungseg.errors import InputError
 from lungseg.schema import SCHEMA, Record
 
 logger = logging.getLogger(__name__)
@@ -22,7 +23,9 @@ logger = logging.getLogger(__name__)
 IDS = ("image_id", "dataset", "patient_id", "finding", "sha256")
 """What a sample's JSON says of where it comes from."""
 READERS = 4
-"""Threads of a task whose files lie in a bucket: reading there is waiting."""
+"""Threads of a task that read ahead: on a disk that is busy, and in a bucket, reading is waiting."""
+
+Files = dict[str, bytes | InputError]
 
 
 @dataclass(frozen=True)
@@ -52,18 +55,16 @@ class Stopwatch:
             self.seconds[stage] += took - self._inner
             self._inner = outer + took
 
-    def add(self, other: "Stopwatch") -> None:
-        """Add another's seconds to these."""
-        for stage, seconds in other.seconds.items():
-            self.seconds[stage] += seconds
 
-
-def pack(record: Record, plan: ShardPlan, key: bytes | None, watch: Stopwatch) -> Packed:
-    """Read, check, prepare and encode one record."""
+def pack(record: Record, plan: ShardPlan, key: bytes | None, watch: Stopwatch, files: Files | None = None) -> Packed:
+    """Read (or take from `files` what was read), check, prepare and encode one record."""
 
     def read(uri: str) -> bytes:
         with watch.time("read"):
-            return storage.read_bytes(uri)
+            found = (files or {}).get(uri)
+            if isinstance(found, InputError):
+                raise found
+            return storage.read_bytes(uri) if found is None else found
 
     with watch.time("decode and check"):
         checked, image, native_mask = manifest.open_record(record, plan.preprocess, plan.odd_masks, key, read)
@@ -82,7 +83,7 @@ def pack(record: Record, plan: ShardPlan, key: bytes | None, watch: Stopwatch) -
 
 
 def pack_all(plan: ShardPlan, key: bytes | None, watch: Stopwatch, apart: bool = False) -> Iterator[Packed]:
-    """Pack the plan's records in their order; by several threads where the files lie in a bucket.
+    """Pack the plan's records in their order, while threads read the files of the next ones.
 
     `apart`: each in a process of their own, so that one that ends its process (a codec may crash over broken bytes)
     becomes a failed record, and the others are packed.
@@ -91,18 +92,30 @@ def pack_all(plan: ShardPlan, key: bytes | None, watch: Stopwatch, apart: bool =
         yield from _pack_apart(plan, key, watch)
         return
 
-    def one(record: Record) -> tuple[Packed, Stopwatch]:
-        own = Stopwatch()
-        return pack(record, plan, key, own), own
-
-    if not any("://" in record.image_uri for record in plan.records):
-        for record in plan.records:
-            yield pack(record, plan, key, watch)
-        return
     with ThreadPoolExecutor(READERS, thread_name_prefix="read") as pool:
-        for packed, own in pool.map(one, plan.records):
-            watch.add(own)
-            yield packed
+        waiting: deque[Future[Files]] = deque()
+        try:
+            for number, record in enumerate(plan.records):
+                ahead = plan.records[number + len(waiting) : number + READERS + 1]
+                waiting.extend(pool.submit(_read, one) for one in ahead)
+                with watch.time("read"):
+                    files = waiting.popleft().result()
+                yield pack(record, plan, key, watch, files)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _read(record: Record) -> Files:
+    """Read a record's files; what cannot be read becomes its error."""
+    files: Files = {}
+    if not record.usable:
+        return files
+    for uri in (record.image_uri, *record.mask_uris):
+        try:
+            files[uri] = storage.read_bytes(uri)
+        except InputError as error:
+            files[uri] = error
+    return files
 
 
 def _pack_apart(plan: ShardPlan, key: bytes | None, watch: Stopwatch) -> Iterator[Packed]:

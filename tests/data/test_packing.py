@@ -6,9 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from lungseg import storage
 from lungseg.config import PreprocessSettings
 from lungseg.data import images, sources
-from lungseg.data.packing import Packed, Stopwatch, pack_all
+from lungseg.data.packing import READERS, Packed, Stopwatch, pack_all
 from lungseg.data.shard_plan import ShardPlan
 from lungseg.schema import Record
 
@@ -68,7 +71,28 @@ def test_a_stage_inside_another_counts_for_itself() -> None:
             time.sleep(0.05)
     assert watch.seconds["inner"] >= 0.05
     assert 0.02 <= watch.seconds["outer"] < 0.05 + watch.seconds["inner"]
-    total = Stopwatch()
-    total.add(watch)
-    total.add(watch)
-    assert total.seconds["inner"] == 2 * watch.seconds["inner"]
+
+
+def test_files_are_read_ahead_but_not_all_at_once(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    records = [replace(one, image_id=f"{one.image_id}_{i}") for i in range(4) for one in north(archive)]
+    read: list[str] = []
+
+    def noted(uri: str) -> bytes:
+        read.append(uri)
+        return Path(uri).read_bytes()
+
+    monkeypatch.setattr(storage, "read_bytes", noted)
+    samples = pack_all(plan_of(records), None, Stopwatch())
+    next(samples)
+    time.sleep(0.3)
+    assert 2 * (READERS + 1) == len(read) < 2 * len(records)
+    assert len(list(samples)) == len(records) - 1
+    assert len(read) == 2 * len(records)
+
+
+def test_a_file_that_cannot_be_read_is_a_failed_record(archive: Path) -> None:
+    records = north(archive)
+    missing = replace(records[1], image_uri=f"{records[1].image_uri}.gone")
+    found = packed([records[0], missing, *records[2:]])
+    assert [one.record.status for one in found] == ["ok", "failed", "ok", "ok", "ok"]
+    assert "cannot be read" in found[1].record.reason
