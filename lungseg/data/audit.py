@@ -4,7 +4,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import combinations
@@ -50,7 +50,7 @@ _SHOWN, _LINE = 0.4, 0.1  # share of the way from the darkest grey to the mean; 
 _COMPARED, _SHIFT = 128, 8  # px: side of compared pictures, and how far one is moved over the other
 _SCALES = (1.0, 0.94, 0.96, 0.98, 1.02, 1.04, 1.06)  # 1.06 finds again what lost 3 % on each side
 _HOPELESS = 0.55  # correlation at the first scale from which no other one makes two pictures alike
-_KEPT = 64  # pictures in memory, 64 KiB each
+_KEPT, _TOGETHER = 256, 64  # pictures in memory, 64 KiB each; pairs that are compared side by side
 _FEW = 2048  # hashes, of which all pairs are compared sooner than they are sorted into bands
 _AT_ONCE = 1 << 20  # pairs of hashes compared in one step: 64 MiB
 # What two hospitals would not both give by counting: a keyed hash, or a number of six digits and more.
@@ -236,16 +236,22 @@ def _expand(
 
 
 def _near(rows: Sequence[Row], read: Callable[[Row], NDArray[np.uint8]], wide: bool) -> list[Pair]:
-    @lru_cache(maxsize=_KEPT)
-    def shown(position: int) -> NDArray[np.float32]:
-        return detail(read(rows[position]))
-
-    def compare(pair: tuple[int, int, int]) -> float:
-        return correlate(shown(pair[0]), shown(pair[1]))
-
-    pairs, near = [], _to_compare(rows, wide)
+    near = _to_compare(rows, wide)
+    correlations: list[float] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # most of it is decoding, which threads do side by side
-        correlations = list(pool.map(compare, near))
+
+        @lru_cache(maxsize=_KEPT)
+        def shown(position: int) -> Future[NDArray[np.float32]]:
+            return pool.submit(lambda: detail(read(rows[position])))
+
+        def compare(one: Future[NDArray[np.float32]], other: Future[NDArray[np.float32]]) -> float:
+            return correlate(one.result(), other.result())
+
+        for start in range(0, len(near), _TOGETHER):
+            # The pictures are asked for first, so no thread waits for one that has none to read it.
+            pictures = [(shown(i), shown(j)) for i, j, _ in near[start : start + _TOGETHER]]
+            correlations += pool.map(compare, *zip(*pictures, strict=True))
+    pairs = []
     for (i, j, distance), correlation in zip(near, correlations, strict=True):
         if correlation >= ALIKE:
             first, second = sorted((key_of(rows[i]), key_of(rows[j])))
