@@ -22,7 +22,21 @@ from lungseg.errors import SettingsError
 
 Job = Literal["prepare", "train", "infer", "report"]
 
-_AUGMENT = AugmentSettings(rotate_deg=8.0, scale=0.12, shift=0.04, gamma=0.3, flip=0.5)
+_AUGMENT = AugmentSettings(
+    rotate_deg=8.0,
+    scale=0.12,
+    shift=0.04,
+    elastic=0.01,
+    flip=0.5,
+    gamma=0.3,
+    contrast=0.2,
+    brightness=0.1,
+    jitter=0.3,
+    shadow=0.2,
+    blur=0.7,
+    noise=0.02,
+    collimate=0.1,
+)
 _DEMO_OPTIM = OptimSettings(lr=3e-3, weight_decay=1e-2, schedule="one-cycle")
 _LITE0 = ModelSettings(encoder="tu-tf_efficientnet_lite0")
 
@@ -62,7 +76,7 @@ TRAIN: Recipes = {
             augment=_AUGMENT,
             loader=LoaderSettings(batch=4),
             epochs=10,
-            workers=2,
+            workers_per_run=2,
             phantoms=80,
         ),
     ),
@@ -73,7 +87,7 @@ TRAIN: Recipes = {
             optim=OptimSettings(lr=1e-3, weight_decay=1e-2, schedule="one-cycle"),
             augment=_AUGMENT,
             epochs=8,
-            workers=2,
+            workers_per_run=2,
         ),
     ),
     "mobile": (
@@ -83,7 +97,7 @@ TRAIN: Recipes = {
             optim=OptimSettings(lr=1e-3, weight_decay=1e-2, schedule="one-cycle"),
             augment=_AUGMENT,
             epochs=8,
-            workers=2,
+            workers_per_run=2,
         ),
     ),
     "paper": (
@@ -141,8 +155,8 @@ def parse(job: Job, args: Sequence[str]) -> JobSettings:
 
 
 _BAD_VALUE = re.compile(
-    r"Error parsing (?P<where>\S+): \d+ validation errors? for \w+ (?P<first>(?!Value error)[\w.]+) (?P<what>[^\[]+?) "
-    r"\[type=.*?input_value=(?P<value>.*?), input_type=\w+\]"
+    r"Error parsing (?P<where>\S+): \d+ validation errors? for \w+ (?P<first>[a-z]\w*(\.[a-z]\w*)*)(\.\d+)? "
+    r"(?P<what>.+?) \[type=.*?input_value=(?P<value>.*?), input_type=\w+\]"
 )
 
 

@@ -1,0 +1,41 @@
+"""Every setting of every job: frozen pydantic models, checked when built. The named recipes stand in recipes.py.
+
+Nothing here imports numpy, torch or ray, so that `--help` answers at once.
+"""
+
+from lungseg.config.prepare import ListingColumns, OddMasks, PrepareSettings
+from lungseg.config.results import InferSettings, ReportSettings
+from lungseg.config.shared import JobSettings, PreprocessSettings, Settings
+from lungseg.config.train import (
+    AugmentSettings,
+    ComputeSettings,
+    LoaderSettings,
+    LossSettings,
+    ModelSettings,
+    OptimSettings,
+    Precision,
+    Protocol,
+    TrainSettings,
+    WandbSettings,
+)
+
+__all__ = [
+    "AugmentSettings",
+    "ComputeSettings",
+    "InferSettings",
+    "JobSettings",
+    "ListingColumns",
+    "LoaderSettings",
+    "LossSettings",
+    "ModelSettings",
+    "OddMasks",
+    "OptimSettings",
+    "Precision",
+    "PrepareSettings",
+    "PreprocessSettings",
+    "Protocol",
+    "ReportSettings",
+    "Settings",
+    "TrainSettings",
+    "WandbSettings",
+]

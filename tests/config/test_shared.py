@@ -1,0 +1,67 @@
+"""Settings of every job: frozen, unknown names refused, documented; and how pictures are prepared."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from lungseg import config
+from lungseg.config import PreprocessSettings, Settings
+
+ALL = [kind for kind in vars(config).values() if isinstance(kind, type) and issubclass(kind, Settings)]
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_every_settings_class_stands_on_its_defaults_and_survives_json(kind: type[Settings]) -> None:
+    settings = kind()
+    assert kind.model_validate_json(settings.model_dump_json()) == settings
+    assert hash(settings) == hash(kind())
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_an_unknown_setting_is_refused(kind: type[Settings]) -> None:
+    with pytest.raises(ValidationError, match="learning_rate"):
+        kind.model_validate({"learning_rate": 1})
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ALL if kind.model_fields])
+def test_settings_are_frozen(kind: type[Settings]) -> None:
+    settings = kind()
+    name = next(iter(kind.model_fields))
+    with pytest.raises(ValidationError, match="frozen"):
+        setattr(settings, name, getattr(settings, name))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ALL if kind.model_fields])
+def test_every_setting_is_documented(kind: type[Settings]) -> None:
+    sections = {name for name, field in kind.model_fields.items() if isinstance(field.default, Settings)}
+    missing = [name for name, field in kind.model_fields.items() if not field.description and name not in sections]
+    assert missing == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        (PreprocessSettings, {"size": 48}),
+        (PreprocessSettings, {"size": 100}),
+        (PreprocessSettings, {"size": 4112}),
+        (PreprocessSettings, {"geometry": "stretch"}),
+        (PreprocessSettings, {"landmarks": (1.0, 2.0)}),
+    ],
+)
+def test_what_cannot_be_is_refused(kind: type[Settings], values: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        kind.model_validate(values)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        (PreprocessSettings, {"size": 64}),
+        (PreprocessSettings, {"size": 4096}),
+        (PreprocessSettings, {"histogram": "match", "landmarks": (1.0, 2.0)}),
+    ],
+)
+def test_what_stands_on_the_edge_is_taken(kind: type[Settings], values: dict[str, Any]) -> None:
+    settings = kind.model_validate(values)
+    assert {name: getattr(settings, name) for name in values} == values

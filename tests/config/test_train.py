@@ -1,0 +1,103 @@
+"""Settings of train: rules between fields."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from lungseg.config import (
+    AugmentSettings,
+    ComputeSettings,
+    LoaderSettings,
+    LossSettings,
+    ModelSettings,
+    OptimSettings,
+    Settings,
+    TrainSettings,
+)
+
+
+def test_the_sentence_names_the_remedy() -> None:
+    with pytest.raises(ValidationError, match="--only-folds 9 of 4 folds: pass 0 to 3"):
+        TrainSettings(folds=4, only_folds=(9,))
+
+
+def test_a_batch_of_one_is_refused_unless_batch_norm_is_frozen() -> None:
+    with pytest.raises(ValidationError, match="batch norm has no variance over one image: pass 2 or more, or --comp"):
+        TrainSettings(loader=LoaderSettings(batch=1))
+    frozen = ComputeSettings(batch_norm="frozen")
+    assert TrainSettings(loader=LoaderSettings(batch=1), compute=frozen).least_batch == 1
+    assert TrainSettings().least_batch == 2
+
+
+def test_a_validation_fold_is_kept_for_choices_alone_and_needs_three_folds() -> None:
+    assert [TrainSettings(**asked).validates for asked in ({}, {"patience": 1}, {"choose_threshold": True})] == [
+        False,
+        True,
+        True,
+    ]
+    with pytest.raises(ValidationError, match="--folds 2: one is held out and one validated on, none is left: pass 3"):
+        TrainSettings(folds=2, patience=1)
+
+
+def test_dry_run_is_not_saved_with_the_settings() -> None:
+    assert "dry_run" not in TrainSettings(dry_run=True).model_dump()
+    assert "dry_run" not in TrainSettings(dry_run=True).model_dump_json()
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        (OptimSettings, {"lr": 0.0}),
+        (OptimSettings, {"lr": float("nan")}),
+        (OptimSettings, {"weight_decay": -1e-4}),
+        (OptimSettings, {"ema": 1.0}),
+        (OptimSettings, {"clip_norm": -0.1}),
+        (OptimSettings, {"accumulate": 0}),
+        (OptimSettings, {"warmup": 1.1}),
+        (OptimSettings, {"schedule": "linear"}),
+        (ComputeSettings, {"precision": "fp8"}),
+        (ComputeSettings, {"batch_norm": "group"}),
+        (ModelSettings, {"dropout": 1.0}),
+        (LossSettings, {"bce": 0.0, "dice": 0.0}),
+        (LossSettings, {"bce": -1.0}),
+        (AugmentSettings, {"scale": 1.0}),
+        (AugmentSettings, {"flip": 1.1}),
+        (LoaderSettings, {"batch": 0}),
+        (LoaderSettings, {"threads": 0}),
+        (TrainSettings, {"folds": 1}),
+        (TrainSettings, {"folds": 5, "only_folds": (0, 5)}),
+        (TrainSettings, {"only_folds": (-1,)}),
+        (TrainSettings, {"protocols": ()}),
+        (TrainSettings, {"protocols": ("leave-one-out",)}),
+        (TrainSettings, {"seed": -1}),
+        (TrainSettings, {"threshold": 1.0}),
+        (TrainSettings, {"epochs": 0}),
+        (TrainSettings, {"workers_per_run": 0}),
+        (TrainSettings, {"runs_at_once": -1}),
+        (TrainSettings, {"save_steps": 0}),
+        (TrainSettings, {"patience": -1}),
+        (TrainSettings, {"loader": {"batch": 1}}),
+        (TrainSettings, {"loader": {"batch": 1}, "compute": {"batch_norm": "local"}}),
+        (TrainSettings, {"folds": 2, "patience": 1}),
+        (TrainSettings, {"folds": 2, "choose_threshold": True}),
+    ],
+)
+def test_what_cannot_be_is_refused(kind: type[Settings], values: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        kind.model_validate(values)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        (LossSettings, {"bce": 0.0}),
+        (LossSettings, {"dice": 0.0}),
+        (LoaderSettings, {"batch": 1, "cache_mib": 0}),
+        (TrainSettings, {"folds": 2, "only_folds": (0, 1)}),
+        (TrainSettings, {"folds": 3, "patience": 1, "choose_threshold": True}),
+    ],
+)
+def test_what_stands_on_the_edge_is_taken(kind: type[Settings], values: dict[str, Any]) -> None:
+    settings = kind.model_validate(values)
+    assert {name: getattr(settings, name) for name in values} == values
