@@ -26,7 +26,4 @@ def audit_datasets(data: Sequence[PreparedData], wide: bool = True) -> list[Pair
     def read(row: Row) -> NDArray[np.uint8]:
         return reader.read(positions[key_of(row)]).image
 
-    try:
-        return find_pairs(reader.rows, read, wide)
-    finally:
-        reader.close()
+    return find_pairs(reader.rows, read, wide)

@@ -54,11 +54,8 @@ def read_with_webdataset(folder: Path) -> list[dict[str, Any]]:
 def read_all(folder: Path) -> None:
     data = datasets.open_dataset(str(folder))
     reader = SampleReader([data])
-    try:
-        for position in range(data.index.num_rows):
-            reader.read(position)
-    finally:
-        reader.close()
+    for position in range(data.index.num_rows):
+        reader.read(position)
 
 
 # What is written
@@ -127,7 +124,6 @@ def test_a_sample_without_a_mask_is_prepared_without_one(own_archive: Path, tmp_
     ]
     reader = SampleReader([data])
     assert [reader.read(position).mask is None for position in range(3)] == [False, True, False]
-    reader.close()
     info = storage.read_json(str(tmp_path / "out" / "south" / "dataset.json"))
     assert (info["samples"], info["with_mask"]) == (3, 2)
 

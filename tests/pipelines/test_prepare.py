@@ -257,7 +257,6 @@ def test_masks_of_several_classes(ray_cluster: None, draw_pair: DrawPair, tmp_pa
     data = datasets.open_dataset(str(tmp_path / "out" / "jsrt"))
     reader = SampleReader([data])
     masks = [reader.read(position).mask for position in range(2)]
-    reader.close()
     assert all(mask is not None and set(np.unique(mask)) == {0, 1, 2} for mask in masks)
     with pytest.raises(InputError, match=r"lung, heart.*prepare it with --preprocess\.classes lung"):
         fit.open_data([data.folder])

@@ -1,0 +1,103 @@
+"""Tars of a bucket, kept on this machine's disk: fetched once for all its processes, within a budget."""
+
+import fcntl
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lungseg import storage
+from lungseg.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+_FOLDER = Path("~/.cache/lungseg/shards")
+
+
+class ShardCache:
+    """Opens tars of any path or URI for reading; those of a bucket through copies in ~/.cache/lungseg/shards."""
+
+    def __init__(self, budget_mib: int) -> None:
+        self._folder = _FOLDER.expanduser()
+        self._budget = budget_mib << 20
+        self._copies: dict[str, tuple[Path, int]] = {}
+
+    def read(self, path: str, ranges: dict[str, tuple[int, int]]) -> dict[str, bytes]:
+        """Read ranges (offset, size) of a tar, bytes by name.
+
+        Raises:
+            InputError: it is not there or cannot be read.
+
+        """
+        if "://" not in path:
+            try:
+                return _read(Path(path), ranges)
+            except OSError as error:
+                raise InputError(f"{path}: cannot be read ({error.strerror}): run jobs/prepare.py again") from None
+        if path not in self._copies:
+            size, changed = storage.stat(path)
+            self._copies[path] = (self._folder / f"{storage.digest([path, size, changed])}.tar", size)
+        copy, size = self._copies[path]
+        if size <= self._budget and self._fetch(path, copy, size):
+            try:
+                return _read(copy, ranges)
+            except FileNotFoundError:
+                pass  # another process needed its room
+        return {name: storage.read_range(path, *where) for name, where in ranges.items()}
+
+    def _fetch(self, path: str, copy: Path, size: int) -> bool:
+        """Make sure of a copy; while one process fetches, the others wait for it. False where there is no room."""
+        if copy.exists():
+            return True
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with _locked(copy.with_suffix(".lock")):
+                if not copy.exists():
+                    content = storage.read_bytes(path)
+                    with _locked(self._folder / "room.lock"):
+                        self._make_room(size)
+                        _write(copy, content)
+        except OSError as error:
+            logger.warning("%s: tars are not kept there (%s): they are read from afar", self._folder, error.strerror)
+            self._budget = 0
+            return False
+        return True
+
+    def _make_room(self, size: int) -> None:
+        """Delete the copies that were fetched first, until `size` more fits."""
+        found = sorted((entry.stat().st_mtime_ns, entry.stat().st_size, entry) for entry in self._folder.glob("*.tar"))
+        room = self._budget - sum(length for _, length, _ in found)
+        for _, length, entry in found:
+            if room >= size:
+                return
+            entry.unlink(missing_ok=True)
+            entry.with_suffix(".lock").unlink(missing_ok=True)
+            room += length
+
+
+def _read(file: Path, ranges: dict[str, tuple[int, int]]) -> dict[str, bytes]:
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        return {name: os.pread(descriptor, size, offset) for name, (offset, size) in ranges.items()}
+    finally:
+        os.close(descriptor)
+
+
+def _write(copy: Path, content: bytes) -> None:
+    """Write a copy that nobody sees before it is whole. Without fsync: each sample's checksum is compared anyway."""
+    unfinished = copy.with_suffix(".writing")
+    try:
+        unfinished.write_bytes(content)
+        unfinished.replace(copy)
+    except OSError:
+        unfinished.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock among the processes of this machine; it is let go when a process ends, however it ends."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
