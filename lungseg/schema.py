@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-SCHEMA = 2
+SCHEMA = 3
 """Number of this schema; every file carries it, and a reader refuses one that it does not know."""
 
 Status = Literal["ok", "repaired", "rejected", "failed"]
@@ -181,11 +181,18 @@ TEST_ROWS = pa.schema(
         ("patient_id", pa.string()),
         ("role", pa.string()),
         *((name, pa.int64()) for name in ("tp", "fp", "fn", "tn")),
-        *((name, pa.float64()) for name in ("dice", "iou", "pixel_accuracy")),
+        *((name, pa.float64()) for name in ("dice", "iou", "pixel_accuracy", "sensitivity", "precision")),
+        *((name, pa.float64()) for name in ("hd95_px", "assd_px")),
     ],
     metadata={"lungseg.schema": str(SCHEMA)},
 )
-"""One row an image that a run was tested on, at prepared resolution; role is held-out or cross."""
+"""One row an image that a run was tested on, at native size; role is held-out or cross. Null where not defined."""
+
+STUDY_ROWS = pa.schema(
+    [*TEST_ROWS, ("protocol", pa.string()), ("train_on", pa.string()), ("fold", pa.int32())],
+    metadata=TEST_ROWS.metadata,
+)
+"""One row an image and run of a study: TEST_ROWS, and who was trained on whom; train_on: data sets, joined by +."""
 
 PREDICTIONS = pa.schema(
     [

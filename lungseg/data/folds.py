@@ -21,7 +21,10 @@ _SLACK = 1  # images; 0 would fill folds evenly to one image, but move twice as 
 
 @dataclass(frozen=True)
 class RunPlan:
-    """One training of a study: the data sets it learns from, and the fold that it never sees."""
+    """One training of a study: the data sets it learns from, and the fold that it never sees.
+
+    validates: whether the fold after that one is kept for choices, and not trained on either.
+    """
 
     protocol: Protocol
     train_on: tuple[str, ...]
@@ -29,6 +32,7 @@ class RunPlan:
     folds: int
     seed: int
     left_out: str = ""
+    validates: bool = False
 
     @property
     def name(self) -> str:
@@ -43,15 +47,21 @@ class RunPlan:
 
 @dataclass(frozen=True)
 class Split:
-    """Positions of index rows: what a run trains on, its held-out fold, and the other data sets."""
+    """Positions of index rows: what a run trains on, its held-out fold, the other data sets, what it validates on."""
 
     train: tuple[int, ...]
     held_out: tuple[int, ...]
     cross: tuple[int, ...]
+    validation: tuple[int, ...] = ()
 
 
 def plan_study(
-    protocols: Sequence[Protocol], datasets: Sequence[str], folds: int, only: Sequence[int], seed: int
+    protocols: Sequence[Protocol],
+    datasets: Sequence[str],
+    folds: int,
+    only: Sequence[int],
+    seed: int,
+    validates: bool = False,
 ) -> list[RunPlan]:
     """List a study's runs: `pooled` one a fold, the other protocols one a fold and data set.
 
@@ -63,7 +73,7 @@ def plan_study(
     runs = []
     for protocol in dict.fromkeys(protocols):
         for sources, left_out in _sources(protocol, tuple(datasets)):
-            runs += [RunPlan(protocol, sources, fold, folds, seed, left_out) for fold in chosen]
+            runs += [RunPlan(protocol, sources, fold, folds, seed, left_out, validates) for fold in chosen]
     return runs
 
 
@@ -78,20 +88,21 @@ def split(rows: Sequence[Row], plan: RunPlan, linked: Iterable[Link] = ()) -> Sp
     """
     groups = group_rows(rows, linked)
     own = [row["dataset"] in plan.train_on for row in rows]
-    held = [fold == plan.fold for fold in assign_folds(rows, groups, plan.folds, plan.seed)]
-    learnt = {group for group, mine, out in zip(groups, own, held, strict=True) if mine and not out}
-    numbers = range(len(rows))
-    result = Split(
-        train=tuple(i for i in numbers if own[i] and not held[i]),
-        held_out=tuple(i for i in numbers if own[i] and held[i]),
-        cross=tuple(i for i in numbers if not own[i] and groups[i] not in learnt),
-    )
-    if not result.train or not result.held_out:
-        raise SettingsError(
-            f"{plan.name}: {len(result.train)} images to train on and {len(result.held_out)} held out of {sum(own)}, "
-            f"both must be 1 or more: lower --folds (now {plan.folds}), or add images"
-        )
-    return result
+    dealt = assign_folds(rows, groups, plan.folds, plan.seed)
+    kept = (plan.fold + 1) % plan.folds if plan.validates else None
+    parts: dict[str, list[int]] = {"train": [], "held_out": [], "validation": []}
+    for number, (mine, fold) in enumerate(zip(own, dealt, strict=True)):
+        if mine:
+            parts["held_out" if fold == plan.fold else "validation" if fold == kept else "train"].append(number)
+    used = {groups[i] for i in (*parts["train"], *parts["validation"])}
+    cross = tuple(i for i in range(len(rows)) if not own[i] and groups[i] not in used)
+    for name in ("train", "held_out", *(["validation"] if plan.validates else [])):
+        if not parts[name]:
+            raise SettingsError(
+                f"{plan.name}: no image of {sum(own)} for {name.replace('_', '-')}, one or more is needed: "
+                f"lower --folds (now {plan.folds}), or add images"
+            )
+    return Split(tuple(parts["train"]), tuple(parts["held_out"]), cross, tuple(parts["validation"]))
 
 
 def assign_folds(rows: Sequence[Row], groups: Sequence[str], folds: int, seed: int) -> list[int]:

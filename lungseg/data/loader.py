@@ -20,36 +20,59 @@ Change = Callable[[Sample], Sample]
 
 @dataclass(frozen=True)
 class Step:
-    """What one rank does in one step: its samples, and how many all ranks have together."""
+    """One batch of one rank, as the positions of its samples.
+
+    global_size: images that all ranks have in all batches of the same optimizer step. moves: whether it is that step's
+    last batch, after which the weights move.
+    """
 
     positions: tuple[int, ...]
     global_size: int
+    moves: bool = True
 
 
 @dataclass(frozen=True)
 class Batch:
-    """images f32[B,1,S,S] in [0,1], masks f32[B,1,S,S] in {0,1}, the samples they were made of, and the global size."""
+    """images u8[B,1,S,S], masks u8[B,1,S,S] in {0,1}, the samples they were made of, and its Step's numbers."""
 
     images: torch.Tensor
     masks: torch.Tensor
     samples: tuple[Sample, ...]
     global_size: int
+    moves: bool = True
+
+    def to(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images f32[B,1,S,S] in [0,1] and masks f32[B,1,S,S] on a device; they travel as bytes."""
+        images = self.images.to(device, non_blocking=True).float().div_(255.0)
+        masks = self.masks.to(device, non_blocking=True).float()
+        return images.contiguous(memory_format=torch.channels_last), masks
 
 
-def training_steps(count: int, batch: int, ranks: tuple[int, int], key: tuple[int, int]) -> list[Step]:
+def training_steps(
+    count: int, batch: int, ranks: tuple[int, int], key: tuple[int, int], least: int = 2, together: int = 1
+) -> list[Step]:
     """Shuffle `count` samples by (seed, epoch) and deal them to (rank, world), each exactly once.
 
-    Every rank takes equally many steps. The samples are spread over them evenly, so that each step holds two or more
-    (batch norm needs them): sizes differ by one at most, within a rank and between ranks, and no rank takes more than
-    `batch` in a step; 3 or 4 where a batch of 2 or 3 would leave one over. Empty with fewer than two samples a rank.
+    Every rank takes equally many batches. The samples are spread over them evenly, so that each holds `least` or more
+    (batch norm needs two): sizes differ by one at most, within a rank and between ranks, and no rank takes more than
+    `batch` in one; 3 or 4 where a batch of 2 or 3 would leave one over, 2 where one of 1 would. Empty with fewer than
+    `least` samples a rank. `together` batches make one step of the optimizer; the last step may have fewer.
     """
     rank, world = ranks
-    if count < 2 * world:
+    if count < least * world:
         return []
     order = np.random.default_rng(key).permutation(count)
-    steps = min(-(-count // (batch * world)), count // (2 * world))
-    chunks = np.array_split(order, steps)
-    return [Step(tuple(np.array_split(chunk, world)[rank].tolist()), len(chunk)) for chunk in chunks]
+    number = min(-(-count // (batch * world)), count // (least * world))
+    chunks = np.array_split(order, number)
+    sizes = [len(chunk) for chunk in chunks]
+    return [
+        Step(
+            tuple(np.array_split(chunk, world)[rank].tolist()),
+            sum(sizes[i - i % together : i - i % together + together]),
+            (i + 1) % together == 0 or i + 1 == number,
+        )
+        for i, chunk in enumerate(chunks)
+    ]
 
 
 def evaluation_steps(count: int, batch: int, ranks: tuple[int, int]) -> list[Step]:
@@ -94,6 +117,7 @@ def _collate(step: Step, futures: list[Future[Sample]]) -> Batch:
     samples = tuple(future.result() for future in futures)
     images = np.stack([sample.image for sample in samples])[:, None]
     masks = np.stack([np.zeros_like(s.image) if s.mask is None else s.mask for s in samples])[:, None]
-    return Batch(
-        torch.from_numpy(images).float().div_(255.0), torch.from_numpy(masks).float(), samples, step.global_size
-    )
+    tensors = (torch.from_numpy(images), torch.from_numpy(masks))
+    if torch.cuda.is_available():
+        tensors = (tensors[0].pin_memory(), tensors[1].pin_memory())  # else the copy to the device is waited for
+    return Batch(*tensors, samples, step.global_size, step.moves)

@@ -1,7 +1,8 @@
 """Save, find, verify and load a checkpoint: a folder that explains itself and is never unpickled.
 
-`epoch-0007/` holds model.safetensors, state.pt (the optimizer; read with weights_only), trained_on.parquet (ids and
-picture digests of the training images) and, written last, config.json: settings, epoch, and the digest of each file.
+`epoch-0007/` (or `epoch-0007-step-00001000/`, 1000 batches further) holds model.safetensors, state.pt (the optimizer
+and what else going on needs; read with weights_only), trained_on.parquet (ids and picture digests of the images that it
+was trained or validated on) and, written last, config.json: settings, epoch, and the digest of each file.
 """
 
 import hashlib
@@ -13,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import safetensors.torch
 import torch
+from torch import Tensor
 
 from lungseg import storage
 from lungseg.config import ModelSettings, PreprocessSettings
@@ -47,18 +49,27 @@ class Checkpoint:
         return PreprocessSettings.model_validate(self.config["preprocess"])
 
 
-def save(
-    folder: str, model: LungNetwork, optimizer: torch.optim.Optimizer, config: dict[str, Any], trained_on: pa.Table
-) -> None:
-    """Write `folder/epoch-NNNN` and delete the older ones; config holds `epoch` and what else explains the model."""
-    target = storage.join(folder, f"epoch-{config['epoch']:04d}")
-    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+@dataclass(frozen=True)
+class Snapshot:
+    """What a checkpoint is made of: weights, what else going on needs, and what explains the model (with `epoch`)."""
+
+    weights: dict[str, Tensor]
+    state: dict[str, Any]
+    config: dict[str, Any]
+    trained_on: pa.Table
+
+
+def save(folder: str, snapshot: Snapshot) -> None:
+    """Write a snapshot into a folder of its own below `folder`, and delete the older ones."""
+    config = snapshot.config
+    step = f"-step-{config['step']:08d}" if config.get("step") else ""
+    target = storage.join(folder, f"epoch-{config['epoch']:04d}{step}")
     state = io.BytesIO()
-    torch.save({"optimizer": optimizer.state_dict()}, state)
+    torch.save(snapshot.state, state)
     storage.delete(storage.join(target, "config.json"))
-    storage.write_bytes(storage.join(target, "model.safetensors"), safetensors.torch.save(tensors))
+    storage.write_bytes(storage.join(target, "model.safetensors"), safetensors.torch.save(snapshot.weights))
     storage.write_bytes(storage.join(target, "state.pt"), state.getvalue())
-    storage.write_table(storage.join(target, "trained_on.parquet"), trained_on)
+    storage.write_table(storage.join(target, "trained_on.parquet"), snapshot.trained_on)
     digests = {name: _sha256(storage.join(target, name)) for name in _FILES}
     storage.write_json(storage.join(target, "config.json"), {**config, "digests": digests})
     for old in storage.list_folders(folder):
@@ -131,16 +142,20 @@ def load_model(checkpoint: Checkpoint) -> LungNetwork:
     """Build the checkpoint's network and load its weights, on the CPU."""
     settings = ModelSettings.model_validate(checkpoint.config["settings"]["model"])
     model = build(settings, pretrained=False)
-    model.load_state_dict(
-        safetensors.torch.load(storage.read_bytes(storage.join(checkpoint.folder, "model.safetensors")))
-    )
+    model.load_state_dict(load_weights(checkpoint))
     return model
 
 
-def load_optimizer(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> None:
-    """Give an optimizer the state it had."""
+def load_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """Read the weights."""
+    return safetensors.torch.load(storage.read_bytes(storage.join(checkpoint.folder, "model.safetensors")))
+
+
+def load_state(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Read what else going on needs, onto the CPU."""
     content = io.BytesIO(storage.read_bytes(storage.join(checkpoint.folder, "state.pt")))
-    optimizer.load_state_dict(torch.load(content, map_location="cpu", weights_only=True)["optimizer"])
+    state: dict[str, Any] = torch.load(content, map_location="cpu", weights_only=True)
+    return state
 
 
 def trained_on(checkpoint: Checkpoint) -> frozenset[str]:

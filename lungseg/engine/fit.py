@@ -1,29 +1,37 @@
 """One run of a study as one rank sees it: train, measure, save, resume, test."""
 
-import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 
 from lungseg import storage
 from lungseg.config import TrainSettings
-from lungseg.data.datasets import PreparedData, open_dataset
+from lungseg.data.datasets import PreparedData
 from lungseg.data.folds import Link, RunPlan, Split, split
-from lungseg.data.loader import augmenting, batches, evaluation_steps, training_steps
+from lungseg.data.loader import Step, augmenting, batches, evaluation_steps, training_steps
 from lungseg.data.reader import SampleReader
-from lungseg.engine import checkpoint, loop
-from lungseg.engine.ranks import data_parallel, gather, rank_and_world, share_buffers, wait_for_all
+from lungseg.engine import checkpoint
+from lungseg.engine.learner import Learner, determinism, learning_rate
+from lungseg.engine.loop import Measure, evaluate, train_batches
+from lungseg.engine.measures import (
+    at_native_size,
+    at_prepared_size,
+    averages,
+    chosen_threshold,
+    over_thresholds,
+    tested_parts,
+)
+from lungseg.engine.ranks import rank_and_world, share_buffers, wait_for_all
+from lungseg.engine.study_data import check_split, open_data
 from lungseg.engine.tracking import MetricsLog, WandbMirror
-from lungseg.errors import InputError, SettingsError
-from lungseg.model.network import LungNetwork, build
+from lungseg.model.network import build
 from lungseg.schema import SCHEMA, TEST_ROWS, table
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -56,185 +64,185 @@ Show = Callable[[Progress], None]
 
 
 @dataclass
-class _Training:
-    """What a run holds while it trains."""
+class Training:
+    """What a rank holds of a run while it trains.
+
+    epoch: epochs that are finished. step: batches of the next one that are done. sums: the loss over all ranks' images
+    of those, and their number. best: epoch, validation Dice and weights of the best epoch, where one is looked for.
+    """
 
     run: Run
     reader: SampleReader
     parts: Split
-    model: LungNetwork
-    optimizer: torch.optim.Optimizer
+    learner: Learner
     preprocess: dict[str, Any]
     epoch: int = 0
+    step: int = 0
+    sums: tuple[float, int] = (0.0, 0)
+    best: dict[str, Any] | None = None
+    trained: bool = False
 
 
 def name_run(settings: TrainSettings, plan: RunPlan, data: list[PreparedData]) -> str:
     """Name a run after its plan and a digest of all that shapes its result, so that no other setting resumes it."""
-    elsewhere = {"data", "out", "study", "protocols", "only_folds", "wandb", "max_failures", "phantoms"}
-    shaping = settings.model_dump(exclude={**dict.fromkeys(elsewhere, True), "loader": {"threads", "cache_mib"}})
+    elsewhere = {"data", "out", "study", "protocols", "only_folds", "wandb", "max_failures", "phantoms", "runs_at_once"}
+    reading = {"threads", "cache_mib", "disk_mib"}
+    shaping = settings.model_dump(exclude={**dict.fromkeys(elsewhere, True), "loader": reading})
     made_of = [SCHEMA, plan.protocol, plan.train_on, plan.fold, shaping]
     return f"{plan.name}-{storage.digest([*made_of, [part.digest for part in data]])[:8]}"
 
 
-def open_data(folders: tuple[str, ...] | list[str]) -> list[PreparedData]:
-    """Open prepared data sets for training: all prepared alike, and of each the samples with a mask.
-
-    Raises:
-        InputError: no sample has a mask, two data sets bear one name, or they were prepared differently.
-
-    """
-    opened = [open_dataset(folder) for folder in folders]
-    data = [kept for part in opened if (kept := _with_masks(part)) is not None]
-    if not data:
-        images = sum(part.index.num_rows for part in opened)
-        raise InputError(
-            f"{', '.join(folders)}: none of {images} images has a mask: training needs masks; prepare them too"
-        )
-    for part in data:
-        if part.preprocess.classes != ("lung",):
-            raise InputError(
-                f"{part.folder}: masks of {', '.join(part.preprocess.classes)}, this version learns lungs alone: "
-                "prepare it with --preprocess.classes lung"
-            )
-        if part.preprocess != data[0].preprocess:
-            raise InputError(
-                f"{part.folder} and {data[0].folder} were prepared differently: prepare them alike "
-                f"(found {part.preprocess!r}, expected {data[0].preprocess!r})"
-            )
-        if [other.name for other in data].count(part.name) > 1:
-            raise InputError(f"{part.folder}: a second data set named {part.name}: prepare it with another --dataset")
-    return data
-
-
-def _with_masks(part: PreparedData) -> PreparedData | None:
-    """Keep the samples that can be learnt from, and say how many cannot; None where there is none."""
-    having = pc.greater(part.index.column("mask_size"), 0)
-    index = part.index.filter(having)
-    without = part.index.num_rows - index.num_rows
-    if without:
-        logger.warning("%s: %d of %d images have no mask and are left out", part.name, without, part.index.num_rows)
-    return replace(part, index=index) if index.num_rows else None
-
-
-def check_split(parts: Split, name: str, workers: int) -> None:
-    """Refuse a run in which some rank would train on fewer than two images.
-
-    Raises:
-        SettingsError: it would.
-
-    """
-    if len(parts.train) < 2 * workers:
-        raise SettingsError(
-            f"{name}: {len(parts.train)} training images, {2 * workers} needed for {workers} workers: lower --workers"
-        )
-
-
-def start(run: Run, device: torch.device) -> _Training:
+def start(run: Run, device: torch.device) -> Training:
     """Open data, build the network, and go back to the last checkpoint where there is one.
 
     Raises:
         LungsegError: whatever makes the run impossible; on every rank alike.
 
     """
+    settings = run.settings
     data = open_data(run.data)
-    reader = SampleReader(data, run.settings.loader.cache_mib)
+    reader = SampleReader(data, settings.loader.cache_mib, settings.loader.disk_mib)
     parts = split(reader.rows, run.plan, run.linked)
-    check_split(parts, run.name, rank_and_world()[1])
-    torch.manual_seed(run.settings.seed)
-    model = build(run.settings.model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optim = run.settings.optim
-    optimizer = torch.optim.AdamW(model.parameters(), lr=optim.lr, weight_decay=optim.weight_decay)
-    training = _Training(run, reader, parts, model, optimizer, data[0].preprocess.model_dump())
+    check_split(parts, run.name, rank_and_world()[1], settings.least_batch)
+    torch.manual_seed(settings.seed)
+    learner = Learner(build(settings.model), device, settings)
+    training = Training(run, reader, parts, learner, data[0].preprocess.model_dump())
     found = checkpoint.latest(storage.join(run.folder, "checkpoint"))
     if found is not None:
-        model.load_state_dict(checkpoint.load_model(found).state_dict())
-        checkpoint.load_optimizer(found, optimizer)
-        training.epoch = found.epoch
+        _go_on(training, found)
     return training
 
 
-def finish(training: _Training, show: Show) -> dict[str, Any]:
-    """Train the epochs that are left, test, and write run.json; return its content. Every rank calls it."""
+def finish(training: Training, show: Show) -> dict[str, Any]:
+    """Train what is left, test, and write run.json; return its content. Every rank calls it."""
     run, first = training.run, rank_and_world()[0] == 0
-    parallel = data_parallel(training.model, next(training.model.parameters()).device)
     log = MetricsLog(storage.join(run.folder, "metrics.jsonl"), training.epoch)
     tracked = run.settings.wandb if first else run.settings.wandb.model_copy(update={"mode": "disabled"})
-    with WandbMirror(tracked, run.settings.study, run.name, run.folder, run.settings.model_dump()) as mirror:
-        while training.epoch < run.settings.epochs:
-            row = _one_epoch(training, parallel, show)
+    with (
+        determinism(run.settings.compute.deterministic),
+        WandbMirror(tracked, run.settings.study, run.name, run.folder, run.settings.model_dump()) as mirror,
+    ):
+        while not training.trained:
+            row = _one_epoch(training, show)
             if first:
                 log.add(row)
                 mirror.log(row)
-                _save(training)
-            wait_for_all()
+            _save(training)
         summary = _test(training, show)
         mirror.summarise(summary)
-    training.reader.close()
     return summary
 
 
-def _one_epoch(training: _Training, parallel: torch.nn.Module, show: Show) -> dict[str, Any]:
+def _one_epoch(training: Training, show: Show) -> dict[str, Any]:
+    """Train an epoch, or what is left of it; measure; return its line of metrics.jsonl."""
     settings, began = training.run.settings, time.monotonic()
-    rank, world = rank_and_world()
-    epoch = training.epoch
-    key = (settings.seed, epoch)
-    steps = training_steps(len(training.parts.train), settings.loader.batch, (rank, world), key)
-    # Dropout draws from torch's own state: a function of epoch and rank, so that a resumed epoch repeats itself.
-    torch.manual_seed(settings.seed * 1_000_003 + epoch * 1_009 + rank)
-    done = 0
-
-    def step_done(loss: float) -> None:
-        nonlocal done
-        done += 1
-        show(Progress(epoch + 1, done, len(steps), loss))
-
-    total = len(steps) * settings.epochs
-    rates = [loop.learning_rate(epoch * len(steps) + i, total, settings.optim) for i in range(len(steps))]
-    change = augmenting(settings.augment, settings.seed, epoch)
-    read = batches(training.reader, _at(training.parts.train, steps), settings.loader.threads, change)
-    loss = loop.train_epoch(parallel, read, training.optimizer, settings.loss, rates, step_done)
-    share_buffers(training.model)
-    trained = time.monotonic()
-    rows = _measure(training, training.parts.held_out)
-    figures = {f"held_out_{name}": value for name, value in loop.averages(rows).items()}
-    training.epoch += 1
-    row = {
+    epoch, trained = training.epoch, len(training.parts.train)
+    steps = _steps(training)
+    behind = training.step
+    while training.step < len(steps):
+        _some_batches(training, steps, show)
+        if training.step < len(steps):
+            _save(training)
+    share_buffers(training.learner.tested)
+    took = time.monotonic() - began
+    kind, watched = (
+        ("validation", training.parts.validation) if settings.validates else ("held_out", training.parts.held_out)
+    )
+    rows = _measure(training, watched, at_prepared_size(settings.threshold))
+    figures = averages(rows)
+    row: dict[str, Any] = {
         "run": training.run.name,
-        "epoch": training.epoch,
-        "loss": loss,
-        **figures,
-        "held_out_images": len(rows),
-        "lr": rates[-1],
-        "train_s": trained - began,
-        "images_per_s": len(training.parts.train) / (trained - began),
+        "epoch": epoch + 1,
+        "loss": training.sums[0] / training.sums[1],
+        **{f"{kind}_{name}": value for name, value in figures.items()},
+        f"{kind}_images": len(rows),
+        "lr": _rates(training, steps)[-1],
+        "train_s": took,
+        "images_per_s": trained * (1 - behind / len(steps)) / took,
         "epoch_s": time.monotonic() - began,
     }
-    note = f"loss {loss:.3f}, held-out Dice {row['held_out_dice']:.4f}, {row['images_per_s']:.0f} images/s"
-    show(Progress(training.epoch, len(steps), len(steps), loss, note))
+    training.epoch, training.step, training.sums = epoch + 1, 0, (0.0, 0)
+    _judge(training, figures["dice"])
+    note = f"loss {row['loss']:.3f}, {kind} Dice {figures['dice']:.4f}, {row['images_per_s']:.0f} images/s"
+    show(Progress(training.epoch, len(steps), len(steps), row["loss"], note.replace("_", "-")))
     return row
 
 
-def _measure(training: _Training, positions: tuple[int, ...]) -> list[dict[str, Any]]:
-    """Measure the model on these samples, each once over all ranks."""
+def _judge(training: Training, dice: float) -> None:
+    """Keep the best epoch's weights where early stopping is on; say when training ends."""
     settings = training.run.settings
-    steps = evaluation_steps(len(positions), settings.loader.batch, rank_and_world())
-    read = batches(training.reader, _at(positions, steps), settings.loader.threads)
-    return loop.evaluate(training.model, read, settings.threshold)
+    training.trained = training.epoch >= settings.epochs
+    if not settings.patience:
+        return
+    if training.best is None or dice > training.best["dice"]:
+        training.best = {"epoch": training.epoch, "dice": dice, "weights": training.learner.weights()}
+    training.trained |= training.epoch - training.best["epoch"] >= settings.patience
+    if training.trained:
+        training.learner.tested.load_state_dict(training.best["weights"])
 
 
-def _test(training: _Training, show: Show) -> dict[str, Any]:
-    """Test the last epoch's model on the held-out fold and on the other data sets; no epoch was chosen by them."""
-    run = training.run
+def _steps(training: Training) -> list[Step]:
+    """Deal this rank its batches of the epoch, as positions of index rows."""
+    settings, train = training.run.settings, training.parts.train
+    key = (settings.seed, training.epoch)
+    dealt = training_steps(
+        len(train), settings.loader.batch, rank_and_world(), key, settings.least_batch, settings.optim.accumulate
+    )
+    return [replace(step, positions=tuple(train[i] for i in step.positions)) for step in dealt]
+
+
+def _rates(training: Training, steps: Sequence[Step]) -> list[float]:
+    """Learning rate of each batch of the epoch."""
+    settings, moves = training.run.settings, sum(step.moves for step in steps)
+    before = accumulate((step.moves for step in steps[:-1]), initial=training.epoch * moves)
+    return [learning_rate(number, moves * settings.epochs, settings.optim) for number in before]
+
+
+def _some_batches(training: Training, steps: Sequence[Step], show: Show) -> None:
+    """Learn from the epoch's next batches, up to where a checkpoint is due."""
+    settings, rank = training.run.settings, rank_and_world()[0]
+    each = settings.save_steps * settings.optim.accumulate
+    due = min(len(steps), (training.step // each + 1) * each)
+    chosen = slice(training.step, due)
+    # Dropout draws from torch's own state: a function of epoch, batch and rank, so that what is repeated is the same.
+    seeds = [np.random.SeedSequence((settings.seed, training.epoch, i, rank)) for i in range(training.step, due)]
+    done = training.step
+
+    def batch_done(number: int, loss: float) -> None:
+        show(Progress(training.epoch + 1, done + number, len(steps), loss))
+
+    change = augmenting(settings.augment, settings.seed, training.epoch)
+    loss, images = train_batches(
+        training.learner,
+        batches(training.reader, steps[chosen], settings.loader.threads, change),
+        _rates(training, steps)[chosen],
+        [int(seed.generate_state(1)[0]) for seed in seeds],
+        batch_done,
+    )
+    training.sums = (training.sums[0] + loss, training.sums[1] + images)
+    training.step = due
+
+
+def _measure(training: Training, positions: Sequence[int], measure: Measure) -> list[dict[str, Any]]:
+    """Measure the model on these samples, each once over all ranks."""
+    settings = training.run.settings.loader
+    dealt = evaluation_steps(len(positions), settings.batch, rank_and_world())
+    steps = [replace(step, positions=tuple(positions[i] for i in step.positions)) for step in dealt]
+    read = batches(training.reader, steps, settings.threads)
+    return evaluate(training.learner.tested, read, measure, settings.threads)
+
+
+def _test(training: Training, show: Show) -> dict[str, Any]:
+    """Test the trained model on the held-out fold and on the other data sets; nothing was chosen by them."""
+    run, parts = training.run, training.parts
     show(Progress(training.epoch, 0, 0, 0.0, "testing"))
+    threshold = run.settings.threshold
+    if run.settings.choose_threshold:
+        threshold = chosen_threshold(_measure(training, parts.validation, over_thresholds))
     rows = []
-    for role, positions in (("held-out", training.parts.held_out), ("cross", training.parts.cross)):
-        rows += [{**row, "run": run.name, "role": role} for row in _measure(training, positions)]
-    pairs = sorted({(row["role"], row["dataset"]) for row in rows})
-    tested = [
-        {"role": role, "dataset": dataset, "images": len(chosen), **loop.averages(chosen)}
-        for role, dataset in pairs
-        for chosen in [[row for row in rows if (row["role"], row["dataset"]) == (role, dataset)]]
-    ]
+    for role, positions in (("held-out", parts.held_out), ("cross", parts.cross)):
+        measured = _measure(training, positions, at_native_size(threshold))
+        rows += [{**row, "run": run.name, "role": role} for row in measured]
     summary = {
         "run": run.name,
         "protocol": run.plan.protocol,
@@ -242,39 +250,51 @@ def _test(training: _Training, show: Show) -> dict[str, Any]:
         "fold": run.plan.fold,
         "folds": run.plan.folds,
         "epochs": training.epoch,
-        "trained_images": len(training.parts.train),
-        "resolution": f"{training.preprocess['size']} px",
-        "threshold": run.settings.threshold,
+        "best_epoch": training.best["epoch"] if training.best else training.epoch,
+        "trained_images": len(parts.train),
+        "validation_images": len(parts.validation),
+        "input": f"{training.preprocess['size']} px",
+        "resolution": "native size",
+        "threshold": threshold,
+        "threshold_from": "validation fold" if run.settings.choose_threshold else "settings",
         "aggregation": "mean over images",
-        "tested": tested,
+        "tested": tested_parts(rows),
         "settings": run.settings.model_dump(),
     }
     if rank_and_world()[0] == 0:
         storage.write_table(storage.join(run.folder, "tested.parquet"), table(rows, TEST_ROWS))
         storage.write_json(storage.join(run.folder, "run.json"), summary)
-    gather(None)
+    wait_for_all()
     return summary
 
 
-def _save(training: _Training) -> None:
+def _save(training: Training) -> None:
+    """Write a checkpoint from rank 0; every rank calls it."""
     run, rows = training.run, training.reader.rows
-    learnt = [rows[i] for i in training.parts.train]
-    names = ("image_id", "dataset", "sha256")
-    schema = pa.schema([(name, pa.string()) for name in names], metadata={"lungseg.schema": str(SCHEMA)})
-    config = {
-        "run": run.name,
-        "epoch": training.epoch,
-        "epochs": run.settings.epochs,
-        "train_on": list(run.plan.train_on),
-        "fold": run.plan.fold,
-        "preprocess": training.preprocess,
-        "settings": run.settings.model_dump(),
-    }
-    checkpoint.save(
-        storage.join(run.folder, "checkpoint"), training.model, training.optimizer, config, table(learnt, schema)
-    )
+    if rank_and_world()[0] == 0:
+        learnt = [rows[i] for i in (*training.parts.train, *training.parts.validation)]
+        names = ("image_id", "dataset", "sha256")
+        schema = pa.schema([(name, pa.string()) for name in names], metadata={"lungseg.schema": str(SCHEMA)})
+        config = {
+            "run": run.name,
+            "epoch": training.epoch,
+            "step": training.step,
+            "epochs": run.settings.epochs,
+            "trained": training.trained,
+            "train_on": list(run.plan.train_on),
+            "fold": run.plan.fold,
+            "preprocess": training.preprocess,
+            "settings": run.settings.model_dump(),
+        }
+        state = {"learner": training.learner.state(), "sums": training.sums, "best": training.best}
+        snapshot = checkpoint.Snapshot(training.learner.weights(), state, config, table(learnt, schema))
+        checkpoint.save(storage.join(run.folder, "checkpoint"), snapshot)
+    wait_for_all()
 
 
-def _at(positions: tuple[int, ...], steps: list[Any]) -> list[Any]:
-    """Turn steps over 0..n-1 into steps over these positions."""
-    return [type(step)(tuple(positions[i] for i in step.positions), step.global_size) for step in steps]
+def _go_on(training: Training, found: checkpoint.Checkpoint) -> None:
+    state = checkpoint.load_state(found)
+    training.learner.load(checkpoint.load_weights(found), state["learner"])
+    training.epoch, training.step = found.epoch, int(found.config["step"])
+    training.sums, training.best = tuple(state["sums"]), state["best"]
+    training.trained = bool(found.config["trained"])

@@ -2,11 +2,16 @@
 
 import json
 import logging
-import operator
 import os
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
 
 from lungseg import storage
 from lungseg.config import WandbSettings
@@ -14,6 +19,21 @@ from lungseg.config import WandbSettings
 logger = logging.getLogger(__name__)
 
 Metrics = dict[str, Any]
+U8 = NDArray[np.uint8]
+
+_START_S = 60.0  # for W&B's answer at the start
+_FINISH_S = 60.0  # for its last uploads
+_GRACE_S = 5.0  # for W&B to say itself that it gave up
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A prepared image u8[S,S] in 0..255, its reference u8[S,S] or None, and what was predicted u8[S,S] in {0,1}."""
+
+    name: str
+    image: U8
+    reference: U8 | None
+    predicted: U8
 
 
 class MetricsLog:
@@ -35,27 +55,30 @@ class MetricsLog:
 class WandbMirror:
     """Mirrors a run to Weights & Biases; whatever W&B does, training goes on."""
 
+    job_type = "train"
+
     def __init__(self, settings: WandbSettings, study: str, run: str, folder: str, config: Metrics) -> None:
         self._run: Any = None
+        self._settings = settings
         mode = _mode(settings)
         if mode == "disabled":
             return
-        import wandb
-
-        self._errors = (wandb.errors.Error, OSError, ValueError)  # ValueError: a setting that wandb refuses
         try:
+            import wandb
+
             self._run = wandb.init(
                 project=settings.project,
                 group=study,
                 name=run,
+                job_type=self.job_type,
                 id=storage.digest([study, folder]),
                 resume="allow",
                 mode=mode,  # type: ignore[arg-type]  # from the environment it may be anything; W&B checks
                 dir=_local(folder),
                 config=config,
-                settings=wandb.Settings(silent=True, console="off"),
+                settings=wandb.Settings(silent=True, console="off", init_timeout=_START_S, **_limit()),
             )
-        except self._errors as error:
+        except Exception as error:
             logger.warning("W&B is not written (%s); metrics.jsonl is", error)
 
     def __enter__(self) -> Self:
@@ -65,25 +88,101 @@ class WandbMirror:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End the W&B run; one that failed is marked so."""
-        self._guarded("finish", exit_code=int(kind is not None))
+        """End the W&B run; one that failed is marked so. A slow upload is not waited for longer than a minute."""
+        if self._run is None:
+            return
+        ending = threading.Thread(target=self._guarded, args=(_finish(int(kind is not None)),), daemon=True)
+        ending.start()
+        ending.join(_FINISH_S + _GRACE_S)
+        if ending.is_alive():
+            logger.warning(
+                "W&B did not take all within %.0f s and is left to itself; metrics.jsonl is whole, and `wandb sync` "
+                "sends the rest from the run's wandb folder",
+                _FINISH_S,
+            )
 
     def log(self, row: Metrics) -> None:
         """Mirror one line of metrics.jsonl."""
-        self._guarded("log", row, step=row["epoch"])
+        self._guarded(lambda run: run.log(row, step=row["epoch"]))
 
     def summarise(self, values: Metrics) -> None:
         """Set the run's summary."""
-        self._guarded("summary.update", values)
+        self._guarded(lambda run: run.summary.update(values))
 
-    def _guarded(self, method: str, *args: Any, **kwargs: Any) -> None:
+    def show(self, pictures: Sequence[Picture]) -> None:
+        """Log images with their masks; nothing for none."""
+
+        def log(run: Any) -> None:
+            import wandb
+
+            run.log({"held_out_images": [_image(wandb, one) for one in pictures]})
+
+        if pictures:
+            self._guarded(log)
+
+    def keep(self, name: str, folder: str) -> None:
+        """Log a checkpoint's folder as an artifact, where the settings ask for it."""
+
+        def log(run: Any) -> None:
+            import wandb
+
+            artifact = wandb.Artifact(name, type="model")
+            artifact.add_dir(folder)
+            run.log_artifact(artifact)
+
+        if self._settings.artifact and "://" in folder:
+            logger.warning("W&B gets no artifact of %s: it is in a bucket; link to it there", folder)
+        elif self._settings.artifact:
+            self._guarded(log)
+
+    def _guarded(self, work: Callable[[Any], object]) -> None:
         if self._run is None:
             return
         try:
-            operator.attrgetter(method)(self._run)(*args, **kwargs)
-        except self._errors as error:
+            work(self._run)
+        except Exception as error:  # a mirror's failure, whatever it is, is no reason to stop
             logger.warning("W&B stopped (%s); metrics.jsonl goes on", error)
             self._run = None
+
+
+class _SummaryMirror(WandbMirror):
+    """The run of a study that no fold has: what all came to."""
+
+    job_type = "summary"
+
+
+def summarise_study(settings: WandbSettings, folder: str, grid: tuple[list[str], list[list[str]]], picture: U8) -> None:
+    """Mirror a study's matrix as a run named summary: a table (head and rows) and a picture u8[H,W,3], RGB."""
+
+    def log(run: Any) -> None:
+        import wandb
+
+        head, rows = grid
+        table = wandb.Table(columns=[*head], data=[*rows])
+        run.log({"matrix": table, "matrix_picture": wandb.Image(picture)})
+
+    with _SummaryMirror(settings, storage.name_of(folder), "summary", folder, {}) as mirror:
+        mirror._guarded(log)
+
+
+def _finish(status: int) -> Callable[[Any], object]:
+    return lambda run: run.finish(exit_code=status)
+
+
+def _image(wandb: Any, one: Picture) -> Any:
+    labels = {0: "background", 1: "lung"}
+    masks = {"prediction": {"mask_data": one.predicted, "class_labels": labels}}
+    if one.reference is not None:
+        masks["reference"] = {"mask_data": one.reference, "class_labels": labels}
+    return wandb.Image(one.image, masks=masks, caption=one.name)
+
+
+def _limit() -> dict[str, Any]:
+    """Bound the uploads at the process's end too, where this W&B knows how."""
+    import wandb
+
+    known = {"finish_timeout": _FINISH_S, "finish_timeout_raises": True}
+    return known if known.keys() <= wandb.Settings.model_fields.keys() else {}
 
 
 def _mode(settings: WandbSettings) -> str:

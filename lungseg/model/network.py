@@ -47,7 +47,7 @@ def build(settings: ModelSettings, pretrained: bool = True) -> LungNetwork:
         InputError: the weights cannot be had; the text names the remedies.
 
     """
-    net = _deeplab(settings.encoder, None)
+    net = _deeplab(settings.encoder, None, settings.dropout)
     encoder: nn.Module = net.encoder
     if pretrained and settings.weights != "none":
         state = load_encoder_weights(settings.encoder, settings.weights, encoder.state_dict())
@@ -55,11 +55,13 @@ def build(settings: ModelSettings, pretrained: bool = True) -> LungNetwork:
     return LungNetwork(net, *_scaling(settings.encoder))
 
 
-def _deeplab(encoder: str, weights: str | None) -> Any:
+def _deeplab(encoder: str, weights: str | None, dropout: float = 0.5) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # smp remarks on how tu- encoders name their weights
-            return smp.DeepLabV3Plus(encoder, encoder_weights=weights, in_channels=3, classes=1)
+            return smp.DeepLabV3Plus(
+                encoder, encoder_weights=weights, decoder_aspp_dropout=dropout, in_channels=3, classes=1
+            )
     except (KeyError, RuntimeError, ValueError, NotImplementedError, TypeError, AssertionError) as error:
         first = (str(error).strip("'\"") or type(error).__name__).splitlines()[0][:120]
         raise SettingsError(

@@ -3,6 +3,7 @@
 import random
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -247,6 +248,41 @@ def test_every_image_is_held_out_in_exactly_one_fold(
         assert not set(parts.cross) & set(own)
 
 
+@given(rows_and_links(), st.integers(3, 5), st.integers(0, 3), st.sets(st.sampled_from(DATASETS), min_size=1))
+def test_the_validation_fold_is_the_next_runs_held_out_one_and_touches_no_other_part(
+    drawn: tuple[list[folds.Row], list[folds.Link]], count: int, seed: int, sources: set[str]
+) -> None:
+    rows, linked = drawn
+    groups = folds.group_rows(rows, linked)
+    for number in range(count):
+        plain = plan(number, count, sorted(sources), seed)
+        parts = parts_or_none(rows, replace(plain, validates=True), linked)
+        if parts is None:
+            continue
+        without = folds.split(rows, plain, linked)
+        assert without.validation == ()
+        assert parts.held_out == without.held_out
+        assert sorted((*parts.train, *parts.validation)) == list(without.train)
+        assert parts.cross == without.cross
+        following = parts_or_none(rows, plan((number + 1) % count, count, sorted(sources), seed), linked)
+        assert following is not None
+        assert following.held_out == parts.validation
+        kept = {groups[i] for i in parts.validation}
+        assert not kept & {groups[i] for i in (*parts.train, *parts.held_out, *parts.cross)}
+
+
+def test_a_fold_without_an_image_to_validate_on_is_refused() -> None:
+    rows = singles(2, ("a",))
+    fold_of = assigned(rows, 5)
+    held = fold_of["a/i0"]
+    alone = replace(plan(held, 5), validates=True)
+    expected = "train" if fold_of["a/i1"] == (held + 1) % 5 else "validation"
+    with pytest.raises(SettingsError, match=f"no image of 2 for {expected}, one or more is needed"):
+        folds.split(rows, alone)
+    with pytest.raises(SettingsError, match="for train"):
+        folds.split(singles(30), replace(plan(0, 2), validates=True))
+
+
 @given(some_rows(), st.integers(2, 4))
 def test_other_data_sets_are_tested_whole_but_for_what_was_learnt(rows: list[folds.Row], count: int) -> None:
     for number in range(count):
@@ -275,7 +311,7 @@ def test_what_the_training_set_shows_is_not_tested_in_another_data_set(by_link: 
 @pytest.mark.parametrize("rows", [[], singles(1, ("a",)), [row("a", f"i{i}", "p1") for i in range(9)]])
 def test_a_fold_that_leaves_nothing_to_train_or_to_test_is_refused(rows: list[folds.Row]) -> None:
     with pytest.raises(
-        SettingsError, match=r"pooled-fold0: \d images to train on and \d held out of \d.*--folds \(now 5\)"
+        SettingsError, match=r"pooled-fold0: no image of \d for (train|held-out), one or.*--folds \(now 5\)"
     ):
         folds.split(rows, plan(0, 5))
 
@@ -295,7 +331,8 @@ def test_a_study_lists_each_fold_of_each_protocol_once() -> None:
             for fold in (0, 1)
         ),
     ]
-    assert {(run.folds, run.seed) for run in runs} == {(2, 7)}
+    assert {(run.folds, run.seed, run.validates) for run in runs} == {(2, 7, False)}
+    assert all(run.validates for run in folds.plan_study(PROTOCOLS, ("a", "m", "z"), 3, (), 7, validates=True))
 
 
 def test_a_data_set_left_out_is_tested_whole_and_never_learnt() -> None:

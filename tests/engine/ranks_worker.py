@@ -5,6 +5,7 @@ PREPARED holds prepared data sets. Each rank of each world writes OUT/<world>-<r
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -14,19 +15,29 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
-from lungseg.config import LoaderSettings, LossSettings, ModelSettings, OptimSettings, TrainSettings, WandbSettings
+from lungseg.config import (
+    ComputeSettings,
+    LoaderSettings,
+    ModelSettings,
+    OptimSettings,
+    TrainSettings,
+    WandbSettings,
+)
 from lungseg.data import loader
 from lungseg.data.datasets import find_datasets
 from lungseg.data.folds import RunPlan
 from lungseg.data.reader import SampleReader
-from lungseg.engine import checkpoint, fit, loop, ranks
+from lungseg.engine import checkpoint, fit, loop, measures, ranks
+from lungseg.engine.learner import Learner
+from lungseg.engine.study_data import open_data
 from lungseg.errors import LungsegError
 from lungseg.model.network import LungNetwork, build
 
 WORLDS = (1, 2, 3)
-EPOCHS = 6
+EPOCHS = 10
 SEED = 5
-MODEL = ModelSettings(encoder="tu-test_efficientnet", weights="none")
+MODEL = ModelSettings(encoder="tu-test_efficientnet", weights="none", dropout=0.0)
+FROZEN = ComputeSettings(batch_norm="frozen")
 CPU = torch.device("cpu")
 
 
@@ -38,18 +49,9 @@ def network() -> LungNetwork:
     return model
 
 
-def freeze(model: LungNetwork) -> LungNetwork:
-    """Keep batch norm and dropout in evaluation, whatever `train()` asks for."""
-    model.eval()
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm | nn.Dropout):
-            module.train = lambda *_, module=module: module  # type: ignore[method-assign,misc,assignment]
-    return model
-
-
-def evaluated(reader: SampleReader, model: nn.Module) -> list[dict[str, Any]]:
+def evaluated(reader: SampleReader, model: nn.Module, measure: loop.Measure) -> list[dict[str, Any]]:
     steps = loader.evaluation_steps(len(reader.rows), 2, ranks.rank_and_world())
-    return loop.evaluate(model, loader.batches(reader, steps, 1), 0.5)
+    return loop.evaluate(model, loader.batches(reader, steps, 1), measure, 2)
 
 
 def trained_on(reader: SampleReader) -> list[list[str]]:
@@ -60,21 +62,26 @@ def trained_on(reader: SampleReader) -> list[list[str]]:
     return [[sample.image_id for batch in epoch for sample in batch.samples] for epoch in batches]
 
 
-def trained(reader: SampleReader) -> tuple[list[float], list[float], list[int]]:
-    """Train with the same global batches in every world, all images in each: losses, weights, sizes of the batches."""
+def trained(reader: SampleReader, **optim: Any) -> dict[str, Any]:
+    """Train 10 epochs with the same global batches, of all 8 images, in every world: losses, weights, sizes of batches.
+
+    As a run does it, through the real Learner; one step of the optimizer an epoch.
+    """
     rank, world = ranks.rank_and_world()
-    model = freeze(network())
-    parallel = ranks.data_parallel(model, CPU)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    settings = TrainSettings(model=MODEL, compute=FROZEN, optim=OptimSettings(lr=1e-3, **optim))
+    learn = Learner(network(), CPU, settings)
+    together = settings.optim.accumulate
     losses, sizes = [], []
     for epoch in range(EPOCHS):
-        batch = -(-len(reader.rows) // world)
-        steps = loader.training_steps(len(reader.rows), batch, (rank, world), (SEED, epoch))
+        batch = -(-len(reader.rows) // (world * together))
+        steps = loader.training_steps(len(reader.rows), batch, (rank, world), (SEED, epoch), 1, together)
         sizes += [len(step.positions) for step in steps]
         read = loader.batches(reader, steps, 1)
-        rates = [0.1] * len(steps)
-        losses.append(loop.train_epoch(parallel, read, optimizer, LossSettings(), rates, lambda _: None))
-    return losses, weights(model), sizes
+        seeds = [epoch * world + rank] * len(steps)
+        loss, images = loop.train_batches(learn, read, [1e-3] * len(steps), seeds, lambda *_: None)
+        assert images == len(reader.rows)
+        losses.append(loss / images)
+    return {"losses": losses, "weights": weights(learn.tested), "sizes": sizes}
 
 
 def weights(model: nn.Module) -> list[float]:
@@ -91,24 +98,50 @@ def shared_buffers() -> tuple[list[float], list[float]]:
     return before, [float(buffer.double().sum()) for buffer in model.buffers()]
 
 
-def whole_run(folders: list[str], folder: str) -> dict[str, Any]:
-    """One run as the pipeline does it, started twice: the second finds it finished."""
-    settings = TrainSettings(
-        folds=5,
-        seed=3,
-        epochs=2,
-        workers=2,
-        model=MODEL,
-        optim=OptimSettings(lr=1e-3),
-        loader=LoaderSettings(batch=2, threads=1),
-        wandb=WandbSettings(mode="disabled"),
-    )
-    plan = RunPlan("source-to-source", ("north",), fold=0, folds=5, seed=3)
-    run = fit.Run(settings, plan, tuple(folders), "from-north-fold0", folder)
+RUNS = {
+    "local": TrainSettings(compute=ComputeSettings(batch_norm="local"), optim=OptimSettings(lr=1e-3)),
+    "frozen": TrainSettings(
+        compute=FROZEN,
+        loader=LoaderSettings(batch=1),
+        optim=OptimSettings(lr=1e-3, ema=0.9, accumulate=2, clip_norm=1.0),
+        choose_threshold=True,
+    ),
+}
+
+
+class CrashError(Exception):
+    """Stands for the process's end."""
+
+
+def whole_run(folders: list[str], folder: str, kind: str, ends: tuple[int, int] = (0, 0)) -> dict[str, Any]:
+    """One run as the pipeline does it; where it `ends` at a batch of an epoch, on all ranks, it is started again."""
+    changes = {
+        "folds": 5,
+        "epochs": 2,
+        "workers_per_run": 2,
+        "save_steps": 1,
+        "model": ModelSettings(encoder=MODEL.encoder, weights="none", dropout=0.5),
+        "wandb": WandbSettings(mode="disabled"),
+    }
+    settings = RUNS[kind].model_copy(update=changes)
+    plan = RunPlan("source-to-source", ("north",), fold=0, folds=5, seed=3, validates=settings.validates)
+    if kind == "frozen":
+        plan = replace(plan, protocol="pooled", train_on=("north", "south"), fold=3)  # 6 to train on, 1 and 1
+    run = fit.Run(settings, plan, tuple(folders), f"run-{kind}", folder)
+
+    def show(progress: fit.Progress) -> None:
+        if (progress.epoch, progress.step) == ends:
+            raise CrashError
+
     training = fit.start(run, CPU)
     with mock.patch.object(checkpoint, "save", wraps=checkpoint.save) as save:
-        fit.finish(training, lambda _: None)
-    state = [*weights(training.model), *(float(buffer.double().sum()) for buffer in training.model.buffers())]
+        try:
+            fit.finish(training, show)
+        except CrashError:
+            ranks.wait_for_all()
+            return {"began_at": (training.epoch, training.step), **whole_run(folders, folder, kind)}
+    tested = training.learner.tested
+    state = [*weights(tested), *(float(buffer.double().sum()) for buffer in tested.buffers())]
     return {"summary": fit.finish(fit.start(run, CPU), lambda _: None), "state": state, "saved": save.call_count}
 
 
@@ -128,17 +161,22 @@ def work(rank: int, world: int, prepared: str, out: str) -> None:
     if world > 1:
         dist.init_process_group("gloo", init_method=f"file://{out}/store-{world}", rank=rank, world_size=world)
     folders = find_datasets([prepared])
-    reader = SampleReader(fit.open_data(folders), 64)
+    reader = SampleReader(open_data(folders), 64)
     found: dict[str, Any] = {
         "rank_and_world": ranks.rank_and_world(),
         "gathered": ranks.gather(f"of {rank}"),
-        "rows": evaluated(reader, network()),
+        "rows": evaluated(reader, network(), measures.at_prepared_size(0.5)),
+        "native": evaluated(reader, network(), measures.at_native_size(0.5)),
         "trained_on": trained_on(reader),
     }
-    found["losses"], found["weights"], found["sizes"] = trained(reader)
+    found["steps"] = {"plain": trained(reader), "accumulating": trained(reader, accumulate=2)}
+    if world < 3:
+        found["steps"]["clipped, averaged"] = trained(reader, clip_norm=0.1, ema=0.5)
     found["buffers"] = shared_buffers()
     if world == 2:
-        found |= whole_run(folders, f"{out}/run")
+        found["runs"] = {kind: whole_run(folders, f"{out}/{kind}", kind) for kind in RUNS}
+        ends = {"local": (2, 1), "frozen": (2, 3)}
+        found["killed"] = {kind: whole_run(folders, f"{out}/{kind}-killed", kind, ends[kind]) for kind in RUNS}
     if world == 3:
         found["refused"] = refused(folders, f"{out}/refused")
     ranks.wait_for_all()

@@ -43,14 +43,23 @@ def step(model: LungNetwork, optimizer: torch.optim.Optimizer) -> None:
     optimizer.step()
 
 
-def config(epoch: int) -> dict[str, Any]:
+def config(epoch: int, step: int = 0) -> dict[str, Any]:
     preprocess = PreprocessSettings(size=64, histogram="clahe")
     return {
         "run": "pooled-fold0",
         "epoch": epoch,
+        "step": step,
         "preprocess": preprocess.model_dump(),
         "settings": {"model": SMALL.model_dump()},
     }
+
+
+def snapshot(
+    model: LungNetwork, optimizer: torch.optim.Optimizer, epoch: int = 1, step: int = 0
+) -> checkpoint.Snapshot:
+    weights = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
+    state = {"optimizer": optimizer.state_dict(), "sums": (1.5, 2), "best": None}
+    return checkpoint.Snapshot(weights, state, config(epoch, step), TRAINED_ON)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +75,7 @@ def trained() -> tuple[LungNetwork, torch.optim.Optimizer]:
 def saved(trained: tuple[LungNetwork, torch.optim.Optimizer], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One checkpoint, epoch-0001, in a folder that is only read."""
     folder = tmp_path_factory.mktemp("saved")
-    checkpoint.save(str(folder), *trained, config(1), TRAINED_ON)
+    checkpoint.save(str(folder), snapshot(*trained))
     return folder
 
 
@@ -114,7 +123,9 @@ def test_the_optimizer_goes_on_bit_by_bit(saved: Path, trained: tuple[LungNetwor
     found = checkpoint.verify(str(saved / "epoch-0001"))
     resumed = checkpoint.load_model(found)
     optimizer = adam(resumed)
-    checkpoint.load_optimizer(found, optimizer)
+    state = checkpoint.load_state(found)
+    assert (state["sums"], state["best"]) == ((1.5, 2), None)
+    optimizer.load_state_dict(state["optimizer"])
     _same_tensors(optimizer.state_dict()["state"], trained[1].state_dict()["state"])
 
     uninterrupted = checkpoint.load_model(found)
@@ -142,7 +153,8 @@ def test_a_model_in_channels_last_is_saved_alike(
     saved: Path, trained: tuple[LungNetwork, torch.optim.Optimizer], tmp_path: Path
 ) -> None:
     model = checkpoint.load_model(checkpoint.verify(str(saved / "epoch-0001")))
-    checkpoint.save(str(tmp_path), model.to(memory_format=torch.channels_last), trained[1], config(1), TRAINED_ON)  # type: ignore[call-overload]
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    checkpoint.save(str(tmp_path), snapshot(model, trained[1]))
     digests = [checkpoint.verify(str(folder / "epoch-0001")).digest for folder in (saved, tmp_path)]
     assert digests[0] == digests[1]
 
@@ -182,7 +194,7 @@ def test_one_flipped_bit_is_found(file: str, place: float, own: Path) -> None:
 def test_a_file_of_another_checkpoint_is_found(
     own: Path, trained: tuple[LungNetwork, torch.optim.Optimizer], tmp_path: Path
 ) -> None:
-    checkpoint.save(str(tmp_path / "other"), build(SMALL), trained[1], config(1), TRAINED_ON)
+    checkpoint.save(str(tmp_path / "other"), snapshot(build(SMALL), trained[1]))
     shutil.copy(tmp_path / "other" / "epoch-0001" / "model.safetensors", own / "epoch-0001")
     with pytest.raises(CheckpointError, match=r"model\.safetensors is not what"):
         checkpoint.verify(str(own / "epoch-0001"))
@@ -275,7 +287,7 @@ class Planted:
 def load_all(folder: str) -> None:
     found = checkpoint.verify(folder)
     model = checkpoint.load_model(found)
-    checkpoint.load_optimizer(found, adam(model))
+    adam(model).load_state_dict(checkpoint.load_state(found)["optimizer"])
 
 
 @pytest.mark.parametrize("file", ["state.pt", "model.safetensors"])
@@ -307,9 +319,23 @@ def test_a_name_that_leaves_the_folder_is_refused(
 def test_older_checkpoints_go_once_the_new_one_is_whole(
     own: Path, trained: tuple[LungNetwork, torch.optim.Optimizer]
 ) -> None:
-    checkpoint.save(str(own), *trained, config(2), TRAINED_ON)
+    checkpoint.save(str(own), snapshot(*trained, epoch=2))
     assert [path.name for path in own.iterdir()] == ["epoch-0002"]
     assert checkpoint.verify(str(own / "epoch-0002")).epoch == 2
+
+
+def test_a_checkpoint_within_an_epoch_is_newer_than_the_epoch_before_and_older_than_its_end(
+    own: Path, trained: tuple[LungNetwork, torch.optim.Optimizer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "delete", lambda _: None)  # as if each had been killed before it tidied up
+    names = ["epoch-0001"]
+    for epoch, step in ((1, 2), (1, 10), (2, 0), (2, 1)):
+        checkpoint.save(str(own), snapshot(*trained, epoch=epoch, step=step))
+        names.append(f"epoch-{epoch:04d}" + (f"-step-{step:08d}" if step else ""))
+        found = checkpoint.latest(str(own))
+        assert found is not None
+        assert (found.epoch, found.config["step"]) == (epoch, step)
+    assert sorted(path.name for path in own.iterdir()) == names
 
 
 class CrashError(Exception):
@@ -332,12 +358,12 @@ def test_a_crash_while_saving_leaves_the_older_checkpoint(
     with monkeypatch.context() as patched:
         patched.setattr(storage, "write_bytes", crash)
         with pytest.raises(CrashError):
-            checkpoint.save(str(own), *trained, config(2), TRAINED_ON)
+            checkpoint.save(str(own), snapshot(*trained, epoch=2))
     assert left == 0
     found = checkpoint.latest(str(own))
     assert found is not None
     assert found.epoch == 1
-    checkpoint.save(str(own), *trained, config(2), TRAINED_ON)  # the same command again
+    checkpoint.save(str(own), snapshot(*trained, epoch=2))  # the same command again
     assert [path.name for path in own.iterdir()] == ["epoch-0002"]
 
 
@@ -351,7 +377,7 @@ def test_a_crash_before_the_older_one_is_deleted_leaves_both_and_the_newer_count
     with monkeypatch.context() as patched:
         patched.setattr(storage, "delete", crash)
         with pytest.raises(CrashError):
-            checkpoint.save(str(own), *trained, config(2), TRAINED_ON)
+            checkpoint.save(str(own), snapshot(*trained, epoch=2))
     found = checkpoint.latest(str(own))
     assert found is not None
     assert found.epoch == 2
@@ -366,6 +392,6 @@ def test_writing_over_a_checkpoint_never_leaves_a_mixed_one_that_passes(
     with monkeypatch.context() as patched:
         patched.setattr(storage, "write_json", crash)
         with pytest.raises(CrashError):
-            checkpoint.save(str(own), build(SMALL), trained[1], config(1), TRAINED_ON)
+            checkpoint.save(str(own), snapshot(build(SMALL), trained[1]))
     with pytest.raises(CheckpointError):
         checkpoint.verify(str(own / "epoch-0001"))

@@ -1,49 +1,48 @@
-"""One pass over data: the learning rate of a step, training on batches, and figures image by image."""
+"""One pass over data: what is learnt from, and every image measured once."""
 
 import math
+import threading
+import time
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lungseg.config import LossSettings, ModelSettings, OptimSettings
+from lungseg.config import ModelSettings
 from lungseg.data.loader import Batch
 from lungseg.engine import loop
+from lungseg.engine.measures import at_prepared_size
 from lungseg.errors import LungsegError
-from lungseg.model.losses import bce_dice
 from lungseg.model.network import build
 from lungseg.schema import Geometry, Sample
 
 torch.set_num_threads(1)  # two threads that wait for each other are ten times slower on a busy machine
 
-BOTH = LossSettings()
-ONE_CYCLE = OptimSettings(lr=1e-2, schedule="one-cycle")
 WHOLE = Geometry(64, 64, 64, 64, 0, 0, 64)
-unhurried = settings(deadline=None)
 
 
-def a_sample(image_id: str, seed: int = 0, geometry: Geometry = WHOLE, dataset: str = "north") -> Sample:
+def a_sample(image_id: str, seed: int = 0, dataset: str = "north") -> Sample:
     """A dark square on grey noise, and where it is."""
     random = np.random.default_rng(seed)
     mask = np.zeros((64, 64), np.uint8)
     top, left = random.integers(4, 28, 2)
     mask[top : top + 32, left : left + 32] = 1
     image = np.where(mask == 1, 60, 190) + random.integers(-30, 30, mask.shape)
-    return Sample(image_id, dataset, image_id, None, image_id, geometry, image.astype(np.uint8), mask)
+    return Sample(image_id, dataset, image_id, None, image_id, WHOLE, image.astype(np.uint8), mask)
 
 
-def a_batch(*samples: Sample, global_size: int = 0) -> Batch:
-    images = torch.from_numpy(np.stack([sample.image for sample in samples])[:, None]).float() / 255.0
-    masks = torch.from_numpy(np.stack([sample.mask for sample in samples if sample.mask is not None])[:, None]).float()
-    return Batch(images, masks, samples, global_size or len(samples))
+def a_batch(*samples: Sample) -> Batch:
+    images = torch.from_numpy(np.stack([sample.image for sample in samples])[:, None])
+    masks = torch.from_numpy(np.stack([sample.mask for sample in samples if sample.mask is not None])[:, None])
+    return Batch(images, masks, samples, len(samples))
 
 
 class Pixelwise(nn.Module):
-    """One weight and one bias for all pixels; notes in which mode it was called."""
+    """Lung where a pixel is bright; notes in which mode it was called."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,126 +54,96 @@ class Pixelwise(nn.Module):
         return images * self.scale + self.offset
 
 
-def train(model: nn.Module, batches: list[Batch], rates: list[float], **changes: Any) -> tuple[float, list[float]]:
-    optimizer = changes.get("optimizer") or torch.optim.SGD(model.parameters(), lr=123.0)
-    shown: list[float] = []
-    return loop.train_epoch(model, batches, optimizer, BOTH, rates, shown.append), shown
+def train(
+    losses: Sequence[Sequence[float]], rates: Sequence[float] | None = None, seeds: Sequence[int] | None = None
+) -> tuple[tuple[float, int], list[Any], list[Any]]:
+    """Train with these losses of batches; return what came of it, what was learnt from, and what was shown."""
+    learnt: list[Any] = []
+    shown: list[Any] = []
+
+    def learn(batch: Batch, rate: float) -> Tensor:
+        learnt.append((len(batch.samples), rate, float(torch.rand(()))))
+        return torch.tensor(losses[len(learnt) - 1])
+
+    batches = [a_batch(*[a_sample(str(i)) for i in range(len(some))]) for some in losses]
+    found = loop.train_batches(
+        learn,
+        batches,
+        [0.1] * len(losses) if rates is None else rates,
+        range(len(losses)) if seeds is None else seeds,
+        lambda number, loss: shown.append((number, loss)),
+    )
+    return found, learnt, shown
 
 
-@unhurried
-@given(st.integers(1, 300), st.floats(1e-6, 1.0), st.data())
-def test_a_constant_learning_rate_is_constant(total: int, lr: float, data: st.DataObject) -> None:
-    step = data.draw(st.integers(0, total - 1))
-    assert loop.learning_rate(step, total, OptimSettings(lr=lr)) == lr
+# Training
 
 
-@unhurried
-@given(st.integers(1, 500), st.floats(1e-6, 1.0))
-def test_one_cycle_rises_to_the_peak_and_falls_to_nearly_0(total: int, lr: float) -> None:
-    rates = [loop.learning_rate(step, total, OptimSettings(lr=lr, schedule="one-cycle")) for step in range(total)]
-    peak = rates.index(max(rates))
-    assert rates[peak] == pytest.approx(lr)
-    assert all(rate > 0 for rate in rates)
-    assert rates[: peak + 1] == sorted(rates[: peak + 1])
-    assert rates[peak:] == sorted(rates[peak:], reverse=True)
-    assert peak <= max(1, 0.1 * total + 1)
-    if total >= 30:
-        assert rates[-1] < 0.01 * lr
-        assert rates[0] < 0.5 * lr
+def test_the_loss_is_a_sum_over_images_with_their_number() -> None:
+    (total, images), _, shown = train([[1.0, 2.0, 6.0], [0.5]])
+    assert (total, images) == (9.5, 4)
+    assert shown == [(1, 3.0), (2, 0.5)]
 
 
-def test_one_cycle_of_known_steps() -> None:
-    rates = [loop.learning_rate(step, 20, ONE_CYCLE) / ONE_CYCLE.lr for step in (0, 1, 2, 11, 19)]
-    assert rates == pytest.approx([0.5, 1.0, 1.0, 0.5, 0.5 * (1 + math.cos(math.pi * 17 / 18))])
+def test_a_long_sum_of_losses_loses_nothing() -> None:
+    (total, images), _, _ = train([[1.0], *[[1e-8]] * 1000])
+    assert images == 1001
+    assert total == pytest.approx(1.0 + 1e-5, abs=1e-12)  # in f32 it would still be 1
 
 
-def test_training_lowers_the_loss_and_finds_the_square() -> None:
-    torch.manual_seed(0)
-    model = build(ModelSettings(encoder="tu-test_efficientnet", weights="none"))
-    samples = [a_sample(str(seed), seed) for seed in range(8)]
-    batches = [a_batch(*samples[:4]), a_batch(*samples[4:])]
-    optimizer = torch.optim.AdamW(model.parameters())
-    losses = [train(model, batches, [1e-2, 1e-2], optimizer=optimizer)[0] for _ in range(12)]
-    assert losses[-1] < 0.6 * losses[0]
-    assert losses[0] > 0.8
+def test_every_batch_has_its_rate_and_its_random_state() -> None:
+    _, learnt, _ = train([[1.0, 1.0], [1.0], [1.0]], [0.1, 0.2, 0.3], [7, 8, 7])
+    assert [(size, rate) for size, rate, _ in learnt] == [(2, 0.1), (1, 0.2), (1, 0.3)]
+    drawn = [chance for _, _, chance in learnt]
+    assert drawn[0] == drawn[2] != drawn[1]
+    torch.manual_seed(8)
+    assert drawn[1] == float(torch.rand(()))
 
 
-def test_a_step_is_that_of_the_mean_over_the_images() -> None:
-    samples = [a_sample(str(seed), seed) for seed in range(3)]
-    model, plain = Pixelwise(), Pixelwise()
-    train(model, [a_batch(*samples)], [0.7])
-    batch = a_batch(*samples)
-    bce_dice(plain(batch.images), batch.masks, BOTH).mean().backward()
-    for found, expected in zip(model.parameters(), plain.parameters(), strict=True):
-        assert expected.grad is not None
-        torch.testing.assert_close(found, expected - 0.7 * expected.grad)
-        assert found != expected
-
-
-def test_a_rank_with_part_of_a_global_batch_takes_its_share_of_the_step() -> None:
-    samples = [a_sample(str(seed), seed) for seed in range(2)]
-    whole, share = Pixelwise(), Pixelwise()
-    start = [parameter.detach().clone() for parameter in whole.parameters()]
-    train(whole, [a_batch(*samples)], [0.5])
-    train(share, [a_batch(*samples, global_size=8)], [0.5])
-    for first, one, other in zip(start, whole.parameters(), share.parameters(), strict=True):
-        torch.testing.assert_close(other - first, (one - first) / 4)
-
-
-def test_the_epochs_loss_is_the_mean_over_images_not_over_batches() -> None:
-    samples = [a_sample(str(seed), seed) for seed in range(4)]
-    model = Pixelwise()
-    batches = [a_batch(*samples[:3]), a_batch(samples[3])]
-    with torch.no_grad():
-        each = torch.cat([bce_dice(model(batch.images), batch.masks, BOTH) for batch in batches])
-    mean, shown = train(model, batches, [0.0, 0.0])
-    assert mean == pytest.approx(float(each.mean()), rel=1e-6)
-    assert shown == pytest.approx([float(each[:3].mean()), float(each[3])], rel=1e-6)
-    assert mean != pytest.approx(sum(shown) / 2, rel=1e-4)
-
-
-def test_every_step_has_its_own_rate() -> None:
-    model = Pixelwise()
-    used: list[list[float]] = []
-
-    groups = [{"params": [parameter]} for parameter in model.parameters()]
-    optimizer = torch.optim.SGD(groups, lr=9.0)
-    optimizer.register_step_pre_hook(lambda *_: used.append([group["lr"] for group in optimizer.param_groups]))
-    train(model, [a_batch(a_sample("a"))] * 3, [0.1, 0.2, 0.3], optimizer=optimizer)
-    assert used == [[0.1, 0.1], [0.2, 0.2], [0.3, 0.3]]
+@pytest.mark.parametrize("short", ["rates", "seeds"])
+def test_batches_rates_and_seeds_must_be_as_many(short: str) -> None:
     with pytest.raises(ValueError, match="zip"):
-        train(model, [a_batch(a_sample("a"))] * 3, [0.1, 0.2])
+        train([[1.0], [1.0]], [0.1] * (1 if short == "rates" else 2), [0] * (1 if short == "seeds" else 2))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_ends_the_run_and_says_what_to_do(value: float) -> None:
-    model = Pixelwise()
-    with torch.no_grad():
-        model.scale.fill_(value)
-    with pytest.raises(LungsegError, match=r"the loss became (nan|inf): lower --optim\.lr \(now 0\.25\)"):
-        train(model, [a_batch(a_sample("a"))], [0.25])
+    with pytest.raises(LungsegError, match=r"the loss became (nan|inf): lower --optim\.lr \(now 0\.25\), and check"):
+        train([[1.0], [1.0, value], [1.0]], [0.5, 0.25, 0.125])
 
 
-def test_training_trains_and_evaluation_evaluates() -> None:
-    model = Pixelwise()
-    train(model, [a_batch(a_sample("a"))], [0.1])
-    loop.evaluate(model, [a_batch(a_sample("a"))], 0.5)
-    assert model.modes == [True, False]
+def test_a_loss_of_another_rank_that_is_not_finite_ends_this_one_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "gather", lambda mine: [mine, (math.nan, 2)])
+    with pytest.raises(LungsegError, match=r"the loss became nan: lower --optim\.lr, and check the masks"):
+        train([[1.0]])
 
 
-def test_evaluation_changes_nothing() -> None:
+def test_the_sum_is_over_all_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "gather", lambda mine: [(10.0, 5), mine])
+    assert train([[1.0, 2.0]])[0] == (13.0, 7)
+
+
+# Measuring
+
+
+def test_evaluation_evaluates_and_changes_nothing() -> None:
     torch.manual_seed(0)
-    model = build(ModelSettings(encoder="tu-test_efficientnet", weights="none"))
+    model = build(ModelSettings(encoder="tu-test_efficientnet", weights="none")).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     batch = a_batch(*[a_sample(str(seed), seed) for seed in range(3)])
-    first, second = loop.evaluate(model, [batch], 0.5), loop.evaluate(model, [batch], 0.5)
+    first, second = (loop.evaluate(model, [batch], at_prepared_size(0.5)) for _ in range(2))
     assert first == second
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    noting = Pixelwise()
+    loop.evaluate(noting, [batch], at_prepared_size(0.5))
+    assert noting.modes == [False]
 
 
-def test_each_image_is_counted_once_and_rows_are_sorted() -> None:
-    samples = [a_sample(f"{name}", seed, dataset=name[0]) for seed, name in enumerate(["s2", "n9", "s1", "n1", "n5"])]
-    rows = loop.evaluate(Pixelwise(), [a_batch(*samples[:2]), a_batch(*samples[2:])], 0.5)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_each_image_is_measured_once_and_rows_are_sorted(threads: int) -> None:
+    samples = [a_sample(name, seed, dataset=name[0]) for seed, name in enumerate(["s2", "n9", "s1", "n1", "n5"])]
+    batches = [a_batch(*samples[:2]), a_batch(*samples[2:])]
+    rows = loop.evaluate(Pixelwise(), batches, at_prepared_size(0.5), threads)
     assert [(row["dataset"], row["image_id"]) for row in rows] == [
         ("n", "n1"),
         ("n", "n5"),
@@ -187,7 +156,7 @@ def test_each_image_is_counted_once_and_rows_are_sorted() -> None:
 
 def test_a_rows_figures_are_those_of_its_own_image() -> None:
     samples = [a_sample(str(seed), seed) for seed in range(3)]
-    rows = loop.evaluate(Pixelwise(), [a_batch(*samples)], 0.5)
+    rows = loop.evaluate(Pixelwise(), [a_batch(*samples)], at_prepared_size(0.5), 2)
     for sample, row in zip(samples, rows, strict=True):
         assert sample.mask is not None
         lung, predicted = sample.mask == 1, sample.image / 255.0 >= 0.5  # the model is 0.5 where the logit is 0
@@ -199,44 +168,49 @@ def test_a_rows_figures_are_those_of_its_own_image() -> None:
         assert row["patient_id"] == sample.patient_id
 
 
-@pytest.mark.parametrize(
-    ("geometry", "area"),
-    [
-        (Geometry(32, 64, 32, 64, 16, 0, 64), 32 * 64),  # bars above and below
-        (Geometry(80, 40, 64, 32, 0, 16, 64), 64 * 32),  # bars at the sides
-        (Geometry(64, 128, 64, 128, 0, -32, 64), 64 * 64),  # cropped: no bars
-    ],
-    ids=["wide", "tall", "cropped"],
-)
-def test_padding_is_not_counted(geometry: Geometry, area: int) -> None:
-    sample = a_sample("a", geometry=geometry)
-    assert sample.mask is not None
-    everywhere = Pixelwise()
-    with torch.no_grad():
-        everywhere.offset.fill_(50.0)
-    (row,) = loop.evaluate(everywhere, [a_batch(sample)], 0.5)
-    lung = int(sample.mask[geometry.content()].sum())
-    assert (row["tp"], row["fp"], row["fn"], row["tn"]) == (lung, area - lung, 0, 0)
+def test_a_measure_receives_probabilities_of_its_sample() -> None:
+    seen: dict[str, NDArray[np.float32]] = {}
+
+    def measure(sample: Sample, probabilities: NDArray[np.float32]) -> loop.Row:
+        seen[sample.image_id] = probabilities
+        return {"dataset": "d", "image_id": sample.image_id}
+
+    samples = [a_sample(str(seed), seed) for seed in range(3)]
+    loop.evaluate(Pixelwise(), [a_batch(*samples)], measure)
+    for sample in samples:
+        expected = 1 / (1 + np.exp(0.5 - sample.image / 255.0))
+        assert seen[sample.image_id].dtype == np.float32
+        np.testing.assert_allclose(seen[sample.image_id], expected, atol=1e-6)
 
 
-def test_a_pixel_at_the_threshold_is_lung() -> None:
-    model = Pixelwise()
-    with torch.no_grad():
-        model.scale.zero_()
-        model.offset.zero_()  # a probability of one half everywhere
-    for threshold, predicted in ((0.5, 64 * 64), (0.51, 0), (0.49, 64 * 64)):
-        (row,) = loop.evaluate(model, [a_batch(a_sample("a"))], threshold)
-        assert row["tp"] + row["fp"] == predicted
+def test_predictions_do_not_pile_up_before_slow_measures() -> None:
+    """Thousands of them would fill the memory."""
+    lock, made = threading.Lock(), [0]
+    ahead: list[int] = []
+
+    def measure(sample: Sample, _: NDArray[np.float32]) -> loop.Row:
+        time.sleep(0.002)
+        with lock:
+            made[0] += 1
+        return {"dataset": "d", "image_id": sample.image_id}
+
+    def batches() -> Iterator[Batch]:
+        for number in range(40):
+            ahead.append(number - made[0])
+            yield a_batch(a_sample(f"{number:02d}"))
+
+    rows = loop.evaluate(Pixelwise(), batches(), measure)
+    assert [row["image_id"] for row in rows] == [f"{number:02d}" for number in range(40)]
+    assert max(ahead) <= 6
 
 
-def test_averages_are_means_over_images() -> None:
-    rows = [
-        {"dice": 1.0, "iou": 1.0, "pixel_accuracy": 0.9, "tp": 10**6},
-        {"dice": 0.5, "iou": 1 / 3, "pixel_accuracy": 0.6, "tp": 1},
-    ]
-    assert loop.averages(rows) == {
-        "dice": pytest.approx(0.75),
-        "iou": pytest.approx(2 / 3),
-        "pixel_accuracy": pytest.approx(0.75),
-    }
-    assert all(math.isnan(value) for value in loop.averages([]).values())
+def test_an_error_in_a_measure_reaches_whoever_asked() -> None:
+    def measure(sample: Sample, _: NDArray[np.float32]) -> loop.Row:
+        raise LungsegError(f"cannot measure {sample.image_id}")
+
+    with pytest.raises(LungsegError, match="cannot measure a"):
+        loop.evaluate(Pixelwise(), [a_batch(a_sample("a"))], measure)
+
+
+def test_no_batches_are_no_rows() -> None:
+    assert loop.evaluate(Pixelwise(), [], at_prepared_size(0.5)) == []

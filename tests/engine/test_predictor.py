@@ -41,7 +41,7 @@ def saved(network: LungNetwork, tmp_path_factory: pytest.TempPathFactory) -> che
         "settings": {"model": SMALL.model_dump()},
     }
     nobody = pa.table({"sha256": pa.array([], pa.string())}).replace_schema_metadata({"lungseg.schema": str(SCHEMA)})
-    checkpoint.save(folder, network, torch.optim.Adam(network.parameters()), content, nobody)
+    checkpoint.save(folder, checkpoint.Snapshot(dict(network.state_dict()), {}, content, nobody))
     return checkpoint.find(folder + "/epoch-0001")
 
 

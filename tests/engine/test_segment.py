@@ -31,7 +31,7 @@ def model(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> str:
     }
     learnt = data.index.slice(0, 1).select(["image_id", "dataset", "sha256"])
     learnt = learnt.replace_schema_metadata({"lungseg.schema": str(SCHEMA)})
-    checkpoint.save(folder, network, torch.optim.AdamW(network.parameters()), config, learnt)
+    checkpoint.save(folder, checkpoint.Snapshot(dict(network.state_dict()), {}, config, learnt))
     return checkpoint.find(f"{folder}/epoch-0001").folder
 
 

@@ -7,12 +7,17 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 import wandb
 
 from lungseg import storage
-from lungseg.config import WandbSettings
-from lungseg.engine.tracking import MetricsLog, WandbMirror
+from lungseg.config import LoaderSettings, ModelSettings, TrainSettings, WandbSettings
+from lungseg.data import datasets
+from lungseg.data.folds import RunPlan
+from lungseg.engine import fit, tracking
+from lungseg.engine.tracking import MetricsLog, Picture, WandbMirror, summarise_study
 from lungseg.errors import InputError
 
 OFFLINE, DISABLED = WandbSettings(mode="offline"), WandbSettings(mode="disabled")
@@ -284,6 +289,133 @@ def test_wandb_itself_writes_an_offline_run_without_a_key(tmp_path: Path, home: 
         assert time.monotonic() < deadline, written
         time.sleep(0.05)
         written = (folder / f"run-{name}.wandb").read_bytes()
+
+
+def records_of(path: Path) -> list[Any]:
+    """Records of an offline run's file: 7 bytes, then blocks of 32 KiB of LevelDB's log format."""
+    from wandb.proto import wandb_internal_pb2
+
+    content, place, found, parts = path.read_bytes(), 7, [], b""
+    while place + 7 <= len(content):
+        if 32768 - place % 32768 < 7:  # too little for a head: zeros up to the next block
+            place += 32768 - place % 32768
+            continue
+        size, kind = int.from_bytes(content[place + 4 : place + 6], "little"), content[place + 6]
+        parts += content[place + 7 : place + 7 + size]
+        place += 7 + size
+        if kind in (1, 4):  # whole, or the last part
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(parts)
+            found.append(record)
+            parts = b""
+    return found
+
+
+def test_an_offline_run_of_a_real_training_says_what_metrics_jsonl_says(
+    prepared: Path, tmp_path: Path, home: Path
+) -> None:
+    settings = TrainSettings(
+        study="first",
+        folds=3,
+        epochs=3,
+        model=ModelSettings(encoder="tu-test_efficientnet", weights="none"),
+        loader=LoaderSettings(batch=2),
+        wandb=WandbSettings(mode="offline"),
+    )
+    plan = RunPlan("pooled", ("north", "south"), 0, 3, 0)
+    folder = tmp_path / "first" / "pooled-fold0-1234"
+    run = fit.Run(settings, plan, tuple(datasets.find_datasets([str(prepared)])), folder.name, str(folder))
+    summary = fit.finish(fit.start(run, torch.device("cpu")), lambda _: None)
+    (path,) = folder.glob("wandb/offline-run-*/*.wandb")
+    records = records_of(path)
+    (told,) = [record.run for record in records if record.WhichOneof("record_type") == "run"]
+    assert told.run_group == "first"
+    assert told.display_name == "pooled-fold0-1234"
+    assert told.run_id == storage.digest(["first", str(folder)])
+    assert told.job_type == "train"
+    config = {update.key: json.loads(update.value_json) for update in told.config.update}
+    expected = json.loads(settings.model_dump_json())
+    assert {name: config[name] for name in expected} == expected
+    history = [
+        {(item.key or item.nested_key[0]): json.loads(item.value_json) for item in record.history.item}
+        for record in records
+        if record.WhichOneof("record_type") == "history"
+    ]
+    own = [{name: value for name, value in row.items() if not name.startswith("_")} for row in history]
+    assert own == lines(folder / "metrics.jsonl")
+    assert len(own) == 3
+    last = {
+        update.key: json.loads(update.value_json)
+        for record in records
+        if record.WhichOneof("record_type") == "summary"
+        for update in record.summary.update
+    }
+    assert last["threshold"] == summary["threshold"]
+    assert last["run"] == "pooled-fold0-1234"
+    assert [record.exit.exit_code for record in records if record.WhichOneof("record_type") == "exit"] == [0]
+
+
+def test_the_summary_of_a_study_is_a_run_of_its_group(tmp_path: Path, home: Path) -> None:
+    grid = (["trained on", "a"], [["a (pooled)", "0.962 [0.958, 0.966]*"]])
+    picture = np.zeros((30, 40, 3), np.uint8)
+    for _ in range(2):
+        summarise_study(WandbSettings(), str(tmp_path / "first"), grid, picture)
+    files = sorted((tmp_path / "first" / "wandb").glob("offline-run-*/*.wandb"))
+    assert {path.name for path in files} == {f"run-{storage.digest(['first', str(tmp_path / 'first')])}.wandb"}
+    records = records_of(files[0])
+    (told,) = [record.run for record in records if record.WhichOneof("record_type") == "run"]
+    assert (told.run_group, told.display_name, told.job_type) == ("first", "summary", "summary")
+    media = {path.name.split("_0_")[0]: path for path in files[0].parent.glob("files/media/*/*")}
+    table = json.loads(media["matrix"].read_text())
+    assert (table["columns"], table["data"]) == grid
+    assert "matrix_picture" in media
+
+
+def test_pictures_and_checkpoints_go_where_asked(tmp_path: Path, home: Path, caplog: pytest.LogCaptureFixture) -> None:
+    weights = tmp_path / "run" / "checkpoint" / "epoch-0001" / "model.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"weights")
+    images = [np.full((16, 16), value, np.uint8) for value in (50, 99)]
+    masks = [np.pad(np.ones((8, size), np.uint8), ((4, 4), (0, 16 - size))) for size in (3, 5, 7)]
+    settings = WandbSettings(mode="offline", artifact=True, images=2)
+    with mirror(settings, tmp_path / "run") as asked:
+        asked.show([Picture("a/1", images[0], masks[0], masks[1]), Picture("a/2", images[1], None, masks[2])])
+        asked.keep("pooled-fold0", str(weights.parent))
+        asked.keep("pooled-fold0", "s3://bucket/runs/checkpoint")
+    assert "s3://bucket/runs/checkpoint: it is in a bucket" in caplog.text
+    assert "W&B stopped" not in caplog.text
+    (path,) = (tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb")
+    assert len(list(path.parent.glob("files/media/images/*.png"))) == 2
+    assert len(list(path.parent.glob("files/media/images/mask/*.png"))) == 3
+    artifacts = [record.artifact for record in records_of(path) if record.WhichOneof("record_type") == "artifact"]
+    assert [(one.name, one.type) for one in artifacts] == [("pooled-fold0", "model")]
+
+
+def test_nothing_is_given_that_was_not_asked_for(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = FakeRun()
+    started(monkeypatch, run)
+    with mirror(OFFLINE, tmp_path) as silent:
+        silent.show([])
+        silent.keep("pooled-fold0", str(tmp_path))
+    assert run.calls == [("finish", 0)]
+
+
+def test_an_upload_that_takes_too_long_is_left_to_itself(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Slow(FakeRun):
+        def finish(self, exit_code: int) -> None:
+            time.sleep(20 + exit_code)
+
+    monkeypatch.setattr(tracking, "_FINISH_S", 0.2)
+    monkeypatch.setattr(tracking, "_GRACE_S", 0.1)
+    asked = started(monkeypatch, Slow())
+    began = time.monotonic()
+    with mirror(OFFLINE, tmp_path):
+        pass
+    assert time.monotonic() - began < 10
+    assert "W&B did not take all within 0 s and is left to itself" in caplog.text
+    assert asked[0]["settings"].finish_timeout == 0.2
 
 
 def test_a_mode_that_wandb_refuses_is_told_and_training_goes_on(

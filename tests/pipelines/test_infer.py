@@ -7,7 +7,7 @@ import torch
 from lungseg.config import InferSettings, LoaderSettings, ModelSettings, PreprocessSettings, TrainSettings
 from lungseg.data import datasets, folds, images
 from lungseg.data.shard_plan import plan_shards
-from lungseg.engine import fit
+from lungseg.engine import fit, study_data
 from lungseg.errors import CheckpointError, InputError, SettingsError
 from lungseg.pipelines import infer
 from lungseg.storage import read_table
@@ -27,7 +27,7 @@ def trained(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         epochs=1,
         wandb={"mode": "disabled"},  # type: ignore[arg-type]
     )
-    data = fit.open_data(settings.data)
+    data = study_data.open_data(settings.data)
     (plan,) = folds.plan_study(("pooled",), [part.name for part in data], 2, (0,), 0)
     run = fit.Run(settings, plan, settings.data, "pooled-fold0-test", str(folder))
     fit.finish(fit.start(run, torch.device("cpu")), lambda _: None)
