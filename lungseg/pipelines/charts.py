@@ -61,21 +61,25 @@ class Histogram:
 
 
 def learning_curves(runs: Mapping[str, Sequence[Row]]) -> dict[str, tuple[Curve | None, Curve | None]]:
-    """Draw each run's held-out Dice and its loss over epochs; all runs share their axes, so that they compare."""
+    """Draw each run's Dice (of its validation fold, else held-out) and loss over epochs, all on the same axes."""
     rows = [row for part in runs.values() for row in part]
     if not rows:
         return {}
     epochs = max(row["epoch"] for row in rows)
-    low = lowest([row["held_out_dice"] for row in rows if math.isfinite(row["held_out_dice"])])
+    low = lowest([_dice(row) for row in rows if math.isfinite(_dice(row))])
     high = max((row["loss"] for row in rows if math.isfinite(row["loss"])), default=1.0)
     return {
         name: (
-            curve([(row["epoch"], row["held_out_dice"]) for row in part], low, 1.0, epochs),
+            curve([(row["epoch"], _dice(row)) for row in part], low, 1.0, epochs),
             curve([(row["epoch"], row["loss"]) for row in part], 0.0, high, epochs),
         )
         for name, part in runs.items()
         if part
     }
+
+
+def _dice(row: Row) -> float:
+    return float(row["validation_dice"] if "validation_dice" in row else row["held_out_dice"])
 
 
 def curve(values: Sequence[tuple[int, float]], low: float, high: float, epochs: int) -> Curve | None:

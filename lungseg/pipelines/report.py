@@ -11,7 +11,7 @@ import jinja2
 from lungseg import __version__, storage
 from lungseg.config import ReportSettings
 from lungseg.errors import SettingsError
-from lungseg.pipelines import charts, overlays, results, tables
+from lungseg.pipelines import charts, matrix, overlays, results, tables
 from lungseg.pipelines.results import Line, Predictions, Row, Study
 
 logger = logging.getLogger(__name__)
@@ -93,6 +93,7 @@ def _as_json(study: Study, predictions: Predictions | None, shown: Sequence[over
             "name": study.name,
             "folder": study.folder,
             "unfinished": list(study.unfinished),
+            "results": study.matrix.as_json(),
             "tables": [
                 {**one.about, "rows": _json_lines(one.lines), "all_runs": _json_lines(one.joint)}
                 for one in study.tables
@@ -121,6 +122,7 @@ def _as_html(study: Study, predictions: Predictions | None, shown: Sequence[over
     template = environment.from_string(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
     return template.render(
         study=study,
+        grid=matrix.grid(study.matrix),
         predictions=predictions,
         headline=headline(study),
         notes=notes,

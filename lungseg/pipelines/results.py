@@ -11,6 +11,7 @@ from lungseg import storage
 from lungseg.data.manifest import codes_of
 from lungseg.errors import InputError
 from lungseg.model import statistics
+from lungseg.pipelines.matrix import Matrix, summarise
 from lungseg.schema import USABLE
 
 Row = dict[str, Any]
@@ -53,7 +54,10 @@ class Table:
 
 @dataclass(frozen=True)
 class Study:
-    """A study as its folder shows it; curves: rows of metrics.jsonl by run; unfinished: a row a run that is."""
+    """A study as its folder shows it.
+
+    curves: rows of metrics.jsonl by run. unfinished: a row a run that is. matrix: what study.parquet comes to.
+    """
 
     name: str
     folder: str
@@ -61,6 +65,7 @@ class Study:
     tables: tuple[Table, ...]
     curves: dict[str, list[Row]]
     unfinished: tuple[Row, ...]
+    matrix: Matrix
 
 
 @dataclass(frozen=True)
@@ -101,11 +106,19 @@ def read_study(folder: str) -> Study:
         tested = storage.read_table(storage.join(folder, name, "tested.parquet")).to_pylist()
         grouped[storage.digest([_alike(summary)])].append((summary, tested))
     curves = {name: _read_curve(storage.join(folder, name, "metrics.jsonl")) for name in names}
+    states = study.get("states", {})
     unfinished = tuple(
-        {"run": name, "state": "not finished", "epochs": len(curves[name])} for name in names if name not in done
+        {"run": name, **_state(states.get(name, {})), "epochs": len(curves[name])} for name in names if name not in done
     )
     tables = tuple(_table(runs) for runs in grouped.values())
-    return Study(study["study"], folder, names, tables, curves, unfinished)
+    every = storage.join(folder, "study.parquet")
+    matrix = summarise(storage.read_table(every).to_pylist() if storage.exists(every) else [])
+    return Study(study["study"], folder, names, tables, curves, unfinished, matrix)
+
+
+def _state(state: Row) -> Row:
+    reason = state.get("reason")
+    return {"state": f"failed: {reason}" if reason else "not finished"}
 
 
 def read_predictions(folder: str) -> Predictions:
@@ -164,9 +177,12 @@ def _patient(row: Row) -> str:
 
 def _alike(summary: Row) -> Row:
     """Say what runs of one table have in common, so that its title is true for each of its figures."""
-    names = ("protocol", "train_on", "folds", "epochs", "resolution", "threshold", "aggregation")
-    encoder = summary.get("settings", {}).get("model", {}).get("encoder")
-    return {**{name: summary[name] for name in names}, "encoder": encoder}
+    names = ("protocol", "train_on", "folds", "resolution", "aggregation", "input")
+    settings = summary["settings"]
+    # Not what a run came to: with early stopping and a chosen threshold each fold has its own.
+    threshold = "chosen on a validation fold" if settings["choose_threshold"] else summary["threshold"]
+    more = {"epochs": settings["epochs"], "threshold": threshold, "encoder": settings["model"]["encoder"]}
+    return {**{name: summary[name] for name in names}, **more}
 
 
 def _table(runs: Sequence[tuple[Row, list[Row]]]) -> Table:

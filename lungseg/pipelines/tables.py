@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from lungseg.pipelines import matrix
 from lungseg.pipelines.results import Predictions, Row, Study
 
 _WIDTH = 100  # columns of a table that goes into a file or another program
@@ -46,6 +47,7 @@ def show(study: Study, predictions: Predictions | None, notes: Sequence[str]) ->
         rows = [line.as_json() for line in table.lines] + [{"run": joint, **line.as_json()} for line in table.joint]
         title = f"{study.name}: trained on {join(about['train_on'])} ({about['protocol']})"
         _print(console, (title, made(about)), _STUDY, rows)
+    matrix.show(study.matrix, console)
     if study.unfinished:
         _print(console, (f"{study.name}: runs without figures", ""), _UNFINISHED, study.unfinished)
     if predictions is not None:
@@ -101,7 +103,8 @@ def _plain(text: str) -> str:
 def made(about: Row) -> str:
     """Say how a table's figures were made."""
     after = f", postprocess {about['postprocess']}" if about.get("postprocess", "none") != "none" else ""
-    return f"{about['aggregation']}, at {about['resolution']}, threshold {about['threshold']:g}{after}"
+    threshold = about["threshold"] if isinstance(about["threshold"], str) else f"{about['threshold']:g}"
+    return f"{about['aggregation']}, at {about['resolution']}, threshold {threshold}{after}"
 
 
 def counts(found: dict[str, int]) -> str:

@@ -16,8 +16,8 @@ from lungseg.config import ReportSettings
 from lungseg.data import images
 from lungseg.errors import InputError, SettingsError
 from lungseg.model import metrics
-from lungseg.pipelines import report
-from lungseg.schema import PREDICTIONS, SCHEMA, TEST_ROWS, Counts, table
+from lungseg.pipelines import matrix, report
+from lungseg.schema import PREDICTIONS, SCHEMA, STUDY_ROWS, TEST_ROWS, Counts, table
 
 U8 = NDArray[np.uint8]
 DrawPair = Callable[[int, int, int], tuple[U8, U8]]
@@ -45,7 +45,8 @@ def _write_run(folder: Path, name: str, rows: list[Row], train_on: list[str], ep
         {
             "run": name, "protocol": "pooled", "train_on": train_on, "fold": int(name[-1]), "folds": 2,
             "epochs": epochs, "trained_images": 6, "resolution": "64 px", "threshold": 0.5,
-            "aggregation": "mean over images", "tested": [], "settings": {"model": {"encoder": "tiny"}},
+            "aggregation": "mean over images", "input": "64 px", "tested": [],
+            "settings": {"model": {"encoder": "tiny"}, "choose_threshold": False, "epochs": epochs},
         },
     )  # fmt: skip
 
@@ -66,7 +67,38 @@ def study(tmp_path: Path) -> Path:
     _write_curve(folder / "pooled-fold2", "pooled-fold2", 1)
     names = [*DICE, "pooled-fold2"]
     storage.write_json(str(folder / "study.json"), {"study": "trial", "runs": names, "settings": {}})
+    _write_rows(folder, "pooled", "north", ["pooled-fold0", "pooled-fold1"])
     return folder
+
+
+def _write_rows(folder: Path, protocol: str, train_on: str, names: list[str], cross: float | None = None) -> None:
+    """Write study.parquet of these runs; `cross`: Dice of each on two images of a data set that it never saw."""
+    rows = []
+    for name in names:
+        tested = storage.read_table(str(folder / name / "tested.parquet")).to_pylist()
+        if cross is not None:
+            more = [_tested(name, number, cross + number / 100, "south", "cross") for number in range(2)]
+            tested += [{**dict.fromkeys(TEST_ROWS.names), **row, "image_id": f"s{i}"} for i, row in enumerate(more)]
+        rows += matrix.study_rows(tested, protocol, [train_on], int(name[-1]))
+    storage.write_table(str(folder / "study.parquet"), table(rows, STUDY_ROWS))
+
+
+def test_the_matrix_and_the_gap_stand_first(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _write_rows(study, "source-to-source", "north", ["pooled-fold0", "pooled-fold1"], cross=0.5)
+    made, page = _run(study)
+    shown = capsys.readouterr().out
+    found = made["study"]["results"]
+    own, other = found["cells"]
+    assert (own["role"], own["images"], other["role"], other["images"]) == ("held-out", 6, "cross", 2)
+    assert own["dice"] == pytest.approx(np.mean([value for values in DICE.values() for value in values]))
+    (gap,) = found["gaps"]
+    assert gap["gap"] == pytest.approx(own["dice"] - other["dice"])
+    for text in (page, shown):
+        assert f"{own['dice']:.3f} [" in text
+        assert "south" in text
+    assert f"{gap['gap']:.4f}" in page
+    assert page.index("The generalisation gap") < page.index("<h3>Trained on north")
+    assert f"gap {gap['gap']:.3f}" in shown
 
 
 def _predicted(folder: Path, number: int, pair: tuple[U8, U8], **changes: Any) -> Row:
