@@ -16,8 +16,8 @@ TABLES = {name: value for name, value in vars(schema).items() if isinstance(valu
 RECORD = Record("a", "north", "/x/a.png", ("/m/a.png",), ("lung",), "p", flags=("mask_uneven",), height=3, width=4)
 
 
-def test_there_are_four_tables_and_each_carries_the_number() -> None:
-    assert set(TABLES) == {"MANIFEST", "INDEX", "TEST_ROWS", "PREDICTIONS"}
+def test_there_are_five_tables_and_each_carries_the_number() -> None:
+    assert set(TABLES) == {"MANIFEST", "INDEX", "TEST_ROWS", "STUDY_ROWS", "PREDICTIONS"}
     assert all(table.metadata == {b"lungseg.schema": str(SCHEMA).encode()} for table in TABLES.values())
 
 

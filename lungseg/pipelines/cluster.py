@@ -16,10 +16,15 @@ from lungseg.errors import ResourceError
 
 logger = logging.getLogger(__name__)
 
+PLACE_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
+"""Environment variable: how long Ray Train waits for a place for a run's workers before it tries anew, s."""
+
 # What these two warn of (a token is used; progress bars are off) is as it should be.
 _CHATTY = ("ray._private.authentication.authentication_token_setup", "ray.data._internal.progress")
 _ANSWER_S = 2.0  # a living Ray of this machine takes a connection in milliseconds
 _WAIT_S = 60.0  # for CPUs that another job on the cluster is about to give back
+_SETTLE_S = 10.0  # for more of them than are needed
+_PER_RUN = "--workers-per-run"
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,7 @@ def connect() -> None:
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")
+    os.environ.setdefault(PLACE_TIMEOUT, "100")
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.ERROR)
     address = _address()
@@ -85,13 +91,40 @@ def share(workers: int, device: str) -> Share:
     cpus, gpus = _total("CPU"), _total("GPU")
     use_gpu = device == "gpu" or (device == "auto" and gpus >= max(workers, 1))
     count = workers or (gpus if use_gpu else cpus)
-    if use_gpu and (gpus < count or count == 0):
-        raise ResourceError(
-            f"{max(count, 1)} GPUs asked, the cluster has {gpus}: pass --workers {gpus or 1} or --device cpu"
-        )
+    if use_gpu:
+        _wait_for("GPU", (max(count, 1),) * 2, "--workers")
     each = 1 if use_gpu else cpus_each(_node_cpus(), max(count, 1))
     require_cpus(max(count, 1) * each)
     return Share(count, each, int(use_gpu))
+
+
+def share_among_runs(workers: int, device: str, runs: int, at_once: int) -> tuple[int, Share]:
+    """Say how many of a study's runs, of so many workers each, train at once, and what each worker gets.
+
+    at_once 0: as many as there is room for beside other jobs. A worker gets a GPU and a CPU, or an equal part of the
+    CPUs.
+
+    Raises:
+        ResourceError: the cluster has no room for one run, or not for `at_once`, or another job holds it.
+
+    """
+    cpus, gpus = _total("CPU"), _total("GPU")
+    use_gpu = device == "gpu" or (device == "auto" and gpus >= workers)
+    room = min(cpus, gpus) // workers if use_gpu else cpus // workers
+    if room and at_once > room and runs > room:
+        raise ResourceError(
+            f"--runs-at-once {at_once} of {workers} workers each: the cluster has {cpus} CPUs and {gpus} GPUs, room "
+            f"for {room}: pass --runs-at-once {room}, or add nodes"
+        )
+    count = min(runs, at_once or max(room, 1))
+    least = count * workers if at_once else workers
+    if use_gpu:
+        count = min(count, _wait_for("GPU", (least, count * workers), _PER_RUN) // workers)
+    free = _wait_for("CPU", (least, count * workers if use_gpu else cpus), _PER_RUN)
+    count = min(count, free // workers)
+    # Where another job holds some of the CPUs, which nodes those are on is not known: one each fits anywhere.
+    each = cpus_each(_node_cpus(), count * workers) if free >= cpus and not use_gpu else 1
+    return count, Share(workers, each, int(use_gpu))
 
 
 def cpus_each(nodes: Sequence[int], workers: int) -> int:
@@ -100,8 +133,8 @@ def cpus_each(nodes: Sequence[int], workers: int) -> int:
     return next((each for each in range(most, 1, -1) if sum(cpus // each for cpus in nodes) >= workers), 1)
 
 
-def require_cpus(count: int) -> None:
-    """Wait until this many CPUs are free.
+def require_cpus(count: int, option: str = "--workers") -> None:
+    """Wait until this many CPUs are free; `option` is the setting to lower where they are not there.
 
     Without this, Ray waits for ever and says nothing.
 
@@ -109,21 +142,30 @@ def require_cpus(count: int) -> None:
         ResourceError: the cluster has fewer, or they are not free in time.
 
     """
-    total = _total("CPU")
-    if total < count:
-        raise ResourceError(f"{count} CPUs needed, the cluster has {total}: pass --workers {total or 1}, or add nodes")
-    deadline = time.monotonic() + _WAIT_S
-    told = False
-    while (free := _free("CPU")) < count:
-        if time.monotonic() > deadline:
+    _wait_for("CPU", (count, count), option)
+
+
+def _wait_for(resource: str, counts: tuple[int, int], option: str) -> int:
+    """Wait until the least number of CPUs or GPUs is free, and a moment for the most; return how many are."""
+    least, most = counts
+    total, began, told = _total(resource), time.monotonic(), False
+    if total < least:
+        other = " or --device cpu" if resource == "GPU" else ", or add nodes"
+        raise ResourceError(f"{least} {resource}s needed, the cluster has {total}: pass {option} {total or 1}{other}")
+    while (free := _free(resource)) < most:
+        waited = time.monotonic() - began
+        if free >= least and waited > _SETTLE_S:
+            break
+        if waited > _WAIT_S:
             raise ResourceError(
-                f"{count} CPUs needed, {free} of {total} are free after {_WAIT_S:.0f} s: "
-                "wait for the other job, or pass fewer --workers"
+                f"{least} {resource}s needed, {free} of {total} are free after {_WAIT_S:.0f} s: "
+                f"wait for the other job, or pass fewer {option}"
             )
         if not told:
-            logger.info("waiting for %d CPUs, %d of %d are free", count, free, total)
+            logger.info("waiting for %d %ss, %d of %d are free", most, resource, free, total)
             told = True
         time.sleep(0.5)
+    return free
 
 
 def _total(resource: str) -> int:

@@ -1,38 +1,38 @@
-"""Train a study: each run a Ray Train job of DDP workers, one after the other."""
+"""Train a study: its runs planned, refused or placed, several at once where the cluster has room, and added up."""
 
+import contextlib
 import logging
+import queue
 import threading
-import time
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any
-
-import ray
-import ray.train
-import torch
-from ray.train.torch import TorchTrainer, get_device
+from collections.abc import Generator, Sequence
 
 from lungseg import storage
-from lungseg.config import PreprocessSettings, TrainSettings
+from lungseg.config import PreprocessSettings, Protocol, TrainSettings
 from lungseg.data import audit, datasets, folds, manifest, sources
 from lungseg.data.leakage import audit_datasets
 from lungseg.data.shard_plan import plan_shards
-from lungseg.engine import fit
-from lungseg.engine.ranks import gather, rank_and_world
+from lungseg.engine import fit, tracking
+from lungseg.engine.study_data import check_split, open_data
 from lungseg.errors import LungsegError, SettingsError
 from lungseg.model import network
-from lungseg.pipelines.cluster import Share, connect, share
+from lungseg.pipelines import matrix, matrix_picture, trainer
+from lungseg.pipelines.cluster import Share, connect, share_among_runs
 from lungseg.pipelines.phantoms import draw_phantoms
-from lungseg.pipelines.progress import ProgressLine
+from lungseg.pipelines.progress import SharedLine
+from lungseg.pipelines.shared_storage import require_shared
+from lungseg.pipelines.study_record import StudyRecord
 
 logger = logging.getLogger(__name__)
 
 _PHANTOM_SIZE = 128
-_POST_EVERY_S = 0.5
+_PROTOCOLS: tuple[Protocol, ...] = ("pooled", "source-to-source", "leave-one-dataset-out")
 
 
 def run(settings: TrainSettings) -> None:
     """Train and test every run of the study; finished ones are passed over, interrupted ones go on.
+
+    A run that fails does not stop the others.
 
     Raises:
         LungsegError: data or settings cannot be used, the cluster is too small, or a run failed.
@@ -40,31 +40,72 @@ def run(settings: TrainSettings) -> None:
     """
     study = storage.join(storage.resolve(settings.out), settings.study)
     folders = datasets.find_datasets(_data(settings))
-    data = fit.open_data(folders)
-    plans = folds.plan_study(
-        settings.protocols, [part.name for part in data], settings.folds, settings.only_folds, settings.seed
-    )
-    rows = [row for part in data for row in part.index.to_pylist()]
+    data = open_data(folders)
+    plans = _plan(settings, data, settings.protocols, settings.only_folds)
     linked = _linked(study, data)
-    for plan in plans:
-        # Refuses a run that cannot be, before any of them begins.
-        fit.check_split(folds.split(rows, plan, linked), plan.name, settings.workers)
+    _check(settings, data, plans, linked)
     runs = [
         fit.Run(settings, plan, tuple(folders), name, storage.join(study, name), linked)
         for plan in plans
         for name in [fit.name_run(settings, plan, data)]
     ]
-    logger.info("study %s: %d runs on %d images in %d data sets", study, len(runs), len(rows), len(data))
-    left = [one for one in runs if not _finished(study, one.name)]
-    if left:
-        network.build(settings.model)  # tells of a wrong encoder and of missing weights before any worker starts
-        connect()
-        placed = share(settings.workers, settings.device)
-    _write_study(study, settings, [one.name for one in runs])
-    for one in left:
-        _train(one, placed)
+    record = StudyRecord(study, settings, {one.name: one.plan for one in runs}, _alike(settings, data))
+    left = [one for one in runs if not record.finished(one.name)]
+    images = sum(part.index.num_rows for part in data)
+    logger.info("study %s: %d runs on %d images in %d data sets", study, len(runs), images, len(data))
+    at_once, placed = _place(settings, len(left), study, folders) if left else (0, Share(0, 0, 0))
+    record.write()
+    failures = _train_all(left, at_once, placed, record)
+    found = record.write()
     for one in runs:
-        _tell(storage.read_json(storage.join(one.folder, "run.json")))
+        if record.finished(one.name):
+            _tell(record, one.name)
+    matrix.show(found)
+    if left and found.cells:
+        tracking.summarise_study(settings.wandb, study, matrix.grid(found), matrix_picture.draw(found))
+    _judge(record, failures)
+
+
+def _plan(
+    settings: TrainSettings,
+    data: Sequence[datasets.PreparedData],
+    protocols: Sequence[Protocol],
+    only: Sequence[int],
+) -> list[folds.RunPlan]:
+    names = [part.name for part in data]
+    return folds.plan_study(protocols, names, settings.folds, only, settings.seed, settings.validates)
+
+
+def _alike(settings: TrainSettings, data: list[datasets.PreparedData]) -> frozenset[str]:
+    """Name every run that these settings and data can have, whatever its protocol and fold."""
+    protocols = _PROTOCOLS if len(data) > 1 else _PROTOCOLS[:2]
+    return frozenset(fit.name_run(settings, plan, data) for plan in _plan(settings, data, protocols, ()))
+
+
+def _check(
+    settings: TrainSettings,
+    data: Sequence[datasets.PreparedData],
+    plans: Sequence[folds.RunPlan],
+    linked: Sequence[folds.Link],
+) -> None:
+    """Refuse a run that cannot be, before any of them begins.
+
+    Raises:
+        SettingsError: more folds than groups of images to deal, or too few images for the workers.
+
+    """
+    rows = [row for part in data for row in part.index.to_pylist()]
+    groups = folds.group_rows(rows, linked)
+    for name in dict.fromkeys(name for plan in plans for name in plan.train_on):
+        own = {group for row, group in zip(rows, groups, strict=True) if row["dataset"] == name}
+        if len(own) < settings.folds:
+            raise SettingsError(
+                f"--folds {settings.folds}: {name} has {len(own)} groups of images (one a patient) to deal into folds, "
+                f"one a fold is needed: lower --folds, or leave {name} out of --data"
+            )
+    for plan in plans:
+        parts = folds.split(rows, plan, linked)
+        check_split(parts, plan.name, settings.workers_per_run, settings.least_batch)
 
 
 def _linked(study: str, data: Sequence[datasets.PreparedData]) -> tuple[folds.Link, ...]:
@@ -86,19 +127,6 @@ def _linked(study: str, data: Sequence[datasets.PreparedData]) -> tuple[folds.Li
     return tuple((pair["first"], pair["second"]) for pair in pairs)
 
 
-def _finished(study: str, name: str) -> bool:
-    return storage.exists(storage.join(study, name, "run.json"))
-
-
-def _write_study(study: str, settings: TrainSettings, names: list[str]) -> None:
-    """Name the study's runs: these, and those that earlier commands finished."""
-    path = storage.join(study, "study.json")
-    before = storage.read_json(path)["runs"] if storage.exists(path) else []
-    earlier = [name for name in before if name not in names and _finished(study, name)]
-    content = {"study": settings.study, "runs": [*earlier, *names], "settings": settings.model_dump()}
-    storage.write_json(path, content)
-
-
 def _data(settings: TrainSettings) -> list[str]:
     """Resolve the named data; without any, draw phantoms and prepare them, in seconds and in this process."""
     if settings.data:
@@ -111,117 +139,88 @@ def _data(settings: TrainSettings) -> list[str]:
     return [out]
 
 
-def _train(one: fit.Run, placed: Share) -> None:
-    device = "GPU" if placed.gpus else "CPU"
-    logger.info("%s: %d workers, %d CPUs each, on %s", one.name, placed.workers, placed.cpus, device)
-    board = _Board.options(num_cpus=0).remote()  # type: ignore[attr-defined]
-    trainer = TorchTrainer(
-        _one_rank,  # type: ignore[arg-type]  # what it returns is Result.return_value
-        train_loop_config={"run": one, "board": board},
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=placed.workers,
-            use_gpu=bool(placed.gpus),
-            resources_per_worker={"CPU": placed.cpus, **({"GPU": 1} if placed.gpus else {})},
-        ),
-        run_config=ray.train.RunConfig(
-            name=one.name,
-            storage_path=storage.join(storage.parent_of(one.folder), ".ray-train"),
-            failure_config=ray.train.FailureConfig(max_failures=one.settings.max_failures),
-        ),
-    )
-    shown = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(board, one, shown), daemon=True)
-    watcher.start()
+def _place(settings: TrainSettings, runs: int, study: str, folders: Sequence[str]) -> tuple[int, Share]:
+    """Join the cluster, and refuse what it cannot do; say how many runs train at once, and what a worker gets."""
+    network.build(settings.model)  # tells of a wrong encoder and of missing weights before any worker starts
+    connect()
+    require_shared(study, [storage.join(folder, "dataset.json") for folder in folders])
+    return share_among_runs(settings.workers_per_run, settings.device, runs, settings.runs_at_once)
+
+
+def _train_all(left: Sequence[fit.Run], at_once: int, placed: Share, record: StudyRecord) -> list[Exception]:
+    """Train the runs, some at a time; the study's files follow each that ends. Return the failures."""
+    line, failures = SharedLine(logger), []
+    if len(left) > 1:
+        logger.info("%d runs to train, %d at once", len(left), at_once)
+    with contextlib.closing(_in_threads(left, at_once, placed, line)) as ended:
+        for one, error in ended:
+            if error is not None:
+                failures.append(error)
+                bug = not isinstance(error, LungsegError)
+                record.failed[one.name] = f"{type(error).__name__}: {error}" if bug else str(error)
+                line.say(one.name, f"failed: {record.failed[one.name]}", logging.ERROR)
+                if bug:
+                    logger.error("%s: no failure that is known of", one.name, exc_info=error)
+            record.write()
+    return failures
+
+
+def _in_threads(
+    left: Sequence[fit.Run], at_once: int, placed: Share, line: SharedLine
+) -> Generator[tuple[fit.Run, Exception | None], None, None]:
+    """Train runs in threads, and tell of each as it ends.
+
+    The threads are daemons and the main one is none of them: so Ctrl-C ends the job at once, and with it its workers,
+    where an executor would wait for the runs' end, and Ray Train on the main thread would end the job with status 0.
+    """
+    todo: queue.SimpleQueue[fit.Run] = queue.SimpleQueue()
+    done: queue.SimpleQueue[tuple[fit.Run, Exception | None]] = queue.SimpleQueue()
+    for one in left:
+        todo.put(one)
+
+    def work() -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                done.put(_outcome(todo.get_nowait(), placed, line))
+
+    for _ in range(at_once):
+        threading.Thread(target=work, daemon=True).start()
     try:
-        result = trainer.fit()
-    except ray.train.TrainingFailedError as error:
-        raise LungsegError(f"{one.name} failed: {_cause(error)}: mend it and run the same command again") from error
+        for _ in left:
+            yield done.get()
     finally:
-        shown.set()
-        watcher.join()
-        ray.kill(board)
-    refused = (getattr(result, "return_value", None) or {}).get("refused")
-    if refused:
-        kind, message = refused
-        raise (SettingsError if kind == SettingsError.exit_status else LungsegError)(message)
+        line.closed.set()
+        with contextlib.suppress(queue.Empty):  # where the job ends early, no other run begins
+            while True:
+                todo.get_nowait()
 
 
-def _one_rank(config: dict[str, Any]) -> dict[str, Any]:
-    """Train one rank. What a user can mend is returned, not raised: Ray would try it again and again."""
-    board, first = config["board"], rank_and_world()[0] == 0
-    refused, training = None, None
-    device = get_device()
-    if device.type == "cuda":
-        torch.cuda.set_device(device)  # NCCL gathers objects through the current device: the first, unless told
+def _outcome(one: fit.Run, placed: Share, line: SharedLine) -> tuple[fit.Run, Exception | None]:
     try:
-        training = fit.start(config["run"], device)
-    except LungsegError as error:
-        refused = (error.exit_status, str(error))
-    refusals = [one for one in gather(refused) if one is not None]
-    if refusals or training is None:
-        return {"refused": refusals[0]}
-    posted = 0.0
-
-    def show(progress: fit.Progress) -> None:
-        nonlocal posted
-        if first and (progress.note or time.monotonic() - posted > _POST_EVERY_S):
-            posted = time.monotonic()
-            board.post.remote(progress)
-
-    if first and training.epoch:
-        show(fit.Progress(training.epoch, 0, 0, 0.0, "going on from its checkpoint"))
-    fit.finish(training, show)
-    return {}
+        trainer.train(one, placed, line)
+    except Exception as error:
+        return one, error
+    return one, None
 
 
-@ray.remote
-class _Board:
-    """Where rank 0 pins its progress, and the driver reads it."""
-
-    def __init__(self) -> None:
-        self._notes: list[fit.Progress] = []
-        self._now: fit.Progress | None = None
-
-    def post(self, progress: fit.Progress) -> None:
-        """Keep the newest state, and every note until it is read."""
-        self._now = progress
-        if progress.note:
-            self._notes.append(progress)
-
-    def read(self) -> tuple[list[fit.Progress], fit.Progress | None]:
-        """Take the notes down; show the newest state."""
-        notes, self._notes = self._notes, []
-        return notes, self._now
+def _tell(record: StudyRecord, name: str) -> None:
+    for tested in record.summary(name)["tested"]:
+        figures = ", ".join(f"{title} {tested[key]:.4f}" for title, key in (("Dice", "dice"), ("IoU", "iou")))
+        logger.info("%s: %s %s, %d images: %s", name, tested["role"], tested["dataset"], tested["images"], figures)
 
 
-def _watch(board: Any, one: fit.Run, ended: threading.Event) -> None:
-    """Show a run's progress until it ends, and then what was still unread."""
-    line, epochs, began = ProgressLine(logger), one.settings.epochs, time.monotonic()
-    last = False
-    while not last:
-        last = ended.wait(_POST_EVERY_S)
-        try:
-            notes, now = ray.get(board.read.remote(), timeout=5.0)
-        except ray.exceptions.RayError:
-            continue  # the board's node is lost or busy; the run's own fate is told by fit()
-        for note in notes:
-            line.say(f"{one.name}: epoch {note.epoch}/{epochs}: {note.note}")
-        if now is None:
-            line.show(f"{one.name}: starting workers, {time.monotonic() - began:.0f} s")
-        elif not now.note:
-            line.show(f"{one.name}: epoch {now.epoch}/{epochs}, step {now.step}/{now.steps}, loss {now.loss:.3f}")
+def _judge(record: StudyRecord, failures: Sequence[Exception]) -> None:
+    """Give an account of the runs where some failed.
 
+    Raises:
+        LungsegError: some did; a SettingsError where all of these failed over settings.
 
-def _cause(error: BaseException) -> str:
-    """Say in one line what ended the workers: the last line of the first of them that has a story."""
-    failures = getattr(error, "worker_failures", {}) or {}
-    texts = [str(failure).strip() for failure in failures.values()] or [str(error).strip()]
-    return texts[0].splitlines()[-1] if texts[0] else type(error).__name__
-
-
-def _tell(summary: dict[str, Any]) -> None:
-    for tested in summary["tested"]:
-        figures = ", ".join(f"{name} {tested[key]:.4f}" for name, key in (("Dice", "dice"), ("IoU", "iou")))
-        logger.info(
-            "%s: %s %s, %d images: %s", summary["run"], tested["role"], tested["dataset"], tested["images"], figures
-        )
+    """
+    if not failures:
+        return
+    done = sum(record.finished(name) for name in record.plans)
+    reasons = "; ".join(f"{name} failed: {reason}" for name, reason in record.failed.items())
+    settings = all(isinstance(failure, SettingsError) for failure in failures)
+    raise (SettingsError if settings else LungsegError)(
+        f"{done} of {len(record.plans)} runs finished; {reasons}; the same command goes on"
+    )

@@ -56,7 +56,7 @@ def test_its_entrypoint_is_a_job_with_real_options(name: str) -> None:
     settings = parse(Path(words[1]).stem, words[2:])  # type: ignore[arg-type]
     if words[1] == "jobs/train.py":
         groups = spec["rayClusterSpec"]["workerGroupSpecs"]
-        assert settings.workers == sum(group["replicas"] for group in groups)  # type: ignore[attr-defined]
+        assert settings.workers_per_run == sum(group["replicas"] for group in groups)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("name", JOBS)

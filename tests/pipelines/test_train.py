@@ -1,7 +1,10 @@
 import json
+import logging
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -17,7 +20,10 @@ from lungseg.data import audit, datasets, folds, sources
 from lungseg.data.shard_plan import plan_shards
 from lungseg.engine import fit
 from lungseg.errors import LungsegError, ResourceError, SettingsError
-from lungseg.pipelines import results, tables, train
+from lungseg.pipelines import results, tables, train, trainer
+from lungseg.pipelines.cluster import Share
+from lungseg.pipelines.progress import SharedLine
+from lungseg.schema import STUDY_ROWS
 from lungseg.storage import read_table
 
 TINY = ModelSettings(encoder="tu-mobilenetv3_small_100", weights="none")
@@ -27,12 +33,12 @@ def _settings(prepared: Path, out: Path, **changes: object) -> TrainSettings:
     values: dict[str, object] = {
         "data": (str(prepared),),
         "out": str(out),
-        "folds": 4,
+        "folds": 3,
         "only_folds": (0,),
         "model": TINY,
         "loader": LoaderSettings(batch=2),
         "epochs": 1,
-        "workers": 2,
+        "workers_per_run": 2,
     }
     return TrainSettings.model_validate({**values, **changes})
 
@@ -97,23 +103,22 @@ def test_what_a_user_can_mend_is_not_tried_again(ray_cluster: None, prepared: Pa
     assert not list(tmp_path.glob("study/*/metrics.jsonl"))
 
 
-def _train_here(one: fit.Run, placed: object) -> None:
+def _train_here(one: fit.Run, *_: object) -> None:
     fit.finish(fit.start(one, torch.device("cpu")), lambda _: None)
 
 
 @pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Train without a cluster."""
-    monkeypatch.setattr(train, "_train", _train_here)
-    monkeypatch.setattr(train, "connect", lambda: None)
-    monkeypatch.setattr(train, "share", lambda *_: None)
+    monkeypatch.setattr(trainer, "train", _train_here)
+    monkeypatch.setattr(train, "_place", lambda *_: (1, Share(1, 1, 0)))
     monkeypatch.setenv("WANDB_MODE", "disabled")
 
 
 def test_each_data_set_is_left_out_once(
     in_this_process: None, prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train.run(_settings(prepared, tmp_path, protocols=("leave-one-dataset-out",), folds=3, workers=1))
+    train.run(_settings(prepared, tmp_path, protocols=("leave-one-dataset-out",), folds=3, workers_per_run=1))
     study = results.read_study(str(tmp_path / "study"))
     assert sorted(name.rsplit("-", 1)[0] for name in study.runs) == ["without-north-fold0", "without-south-fold0"]
     sides = {
@@ -152,7 +157,9 @@ def test_doubles_are_named_and_stay_on_one_side(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     caplog.set_level("INFO")
-    settings = _settings(doubled, tmp_path, protocols=("leave-one-dataset-out",), folds=2, only_folds=(), workers=1)
+    settings = _settings(
+        doubled, tmp_path, protocols=("leave-one-dataset-out",), folds=2, only_folds=(), workers_per_run=1
+    )
     train.run(settings)
     path = tmp_path / "study" / "duplicates.parquet"
     table = read_table(str(path))
@@ -177,42 +184,203 @@ def test_doubles_are_named_and_stay_on_one_side(
     monkeypatch.setattr(audit, "find_pairs", lambda *_: [])
     train.run(settings)
     assert read_table(str(path)) == table
-    train.run(_settings(doubled / "north", tmp_path, folds=2, workers=1))
+    train.run(_settings(doubled / "north", tmp_path, folds=2, workers_per_run=1))
     assert read_table(str(path)).num_rows == 0
 
 
 def test_a_study_keeps_the_runs_that_earlier_commands_finished(
     ray_cluster: None, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train, "_train", _train_here)
+    monkeypatch.setattr(trainer, "train", _train_here)
     for fold in (0, 1):
-        train.run(_settings(prepared, tmp_path, folds=2, only_folds=(fold,), workers=1))
+        train.run(_settings(prepared, tmp_path, folds=2, only_folds=(fold,), workers_per_run=1))
     with pytest.raises(ResourceError):
-        train.run(_settings(prepared, tmp_path, folds=8, only_folds=(_fold_of_few(prepared),), workers=3))
+        train.run(_settings(prepared, tmp_path, only_folds=(_fold_of_few(prepared),), workers_per_run=3))
     names = json.loads((tmp_path / "study" / "study.json").read_text())["runs"]
     assert [name.rsplit("-", 1)[0] for name in names] == ["pooled-fold0", "pooled-fold1"]
 
 
 def test_too_few_images_for_the_workers(prepared: Path, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="needed for 9 workers: lower --workers"):
-        train.run(_settings(prepared, tmp_path, workers=9))
+    with pytest.raises(SettingsError, match="needed for 9 workers: lower --workers-per-run"):
+        train.run(_settings(prepared, tmp_path, workers_per_run=9))
 
 
 def _fold_of_few(prepared: Path) -> int:
-    """A fold of eight that holds out an image or two, so that six are left to train on."""
+    """A fold of three that holds out an image or two, so that six are left to train on."""
     data = [datasets.open_dataset(folder) for folder in datasets.find_datasets([str(prepared)])]
     rows = [row for part in data for row in part.index.to_pylist()]
-    held = Counter(folds.assign_folds(rows, folds.group_rows(rows), 8, 0))
+    held = Counter(folds.assign_folds(rows, folds.group_rows(rows), 3, 0))
     return next(fold for fold, count in held.items() if count <= 2)
 
 
 def test_too_many_workers(ray_cluster: None, prepared: Path, tmp_path: Path) -> None:
-    with pytest.raises(ResourceError, match="pass --workers 2"):
-        train.run(_settings(prepared, tmp_path, workers=3, folds=8, only_folds=(_fold_of_few(prepared),)))
+    with pytest.raises(ResourceError, match="pass --workers-per-run 2"):
+        train.run(_settings(prepared, tmp_path, workers_per_run=3, only_folds=(_fold_of_few(prepared),)))
 
 
-def test_the_cause_of_a_failure_is_one_line() -> None:
-    class FailedError(Exception):
-        worker_failures = {0: ValueError("Traceback...\nValueError: the story")}  # noqa: RUF012
+def test_more_folds_than_patients_are_refused_before_any_work(
+    in_this_process: None, prepared: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        SettingsError, match=r"--folds 4: south has 3 groups of images .*: lower --folds, or leave south"
+    ):
+        train.run(_settings(prepared, tmp_path, folds=4))
+    train.run(_settings(prepared / "north", tmp_path, folds=4, workers_per_run=1))  # which alone has enough
 
-    assert train._cause(FailedError()) == "ValueError: the story"
+
+def test_a_data_set_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(LungsegError, match="nowhere: no such folder"):
+        train.run(_settings(tmp_path / "nowhere", tmp_path))
+
+
+def test_what_a_study_came_to_is_written_and_shown(
+    in_this_process: None, prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {"protocols": ("source-to-source",), "only_folds": (), "workers_per_run": 1}
+    train.run(_settings(prepared, tmp_path, **settings))
+    study = tmp_path / "study"
+    content = json.loads((study / "study.json").read_text())
+    assert [state["state"] for state in content["states"].values()] == ["finished"] * 6
+    assert [(run["protocol"], run["train_on"], run["fold"]) for run in content["states"].values()] == [
+        ("source-to-source", [name], fold) for name in ("north", "south") for fold in (0, 1, 2)
+    ]
+    found = read_table(str(study / "study.parquet"))
+    assert found.schema.equals(STUDY_ROWS)
+    assert found.num_rows == 5 + 3 + 3 * (5 + 3)  # each image held out once, and by three runs of the other data set
+    cells = {(cell["train_on"], cell["dataset"]): cell for cell in content["results"]["cells"]}
+    assert {pair: cell["images"] for pair, cell in cells.items()} == {
+        ("north", "north"): 5,
+        ("north", "south"): 3,
+        ("south", "south"): 3,
+        ("south", "north"): 5,
+    }
+    assert {(gap["train_on"], gap["dataset"]) for gap in content["results"]["gaps"]} == {
+        ("north", "south"),
+        ("south", "north"),
+    }
+    assert "north (source-to-source): Dice " in capsys.readouterr().out
+    # Runs of other settings stay listed, and are no part of the results.
+    train.run(_settings(prepared, tmp_path, **{**settings, "epochs": 2, "only_folds": (0,)}))
+    content = json.loads((study / "study.json").read_text())
+    assert len(content["runs"]) == 8
+    assert [state["in_results"] for state in content["states"].values()] == [False] * 6 + [True] * 2
+    assert set(read_table(str(study / "study.parquet")).column("run").to_pylist()) == set(content["runs"][6:])
+
+
+def test_a_failed_run_stops_no_other_and_is_named_at_the_end(
+    in_this_process: None,
+    prepared: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def some_fail(one: fit.Run, *_: object) -> None:
+        if one.plan.fold == 0:
+            raise LungsegError("the loss became nan: lower --optim.lr")
+        if one.plan.fold == 1:
+            raise KeyError("a bug")
+        _train_here(one)
+
+    monkeypatch.setattr(trainer, "train", some_fail)
+    settings = _settings(prepared, tmp_path, only_folds=(), workers_per_run=1)
+    said = (
+        r"^1 of 3 runs finished; pooled-fold0-\w+ failed: the loss became nan: lower --optim.lr; "
+        r"pooled-fold1-\w+ failed: KeyError: 'a bug'; the same command goes on$"
+    )
+    with pytest.raises(LungsegError, match=said) as caught:
+        train.run(settings)
+    assert caught.value.exit_status == 1
+    assert "Traceback" in caplog.text  # of the bug
+    states = list(json.loads((tmp_path / "study" / "study.json").read_text())["states"].values())
+    assert [state["state"] for state in states] == ["failed", "failed", "finished"]
+    assert states[0]["reason"] == "the loss became nan: lower --optim.lr"
+    monkeypatch.setattr(trainer, "train", _train_here)
+    train.run(settings)
+    states = list(json.loads((tmp_path / "study" / "study.json").read_text())["states"].values())
+    assert [state["state"] for state in states] == ["finished"] * 3
+    assert "reason" not in states[0]
+
+
+def test_settings_that_each_run_refuses_end_with_2(
+    in_this_process: None, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise SettingsError("no such encoder")
+
+    monkeypatch.setattr(trainer, "train", refuse)
+    with pytest.raises(SettingsError, match=r"0 of 1 runs finished; pooled-fold0-.* failed: no such encoder"):
+        train.run(_settings(prepared, tmp_path, workers_per_run=1))
+
+
+def test_so_many_runs_at_once_and_none_more_after_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    running, most, done, lock = 0, 0, [], threading.Lock()
+
+    def slow(one: str, *_: object) -> None:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.1)
+        with lock:
+            running -= 1
+        done.append(one)
+
+    monkeypatch.setattr(trainer, "train", slow)
+    names = [str(i) for i in range(5)]
+    line = SharedLine(logging.getLogger("test"))
+    ended = train._in_threads(names, 2, Share(1, 1, 0), line)  # type: ignore[arg-type]
+    assert sorted(name for name, error in ended if error is None) == names  # type: ignore[type-var]
+    assert most == 2
+    assert line.closed.is_set()
+    done.clear()
+    ended = train._in_threads(names, 2, Share(1, 1, 0), SharedLine(logging.getLogger("test")))  # type: ignore[arg-type]
+    next(ended)
+    ended.close()  # as Ctrl-C does
+    time.sleep(0.5)
+    assert len(done) <= 4
+
+
+def test_two_runs_at_once_and_a_third_that_fails(
+    ray_cluster: None, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In Ray: each run of one worker; fold 0 finds a file where its checkpoints should lie."""
+    caplog.set_level("INFO")
+    settings = _settings(prepared, tmp_path, only_folds=(), workers_per_run=1, max_failures=0)
+    named = fit.name_run
+
+    def name(settings: TrainSettings, plan: folds.RunPlan, data: list[datasets.PreparedData]) -> str:
+        found = named(settings, plan, data)
+        if plan.fold == 0:
+            (tmp_path / "study" / found).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "study" / found / "checkpoint").write_text("no folder")
+        return found
+
+    monkeypatch.setattr(fit, "name_run", name)
+    with pytest.raises(
+        LungsegError, match=r"^2 of 3 runs finished; pooled-fold0-\w+ failed: .*checkpoint: a file, exp"
+    ):
+        train.run(settings)
+    assert "3 runs to train, 2 at once" in caplog.text
+    assert "1 workers, 1 CPUs each" in caplog.text
+    states = list(json.loads((tmp_path / "study" / "study.json").read_text())["states"].values())
+    assert [state["state"] for state in states] == ["failed", "finished", "finished"]
+
+
+def test_ctrl_c_ends_the_job_at_once(prepared: Path, tmp_path: Path) -> None:
+    job = [sys.executable, str(Path(__file__).resolve().parents[2] / "jobs" / "train.py"), "demo"]
+    options = ["--data", str(prepared), "--out", str(tmp_path), "--folds", "3", "--epochs", "5000"]
+    model = ["--model.encoder", TINY.encoder, "--model.weights", "none", "--loader.batch", "2"]
+    alone = ["--workers-per-run", "1", "--protocols", "pooled"]
+    environment = {**os.environ, "RAY_ADDRESS": "local", "WANDB_MODE": "disabled"}
+    with subprocess.Popen(
+        [*job, *options, *model, *alone], env=environment, stderr=subprocess.PIPE, start_new_session=True
+    ) as process:
+        deadline = time.monotonic() + 200
+        while not list(tmp_path.glob("demo/*/metrics.jsonl")):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGINT)
+        said = process.communicate(timeout=60)[1].decode()
+    assert process.returncode == 130, said
+    assert said.strip().splitlines()[-1].endswith("interrupted: the same command goes on where this one stopped")

@@ -1,0 +1,80 @@
+"""study.json and study.parquet: which runs a study has, what became of each, and what they come to so far."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lungseg import storage
+from lungseg.config import TrainSettings
+from lungseg.data.folds import RunPlan
+from lungseg.pipelines import matrix
+from lungseg.schema import STUDY_ROWS, table
+
+Row = dict[str, Any]
+
+
+@dataclass
+class StudyRecord:
+    """A study's two files, as one command keeps them.
+
+    plans: this command's runs by name. alike: names of all runs that these settings and data can have: theirs are the
+    results; runs that an earlier command finished with others stay listed. failed: reasons by run.
+    """
+
+    folder: str
+    settings: TrainSettings
+    plans: Mapping[str, RunPlan]
+    alike: frozenset[str]
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def finished(self, name: str) -> bool:
+        """Whether a run was trained and tested."""
+        return storage.exists(storage.join(self.folder, name, "run.json"))
+
+    def summary(self, name: str) -> Row:
+        """Read what a finished run says of itself."""
+        return storage.read_json(storage.join(self.folder, name, "run.json"))
+
+    def write(self) -> matrix.Matrix:
+        """Write both files, study.parquet first; return what the finished runs come to.
+
+        Raises:
+            InputError: a file of a finished run is damaged, or the folder cannot be written.
+
+        """
+        path = storage.join(self.folder, "study.json")
+        before = storage.read_json(path)["runs"] if storage.exists(path) else []
+        names = [*(name for name in before if name not in self.plans and self.finished(name)), *self.plans]
+        runs = {name: self._state(name) for name in names}
+        rows: list[Row] = []
+        for name, run in runs.items():
+            if run["in_results"]:
+                tested = storage.read_table(storage.join(self.folder, name, "tested.parquet")).to_pylist()
+                rows += matrix.study_rows(tested, run["protocol"], run["train_on"], run["fold"])
+        found = matrix.summarise(rows)
+        storage.write_table(storage.join(self.folder, "study.parquet"), table(rows, STUDY_ROWS))
+        content = {
+            "study": self.settings.study,
+            "runs": names,
+            "states": runs,
+            "results": found.as_json(),
+            "settings": self.settings.model_dump(),
+        }
+        storage.write_json(path, content)
+        return found
+
+    def _state(self, name: str) -> Row:
+        """Say what a run is and what became of it."""
+        if self.finished(name):
+            summary = self.summary(name)
+            plan = {key: summary[key] for key in ("protocol", "train_on", "fold")}
+            return {**plan, "state": "finished", "in_results": name in self.alike}
+        one = self.plans[name]
+        state = {"state": "failed", "reason": self.failed[name]} if name in self.failed else {"state": "not finished"}
+        return {
+            "protocol": one.protocol,
+            "train_on": list(one.train_on),
+            "fold": one.fold,
+            **state,
+            "in_results": False,
+        }

@@ -1,0 +1,23 @@
+import numpy as np
+
+from lungseg.pipelines import matrix, matrix_picture
+from lungseg.pipelines.matrix import Cell, Matrix, Trained
+
+
+def _cell(dataset: str, dice: float) -> Cell:
+    summary = matrix.statistics.summarise([dice], ["p"])
+    return Cell(Trained("pooled", "a+b"), dataset, "held-out", 1, 1, summary, {"dice": dice}, {})
+
+
+def test_a_higher_dice_is_darker() -> None:
+    picture = matrix_picture.draw(Matrix((_cell("a", 0.99), _cell("b", 0.85)), (), ()))
+    assert picture.dtype == np.uint8
+    assert picture.shape[0] == 3 * 34
+    row = picture[34 + 3]  # above the words
+    colours = [tuple(colour) for colour in np.unique(row, axis=0) if tuple(colour) != (255, 255, 255)]
+    assert colours == sorted([tuple(matrix_picture._colour(0.99)), tuple(matrix_picture._colour(0.85))])
+    assert matrix_picture._colour(0.99).sum() < matrix_picture._colour(0.85).sum()
+
+
+def test_nothing_is_a_picture_too() -> None:
+    assert matrix_picture.draw(Matrix((), (), ())).shape[2] == 3
