@@ -18,6 +18,7 @@ from lungseg.errors import InputError
 from lungseg.schema import SCHEMA, check_schema
 
 _TEMPORARY = ".writing-"
+_HERE = pafs.LocalFileSystem()
 
 
 def resolve(path: str) -> str:
@@ -164,12 +165,11 @@ def read_range(path: str, offset: int, size: int | None) -> bytes:
         InputError: it is not there or cannot be read.
 
     """
-    filesystem, inner = open_filesystem(path)
+    filesystem, inner = open_filesystem(path) if "://" in path else (_HERE, path)
     local = isinstance(filesystem, pafs.LocalFileSystem)
     try:
-        # To open a pipe may wait for ever.
-        if local and filesystem.get_file_info(inner).type == pafs.FileType.Unknown:
-            raise InputError(f"{path}: a pipe, socket or device, expected a file: take it out")
+        if local:
+            return walk.read(inner, offset, size)
         with filesystem.open_input_file(inner) as file:
             return bytes(file.read() if size is None else file.read_at(size, offset))
     except (OSError, ValueError) as error:

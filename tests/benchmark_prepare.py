@@ -1,13 +1,12 @@
 """How fast and how lean preparing is, against a bare loop over the same calls: `python tests/benchmark_prepare.py`.
 
 Draws phantoms of 1024 x 1024 (kept in --work for the next time), prepares 500 and then all of them with
-jobs/prepare.py, each in a process of its own whose peak memory is watched, and times a bare loop over read, decode,
-normalise, resize and encode in this process before and after. Prints one JSON object. Not a test: what it measures
-depends on the machine.
+jobs/prepare.py, each in a process of its own whose peak memory is watched. Before and after, a bare loop over read,
+decode, normalise, resize and encode goes through the same phantoms on all cores. Prints one JSON object. Not a test:
+what it measures depends on the machine.
 """
 
 import argparse
-import importlib
 import json
 import os
 import subprocess
@@ -19,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import ray
 
 from lungseg.config import PreprocessSettings
 from lungseg.data import images, phantom
@@ -27,7 +25,6 @@ from lungseg.data.preprocess import prepare_image, prepare_mask
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE, FEW = 1024, 500
-BARE = 300  # images of a bare loop
 SETTINGS = PreprocessSettings()
 
 
@@ -56,36 +53,30 @@ def warm(folder: Path) -> None:
         path.read_bytes()
 
 
-def bare_rate(folder: Path) -> float:
-    """Images/s of one core over the calls that preparing cannot do without."""
+def bare_loop(folder: Path, names: list[str]) -> None:
+    """Make the calls that preparing cannot do without, for these pictures."""
     cv2.setNumThreads(1)
-    warm(folder)
-    began = time.perf_counter()
-    for path in sorted((folder / "images").iterdir())[:BARE]:
-        image = images.decode(path.read_bytes(), path.name)
-        mask = images.decode_mask((folder / "masks" / path.name).read_bytes(), path.name)
+    for name in names:
+        image = images.decode((folder / "images" / name).read_bytes(), name)
+        mask = images.decode_mask((folder / "masks" / name).read_bytes(), name)
         square, geometry = prepare_image(image, SETTINGS)
         images.encode_image(square)
         images.encode_mask(prepare_mask(mask, geometry))
-    return BARE / (time.perf_counter() - began)
 
 
-def bare_rate_in_ray(folder: Path, cores: int) -> float:
-    """Images/s of the bare loop in as many Ray tasks at once as there are cores: what Ray itself leaves."""
-    ray.init(address="local", num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    task = ray.remote(bare_rate_of_worker)
-    try:
-        for _ in range(2):  # the first time, workers start
-            rates = ray.get([task.remote(str(ROOT / "tests"), str(folder)) for _ in range(cores)])
-    finally:
-        ray.shutdown()
-    return float(sum(rates))
+def bare_rate(folder: Path, cores: int) -> float:
+    """Images/s of bare loops over the whole folder, on all cores at once, a process each.
 
-
-def bare_rate_of_worker(tests: str, folder: str) -> float:
-    """Run the bare loop in a worker of Ray, which has to find this file first."""
-    sys.path.insert(0, tests)
-    return float(importlib.import_module("benchmark_prepare").bare_rate(Path(folder)))
+    As many images as the job prepares: for a few seconds, or on one core alone, many machines run faster.
+    """
+    names = sorted(path.name for path in (folder / "images").iterdir())
+    shares = [names[first::cores] for first in range(cores)]
+    warm(folder)
+    with ProcessPoolExecutor(cores) as pool:
+        list(pool.map(bare_loop, [folder] * cores, [share[:2] for share in shares]))  # they have started
+        began = time.perf_counter()
+        list(pool.map(bare_loop, [folder] * cores, shares))
+        return len(names) / (time.perf_counter() - began)
 
 
 def prepare(folder: Path) -> dict[str, Any]:
@@ -134,25 +125,20 @@ def main() -> None:
     draw(many, arguments.images)
     draw(few, FEW)
     cores = len(os.sched_getaffinity(0))
-    before = bare_rate(many)
-    lean = prepare(few)
-    between = bare_rate(many)
-    full = prepare(many)
-    rates = [rate * cores for rate in (before, between, bare_rate(many))]
-    bare = sum(rates) / len(rates)
+    before = bare_rate(many, cores)
+    lean, full = prepare(few), prepare(many)
+    after = bare_rate(many, cores)
+    bare = (before + after) / 2
     # What both runs need to start and to end falls out of their difference.
     steady = (full["images"] - lean["images"]) / (full["seconds"] - lean["seconds"])
-    in_ray = bare_rate_in_ray(many, cores)
     result = {
         "cores": cores,
         "bare_images_per_s": round(bare, 1),
-        "bare_before_between_after": [round(rate, 1) for rate in rates],
+        "bare_before_and_after": [round(before, 1), round(after, 1)],
         "few": lean,
         "many": full,
         "rate_of_bare": round(full["images_per_s"] / bare, 3),
         "steady_rate_of_bare": round(steady / bare, 3),
-        "bare_in_ray_of_bare": round(in_ray / bare, 3),
-        "steady_rate_of_bare_in_ray": round(steady / in_ray, 3),
         "memory_of_few": round(full["driver_peak_mib"] / lean["driver_peak_mib"], 3),
     }
     print(json.dumps(result, indent=1))

@@ -226,8 +226,8 @@ def test_a_file_that_may_not_be_read_is_told_in_a_few_words(tmp_path: Path, monk
             raise PermissionError(13, "Failed to open, and much more")
 
     monkeypatch.setattr(storage, "open_filesystem", lambda path: (Closed(), path))
-    with pytest.raises(InputError, match=r"^/x\.png: cannot be read \(Permission denied\): check"):
-        storage.read_bytes("/x.png")
+    with pytest.raises(InputError, match=r"^s3://x\.png: cannot be read \(Permission denied\): check"):
+        storage.read_bytes("s3://x.png")
 
 
 def test_a_path_in_a_folder_that_may_not_be_entered_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

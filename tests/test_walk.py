@@ -190,3 +190,23 @@ def test_a_hidden_name_may_be_of_any_bytes(tmp_path: Path) -> None:
 def test_a_path_is_shown_as_it_is_or_with_its_bytes() -> None:
     assert walk.shown("/患者/ümläut.png") == "/患者/ümläut.png"
     assert walk.shown(os.fsdecode(b"/\xff\xc3.png")) == r"/\xff\xc3.png"
+
+
+def test_a_part_of_a_file_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"0123456789")
+    assert [walk.read(str(path), *where) for where in ((0, None), (3, 2), (8, 9), (20, 5))] == [
+        b"0123456789",
+        b"34",
+        b"89",
+        b"",
+    ]
+
+
+def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="pipe: a pipe, socket or device, expected a file"):
+        walk.read(str(tmp_path / "pipe"), 0, None)
+    for name in ("none", "."):
+        with pytest.raises(OSError, match=r"No such file|Is a directory"):
+            walk.read(str(tmp_path / name), 0, None)

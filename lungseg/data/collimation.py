@@ -42,6 +42,8 @@ def _without_borders(lines: Grey, within: slice, tolerance: float) -> slice:
 def _border(lines: Grey, tolerance: float) -> int:
     """Count the leading lines of practically one value; 0 where all are, or where they fade into what follows."""
     value = np.float32(np.sort(lines[0])[lines.shape[1] // 2])
+    if not _even(lines[:1], value, tolerance)[0]:
+        return 0  # as for most pictures
     step = _step(len(lines))
     coarse = _first_uneven(lines[::step], value, tolerance)
     if coarse == 0:
@@ -55,8 +57,12 @@ def _border(lines: Grey, tolerance: float) -> int:
 
 def _first_uneven(lines: Grey, value: np.float32, tolerance: float) -> int:
     """Index of the first line that is not of this value; 0 too where all are."""
+    return int(np.argmin(_even(lines, value, tolerance)))
+
+
+def _even(lines: Grey, value: np.float32, tolerance: float) -> NDArray[np.bool_]:
     near = np.abs(lines - value) <= tolerance
-    return int(np.argmin(np.count_nonzero(near, axis=1) >= _ONE_VALUE * lines.shape[1]))
+    return np.asarray(np.count_nonzero(near, axis=1) >= _ONE_VALUE * lines.shape[1])
 
 
 def _step(length: int) -> int:

@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 _HEADS, _HEAD = 16, 512  # files, and bytes of each, that are looked into for DICOM
 _TRIAL = np.add.outer(np.arange(64, dtype=np.uint8), np.arange(64, dtype=np.uint8))
+_CPUS_A_TASK = 0.66  # three tasks on two cores: while one waits for its disk or for Ray, no core does
 _REFERENCES = 64  # pictures that landmarks are learnt from, at most: their mean hardly moves after that
 _TOLD = 3  # of those that cannot be used, each on its line
 
@@ -222,7 +223,7 @@ def _write_shards(plans: Sequence[ShardPlan], inputs: int, key: bytes | None) ->
     """Write every shard, one Ray task each; add up what they say."""
     items = [{"plan": plan.to_json()} for plan in plans]
     write = functools.partial(_write_shard, key=key)
-    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(write)
+    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(write, num_cpus=_CPUS_A_TASK)
     del items
     line, began, work = ProgressLine(logger), time.monotonic(), Work()
     for done in _results(dataset):
