@@ -167,7 +167,7 @@ def choose_precision(asked: Precision, device: torch.device) -> Precision:
         return asked
     if device.type != "cuda":
         return "fp32"
-    return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
 
 
 def _with_batch_norm(model: LungNetwork, mode: str, device: torch.device) -> LungNetwork:

@@ -41,7 +41,9 @@ def data_parallel(model: nn.Module, device: torch.device) -> nn.Module:
     if rank_and_world()[1] == 1:
         return model
     ids = [device.index] if device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(model, device_ids=ids)
+    # With this flag DDP keeps its first buckets. It would regroup them after one step, so that the sums of three ranks
+    # and more would be rounded otherwise in the first step after a restart.
+    return nn.parallel.DistributedDataParallel(model, device_ids=ids, find_unused_parameters=True)
 
 
 def _together() -> bool:

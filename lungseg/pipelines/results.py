@@ -93,7 +93,8 @@ def read_study(folder: str) -> Study:
             f"{folder}: no study.json in it, expected the folder of a study: pass OUT/STUDY of jobs/train.py"
         )
     study = storage.read_json(path)
-    names = tuple(study["runs"])
+    states = study.get("states", {})
+    names = tuple(name for name in study["runs"] if not _of_another(states.get(name, {})))
     done = [name for name in names if storage.exists(storage.join(folder, name, "run.json"))]
     if not done:
         raise InputError(
@@ -106,7 +107,6 @@ def read_study(folder: str) -> Study:
         tested = storage.read_table(storage.join(folder, name, "tested.parquet")).to_pylist()
         grouped[storage.digest([_alike(summary)])].append((summary, tested))
     curves = {name: _read_curve(storage.join(folder, name, "metrics.jsonl")) for name in names}
-    states = study.get("states", {})
     unfinished = tuple(
         {"run": name, **_state(states.get(name, {})), "epochs": len(curves[name])} for name in names if name not in done
     )
@@ -114,6 +114,11 @@ def read_study(folder: str) -> Study:
     every = storage.join(folder, "study.parquet")
     matrix = summarise(storage.read_table(every).to_pylist() if storage.exists(every) else [])
     return Study(study["study"], folder, names, tables, curves, unfinished, matrix)
+
+
+def _of_another(state: Row) -> bool:
+    """Whether a run is an earlier command's, of other settings or data: its figures do not belong with these."""
+    return state.get("state") == "finished" and not state["in_results"]
 
 
 def _state(state: Row) -> Row:

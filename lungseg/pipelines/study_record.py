@@ -35,17 +35,27 @@ class StudyRecord:
         """Read what a finished run says of itself."""
         return storage.read_json(storage.join(self.folder, name, "run.json"))
 
+    def write_states(self) -> dict[str, Row]:
+        """Write which runs there are and what became of each, with the results as they were; return the states.
+
+        Raises:
+            InputError: the folder cannot be written.
+
+        """
+        before = self._before()
+        earlier = [name for name in before.get("runs", []) if name not in self.plans and self.finished(name)]
+        runs = {name: self._state(name) for name in [*earlier, *self.plans]}
+        self._write(runs, before.get("results", {}))
+        return runs
+
     def write(self) -> matrix.Matrix:
-        """Write both files, study.parquet first; return what the finished runs come to.
+        """Write both files in full, study.parquet first; return what the finished runs come to.
 
         Raises:
             InputError: a file of a finished run is damaged, or the folder cannot be written.
 
         """
-        path = storage.join(self.folder, "study.json")
-        before = storage.read_json(path)["runs"] if storage.exists(path) else []
-        names = [*(name for name in before if name not in self.plans and self.finished(name)), *self.plans]
-        runs = {name: self._state(name) for name in names}
+        runs = self.write_states()
         rows: list[Row] = []
         for name, run in runs.items():
             if run["in_results"]:
@@ -53,15 +63,22 @@ class StudyRecord:
                 rows += matrix.study_rows(tested, run["protocol"], run["train_on"], run["fold"])
         found = matrix.summarise(rows)
         storage.write_table(storage.join(self.folder, "study.parquet"), table(rows, STUDY_ROWS))
+        self._write(runs, found.as_json())
+        return found
+
+    def _before(self) -> Row:
+        path = storage.join(self.folder, "study.json")
+        return storage.read_json(path) if storage.exists(path) else {}
+
+    def _write(self, runs: dict[str, Row], results: Row) -> None:
         content = {
             "study": self.settings.study,
-            "runs": names,
+            "runs": list(runs),
             "states": runs,
-            "results": found.as_json(),
+            "results": results,
             "settings": self.settings.model_dump(),
         }
-        storage.write_json(path, content)
-        return found
+        storage.write_json(storage.join(self.folder, "study.json"), content)
 
     def _state(self, name: str) -> Row:
         """Say what a run is and what became of it."""

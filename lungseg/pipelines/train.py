@@ -38,6 +38,7 @@ def run(settings: TrainSettings) -> None:
         LungsegError: data or settings cannot be used, the cluster is too small, or a run failed.
 
     """
+    settings = _with_resolved_weights(settings)
     study = storage.join(storage.resolve(settings.out), settings.study)
     folders = datasets.find_datasets(_data(settings))
     data = open_data(folders)
@@ -53,8 +54,9 @@ def run(settings: TrainSettings) -> None:
     left = [one for one in runs if not record.finished(one.name)]
     images = sum(part.index.num_rows for part in data)
     logger.info("study %s: %d runs on %d images in %d data sets", study, len(runs), images, len(data))
-    at_once, placed = _place(settings, len(left), study, folders) if left else (0, Share(0, 0, 0))
-    record.write()
+    # By all runs, not by those left: so a run that goes on has as many threads as it began with, and the same bits.
+    at_once, placed = _place(settings, len(runs), study, folders) if left else (0, Share(0, 0, 0))
+    record.write_states()
     failures = _train_all(left, at_once, placed, record)
     found = record.write()
     for one in runs:
@@ -64,6 +66,15 @@ def run(settings: TrainSettings) -> None:
     if left and found.cells:
         tracking.summarise_study(settings.wandb, study, matrix.grid(found), matrix_picture.draw(found))
     _judge(record, failures)
+
+
+def _with_resolved_weights(settings: TrainSettings) -> TrainSettings:
+    """Name a file of weights by its whole path: Ray Train's workers stand in another folder."""
+    weights = settings.model.weights
+    if weights in ("imagenet", "none"):
+        return settings
+    model = settings.model.model_copy(update={"weights": storage.resolve(weights)})
+    return settings.model_copy(update={"model": model})
 
 
 def _plan(
@@ -161,7 +172,10 @@ def _train_all(left: Sequence[fit.Run], at_once: int, placed: Share, record: Stu
                 line.say(one.name, f"failed: {record.failed[one.name]}", logging.ERROR)
                 if bug:
                     logger.error("%s: no failure that is known of", one.name, exc_info=error)
-            record.write()
+            try:
+                record.write_states()
+            except (LungsegError, OSError) as unwritten:  # the other runs go on, and the end writes again
+                line.say(one.name, f"the study's files are not written now ({unwritten})", logging.WARNING)
     return failures
 
 

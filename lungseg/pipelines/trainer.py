@@ -16,7 +16,8 @@ from lungseg import storage
 from lungseg.engine import checkpoint, fit, tracking
 from lungseg.engine.predictor import Predictor
 from lungseg.engine.ranks import gather, rank_and_world
-from lungseg.errors import LungsegError, ResourceError, SettingsError
+from lungseg.engine.study_data import open_data
+from lungseg.errors import InputError, LungsegError, ResourceError, SettingsError
 from lungseg.pipelines.cluster import PLACE_TIMEOUT, Share
 from lungseg.pipelines.progress import SharedLine
 
@@ -79,17 +80,16 @@ def _trainer(one: fit.Run, placed: Share, board: Any) -> TorchTrainer:
 def _one_rank(config: dict[str, Any]) -> dict[str, Any]:
     """Train one rank. What a user can mend is returned, not raised: Ray would try it again and again."""
     board, first = config["board"], rank_and_world()[0] == 0
-    refused, training = None, None
     device = get_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)  # NCCL gathers objects through the current device: the first, unless told
-    try:
-        training = fit.start(config["run"], device)
-    except LungsegError as error:
-        refused = (error.exit_status, str(error))
+    training, refused = _start(config["run"], device)
     refusals = [one for one in gather(refused) if one is not None]
     if refusals or training is None:
         return {"refused": refusals[0]}
+    if len(set(gather((training.epoch, training.step)))) > 1:
+        # Raised, so that Ray tries again: a network file system shows a new checkpoint late.
+        raise LungsegError(f"{training.run.name}: its ranks found different checkpoints")
     posted = 0.0
 
     def show(progress: fit.Progress) -> None:
@@ -104,6 +104,22 @@ def _one_rank(config: dict[str, Any]) -> dict[str, Any]:
     if first:
         _add_results(training, device)
     return {}
+
+
+def _start(run: fit.Run, device: torch.device) -> tuple[fit.Training | None, tuple[int, str] | None]:
+    """Start a rank, or say with which status and words it refuses."""
+    try:
+        if rank_and_world()[0] == 0:
+            _require_same_data(run)
+        return fit.start(run, device), None
+    except LungsegError as error:
+        return None, (error.exit_status, str(error))
+
+
+def _require_same_data(run: fit.Run) -> None:
+    """Refuse data that were prepared anew since the study named its runs after their digests."""
+    if fit.name_run(run.settings, run.plan, open_data(run.data)) != run.name:
+        raise InputError(f"{run.name}: its data changed since the study began: start the same command again")
 
 
 def _add_results(training: fit.Training, device: torch.device) -> None:

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import logging
 import os
@@ -372,9 +373,15 @@ def test_ctrl_c_ends_the_job_at_once(prepared: Path, tmp_path: Path) -> None:
     model = ["--model.encoder", TINY.encoder, "--model.weights", "none", "--loader.batch", "2"]
     alone = ["--workers-per-run", "1", "--protocols", "pooled"]
     environment = {**os.environ, "RAY_ADDRESS": "local", "WANDB_MODE": "disabled"}
-    with subprocess.Popen(
-        [*job, *options, *model, *alone], env=environment, stderr=subprocess.PIPE, start_new_session=True
-    ) as process:
+    # Where the suite runs in the background, SIGINT is ignored, and what it starts would inherit that.
+    heed = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+    process = subprocess.Popen(
+        [sys.executable, "-c", heed, *job, *options, *model, *alone],
+        env=environment,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
         deadline = time.monotonic() + 200
         while not list(tmp_path.glob("demo/*/metrics.jsonl")):
             assert process.poll() is None
@@ -382,5 +389,8 @@ def test_ctrl_c_ends_the_job_at_once(prepared: Path, tmp_path: Path) -> None:
             time.sleep(0.1)
         os.killpg(process.pid, signal.SIGINT)
         said = process.communicate(timeout=60)[1].decode()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 130, said
     assert said.strip().splitlines()[-1].endswith("interrupted: the same command goes on where this one stopped")
