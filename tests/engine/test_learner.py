@@ -344,7 +344,7 @@ def test_sync_batch_norm_wants_several_gpus(monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_precision_is_what_the_device_has(
     asked: Any, device: str, has_bf16: bool, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bf16)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: has_bf16)
     assert learner.choose_precision(asked, torch.device(device)) == expected
 
 
