@@ -88,8 +88,8 @@ class Drop:
 
     def __str__(self) -> str:
         """Say it in a line."""
-        own, other = f"{self.gap.own:.3f} held-out", f"{self.gap.other:.3f} on {self.dataset}"
-        return f"{self.trained.label}: Dice {own}, {other}: gap {_interval(self.gap.gap, self.gap.low, self.gap.high)}"
+        gap = _interval(self.gap.gap, self.gap.low, self.gap.high)
+        return f"gap {gap} from {self.trained.label} to {self.dataset}"
 
 
 @dataclass(frozen=True)
@@ -165,6 +165,7 @@ def show(matrix: Matrix, console: Console | None = None) -> None:
     console.print(table)
     for one in matrix.gaps:
         console.print(Text(str(one)))
+    console.print()
 
 
 def _each_once(rows: Sequence[Row]) -> _Tested:

@@ -95,7 +95,7 @@ def test_gaps_are_held_out_minus_cross() -> None:
     found = gaps[FROM_A, B]
     assert found.gap == statistics.gap([0.9, 0.8, 1.0], ["a/p1", "a/p1", "a/p2"], [0.6, 0.7], ["b/x", "b/y"])
     assert found.as_json()["gap"] == pytest.approx(0.9 - 0.65)
-    assert str(found).startswith("a (source-to-source): Dice 0.900 held-out, 0.650 on b: gap 0.250 [")
+    assert str(found) == "gap 0.250 [0.150, 0.400] from a (source-to-source) to b"
 
 
 def test_comparisons_are_paired_on_the_images_of_both() -> None:
@@ -121,7 +121,7 @@ def test_the_grid_and_what_is_shown() -> None:
     matrix.show(found, console)
     said = console.export_text()
     assert "0.900 [0.850, 1.000]*" in said
-    assert "b (source-to-source): Dice 0.900 held-out, 0.433 on a: gap 0.467" in said
+    assert "gap 0.467 [0.250, 0.900] from b (source-to-source) to a" in said
 
 
 def test_nothing_is_shown_of_nothing(capsys: pytest.CaptureFixture[str]) -> None:
