@@ -3,6 +3,8 @@
 import fcntl
 import logging
 import os
+import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +15,8 @@ from lungseg.errors import InputError
 logger = logging.getLogger(__name__)
 
 _FOLDER = Path("~/.cache/lungseg/shards")
+_SPARE = 5 << 30  # bytes of the disk that are left to others, as checkpoints and Ray
+_TODAY_NS = 24 * 3600 * 1_000_000_000
 
 
 class ShardCache:
@@ -54,26 +58,31 @@ class ShardCache:
             self._folder.mkdir(parents=True, exist_ok=True)
             with _locked(copy.with_suffix(".lock")):
                 if not copy.exists():
-                    content = storage.read_bytes(path)
                     with _locked(self._folder / "room.lock"):
-                        self._make_room(size)
-                        _write(copy, content)
+                        if not self._make_room(size):
+                            return False
+                    _write(copy, storage.read_bytes(path))
         except OSError as error:
             logger.warning("%s: tars are not kept there (%s): they are read from afar", self._folder, error.strerror)
             self._budget = 0
             return False
         return True
 
-    def _make_room(self, size: int) -> None:
-        """Delete the copies that were fetched first, until `size` more fits."""
+    def _make_room(self, size: int) -> bool:
+        """Delete copies of earlier days, the oldest first, until `size` more fits; say whether it does.
+
+        Not those of today: reading is shuffled over all tars, and each would soon be fetched again.
+        """
         found = sorted((entry.stat().st_mtime_ns, entry.stat().st_size, entry) for entry in self._folder.glob("*.tar"))
-        room = self._budget - sum(length for _, length, _ in found)
-        for _, length, entry in found:
-            if room >= size:
-                return
+        free = shutil.disk_usage(self._folder).free - _SPARE
+        room = min(free, self._budget - sum(length for _, length, _ in found))
+        for changed, length, entry in found:
+            if room >= size or changed > time.time_ns() - _TODAY_NS:
+                break
             entry.unlink(missing_ok=True)
             entry.with_suffix(".lock").unlink(missing_ok=True)
             room += length
+        return room >= size
 
 
 def _read(file: Path, ranges: dict[str, tuple[int, int]]) -> dict[str, bytes]:

@@ -1,8 +1,10 @@
 """Tars of a bucket on this machine's disk: fetched once, within a budget, by many at once, and never torn."""
 
 import errno
+import os
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -75,14 +77,36 @@ def test_a_tar_is_fetched_once_and_again_when_it_changes(tmp_path: Path, home: P
 
 def test_the_oldest_copies_make_room(tmp_path: Path, home: Path, fetched: list[str]) -> None:
     cache = ShardCache(2)
+    a_day_ago = time.time() - 25 * 3600
     uris = [a_tar(tmp_path, letter) for letter in "abc"]
     for uri, letter in zip(uris, "abc", strict=True):
         assert cache.read(uri, RANGES)["head"] == letter.encode() * 4
+        for number, copy in enumerate(sorted(home.glob("*.tar"), key=lambda path: path.stat().st_mtime)):
+            os.utime(copy, (a_day_ago + number, a_day_ago + number))
     assert copies(home) == [MIB, MIB]
     cache.read(uris[2], RANGES)
     assert fetched == ["a.tar", "b.tar", "c.tar"]
     assert cache.read(uris[0], RANGES)["head"] == b"aaaa"
     assert fetched[3:] == ["a.tar"]
+
+
+def test_todays_copies_stay_and_the_others_are_read_from_afar(tmp_path: Path, home: Path, fetched: list[str]) -> None:
+    cache = ShardCache(2)
+    uris = [a_tar(tmp_path, letter) for letter in "abc"]
+    for _ in range(2):
+        for uri, letter in zip(uris, "abc", strict=True):
+            assert cache.read(uri, RANGES)["head"] == letter.encode() * 4
+    assert fetched == ["a.tar", "b.tar"]
+    assert copies(home) == [MIB, MIB]
+
+
+def test_a_disk_is_not_filled_to_the_end(
+    tmp_path: Path, home: Path, fetched: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shard_cache, "_SPARE", 1 << 60)
+    assert ShardCache(9).read(a_tar(tmp_path, "a"), RANGES)["head"] == b"aaaa"
+    assert not fetched
+    assert not copies(home)
 
 
 @pytest.mark.parametrize("budget", [0])
