@@ -117,12 +117,17 @@ def verify(folder: str) -> Checkpoint:
 
     Raises:
         CheckpointError: not a checkpoint, torn, damaged, or of another schema.
+        InputError: a file of it is there but cannot be read: that may pass, so it is not taken for torn.
 
     """
+    found = {name: _sha256(path) for name in _FILES if storage.exists(path := storage.join(folder, name))}
+    config_path = storage.join(folder, "config.json")
+    if storage.exists(config_path):
+        storage.read_bytes(config_path)
     try:
-        config = storage.read_json(storage.join(folder, "config.json"))
+        config = storage.read_json(config_path)
         digests = config["digests"]
-        wrong = [name for name in _FILES if _sha256(storage.join(folder, name)) != digests[name]]
+        wrong = [name for name in _FILES if found.get(name) != digests[name]]
         ModelSettings.model_validate(config["settings"]["model"])
         PreprocessSettings.model_validate(config["preprocess"])
         int(config["epoch"])

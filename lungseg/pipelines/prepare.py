@@ -64,6 +64,7 @@ def run(settings: PrepareSettings) -> None:
     require_cpus(1)
     began = time.monotonic()
     work = _write_shards(plans, inputs, key)
+    plans = [replace(plan, records=()) for plan in plans]  # what is left to do needs the tars' names alone
     infos, refused = _finish(plans, folders)
     if not infos:
         raise InputError("; ".join(refused))

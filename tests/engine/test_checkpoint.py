@@ -179,6 +179,23 @@ def test_a_torn_checkpoint_is_refused_and_passed_over_aloud(
     assert str(torn) in caplog.text
 
 
+@pytest.mark.parametrize("file", [*FILES, "config.json"])
+def test_a_file_that_cannot_be_read_now_is_no_torn_checkpoint(
+    file: str, own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a run would begin anew, and delete what it had done, when a bucket is away for a moment."""
+    read = storage.read_bytes
+
+    def away(path: str) -> bytes:
+        if path.endswith(file):
+            raise InputError(f"{path}: cannot be read (SlowDown)")
+        return read(path)
+
+    monkeypatch.setattr(storage, "read_bytes", away)
+    with pytest.raises(InputError, match="SlowDown"):
+        checkpoint.latest(str(own))
+
+
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("place", [0.0, 0.5, 1.0])
 def test_one_flipped_bit_is_found(file: str, place: float, own: Path) -> None:
