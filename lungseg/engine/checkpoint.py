@@ -123,7 +123,7 @@ def verify(folder: str) -> Checkpoint:
     found = {name: _sha256(path) for name in _FILES if storage.exists(path := storage.join(folder, name))}
     config_path = storage.join(folder, "config.json")
     if storage.exists(config_path):
-        storage.read_bytes(config_path)
+        storage.read_bytes(config_path)  # told apart from what is read but is no JSON
     try:
         config = storage.read_json(config_path)
         digests = config["digests"]

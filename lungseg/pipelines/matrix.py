@@ -175,7 +175,7 @@ def _each_once(rows: Sequence[Row]) -> _Tested:
         groups[Trained(row["protocol"], row["train_on"]), row["role"], row["dataset"]][row["image_id"]].append(row)
     return {
         key: {
-            image: {"patient": _patient(same[0]), **{name: _mean(row[name] for row in same) for name in MEASURES}}
+            image: {"patient": patient_of(same[0]), **{name: mean_of(row[name] for row in same) for name in MEASURES}}
             for image, same in sorted(images.items())
         }
         for key, images in sorted(groups.items(), key=lambda pair: _order(*pair[0]))
@@ -193,7 +193,7 @@ def _cells(rows: Sequence[Row], tested: _Tested) -> tuple[Cell, ...]:
         runs[Trained(row["protocol"], row["train_on"])].add(row["run"])
     cells = []
     for (trained, role, dataset), images in tested.items():
-        means = {name: _mean(row[name] for row in images.values()) for name in MEASURES}
+        means = {name: mean_of(row[name] for row in images.values()) for name in MEASURES}
         undefined = {name: sum(row[name] is None for row in images.values()) for name in MEASURES}
         dice = statistics.summarise(*_dice(images)) if means["dice"] is not None else None
         cells.append(Cell(trained, dataset, role, len(runs[trained]), len(images), dice, means, undefined))
@@ -235,12 +235,13 @@ def _dice(images: _Images) -> tuple[list[float], list[str]]:
     return [row["dice"] for row in rows], [row["patient"] for row in rows]
 
 
-def _patient(row: Row) -> str:
+def patient_of(row: Row) -> str:
     """Name whose image it is; one of no known patient is a patient of its own."""
     return f"{row['dataset']}/{row['patient_id'] or row['image_id']}"
 
 
-def _mean(values: Iterable[float | None]) -> float | None:
+def mean_of(values: Iterable[float | None]) -> float | None:
+    """Mean of the values that are defined; None where none is."""
     found = [value for value in values if value is not None]
     return math.fsum(found) / len(found) if found else None
 

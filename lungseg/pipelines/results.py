@@ -1,7 +1,6 @@
 """What a study's runs and infer's rows come to: their files read, their figures taken as means over images."""
 
 import json
-import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from lungseg import storage
 from lungseg.data.manifest import codes_of
 from lungseg.errors import InputError
 from lungseg.model import statistics
-from lungseg.pipelines.matrix import Matrix, summarise
+from lungseg.pipelines.matrix import Matrix, mean_of, patient_of, summarise
 from lungseg.schema import USABLE
 
 Row = dict[str, Any]
@@ -166,18 +165,13 @@ def figures(rows: Sequence[Row]) -> Row:
     """
     compared = [row for row in rows if row["dice"] is not None]
     dice = [row["dice"] for row in compared]
-    found = statistics.summarise(dice, [_patient(row) for row in compared]) if compared else None
+    found = statistics.summarise(dice, [patient_of(row) for row in compared]) if compared else None
     return {
         "images": len(rows),
-        **{name: _mean(row[name] for row in compared) for name in MEASURES},
+        **{name: mean_of(row[name] for row in compared) for name in MEASURES},
         **{f"dice_{name}": getattr(found, name) if found else None for name in _DICE},
         "dice_min": min(dice, default=None),
     }
-
-
-def _patient(row: Row) -> str:
-    """Name whose image it is; one of no known patient is a patient of its own."""
-    return f"{row['dataset']}/{row['patient_id'] or row['image_id']}"
 
 
 def _alike(summary: Row) -> Row:
@@ -212,7 +206,7 @@ def _tested_lines(rows: Sequence[Row], about: Row) -> list[Line]:
 def _each_once(rows: Sequence[Row]) -> list[Row]:
     """Join the rows of one image in one role to one, with the mean over the runs that were tested on it."""
     return [
-        {**part[0], **{name: _mean(row[name] for row in part) for name in MEASURES}}
+        {**part[0], **{name: mean_of(row[name] for row in part) for name in MEASURES}}
         for part in _group(rows, ("role", "dataset", "image_id")).values()
     ]
 
@@ -225,7 +219,7 @@ def _prediction_lines(rows: Sequence[Row]) -> tuple[Line, ...]:
         dice = tuple(row["dice"] for row in part if row["dice"] is not None)
         values = {
             **figures(part),
-            **{name: _mean(row[name] for row in part if row[name] is not None) for name in DISTANCES},
+            **{name: mean_of(row[name] for row in part if row[name] is not None) for name in DISTANCES},
             "without_reference": len(part) - len(dice),
             "without_distance": sum(1 for row in part if row["dice"] is not None and row["hd95_px"] is None),
         }
@@ -267,8 +261,3 @@ def _group(rows: Iterable[Row], names: Sequence[str]) -> dict[tuple[Any, ...], l
     for row in rows:
         parts[tuple(row[name] for name in names)].append(row)
     return parts
-
-
-def _mean(values: Iterable[float]) -> float | None:
-    found = list(values)
-    return math.fsum(found) / len(found) if found else None

@@ -212,7 +212,7 @@ def _in_threads(
 def _outcome(one: fit.Run, placed: Share, line: SharedLine) -> tuple[fit.Run, Exception | None]:
     try:
         trainer.train(one, placed, line)
-    except Exception as error:
+    except Exception as error:  # the main thread tells a bug from a failure, and logs it whole
         return one, error
     return one, None
 
