@@ -1,9 +1,7 @@
 #!/usr/bin/env python3
 """Turn an archive of X-rays into WebDataset tars: jobs/prepare.py [RECIPE] [--section.option value ...]."""
 
-import sys
-
-from lungseg.pipelines.entry import main
+from lungseg.pipelines.entry import run_command
 
 if __name__ == "__main__":
-    sys.exit(main("prepare"))
+    run_command("prepare")

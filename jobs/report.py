@@ -1,9 +1,7 @@
 #!/usr/bin/env python3
 """Show a study and its predictions: jobs/report.py [RECIPE] [--section.option value ...]."""
 
-import sys
-
-from lungseg.pipelines.entry import main
+from lungseg.pipelines.entry import run_command
 
 if __name__ == "__main__":
-    sys.exit(main("report"))
+    run_command("report")

@@ -1,9 +1,7 @@
 #!/usr/bin/env python3
 """Train and test the runs of a study: jobs/train.py [RECIPE] [--section.option value ...]."""
 
-import sys
-
-from lungseg.pipelines.entry import main
+from lungseg.pipelines.entry import run_command
 
 if __name__ == "__main__":
-    sys.exit(main("train"))
+    run_command("train")

@@ -2,8 +2,10 @@
 
 import importlib
 import logging
+import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from lungseg import logs
 from lungseg.errors import LungsegError, SettingsError
@@ -12,6 +14,18 @@ from lungseg.recipes import Job, parse
 logger = logging.getLogger(__name__)
 
 INTERRUPTED = 130  # what a shell reports for a process that Ctrl-C ended
+
+
+def run_command(job: Job) -> NoReturn:
+    """Run a job as the command that this process is, and end the process with its status."""
+    status = main(job)
+    if status == INTERRUPTED:
+        # Runs may be in the midst of a call to Ray, which Ray's own end at exit would answer by ending with status 1.
+        # The processes of a Ray that this one started end with it, whichever way it ends.
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def main(job: Job, args: Sequence[str] | None = None) -> int:
