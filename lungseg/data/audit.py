@@ -51,8 +51,8 @@ _COMPARED, _SHIFT = 128, 8  # px: side of compared pictures, and how far one is 
 _SCALES = (1.0, 0.94, 0.96, 0.98, 1.02, 1.04, 1.06)  # 1.06 finds again what lost 3 % on each side
 _HOPELESS = 0.55  # correlation at the first scale from which no other one makes two pictures alike
 _KEPT, _TOGETHER = 64, 16  # pictures in memory, 64 KiB each; pairs that are compared side by side
-_FEW = 2048  # hashes, of which all pairs are compared sooner than they are sorted into bands
-_AT_ONCE = 1 << 20  # pairs of hashes compared in one step: 64 MiB
+_FEW = 4096  # hashes, of which all pairs are compared sooner than they are sorted into bands
+_AT_ONCE = 1 << 14  # pairs of hashes compared in one step: 1 MiB, which the cores' caches hold
 # What two hospitals would not both give by counting: a keyed hash, or a number of six digits and more.
 _PERSON = re.compile(r"(?=.*\d)[0-9a-f]{12,}|\D*0*[1-9]\d{5,}")
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import ray.data
 
 from lungseg import storage
@@ -66,6 +67,7 @@ def run(settings: PrepareSettings) -> None:
     work = _write_shards(plans, inputs, key)
     plans = [replace(plan, records=()) for plan in plans]  # what is left to do needs the tars' names alone
     infos, refused = _finish(plans, folders)
+    pa.default_memory_pool().release_unused()  # of the tables that are written
     if not infos:
         raise InputError("; ".join(refused))
     # Copies alone: a study looks for more, in the data sets that it chooses.
