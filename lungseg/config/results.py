@@ -39,6 +39,8 @@ class ReportSettings(JobSettings):
     """folder of a study"""
     predictions: str = ""
     """folder that infer wrote; may be empty"""
+    against: tuple[str, ...] = ()
+    """other studies to compare it with, image by image: the same data sets and folds, other settings or preparation"""
     out: str = ""
     """where the report goes; the study's folder when empty"""
     overlays: Annotated[int, Field(ge=0, le=100)] = 12

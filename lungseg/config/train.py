@@ -141,6 +141,8 @@ class TrainSettings(JobSettings):
     """number of folds, by patient"""
     only_folds: tuple[Annotated[int, Field(ge=0)], ...] = ()
     """folds to run; all when empty"""
+    train_on: tuple[str, ...] = ()
+    """data sets that source-to-source trains on, one a run; all when empty"""
     model: ModelSettings = ModelSettings()
     optim: OptimSettings = OptimSettings()
     compute: ComputeSettings = ComputeSettings()

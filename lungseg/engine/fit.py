@@ -85,9 +85,9 @@ class Training:
 
 def name_run(settings: TrainSettings, plan: RunPlan, data: list[PreparedData]) -> str:
     """Name a run after its plan and a digest of all that shapes its result, so that no other setting resumes it."""
-    elsewhere = {"data", "out", "study", "protocols", "only_folds", "wandb", "max_failures", "phantoms", "runs_at_once"}
-    reading = {"threads", "cache_mib", "disk_mib"}
-    shaping = settings.model_dump(exclude={**dict.fromkeys(elsewhere, True), "loader": reading})
+    elsewhere = {"data", "out", "study", "protocols", "only_folds", "train_on", "phantoms"}
+    how, reading = {"wandb", "max_failures", "runs_at_once"}, {"threads", "cache_mib", "disk_mib"}
+    shaping = settings.model_dump(exclude={**dict.fromkeys(elsewhere | how, True), "loader": reading})
     made_of = [SCHEMA, plan.protocol, plan.train_on, plan.fold, shaping]
     return f"{plan.name}-{storage.digest([*made_of, [part.digest for part in data]])[:8]}"
 

@@ -125,7 +125,7 @@ class Matrix:
 
 
 _Images = dict[str, Row]
-_Tested = dict[tuple[Trained, str, str], _Images]
+Tested = dict[tuple[Trained, str, str], _Images]
 
 
 def study_rows(tested: Iterable[Row], protocol: str, train_on: Sequence[str], fold: int) -> list[Row]:
@@ -136,7 +136,7 @@ def study_rows(tested: Iterable[Row], protocol: str, train_on: Sequence[str], fo
 def summarise(rows: Iterable[Row]) -> Matrix:
     """Bring a study's rows to its matrix, gaps and comparisons."""
     every = list(rows)
-    tested = _each_once(every)
+    tested = each_once(every)
     return Matrix(_cells(every, tested), _gaps(tested), _comparisons(tested))
 
 
@@ -168,8 +168,8 @@ def show(matrix: Matrix, console: Console | None = None) -> None:
     console.print()
 
 
-def _each_once(rows: Sequence[Row]) -> _Tested:
-    """Group by kind of runs, role and data set; of each image a row with the means over the runs tested on it."""
+def each_once(rows: Sequence[Row]) -> Tested:
+    """Group by kind of runs, role and data set: of each image, by its id, a row with the means over its runs."""
     groups: dict[tuple[Trained, str, str], dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         groups[Trained(row["protocol"], row["train_on"]), row["role"], row["dataset"]][row["image_id"]].append(row)
@@ -187,7 +187,7 @@ def _order(trained: Trained, role: str, dataset: str) -> tuple[int, str, bool, s
     return get_args(Protocol).index(trained.protocol), trained.train_on, role != "held-out", dataset
 
 
-def _cells(rows: Sequence[Row], tested: _Tested) -> tuple[Cell, ...]:
+def _cells(rows: Sequence[Row], tested: Tested) -> tuple[Cell, ...]:
     runs: dict[Trained, set[str]] = defaultdict(set)
     for row in rows:
         runs[Trained(row["protocol"], row["train_on"])].add(row["run"])
@@ -200,7 +200,7 @@ def _cells(rows: Sequence[Row], tested: _Tested) -> tuple[Cell, ...]:
     return tuple(cells)
 
 
-def _gaps(tested: _Tested) -> tuple[Drop, ...]:
+def _gaps(tested: Tested) -> tuple[Drop, ...]:
     """Compare each kind's held-out images with those of each data set that it was not trained on."""
     own: dict[Trained, tuple[list[float], list[str]]] = defaultdict(lambda: ([], []))
     for (trained, role, _), images in tested.items():
@@ -216,7 +216,7 @@ def _gaps(tested: _Tested) -> tuple[Drop, ...]:
     return tuple(gaps)
 
 
-def _comparisons(tested: _Tested) -> tuple[Comparison, ...]:
+def _comparisons(tested: Tested) -> tuple[Comparison, ...]:
     found = []
     for ((first, role, dataset), left), ((second, other_role, other), right) in combinations(tested.items(), 2):
         if first == second or dataset != other:

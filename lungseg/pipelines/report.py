@@ -10,8 +10,8 @@ import jinja2
 
 from lungseg import __version__, storage
 from lungseg.config import ReportSettings
-from lungseg.errors import SettingsError
-from lungseg.pipelines import charts, matrix, overlays, results, tables
+from lungseg.errors import InputError, SettingsError
+from lungseg.pipelines import against, charts, matrix, overlays, results, tables
 from lungseg.pipelines.results import Line, Predictions, Row, Study
 
 logger = logging.getLogger(__name__)
@@ -31,15 +31,35 @@ def run(settings: ReportSettings) -> None:
         raise SettingsError("no study named: pass --study FOLDER (OUT/STUDY of jobs/train.py)")
     study = results.read_study(storage.resolve(settings.study))
     predictions = results.read_predictions(storage.resolve(settings.predictions)) if settings.predictions else None
-    notes = _notes(study, predictions)
-    tables.show(study, predictions, notes)
+    compared, notes = _compare(study, settings.against), _notes(study, predictions)
+    tables.show(study, compared, predictions, notes)
     chosen = overlays.choose(predictions.rows, settings.overlays) if predictions else []
     shown = [overlays.draw(row, rank, results.SEEN[row["seen_in_training"]]) for rank, row in chosen]
     out = storage.resolve(settings.out) if settings.out else study.folder
-    storage.write_json(storage.join(out, "report.json"), _as_json(study, predictions, shown, notes))
-    storage.write_bytes(storage.join(out, "report.html"), _as_html(study, predictions, shown, notes).encode())
+    storage.write_json(storage.join(out, "report.json"), _as_json(study, compared, predictions, shown, notes))
+    storage.write_bytes(storage.join(out, "report.html"), _as_html(study, compared, predictions, shown, notes).encode())
     logger.info("the page: %s", storage.join(out, "report.html"))
     logger.info("the numbers: %s", storage.join(out, "report.json"))
+
+
+def _compare(study: Study, others: Sequence[str]) -> list[against.Against]:
+    """Compare a study with others on the images that both were tested on.
+
+    Raises:
+        LungsegError: another one cannot be read, or shares no image with it.
+
+    """
+    found = []
+    for folder in map(storage.resolve, others):
+        other = results.read_study(folder)
+        pairs = against.compare(results.read_rows(study.folder), other.name, results.read_rows(folder))
+        if not pairs:
+            raise InputError(
+                f"{folder}: no run of {study.name} and of this study was trained on the same data sets and tested on "
+                "the same images: compare studies of the same data, protocol and folds"
+            )
+        found += pairs
+    return found
 
 
 def headline(study: Study) -> list[str]:
@@ -84,7 +104,13 @@ def _notes(study: Study, predictions: Predictions | None) -> list[str]:
     return notes
 
 
-def _as_json(study: Study, predictions: Predictions | None, shown: Sequence[overlays.Overlay], notes: list[str]) -> Row:
+def _as_json(
+    study: Study,
+    compared: Sequence[against.Against],
+    predictions: Predictions | None,
+    shown: Sequence[overlays.Overlay],
+    notes: list[str],
+) -> Row:
     names = ("image_id", "dataset", "rank", "dice", "training", "note")
     return {
         "versions": _versions(),
@@ -94,6 +120,7 @@ def _as_json(study: Study, predictions: Predictions | None, shown: Sequence[over
             "folder": study.folder,
             "unfinished": list(study.unfinished),
             "results": study.matrix.as_json(),
+            "against": [one.as_json() for one in compared],
             "tables": [
                 {**one.about, "rows": _json_lines(one.lines), "all_runs": _json_lines(one.joint)}
                 for one in study.tables
@@ -114,7 +141,13 @@ def _versions() -> dict[str, str]:
     return {"lungseg": __version__, "python": platform.python_version(), **libraries}
 
 
-def _as_html(study: Study, predictions: Predictions | None, shown: Sequence[overlays.Overlay], notes: list[str]) -> str:
+def _as_html(
+    study: Study,
+    compared: Sequence[against.Against],
+    predictions: Predictions | None,
+    shown: Sequence[overlays.Overlay],
+    notes: list[str],
+) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -123,6 +156,7 @@ def _as_html(study: Study, predictions: Predictions | None, shown: Sequence[over
     return template.render(
         study=study,
         grid=matrix.grid(study.matrix),
+        compared=compared,
         predictions=predictions,
         headline=headline(study),
         notes=notes,

@@ -110,9 +110,18 @@ def read_study(folder: str) -> Study:
         {"run": name, **_state(states.get(name, {})), "epochs": len(curves[name])} for name in names if name not in done
     )
     tables = tuple(_table(runs) for runs in grouped.values())
-    every = storage.join(folder, "study.parquet")
-    matrix = summarise(storage.read_table(every).to_pylist() if storage.exists(every) else [])
-    return Study(study["study"], folder, names, tables, curves, unfinished, matrix)
+    return Study(study["study"], folder, names, tables, curves, unfinished, summarise(read_rows(folder)))
+
+
+def read_rows(folder: str) -> list[Row]:
+    """Read a study's rows, one an image and run; none before a run is finished.
+
+    Raises:
+        InputError: the file is damaged.
+
+    """
+    path = storage.join(folder, "study.parquet")
+    return storage.read_table(path).to_pylist() if storage.exists(path) else []
 
 
 def _of_another(state: Row) -> bool:

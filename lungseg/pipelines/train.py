@@ -42,7 +42,7 @@ def run(settings: TrainSettings) -> None:
     study = storage.join(storage.resolve(settings.out), settings.study)
     folders = datasets.find_datasets(_data(settings))
     data = open_data(folders)
-    plans = _plan(settings, data, settings.protocols, settings.only_folds)
+    plans = _asked_for(_plan(settings, data, settings.protocols, settings.only_folds), settings.train_on)
     linked = _linked(study, data)
     _check(settings, data, plans, linked)
     runs = [
@@ -85,6 +85,23 @@ def _plan(
 ) -> list[folds.RunPlan]:
     names = [part.name for part in data]
     return folds.plan_study(protocols, names, settings.folds, only, settings.seed, settings.validates)
+
+
+def _asked_for(plans: Sequence[folds.RunPlan], train_on: Sequence[str]) -> list[folds.RunPlan]:
+    """Leave out the source-to-source runs that train on other data sets than those asked for.
+
+    Raises:
+        SettingsError: one that is asked for is trained on by none.
+
+    """
+    single = [plan.train_on[0] for plan in plans if plan.protocol == "source-to-source"]
+    wrong = [name for name in train_on if name not in single]
+    if wrong:
+        there = ", ".join(dict.fromkeys(single)) or "none: it is for --protocols source-to-source"
+        raise SettingsError(f"--train-on {wrong[0]}: data sets that a run trains on alone: {there}")
+    return [
+        plan for plan in plans if plan.protocol != "source-to-source" or not train_on or plan.train_on[0] in train_on
+    ]
 
 
 def _alike(settings: TrainSettings, data: list[datasets.PreparedData]) -> frozenset[str]:

@@ -415,6 +415,7 @@ def test_what_shapes_the_result_shapes_the_name(changes: dict[str, Any], data: l
         {"wandb": WandbSettings(mode="offline", project="p")},
         {"data": ("/a/moved/folder",)},
         {"only_folds": (0,)},
+        {"train_on": ("north",)},
         {"protocols": ("pooled", "source-to-source")},
         {"max_failures": 0},
         {"runs_at_once": 2},

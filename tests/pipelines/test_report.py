@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -99,6 +100,31 @@ def test_the_matrix_and_the_gap_stand_first(study: Path, capsys: pytest.CaptureF
     assert f"{gap['gap']:.4f}" in page
     assert page.index("The generalisation gap") < page.index("<h3>Trained on north")
     assert f"gap {gap['gap']:.3f}" in shown
+
+
+def test_another_study_is_compared_image_by_image(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = shutil.copytree(study, tmp_path / "runs" / "other")
+    content = json.loads((other / "study.json").read_text())
+    (other / "study.json").write_text(json.dumps({**content, "study": "other"}))
+    _write_rows(study, "source-to-source", "north", ["pooled-fold0", "pooled-fold1"], cross=0.5)
+    _write_rows(other, "source-to-source", "north", ["pooled-fold0", "pooled-fold1"], cross=0.6)
+    made, page = _run(study, against=(str(other),))
+    held_out, cross = made["study"]["against"]
+    assert (held_out["images"], held_out["difference"]) == (6, 0.0)
+    assert cross["difference"] == pytest.approx(cross["here"] - cross["there"]) == pytest.approx(-0.1, abs=0.01)
+    shown = capsys.readouterr().out
+    for text in (page, shown):
+        assert f"{cross['difference']:.4f}" in text
+        assert "Against other studies" in text
+
+
+def test_a_study_that_shares_no_image_is_refused(study: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(study, tmp_path / "runs" / "other")
+    _write_rows(other, "pooled", "south", ["pooled-fold0"])
+    with pytest.raises(InputError, match=r"other: no run of trial and of this study was trained on the same data sets"):
+        _run(study, against=(str(other),))
 
 
 def _predicted(folder: Path, number: int, pair: tuple[U8, U8], **changes: Any) -> Row:

@@ -15,7 +15,9 @@ def _show(capsys: pytest.CaptureFixture[str], run: str, dataset: str) -> str:
         "runs": 1, "train_on": ["a", "b"], "protocol": "pooled", "aggregation": "mean over images",
         "resolution": "64 px", "threshold": 0.5,
     }  # fmt: skip
-    tables.show(Study("trial", "/trial", (run,), (Table(about, (line,), ()),), {}, (), summarise([])), None, ["one"])
+    tables.show(
+        Study("trial", "/trial", (run,), (Table(about, (line,), ()),), {}, (), summarise([])), [], None, ["one"]
+    )
     return capsys.readouterr().out
 
 

@@ -131,7 +131,7 @@ def test_each_data_set_is_left_out_once(
     assert sides["south"]["cross"] == ("north", 5)
     assert sides["north"]["cross"] == ("south", 3)
     assert sides["north"]["held-out"][0] == "north"
-    tables.show(study, None, [])
+    tables.show(study, [], None, [])
     assert "trained on north (leave-one-dataset-out)" in capsys.readouterr().out
 
 
@@ -268,6 +268,20 @@ def test_what_a_study_came_to_is_written_and_shown(
     assert len(content["runs"]) == 8
     assert [state["in_results"] for state in content["states"].values()] == [False] * 6 + [True] * 2
     assert set(read_table(str(study / "study.parquet")).column("run").to_pylist()) == set(content["runs"][6:])
+
+
+def test_one_source_can_be_trained_on_alone(in_this_process: None, prepared: Path, tmp_path: Path) -> None:
+    settings = {"protocols": ("source-to-source", "pooled"), "workers_per_run": 1}
+    train.run(_settings(prepared, tmp_path, **settings, train_on=("south",)))
+    runs = json.loads((tmp_path / "study" / "study.json").read_text())["states"].values()
+    assert [(run["protocol"], run["train_on"]) for run in runs] == [
+        ("source-to-source", ["south"]),
+        ("pooled", ["north", "south"]),
+    ]
+    with pytest.raises(SettingsError, match=r"--train-on west: data sets that a run trains on alone: north, south"):
+        train.run(_settings(prepared, tmp_path, **settings, train_on=("west",)))
+    with pytest.raises(SettingsError, match=r"--train-on south: .*: none: it is for --protocols source-to-source"):
+        train.run(_settings(prepared, tmp_path, protocols=("pooled",), train_on=("south",)))
 
 
 def test_a_failed_run_stops_no_other_and_is_named_at_the_end(

@@ -1,0 +1,51 @@
+"""A study against another: what other settings or another preparation change on the same images.
+
+Pure functions of study.parquet's rows (schema.STUDY_ROWS). Only what was trained on the same data sets in the same
+protocol and tested in the same role is compared; where several runs were tested on an image, it counts with their mean.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+
+from lungseg.model import statistics
+from lungseg.pipelines.matrix import Row, Trained, each_once, mean_of
+
+
+@dataclass(frozen=True)
+class Against:
+    """Dice of this study and of another on the images of a data set that both were tested on.
+
+    here, there: means over those images. paired: this study minus the other.
+    """
+
+    study: str
+    trained: Trained
+    dataset: str
+    role: str
+    here: float
+    there: float
+    paired: statistics.Paired
+
+    def as_json(self) -> Row:
+        """Flatten it; p is not corrected for the number of comparisons."""
+        found = asdict(self)
+        return {**found.pop("paired"), **self.trained._asdict(), **{k: v for k, v in found.items() if k != "trained"}}
+
+
+def compare(rows: Iterable[Row], study: str, other: Iterable[Row]) -> list[Against]:
+    """Compare a study's rows with those of another, whose name is `study`; nothing where they share no image."""
+    found, theirs = [], each_once(list(other))
+    for (trained, role, dataset), images in each_once(list(rows)).items():
+        same = theirs.get((trained, role, dataset), {})
+        both = [one for one in images if one in same and None not in (images[one]["dice"], same[one]["dice"])]
+        if both:
+            here, there = ([side[one]["dice"] for one in both] for side in (images, same))
+            paired = statistics.compare(here, there, [images[one]["patient"] for one in both])
+            found.append(Against(study, trained, dataset, role, _mean(here), _mean(there), paired))
+    return found
+
+
+def _mean(values: Sequence[float]) -> float:
+    mean = mean_of(values)
+    assert mean is not None, "there is one image or more"
+    return mean
