@@ -80,7 +80,7 @@ def _trainer(one: fit.Run, placed: Share, board: Any) -> TorchTrainer:
                 max_failures=one.settings.max_failures,
                 controller_failure_limit=_PLACE_TRIES - 1,  # type: ignore[call-arg]  # Ray types its old class
             ),
-            worker_runtime_env={} if placed.gpus else {"env_vars": _KEEP_BUFFERS},  # type: ignore[call-arg]  # as above
+            worker_runtime_env={} if placed.gpus else {"env_vars": _KEEP_BUFFERS},
         ),
     )
 
