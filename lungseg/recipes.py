@@ -38,6 +38,7 @@ _AUGMENT = AugmentSettings(
     collimate=0.1,
 )
 _DEMO_OPTIM = OptimSettings(lr=3e-3, weight_decay=1e-2, schedule="one-cycle")
+_SMALL_OPTIM = OptimSettings(lr=1e-3, weight_decay=1e-2, schedule="one-cycle", clip_norm=1.0, ema=0.99)
 _LITE0 = ModelSettings(encoder="tu-tf_efficientnet_lite0")
 
 Recipes = Mapping[str, tuple[str, JobSettings]]
@@ -81,23 +82,22 @@ TRAIN: Recipes = {
         ),
     ),
     "small": (
-        "EfficientNet-Lite0 for two CPU cores on real data prepared at 256 px; AdamW, one-cycle, augmentation.",
+        "EfficientNet-Lite0 for two CPU cores on real data prepared at 256 px; AdamW, one-cycle, a moving average of the weights, "
+        "augmentation.",
         TrainSettings(
             model=_LITE0,
-            optim=OptimSettings(lr=1e-3, weight_decay=1e-2, schedule="one-cycle"),
+            optim=_SMALL_OPTIM,
             augment=_AUGMENT,
             epochs=8,
-            workers_per_run=2,
         ),
     ),
     "mobile": (
         "MobileNetV2, as `small`: an encoder that every edge runtime knows.",
         TrainSettings(
             model=ModelSettings(encoder="mobilenet_v2"),
-            optim=OptimSettings(lr=1e-3, weight_decay=1e-2, schedule="one-cycle"),
+            optim=_SMALL_OPTIM,
             augment=_AUGMENT,
             epochs=8,
-            workers_per_run=2,
         ),
     ),
     "paper": (
