@@ -82,7 +82,7 @@ TRAIN: Recipes = {
         ),
     ),
     "small": (
-        "EfficientNet-Lite0 for two CPU cores on real data prepared at 256 px; AdamW, one-cycle, a moving average of the weights, "
+        "EfficientNet-Lite0 for two CPU cores on real data prepared at 256 px; AdamW, one-cycle, averaged weights, "
         "augmentation.",
         TrainSettings(
             model=_LITE0,

@@ -179,6 +179,7 @@ TEST_ROWS = pa.schema(
         ("image_id", pa.string()),
         ("dataset", pa.string()),
         ("patient_id", pa.string()),
+        ("group", pa.string()),
         ("role", pa.string()),
         *((name, pa.int64()) for name in ("tp", "fp", "fn", "tn")),
         *((name, pa.float64()) for name in ("dice", "iou", "pixel_accuracy", "sensitivity", "precision")),
@@ -186,7 +187,10 @@ TEST_ROWS = pa.schema(
     ],
     metadata={"lungseg.schema": str(SCHEMA)},
 )
-"""One row an image that a run was tested on, at native size; role is held-out or cross. Null where not defined."""
+"""One row an image that a run was tested on, at native size; role is held-out or cross. Null where not defined.
+
+group: the same for images of one patient, of one picture, or that the leakage audit linked.
+"""
 
 STUDY_ROWS = pa.schema(
     [*TEST_ROWS, ("protocol", pa.string()), ("train_on", pa.string()), ("fold", pa.int32())],

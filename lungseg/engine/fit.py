@@ -1,7 +1,7 @@
 """One run of a study as one rank sees it: train, measure, save, resume, test."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
@@ -11,9 +11,9 @@ import pyarrow as pa
 import torch
 
 from lungseg import storage
-from lungseg.config import TrainSettings
-from lungseg.data.datasets import PreparedData
-from lungseg.data.folds import Link, RunPlan, Split, split
+from lungseg.data.audit import key_of
+from lungseg.data.augment import flips_allowed
+from lungseg.data.folds import Split, group_rows, split
 from lungseg.data.loader import Step, augmenting, batches, evaluation_steps, training_steps
 from lungseg.data.reader import SampleReader
 from lungseg.engine import checkpoint
@@ -28,39 +28,12 @@ from lungseg.engine.measures import (
     tested_parts,
 )
 from lungseg.engine.ranks import rank_and_world, share_buffers, wait_for_all
+from lungseg.engine.run import Progress, Run, Show
 from lungseg.engine.study_data import check_split, open_data
 from lungseg.engine.tracking import MetricsLog, WandbMirror
+from lungseg.errors import SettingsError
 from lungseg.model.network import build
 from lungseg.schema import SCHEMA, TEST_ROWS, table
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run, as every rank receives it: settings, who trains on whom, the data sets' folders, and its own folder.
-
-    linked: images, as `dataset/image_id`, that the audit found to be one picture or of one patient.
-    """
-
-    settings: TrainSettings
-    plan: RunPlan
-    data: tuple[str, ...]
-    name: str
-    folder: str
-    linked: tuple[Link, ...] = ()
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run is, for whoever shows it: epochs and steps count from 1; loss is of the last step on rank 0."""
-
-    epoch: int
-    step: int
-    steps: int
-    loss: float
-    note: str = ""
-
-
-Show = Callable[[Progress], None]
 
 
 @dataclass
@@ -83,15 +56,6 @@ class Training:
     trained: bool = False
 
 
-def name_run(settings: TrainSettings, plan: RunPlan, data: list[PreparedData]) -> str:
-    """Name a run after its plan and a digest of all that shapes its result, so that no other setting resumes it."""
-    elsewhere = {"data", "out", "study", "protocols", "only_folds", "train_on", "phantoms"}
-    how, reading = {"wandb", "max_failures", "runs_at_once"}, {"threads", "cache_mib", "disk_mib"}
-    shaping = settings.model_dump(exclude={**dict.fromkeys(elsewhere | how, True), "loader": reading})
-    made_of = [SCHEMA, plan.protocol, plan.train_on, plan.fold, shaping]
-    return f"{plan.name}-{storage.digest([*made_of, [part.digest for part in data]])[:8]}"
-
-
 def start(run: Run, device: torch.device) -> Training:
     """Open data, build the network, and go back to the last checkpoint where there is one.
 
@@ -105,6 +69,8 @@ def start(run: Run, device: torch.device) -> Training:
     parts = split(reader.rows, run.plan, run.linked)
     check_split(parts, run.name, rank_and_world()[1], settings.least_batch)
     torch.manual_seed(settings.seed)
+    if settings.augment.flip and not flips_allowed(data[0].preprocess.classes):
+        raise SettingsError(f"--augment.flip {settings.augment.flip}: flipped, {data[0].preprocess.classes} are others")
     learner = Learner(build(settings.model), device, settings)
     training = Training(run, reader, parts, learner, data[0].preprocess.model_dump())
     found = checkpoint.latest(storage.join(run.folder, "checkpoint"))
@@ -240,9 +206,10 @@ def _test(training: Training, show: Show) -> dict[str, Any]:
     if run.settings.choose_threshold:
         threshold = chosen_threshold(_measure(training, parts.validation, over_thresholds))
     rows = []
+    groups = dict(zip(map(key_of, training.reader.rows), group_rows(training.reader.rows, run.linked), strict=True))
     for role, positions in (("held-out", parts.held_out), ("cross", parts.cross)):
         measured = _measure(training, positions, at_native_size(threshold))
-        rows += [{**row, "run": run.name, "role": role} for row in measured]
+        rows += [{**row, "run": run.name, "role": role, "group": groups[key_of(row)]} for row in measured]
     summary = {
         "run": run.name,
         "protocol": run.plan.protocol,
@@ -284,6 +251,7 @@ def _save(training: Training) -> None:
             "train_on": list(run.plan.train_on),
             "fold": run.plan.fold,
             "preprocess": training.preprocess,
+            "computed": {**training.learner.computes, "threads": torch.get_num_threads()},
             "settings": run.settings.model_dump(),
         }
         state = {"learner": training.learner.state(), "sums": training.sums, "best": training.best}
@@ -293,6 +261,20 @@ def _save(training: Training) -> None:
 
 
 def _go_on(training: Training, found: checkpoint.Checkpoint) -> None:
+    """Continue from a checkpoint, in the way that it was made.
+
+    Raises:
+        SettingsError: it was made on another kind of device or in another precision.
+
+    """
+    before, now = found.config["computed"], training.learner.computes
+    if any(before[name] != now[name] for name in now):
+        raise SettingsError(
+            f"{training.run.name} began on {before['device']} in {before['precision']}, and would go on on "
+            f"{now['device']} in {now['precision']}: wait for the device that it began on, or say --device and "
+            "--compute.precision as it was; or train it anew under another --study"
+        )
+    torch.set_num_threads(before["threads"])  # how many sum up on a CPU changes the last bits
     state = checkpoint.load_state(found)
     training.learner.load(checkpoint.load_weights(found), state["learner"])
     training.epoch, training.step = found.epoch, int(found.config["step"])

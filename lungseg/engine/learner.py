@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel
 
-from lungseg.config import OptimSettings, Precision, TrainSettings
+from lungseg.config import ComputeSettings, OptimSettings, Precision, TrainSettings
 from lungseg.data.loader import Batch
 from lungseg.engine.ranks import data_parallel, rank_and_world
 from lungseg.errors import ResourceError
@@ -35,7 +35,10 @@ class Learner:
 
         """
         self._device, self._settings, self._optim = device, settings, settings.optim
+        require_gpus(settings.compute, rank_and_world()[1] if device.type == "cuda" else 0)
         precision = choose_precision(settings.compute.precision, device)
+        self.computes = {"device": device.type, "precision": precision}
+        """Where and how, as words; what was begun otherwise is another training."""
         self._dtype = _DTYPES.get(precision)
         ready = _with_batch_norm(model, settings.compute.batch_norm, device)
         self.model = ready.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -154,15 +157,21 @@ def learning_rate(step: int, total: int, settings: OptimSettings) -> float:
     return settings.lr * _half_cosine(1.0, _CYCLE_END, fallen)
 
 
-def choose_precision(asked: Precision, device: torch.device) -> Precision:
-    """Say what `auto` means on a device: bf16 on GPUs that have it, fp16 on others, fp32 on CPUs.
+def require_gpus(asked: ComputeSettings, gpus: int) -> None:
+    """Refuse what a run on so many GPUs cannot do.
 
     Raises:
-        ResourceError: the device cannot do what is asked.
+        ResourceError: it asks for GPUs that are not there.
 
     """
-    if asked == "fp16" and device.type != "cuda":
+    if asked.precision == "fp16" and not gpus:
         raise ResourceError("--compute.precision fp16 on a CPU: it is for GPUs; pass bf16 or fp32")
+    if asked.batch_norm == "sync" and gpus < 2:
+        raise ResourceError("--compute.batch-norm sync needs several GPUs: pass auto, local or frozen")
+
+
+def choose_precision(asked: Precision, device: torch.device) -> Precision:
+    """Say what `auto` means on a device: bf16 on GPUs that have it, fp16 on others, fp32 on CPUs."""
     if asked != "auto":
         return asked
     if device.type != "cuda":
@@ -174,8 +183,6 @@ def _with_batch_norm(model: LungNetwork, mode: str, device: torch.device) -> Lun
     """Make batch norm see all GPUs' images with `sync` (and with `auto` over several GPUs)."""
     several = device.type == "cuda" and rank_and_world()[1] > 1
     if mode == "sync" or (mode == "auto" and several):
-        if not several:
-            raise ResourceError("--compute.batch-norm sync needs several GPUs: pass auto, local or frozen")
         # torch's own conversion would lose the activation that timm's encoders keep in their batch norm.
         return norm_act.convert_sync_batchnorm(model)  # type: ignore[no-any-return,no-untyped-call]
     return model

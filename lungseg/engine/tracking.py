@@ -63,23 +63,29 @@ class WandbMirror:
         mode = _mode(settings)
         if mode == "disabled":
             return
-        try:
-            import wandb
+        # With a key but no way to the server, what is written offline can be synced later.
+        for tried in dict.fromkeys([mode, "offline"] if settings.mode == "auto" else [mode]):
+            try:
+                self._run = self._begin(tried, study, run, folder, config)
+                return
+            except Exception as error:
+                logger.warning("W&B is not written %s (%s); metrics.jsonl is", tried, error)
 
-            self._run = wandb.init(
-                project=settings.project,
-                group=study,
-                name=run,
-                job_type=self.job_type,
-                id=storage.digest([study, folder]),
-                resume="allow",
-                mode=mode,  # type: ignore[arg-type]  # from the environment it may be anything; W&B checks
-                dir=_local(folder),
-                config=config,
-                settings=wandb.Settings(silent=True, console="off", init_timeout=_START_S, **_limit()),
-            )
-        except Exception as error:
-            logger.warning("W&B is not written (%s); metrics.jsonl is", error)
+    def _begin(self, mode: str, study: str, run: str, folder: str, config: Metrics) -> Any:
+        import wandb
+
+        return wandb.init(
+            project=self._settings.project,
+            group=study,
+            name=run,
+            job_type=self.job_type,
+            id=storage.digest([study, folder]),
+            resume="allow",
+            mode=mode,  # type: ignore[arg-type]  # from the environment it may be anything; W&B checks
+            dir=_local(folder),
+            config=config,
+            settings=wandb.Settings(silent=True, console="off", init_timeout=_START_S, **_limit()),
+        )
 
     def __enter__(self) -> Self:
         """Nothing more to open."""

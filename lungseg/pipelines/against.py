@@ -1,7 +1,8 @@
 """A study against another: what other settings or another preparation change on the same images.
 
 Pure functions of study.parquet's rows (schema.STUDY_ROWS). Only what was trained on the same data sets in the same
-protocol and tested in the same role is compared; where several runs were tested on an image, it counts with their mean.
+protocol and fold and tested in the same role is compared; an image that several runs were tested on counts with their
+mean.
 """
 
 from collections.abc import Iterable, Sequence
@@ -34,8 +35,11 @@ class Against:
 
 def compare(rows: Iterable[Row], study: str, other: Iterable[Row]) -> list[Against]:
     """Compare a study's rows with those of another, whose name is `study`; nothing where they share no image."""
-    found, theirs = [], each_once(list(other))
-    for (trained, role, dataset), images in each_once(list(rows)).items():
+    mine, yours = list(rows), list(other)
+    folds = {_fold(row) for row in mine} & {_fold(row) for row in yours}
+    ours, theirs = (each_once([row for row in part if _fold(row) in folds]) for part in (mine, yours))
+    found = []
+    for (trained, role, dataset), images in ours.items():
         same = theirs.get((trained, role, dataset), {})
         both = [one for one in images if one in same and None not in (images[one]["dice"], same[one]["dice"])]
         if both:
@@ -43,6 +47,10 @@ def compare(rows: Iterable[Row], study: str, other: Iterable[Row]) -> list[Again
             paired = statistics.compare(here, there, [images[one]["patient"] for one in both])
             found.append(Against(study, trained, dataset, role, _mean(here), _mean(there), paired))
     return found
+
+
+def _fold(row: Row) -> tuple[str, str, int]:
+    return row["protocol"], row["train_on"], row["fold"]
 
 
 def _mean(values: Sequence[float]) -> float:

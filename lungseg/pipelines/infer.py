@@ -36,6 +36,8 @@ def run(settings: InferSettings) -> None:
         raise SettingsError("pass --archive FOLDER (images or prepared data) and --checkpoint FOLDER (a finished run)")
     archive, out = storage.resolve(settings.archive), storage.resolve(settings.out)
     model = checkpoint.find(storage.resolve(settings.checkpoint))
+    if not model.config.get("trained", True):
+        logger.warning("%s: trained for %d of %d epochs so far", model.folder, model.epoch, model.config["epochs"])
     items = _items(archive, model)
     parts = [items[start : start + settings.part] for start in range(0, len(items), settings.part)]
     plan = _plan(settings, archive, model, items)

@@ -25,7 +25,8 @@ MEASURES = ("dice", "iou", "pixel_accuracy", "sensitivity", "precision", "hd95_p
 HELD_OUT = "*"
 """Mark of a cell whose images are of other patients of the data sets that were trained on."""
 _WIDTH = 100  # columns, at least: a line that wraps can be read, a figure that is cut cannot
-_DICE = ("sd", "median", "p5", "low", "high")
+_LEAST_P = 1e-4  # that is told apart in words
+_SPREAD = ("sd", "median", "p5", "low", "high")
 
 
 class Trained(NamedTuple):
@@ -42,9 +43,9 @@ class Trained(NamedTuple):
 
 @dataclass(frozen=True)
 class Cell:
-    """Runs of one kind on one data set. dice: None where it is defined for no image.
+    """Runs of one kind on one data set.
 
-    means: of each measure over the images that it is defined for; undefined: on how many images it is not.
+    measures: each over the images that it is defined for, None where it is for none; undefined: on how many it is not.
     """
 
     trained: Trained
@@ -52,13 +53,22 @@ class Cell:
     role: str
     runs: int
     images: int
-    dice: statistics.Summary | None
-    means: dict[str, float | None]
+    measures: dict[str, statistics.Summary | None]
     undefined: dict[str, int]
 
+    @property
+    def dice(self) -> statistics.Summary | None:
+        """The measure that the matrix shows."""
+        return self.measures["dice"]
+
     def as_json(self) -> Row:
-        """Flatten it: dice is the mean, dice_low and dice_high its interval."""
-        spread = {f"dice_{name}": getattr(self.dice, name) if self.dice else None for name in _DICE}
+        """Flatten it: dice is the mean, dice_low and dice_high its interval, and so for each measure."""
+        figures = {name: found and found.mean for name, found in self.measures.items()}
+        spread = {
+            f"{name}_{part}": found and getattr(found, part)
+            for name, found in self.measures.items()
+            for part in _SPREAD
+        }
         return {
             **self.trained._asdict(),
             "dataset": self.dataset,
@@ -66,7 +76,7 @@ class Cell:
             "runs": self.runs,
             "images": self.images,
             "patients": self.dice.patients if self.dice else 0,
-            **self.means,
+            **figures,
             **spread,
             "undefined": {name: count for name, count in self.undefined.items() if count},
         }
@@ -110,6 +120,12 @@ class Comparison:
         }
         return {"dataset": self.dataset, **sides, **asdict(self.paired)}
 
+    def __str__(self) -> str:
+        """Say it in a line."""
+        difference = _interval(self.paired.difference, self.paired.low, self.paired.high)
+        p = "" if self.paired.p is None else f", p {max(self.paired.p, _LEAST_P):.4f}"
+        return f"difference {difference}{p} on {self.dataset}: {self.first.label} minus {self.second.label}"
+
 
 @dataclass(frozen=True)
 class Matrix:
@@ -149,7 +165,7 @@ def grid(matrix: Matrix) -> tuple[list[str], list[list[str]]]:
 
 
 def show(matrix: Matrix, console: Console | None = None) -> None:
-    """Print the matrix and the gaps on standard output."""
+    """Print the matrix, the gaps and the comparisons on the same images on standard output."""
     if not matrix.cells:
         return
     if console is None:
@@ -163,7 +179,7 @@ def show(matrix: Matrix, console: Console | None = None) -> None:
     for row in rows:
         table.add_row(*(Text(word, style="bold" if word.endswith(HELD_OUT) else "") for word in row))
     console.print(table)
-    for one in matrix.gaps:
+    for one in (*matrix.gaps, *matrix.comparisons):
         console.print(Text(str(one)))
     console.print()
 
@@ -193,10 +209,9 @@ def _cells(rows: Sequence[Row], tested: Tested) -> tuple[Cell, ...]:
         runs[Trained(row["protocol"], row["train_on"])].add(row["run"])
     cells = []
     for (trained, role, dataset), images in tested.items():
-        means = {name: mean_of(row[name] for row in images.values()) for name in MEASURES}
+        measures = {name: _summarise(images, name) for name in MEASURES}
         undefined = {name: sum(row[name] is None for row in images.values()) for name in MEASURES}
-        dice = statistics.summarise(*_dice(images)) if means["dice"] is not None else None
-        cells.append(Cell(trained, dataset, role, len(runs[trained]), len(images), dice, means, undefined))
+        cells.append(Cell(trained, dataset, role, len(runs[trained]), len(images), measures, undefined))
     return tuple(cells)
 
 
@@ -205,12 +220,12 @@ def _gaps(tested: Tested) -> tuple[Drop, ...]:
     own: dict[Trained, tuple[list[float], list[str]]] = defaultdict(lambda: ([], []))
     for (trained, role, _), images in tested.items():
         if role == "held-out":
-            values, patients = _dice(images)
+            values, patients = _defined(images)
             own[trained][0].extend(values)
             own[trained][1].extend(patients)
     gaps = []
     for (trained, role, dataset), images in tested.items():
-        other = _dice(images)
+        other = _defined(images)
         if role == "cross" and other[0] and own[trained][0]:
             gaps.append(Drop(trained, dataset, statistics.gap(*own[trained], *other)))
     return tuple(gaps)
@@ -229,15 +244,20 @@ def _comparisons(tested: Tested) -> tuple[Comparison, ...]:
     return tuple(found)
 
 
-def _dice(images: _Images) -> tuple[list[float], list[str]]:
-    """Dice of each image that has one, and whose image it is."""
-    rows = [row for row in images.values() if row["dice"] is not None]
-    return [row["dice"] for row in rows], [row["patient"] for row in rows]
+def _summarise(images: _Images, measure: str) -> statistics.Summary | None:
+    values, patients = _defined(images, measure)
+    return statistics.summarise(values, patients) if values else None
+
+
+def _defined(images: _Images, measure: str = "dice") -> tuple[list[float], list[str]]:
+    """A measure of each image that has it, and whose image it is."""
+    rows = [row for row in images.values() if row[measure] is not None]
+    return [row[measure] for row in rows], [row["patient"] for row in rows]
 
 
 def patient_of(row: Row) -> str:
-    """Name whose image it is; one of no known patient is a patient of its own."""
-    return f"{row['dataset']}/{row['patient_id'] or row['image_id']}"
+    """Name whose image it is: its group, as the audit may know more than ids; one of no known patient is its own."""
+    return row.get("group") or f"{row['dataset']}/{row['patient_id'] or row['image_id']}"
 
 
 def mean_of(values: Iterable[float | None]) -> float | None:

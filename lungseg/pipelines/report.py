@@ -52,6 +52,11 @@ def _compare(study: Study, others: Sequence[str]) -> list[against.Against]:
     found = []
     for folder in map(storage.resolve, others):
         other = results.read_study(folder)
+        if other.dealt != study.dealt:
+            raise InputError(
+                f"{folder}: its folds were dealt otherwise (folds, seed: {other.dealt}, expected {study.dealt}): "
+                "compare studies of the same --folds and --seed"
+            )
         pairs = against.compare(results.read_rows(study.folder), other.name, results.read_rows(folder))
         if not pairs:
             raise InputError(

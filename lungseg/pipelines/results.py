@@ -55,7 +55,8 @@ class Table:
 class Study:
     """A study as its folder shows it.
 
-    curves: rows of metrics.jsonl by run. unfinished: a row a run that is. matrix: what study.parquet comes to.
+    dealt: number of folds, and the seed by which they were dealt. curves: rows of metrics.jsonl by run. unfinished: a
+    row a run that is. matrix: what study.parquet comes to.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Study:
     curves: dict[str, list[Row]]
     unfinished: tuple[Row, ...]
     matrix: Matrix
+    dealt: tuple[int | None, int | None] = (None, None)
 
 
 @dataclass(frozen=True)
@@ -110,18 +112,24 @@ def read_study(folder: str) -> Study:
         {"run": name, **_state(states.get(name, {})), "epochs": len(curves[name])} for name in names if name not in done
     )
     tables = tuple(_table(runs) for runs in grouped.values())
-    return Study(study["study"], folder, names, tables, curves, unfinished, summarise(read_rows(folder)))
+    dealt = tuple(study.get("settings", {}).get(name) for name in ("folds", "seed"))
+    return Study(study["study"], folder, names, tables, curves, unfinished, summarise(read_rows(folder)), dealt)
 
 
 def read_rows(folder: str) -> list[Row]:
     """Read a study's rows, one an image and run; none before a run is finished.
 
+    Rows of an earlier command's runs, of other settings or data, are left out: until a study that was begun anew ends,
+    they are all that the file has.
+
     Raises:
-        InputError: the file is damaged.
+        InputError: a file is damaged.
 
     """
     path = storage.join(folder, "study.parquet")
-    return storage.read_table(path).to_pylist() if storage.exists(path) else []
+    rows = storage.read_table(path).to_pylist() if storage.exists(path) else []
+    states = storage.read_json(storage.join(folder, "study.json")).get("states", {})
+    return [row for row in rows if not _of_another(states.get(row["run"], {}))]
 
 
 def _of_another(state: Row) -> bool:

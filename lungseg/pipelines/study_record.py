@@ -36,16 +36,21 @@ class StudyRecord:
         return storage.read_json(storage.join(self.folder, name, "run.json"))
 
     def write_states(self) -> dict[str, Row]:
-        """Write which runs there are and what became of each, with the results as they were; return the states.
+        """Write which runs there are and what became of each; return the states.
+
+        The results stay as they were while they are of these settings and data, and are taken back where they are not.
 
         Raises:
             InputError: the folder cannot be written.
 
         """
         before = self._before()
-        earlier = [name for name in before.get("runs", []) if name not in self.plans and self.finished(name)]
-        runs = {name: self._state(name) for name in [*earlier, *self.plans]}
-        self._write(runs, before.get("results", {}))
+        states = before.get("states", {})
+        earlier = [name for name in before.get("runs", []) if name not in self.plans]
+        kept = [name for name in earlier if self.finished(name) or (name in self.alike and name in states)]
+        runs = {name: self._state(name, states) for name in [*kept, *self.plans]}
+        counted = [name for name, state in states.items() if state["in_results"]]
+        self._write(runs, before.get("results", {}) if self.alike.issuperset(counted) else {})
         return runs
 
     def write(self) -> matrix.Matrix:
@@ -80,12 +85,14 @@ class StudyRecord:
         }
         storage.write_json(storage.join(self.folder, "study.json"), content)
 
-    def _state(self, name: str) -> Row:
-        """Say what a run is and what became of it."""
+    def _state(self, name: str, before: Mapping[str, Row]) -> Row:
+        """Say what a run is and what became of it; one that this command does not train is as it was before."""
         if self.finished(name):
             summary = self.summary(name)
             plan = {key: summary[key] for key in ("protocol", "train_on", "fold")}
             return {**plan, "state": "finished", "in_results": name in self.alike}
+        if name not in self.plans:
+            return before[name]
         one = self.plans[name]
         state = {"state": "failed", "reason": self.failed[name]} if name in self.failed else {"state": "not finished"}
         return {

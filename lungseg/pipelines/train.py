@@ -12,7 +12,9 @@ from lungseg.config import PreprocessSettings, Protocol, TrainSettings
 from lungseg.data import audit, datasets, folds, manifest, sources
 from lungseg.data.leakage import audit_datasets
 from lungseg.data.shard_plan import plan_shards
-from lungseg.engine import fit, tracking
+from lungseg.engine import tracking
+from lungseg.engine.learner import require_gpus
+from lungseg.engine.run import Run, name_run
 from lungseg.engine.study_data import check_split, open_data
 from lungseg.errors import LungsegError, SettingsError
 from lungseg.model import network
@@ -43,19 +45,20 @@ def run(settings: TrainSettings) -> None:
     folders = datasets.find_datasets(_data(settings))
     data = open_data(folders)
     plans = _asked_for(_plan(settings, data, settings.protocols, settings.only_folds), settings.train_on)
+    _check(settings, data, plans, ())
+    named = {name_run(settings, plan, data): plan for plan in plans}
+    record = StudyRecord(study, settings, named, _alike(settings, data))
+    images = sum(part.index.num_rows for part in data)
+    logger.info("study %s: %d runs on %d images in %d data sets", study, len(named), images, len(data))
+    unfinished = not all(map(record.finished, named))
+    # By all runs, not by those left: so a run that goes on has as many threads as it began with, and is as fast.
+    at_once, placed = _place(settings, len(named), study, folders) if unfinished else (0, Share(0, 0, 0))
     linked = _linked(study, data)
     _check(settings, data, plans, linked)
     runs = [
-        fit.Run(settings, plan, tuple(folders), name, storage.join(study, name), linked)
-        for plan in plans
-        for name in [fit.name_run(settings, plan, data)]
+        Run(settings, plan, tuple(folders), name, storage.join(study, name), linked) for name, plan in named.items()
     ]
-    record = StudyRecord(study, settings, {one.name: one.plan for one in runs}, _alike(settings, data))
     left = [one for one in runs if not record.finished(one.name)]
-    images = sum(part.index.num_rows for part in data)
-    logger.info("study %s: %d runs on %d images in %d data sets", study, len(runs), images, len(data))
-    # By all runs, not by those left: so a run that goes on has as many threads as it began with, and the same bits.
-    at_once, placed = _place(settings, len(runs), study, folders) if left else (0, Share(0, 0, 0))
     record.write_states()
     failures = _train_all(left, at_once, placed, record)
     found = record.write()
@@ -63,7 +66,7 @@ def run(settings: TrainSettings) -> None:
         if record.finished(one.name):
             _tell(record, one.name)
     matrix.show(found)
-    if left and found.cells:
+    if found.cells and (left or not storage.exists(storage.join(study, "wandb"))):
         tracking.summarise_study(settings.wandb, study, matrix.grid(found), matrix_picture.draw(found))
     _judge(record, failures)
 
@@ -107,7 +110,7 @@ def _asked_for(plans: Sequence[folds.RunPlan], train_on: Sequence[str]) -> list[
 def _alike(settings: TrainSettings, data: list[datasets.PreparedData]) -> frozenset[str]:
     """Name every run that these settings and data can have, whatever its protocol and fold."""
     protocols = _PROTOCOLS if len(data) > 1 else _PROTOCOLS[:2]
-    return frozenset(fit.name_run(settings, plan, data) for plan in _plan(settings, data, protocols, ()))
+    return frozenset(name_run(settings, plan, data) for plan in _plan(settings, data, protocols, ()))
 
 
 def _check(
@@ -172,10 +175,12 @@ def _place(settings: TrainSettings, runs: int, study: str, folders: Sequence[str
     network.build(settings.model)  # tells of a wrong encoder and of missing weights before any worker starts
     connect()
     require_shared(study, [storage.join(folder, "dataset.json") for folder in folders])
-    return share_among_runs(settings.workers_per_run, settings.device, runs, settings.runs_at_once)
+    at_once, placed = share_among_runs(settings.workers_per_run, settings.device, runs, settings.runs_at_once)
+    require_gpus(settings.compute, placed.workers if placed.gpus else 0)
+    return at_once, placed
 
 
-def _train_all(left: Sequence[fit.Run], at_once: int, placed: Share, record: StudyRecord) -> list[Exception]:
+def _train_all(left: Sequence[Run], at_once: int, placed: Share, record: StudyRecord) -> list[Exception]:
     """Train the runs, some at a time; the study's files follow each that ends. Return the failures."""
     line, failures = SharedLine(logger), []
     if len(left) > 1:
@@ -197,15 +202,15 @@ def _train_all(left: Sequence[fit.Run], at_once: int, placed: Share, record: Stu
 
 
 def _in_threads(
-    left: Sequence[fit.Run], at_once: int, placed: Share, line: SharedLine
-) -> Generator[tuple[fit.Run, Exception | None], None, None]:
+    left: Sequence[Run], at_once: int, placed: Share, line: SharedLine
+) -> Generator[tuple[Run, Exception | None], None, None]:
     """Train runs in threads, and tell of each as it ends.
 
     The threads are daemons and the main one is none of them: so Ctrl-C ends the job at once, and with it its workers,
     where an executor would wait for the runs' end, and Ray Train on the main thread would end the job with status 0.
     """
-    todo: queue.SimpleQueue[fit.Run] = queue.SimpleQueue()
-    done: queue.SimpleQueue[tuple[fit.Run, Exception | None]] = queue.SimpleQueue()
+    todo: queue.SimpleQueue[Run] = queue.SimpleQueue()
+    done: queue.SimpleQueue[tuple[Run, Exception | None]] = queue.SimpleQueue()
     for one in left:
         todo.put(one)
 
@@ -226,7 +231,7 @@ def _in_threads(
                 todo.get_nowait()
 
 
-def _outcome(one: fit.Run, placed: Share, line: SharedLine) -> tuple[fit.Run, Exception | None]:
+def _outcome(one: Run, placed: Share, line: SharedLine) -> tuple[Run, Exception | None]:
     try:
         trainer.train(one, placed, line)
     except Exception as error:  # the main thread tells a bug from a failure, and logs it whole

@@ -16,6 +16,7 @@ from lungseg import storage
 from lungseg.engine import checkpoint, fit, tracking
 from lungseg.engine.predictor import Predictor
 from lungseg.engine.ranks import gather, rank_and_world
+from lungseg.engine.run import Progress, Run, name_run
 from lungseg.engine.study_data import open_data
 from lungseg.errors import InputError, LungsegError, ResourceError, SettingsError
 from lungseg.pipelines.cluster import PLACE_TIMEOUT, Share
@@ -35,7 +36,7 @@ _KEEP_BUFFERS = {
 }
 
 
-def train(one: fit.Run, placed: Share, line: SharedLine) -> None:
+def train(one: Run, placed: Share, line: SharedLine) -> None:
     """Train and test a run, from wherever an earlier start left it. It may be called from several threads at once.
 
     Raises:
@@ -64,7 +65,7 @@ def train(one: fit.Run, placed: Share, line: SharedLine) -> None:
         raise (SettingsError if kind == SettingsError.exit_status else LungsegError)(message)
 
 
-def _trainer(one: fit.Run, placed: Share, board: Any) -> TorchTrainer:
+def _trainer(one: Run, placed: Share, board: Any) -> TorchTrainer:
     return TorchTrainer(
         _one_rank,  # type: ignore[arg-type]  # what it returns is Result.return_value
         train_loop_config={"run": one, "board": board},
@@ -95,26 +96,26 @@ def _one_rank(config: dict[str, Any]) -> dict[str, Any]:
     refusals = [one for one in gather(refused) if one is not None]
     if refusals or training is None:
         return {"refused": refusals[0]}
-    if len(set(gather((training.epoch, training.step)))) > 1:
+    if len(set(gather((training.epoch, training.step, *training.learner.computes.values())))) > 1:
         # Raised, so that Ray tries again: a network file system shows a new checkpoint late.
-        raise LungsegError(f"{training.run.name}: its ranks found different checkpoints")
+        raise LungsegError(f"{training.run.name}: its ranks found different checkpoints, or compute in other ways")
     posted = 0.0
 
-    def show(progress: fit.Progress) -> None:
+    def show(progress: Progress) -> None:
         nonlocal posted
         if first and (progress.note or time.monotonic() - posted > _POST_EVERY_S):
             posted = time.monotonic()
             board.post.remote(progress)
 
     if first and training.epoch:
-        show(fit.Progress(training.epoch, 0, 0, 0.0, "going on from its checkpoint"))
+        show(Progress(training.epoch, 0, 0, 0.0, "going on from its checkpoint"))
     fit.finish(training, show)
     if first:
         _add_results(training, device)
     return {}
 
 
-def _start(run: fit.Run, device: torch.device) -> tuple[fit.Training | None, tuple[int, str] | None]:
+def _start(run: Run, device: torch.device) -> tuple[fit.Training | None, tuple[int, str] | None]:
     """Start a rank, or say with which status and words it refuses."""
     try:
         if rank_and_world()[0] == 0:
@@ -124,9 +125,9 @@ def _start(run: fit.Run, device: torch.device) -> tuple[fit.Training | None, tup
         return None, (error.exit_status, str(error))
 
 
-def _require_same_data(run: fit.Run) -> None:
+def _require_same_data(run: Run) -> None:
     """Refuse data that were prepared anew since the study named its runs after their digests."""
-    if fit.name_run(run.settings, run.plan, open_data(run.data)) != run.name:
+    if name_run(run.settings, run.plan, open_data(run.data)) != run.name:
         raise InputError(f"{run.name}: its data changed since the study began: start the same command again")
 
 
@@ -165,22 +166,22 @@ class _Board:
     """Where rank 0 pins its progress, and the driver reads it."""
 
     def __init__(self) -> None:
-        self._notes: list[fit.Progress] = []
-        self._now: fit.Progress | None = None
+        self._notes: list[Progress] = []
+        self._now: Progress | None = None
 
-    def post(self, progress: fit.Progress) -> None:
+    def post(self, progress: Progress) -> None:
         """Keep the newest state, and every note until it is read."""
         self._now = progress
         if progress.note:
             self._notes.append(progress)
 
-    def read(self) -> tuple[list[fit.Progress], fit.Progress | None]:
+    def read(self) -> tuple[list[Progress], Progress | None]:
         """Take the notes down; show the newest state."""
         notes, self._notes = self._notes, []
         return notes, self._now
 
 
-def _watch(board: Any, one: fit.Run, ended: threading.Event, line: SharedLine) -> None:
+def _watch(board: Any, one: Run, ended: threading.Event, line: SharedLine) -> None:
     """Show a run's progress until it ends, and then what was still unread."""
     epochs, began = one.settings.epochs, time.monotonic()
     last = False

@@ -29,6 +29,7 @@ from lungseg.data.folds import RunPlan
 from lungseg.data.reader import SampleReader
 from lungseg.engine import checkpoint, fit, loop, measures, ranks
 from lungseg.engine.learner import Learner
+from lungseg.engine.run import Progress, Run
 from lungseg.engine.study_data import open_data
 from lungseg.errors import LungsegError
 from lungseg.model.network import LungNetwork, build
@@ -127,9 +128,9 @@ def whole_run(folders: list[str], folder: str, kind: str, ends: tuple[int, int] 
     plan = RunPlan("source-to-source", ("north",), fold=0, folds=5, seed=3, validates=settings.validates)
     if kind == "frozen":
         plan = replace(plan, protocol="pooled", train_on=("north", "south"), fold=3)  # 6 to train on, 1 and 1
-    run = fit.Run(settings, plan, tuple(folders), f"run-{kind}", folder)
+    run = Run(settings, plan, tuple(folders), f"run-{kind}", folder)
 
-    def show(progress: fit.Progress) -> None:
+    def show(progress: Progress) -> None:
         if (progress.epoch, progress.step) == ends:
             raise CrashError
 
@@ -150,7 +151,7 @@ def refused(folders: list[str], folder: str) -> str:
     settings = TrainSettings(folds=5, model=MODEL, wandb=WandbSettings(mode="disabled"))
     plan = RunPlan("source-to-source", ("north",), fold=0, folds=5, seed=3)
     try:
-        fit.start(fit.Run(settings, plan, tuple(folders), "too-few", folder), CPU)
+        fit.start(Run(settings, plan, tuple(folders), "too-few", folder), CPU)
     except LungsegError as error:
         return str(error)
     return ""

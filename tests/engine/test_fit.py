@@ -17,7 +17,6 @@ from lungseg.config import (
     AugmentSettings,
     ComputeSettings,
     LoaderSettings,
-    LossSettings,
     ModelSettings,
     OptimSettings,
     PreprocessSettings,
@@ -25,10 +24,10 @@ from lungseg.config import (
     WandbSettings,
 )
 from lungseg.data import datasets, sources
-from lungseg.data.datasets import PreparedData
 from lungseg.data.folds import RunPlan, assign_folds, group_rows, split
 from lungseg.data.shard_plan import plan_shards
 from lungseg.engine import checkpoint, fit
+from lungseg.engine.run import Progress, Run, Show, name_run
 from lungseg.engine.study_data import open_data
 from lungseg.errors import LungsegError, SettingsError
 from lungseg.schema import SCHEMA, TEST_ROWS
@@ -52,7 +51,7 @@ PLAN = RunPlan("source-to-source", ("north",), fold=0, folds=5, seed=3)
 TIMES = ("train_s", "epoch_s", "images_per_s")
 
 
-def nobody(_: fit.Progress) -> None:
+def nobody(_: Progress) -> None:
     """Show a run to nobody."""
 
 
@@ -71,33 +70,33 @@ def changed(**changes: Any) -> TrainSettings:
     return SETTINGS.model_copy(update=changes)
 
 
-def a_run(folders: tuple[str, ...], folder: Path, settings: TrainSettings = SETTINGS, plan: RunPlan = PLAN) -> fit.Run:
+def a_run(folders: tuple[str, ...], folder: Path, settings: TrainSettings = SETTINGS, plan: RunPlan = PLAN) -> Run:
     plan = replace(plan, validates=settings.validates)
-    return fit.Run(settings, plan, folders, fit.name_run(settings, plan, open_data(folders)), str(folder))
+    return Run(settings, plan, folders, name_run(settings, plan, open_data(folders)), str(folder))
 
 
-def go(run: fit.Run, show: fit.Show = nobody) -> dict[str, Any]:
+def go(run: Run, show: Show = nobody) -> dict[str, Any]:
     return fit.finish(fit.start(run, CPU), show)
 
 
 @pytest.fixture(scope="module")
-def finished(folders: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> fit.Run:
+def finished(folders: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run that nothing interrupted; only read."""
     run = a_run(folders, tmp_path_factory.mktemp("runs") / "whole")
     go(run)
     return run
 
 
-def metrics_of(run: fit.Run) -> list[dict[str, Any]]:
+def metrics_of(run: Run) -> list[dict[str, Any]]:
     lines = (Path(run.folder) / "metrics.jsonl").read_text().splitlines()
     return [{name: value for name, value in json.loads(line).items() if name not in TIMES} for line in lines]
 
 
-def index_rows(run: fit.Run) -> list[dict[str, Any]]:
+def index_rows(run: Run) -> list[dict[str, Any]]:
     return [row for data in open_data(run.data) for row in data.index.to_pylist()]
 
 
-def test_a_run_writes_its_files_and_no_others(finished: fit.Run) -> None:
+def test_a_run_writes_its_files_and_no_others(finished: Run) -> None:
     folder = Path(finished.folder)
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     inside = {"model.safetensors", "state.pt", "trained_on.parquet", "config.json"}
@@ -105,7 +104,7 @@ def test_a_run_writes_its_files_and_no_others(finished: fit.Run) -> None:
     assert files == expected | {"metrics.jsonl", "tested.parquet", "run.json"}
 
 
-def test_metrics_has_a_line_an_epoch_with_every_figure(finished: fit.Run) -> None:
+def test_metrics_has_a_line_an_epoch_with_every_figure(finished: Run) -> None:
     rows = [json.loads(line) for line in (Path(finished.folder) / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == list(range(1, EPOCHS + 1))
     for row in rows:
@@ -117,7 +116,18 @@ def test_metrics_has_a_line_an_epoch_with_every_figure(finished: fit.Run) -> Non
     assert rows[-1]["lr"] < rows[0]["lr"] <= SETTINGS.optim.lr
 
 
-def test_each_image_is_tested_once_and_none_that_was_trained_on(finished: fit.Run) -> None:
+def test_a_tested_image_has_the_group_that_its_folds_were_dealt_by(folders: tuple[str, ...], tmp_path: Path) -> None:
+    rows = index_rows(a_run(folders, tmp_path))
+    first, second, *_ = [f"{row['dataset']}/{row['image_id']}" for row in rows if row["dataset"] == "south"]
+    run = replace(a_run(folders, tmp_path, changed(epochs=1)), linked=((first, second),))
+    go(run)
+    tested = storage.read_table(f"{run.folder}/tested.parquet").to_pylist()
+    groups = {f"{row['dataset']}/{row['image_id']}": row["group"] for row in tested}
+    assert groups[first] == groups[second]
+    assert len(set(groups.values())) == len(groups) - 1
+
+
+def test_each_image_is_tested_once_and_none_that_was_trained_on(finished: Run) -> None:
     rows = index_rows(finished)
     parts = split(rows, finished.plan)
     table = storage.read_table(f"{finished.folder}/tested.parquet")
@@ -134,9 +144,7 @@ def test_each_image_is_tested_once_and_none_that_was_trained_on(finished: fit.Ru
     assert {row["run"] for row in tested} == {finished.name}
 
 
-def test_a_linked_image_is_held_out_with_its_double(
-    folders: tuple[str, ...], finished: fit.Run, tmp_path: Path
-) -> None:
+def test_a_linked_image_is_held_out_with_its_double(folders: tuple[str, ...], finished: Run, tmp_path: Path) -> None:
     (held,) = fit.start(finished, CPU).parts.held_out
     rows = index_rows(finished)
     double = next(i for i, row in enumerate(rows) if row["dataset"] == "north" and i != held)
@@ -158,7 +166,7 @@ def fold_has_rows(rows: list[dict[str, Any]], linked: tuple[tuple[str, str], ...
     return any(row["dataset"] == "north" and one == fold for row, one in zip(rows, found, strict=True))
 
 
-def test_tested_rows_hold_together(finished: fit.Run) -> None:
+def test_tested_rows_hold_together(finished: Run) -> None:
     sizes = {"north_00": (96, 96), "north_01": (128, 110), "north_02": (120, 150), "north_03": (200, 180)}
     sizes |= {"north_04": (101, 97), "south_00": (160, 160), "south_01": (99, 140), "south_02": (180, 96)}
     for row in storage.read_table(f"{finished.folder}/tested.parquet").to_pylist():
@@ -169,7 +177,7 @@ def test_tested_rows_hold_together(finished: fit.Run) -> None:
         assert (row["hd95_px"] is None) == (row["assd_px"] is None) == (row["tp"] + row["fp"] == 0)
 
 
-def test_run_json_says_how_every_figure_was_made(finished: fit.Run) -> None:
+def test_run_json_says_how_every_figure_was_made(finished: Run) -> None:
     summary = storage.read_json(f"{finished.folder}/run.json")
     assert summary["schema"] == SCHEMA
     assert summary["run"] == finished.name
@@ -193,7 +201,7 @@ def test_run_json_says_how_every_figure_was_made(finished: fit.Run) -> None:
             assert part[name] == pytest.approx(np.mean(values))
 
 
-def test_the_checkpoint_explains_the_model(finished: fit.Run) -> None:
+def test_the_checkpoint_explains_the_model(finished: Run) -> None:
     found = checkpoint.find(finished.folder)
     assert found.epoch == EPOCHS
     assert found.preprocess == PreprocessSettings(size=64)
@@ -203,7 +211,7 @@ def test_the_checkpoint_explains_the_model(finished: fit.Run) -> None:
 
 
 def test_progress_counts_every_step_of_every_epoch(folders: tuple[str, ...], tmp_path: Path) -> None:
-    shown: list[fit.Progress] = []
+    shown: list[Progress] = []
     go(a_run(folders, tmp_path, changed(epochs=2)), shown.append)
     steps = [(one.epoch, one.step, one.steps) for one in shown if not one.note]
     assert steps == [(1, 1, 2), (1, 2, 2), (2, 1, 2), (2, 2, 2)]
@@ -239,7 +247,7 @@ KINDS = {
 Event = tuple[str, ...]
 
 
-def go_until(run: fit.Run, ends: Callable[[Event], bool]) -> list[Event]:
+def go_until(run: Run, ends: Callable[[Event], bool]) -> list[Event]:
     """Go until an event at which the run is to end; events are every batch shown, and every file before its writing."""
     events: list[Event] = []
     write = storage.write_bytes
@@ -269,14 +277,14 @@ def go_until(run: fit.Run, ends: Callable[[Event], bool]) -> list[Event]:
 @pytest.fixture(scope="module", params=KINDS)
 def uninterrupted(
     request: pytest.FixtureRequest, folders: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[fit.Run, list[Event]]:
+) -> tuple[Run, list[Event]]:
     """A whole run of each kind, and what happened in it; only read."""
     run = a_run(folders, tmp_path_factory.mktemp("kinds") / "whole", KINDS[request.param])
     return run, go_until(run, lambda _: False)
 
 
 def test_a_run_killed_at_every_batch_and_every_write_ends_as_if_it_had_not_been(
-    uninterrupted: tuple[fit.Run, list[Event]], tmp_path: Path
+    uninterrupted: tuple[Run, list[Event]], tmp_path: Path
 ) -> None:
     """One after the other in one run: each start gets as far as the first event that it was not killed at before."""
     whole, events = uninterrupted
@@ -296,7 +304,7 @@ def test_a_run_killed_at_every_batch_and_every_write_ends_as_if_it_had_not_been(
 
 @pytest.mark.parametrize("share", [0.4, 0.8])
 def test_a_run_killed_once_ends_as_if_it_had_not_been(
-    share: float, uninterrupted: tuple[fit.Run, list[Event]], tmp_path: Path
+    share: float, uninterrupted: tuple[Run, list[Event]], tmp_path: Path
 ) -> None:
     whole, events = uninterrupted
     run = replace(whole, folder=str(tmp_path))
@@ -328,7 +336,7 @@ def test_a_run_that_goes_on_within_an_epoch_does_not_repeat_its_batches(
     assert shown[:3] == [("shown", "1", "3", ""), ("shown", "1", "4", ""), ("shown", "1", "4", "loss")]
 
 
-def same_result(run: fit.Run, expected: fit.Run) -> None:
+def same_result(run: Run, expected: Run) -> None:
     """Weights and all else that a checkpoint holds bit by bit, and every figure but the times."""
     found, whole = checkpoint.find(run.folder), checkpoint.find(expected.folder)
     assert found.config["digests"]["model.safetensors"] == whole.config["digests"]["model.safetensors"]
@@ -353,10 +361,10 @@ def same_state(one: Any, other: Any) -> None:
         assert one == other
 
 
-def test_a_finished_run_entered_again_does_not_train(finished: fit.Run) -> None:
+def test_a_finished_run_entered_again_does_not_train(finished: Run) -> None:
     files = [path for path in Path(finished.folder).rglob("*") if path.is_file()]
     before = {path: path.read_bytes() for path in files}
-    shown: list[fit.Progress] = []
+    shown: list[Progress] = []
     again = go(finished, shown.append)
     assert [one.note for one in shown] == ["testing"]
     assert shown[0].epoch == EPOCHS
@@ -364,7 +372,7 @@ def test_a_finished_run_entered_again_does_not_train(finished: fit.Run) -> None:
     assert json.loads(json.dumps(again))["tested"] == storage.read_json(f"{finished.folder}/run.json")["tested"]
 
 
-def test_a_damaged_checkpoint_is_not_gone_on_from(folders: tuple[str, ...], finished: fit.Run, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_not_gone_on_from(folders: tuple[str, ...], finished: Run, tmp_path: Path) -> None:
     run = a_run(folders, tmp_path)
     assert go_until(run, lambda event: event[:3] == ("shown", "2", "1"))[-1] == ("killed",)
     weights = tmp_path / "checkpoint" / "epoch-0001" / "model.safetensors"
@@ -373,77 +381,35 @@ def test_a_damaged_checkpoint_is_not_gone_on_from(folders: tuple[str, ...], fini
     same_result(run, finished)
 
 
-def test_another_seed_is_another_model(folders: tuple[str, ...], finished: fit.Run, tmp_path: Path) -> None:
+def test_what_began_in_another_precision_or_with_more_threads_goes_on_as_it_began(
+    folders: tuple[str, ...], tmp_path: Path
+) -> None:
+    run = a_run(folders, tmp_path, changed(epochs=1))
+    go(run)
+    (config,) = tmp_path.glob("checkpoint/*/config.json")
+    content = json.loads(config.read_text())
+    assert content["computed"] == {"device": "cpu", "precision": "fp32", "threads": 1}
+    config.write_text(json.dumps({**content, "computed": {**content["computed"], "threads": 2}}))
+    fit.start(run, CPU)
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)
+    config.write_text(json.dumps({**content, "computed": {"device": "cuda", "precision": "bf16", "threads": 1}}))
+    with pytest.raises(SettingsError, match=r"began on cuda in bf16, and would go on on cpu in fp32: wait for"):
+        fit.start(run, CPU)
+
+
+def test_flips_are_refused_where_they_swap_classes(
+    folders: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit, "flips_allowed", lambda _: False)
+    with pytest.raises(SettingsError, match=r"--augment\.flip 0\.5"):
+        fit.start(a_run(folders, tmp_path), CPU)
+
+
+def test_another_seed_is_another_model(folders: tuple[str, ...], finished: Run, tmp_path: Path) -> None:
     run = a_run(folders, tmp_path, changed(seed=4))  # its plan is the same: the same split
     go(run)
     assert checkpoint.find(run.folder).digest != checkpoint.find(finished.folder).digest
-
-
-@pytest.fixture(scope="module")
-def data(folders: tuple[str, ...]) -> list[PreparedData]:
-    return open_data(folders)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"epochs": 4},
-        {"seed": 4},
-        {"folds": 3},
-        {"threshold": 0.4},
-        {"workers_per_run": 2},
-        {"compute": ComputeSettings(precision="bf16")},
-        {"patience": 3},
-        {"choose_threshold": True},
-        {"model": ModelSettings(encoder="resnet50", weights="none")},
-        {"optim": OptimSettings(lr=1e-3)},
-        {"loss": LossSettings(dice=0.5)},
-        {"augment": AugmentSettings()},
-        {"loader": LoaderSettings(batch=4, threads=2)},
-    ],
-    ids=lambda changes: next(iter(changes)),
-)
-def test_what_shapes_the_result_shapes_the_name(changes: dict[str, Any], data: list[PreparedData]) -> None:
-    assert fit.name_run(changed(**changes), PLAN, data) != fit.name_run(SETTINGS, PLAN, data)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"out": "/elsewhere"},
-        {"study": "another"},
-        {"wandb": WandbSettings(mode="offline", project="p")},
-        {"data": ("/a/moved/folder",)},
-        {"only_folds": (0,)},
-        {"train_on": ("north",)},
-        {"protocols": ("pooled", "source-to-source")},
-        {"max_failures": 0},
-        {"runs_at_once": 2},
-        {"loader": LoaderSettings(batch=2, threads=7, cache_mib=1, disk_mib=0)},
-        {"phantoms": 9},
-        {"dry_run": True},
-    ],
-    ids=lambda changes: next(iter(changes)),
-)
-def test_what_does_not_shape_the_result_does_not_shape_the_name(
-    changes: dict[str, Any], data: list[PreparedData]
-) -> None:
-    assert fit.name_run(changed(**changes), PLAN, data) == fit.name_run(SETTINGS, PLAN, data)
-
-
-def test_a_runs_name_tells_plans_and_data_apart(data: list[PreparedData]) -> None:
-    plans = [PLAN, replace(PLAN, fold=1), replace(PLAN, train_on=("south",)), replace(PLAN, protocol="pooled")]
-    names = [fit.name_run(SETTINGS, plan, data) for plan in plans]
-    other = [replace(data[0], digest="0" * 16), data[1]]
-    names += [fit.name_run(SETTINGS, PLAN, other), fit.name_run(SETTINGS, PLAN, data[:1])]
-    assert len(set(names)) == len(names)
-    assert names[0].startswith("from-north-fold0-")
-    assert names[3].startswith("pooled-fold0-")
-
-
-def test_a_moved_data_set_is_the_same_data(data: list[PreparedData]) -> None:
-    moved = [replace(part, folder="/elsewhere/" + part.name) for part in data]
-    assert fit.name_run(SETTINGS, PLAN, moved) == fit.name_run(SETTINGS, PLAN, data)
 
 
 def prepare(records: list[Any], out: Path, size: int = 64) -> tuple[str, ...]:
@@ -509,7 +475,7 @@ def test_training_stops_after_so_many_epochs_without_a_better_one_and_tests_the_
     training = fit.start(a_run(folders, tmp_path, settings), CPU)
     weights: list[dict[str, Tensor]] = []
 
-    def show(progress: fit.Progress) -> None:
+    def show(progress: Progress) -> None:
         if progress.note.startswith("loss") and not training.trained:
             weights.append({name: value.clone() for name, value in training.learner.tested.state_dict().items()})
 

@@ -166,8 +166,9 @@ def test_what_is_not_defined_is_none_and_the_table_takes_it(
     row = measures.at_native_size(0.5)(a_sample(truth), sure(predicted))
     assert (row["hd95_px"], row["assd_px"]) == (None, None)
     assert (row["sensitivity"], row["precision"]) == (sensitivity, precision)
-    (found,) = table([{**row, "run": "r", "role": "cross"}], TEST_ROWS).to_pylist()
-    assert found == {**row, "run": "r", "role": "cross"}
+    about = {"run": "r", "role": "cross", "group": "g"}
+    (found,) = table([{**row, **about}], TEST_ROWS).to_pylist()
+    assert found == {**row, **about}
 
 
 # Thresholds

@@ -17,6 +17,7 @@ from lungseg.config import LoaderSettings, ModelSettings, TrainSettings, WandbSe
 from lungseg.data import datasets
 from lungseg.data.folds import RunPlan
 from lungseg.engine import fit, tracking
+from lungseg.engine.run import Run
 from lungseg.engine.tracking import MetricsLog, Picture, WandbMirror, summarise_study
 from lungseg.errors import InputError
 
@@ -324,7 +325,7 @@ def test_an_offline_run_of_a_real_training_says_what_metrics_jsonl_says(
     )
     plan = RunPlan("pooled", ("north", "south"), 0, 3, 0)
     folder = tmp_path / "first" / "pooled-fold0-1234"
-    run = fit.Run(settings, plan, tuple(datasets.find_datasets([str(prepared)])), folder.name, str(folder))
+    run = Run(settings, plan, tuple(datasets.find_datasets([str(prepared)])), folder.name, str(folder))
     summary = fit.finish(fit.start(run, torch.device("cpu")), lambda _: None)
     (path,) = folder.glob("wandb/offline-run-*/*.wandb")
     records = records_of(path)

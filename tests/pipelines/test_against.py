@@ -28,8 +28,12 @@ def test_the_difference_is_over_the_images_of_both() -> None:
 
 def test_an_image_of_several_runs_counts_once() -> None:
     other = [*a_study({}, {"x": 0.2}), *source(A, 1, rows_of(B, "cross", {"x": 0.6}))]
+    own = [*a_study({}, dict(CROSS)), *source(A, 1, rows_of(B, "cross", {"x": 0.9}))]
+    (cross,) = against.compare(own, "other", other)
+    assert (cross.paired.images, cross.here, cross.there) == (1, pytest.approx(0.7), pytest.approx(0.4))
+    # A fold that only one of the two has trained would be another model.
     (cross,) = against.compare(a_study({}, dict(CROSS)), "other", other)
-    assert (cross.paired.images, cross.there) == (1, pytest.approx(0.4))
+    assert (cross.here, cross.there) == (0.5, 0.2)
 
 
 @pytest.mark.parametrize(

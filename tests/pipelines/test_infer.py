@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from lungseg.config import InferSettings, LoaderSettings, ModelSettings, Preproc
 from lungseg.data import datasets, folds, images
 from lungseg.data.shard_plan import plan_shards
 from lungseg.engine import fit, study_data
+from lungseg.engine.run import Run
 from lungseg.errors import CheckpointError, InputError, SettingsError
 from lungseg.pipelines import infer
 from lungseg.storage import read_table
@@ -29,7 +31,7 @@ def trained(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     data = study_data.open_data(settings.data)
     (plan,) = folds.plan_study(("pooled",), [part.name for part in data], 2, (0,), 0)
-    run = fit.Run(settings, plan, settings.data, "pooled-fold0-test", str(folder))
+    run = Run(settings, plan, settings.data, "pooled-fold0-test", str(folder))
     fit.finish(fit.start(run, torch.device("cpu")), lambda _: None)
     return folder
 
@@ -138,3 +140,19 @@ def test_wrong_use(archive: Path, trained: Path, tmp_path: Path) -> None:
         infer.run(_settings(archive, tmp_path / "missing", tmp_path / "out"))
     with pytest.raises(InputError, match="no such folder"):
         infer.run(_settings(tmp_path / "missing", trained, tmp_path / "out"))
+
+
+def test_a_model_whose_training_has_not_ended_is_told(
+    archive: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def stop(*_: object) -> None:
+        raise SettingsError("seen")
+
+    monkeypatch.setattr(infer, "_items", stop)
+    early = shutil.copytree(trained, tmp_path / "early")
+    (config,) = early.glob("checkpoint/*/config.json")
+    config.write_text(json.dumps({**json.loads(config.read_text()), "trained": False, "epochs": 50}))
+    for run, said in ((trained, False), (early, True)):
+        with pytest.raises(SettingsError, match="seen"):
+            infer.run(_settings(archive, run, tmp_path / "out"))
+        assert ("trained for 1 of 50 epochs so far" in caplog.text) is said

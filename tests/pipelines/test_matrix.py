@@ -24,6 +24,7 @@ def rows_of(dataset: str, role: str, dice: dict[str, float | None], run: str = "
             "image_id": image,
             "dataset": dataset,
             "patient_id": image.split("-")[0] if "-" in image else "",
+            "group": None,
             "role": role,
             **dict.fromkeys(("tp", "fp", "fn", "tn"), 1),
             "dice": value,
@@ -54,17 +55,24 @@ def test_rows_are_those_of_the_schema() -> None:
     assert STUDY[-1]["train_on"] == "a+b"
 
 
+def test_images_that_the_audit_linked_are_one_patient() -> None:
+    apart = rows_of(A, "held-out", {"x": 0.9, "y": 0.8, "z": 0.7})
+    linked = [{**row, "group": "a/x" if row["image_id"] in "xy" else None} for row in apart]
+    patients = [matrix.summarise(source(A, 0, rows)).cells[0].dice.patients for rows in (apart, linked)]  # type: ignore[union-attr]
+    assert patients == [3, 2]
+
+
 def test_each_image_counts_once_with_its_mean_over_the_runs() -> None:
     cells = {(cell.trained, cell.dataset): cell for cell in matrix.summarise(STUDY).cells}
     cross = cells[FROM_A, B]
     assert cross.role == "cross"
     assert (cross.images, cross.runs) == (2, 2)
-    assert cross.means["dice"] == pytest.approx((0.6 + 0.7) / 2)
+    assert cross.dice.mean == pytest.approx((0.6 + 0.7) / 2)
     assert cross.dice == statistics.summarise([0.6, 0.7], ["b/x", "b/y"])
     own = cells[FROM_A, A]
     assert own.role == "held-out"
     assert own.as_json()["patients"] == 2  # p1 and p2, of three images
-    assert own.means["dice"] == pytest.approx(0.9)
+    assert own.dice.mean == pytest.approx(0.9)
 
 
 def test_what_is_not_defined_is_left_out_and_counted() -> None:

@@ -6,7 +6,7 @@ from lungseg.pipelines.matrix import Cell, Matrix, Trained
 
 def _cell(dataset: str, dice: float) -> Cell:
     summary = matrix.statistics.summarise([dice], ["p"])
-    return Cell(Trained("pooled", "a+b"), dataset, "held-out", 1, 1, summary, {"dice": dice}, {})
+    return Cell(Trained("pooled", "a+b"), dataset, "held-out", 1, 1, {"dice": summary}, {})
 
 
 def test_a_higher_dice_is_darker() -> None:

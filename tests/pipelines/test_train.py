@@ -20,6 +20,7 @@ from lungseg.config import LoaderSettings, ModelSettings, PreprocessSettings, Tr
 from lungseg.data import audit, datasets, folds, sources
 from lungseg.data.shard_plan import plan_shards
 from lungseg.engine import fit
+from lungseg.engine.run import Run, name_run
 from lungseg.errors import LungsegError, ResourceError, SettingsError
 from lungseg.pipelines import results, tables, train, trainer
 from lungseg.pipelines.cluster import Share
@@ -104,7 +105,7 @@ def test_what_a_user_can_mend_is_not_tried_again(ray_cluster: None, prepared: Pa
     assert not list(tmp_path.glob("study/*/metrics.jsonl"))
 
 
-def _train_here(one: fit.Run, *_: object) -> None:
+def _train_here(one: Run, *_: object) -> None:
     fit.finish(fit.start(one, torch.device("cpu")), lambda _: None)
 
 
@@ -291,7 +292,7 @@ def test_a_failed_run_stops_no_other_and_is_named_at_the_end(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def some_fail(one: fit.Run, *_: object) -> None:
+    def some_fail(one: Run, *_: object) -> None:
         if one.plan.fold == 0:
             raise LungsegError("the loss became nan: lower --optim.lr")
         if one.plan.fold == 1:
@@ -363,7 +364,7 @@ def test_two_runs_at_once_and_a_third_that_fails(
     """In Ray: each run of one worker; fold 0 finds a file where its checkpoints should lie."""
     caplog.set_level("INFO")
     settings = _settings(prepared, tmp_path, only_folds=(), workers_per_run=1, max_failures=0)
-    named = fit.name_run
+    named = name_run
 
     def name(settings: TrainSettings, plan: folds.RunPlan, data: list[datasets.PreparedData]) -> str:
         found = named(settings, plan, data)
@@ -372,7 +373,7 @@ def test_two_runs_at_once_and_a_third_that_fails(
             (tmp_path / "study" / found / "checkpoint").write_text("no folder")
         return found
 
-    monkeypatch.setattr(fit, "name_run", name)
+    monkeypatch.setattr(train, "name_run", name)
     with pytest.raises(
         LungsegError, match=r"^2 of 3 runs finished; pooled-fold0-\w+ failed: .*checkpoint: a file, exp"
     ):

@@ -14,6 +14,7 @@ from lungseg.config import LoaderSettings, ModelSettings, TrainSettings, WandbSe
 from lungseg.data import datasets
 from lungseg.data.folds import RunPlan
 from lungseg.engine import fit, tracking
+from lungseg.engine.run import Run
 from lungseg.errors import ResourceError
 from lungseg.pipelines import trainer
 from lungseg.pipelines.cluster import PLACE_TIMEOUT, Share
@@ -22,7 +23,7 @@ from lungseg.pipelines.progress import SharedLine
 PLACED = Share(2, 1, 0)
 
 
-def _run(prepared: Path, folder: Path, **changes: Any) -> fit.Run:
+def _run(prepared: Path, folder: Path, **changes: Any) -> Run:
     settings = TrainSettings(
         model=ModelSettings(encoder="tu-mobilenetv3_small_100", weights="none"),
         loader=LoaderSettings(batch=2),
@@ -30,7 +31,7 @@ def _run(prepared: Path, folder: Path, **changes: Any) -> fit.Run:
         **changes,
     )
     plan = RunPlan("pooled", ("north", "south"), 0, 3, 0)
-    return fit.Run(settings, plan, tuple(datasets.find_datasets([str(prepared)])), folder.name, str(folder))
+    return Run(settings, plan, tuple(datasets.find_datasets([str(prepared)])), folder.name, str(folder))
 
 
 class FailedError(Exception):
