@@ -208,6 +208,29 @@ def test_a_start_that_fails_is_told_and_training_goes_on(
     assert "metrics.jsonl" in caplog.text
 
 
+def test_with_a_key_and_no_way_to_the_server_it_is_written_offline(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    modes, answer = [], FakeRun()
+
+    def init(**arguments: Any) -> FakeRun:
+        modes.append(arguments["mode"])
+        if arguments["mode"] == "online":
+            raise wandb.errors.CommError("no server")
+        return answer
+
+    monkeypatch.setattr(wandb, "init", init)
+    with caplog.at_level(logging.WARNING), mirror(WandbSettings(), tmp_path) as fallen:
+        fallen.log(row(1))
+    assert modes == ["online", "offline"]
+    assert [name for name, _ in answer.calls] == ["log", "finish"]
+    assert "W&B is not written online (no server)" in caplog.text
+    modes.clear()
+    with mirror(WandbSettings(mode="online"), tmp_path):
+        assert modes == ["online"]
+
+
 @pytest.mark.parametrize("broken", ["log", "summary", "finish"])
 def test_whatever_fails_later_is_told_once_and_training_goes_on(
     broken: str, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -293,6 +316,15 @@ def test_wandb_itself_writes_an_offline_run_without_a_key(tmp_path: Path, home: 
 
 
 def records_of(path: Path) -> list[Any]:
+    """Records of an offline run's file, once W&B's own process has written its end."""
+    deadline = time.monotonic() + 60
+    while not any(record.WhichOneof("record_type") == "exit" for record in (found := records_so_far(path))):
+        assert time.monotonic() < deadline, found
+        time.sleep(0.05)
+    return found
+
+
+def records_so_far(path: Path) -> list[Any]:
     """Records of an offline run's file: 7 bytes, then blocks of 32 KiB of LevelDB's log format."""
     from wandb.proto import wandb_internal_pb2
 
@@ -302,6 +334,8 @@ def records_of(path: Path) -> list[Any]:
             place += 32768 - place % 32768
             continue
         size, kind = int.from_bytes(content[place + 4 : place + 6], "little"), content[place + 6]
+        if place + 7 + size > len(content):
+            break  # half of it is written
         parts += content[place + 7 : place + 7 + size]
         place += 7 + size
         if kind in (1, 4):  # whole, or the last part
