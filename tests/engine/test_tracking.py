@@ -318,10 +318,12 @@ def test_wandb_itself_writes_an_offline_run_without_a_key(tmp_path: Path, home: 
 def records_of(path: Path) -> list[Any]:
     """Records of an offline run's file, once W&B's own process has written its end."""
     deadline = time.monotonic() + 60
-    while not any(record.WhichOneof("record_type") == "exit" for record in (found := records_so_far(path))):
+    while True:
+        found = records_so_far(path)
+        if any(record.WhichOneof("record_type") == "exit" for record in found):
+            return found
         assert time.monotonic() < deadline, found
         time.sleep(0.05)
-    return found
 
 
 def records_so_far(path: Path) -> list[Any]:
