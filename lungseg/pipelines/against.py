@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
 from lungseg.model import statistics
-from lungseg.pipelines.matrix import Row, Trained, each_once, mean_of
+from lungseg.pipelines.matrix import Row, Trained, differ, each_once, mean_of
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,13 @@ class Against:
     here: float
     there: float
     paired: statistics.Paired
+
+    def __str__(self) -> str:
+        """Say it in a line."""
+        return (
+            f"{differ(self.paired)} on {self.paired.images} {self.role} images of {self.dataset}: {self.here:.4f}, and "
+            f"{self.there:.4f} in {self.study}; trained on {self.trained.label}"
+        )
 
     def as_json(self) -> Row:
         """Flatten it; p is not corrected for the number of comparisons."""

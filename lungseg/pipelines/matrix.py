@@ -122,9 +122,7 @@ class Comparison:
 
     def __str__(self) -> str:
         """Say it in a line."""
-        difference = _interval(self.paired.difference, self.paired.low, self.paired.high)
-        p = "" if self.paired.p is None else f", p {max(self.paired.p, _LEAST_P):.4f}"
-        return f"difference {difference}{p} on {self.dataset}: {self.first.label} minus {self.second.label}"
+        return f"{differ(self.paired)} on {self.dataset}: {self.first.label} minus {self.second.label}"
 
 
 @dataclass(frozen=True)
@@ -142,6 +140,13 @@ class Matrix:
 
 _Images = dict[str, Row]
 Tested = dict[tuple[Trained, str, str], _Images]
+
+
+def differ(paired: statistics.Paired) -> str:
+    """Say how two differ: the mean difference, its interval, and p."""
+    low = paired.p is not None and paired.p < _LEAST_P
+    p = "" if paired.p is None else f", p < {_LEAST_P:.4f}" if low else f", p = {paired.p:.4f}"
+    return f"difference {_interval(paired.difference, paired.low, paired.high, 4)}{p}"
 
 
 def study_rows(tested: Iterable[Row], protocol: str, train_on: Sequence[str], fold: int) -> list[Row]:
@@ -273,5 +278,6 @@ def _shown(cell: Cell) -> str:
     return f"{_interval(cell.dice.mean, cell.dice.low, cell.dice.high)}{mark}"
 
 
-def _interval(mean: float, low: float | None, high: float | None) -> str:
-    return f"{mean:.3f}" if low is None or high is None else f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+def _interval(mean: float, low: float | None, high: float | None, decimals: int = 3) -> str:
+    said = f"{mean:.{decimals}f}"
+    return said if low is None or high is None else f"{said} [{low:.{decimals}f}, {high:.{decimals}f}]"

@@ -30,18 +30,6 @@ _OVERLAP = (_Column("IoU", "iou", 4), _Column("px acc.", "pixel_accuracy", 4))
 _IMAGES = _Column("images", "images", 0)
 _DATASET = _Column("data set", "dataset")
 _STUDY = (_Column("run", "run"), _Column("role", "role"), _DATASET, _IMAGES, *_DICE, *_OVERLAP)
-_AGAINST = (
-    _Column("study", "study"),
-    _Column("trained on", "trained"),
-    _DATASET,
-    _Column("role", "role"),
-    _IMAGES,
-    _Column("Dice", "here", 4),
-    _Column("there", "there", 4),
-    _Column("difference", "difference", 4),
-    _Column("95 % interval", "interval"),
-    _Column("p", "p", 4),
-)
 _UNFINISHED = (_Column("run", "run"), _Column("state", "state"), _Column("epochs so far", "epochs", 0))
 _TRAINING = _Column("in training", "training")
 _NO_REFERENCE = _Column("no ref.", "without_reference", 0)
@@ -62,19 +50,18 @@ def show(study: Study, compared: Sequence[Against], predictions: Predictions | N
         _print(console, (title, made(about)), _STUDY, rows)
     matrix.show(study.matrix, console)
     if compared:
-        head = ("Against other studies", "this study minus the other, on the images that both were tested on")
-        _print(console, head, _AGAINST, [_against(one) for one in compared])
+        _print(
+            console, ("Against other studies", "this study minus the other, on images that both were tested on"), (), ()
+        )
+        for one in compared:
+            console.print(Text(_plain(str(one))))
+        console.print()
     if study.unfinished:
         _print(console, (f"{study.name}: runs without figures", ""), _UNFINISHED, study.unfinished)
     if predictions is not None:
         _show_predictions(console, predictions)
     for note in notes:
         console.print(Text(_plain(f"Note: {note}")))
-
-
-def _against(one: Against) -> Row:
-    low, high = (number(value, 4) for value in (one.paired.low, one.paired.high))
-    return {**one.as_json(), "trained": one.trained.label, "interval": f"{low} to {high}"}
 
 
 def _show_predictions(console: Console, predictions: Predictions) -> None:
