@@ -134,3 +134,25 @@ def test_a_killed_cluster_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.
     assert cluster._address() == "local"
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     assert cluster._address() == "auto"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ConnectionError("refused"), "no Ray answers at local: start it, or set RAY_ADDRESS=local"),
+        (
+            Exception("The current node timed out. This could happen"),
+            r"Ray did not start \(The current node timed out\)",
+        ),
+    ],
+    ids=["nobody there", "not in time"],
+)
+def test_a_ray_that_does_not_come_up_is_told(error: Exception, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**_: object) -> None:
+        raise error
+
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", fail)
+    with pytest.raises(ResourceError, match=said):
+        cluster.connect()
