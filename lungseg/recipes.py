@@ -49,7 +49,7 @@ PREPARE: Recipes = {
         PrepareSettings(out="demo/data", preprocess=PreprocessSettings(size=128), images_per_shard=64, phantoms=80),
     ),
     "archive": (
-        "512 px, the whole picture padded, histogram equalised: any archive; pass --source, --images or --listing.",
+        "512 px, the whole picture padded: any archive; pass --source, --images or --listing.",
         PrepareSettings(),
     ),
     "small": (
@@ -58,7 +58,7 @@ PREPARE: Recipes = {
     ),
     "paper": (
         "512 px, resized and centre-cropped, histogram equalised: the reference project's preparation.",
-        PrepareSettings(preprocess=PreprocessSettings(size=512, geometry="crop")),
+        PrepareSettings(preprocess=PreprocessSettings(size=512, geometry="crop", histogram="equalize")),
     ),
 }
 

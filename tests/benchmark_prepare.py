@@ -25,7 +25,7 @@ from lungseg.data.preprocess import prepare_image, prepare_mask
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE, FEW = 1024, 500
-SETTINGS = PreprocessSettings()
+SETTINGS = PreprocessSettings(histogram="equalize")
 
 
 def draw(folder: Path, count: int) -> None:
@@ -83,11 +83,13 @@ def prepare(folder: Path) -> dict[str, Any]:
     """Run the job on a folder: its summary's rate, its whole time, and the peak memory of its driver, MiB."""
     with tempfile.TemporaryDirectory() as out:
         command = [sys.executable, str(ROOT / "jobs" / "prepare.py"), "archive"]
-        arguments = ["--source", str(folder), "--dataset", "phantoms", "--out", out]
+        options = ["--dataset", "phantoms", "--preprocess.histogram", SETTINGS.histogram]
         warm(folder)
         began = time.perf_counter()
         environment = {**os.environ, "RAY_ADDRESS": "local"}
-        process = subprocess.Popen([*command, *arguments], stdout=subprocess.DEVNULL, env=environment)
+        process = subprocess.Popen(
+            [*command, "--source", str(folder), "--out", out, *options], stdout=subprocess.DEVNULL, env=environment
+        )
         peak = 0
         while process.poll() is None:
             peak = max(peak, peak_kib(process.pid))

@@ -121,7 +121,7 @@ def test_an_unknown_recipe_is_answered_with_the_known(job: Job) -> None:
         ("prepare", ["--masks", "b"], "pass the folder of images too"),
         ("prepare", ["--dataset", "a/b"], "--dataset 'a/b': expected A-Z, a-z, 0-9, _ and - only: pass such a"),
         ("prepare", ["--preprocess.classes", "lung", "Heart"], "--preprocess.classes 'Heart': string should match"),
-        ("prepare", ["--preprocess.landmarks", "1", "2"], "--preprocess.histogram equalize, expected match, which"),
+        ("prepare", ["--preprocess.landmarks", "1", "2"], "--preprocess.histogram none, expected match, which"),
         ("prepare", ["--preprocess.landmarks", "300"], "--preprocess.landmarks 300.0: input should be less than"),
         ("train", ["--loader.batch", "1"], "batch norm has no variance over one image: pass 2 or more, or"),
         ("train", ["--folds", "2", "--patience", "3"], "one is held out and one validated on, none is left: pass 3"),

@@ -29,7 +29,7 @@ class PreprocessSettings(Settings):
     """side of the square, px"""
     geometry: Literal["pad", "crop"] = "pad"
     """pad: the whole picture, black bars; crop: the short side fills the square, the rest is cut (the reference's)"""
-    histogram: Literal["equalize", "clahe", "percentile", "match", "none"] = "equalize"
+    histogram: Literal["equalize", "clahe", "percentile", "match", "none"] = "none"
     """grey-level normalisation, computed at full depth before 8 bits (clahe: at 8 bits)"""
     landmarks: tuple[Annotated[float, Field(ge=0.0, le=255.0)], ...] = ()
     """of match: grey levels that the percentiles of a picture are brought to; learnt by prepare --match-to"""

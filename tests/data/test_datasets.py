@@ -130,7 +130,7 @@ def test_images_that_are_added_make_new_tars_and_leave_the_old_ones(own_archive:
 
 
 def test_an_index_of_another_run_is_refused(own_prepared: Path, archive: Path, tmp_path: Path) -> None:
-    other = PreprocessSettings(size=64, histogram="none")
+    other = PreprocessSettings(size=64, histogram="equalize")
     datasets.write_datasets(plan_shards(sources.discover(str(archive)), str(tmp_path / "other"), other, 2))
     shutil.copy(tmp_path / "other" / "north" / "index.parquet", own_prepared / "north" / "index.parquet")
     with pytest.raises(ShardError, match=r"index\.parquet: not the index of north-000000\.tar and the others here"):
