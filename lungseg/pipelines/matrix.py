@@ -120,10 +120,6 @@ class Comparison:
         }
         return {"dataset": self.dataset, **sides, **asdict(self.paired)}
 
-    def __str__(self) -> str:
-        """Say it in a line."""
-        return f"{differ(self.paired)} on {self.dataset}: {self.first.label} minus {self.second.label}"
-
 
 @dataclass(frozen=True)
 class Matrix:
@@ -170,7 +166,7 @@ def grid(matrix: Matrix) -> tuple[list[str], list[list[str]]]:
 
 
 def show(matrix: Matrix, console: Console | None = None) -> None:
-    """Print the matrix, the gaps and the comparisons on the same images on standard output."""
+    """Print the matrix and the gaps on standard output."""
     if not matrix.cells:
         return
     if console is None:
@@ -184,7 +180,7 @@ def show(matrix: Matrix, console: Console | None = None) -> None:
     for row in rows:
         table.add_row(*(Text(word, style="bold" if word.endswith(HELD_OUT) else "") for word in row))
     console.print(table)
-    for one in (*matrix.gaps, *matrix.comparisons):
+    for one in matrix.gaps:
         console.print(Text(str(one)))
     console.print()
 

@@ -18,7 +18,7 @@ from lungseg import storage
 from lungseg.engine import checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
-EPOCHS, RUNS = 40, 2
+EPOCHS, RUNS = 24, 2
 TIMES = {"train_s", "epoch_s", "images_per_s"}
 OPTIONS = {
     "--folds": "2",
@@ -155,12 +155,12 @@ def test_a_study_killed_in_three_ways_ends_as_if_it_had_not_been(prepared: Path,
     chance = random.Random(seed)
     # A dead worker is replaced while the study goes on; then the job dies, and with it its Ray.
     with study(prepared, out) as process:
-        kill_after(process, a_worker, out, 3, chance)
-        kill_after(process, the_job, out, 3, chance)
+        kill_after(process, a_worker, out, 1, chance)
+        kill_after(process, the_job, out, 1, chance)
         assert process.wait(timeout=60) != 0
     # Ray dies, and the job says so.
     with study(prepared, out) as process:
-        kill_after(process, all_of_ray, out, 3, chance)
+        kill_after(process, all_of_ray, out, 1, chance)
         assert process.wait(timeout=120) != 0
     assert not list(out.glob("demo/*/run.json")), f"the runs were too short to be killed (seed {seed})"
     with study(prepared, out) as process:
