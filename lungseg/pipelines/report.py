@@ -4,6 +4,7 @@ import importlib.metadata
 import logging
 import platform
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
@@ -18,6 +19,17 @@ logger = logging.getLogger(__name__)
 
 _LIBRARIES = ("numpy", "pyarrow", "jinja2")
 _CLAUSES = 4  # results across data sets that the page's first sentences name
+
+
+@dataclass(frozen=True)
+class _Page:
+    """What a report tells: on the page and, but for the pictures, as JSON."""
+
+    study: Study
+    compared: Sequence[against.Against]
+    predictions: Predictions | None
+    shown: Sequence[overlays.Overlay]
+    notes: Sequence[str]
 
 
 def run(settings: ReportSettings) -> None:
@@ -36,8 +48,9 @@ def run(settings: ReportSettings) -> None:
     chosen = overlays.choose(predictions.rows, settings.overlays) if predictions else []
     shown = [overlays.draw(row, rank, results.SEEN[row["seen_in_training"]]) for rank, row in chosen]
     out = storage.resolve(settings.out) if settings.out else study.folder
-    storage.write_json(storage.join(out, "report.json"), _as_json(study, compared, predictions, shown, notes))
-    storage.write_bytes(storage.join(out, "report.html"), _as_html(study, compared, predictions, shown, notes).encode())
+    page = _Page(study, compared, predictions, shown, notes)
+    storage.write_json(storage.join(out, "report.json"), _as_json(page))
+    storage.write_bytes(storage.join(out, "report.html"), _as_html(page).encode())
     logger.info("the page: %s", storage.join(out, "report.html"))
     logger.info("the numbers: %s", storage.join(out, "report.json"))
 
@@ -109,31 +122,29 @@ def _notes(study: Study, predictions: Predictions | None) -> list[str]:
     return notes
 
 
-def _as_json(
-    study: Study,
-    compared: Sequence[against.Against],
-    predictions: Predictions | None,
-    shown: Sequence[overlays.Overlay],
-    notes: list[str],
-) -> Row:
+def _as_json(page: _Page) -> Row:
     names = ("image_id", "dataset", "rank", "dice", "training", "note")
     return {
         "versions": _versions(),
-        "notes": notes,
+        "notes": list(page.notes),
         "study": {
-            "name": study.name,
-            "folder": study.folder,
-            "unfinished": list(study.unfinished),
-            "results": study.matrix.as_json(),
-            "against": [one.as_json() for one in compared],
+            "name": page.study.name,
+            "folder": page.study.folder,
+            "unfinished": list(page.study.unfinished),
+            "results": page.study.matrix.as_json(),
+            "against": [one.as_json() for one in page.compared],
             "tables": [
                 {**one.about, "rows": _json_lines(one.lines), "all_runs": _json_lines(one.joint)}
-                for one in study.tables
+                for one in page.study.tables
             ],
         },
-        "predictions": predictions
-        and {**predictions.about, "rows": _json_lines(predictions.lines), "reasons": list(predictions.reasons)},
-        "overlays": [{name: getattr(one, name) for name in names} for one in shown],
+        "predictions": page.predictions
+        and {
+            **page.predictions.about,
+            "rows": _json_lines(page.predictions.lines),
+            "reasons": list(page.predictions.reasons),
+        },
+        "overlays": [{name: getattr(one, name) for name in names} for one in page.shown],
     }
 
 
@@ -146,28 +157,22 @@ def _versions() -> dict[str, str]:
     return {"lungseg": __version__, "python": platform.python_version(), **libraries}
 
 
-def _as_html(
-    study: Study,
-    compared: Sequence[against.Against],
-    predictions: Predictions | None,
-    shown: Sequence[overlays.Overlay],
-    notes: list[str],
-) -> str:
+def _as_html(page: _Page) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(number=tables.number, counts=tables.counts, names=tables.join, made=tables.made)
     template = environment.from_string(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
     return template.render(
-        study=study,
-        grid=matrix.grid(study.matrix),
-        compared=compared,
-        predictions=predictions,
-        headline=headline(study),
-        notes=notes,
-        curves=charts.learning_curves(study.curves),
-        histograms=_histograms(study, predictions),
-        overlays=shown,
+        study=page.study,
+        grid=matrix.grid(page.study.matrix),
+        compared=page.compared,
+        predictions=page.predictions,
+        headline=headline(page.study),
+        notes=page.notes,
+        curves=charts.learning_curves(page.study.curves),
+        histograms=_histograms(page.study, page.predictions),
+        overlays=page.shown,
         plot=charts,
         versions=_versions(),
     )

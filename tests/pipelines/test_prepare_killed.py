@@ -10,12 +10,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psutil
 import pyarrow.fs as pafs
 import pytest
 
 from lungseg import storage
 from lungseg.data import phantom
+from tests.pipelines.processes import family, kill, title
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = 24  # a style
@@ -41,31 +41,12 @@ def finish(process: subprocess.Popen[bytes]) -> str:
     return err.decode() + out.decode()
 
 
-def family(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    return []
-
-
 def wait_for(process: subprocess.Popen[bytes], ready: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 120
     while not ready():
         assert process.poll() is None, process.communicate()[1].decode()
         assert time.monotonic() < deadline
         time.sleep(0.01)
-
-
-def kill(processes: list[psutil.Process]) -> None:
-    for one in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            one.kill()
-
-
-def title(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:  # it ended while we looked
-        return ""
 
 
 def made(folder: Path) -> dict[str, bytes]:

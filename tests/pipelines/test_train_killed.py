@@ -16,6 +16,7 @@ import pytest
 
 from lungseg import storage
 from lungseg.engine import checkpoint
+from tests.pipelines.processes import family, kill, title
 
 ROOT = Path(__file__).resolve().parents[2]
 EPOCHS, RUNS = 24, 2
@@ -58,25 +59,6 @@ def study(prepared: Path, out: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 def finish(process: subprocess.Popen[bytes], out: Path) -> None:
     assert process.wait(timeout=240) == 0, (out / "job.log").read_text()
-
-
-def family(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    return []
-
-
-def kill(processes: list[psutil.Process]) -> None:
-    for one in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            one.kill()
-
-
-def title(process: psutil.Process) -> str:
-    try:
-        return " ".join([process.name(), *process.cmdline()])
-    except psutil.Error:  # it ended while we looked
-        return ""
 
 
 def workers(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
