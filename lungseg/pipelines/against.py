@@ -5,11 +5,12 @@ protocol and fold and tested in the same role is compared; an image that several
 mean.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from statistics import fmean
 
 from lungseg.model import statistics
-from lungseg.pipelines.matrix import Row, Trained, differ, each_once, mean_of
+from lungseg.pipelines.matrix import Row, Trained, differ, each_once
 
 
 @dataclass(frozen=True)
@@ -52,15 +53,9 @@ def compare(rows: Iterable[Row], study: str, other: Iterable[Row]) -> list[Again
         if both:
             here, there = ([side[one]["dice"] for one in both] for side in (images, same))
             paired = statistics.compare(here, there, [images[one]["patient"] for one in both])
-            found.append(Against(study, trained, dataset, role, _mean(here), _mean(there), paired))
+            found.append(Against(study, trained, dataset, role, fmean(here), fmean(there), paired))
     return found
 
 
 def _fold(row: Row) -> tuple[str, str, int]:
     return row["protocol"], row["train_on"], row["fold"]
-
-
-def _mean(values: Sequence[float]) -> float:
-    mean = mean_of(values)
-    assert mean is not None, "there is one image or more"
-    return mean

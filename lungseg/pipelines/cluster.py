@@ -53,7 +53,9 @@ def connect() -> None:
     except ConnectionError as error:
         where = os.environ.get("RAY_ADDRESS", "the address of this job")
         raise ResourceError(f"no Ray answers at {where}: start it, or set RAY_ADDRESS=local for one here") from error
-    except Exception as error:  # Ray raises no other kind where its own processes are not up in 30 s
+    except Exception as error:
+        if type(error) is not Exception:
+            raise  # a bug; where its own processes are not up in 30 s, Ray raises the bare kind
         raise ResourceError(
             f"Ray did not start ({str(error).split('.')[0]}): the machine is too busy, or short of memory or disk; "
             "the same command tries again"

@@ -156,3 +156,6 @@ def test_a_ray_that_does_not_come_up_is_told(error: Exception, said: str, monkey
     monkeypatch.setattr(ray, "init", fail)
     with pytest.raises(ResourceError, match=said):
         cluster.connect()
+    error = KeyError("a bug")
+    with pytest.raises(KeyError, match="a bug"):
+        cluster.connect()
