@@ -198,38 +198,54 @@ STUDY_ROWS = pa.schema(
 )
 """One row an image and run of a study: TEST_ROWS, and who was trained on whom; train_on: data sets, joined by +."""
 
+_PREDICTED: tuple[tuple[str, pa.DataType, str], ...] = (
+    ("image_id", pa.string(), "the image's name in its data set"),
+    ("dataset", pa.string(), "its data set"),
+    ("patient_id", pa.string(), "whose it is; of DICOM a pseudonym; the image's id where nobody is named"),
+    ("source_uri", pa.string(), "its file, or TAR#image_id for prepared data"),
+    ("mask_uris", pa.list_(pa.string()), "files of its reference masks"),
+    ("status", pa.string(), "ok or repaired: it was predicted; rejected or failed: error says why not"),
+    ("error", pa.string(), "code: sentence; of a predicted image what was repaired, or why its reference is not used"),
+    ("height", pa.int32(), "native px"),
+    ("width", pa.int32(), "native px"),
+    ("mask", pa.string(), "the lungs: COCO RLE counts (column-major, ASCII) at height x width; null: not predicted"),
+    ("threshold", pa.float32(), "probability from which a pixel is lung"),
+    ("mean_probability", pa.float64(), "mean over the lung's pixels before post-processing; null where there are none"),
+    ("border_entropy", pa.float64(), "mean binary entropy along the border, bits: 0 sure, 1 undecided"),
+    ("area_px", pa.int64(), "pixels of the mask"),
+    ("right_lung_px", pa.int64(), "of these the patient's right lung, on the picture's left"),
+    ("left_lung_px", pa.int64(), "and the left one"),
+    ("centroid_x_px", pa.float64(), "mean column of the mask; null where it is empty"),
+    ("centroid_y_px", pa.float64(), "mean row of the mask"),
+    ("bbox", pa.list_(pa.int32()), "x, y, width, height, px; empty where the mask is"),
+    ("components", pa.int32(), "parts of the mask, diagonal neighbours joined"),
+    ("components_before", pa.int32(), "parts before post-processing"),
+    ("removed_px", pa.int64(), "pixels that post-processing took away"),
+    ("added_px", pa.int64(), "pixels that it added"),
+    ("iou", pa.float64(), "against the reference mask, at native size; null without one"),
+    ("dice", pa.float64(), "likewise"),
+    ("pixel_accuracy", pa.float64(), "likewise"),
+    ("hd95_px", pa.float64(), "95th percentile of the distances between the borders, px; null where one is empty"),
+    ("assd_px", pa.float64(), "mean of the distances between the borders, px; null where one is empty"),
+    (
+        "seen_in_training",
+        pa.bool_(),
+        "whether every model was trained on this picture; else those that were are left out",
+    ),
+    ("models", pa.int32(), "models that the probability is the mean of"),
+    ("model", pa.string(), "digest of all models' weights"),
+    ("geometry", pa.string(), "JSON: how the picture was resized and placed in the square that the model saw"),
+    ("seconds", pa.float64(), "time taken for this image in all stages"),
+)
+
 PREDICTIONS = pa.schema(
-    [
-        ("image_id", pa.string()),
-        ("dataset", pa.string()),
-        ("patient_id", pa.string()),
-        ("source_uri", pa.string()),
-        ("mask_uris", pa.list_(pa.string())),
-        ("status", pa.string()),
-        ("error", pa.string()),
-        ("height", pa.int32()),
-        ("width", pa.int32()),
-        ("mask", pa.string()),
-        ("area_px", pa.int64()),
-        ("components", pa.int32()),
-        ("iou", pa.float64()),
-        ("dice", pa.float64()),
-        ("pixel_accuracy", pa.float64()),
-        ("hd95_px", pa.float64()),
-        ("assd_px", pa.float64()),
-        ("seen_in_training", pa.bool_()),
-        ("threshold", pa.float32()),
-        ("model", pa.string()),
-    ],
+    [pa.field(name, kind, metadata={"description": said}) for name, kind, said in _PREDICTED],
     metadata={"lungseg.schema": str(SCHEMA)},
 )
-"""One row an input of infer.
+"""One row an input of infer; each column's description is in its metadata, in the files too.
 
-source_uri: the image's file, or `TAR#image_id` for prepared data; mask_uris: its reference masks' files. status ok or
-repaired: it was predicted (error may still say why its reference mask could not be used); else error says why not, and
-mask is null. mask: COCO RLE counts (column-major, ASCII) at height x width, native px. Metrics are null without a
-reference mask; for prepared data both masks are compared at native size, the reference brought back from the prepared
-square. model: digest of the checkpoint."""
+For prepared data both masks are compared at native size, the reference brought back from the prepared square.
+"""
 
 
 def table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:

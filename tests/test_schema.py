@@ -1,16 +1,18 @@
 """What travels: columns, their order, and the schema's number."""
 
 from dataclasses import FrozenInstanceError, asdict, fields
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lungseg import schema
+from lungseg import schema, storage
 from lungseg.errors import InputError
-from lungseg.schema import SCHEMA, Geometry, Record
+from lungseg.schema import PREDICTIONS, SCHEMA, Geometry, Record, table
 
 TABLES = {name: value for name, value in vars(schema).items() if isinstance(value, pa.Schema)}
 RECORD = Record("a", "north", "/x/a.png", ("/m/a.png",), ("lung",), "p", flags=("mask_uneven",), height=3, width=4)
@@ -74,3 +76,38 @@ def test_content_is_where_picture_and_square_overlap(height: int, width: int, si
     shown_columns = [column for column in range(size) if left <= column < left + width]
     assert list(range(size))[rows] == shown_rows
     assert list(range(size))[columns] == shown_columns
+
+
+def test_the_readme_tells_of_every_column_as_the_files_do() -> None:
+    told = [
+        f"| `{field.name}` | {str(field.type).replace('list<item: ', 'list of ').rstrip('>')} | "
+        f"{field.metadata[b'description'].decode()} |"
+        for field in PREDICTIONS
+    ]
+    readme = Path(__file__).resolve().parents[1] / "README.md"
+    assert "\n".join(told) in readme.read_text()
+
+
+def test_four_tools_read_the_rows_that_infer_writes(tmp_path: Path) -> None:
+    import duckdb
+    import pandas as pd
+    import polars as pl
+
+    empty = dict.fromkeys(PREDICTIONS.names)
+    rows = [
+        {**empty, "image_id": "a", "status": "ok", "dice": 0.9, "bbox": [1, 2, 3, 4], "mask_uris": ["m.png"]},
+        {**empty, "image_id": "b", "status": "rejected", "mask_uris": [], "bbox": None, "seen_in_training": None},
+    ]
+    path = str(tmp_path / "part-000000.parquet")
+    storage.write_table(path, table(rows, PREDICTIONS))
+    back = pq.read_table(path)
+    assert back.schema.equals(PREDICTIONS, check_metadata=False)
+    assert all(b"description" in field.metadata for field in back.schema)
+    assert back.to_pylist() == table(rows, PREDICTIONS).to_pylist()
+    frame = pd.read_parquet(path)
+    assert frame["dice"].mean() == 0.9
+    assert list(frame["bbox"][0]) == [1, 2, 3, 4]
+    lazy = pl.scan_parquet(str(tmp_path / "part-*.parquet"))
+    assert lazy.filter(pl.col("status") == "ok").select("image_id", "bbox").collect().rows() == [("a", [1, 2, 3, 4])]
+    counted = duckdb.sql(f"select status, count(*) from '{tmp_path}/part-*.parquet' group by status order by 1")
+    assert counted.fetchall() == [("ok", 1), ("rejected", 1)]

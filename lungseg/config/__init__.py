@@ -3,8 +3,9 @@
 Nothing here imports numpy, torch or ray, so that `--help` answers at once.
 """
 
+from lungseg.config.infer import InferSettings, PostprocessSettings, Tta
 from lungseg.config.prepare import ListingColumns, OddMasks, PrepareSettings
-from lungseg.config.results import InferSettings, ReportSettings
+from lungseg.config.results import ExportFormat, ExportSettings, ReportSettings
 from lungseg.config.shared import JobSettings, PreprocessSettings, Settings
 from lungseg.config.train import (
     AugmentSettings,
@@ -22,6 +23,8 @@ from lungseg.config.train import (
 __all__ = [
     "AugmentSettings",
     "ComputeSettings",
+    "ExportFormat",
+    "ExportSettings",
     "InferSettings",
     "JobSettings",
     "ListingColumns",
@@ -30,6 +33,7 @@ __all__ = [
     "ModelSettings",
     "OddMasks",
     "OptimSettings",
+    "PostprocessSettings",
     "Precision",
     "PrepareSettings",
     "PreprocessSettings",
@@ -37,5 +41,6 @@ __all__ = [
     "ReportSettings",
     "Settings",
     "TrainSettings",
+    "Tta",
     "WandbSettings",
 ]

@@ -1,4 +1,4 @@
-"""Settings of jobs/infer.py and jobs/report.py."""
+"""Settings of jobs/report.py and jobs/export.py."""
 
 from typing import Annotated, Literal
 
@@ -6,30 +6,7 @@ from pydantic import Field
 
 from lungseg.config.shared import JobSettings, Positive
 
-
-class InferSettings(JobSettings):
-    """An archive or prepared data + one trained model -> one Parquet row an image, with its mask."""
-
-    archive: str = ""
-    """images (as prepare's --source reads them, masks optional), or prepared data sets"""
-    checkpoint: str = ""
-    """folder of a finished run, or of its checkpoint"""
-    out: str = "predictions"
-    """where the part files go"""
-    batch: Positive = 16
-    """images a forward pass"""
-    part: Positive = 64
-    """images a part file, which is written and resumed as a whole"""
-    workers: Annotated[int, Field(ge=0)] = 0
-    """actors that hold the model; 0: one for each GPU, or for each CPU where there is none"""
-    device: Literal["auto", "cpu", "gpu"] = "auto"
-    """where the model runs"""
-    threshold: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
-    """probability from which a pixel is lung"""
-    patient_key: str = ""
-    """file with the secret that turns DICOM patient ids into pseudonyms, as for prepare; without it rows carry none"""
-    postprocess: Literal["none", "lungs"] = "none"
-    """lungs: fill holes, keep the two largest components"""
+ExportFormat = Literal["masks", "overlays", "coco", "dicom-seg"]
 
 
 class ReportSettings(JobSettings):
@@ -45,3 +22,19 @@ class ReportSettings(JobSettings):
     """where the report goes; the study's folder when empty"""
     overlays: Annotated[int, Field(ge=0, le=100)] = 12
     """images shown with their masks"""
+
+
+class ExportSettings(JobSettings):
+    """Predictions -> files that other tools open."""
+
+    predictions: str = ""
+    """folder that infer wrote"""
+    out: str = "export"
+    """where the files go, a folder a format"""
+    formats: tuple[ExportFormat, ...] = ("masks",)
+    """masks: PNG, 0 and 255, native size; overlays: the outline on the picture; coco: annotations.json; dicom-seg: a
+    DICOM segmentation for each DICOM image"""
+    where: str = ""
+    """only rows for which this holds, as "dice < 0.9 and dataset == 'shenzhen'"; names are the columns"""
+    overlay_px: Positive = 1024
+    """longer side of an overlay; smaller pictures keep their size"""

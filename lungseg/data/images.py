@@ -80,7 +80,7 @@ def decode_mask(content: bytes, what: str) -> NDArray[np.uint8]:
 
 
 def encode_image(image: NDArray[np.uint8]) -> bytes:
-    """Encode u8[H,W] grey as PNG."""
+    """Encode u8[H,W] grey, or u8[H,W,3] with blue first, as PNG."""
     return _encode(image, [cv2.IMWRITE_PNG_COMPRESSION, _PNG_LEVEL])
 
 

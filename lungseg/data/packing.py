@@ -1,18 +1,18 @@
 """Records to the encoded members of their samples: read, checked, prepared, timed."""
 
+import functools
 import json
 import logging
-import multiprocessing
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 
 from lungseg import storage
 from lungseg.data import images, manifest
+from lungseg.data.apart import each_apart
 from lungseg.data.preprocess import prepare_image, prepare_mask
 from lungseg.data.shard_plan import ShardPlan
 from lungseg.errors import InputError
@@ -120,22 +120,17 @@ def _read(record: Record) -> Files:
 
 def _pack_apart(plan: ShardPlan, key: bytes | None, watch: Stopwatch) -> Iterator[Packed]:
     """Pack in another process, and start a new one where it died."""
-    left, bare = list(plan.records), replace(plan, records=())
-    while left:
-        # Spawned: a copy of a process that has threads, as a worker of Ray has, may hang.
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            try:
-                while left:
-                    packed, seconds = pool.submit(_pack_one, left[0], bare, key).result()
-                    watch.seconds.update({stage: watch.seconds[stage] + took for stage, took in seconds.items()})
-                    left.pop(0)
-                    yield packed
-            except BrokenProcessPool:
-                record = left.pop(0)
-                logger.warning("%s ended the process that read it", record.image_uri)
-                name = storage.name_of(record.image_uri)
-                reason = f"crashed: {name} or its mask ended the process that read it: look at it, or take it out"
-                yield Packed(replace(record, status="failed", reason=reason), {})
+    work = functools.partial(_pack_one, plan=replace(plan, records=()), key=key)
+    for record, done in zip(plan.records, each_apart(work, plan.records), strict=True):
+        if done is None:
+            logger.warning("%s ended the process that read it", record.image_uri)
+            name = storage.name_of(record.image_uri)
+            reason = f"crashed: {name} or its mask ended the process that read it: look at it, or take it out"
+            yield Packed(replace(record, status="failed", reason=reason), {})
+            continue
+        packed, seconds = done
+        watch.seconds.update({stage: watch.seconds[stage] + took for stage, took in seconds.items()})
+        yield packed
 
 
 def _pack_one(record: Record, plan: ShardPlan, key: bytes | None) -> tuple[Packed, dict[str, float]]:

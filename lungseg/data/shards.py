@@ -13,6 +13,7 @@ from typing import Any
 
 from lungseg import storage
 from lungseg.data import images
+from lungseg.data.apart import APART_AFTER, MOST_DEATHS, begin
 from lungseg.data.dicom import pseudonym
 from lungseg.data.packing import IDS, READERS, Packed, Stopwatch, pack_all
 from lungseg.data.shard_plan import ShardPlan
@@ -21,7 +22,6 @@ from lungseg.schema import SCHEMA, Geometry, Record, Sample, check_schema
 
 _MEMBERS = {"image": "image.png", "mask": "mask.png", "json": "json"}
 _BLOCK = 512
-_APART_AFTER, _MOST_DEATHS = 2, 5  # workers that died over a tar, until its records are packed apart; at all
 
 
 def write_shard(plan: ShardPlan, key: bytes | None = None) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def write_shard(plan: ShardPlan, key: bytes | None = None) -> dict[str, Any]:
         return {**_numbers(done), "kept": True, "seconds": {}}
     deaths = _begin(plan)
     try:
-        return _make(plan, key, made_of, apart=deaths >= _APART_AFTER)
+        return _make(plan, key, made_of, apart=deaths >= APART_AFTER)
     except Exception:  # only a process that dies leaves the note behind
         storage.delete(_begun(plan))
         raise
@@ -115,14 +115,13 @@ def _begin(plan: ShardPlan) -> int:
 
     """
     path = _begun(plan)
-    deaths = int(storage.read_json(path)["times"]) if storage.exists(path) else 0
-    if deaths > _MOST_DEATHS:
+    deaths = begin(path)
+    if deaths > MOST_DEATHS:
         storage.delete(path)
         raise InputError(
             f"{plan.folder}/{plan.name}.tar: {deaths} workers died over it: they lack memory (give Ray fewer CPUs, so "
             "that fewer work at once), or were killed; what is done is kept, the same command tries again"
         )
-    storage.write_json(path, {"times": deaths + 1})
     return deaths
 
 

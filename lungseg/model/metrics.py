@@ -140,5 +140,9 @@ def _border(mask: U8) -> U8:
 
 def _distances(border: U8, other: U8) -> NDArray[np.float32]:
     """Distance of each pixel of a border to the other border, px."""
+    # With one thread OpenCV would hand this to IPP, whose last bit differs from one process to the next.
+    used = cv2.ipp.useIPP()
+    cv2.ipp.setUseIPP(False)
     away = cv2.distanceTransform(1 - other, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    cv2.ipp.setUseIPP(used)
     return away[border > 0].astype(np.float32)

@@ -1,20 +1,20 @@
-"""Settings of infer and report: rules between fields."""
+"""Settings of report and export: what is refused."""
 
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from lungseg.config import InferSettings, ReportSettings, Settings
+from lungseg.config import ExportSettings, ReportSettings, Settings
 
 
 @pytest.mark.parametrize(
     ("kind", "values"),
     [
-        (InferSettings, {"part": 0}),
-        (InferSettings, {"workers": -1}),
-        (InferSettings, {"postprocess": "crf"}),
         (ReportSettings, {"overlays": 101}),
+        (ReportSettings, {"overlays": -1}),
+        (ExportSettings, {"formats": ["nifti"]}),
+        (ExportSettings, {"overlay_px": 0}),
     ],
 )
 def test_what_cannot_be_is_refused(kind: type[Settings], values: dict[str, Any]) -> None:

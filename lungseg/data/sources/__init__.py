@@ -8,12 +8,22 @@ from lungseg import storage
 from lungseg.data.images import SUFFIXES
 from lungseg.data.sources import folders, jsrt, nlm
 from lungseg.data.sources.folders import pair
-from lungseg.data.sources.listing import from_listing, keep_ids
+from lungseg.data.sources.listing import from_listing, hide_patient, keep_ids
 from lungseg.data.sources.names import below, dataset_name, is_image, is_litter
 from lungseg.errors import InputError
 from lungseg.schema import Record
 
-__all__ = ["SOURCES", "Record", "Source", "dataset_name", "discover", "from_listing", "keep_ids", "pair"]
+__all__ = [
+    "SOURCES",
+    "Record",
+    "Source",
+    "dataset_name",
+    "discover",
+    "from_listing",
+    "hide_patient",
+    "keep_ids",
+    "pair",
+]
 
 logger = logging.getLogger(__name__)
 

@@ -10,6 +10,7 @@ from urllib.parse import quote, unquote
 
 from lungseg import storage
 from lungseg.config import ListingColumns
+from lungseg.data.dicom import pseudonym
 from lungseg.data.sources.clinical import age_group, sex
 from lungseg.data.sources.layout import ONE_SIDED
 from lungseg.data.sources.names import dataset_name, dataset_names, digest, image_id, stem
@@ -83,6 +84,13 @@ def keep_ids(records: Sequence[Record], held: Mapping[tuple[str, str], str]) -> 
         alone = record.patient_id == record.image_id  # nobody is named, so the image stands for the patient
         kept.append(replace(record, image_id=own, patient_id=own if alone else record.patient_id))
     return _sort(kept)
+
+
+def hide_patient(record: Record, key: bytes) -> Record:
+    """Put a pseudonym for the patient's id of a listing; where there is none, the image's id stands for it."""
+    if record.patient_id == record.image_id:
+        return record
+    return replace(record, patient_id=pseudonym(record.patient_id, key))
 
 
 def _sort(records: Iterable[Record]) -> list[Record]:

@@ -1,0 +1,42 @@
+"""Work that may end its process (a codec may crash over broken bytes): its deaths counted, then each piece apart."""
+
+import multiprocessing
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+from lungseg import storage
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+APART_AFTER, MOST_DEATHS = 2, 5
+"""Processes that died over a piece of work, until it is done apart; until it is given up."""
+
+
+def begin(note: str) -> int:
+    """Note in a file that a piece of work begins; return how many earlier attempts ended with their process.
+
+    Who ends it deletes the note, whether it went well or not: only a process that dies leaves it behind.
+    """
+    deaths = int(storage.read_json(note)["times"]) if storage.exists(note) else 0
+    storage.write_json(note, {"times": deaths + 1})
+    return deaths
+
+
+def each_apart(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R | None]:
+    """Call a function for each item in another process, and start a new one where it died: None for that item."""
+    left = deque(items)
+    while left:
+        # Spawned: a copy of a process that has threads, as a worker of Ray has, may hang.
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            try:
+                while left:
+                    result = pool.submit(function, left[0]).result()
+                    left.popleft()
+                    yield result
+            except BrokenProcessPool:
+                left.popleft()
+                yield None

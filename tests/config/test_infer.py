@@ -1,0 +1,85 @@
+"""Settings of infer: what is refused, and how many images may fail."""
+
+from fractions import Fraction
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from lungseg.config import InferSettings, PostprocessSettings
+
+numbers = st.integers(0, 10**6)
+
+
+@pytest.mark.parametrize("value", ["", "%", "1.5", "-1", "-1%", "1 %", "1%%", "% 1", "a", ".5%", "1.%", "1e3", "5\n"])
+def test_a_budget_that_is_neither_a_share_nor_a_number_is_refused(value: str) -> None:
+    with pytest.raises(ValidationError, match=r"--max-failed .*: expected a share as 1% or a number as 500"):
+        InferSettings(max_failed=value)
+
+
+@pytest.mark.parametrize(
+    ("budget", "images", "allowed"),
+    [
+        ("100%", 7, 7),
+        ("0%", 7, 0),
+        ("1%", 99, 0),
+        ("1%", 100, 1),
+        ("1%", 299, 2),
+        ("0.1%", 5000, 5),
+        ("32.48%", 625, 203),  # which floating point makes 202
+        ("0", 1000, 0),
+        ("500", 100000, 500),
+        ("500", 3, 500),
+        ("10%", 0, 0),
+    ],
+)
+def test_a_share_is_of_all_images_and_a_number_is_itself(budget: str, images: int, allowed: int) -> None:
+    assert InferSettings(max_failed=budget).failures_allowed(images) == allowed
+
+
+@given(st.integers(0, 10000), numbers)
+def test_what_may_fail_is_never_more_than_the_share_and_less_by_under_one(hundredths: int, images: int) -> None:
+    allowed = InferSettings(max_failed=f"{hundredths / 100:.2f}%").failures_allowed(images)
+    share = images * Fraction(hundredths, 10000)
+    assert allowed <= share < allowed + 1
+
+
+@given(numbers)
+def test_by_default_every_image_may_fail(images: int) -> None:
+    assert InferSettings().failures_allowed(images) == images
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"batch": 0},
+        {"part": 0},
+        {"workers": -1},
+        {"device": "tpu"},
+        {"precision": "int8"},
+        {"tta": "rotate"},
+        {"threshold": 0.0},
+        {"threshold": 1.0},
+        {"postprocess": "lungs"},
+        {"postprocess": {"specks": -0.1}},
+        {"postprocess": {"specks": 1.1}},
+        {"postprocess": {"smooth": 0.06}},
+        {"postprocess": {"crf": True}},
+        {"checkpoint": "one"},
+    ],
+)
+def test_what_cannot_be_is_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        InferSettings.model_validate(values)
+
+
+def test_a_threshold_that_was_not_given_is_left_to_the_models() -> None:
+    assert InferSettings().threshold is None
+    assert InferSettings(threshold=0.4).threshold == 0.4
+
+
+def test_masks_are_left_as_predicted_unless_asked() -> None:
+    asked = PostprocessSettings().model_dump()
+    assert asked == {"specks": 0.0, "lungs": False, "holes": False, "smooth": 0.0}
