@@ -88,22 +88,40 @@ def latest(folder: str) -> Checkpoint | None:
 
 
 def find(path: str) -> Checkpoint:
-    """Find the checkpoint that a user means: its own folder, its run's, or a study's (which must have one pooled run).
+    """Find the one checkpoint that a user means: its own folder, its run's, or a study's of one run.
 
     Raises:
-        CheckpointError: there is none, it is not whole, or there are several to choose from.
+        CheckpointError: there is none, it is not whole, or there are several.
+
+    """
+    found = find_all(path)
+    if len(found) > 1:
+        names = ", ".join(storage.name_of(_run_folder(one)) for one in found)
+        raise CheckpointError(f"{path}: a study of {len(found)} runs: pass one of its folders, {names}")
+    return found[0]
+
+
+def find_all(path: str) -> list[Checkpoint]:
+    """Find the checkpoints that a user means: a folder's own, a run's, or those of a study's runs, the pooled if any.
+
+    Raises:
+        CheckpointError: there is none, or one is not whole.
 
     """
     if storage.exists(storage.join(path, "config.json")):
-        return verify(path)
+        return [verify(path)]
     if not storage.exists(path):
-        raise CheckpointError(f"{path}: no such folder: pass the folder of a finished run")
-    if storage.exists(storage.join(path, "study.json")):
-        names = storage.read_json(storage.join(path, "study.json"))["runs"]
-        pooled = [name for name in names if name.startswith("pooled")]
-        if len(pooled) != 1:
-            raise CheckpointError(f"{path}: a study of {len(names)} runs: pass one of its folders, {', '.join(names)}")
-        path = storage.join(path, pooled[0])
+        raise CheckpointError(f"{path}: no such folder: pass the folder of a finished run, or of a study")
+    if not storage.exists(storage.join(path, "study.json")):
+        return [_of_run(path)]
+    names = storage.read_json(storage.join(path, "study.json"))["runs"]
+    if not names:
+        raise CheckpointError(f"{path}: a study without a run: pass the folder of a finished run, or of another study")
+    pooled = [name for name in names if name.startswith("pooled")]
+    return [_of_run(storage.join(path, name)) for name in pooled or names]
+
+
+def _of_run(path: str) -> Checkpoint:
     found = latest(storage.join(path, "checkpoint"))
     if found is None:
         raise CheckpointError(
@@ -167,6 +185,17 @@ def trained_on(checkpoint: Checkpoint) -> frozenset[str]:
     """Digests of the pictures that the model was trained on, as Record.sha256."""
     table = storage.read_table(storage.join(checkpoint.folder, "trained_on.parquet"))
     return frozenset(table.column("sha256").to_pylist())
+
+
+def threshold_of(checkpoint: Checkpoint) -> float:
+    """Say from which probability on the run takes a pixel for lung: what it chose, or was told."""
+    run = storage.join(_run_folder(checkpoint), "run.json")
+    found = storage.read_json(run) if storage.exists(run) else checkpoint.config["settings"]
+    return float(found.get("threshold", 0.5))
+
+
+def _run_folder(checkpoint: Checkpoint) -> str:
+    return storage.parent_of(storage.parent_of(checkpoint.folder))
 
 
 def _sha256(path: str) -> str:

@@ -1,35 +1,103 @@
-"""A trained model behind one call: prepared squares in, masks at native size out."""
+"""Trained models behind one call: prepared squares in, probabilities, or masks at native size, out."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from lungseg import storage
+from lungseg.config import Precision, Tta
 from lungseg.data.preprocess import restore
-from lungseg.engine.checkpoint import Checkpoint, load_model
+from lungseg.engine.checkpoint import Checkpoint, load_model, trained_on
+from lungseg.engine.learner import choose_precision
 from lungseg.schema import Geometry
 
 U8 = NDArray[np.uint8]
+F32 = NDArray[np.float32]
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class How:
+    """How a model computes. precision: auto is bf16 or fp16 on a GPU, fp32 on a CPU."""
+
+    device: str = "cpu"
+    precision: Precision = "auto"
+    tta: Tta = "none"
 
 
 class Predictor:
     """Loads a checkpoint once and predicts batch after batch."""
 
-    def __init__(self, checkpoint: Checkpoint, device: str = "cpu", threshold: float = 0.5) -> None:
-        self._device = torch.device(device)
+    def __init__(self, checkpoint: Checkpoint, how: How | None = None, threshold: float = 0.5) -> None:
+        how = how or How()
+        self._device = torch.device(how.device)
         self._threshold = threshold
+        self._flip = how.tta == "flip"
+        self._dtype = _DTYPES.get(choose_precision(how.precision, self._device))
         self._model = load_model(checkpoint).to(self._device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
-    def probabilities(self, squares: Sequence[U8]) -> NDArray[np.float32]:
+    def probabilities(self, squares: Sequence[U8]) -> F32:
         """Predict prepared squares u8[S,S] to lung probabilities f32[B,S,S]."""
         images = torch.from_numpy(np.stack(squares)[:, None]).to(self._device).float().div_(255.0)
+        images = images.contiguous(memory_format=torch.channels_last)
         with torch.inference_mode():
-            logits = self._model(images.contiguous(memory_format=torch.channels_last))
-        return torch.sigmoid(logits)[:, 0].float().cpu().numpy()
+            found = self._predict(images)
+            if self._flip:
+                found = (found + self._predict(images.flip(-1)).flip(-1)) / 2
+        return found[:, 0].cpu().numpy()
+
+    def _predict(self, images: Tensor) -> Tensor:
+        with torch.autocast(self._device.type, dtype=self._dtype, enabled=self._dtype is not None):
+            logits = self._model(images)
+        return torch.sigmoid(logits.float())
 
     def __call__(self, squares: Sequence[U8], geometries: Sequence[Geometry]) -> list[U8]:
         """Predict prepared squares u8[S,S] to masks u8[H,W] in {0,1}, each at its native size."""
         probabilities = self.probabilities(squares)
         pairs = zip(probabilities, geometries, strict=True)
         return [(restore(square, geometry) >= self._threshold).astype(np.uint8) for square, geometry in pairs]
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What models say of one square.
+
+    probability f32[S,S]; models: how many it is the mean of; seen: whether these were trained on this picture;
+    seconds: its share of the time of its batch.
+    """
+
+    probability: F32
+    models: int
+    seen: bool
+    seconds: float = 0.0
+
+
+class Ensemble:
+    """The mean of several models; of those that were trained on a picture none counts for it, unless all were."""
+
+    def __init__(self, checkpoints: Sequence[Checkpoint], how: How | None = None) -> None:
+        self._members = [(Predictor(found, how), trained_on(found)) for found in checkpoints]
+
+    def __call__(self, squares: Sequence[U8], digests: Sequence[str]) -> list[Predicted]:
+        """Predict prepared squares u8[S,S]; digests: of their pictures, as Record.sha256."""
+        seen = [all(digest in pictures for _, pictures in self._members) for digest in digests]
+        totals = np.zeros((len(squares), *squares[0].shape), np.float32)
+        counts = np.zeros(len(squares), np.int64)
+        for predictor, pictures in self._members:
+            asked = [i for i, digest in enumerate(digests) if seen[i] or digest not in pictures]
+            if asked:
+                totals[asked] += predictor.probabilities([squares[i] for i in asked])
+                counts[asked] += 1
+        means = totals / counts.astype(np.float32)[:, None, None]
+        return [Predicted(means[i], int(counts[i]), seen[i]) for i in range(len(squares))]
+
+
+def digest_of(checkpoints: Sequence[Checkpoint]) -> str:
+    """Name models by their weights: a single one's digest, or one of all, whatever their order."""
+    digests = sorted(found.digest for found in checkpoints)
+    return digests[0] if len(digests) == 1 else storage.digest(digests)

@@ -14,7 +14,7 @@ from ray.train.torch import TorchTrainer, get_device
 
 from lungseg import storage
 from lungseg.engine import checkpoint, fit, tracking
-from lungseg.engine.predictor import Predictor
+from lungseg.engine.predictor import How, Predictor
 from lungseg.engine.ranks import gather, rank_and_world
 from lungseg.engine.run import Progress, Run, name_run
 from lungseg.engine.study_data import open_data
@@ -140,7 +140,7 @@ def _add_results(training: fit.Training, device: torch.device) -> None:
         found = checkpoint.latest(storage.join(run.folder, "checkpoint"))
         assert found is not None, "a finished run has one"
         with tracking.WandbMirror(asked, run.settings.study, run.name, run.folder, run.settings.model_dump()) as mirror:
-            mirror.show(_pictures(training, Predictor(found, str(device))))
+            mirror.show(_pictures(training, Predictor(found, How(str(device)))))
             mirror.keep(run.name, found.folder)
     except Exception as error:  # the run is finished: it must not be tried again for its pictures
         logger.warning("%s: W&B gets no results (%s)", run.name, error)

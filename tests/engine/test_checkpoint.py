@@ -258,17 +258,55 @@ def a_study(own: Path, *runs: str) -> str:
     return str(study)
 
 
+def runs_of(found: list[checkpoint.Checkpoint]) -> list[str]:
+    return [Path(one.folder).parent.parent.name for one in found]
+
+
 def test_a_study_with_one_pooled_run_means_that_run(own: Path) -> None:
     study = a_study(own, "from-north-fold0-11", "pooled-fold0-22", "from-south-fold0-33")
     assert checkpoint.find(study).folder == f"{study}/pooled-fold0-22/checkpoint/epoch-0001"
+    assert runs_of(checkpoint.find_all(study)) == ["pooled-fold0-22"]
+
+
+def test_a_study_of_one_run_means_that_run(own: Path) -> None:
+    study = a_study(own, "from-north-fold0-11")
+    assert checkpoint.find(study).folder == f"{study}/from-north-fold0-11/checkpoint/epoch-0001"
 
 
 @pytest.mark.parametrize("runs", [("pooled-fold0-1", "pooled-fold1-2"), ("from-north-fold0-1", "from-south-fold0-2")])
-def test_a_study_with_several_or_no_pooled_runs_names_them(runs: tuple[str, ...], own: Path) -> None:
-    with pytest.raises(CheckpointError) as caught:
-        checkpoint.find(a_study(own, *runs))
+def test_a_study_with_several_or_no_pooled_runs_is_all_of_them_and_no_single_one(
+    runs: tuple[str, ...], own: Path
+) -> None:
+    study = a_study(own, *runs)
+    assert runs_of(checkpoint.find_all(study)) == list(runs)
+    with pytest.raises(CheckpointError, match="pass one of its folders, ") as caught:
+        checkpoint.find(study)
     assert all(run in str(caught.value) for run in runs)
-    assert "pass one of its folders" in str(caught.value)
+
+
+def test_of_a_study_with_pooled_runs_the_others_are_not_asked(own: Path) -> None:
+    study = a_study(own, "pooled-fold0-1", "from-north-fold0-11", "pooled-fold1-2")
+    shutil.rmtree(f"{study}/from-north-fold0-11")
+    assert runs_of(checkpoint.find_all(study)) == ["pooled-fold0-1", "pooled-fold1-2"]
+
+
+def test_one_run_without_a_whole_checkpoint_refuses_its_study(own: Path) -> None:
+    study = a_study(own, "pooled-fold0-1", "pooled-fold1-2")
+    Path(study, "pooled-fold1-2", "checkpoint", "epoch-0001", "state.pt").unlink()
+    with pytest.raises(CheckpointError, match="pooled-fold1-2: not a checkpoint"):
+        checkpoint.find_all(study)
+
+
+@pytest.mark.parametrize("inner", ["checkpoint/epoch-0001", "."])
+def test_a_run_is_one_checkpoint(inner: str, own: Path) -> None:
+    assert checkpoint.find_all(str(own.parent / inner)) == [checkpoint.find(str(own.parent / inner))]
+
+
+@pytest.mark.parametrize("search", [checkpoint.find, checkpoint.find_all])
+def test_a_study_without_a_run_has_no_checkpoint(search: Callable[[str], object], tmp_path: Path) -> None:
+    storage.write_json(str(tmp_path / "study.json"), {"runs": []})
+    with pytest.raises(CheckpointError, match="a study without a run"):
+        search(str(tmp_path))
 
 
 def test_a_study_whose_run_is_not_finished_has_no_checkpoint(own: Path) -> None:
@@ -289,6 +327,26 @@ def test_a_torn_checkpoint_is_not_found_by_its_run(own: Path) -> None:
     (own / "epoch-0001" / "state.pt").unlink()
     with pytest.raises(CheckpointError):
         checkpoint.find(str(own.parent))
+
+
+def settings_with(folder: Path, **values: Any) -> None:
+    content = json.loads((folder / "config.json").read_text())
+    _change_config(folder, settings={**content["settings"], **values})
+
+
+def test_the_threshold_is_the_one_that_the_finished_run_chose(own: Path) -> None:
+    settings_with(own / "epoch-0001", threshold=0.6)
+    storage.write_json(str(own.parent / "run.json"), {"threshold": 0.35})
+    assert checkpoint.threshold_of(checkpoint.find(str(own.parent))) == 0.35
+
+
+def test_the_threshold_of_a_checkpoint_without_its_run_is_that_of_its_settings(own: Path) -> None:
+    settings_with(own / "epoch-0001", threshold=0.6)
+    assert checkpoint.threshold_of(checkpoint.find(str(own.parent))) == 0.6
+
+
+def test_the_threshold_that_nobody_named_is_a_half(own: Path) -> None:
+    assert checkpoint.threshold_of(checkpoint.find(str(own.parent))) == 0.5
 
 
 class Planted:

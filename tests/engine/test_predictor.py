@@ -1,4 +1,7 @@
-"""A trained model behind one call: prepared squares in, masks at native size out."""
+"""Trained models behind one call: prepared squares in, masks at native size or mean probabilities out."""
+
+from itertools import permutations
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -6,10 +9,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from lungseg import storage
 from lungseg.config import ModelSettings, PreprocessSettings
 from lungseg.data.preprocess import prepare_image, restore
 from lungseg.engine import checkpoint
-from lungseg.engine.predictor import Predictor
+from lungseg.engine.predictor import Ensemble, How, Predictor, digest_of
 from lungseg.model.network import LungNetwork, build
 from lungseg.schema import SCHEMA, Geometry
 
@@ -20,29 +24,47 @@ SMALL = ModelSettings(encoder="tu-test_efficientnet", weights="none")
 SIZES = [(64, 64), (96, 130), (201, 77), (33, 500), (64, 65)]
 
 
-@pytest.fixture(scope="module")
-def network() -> LungNetwork:
-    """Weights and batch statistics that make something of every picture."""
-    torch.manual_seed(2)
+def network_of(seed: int) -> LungNetwork:
+    """Make weights and batch statistics that make something of every picture."""
+    torch.manual_seed(seed)
     model = build(SMALL).train()
-    for seed in range(5):
-        model(torch.rand(4, 1, 64, 64, generator=torch.Generator().manual_seed(seed)))
+    for other in range(5):
+        model(torch.rand(4, 1, 64, 64, generator=torch.Generator().manual_seed(other)))
     with torch.no_grad():
         model.net.segmentation_head[0].weight.mul_(200.0)
     return model.eval()
 
 
-@pytest.fixture(scope="module")
-def saved(network: LungNetwork, tmp_path_factory: pytest.TempPathFactory) -> checkpoint.Checkpoint:
-    folder = str(tmp_path_factory.mktemp("run") / "checkpoint")
+def save(network: LungNetwork, run: Path, *learnt: str) -> checkpoint.Checkpoint:
+    """Save a run's checkpoint that says which pictures it was trained on."""
     content = {
         "epoch": 1,
         "preprocess": PreprocessSettings(size=64).model_dump(),
         "settings": {"model": SMALL.model_dump()},
     }
-    nobody = pa.table({"sha256": pa.array([], pa.string())}).replace_schema_metadata({"lungseg.schema": str(SCHEMA)})
-    checkpoint.save(folder, checkpoint.Snapshot(dict(network.state_dict()), {}, content, nobody))
-    return checkpoint.find(folder + "/epoch-0001")
+    pictures = pa.table({"sha256": pa.array(learnt, pa.string())})
+    pictures = pictures.replace_schema_metadata({"lungseg.schema": str(SCHEMA)})
+    checkpoint.save(str(run / "checkpoint"), checkpoint.Snapshot(dict(network.state_dict()), {}, content, pictures))
+    return checkpoint.find(str(run))
+
+
+@pytest.fixture(scope="module")
+def network() -> LungNetwork:
+    return network_of(2)
+
+
+@pytest.fixture(scope="module")
+def saved(network: LungNetwork, tmp_path_factory: pytest.TempPathFactory) -> checkpoint.Checkpoint:
+    return save(network, tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def models(network: LungNetwork, tmp_path_factory: pytest.TempPathFactory) -> list[checkpoint.Checkpoint]:
+    """Three models; `all` is a picture that each was trained on, `one` and `two` such that only the first two were."""
+    learnt = [("all", "one"), ("all", "two", "mine"), ("all", "mine")]
+    networks = [network, network_of(3), network_of(4)]
+    folders = [tmp_path_factory.mktemp("run") for _ in learnt]
+    return [save(one, folder, *known) for one, folder, known in zip(networks, folders, learnt, strict=True)]
 
 
 @pytest.fixture(scope="module")
@@ -126,3 +148,136 @@ def test_prediction_leaves_the_squares_alone(saved: checkpoint.Checkpoint, prepa
     before = [square.copy() for square in squares]
     Predictor(saved)(squares, geometries)
     assert all((one == other).all() for one, other in zip(before, squares, strict=True))
+
+
+def test_a_predictor_that_is_told_nothing_computes_in_full_precision_and_once(
+    saved: checkpoint.Checkpoint, prepared_pictures: Prepared
+) -> None:
+    squares, _ = prepared_pictures
+    found = Predictor(saved).probabilities(squares)
+    for how in (How(), How(precision="fp32"), How("cpu", "auto", "none")):
+        assert (Predictor(saved, how).probabilities(squares) == found).all()
+
+
+def test_half_precision_is_near_full_precision_and_not_the_same(
+    saved: checkpoint.Checkpoint, prepared_pictures: Prepared
+) -> None:
+    squares, _ = prepared_pictures
+    full, half = (Predictor(saved, How(precision=way)).probabilities(squares) for way in ("fp32", "bf16"))
+    assert half.dtype == np.float32
+    assert (half != full).any()
+    assert np.abs(half - full).mean() < 0.05
+
+
+def mirrored(squares: list[U8]) -> list[U8]:
+    return [np.ascontiguousarray(square[:, ::-1]) for square in squares]
+
+
+def test_flip_is_the_mean_with_the_mirrored_picture(saved: checkpoint.Checkpoint, prepared_pictures: Prepared) -> None:
+    squares, _ = prepared_pictures
+    plain = Predictor(saved)
+    there, back = plain.probabilities(squares), plain.probabilities(mirrored(squares))[..., ::-1]
+    assert np.abs(there - back).max() > 0.05
+    found = Predictor(saved, How(tta="flip")).probabilities(squares)
+    np.testing.assert_allclose(found, (there + back) / 2, atol=1e-5)
+
+
+def test_with_flip_a_mirrored_picture_has_the_mirrored_prediction(
+    saved: checkpoint.Checkpoint, prepared_pictures: Prepared
+) -> None:
+    squares, _ = prepared_pictures
+    predictor = Predictor(saved, How(tta="flip"))
+    found = predictor.probabilities(mirrored(squares))
+    np.testing.assert_allclose(found[..., ::-1], predictor.probabilities(squares), atol=1e-5)
+
+
+def mean_of(models: list[checkpoint.Checkpoint], squares: list[U8], how: How | None = None) -> NDArray[np.float32]:
+    every = [Predictor(one, how).probabilities(squares) for one in models]
+    return np.mean(every, axis=0, dtype=np.float64).astype(np.float32)
+
+
+@pytest.mark.parametrize("how", [How(), How(tta="flip")], ids=["plain", "flip"])
+def test_an_ensemble_is_the_mean_of_its_members(
+    how: How, models: list[checkpoint.Checkpoint], prepared_pictures: Prepared
+) -> None:
+    squares, _ = prepared_pictures
+    found = Ensemble(models, how)(squares, [f"new {i}" for i in range(len(squares))])
+    assert [(one.models, one.seen) for one in found] == [(3, False)] * len(squares)
+    means = np.stack([one.probability for one in found])
+    assert means.dtype == np.float32
+    np.testing.assert_allclose(means, mean_of(models, squares, how), atol=1e-5)
+
+
+def test_an_ensemble_of_one_is_that_one(models: list[checkpoint.Checkpoint], prepared_pictures: Prepared) -> None:
+    squares, _ = prepared_pictures
+    found = Ensemble(models[:1])(squares, ["one"] * len(squares))
+    assert all((one.models, one.seen) == (1, True) for one in found)
+    assert (np.stack([one.probability for one in found]) == Predictor(models[0]).probabilities(squares)).all()
+
+
+@pytest.mark.parametrize(
+    ("digest", "counting"),
+    [("new", [0, 1, 2]), ("one", [1, 2]), ("two", [0, 2]), ("mine", [0]), ("", [0, 1, 2])],
+)
+def test_a_member_that_was_trained_on_a_picture_is_left_out_for_it(
+    digest: str, counting: list[int], models: list[checkpoint.Checkpoint], prepared_pictures: Prepared
+) -> None:
+    square = prepared_pictures[0][0]
+    (found,) = Ensemble(models)([square], [digest])
+    assert (found.models, found.seen) == (len(counting), False)
+    np.testing.assert_allclose(found.probability, mean_of([models[i] for i in counting], [square])[0], atol=1e-5)
+
+
+def test_where_all_members_were_trained_on_a_picture_it_is_seen_and_all_count(
+    models: list[checkpoint.Checkpoint], prepared_pictures: Prepared
+) -> None:
+    square = prepared_pictures[0][0]
+    (found,) = Ensemble(models)([square], ["all"])
+    assert (found.models, found.seen) == (3, True)
+    np.testing.assert_allclose(found.probability, mean_of(models, [square])[0], atol=1e-5)
+
+
+def test_in_one_batch_each_picture_has_its_own_members(
+    models: list[checkpoint.Checkpoint], prepared_pictures: Prepared
+) -> None:
+    squares, digests = prepared_pictures[0][:5], ["mine", "new", "all", "one", "two"]
+    ensemble = Ensemble(models)
+    together = ensemble(squares, digests)
+    assert [(one.models, one.seen) for one in together] == [(1, False), (3, False), (3, True), (2, False), (2, False)]
+    for one, square, digest in zip(together, squares, digests, strict=True):
+        (alone,) = ensemble([square], [digest])
+        np.testing.assert_allclose(one.probability, alone.probability, atol=1e-5)
+
+
+def test_a_member_that_no_picture_of_a_batch_may_ask_has_no_part_in_it(
+    models: list[checkpoint.Checkpoint], prepared_pictures: Prepared
+) -> None:
+    squares = prepared_pictures[0][:2]
+    found = Ensemble(models[:2])(squares, ["one", "one"])
+    expected = Predictor(models[1]).probabilities(squares)
+    assert (np.stack([one.probability for one in found]) == expected).all()
+
+
+def test_the_order_of_the_members_does_not_matter(
+    models: list[checkpoint.Checkpoint], prepared_pictures: Prepared
+) -> None:
+    squares, digests = prepared_pictures[0][:3], ["new", "one", "all"]
+    first, second = Ensemble(models)(squares, digests), Ensemble(models[::-1])(squares, digests)
+    for one, other in zip(first, second, strict=True):
+        np.testing.assert_allclose(one.probability, other.probability, atol=1e-6)
+        assert (one.models, one.seen) == (other.models, other.seen)
+
+
+def test_one_models_digest_is_that_of_its_weights(models: list[checkpoint.Checkpoint]) -> None:
+    assert [digest_of([one]) for one in models] == [one.digest for one in models]
+
+
+def test_the_digest_of_several_models_is_one_whatever_their_order(models: list[checkpoint.Checkpoint]) -> None:
+    found = {digest_of(order) for order in permutations(models)}
+    assert found == {storage.digest(sorted(one.digest for one in models))}
+
+
+def test_other_models_have_another_digest(models: list[checkpoint.Checkpoint]) -> None:
+    first, second, third = models
+    some = [[first], [second], [third], [first, second], [first, third], [second, third], models]
+    assert len({digest_of(one) for one in some}) == len(some)
