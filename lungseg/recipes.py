@@ -8,6 +8,7 @@ from typing import Literal
 
 from lungseg.config import (
     AugmentSettings,
+    ExportSettings,
     InferSettings,
     JobSettings,
     LoaderSettings,
@@ -20,7 +21,7 @@ from lungseg.config import (
 )
 from lungseg.errors import SettingsError
 
-Job = Literal["prepare", "train", "infer", "report"]
+Job = Literal["prepare", "train", "infer", "export", "report"]
 
 _AUGMENT = AugmentSettings(
     rotate_deg=8.0,
@@ -110,9 +111,17 @@ TRAIN: Recipes = {
 INFER: Recipes = {
     "demo": (
         "The archive and the pooled run of the demo.",
-        InferSettings(archive="demo/data/phantoms", checkpoint="demo/runs/demo", out="demo/predictions", part=32),
+        InferSettings(archive="demo/data/phantoms", checkpoint=("demo/runs/demo",), out="demo/predictions", part=32),
     ),
     "archive": ("Any archive, any trained run: pass --archive and --checkpoint.", InferSettings()),
+}
+
+EXPORT: Recipes = {
+    "demo": (
+        "Masks and overlays of the demo's predictions.",
+        ExportSettings(predictions="demo/predictions", out="demo/export", formats=("masks", "overlays")),
+    ),
+    "archive": ("Any predictions: pass --predictions and --formats.", ExportSettings()),
 }
 
 REPORT: Recipes = {
@@ -123,7 +132,13 @@ REPORT: Recipes = {
     "study": ("Any study: pass --study, and --predictions where there are some.", ReportSettings()),
 }
 
-RECIPES: Mapping[Job, Recipes] = {"prepare": PREPARE, "train": TRAIN, "infer": INFER, "report": REPORT}
+RECIPES: Mapping[Job, Recipes] = {
+    "prepare": PREPARE,
+    "train": TRAIN,
+    "infer": INFER,
+    "export": EXPORT,
+    "report": REPORT,
+}
 
 
 def parse(job: Job, args: Sequence[str]) -> JobSettings:

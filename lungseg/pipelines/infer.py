@@ -1,197 +1,238 @@
 """Segment an archive over a cluster: a plan of parts, each one Parquet file, written whole or not at all."""
 
-import json
+import functools
 import logging
 import os
 import time
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import ray.data
+import pyarrow as pa
+from safetensors import SafetensorError
 
 from lungseg import storage
 from lungseg.config import InferSettings
-from lungseg.data import datasets, manifest, sources
 from lungseg.data.dicom import read_key
 from lungseg.engine import checkpoint
-from lungseg.engine.segment import Item, Segmenter
-from lungseg.errors import InputError, SettingsError
-from lungseg.pipelines.cluster import connect, share
+from lungseg.engine.checkpoint import Checkpoint
+from lungseg.engine.predictor import How, digest_of
+from lungseg.errors import CheckpointError, InputError, SettingsError
+from lungseg.pipelines import parts, recompute
+from lungseg.pipelines.account import Times, show_one, write_account
+from lungseg.pipelines.inputs import list_items
+from lungseg.pipelines.parts import Account, Part
 from lungseg.pipelines.progress import ProgressLine
-from lungseg.schema import PREDICTIONS, Record, table
+from lungseg.pipelines.stages import Job, PredictPart, finish_part, open_part
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What is to be done: all parts of the plan, and what became of those that are done."""
+
+    planned: Sequence[Part]
+    kept: dict[int, Account]
+
+    @property
+    def images(self) -> int:
+        return sum(part.images for part in self.planned)
+
+    @property
+    def left(self) -> list[Part]:
+        return [part for part in self.planned if part.number not in self.kept]
 
 
 def run(settings: InferSettings) -> None:
     """Predict every image of an archive once; parts that an earlier start wrote are kept.
 
     Raises:
-        LungsegError: archive or checkpoint cannot be used, out holds other predictions, or the cluster is too small.
+        LungsegError: archive or checkpoint cannot be used, out holds other predictions, more images failed than are
+            allowed, or the cluster is too small.
 
     """
+    times, out = Times(), storage.resolve(settings.out)
+    if settings.verify:
+        recompute.run(out)
+        return
     if not settings.archive or not settings.checkpoint:
         raise SettingsError("pass --archive FOLDER (images or prepared data) and --checkpoint FOLDER (a finished run)")
-    archive, out = storage.resolve(settings.archive), storage.resolve(settings.out)
-    model = checkpoint.find(storage.resolve(settings.checkpoint))
-    if not model.config.get("trained", True):
-        logger.warning("%s: trained for %d of %d epochs so far", model.folder, model.epoch, model.config["epochs"])
-    items = _items(archive, model)
-    parts = [items[start : start + settings.part] for start in range(0, len(items), settings.part)]
-    plan = _plan(settings, archive, model, items)
-    _claim(out, plan)
-    left = [number for number in range(len(parts)) if not storage.exists(_part_path(out, number))]
-    kept = len(parts) - len(left)
-    logger.info("%d images in %d parts (%d kept from before), model %s", len(items), len(parts), kept, plan["run"])
+    if settings.precision == "fp16" and settings.device == "cpu":
+        raise SettingsError("--precision fp16 on a CPU: it is for GPUs; pass bf16 or fp32")
+    models = _models(settings)
+    job = _job(settings, out, models)
+    work = _plan(settings, job, models)
     began = time.monotonic()
-    todo = sum(len(parts[number]) for number in left)
-    if left:
-        chosen = {number: parts[number] for number in left}
-        _predict_parts(settings, model, out, chosen, (len(items) - todo, len(items)))
-    counts = _count(out, len(items))
-    storage.write_json(
-        storage.join(out, "predictions.json"), {"counts": counts, "images": len(items), "model": plan["model"]}
+    total = functools.reduce(Account.add, work.kept.values(), Account.empty())
+    _stop_if_hopeless(settings, work, total)
+    if work.left:
+        for account in _predict(job, work, times, total):
+            total = account
+            _stop_if_hopeless(settings, work, total)
+    _require_all(out, work, total)
+    storage.delete(storage.join(out, "begun"))
+    storage.delete_unfinished(out)
+    done = sum(part.images for part in work.left)
+    write_account(
+        job, total, times, {"images": work.images, "predicted_now": done, "seconds": time.monotonic() - began}
     )
-    said = ", ".join(f"{count} {status}" for status, count in counts.items())
-    logger.info(
-        "%d rows (%s) in %s; %d predicted now, in %.1f s", len(items), said, out, todo, time.monotonic() - began
-    )
-
-
-def _items(archive: str, model: checkpoint.Checkpoint) -> list[Item]:
-    """List what there is to predict: samples of prepared data, else the records of a folder."""
-    if not storage.exists(archive):
-        raise InputError(f"{archive}: no such folder: pass a folder of images, or of prepared data")
-    prepared = datasets.datasets_in(archive)
-    if not prepared:
-        return [Item(record) for record in manifest.refuse_same_ids(sources.discover(archive))]
-    items = []
-    for data in map(datasets.open_dataset, prepared):
-        if data.preprocess != model.preprocess:
-            raise InputError(
-                f"{data.folder} was prepared with {data.preprocess!r}, the model expects {model.preprocess!r}: "
-                "prepare it so, or pass the folder of images"
-            )
-        items += [_prepared_item(data.folder, row) for row in data.index.to_pylist()]
-    return items
-
-
-def _prepared_item(folder: str, row: dict[str, Any]) -> Item:
-    tar = storage.join(folder, f"{row['shard']}.tar")
-    ids = {name: row[name] for name in ("image_id", "dataset", "patient_id", "finding", "sha256")}
-    return Item(Record(image_uri=f"{tar}#{row['image_id']}", **ids), tar, row)
-
-
-def _plan(settings: InferSettings, archive: str, model: checkpoint.Checkpoint, items: Sequence[Item]) -> dict[str, Any]:
-    """Say what the parts are made of; two plans that differ in anything that shows in a row never share a folder."""
-    plan = {
-        "archive": archive,
-        "images": len(items),
-        "checkpoint": model.folder,
-        "model": model.digest,
-        "run": model.config["run"],
-        "epoch": model.epoch,
-        "preprocess": model.preprocess.model_dump(mode="json"),
-        "threshold": settings.threshold,
-        "postprocess": settings.postprocess,
-        "part": settings.part,
-    }
-    files = dict.fromkeys(uri for item in items for uri in _files(item))  # a tar holds many items
-    stats = [storage.stat_if_there(uri) for uri in files]  # what is not there becomes a row that says so
-    return {**plan, "digest": storage.digest([plan, [asdict(item) for item in items], stats])}
-
-
-def _files(item: Item) -> Sequence[str]:
-    """Name the files that an item is read from."""
-    return (item.tar,) if item.tar else (item.record.image_uri, *item.record.mask_uris)
-
-
-def _claim(out: str, plan: dict[str, Any]) -> None:
-    path = storage.join(out, "plan.json")
-    if not storage.exists(path):
-        storage.write_json(path, plan)
+    if work.images == 1:
+        show_one(out)
         return
-    found = storage.read_json(path)
-    if found["digest"] != plan["digest"]:
-        changed = [name for name, value in plan.items() if name != "digest" and found.get(name) != value]
-        what = ", ".join(changed) or "the archive's files"
-        raise InputError(f"{out} holds predictions of another plan ({what} changed): pass another --out, or delete it")
-
-
-def _predict_parts(
-    settings: InferSettings, model: checkpoint.Checkpoint, out: str, parts: dict[int, list[Item]], done: tuple[int, int]
-) -> None:
-    # Ray's core remarks, as an error, on how Ray Data starts its actors (ray issue 53727); real errors are raised.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    connect()
-    placed = share(settings.workers, settings.device)
-    count = min(placed.workers, len(parts))
-    logger.info("%d %s actors hold the model", count, "GPU" if placed.gpus else "CPU")
-    rows = [
-        {"path": _part_path(out, number), "items": json.dumps([asdict(item) for item in items])}
-        for number, items in parts.items()
-    ]
-    arguments = {
-        "folder": model.folder,
-        "device": "cuda" if placed.gpus else "cpu",
-        "settings": settings,
-        "key": read_key(settings.patient_key),
-    }
-    results = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-        _PartWriter,  # type: ignore[arg-type]  # Ray takes a class and makes an actor of it
-        fn_constructor_kwargs=arguments,
-        compute=ray.data.ActorPoolStrategy(size=count),
-        num_cpus=placed.cpus,
-        num_gpus=placed.gpus,
+    said = ", ".join(f"{count} {status}" for status, count in total.counts().items())
+    logger.info(
+        "%d rows (%s) in %s; %d predicted now, in %.1f s", work.images, said, out, done, time.monotonic() - began
     )
-    line, began, before = ProgressLine(logger), time.monotonic(), done[0]
-    now = before
-    for row in results.iter_rows():
-        if row["error"]:
-            raise InputError(row["error"])
-        now += row["images"]
-        rate = (now - before) / (time.monotonic() - began)
-        line.show(f"{now} of {done[1]} images, {rate:.1f} images/s, {(done[1] - now) / rate:.0f} s left")
+    if total.lost():
+        logger.info("without a mask: %s", total.told())
 
 
-class _PartWriter:
-    """An actor that holds the model and turns a part's items into its file."""
-
-    def __init__(self, folder: str, device: str, settings: InferSettings, key: bytes | None) -> None:
-        self._segmenter = Segmenter(folder, device, settings, key)
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Write one part. What a user can mend is returned: raised in a task, Ray would turn it into a traceback."""
-        items = [Item.from_dict(item) for item in json.loads(row["items"])]
-        try:
-            storage.write_table(row["path"], table(self._segmenter(items), PREDICTIONS))
-        except InputError as refused:
-            return {"images": 0, "error": str(refused)}
-        return {"images": len(items), "error": ""}
-
-
-def _part_path(out: str, number: int) -> str:
-    return storage.join(out, f"part-{number:06d}.parquet")
-
-
-def _count(out: str, images: int) -> dict[str, int]:
-    """Count the parts' rows by status; every image must be there once.
+def _models(settings: InferSettings) -> list[Checkpoint]:
+    """Find the models, which must agree on how pictures are prepared.
 
     Raises:
-        InputError: it is not, or a part cannot be read.
+        LungsegError: one cannot be used, or they do not.
 
     """
-    counts: Counter[str] = Counter()
-    ids: set[tuple[str, str, str]] = set()
-    parts = [path for path in storage.list_files(out, (".parquet",)) if storage.name_of(path).startswith("part-")]
-    for path in parts:
-        rows = storage.read_table(path).select(["dataset", "image_id", "source_uri", "status"]).to_pylist()
-        counts.update(row["status"] for row in rows)
-        ids.update((row["dataset"], row["image_id"], row["source_uri"]) for row in rows)
-    if not counts.total() == len(ids) == images:
+    found = [one for folder in settings.checkpoint for one in checkpoint.find_all(storage.resolve(folder))]
+    models = list({one.digest: one for one in found}.values())
+    for model in models:
+        _require_weights(model)
+        if not model.config.get("trained", True):
+            logger.warning("%s: trained for %d of %d epochs so far", model.folder, model.epoch, model.config["epochs"])
+        if model.preprocess != models[0].preprocess:
+            raise InputError(
+                f"{model.folder} expects {model.preprocess!r}, {models[0].folder} {models[0].preprocess!r}: pass "
+                "models that were trained on data prepared alike"
+            )
+    return models
+
+
+def _require_weights(model: Checkpoint) -> None:
+    """Make sure that the weights can be read, before actors that cannot would be started again and again.
+
+    Raises:
+        CheckpointError: they cannot.
+
+    """
+    try:
+        checkpoint.load_weights(model)
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{model.folder}: model.safetensors holds no weights ({error}): train again, or copy it again"
+        ) from None
+
+
+def _job(settings: InferSettings, out: str, models: Sequence[Checkpoint]) -> Job:
+    chosen = [checkpoint.threshold_of(model) for model in models]
+    return Job(
+        settings,
+        out,
+        tuple(model.folder for model in models),
+        digest_of(models),
+        models[0].preprocess,
+        settings.threshold or sum(chosen) / len(chosen),
+        How("cpu", settings.precision, settings.tta),
+        read_key(settings.patient_key),
+    )
+
+
+def _plan(settings: InferSettings, job: Job, models: Sequence[Checkpoint]) -> _Work:
+    """Say what the parts are made of; two plans that differ in anything that shows in a row never share a folder."""
+    items = list_items(settings, job.preprocess, job.key)
+    plan = {
+        "archive": storage.resolve(settings.archive),
+        "images": len(items),
+        "checkpoints": [model.folder for model in models],
+        "model": job.model,
+        "runs": [model.config["run"] for model in models],
+        "epochs": [model.epoch for model in models],
+        "preprocess": job.preprocess.model_dump(mode="json"),
+        "threshold": job.threshold,
+        "precision": settings.precision,
+        "tta": settings.tta,
+        "postprocess": settings.postprocess.model_dump(mode="json"),
+        "part": settings.part,
+    }
+    shown = storage.digest({name: value for name, value in plan.items() if name != "checkpoints"})
+    starts = enumerate(range(0, len(items), settings.part))
+    planned = [Part.of(number, items[start : start + settings.part], shown) for number, start in starts]
+    parts.claim(job.out, {**plan, "digest": storage.digest([part.digest for part in planned])})
+    kept = parts.finished(job.out, planned)
+    logger.info(
+        "%d images in %d parts (%d kept from before), model %s",
+        len(items),
+        len(planned),
+        len(kept),
+        _name(plan["runs"]),
+    )
+    return _Work(planned, kept)
+
+
+def _name(runs: Any) -> str:
+    return str(runs[0]) if len(runs) == 1 else f"the mean of {len(runs)} runs"
+
+
+def _predict(job: Job, work: _Work, times: Times, total: Account) -> Iterator[Account]:
+    """Predict what is left, in this process where it is one image, else over the cluster; tell of all after each."""
+    line, began, before = ProgressLine(logger), time.monotonic(), total.statuses.total()
+    rows = [{"number": part.number, "items": part.items, "digest": part.digest} for part in work.left]
+    done = _here(job, rows) if sum(part.images for part in work.left) == 1 else _over_cluster(job, rows, times)
+    for row in done:
+        if row["error"]:
+            raise InputError(row["error"])
+        times.add(row["images"], row["times"])
+        total = total.add(Account.from_json(row["account"]))
+        now = total.statuses.total()
+        rate = (now - before) / (time.monotonic() - began)
+        lost = f", {total.lost()} without a mask" if total.lost() else ""
+        line.show(f"{now} of {work.images} images, {rate:.1f}/s, {(work.images - now) / rate:.0f} s left{lost}")
+        yield total
+
+
+def _here(job: Job, rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    predict = PredictPart(job)
+    for row in rows:
+        opened = open_part(pa.Table.from_pylist([row]), job)
+        yield from finish_part(predict(opened), job).to_pylist()
+
+
+def _over_cluster(job: Job, rows: Sequence[dict[str, Any]], times: Times) -> Iterator[dict[str, Any]]:
+    # Imported only now: one picture is predicted without Ray.
+    from lungseg.pipelines.spread import spread
+
+    # Ray's core remarks, as an error, on how Ray Data starts its actors (ray issue 53727); real errors are raised.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    yield from spread(job, rows, times)
+
+
+def _stop_if_hopeless(settings: InferSettings, work: _Work, total: Account) -> None:
+    """Stop once more images are lost than the settings allow.
+
+    Raises:
+        InputError: they are.
+
+    """
+    allowed = settings.failures_allowed(work.images)
+    if total.lost() > allowed:
         raise InputError(
-            f"{out}: {counts.total()} rows of {len(ids)} images, expected {images}: delete the folder and run again"
+            f"{total.lost()} of {total.statuses.total()} images so far have no mask ({total.told()}), --max-failed "
+            f"{settings.max_failed} allows {allowed} of {work.images}; first: {'; '.join(total.examples)}: mend or "
+            "take out these, or allow more; what is done is kept"
         )
-    return dict(sorted(counts.items()))
+
+
+def _require_all(out: str, work: _Work, total: Account) -> None:
+    """Make sure that every image has its row.
+
+    Raises:
+        InputError: one has not.
+
+    """
+    there = len(parts.part_files(out))
+    if total.statuses.total() != work.images or there != len(work.planned):
+        raise InputError(
+            f"{out}: {total.statuses.total()} rows in {there} parts, expected {work.images} in {len(work.planned)}: "
+            "somebody else wrote there; delete it and run again"
+        )

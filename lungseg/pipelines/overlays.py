@@ -64,7 +64,7 @@ def draw(row: Row, rank: str, training: str) -> Overlay:
     """Read an image and its masks again and draw them; a file that has gone or changed ends in the note."""
     ids = {"image_id": row["image_id"], "dataset": row["dataset"], "rank": rank, "dice": row["dice"]}
     try:
-        image, reference, note = _read(row)
+        image, reference, note = read_picture(row)
     except InputError as error:
         return Overlay(**ids, training=training, note=str(error))
     height, width = row["height"], row["width"]
@@ -103,7 +103,7 @@ def _thirds(ranked: Sequence[Row], count: int) -> list[tuple[str, Row]]:
     ]
 
 
-def _read(row: Row) -> tuple[U8, U8 | None, str]:
+def read_picture(row: Row) -> tuple[U8, U8 | None, str]:
     """Read an image u8[H,W], its reference mask u8[H,W] or None, and what there is to say about them.
 
     Raises:

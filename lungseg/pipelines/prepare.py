@@ -158,7 +158,7 @@ def _list(settings: PrepareSettings, out: str, key: bytes | None) -> list[Record
         return sources.pair(pictures, masks, settings.dataset or sources.dataset_name(pictures))
     if settings.listing:
         listed = sources.from_listing(storage.resolve(settings.listing), settings.columns, settings.dataset)
-        return [_hide_patient(record, key) for record in listed] if key else listed
+        return [sources.hide_patient(record, key) for record in listed] if key else listed
     if settings.source:
         return sources.discover(storage.resolve(settings.source), settings.dataset)
     if not settings.phantoms:
@@ -166,13 +166,6 @@ def _list(settings: PrepareSettings, out: str, key: bytes | None) -> list[Record
             "no archive named: pass --source FOLDER, --images FOLDER, --listing FILE, or --phantoms N to draw some"
         )
     return sources.discover(draw_phantoms(out, settings.phantoms))
-
-
-def _hide_patient(record: Record, key: bytes) -> Record:
-    """Put a pseudonym for the patient's id of a listing; where there is none, the image's id stands for it."""
-    if record.patient_id == record.image_id:
-        return record
-    return replace(record, patient_id=dicom.pseudonym(record.patient_id, key))
 
 
 def _require_key(records: Sequence[Record], key: bytes | None) -> None:

@@ -117,8 +117,9 @@ def _notes(study: Study, predictions: Predictions | None) -> list[str]:
             f"infer was interrupted: {about['inputs']}{planned} inputs are here, and the figures are of these only. "
             "The same command goes on."
         )
-    if about["run"] not in study.runs:
-        notes.append(f"The predictions were made by run {about['run']}, which is not one of this study.")
+    strangers = [run for run in about["runs"] if run not in study.runs]
+    if strangers:
+        notes.append(f"The predictions were made by run {tables.join(strangers)}, not of this study.")
     return notes
 
 
@@ -162,6 +163,7 @@ def _as_html(page: _Page) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(number=tables.number, counts=tables.counts, names=tables.join, made=tables.made)
+    environment.filters["predictors"] = tables.predictors
     template = environment.from_string(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
     return template.render(
         study=page.study,

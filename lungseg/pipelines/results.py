@@ -160,7 +160,7 @@ def read_predictions(folder: str) -> Predictions:
     ended = storage.read_json(end) if storage.exists(end) else {}
     parts = [path for path in storage.list_files(folder, (".parquet",)) if storage.name_of(path).startswith("part-")]
     rows = [row for part in parts for row in _read_part(part)]
-    names = ("archive", "checkpoint", "model", "run", "epoch", "threshold", "postprocess")
+    names = ("archive", "checkpoints", "model", "runs", "epochs", "threshold", "tta", "postprocess")
     about = {
         "folder": folder,
         **{name: plan.get(name) for name in names},

@@ -68,7 +68,10 @@ def _show_predictions(console: Console, predictions: Predictions) -> None:
     about = predictions.about
     said = f"{made(about)}; HD95 and ASSD in px"
     _print(
-        console, (f"Predictions of {about['run']}", said), _PREDICTIONS, [line.as_json() for line in predictions.lines]
+        console,
+        (f"Predictions of {predictors(about['runs'])}", said),
+        _PREDICTIONS,
+        [line.as_json() for line in predictions.lines],
     )
     title = f"{about['inputs']} inputs: {counts(about['counts'])}"
     _print(console, (title, ""), _REASONS if predictions.reasons else (), predictions.reasons)
@@ -110,9 +113,16 @@ def _plain(text: str) -> str:
 
 def made(about: Row) -> str:
     """Say how a table's figures were made."""
-    after = f", postprocess {about['postprocess']}" if about.get("postprocess", "none") != "none" else ""
+    steps = [name for name, value in about.get("postprocess", {}).items() if value]
+    after = f", post-processed ({', '.join(steps)})" if steps else ""
+    after += ", mirrored too" if about.get("tta") == "flip" else ""
     threshold = about["threshold"] if isinstance(about["threshold"], str) else f"{about['threshold']:g}"
     return f"{about['aggregation']}, at {about['resolution']}, threshold {threshold}{after}"
+
+
+def predictors(runs: Sequence[str]) -> str:
+    """Name the runs whose models predicted."""
+    return runs[0] if len(runs) == 1 else f"the mean of {len(runs)} runs"
 
 
 def counts(found: dict[str, int]) -> str:

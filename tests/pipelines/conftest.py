@@ -1,11 +1,27 @@
-"""One Ray cluster for all tests of pipelines, of two CPUs whatever the machine has."""
+"""One Ray cluster for all tests of pipelines, of two CPUs whatever the machine has, and a tiny study to infer with."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
+import torch
 
-from lungseg.pipelines import cluster
+from lungseg import storage
+from lungseg.config import InferSettings, LoaderSettings, ModelSettings, OptimSettings, TrainSettings
+from lungseg.data import datasets, folds
+from lungseg.engine import fit, study_data
+from lungseg.engine.run import Run
+from lungseg.pipelines import cluster, infer
+
+EPOCHS = 14  # until the masks look like lungs: of a model that knows nothing they are all alike
+_UNSTEADY = ("seconds",)
+
+
+def steady(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Give of rows of predictions what is the same to the bit whenever and wherever they are made."""
+    return [{name: value for name, value in row.items() if name not in _UNSTEADY} for row in rows]
 
 
 @pytest.fixture(scope="session")
@@ -22,3 +38,52 @@ def ray_cluster() -> Iterator[None]:
         cluster.connect()
         yield
         ray.shutdown()
+
+
+def _train(prepared: Path, folder: Path, fold: int) -> None:
+    settings = TrainSettings(
+        data=tuple(datasets.find_datasets([str(prepared)])),
+        folds=2,
+        model=ModelSettings(encoder="tu-test_efficientnet", weights="none"),
+        loader=LoaderSettings(batch=2),
+        optim=OptimSettings(lr=5e-3),
+        epochs=EPOCHS,
+        wandb={"mode": "disabled"},  # type: ignore[arg-type]
+    )
+    data = study_data.open_data(settings.data)
+    (plan,) = folds.plan_study(("pooled",), [part.name for part in data], 2, (fold,), 0)
+    run = Run(settings, plan, settings.data, folder.name, str(folder))
+    fit.finish(fit.start(run, torch.device("cpu")), lambda _: None)
+
+
+@pytest.fixture(scope="session")
+def trained(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny run, trained in this process until it tells lungs from noise; read only."""
+    folder = tmp_path_factory.mktemp("study") / "pooled-fold0-test"
+    _train(prepared, folder, 0)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def study(prepared: Path, trained: Path) -> Path:
+    """The study of that run and of another, which was trained on what the first was tested on; read only."""
+    _train(prepared, trained.with_name("pooled-fold1-test"), 1)
+    names = ["pooled-fold0-test", "pooled-fold1-test"]
+    storage.write_json(str(trained.with_name("study.json")), {"runs": names})
+    return trained.parent
+
+
+@pytest.fixture(scope="session")
+def predicted(archive: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The archive's predictions, made in this process, three images a part; read only."""
+    out = tmp_path_factory.mktemp("predicted")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(infer, "_over_cluster", lambda job, rows, _: infer._here(job, rows))
+        infer.run(InferSettings(archive=str(archive), checkpoint=(str(trained),), out=str(out), part=3, batch=2))
+    return out
+
+
+@pytest.fixture
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All parts of an inference are predicted in this process."""
+    monkeypatch.setattr(infer, "_over_cluster", lambda job, rows, _: infer._here(job, rows))

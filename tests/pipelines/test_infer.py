@@ -1,145 +1,440 @@
+"""An archive predicted as a whole: one row an image, whatever it is given as, and never a row of another plan."""
+
+import hashlib
 import json
+import os
+import pickle
 import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
+import safetensors.torch
 
-from lungseg.config import InferSettings, LoaderSettings, ModelSettings, PreprocessSettings, TrainSettings
-from lungseg.data import datasets, folds, images
+from lungseg import storage
+from lungseg.config import InferSettings, PostprocessSettings, PreprocessSettings
+from lungseg.data import datasets, images, manifest, sources
 from lungseg.data.shard_plan import plan_shards
-from lungseg.engine import fit, study_data
-from lungseg.engine.run import Run
+from lungseg.engine import checkpoint
 from lungseg.errors import CheckpointError, InputError, SettingsError
-from lungseg.pipelines import infer
-from lungseg.storage import read_table
+from lungseg.pipelines import infer, stages
+from lungseg.schema import STATUSES
+from tests.pipelines.conftest import EPOCHS, steady
 
-Row = dict[str, object]
-
-
-@pytest.fixture(scope="session")
-def trained(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny run, trained in this process for one epoch."""
-    folder = tmp_path_factory.mktemp("run")
-    settings = TrainSettings(
-        data=tuple(datasets.find_datasets([str(prepared)])),
-        folds=2,
-        model=ModelSettings(encoder="tu-mobilenetv3_small_100", weights="none"),
-        loader=LoaderSettings(batch=2),
-        epochs=1,
-        wandb={"mode": "disabled"},  # type: ignore[arg-type]
-    )
-    data = study_data.open_data(settings.data)
-    (plan,) = folds.plan_study(("pooled",), [part.name for part in data], 2, (0,), 0)
-    run = Run(settings, plan, settings.data, "pooled-fold0-test", str(folder))
-    fit.finish(fit.start(run, torch.device("cpu")), lambda _: None)
-    return folder
+ROOT = Path(__file__).resolve().parents[2]
+Row = dict[str, Any]
 
 
-def _rows(out: Path) -> list[Row]:
-    return [row for path in sorted(out.glob("part-*.parquet")) for row in read_table(str(path)).to_pylist()]
+class Planted:
+    """A pickle that makes a file once it is loaded."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.marker,)
 
 
-def _settings(archive: Path, trained: Path, out: Path, **changes: object) -> InferSettings:
-    values = {"archive": str(archive), "checkpoint": str(trained), "out": str(out), "part": 3, "batch": 2, **changes}
-    return InferSettings.model_validate(values)
+def rows_of(out: Path) -> list[Row]:
+    return [row for path in sorted(out.glob("part-*.parquet")) for row in storage.read_table(str(path)).to_pylist()]
 
 
-def test_one_row_an_image_and_masks_at_native_size(
-    ray_cluster: None, own_archive: Path, trained: Path, tmp_path: Path
-) -> None:
-    broken = sorted(own_archive.rglob("images/*"))[0]
+def masks(rows: Iterable[Row]) -> dict[tuple[str, str], str | None]:
+    return {(row["dataset"], row["image_id"]): row["mask"] for row in rows}
+
+
+def settings_of(archive: Path, model: Path, out: Path, **changes: object) -> InferSettings:
+    values = {"archive": str(archive), "checkpoint": (str(model),), "out": str(out), "part": 3, "batch": 2}
+    return InferSettings.model_validate({**values, **changes})
+
+
+def ended(out: Path) -> dict[str, Any]:
+    return storage.read_json(str(out / "predictions.json"))
+
+
+@pytest.fixture(scope="module")
+def whole(
+    ray_cluster: None, archive: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path]:
+    """An archive with a broken picture and a dangling link, and what two workers made of it."""
+    folder = tmp_path_factory.mktemp("whole")
+    own = Path(shutil.copytree(archive, folder / "archive"))
+    broken = own / "north" / "images" / "north_00.png"
     broken.write_bytes(broken.read_bytes()[:100])
-    infer.run(_settings(own_archive, trained, tmp_path / "out"))
-    rows = _rows(tmp_path / "out")
-    files = sorted(str(path) for path in own_archive.rglob("images/*"))
-    assert sorted(str(row["source_uri"]) for row in rows) == files
-    (bad,) = [row for row in rows if row["status"] != "ok"]
-    assert bad["source_uri"] == str(broken)
-    assert str(bad["error"]).startswith("undecodable")
-    assert bad["mask"] is None
-    for row in rows:
-        if row is bad:
-            continue
-        native = images.decode(Path(str(row["source_uri"])).read_bytes(), "image").shape
+    (own / "south" / "images" / "south_99.png").symlink_to("nowhere.png")
+    infer.run(settings_of(own, trained, folder / "out", workers=2))
+    return own, folder / "out"
+
+
+@pytest.fixture
+def film(archive: Path, tmp_path: Path) -> Path:
+    """One picture that a test may change."""
+    return Path(shutil.copy(archive / "south" / "images" / "south_00.png", tmp_path / "film.png"))
+
+
+def test_every_image_has_one_row_also_those_that_cannot_be_used(whole: tuple[Path, Path]) -> None:
+    archive, out = whole
+    rows = rows_of(out)
+    assert sorted(row["source_uri"] for row in rows) == sorted(str(path) for path in archive.rglob("images/*"))
+    bad = {row["image_id"]: row for row in rows if row["status"] != "ok"}
+    assert {name: (row["status"], *manifest.codes_of(row["error"])) for name, row in bad.items()} == {
+        "north_00": ("rejected", "undecodable"),
+        "south_99": ("failed", "unreadable"),
+    }
+    assert all(row["mask"] is None and row["dice"] is None for row in bad.values())
+
+
+def test_masks_are_of_native_size_and_compared_with_the_reference(whole: tuple[Path, Path]) -> None:
+    usable = [row for row in rows_of(whole[1]) if row["status"] == "ok"]
+    assert sum(row["dice"] > 0.8 for row in usable) >= 6
+    for row in usable:
+        native = images.decode(Path(row["source_uri"]).read_bytes(), "image").shape
         assert (row["height"], row["width"]) == native
-        mask = images.decode_rle(str(row["mask"]), *native)
+        mask = images.decode_rle(row["mask"], *native)
         assert int(mask.sum()) == row["area_px"]
-        (uri,) = row["mask_uris"]  # type: ignore[misc]
+        (uri,) = row["mask_uris"]
         truth = images.decode_mask(Path(uri).read_bytes(), "mask")
         overlap = int((mask & truth).sum())
         assert row["dice"] == pytest.approx(2 * overlap / (int(mask.sum()) + int(truth.sum())))
-    assert {row["seen_in_training"] for row in rows if row is not bad} == {True, False}
-    summary = json.loads((tmp_path / "out" / "predictions.json").read_text())
-    assert summary["counts"] == {"ok": len(files) - 1, "rejected": 1}
 
 
-def test_a_lost_part_is_made_again_to_the_bit(ray_cluster: None, archive: Path, trained: Path, tmp_path: Path) -> None:
-    settings = _settings(archive, trained, tmp_path)
-    infer.run(settings)
-    parts = sorted(tmp_path.glob("part-*.parquet"))
-    before = {path: path.read_bytes() for path in parts}
-    kept = parts[1].stat().st_mtime_ns
-    parts[0].unlink()
-    infer.run(settings)
-    assert {path: path.read_bytes() for path in sorted(tmp_path.glob("part-*.parquet"))} == before
-    assert parts[1].stat().st_mtime_ns == kept
+def test_rows_say_whether_the_model_was_trained_on_the_picture(whole: tuple[Path, Path], trained: Path) -> None:
+    seen = checkpoint.trained_on(checkpoint.find(str(trained)))
+    rows = [row for row in rows_of(whole[1]) if row["status"] == "ok"]
+    assert {row["seen_in_training"] for row in rows} == {True, False}
+    for row in rows:
+        digest = images.pixel_digest(images.decode(Path(row["source_uri"]).read_bytes(), ""))
+        assert row["seen_in_training"] is (digest in seen)
 
 
-def test_prepared_data_and_its_folder_of_images_agree(
-    ray_cluster: None, archive: Path, prepared: Path, trained: Path, tmp_path: Path
+def test_the_account_adds_up_to_the_inputs(whole: tuple[Path, Path]) -> None:
+    archive, out = whole
+    found, count = ended(out), len(list(archive.rglob("images/*")))
+    assert found["images"] == found["predicted_now"] == count == sum(found["counts"].values())
+    assert found["counts"] == {"ok": count - 2, "rejected": 1, "failed": 1}
+    assert set(found["counts"]) <= set(STATUSES)
+    assert {(one["status"], one["reason"]): one["images"] for one in found["reasons"]} == {
+        ("rejected", "undecodable"): 1,
+        ("failed", "unreadable"): 1,
+    }
+    assert sum(part["rows"] for part in found["parts"]) == count
+    assert (found["stages"]["device"], found["stages"]["actors"], found["stages"]["images"]) == ("cpu", 2, count)
+
+
+def test_one_worker_and_another_batch_make_the_same_masks(
+    whole: tuple[Path, Path], trained: Path, tmp_path: Path
 ) -> None:
-    infer.run(_settings(archive, trained, tmp_path / "files"))
-    infer.run(_settings(prepared, trained, tmp_path / "tars"))
-    files, tars = ({(r["dataset"], r["image_id"]): r for r in _rows(tmp_path / name)} for name in ("files", "tars"))
-    assert files.keys() == tars.keys()
-    assert all(files[key]["mask"] == tars[key]["mask"] for key in files)
-    assert all(str(row["source_uri"]).endswith(f".tar#{row['image_id']}") for row in tars.values())
+    infer.run(settings_of(whole[0], trained, tmp_path / "out", workers=1, batch=5))
+    assert ended(tmp_path / "out")["stages"]["actors"] == 1
+    assert masks(rows_of(tmp_path / "out")) == masks(rows_of(whole[1]))
 
 
-def test_other_settings_never_mix_with_the_old_parts(
-    ray_cluster: None, archive: Path, trained: Path, tmp_path: Path
+def test_a_lost_part_and_one_with_a_failed_row_are_made_again_and_others_are_kept(
+    whole: tuple[Path, Path], trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    infer.run(_settings(archive, trained, tmp_path))
-    with pytest.raises(InputError, match=r"another plan \(threshold changed\): pass another --out"):
-        infer.run(_settings(archive, trained, tmp_path, threshold=0.4))
+    archive, first = whole
+    out = Path(shutil.copytree(first, tmp_path / "out"))
+    before = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.glob("part-*")}
+    assert len(before) == 3
+    (out / "part-000001.parquet").unlink()
+    (out / ".writing-left-behind").write_bytes(b"half a part")
+    caplog.set_level("INFO")
+    infer.run(settings_of(archive, trained, out, workers=2))
+    assert "9 images in 3 parts (1 kept from before)" in caplog.text
+    after = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.glob("part-*")}
+    assert [name for name in before if after[name] == before[name]] == ["part-000000.parquet"]
+    assert steady(rows_of(out)) == steady(rows_of(first))
+    assert (ended(out)["counts"], ended(out)["predicted_now"]) == (ended(first)["counts"], 6)
+    assert not list(out.rglob(".writing-*"))
 
 
-def test_a_file_that_changed_is_not_answered_with_its_old_row(
+def test_too_many_lost_images_stop_the_job_with_an_account_and_what_is_done_is_kept(
     ray_cluster: None, own_archive: Path, trained: Path, tmp_path: Path
 ) -> None:
-    infer.run(_settings(own_archive, trained, tmp_path / "out"))
-    changed = sorted(own_archive.rglob("images/*"))[0]
-    changed.write_bytes(sorted(own_archive.rglob("images/*"))[1].read_bytes())
-    with pytest.raises(InputError, match="the archive's files changed"):
-        infer.run(_settings(own_archive, trained, tmp_path / "out"))
+    for path in sorted(own_archive.rglob("images/*"))[:2]:
+        path.write_bytes(path.read_bytes()[:100])
+    out = tmp_path / "out"
+    with pytest.raises(InputError) as stopped:
+        infer.run(settings_of(own_archive, trained, out, max_failed="1", part=2, workers=1))
+    said = str(stopped.value)
+    assert "of 8" in said
+    assert said.startswith("2 of ")
+    assert "images so far have no mask (2 undecodable), --max-failed 1 allows 1" in said
+    assert "first: north_00.png: undecodable: " in said
+    assert said.endswith("what is done is kept")
+    assert not (out / "predictions.json").exists()
+    kept = {path.name: path.stat().st_mtime_ns for path in out.glob("part-*")}
+    assert "part-000000.parquet" in kept
+    # The same command stops at once; one that allows more goes on from there.
+    with pytest.raises(InputError, match=r"2 of .* images so far have no mask"):
+        infer.run(settings_of(own_archive, trained, out, max_failed="1", part=2, workers=1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(infer, "_over_cluster", lambda job, rows, _: infer._here(job, rows))
+        infer.run(settings_of(own_archive, trained, out, max_failed="25%", part=2))
+    assert ended(out)["counts"] == {"ok": 6, "rejected": 2}
+    assert {name: (out / name).stat().st_mtime_ns for name in kept} == kept
 
 
-def test_images_without_masks_have_no_metrics(ray_cluster: None, archive: Path, trained: Path, tmp_path: Path) -> None:
-    folder = sorted(archive.rglob("images"))[0]
-    infer.run(_settings(folder, trained, tmp_path, postprocess="lungs"))
-    rows = _rows(tmp_path)
+def test_one_picture_is_told_in_two_lines_and_needs_no_ray(archive: Path, trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "without_ray.py").write_text(
+        "import sys; sys.modules['ray'] = None\n"
+        "from lungseg.pipelines.entry import main\n"
+        "sys.exit(main('infer', sys.argv[1:]))\n"
+    )
+    picture, out = archive / "south" / "images" / "south_01.png", tmp_path / "out"
+    command = [sys.executable, str(tmp_path / "without_ray.py"), "--archive", str(picture)]
+    done = subprocess.run(
+        [*command, "--checkpoint", str(trained), "--out", str(out)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    (row,) = rows_of(out)
+    assert first.startswith(f"south_01.png: lungs {row['area_px'] / (99 * 140):.1%} of 140 x 99 px (right ")
+    assert second == str(out / "part-000000.parquet")
+
+
+def test_prepared_data_its_manifest_a_listing_and_the_folder_of_images_agree(
+    without_ray: None, predicted: Path, archive: Path, prepared: Path, trained: Path, tmp_path: Path
+) -> None:
+    folder = rows_of(predicted)
+    infer.run(settings_of(prepared, trained, tmp_path / "tars"))
+    tars = rows_of(tmp_path / "tars")
+    assert masks(tars) == masks(folder)
+    assert all(row["source_uri"].endswith(f".tar#{row['image_id']}") for row in tars)
+    assert [row["seen_in_training"] for row in tars] == [row["seen_in_training"] for row in folder]
+    north = [row for row in folder if row["dataset"] == "north"]
+    infer.run(settings_of(prepared / "north" / "manifest.parquet", trained, tmp_path / "manifest"))
+    assert steady(rows_of(tmp_path / "manifest")) == steady(north)
+    lines = [f"{row['source_uri']},{row['mask_uris'][0]},{row['dataset']}" for row in north]
+    (tmp_path / "list.csv").write_text("\n".join(["film,lungs,dataset", *lines, f"{archive}/gone.png,,north"]))
+    columns = {"image": "film", "masks": ("lungs",)}
+    infer.run(settings_of(tmp_path / "list.csv", trained, tmp_path / "listing", columns=columns))
+    *listed, gone = sorted(rows_of(tmp_path / "listing"), key=lambda row: row["source_uri"].endswith("gone.png"))
+    assert [(row["source_uri"], row["mask"], row["dice"]) for row in listed] == [
+        (row["source_uri"], row["mask"], row["dice"]) for row in north
+    ]
+    assert (gone["status"], manifest.codes_of(gone["error"])) == ("failed", ["unreadable"])
+    infer.run(settings_of(archive, trained, tmp_path / "some", pattern="north/*"))
+    assert steady(rows_of(tmp_path / "some")) == steady(north)
+
+
+def test_images_of_a_studys_data_are_predicted_by_the_models_that_never_saw_them(
+    without_ray: None, archive: Path, study: Path, tmp_path: Path
+) -> None:
+    runs = [checkpoint.find(str(study / f"pooled-fold{fold}-test")) for fold in (0, 1)]
+    seen = [checkpoint.trained_on(run) for run in runs]
+    for name in ("study", runs[0].config["run"], runs[1].config["run"]):
+        infer.run(settings_of(archive, study if name == "study" else study / name, tmp_path / name))
+    rows = rows_of(tmp_path / "study")
+    single = [masks(rows_of(tmp_path / run.config["run"])) for run in runs]
+    assert single[0] != single[1]
+    for row in rows:
+        digest = images.pixel_digest(images.decode(Path(row["source_uri"]).read_bytes(), ""))
+        never = [fold for fold in (0, 1) if digest not in seen[fold]]
+        assert (row["models"], row["seen_in_training"]) == (len(never) or 2, not never)
+        if len(never) == 1:
+            assert row["mask"] == single[never[0]][row["dataset"], row["image_id"]]
+    assert sum(row["models"] == 1 for row in rows) >= len(rows) / 2
+    assert len({row["model"] for row in rows} | {run.digest for run in runs}) == 3
+
+
+def test_images_without_masks_have_no_metrics(without_ray: None, archive: Path, trained: Path, tmp_path: Path) -> None:
+    folder = archive / "north" / "images"
+    infer.run(settings_of(folder, trained, tmp_path, postprocess={"lungs": True}))
+    rows = rows_of(tmp_path)
     assert len(rows) == len(list(folder.iterdir()))
     assert all(row["status"] == "ok" and row["dice"] is None and row["hd95_px"] is None for row in rows)
-    assert all(int(str(row["components"])) <= 2 for row in rows)
+    assert all(row["components"] <= 2 for row in rows)
 
 
-def test_data_prepared_in_another_way_is_refused(prepared: Path, trained: Path, archive: Path, tmp_path: Path) -> None:
-    from lungseg.data import manifest, sources
+def test_a_row_that_failed_is_made_again_by_the_same_command_with_its_part_alone(
+    without_ray: None, archive: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = storage.read_bytes
 
+    def away(path: str) -> bytes:
+        if path.endswith("south_02.png"):
+            raise InputError(f"{path}: cannot be read (the disk is away)")
+        return read(path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(storage, "read_bytes", away)
+        infer.run(settings_of(archive, trained, tmp_path))
+    assert ended(tmp_path)["counts"] == {"ok": 7, "failed": 1}
+    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("part-*")}
+    infer.run(settings_of(archive, trained, tmp_path))
+    after = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("part-*")}
+    assert [name for name in after if after[name] != before[name]] == ["part-000002.parquet"]
+    assert ended(tmp_path)["counts"] == {"ok": 8}
+    assert ended(tmp_path)["predicted_now"] == 2
+
+
+def test_an_input_that_changes_while_the_job_runs_fails_and_says_so(
+    film: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(*arguments: Any) -> Any:
+        film.write_bytes(film.read_bytes() + b"more")
+        return stages.open_part(*arguments)
+
+    monkeypatch.setattr(infer, "open_part", late)
+    infer.run(settings_of(film, trained, tmp_path / "out"))
+    (row,) = rows_of(tmp_path / "out")
+    assert (row["status"], row["mask"], manifest.codes_of(row["error"])) == ("failed", None, ["changed"])
+    with pytest.raises(InputError, match="the archive's files changed"):
+        infer.run(settings_of(film, trained, tmp_path / "out"))
+
+
+def test_an_input_that_changed_between_two_starts_is_not_answered_with_its_old_row(
+    film: Path, archive: Path, trained: Path, tmp_path: Path
+) -> None:
+    infer.run(settings_of(film, trained, tmp_path / "out"))
+    infer.run(settings_of(film, trained, tmp_path / "out"))
+    shutil.copy(archive / "south" / "images" / "south_02.png", film)
+    before = (tmp_path / "out" / "part-000000.parquet").read_bytes()
+    with pytest.raises(InputError, match=r"the archive's files changed\): pass another --out"):
+        infer.run(settings_of(film, trained, tmp_path / "out"))
+    assert (tmp_path / "out" / "part-000000.parquet").read_bytes() == before
+
+
+def test_another_model_or_other_settings_never_mix_with_the_old_parts(
+    film: Path, study: Path, tmp_path: Path, archive: Path
+) -> None:
+    first, other, out = study / "pooled-fold0-test", study / "pooled-fold1-test", tmp_path / "out"
+    infer.run(settings_of(film, first, out))
+    before = {path: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    changes: dict[str, dict[str, object]] = {
+        "threshold": {"threshold": 0.4},
+        "tta": {"tta": "flip"},
+        "precision": {"precision": "bf16"},
+        "postprocess": {"postprocess": PostprocessSettings(holes=True)},
+        "part": {"part": 4},
+        "archive": {"archive": str(archive / "south" / "images" / "south_00.png")},
+        "images": {"archive": str(archive)},
+        "checkpoints, model": {"checkpoint": (str(other),)},
+        "model, runs": {"checkpoint": (str(study),)},
+    }
+    for what, change in changes.items():
+        with pytest.raises(
+            InputError, match=r"holds predictions of another plan \(.*changed\): pass another --out"
+        ) as no:
+            infer.run(settings_of(film, first, out).model_copy(update=change))
+        assert all(name in str(no.value) for name in what.split(", ")), str(no.value)
+    assert {path: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
+
+
+def test_a_moved_model_and_another_batch_are_the_same_plan(
+    film: Path, trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    infer.run(settings_of(film, trained, tmp_path / "out"))
+    moved = Path(shutil.copytree(trained, tmp_path / "moved"))
+    caplog.set_level("INFO")
+    infer.run(settings_of(film, moved, tmp_path / "out", batch=7, workers=5))
+    assert "1 images in 1 parts (1 kept from before)" in caplog.text
+
+
+@pytest.mark.parametrize("number", [0, 1, 8])
+def test_a_foreign_part_copied_into_the_folder_is_refused(
+    number: int, predicted: Path, archive: Path, study: Path, tmp_path: Path
+) -> None:
+    out, film = tmp_path / "out", archive / "south" / "images" / "south_00.png"
+    infer.run(settings_of(film, study / "pooled-fold1-test", tmp_path / "foreign"))
+    shutil.copytree(predicted, out)
+    name = f"part-{number:06d}.parquet"
+    shutil.copy(tmp_path / "foreign" / "part-000000.parquet", out / name)
+    before = {path: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    with pytest.raises(InputError, match=f"{name} is of another plan: pass another --out, or delete it"):
+        infer.run(settings_of(archive, study / "pooled-fold0-test", out))
+    assert {path: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
+
+
+def test_ids_that_would_climb_out_of_the_folder_name_rows_and_no_files(
+    film: Path, prepared: Path, trained: Path, tmp_path: Path
+) -> None:
+    table = storage.read_table(str(prepared / "north" / "manifest.parquet")).slice(0, 1)
+    (row,) = table.to_pylist()
+    row |= {"image_id": "../../../climbed", "dataset": "../climbed", "image_uri": str(film), "mask_uris": []}
+    row["mask_classes"] = []
+    storage.write_table(str(tmp_path / "manifest.parquet"), table.from_pylist([row], table.schema))
+    infer.run(settings_of(tmp_path / "manifest.parquet", trained, tmp_path / "a" / "b" / "out"))
+    (found,) = rows_of(tmp_path / "a" / "b" / "out")
+    assert (found["status"], found["image_id"]) == ("ok", "../../../climbed")
+    assert not [path for path in tmp_path.parent.rglob("*climbed*") if path.name != tmp_path.name]
+    files = {path.name for path in (tmp_path / "a").rglob("*") if path.is_file()}
+    assert files == {"plan.json", "part-000000.parquet", "predictions.json"}
+
+
+def plant(run: Path, name: str, marker: Path) -> None:
+    """Put a pickle that would run in place of a checkpoint's file, behind a digest that fits."""
+    (folder,) = (run / "checkpoint").iterdir()
+    content = pickle.dumps(Planted(marker))
+    (folder / name).write_bytes(content)
+    config = json.loads((folder / "config.json").read_text())
+    config["digests"][name] = hashlib.sha256(content).hexdigest()
+    (folder / "config.json").write_text(json.dumps(config))
+    pickle.loads(content)
+    assert marker.exists(), "the trap is a real one"
+    marker.unlink()
+
+
+def test_a_pickle_in_a_checkpoint_is_never_loaded(film: Path, trained: Path, tmp_path: Path) -> None:
+    run, marker = Path(shutil.copytree(trained, tmp_path / "run")), tmp_path / "it-ran"
+    plant(run, "state.pt", marker)
+    infer.run(settings_of(film, run, tmp_path / "out"))
+    assert rows_of(tmp_path / "out")[0]["status"] == "ok"
+    assert not marker.exists()
+
+
+def test_weights_that_are_a_pickle_are_refused_in_one_line_before_anything_is_written(
+    film: Path, trained: Path, tmp_path: Path
+) -> None:
+    run, marker = Path(shutil.copytree(trained, tmp_path / "run")), tmp_path / "it-ran"
+    plant(run, "model.safetensors", marker)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors holds no weights") as refused:
+        infer.run(settings_of(film, run, tmp_path / "out"))
+    assert len(str(refused.value).splitlines()) == 1
+    assert not marker.exists()
+    assert not (tmp_path / "out").exists()
+
+
+def test_data_or_models_prepared_in_another_way_are_refused(
+    archive: Path, trained: Path, film: Path, tmp_path: Path
+) -> None:
     records = manifest.refuse_same_ids(sources.discover(str(archive)))
     datasets.write_datasets(plan_shards(records, str(tmp_path / "other"), PreprocessSettings(size=80), 4))
     with pytest.raises(InputError, match="the model expects"):
-        infer.run(_settings(tmp_path / "other", trained, tmp_path / "out"))
+        infer.run(settings_of(tmp_path / "other", trained, tmp_path / "out"))
+    other = Path(shutil.copytree(trained, tmp_path / "run"))
+    (config,) = other.glob("checkpoint/*/config.json")
+    content = json.loads(config.read_text())
+    content["preprocess"]["size"] = 80
+    config.write_text(json.dumps(content))
+    (weights,) = other.glob("checkpoint/*/model.safetensors")
+    found = checkpoint.find(str(other))
+    changed = {name: value + 1 for name, value in checkpoint.load_weights(found).items()}
+    weights.write_bytes(safetensors.torch.save(changed))
+    content["digests"]["model.safetensors"] = hashlib.sha256(weights.read_bytes()).hexdigest()
+    config.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="pass models that were trained on data prepared alike"):
+        infer.run(settings_of(film, trained, tmp_path / "out", checkpoint=(str(trained), str(other))))
 
 
 def test_wrong_use(archive: Path, trained: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="--archive"):
-        infer.run(InferSettings(checkpoint=str(trained)))
+        infer.run(InferSettings(checkpoint=(str(trained),)))
+    with pytest.raises(SettingsError, match="--precision fp16 on a CPU"):
+        infer.run(settings_of(archive, trained, tmp_path / "out", precision="fp16", device="cpu"))
     with pytest.raises(CheckpointError, match="no such folder"):
-        infer.run(_settings(archive, tmp_path / "missing", tmp_path / "out"))
+        infer.run(settings_of(archive, tmp_path / "missing", tmp_path / "out"))
     with pytest.raises(InputError, match="no such folder"):
-        infer.run(_settings(tmp_path / "missing", trained, tmp_path / "out"))
+        infer.run(settings_of(tmp_path / "missing", trained, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_model_whose_training_has_not_ended_is_told(
@@ -148,11 +443,11 @@ def test_a_model_whose_training_has_not_ended_is_told(
     def stop(*_: object) -> None:
         raise SettingsError("seen")
 
-    monkeypatch.setattr(infer, "_items", stop)
+    monkeypatch.setattr(infer, "list_items", stop)
     early = shutil.copytree(trained, tmp_path / "early")
     (config,) = early.glob("checkpoint/*/config.json")
     config.write_text(json.dumps({**json.loads(config.read_text()), "trained": False, "epochs": 50}))
     for run, said in ((trained, False), (early, True)):
         with pytest.raises(SettingsError, match="seen"):
-            infer.run(_settings(archive, run, tmp_path / "out"))
-        assert ("trained for 1 of 50 epochs so far" in caplog.text) is said
+            infer.run(settings_of(archive, run, tmp_path / "out"))
+        assert (f"trained for {EPOCHS} of 50 epochs so far" in caplog.text) is said

@@ -162,8 +162,8 @@ def _write_predictions(folder: Path, rows: list[Row], planned: int | None = None
         path = str(folder / f"part-{part:06d}.parquet")
         storage.write_table(path, table(rows[start : start + 2], PREDICTIONS))
     plan = {
-        "archive": "/archive", "checkpoint": "/runs", "model": "feed", "run": "pooled-fold0", "epoch": 3,
-        "threshold": 0.5, "postprocess": "none", "images": planned or len(rows),
+        "archive": "/archive", "checkpoints": ["/runs"], "model": "feed", "runs": ["pooled-fold0"], "epochs": [3],
+        "threshold": 0.5, "tta": "none", "postprocess": {"lungs": False}, "images": planned or len(rows),
     }  # fmt: skip
     storage.write_json(str(folder / "plan.json"), plan)
     if planned is None:
@@ -281,7 +281,7 @@ def test_interrupted_infer_and_another_study_are_said(study: Path, rows: list[Ro
     assert numbers["predictions"]["complete"] is False
     said = " ".join(numbers["notes"])
     assert "infer was interrupted: 4 of 9 inputs are here" in said
-    assert "run pooled-fold0, which is not one of this study" in said
+    assert "made by run pooled-fold0, not of this study" in said
 
 
 def test_predictions_of_nothing_yet(study: Path, tmp_path: Path) -> None:

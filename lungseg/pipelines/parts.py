@@ -1,0 +1,177 @@
+"""The plan of an inference: which images lie in which part file, and whether a part that is there is of it."""
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from lungseg import storage
+from lungseg.data.manifest import codes_of
+from lungseg.engine.items import Item
+from lungseg.errors import InputError
+from lungseg.schema import PREDICTIONS, STATUSES, USABLE, table
+
+logger = logging.getLogger(__name__)
+
+_READERS = 8  # threads that look at parts; in a bucket, reading is waiting
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the plan: its items as JSON, and the digest of these and of all settings that show in a row."""
+
+    number: int
+    items: str
+    images: int
+    digest: str
+
+    @classmethod
+    def of(cls, number: int, items: Sequence[Item], settings: str) -> "Part":
+        """Plan one part; settings: their digest."""
+        text = json.dumps([asdict(item) for item in items])
+        return cls(number, text, len(items), storage.digest([settings, text]))
+
+
+@dataclass(frozen=True)
+class Account:
+    """What became of images: how many by status, how many by (status, reason code), and the first that failed."""
+
+    statuses: Counter[str]
+    reasons: Counter[tuple[str, str]]
+    examples: tuple[str, ...] = ()
+
+    @classmethod
+    def empty(cls) -> "Account":
+        """Account for nothing yet."""
+        return cls(Counter(), Counter())
+
+    @classmethod
+    def of(cls, rows: pa.Table) -> "Account":
+        """Account for the rows of a part."""
+        account = cls.empty()
+        examples: list[str] = []
+        names = ("status", "error", "source_uri")
+        for status, error, uri in zip(*(rows.column(name).to_pylist() for name in names), strict=True):
+            account.statuses[status] += 1
+            account.reasons.update((status, code) for code in codes_of(error or ""))
+            if status not in USABLE and len(examples) < _SHOWN:
+                examples.append(f"{storage.name_of(uri)}: {error}")
+        return cls(account.statuses, account.reasons, tuple(examples))
+
+    def add(self, other: "Account") -> "Account":
+        """Join two accounts."""
+        examples = (*self.examples, *other.examples)[:_SHOWN]
+        return Account(self.statuses + other.statuses, self.reasons + other.reasons, examples)
+
+    def lost(self) -> int:
+        """Count the images that have no mask."""
+        return sum(count for status, count in self.statuses.items() if status not in USABLE)
+
+    def counts(self) -> dict[str, int]:
+        """Count images by status, those statuses that there are."""
+        return {status: self.statuses[status] for status in STATUSES if self.statuses[status]}
+
+    def told(self) -> str:
+        """Name the reasons of what is lost, the most frequent first."""
+        lost = [(code, count) for (status, code), count in self.reasons.most_common() if status not in USABLE]
+        return ", ".join(f"{count} {code}" for code, count in lost)
+
+    def to_json(self) -> str:
+        """Write it."""
+        reasons = [[*key, count] for key, count in sorted(self.reasons.items())]
+        return json.dumps({"statuses": self.statuses, "reasons": reasons, "examples": self.examples})
+
+    @classmethod
+    def from_json(cls, text: str) -> "Account":
+        """Read what `to_json` wrote."""
+        found = json.loads(text)
+        reasons = Counter({(status, code): count for status, code, count in found["reasons"]})
+        return cls(Counter(found["statuses"]), reasons, tuple(found["examples"]))
+
+
+def part_path(out: str, number: int) -> str:
+    """Name a part's file."""
+    return storage.join(out, f"part-{number:06d}.parquet")
+
+
+def part_files(out: str) -> list[str]:
+    """List the part files that there are."""
+    return [path for path in storage.list_files(out, (".parquet",)) if storage.name_of(path).startswith("part-")]
+
+
+def claim(out: str, plan: dict[str, Any]) -> None:
+    """Take an output folder for a plan, or find it taken for the same one.
+
+    Raises:
+        InputError: it holds predictions of another plan.
+
+    """
+    path = storage.join(out, "plan.json")
+    if not storage.exists(path):
+        strangers = part_files(out) if storage.exists(out) else []
+        if strangers:
+            raise InputError(f"{out} holds {storage.name_of(strangers[0])} but no plan.json: pass another --out")
+        storage.write_json(path, plan)
+        return
+    found = storage.read_json(path)
+    if found.get("digest") != plan["digest"]:
+        changed = [name for name, value in plan.items() if name != "digest" and found.get(name) != value]
+        what = ", ".join(changed) or "the archive's files"
+        raise InputError(f"{out} holds predictions of another plan ({what} changed): pass another --out, or delete it")
+
+
+def write_part(path: str, rows: list[dict[str, Any]], digest: str) -> Account:
+    """Write a part's file, whole or not at all; it says of which plan it is, and what became of its rows."""
+    content = table(rows, PREDICTIONS)
+    account = Account.of(content)
+    said = {"lungseg.part": digest, "lungseg.rows": str(len(rows)), "lungseg.account": account.to_json()}
+    storage.write_table(path, content.replace_schema_metadata({**(content.schema.metadata or {}), **said}))
+    return account
+
+
+def finished(out: str, parts: Sequence[Part]) -> dict[int, Account]:
+    """Find the parts that are there, whole and as planned; one with images that could not be read is made again.
+
+    Raises:
+        InputError: a part is of another plan, or there are parts that this plan does not have.
+
+    """
+    there = set(part_files(out))
+    strangers = there - {part_path(out, part.number) for part in parts}
+    if strangers:
+        raise InputError(f"{min(strangers)} is of another plan: pass another --out, or delete it")
+    left = [part for part in parts if part_path(out, part.number) in there]
+    with ThreadPoolExecutor(_READERS) as pool:
+        accounts = pool.map(lambda part: _look(part_path(out, part.number), part), left)
+        return {part.number: account for part, account in zip(left, accounts, strict=True) if account is not None}
+
+
+def _look(path: str, part: Part) -> Account | None:
+    try:
+        rows = storage.read_table(path)
+    except InputError as error:
+        logger.warning("made again: %s", error)
+        return None
+    said = rows.schema.metadata
+    if said.get(b"lungseg.part", b"").decode() != part.digest:
+        raise InputError(f"{path} is of another plan: pass another --out, or delete it")
+    account = Account.of(rows)
+    whole = rows.num_rows == part.images == int(said[b"lungseg.rows"])
+    return account if whole and not account.statuses["failed"] else None
+
+
+def read_parts(out: str) -> Iterator[tuple[str, pa.Table]]:
+    """Read the part files one after the other: path and rows.
+
+    Raises:
+        InputError: one is damaged.
+
+    """
+    for path in part_files(out):
+        yield path, storage.read_table(path)

@@ -1,0 +1,63 @@
+"""An inference over a cluster: parts are opened on CPUs, predicted by actors that hold the model, finished on CPUs."""
+
+import functools
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import ray
+import ray.data
+
+from lungseg.errors import ResourceError
+from lungseg.pipelines.account import Times
+from lungseg.pipelines.cluster import connect, share
+from lungseg.pipelines.stages import Job, PredictPart, finish_part, open_part
+
+logger = logging.getLogger(__name__)
+
+# On CPUs, which opening and finishing share with the model: while one waits, another works. The actors' part is another
+# number than the tasks', or Ray Data would open parts within the actors.
+_TASK_PART, _ACTOR_PART = 0.5, 0.49
+
+
+def spread(job: Job, rows: Sequence[dict[str, Any]], times: Times) -> Iterator[dict[str, Any]]:
+    """Send parts (number, items, digest) through the stages; give what `finish_part` says of each, as they end.
+
+    Raises:
+        ResourceError: the cluster is too small.
+
+    """
+    connect()
+    placed = share(job.settings.workers, job.settings.device)
+    count = min(placed.workers, len(rows))
+    times.device, times.actors = ("cuda" if placed.gpus else "cpu"), count
+    logger.info("%d %s actors hold the model", count, "GPU" if placed.gpus else "CPU")
+    job = replace(job, how=replace(job.how, device=times.device))
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.target_max_block_size = None  # a part stays one block, as it becomes one file
+    work = 1.0 if placed.gpus else _TASK_PART
+    done = (
+        ray.data.from_items(list(rows), override_num_blocks=len(rows))
+        .map_batches(functools.partial(open_part, job=job), batch_size=None, batch_format="pyarrow", num_cpus=work)
+        .map_batches(
+            PredictPart,
+            fn_constructor_kwargs={"job": job, "threads": 0 if placed.gpus else placed.cpus},
+            compute=ray.data.ActorPoolStrategy(size=count),
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=placed.cpus * _ACTOR_PART,
+            num_gpus=placed.gpus,
+        )
+        .map_batches(functools.partial(finish_part, job=job), batch_size=None, batch_format="pyarrow", num_cpus=work)
+    )
+    try:
+        yield from done.iter_rows()
+    except ray.exceptions.RayTaskError:
+        raise  # a bug, with its traceback
+    except ray.exceptions.RayError as error:
+        raise ResourceError(
+            f"a worker died again and again ({str(error).strip().splitlines()[0]}): it lacks memory, or was killed: "
+            "what is done is kept, the same command goes on"
+        ) from error

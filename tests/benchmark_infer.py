@@ -1,0 +1,170 @@
+"""How fast and how lean inference is, against the bare model: `python tests/benchmark_infer.py --checkpoint RUN`.
+
+Draws phantoms of several sizes (kept in --work for the next time), one of them 6000 x 6000 px at 16 bits and one of
+30 x 30, then measures in one go: the bare model on ready tensors with one thread, before and after; jobs/infer.py on
+500 images and on all of them with one model of one thread, while one more core opens and finishes; how long it takes
+to the first batch, beside what Ray alone takes; the peak memory of the driver and of every worker. Prints one JSON
+object. Not a test: what it measures depends on the machine.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import psutil
+import torch
+
+from lungseg.data import images, phantom
+from lungseg.data.preprocess import prepare_image
+from lungseg.engine import checkpoint
+from lungseg.engine.predictor import Predictor
+
+ROOT = Path(__file__).resolve().parents[1]
+SIDES, FEW, BATCH = (384, 512, 640, 768, 1024), 500, 16
+HUGE, TINY = 6000, 30
+# One CPU for Ray: one model of one thread, and room for one task, which the machine's other core takes.
+JOB = """
+import sys, ray
+from lungseg import logs
+from lungseg.config import InferSettings
+from lungseg.pipelines import infer
+logs.configure()
+ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+infer.run(InferSettings(archive=sys.argv[1], checkpoint=(sys.argv[2],), out=sys.argv[3]))
+"""
+RAY_ALONE = "import ray, time; began = time.time(); ray.init(include_dashboard=False); print(time.time() - began)"
+
+
+def draw(folder: Path, count: int) -> None:
+    """Draw `count` pictures into a folder; those that are there are left alone."""
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = [number for number in range(count) if not (folder / f"{number:05d}.png").exists()]
+    with ProcessPoolExecutor() as pool:
+        for done, _ in enumerate(pool.map(draw_one, [folder] * len(missing), missing, chunksize=16), start=1):
+            if done % 200 == 0:
+                print(f"drew {done} of {len(missing)}", file=sys.stderr)
+
+
+def draw_one(folder: Path, number: int) -> None:
+    """Draw one picture, alternately in each style; the first is huge, the second tiny."""
+    cv2.setNumThreads(1)
+    image, _ = phantom.draw(number, phantom.STYLES[number % len(phantom.STYLES)], SIDES[number % len(SIDES)])
+    if number == 0:
+        image = cv2.resize(image.astype(np.uint16) * np.uint16(257), (HUGE, HUGE), interpolation=cv2.INTER_CUBIC)
+    if number == 1:
+        image = cv2.resize(image, (TINY, TINY), interpolation=cv2.INTER_AREA)
+    (folder / f"{number:05d}.png").write_bytes(images.encode_image(image))
+
+
+def bare_rate(folder: Path, run: str, seconds: float = 20.0) -> float:
+    """Images/s of the model alone on ready squares, one thread."""
+    torch.set_num_threads(1)
+    found = checkpoint.find(run)
+    predictor = Predictor(found)
+    paths = sorted(folder.iterdir())[2 : 2 + BATCH]
+    squares = [prepare_image(images.decode(path.read_bytes(), path.name), found.preprocess)[0] for path in paths]
+    predictor.probabilities(squares)
+    done, began = 0, time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        predictor.probabilities(squares)
+        done += len(squares)
+    return done / (time.perf_counter() - began)
+
+
+def infer(folder: Path, run: str) -> dict[str, Any]:
+    """Run the job on a folder and watch its processes."""
+    for path in folder.iterdir():
+        path.read_bytes()  # so that nobody's figure is that of the disk
+    with tempfile.TemporaryDirectory() as out:
+        began = time.perf_counter()
+        environment = {**os.environ, "RAY_ADDRESS": "local"}
+        process = subprocess.Popen(
+            [sys.executable, "-c", JOB, str(folder), run, out], stdout=subprocess.DEVNULL, env=environment
+        )
+        peaks: dict[str, int] = {}
+        while process.poll() is None:
+            watch(process.pid, peaks)
+            time.sleep(0.2)
+        seconds = time.perf_counter() - began
+        if process.returncode:
+            raise SystemExit(process.returncode)
+        found = json.loads((Path(out) / "predictions.json").read_text())
+    return {
+        "images": found["images"],
+        "counts": found["counts"],
+        "seconds": found["seconds"],
+        "command_s": round(seconds, 1),
+        "stages": found["stages"],
+        "peak_mib": {name: round(peak / 2**20) for name, peak in sorted(peaks.items())},
+    }
+
+
+def watch(process: int, peaks: dict[str, int]) -> None:
+    """Note the largest resident memory so far of the driver and of each kind of worker, bytes."""
+    try:
+        driver = psutil.Process(process)
+        family = [driver, *driver.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return
+    for one in family:
+        try:
+            title = one.cmdline()[:1] or [""]
+            name = "driver" if one.pid == process else title[0]
+            if name == "driver" or name.startswith("ray::"):
+                own = one.memory_info()
+                peaks[name] = max(peaks.get(name, 0), own.rss - own.shared)
+        except psutil.Error:
+            continue
+
+
+def ray_alone() -> float:
+    """Seconds that Ray takes to start on this machine."""
+    done = subprocess.run([sys.executable, "-c", RAY_ALONE], capture_output=True, text=True, check=True)
+    return float(done.stdout.split()[-1])
+
+
+def main() -> None:
+    """Draw, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--checkpoint", required=True)
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "lungseg-benchmark")
+    parser.add_argument("--images", type=int, default=5000)
+    arguments = parser.parse_args()
+    many, few = arguments.work / f"infer-{arguments.images}", arguments.work / f"infer-{FEW}"
+    draw(many, arguments.images)
+    draw(few, FEW)
+    started = ray_alone()
+    before = bare_rate(many, arguments.checkpoint)
+    lean, full = infer(few, arguments.checkpoint), infer(many, arguments.checkpoint)
+    after = bare_rate(many, arguments.checkpoint)
+    bare = (before + after) / 2
+    steady = (full["images"] - lean["images"]) / (full["seconds"] - lean["seconds"])
+    result = {
+        "bare_images_per_s": round(bare, 2),
+        "bare_before_and_after": [round(before, 2), round(after, 2)],
+        "few": lean,
+        "many": full,
+        "rate_of_bare": round(full["images"] / full["seconds"] / bare, 3),
+        "steady_rate_of_bare": round(steady / bare, 3),
+        "ray_alone_s": round(started, 2),
+        "first_batch_s": full["stages"]["start_s"],
+        "memory_of_few": {
+            name: round(peak / lean["peak_mib"][name], 3)
+            for name, peak in full["peak_mib"].items()
+            if lean["peak_mib"].get(name)
+        },
+    }
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()

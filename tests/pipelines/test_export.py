@@ -1,0 +1,172 @@
+"""Predictions as files of other tools: chosen by a query, read back by who would open them."""
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+
+from lungseg import storage
+from lungseg.config import ExportSettings
+from lungseg.data import images
+from lungseg.errors import InputError, SettingsError
+from lungseg.pipelines import export
+from lungseg.pipelines.export import draw_overlay, select
+from lungseg.pipelines.parts import part_path, write_part
+from lungseg.schema import PREDICTIONS, table
+from tests.data.dicom_files import write_dicom
+
+Row = dict[str, Any]
+
+
+def row_of(image_id: str, source: str, mask: Any, **changes: Any) -> Row:
+    values = dict.fromkeys(PREDICTIONS.names)
+    height, width = mask.shape
+    ys, xs = np.nonzero(mask)
+    box = [int(xs.min()), int(ys.min()), int(np.ptp(xs)) + 1, int(np.ptp(ys)) + 1] if xs.size else []
+    return {
+        **values,
+        "image_id": image_id,
+        "dataset": "north",
+        "source_uri": source,
+        "mask_uris": [],
+        "status": "ok",
+        "error": "",
+        "height": height,
+        "width": width,
+        "mask": images.encode_rle(mask),
+        "area_px": int(mask.sum()),
+        "bbox": box,
+        "mean_probability": 0.9,
+        "model": "feed",
+        **changes,
+    }
+
+
+@pytest.fixture
+def predictions(tmp_path: Path, draw_pair: Any) -> Path:
+    """Two parts: two PNG, one DICOM, one empty mask, one that failed."""
+    folder, rows = tmp_path / "predictions", []
+    for number in range(2):
+        image, mask = draw_pair(number, 90 + number, 80)
+        path = tmp_path / f"{number}.png"
+        cv2.imwrite(str(path), image)
+        rows.append(row_of(f"png_{number}", str(path), mask, dice=0.8 + 0.1 * number))
+    image, mask = draw_pair(7, 64, 72)
+    (tmp_path / "x.dcm").write_bytes(
+        write_dicom(
+            image.astype(np.uint16), StudyInstanceUID="1.2.3", SeriesInstanceUID="1.2.4", SOPInstanceUID="1.2.5"
+        )
+    )
+    rows.append(row_of("radiograph", str(tmp_path / "x.dcm"), mask, dice=0.95))
+    rows.append(row_of("empty", str(tmp_path / "0.png"), np.zeros((90, 80), np.uint8)))
+    torn = row_of("torn", str(tmp_path / "none.png"), mask, status="rejected", error="undecodable: torn")
+    rows.append({**torn, "mask": None, "bbox": None, "area_px": None})
+    for number, part in enumerate((rows[:2], rows[2:])):
+        write_part(part_path(str(folder), number), part, "digest")
+    storage.write_json(str(folder / "predictions.json"), {"images": len(rows)})
+    return folder
+
+
+def run(predictions: Path, out: Path, *formats: str, where: str = "") -> None:
+    export.run(ExportSettings(predictions=str(predictions), out=str(out), formats=formats, where=where))  # type: ignore[arg-type]
+
+
+def test_every_format_is_what_its_reader_expects(ray_cluster: None, predictions: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(predictions, out, "masks", "overlays", "coco", "dicom-seg")
+    rows = {
+        row["image_id"]: row
+        for part in (0, 1)
+        for row in storage.read_table(part_path(str(predictions), part)).to_pylist()
+    }
+    masks = {path.stem: cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in (out / "masks" / "north").iterdir()}
+    assert set(masks) == {"png_0", "png_1", "radiograph", "empty"}
+    for name, found in masks.items():
+        assert (found == 255 * images.decode_rle(rows[name]["mask"], *found.shape)).all()
+    assert {path.name for path in (out / "overlays" / "north").iterdir()} == {f"{name}.png" for name in masks}
+    assert {path.name for path in (out / "dicom-seg" / "north").iterdir()} == {"radiograph.dcm"}
+    coco = COCO(str(out / "annotations.json"))
+    assert len(coco.imgs) == 4
+    assert len(coco.anns) == 3  # an empty mask has none
+    for annotation in coco.anns.values():
+        row = rows[coco.imgs[annotation["image_id"]]["lungseg_id"].split("/")[1]]
+        assert (coco.annToMask(annotation) == images.decode_rle(row["mask"], row["height"], row["width"])).all()
+        assert (annotation["area"], annotation["bbox"]) == (row["area_px"], row["bbox"])
+
+
+def test_only_the_rows_of_the_query(
+    ray_cluster: None, predictions: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    run(predictions, tmp_path / "out", "masks", where="dice < 0.92 and dataset == 'north'")
+    assert {path.stem for path in (tmp_path / "out" / "masks" / "north").iterdir()} == {"png_0", "png_1"}
+    assert "2 of 5 rows chosen" in caplog.text
+    assert not (tmp_path / "out" / "annotations.json").exists()
+
+
+def test_an_image_that_has_gone_is_told_and_the_others_are_written(
+    ray_cluster: None, predictions: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "1.png").unlink()
+    run(predictions, tmp_path / "out", "overlays")
+    assert {path.stem for path in (tmp_path / "out" / "overlays" / "north").iterdir()} == {
+        "png_0",
+        "radiograph",
+        "empty",
+    }
+    assert "no overlays of png_1" in caplog.text
+
+
+def test_a_name_that_leaves_the_folder_is_refused_and_nothing_is_written_outside(
+    ray_cluster: None, predictions: Path, tmp_path: Path, draw_pair: Any
+) -> None:
+    hostile = tmp_path / "hostile"
+    shutil.copytree(predictions, hostile)
+    _, mask = draw_pair(1, 40, 40)
+    write_part(part_path(str(hostile), 0), [row_of("../../../escaped", str(tmp_path / "0.png"), mask)], "digest")
+    before = set(tmp_path.rglob("*"))
+    with pytest.raises(InputError, match="leaves its folder"):
+        run(hostile, tmp_path / "deep" / "out", "masks")
+    new = {path for path in set(tmp_path.rglob("*")) - before if path.is_file()}
+    assert all(tmp_path / "deep" in path.parents for path in new)
+
+
+def test_wrong_use(predictions: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="--predictions"):
+        export.run(ExportSettings())
+    with pytest.raises(InputError, match=r"no predictions\.json"):
+        run(tmp_path / "none", tmp_path / "out", "masks")
+    for query in ("dicee < 1", "dice <", "import os", "1 +"):
+        with pytest.raises(SettingsError, match="the columns are image_id"):
+            run(predictions, tmp_path / "out", "masks", where=query)
+
+
+def test_a_query_sees_predicted_rows_alone(draw_pair: Any) -> None:
+    _, mask = draw_pair(1, 40, 40)
+    rows = [row_of(str(i), "x.png", mask, dice=i / 10, status=("ok", "rejected", "repaired")[i % 3]) for i in range(6)]
+    found = select(table(rows, PREDICTIONS), "dice >= 0.1")
+    assert found.column("image_id").to_pylist() == ["2", "3", "5"]
+    assert select(table(rows, PREDICTIONS), "").num_rows == 4
+
+
+def test_an_overlay_keeps_the_picture_under_the_outlines(draw_pair: Any) -> None:
+    picture, mask = draw_pair(3, 300, 200)
+    drawn = draw_overlay(picture, mask, None, 150)
+    assert drawn.shape == (150, 100, 3)
+    orange = drawn[..., 2].astype(int) - drawn[..., 0] > 60
+    assert 0 < orange.sum() < 0.2 * orange.size
+    grey = (np.ptp(drawn.astype(int), axis=2) == 0).mean()
+    assert grey > 0.6
+    assert draw_overlay(picture, mask, mask, 9999).shape == (300, 200, 3)
+
+
+def test_no_rows_make_an_empty_object_file(ray_cluster: None, predictions: Path, tmp_path: Path) -> None:
+    run(predictions, tmp_path / "out", "coco", where="dice > 2")
+    found = json.loads((tmp_path / "out" / "annotations.json").read_text())
+    assert (found["images"], found["annotations"]) == ([], [])

@@ -1,0 +1,137 @@
+"""Predicting as a process of its own: an actor, a worker and the job killed, and the same command started again."""
+
+import contextlib
+import os
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from lungseg import storage
+from lungseg.data import phantom
+from tests.pipelines.conftest import steady
+from tests.pipelines.processes import family, kill, title
+
+ROOT = Path(__file__).resolve().parents[2]
+IMAGES, PARTS = 60, 30
+Row = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixty phantoms, some of them broken in a way of their own."""
+    folder = tmp_path_factory.mktemp("films")
+    phantom.write_archive(folder, IMAGES // 2, size=256)
+    images = sorted(folder.rglob("images/*"))
+    assert len(images) == IMAGES
+    images[7].write_bytes(images[7].read_bytes()[:500])
+    images[20].write_bytes(b"")
+    images[41].unlink()
+    images[41].symlink_to("nowhere.png")
+    return folder
+
+
+@contextlib.contextmanager
+def job(films: Path, model: Path, out: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the job in a session of its own, and leave nothing of it behind."""
+    options = {"--archive": films, "--checkpoint": model, "--out": out, "--part": 2, "--batch": 2, "--workers": 1}
+    words = [str(word) for pair in options.items() for word in pair]
+    with out.with_suffix(".log").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "jobs" / "infer.py"), *words, "--tta", "flip"],
+            env={**os.environ, "RAY_ADDRESS": "local", "RAY_OVERRIDE_RESOURCES": '{"CPU": 2}'},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        kill(family(process))
+        process.wait()
+
+
+def finish(process: subprocess.Popen[bytes], out: Path) -> None:
+    assert process.wait(timeout=240) == 0, out.with_suffix(".log").read_text()
+
+
+def parts(out: Path) -> list[Path]:
+    return sorted(out.glob("part-*.parquet"))
+
+
+def actors(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    return [one for one in family(process) if title(one).startswith("ray::") and "PredictPart" in title(one)]
+
+
+def workers(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    names = ("open_part", "finish_part")
+    return [one for one in family(process) if title(one).startswith("ray::") and any(it in title(one) for it in names)]
+
+
+def the_job(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    return family(process)[:1]
+
+
+def kill_one(
+    process: subprocess.Popen[bytes],
+    victims: Callable[[subprocess.Popen[bytes]], list[psutil.Process]],
+    out: Path,
+    chance: random.Random,
+) -> None:
+    """Kill one of them once a part more is done, at a random moment soon after, and before the job ends."""
+    least, deadline = len(parts(out)) + 1, time.monotonic() + 150
+    moment = None
+    while moment is None or time.monotonic() < moment or not victims(process):
+        assert process.poll() is None, out.with_suffix(".log").read_text()
+        assert time.monotonic() < deadline, out.with_suffix(".log").read_text()
+        if moment is None and len(parts(out)) >= least:
+            moment = time.monotonic() + chance.uniform(0.0, 0.1)
+        time.sleep(0.005)
+    kill(chance.sample(victims(process), 1))
+
+
+def rows_of(out: Path) -> list[Row]:
+    return [row for path in parts(out) for row in storage.read_table(str(path)).to_pylist()]
+
+
+@pytest.mark.timeout(600)
+def test_killed_in_three_ways_ends_with_one_row_an_image_as_if_it_had_not_been(
+    films: Path, trained: Path, tmp_path: Path
+) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "killed"
+    with job(films, trained, whole) as process:
+        finish(process, whole)
+    seed = random.randrange(1 << 30)
+    chance = random.Random(seed)
+    # A dead actor and a dead worker are replaced while the job goes on; then it dies itself, and with it its Ray.
+    with job(films, trained, out) as process:
+        kill_one(process, actors, out, chance)
+        kill_one(process, workers, out, chance)
+        kill_one(process, the_job, out, chance)
+        assert process.wait(timeout=60) != 0
+    with job(films, trained, out) as process:
+        kill_one(process, the_job, out, chance)
+        assert process.wait(timeout=60) != 0
+    assert not (out / "predictions.json").exists(), f"the job was too short to be killed (seed {seed})"
+    kept = {path: path.stat().st_mtime_ns for path in parts(out)}
+    assert 0 < len(kept) < PARTS, f"seed {seed}"
+    with job(films, trained, out) as process:
+        finish(process, out)
+    found, expected = rows_of(out), rows_of(whole)
+    assert set(Counter(row["source_uri"] for row in found).values()) == {1}
+    assert len({(row["dataset"], row["image_id"]) for row in found}) == len(found) == IMAGES
+    assert steady(found) == steady(expected), f"seed {seed}"
+    assert len({row["mask"] for row in expected}) > IMAGES / 2
+    ended = storage.read_json(str(out / "predictions.json"))
+    assert ended["counts"] == {"ok": IMAGES - 3, "rejected": 2, "failed": 1}
+    assert ended["images"] == IMAGES
+    remade = [path for path in kept if path.stat().st_mtime_ns != kept[path]]
+    assert all("failed" in storage.read_table(str(path)).column("status").to_pylist() for path in remade)
+    assert not list(out.rglob(".writing-*"))

@@ -1,0 +1,49 @@
+"""Parts sent over the cluster: each comes back once, with what became of it."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lungseg import storage
+from lungseg.config import InferSettings, PreprocessSettings
+from lungseg.engine import checkpoint
+from lungseg.engine.predictor import How
+from lungseg.errors import ResourceError
+from lungseg.pipelines.account import Times
+from lungseg.pipelines.inputs import list_items
+from lungseg.pipelines.parts import Part
+from lungseg.pipelines.spread import spread
+from lungseg.pipelines.stages import Job
+
+SMALL = PreprocessSettings(size=64)
+
+
+@pytest.fixture
+def job(trained: Path, tmp_path: Path) -> Job:
+    settings = InferSettings(out=str(tmp_path), batch=2, device="cpu")
+    return Job(settings, str(tmp_path), (checkpoint.find(str(trained)).folder,), "model", SMALL, 0.5, How())
+
+
+def test_every_part_comes_back_once_and_one_that_cannot_be_written_as_an_error(
+    ray_cluster: None, archive: Path, job: Job, tmp_path: Path
+) -> None:
+    items = list_items(InferSettings(archive=str(archive)), SMALL)
+    planned = [Part.of(number, items[4 * number : 4 * number + 4], "settings") for number in range(2)]
+    (tmp_path / "part-000001.parquet").mkdir()
+    times = Times()
+    rows = [{"number": part.number, "items": part.items, "digest": part.digest} for part in planned]
+    found = sorted(spread(job, rows, times), key=lambda row: row["number"])
+    assert [(row["number"], row["images"]) for row in found] == [(0, 4), (1, 0)]
+    assert found[0]["error"] == ""
+    assert "part-000001.parquet: cannot be written" in found[1]["error"]
+    assert json.loads(found[0]["times"])["predict"] > 0
+    assert storage.read_table(str(tmp_path / "part-000000.parquet")).num_rows == 4
+    assert (times.device, times.actors) == ("cpu", 2)
+
+
+def test_more_workers_than_the_cluster_has_are_refused(ray_cluster: None, job: Job) -> None:
+    job = replace(job, settings=job.settings.model_copy(update={"workers": 64}))
+    with pytest.raises(ResourceError, match="64 CPUs needed, the cluster has 2"):
+        list(spread(job, [{"number": 0, "items": "[]", "digest": ""}], Times()))
