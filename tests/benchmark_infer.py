@@ -30,7 +30,7 @@ from lungseg.engine.predictor import Predictor
 
 ROOT = Path(__file__).resolve().parents[1]
 SIDES, FEW, BATCH = (384, 512, 640, 768, 1024), 500, 16
-HUGE, TINY = 6000, 30
+HUGE, TINY, DRAWN = 6000, 30, 200
 # One CPU for Ray: one model of one thread, and room for one task, which the machine's other core takes.
 JOB = """
 import sys, ray
@@ -49,15 +49,25 @@ def draw(folder: Path, count: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     missing = [number for number in range(count) if not (folder / f"{number:05d}.png").exists()]
     with ProcessPoolExecutor() as pool:
-        for done, _ in enumerate(pool.map(draw_one, [folder] * len(missing), missing, chunksize=16), start=1):
-            if done % 200 == 0:
-                print(f"drew {done} of {len(missing)}", file=sys.stderr)
+        for part in ([n for n in missing if n < DRAWN], [n for n in missing if n >= DRAWN]):
+            for done, _ in enumerate(pool.map(draw_one, [folder] * len(part), part, chunksize=16), start=1):
+                if done % 200 == 0:
+                    print(f"drew {done} of {len(part)}", file=sys.stderr)
 
 
 def draw_one(folder: Path, number: int) -> None:
-    """Draw one picture, alternately in each style; the first is huge, the second tiny."""
+    """Draw one picture, alternately in each style; the first is huge, the second tiny.
+
+    Drawing takes longer than all that is measured here, so the later ones are earlier ones at another size, darkened.
+    """
     cv2.setNumThreads(1)
-    image, _ = phantom.draw(number, phantom.STYLES[number % len(phantom.STYLES)], SIDES[number % len(SIDES)])
+    side = SIDES[(number + number // DRAWN) % len(SIDES)]
+    if number < DRAWN:
+        image, _ = phantom.draw(number, phantom.STYLES[number % len(phantom.STYLES)], side)
+    else:
+        earlier = images.decode((folder / f"{2 + number % (DRAWN - 2):05d}.png").read_bytes(), "phantom")
+        darker = earlier * (0.5 + 0.4 * np.random.default_rng(number).random())
+        image = cv2.resize(darker.astype(np.uint8), (side, side), interpolation=cv2.INTER_LINEAR)  # type: ignore[assignment]
     if number == 0:
         image = cv2.resize(image.astype(np.uint16) * np.uint16(257), (HUGE, HUGE), interpolation=cv2.INTER_CUBIC)
     if number == 1:

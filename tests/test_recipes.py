@@ -6,7 +6,7 @@ from typing import cast, get_args
 
 import pytest
 
-from lungseg.config import InferSettings, JobSettings, PrepareSettings, ReportSettings, TrainSettings
+from lungseg.config import ExportSettings, InferSettings, JobSettings, PrepareSettings, ReportSettings, TrainSettings
 from lungseg.errors import SettingsError
 from lungseg.recipes import RECIPES, Job, parse
 
@@ -16,6 +16,7 @@ KINDS: dict[str, type[JobSettings]] = {
     "prepare": PrepareSettings,
     "train": TrainSettings,
     "infer": InferSettings,
+    "export": ExportSettings,
     "report": ReportSettings,
 }
 

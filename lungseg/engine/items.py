@@ -1,4 +1,4 @@
-"""What is to be predicted, and what became of reading it: an item opened is a square, its geometry, its reference."""
+"""What is to be predicted, what became of reading it, and what models say of it; without torch."""
 
 import json
 import time
@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lungseg import storage
-from lungseg.config import PreprocessSettings
+from lungseg.config import Precision, PreprocessSettings, Tta
 from lungseg.data import images, manifest, shards
 from lungseg.data.preprocess import prepare_image, restore
 from lungseg.errors import InputError
 from lungseg.schema import Geometry, Record
 
 U8 = NDArray[np.uint8]
+F32 = NDArray[np.float32]
 Stat = tuple[int, int] | None
 
 
@@ -69,6 +70,29 @@ class Opened:
         found = json.loads(text)
         geometry = found["geometry"] and Geometry(**found["geometry"])
         return cls(Record.from_dict(found["record"]), square, geometry, found["reference"], found["seconds"])
+
+
+@dataclass(frozen=True)
+class How:
+    """How a model computes. precision: auto is bf16 or fp16 on a GPU, fp32 on a CPU."""
+
+    device: str = "cpu"
+    precision: Precision = "auto"
+    tta: Tta = "none"
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What models say of one square.
+
+    probability f32[S,S]; models: how many it is the mean of; seen: whether these were trained on this picture;
+    seconds: its share of the time of its batch.
+    """
+
+    probability: F32
+    models: int
+    seen: bool
+    seconds: float = 0.0
 
 
 def open_item(item: Item, preprocess: PreprocessSettings, key: bytes | None = None) -> Opened:

@@ -1,7 +1,8 @@
 """Trained models behind one call: prepared squares in, probabilities, or masks at native size, out."""
 
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -9,9 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lungseg import storage
-from lungseg.config import Precision, Tta
 from lungseg.data.preprocess import restore
 from lungseg.engine.checkpoint import Checkpoint, load_model, trained_on
+from lungseg.engine.items import How, Opened, Predicted
 from lungseg.engine.learner import choose_precision
 from lungseg.schema import Geometry
 
@@ -19,15 +20,6 @@ U8 = NDArray[np.uint8]
 F32 = NDArray[np.float32]
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-@dataclass(frozen=True)
-class How:
-    """How a model computes. precision: auto is bf16 or fp16 on a GPU, fp32 on a CPU."""
-
-    device: str = "cpu"
-    precision: Precision = "auto"
-    tta: Tta = "none"
 
 
 class Predictor:
@@ -63,20 +55,6 @@ class Predictor:
         return [(restore(square, geometry) >= self._threshold).astype(np.uint8) for square, geometry in pairs]
 
 
-@dataclass(frozen=True)
-class Predicted:
-    """What models say of one square.
-
-    probability f32[S,S]; models: how many it is the mean of; seen: whether these were trained on this picture;
-    seconds: its share of the time of its batch.
-    """
-
-    probability: F32
-    models: int
-    seen: bool
-    seconds: float = 0.0
-
-
 class Ensemble:
     """The mean of several models; of those that were trained on a picture none counts for it, unless all were."""
 
@@ -101,3 +79,18 @@ def digest_of(checkpoints: Sequence[Checkpoint]) -> str:
     """Name models by their weights: a single one's digest, or one of all, whatever their order."""
     digests = sorted(found.digest for found in checkpoints)
     return digests[0] if len(digests) == 1 else storage.digest(digests)
+
+
+def predict(ensemble: Ensemble, opened: Sequence[Opened], batch: int) -> list[Predicted | None]:
+    """Predict what can be predicted, `batch` squares a forward pass, over the gaps; None for the others."""
+    found: list[Predicted | None] = [None] * len(opened)
+    usable = [i for i, one in enumerate(opened) if one.square is not None]
+    for start in range(0, len(usable), batch):
+        chosen = usable[start : start + batch]
+        squares = [square for i in chosen if (square := opened[i].square) is not None]
+        began = time.perf_counter()
+        predicted = ensemble(squares, [opened[i].record.sha256 for i in chosen])
+        share = (time.perf_counter() - began) / len(chosen)
+        for i, one in zip(chosen, predicted, strict=True):
+            found[i] = replace(one, seconds=share)
+    return found

@@ -2,8 +2,7 @@
 
 import json
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -12,8 +11,7 @@ from numpy.typing import NDArray
 from lungseg.config import PostprocessSettings
 from lungseg.data import images
 from lungseg.data.preprocess import restore
-from lungseg.engine.items import Opened
-from lungseg.engine.predictor import Ensemble, Predicted
+from lungseg.engine.items import Opened, Predicted
 from lungseg.model import metrics, postprocess, shape
 from lungseg.schema import PREDICTIONS, Record
 
@@ -21,21 +19,6 @@ U8 = NDArray[np.uint8]
 Row = dict[str, Any]
 
 COMPARED = ("iou", "dice", "pixel_accuracy", "hd95_px", "assd_px")
-
-
-def predict(ensemble: Ensemble, opened: Sequence[Opened], batch: int) -> list[Predicted | None]:
-    """Predict what can be predicted, `batch` squares a forward pass, over the gaps; None for the others."""
-    found: list[Predicted | None] = [None] * len(opened)
-    usable = [i for i, one in enumerate(opened) if one.square is not None]
-    for start in range(0, len(usable), batch):
-        chosen = usable[start : start + batch]
-        squares = [square for i in chosen if (square := opened[i].square) is not None]
-        began = time.perf_counter()
-        predicted = ensemble(squares, [opened[i].record.sha256 for i in chosen])
-        share = (time.perf_counter() - began) / len(chosen)
-        for i, one in zip(chosen, predicted, strict=True):
-            found[i] = replace(one, seconds=share)
-    return found
 
 
 def make_row(opened: Opened, predicted: Predicted | None, made: Row, settings: PostprocessSettings) -> Row:

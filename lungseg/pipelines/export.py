@@ -44,13 +44,7 @@ def run(settings: ExportSettings) -> None:
         LungsegError: there are no predictions, the query cannot be asked, or a name leaves the output folder.
 
     """
-    if not settings.predictions:
-        raise SettingsError("no predictions named: pass --predictions FOLDER (the --out of jobs/infer.py)")
-    folder, out = storage.resolve(settings.predictions), storage.resolve(settings.out)
-    if not storage.exists(storage.join(folder, "predictions.json")):
-        raise InputError(
-            f"{folder}: no predictions.json in it, expected what a finished jobs/infer.py wrote: finish it"
-        )
+    folder, out = _folder(settings), storage.resolve(settings.out)
     select(PREDICTIONS.empty_table(), settings.where)  # tells of a query that cannot be asked before anything is done
     paths = part_files(folder)
     connect()
@@ -74,6 +68,20 @@ def run(settings: ExportSettings) -> None:
         logger.warning("and %d more", len(notes) - _TOLD)
     said = ", ".join(f"{counts[name]} {name}" for name in settings.formats)
     logger.info("%d of %d rows chosen; written to %s: %s", counts["chosen"], counts["rows"], out, said)
+
+
+def _folder(settings: ExportSettings) -> str:
+    """Find the predictions that are meant."""
+    if not settings.predictions:
+        raise SettingsError("no predictions named: pass --predictions FOLDER (the --out of jobs/infer.py)")
+    folder = storage.resolve(settings.predictions)
+    if not storage.exists(folder):
+        raise InputError(f"{folder}: no such folder: pass the --out of jobs/infer.py")
+    if not storage.exists(storage.join(folder, "predictions.json")):
+        raise InputError(
+            f"{folder}: no predictions.json in it, expected what a finished jobs/infer.py wrote: finish it"
+        )
+    return folder
 
 
 def select(rows: pa.Table, where: str) -> pa.Table:

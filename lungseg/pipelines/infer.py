@@ -16,14 +16,16 @@ from lungseg.config import InferSettings
 from lungseg.data.dicom import read_key
 from lungseg.engine import checkpoint
 from lungseg.engine.checkpoint import Checkpoint
-from lungseg.engine.predictor import How, digest_of
+from lungseg.engine.items import How
+from lungseg.engine.predictor import digest_of
 from lungseg.errors import CheckpointError, InputError, SettingsError
 from lungseg.pipelines import parts, recompute
 from lungseg.pipelines.account import Times, show_one, write_account
 from lungseg.pipelines.inputs import list_items
 from lungseg.pipelines.parts import Account, Part
+from lungseg.pipelines.prediction import PredictPart
 from lungseg.pipelines.progress import ProgressLine
-from lungseg.pipelines.stages import Job, PredictPart, finish_part, open_part
+from lungseg.pipelines.stages import Job, finish_part, open_part
 
 logger = logging.getLogger(__name__)
 

@@ -32,6 +32,8 @@ def run(out: str) -> None:
         InputError: the folder holds no whole predictions, or something in it differs.
 
     """
+    if not storage.exists(out):
+        raise InputError(f"{out}: no such folder: pass the --out of jobs/infer.py")
     if not storage.exists(storage.join(out, "predictions.json")):
         raise InputError(f"{out}: no predictions.json in it, expected what a finished jobs/infer.py wrote: finish it")
     ended, plan = (storage.read_json(storage.join(out, name)) for name in ("predictions.json", "plan.json"))

@@ -12,7 +12,8 @@ import ray.data
 from lungseg.errors import ResourceError
 from lungseg.pipelines.account import Times
 from lungseg.pipelines.cluster import connect, share
-from lungseg.pipelines.stages import Job, PredictPart, finish_part, open_part
+from lungseg.pipelines.prediction import PredictPart
+from lungseg.pipelines.stages import Job, finish_part, open_part
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""The stages of an inference, each a function of a part's table: open, predict, finish; they run without Ray too.
+"""What CPU tasks do in an inference, each a function of a part's table: open and finish; without Ray or torch.
 
 Opened and predicted images travel as rows: `opened`, JSON; `square`, u8[S,S] as bytes, null where there is nothing to
 predict; after prediction `probability`, u16[S,S] as bytes, 65535 for 1 (a half of that precision changes no mask by
@@ -17,20 +17,17 @@ from typing import Any
 import cv2
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from lungseg import storage
 from lungseg.config import InferSettings, PreprocessSettings
 from lungseg.data.apart import APART_AFTER, MOST_DEATHS, begin, each_apart
-from lungseg.engine import checkpoint
-from lungseg.engine.items import Item, Opened, open_item
-from lungseg.engine.predictor import Ensemble, How, Predicted
-from lungseg.engine.segment import make_row, predict
+from lungseg.engine.items import How, Item, Opened, Predicted, open_item
+from lungseg.engine.segment import make_row
 from lungseg.errors import InputError
 from lungseg.pipelines.parts import part_path, write_part
 from lungseg.schema import Record
 
-_LEVELS = np.float32(65535.0)
+LEVELS = np.float32(65535.0)
 _READERS = 4  # threads of a task that open images: in a bucket reading is waiting, and decoding leaves the lock
 
 
@@ -75,36 +72,6 @@ def open_part(rows: pa.Table, job: Job) -> pa.Table:
     return _table(part, opened)
 
 
-class PredictPart:
-    """An actor that holds the models and predicts part after part."""
-
-    def __init__(self, job: Job, threads: int = 0) -> None:
-        if threads:
-            import torch
-
-            torch.set_num_threads(threads)
-        self._job = job
-        self._ensemble = Ensemble([checkpoint.verify(folder) for folder in job.models], job.how)
-
-    def __call__(self, rows: pa.Table) -> pa.Table:
-        """Put probabilities in the squares' place, and say when the models were at work."""
-        began = time.time()
-        opened = [_opened(row) for row in rows.select(["opened", "square"]).to_pylist()]
-        found = predict(self._ensemble, opened, self._job.settings.batch)
-        said = [None if one is None else _say(one) for one in found]
-        columns = {
-            "probability": pa.array(
-                [None if one is None else _levels(one).tobytes() for one in found], pa.large_binary()
-            ),
-            "predicted": pa.array(said, pa.string()),
-            "busy": pa.array([json.dumps([began, time.time()])] * rows.num_rows, pa.string()),
-        }
-        rows = rows.drop_columns(["square"])
-        for name, values in columns.items():
-            rows = rows.append_column(name, values)
-        return rows
-
-
 def finish_part(rows: pa.Table, job: Job) -> pa.Table:
     """Restore, post-process, compare and encode the masks of one part and write its file: rows to one row."""
     cv2.setNumThreads(1)
@@ -114,7 +81,7 @@ def finish_part(rows: pa.Table, job: Job) -> pa.Table:
     said: dict[str, Any] = {"number": part["number"], "images": 0, "error": part["error"], "account": "", "times": ""}
     if not part["error"]:
         made = {"threshold": job.threshold, "model": job.model}
-        pairs = [(_opened(row), _predicted(row)) for row in found]
+        pairs = [(opened_row(row), _predicted(row)) for row in found]
         done = [make_row(one, got, made, job.settings.postprocess) for one, got in pairs]
         try:
             account = write_part(part_path(job.out, part["number"]), done, part["digest"])
@@ -165,7 +132,8 @@ def _table(part: dict[str, Any], opened: Sequence[Opened], error: str = "") -> p
     )
 
 
-def _opened(row: dict[str, Any]) -> Opened:
+def opened_row(row: dict[str, Any]) -> Opened:
+    """Read what `open_part` wrote of an image, with its square where the row still has it."""
     opened = Opened.from_json(row["opened"])
     content = row.get("square")
     if content is None or opened.geometry is None:
@@ -174,18 +142,9 @@ def _opened(row: dict[str, Any]) -> Opened:
     return replace(opened, square=np.frombuffer(content, np.uint8).reshape(size, size))
 
 
-def _levels(predicted: Predicted) -> NDArray[np.uint16]:
-    levels: NDArray[np.uint16] = np.rint(predicted.probability * _LEVELS).astype(np.uint16)
-    return levels
-
-
-def _say(predicted: Predicted) -> str:
-    return json.dumps({"models": predicted.models, "seen": predicted.seen, "seconds": predicted.seconds})
-
-
 def _predicted(row: dict[str, Any]) -> Predicted | None:
     if row["predicted"] is None:
         return None
     levels = np.frombuffer(row["probability"], np.uint16)
     side = math.isqrt(levels.size)
-    return Predicted(levels.reshape(side, side).astype(np.float32) / _LEVELS, **json.loads(row["predicted"]))
+    return Predicted(levels.reshape(side, side).astype(np.float32) / LEVELS, **json.loads(row["predicted"]))

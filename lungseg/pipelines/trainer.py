@@ -14,7 +14,8 @@ from ray.train.torch import TorchTrainer, get_device
 
 from lungseg import storage
 from lungseg.engine import checkpoint, fit, tracking
-from lungseg.engine.predictor import How, Predictor
+from lungseg.engine.items import How
+from lungseg.engine.predictor import Predictor
 from lungseg.engine.ranks import gather, rank_and_world
 from lungseg.engine.run import Progress, Run, name_run
 from lungseg.engine.study_data import open_data

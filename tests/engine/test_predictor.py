@@ -13,7 +13,8 @@ from lungseg import storage
 from lungseg.config import ModelSettings, PreprocessSettings
 from lungseg.data.preprocess import prepare_image, restore
 from lungseg.engine import checkpoint
-from lungseg.engine.predictor import Ensemble, How, Predictor, digest_of
+from lungseg.engine.items import How
+from lungseg.engine.predictor import Ensemble, Predictor, digest_of
 from lungseg.model.network import LungNetwork, build
 from lungseg.schema import SCHEMA, Geometry
 

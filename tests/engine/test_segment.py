@@ -21,9 +21,9 @@ from lungseg.config import ModelSettings, PostprocessSettings, PreprocessSetting
 from lungseg.data import datasets, images, sources
 from lungseg.data.preprocess import plan, restore
 from lungseg.engine import checkpoint
-from lungseg.engine.items import Item, Opened, open_item, prepared_item
-from lungseg.engine.predictor import Ensemble, Predicted
-from lungseg.engine.segment import COMPARED, compare, make_row, predict
+from lungseg.engine.items import Item, Opened, Predicted, open_item, prepared_item
+from lungseg.engine.predictor import Ensemble, predict
+from lungseg.engine.segment import COMPARED, compare, make_row
 from lungseg.model import metrics, shape
 from lungseg.model.network import build
 from lungseg.schema import PREDICTIONS, SCHEMA, Record, table

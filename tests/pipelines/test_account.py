@@ -10,7 +10,7 @@ import pytest
 
 from lungseg import storage
 from lungseg.config import InferSettings, PreprocessSettings
-from lungseg.engine.predictor import How
+from lungseg.engine.items import How
 from lungseg.pipelines.account import Times, show_one, write_account
 from lungseg.pipelines.parts import Account, part_path, write_part
 from lungseg.pipelines.stages import Job

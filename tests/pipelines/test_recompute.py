@@ -192,8 +192,8 @@ def test_a_damaged_part_is_refused(out: Path) -> None:
 
 def test_predictions_that_were_not_finished_are_refused(out: Path, tmp_path: Path) -> None:
     (out / "predictions.json").unlink()
-    for folder in (out, tmp_path / "missing"):
-        with pytest.raises(InputError, match=r"no predictions\.json in it"):
+    for folder, said in ((out, r"no predictions\.json in it"), (tmp_path / "missing", "no such folder")):
+        with pytest.raises(InputError, match=said):
             recompute.run(str(folder))
 
 

@@ -9,7 +9,7 @@ import pytest
 from lungseg import storage
 from lungseg.config import InferSettings, PreprocessSettings
 from lungseg.engine import checkpoint
-from lungseg.engine.predictor import How
+from lungseg.engine.items import How
 from lungseg.errors import ResourceError
 from lungseg.pipelines.account import Times
 from lungseg.pipelines.inputs import list_items

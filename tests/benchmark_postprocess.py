@@ -1,0 +1,51 @@
+"""What post-processing does to predictions, image by image: `python tests/benchmark_postprocess.py BEFORE AFTER`.
+
+Both are folders that jobs/infer.py wrote over the same archive by the same models, with other settings. Prints means by
+data set and the paired differences, each with its 95 % interval over patients and its p, as Markdown.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from lungseg.model import statistics
+
+MEASURES = ("dice", "iou", "hd95_px", "assd_px")
+
+
+def rows_of(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    """Read the rows that have figures, by data set and image."""
+    rows = [row for path in sorted(folder.glob("part-*.parquet")) for row in pq.read_table(path).to_pylist()]
+    return {(row["dataset"], row["image_id"]): row for row in rows if row["dice"] is not None}
+
+
+def main() -> None:
+    """Compare and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("before", type=Path)
+    parser.add_argument("after", type=Path)
+    arguments = parser.parse_args()
+    before, after = rows_of(arguments.before), rows_of(arguments.after)
+    if before.keys() != after.keys():
+        sys.exit("the folders hold other images: predict the same archive twice")
+    print(
+        "| data set | images | changed | | before | after | after minus before | p |\n|---|---|---|---|---|---|---|---|"
+    )
+    for dataset in [*sorted({name for name, _ in before}), "all"]:
+        keys = [key for key in before if dataset in (key[0], "all")]
+        changed = sum(before[key]["mask"] != after[key]["mask"] for key in keys)
+        for name in MEASURES:
+            both = [key for key in keys if None not in (before[key][name], after[key][name])]
+            old, new = ([side[key][name] for key in both] for side in (before, after))
+            found = statistics.compare(new, old, [f"{key[0]} {before[key]['patient_id']}" for key in both])
+            means = f"{sum(old) / len(old):.4f} | {sum(new) / len(new):.4f}"
+            p = "-" if found.p is None else f"{found.p:.2g}"
+            difference = f"{found.difference:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"
+            print(f"| {dataset} | {len(both)} | {changed} | {name} | {means} | {difference} | {p} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""What the actors do: probabilities in the squares' place, and when the models were at work."""
+
+import json
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from lungseg.config import InferSettings
+from lungseg.data import sources
+from lungseg.engine import checkpoint
+from lungseg.engine.items import How, Item
+from lungseg.engine.predictor import Ensemble, digest_of
+from lungseg.pipelines.prediction import PredictPart
+from lungseg.pipelines.stages import LEVELS, Job, open_part, opened_row
+
+
+@pytest.fixture
+def job(trained: Path, tmp_path: Path) -> Job:
+    model = checkpoint.find(str(trained))
+    return Job(InferSettings(batch=3), str(tmp_path), (model.folder,), digest_of([model]), model.preprocess, 0.5, How())
+
+
+def opened_part(items: list[Item], job: Job) -> pa.Table:
+    text = json.dumps([asdict(item) for item in items])
+    return open_part(pa.Table.from_pylist([{"number": 0, "items": text, "digest": "feed"}]), job)
+
+
+def test_probabilities_come_in_the_squares_place(archive: Path, job: Job) -> None:
+    items = [Item(record) for record in sources.discover(str(archive))]
+    broken = replace(items[2], record=replace(items[2].record, image_uri=str(archive / "none.png")))
+    items[2] = broken
+    opened = opened_part(items, job)
+    began = time.time()
+    found = PredictPart(job)(opened)
+    assert "square" not in found.column_names
+    assert found.column("opened") == opened.column("opened")
+    rows = found.to_pylist()
+    assert [row["probability"] is None for row in rows] == [i == 2 for i in range(len(items))]
+    squares = [opened_row(row) for row in opened.to_pylist()]
+    ensemble = Ensemble([checkpoint.find(job.models[0])])
+    for row, one in zip(rows, squares, strict=True):
+        if one.square is None:
+            assert row["predicted"] is None
+            continue
+        (expected,) = ensemble([one.square], [one.record.sha256])
+        levels = np.frombuffer(row["probability"], np.uint16).reshape(one.square.shape)
+        np.testing.assert_allclose(levels / LEVELS, expected.probability, atol=2e-5)
+        assert json.loads(row["predicted"])["seen"] is expected.seen
+    for row in rows:
+        first, last = json.loads(row["busy"])
+        assert began <= first <= last <= time.time()
