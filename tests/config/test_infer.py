@@ -80,6 +80,6 @@ def test_a_threshold_that_was_not_given_is_left_to_the_models() -> None:
     assert InferSettings(threshold=0.4).threshold == 0.4
 
 
-def test_masks_are_left_as_predicted_unless_asked() -> None:
+def test_lungs_are_kept_and_holes_filled_unless_told_otherwise() -> None:
     asked = PostprocessSettings().model_dump()
-    assert asked == {"specks": 0.0, "lungs": False, "holes": False, "smooth": 0.0}
+    assert asked == {"specks": 0.0, "lungs": True, "holes": True, "smooth": 0.0}

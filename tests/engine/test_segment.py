@@ -36,7 +36,7 @@ Row = dict[str, Any]
 SMALL = PreprocessSettings(size=64)
 MODEL = ModelSettings(encoder="tu-test_efficientnet", weights="none")
 MADE = {"threshold": 0.5, "model": "0123456789abcdef"}
-AS_IT_IS = PostprocessSettings()
+AS_IT_IS = PostprocessSettings(lungs=False, holes=False)
 PREDICTED_ONLY = set(PREDICTIONS.names) - {
     *("image_id", "dataset", "patient_id", "source_uri", "mask_uris", "status", "error", "height", "width"),
     *("threshold", "model", "seconds"),
@@ -244,7 +244,7 @@ def test_what_post_processing_changed_is_in_the_row() -> None:
     mask = lungs()
     mask[60, 2:5] = 1  # a speck of 3
     mask[30, 12:16] = 0  # a hole of 4
-    asked = PostprocessSettings(specks=0.01, holes=True)
+    asked = PostprocessSettings(specks=0.01, lungs=False)
     row = make_row(*drawn(mask), MADE, asked)
     assert (row["components_before"], row["components"]) == (3, 2)
     assert (row["removed_px"], row["added_px"]) == (3, 4)
@@ -275,7 +275,8 @@ def test_what_is_compared_is_the_mask_after_post_processing() -> None:
     mask = lungs()
     mask[2:6, 28:34] = 1
     left, cleaned = (
-        make_row(*drawn(mask, lungs()), MADE, asked) for asked in (AS_IT_IS, PostprocessSettings(specks=0.05))
+        make_row(*drawn(mask, lungs()), MADE, asked)
+        for asked in (AS_IT_IS, PostprocessSettings(specks=0.05, lungs=False, holes=False))
     )
     assert left["dice"] < 1 == cleaned["dice"]
     assert (cleaned["iou"], cleaned["pixel_accuracy"], cleaned["hd95_px"], cleaned["assd_px"]) == (1, 1, 0, 0)

@@ -313,7 +313,7 @@ def test_another_model_or_other_settings_never_mix_with_the_old_parts(
         "threshold": {"threshold": 0.4},
         "tta": {"tta": "flip"},
         "precision": {"precision": "bf16"},
-        "postprocess": {"postprocess": PostprocessSettings(holes=True)},
+        "postprocess": {"postprocess": PostprocessSettings(holes=False)},
         "part": {"part": 4},
         "archive": {"archive": str(archive / "south" / "images" / "south_00.png")},
         "images": {"archive": str(archive)},
