@@ -1,5 +1,6 @@
 """A lung mask as a DICOM Segmentation that belongs to the radiograph's own study."""
 
+import hashlib
 import io
 import uuid
 import warnings
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from lungseg import __version__
 from lungseg.data.dicom import is_dicom
+from lungseg.data.dicom_tags import numbers
 from lungseg.errors import InputError
 
 if TYPE_CHECKING:
@@ -37,7 +39,6 @@ def encode_segmentation(content: bytes, masks: dict[str, U8], model: str, what: 
         InputError: the file is no DICOM image of that size, or both masks are empty.
 
     """
-    import highdicom
     import pydicom
 
     if not is_dicom(content):
@@ -54,27 +55,39 @@ def encode_segmentation(content: bytes, masks: dict[str, U8], model: str, what: 
         shape = (source.get("Rows"), source.get("Columns"))
         if shape != next(iter(chosen.values())).shape:
             raise InputError(f"{what} is {shape[0]}x{shape[1]}, its mask is of another size: it was changed")
-        _complete(source)
-        made = highdicom.seg.Segmentation(
-            source_images=[source],
-            pixel_array=np.stack(list(chosen.values()), axis=-1)[None].astype(np.uint8),
-            segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
-            segment_descriptions=[_segment(number, side, model) for number, side in enumerate(chosen, start=1)],
-            series_instance_uid=_uid("series", source, model),
-            series_number=100,
-            sop_instance_uid=_uid("instance", source, model),
-            instance_number=1,
-            manufacturer="lungseg",
-            manufacturer_model_name="lungseg",
-            software_versions=__version__,
-            device_serial_number=model,
-            pixel_measures=_measures(source),
-            content_label="LUNGS",
-            content_description="Lungs by a neural network",
-        )
-        _settle(made, source, model)
-        stream = io.BytesIO()
-        made.save_as(stream)
+        try:
+            return _build(source, chosen, model)
+        except (TypeError, ValueError, AttributeError, KeyError) as error:  # whatever else its elements may hold
+            first = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
+            raise InputError(f"{what}: no segmentation can be made of it ({first}): export it again") from None
+
+
+def _build(source: "Dataset", masks: dict[str, U8], model: str) -> bytes:
+    import highdicom
+
+    _complete(source)
+    pixels = np.stack(list(masks.values()), axis=-1)[None].astype(np.uint8)
+    made_of = f"{model} {hashlib.sha256(np.packbits(pixels).tobytes()).hexdigest()}"
+    made = highdicom.seg.Segmentation(
+        source_images=[source],
+        pixel_array=pixels,
+        segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
+        segment_descriptions=[_segment(number, side, model) for number, side in enumerate(masks, start=1)],
+        series_instance_uid=_uid("series", source, model),
+        series_number=100,
+        sop_instance_uid=_uid("instance", source, made_of),
+        instance_number=1,
+        manufacturer="lungseg",
+        manufacturer_model_name="lungseg",
+        software_versions=__version__,
+        device_serial_number=model,
+        pixel_measures=_measures(source),
+        content_label="LUNGS",
+        content_description="Lungs by a neural network",
+    )
+    _settle(made, source, made_of)
+    stream = io.BytesIO()
+    made.save_as(stream)
     return stream.getvalue()
 
 
@@ -101,7 +114,7 @@ def _measures(source: "Dataset") -> "highdicom.PixelMeasuresSequence":
     """Say how large a pixel is, in mm; 1 where the radiograph tells nothing that could be."""
     import highdicom
 
-    found = [float(one) for one in source.get("ImagerPixelSpacing") or source.get("PixelSpacing") or ()]
+    found = numbers(source, "ImagerPixelSpacing") or numbers(source, "PixelSpacing")
     spacing = found if len(found) == 2 and min(found) > 0 else [_NO_SPACING] * 2
     return highdicom.PixelMeasuresSequence(pixel_spacing=spacing, slice_thickness=_NO_SPACING)
 
@@ -113,7 +126,7 @@ def _complete(source: "Dataset") -> None:
             setattr(source, name, "")
 
 
-def _settle(made: "Dataset", source: "Dataset", model: str) -> None:
+def _settle(made: "Dataset", source: "Dataset", made_of: str) -> None:
     """Put the study's times for those of the call and UIDs of ours for random ones: the same call, the same bytes."""
     date, time = source.get("StudyDate") or "19700101", source.get("StudyTime") or "000000"
     for name in ("Content", "InstanceCreation", "Series"):
@@ -121,13 +134,13 @@ def _settle(made: "Dataset", source: "Dataset", model: str) -> None:
         setattr(made, f"{name}Time", time)
     for one in made.get("ContributingEquipmentSequence", ()):
         one.ContributionDateTime = f"{date}{time}"
-    organization = _uid("organization", source, model)
+    organization = _uid("organization", source, made_of)
     for one in (*made.DimensionOrganizationSequence, *made.DimensionIndexSequence):
         one.DimensionOrganizationUID = organization
     made.PatientOrientation = source.get("PatientOrientation") or ""
 
 
-def _uid(kind: str, source: "Dataset", model: str) -> str:
-    """Make a UID that hangs on the radiograph and the model alone. Source: DICOM PS3.5 B.2, a UUID as a number."""
+def _uid(kind: str, source: "Dataset", made_of: str) -> str:
+    """Make a UID that hangs on the radiograph and on what the object is made of. Source: DICOM PS3.5 B.2."""
     series = source.get("SeriesInstanceUID", "") if kind == "series" else source.get("SOPInstanceUID", "")
-    return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, f'lungseg {kind} {series} {model}').int}"
+    return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, f'lungseg {kind} {series} {made_of}').int}"

@@ -114,11 +114,18 @@ def find_all(path: str) -> list[Checkpoint]:
         raise CheckpointError(f"{path}: no such folder: pass the folder of a finished run, or of a study")
     if not storage.exists(storage.join(path, "study.json")):
         return [_of_run(path)]
-    names = storage.read_json(storage.join(path, "study.json"))["runs"]
+    study = storage.read_json(storage.join(path, "study.json"))
+    states = study.get("states", {})
+    # Finished runs of an earlier command, of other settings or data, stay in the study and not in its results.
+    names = [name for name in study["runs"] if states.get(name, {}).get("in_results", True) or not _ended(states[name])]
     if not names:
         raise CheckpointError(f"{path}: a study without a run: pass the folder of a finished run, or of another study")
     pooled = [name for name in names if name.startswith("pooled")]
     return [_of_run(storage.join(path, name)) for name in pooled or names]
+
+
+def _ended(state: dict[str, Any]) -> bool:
+    return state.get("state") == "finished"
 
 
 def _of_run(path: str) -> Checkpoint:

@@ -60,6 +60,7 @@ def run(settings: ExportSettings) -> None:
         notes += done["notes"]
         coco += done["coco"]
         line.show(f"exported {number} of {len(paths)} parts")
+    coco.sort(key=lambda row: (row["dataset"], row["image_id"], row["source_uri"]))  # parts end in any order
     if "coco" in settings.formats:
         storage.write_json(storage.join(out, "annotations.json"), _as_coco(coco, folder))
     for note in notes[:_TOLD]:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 
 from lungseg import storage
 from lungseg.config import InferSettings
-from lungseg.data.dicom import read_key
+from lungseg.data.dicom import pseudonym, read_key
 from lungseg.engine import checkpoint
 from lungseg.engine.checkpoint import Checkpoint
 from lungseg.engine.items import How
@@ -32,10 +32,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Work:
-    """What is to be done: all parts of the plan, and what became of those that are done."""
+    """What is to be done: all parts of the plan, what became of those that are done, and which are made again."""
 
     planned: Sequence[Part]
     kept: dict[int, Account]
+    again: frozenset[int] = frozenset()
 
     @property
     def images(self) -> int:
@@ -43,7 +44,9 @@ class _Work:
 
     @property
     def left(self) -> list[Part]:
-        return [part for part in self.planned if part.number not in self.kept]
+        """What has never been done comes first: what failed before may fail again."""
+        left = [part for part in self.planned if part.number not in self.kept]
+        return sorted(left, key=lambda part: part.number in self.again)
 
 
 def run(settings: InferSettings) -> None:
@@ -119,10 +122,11 @@ def _require_weights(model: Checkpoint) -> None:
 
     """
     try:
-        checkpoint.load_weights(model)
-    except SafetensorError as error:
+        checkpoint.load_model(model)
+    except (SafetensorError, RuntimeError) as error:
+        first = str(error).strip().splitlines()[0]
         raise CheckpointError(
-            f"{model.folder}: model.safetensors holds no weights ({error}): train again, or copy it again"
+            f"{model.folder}: model.safetensors is not of its network ({first}): train again, or copy it again"
         ) from None
 
 
@@ -156,6 +160,7 @@ def _plan(settings: InferSettings, job: Job, models: Sequence[Checkpoint]) -> _W
         "tta": settings.tta,
         "postprocess": settings.postprocess.model_dump(mode="json"),
         "part": settings.part,
+        "patients": pseudonym("", job.key) if job.key else "",  # tells keys apart and tells nothing of them
     }
     shown = storage.digest({name: value for name, value in plan.items() if name != "checkpoints"})
     starts = enumerate(range(0, len(items), settings.part))
@@ -169,7 +174,11 @@ def _plan(settings: InferSettings, job: Job, models: Sequence[Checkpoint]) -> _W
         len(kept),
         _name(plan["runs"]),
     )
-    return _Work(planned, kept)
+    there = set(parts.part_files(job.out))
+    again = {
+        part.number for part in planned if part.number not in kept and parts.part_path(job.out, part.number) in there
+    }
+    return _Work(planned, kept, frozenset(again))
 
 
 def _name(runs: Any) -> str:
@@ -180,7 +189,7 @@ def _predict(job: Job, work: _Work, times: Times, total: Account) -> Iterator[Ac
     """Predict what is left, in this process where it is one image, else over the cluster; tell of all after each."""
     line, began, before = ProgressLine(logger), time.monotonic(), total.statuses.total()
     rows = [{"number": part.number, "items": part.items, "digest": part.digest} for part in work.left]
-    done = _here(job, rows) if sum(part.images for part in work.left) == 1 else _over_cluster(job, rows, times)
+    done = _here(job, rows) if work.images == 1 and job.settings.device != "gpu" else _over_cluster(job, rows, times)
     for row in done:
         if row["error"]:
             raise InputError(row["error"])

@@ -1,6 +1,7 @@
 """What an inference is asked to predict: a folder, a listing, a manifest, prepared data or one picture, as items."""
 
 import fnmatch
+import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -13,6 +14,8 @@ from lungseg.data.sources import names, tables
 from lungseg.engine.items import Item, Stat, prepared_item, with_stats
 from lungseg.errors import InputError
 from lungseg.schema import MANIFEST, Record
+
+logger = logging.getLogger(__name__)
 
 _LISTINGS = (".csv", ".tsv", ".parquet")
 _NAMES = {"duplicate_id", "listed_twice", "no_image", "one_sided_mask"}  # codes of what stands in the archive's names
@@ -32,27 +35,32 @@ def list_items(settings: InferSettings, preprocess: PreprocessSettings, key: byt
     if not storage.exists(archive):
         raise InputError(f"{archive}: no such folder or file: pass images, a listing, or prepared data")
     items = _items(archive, settings, preprocess, key)
-    if settings.pattern:
-        items = [item for item in items if fnmatch.fnmatch(_below(archive, item), settings.pattern)]
-        if not items:
-            raise InputError(f"{archive}: no path below it fits --pattern {settings.pattern}: check it, * is anything")
+    if not items and settings.pattern:
+        raise InputError(f"{archive}: no path below it fits --pattern {settings.pattern}: check it, * is anything")
+    if not items:
+        raise InputError(f"{archive}: no row in it, expected one for each image: fill it in")
     return with_stats(items, stats_of({uri for item in items for uri in item.files()}))
 
 
 def _items(archive: str, settings: InferSettings, preprocess: PreprocessSettings, key: bytes | None) -> list[Item]:
     if storage.stat_if_there(archive) is not None:
-        return [Item(record) for record in manifest.refuse_same_ids(_from_file(archive, settings, key))]
+        listed = _fitting(_from_file(archive, settings, key), storage.parent_of(archive), settings.pattern)
+        return [Item(record) for record in manifest.refuse_same_ids(listed)]
     prepared = datasets.datasets_in(archive)
     if not prepared:
-        return [Item(record) for record in manifest.refuse_same_ids(sources.discover(archive))]
-    found = [datasets.open_dataset(folder) for folder in prepared]
-    for data in found:
+        found = _fitting(sources.discover(archive), archive, settings.pattern)
+        return [Item(record) for record in manifest.refuse_same_ids(found)]
+    opened = [datasets.open_dataset(folder) for folder in prepared]
+    for folder in datasets.unfinished_in(archive):
+        logger.warning("%s is not finished and is left out: run jobs/prepare.py again", folder)
+    for data in opened:
         if data.preprocess != preprocess:
             raise InputError(
                 f"{data.folder} was prepared with {data.preprocess!r}, the model expects {preprocess!r}: "
                 "prepare it so, or pass the folder of images"
             )
-    return [prepared_item(data.folder, row) for data in found for row in data.index.to_pylist()]
+    items = [prepared_item(data.folder, row) for data in opened for row in data.index.to_pylist()]
+    return [item for item in items if _fits(item.record, archive, settings.pattern)]
 
 
 def _from_file(path: str, settings: InferSettings, key: bytes | None) -> list[Record]:
@@ -64,7 +72,7 @@ def _from_file(path: str, settings: InferSettings, key: bytes | None) -> list[Re
     if path.lower().endswith(".parquet"):
         content = storage.read_bytes(path)
         if set(MANIFEST.names) <= set(tables.column_names(content, path)):
-            return [_again(row) for row in storage.read_table(path, content).to_pylist()]
+            return [_again(row) for row in storage.read_table(path, content).select(MANIFEST.names).to_pylist()]
     listed = sources.from_listing(path, settings.columns)
     return [sources.hide_patient(record, key) for record in listed] if key else listed
 
@@ -79,12 +87,19 @@ def _again(row: dict[str, Any]) -> Record:
     return replace(record, **{name: getattr(fresh, name) for name in judged})
 
 
-def _below(archive: str, item: Item) -> str:
-    return item.record.image_uri.removeprefix(archive).lstrip("/")
+def _fitting(records: list[Record], folder: str, pattern: str) -> list[Record]:
+    """Choose by path, before ids are compared: what is not asked for takes no id."""
+    return [record for record in records if _fits(record, folder, pattern)]
+
+
+def _fits(record: Record, folder: str, pattern: str) -> bool:
+    return not pattern or fnmatch.fnmatch(names.below(folder, record.image_uri), pattern)
 
 
 def stats_of(uris: set[str]) -> dict[str, Stat]:
     """Ask what files are like: size in bytes and time of change; None: not there, the row will say so."""
     ordered: Sequence[str] = sorted(uris)
-    with ThreadPoolExecutor(_READERS if any("://" in uri for uri in ordered) else 1) as pool:
+    if not any("://" in uri for uri in ordered):
+        return {uri: storage.stat_if_there(uri) for uri in ordered}
+    with ThreadPoolExecutor(_READERS) as pool:
         return dict(zip(ordered, pool.map(storage.stat_if_there, ordered), strict=True))

@@ -1,13 +1,13 @@
 """X-rays with the outlines of their masks: which to show, where their pixels are, how they become a picture."""
 
 import base64
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import numpy as np
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from lungseg import storage
@@ -133,13 +133,17 @@ def _read_sample(tar: str, image_id: str) -> Sample:
     if not storage.exists(tar):
         raise InputError(f"{tar} has gone")
     shard = storage.name_of(tar).removesuffix(".tar")
-    index = storage.read_table(storage.join(storage.parent_of(tar), "index.parquet"))
-    here = pc.and_(pc.equal(index.column("shard"), shard), pc.equal(index.column("image_id"), image_id))
-    rows = index.filter(here).to_pylist()
-    if not rows:
+    row = _index(storage.join(storage.parent_of(tar), "index.parquet")).get((shard, image_id))
+    if row is None:
         raise InputError(f"{tar}: {image_id} is not in its index any more: it was prepared again")
-    members = {name: storage.read_range(tar, *where) for name, where in shards.member_ranges(rows[0]).items()}
+    members = {name: storage.read_range(tar, *where) for name, where in shards.member_ranges(row).items()}
     return shards.to_sample(members, tar)
+
+
+@functools.lru_cache(4)
+def _index(path: str) -> dict[tuple[str, str], Row]:
+    """Read an index once: an export asks for each of its samples."""
+    return {(row["shard"], row["image_id"]): row for row in storage.read_table(path).to_pylist()}
 
 
 def _from_sample(sample: Sample) -> tuple[U8, U8 | None, str]:

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from lungseg import storage
 from lungseg.data.manifest import codes_of
+from lungseg.data.sources.names import below
 from lungseg.engine.items import Item
 from lungseg.errors import InputError
 from lungseg.schema import PREDICTIONS, STATUSES, USABLE, table
@@ -101,8 +102,9 @@ def part_path(out: str, number: int) -> str:
 
 
 def part_files(out: str) -> list[str]:
-    """List the part files that there are."""
-    return [path for path in storage.list_files(out, (".parquet",)) if storage.name_of(path).startswith("part-")]
+    """List the part files that there are; those of predictions in a folder below are not among them."""
+    paths = storage.list_files(out, (".parquet",))
+    return [path for path in paths if below(out, path).startswith("part-") and "/" not in below(out, path)]
 
 
 def claim(out: str, plan: dict[str, Any]) -> None:

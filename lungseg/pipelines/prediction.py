@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from lungseg.engine import checkpoint
 from lungseg.engine.items import Predicted
-from lungseg.engine.predictor import Ensemble, predict
+from lungseg.engine.predictor import Ensemble, digest_of, predict
+from lungseg.errors import CheckpointError
 from lungseg.pipelines.stages import LEVELS, Job, opened_row
 
 
@@ -21,7 +22,12 @@ class PredictPart:
         if threads:
             torch.set_num_threads(threads)
         self._job = job
-        self._ensemble = Ensemble([checkpoint.verify(folder) for folder in job.models], job.how)
+        found = [checkpoint.verify(folder) for folder in job.models]
+        if digest_of(found) != job.model:  # an actor may start again hours later
+            raise CheckpointError(
+                f"{job.models[0]}: its weights changed while the job ran: start it again, with another --out"
+            )
+        self._ensemble = Ensemble(found, job.how)
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Put probabilities in the squares' place, and say when the models were at work."""

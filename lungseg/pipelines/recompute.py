@@ -3,6 +3,7 @@
 import logging
 import math
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -42,18 +43,23 @@ def run(out: str) -> None:
     line, samples = ProgressLine(logger), _Samples()
     for path, table in read_parts(out):
         for row in table.to_pylist():
-            ids[row["dataset"], row["image_id"], row["source_uri"]] += 1
+            if row["status"] in USABLE:  # a listing may name an image twice: the second row is rejected
+                ids[row["dataset"], row["image_id"], row["source_uri"]] += 1
             wrong += [f"{path}, {row['image_id']}: {said}" for said in _check_row(row, preprocess, samples)]
             done += 1
             line.show(f"recomputed {done} of {ended['images']} rows")
     wrong += [f"{name} has {count} rows, expected one" for (_, name, _), count in ids.items() if count > 1]
-    if len(ids) != ended["images"]:
-        wrong.append(f"{len(ids)} images, predictions.json says {ended['images']}")
+    if done != ended["images"]:
+        wrong.append(f"{done} rows, predictions.json says {ended['images']}")
+    _tell(wrong, out)
+    logger.info("%s: %d rows, every figure as it comes from the stored masks", out, done)
+
+
+def _tell(wrong: Sequence[str], out: str) -> None:
     for said in wrong[:_TOLD]:
         logger.error("%s", said)
     if wrong:
         raise InputError(f"{out}: {len(wrong)} things are wrong, the first of them above; nothing was changed")
-    logger.info("%s: %d rows, every figure as it comes from the stored masks", out, done)
 
 
 class _Samples:

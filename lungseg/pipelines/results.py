@@ -11,6 +11,7 @@ from lungseg.data.manifest import codes_of
 from lungseg.errors import InputError
 from lungseg.model import statistics
 from lungseg.pipelines.matrix import Matrix, mean_of, patient_of, summarise
+from lungseg.pipelines.parts import part_files
 from lungseg.schema import USABLE
 
 Row = dict[str, Any]
@@ -158,8 +159,7 @@ def read_predictions(folder: str) -> Predictions:
     plan = storage.read_json(storage.join(folder, "plan.json"))
     end = storage.join(folder, "predictions.json")
     ended = storage.read_json(end) if storage.exists(end) else {}
-    parts = [path for path in storage.list_files(folder, (".parquet",)) if storage.name_of(path).startswith("part-")]
-    rows = [row for part in parts for row in _read_part(part)]
+    rows = [row for part in part_files(folder) for row in _read_part(part)]
     names = ("archive", "checkpoints", "model", "runs", "epochs", "threshold", "tta", "postprocess")
     about = {
         "folder": folder,

@@ -9,10 +9,12 @@ from typing import Any
 import ray
 import ray.data
 
+from lungseg import storage
 from lungseg.errors import ResourceError
 from lungseg.pipelines.account import Times
 from lungseg.pipelines.cluster import connect, share
 from lungseg.pipelines.prediction import PredictPart
+from lungseg.pipelines.shared_storage import require_shared
 from lungseg.pipelines.stages import Job, finish_part, open_part
 
 logger = logging.getLogger(__name__)
@@ -30,6 +32,7 @@ def spread(job: Job, rows: Sequence[dict[str, Any]], times: Times) -> Iterator[d
 
     """
     connect()
+    require_shared(job.out, [storage.join(folder, "config.json") for folder in job.models])
     placed = share(job.settings.workers, job.settings.device)
     count = min(placed.workers, len(rows))
     times.device, times.actors = ("cuda" if placed.gpus else "cpu"), count
@@ -38,7 +41,8 @@ def spread(job: Job, rows: Sequence[dict[str, Any]], times: Times) -> Iterator[d
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.target_max_block_size = None  # a part stays one block, as it becomes one file
-    work = 1.0 if placed.gpus else _TASK_PART
+    roomy = any(node["Resources"].get("CPU", 0) >= 2 for node in ray.nodes() if node["Alive"])  # type: ignore[no-untyped-call]
+    work = 1.0 if placed.gpus and roomy else _TASK_PART
     done = (
         ray.data.from_items(list(rows), override_num_blocks=len(rows))
         .map_batches(functools.partial(open_part, job=job), batch_size=None, batch_format="pyarrow", num_cpus=work)

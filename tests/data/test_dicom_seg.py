@@ -69,6 +69,10 @@ def test_the_same_call_makes_the_same_bytes_and_another_model_another_object(
     first = pydicom.dcmread(io.BytesIO(made))
     assert other.SOPInstanceUID != first.SOPInstanceUID
     assert other.SeriesInstanceUID != first.SeriesInstanceUID
+    smaller = {side: cv2.erode(mask, np.ones((9, 9), np.uint8)) for side, mask in lungs.items()}
+    again = pydicom.dcmread(io.BytesIO(encode_segmentation(radiograph, smaller, "feed", "RG1")))
+    assert again.SOPInstanceUID != first.SOPInstanceUID
+    assert again.SeriesInstanceUID == first.SeriesInstanceUID
 
 
 def test_another_tool_finds_no_error(made: bytes, tmp_path: Path) -> None:

@@ -268,6 +268,16 @@ def test_a_study_with_one_pooled_run_means_that_run(own: Path) -> None:
     assert runs_of(checkpoint.find_all(study)) == ["pooled-fold0-22"]
 
 
+def test_finished_runs_of_an_earlier_command_are_no_part_of_the_ensemble(own: Path) -> None:
+    study = a_study(own, "pooled-fold0-old", "pooled-fold0-new", "pooled-fold1-new")
+    states = {
+        "pooled-fold0-old": {"state": "finished", "in_results": False},
+        "pooled-fold0-new": {"state": "finished", "in_results": True},
+    }
+    storage.write_json(f"{study}/study.json", {**storage.read_json(f"{study}/study.json"), "states": states})
+    assert runs_of(checkpoint.find_all(study)) == ["pooled-fold0-new", "pooled-fold1-new"]
+
+
 def test_a_study_of_one_run_means_that_run(own: Path) -> None:
     study = a_study(own, "from-north-fold0-11")
     assert checkpoint.find(study).folder == f"{study}/from-north-fold0-11/checkpoint/epoch-0001"

@@ -1,7 +1,9 @@
 """What an inference is pointed at becomes items: a folder, a listing, a manifest, prepared data, one picture."""
 
 from pathlib import Path
+from typing import Any
 
+import cv2
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -161,3 +163,18 @@ def test_what_is_no_file_is_like_nothing(tmp_path: Path) -> None:
     found = {uris[uri]: stat for uri, stat in stats_of(set(uris)).items()}
     assert found.pop("file") == (3, (tmp_path / "file").stat().st_mtime_ns)
     assert set(found.values()) == {None}
+
+
+def test_a_pattern_chooses_before_ids_are_compared(tmp_path: Path, draw_pair: Any) -> None:
+    image, _ = draw_pair(1, 70, 70)
+    for name in ("a.bmp", "a.png", "b.png"):
+        cv2.imwrite(str(tmp_path / name), image)
+    asked = InferSettings(archive=str(tmp_path), pattern="*.png")
+    found = list_items(asked, PreprocessSettings(size=64))
+    assert [(item.record.image_id, item.record.status) for item in found] == [("a", "ok"), ("b", "ok")]
+
+
+def test_a_listing_without_a_row_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("image\n")
+    with pytest.raises(InputError, match="no rows"):
+        list_items(InferSettings(archive=str(tmp_path / "list.csv")), PreprocessSettings(size=64))

@@ -129,13 +129,20 @@ def test_a_part_in_another_ones_place_is_refused(tmp_path: Path, planned: list[P
         parts.finished(str(tmp_path), planned)
 
 
-@pytest.mark.parametrize("name", ["part-000003.parquet", "part-0.parquet", "older/part-000000.parquet"])
+@pytest.mark.parametrize("name", ["part-000003.parquet", "part-0.parquet"])
 def test_a_part_that_the_plan_does_not_have_is_refused(name: str, tmp_path: Path, planned: list[Part]) -> None:
     path = write(tmp_path, planned[0], row("a0"), row("b0"))
-    (tmp_path / name).parent.mkdir(exist_ok=True)
     shutil.copy(path, tmp_path / name)
     with pytest.raises(InputError, match=f"{name} is of another plan"):
         parts.finished(str(tmp_path), planned)
+
+
+def test_predictions_in_a_folder_below_are_others(tmp_path: Path, planned: list[Part]) -> None:
+    path = write(tmp_path, planned[0], row("a0"), row("b0"))
+    (tmp_path / "flipped").mkdir()
+    shutil.copy(path, tmp_path / "flipped" / "part-000003.parquet")
+    assert parts.part_files(str(tmp_path)) == [str(path)]
+    assert set(parts.finished(str(tmp_path), planned)) == {0}
 
 
 def test_what_a_killed_writer_left_is_no_part(tmp_path: Path, planned: list[Part]) -> None:

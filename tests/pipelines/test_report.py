@@ -160,7 +160,8 @@ def _write_predictions(folder: Path, rows: list[Row], planned: int | None = None
     """Write infer's folder, two rows a part; interrupted where more was planned."""
     for part, start in enumerate(range(0, len(rows), 2)):
         path = str(folder / f"part-{part:06d}.parquet")
-        storage.write_table(path, table(rows[start : start + 2], PREDICTIONS))
+        whole = [{**dict.fromkeys(PREDICTIONS.names), **row} for row in rows[start : start + 2]]
+        storage.write_table(path, table(whole, PREDICTIONS))
     plan = {
         "archive": "/archive", "checkpoints": ["/runs"], "model": "feed", "runs": ["pooled-fold0"], "epochs": [3],
         "threshold": 0.5, "tta": "none", "postprocess": {"lungs": False}, "images": planned or len(rows),
