@@ -1,9 +1,15 @@
 """One Ray cluster for all tests of pipelines, of two CPUs whatever the machine has, and a tiny study to infer with."""
 
+import contextlib
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.fs as pafs
 import pytest
 import ray
 import torch
@@ -87,3 +93,32 @@ def predicted(archive: Path, trained: Path, tmp_path_factory: pytest.TempPathFac
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """All parts of an inference are predicted in this process."""
     monkeypatch.setattr(infer, "_over_cluster", lambda job, rows, _: infer._here(job, rows))
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An S3 bucket of a server of our own; its address and keys are in the environment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }.items():
+        monkeypatch.setenv(name, value)
+    command = [str(Path(sys.executable).with_name("moto_server")), "-H", "127.0.0.1", "-p", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(200):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                break
+            time.sleep(0.1)
+        filesystem, _ = pafs.FileSystem.from_uri("s3://hospital?allow_bucket_creation=true")
+        filesystem.create_dir("hospital")
+        yield "s3://hospital"
+    finally:
+        server.kill()
+        server.wait()

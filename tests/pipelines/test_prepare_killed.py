@@ -1,13 +1,11 @@
 """Preparing as a process of its own: on one CPU and on two, killed and started again, and in a bucket."""
 
-import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.fs as pafs
@@ -86,35 +84,6 @@ def test_killed_three_times_makes_the_same_bytes(on_two: dict[str, bytes], phant
     assert made(tmp_path) == on_two
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert not list(tmp_path.rglob(".writing-*"))
-
-
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """An S3 bucket of a server of our own; its address and keys are in the environment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    for name, value in {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-        "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }.items():
-        monkeypatch.setenv(name, value)
-    command = [str(Path(sys.executable).with_name("moto_server")), "-H", "127.0.0.1", "-p", str(port)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        for _ in range(200):
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-                break
-            time.sleep(0.1)
-        filesystem, _ = pafs.FileSystem.from_uri("s3://hospital?allow_bucket_creation=true")
-        filesystem.create_dir("hospital")
-        yield "s3://hospital"
-    finally:
-        server.kill()
-        server.wait()
 
 
 def test_a_bucket_gives_the_same_tars_though_a_worker_is_killed(

@@ -1,0 +1,74 @@
+"""One archive by four ways, as files, DICOM, prepared tars and from a bucket: the same masks."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pytest
+from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
+
+from lungseg import storage
+from lungseg.config import InferSettings
+from lungseg.data import datasets, images, sources
+from lungseg.data.shard_plan import plan_shards
+from lungseg.engine import checkpoint
+from lungseg.engine.items import How
+from lungseg.engine.predictor import digest_of
+from lungseg.pipelines.inputs import list_items
+from lungseg.pipelines.parts import part_path
+from lungseg.pipelines.prediction import PredictPart
+from lungseg.pipelines.stages import Job, finish_part, open_part
+from tests.data.dicom_files import coded, write_dicom
+
+CODINGS = (None, RLELossless, JPEGLSLossless, JPEG2000Lossless)
+
+
+def masks_of(archive: str, trained: Path, out: str) -> dict[str, str]:
+    """Predict an archive in this process; masks by image."""
+    model = checkpoint.find(str(trained))
+    settings = InferSettings(archive=archive, checkpoint=(str(trained),), out=out)
+    job = Job(settings, out, (model.folder,), digest_of([model]), model.preprocess, 0.5, How())
+    items = json.dumps([asdict(item) for item in list_items(settings, model.preprocess)])
+    part = pa.Table.from_pylist([{"number": 0, "items": items, "digest": "feed"}])
+    (said,) = finish_part(PredictPart(job)(open_part(part, job)), job).to_pylist()
+    assert said["error"] == ""
+    rows = storage.read_table(part_path(out, 0)).to_pylist()
+    assert {row["status"] for row in rows} == {"ok"}
+    return {row["image_id"]: row["mask"] for row in rows}
+
+
+@pytest.fixture
+def pictures(archive: Path) -> dict[str, np.ndarray[Any, Any]]:
+    """The archive's pictures, each from black to white, as DICOM without a window is shown."""
+    found = {}
+    for path in sorted(archive.rglob("images/*.png")):
+        found[path.stem] = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        found[path.stem][0, 0], found[path.stem][-1, -1] = 0, 255
+    return found
+
+
+def test_files_dicom_a_bucket_and_prepared_tars_give_the_same_masks(
+    pictures: dict[str, np.ndarray[Any, Any]], trained: Path, bucket: str, tmp_path: Path
+) -> None:
+    for folder in ("files", "dicom"):
+        (tmp_path / folder).mkdir()
+    for number, (name, picture) in enumerate(pictures.items()):
+        (tmp_path / "files" / f"{name}.png").write_bytes(images.encode_image(picture))
+        content, coding = write_dicom(picture), CODINGS[number % len(CODINGS)]
+        (tmp_path / "dicom" / f"{name}.dcm").write_bytes(coded(content, coding) if coding else content)
+    filesystem, inner = storage.open_filesystem(f"{bucket}/archive")
+    pafs.copy_files(str(tmp_path / "files"), inner, destination_filesystem=filesystem)
+    size = checkpoint.find(str(trained)).preprocess
+    datasets.write_datasets(plan_shards(sources.discover(str(tmp_path / "files")), str(tmp_path / "tars"), size, 3))
+
+    files = masks_of(str(tmp_path / "files"), trained, str(tmp_path / "out-files"))
+    assert len(set(files.values())) > len(files) / 2
+    assert masks_of(str(tmp_path / "dicom"), trained, str(tmp_path / "out-dicom")) == files
+    assert masks_of(f"{bucket}/archive", trained, f"{bucket}/out") == files
+    # The square in a tar is the one that a file is turned into, to the bit: so is what is predicted of it.
+    assert masks_of(str(tmp_path / "tars"), trained, str(tmp_path / "out-tars")) == files
