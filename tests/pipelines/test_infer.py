@@ -396,7 +396,7 @@ def test_weights_that_are_a_pickle_are_refused_in_one_line_before_anything_is_wr
 ) -> None:
     run, marker = Path(shutil.copytree(trained, tmp_path / "run")), tmp_path / "it-ran"
     plant(run, "model.safetensors", marker)
-    with pytest.raises(CheckpointError, match=r"model\.safetensors holds no weights") as refused:
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is not of its network") as refused:
         infer.run(settings_of(film, run, tmp_path / "out"))
     assert len(str(refused.value).splitlines()) == 1
     assert not marker.exists()

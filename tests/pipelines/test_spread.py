@@ -10,6 +10,7 @@ from lungseg import storage
 from lungseg.config import InferSettings, PreprocessSettings
 from lungseg.engine import checkpoint
 from lungseg.engine.items import How
+from lungseg.engine.predictor import digest_of
 from lungseg.errors import ResourceError
 from lungseg.pipelines.account import Times
 from lungseg.pipelines.inputs import list_items
@@ -23,7 +24,8 @@ SMALL = PreprocessSettings(size=64)
 @pytest.fixture
 def job(trained: Path, tmp_path: Path) -> Job:
     settings = InferSettings(out=str(tmp_path), batch=2, device="cpu")
-    return Job(settings, str(tmp_path), (checkpoint.find(str(trained)).folder,), "model", SMALL, 0.5, How())
+    model = checkpoint.find(str(trained))
+    return Job(settings, str(tmp_path), (model.folder,), digest_of([model]), SMALL, 0.5, How())
 
 
 def test_every_part_comes_back_once_and_one_that_cannot_be_written_as_an_error(
