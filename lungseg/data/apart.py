@@ -1,13 +1,18 @@
 """Work that may end its process (a codec may crash over broken bytes): its deaths counted, then each piece apart."""
 
+import logging
 import multiprocessing
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from typing import TypeVar
 
 from lungseg import storage
+from lungseg.schema import Record
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -24,6 +29,14 @@ def begin(note: str) -> int:
     deaths = int(storage.read_json(note)["times"]) if storage.exists(note) else 0
     storage.write_json(note, {"times": deaths + 1})
     return deaths
+
+
+def crashed(record: Record) -> Record:
+    """Say of a record that the process which read it died over it."""
+    name = storage.name_of(record.image_uri)
+    logger.warning("%s ended the process that read it", record.image_uri)
+    reason = f"crashed: {name} or its mask ended the process that read it: look at it, or take it out"
+    return replace(record, status="failed", reason=reason)
 
 
 def each_apart(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R | None]:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 
 from lungseg import storage
 from lungseg.data import images, manifest
-from lungseg.data.apart import each_apart
+from lungseg.data.apart import crashed, each_apart
 from lungseg.data.preprocess import prepare_image, prepare_mask
 from lungseg.data.shard_plan import ShardPlan
 from lungseg.errors import InputError
@@ -123,10 +123,7 @@ def _pack_apart(plan: ShardPlan, key: bytes | None, watch: Stopwatch) -> Iterato
     work = functools.partial(_pack_one, plan=replace(plan, records=()), key=key)
     for record, done in zip(plan.records, each_apart(work, plan.records), strict=True):
         if done is None:
-            logger.warning("%s ended the process that read it", record.image_uri)
-            name = storage.name_of(record.image_uri)
-            reason = f"crashed: {name} or its mask ended the process that read it: look at it, or take it out"
-            yield Packed(replace(record, status="failed", reason=reason), {})
+            yield Packed(crashed(record), {})
             continue
         packed, seconds = done
         watch.seconds.update({stage: watch.seconds[stage] + took for stage, took in seconds.items()})

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from lungseg import storage
 from lungseg.config import InferSettings, PreprocessSettings
-from lungseg.data.apart import APART_AFTER, MOST_DEATHS, begin, each_apart
+from lungseg.data.apart import APART_AFTER, MOST_DEATHS, begin, crashed, each_apart
 from lungseg.engine.items import How, Item, Opened, Predicted, open_item
 from lungseg.engine.segment import make_row
 from lungseg.errors import InputError
@@ -114,9 +114,7 @@ def _open_all(items: Sequence[Item], job: Job) -> Iterator[Opened]:
 def _open_apart(items: Sequence[Item], job: Job) -> Iterator[Opened]:
     work = functools.partial(open_item, preprocess=job.preprocess, key=job.key)
     for item, opened in zip(items, each_apart(work, items), strict=True):
-        name = storage.name_of(item.record.image_uri)
-        reason = f"crashed: {name} or its mask ended the process that read it: look at it, or take it out"
-        yield opened or Opened(replace(item.record, status="failed", reason=reason))
+        yield opened or Opened(crashed(item.record))
 
 
 def _table(part: dict[str, Any], opened: Sequence[Opened], error: str = "") -> pa.Table:

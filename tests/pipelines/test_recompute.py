@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -68,19 +69,25 @@ def test_the_job_does_it_with_verify(predicted: Path, caplog: pytest.LogCaptureF
 
 
 def test_untouched_predictions_of_prepared_data_pass(
-    without_ray: None, prepared: Path, trained: Path, tmp_path: Path
+    without_ray: None, prepared: Path, trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     predict(prepared, trained, tmp_path)
+    caplog.set_level(logging.INFO)
     recompute.run(str(tmp_path))
+    assert "8 rows, every figure" in caplog.text
 
 
-def test_rows_without_a_mask_pass(without_ray: None, own_archive: Path, trained: Path, tmp_path: Path) -> None:
+def test_rows_without_a_mask_pass(
+    without_ray: None, own_archive: Path, trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     films = own_archive / "north" / "images"
     (films / "north_00.png").write_bytes(b"")
     (own_archive / "north" / "masks" / "north_01.png").write_bytes(b"")
     (films / "north_09.png").symlink_to("nowhere.png")
     predict(own_archive, trained, tmp_path / "out")
+    caplog.set_level(logging.INFO)
     recompute.run(str(tmp_path / "out"))
+    assert "9 rows, every figure" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -113,9 +120,13 @@ def test_a_comparison_that_was_wiped_out_is_named(out: Path, caplog: pytest.LogC
     assert {said.removeprefix(where).split()[0] for said in named(out, caplog)} == set(COMPARED)
 
 
-def test_the_last_bits_of_a_distance_may_differ_as_they_do_from_one_number_of_threads_to_another(out: Path) -> None:
+def test_the_last_bits_of_a_distance_may_differ_as_they_do_from_one_number_of_threads_to_another(
+    out: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     edit(out, lambda row: row.update(hd95_px=float(np.nextafter(np.float32(row["hd95_px"]), np.float32(1e9)))))
     recompute.run(str(out))
+    assert "every figure" in caplog.text
 
 
 def test_a_figure_off_by_a_hundred_thousandth_is_named(out: Path, caplog: pytest.LogCaptureFixture) -> None:
