@@ -139,12 +139,40 @@ def stat(path: str) -> tuple[int, int]:
 
 
 def stat_if_there(path: str) -> tuple[int, int] | None:
-    """Size in bytes and time of change in ns; None where there is no such file, and can be none of that name."""
+    """Size in bytes and time of change in ns; None where there is no such file, and can be none of that name.
+
+    Raises:
+        InputError: a bucket does not answer: then nothing is known.
+
+    """
     try:
         filesystem, inner = open_filesystem(path)
-        info = filesystem.get_file_info(inner)
-    except (InputError, OSError, ValueError):
+    except InputError:
         return None
+    try:
+        return _stat(filesystem.get_file_info(inner))
+    except (OSError, ValueError) as error:
+        if isinstance(filesystem, pafs.LocalFileSystem) or isinstance(error, ValueError):
+            return None
+        raise InputError(f"{path}: the bucket does not answer ({_first_line(error)}): try again") from None
+
+
+def stats_below(folder: str) -> dict[str, tuple[int, int]]:
+    """Size in bytes and time of change in ns of all files below a bucket's folder, by path, as its listing tells them.
+
+    Raises:
+        InputError: the bucket does not answer.
+
+    """
+    filesystem, inner, there = _open_folder(folder)
+    if not there:
+        return {}
+    found = filesystem.get_file_info(pafs.FileSelector(inner, recursive=True))
+    stats = {_inside(folder, info.path[len(inner) :].lstrip("/")): _stat(info) for info in found}
+    return {path: stat for path, stat in stats.items() if stat is not None}
+
+
+def _stat(info: pafs.FileInfo) -> tuple[int, int] | None:
     return (int(info.size), int(info.mtime_ns or 0)) if info.type == pafs.FileType.File else None
 
 

@@ -239,7 +239,16 @@ def test_a_path_in_a_folder_that_may_not_be_entered_is_named(monkeypatch: pytest
     for look in (storage.exists, storage.list_files, storage.list_folders, storage.delete):
         with pytest.raises(InputError, match=r"^/closed/x: in a folder that may not be entered: give execute rights"):
             look("/closed/x")
-    assert storage.stat_if_there("/closed/x") is None
+
+
+def test_a_bucket_that_does_not_answer_is_no_missing_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Down:
+        def get_file_info(self, _: str) -> None:
+            raise OSError("When getting information for key 'x': AWS Error UNKNOWN (HTTP status 503)")
+
+    monkeypatch.setattr(storage, "open_filesystem", lambda path: (Down(), path))
+    with pytest.raises(InputError, match=r"s3://x\.png: the bucket does not answer \(.*503\)\): try again"):
+        storage.stat_if_there("s3://x.png")
 
 
 # Listings

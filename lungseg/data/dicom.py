@@ -53,6 +53,7 @@ _DECODERS = {
     "1.2.840.10008.1.2.4.91": "pylibjpeg",
     "1.2.840.10008.1.2.5": "pylibjpeg",  # RLE
 }
+_UNDEFINED = 0xFFFFFFFF  # the length of pixels that come in fragments
 _FIRST_GROUPS = (b"\x02\0", b"\x08\0", b"\0\x02", b"\0\x08")
 _JPEG_12_BITS = "1.2.840.10008.1.2.4.51"
 _KEY_VARIABLE, _KEY_BYTES = "LUNGSEG_PATIENT_KEY", 16
@@ -155,10 +156,23 @@ def _open(content: bytes, what: str) -> "FileDataset":
         dataset.file_meta.setdefault("TransferSyntaxUID", ImplicitVRLittleEndian if implicit else plain)
         kind = UID(dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID") or "").name
     if any(name in dataset for name in ("PixelData", *_FLOATS)):
+        _check_length(dataset, what)
         return dataset
     if kind and "Image Storage" not in kind:
         raise ImageError("no_pixels", f"{what} is DICOM without a picture (a report, a directory): leave it out")
     raise ImageError("undecodable", f"{what} ends before its pixels: fetch or export it again")
+
+
+def _check_length(dataset: "Dataset", what: str) -> None:
+    """Refuse pixels of another length than they are said to have: pydicom takes what there is."""
+    from pydicom.dataelem import RawDataElement
+
+    pixels: Any = dataset.get_item("PixelData")
+    if not isinstance(pixels, RawDataElement) or pixels.length == _UNDEFINED:
+        return
+    found = len(pixels.value or b"")
+    if found != pixels.length:
+        raise ImageError("undecodable", f"{what} holds {found} of {pixels.length} bytes of pixels: fetch it again")
 
 
 def _check_layout(dataset: "Dataset", what: str) -> None:

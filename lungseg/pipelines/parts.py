@@ -128,6 +128,24 @@ def claim(out: str, plan: dict[str, Any]) -> None:
         raise InputError(f"{out} holds predictions of another plan ({what} changed): pass another --out, or delete it")
 
 
+def claim_device(out: str, device: str) -> None:
+    """Note where the models compute, which decides what precision `auto` is, or find the same noted.
+
+    Raises:
+        InputError: parts that are there were computed elsewhere.
+
+    """
+    path = storage.join(out, "plan.json")
+    plan = storage.read_json(path)
+    before = plan.get("device", device)
+    if before != device and part_files(out):
+        raise InputError(
+            f"{out} holds parts computed on {before} (--precision auto), this start would use {device}: pass --device "
+            f"{'cpu' if before == 'cpu' else 'gpu'}, or another --out"
+        )
+    storage.write_json(path, {**plan, "device": device})
+
+
 def write_part(path: str, rows: list[dict[str, Any]], digest: str) -> Account:
     """Write a part's file, whole or not at all; it says of which plan it is, and what became of its rows."""
     content = table(rows, PREDICTIONS)

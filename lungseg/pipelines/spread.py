@@ -10,7 +10,8 @@ import ray
 import ray.data
 
 from lungseg import storage
-from lungseg.errors import ResourceError
+from lungseg.errors import ResourceError, SettingsError
+from lungseg.pipelines import parts
 from lungseg.pipelines.account import Times
 from lungseg.pipelines.cluster import connect, share
 from lungseg.pipelines.prediction import PredictPart
@@ -36,6 +37,10 @@ def spread(job: Job, rows: Sequence[dict[str, Any]], times: Times) -> Iterator[d
     placed = share(job.settings.workers, job.settings.device)
     count = min(placed.workers, len(rows))
     times.device, times.actors = ("cuda" if placed.gpus else "cpu"), count
+    if job.settings.precision == "auto":
+        parts.claim_device(job.out, times.device)
+    if job.settings.precision == "fp16" and times.device == "cpu":
+        raise SettingsError("--precision fp16 where the cluster has no GPU: pass bf16 or fp32")
     logger.info("%d %s actors hold the model", count, "GPU" if placed.gpus else "CPU")
     job = replace(job, how=replace(job.how, device=times.device))
     context = ray.data.DataContext.get_current()

@@ -224,6 +224,13 @@ def _dicoms(wide: NDArray[np.uint16]) -> dict[str, Kind]:
         "dicom_cut": Kind(plain[: len(plain) // 2], ".dcm", None, "rejected", ("undecodable",)),
         "dicom_of_32_bits": dicom("rejected", "depth", pixels=GREY.astype(np.uint32)),
         "dicom_with_wrong_rows": Kind(edited(plain, Rows=5000), ".dcm", None, "rejected", ("undecodable",)),
+        "dicom_with_a_wrong_length": Kind(
+            plain.replace(b"OW\0\0" + (2 * GREY.size).to_bytes(4, "little"), b"OW\0\0\xf0\xff\xff\x7f"),
+            ".dcm",
+            None,
+            "rejected",
+            ("undecodable",),
+        ),
         "dicom_that_promises_too_much": Kind(
             edited(plain, Rows=60000, Columns=60000), ".dcm", None, "rejected", ("too_large",)
         ),

@@ -22,6 +22,7 @@ from lungseg.engine import checkpoint
 from lungseg.errors import CheckpointError, InputError, SettingsError
 from lungseg.pipelines import infer, stages
 from lungseg.schema import STATUSES
+from tests.pipelines import odd_inputs
 from tests.pipelines.conftest import EPOCHS, steady
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -368,6 +369,25 @@ def test_ids_that_would_climb_out_of_the_folder_name_rows_and_no_files(
     assert not [path for path in tmp_path.parent.rglob("*climbed*") if path.name != tmp_path.name]
     files = {path.name for path in (tmp_path / "a").rglob("*") if path.is_file()}
     assert files == {"plan.json", "part-000000.parquet", "predictions.json"}
+
+
+HOSTILE = ("bomb_of_50000_px", "dicom_with_a_wrong_length", "dicom_that_promises_too_much", "random_bytes")
+
+
+def test_hostile_files_are_a_rejected_row_of_one_line_each(
+    film: Path, trained: Path, tmp_path: Path, without_ray: None
+) -> None:
+    (tmp_path / "films").mkdir()
+    known = odd_inputs.kinds()
+    for name in HOSTILE:
+        kind = known[name]
+        (tmp_path / "films" / f"{name}{kind.suffix}").write_bytes(kind.image or b"")
+    shutil.copy(film, tmp_path / "films" / "good.png")
+    infer.run(settings_of(tmp_path / "films", trained, tmp_path / "out"))
+    found = {row["image_id"]: row for row in rows_of(tmp_path / "out")}
+    assert found.pop("good")["status"] == "ok"
+    assert {name: row["status"] for name, row in found.items()} == dict.fromkeys(HOSTILE, "rejected")
+    assert all(row["error"] and "\n" not in row["error"] for row in found.values())
 
 
 def plant(run: Path, name: str, marker: Path) -> None:

@@ -1,5 +1,6 @@
 """What an inference is pointed at becomes items: a folder, a listing, a manifest, prepared data, one picture."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -178,3 +179,24 @@ def test_a_listing_without_a_row_is_refused(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("image\n")
     with pytest.raises(InputError, match="no rows"):
         list_items(InferSettings(archive=str(tmp_path / "list.csv")), PreprocessSettings(size=64))
+
+
+def test_prepared_data_beside_images_is_refused(prepared: Path, tmp_path: Path, archive: Path) -> None:
+    both = Path(shutil.copytree(prepared, tmp_path / "both"))
+    shutil.copy(archive / "south" / "images" / "south_00.png", both / "more.png")
+    with pytest.raises(InputError, match=r"holds prepared data .* and 1 images \(first: .*more.png\)"):
+        items_of(both)
+
+
+def test_a_buckets_listing_tells_what_its_objects_are_like(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    uris = {f"{bucket}/films/{name}" for name in ("a.png", "two words.png", "gone.png")}
+    for uri in uris:
+        storage.write_bytes(uri.replace(" ", "%20"), b"abc")
+    storage.delete(f"{bucket}/films/gone.png")
+    named = {uri.replace(" ", "%20") for uri in uris}
+    asked = stats_of(named)
+    assert sum(stat is None for stat in asked.values()) == 1
+    requests: list[str] = []
+    monkeypatch.setattr(storage, "stat_if_there", requests.append)
+    assert stats_of(named, f"{bucket}/films") == asked
+    assert requests == [f"{bucket}/films/gone.png"]

@@ -84,6 +84,17 @@ def test_a_damaged_plan_is_refused(content: str, tmp_path: Path) -> None:
     assert (tmp_path / "plan.json").read_text() == content
 
 
+def test_parts_computed_on_a_cpu_and_on_a_gpu_do_not_mix(tmp_path: Path, planned: list[Part]) -> None:
+    parts.claim(str(tmp_path), PLAN)
+    for device in ("cuda", "cpu"):  # nothing is there yet
+        parts.claim_device(str(tmp_path), device)
+    write(tmp_path, planned[0], row("a0"), row("b0"))
+    parts.claim_device(str(tmp_path), "cpu")
+    with pytest.raises(InputError, match=r"computed on cpu.*pass --device cpu, or another --out"):
+        parts.claim_device(str(tmp_path), "cuda")
+    parts.claim(str(tmp_path), PLAN)
+
+
 def test_whole_parts_are_kept_with_their_accounts(tmp_path: Path, planned: list[Part]) -> None:
     write(tmp_path, planned[0], row("a0"), row("b0", "rejected", "blank: nothing is on it"))
     write(tmp_path, planned[2], row("a2", "repaired", "inverted: turned"), row("b2"))

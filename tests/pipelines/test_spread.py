@@ -11,7 +11,8 @@ from lungseg.config import InferSettings, PreprocessSettings
 from lungseg.engine import checkpoint
 from lungseg.engine.items import How
 from lungseg.engine.predictor import digest_of
-from lungseg.errors import ResourceError
+from lungseg.errors import ResourceError, SettingsError
+from lungseg.pipelines import parts
 from lungseg.pipelines.account import Times
 from lungseg.pipelines.inputs import list_items
 from lungseg.pipelines.parts import Part
@@ -25,6 +26,7 @@ SMALL = PreprocessSettings(size=64)
 def job(trained: Path, tmp_path: Path) -> Job:
     settings = InferSettings(out=str(tmp_path), batch=2, device="cpu")
     model = checkpoint.find(str(trained))
+    parts.claim(str(tmp_path), {"digest": "feed"})
     return Job(settings, str(tmp_path), (model.folder,), digest_of([model]), SMALL, 0.5, How())
 
 
@@ -48,4 +50,10 @@ def test_every_part_comes_back_once_and_one_that_cannot_be_written_as_an_error(
 def test_more_workers_than_the_cluster_has_are_refused(ray_cluster: None, job: Job) -> None:
     job = replace(job, settings=job.settings.model_copy(update={"workers": 64}))
     with pytest.raises(ResourceError, match="64 CPUs needed, the cluster has 2"):
+        list(spread(job, [{"number": 0, "items": "[]", "digest": ""}], Times()))
+
+
+def test_half_precision_of_gpus_is_refused_where_there_is_none(ray_cluster: None, job: Job) -> None:
+    job = replace(job, settings=job.settings.model_copy(update={"precision": "fp16", "device": "auto"}))
+    with pytest.raises(SettingsError, match="the cluster has no GPU"):
         list(spread(job, [{"number": 0, "items": "[]", "digest": ""}], Times()))
