@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from lungseg.config.prepare import ListingColumns
-from lungseg.config.shared import Fraction, JobSettings, Positive, Settings
+from lungseg.config.shared import Count, Fraction, JobSettings, Positive, Settings
 from lungseg.config.train import Precision
 
 Tta = Literal["none", "flip"]
@@ -47,8 +47,8 @@ class InferSettings(JobSettings):
     """images a forward pass"""
     part: Positive = 64
     """images a part file, which is written and resumed as a whole"""
-    workers: Annotated[int, Field(ge=0)] = 0
-    """actors that hold the model; 0: one for each GPU, or for each CPU where there is none"""
+    workers: Count = "auto"
+    """actors that hold the model; auto: one for each GPU, or for each CPU where there is none"""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """where the model runs"""
     precision: Precision = "auto"

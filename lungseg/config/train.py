@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from lungseg.config.shared import Fraction, JobSettings, Positive, Settings
+from lungseg.config.shared import Count, Fraction, JobSettings, Positive, Settings
 
 Protocol = Literal["pooled", "source-to-source", "leave-one-dataset-out"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -104,12 +104,17 @@ class LoaderSettings(Settings):
 
     batch: Positive = 8
     """images a worker and batch (1 only with --compute.batch-norm frozen)"""
-    threads: Positive = 2
-    """threads that read and decode ahead of the device, a worker"""
+    threads: Count = "auto"
+    """threads that read and decode ahead of the device, a worker; auto: 2 on CPUs, a worker's CPUs beside a GPU"""
     cache_mib: Annotated[int, Field(ge=0)] = 1024
     """memory for decoded samples, MiB a worker; 704 samples of 512 px take 360"""
     disk_mib: Annotated[int, Field(ge=0)] = 100_000
     """disk for tars that lie in a bucket, MiB a machine, in ~/.cache/lungseg; each is fetched once"""
+
+    @property
+    def readers(self) -> int:
+        """Threads, as a number."""
+        return 2 if self.threads == "auto" else self.threads
 
 
 class WandbSettings(Settings):
@@ -162,10 +167,14 @@ class TrainSettings(JobSettings):
     """save also within an epoch, every so many steps"""
     seed: Annotated[int, Field(ge=0)] = 0
     """of folds, shuffles, augmentation and new weights"""
-    workers_per_run: Positive = 1
-    """DDP ranks a run"""
-    runs_at_once: Annotated[int, Field(ge=0)] = 0
-    """runs that train at the same time; 0: as many as the cluster has room for"""
+    workers_per_run: Count = 1
+    """DDP ranks a run; auto: the GPUs that are there, shared out among the study's runs, and 1 without GPUs. They are
+    part of the training, as a step takes `batch` images of each: a study keeps those that it began with"""
+    min_workers: Annotated[int, Field(ge=0)] = 0
+    """ranks that a run goes on with when others are lost and no node takes their place: the same steps by fewer, more
+    slowly; 0: as many as --workers-per-run, it waits"""
+    runs_at_once: Count = "auto"
+    """runs that train at the same time; auto: as many as the cluster has room for"""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """gpu: one for each worker; auto: gpu where the cluster has enough of them"""
     max_failures: Annotated[int, Field(ge=0)] = 3
@@ -184,6 +193,12 @@ class TrainSettings(JobSettings):
         return self
 
     @property
+    def seats(self) -> int:
+        """Ranks that a run is planned with."""
+        assert self.workers_per_run != "auto", "the pipeline puts a number in its place"
+        return self.workers_per_run
+
+    @property
     def validates(self) -> bool:
         """Whether a fold is kept for choices that the held-out one must not make."""
         return bool(self.patience) or self.choose_threshold
@@ -200,6 +215,8 @@ class TrainSettings(JobSettings):
                 "--loader.batch 1: batch norm has no variance over one image: pass 2 or more, or "
                 "--compute.batch-norm frozen"
             )
+        if self.workers_per_run != "auto" and self.min_workers > self.workers_per_run:
+            raise ValueError(f"--min-workers {self.min_workers}: more than --workers-per-run {self.workers_per_run}")
         if self.validates and self.folds < 3:
             raise ValueError(
                 f"--folds {self.folds}: one is held out and one validated on, none is left: pass 3 or more"

@@ -22,13 +22,16 @@ Change = Callable[[Sample], Sample]
 class Step:
     """One batch of one rank, as the positions of its samples.
 
-    global_size: images that all ranks have in all batches of the same optimizer step. moves: whether it is that step's
-    last batch, after which the weights move.
+    global_size: images that all ranks have in all batches of the same optimizer step. moves: whether it is this rank's
+    last batch of that step, after which the weights move. number: of the epoch's batches over all ranks, which it is a
+    part of; seat: which part, the rank that has it where no rank is lost.
     """
 
     positions: tuple[int, ...]
     global_size: int
     moves: bool = True
+    number: int = 0
+    seat: int = 0
 
 
 @dataclass(frozen=True)
@@ -49,29 +52,37 @@ class Batch:
 
 
 def training_steps(
-    count: int, batch: int, ranks: tuple[int, int], key: tuple[int, int], least: int = 2, together: int = 1
+    count: int, batch: int, ranks: tuple[int, int, int], key: tuple[int, int], least: int = 2, together: int = 1
 ) -> list[Step]:
-    """Shuffle `count` samples by (seed, epoch) and deal them to (rank, world), each exactly once.
+    """Shuffle `count` samples by (seed, epoch) and deal them to a rank, each exactly once.
 
-    Every rank takes equally many batches. The samples are spread over them evenly, so that each holds `least` or more
-    (batch norm needs two): sizes differ by one at most, within a rank and between ranks, and no rank takes more than
+    ranks: rank, world, and seats: the ranks that the run was planned with. Batches are made for as many seats; where
+    fewer ranks are left, each takes the batches of several seats, one after the other, into the same step: so the
+    weights move by the same images, whoever is there.
+
+    All seats have equally many batches. The samples are spread over them evenly, so that each holds `least` or more
+    (batch norm needs two): sizes differ by one at most, within a seat and between seats, and none has more than
     `batch` in one; 3 or 4 where a batch of 2 or 3 would leave one over, 2 where one of 1 would. Empty with fewer than
-    `least` samples a rank. `together` batches make one step of the optimizer; the last step may have fewer.
+    `least` samples a seat. `together` batches make one step of the optimizer; the last step may have fewer.
     """
-    rank, world = ranks
-    if count < least * world:
+    rank, world, seats = ranks
+    if count < least * seats:
         return []
     order = np.random.default_rng(key).permutation(count)
-    number = min(-(-count // (batch * world)), count // (least * world))
-    chunks = np.array_split(order, number)
+    total = min(-(-count // (batch * seats)), count // (least * seats))
+    chunks = np.array_split(order, total)
     sizes = [len(chunk) for chunk in chunks]
+    own = range(rank, seats, world)
     return [
         Step(
-            tuple(np.array_split(chunk, world)[rank].tolist()),
+            tuple(np.array_split(chunk, seats)[seat].tolist()),
             sum(sizes[i - i % together : i - i % together + together]),
-            (i + 1) % together == 0 or i + 1 == number,
+            ((i + 1) % together == 0 or i + 1 == total) and seat == own[-1],
+            i,
+            seat,
         )
         for i, chunk in enumerate(chunks)
+        for seat in own
     ]
 
 

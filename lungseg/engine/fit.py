@@ -11,6 +11,7 @@ import pyarrow as pa
 import torch
 
 from lungseg import storage
+from lungseg.config import TrainSettings
 from lungseg.data.audit import key_of
 from lungseg.data.augment import flips_allowed
 from lungseg.data.folds import Split, group_rows, split
@@ -40,8 +41,9 @@ from lungseg.schema import SCHEMA, TEST_ROWS, table
 class Training:
     """What a rank holds of a run while it trains.
 
-    epoch: epochs that are finished. step: batches of the next one that are done. sums: the loss over all ranks' images
-    of those, and their number. best: epoch, validation Dice and weights of the best epoch, where one is looked for.
+    epoch: epochs that are finished. step: batches over all ranks of the next one that are done. sums: the loss over all
+    ranks' images of those, and their number. best: epoch, validation Dice and weights of the best epoch, where one is
+    looked for.
     """
 
     run: Run
@@ -67,7 +69,7 @@ def start(run: Run, device: torch.device) -> Training:
     data = open_data(run.data)
     reader = SampleReader(data, settings.loader.cache_mib, settings.loader.disk_mib)
     parts = split(reader.rows, run.plan, run.linked)
-    check_split(parts, run.name, rank_and_world()[1], settings.least_batch)
+    check_split(parts, run.name, _ranks(settings)[2], settings.least_batch)
     torch.manual_seed(settings.seed)
     if settings.augment.flip and not flips_allowed(data[0].preprocess.classes):
         raise SettingsError(f"--augment.flip {settings.augment.flip}: flipped, {data[0].preprocess.classes} are others")
@@ -104,10 +106,10 @@ def _one_epoch(training: Training, show: Show) -> dict[str, Any]:
     settings, began = training.run.settings, time.monotonic()
     epoch, trained = training.epoch, len(training.parts.train)
     steps = _steps(training)
-    behind = training.step
-    while training.step < len(steps):
+    behind, total = training.step, steps[-1].number + 1
+    while training.step < total:
         _some_batches(training, steps, show)
-        if training.step < len(steps):
+        if training.step < total:
             _save(training)
     share_buffers(training.learner.tested)
     took = time.monotonic() - began
@@ -124,13 +126,13 @@ def _one_epoch(training: Training, show: Show) -> dict[str, Any]:
         f"{kind}_images": len(rows),
         "lr": _rates(training, steps)[-1],
         "train_s": took,
-        "images_per_s": trained * (1 - behind / len(steps)) / took,
+        "images_per_s": trained * (1 - behind / total) / took,
         "epoch_s": time.monotonic() - began,
     }
     training.epoch, training.step, training.sums = epoch + 1, 0, (0.0, 0)
     _judge(training, figures["dice"])
     note = f"loss {row['loss']:.3f}, {kind} Dice {figures['dice']:.4f}, {row['images_per_s']:.0f} images/s"
-    show(Progress(training.epoch, len(steps), len(steps), row["loss"], note.replace("_", "-")))
+    show(Progress(training.epoch, total, total, row["loss"], note.replace("_", "-")))
     return row
 
 
@@ -152,7 +154,7 @@ def _steps(training: Training) -> list[Step]:
     settings, train = training.run.settings, training.parts.train
     key = (settings.seed, training.epoch)
     dealt = training_steps(
-        len(train), settings.loader.batch, rank_and_world(), key, settings.least_batch, settings.optim.accumulate
+        len(train), settings.loader.batch, _ranks(settings), key, settings.least_batch, settings.optim.accumulate
     )
     return [replace(step, positions=tuple(train[i] for i in step.positions)) for step in dealt]
 
@@ -164,25 +166,31 @@ def _rates(training: Training, steps: Sequence[Step]) -> list[float]:
     return [learning_rate(number, moves * settings.epochs, settings.optim) for number in before]
 
 
+def _ranks(settings: TrainSettings) -> tuple[int, int, int]:
+    """Rank, world, and the ranks that the run was planned with: a lost one may leave fewer."""
+    rank, world = rank_and_world()
+    return rank, world, max(world, settings.seats)
+
+
 def _some_batches(training: Training, steps: Sequence[Step], show: Show) -> None:
     """Learn from the epoch's next batches, up to where a checkpoint is due."""
-    settings, rank = training.run.settings, rank_and_world()[0]
+    settings, total = training.run.settings, steps[-1].number + 1
     each = settings.save_steps * settings.optim.accumulate
-    due = min(len(steps), (training.step // each + 1) * each)
-    chosen = slice(training.step, due)
-    # Dropout draws from torch's own state: a function of epoch, batch and rank, so that what is repeated is the same.
-    seeds = [np.random.SeedSequence((settings.seed, training.epoch, i, rank)) for i in range(training.step, due)]
-    done = training.step
+    due = min(total, (training.step // each + 1) * each)
+    chosen = [i for i, step in enumerate(steps) if training.step <= step.number < due]
+    rates = _rates(training, steps)
+    # Dropout draws from torch's own state: a function of epoch, batch and seat, so that what is repeated is the same.
+    keys = [(settings.seed, training.epoch, steps[i].number, steps[i].seat) for i in chosen]
 
-    def batch_done(number: int, loss: float) -> None:
-        show(Progress(training.epoch + 1, done + number, len(steps), loss))
+    def batch_done(count: int, loss: float) -> None:
+        show(Progress(training.epoch + 1, steps[chosen[count - 1]].number + 1, total, loss))
 
     change = augmenting(settings.augment, settings.seed, training.epoch)
     loss, images = train_batches(
         training.learner,
-        batches(training.reader, steps[chosen], settings.loader.threads, change),
-        _rates(training, steps)[chosen],
-        [int(seed.generate_state(1)[0]) for seed in seeds],
+        batches(training.reader, [steps[i] for i in chosen], settings.loader.readers, change),
+        [rates[i] for i in chosen],
+        [int(np.random.SeedSequence(key).generate_state(1)[0]) for key in keys],
         batch_done,
     )
     training.sums = (training.sums[0] + loss, training.sums[1] + images)
@@ -194,8 +202,8 @@ def _measure(training: Training, positions: Sequence[int], measure: Measure) -> 
     settings = training.run.settings.loader
     dealt = evaluation_steps(len(positions), settings.batch, rank_and_world())
     steps = [replace(step, positions=tuple(positions[i] for i in step.positions)) for step in dealt]
-    read = batches(training.reader, steps, settings.threads)
-    return evaluate(training.learner.tested, read, measure, settings.threads)
+    read = batches(training.reader, steps, settings.readers)
+    return evaluate(training.learner.tested, read, measure, settings.readers)
 
 
 def _test(training: Training, show: Show) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def name_run(settings: TrainSettings, plan: RunPlan, data: list[PreparedData]) -
 
     """
     elsewhere = {"data", "out", "study", "protocols", "only_folds", "train_on", "phantoms"}
-    how, reading = {"wandb", "max_failures", "runs_at_once"}, {"threads", "cache_mib", "disk_mib"}
+    how, reading = {"wandb", "max_failures", "runs_at_once", "min_workers"}, {"threads", "cache_mib", "disk_mib"}
     shaping: dict[str, Any] = settings.model_dump(exclude={**dict.fromkeys(elsewhere | how, True), "loader": reading})
     if settings.model.weights not in ("imagenet", "none"):
         shaping["model"]["weights"] = _digest_file(settings.model.weights)

@@ -21,10 +21,11 @@ from lungseg.data.dicom import is_dicom
 from lungseg.data.dicom_seg import encode_segmentation
 from lungseg.errors import InputError, LungsegError, SettingsError
 from lungseg.model import shape
-from lungseg.pipelines.cluster import connect, require_cpus
+from lungseg.pipelines.cluster import connect
 from lungseg.pipelines.overlays import read_picture
 from lungseg.pipelines.parts import part_files
 from lungseg.pipelines.progress import ProgressLine
+from lungseg.pipelines.sizing import require_cpus
 from lungseg.schema import PREDICTIONS, USABLE
 
 logger = logging.getLogger(__name__)

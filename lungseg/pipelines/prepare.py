@@ -23,9 +23,11 @@ from lungseg.data.shard_plan import ShardPlan, held_ids, plan_shards
 from lungseg.data.sources import names
 from lungseg.errors import ImageError, InputError, LungsegError, SettingsError
 from lungseg.pipelines import verify
-from lungseg.pipelines.cluster import connect, require_cpus
+from lungseg.pipelines.cluster import connect
 from lungseg.pipelines.phantoms import draw_phantoms
 from lungseg.pipelines.progress import ProgressLine
+from lungseg.pipelines.shared_storage import require_shared
+from lungseg.pipelines.sizing import require_cpus
 from lungseg.pipelines.summary import Work, show, summarise
 from lungseg.schema import Record
 
@@ -58,11 +60,12 @@ def run(settings: PrepareSettings) -> None:
     plans = plan_shards(records, out, preprocess, settings.images_per_shard, settings.shard_mib, settings.odd_masks)
     folders = list(dict.fromkeys(plan.folder for plan in plans))
     logger.info("%d images in %d data sets, %d shards", len(records), len(folders), len(plans))
-    inputs = len(records)
+    inputs, first = len(records), [record.image_uri for record in records if record.usable][:_HEADS]
     del records  # the plans hold them
     datasets.begin_datasets(plans)
     connect()
     require_cpus(1)
+    require_shared(out, archive=first)
     began = time.monotonic()
     work = _write_shards(plans, inputs, key)
     plans = [replace(plan, records=()) for plan in plans]  # what is left to do needs the tars' names alone

@@ -14,15 +14,17 @@ from lungseg import storage
 from lungseg.errors import InputError, ResourceError
 
 _LOOK_S = 10.0  # a network file system shows another machine's file after a while
+_TRIED = 8  # files of an archive
 _ANSWER_S = 120.0  # a node's first task starts a process there, which may have to fetch an environment
 
 Node = dict[str, Any]
 
 
-def require_shared(folder: str, read: Sequence[str] = ()) -> None:
+def require_shared(folder: str, read: Sequence[str] = (), archive: Sequence[str] = ()) -> None:
     """Let every node that may get work read and write below `folder`, and read the files `read`; one node needs no ask.
 
-    The driver writes a token, each node answers with a file of its own.
+    The driver writes a token, each node answers with a file of its own. archive: files some of which may be broken: the
+    first that the driver can read is asked for.
 
     Raises:
         ResourceError: a node cannot; the error names it.
@@ -35,7 +37,8 @@ def require_shared(folder: str, read: Sequence[str] = ()) -> None:
     probe, token = storage.join(folder, f".shared-{uuid.uuid4().hex[:12]}"), uuid.uuid4().hex
     storage.write_bytes(storage.join(probe, "token"), token.encode())
     try:
-        expected = {path: _digest(storage.read_bytes(path)) for path in (storage.join(probe, "token"), *read)}
+        wanted = (storage.join(probe, "token"), *read, *_first_readable(archive))
+        expected = {path: _digest(storage.read_bytes(path)) for path in wanted}
         asked = {_ask(node, expected, storage.join(probe, node["NodeID"]), token): node for node in nodes}
         answered, silent = ray.wait(list(asked), num_returns=len(asked), timeout=_ANSWER_S)
         wrong = {_name(asked[one]): f"gave no answer in {_ANSWER_S:.0f} s" for one in silent}
@@ -51,6 +54,10 @@ def require_shared(folder: str, read: Sequence[str] = ()) -> None:
             f"node {node} {said} ({len(wrong)} of {len(nodes)} nodes): pass paths that all nodes share, as a network "
             "file system's or s3://"
         )
+
+
+def _first_readable(paths: Sequence[str]) -> list[str]:
+    return [path for path in paths[:_TRIED] if _read(path) is not None][:1]
 
 
 def _ask(node: Node, expected: dict[str, str], answer: str, token: str) -> Any:

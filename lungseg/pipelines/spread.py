@@ -1,6 +1,7 @@
 """An inference over a cluster: parts are opened on CPUs, predicted by actors that hold the model, finished on CPUs."""
 
 import functools
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -10,12 +11,14 @@ import ray
 import ray.data
 
 from lungseg import storage
+from lungseg.engine.items import Item
 from lungseg.errors import ResourceError, SettingsError
 from lungseg.pipelines import parts
 from lungseg.pipelines.account import Times
-from lungseg.pipelines.cluster import connect, share
+from lungseg.pipelines.cluster import connect
 from lungseg.pipelines.prediction import PredictPart
 from lungseg.pipelines.shared_storage import require_shared
+from lungseg.pipelines.sizing import share
 from lungseg.pipelines.stages import Job, finish_part, open_part
 
 logger = logging.getLogger(__name__)
@@ -33,7 +36,8 @@ def spread(job: Job, rows: Sequence[dict[str, Any]], times: Times) -> Iterator[d
 
     """
     connect()
-    require_shared(job.out, [storage.join(folder, "config.json") for folder in job.models])
+    first = [Item.from_dict(item).files()[0] for item in json.loads(rows[0]["items"])]
+    require_shared(job.out, [storage.join(folder, "config.json") for folder in job.models], first)
     placed = share(job.settings.workers, job.settings.device)
     count = min(placed.workers, len(rows))
     times.device, times.actors = ("cuda" if placed.gpus else "cpu"), count

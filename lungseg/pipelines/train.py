@@ -19,15 +19,17 @@ from lungseg.engine.study_data import check_split, open_data
 from lungseg.errors import LungsegError, SettingsError
 from lungseg.model import network
 from lungseg.pipelines import matrix, matrix_picture, trainer
-from lungseg.pipelines.cluster import Share, connect, share_among_runs
+from lungseg.pipelines.cluster import connect
 from lungseg.pipelines.phantoms import draw_phantoms
 from lungseg.pipelines.progress import SharedLine
 from lungseg.pipelines.shared_storage import require_shared
+from lungseg.pipelines.sizing import Share, require_memory, share_among_runs, workers_for, workers_there
 from lungseg.pipelines.study_record import StudyRecord
 
 logger = logging.getLogger(__name__)
 
 _PHANTOM_SIZE = 128
+_LIBRARIES_MIB = 800  # torch, the encoder and Adam's two moments of it, on a CPU
 _PROTOCOLS: tuple[Protocol, ...] = ("pooled", "source-to-source", "leave-one-dataset-out")
 
 
@@ -45,6 +47,7 @@ def run(settings: TrainSettings) -> None:
     folders = datasets.find_datasets(_data(settings))
     data = open_data(folders)
     plans = _asked_for(_plan(settings, data, settings.protocols, settings.only_folds), settings.train_on)
+    settings = _with_workers(settings, study, len(plans))
     _check(settings, data, plans, ())
     named = {name_run(settings, plan, data): plan for plan in plans}
     record = StudyRecord(study, settings, named, _alike(settings, data))
@@ -78,6 +81,19 @@ def _with_resolved_weights(settings: TrainSettings) -> TrainSettings:
         return settings
     model = settings.model.model_copy(update={"weights": storage.resolve(weights)})
     return settings.model_copy(update={"model": model})
+
+
+def _with_workers(settings: TrainSettings, study: str, runs: int) -> TrainSettings:
+    """Put a number in the place of `auto`: what the study began with, else what the cluster has for each run."""
+    if settings.workers_per_run != "auto":
+        return settings
+    path = storage.join(study, "study.json")
+    found = storage.read_json(path)["settings"]["workers_per_run"] if storage.exists(path) else 0
+    if not found:
+        connect()
+        found = workers_for(runs, settings.device)
+        logger.info("--workers-per-run auto: %d", found)
+    return settings.model_copy(update={"workers_per_run": found})
 
 
 def _plan(
@@ -136,7 +152,7 @@ def _check(
             )
     for plan in plans:
         parts = folds.split(rows, plan, linked)
-        check_split(parts, plan.name, settings.workers_per_run, settings.least_batch)
+        check_split(parts, plan.name, settings.seats, settings.least_batch)
 
 
 def _linked(study: str, data: Sequence[datasets.PreparedData]) -> tuple[folds.Link, ...]:
@@ -175,9 +191,18 @@ def _place(settings: TrainSettings, runs: int, study: str, folders: Sequence[str
     network.build(settings.model)  # tells of a wrong encoder and of missing weights before any worker starts
     connect()
     require_shared(study, [storage.join(folder, "dataset.json") for folder in folders])
-    at_once, placed = share_among_runs(settings.workers_per_run, settings.device, runs, settings.runs_at_once)
+    workers = workers_there(settings.min_workers or settings.seats, settings.seats, settings.device)
+    at_once, placed = share_among_runs(workers, settings.device, runs, settings.runs_at_once)
     require_gpus(settings.compute, placed.workers if placed.gpus else 0)
+    require_memory(placed, at_once * placed.workers, _memory_mib(settings, folders))
     return at_once, placed
+
+
+def _memory_mib(settings: TrainSettings, folders: Sequence[str]) -> int:
+    """Memory that a worker is known to need: its libraries, and the decoded samples that it keeps."""
+    opened = open_data(folders)
+    pixels: int = sum(part.index.num_rows * part.preprocess.size**2 for part in opened)
+    return _LIBRARIES_MIB + min(settings.loader.cache_mib, 2 * pixels // 2**20)
 
 
 def _train_all(left: Sequence[Run], at_once: int, placed: Share, record: StudyRecord) -> list[Exception]:

@@ -4,6 +4,7 @@ import logging
 import os
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,9 @@ from lungseg.engine.ranks import gather, rank_and_world
 from lungseg.engine.run import Progress, Run, name_run
 from lungseg.engine.study_data import open_data
 from lungseg.errors import InputError, LungsegError, ResourceError, SettingsError
-from lungseg.pipelines.cluster import PLACE_TIMEOUT, Share
+from lungseg.pipelines.cluster import PLACE_TIMEOUT
 from lungseg.pipelines.progress import SharedLine
+from lungseg.pipelines.sizing import Share
 
 logger = logging.getLogger(__name__)
 
@@ -67,11 +69,15 @@ def train(one: Run, placed: Share, line: SharedLine) -> None:
 
 
 def _trainer(one: Run, placed: Share, board: Any) -> TorchTrainer:
+    least, seats = one.settings.min_workers, one.settings.seats
+    if placed.gpus and one.settings.loader.threads == "auto":
+        one = _with_threads(one, placed.cpus)
     return TorchTrainer(
         _one_rank,  # type: ignore[arg-type]  # what it returns is Result.return_value
         train_loop_config={"run": one, "board": board},
         scaling_config=ray.train.ScalingConfig(
-            num_workers=placed.workers,
+            # Fewer take over all steps of the lost ones, until a node comes in their place.
+            num_workers=(least, seats) if 0 < least < seats else placed.workers,  # type: ignore[arg-type]
             use_gpu=bool(placed.gpus),
             resources_per_worker={"CPU": placed.cpus, **({"GPU": 1} if placed.gpus else {})},
         ),
@@ -85,6 +91,11 @@ def _trainer(one: Run, placed: Share, board: Any) -> TorchTrainer:
             worker_runtime_env={} if placed.gpus else {"env_vars": _KEEP_BUFFERS},
         ),
     )
+
+
+def _with_threads(one: Run, cpus: int) -> Run:
+    loader = one.settings.loader.model_copy(update={"threads": max(2, cpus)})
+    return replace(one, settings=one.settings.model_copy(update={"loader": loader}))
 
 
 def _one_rank(config: dict[str, Any]) -> dict[str, Any]:

@@ -8,8 +8,9 @@ import ray.data
 
 from lungseg.data import datasets, verify
 from lungseg.errors import ShardError
-from lungseg.pipelines.cluster import connect, require_cpus
+from lungseg.pipelines.cluster import connect
 from lungseg.pipelines.progress import ProgressLine
+from lungseg.pipelines.sizing import require_cpus
 
 logger = logging.getLogger(__name__)
 

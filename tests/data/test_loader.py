@@ -40,7 +40,7 @@ def cached(prepared: Path) -> SampleReader:
 
 
 def dealt(count: int, batch: int, world: int, key: tuple[int, int] = (0, 0)) -> list[list[Step]]:
-    return [loader.training_steps(count, batch, (rank, world), key) for rank in range(world)]
+    return [loader.training_steps(count, batch, (rank, world, world), key) for rank in range(world)]
 
 
 def loader_threads() -> list[str]:
@@ -89,7 +89,7 @@ def test_no_step_is_larger_than_asked_and_there_are_no_more_than_needed(count: i
 
 def test_training_is_shuffled_anew_each_epoch_and_the_same_again() -> None:
     orders = [
-        [position for step in loader.training_steps(100, 8, (0, 1), key) for position in step.positions]
+        [position for step in loader.training_steps(100, 8, (0, 1, 1), key) for position in step.positions]
         for key in ((0, 0), (0, 1), (1, 0), (0, 0))
     ]
     assert orders[0] == orders[3]
@@ -98,18 +98,39 @@ def test_training_is_shuffled_anew_each_epoch_and_the_same_again() -> None:
 
 
 def test_the_samples_of_a_step_do_not_depend_on_the_number_of_ranks() -> None:
-    one = loader.training_steps(96, 8, (0, 1), (0, 0))
+    one = loader.training_steps(96, 8, (0, 1, 1), (0, 0))
     four = dealt(96, 2, 4)
     together = [sorted(p for step in steps for p in step.positions) for steps in zip(*four, strict=True)]
     assert [sorted(step.positions) for step in one] == together
+
+
+@given(COUNTS, st.integers(1, 9), st.integers(1, 5), st.integers(1, 5), st.integers(1, 3))
+def test_fewer_ranks_take_the_same_batches_into_the_same_steps(
+    count: int, batch: int, seats: int, lost: int, together: int
+) -> None:
+    world = max(1, seats - lost)
+
+    def deal(world: int) -> list[list[loader.Step]]:
+        return [loader.training_steps(count, batch, (i, world, seats), (0, 0), 2, together) for i in range(world)]
+
+    whole, fewer = deal(seats), deal(world)
+    of = {(step.number, step.seat): (step.positions, step.global_size) for steps in whole for step in steps}
+    assert {(s.number, s.seat): (s.positions, s.global_size) for steps in fewer for s in steps} == of
+    moves = [[step.number for step in steps if step.moves] for steps in (*whole, *fewer)]
+    assert all(own == moves[0] for own in moves)
+    for steps in fewer:  # in order, and the weights move after the last that a rank has of a step
+        assert [(s.number, s.seat) for s in steps] == sorted((s.number, s.seat) for s in steps)
+        assert all(t.number > s.number for s, t in itertools.pairwise(steps) if s.moves)
 
 
 @given(COUNTS, st.integers(1, 9), WORLDS, st.integers(1, 2), st.integers(1, 5))
 def test_batches_together_make_one_step_of_the_optimizer(
     count: int, batch: int, world: int, least: int, together: int
 ) -> None:
-    ranks = [loader.training_steps(count, batch, (rank, world), (0, 0), least, together) for rank in range(world)]
-    alone = [loader.training_steps(count, batch, (rank, world), (0, 0), least) for rank in range(world)]
+    ranks = [
+        loader.training_steps(count, batch, (rank, world, world), (0, 0), least, together) for rank in range(world)
+    ]
+    alone = [loader.training_steps(count, batch, (rank, world, world), (0, 0), least) for rank in range(world)]
     assert [[step.positions for step in steps] for steps in ranks] == [[s.positions for s in own] for own in alone]
     for steps in ranks:
         assert [(step.global_size, step.moves) for step in steps] == [(s.global_size, s.moves) for s in ranks[0]]
@@ -124,7 +145,7 @@ def test_batches_together_make_one_step_of_the_optimizer(
 
 @given(st.integers(1, 60), st.integers(1, 4), WORLDS)
 def test_with_least_1_every_rank_has_an_image_in_every_batch(count: int, batch: int, world: int) -> None:
-    ranks = [loader.training_steps(count, batch, (rank, world), (0, 0), 1) for rank in range(world)]
+    ranks = [loader.training_steps(count, batch, (rank, world, world), (0, 0), 1) for rank in range(world)]
     if count < world:
         assert ranks == [[]] * world
         return

@@ -58,24 +58,25 @@ def evaluated(reader: SampleReader, model: nn.Module, measure: loop.Measure) -> 
 def trained_on(reader: SampleReader) -> list[list[str]]:
     """Ids of this rank's samples, a list an epoch, read through the loader."""
     world = ranks.rank_and_world()
-    epochs = [loader.training_steps(len(reader.rows), 2, world, (SEED, epoch)) for epoch in range(2)]
+    epochs = [loader.training_steps(len(reader.rows), 2, (*world, world[1]), (SEED, epoch)) for epoch in range(2)]
     batches = [loader.batches(reader, steps, 1) for steps in epochs]
     return [[sample.image_id for batch in epoch for sample in batch.samples] for epoch in batches]
 
 
-def trained(reader: SampleReader, **optim: Any) -> dict[str, Any]:
+def trained(reader: SampleReader, seats: int = 0, **optim: Any) -> dict[str, Any]:
     """Train 10 epochs with the same global batches, of all 8 images, in every world: losses, weights, sizes of batches.
 
     As a run does it, through the real Learner; one step of the optimizer an epoch.
     """
     rank, world = ranks.rank_and_world()
+    seats = seats or world
     settings = TrainSettings(model=MODEL, compute=FROZEN, optim=OptimSettings(lr=1e-3, **optim))
     learn = Learner(network(), CPU, settings)
     together = settings.optim.accumulate
     losses, sizes = [], []
     for epoch in range(EPOCHS):
-        batch = -(-len(reader.rows) // (world * together))
-        steps = loader.training_steps(len(reader.rows), batch, (rank, world), (SEED, epoch), 1, together)
+        batch = -(-len(reader.rows) // (seats * together))
+        steps = loader.training_steps(len(reader.rows), batch, (rank, world, seats), (SEED, epoch), 1, together)
         sizes += [len(step.positions) for step in steps]
         read = loader.batches(reader, steps, 1)
         seeds = [epoch * world + rank] * len(steps)
@@ -171,6 +172,7 @@ def work(rank: int, world: int, prepared: str, out: str) -> None:
         "trained_on": trained_on(reader),
     }
     found["steps"] = {"plain": trained(reader), "accumulating": trained(reader, accumulate=2)}
+    found["steps"]["of four seats"] = trained(reader, seats=4)
     if world < 3:
         found["steps"]["clipped, averaged"] = trained(reader, clip_norm=0.1, ema=0.5)
     found["buffers"] = shared_buffers()

@@ -136,7 +136,7 @@ def test_batches_together_have_the_gradient_of_one_great_batch(gradients: Grads)
     """With frozen batch norm; else it sees fewer images at a time."""
     great, parts = (a_learner(a_settings(accumulate=n), network()) for n in (1, 2))
     for learn, batch, together in ((great, 4, 1), (parts, 2, 2)):
-        for step in training_steps(12, batch, (0, 1), (3, 0), 2, together):
+        for step in training_steps(12, batch, (0, 1, 1), (3, 0), 2, together):
             learn(a_batch(*step.positions, global_size=step.global_size, moves=step.moves), 1e-3)
     assert len(gradients) == 6
     for one, other in zip(gradients[:3], gradients[3:], strict=True):

@@ -93,6 +93,16 @@ def test_accumulated_steps_are_those_of_the_whole_batch(results: Results) -> Non
         assert steps["clipped, averaged"]["losses"] != pytest.approx(steps["plain"]["losses"], abs=1e-5)
 
 
+def test_ranks_that_take_over_from_lost_ones_take_the_same_steps(results: Results) -> None:
+    """Four were planned; one, two or three take their batches, two images each, three of them unevenly."""
+    plain = results[1][0]["steps"]["plain"]["losses"]
+    for world, shares in ((1, [40]), (2, [20, 20]), (3, [20, 10, 10])):
+        steps = [one["steps"]["of four seats"] for one in results[world]]
+        assert [one["sizes"] for one in steps] == [[2] * share for share in shares]
+        assert all(one["losses"] == pytest.approx(plain, abs=1e-5) for one in steps)
+        assert all(one["weights"] == steps[0]["weights"] for one in steps)
+
+
 def test_shared_buffers_are_those_of_rank_0(results: Results) -> None:
     for found in results.values():
         befores, afters = zip(*(one["buffers"] for one in found), strict=True)
