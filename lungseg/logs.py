@@ -4,15 +4,15 @@ import logging
 import sys
 
 
-def configure(level: int = logging.INFO) -> None:
-    """Send lungseg's log records to standard error, one line each, with the time of day.
+def configure(level: int = logging.INFO, of: str = "") -> None:
+    """Send lungseg's log records to standard error, one line each, with the time of day and `of` whom they are.
 
     Other libraries keep their own set-up. Calling it again changes the level only.
     """
     root = logging.getLogger("lungseg")
     if not root.handlers:
         handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        handler.setFormatter(logging.Formatter(f"%(asctime)s {of}%(message)s", "%H:%M:%S"))
         root.addHandler(handler)
         root.propagate = False
     root.setLevel(level)

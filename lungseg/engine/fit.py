@@ -19,7 +19,7 @@ from lungseg.data.loader import Step, augmenting, batches, evaluation_steps, tra
 from lungseg.data.reader import SampleReader
 from lungseg.engine import checkpoint
 from lungseg.engine.learner import Learner, determinism, learning_rate
-from lungseg.engine.loop import Measure, evaluate, train_batches
+from lungseg.engine.loop import Clock, Measure, evaluate, train_batches
 from lungseg.engine.measures import (
     at_native_size,
     at_prepared_size,
@@ -43,7 +43,7 @@ class Training:
 
     epoch: epochs that are finished. step: batches over all ranks of the next one that are done. sums: the loss over all
     ranks' images of those, and their number. best: epoch, validation Dice and weights of the best epoch, where one is
-    looked for.
+    looked for. waited: seconds of this epoch, since this start, that the device waited for data.
     """
 
     run: Run
@@ -56,6 +56,7 @@ class Training:
     sums: tuple[float, int] = (0.0, 0)
     best: dict[str, Any] | None = None
     trained: bool = False
+    waited: float = 0.0
 
 
 def start(run: Run, device: torch.device) -> Training:
@@ -126,10 +127,11 @@ def _one_epoch(training: Training, show: Show) -> dict[str, Any]:
         f"{kind}_images": len(rows),
         "lr": _rates(training, steps)[-1],
         "train_s": took,
+        "wait_share": training.waited / took,
         "images_per_s": trained * (1 - behind / total) / took,
         "epoch_s": time.monotonic() - began,
     }
-    training.epoch, training.step, training.sums = epoch + 1, 0, (0.0, 0)
+    training.epoch, training.step, training.sums, training.waited = epoch + 1, 0, (0.0, 0), 0.0
     _judge(training, figures["dice"])
     note = f"loss {row['loss']:.3f}, {kind} Dice {figures['dice']:.4f}, {row['images_per_s']:.0f} images/s"
     show(Progress(training.epoch, total, total, row["loss"], note.replace("_", "-")))
@@ -182,19 +184,23 @@ def _some_batches(training: Training, steps: Sequence[Step], show: Show) -> None
     # Dropout draws from torch's own state: a function of epoch, batch and seat, so that what is repeated is the same.
     keys = [(settings.seed, training.epoch, steps[i].number, steps[i].seat) for i in chosen]
 
+    clock = Clock()
+
     def batch_done(count: int, loss: float) -> None:
-        show(Progress(training.epoch + 1, steps[chosen[count - 1]].number + 1, total, loss))
+        number = steps[chosen[count - 1]].number + 1
+        rate = (number - training.step) * len(training.parts.train) / total / clock.seconds
+        show(Progress(training.epoch + 1, number, total, loss, "", rate, clock.waited / clock.seconds))
 
     change = augmenting(settings.augment, settings.seed, training.epoch)
     loss, images = train_batches(
         training.learner,
-        batches(training.reader, [steps[i] for i in chosen], settings.loader.readers, change),
+        clock.waiting(batches(training.reader, [steps[i] for i in chosen], settings.loader.readers, change)),
         [rates[i] for i in chosen],
         [int(np.random.SeedSequence(key).generate_state(1)[0]) for key in keys],
         batch_done,
     )
     training.sums = (training.sums[0] + loss, training.sums[1] + images)
-    training.step = due
+    training.step, training.waited = due, training.waited + clock.waited
 
 
 def _measure(training: Training, positions: Sequence[int], measure: Measure) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """One pass over data: train_batches and evaluate."""
 
 import math
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,30 @@ Learn = Callable[[Batch, float], Tensor]
 BatchDone = Callable[[int, float], None]
 Measure = Callable[[Sample, NDArray[np.float32]], Row]
 """Makes a row of a sample and the probabilities f32[S,S] predicted for it."""
+
+
+class Clock:
+    """How long something takes, and how much of that is spent waiting for batches."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self.waited = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Since this clock was made."""
+        return max(time.monotonic() - self._began, 1e-9)
+
+    def waiting(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Pass batches on, and add up how long each is waited for."""
+        source = iter(batches)
+        while True:
+            began = time.monotonic()
+            batch = next(source, None)
+            self.waited += time.monotonic() - began
+            if batch is None:
+                return
+            yield batch
 
 
 def train_batches(

@@ -30,13 +30,19 @@ class Run:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run is, for whoever shows it: epochs and steps count from 1; loss is of the last step on rank 0."""
+    """Where a run is, for whoever shows it: epochs and steps count from 1; loss is of the last step on this rank.
+
+    images_per_s: over all ranks. wait_share: of this rank's time that its device waited for data. Both since the epoch
+    began, or the last checkpoint in it.
+    """
 
     epoch: int
     step: int
     steps: int
     loss: float
     note: str = ""
+    images_per_s: float = 0.0
+    wait_share: float = 0.0
 
 
 Show = Callable[[Progress], None]

@@ -24,6 +24,7 @@ from lungseg.data.sources import names
 from lungseg.errors import ImageError, InputError, LungsegError, SettingsError
 from lungseg.pipelines import verify
 from lungseg.pipelines.cluster import connect
+from lungseg.pipelines.gauges import Gauges
 from lungseg.pipelines.phantoms import draw_phantoms
 from lungseg.pipelines.progress import ProgressLine
 from lungseg.pipelines.shared_storage import require_shared
@@ -224,10 +225,13 @@ def _write_shards(plans: Sequence[ShardPlan], inputs: int, key: bytes | None) ->
     write = functools.partial(_write_shard, key=key)
     dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(write, num_cpus=_CPUS_A_TASK)
     del items
-    line, began, work = ProgressLine(logger), time.monotonic(), Work()
+    line, began, work, gauges = ProgressLine(logger), time.monotonic(), Work(), Gauges("prepare")
     for done in _results(dataset):
         work.add(done)
         rate = work.inputs / (time.monotonic() - began)
+        gauges.set("images_per_second", rate)
+        for status, count in work.counts.items():
+            gauges.set("rows", count, status)
         line.show(
             f"prepared {work.inputs} of {inputs} images, {rate:.0f}/s, {(inputs - work.inputs) / rate:.0f} s left"
         )

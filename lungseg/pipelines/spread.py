@@ -3,6 +3,8 @@
 import functools
 import json
 import logging
+import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,6 +18,8 @@ from lungseg.errors import ResourceError, SettingsError
 from lungseg.pipelines import parts
 from lungseg.pipelines.account import Times
 from lungseg.pipelines.cluster import connect
+from lungseg.pipelines.gauges import Gauges
+from lungseg.pipelines.parts import Account
 from lungseg.pipelines.prediction import PredictPart
 from lungseg.pipelines.shared_storage import require_shared
 from lungseg.pipelines.sizing import share
@@ -47,6 +51,7 @@ def spread(job: Job, rows: Sequence[dict[str, Any]], times: Times) -> Iterator[d
         raise SettingsError("--precision fp16 where the cluster has no GPU: pass bf16 or fp32")
     logger.info("%d %s actors hold the model", count, "GPU" if placed.gpus else "CPU")
     job = replace(job, how=replace(job.how, device=times.device))
+    gauges, counts = Gauges("infer"), Counter[str]()
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.target_max_block_size = None  # a part stays one block, as it becomes one file
@@ -67,7 +72,9 @@ def spread(job: Job, rows: Sequence[dict[str, Any]], times: Times) -> Iterator[d
         .map_batches(functools.partial(finish_part, job=job), batch_size=None, batch_format="pyarrow", num_cpus=work)
     )
     try:
-        yield from done.iter_rows()
+        for row in done.iter_rows():
+            yield row
+            _show(gauges, times, counts, row)
     except ray.exceptions.RayTaskError:
         raise  # a bug, with its traceback
     except ray.exceptions.RayError as error:
@@ -75,3 +82,16 @@ def spread(job: Job, rows: Sequence[dict[str, Any]], times: Times) -> Iterator[d
             f"a worker died again and again ({str(error).strip().splitlines()[0]}): it lacks memory, or was killed: "
             "what is done is kept, the same command goes on"
         ) from error
+
+
+def _show(gauges: Gauges, times: Times, counts: Counter[str], row: dict[str, Any]) -> None:
+    """Tell the cluster's monitoring how far this start is."""
+    if row["error"]:
+        return
+    counts.update(Account.from_json(row["account"]).statuses)
+    for status, count in counts.items():
+        gauges.set("rows", count, status)
+    gauges.set("images_per_second", times.images / (time.time() - times.began))
+    idle = times.as_json().get("device_idle_share")
+    if idle is not None:
+        gauges.set("device_wait_share", idle)

@@ -18,17 +18,19 @@ Summary = dict[str, Any]
 
 @dataclass
 class Work:
-    """What the tasks did, added up: inputs in all, those prepared now, and seconds of all workers by stage."""
+    """What the tasks did, added up: inputs, those prepared now, seconds of all workers by stage, inputs by status."""
 
     inputs: int = 0
     now: int = 0
     seconds: Counter[str] = field(default_factory=Counter)
+    counts: Counter[str] = field(default_factory=Counter)
 
     def add(self, done: dict[str, Any]) -> None:
         """Add what one shard's task said."""
         self.inputs += done["inputs"]
         self.now += 0 if done["kept"] else done["inputs"]
         self.seconds.update(done["seconds"])
+        self.counts.update(done["counts"])
 
 
 def summarise(infos: Sequence[Summary], work: Work, pairs: Sequence[Pair], seconds: float) -> Summary:

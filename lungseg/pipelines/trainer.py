@@ -12,16 +12,18 @@ import ray
 import ray.train
 import torch
 from ray.train.torch import TorchTrainer, get_device
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from lungseg import storage
+from lungseg import logs, storage
 from lungseg.engine import checkpoint, fit, tracking
 from lungseg.engine.items import How
 from lungseg.engine.predictor import Predictor
 from lungseg.engine.ranks import gather, rank_and_world
-from lungseg.engine.run import Progress, Run, name_run
+from lungseg.engine.run import Progress, Run, Show, name_run
 from lungseg.engine.study_data import open_data
 from lungseg.errors import InputError, LungsegError, ResourceError, SettingsError
 from lungseg.pipelines.cluster import PLACE_TIMEOUT
+from lungseg.pipelines.gauges import Gauges
 from lungseg.pipelines.progress import SharedLine
 from lungseg.pipelines.sizing import Share
 
@@ -48,7 +50,10 @@ def train(one: Run, placed: Share, line: SharedLine) -> None:
     """
     device = "GPU" if placed.gpus else "CPU"
     line.say(one.name, f"{placed.workers} workers, {placed.cpus} CPUs each, on {device}")
-    board = _Board.options(num_cpus=0).remote()  # type: ignore[attr-defined]
+    here = NodeAffinitySchedulingStrategy(
+        ray.get_runtime_context().get_node_id(), soft=False
+    )  # as long-lived as the job
+    board = _Board.options(num_cpus=0, scheduling_strategy=here).remote()  # type: ignore[attr-defined]
     shown = threading.Event()
     watcher = threading.Thread(target=_watch, args=(board, one, shown, line), daemon=True)
     watcher.start()
@@ -100,31 +105,45 @@ def _with_threads(one: Run, cpus: int) -> Run:
 
 def _one_rank(config: dict[str, Any]) -> dict[str, Any]:
     """Train one rank. What a user can mend is returned, not raised: Ray would try it again and again."""
-    board, first = config["board"], rank_and_world()[0] == 0
+    run, board, rank = config["run"], config["board"], rank_and_world()[0]
+    first = rank == 0
+    logs.configure(of=f"{run.settings.study} {run.name} rank {rank}: ")
     device = get_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)  # NCCL gathers objects through the current device: the first, unless told
-    training, refused = _start(config["run"], device)
+    training, refused = _start(run, device)
     refusals = [one for one in gather(refused) if one is not None]
     if refusals or training is None:
         return {"refused": refusals[0]}
     if len(set(gather((training.epoch, training.step, *training.learner.computes.values())))) > 1:
         # Raised, so that Ray tries again: a network file system shows a new checkpoint late.
         raise LungsegError(f"{training.run.name}: its ranks found different checkpoints, or compute in other ways")
-    posted = 0.0
-
-    def show(progress: Progress) -> None:
-        nonlocal posted
-        if first and (progress.note or time.monotonic() - posted > _POST_EVERY_S):
-            posted = time.monotonic()
-            board.post.remote(progress)
-
+    show = _shower(run, rank, board)
     if first and training.epoch:
         show(Progress(training.epoch, 0, 0, 0.0, "going on from its checkpoint"))
     fit.finish(training, show)
     if first:
         _add_results(training, device)
     return {}
+
+
+def _shower(run: Run, rank: int, board: Any) -> Show:
+    """Make what shows a rank's progress: to its log and the cluster's monitoring, and of rank 0 to the driver."""
+    gauges, posted = Gauges("train", run.name, rank), 0.0
+
+    def show(progress: Progress) -> None:
+        nonlocal posted
+        if progress.note:
+            logger.info("epoch %d: %s", progress.epoch, progress.note)
+        else:
+            gauges.set("images_per_second", progress.images_per_s)
+            gauges.set("device_wait_share", progress.wait_share)
+            gauges.set("loss", progress.loss)
+        if rank == 0 and (progress.note or time.monotonic() - posted > _POST_EVERY_S):
+            posted = time.monotonic()
+            board.post.remote(progress)
+
+    return show
 
 
 def _start(run: Run, device: torch.device) -> tuple[fit.Training | None, tuple[int, str] | None]:

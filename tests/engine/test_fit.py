@@ -48,7 +48,7 @@ SETTINGS = TrainSettings(
 )
 # From north to south; each of five folds trains on four of north's five and holds one out.
 PLAN = RunPlan("source-to-source", ("north",), fold=0, folds=5, seed=3)
-TIMES = ("train_s", "epoch_s", "images_per_s")
+TIMES = ("train_s", "epoch_s", "images_per_s", "wait_share")
 
 
 def nobody(_: Progress) -> None:

@@ -138,7 +138,7 @@ def test_a_run_of_two_ranks_that_was_killed_ends_as_if_it_had_not_been(kind: str
     assert len({checkpoint.find(str(folder)).digest for folder in folders}) == 1
     tables = [storage.read_table(f"{folder}/tested.parquet") for folder in folders]
     assert tables[0].equals(tables[1])
-    times = ("train_s", "epoch_s", "images_per_s")
+    times = ("train_s", "epoch_s", "images_per_s", "wait_share")
     lines = [[json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] for folder in folders]
     bare = [[{name: row[name] for name in row if name not in times} for row in rows] for rows in lines]
     assert bare[0] == bare[1]

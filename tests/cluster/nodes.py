@@ -1,0 +1,92 @@
+"""Several Ray nodes on this machine, and jobs on them as processes of their own."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+from ray.cluster_utils import Cluster
+
+from tests.pipelines.processes import family, kill
+
+ROOT = Path(__file__).resolve().parents[2]
+WAIT_S = 200.0
+
+
+class Nodes:
+    """A head that takes no work, and as many nodes of one CPU as a test wants."""
+
+    def __init__(self, count: int) -> None:
+        self._temp = tempfile.mkdtemp(prefix="nodes-", dir="/tmp")  # short: sockets lie in it
+        head = {"num_cpus": 0, "include_dashboard": False, "temp_dir": self._temp}
+        self.cluster = Cluster(initialize_head=True, head_node_args=head)
+        self.workers = [self.cluster.add_node(num_cpus=1) for _ in range(count)]
+
+    def kill(self, index: int) -> None:
+        """End a node and all that runs on it at once, as a lost machine does."""
+        self.cluster.remove_node(self.workers[index], allow_graceful=False)
+
+    def processes(self, index: int) -> list[psutil.Process]:
+        """What runs on a node: children of its raylet."""
+        raylet = self.workers[index].all_processes["raylet"][0].process
+        return family(raylet)[1:]
+
+    @contextmanager
+    def job(self, out: Path, *words: str) -> Iterator["RunningJob"]:
+        """Run a job of the project on the nodes, in a session of its own, and leave nothing of it behind."""
+        out.mkdir(parents=True, exist_ok=True)
+        environment = {
+            **os.environ,
+            "RAY_ADDRESS": self.cluster.address,
+            "WANDB_MODE": "disabled",
+            "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
+        }
+        with (out / "job.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, str(ROOT / "jobs" / words[0]), *words[1:]],
+                env=environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        try:
+            yield RunningJob(process, out)
+        finally:
+            kill(family(process))
+            process.wait()
+
+    def close(self) -> None:
+        self.cluster.shutdown()
+        shutil.rmtree(self._temp, ignore_errors=True)
+
+
+class RunningJob:
+    """A job while it runs."""
+
+    def __init__(self, process: subprocess.Popen[bytes], out: Path) -> None:
+        self._process, self._out = process, out
+
+    @property
+    def log(self) -> str:
+        return (self._out / "job.log").read_text()
+
+    def wait_until(self, ready: Callable[[], Any]) -> float:
+        """Wait until something is so, seconds; it fails where the job ends first."""
+        began = time.monotonic()
+        while not ready():
+            assert self._process.poll() is None, self.log
+            assert time.monotonic() < began + WAIT_S, self.log
+            time.sleep(0.05)
+        return time.monotonic() - began
+
+    def finish(self) -> str:
+        """Wait for its good end; return what it said."""
+        assert self._process.wait(timeout=WAIT_S) == 0, self.log
+        return self.log
