@@ -22,27 +22,58 @@ from lungseg.pipelines.gauges import Gauges
 from lungseg.pipelines.parts import Account
 from lungseg.pipelines.prediction import PredictPart
 from lungseg.pipelines.shared_storage import require_shared
-from lungseg.pipelines.sizing import share
+from lungseg.pipelines.sizing import Share, share
 from lungseg.pipelines.stages import Job, finish_part, open_part
 
 logger = logging.getLogger(__name__)
 
-# On CPUs, which opening and finishing share with the model: while one waits, another works. The actors' part is another
-# number than the tasks', or Ray Data would open parts within the actors.
-_TASK_PART, _ACTOR_PART = 0.5, 0.49
+# A task takes nearly a CPU and an actor nearly none, though it is one's worth of work: while tasks wait, models work.
+# Where a node is lost the others have room for all actors, and for tasks beside them. Not none at all: a head without
+# CPUs takes no actor.
+_TASK_PART, _ACTOR_PART = 0.9, 0.01
+_LOSSES = 3  # of actors, one after the other, without a part between them
 
 
 def spread(job: Job, rows: Sequence[dict[str, Any]], times: Times) -> Iterator[dict[str, Any]]:
     """Send parts (number, items, digest) through the stages; give what `finish_part` says of each, as they end.
 
+    An actor that is lost, with its node or alone, ends Ray Data's work: it is begun anew with what there is then.
+
     Raises:
-        ResourceError: the cluster is too small.
+        ResourceError: the cluster is too small, or actors are lost again and again.
 
     """
     connect()
     first = [Item.from_dict(item).files()[0] for item in json.loads(rows[0]["items"])]
     require_shared(job.out, [storage.join(folder, "config.json") for folder in job.models], first)
-    placed = share(job.settings.workers, job.settings.device)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.target_max_block_size = None  # a part stays one block, as it becomes one file
+    gauges, counts = Gauges("infer"), Counter[str]()
+    left, workers, lost = {row["number"]: row for row in rows}, job.settings.workers, 0
+    while left:
+        placed = share(workers, job.settings.device)
+        try:
+            for row in _through(job, list(left.values()), placed, times):
+                del left[row["number"]]
+                lost = 0
+                yield row
+                _show(gauges, times, counts, row)
+        except ray.exceptions.RayTaskError:
+            raise  # a bug, with its traceback
+        except ray.exceptions.RayError as error:
+            lost += 1
+            if lost > _LOSSES:
+                raise ResourceError(
+                    f"a worker died again and again ({str(error).strip().splitlines()[0]}): it lacks memory, or was "
+                    "killed: what is done is kept, the same command goes on"
+                ) from error
+            logger.warning("a worker was lost: going on with what is there, %d parts are left", len(left))
+            workers = "auto"
+
+
+def _through(job: Job, rows: Sequence[dict[str, Any]], placed: Share, times: Times) -> Iterator[dict[str, Any]]:
+    """Send parts through the stages once."""
     count = min(placed.workers, len(rows))
     times.device, times.actors = ("cuda" if placed.gpus else "cpu"), count
     if job.settings.precision == "auto":
@@ -51,37 +82,28 @@ def spread(job: Job, rows: Sequence[dict[str, Any]], times: Times) -> Iterator[d
         raise SettingsError("--precision fp16 where the cluster has no GPU: pass bf16 or fp32")
     logger.info("%d %s actors hold the model", count, "GPU" if placed.gpus else "CPU")
     job = replace(job, how=replace(job.how, device=times.device))
-    gauges, counts = Gauges("infer"), Counter[str]()
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.target_max_block_size = None  # a part stays one block, as it becomes one file
-    roomy = any(node["Resources"].get("CPU", 0) >= 2 for node in ray.nodes() if node["Alive"])  # type: ignore[no-untyped-call]
-    work = 1.0 if placed.gpus and roomy else _TASK_PART
     done = (
         ray.data.from_items(list(rows), override_num_blocks=len(rows))
-        .map_batches(functools.partial(open_part, job=job), batch_size=None, batch_format="pyarrow", num_cpus=work)
+        .map_batches(
+            functools.partial(open_part, job=job), batch_size=None, batch_format="pyarrow", num_cpus=_TASK_PART
+        )
         .map_batches(
             PredictPart,
             fn_constructor_kwargs={"job": job, "threads": 0 if placed.gpus else placed.cpus},
             compute=ray.data.ActorPoolStrategy(size=count),
             batch_size=None,
             batch_format="pyarrow",
-            num_cpus=placed.cpus * _ACTOR_PART,
+            num_cpus=_ACTOR_PART,
             num_gpus=placed.gpus,
+            scheduling_strategy="SPREAD",
+            max_restarts=0,
+            max_task_retries=0,
         )
-        .map_batches(functools.partial(finish_part, job=job), batch_size=None, batch_format="pyarrow", num_cpus=work)
+        .map_batches(
+            functools.partial(finish_part, job=job), batch_size=None, batch_format="pyarrow", num_cpus=_TASK_PART
+        )
     )
-    try:
-        for row in done.iter_rows():
-            yield row
-            _show(gauges, times, counts, row)
-    except ray.exceptions.RayTaskError:
-        raise  # a bug, with its traceback
-    except ray.exceptions.RayError as error:
-        raise ResourceError(
-            f"a worker died again and again ({str(error).strip().splitlines()[0]}): it lacks memory, or was killed: "
-            "what is done is kept, the same command goes on"
-        ) from error
+    yield from done.iter_rows()
 
 
 def _show(gauges: Gauges, times: Times, counts: Counter[str], row: dict[str, Any]) -> None:

@@ -40,9 +40,9 @@ def nodes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
     for name in [name for name in os.environ if name.startswith("RAY_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    # A lost node is noticed after 30 s by default, by so many of these.
-    monkeypatch.setenv("RAY_health_check_period_ms", "500")
-    monkeypatch.setenv("RAY_health_check_failure_threshold", "4")
+    # A lost machine is noticed by its silence: in 10 s here, for a busy machine of tests is late by seconds.
+    monkeypatch.setenv("RAY_health_check_period_ms", "1000")
+    monkeypatch.setenv("RAY_health_check_failure_threshold", "10")
     found = Nodes(request.param)
     try:
         yield found
