@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,6 +19,7 @@ from lungseg.errors import InputError
 from lungseg.schema import SCHEMA, check_schema
 
 _TEMPORARY = ".writing-"
+_ONE_SLASH = re.compile(r"(s3|gs|gcs|file|https?):/(?!/)")
 _HERE = pafs.LocalFileSystem()
 
 
@@ -26,7 +28,15 @@ def resolve(path: str) -> str:
 
     A relative path means the folder that the user stands in. In a job submitted to Ray that folder is a copy which Ray
     throws away, so there it means ~/lungseg: the same command submitted again finds what the first one left.
+
+    Raises:
+        InputError: there is none (as of an empty shell variable), or a URI lacks a slash.
+
     """
+    if not path.strip():
+        raise InputError("an empty path: name a folder (was a shell variable empty?)")
+    if _ONE_SLASH.match(path):
+        raise InputError(f"{path}: one slash, expected two: {path.replace(':/', '://', 1)}")
     if "://" in path:
         return path.rstrip("/")
     expanded = Path(path).expanduser()

@@ -3,7 +3,6 @@
 import functools
 import json
 import logging
-import warnings
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -21,12 +20,12 @@ from lungseg.data.dicom import is_dicom
 from lungseg.data.dicom_seg import encode_segmentation
 from lungseg.errors import InputError, LungsegError, SettingsError
 from lungseg.model import shape
+from lungseg.pipelines.chosen import asked, choose, predicted, require_apart, whole_parts
 from lungseg.pipelines.cluster import connect
 from lungseg.pipelines.overlays import read_picture
-from lungseg.pipelines.parts import part_files
 from lungseg.pipelines.progress import ProgressLine
 from lungseg.pipelines.sizing import require_cpus
-from lungseg.schema import PREDICTIONS, USABLE
+from lungseg.schema import PREDICTIONS
 
 logger = logging.getLogger(__name__)
 
@@ -46,15 +45,17 @@ def run(settings: ExportSettings) -> None:
 
     """
     folder, out = _folder(settings), storage.resolve(settings.out)
-    select(PREDICTIONS.empty_table(), settings.where)  # tells of a query that cannot be asked before anything is done
-    paths = part_files(folder)
+    asked(PREDICTIONS.empty_table(), settings.where)  # tells of a query that cannot be asked before anything is done
+    require_apart(folder, out)
+    paths = whole_parts(folder)
+    chosen = choose(paths, settings.where)
     connect()
     require_cpus(1)
     counts: Counter[str] = Counter()
     notes: list[str] = []
     coco: list[Row] = []
     line = ProgressLine(logger)
-    for number, done in enumerate(_over_cluster(paths, settings, out), start=1):
+    for number, done in enumerate(_over_cluster(chosen, settings, out), start=1):
         if done["error"]:
             raise InputError(done["error"])
         counts.update(done["counts"])
@@ -86,30 +87,9 @@ def _folder(settings: ExportSettings) -> str:
     return folder
 
 
-def select(rows: pa.Table, where: str) -> pa.Table:
-    """Choose the predicted rows for which a query over the columns holds, as pandas asks it; all where it is empty.
-
-    Raises:
-        SettingsError: the query cannot be asked.
-
-    """
-    predicted = rows.filter(pa.compute.is_in(rows.column("status"), pa.array(USABLE)))
-    if not where:
-        return predicted
-    frame = predicted.drop_columns(["mask"]).to_pandas()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            chosen = frame.query(where, engine="python").index
-    except Exception as error:  # whatever a user may type ends in many kinds of them
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise SettingsError(f"--where {where!r}: {first}; the columns are {', '.join(frame.columns)}") from None
-    return predicted.take(pa.array(chosen.to_numpy(), pa.int64()))
-
-
-def _over_cluster(paths: list[str], settings: ExportSettings, out: str) -> Iterator[dict[str, Any]]:
+def _over_cluster(chosen: list[Row], settings: ExportSettings, out: str) -> Iterator[dict[str, Any]]:
     export = functools.partial(_export_part, settings=settings, out=out)
-    items = [{"path": path} for path in paths]
+    items = [{"part": json.dumps(part)} for part in chosen]
     for row in ray.data.from_items(items, override_num_blocks=len(items)).map(export).iter_rows():
         yield json.loads(row["done"])
 
@@ -117,10 +97,12 @@ def _over_cluster(paths: list[str], settings: ExportSettings, out: str) -> Itera
 def _export_part(item: Row, settings: ExportSettings, out: str) -> Row:
     """Export one part. What a user can mend is returned: raised in a task, Ray would turn it into a traceback."""
     cv2.setNumThreads(1)
+    part = json.loads(item["part"])
     done: dict[str, Any] = {"counts": Counter(), "notes": [], "coco": [], "error": ""}
     try:
-        table = storage.read_table(item["path"])
-        chosen = select(table, settings.where).to_pylist()
+        table = storage.read_table(part["path"])
+        found = predicted(table)
+        chosen = (found if part["rows"] is None else found.take(pa.array(part["rows"], pa.int64()))).to_pylist()
         done["counts"].update(rows=table.num_rows, chosen=len(chosen))
         for row in chosen:
             _export_row(row, settings, out, done)
@@ -142,7 +124,10 @@ def _export_row(row: Row, settings: ExportSettings, out: str, done: dict[str, An
         except InputError as error:  # the image has gone or changed, or is no DICOM
             done["notes"].append(f"no {kind} of {row['image_id']}: {error}")
             continue
-        storage.write_bytes(storage.join(out, kind, row["dataset"], f"{row['image_id']}{suffix}"), content)
+        target = storage.join(out, kind, row["dataset"], f"{row['image_id']}{suffix}")
+        if target in (row["source_uri"], *(row["mask_uris"] or ())):
+            raise InputError(f"{target} is what was predicted or compared with: pass another --out")
+        storage.write_bytes(target, content)
         done["counts"][kind] += 1
 
 

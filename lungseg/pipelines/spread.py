@@ -95,15 +95,18 @@ def _through(job: Job, rows: Sequence[dict[str, Any]], placed: Share, times: Tim
             batch_format="pyarrow",
             num_cpus=_ACTOR_PART,
             num_gpus=placed.gpus,
-            scheduling_strategy="SPREAD",
-            max_restarts=0,
-            max_task_retries=0,
+            ray_remote_args_fn=_once,
         )
         .map_batches(
             functools.partial(finish_part, job=job), batch_size=None, batch_format="pyarrow", num_cpus=_TASK_PART
         )
     )
     yield from done.iter_rows()
+
+
+def _once() -> dict[str, Any]:
+    """Let a lost actor be lost: Ray Data would wait for its return, on a cluster without room for ever."""
+    return {"max_restarts": 0, "max_task_retries": 0}
 
 
 def _show(gauges: Gauges, times: Times, counts: Counter[str], row: dict[str, Any]) -> None:

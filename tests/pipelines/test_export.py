@@ -14,11 +14,12 @@ from pycocotools.coco import COCO
 from lungseg import storage
 from lungseg.config import ExportSettings
 from lungseg.data import images
+from lungseg.data.shards import digest_bytes
 from lungseg.errors import InputError, SettingsError
 from lungseg.pipelines import export
-from lungseg.pipelines.export import draw_overlay, select
+from lungseg.pipelines.export import draw_overlay
 from lungseg.pipelines.parts import part_path, write_part
-from lungseg.schema import PREDICTIONS, table
+from lungseg.schema import PREDICTIONS
 from tests.data.dicom_files import write_dicom
 
 Row = dict[str, Any]
@@ -69,8 +70,15 @@ def predictions(tmp_path: Path, draw_pair: Any) -> Path:
     rows.append({**torn, "mask": None, "bbox": None, "area_px": None})
     for number, part in enumerate((rows[:2], rows[2:])):
         write_part(part_path(str(folder), number), part, "digest")
-    storage.write_json(str(folder / "predictions.json"), {"images": len(rows)})
+    finish(folder, tmp_path / "films")
     return folder
+
+
+def finish(folder: Path, archive: Path) -> None:
+    """Write what a finished inference says of its parts."""
+    told = [{"name": path.name, "sha256": digest_bytes(path.read_bytes())} for path in folder.glob("*.parquet")]
+    storage.write_json(str(folder / "predictions.json"), {"parts": told})
+    storage.write_json(str(folder / "plan.json"), {"archive": str(archive)})
 
 
 def run(predictions: Path, out: Path, *formats: str, where: str = "") -> None:
@@ -130,6 +138,7 @@ def test_a_name_that_leaves_the_folder_is_refused_and_nothing_is_written_outside
     shutil.copytree(predictions, hostile)
     _, mask = draw_pair(1, 40, 40)
     write_part(part_path(str(hostile), 0), [row_of("../../../escaped", str(tmp_path / "0.png"), mask)], "digest")
+    finish(hostile, tmp_path / "films")
     before = set(tmp_path.rglob("*"))
     with pytest.raises(InputError, match="leaves its folder"):
         run(hostile, tmp_path / "deep" / "out", "masks")
@@ -147,12 +156,20 @@ def test_wrong_use(predictions: Path, tmp_path: Path) -> None:
             run(predictions, tmp_path / "out", "masks", where=query)
 
 
-def test_a_query_sees_predicted_rows_alone(draw_pair: Any) -> None:
-    _, mask = draw_pair(1, 40, 40)
-    rows = [row_of(str(i), "x.png", mask, dice=i / 10, status=("ok", "rejected", "repaired")[i % 3]) for i in range(6)]
-    found = select(table(rows, PREDICTIONS), "dice >= 0.1")
-    assert found.column("image_id").to_pylist() == ["2", "3", "5"]
-    assert select(table(rows, PREDICTIONS), "").num_rows == 4
+def test_nothing_is_written_among_the_pictures_or_over_a_reference(
+    ray_cluster: None, predictions: Path, tmp_path: Path, draw_pair: Any
+) -> None:
+    with pytest.raises(InputError, match=r"--out .*films/deep lies in the archive .*films: pass a folder outside"):
+        run(predictions, tmp_path / "films" / "deep", "masks")
+    reference = tmp_path / "masks" / "north" / "mine.png"
+    reference.parent.mkdir(parents=True)
+    reference.write_bytes(b"drawn by hand")
+    row = row_of("mine", str(tmp_path / "0.png"), draw_pair(1, 40, 40)[1], mask_uris=[str(reference)])
+    write_part(part_path(str(predictions), 0), [row], "digest")
+    finish(predictions, tmp_path / "list.csv")
+    with pytest.raises(InputError, match=r"mine.png is what was predicted or compared with: pass another --out"):
+        run(predictions, tmp_path, "masks")
+    assert reference.read_bytes() == b"drawn by hand"
 
 
 def test_an_overlay_keeps_the_picture_under_the_outlines(draw_pair: Any) -> None:
