@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,33 +38,32 @@ class Nodes:
         raylet = self.workers[index].all_processes["raylet"][0].process
         return family(raylet)[1:]
 
-    @contextmanager
-    def job(self, out: Path, *words: str) -> Iterator["RunningJob"]:
-        """Run a job of the project on the nodes, in a session of its own, and leave nothing of it behind."""
-        out.mkdir(parents=True, exist_ok=True)
-        environment = {
-            **os.environ,
-            "RAY_ADDRESS": self.cluster.address,
-            "WANDB_MODE": "disabled",
-            "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
-        }
-        with (out / "job.log").open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, str(ROOT / "jobs" / words[0]), *words[1:]],
-                env=environment,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        try:
-            yield RunningJob(process, out)
-        finally:
-            kill(family(process))
-            process.wait()
+    def job(self, out: Path, *words: str) -> AbstractContextManager["RunningJob"]:
+        """Run a job of the project on the nodes."""
+        return start_job({**os.environ, "RAY_ADDRESS": self.cluster.address, "WANDB_MODE": "disabled"}, out, *words)
 
     def close(self) -> None:
         self.cluster.shutdown()
         shutil.rmtree(self._temp, ignore_errors=True)
+
+
+@contextmanager
+def start_job(environment: dict[str, str], out: Path, *words: str) -> Iterator["RunningJob"]:
+    """Run a job of the project in a session of its own, and leave nothing of it behind."""
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / "job.log").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "jobs" / words[0]), *words[1:]],
+            env={**environment, "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20"},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        yield RunningJob(process, out)
+    finally:
+        kill(family(process))
+        process.wait()
 
 
 class RunningJob:

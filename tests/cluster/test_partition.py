@@ -1,0 +1,153 @@
+"""A node that is cut off and comes back: hosts of their own addresses on one machine, and a cable that is pulled."""
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.nodes import start_job
+from tests.cluster.test_nodes import films, tars  # noqa: F401  # a fixture
+from tests.pipelines.processes import family, kill
+
+NET = "10.231.77"
+ROOT = Path(__file__).resolve().parents[2]
+READY_S = 90.0
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
+
+
+def ip(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["ip", *words], check=False, capture_output=True, text=True)
+
+
+class Hosts:
+    """A head on this machine and two nodes of one CPU, each in a network namespace that a bridge joins to it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.mark = secrets.token_hex(2)
+        self.bridge, self.names = f"lb{self.mark}", [f"ln{self.mark}{i}" for i in range(2)]
+        self.temp = tempfile.mkdtemp(prefix="net-", dir="/tmp")
+        self.log = folder / "ray.log"
+        self.port = self._free_port()
+        self.running: list[subprocess.Popen[bytes]] = []
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        self.env = {
+            **kept,
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            "WANDB_MODE": "disabled",
+            "RAY_health_check_period_ms": "1000",
+            "RAY_health_check_failure_threshold": "6",
+        }
+
+    @staticmethod
+    def _free_port() -> int:
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            return int(probe.getsockname()[1])
+
+    def wire(self) -> str:
+        """Make the hosts; say what is not permitted."""
+        steps = [
+            ("link", "add", self.bridge, "type", "bridge"),
+            ("addr", "add", f"{NET}.1/24", "dev", self.bridge),
+            ("link", "set", self.bridge, "up"),
+        ]
+        for i, name in enumerate(self.names):
+            steps += [
+                ("netns", "add", name),
+                ("link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", name),
+                ("link", "set", name, "master", self.bridge),
+                ("link", "set", name, "up"),
+                ("-n", name, "addr", "add", f"{NET}.{i + 2}/24", "dev", "eth0"),
+                ("-n", name, "link", "set", "eth0", "up"),
+                ("-n", name, "link", "set", "lo", "up"),
+            ]
+        failed = [done.stderr.strip() for done in (ip(*step) for step in steps) if done.returncode]
+        return failed[0] if failed else ""
+
+    def start(self) -> None:
+        ray = str(Path(sys.executable).with_name("ray"))
+        common = ("--block", "--disable-usage-stats", "--dashboard-agent-listen-port", "0")
+        head = ("--head", "--num-cpus", "0", "--port", str(self.port), "--node-ip-address", f"{NET}.1")
+        self._run(ray, "start", *head, *common, "--include-dashboard", "false", "--temp-dir", self.temp)
+        self._await(lambda: b"Ray runtime started" in self.log.read_bytes())
+        for i, name in enumerate(self.names):
+            node = ("--address", f"{NET}.1:{self.port}", "--node-ip-address", f"{NET}.{i + 2}", "--num-cpus", "1")
+            self._run("ip", "netns", "exec", name, ray, "start", *node, *common)
+            self._await(lambda count=i + 2: self.log.read_bytes().count(b"Ray runtime started") == count)
+
+    def _run(self, *words: str) -> None:
+        with self.log.open("ab") as log:
+            self.running.append(subprocess.Popen(words, env=self.env, stdout=log, stderr=log, start_new_session=True))
+
+    def _await(self, ready: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + READY_S
+        while not ready():
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.2)
+
+    def cable(self, index: int, state: str) -> None:
+        """Pull a node's cable (`down`) or plug it in again (`up`)."""
+        done = ip("link", "set", self.names[index], state)
+        assert done.returncode == 0, done.stderr
+
+    def close(self) -> None:
+        for one in reversed(self.running):
+            kill(family(one))
+            one.wait()
+        for name in self.names:
+            ip("netns", "del", name)
+            ip("link", "del", name)
+        ip("link", "del", self.bridge)
+        shutil.rmtree(self.temp, ignore_errors=True)
+
+
+@pytest.fixture
+def hosts(tmp_path: Path) -> Iterator[Hosts]:
+    if not shutil.which("ip"):
+        pytest.skip("no `ip` (Debian's iproute2) to make hosts of their own addresses with")
+    found = Hosts(tmp_path)
+    try:
+        refused = found.wire()
+        if refused:
+            pytest.skip(f"hosts of their own addresses may not be made here: {refused}")
+        found.start()
+        yield found
+    finally:
+        found.close()
+
+
+def test_a_node_that_was_cut_off_and_comes_back_changes_nothing(
+    hosts: Hosts,
+    films: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    env = {**hosts.env, "RAY_ADDRESS": f"{NET}.1:{hosts.port}"}
+    words = ("prepare.py", "archive", "--source", str(films), "--images-per-shard", "3")
+
+    def prepare(out: Path, *, cut: bool) -> dict[str, str]:
+        with start_job(env, out, *words, "--out", str(out / "data")) as job:
+            if cut:
+                job.wait_until(lambda: len(tars(out)) > 1)
+                hosts.cable(1, "down")
+            job.finish()
+        return tars(out)
+
+    undisturbed = prepare(tmp_path / "undisturbed", cut=False)
+    assert len(undisturbed) == 16
+    assert prepare(tmp_path / "cut", cut=True) == undisturbed
+    hosts.cable(1, "up")
+    time.sleep(10.0)  # what still ran there, and wrote, has seen by now that the cluster has given it up
+    assert tars(tmp_path / "cut") == undisturbed
+    verify = ("prepare.py", "archive", "--verify", "--out", str(tmp_path / "cut" / "data"))
+    with start_job(env, tmp_path / "cut", *verify) as job:
+        job.finish()
