@@ -219,7 +219,8 @@ start() {
     gcs=${port:-$gcs} dashboard=${dashboard_port:-$dashboard}
     token=$(python3 -c 'import secrets; print(secrets.token_hex(32))')
     (umask 077 && printf '%s' "$token" >"$STATE/token")
-    temp=$(mktemp -d /tmp/lungseg-XXXXXX) # short: the path of a Unix socket in it may have 107 bytes
+    # Short: the path of a Unix socket in it may have 107 bytes. Ray gets a folder in it: its own it opens to all users.
+    temp=$(mktemp -d /tmp/lungseg-XXXXXX)
     trap 'end_head' EXIT
     (
         give_address
@@ -227,7 +228,7 @@ start() {
         unset RAY_ADDRESS RAY_API_SERVER_ADDRESS
         export LUNGSEG_RAY=$temp # the mark
         export AUTOSCALER_METRIC_PORT=$autoscaler DASHBOARD_METRIC_PORT=$monitor
-        exec setsid ray start --head --block --disable-usage-stats --temp-dir "$temp" "${cpus[@]}" \
+        exec setsid ray start --head --block --disable-usage-stats --temp-dir "$temp/r" "${cpus[@]}" \
             --node-ip-address 127.0.0.1 --port "$gcs" --dashboard-host 127.0.0.1 --dashboard-port "$dashboard" \
             --dashboard-agent-listen-port "$agent" --dashboard-agent-grpc-port "$agent_grpc" \
             --ray-client-server-port "$client" --metrics-export-port "$metrics" \

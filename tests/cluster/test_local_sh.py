@@ -160,6 +160,7 @@ def test_from_start_to_stop(head: Head, bystander: subprocess.Popen[bytes], tmp_
     assert started.returncode == 0, started.stderr
     first = int(head.recorded("pgid"))
     assert (head.state / "token").stat().st_mode & 0o777 == 0o600
+    assert Path(head.recorded("temp")).stat().st_mode & 0o777 == 0o700
     assert head("status").returncode == 0
     again = head("start")
     assert (again.returncode, int(head.recorded("pgid"))) == (0, first)

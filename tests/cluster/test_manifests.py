@@ -1,6 +1,8 @@
 """The files of cluster/ are what their readers accept: KubeRay's schemas, Ray's own validation, the jobs' options."""
 
+import copy
 import json
+import re
 import shlex
 import zipfile
 from pathlib import Path
@@ -33,8 +35,26 @@ DOCUMENTS = _documents()
 JOBS = [name for name, document in DOCUMENTS.items() if document["kind"] == "RayJob"]
 
 
-def test_there_is_a_job_for_training() -> None:
-    assert any(name.startswith("rayjob-train.yaml") for name in JOBS)
+def _cluster(name: str) -> dict[str, Any]:
+    spec: dict[str, Any] = DOCUMENTS[name]["spec"]
+    return spec["rayClusterSpec"] if name in JOBS else spec  # type: ignore[no-any-return]
+
+
+def _settings(name: str) -> Any:
+    words = shlex.split(DOCUMENTS[name]["spec"]["entrypoint"])
+    return parse(Path(words[1]).stem, words[2:])  # type: ignore[arg-type]
+
+
+def _gpus(group: dict[str, Any]) -> int:
+    """GPUs that a pod of the group asks for."""
+    limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+    return int(limits.get("nvidia.com/gpu", 0))
+
+
+def test_there_are_jobs_and_a_cluster_to_stay() -> None:
+    files = {name.rsplit("-", 1)[0] for name in DOCUMENTS}
+    jobs = {f"rayjob-{job}.yaml" for job in ("prepare", "train", "infer", "train-kueue")}
+    assert files == jobs | {"raycluster.yaml"}
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
@@ -49,23 +69,118 @@ def test_kuberay_takes_it(name: str) -> None:
 
 @pytest.mark.parametrize("name", JOBS)
 def test_its_entrypoint_is_a_job_with_real_options(name: str) -> None:
-    spec = DOCUMENTS[name]["spec"]
-    words = shlex.split(spec["entrypoint"])
+    words = shlex.split(DOCUMENTS[name]["spec"]["entrypoint"])
     assert words[0] == "python"
     assert (ROOT / words[1]).is_file()
-    settings = parse(Path(words[1]).stem, words[2:])  # type: ignore[arg-type]
-    if words[1] == "jobs/train.py":
-        groups = spec["rayClusterSpec"]["workerGroupSpecs"]
-        assert settings.workers_per_run == sum(group["replicas"] for group in groups)  # type: ignore[attr-defined]
+    settings = _settings(name)
+    # What a pod writes elsewhere is gone with it.
+    assert settings.out.startswith("/shared/")
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_it_asks_for_a_token_and_holds_none(name: str) -> None:
+def test_its_workers_have_their_gpus_from_the_start(name: str) -> None:
+    groups = [group for group in _cluster(name)["workerGroupSpecs"] if _gpus(group)]
+    job = Path(shlex.split(DOCUMENTS[name]["spec"]["entrypoint"])[1]).stem
+    if job == "prepare":
+        assert not groups
+        return
+    settings = _settings(name)
+    assert settings.device == "gpu"
+    workers = settings.workers_per_run if job == "train" else settings.workers
+    # A job counts the GPUs when it starts, which is when the pods of `replicas` are ready: none may come later.
+    assert workers == sum(group["replicas"] * _gpus(group) for group in groups)
+    assert all(group["minReplicas"] == group["replicas"] == group["maxReplicas"] for group in groups)
+    assert all(
+        {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"} in _tolerations(g) for g in groups
+    )
+
+
+def _tolerations(group: dict[str, Any]) -> list[dict[str, str]]:
+    return list(group["template"]["spec"].get("tolerations", []))
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_it_ends_and_is_tried_again_and_goes(name: str) -> None:
     spec = DOCUMENTS[name]["spec"]
-    assert spec["rayClusterSpec"]["authOptions"] == {"mode": "token"}
-    assert spec["rayClusterSpec"]["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    assert 3600 <= spec["activeDeadlineSeconds"] <= 7 * 86400
+    assert 1 <= spec["backoffLimit"] <= 5
+    assert spec["shutdownAfterJobFinishes"] is True
+    assert 0 < spec["ttlSecondsAfterFinished"] <= 3600
     RuntimeEnv(**yaml.safe_load(spec["runtimeEnvYAML"]))
-    assert "RAY_AUTH_TOKEN" not in json.dumps(spec)
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_it_asks_for_a_token_and_holds_none(name: str) -> None:
+    assert _cluster(name)["authOptions"] == {"mode": "token"}
+    assert "RAY_AUTH_TOKEN" not in json.dumps(DOCUMENTS[name])
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_its_head_takes_no_work(name: str) -> None:
+    head = _cluster(name)["headGroupSpec"]
+    assert {key: head["rayStartParams"][key] for key in ("num-cpus", "num-gpus")} == {"num-cpus": "0", "num-gpus": "0"}
+    assert not _gpus(head)
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_its_pods_see_the_storage_and_have_room_to_share_memory(name: str) -> None:
+    cluster = _cluster(name)
+    for group in [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]:
+        pod = group["template"]["spec"]
+        (container,) = pod["containers"]
+        mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+        volumes = {volume["name"]: volume for volume in pod["volumes"]}
+        assert volumes[mounts["/shared"]]["persistentVolumeClaim"]["claimName"] == "lungseg"
+        assert container["resources"]["requests"] == container["resources"]["limits"]
+        if "groupName" in group:
+            assert volumes[mounts["/dev/shm"]]["emptyDir"]["medium"] == "Memory"
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_a_pool_that_grows_is_bounded_and_starts_with_one(name: str) -> None:
+    cluster = _cluster(name)
+    pools = {group["groupName"]: group for group in cluster["workerGroupSpecs"]}
+    grows = any(pool["minReplicas"] < pool["maxReplicas"] for pool in pools.values())
+    assert grows == cluster.get("enableInTreeAutoscaling", False)
+    if grows:
+        assert pools["cpu"]["minReplicas"] == pools["cpu"]["replicas"] == 1
+        assert pools["cpu"]["maxReplicas"] <= 16
+        assert cluster["autoscalerOptions"]["idleTimeoutSeconds"] >= 60
+        # Else a container that starts again would be another Ray node in the pod of the first.
+        groups = [cluster["headGroupSpec"], *pools.values()]
+        assert all(group["template"]["spec"]["restartPolicy"] == "Never" for group in groups)
+
+
+@pytest.mark.parametrize("path", sorted(CLUSTER.glob("ray[jc]*.yaml")), ids=lambda path: path.name)
+def test_an_image_has_a_fixed_tag_and_is_yours_to_name(path: Path) -> None:
+    lines = re.findall(r"^ +image: (\S+)(.*)$", path.read_text(), re.MULTILINE)
+    assert lines
+    assert all(re.search(r":[0-9][^:/]*$", image) and "# CHANGE" in comment for image, comment in lines)
+
+
+def test_kueue_has_the_same_training_in_a_queue_that_holds_it() -> None:
+    plain, queued = (copy.deepcopy(DOCUMENTS[f"rayjob-{name}.yaml-0"]) for name in ("train", "train-kueue"))
+    labels = queued["metadata"].pop("labels")
+    assert queued["spec"].pop("suspend") is True
+    assert queued == plain
+    kinds = {one["kind"]: one for one in yaml.safe_load_all((CLUSTER / "kueue.yaml").read_text())}
+    assert {one["apiVersion"] for one in kinds.values()} == {"kueue.x-k8s.io/v1beta2"}
+    assert labels == {"kueue.x-k8s.io/queue-name": kinds["LocalQueue"]["metadata"]["name"]}
+    assert kinds["LocalQueue"]["spec"] == {"clusterQueue": kinds["ClusterQueue"]["metadata"]["name"]}
+    (group,) = kinds["ClusterQueue"]["spec"]["resourceGroups"]
+    (flavor,) = group["flavors"]
+    assert flavor["name"] == kinds["ResourceFlavor"]["metadata"]["name"]
+    assert [one["name"] for one in flavor["resources"]] == group["coveredResources"]
+    quota = {one["name"]: _number(one["nominalQuota"]) for one in flavor["resources"]}
+    cluster = plain["spec"]["rayClusterSpec"]
+    pods = [(cluster["headGroupSpec"], 1), *((one, one["replicas"]) for one in cluster["workerGroupSpecs"])]
+    for resource, most in quota.items():
+        asked = [(group["template"]["spec"]["containers"][0]["resources"]["requests"], n) for group, n in pods]
+        assert sum(_number(requests.get(resource, "0")) * n for requests, n in asked) < most
+
+
+def _number(quantity: str) -> int:
+    return int(quantity.removesuffix("Gi"))
 
 
 def _runtime_env() -> dict[str, Any]:

@@ -1,0 +1,122 @@
+"""The image keeps its promises as far as a file can show them, and its installer takes from the lock what it should."""
+
+import re
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+INSTALL = ROOT / "cluster" / "install.sh"
+LOCK = (ROOT / "requirements.lock").read_text()
+CUDA = re.compile(r"torch|torchvision|triton|nvidia-.*|cuda-.*")
+
+Steps = list[tuple[str, str]]
+
+
+def _steps(text: str) -> Steps:
+    """Read a Dockerfile's instructions, continued lines joined, comments dropped."""
+    kept = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
+    lines = [line.strip() for line in kept.replace("\\\n", " ").splitlines() if line.strip()]
+    return [(line.split(maxsplit=1)[0].upper(), line.split(maxsplit=1)[1]) for line in lines]
+
+
+STEPS = _steps((ROOT / "cluster" / "Dockerfile").read_text())
+
+
+def _of(name: str) -> list[str]:
+    return [rest for step, rest in STEPS if step == name]
+
+
+def _packages(lock: str) -> dict[str, str]:
+    """Split a lock into blocks: the line with name and version, and that with its hashes."""
+    blocks = re.split(r"^(?=[^ \n])", lock, flags=re.MULTILINE)
+    return {block.split(" ", 1)[0]: block for block in blocks if block}
+
+
+def test_the_base_is_a_fixed_python_of_the_project() -> None:
+    bases = [words for words in (rest.split() for rest in _of("FROM")) if not words[0].startswith("${")]
+    assert {words[-1] for words in bases} == {"cpu", "gpu"}
+    assert {words[0] for words in bases} == {"python:3.11-slim-bookworm"}
+    assert _of("FROM")[-1] == "${DEVICE}"
+    assert _of("ARG")[0] == "DEVICE=gpu"
+
+
+def test_it_does_not_run_as_root() -> None:
+    assert [rest for step, rest in STEPS if step == "USER"][-1] == "1000"
+    assert [step for step, _ in STEPS].index("USER") > max(n for n, (step, _) in enumerate(STEPS) if step == "RUN")
+    assert "HOME=/home/lungseg" in _of("ENV")
+
+
+def test_nothing_is_fetched_but_packages() -> None:
+    assert not _of("ADD")
+    runs = " ".join(_of("RUN"))
+    assert not re.search(r"curl|wget +\S*:|https?:|git +clone|pip install(?!.*--no-deps)", runs)
+    assert {copy.split()[0] for copy in _of("COPY")} == {
+        "requirements.lock",
+        "cluster/install.sh",
+        "pyproject.toml",
+        "lungseg",
+        "jobs",
+    }
+    assert "wget" in runs, "KubeRay's probes need it"
+
+
+def test_no_secret_is_asked_for_or_kept() -> None:
+    text = (ROOT / "cluster" / "Dockerfile").read_text() + (ROOT / "cluster" / "Dockerfile.dockerignore").read_text()
+    given = " ".join(_of("ARG") + _of("ENV") + _of("RUN"))
+    assert not re.search(r"token|secret|passw|credential|_key", given, re.IGNORECASE)
+    assert "--mount=type=secret" not in text
+
+
+def test_the_build_sees_only_what_it_copies() -> None:
+    lines = (ROOT / "cluster" / "Dockerfile.dockerignore").read_text().splitlines()
+    rules = [line for line in lines if line and not line.startswith("#")]
+    assert rules[0] == "*"
+    copied = {word for copy in _of("COPY") for word in copy.split()[:-1]}
+    assert {rule[1:] for rule in rules if rule.startswith("!")} == copied
+    assert all((ROOT / name).exists() for name in copied)
+
+
+def test_the_cpu_part_of_the_lock_lacks_cuda_alone() -> None:
+    said = subprocess.run([INSTALL, "cpu-lock"], capture_output=True, text=True, check=True, timeout=30)
+    whole, part = _packages(LOCK), _packages(said.stdout)
+    left_out = whole.keys() - part.keys()
+    assert {name.split("==")[0] for name in left_out} >= {"torch", "torchvision", "triton", "nvidia-cublas"}
+    assert all(CUDA.fullmatch(name.split("==")[0]) for name in left_out)
+    assert not [name for name in part if CUDA.fullmatch(name.split("==")[0])]
+    assert all(block == whole[name] for name, block in part.items())
+    assert all("--hash=sha256:" in block for block in part.values())
+
+
+def _installs(tmp_path: Path, *words: str, **env: str) -> list[str]:
+    """Run the installer with a python that only writes down what it is asked, and the lock that it is given."""
+    fake = tmp_path / "python"
+    fake.write_text('#!/usr/bin/env bash\necho "$@" >>"$ASKED"\nfor file; do [[ $file != /* ]] || cat "$file"; done\n')
+    fake.chmod(0o755)
+    asked = tmp_path / "asked"
+    path = f"{tmp_path}:/usr/bin:/bin"
+    subprocess.run([INSTALL, *words], env={"PATH": path, "ASKED": str(asked), **env}, check=True, timeout=30)
+    return asked.read_text().splitlines()
+
+
+def test_for_gpus_it_installs_the_whole_lock_with_its_hashes(tmp_path: Path) -> None:
+    (one,) = _installs(tmp_path, "gpu")
+    assert re.fullmatch(r"-m pip install --no-cache-dir --no-deps --require-hashes -r \S+/requirements\.lock", one)
+
+
+def test_for_cpus_torch_comes_in_the_locked_version(tmp_path: Path) -> None:
+    locked, torch = _installs(tmp_path, "cpu")
+    assert "--require-hashes" in locked
+    names = re.findall(r"^((?:torch|torchvision)==[^ ]+)", LOCK, re.MULTILINE)
+    assert torch.split()[-2:] == names
+    assert "--index-url https://download.pytorch.org/whl/cpu" in torch
+
+
+def test_a_mirror_may_stand_in_for_the_index(tmp_path: Path) -> None:
+    torch = _installs(tmp_path, "cpu", TORCH_CPU_INDEX="https://mirror.example.com/cpu")[1]
+    assert "--index-url https://mirror.example.com/cpu" in torch
+
+
+def test_another_device_is_refused() -> None:
+    said = subprocess.run([INSTALL, "tpu"], capture_output=True, text=True, check=False, timeout=30)
+    assert (said.returncode, said.stderr.count("\n")) == (2, 1)
+    assert "'tpu'" in said.stderr
