@@ -1,11 +1,12 @@
 """Paths and URIs (local, s3://, gs://) behind pyarrow.fs; no torn file ever bears its final name."""
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -72,14 +73,12 @@ def open_filesystem(path: str) -> tuple[pafs.FileSystem, str]:
 
     """
     try:
-        opened: tuple[pafs.FileSystem, str] = pafs.FileSystem.from_uri(
-            path if "://" in path else Path(path).absolute().as_uri()
-        )
-    except (ValueError, OSError) as error:
+        with _told(path):
+            return walk.open_uri(path)
+    except ValueError as error:
         raise InputError(
             f"{path}: not a path that can be opened ({_first_line(error)}): pass a folder, s3:// or gs://"
         ) from None
-    return opened
 
 
 def list_files(folder: str, suffixes: Iterable[str] = ()) -> list[str]:
@@ -93,7 +92,8 @@ def list_files(folder: str, suffixes: Iterable[str] = ()) -> list[str]:
     if not there:
         raise InputError(f"{folder}: no such folder: check the path")
     endings = tuple(suffixes) or ("",)
-    paths = walk.files_below(filesystem, inner)
+    with _told(folder):
+        paths = walk.files_below(filesystem, inner)
     return sorted(_inside(folder, path) for path in paths if path.lower().endswith(endings))
 
 
@@ -105,7 +105,8 @@ def list_folders(folder: str) -> list[str]:
 
     """
     filesystem, inner, there = _open_folder(folder)
-    return sorted(_inside(folder, name) for name in (walk.folders_in(filesystem, inner) if there else []))
+    with _told(folder):
+        return sorted(_inside(folder, name) for name in (walk.folders_in(filesystem, inner) if there else []))
 
 
 def _open_folder(folder: str) -> tuple[pafs.FileSystem, str, bool]:
@@ -129,10 +130,29 @@ def exists(path: str) -> bool:
 def _look(path: str) -> tuple[pafs.FileSystem, str, pafs.FileType]:
     """Open a path's file system and say what is there."""
     filesystem, inner = open_filesystem(path)
+    with _told(path):
+        return filesystem, inner, walk.ask(lambda: filesystem.get_file_info(inner)).type
+
+
+@contextlib.contextmanager
+def _told(path: str) -> Iterator[None]:
+    """Tell in one line why a disk or a bucket does not answer: that it does not is never taken for a missing file."""
     try:
-        return filesystem, inner, filesystem.get_file_info(inner).type
+        yield
     except PermissionError:
         raise InputError(f"{path}: in a folder that may not be entered: give execute rights to those above") from None
+    except OSError as error:
+        if walk.passes(error):
+            raise _unanswered(path, error) from None
+        if error.errno is not None:
+            raise InputError(f"{path}: the disk does not answer ({os.strerror(error.errno)}): mend it") from None
+        raise InputError(
+            f"{path}: the bucket refuses ({_first_line(error)}): check its name, your keys and their rights"
+        ) from None
+
+
+def _unanswered(path: str, error: Exception) -> InputError:
+    return InputError(f"{path}: the bucket does not answer ({_first_line(error)}): try again")
 
 
 def stat(path: str) -> tuple[int, int]:
@@ -157,14 +177,15 @@ def stat_if_there(path: str) -> tuple[int, int] | None:
     """
     try:
         filesystem, inner = open_filesystem(path)
-    except InputError:
+    except InputError as error:
+        if isinstance(error.__context__, OSError):  # where the bucket lies cannot be found out now
+            raise
         return None
     try:
-        return _stat(filesystem.get_file_info(inner))
-    except (OSError, ValueError) as error:
-        if isinstance(filesystem, pafs.LocalFileSystem) or isinstance(error, ValueError):
-            return None
-        raise InputError(f"{path}: the bucket does not answer ({_first_line(error)}): try again") from None
+        with contextlib.nullcontext() if isinstance(filesystem, pafs.LocalFileSystem) else _told(path):
+            return _stat(walk.ask(lambda: filesystem.get_file_info(inner)))
+    except (OSError, ValueError):
+        return None
 
 
 def stats_below(folder: str) -> dict[str, tuple[int, int]]:
@@ -177,7 +198,8 @@ def stats_below(folder: str) -> dict[str, tuple[int, int]]:
     filesystem, inner, there = _open_folder(folder)
     if not there:
         return {}
-    found = filesystem.get_file_info(pafs.FileSelector(inner, recursive=True))
+    with _told(folder):
+        found = walk.ask(lambda: filesystem.get_file_info(pafs.FileSelector(inner, recursive=True)))
     stats = {_inside(folder, info.path[len(inner) :].lstrip("/")): _stat(info) for info in found}
     return {path: stat for path, stat in stats.items() if stat is not None}
 
@@ -208,13 +230,19 @@ def read_range(path: str, offset: int, size: int | None) -> bytes:
     try:
         if local:
             return walk.read(inner, offset, size)
-        with filesystem.open_input_file(inner) as file:
-            return bytes(file.read() if size is None else file.read_at(size, offset))
+        return walk.ask(lambda: _get(filesystem, inner, offset, size))
     except (OSError, ValueError) as error:
+        if walk.passes(error):
+            raise _unanswered(path, error) from None
         why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else _first_line(error)
         if local and os.path.islink(inner):
             why = f"a link to {walk.shown(os.readlink(inner))}: {why}"
         raise InputError(f"{path}: cannot be read ({why}): check that it is there and may be read") from None
+
+
+def _get(filesystem: pafs.FileSystem, inner: str, offset: int, size: int | None) -> bytes:
+    with filesystem.open_input_file(inner) as file:
+        return bytes(file.read() if size is None else file.read_at(size, offset))
 
 
 def write_bytes(path: str, content: bytes) -> None:
@@ -227,15 +255,22 @@ def write_bytes(path: str, content: bytes) -> None:
 
     """
     filesystem, inner = open_filesystem(path)
+    local = isinstance(filesystem, pafs.LocalFileSystem)
     try:
-        filesystem.create_dir(parent_of(inner), recursive=True)
-        if isinstance(filesystem, pafs.LocalFileSystem):
+        if local:
+            filesystem.create_dir(parent_of(inner), recursive=True)
             _replace(inner, content)
-            return
-        with filesystem.open_output_stream(inner) as stream:
-            stream.write(content)
+        else:
+            walk.ask(lambda: _put(filesystem, inner, content))
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({_first_line(error)}): make room, or write elsewhere") from error
+        advice = "make room" if local else "check the bucket's name, your keys and their rights"
+        raise InputError(f"{path}: cannot be written ({_first_line(error)}): {advice}, or write elsewhere") from error
+
+
+def _put(filesystem: pafs.FileSystem, inner: str, content: bytes) -> None:
+    filesystem.create_dir(parent_of(inner), recursive=True)
+    with filesystem.open_output_stream(inner) as stream:
+        stream.write(content)
 
 
 def _replace(path: str, content: bytes) -> None:
@@ -262,10 +297,11 @@ def delete_unfinished(folder: str) -> None:
 def delete(path: str) -> None:
     """Delete a file or a folder with all in it; nothing happens where there is none."""
     filesystem, inner, kind = _look(path)
-    if kind == pafs.FileType.Directory:
-        filesystem.delete_dir(inner)
-    elif kind == pafs.FileType.File:
-        filesystem.delete_file(inner)
+    calls = {pafs.FileType.Directory: filesystem.delete_dir, pafs.FileType.File: filesystem.delete_file}
+    # Gone already: deleted by a request of ours whose answer was lost, or by somebody else.
+    with _told(path), contextlib.suppress(FileNotFoundError):
+        if kind in calls:
+            walk.ask(lambda: calls[kind](inner))
 
 
 def read_json(path: str) -> dict[str, Any]:

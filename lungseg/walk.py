@@ -1,11 +1,14 @@
-"""The file systems behind storage: folders listed, with nothing passed over in silence, and files of a disk read."""
+"""The file systems behind storage: opened, asked again while busy, folders listed with nothing passed over silently."""
 
 import logging
 import os
+import random
 import re
 import stat
-from collections.abc import Iterator
-from typing import Literal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal, TypeVar
 
 import pyarrow.fs as pafs
 
@@ -14,6 +17,65 @@ from lungseg.errors import InputError
 logger = logging.getLogger(__name__)
 
 _HIDDEN = re.compile(r"(^|/)\.")
+# For how long a bucket that is busy or out of reach is asked again. One that takes connections and says nothing is told
+# after three attempts of _SILENT_S: so a bucket that is gone is told in less than a minute, whichever way it is gone.
+_PATIENCE_S = 20.0
+_SILENT_S = 10.0
+_CONNECT_S = 3.0
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.2, 3.0
+# In what the libraries of AWS and of Google say, all that may pass by itself. INTERNAL_FAILURE is Arrow's word for a
+# 503 whose text is longer than the range that was to be read: it has no room for it, and does not ask again.
+_PASSES = re.compile(
+    r"NETWORK_CONNECTION|SLOW_DOWN|SERVICE_UNAVAILABLE|INTERNAL_FAILURE|THROTTLING|REQUEST_TIMEOUT"
+    r"|HTTP status (408|429|5\d\d)|SlowDown|Status\((UNAVAILABLE|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED)"
+)
+_Answer = TypeVar("_Answer")
+
+
+def open_uri(path: str) -> tuple[pafs.FileSystem, str]:
+    """Split a path or URI into its file system and the path there.
+
+    Raises:
+        ValueError: it is none that could be opened.
+        OSError: where its bucket lies cannot be found out.
+
+    """
+    if path.startswith(("gs://", "gcs://")) and "?" not in path:
+        path = f"{path}?retry_limit_seconds={_PATIENCE_S:.0f}"  # by itself it would try for a quarter of an hour
+    opened: tuple[pafs.FileSystem, str] = pafs.FileSystem.from_uri(
+        path if "://" in path else Path(path).absolute().as_uri()
+    )
+    filesystem, inner = opened
+    if isinstance(filesystem, pafs.S3FileSystem):
+        # A URI has no word for patience: by itself it would ask a server that says nothing for 100 s, each time.
+        _, (options, *_) = filesystem.__reduce__()
+        limits = {"request_timeout": _SILENT_S, "connect_timeout": _CONNECT_S}
+        retries = pafs.AwsStandardS3RetryStrategy(max_attempts=3)
+        filesystem = pafs.S3FileSystem(**{**options, **limits}, retry_strategy=retries)
+    return filesystem, inner
+
+
+def ask(request: Callable[[], _Answer]) -> _Answer:
+    """Ask a store for something; while it is busy or out of reach, again, for a while. A disk is asked once.
+
+    Raises:
+        OSError: what the last answer was.
+
+    """
+    began, wait = time.monotonic(), _FIRST_WAIT_S
+    while True:
+        try:
+            return request()
+        except OSError as error:
+            if not passes(error) or time.monotonic() - began + wait > _PATIENCE_S:
+                raise
+        time.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311  # so that many who were refused do not return at once
+        wait = min(2 * wait, _LONGEST_WAIT_S)
+
+
+def passes(error: Exception) -> bool:
+    """Whether a store's error may pass by itself; a disk's does not."""
+    return isinstance(error, OSError) and error.errno is None and bool(_PASSES.search(str(error)))
 
 
 def files_below(filesystem: pafs.FileSystem, folder: str) -> list[str]:
@@ -70,7 +132,7 @@ def shown(path: str) -> str:
 
 def _in_store(filesystem: pafs.FileSystem, folder: str, kind: pafs.FileType) -> list[str]:
     """Name the files below a folder, or the folders directly in it."""
-    infos = filesystem.get_file_info(pafs.FileSelector(folder, recursive=kind == pafs.FileType.File))
+    infos = ask(lambda: filesystem.get_file_info(pafs.FileSelector(folder, recursive=kind == pafs.FileType.File)))
     paths = [info.path[len(folder) :].lstrip("/") for info in infos if info.type == kind]
     return [path for path in paths if not _HIDDEN.search(path)]
 

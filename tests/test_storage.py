@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow._fs import _MockFileSystem
 
-from lungseg import storage
+from lungseg import storage, walk
 from lungseg.errors import InputError
 from lungseg.schema import SCHEMA
 
@@ -246,9 +246,43 @@ def test_a_bucket_that_does_not_answer_is_no_missing_file(monkeypatch: pytest.Mo
         def get_file_info(self, _: str) -> None:
             raise OSError("When getting information for key 'x': AWS Error UNKNOWN (HTTP status 503)")
 
+    monkeypatch.setattr(walk, "_PATIENCE_S", 0.5)
     monkeypatch.setattr(storage, "open_filesystem", lambda path: (Down(), path))
     with pytest.raises(InputError, match=r"s3://x\.png: the bucket does not answer \(.*503\)\): try again"):
         storage.stat_if_there("s3://x.png")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            OSError("AWS Error NETWORK_CONNECTION during HeadObject operation"),
+            "the bucket does not answer .* try again",
+        ),
+        (OSError("AWS Error ACCESS_DENIED during HeadObject operation"), "the bucket refuses .* your keys"),
+        (OSError(5, "Input/output error"), "the disk does not answer .* mend it"),
+    ],
+)
+def test_whoever_asks_a_bucket_is_told_in_a_line(error: OSError, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Down:
+        def get_file_info(self, _: object) -> None:
+            raise error
+
+    monkeypatch.setattr(walk, "_PATIENCE_S", 0.0)
+    monkeypatch.setattr(storage, "open_filesystem", lambda path: (Down(), path))
+    asks: list[Callable[[str], Any]] = [storage.exists, storage.list_files, storage.list_folders]
+    for ask in (*asks, storage.stats_below, storage.delete):
+        with pytest.raises(InputError, match=f"^s3://b/x: {said}"):
+            ask("s3://b/x")
+
+
+def test_a_bucket_whose_place_cannot_be_found_out_is_no_missing_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_answer(_: str) -> None:
+        raise OSError("When resolving region for bucket 'b': AWS Error NETWORK_CONNECTION during HeadBucket operation")
+
+    monkeypatch.setattr(walk, "open_uri", no_answer)
+    with pytest.raises(InputError, match=r"^s3://b/x: the bucket does not answer"):
+        storage.stat_if_there("s3://b/x")
 
 
 # Listings

@@ -3,6 +3,7 @@
 import logging
 import os
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -210,3 +211,70 @@ def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
     for name in ("none", "."):
         with pytest.raises(OSError, match=r"No such file|Is a directory"):
             walk.read(str(tmp_path / name), 0, None)
+
+
+# A store that is busy, out of reach, or that refuses
+
+
+BUSY = (
+    "AWS Error NETWORK_CONNECTION during HeadObject operation: curlCode: 7, Could not connect to server",
+    "AWS Error UNKNOWN (HTTP status 503) during HeadObject operation: No response body.",
+    "AWS Error SLOW_DOWN during PutObject operation: Please reduce your request rate.",
+    "AWS Error INTERNAL_FAILURE during GetObject operation: Failed to flush response stream (eof: 0, bad: 1)",
+    "google::cloud::Status(UNAVAILABLE: Retry policy exhausted)",
+)
+FINAL = (
+    "AWS Error ACCESS_DENIED during HeadObject operation: No response body.",
+    "AWS Error UNKNOWN (HTTP status 400) during HeadObject operation: No response body.",
+    "Bucket 'hospitl' not found. To create buckets, enable the allow_bucket_creation option.",
+    "google::cloud::Status(PERMISSION_DENIED: no)",
+)
+
+
+class _Store:
+    """Answers with an error some times, then with 7."""
+
+    def __init__(self, error: OSError, times: int) -> None:
+        self.error, self.left, self.asked = error, times, 0
+
+    def __call__(self) -> int:
+        self.asked += 1
+        if self.asked <= self.left:
+            raise self.error
+        return 7
+
+
+@pytest.mark.parametrize("said", BUSY)
+def test_a_busy_store_is_asked_again(said: str) -> None:
+    store = _Store(OSError(said), times=2)
+    assert walk.ask(store) == 7
+    assert store.asked == 3
+
+
+@pytest.mark.parametrize("error", [*map(OSError, FINAL), FileNotFoundError(2, "No such file"), OSError(5, "SLOW_DOWN")])
+def test_what_does_not_pass_is_told_at_once(error: OSError) -> None:
+    store = _Store(error, times=1)
+    with pytest.raises(type(error)):
+        walk.ask(store)
+    assert store.asked == 1
+
+
+def test_patience_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(walk, "_PATIENCE_S", 1.0)
+    store, began = _Store(OSError(BUSY[0]), times=1000), time.monotonic()
+    with pytest.raises(OSError, match="NETWORK_CONNECTION"):
+        walk.ask(store)
+    assert store.asked > 1
+    assert time.monotonic() - began < 3.0
+
+
+def test_an_s3_file_system_keeps_its_keys_and_is_given_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-3")
+    filesystem, inner = walk.open_uri("s3://me:secret%2F@hospital/a%20b/c")
+    assert inner == "hospital/a b/c"
+    _, (options, *_) = filesystem.__reduce__()
+    assert (options["access_key"], options["secret_key"]) == ("me", "secret/")
+    assert options["endpoint_override"] == "http://127.0.0.1:9"
+    assert filesystem.region == "eu-west-3"
+    assert 0 < options["connect_timeout"] <= options["request_timeout"] <= 10
