@@ -4,8 +4,6 @@ import contextlib
 import hashlib
 import json
 import os
-import re
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,52 +15,10 @@ import pyarrow.parquet as pq
 
 from lungseg import walk
 from lungseg.errors import InputError
+from lungseg.paths import join as join, name_of as name_of, parent_of as parent_of, resolve as resolve
 from lungseg.schema import SCHEMA, check_schema
 
-_TEMPORARY = ".writing-"
-_ONE_SLASH = re.compile(r"(s3|gs|gcs|file|https?):/(?!/)")
 _HERE = pafs.LocalFileSystem()
-
-
-def resolve(path: str) -> str:
-    """Make a path absolute; leave a URI as it is.
-
-    A relative path means the folder that the user stands in. In a job submitted to Ray that folder is a copy which Ray
-    throws away, so there it means ~/lungseg: the same command submitted again finds what the first one left.
-
-    Raises:
-        InputError: there is none (as of an empty shell variable), or a URI lacks a slash.
-
-    """
-    if not path.strip():
-        raise InputError("an empty path: name a folder (was a shell variable empty?)")
-    if _ONE_SLASH.match(path):
-        raise InputError(f"{path}: one slash, expected two: {path.replace(':/', '://', 1)}")
-    if "://" in path:
-        return path.rstrip("/")
-    expanded = Path(path).expanduser()
-    if expanded.is_absolute():
-        return os.path.normpath(expanded)
-    base = Path.home() / "lungseg" if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ else Path.cwd()
-    return os.path.normpath(base / expanded)
-
-
-def join(folder: str, *names: str) -> str:
-    """Name something inside a folder; `..` and absolute names are refused, as they could climb out of it."""
-    for name in names:
-        if name.startswith("/") or ".." in name.split("/"):
-            raise InputError(f"{name}: a name that leaves its folder {folder}: rename it")
-    return "/".join([folder.rstrip("/"), *names])
-
-
-def name_of(path: str) -> str:
-    """Last part of a path."""
-    return path.rstrip("/").rsplit("/", 1)[-1]
-
-
-def parent_of(path: str) -> str:
-    """All but the last part of a path."""
-    return path.rstrip("/").rsplit("/", 1)[0]
 
 
 def open_filesystem(path: str) -> tuple[pafs.FileSystem, str]:
@@ -77,7 +33,7 @@ def open_filesystem(path: str) -> tuple[pafs.FileSystem, str]:
             return walk.open_uri(path)
     except ValueError as error:
         raise InputError(
-            f"{path}: not a path that can be opened ({_first_line(error)}): pass a folder, s3:// or gs://"
+            f"{path}: not a path that can be opened ({walk.first_line(error)}): pass a folder, s3:// or gs://"
         ) from None
 
 
@@ -147,12 +103,12 @@ def _told(path: str) -> Iterator[None]:
         if error.errno is not None:
             raise InputError(f"{path}: the disk does not answer ({os.strerror(error.errno)}): mend it") from None
         raise InputError(
-            f"{path}: the bucket refuses ({_first_line(error)}): check its name, your keys and their rights"
+            f"{path}: the bucket refuses ({walk.first_line(error)}): check its name, your keys and their rights"
         ) from None
 
 
 def _unanswered(path: str, error: Exception) -> InputError:
-    return InputError(f"{path}: the bucket does not answer ({_first_line(error)}): try again")
+    return InputError(f"{path}: the bucket does not answer ({walk.first_line(error)}): try again")
 
 
 def stat(path: str) -> tuple[int, int]:
@@ -230,19 +186,14 @@ def read_range(path: str, offset: int, size: int | None) -> bytes:
     try:
         if local:
             return walk.read(inner, offset, size)
-        return walk.ask(lambda: _get(filesystem, inner, offset, size))
+        return walk.ask(lambda: walk.get(filesystem, inner, offset, size))
     except (OSError, ValueError) as error:
         if walk.passes(error):
             raise _unanswered(path, error) from None
-        why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else _first_line(error)
+        why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else walk.first_line(error)
         if local and os.path.islink(inner):
             why = f"a link to {walk.shown(os.readlink(inner))}: {why}"
         raise InputError(f"{path}: cannot be read ({why}): check that it is there and may be read") from None
-
-
-def _get(filesystem: pafs.FileSystem, inner: str, offset: int, size: int | None) -> bytes:
-    with filesystem.open_input_file(inner) as file:
-        return bytes(file.read() if size is None else file.read_at(size, offset))
 
 
 def write_bytes(path: str, content: bytes) -> None:
@@ -259,38 +210,20 @@ def write_bytes(path: str, content: bytes) -> None:
     try:
         if local:
             filesystem.create_dir(parent_of(inner), recursive=True)
-            _replace(inner, content)
+            walk.replace(inner, content)
         else:
-            walk.ask(lambda: _put(filesystem, inner, content))
+            walk.ask(lambda: walk.put(filesystem, inner, content))
     except OSError as error:
         advice = "make room" if local else "check the bucket's name, your keys and their rights"
-        raise InputError(f"{path}: cannot be written ({_first_line(error)}): {advice}, or write elsewhere") from error
-
-
-def _put(filesystem: pafs.FileSystem, inner: str, content: bytes) -> None:
-    filesystem.create_dir(parent_of(inner), recursive=True)
-    with filesystem.open_output_stream(inner) as stream:
-        stream.write(content)
-
-
-def _replace(path: str, content: bytes) -> None:
-    descriptor, temporary = tempfile.mkstemp(prefix=_TEMPORARY, dir=parent_of(path))
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        raise InputError(
+            f"{path}: cannot be written ({walk.first_line(error)}): {advice}, or write elsewhere"
+        ) from error
 
 
 def delete_unfinished(folder: str) -> None:
     """Delete the temporary files below a folder that a killed process left behind; no one may be writing there."""
     if "://" not in folder:
-        for path in Path(folder).rglob(f"{_TEMPORARY}*"):
+        for path in Path(folder).rglob(f"{walk.TEMPORARY}*"):
             path.unlink(missing_ok=True)
 
 
@@ -344,7 +277,7 @@ def read_table(path: str, content: bytes | None = None) -> pa.Table:
         source = pa.BufferReader(read_bytes(path) if content is None else content)
         table = pq.ParquetFile(source, pre_buffer=False, page_checksum_verification=True).read(use_threads=False)
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path}: not a Parquet file ({_first_line(error)}): make it again") from None
+        raise InputError(f"{path}: not a Parquet file ({walk.first_line(error)}): make it again") from None
     number = (table.schema.metadata or {}).get(b"lungseg.schema", b"none").decode()
     check_schema(int(number) if number.isdigit() else number, path)
     return table
@@ -365,7 +298,3 @@ def write_table(path: str, table: pa.Table) -> None:
 def digest(value: Any) -> str:
     """Sixteen hexadecimal digits of the SHA-256 of a JSON value, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

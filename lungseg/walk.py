@@ -5,6 +5,7 @@ import os
 import random
 import re
 import stat
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,9 +14,12 @@ from typing import Literal, TypeVar
 import pyarrow.fs as pafs
 
 from lungseg.errors import InputError
+from lungseg.paths import parent_of
 
 logger = logging.getLogger(__name__)
 
+TEMPORARY = ".writing-"
+"""How the names of files begin that are being written."""
 _HIDDEN = re.compile(r"(^|/)\.")
 # For how long a bucket that is busy or out of reach is asked again. One that takes connections and says nothing is told
 # after three attempts of _SILENT_S: so a bucket that is gone is told in less than a minute, whichever way it is gone.
@@ -191,3 +195,36 @@ def read(path: str, offset: int, size: int | None) -> bytes:
             raise InputError(f"{path}: a pipe, socket or device, expected a file: take it out")
         file.seek(offset)
         return file.read(size)
+
+
+def get(filesystem: pafs.FileSystem, inner: str, offset: int, size: int | None) -> bytes:
+    """Read `size` bytes at `offset` of a bucket's object, all of them with no size."""
+    with filesystem.open_input_file(inner) as file:
+        return bytes(file.read() if size is None else file.read_at(size, offset))
+
+
+def put(filesystem: pafs.FileSystem, inner: str, content: bytes) -> None:
+    """Write a bucket's object, which shows only once it is whole."""
+    filesystem.create_dir(parent_of(inner), recursive=True)
+    with filesystem.open_output_stream(inner) as stream:
+        stream.write(content)
+
+
+def replace(path: str, content: bytes) -> None:
+    """Write a file of a disk under another name, and give it its own once it is whole and safe."""
+    descriptor, temporary = tempfile.mkstemp(prefix=TEMPORARY, dir=parent_of(path))
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def first_line(error: BaseException) -> str:
+    """Say what an error says, in a line."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

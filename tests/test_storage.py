@@ -11,8 +11,7 @@ from urllib.parse import quote
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from pyarrow._fs import _MockFileSystem
 
 from lungseg import storage, walk
@@ -45,53 +44,6 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, bucket: str) -> str:
 
 
 # Names
-
-
-@given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="/"), min_size=1), min_size=1, max_size=4))
-def test_joined_names_stay_below_their_folder(names: list[str]) -> None:
-    if ".." in names:
-        with pytest.raises(InputError, match="leaves its folder"):
-            storage.join("/base", *names)
-    else:
-        joined = storage.join("/base", *names)
-        assert joined == "/base/" + "/".join(names)
-        assert os.path.normpath(joined).startswith("/base")
-
-
-@pytest.mark.parametrize("name", ["..", "../x", "a/../../x", "a/..", "/etc/passwd", "/"])
-def test_a_name_that_climbs_is_refused(name: str) -> None:
-    with pytest.raises(InputError, match="leaves its folder"):
-        storage.join("s3://bucket/data", name)
-
-
-@pytest.mark.parametrize("name", ["a..b", "...", "..a", "a/b.png", "a b"])
-def test_a_name_with_dots_is_a_name(name: str) -> None:
-    assert storage.join("s3://bucket/data/", name) == f"s3://bucket/data/{name}"
-
-
-def test_resolve_stands_on_the_users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", "/home/someone")
-    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
-    assert storage.resolve("a/../b/") == f"{tmp_path}/b"
-    assert storage.resolve("") == str(tmp_path)
-    assert storage.resolve("/x//y/./z/") == "/x/y/z"
-    assert storage.resolve("~/x") == "/home/someone/x"
-    assert storage.resolve("s3://bucket/a/../b/") == "s3://bucket/a/../b"
-
-
-def test_resolve_in_a_submitted_job_stands_on_a_folder_that_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/someone")
-    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
-    assert storage.resolve("runs") == "/home/someone/lungseg/runs"
-    assert storage.resolve("/runs") == "/runs"
-    assert storage.resolve("gs://bucket/runs") == "gs://bucket/runs"
-
-
-@pytest.mark.parametrize("path", ["/a/b/c.tar", "s3://b/c.tar", "a/c.tar", "/a/b/c.tar/"])
-def test_parent_and_name_take_a_path_apart(path: str) -> None:
-    assert storage.name_of(path) == "c.tar"
-    assert storage.join(storage.parent_of(path), storage.name_of(path)) == path.rstrip("/")
 
 
 @pytest.mark.parametrize("uri", ["ftp://a/b", "https://a/b", "lungs://a"])

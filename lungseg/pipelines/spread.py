@@ -4,6 +4,7 @@ import functools
 import json
 import logging
 import time
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -82,31 +83,29 @@ def _through(job: Job, rows: Sequence[dict[str, Any]], placed: Share, times: Tim
         raise SettingsError("--precision fp16 where the cluster has no GPU: pass bf16 or fp32")
     logger.info("%d %s actors hold the model", count, "GPU" if placed.gpus else "CPU")
     job = replace(job, how=replace(job.how, device=times.device))
-    done = (
-        ray.data.from_items(list(rows), override_num_blocks=len(rows))
-        .map_batches(
-            functools.partial(open_part, job=job), batch_size=None, batch_format="pyarrow", num_cpus=_TASK_PART
+    with warnings.catch_warnings():
+        # Ray 2.64 will have another word for max_restarts; 2.60 has none yet.
+        warnings.simplefilter("ignore", ray.util.annotations.RayDeprecationWarning)
+        done = (
+            ray.data.from_items(list(rows), override_num_blocks=len(rows))
+            .map_batches(
+                functools.partial(open_part, job=job), batch_size=None, batch_format="pyarrow", num_cpus=_TASK_PART
+            )
+            .map_batches(
+                PredictPart,
+                fn_constructor_kwargs={"job": job, "threads": 0 if placed.gpus else placed.cpus},
+                compute=ray.data.ActorPoolStrategy(size=count),
+                batch_size=None,
+                batch_format="pyarrow",
+                num_cpus=_ACTOR_PART,
+                num_gpus=placed.gpus,
+                max_restarts=0,  # else Ray Data waits for a lost actor's return, on a cluster without room for ever
+            )
+            .map_batches(
+                functools.partial(finish_part, job=job), batch_size=None, batch_format="pyarrow", num_cpus=_TASK_PART
+            )
         )
-        .map_batches(
-            PredictPart,
-            fn_constructor_kwargs={"job": job, "threads": 0 if placed.gpus else placed.cpus},
-            compute=ray.data.ActorPoolStrategy(size=count),
-            batch_size=None,
-            batch_format="pyarrow",
-            num_cpus=_ACTOR_PART,
-            num_gpus=placed.gpus,
-            ray_remote_args_fn=_once,
-        )
-        .map_batches(
-            functools.partial(finish_part, job=job), batch_size=None, batch_format="pyarrow", num_cpus=_TASK_PART
-        )
-    )
     yield from done.iter_rows()
-
-
-def _once() -> dict[str, Any]:
-    """Let a lost actor be lost: Ray Data would wait for its return, on a cluster without room for ever."""
-    return {"max_restarts": 0, "max_task_retries": 0}
 
 
 def _show(gauges: Gauges, times: Times, counts: Counter[str], row: dict[str, Any]) -> None:

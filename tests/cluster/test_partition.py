@@ -46,6 +46,9 @@ class Hosts:
             "WANDB_MODE": "disabled",
             "RAY_health_check_period_ms": "1000",
             "RAY_health_check_failure_threshold": "6",
+            # A cut connection is not closed: without these, calls through it wait for minutes.
+            "RAY_grpc_client_keepalive_time_ms": "10000",
+            "RAY_grpc_client_keepalive_timeout_ms": "10000",
         }
 
     @staticmethod

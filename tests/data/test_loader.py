@@ -10,12 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from lungseg.config import AugmentSettings
-from lungseg.data import datasets, loader
-from lungseg.data import reader as reading
+from lungseg.data import datasets, loader, reader as reading
 from lungseg.data.augment import augment
 from lungseg.data.loader import Batch, Step
 from lungseg.data.reader import SampleReader

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from timm.layers import norm_act
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm

@@ -5,13 +5,11 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from numpy.typing import NDArray
 
 from lungseg.config import PreprocessSettings
-from lungseg.data.preprocess import plan as plan_geometry
-from lungseg.data.preprocess import prepare_mask, restore
+from lungseg.data.preprocess import plan as plan_geometry, prepare_mask, restore
 from lungseg.engine import measures
 from lungseg.model import metrics
 from lungseg.schema import TEST_ROWS, Geometry, Sample, table

@@ -1,8 +1,7 @@
 """Ages and sexes in the spellings that archives have."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from lungseg.data.sources.clinical import age_group, read_reading, sex
 
