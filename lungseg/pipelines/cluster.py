@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import socket
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ def connect() -> None:
     address = _address()
     # A Ray of our own needs no dashboard, which takes a second and a tenth of a small machine.
     own: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
+    on_term = signal.getsignal(signal.SIGTERM)
     # Workers' lines stay in Ray's logs: a pipeline says itself what a user wants to know.
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, configure_logging=True, **own)
@@ -45,6 +47,8 @@ def connect() -> None:
             f"Ray did not start ({str(error).split('.')[0]}): the machine is too busy, or short of memory or disk; "
             "the same command tries again"
         ) from error
+    if callable(on_term):
+        signal.signal(signal.SIGTERM, on_term)  # Ray has put its own in its place, which ends with a bare status 15
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

@@ -3,6 +3,7 @@
 import importlib
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -14,12 +15,18 @@ from lungseg.recipes import Job, parse
 logger = logging.getLogger(__name__)
 
 INTERRUPTED = 130  # what a shell reports for a process that Ctrl-C ended
+TERMINATED = 143  # and for one that SIGTERM ended, as `ray job stop`, Kubernetes and systemd do
+
+
+class _TerminatedError(KeyboardInterrupt):
+    """SIGTERM, which ends a job in the way in which Ctrl-C does."""
 
 
 def run_command(job: Job) -> NoReturn:
     """Run a job as the command that this process is, and end the process with its status."""
+    signal.signal(signal.SIGTERM, _terminate)
     status = main(job)
-    if status == INTERRUPTED:
+    if status in (INTERRUPTED, TERMINATED):
         # Runs may be in the midst of a call to Ray, which Ray's own end at exit would answer by ending with status 1.
         # The processes of a Ray that this one started end with it, whichever way it ends.
         logging.shutdown()
@@ -29,7 +36,7 @@ def run_command(job: Job) -> NoReturn:
 
 
 def main(job: Job, args: Sequence[str] | None = None) -> int:
-    """Run a job; return 0, 1 (the work cannot be done), 2 (the settings are wrong) or 130 (interrupted)."""
+    """Run a job; return 0, 1 (the work cannot be done), 2 (the settings are wrong), 130 (interrupted) or 143."""
     logs.configure()
     try:
         settings = parse(job, sys.argv[1:] if args is None else args)
@@ -42,7 +49,15 @@ def main(job: Job, args: Sequence[str] | None = None) -> int:
         kind = "settings" if isinstance(error, SettingsError) else "error"
         logger.error("%s: %s", kind, error)
         return error.exit_status
-    except KeyboardInterrupt:
-        logger.error("interrupted: the same command goes on where this one stopped")
-        return INTERRUPTED
+    except KeyboardInterrupt as end:
+        terminated = isinstance(end, _TerminatedError)
+        logger.error(
+            "%s: the same command goes on where this one stopped", "terminated" if terminated else "interrupted"
+        )
+        return TERMINATED if terminated else INTERRUPTED
     return 0
+
+
+def _terminate(number: int, frame: object) -> NoReturn:  # noqa: ARG001
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: a second one would cut off the line that says so
+    raise _TerminatedError
