@@ -23,9 +23,9 @@ def info(dataset: str, counts: dict[str, int]) -> dict[str, Any]:
 
 def work() -> Work:
     total = Work()
-    total.add({"inputs": 6, "kept": False, "seconds": {"read": 1.0, "encode": 2.0}})
-    total.add({"inputs": 6, "kept": False, "seconds": {"read": 1.0}})
-    total.add({"inputs": 8, "kept": True, "seconds": {}})
+    total.add({"inputs": 6, "kept": False, "counts": {"ok": 5, "failed": 1}, "seconds": {"read": 1.0, "encode": 2.0}})
+    total.add({"inputs": 6, "kept": False, "counts": {"ok": 5, "failed": 1}, "seconds": {"read": 1.0}})
+    total.add({"inputs": 8, "kept": True, "counts": {"ok": 4}, "seconds": {}})
     return total
 
 

@@ -23,8 +23,8 @@ from lungseg.engine import fit
 from lungseg.engine.run import Run, name_run
 from lungseg.errors import LungsegError, ResourceError, SettingsError
 from lungseg.pipelines import results, tables, train, trainer
-from lungseg.pipelines.cluster import Share
 from lungseg.pipelines.progress import SharedLine
+from lungseg.pipelines.sizing import Share
 from lungseg.schema import STUDY_ROWS
 from lungseg.storage import read_table
 

@@ -17,8 +17,9 @@ from lungseg.engine import fit, tracking
 from lungseg.engine.run import Run
 from lungseg.errors import ResourceError
 from lungseg.pipelines import trainer
-from lungseg.pipelines.cluster import PLACE_TIMEOUT, Share
+from lungseg.pipelines.cluster import PLACE_TIMEOUT
 from lungseg.pipelines.progress import SharedLine
+from lungseg.pipelines.sizing import Share
 
 PLACED = Share(2, 1, 0)
 
