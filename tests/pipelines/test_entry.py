@@ -1,4 +1,5 @@
 import logging
+import signal
 import sys
 from types import SimpleNamespace
 
@@ -41,3 +42,21 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lungseg.pipelines.report", SimpleNamespace(run=run))
     with pytest.raises(ZeroDivisionError, match="a bug"):
         entry.main("report", [])
+
+
+def test_sigterm_ends_a_job_with_a_line_and_143(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def run(settings: object) -> None:
+        entry._terminate(signal.SIGTERM, None)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(logging.getLogger("lungseg"), "handlers", [])
+    monkeypatch.setitem(sys.modules, "lungseg.pipelines.report", SimpleNamespace(run=run))
+    try:
+        assert entry.main("report", []) == 143
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    said = capfd.readouterr().err
+    assert "terminated: the same command goes on" in said
+    assert "Traceback" not in said
