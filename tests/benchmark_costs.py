@@ -1,0 +1,60 @@
+"""What one image costs a CPU, stage by stage: `python tests/benchmark_costs.py`. Prints one JSON object.
+
+CPU seconds of one thread, the mean of several: opening a radiograph of 1955 x 1841 px (pydicom's RG1, uncompressed and
+JPEG 2000; read, decoded, checked, prepared at 512 px), finishing one of that size without a reference (restored,
+post-processed, measured, encoded), and what the loader does at 512 px. Not a test: the machine decides.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+
+import cv2
+import numpy as np
+from pydicom.data import get_testdata_file
+
+from lungseg.config import PostprocessSettings, PreprocessSettings
+from lungseg.data import images, phantom
+from lungseg.data.augment import augment
+from lungseg.engine.items import Item, Predicted, open_item
+from lungseg.engine.segment import make_row
+from lungseg.recipes import TRAIN
+from lungseg.schema import Record
+
+SIZE = 512
+KEY = b"for a benchmark, and for nothing else"
+
+
+def cost(work: Callable[[], object], times: int) -> float:
+    work()
+    began = time.process_time()
+    for _ in range(times):
+        work()
+    return round((time.process_time() - began) / times, 4)
+
+
+def main() -> None:
+    cv2.setNumThreads(1)
+    preprocess = PreprocessSettings(size=SIZE)
+    found: dict[str, float] = {}
+    for name, coding in (("RG1_UNCR", "uncompressed"), ("RG1_J2KR", "JPEG 2000")):
+        item = Item(Record("RG1", "films", str(Path(str(get_testdata_file(f"{name}.dcm"))))))
+        opened = open_item(item, preprocess, KEY)
+        assert opened.record.usable, opened.record.reason
+        found[f"open a DICOM, {coding}"] = cost(lambda item=item: open_item(item, preprocess, KEY), 5)  # type: ignore[misc]
+    image, mask = phantom.draw(3, "montgomery", SIZE)
+    blurred = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 3.0).astype(np.float32)
+    predicted = Predicted(blurred, 1, False)
+    made = {"threshold": 0.5, "model": "none"}
+    found["finish it"] = cost(lambda: make_row(opened, predicted, made, PostprocessSettings()), 5)
+    numbers, settings = count(), TRAIN["small"][1].augment  # type: ignore[attr-defined]
+    found["augment"] = cost(lambda: augment(image, mask, settings, (0, next(numbers), "x")), 100)
+    content = images.encode_image(image)
+    found["decode a prepared image"] = cost(lambda: images.decode(content, "x"), 100)
+    print(json.dumps({"unit": "CPU seconds an image", **found}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
