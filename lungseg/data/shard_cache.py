@@ -61,7 +61,8 @@ class ShardCache:
                     with _locked(self._folder / "room.lock"):
                         if not self._make_room(size):
                             return False
-                    _write(copy, storage.read_bytes(path))
+                        _hold(copy, size)
+                    _write(copy, path)
         except OSError as error:
             logger.warning("%s: tars are not kept there (%s): they are read from afar", self._folder, error.strerror)
             self._budget = 0
@@ -73,7 +74,12 @@ class ShardCache:
 
         Not those of today: reading is shuffled over all tars, and each would soon be fetched again.
         """
-        found = sorted((entry.stat().st_mtime_ns, entry.stat().st_size, entry) for entry in self._folder.glob("*.tar"))
+        found = sorted(
+            (stat.st_mtime_ns, stat.st_size, entry)
+            for kind in ("*.writing", "*.tar")  # so one that ends meanwhile counts twice, not never
+            for entry in self._folder.glob(kind)
+            if (stat := _stat(entry)) is not None
+        )
         free = shutil.disk_usage(self._folder).free - _SPARE
         room = min(free, self._budget - sum(length for _, length, _ in found))
         for changed, length, entry in found:
@@ -93,13 +99,29 @@ def _read(file: Path, ranges: dict[str, tuple[int, int]]) -> dict[str, bytes]:
         os.close(descriptor)
 
 
-def _write(copy: Path, content: bytes) -> None:
-    """Write a copy that nobody sees before it is whole. Without fsync: each sample's checksum is compared anyway."""
+def _stat(entry: Path) -> os.stat_result | None:
+    try:
+        return entry.stat()
+    except FileNotFoundError:  # just fetched, or given up
+        return None
+
+
+def _hold(copy: Path, size: int) -> None:
+    """Take room for a copy before it is fetched, so that others who look for room see what is taken."""
+    with copy.with_suffix(".writing").open("wb") as file:
+        file.truncate(size)
+
+
+def _write(copy: Path, path: str) -> None:
+    """Fetch a copy that nobody sees before it is whole. Without fsync: each sample's checksum is compared anyway."""
     unfinished = copy.with_suffix(".writing")
     try:
-        unfinished.write_bytes(content)
+        content = storage.read_bytes(path)
+        with unfinished.open("r+b") as file:
+            file.write(content)
+            file.truncate()
         unfinished.replace(copy)
-    except OSError:
+    except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
 

@@ -122,6 +122,19 @@ def test_all_jobs_with_a_gibibyte_that_stays_at_home(head: Head, work: Path, pla
     assert len(list((place / "export" / "masks").rglob("*.png"))) == 8
 
 
+def test_the_token_is_in_no_file_log_or_record(head: Head, work: Path, place: Path) -> None:
+    if not (place / "data").is_dir():
+        assert submit(head, work, commands.words("prepare", str(place), str(place / "archive")))[0] == 0
+    token = (head.state / "token").read_text()
+    listed = head("run", "ray", "job", "list")
+    assert "prepare.py" in listed.stdout + listed.stderr
+    assert token not in listed.stdout + listed.stderr
+    roots = (Path(head.recorded("temp")), place, work)
+    files = [path for root in roots for path in root.rglob("*") if path.is_file() and path.stat().st_size < 64 << 20]
+    assert any("/logs/" in str(path) for path in files)
+    assert [path for path in files if token.encode() in path.read_bytes()] == []
+
+
 def test_a_wrong_setting_is_one_line_in_the_logs(head: Head, work: Path, place: Path) -> None:
     status, said = submit(head, work, ["jobs/train.py", "demo", "--epochs", "0"])
     assert status != 0

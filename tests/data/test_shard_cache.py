@@ -116,6 +116,23 @@ def test_a_tar_beyond_the_budget_is_read_from_afar(budget: int, tmp_path: Path, 
     assert not home.exists()
 
 
+def test_what_is_being_fetched_holds_its_room(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = (a_tar(tmp_path, letter) for letter in "ab")
+    whole, others = storage.read_bytes, []
+
+    def meanwhile(path: str) -> bytes:
+        monkeypatch.setattr(storage, "read_bytes", whole)
+        others.append(ShardCache(1).read(second, RANGES)["head"])  # as another process would
+        others.append(sorted(entry.suffix for entry in home.iterdir() if entry.suffix != ".lock"))
+        return whole(path)
+
+    monkeypatch.setattr(storage, "read_bytes", meanwhile)
+    assert ShardCache(1).read(first, RANGES)["head"] == b"aaaa"
+    assert others == [b"bbbb", [".writing"]]
+    assert copies(home) == [MIB]
+    assert not list(home.glob("*.writing"))
+
+
 def test_a_full_disk_costs_the_copy_alone(
     tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
