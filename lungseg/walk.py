@@ -136,8 +136,14 @@ def shown(path: str) -> str:
 
 def _in_store(filesystem: pafs.FileSystem, folder: str, kind: pafs.FileType) -> list[str]:
     """Name the files below a folder, or the folders directly in it."""
-    infos = ask(lambda: filesystem.get_file_info(pafs.FileSelector(folder, recursive=kind == pafs.FileType.File)))
-    paths = [info.path[len(folder) :].lstrip("/") for info in infos if info.type == kind]
+    # In Google's store Arrow lists no folder that has no object of its own, as those have none that gsutil copies.
+    unlisted = kind == pafs.FileType.Directory and filesystem.type_name == "gcs"
+    listed = pafs.FileType.File if unlisted else kind
+    selector = pafs.FileSelector(folder, recursive=listed == pafs.FileType.File)
+    infos = ask(lambda: filesystem.get_file_info(selector))
+    paths = [info.path[len(folder) :].lstrip("/") for info in infos if info.type == listed]
+    if unlisted:
+        paths = list(dict.fromkeys(path.split("/")[0] for path in paths if "/" in path))
     return [path for path in paths if not _HIDDEN.search(path)]
 
 

@@ -278,3 +278,18 @@ def test_an_s3_file_system_keeps_its_keys_and_is_given_limits(monkeypatch: pytes
     assert options["endpoint_override"] == "http://127.0.0.1:9"
     assert filesystem.region == "eu-west-3"
     assert 0 < options["connect_timeout"] <= options["request_timeout"] <= 10
+
+
+def test_folders_of_googles_store_are_known_by_their_files() -> None:
+    class Store:
+        """Lists as Arrow does there: only what is an object."""
+
+        type_name = "gcs"
+
+        def get_file_info(self, selector: pafs.FileSelector) -> list[pafs.FileInfo]:
+            names = ["a/1.tar", "a/2.tar", "b/parts/1.json", "c.json", ".d/x"]
+            found = [pafs.FileInfo(f"{selector.base_dir}/{name}", pafs.FileType.File, size=1) for name in names]
+            return found if selector.recursive else [one for one in found if one.path.count("/") == 2]
+
+    assert sorted(walk.folders_in(Store(), "bucket/data")) == ["a", "b"]  # type: ignore[arg-type]
+    assert len(walk.files_below(Store(), "bucket/data")) == 4  # type: ignore[arg-type]
