@@ -29,6 +29,11 @@ class Nodes:
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
         self.workers = [self.cluster.add_node(num_cpus=1) for _ in range(count)]
 
+    @property
+    def count(self) -> int:
+        """Nodes that work."""
+        return len(self.workers)
+
     def kill(self, index: int) -> None:
         """End a node and all that runs on it at once, as a lost machine does."""
         self.cluster.remove_node(self.workers[index], allow_graceful=False)
