@@ -51,11 +51,12 @@ def spread(job: Job, rows: Sequence[dict[str, Any]], times: Times) -> Iterator[d
     context.enable_progress_bars = False
     context.target_max_block_size = None  # a part stays one block, as it becomes one file
     gauges, counts = Gauges("infer"), Counter[str]()
-    left, workers, lost = {row["number"]: row for row in rows}, job.settings.workers, 0
+    placed = share(job.settings.workers, job.settings.device)
+    threads = 0 if placed.gpus else placed.cpus  # to the end: how many sum up changes the last bits
+    left, lost = {row["number"]: row for row in rows}, 0
     while left:
-        placed = share(workers, job.settings.device)
         try:
-            for row in _through(job, list(left.values()), placed, times):
+            for row in _through(job, list(left.values()), placed, threads, times):
                 del left[row["number"]]
                 lost = 0
                 yield row
@@ -70,10 +71,20 @@ def spread(job: Job, rows: Sequence[dict[str, Any]], times: Times) -> Iterator[d
                     "killed: what is done is kept, the same command goes on"
                 ) from error
             logger.warning("a worker was lost: going on with what is there, %d parts are left", len(left))
-            workers = "auto"
+            placed = _what_is_left(job)
 
 
-def _through(job: Job, rows: Sequence[dict[str, Any]], placed: Share, times: Times) -> Iterator[dict[str, Any]]:
+def _what_is_left(job: Job) -> Share:
+    """Place as many actors as before, or where a node is lost as many as there is room for."""
+    try:
+        return share(job.settings.workers, job.settings.device)
+    except ResourceError:
+        return share("auto", job.settings.device)
+
+
+def _through(
+    job: Job, rows: Sequence[dict[str, Any]], placed: Share, threads: int, times: Times
+) -> Iterator[dict[str, Any]]:
     """Send parts through the stages once."""
     count = min(placed.workers, len(rows))
     times.device, times.actors = ("cuda" if placed.gpus else "cpu"), count
@@ -93,7 +104,7 @@ def _through(job: Job, rows: Sequence[dict[str, Any]], placed: Share, times: Tim
             )
             .map_batches(
                 PredictPart,
-                fn_constructor_kwargs={"job": job, "threads": 0 if placed.gpus else placed.cpus},
+                fn_constructor_kwargs={"job": job, "threads": threads},
                 compute=ray.data.ActorPoolStrategy(size=count),
                 batch_size=None,
                 batch_format="pyarrow",

@@ -114,8 +114,8 @@ def test_all_jobs_with_a_gibibyte_that_stays_at_home(head: Head, work: Path, pla
         assert any(re.fullmatch(last, line) for line in lines[-3:]), f"{job}: {lines[-3:]}"
         uploads += said.count("Uploading package ")
     assert uploads == 1, "the same code is uploaded once"
-    kept = Path(head.recorded("temp")) / "session_latest" / "runtime_resources" / "working_dir_files"
-    (package,) = [path for path in kept.glob("_ray_pkg_*") if path.is_dir()]
+    kept = Path(head.recorded("temp")).glob("**/session_2*/runtime_resources/working_dir_files/_ray_pkg_*")
+    (package,) = [path for path in kept if path.is_dir()]
     assert (package / "lungseg" / "data" / "shards.py").is_file()
     assert not (package / "data").exists()
     assert sum(path.stat().st_size for path in package.rglob("*") if path.is_file()) < 20 << 20
