@@ -28,10 +28,9 @@ from lungseg.pipelines.stages import Job, finish_part, open_part
 
 logger = logging.getLogger(__name__)
 
-# A task takes nearly a CPU and an actor nearly none, though it is one's worth of work: while tasks wait, models work.
-# Where a node is lost the others have room for all actors, and for tasks beside them. Not none at all: a head without
-# CPUs takes no actor.
-_TASK_PART, _ACTOR_PART = 0.9, 0.01
+# On CPUs, which opening and finishing share with the model: while one waits, another works. The actors' part is another
+# number than the tasks', or Ray Data would open parts within the actors.
+_TASK_PART, _ACTOR_PART = 0.5, 0.49
 _LOSSES = 3  # of actors, one after the other, without a part between them
 
 
@@ -92,6 +91,8 @@ def _through(
         parts.claim_device(job.out, times.device)
     if job.settings.precision == "fp16" and times.device == "cpu":
         raise SettingsError("--precision fp16 where the cluster has no GPU: pass bf16 or fp32")
+    roomy = any(node["Resources"].get("CPU", 0) >= 2 for node in ray.nodes() if node["Alive"])  # type: ignore[no-untyped-call]
+    work = 1.0 if placed.gpus and roomy else _TASK_PART
     logger.info("%d %s actors hold the model", count, "GPU" if placed.gpus else "CPU")
     job = replace(job, how=replace(job.how, device=times.device))
     with warnings.catch_warnings():
@@ -99,21 +100,19 @@ def _through(
         warnings.simplefilter("ignore", ray.util.annotations.RayDeprecationWarning)
         done = (
             ray.data.from_items(list(rows), override_num_blocks=len(rows))
-            .map_batches(
-                functools.partial(open_part, job=job), batch_size=None, batch_format="pyarrow", num_cpus=_TASK_PART
-            )
+            .map_batches(functools.partial(open_part, job=job), batch_size=None, batch_format="pyarrow", num_cpus=work)
             .map_batches(
                 PredictPart,
                 fn_constructor_kwargs={"job": job, "threads": threads},
                 compute=ray.data.ActorPoolStrategy(size=count),
                 batch_size=None,
                 batch_format="pyarrow",
-                num_cpus=_ACTOR_PART,
+                num_cpus=_ACTOR_PART * (1 if placed.gpus else placed.cpus),
                 num_gpus=placed.gpus,
                 max_restarts=0,  # else Ray Data waits for a lost actor's return, on a cluster without room for ever
             )
             .map_batches(
-                functools.partial(finish_part, job=job), batch_size=None, batch_format="pyarrow", num_cpus=_TASK_PART
+                functools.partial(finish_part, job=job), batch_size=None, batch_format="pyarrow", num_cpus=work
             )
         )
     yield from done.iter_rows()
