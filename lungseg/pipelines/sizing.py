@@ -107,11 +107,10 @@ def require_memory(placed: Share, workers: int, mib: int) -> None:
     """
     what = f"{placed.cpus} CPUs" + (" and a GPU" if placed.gpus else "")
     logger.info("%d workers, each %s and %d MiB beside its batches", workers, what, mib)
-    rooms = [
-        min(resources.get("memory", 0.0) / 2**20 // mib, resources.get("CPU", 0) // placed.cpus)
-        for resources in _node_resources()
-    ]
-    if sum(rooms) < workers <= sum(r.get("CPU", 0) // placed.cpus for r in _node_resources()):
+    nodes = _node_resources()
+    places = [node.get("CPU", 0) // placed.cpus for node in nodes]
+    rooms = [min(node.get("memory", 0.0) / 2**20 // mib, place) for node, place in zip(nodes, places, strict=True)]
+    if sum(rooms) < workers <= sum(places):
         raise ResourceError(
             f"{workers} workers of {mib} MiB: the nodes' memory has room for {int(sum(rooms))}: lower "
             "--loader.cache-mib or the workers, or add memory"

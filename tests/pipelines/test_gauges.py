@@ -39,8 +39,11 @@ def test_prometheus_sees_what_was_set(ray_cluster: None) -> None:
 
 
 def test_without_ray_nothing_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(gauges, "Gauge", lambda name, *_, **__: made.append(name))
     gauges.Gauges("infer").set("images_per_second", 1.0)
+    assert made == []
 
 
 def test_the_dashboard_asks_for_gauges_and_labels_that_there_are() -> None:
