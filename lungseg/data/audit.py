@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from lungseg.data import gate
 from lungseg.schema import SCHEMA, table
 
 Grey = NDArray[np.uint8] | NDArray[np.uint16]
@@ -183,7 +184,7 @@ def _reduced(image: Grey, side: int) -> Grey:
     small = cv2.resize(sparse, (_BORDERED, _BORDERED), interpolation=cv2.INTER_AREA)
     darkest = float(small.min())
     shown = small > darkest + _SHOWN * (float(small.mean()) - darkest)
-    down, across = (np.flatnonzero(shown.mean(axis) > _LINE) for axis in (1, 0))
+    down, across = (np.flatnonzero(gate.shares(shown, axis) > _LINE) for axis in (1, 0))
     if down.size and across.size:
         small = small[down[0] : down[-1] + 1, across[0] : across[-1] + 1]
     return cv2.resize(small, (side, side), interpolation=cv2.INTER_AREA)  # type: ignore[return-value]

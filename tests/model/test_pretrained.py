@@ -57,11 +57,12 @@ def picture() -> Tensor:
     return torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(5)) * 2 - 1
 
 
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "tf_efficientnet_lite2"])
 @torch.inference_mode()
-def test_lite0_from_its_package_has_timms_features(picture: Tensor) -> None:
-    encoder = from_package("tu-tf_efficientnet_lite0")
-    peer = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
-    by_position(peer, package_state("tu-tf_efficientnet_lite0"))
+def test_lite_from_its_package_has_timms_features(name: str, picture: Tensor) -> None:
+    encoder = from_package(f"tu-{name}")
+    peer = timm.create_model(name, pretrained=False).eval()
+    by_position(peer, package_state(f"tu-{name}"))
     expected = peer.forward_intermediates(picture, intermediates_only=True)
     features = encoder(picture)[1:]
     assert len(features) == len(expected) == 5
