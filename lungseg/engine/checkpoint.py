@@ -1,4 +1,4 @@
-"""Save, find, verify and load a checkpoint: a folder that explains itself and is never unpickled.
+"""Find and verify a checkpoint: a folder that explains itself and is never unpickled. No torch; weights.py has it.
 
 `epoch-0007/` (or `epoch-0007-step-00001000/`, 1000 batches further) holds model.safetensors, state.pt (the optimizer
 and what else going on needs; read with weights_only), trained_on.parquet (ids and picture digests of the images that it
@@ -6,24 +6,20 @@ was trained or validated on) and, written last, config.json: settings, epoch, an
 """
 
 import hashlib
-import io
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
-import safetensors.torch
-import torch
-from torch import Tensor
+import safetensors
 
 from lungseg import storage
 from lungseg.config import ModelSettings, PreprocessSettings
 from lungseg.errors import CheckpointError, InputError
-from lungseg.model.network import LungNetwork, build
 
 logger = logging.getLogger(__name__)
 
-_FILES = ("model.safetensors", "state.pt", "trained_on.parquet")
+FILES = ("model.safetensors", "state.pt", "trained_on.parquet")
 
 
 @dataclass(frozen=True)
@@ -47,34 +43,6 @@ class Checkpoint:
     def preprocess(self) -> PreprocessSettings:
         """How the images that it was trained on were prepared."""
         return PreprocessSettings.model_validate(self.config["preprocess"])
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """What a checkpoint is made of: weights, what else going on needs, and what explains the model (with `epoch`)."""
-
-    weights: dict[str, Tensor]
-    state: dict[str, Any]
-    config: dict[str, Any]
-    trained_on: pa.Table
-
-
-def save(folder: str, snapshot: Snapshot) -> None:
-    """Write a snapshot into a folder of its own below `folder`, and delete the older ones."""
-    config = snapshot.config
-    step = f"-step-{config['step']:08d}" if config.get("step") else ""
-    target = storage.join(folder, f"epoch-{config['epoch']:04d}{step}")
-    state = io.BytesIO()
-    torch.save(snapshot.state, state)
-    storage.delete(storage.join(target, "config.json"))
-    storage.write_bytes(storage.join(target, "model.safetensors"), safetensors.torch.save(snapshot.weights))
-    storage.write_bytes(storage.join(target, "state.pt"), state.getvalue())
-    storage.write_table(storage.join(target, "trained_on.parquet"), snapshot.trained_on)
-    digests = {name: _sha256(storage.join(target, name)) for name in _FILES}
-    storage.write_json(storage.join(target, "config.json"), {**config, "digests": digests})
-    for old in storage.list_folders(folder):
-        if old != target:
-            storage.delete(old)
 
 
 def latest(folder: str) -> Checkpoint | None:
@@ -145,14 +113,14 @@ def verify(folder: str) -> Checkpoint:
         InputError: a file of it is there but cannot be read: that may pass, so it is not taken for torn.
 
     """
-    found = {name: _sha256(path) for name in _FILES if storage.exists(path := storage.join(folder, name))}
+    found = {name: digest_file(path) for name in FILES if storage.exists(path := storage.join(folder, name))}
     config_path = storage.join(folder, "config.json")
     if storage.exists(config_path):
         storage.read_bytes(config_path)  # told apart from what is read but is no JSON
     try:
         config = storage.read_json(config_path)
         digests = config["digests"]
-        wrong = [name for name in _FILES if found.get(name) != digests[name]]
+        wrong = [name for name in FILES if found.get(name) != digests[name]]
         ModelSettings.model_validate(config["settings"]["model"])
         PreprocessSettings.model_validate(config["preprocess"])
         int(config["epoch"])
@@ -168,30 +136,39 @@ def verify(folder: str) -> Checkpoint:
     return Checkpoint(folder, config)
 
 
-def load_model(checkpoint: Checkpoint) -> LungNetwork:
-    """Build the checkpoint's network and load its weights, on the CPU."""
-    settings = ModelSettings.model_validate(checkpoint.config["settings"]["model"])
-    model = build(settings, pretrained=False)
-    model.load_state_dict(load_weights(checkpoint))
-    return model
+def require_tensors(checkpoint: Checkpoint) -> None:
+    """Make sure that the weights' file holds tensors and nothing else, without loading them.
+
+    Raises:
+        CheckpointError: it does not.
+
+    """
+    try:
+        safetensors.deserialize(  # type: ignore[no-untyped-call]
+            storage.read_bytes(storage.join(checkpoint.folder, "model.safetensors"))
+        )
+    except safetensors.SafetensorError as error:
+        raise not_its_network(checkpoint, error) from None
 
 
-def load_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """Read the weights."""
-    return safetensors.torch.load(storage.read_bytes(storage.join(checkpoint.folder, "model.safetensors")))
-
-
-def load_state(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Read what else going on needs, onto the CPU."""
-    content = io.BytesIO(storage.read_bytes(storage.join(checkpoint.folder, "state.pt")))
-    state: dict[str, Any] = torch.load(content, map_location="cpu", weights_only=True)
-    return state
+def not_its_network(checkpoint: Checkpoint, error: Exception) -> CheckpointError:
+    """Say in a line that the weights are not those of the checkpoint's network."""
+    first = str(error).strip().splitlines()[0]
+    return CheckpointError(
+        f"{checkpoint.folder}: model.safetensors is not of its network ({first}): train again, or copy it again"
+    )
 
 
 def trained_on(checkpoint: Checkpoint) -> frozenset[str]:
     """Digests of the pictures that the model was trained on, as Record.sha256."""
     table = storage.read_table(storage.join(checkpoint.folder, "trained_on.parquet"))
     return frozenset(table.column("sha256").to_pylist())
+
+
+def digest_of(checkpoints: Sequence[Checkpoint]) -> str:
+    """Name models by their weights: a single one's digest, or one of all, whatever their order."""
+    digests = sorted(found.digest for found in checkpoints)
+    return digests[0] if len(digests) == 1 else storage.digest(digests)
 
 
 def threshold_of(checkpoint: Checkpoint) -> float:
@@ -205,5 +182,6 @@ def _run_folder(checkpoint: Checkpoint) -> str:
     return storage.parent_of(storage.parent_of(checkpoint.folder))
 
 
-def _sha256(path: str) -> str:
+def digest_file(path: str) -> str:
+    """SHA-256 of a file in hexadecimal digits."""
     return hashlib.sha256(storage.read_bytes(path)).hexdigest()

@@ -17,7 +17,7 @@ from lungseg.data.augment import flips_allowed
 from lungseg.data.folds import Split, group_rows, split
 from lungseg.data.loader import Step, augmenting, batches, evaluation_steps, training_steps
 from lungseg.data.reader import SampleReader
-from lungseg.engine import checkpoint
+from lungseg.engine import checkpoint, weights
 from lungseg.engine.learner import Learner, determinism, learning_rate
 from lungseg.engine.loop import Clock, Measure, evaluate, train_batches
 from lungseg.engine.measures import (
@@ -269,8 +269,8 @@ def _save(training: Training) -> None:
             "settings": run.settings.model_dump(),
         }
         state = {"learner": training.learner.state(), "sums": training.sums, "best": training.best}
-        snapshot = checkpoint.Snapshot(training.learner.weights(), state, config, table(learnt, schema))
-        checkpoint.save(storage.join(run.folder, "checkpoint"), snapshot)
+        snapshot = weights.Snapshot(training.learner.weights(), state, config, table(learnt, schema))
+        weights.save(storage.join(run.folder, "checkpoint"), snapshot)
     wait_for_all()
 
 
@@ -289,8 +289,8 @@ def _go_on(training: Training, found: checkpoint.Checkpoint) -> None:
             "--compute.precision as it was; or train it anew under another --study"
         )
     torch.set_num_threads(before["threads"])  # how many sum up on a CPU changes the last bits
-    state = checkpoint.load_state(found)
-    training.learner.load(checkpoint.load_weights(found), state["learner"])
+    state = weights.load_state(found)
+    training.learner.load(weights.load_weights(found), state["learner"])
     training.epoch, training.step = found.epoch, int(found.config["step"])
     training.sums, training.best = tuple(state["sums"]), state["best"]
     training.trained = bool(found.config["trained"])

@@ -9,11 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lungseg import storage
 from lungseg.data.preprocess import restore
-from lungseg.engine.checkpoint import Checkpoint, load_model, trained_on
+from lungseg.engine.checkpoint import Checkpoint, trained_on
 from lungseg.engine.items import How, Opened, Predicted
 from lungseg.engine.learner import choose_precision
+from lungseg.engine.weights import load_model
 from lungseg.schema import Geometry
 
 U8 = NDArray[np.uint8]
@@ -73,12 +73,6 @@ class Ensemble:
                 counts[asked] += 1
         means = totals / counts.astype(np.float32)[:, None, None]
         return [Predicted(means[i], int(counts[i]), seen[i]) for i in range(len(squares))]
-
-
-def digest_of(checkpoints: Sequence[Checkpoint]) -> str:
-    """Name models by their weights: a single one's digest, or one of all, whatever their order."""
-    digests = sorted(found.digest for found in checkpoints)
-    return digests[0] if len(digests) == 1 else storage.digest(digests)
 
 
 def predict(ensemble: Ensemble, opened: Sequence[Opened], batch: int) -> list[Predicted | None]:

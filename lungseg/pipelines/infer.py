@@ -9,16 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-from safetensors import SafetensorError
 
 from lungseg import storage
 from lungseg.config import InferSettings
 from lungseg.data.dicom import pseudonym, read_key
 from lungseg.engine import checkpoint
-from lungseg.engine.checkpoint import Checkpoint
+from lungseg.engine.checkpoint import Checkpoint, digest_of
 from lungseg.engine.items import How
-from lungseg.engine.predictor import digest_of
-from lungseg.errors import CheckpointError, InputError, SettingsError
+from lungseg.errors import InputError, SettingsError
 from lungseg.pipelines import parts, recompute
 from lungseg.pipelines.account import Times, show_one, write_account
 from lungseg.pipelines.inputs import list_items
@@ -103,7 +101,7 @@ def _models(settings: InferSettings) -> list[Checkpoint]:
     found = [one for folder in settings.checkpoint for one in checkpoint.find_all(storage.resolve(folder))]
     models = list({one.digest: one for one in found}.values())
     for model in models:
-        _require_weights(model)
+        checkpoint.require_tensors(model)  # whoever made them
         if not model.config.get("trained", True):
             logger.warning("%s: trained for %d of %d epochs so far", model.folder, model.epoch, model.config["epochs"])
         if model.preprocess != models[0].preprocess:
@@ -112,22 +110,6 @@ def _models(settings: InferSettings) -> list[Checkpoint]:
                 "models that were trained on data prepared alike"
             )
     return models
-
-
-def _require_weights(model: Checkpoint) -> None:
-    """Make sure that the weights can be read, before actors that cannot would be started again and again.
-
-    Raises:
-        CheckpointError: they cannot.
-
-    """
-    try:
-        checkpoint.load_model(model)
-    except (SafetensorError, RuntimeError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise CheckpointError(
-            f"{model.folder}: model.safetensors is not of its network ({first}): train again, or copy it again"
-        ) from None
 
 
 def _job(settings: InferSettings, out: str, models: Sequence[Checkpoint]) -> Job:

@@ -2,35 +2,38 @@
 
 import json
 import time
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import torch
 from numpy.typing import NDArray
 
 from lungseg.engine import checkpoint
 from lungseg.engine.items import Predicted
-from lungseg.engine.predictor import Ensemble, digest_of, predict
-from lungseg.errors import CheckpointError
+from lungseg.errors import CheckpointError, LungsegError
 from lungseg.pipelines.stages import LEVELS, Job, opened_row
+
+if TYPE_CHECKING:
+    from lungseg.engine.predictor import Ensemble
 
 
 class PredictPart:
-    """An actor that holds the models and predicts part after part."""
+    """An actor that holds the models and predicts part after part. torch is imported as it begins: by actors alone."""
 
     def __init__(self, job: Job, threads: int = 0) -> None:
-        if threads:
-            torch.set_num_threads(threads)
-        self._job = job
-        found = [checkpoint.verify(folder) for folder in job.models]
-        if digest_of(found) != job.model:  # an actor may start again hours later
-            raise CheckpointError(
-                f"{job.models[0]}: its weights changed while the job ran: start it again, with another --out"
-            )
-        self._ensemble = Ensemble(found, job.how)
+        self._job, self._broken = job, ""
+        try:
+            self._ensemble = _load(job, threads)
+        except LungsegError as error:  # told by the parts: raised here, Ray would start actor after actor
+            self._broken = str(error)
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Put probabilities in the squares' place, and say when the models were at work."""
+        from lungseg.engine.predictor import predict
+
+        if self._broken:
+            error = pa.array([self._broken] * rows.num_rows, pa.string())
+            return rows.set_column(rows.column_names.index("error"), "error", error)
         began = time.time()
         opened = [opened_row(row) for row in rows.select(["opened", "square"]).to_pylist()]
         found = predict(self._ensemble, opened, self._job.settings.batch)
@@ -46,6 +49,21 @@ class PredictPart:
         for name, values in columns.items():
             rows = rows.append_column(name, values)
         return rows
+
+
+def _load(job: Job, threads: int) -> "Ensemble":
+    import torch
+
+    from lungseg.engine.predictor import Ensemble
+
+    if threads:
+        torch.set_num_threads(threads)
+    found = [checkpoint.verify(folder) for folder in job.models]
+    if checkpoint.digest_of(found) != job.model:  # an actor may start again hours later
+        raise CheckpointError(
+            f"{job.models[0]}: its weights changed while the job ran: start it again, with another --out"
+        )
+    return Ensemble(found, job.how)
 
 
 def _levels(predicted: Predicted) -> NDArray[np.uint16]:

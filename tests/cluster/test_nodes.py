@@ -14,6 +14,7 @@ from lungseg import storage
 from lungseg.data import phantom
 from lungseg.data.shards import digest_bytes
 from lungseg.engine import checkpoint
+from lungseg.engine.weights import load_weights
 from tests.cluster.nodes import Nodes, RunningJob
 from tests.pipelines.conftest import steady, trained  # noqa: F401  # a fixture
 from tests.pipelines.processes import title
@@ -111,7 +112,7 @@ def train(nodes: Nodes, prepared: Path, out: Path, *words: str, lose: bool = Fal
     found = checkpoint.find(str(folder))
     shown = [{key: value for key, value in line.items() if not key.endswith(("_s", "wait_share"))} for line in lines()]
     tested = storage.read_table(str(folder / "tested.parquet")).to_pylist()
-    return checkpoint.load_weights(found), shown, [{**row, "run": ""} for row in tested]
+    return load_weights(found), shown, [{**row, "run": ""} for row in tested]
 
 
 @pytest.mark.parametrize("nodes", [3], indirect=True)

@@ -27,7 +27,7 @@ from lungseg.data import loader
 from lungseg.data.datasets import find_datasets
 from lungseg.data.folds import RunPlan
 from lungseg.data.reader import SampleReader
-from lungseg.engine import checkpoint, fit, loop, measures, ranks
+from lungseg.engine import fit, loop, measures, ranks, weights as saved_weights
 from lungseg.engine.learner import Learner
 from lungseg.engine.run import Progress, Run
 from lungseg.engine.study_data import open_data
@@ -136,7 +136,7 @@ def whole_run(folders: list[str], folder: str, kind: str, ends: tuple[int, int] 
             raise CrashError
 
     training = fit.start(run, CPU)
-    with mock.patch.object(checkpoint, "save", wraps=checkpoint.save) as save:
+    with mock.patch.object(saved_weights, "save", wraps=saved_weights.save) as save:
         try:
             fit.finish(training, show)
         except CrashError:

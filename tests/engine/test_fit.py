@@ -29,6 +29,7 @@ from lungseg.data.shard_plan import plan_shards
 from lungseg.engine import checkpoint, fit
 from lungseg.engine.run import Progress, Run, Show, name_run
 from lungseg.engine.study_data import open_data
+from lungseg.engine.weights import load_state, load_weights
 from lungseg.errors import LungsegError, SettingsError
 from lungseg.schema import SCHEMA, TEST_ROWS
 
@@ -340,7 +341,7 @@ def same_result(run: Run, expected: Run) -> None:
     """Weights and all else that a checkpoint holds bit by bit, and every figure but the times."""
     found, whole = checkpoint.find(run.folder), checkpoint.find(expected.folder)
     assert found.config["digests"]["model.safetensors"] == whole.config["digests"]["model.safetensors"]
-    same_state(checkpoint.load_state(found), checkpoint.load_state(whole))
+    same_state(load_state(found), load_state(whole))
     assert {**found.config, "digests": {}} == {**whole.config, "digests": {}}
     assert metrics_of(run) == metrics_of(expected)
     tables = [storage.read_table(f"{one.folder}/tested.parquet") for one in (run, expected)]
@@ -482,7 +483,7 @@ def test_training_stops_after_so_many_epochs_without_a_better_one_and_tests_the_
     summary = fit.finish(training, show)
     assert (summary["epochs"], summary["best_epoch"]) == (5, 2)
     assert [row["epoch"] for row in metrics_of(training.run)] == [1, 2, 3, 4, 5]
-    found = checkpoint.load_weights(checkpoint.find(str(tmp_path)))
+    found = load_weights(checkpoint.find(str(tmp_path)))
     same_state(dict(found), weights[1])
     assert not torch.equal(found["net.segmentation_head.0.weight"], weights[2]["net.segmentation_head.0.weight"])
     assert checkpoint.find(str(tmp_path)).config["trained"] is True

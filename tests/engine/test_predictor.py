@@ -13,8 +13,10 @@ from lungseg import storage
 from lungseg.config import ModelSettings, PreprocessSettings
 from lungseg.data.preprocess import prepare_image, restore
 from lungseg.engine import checkpoint
+from lungseg.engine.checkpoint import digest_of
 from lungseg.engine.items import How
-from lungseg.engine.predictor import Ensemble, Predictor, digest_of
+from lungseg.engine.predictor import Ensemble, Predictor
+from lungseg.engine.weights import Snapshot, save
 from lungseg.model.network import LungNetwork, build
 from lungseg.schema import SCHEMA, Geometry
 
@@ -36,7 +38,7 @@ def network_of(seed: int) -> LungNetwork:
     return model.eval()
 
 
-def save(network: LungNetwork, run: Path, *learnt: str) -> checkpoint.Checkpoint:
+def save_run(network: LungNetwork, run: Path, *learnt: str) -> checkpoint.Checkpoint:
     """Save a run's checkpoint that says which pictures it was trained on."""
     content = {
         "epoch": 1,
@@ -45,7 +47,7 @@ def save(network: LungNetwork, run: Path, *learnt: str) -> checkpoint.Checkpoint
     }
     pictures = pa.table({"sha256": pa.array(learnt, pa.string())})
     pictures = pictures.replace_schema_metadata({"lungseg.schema": str(SCHEMA)})
-    checkpoint.save(str(run / "checkpoint"), checkpoint.Snapshot(dict(network.state_dict()), {}, content, pictures))
+    save(str(run / "checkpoint"), Snapshot(dict(network.state_dict()), {}, content, pictures))
     return checkpoint.find(str(run))
 
 
@@ -56,7 +58,7 @@ def network() -> LungNetwork:
 
 @pytest.fixture(scope="module")
 def saved(network: LungNetwork, tmp_path_factory: pytest.TempPathFactory) -> checkpoint.Checkpoint:
-    return save(network, tmp_path_factory.mktemp("run"))
+    return save_run(network, tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +67,7 @@ def models(network: LungNetwork, tmp_path_factory: pytest.TempPathFactory) -> li
     learnt = [("all", "one"), ("all", "two", "mine"), ("all", "mine")]
     networks = [network, network_of(3), network_of(4)]
     folders = [tmp_path_factory.mktemp("run") for _ in learnt]
-    return [save(one, folder, *known) for one, folder, known in zip(networks, folders, learnt, strict=True)]
+    return [save_run(one, folder, *known) for one, folder, known in zip(networks, folders, learnt, strict=True)]
 
 
 @pytest.fixture(scope="module")

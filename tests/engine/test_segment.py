@@ -23,6 +23,7 @@ from lungseg.engine import checkpoint
 from lungseg.engine.items import Item, Opened, Predicted, open_item, prepared_item
 from lungseg.engine.predictor import Ensemble, predict
 from lungseg.engine.segment import COMPARED, compare, make_row
+from lungseg.engine.weights import Snapshot, save
 from lungseg.model import metrics, shape
 from lungseg.model.network import build
 from lungseg.schema import PREDICTIONS, SCHEMA, Record, table
@@ -94,7 +95,7 @@ def ensemble(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> Ensemb
     }
     learnt = data.index.slice(0, 1).select(["image_id", "dataset", "sha256"])
     learnt = learnt.replace_schema_metadata({"lungseg.schema": str(SCHEMA)})
-    checkpoint.save(folder, checkpoint.Snapshot(dict(network.state_dict()), {}, config, learnt))
+    save(folder, Snapshot(dict(network.state_dict()), {}, config, learnt))
     return Ensemble([checkpoint.find(f"{folder}/epoch-0001")])
 
 

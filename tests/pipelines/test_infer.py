@@ -19,6 +19,7 @@ from lungseg.config import InferSettings, PostprocessSettings, PreprocessSetting
 from lungseg.data import datasets, images, manifest, sources
 from lungseg.data.shard_plan import plan_shards
 from lungseg.engine import checkpoint
+from lungseg.engine.weights import load_weights
 from lungseg.errors import CheckpointError, InputError, SettingsError
 from lungseg.pipelines import infer, stages
 from lungseg.schema import STATUSES
@@ -437,7 +438,7 @@ def test_data_or_models_prepared_in_another_way_are_refused(
     config.write_text(json.dumps(content))
     (weights,) = other.glob("checkpoint/*/model.safetensors")
     found = checkpoint.find(str(other))
-    changed = {name: value + 1 for name, value in checkpoint.load_weights(found).items()}
+    changed = {name: value + 1 for name, value in load_weights(found).items()}
     weights.write_bytes(safetensors.torch.save(changed))
     content["digests"]["model.safetensors"] = hashlib.sha256(weights.read_bytes()).hexdigest()
     config.write_text(json.dumps(content))

@@ -17,8 +17,8 @@ from lungseg.config import InferSettings
 from lungseg.data import datasets, images, sources
 from lungseg.data.shard_plan import plan_shards
 from lungseg.engine import checkpoint
+from lungseg.engine.checkpoint import digest_of
 from lungseg.engine.items import How
-from lungseg.engine.predictor import digest_of
 from lungseg.pipelines.inputs import list_items
 from lungseg.pipelines.parts import part_path
 from lungseg.pipelines.prediction import PredictPart

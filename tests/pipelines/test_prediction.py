@@ -1,6 +1,8 @@
 """What the actors do: probabilities in the squares' place, and when the models were at work."""
 
 import json
+import subprocess
+import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,8 +14,9 @@ import pytest
 from lungseg.config import InferSettings
 from lungseg.data import sources
 from lungseg.engine import checkpoint
+from lungseg.engine.checkpoint import digest_of
 from lungseg.engine.items import How, Item
-from lungseg.engine.predictor import Ensemble, digest_of
+from lungseg.engine.predictor import Ensemble
 from lungseg.pipelines.prediction import PredictPart
 from lungseg.pipelines.stages import LEVELS, Job, open_part, opened_row
 
@@ -53,3 +56,17 @@ def test_probabilities_come_in_the_squares_place(archive: Path, job: Job) -> Non
     for row in rows:
         first, last = json.loads(row["busy"])
         assert began <= first <= last <= time.time()
+
+
+def test_weights_that_changed_are_told_by_the_parts(archive: Path, job: Job) -> None:
+    opened = opened_part([Item(record) for record in sources.discover(str(archive))], job)
+    found = PredictPart(replace(job, model="another"))(opened).to_pylist()
+    assert len(found) == opened.num_rows
+    assert all("its weights changed while the job ran" in row["error"] for row in found)
+
+
+def test_whoever_opens_finishes_and_plans_needs_no_torch() -> None:
+    """Plain mistakes are told at once, and workers that hold no model start in half the time."""
+    code = "import sys, lungseg.pipelines.infer, lungseg.pipelines.spread; print(*{'torch', 'timm'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

@@ -9,8 +9,8 @@ import pytest
 from lungseg import storage
 from lungseg.config import InferSettings, PreprocessSettings
 from lungseg.engine import checkpoint
+from lungseg.engine.checkpoint import digest_of
 from lungseg.engine.items import How
-from lungseg.engine.predictor import digest_of
 from lungseg.errors import ResourceError, SettingsError
 from lungseg.pipelines import parts
 from lungseg.pipelines.account import Times

@@ -16,8 +16,9 @@ from lungseg import storage
 from lungseg.config import InferSettings, PreprocessSettings
 from lungseg.data import apart, images, manifest
 from lungseg.engine import checkpoint
+from lungseg.engine.checkpoint import digest_of
 from lungseg.engine.items import How, Item, open_item
-from lungseg.engine.predictor import Ensemble, digest_of
+from lungseg.engine.predictor import Ensemble
 from lungseg.pipelines import stages
 from lungseg.pipelines.inputs import list_items
 from lungseg.pipelines.parts import Account, Part
