@@ -169,7 +169,7 @@ def _name(runs: Any) -> str:
 
 def _predict(job: Job, work: _Work, times: Times, total: Account) -> Iterator[Account]:
     """Predict what is left, in this process where it is one image, else over the cluster; tell of all after each."""
-    line, began, before = ProgressLine(logger), time.monotonic(), total.statuses.total()
+    line, before, began = ProgressLine(logger), total.statuses.total(), 0.0
     rows = [{"number": part.number, "items": part.items, "digest": part.digest} for part in work.left]
     done = _here(job, rows) if work.images == 1 and job.settings.device != "gpu" else _over_cluster(job, rows, times)
     for row in done:
@@ -178,9 +178,14 @@ def _predict(job: Job, work: _Work, times: Times, total: Account) -> Iterator[Ac
         times.add(row["images"], row["times"])
         total = total.add(Account.from_json(row["account"]))
         now = total.statuses.total()
-        rate = (now - before) / (time.monotonic() - began)
+        pace = ""
+        if began:
+            rate = (now - before) / max(time.monotonic() - began, 1e-9)
+            pace = f", {rate:.1f}/s, {(work.images - now) / rate:.0f} s left"
+        else:  # starting up says nothing of what is left
+            began, before = time.monotonic(), now
         lost = f", {total.lost()} without a mask" if total.lost() else ""
-        line.show(f"{now} of {work.images} images, {rate:.1f}/s, {(work.images - now) / rate:.0f} s left{lost}")
+        line.show(f"{now} of {work.images} images{pace}{lost}")
         yield total
 
 
