@@ -192,7 +192,7 @@ give_address() {
 }
 
 start() {
-    local cpus=() port='' dashboard_port='' ports token
+    local cpus=() port='' dashboard_port='' ports token given="$*"
     while (($#)); do
         [[ $1 =~ ^--(cpus|port|dashboard-port)$ ]] || fail "start does not know '$1': see cluster/local.sh --help" 2
         [[ ${2:-} =~ ^[1-9][0-9]{0,4}$ && ($1 == --cpus || $2 -lt 65536) ]] ||
@@ -209,7 +209,8 @@ start() {
     exec 9>"$STATE/lock" # two starts at once would both find nothing running
     flock -w "$READY_S" 9 || fail "another start in $STATE does not come to an end"
     if load; then
-        running && say "Ray is running: http://127.0.0.1:$dashboard" && return
+        running && say "Ray is running: http://127.0.0.1:$dashboard${given:+, as it was started: stop it first for $given}" &&
+            return
         say "the last Ray ended without being stopped: cleaning up"
         end_head
     fi
@@ -277,7 +278,7 @@ env_lines() {
 
 usage() { sed -n '2,/^set /{/^set /!s/^# \{0,1\}//p;}' "${BASH_SOURCE[0]}"; }
 
-[[ -r /proc/self/stat ]] || fail "this needs Linux: on other systems start Ray by hand, see cluster/README.md"
+[[ -r /proc/self/stat ]] || fail "this needs Linux: on other systems run the jobs without it: each starts a Ray of its own"
 case ${1:-} in
 start | run) "$@" ;;
 env) (($# == 1)) || fail "env takes nothing after it" 2; env_lines ;;

@@ -48,13 +48,22 @@ class ShardPlan:
         return cls(folder, name, made, PreprocessSettings.model_validate(preprocess), room, odd_masks)
 
 
+class _DamagedPlanError(InputError):
+    """A plan was read, and is none of this schema."""
+
+
 def held_ids(records: Iterable[Record], out: str) -> dict[tuple[str, str], str]:
-    """Say which image_id each (dataset, image_uri) holds by the plans that an earlier start left in `out`."""
+    """Say which image_id each (dataset, image_uri) holds by the plans that an earlier start left in `out`.
+
+    Raises:
+        InputError: a plan is there, but cannot be read now.
+
+    """
     held: dict[tuple[str, str], str] = {}
     for dataset in {record.dataset for record in records}:
         try:
             found = _open_plan(storage.join(out, dataset))
-        except InputError:  # plan_shards, which comes to it next, says so
+        except _DamagedPlanError:  # plan_shards, which comes to it next, says so
             continue
         if found is not None and "image_id" in found.column_names:  # older plans have no ids
             pairs = zip(found.column("image_uri").to_pylist(), found.column("image_id").to_pylist(), strict=True)
@@ -76,7 +85,7 @@ def plan_shards(
     added to an archive make new tars and leave the old ones alone.
 
     Raises:
-        InputError: a folder holds a data set of another archive.
+        InputError: a folder holds a data set of another archive, or its plan cannot be read now.
 
     """
     room = min(per_shard, max(1, int((shard_mib << 20) / (preprocess.size**2 * _BYTES_PER_PX + _BYTES_BESIDES))))
@@ -143,7 +152,7 @@ def _make(preprocess: PreprocessSettings, room: int) -> str:
 def _read_plan(folder: str, records: Sequence[Record], made_with: str) -> list[tuple[str, str]]:
     try:
         found = _open_plan(folder)
-    except InputError as error:
+    except _DamagedPlanError as error:
         logger.warning("%s; planning anew", error)
         return []
     if found is None:
@@ -157,8 +166,15 @@ def _read_plan(folder: str, records: Sequence[Record], made_with: str) -> list[t
 
 
 def _open_plan(folder: str) -> pa.Table | None:
+    """Read a plan that is there; one that a bucket does not give now is not taken for a damaged one."""
     path = _path(folder)
-    return storage.read_table(path) if storage.exists(path) else None
+    if not storage.exists(path):
+        return None
+    content = storage.read_bytes(path)
+    try:
+        return storage.read_table(path, content)
+    except InputError as error:
+        raise _DamagedPlanError(str(error)) from None
 
 
 def _path(folder: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import ray
 from ray.data import DataContext
 
-from lungseg.errors import ResourceError
+from lungseg.errors import ResourceError, SettingsError
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +23,13 @@ _ANSWER_S = 2.0  # a living Ray of this machine takes a connection in millisecon
 
 
 def connect() -> None:
-    """Join the cluster that this job belongs to or RAY_ADDRESS names; else start one on this machine."""
+    """Join the cluster that this job belongs to or RAY_ADDRESS names; else start one on this machine.
+
+    Raises:
+        SettingsError: RAY_ADDRESS is no address of a cluster.
+        ResourceError: no Ray answers there, or none can be started.
+
+    """
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")
@@ -39,7 +45,14 @@ def connect() -> None:
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, configure_logging=True, **own)
     except ConnectionError as error:
         where = os.environ.get("RAY_ADDRESS", "the address of this job")
-        raise ResourceError(f"no Ray answers at {where}: start it, or set RAY_ADDRESS=local for one here") from error
+        raise ResourceError(
+            f"no Ray answers at {where}, or it refuses the token (RAY_AUTH_MODE, RAY_AUTH_TOKEN): start it, give its "
+            "token, or set RAY_ADDRESS=local for one here"
+        ) from error
+    except ValueError as error:
+        raise SettingsError(
+            f"RAY_ADDRESS={address}: no address of a cluster ({str(error).splitlines()[0]}): set HOST:PORT, or local"
+        ) from error
     except Exception as error:
         if type(error) is not Exception:
             raise  # a bug; where its own processes are not up in 30 s, Ray raises the bare kind
@@ -64,6 +77,11 @@ def _address() -> str | None:
     would knock at its door for minutes.
     """
     named = os.environ.get("RAY_ADDRESS")
+    if named and "://" in named:
+        raise SettingsError(
+            f"RAY_ADDRESS={named}: jobs run inside a cluster: send them there with `ray job submit`, or set "
+            "RAY_ADDRESS to its HOST:PORT, or to local"
+        )
     if named:
         return named
     note = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"  # noqa: S108

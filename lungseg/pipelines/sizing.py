@@ -39,17 +39,16 @@ def share(workers: int | str, device: str) -> Share:
     """
     wanted = 0 if workers == "auto" else int(workers)
     cpus, gpus = _most("CPU"), _most("GPU")
-    use_gpu = device == "gpu" or (device == "auto" and gpus >= max(wanted, 1))
+    use_gpu = _on_gpus(device, max(wanted, 1), gpus, "--workers")
     count = max(wanted or (gpus if use_gpu else cpus), 1)
     least = wanted or 1
     if use_gpu:
         count = min(count, _wait_for("GPU", (least, count), "--workers"))
         require_cpus(count)
         return Share(count, _cpus_a_gpu(count), 1)
-    count = min(count, _wait_for("CPU", (least, count), "--workers"))
-    each = cpus_each(_node_cpus(), count)
-    require_cpus(count * each)
-    return Share(count, each, 0)
+    free = _wait_for("CPU", (least, count), "--workers", and_rest=True)
+    count = min(count, free)
+    return Share(count, _cpus_of(free, count), 0)
 
 
 def share_among_runs(workers: int, device: str, runs: int, at_once: int | str) -> tuple[int, Share]:
@@ -64,7 +63,7 @@ def share_among_runs(workers: int, device: str, runs: int, at_once: int | str) -
     """
     asked = 0 if at_once == "auto" else int(at_once)
     cpus, gpus = _most("CPU"), _most("GPU")
-    use_gpu = device == "gpu" or (device == "auto" and gpus >= workers)
+    use_gpu = _on_gpus(device, workers, gpus, _PER_RUN)
     room = min(cpus, gpus) // workers if use_gpu else cpus // workers
     if room and asked > room and runs > room:
         raise ResourceError(
@@ -72,16 +71,14 @@ def share_among_runs(workers: int, device: str, runs: int, at_once: int | str) -
             f"for {room}: pass --runs-at-once {room}, or add nodes"
         )
     count = min(runs, asked or max(room, 1))
-    least = count * workers if asked else workers
+    least, lower = (count * workers, "--runs-at-once") if asked and count > 1 else (workers, _PER_RUN)
     if use_gpu:
-        count = min(count, _wait_for("GPU", (least, count * workers), _PER_RUN) // workers)
-    free = _wait_for("CPU", (least, count * workers if use_gpu else cpus), _PER_RUN)
+        count = min(count, _wait_for("GPU", (least, count * workers), lower) // workers)
+    free = _wait_for("CPU", (least, count * workers), lower, and_rest=not use_gpu)
     count = min(count, free // workers)
     if use_gpu:
         return count, Share(workers, _cpus_a_gpu(count * workers), 1)
-    # Where another job holds some of the CPUs, which nodes those are on is not known: one each fits anywhere.
-    each = cpus_each(_node_cpus(), count * workers) if free >= total("CPU") else 1
-    return count, Share(workers, each, 0)
+    return count, Share(workers, _cpus_of(free, count * workers), 0)
 
 
 def workers_for(runs: int, device: str) -> int:
@@ -135,15 +132,27 @@ def require_cpus(count: int, option: str = "--workers") -> None:
     _wait_for("CPU", (count, count), option)
 
 
-def _wait_for(resource: str, counts: tuple[int, int], option: str) -> int:
-    """Wait until the least number of CPUs or GPUs is free, and a moment for the most; return how many are."""
+def _on_gpus(device: str, workers: int, gpus: int, option: str) -> bool:
+    """Say whether workers get a GPU each; where they get none although there are some, so that somebody hears of it."""
+    if device == "auto" and 0 < gpus < workers:
+        logger.warning(
+            "%d workers on CPUs: the cluster has %d GPUs, not one for each: pass %s %d to use them",
+            *(workers, gpus, option, gpus),
+        )
+    return device == "gpu" or (device == "auto" and gpus >= workers)
+
+
+def _wait_for(resource: str, counts: tuple[int, int], option: str, and_rest: bool = False) -> int:
+    """Wait until the least number of CPUs or GPUs is free, and a moment for the most; return how many are.
+
+    and_rest: wait the moment for all that are there, beyond what an autoscaler is asked for.
+    """
     least, most = counts
     _scale_up(resource, least, most)
     there, began, told = total(resource), time.monotonic(), False
     if there < least:
-        other = " or --device cpu" if resource == "GPU" else ", or add nodes"
-        raise ResourceError(f"{least} {resource}s needed, the cluster has {there}: pass {option} {there or 1}{other}")
-    most = min(most, there)
+        raise ResourceError(f"{least} {resource}s needed, the cluster has {there}: {_remedy(resource, there, option)}")
+    most = there if and_rest else min(most, there)
     while (free := _free(resource)) < most:
         waited = time.monotonic() - began
         if free >= least and waited > _SETTLE_S:
@@ -158,6 +167,12 @@ def _wait_for(resource: str, counts: tuple[int, int], option: str) -> int:
             told = True
         time.sleep(0.5)
     return free
+
+
+def _remedy(resource: str, there: int, option: str) -> str:
+    ways = [f"pass {option} {there}"] if there and option != "--runs-at-once" else []
+    ways += ["pass --device cpu"] if resource == "GPU" else []
+    return ", or ".join([*ways, "add nodes"])
 
 
 def _scale_up(resource: str, least: int, most: int) -> None:
@@ -190,6 +205,11 @@ def _promised(resource: str) -> int:
 
 def _most(resource: str) -> int:
     return max(total(resource), _promised(resource))
+
+
+def _cpus_of(free: int, workers: int) -> int:
+    """CPUs for a worker without a GPU: an equal part of all; beside another job, whose nodes are not known, one."""
+    return cpus_each(_node_cpus(), workers) if free >= total("CPU") else 1
 
 
 def _cpus_a_gpu(workers: int) -> int:

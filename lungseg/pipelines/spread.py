@@ -45,12 +45,13 @@ def spread(job: Job, rows: Sequence[dict[str, Any]], times: Times) -> Iterator[d
     """
     connect()
     first = [Item.from_dict(item).files()[0] for item in json.loads(rows[0]["items"])]
-    require_shared(job.out, [storage.join(folder, "config.json") for folder in job.models], first)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.target_max_block_size = None  # a part stays one block, as it becomes one file
     gauges, counts = Gauges("infer"), Counter[str]()
     placed = share(job.settings.workers, job.settings.device)
+    # After an autoscaler has brought the nodes that it was asked for.
+    require_shared(job.out, [storage.join(folder, "config.json") for folder in job.models], first)
     threads = 0 if placed.gpus else placed.cpus  # to the end: how many sum up changes the last bits
     left, lost = {row["number"]: row for row in rows}, 0
     while left:

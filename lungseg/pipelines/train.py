@@ -190,9 +190,10 @@ def _place(settings: TrainSettings, runs: int, study: str, folders: Sequence[str
     """Join the cluster, and refuse what it cannot do; say how many runs train at once, and what a worker gets."""
     network.build(settings.model)  # tells of a wrong encoder and of missing weights before any worker starts
     connect()
-    require_shared(study, [storage.join(folder, "dataset.json") for folder in folders])
     workers = workers_there(settings.min_workers or settings.seats, settings.seats, settings.device)
     at_once, placed = share_among_runs(workers, settings.device, runs, settings.runs_at_once)
+    # After an autoscaler has brought the nodes that it was asked for.
+    require_shared(study, [storage.join(folder, "dataset.json") for folder in folders])
     require_gpus(settings.compute, placed.workers if placed.gpus else 0)
     require_memory(placed, at_once * placed.workers, _memory_mib(settings, folders))
     return at_once, placed

@@ -110,6 +110,23 @@ def test_a_damaged_plan_is_made_anew(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert "planning anew" in caplog.text
 
 
+def test_a_plan_that_cannot_be_read_now_is_not_taken_for_a_damaged_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Planned anew, an archive that has grown would be cut otherwise, and every finished tar made again."""
+    save_plan(plan_shards(records([1, 2, 3]), str(tmp_path), SMALL, 2))
+
+    def away(path: str) -> bytes:
+        raise InputError(f"{path}: the bucket does not answer (503): try again")
+
+    monkeypatch.setattr(storage, "read_bytes", away)
+    with pytest.raises(InputError, match="does not answer"):
+        plan_shards(records([0, 1, 2, 3]), str(tmp_path), SMALL, 2)
+    with pytest.raises(InputError, match="does not answer"):
+        held_ids(records([0, 1, 2, 3]), str(tmp_path))
+    assert "planning anew" not in caplog.text
+
+
 def test_a_saved_plan_says_who_holds_an_id(tmp_path: Path) -> None:
     refused = Record("01", "north", "/x/north/01.jpg", status="rejected", reason="duplicate_id: x")
     lateral = Record("03", "north", "/x/north/03.jpg", status="rejected", reason="lateral_view: x")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from lungseg.errors import ResourceError
+from lungseg.errors import ResourceError, SettingsError
 from lungseg.pipelines import cluster
 
 
@@ -27,10 +27,22 @@ def test_a_killed_cluster_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.
     assert cluster._address() == "auto"
 
 
+@pytest.mark.parametrize("address", ["http://127.0.0.1:8265", "ray://127.0.0.1:10001", "nonsense", "127.0.0.1"])
+def test_what_is_no_address_of_a_cluster_is_told_in_a_line(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with pytest.raises(SettingsError, match=f"RAY_ADDRESS={address}: .*HOST:PORT") as refused:
+        cluster.connect()
+    assert len(str(refused.value).splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (ConnectionError("refused"), "no Ray answers at local: start it, or set RAY_ADDRESS=local"),
+        (
+            ConnectionError("refused"),
+            r"no Ray answers at local, or it refuses the token \(RAY_AUTH_MODE, RAY_AUTH_TOKEN\): .* RAY_ADDRESS=local",
+        ),
         (
             Exception("The current node timed out. This could happen"),
             r"Ray did not start \(The current node timed out\)",

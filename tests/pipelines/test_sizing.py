@@ -21,7 +21,7 @@ def test_more_workers_than_cpus_is_an_error_not_a_hang(ray_cluster: None) -> Non
 
 
 def test_gpus_that_are_not_there(ray_cluster: None) -> None:
-    with pytest.raises(ResourceError, match="1 GPUs needed, the cluster has 0: pass --workers 1 or --device cpu"):
+    with pytest.raises(ResourceError, match=r"1 GPUs needed, the cluster has 0: pass --device cpu, or add nodes$"):
         sizing.share(1, "gpu")
 
 
@@ -89,7 +89,7 @@ def test_as_many_runs_at_once_as_there_is_room_for(
     ("asked", "said"),
     [
         ((9, "auto", 3, "auto"), "9 CPUs needed, the cluster has 8: pass --workers-per-run 8, or add nodes"),
-        ((1, "gpu", 3, "auto"), "1 GPUs needed, the cluster has 0: pass --workers-per-run 1 or --device cpu"),
+        ((1, "gpu", 3, "auto"), "1 GPUs needed, the cluster has 0: pass --device cpu, or add nodes$"),
         ((2, "cpu", 9, 5), "--runs-at-once 5 of 2 workers each: .* room for 4: pass --runs-at-once 4"),
     ],
 )
@@ -98,6 +98,32 @@ def test_runs_that_have_no_room(
 ) -> None:
     with pytest.raises(ResourceError, match=said):
         sizing.share_among_runs(*asked)
+
+
+def test_runs_at_once_that_wait_are_told_to_be_fewer(resources: dict[str, tuple[int, int]]) -> None:
+    resources["CPU"] = (4, 3)
+    with pytest.raises(ResourceError, match=r"4 CPUs needed, 3 of 4 are free .* pass fewer --runs-at-once$"):
+        sizing.share_among_runs(2, "cpu", 3, 2)
+
+
+@pytest.mark.parametrize(("workers", "given"), [(1, (1, 1)), (2, (2, 1)), ("auto", (7, 1))])
+def test_workers_find_room_beside_another_job(
+    workers: Any, given: tuple[int, int], resources: dict[str, tuple[int, int]]
+) -> None:
+    resources["CPU"] = (8, 7)
+    assert sizing.share(workers, "cpu") == sizing.Share(*given, 0)
+
+
+def test_gpus_that_are_left_idle_are_told(
+    resources: dict[str, tuple[int, int]], caplog: pytest.LogCaptureFixture
+) -> None:
+    resources["GPU"] = (2, 2)
+    assert sizing.share(4, "auto") == sizing.Share(4, 2, 0)
+    assert "4 workers on CPUs: the cluster has 2 GPUs, not one for each: pass --workers 2 to use them" in caplog.text
+    caplog.clear()
+    assert sizing.share(4, "cpu") == sizing.Share(4, 2, 0)
+    assert sizing.share(2, "auto") == sizing.Share(2, 4, 1)
+    assert not caplog.text
 
 
 def test_runs_wait_for_a_job_that_holds_all(resources: dict[str, tuple[int, int]]) -> None:
@@ -179,6 +205,19 @@ def test_an_autoscaler_is_asked_for_what_is_not_there_yet(
     assert scaler.asked == [0, given, 0]  # asked for once, and taken back
 
 
+def test_a_small_study_asks_an_autoscaler_for_no_more_than_it_uses(
+    resources: dict[str, tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scaler = Autoscaler(resources, 56)
+    monkeypatch.setattr(sizing, "_promised", lambda name: 56 if name == "CPU" else 0)
+    monkeypatch.setattr(sizing, "request_resources", scaler.request)
+    monkeypatch.setattr(sizing, "total", scaler.total)
+    assert sizing.share_among_runs(1, "cpu", 1, "auto") == (1, sizing.Share(1, 8, 0))
+    assert scaler.asked == [0]  # what is there is enough
+    assert sizing.share_among_runs(1, "cpu", 10, "auto") == (10, sizing.Share(1, 1, 0))
+    assert scaler.asked == [0, 10, 0]
+
+
 def test_an_autoscaler_that_brings_nothing_ends_in_an_error(
     resources: dict[str, tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,5 +225,5 @@ def test_an_autoscaler_that_brings_nothing_ends_in_an_error(
     monkeypatch.setattr(sizing, "_promised", lambda _: 4)
     monkeypatch.setattr(sizing, "request_resources", lambda **_: None)
     monkeypatch.setattr(sizing, "_SCALE_S", 0.1)
-    with pytest.raises(ResourceError, match="2 CPUs needed, the cluster has 0"):
+    with pytest.raises(ResourceError, match=r"2 CPUs needed, the cluster has 0: add nodes$"):
         sizing.share(2, "cpu")
