@@ -7,7 +7,7 @@ import re
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 TEMPORARY = ".writing-"
 """How the names of files begin that are being written."""
 _HIDDEN = re.compile(r"(^|/)\.")
+_OWN = re.compile(rf"{re.escape(TEMPORARY)}|\.shared-")  # of files that jobs make for a moment
 # For how long a bucket that is busy or out of reach is asked again. One that takes connections and says nothing is told
 # after three attempts of _SILENT_S: so a bucket that is gone is told in less than a minute, whichever way it is gone.
 _PATIENCE_S = 20.0
@@ -97,10 +98,11 @@ def files_below(filesystem: pafs.FileSystem, folder: str) -> list[str]:
         return _in_store(filesystem, folder, pafs.FileType.File)
     found: list[str] = []
     others: list[str] = []
+    hidden: list[str] = []
     left: list[tuple[str, tuple[str, ...]]] = [("", (os.path.realpath(folder),))]
     while left:
         prefix, way = left.pop()
-        for entry in _entries(os.path.join(folder, prefix)):
+        for entry in _entries(os.path.join(folder, prefix), hidden):
             path, kind = prefix + entry.name, _kind(entry)
             if kind == "file":
                 found.append(path)
@@ -108,6 +110,7 @@ def files_below(filesystem: pafs.FileSystem, folder: str) -> list[str]:
                 others.append(path)
             elif (real := _real(entry, way[-1])) not in way:
                 left.append((f"{path}/", (*way, real)))
+    _tell_hidden(folder, hidden)
     if others:
         logger.warning("%s: %d pipes, sockets or devices passed over (first: %s)", folder, len(others), min(others))
     return found
@@ -144,15 +147,29 @@ def _in_store(filesystem: pafs.FileSystem, folder: str, kind: pafs.FileType) -> 
     paths = [info.path[len(folder) :].lstrip("/") for info in infos if info.type == listed]
     if unlisted:
         paths = list(dict.fromkeys(path.split("/")[0] for path in paths if "/" in path))
+    if kind == pafs.FileType.File:
+        _tell_hidden(folder, [path.lstrip("/") for path in paths if _HIDDEN.search(path)])
     return [path for path in paths if not _HIDDEN.search(path)]
 
 
-def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
-    """Give what a folder holds but for the hidden, and for what file systems keep in lost+found, which is root's."""
+def _tell_hidden(folder: str, hidden: Sequence[str]) -> None:
+    names = [name for name in hidden if not _OWN.match(name)]
+    if names:
+        logger.info("%s: %d hidden files and folders passed over (first: %s)", folder, len(names), shown(min(names)))
+
+
+def _entries(folder: str, hidden: list[str] | None = None) -> Iterator[os.DirEntry[str]]:
+    """Give what a folder holds but for the hidden, and for what file systems keep in lost+found, which is root's.
+
+    The names of the hidden are added to `hidden`.
+    """
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if not entry.name.startswith(".") and entry.name != "lost+found":
+                if entry.name.startswith("."):
+                    if hidden is not None:
+                        hidden.append(entry.name)
+                elif entry.name != "lost+found":
                     _check_name(entry)
                     yield entry
     except OSError as error:

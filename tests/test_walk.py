@@ -89,6 +89,13 @@ def test_two_folders_that_link_to_each_other_end(tmp_path: Path) -> None:
     assert listed(tmp_path) == ["a/1.png", "a/other/2.png", "b/2.png", "b/other/1.png"]
 
 
+def test_what_is_hidden_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    lay(tmp_path, "a.png", ".b.png", "sub/.c.png", ".git/d.png", ".writing-x", ".shared-1/token")
+    with caplog.at_level(logging.INFO, "lungseg"):
+        assert listed(tmp_path) == ["a.png"]
+    assert f"{tmp_path}: 3 hidden files and folders passed over (first: .b.png)" in caplog.text
+
+
 def test_links_to_nothing_are_listed_as_files_and_never_as_folders(tmp_path: Path) -> None:
     lay(tmp_path, "a.png")
     (tmp_path / "gone.png").symlink_to("nowhere/gone.png")

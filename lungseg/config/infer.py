@@ -69,6 +69,8 @@ class InferSettings(JobSettings):
     def _budget_is_a_share_or_a_number(self) -> Self:
         if not re.fullmatch(r"\d+|\d+(\.\d+)?%", self.max_failed):
             raise ValueError(f"--max-failed {self.max_failed!r}: expected a share as 1% or a number as 500")
+        if self.max_failed.endswith("%") and Decimal(self.max_failed[:-1]) > 100:
+            raise ValueError(f"--max-failed {self.max_failed!r}: expected 100% at most")
         return self
 
     def failures_allowed(self, images: int) -> int:

@@ -239,7 +239,8 @@ def _of_usable(index: pa.Table, records: pa.Table) -> pa.Table:
 
 def _count_codes(statuses: Sequence[str], reasons: Sequence[str]) -> dict[str, dict[str, int]]:
     """Count reason codes by status."""
-    pairs = [(status, code) for status, said in zip(statuses, reasons, strict=True) for code in manifest.codes_of(said)]
+    said = zip(statuses, reasons, strict=True)
+    pairs = [(status, code) for status, reason in said for code in manifest.counted_codes(status, reason)]
     counts: dict[str, dict[str, int]] = {}
     for (status, code), count in sorted(Counter(pairs).items()):
         counts.setdefault(status, {})[code] = count

@@ -14,7 +14,7 @@ from lungseg.config import OddMasks, PreprocessSettings
 from lungseg.data import audit, gate, images, masks
 from lungseg.data.dicom import Tags
 from lungseg.errors import ImageError, InputError
-from lungseg.schema import Record
+from lungseg.schema import USABLE, Record, Status
 
 Grey = NDArray[np.uint8] | NDArray[np.uint16]
 Opened = tuple[Record, Grey | None, NDArray[np.uint8] | None]
@@ -89,9 +89,9 @@ def open_record(
             mask = checked.labels
             record = replace(record, mask_area=checked.area, **_noted(record, checked.repairs, checked.flags))
     except ImageError as error:
-        record = replace(record, status="rejected", reason=str(error))
+        record = _lost(record, "rejected", str(error))
     except InputError as error:
-        record = replace(record, status="failed", reason=f"unreadable: {error}")
+        record = _lost(record, "failed", f"unreadable: {error}")
     return record, image, mask
 
 
@@ -115,6 +115,22 @@ def area_outliers(areas: Sequence[float | None]) -> list[bool]:
 def codes_of(reason: str) -> list[str]:
     """Name the codes of a record's reason."""
     return [found[1] for part in reason.split(_BETWEEN) if (found := _CODE.match(part))]
+
+
+def counted_codes(status: str, reason: str) -> list[str]:
+    """Name the codes that count for a status: of what is lost, why it is, and not what had been put right before."""
+    codes = codes_of(reason)
+    return codes if status in USABLE else codes[:1]
+
+
+def was_repaired(reason: str) -> bool:
+    """Whether a picture whose mask cannot be used had been put right itself: its reason says so behind the mask's."""
+    return len(codes_of(reason)) > 1
+
+
+def _lost(record: Record, status: Status, why: str) -> Record:
+    """Say first why a record is lost, then what had been put right in its picture, which may still be predicted."""
+    return replace(record, status=status, reason=_BETWEEN.join([why, *([record.reason] if record.reason else [])]))
 
 
 def _noted(record: Record, repairs: tuple[str, ...], flags: tuple[str, ...]) -> dict[str, Any]:

@@ -20,6 +20,8 @@ U8 = NDArray[np.uint8]
 F32 = NDArray[np.float32]
 Stat = tuple[int, int] | None
 
+_MEND = "put it back, or predict the archive as it is now into another --out"
+
 
 @dataclass(frozen=True)
 class Item:
@@ -123,15 +125,14 @@ def _reader(item: Item, changed: list[str]) -> Callable[[str], bytes]:
     planned = dict(zip(item.files(), item.stats, strict=False))
 
     def read(uri: str) -> bytes:
-        content = storage.read_bytes(uri)
         before = planned.get(uri)
+        content = storage.read_bytes(uri)
         # To ask a bucket for the time of change is a request more, of an object that is replaced whole.
         now = (len(content), before[1]) if before and "://" in uri else storage.stat_if_there(uri)
         if uri in planned and now != before:
             was = f"of {before[0]} bytes" if before else "not there"
-            changed.append(
-                f"{uri} was {was} when the job was planned and is of {len(content)} bytes: use another --out"
-            )
+            how = "was written anew" if before and before[0] == len(content) else f"is of {len(content)} bytes"
+            changed.append(f"{uri} was {was} when the job was planned and {how}: {_MEND}")
         return content
 
     return read

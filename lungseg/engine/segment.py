@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from lungseg.config import PostprocessSettings
 from lungseg.data import images
+from lungseg.data.manifest import was_repaired
 from lungseg.data.preprocess import restore
 from lungseg.engine.items import Opened, Predicted
 from lungseg.model import metrics, postprocess, shape
@@ -37,8 +38,7 @@ def make_row(opened: Opened, predicted: Predicted | None, made: Row, settings: P
     reference = opened.reference and images.decode_rle(opened.reference, *raw.shape)
     return {
         **row,
-        # A reference mask that cannot be used does not keep its image from being predicted.
-        "status": opened.record.status if opened.record.usable else "ok",
+        "status": _status(opened.record),
         "mask": images.encode_rle(mask),
         "geometry": json.dumps(asdict(geometry)),
         "components": postprocess.components(mask),
@@ -62,6 +62,13 @@ def compare(mask: U8, reference: U8 | None) -> Row:
     hd95, assd = metrics.surface_distances(mask, reference)
     values = (metrics.iou(counts), metrics.dice(counts), metrics.pixel_accuracy(counts), hd95, assd)
     return dict(zip(COMPARED, values, strict=True))
+
+
+def _status(record: Record) -> str:
+    """Say what became of an image that was predicted: a reference mask that cannot be used does not keep it from it."""
+    if record.usable:
+        return record.status
+    return "repaired" if was_repaired(record.reason) else "ok"
 
 
 def _ids(record: Record) -> Row:

@@ -82,10 +82,7 @@ def write_account(job: Job, total: Account, times: Times, now: dict[str, Any]) -
         {
             "images": now["images"],
             "counts": total.counts(),
-            "reasons": [
-                {"status": status, "reason": code, "images": count}
-                for (status, code), count in sorted(total.reasons.items())
-            ],
+            "reasons": total.reasons_told(),
             "model": job.model,
             "settings": job.settings.model_dump(mode="json"),
             "versions": _versions(),

@@ -9,9 +9,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from lungseg import storage
+from lungseg.config import ExportSettings
 from lungseg.data.shards import digest_bytes
 from lungseg.errors import InputError, SettingsError
-from lungseg.pipelines.parts import part_files
+from lungseg.pipelines.parts import part_files, told_digests
 from lungseg.schema import USABLE
 
 Row = dict[str, Any]
@@ -31,6 +32,30 @@ def require_apart(folder: str, out: str) -> None:
         raise InputError(f"--out {out} lies in the archive {archive}: pass a folder outside of it")
 
 
+def claim(out: str, folder: str, settings: ExportSettings) -> None:
+    """Take an output folder for an export, or find it taken for the same one: two would lie there as if they were one.
+
+    Raises:
+        InputError: it holds an export of other predictions or another query, or files of none.
+
+    """
+    path = storage.join(out, "export.json")
+    told = storage.digest(sorted(told_digests(folder).items()))
+    export = {"predictions": folder, "parts": told, "where": settings.where}
+    if storage.exists(path):
+        found = storage.read_json(path)
+        changed = [name for name, value in export.items() if found.get(name) != value]
+        if changed:
+            raise InputError(
+                f"{out} holds another export ({', '.join(changed)} changed): pass another --out, or delete it"
+            )
+        return
+    strangers = [kind for kind in settings.formats if kind != "coco" and storage.list_folders(storage.join(out, kind))]
+    if strangers:
+        raise InputError(f"{out}/{strangers[0]} holds files, but there is no export.json: pass another --out")
+    storage.write_json(path, export)
+
+
 def whole_parts(folder: str) -> list[str]:
     """List the parts, which must be those that the inference ended with.
 
@@ -38,13 +63,12 @@ def whole_parts(folder: str) -> list[str]:
         InputError: one is missing, was changed, or is of another plan.
 
     """
-    told = {part["name"]: part for part in storage.read_json(storage.join(folder, "predictions.json"))["parts"]}
+    told = told_digests(folder)
     paths = part_files(folder)
     there = {storage.name_of(path): path for path in paths}
     with ThreadPoolExecutor(_READERS) as pool:
         digests = dict(zip(there, pool.map(lambda path: digest_bytes(storage.read_bytes(path)), paths), strict=True))
-    told_digests = {name: part["sha256"] for name, part in told.items()}
-    wrong = sorted(name for name in told.keys() | there.keys() if digests.get(name) != told_digests.get(name))
+    wrong = sorted(name for name in told.keys() | there.keys() if digests.get(name) != told.get(name))
     if wrong:
         raise InputError(
             f"{folder}: {len(wrong)} of {len(told)} parts are missing or not as predictions.json tells them (first: "

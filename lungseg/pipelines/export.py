@@ -20,7 +20,7 @@ from lungseg.data.dicom import is_dicom
 from lungseg.data.dicom_seg import encode_segmentation
 from lungseg.errors import InputError, LungsegError, SettingsError
 from lungseg.model import shape
-from lungseg.pipelines.chosen import asked, choose, predicted, require_apart, whole_parts
+from lungseg.pipelines.chosen import asked, choose, claim, predicted, require_apart, whole_parts
 from lungseg.pipelines.cluster import connect
 from lungseg.pipelines.overlays import read_picture
 from lungseg.pipelines.progress import ProgressLine
@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 U8 = NDArray[np.uint8]
 Row = dict[str, Any]
+_Written = tuple[bytes, str, str]  # a file, its suffix, and what there is to say of it
 
 _PREDICTION, _REFERENCE = (0, 176, 255), (233, 180, 86)  # BGR; as in the report
 _HEAD = 512  # bytes, enough to tell DICOM
@@ -49,6 +50,7 @@ def run(settings: ExportSettings) -> None:
     require_apart(folder, out)
     paths = whole_parts(folder)
     chosen = choose(paths, settings.where)
+    claim(out, folder, settings)
     connect()
     require_cpus(1)
     counts: Counter[str] = Counter()
@@ -71,6 +73,8 @@ def run(settings: ExportSettings) -> None:
         logger.warning("and %d more", len(notes) - _TOLD)
     said = ", ".join(f"{counts[name]} {name}" for name in settings.formats)
     logger.info("%d of %d rows chosen; written to %s: %s", counts["chosen"], counts["rows"], out, said)
+    if not counts["chosen"]:
+        logger.warning("no row was chosen: --where %r holds for none that has a mask", settings.where)
 
 
 def _folder(settings: ExportSettings) -> str:
@@ -112,7 +116,10 @@ def _export_part(item: Row, settings: ExportSettings, out: str) -> Row:
 
 
 def _export_row(row: Row, settings: ExportSettings, out: str, done: dict[str, Any]) -> None:
-    mask = images.decode_rle(row["mask"], row["height"], row["width"])
+    try:
+        mask = images.decode_rle(row["mask"], row["height"], row["width"])
+    except (ValueError, TypeError) as error:
+        raise InputError(f"the mask of {row['image_id']} cannot be decoded ({error}): predict it again") from None
     writers = {"masks": _write_mask, "overlays": _write_overlay, "dicom-seg": _write_segmentation}
     for kind in settings.formats:
         if kind == "coco":
@@ -120,7 +127,7 @@ def _export_row(row: Row, settings: ExportSettings, out: str, done: dict[str, An
             done["counts"][kind] += 1
             continue
         try:
-            content, suffix = writers[kind](row, mask, settings)
+            content, suffix, note = writers[kind](row, mask, settings)
         except InputError as error:  # the image has gone or changed, or is no DICOM
             done["notes"].append(f"no {kind} of {row['image_id']}: {error}")
             continue
@@ -129,26 +136,29 @@ def _export_row(row: Row, settings: ExportSettings, out: str, done: dict[str, An
             raise InputError(f"{target} is what was predicted or compared with: pass another --out")
         storage.write_bytes(target, content)
         done["counts"][kind] += 1
+        if note:
+            done["notes"].append(f"{kind} of {row['image_id']}: {note}")
 
 
-def _write_mask(row: Row, mask: U8, settings: ExportSettings) -> tuple[bytes, str]:  # noqa: ARG001
-    return images.encode_image(mask * np.uint8(255)), ".png"
+def _write_mask(row: Row, mask: U8, settings: ExportSettings) -> _Written:  # noqa: ARG001
+    return images.encode_image(mask * np.uint8(255)), ".png", ""
 
 
-def _write_overlay(row: Row, mask: U8, settings: ExportSettings) -> tuple[bytes, str]:
-    picture, reference, _ = read_picture(row)
+def _write_overlay(row: Row, mask: U8, settings: ExportSettings) -> _Written:
+    picture, reference, note = read_picture(row)
     if picture.shape != mask.shape:
         raise InputError(f"{row['source_uri']} has another size than its mask: it was changed")
-    return images.encode_image(draw_overlay(picture, mask, reference, settings.overlay_px)), ".png"
+    drawn = images.encode_image(draw_overlay(picture, mask, reference, settings.overlay_px))
+    return drawn, ".png", note if row["dice"] is not None and reference is None else ""
 
 
-def _write_segmentation(row: Row, mask: U8, settings: ExportSettings) -> tuple[bytes, str]:  # noqa: ARG001
+def _write_segmentation(row: Row, mask: U8, settings: ExportSettings) -> _Written:  # noqa: ARG001
     if not is_dicom(storage.read_range(row["source_uri"], 0, _HEAD)):
         raise InputError(f"{row['source_uri']} is no DICOM file")
     right, left = shape.split(mask)
     content = storage.read_bytes(row["source_uri"])
     name = storage.name_of(row["source_uri"])
-    return encode_segmentation(content, {"right": right, "left": left}, row["model"], name), ".dcm"
+    return encode_segmentation(content, {"right": right, "left": left}, row["model"], name), ".dcm", ""
 
 
 def draw_overlay(picture: U8, mask: U8, reference: U8 | None, longest: int) -> NDArray[np.uint8]:

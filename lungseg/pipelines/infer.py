@@ -23,7 +23,7 @@ from lungseg.pipelines.inputs import list_items
 from lungseg.pipelines.parts import Account, Part
 from lungseg.pipelines.prediction import PredictPart
 from lungseg.pipelines.progress import ProgressLine
-from lungseg.pipelines.stages import Job, finish_part, open_part
+from lungseg.pipelines.stages import Job, finish_part, open_part, require_precision
 
 logger = logging.getLogger(__name__)
 
@@ -61,15 +61,15 @@ def run(settings: InferSettings) -> None:
         return
     if not settings.archive or not settings.checkpoint:
         raise SettingsError("pass --archive FOLDER (images or prepared data) and --checkpoint FOLDER (a finished run)")
-    if settings.precision == "fp16" and settings.device == "cpu":
-        raise SettingsError("--precision fp16 on a CPU: it is for GPUs; pass bf16 or fp32")
     models = _models(settings)
     job = _job(settings, out, models)
+    require_precision(job, settings.device)
     work = _plan(settings, job, models)
     began = time.monotonic()
     total = functools.reduce(Account.add, work.kept.values(), Account.empty())
     _stop_if_hopeless(settings, work, total)
     if work.left:
+        parts.reopen(out, work.left)
         for account in _predict(job, work, times, total):
             total = account
             _stop_if_hopeless(settings, work, total)
@@ -190,6 +190,7 @@ def _predict(job: Job, work: _Work, times: Times, total: Account) -> Iterator[Ac
 
 
 def _here(job: Job, rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    require_precision(job, "cpu")
     predict = PredictPart(job)
     for row in rows:
         opened = open_part(pa.Table.from_pylist([row]), job)

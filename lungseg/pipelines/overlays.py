@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lungseg import storage
-from lungseg.data import images, shards
+from lungseg.data import images, manifest, shards
 from lungseg.data.histogram import normalise
 from lungseg.data.preprocess import restore
 from lungseg.errors import InputError
-from lungseg.schema import USABLE, Sample
+from lungseg.schema import USABLE, Record, Sample
 
 Row = dict[str, Any]
 U8 = NDArray[np.uint8]
@@ -113,20 +113,17 @@ def read_picture(row: Row) -> tuple[U8, U8 | None, str]:
     tar, mark, image_id = row["source_uri"].rpartition("#")
     if mark and tar.endswith(".tar"):
         return _from_sample(_read_sample(tar, image_id))
-    name = storage.name_of(row["source_uri"])
-    image = normalise(images.decode(_content(row["source_uri"]), name), "none")
-    if row["dice"] is None:
-        return image, None, ""
-    try:
-        return image, _join_masks(row["mask_uris"] or [], image.shape), ""
-    except InputError as error:
-        return image, None, f"reference mask: {error}"
-
-
-def _content(uri: str) -> bytes:
-    if not storage.exists(uri):
-        raise InputError(f"{uri} has gone")
-    return storage.read_bytes(uri)
+    if not storage.exists(row["source_uri"]):
+        raise InputError(f"{row['source_uri']} has gone")
+    compared = row["dice"] is not None
+    masks = tuple(row["mask_uris"] or ()) if compared else ()
+    record = Record(row["image_id"], row["dataset"], row["source_uri"], masks, ("lung",) * len(masks))
+    # As it was read for its prediction: turned round where bones were dark, the mask with its repairs.
+    checked, image, reference = manifest.open_record(record)
+    if image is None:
+        raise InputError(checked.reason)
+    note = f"reference mask: {checked.reason}" if compared and reference is None else ""
+    return normalise(image, "none"), reference, note
 
 
 def _read_sample(tar: str, image_id: str) -> Sample:
@@ -154,16 +151,6 @@ def _from_sample(sample: Sample) -> tuple[U8, U8 | None, str]:
         return image, None, note
     reference = restore(sample.mask.astype(np.float32), sample.geometry) >= 0.5
     return image, reference.astype(np.uint8), note
-
-
-def _join_masks(uris: Sequence[str], shape: tuple[int, ...]) -> U8:
-    joined = np.zeros(shape, np.uint8)
-    for uri in uris:
-        mask = images.decode_mask(_content(uri), storage.name_of(uri))
-        if mask.shape != shape:
-            raise InputError(f"{uri} has another size than its image: it was changed")
-        joined |= mask
-    return joined
 
 
 def _shrink(image: U8) -> U8:

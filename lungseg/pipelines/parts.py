@@ -3,7 +3,7 @@
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,7 +11,8 @@ from typing import Any
 import pyarrow as pa
 
 from lungseg import storage
-from lungseg.data.manifest import codes_of
+from lungseg.data.manifest import counted_codes
+from lungseg.data.shards import digest_bytes
 from lungseg.data.sources.names import below
 from lungseg.engine.items import Item
 from lungseg.errors import InputError
@@ -60,7 +61,7 @@ class Account:
         names = ("status", "error", "source_uri")
         for status, error, uri in zip(*(rows.column(name).to_pylist() for name in names), strict=True):
             account.statuses[status] += 1
-            account.reasons.update((status, code) for code in codes_of(error or ""))
+            account.reasons.update((status, code) for code in counted_codes(status, error or ""))
             if status not in USABLE and len(examples) < _SHOWN:
                 examples.append(f"{storage.name_of(uri)}: {error}")
         return cls(account.statuses, account.reasons, tuple(examples))
@@ -77,6 +78,13 @@ class Account:
     def counts(self) -> dict[str, int]:
         """Count images by status, those statuses that there are."""
         return {status: self.statuses[status] for status in STATUSES if self.statuses[status]}
+
+    def reasons_told(self) -> list[dict[str, Any]]:
+        """Count images by status and reason code, as predictions.json tells it."""
+        return [
+            {"status": status, "reason": code, "images": count}
+            for (status, code), count in sorted(self.reasons.items())
+        ]
 
     def told(self) -> str:
         """Name the reasons of what is lost, the most frequent first."""
@@ -156,7 +164,9 @@ def write_part(path: str, rows: list[dict[str, Any]], digest: str) -> Account:
 
 
 def finished(out: str, parts: Sequence[Part]) -> dict[int, Account]:
-    """Find the parts that are there, whole and as planned; one with images that could not be read is made again.
+    """Find the parts that are there, whole and as planned; one with files that could not be read is made again.
+
+    So is one that predictions.json of an earlier end tells otherwise: somebody changed it.
 
     Raises:
         InputError: a part is of another plan, or there are parts that this plan does not have.
@@ -167,14 +177,51 @@ def finished(out: str, parts: Sequence[Part]) -> dict[int, Account]:
     if strangers:
         raise InputError(f"{min(strangers)} is of another plan: pass another --out, or delete it")
     left = [part for part in parts if part_path(out, part.number) in there]
+    told = told_digests(out)
+
+    def look(part: Part) -> Account | None:
+        path = part_path(out, part.number)
+        return _look(path, part, told.get(storage.name_of(path)))
+
     with ThreadPoolExecutor(_READERS) as pool:
-        accounts = pool.map(lambda part: _look(part_path(out, part.number), part), left)
+        accounts = pool.map(look, left)
         return {part.number: account for part, account in zip(left, accounts, strict=True) if account is not None}
 
 
-def _look(path: str, part: Part) -> Account | None:
+def told_digests(out: str) -> dict[str, str]:
+    """Say which SHA-256 predictions.json tells of each part, by name; of none where no inference has ended here.
+
+    Raises:
+        InputError: it is there, and is not what an inference wrote.
+
+    """
+    path = storage.join(out, "predictions.json")
+    if not storage.exists(path):
+        return {}
     try:
-        rows = storage.read_table(path)
+        return {str(part["name"]): str(part["sha256"]) for part in storage.read_json(path)["parts"]}
+    except (KeyError, TypeError):
+        raise InputError(f"{path}: not as jobs/infer.py writes it: delete it, and run the same jobs/infer.py") from None
+
+
+def reopen(out: str, parts: Sequence[Part]) -> None:
+    """Take back what tells that an inference has ended, before these parts are made: what tells of them is not true.
+
+    One that was found changed is deleted first: else a job that is killed now would find it untold of, and keep it.
+    """
+    told = told_digests(out)
+    for part in parts:
+        path = part_path(out, part.number)
+        digest = told.get(storage.name_of(path))
+        if digest and storage.exists(path) and digest_bytes(storage.read_bytes(path)) != digest:
+            storage.delete(path)
+    storage.delete(storage.join(out, "predictions.json"))
+
+
+def _look(path: str, part: Part, told: str | None) -> Account | None:
+    content = storage.read_bytes(path)
+    try:
+        rows = storage.read_table(path, content)
     except InputError as error:
         logger.warning("made again: %s", error)
         return None
@@ -183,15 +230,8 @@ def _look(path: str, part: Part) -> Account | None:
         raise InputError(f"{path} is of another plan: pass another --out, or delete it")
     account = Account.of(rows)
     whole = rows.num_rows == part.images == int(said[b"lungseg.rows"])
-    return account if whole and not account.statuses["failed"] else None
-
-
-def read_parts(out: str) -> Iterator[tuple[str, pa.Table]]:
-    """Read the part files one after the other: path and rows.
-
-    Raises:
-        InputError: one is damaged.
-
-    """
-    for path in part_files(out):
-        yield path, storage.read_table(path)
+    if told is not None and told != digest_bytes(content):
+        logger.warning("made again: %s is not the file that predictions.json tells of", path)
+        return None
+    again = account.statuses["failed"] or any(code == "unreadable" for _, code in account.reasons)
+    return account if whole and not again else None

@@ -1,5 +1,6 @@
 """Predictions checked: every part whole, every image once, every figure recomputed from the masks that are stored."""
 
+import json
 import logging
 import math
 from collections import Counter
@@ -7,17 +8,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from lungseg import storage
+from lungseg import storage, walk
 from lungseg.config import PreprocessSettings
 from lungseg.data import datasets, images, shards
 from lungseg.engine.items import Item, open_item, prepared_item
 from lungseg.engine.segment import compare
 from lungseg.errors import InputError
 from lungseg.model import postprocess, shape
-from lungseg.pipelines.parts import read_parts
+from lungseg.pipelines.parts import Account, part_files
 from lungseg.pipelines.progress import ProgressLine
-from lungseg.schema import USABLE, Record
+from lungseg.schema import USABLE, Geometry, Record
 
 logger = logging.getLogger(__name__)
 
@@ -38,21 +40,43 @@ def run(out: str) -> None:
     if not storage.exists(storage.join(out, "predictions.json")):
         raise InputError(f"{out}: no predictions.json in it, expected what a finished jobs/infer.py wrote: finish it")
     ended, plan = (storage.read_json(storage.join(out, name)) for name in ("predictions.json", "plan.json"))
-    wrong, ids, done = _check_parts(out, ended), Counter[tuple[str, str, str]](), 0
-    preprocess = PreprocessSettings.model_validate(plan["preprocess"])
+    try:
+        images_told, same = int(ended["images"]), {"model": plan["model"], "threshold": float(plan["threshold"])}
+        wrong, preprocess = _check_parts(out, ended), PreprocessSettings.model_validate(plan["preprocess"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{out}: predictions.json or plan.json is not as jobs/infer.py writes it ({walk.first_line(error)})"
+        ) from None
+    ids, total = Counter[tuple[str, str, str]](), Account.empty()
     line, samples = ProgressLine(logger), _Samples()
-    for path, table in read_parts(out):
+    for path in part_files(out):
+        try:
+            table = storage.read_table(path)
+        except InputError as error:
+            wrong.append(str(error))
+            continue
+        total = total.add(Account.of(table))
         for row in table.to_pylist():
             if row["status"] in USABLE:  # a listing may name an image twice: the second row is rejected
                 ids[row["dataset"], row["image_id"], row["source_uri"]] += 1
-            wrong += [f"{path}, {row['image_id']}: {said}" for said in _check_row(row, preprocess, samples)]
-            done += 1
-            line.show(f"recomputed {done} of {ended['images']} rows")
+            wrong += [f"{path}, {row['image_id']}: {said}" for said in _check_row(row, same, preprocess, samples)]
+        line.show(f"recomputed {total.statuses.total()} of {images_told} rows")
     wrong += [f"{name} has {count} rows, expected one" for (_, name, _), count in ids.items() if count > 1]
-    if done != ended["images"]:
-        wrong.append(f"{done} rows, predictions.json says {ended['images']}")
+    wrong += _check_account(total, ended)
     _tell(wrong, out)
-    logger.info("%s: %d rows, every figure as it comes from the stored masks", out, done)
+    logger.info("%s: %d rows, every figure as it comes from the stored masks", out, total.statuses.total())
+
+
+def _check_account(total: Account, ended: Row) -> list[str]:
+    """Compare what the rows add up to with what predictions.json tells of them."""
+    found = {"images": total.statuses.total(), "counts": total.counts(), "reasons": total.reasons_told()}
+    if found["images"] != ended["images"]:
+        return [f"{found['images']} rows, predictions.json says {ended['images']}"]
+    return [
+        f"{name} in predictions.json is {ended.get(name)}, the rows give {value}"
+        for name, value in found.items()
+        if ended.get(name) != value
+    ]
 
 
 def _tell(wrong: Sequence[str], out: str) -> None:
@@ -101,32 +125,59 @@ def _check_parts(out: str, ended: Row) -> list[str]:
     return wrong
 
 
-def _check_row(row: Row, preprocess: PreprocessSettings, samples: _Samples) -> list[str]:
-    if row["status"] not in USABLE:
-        return [] if row["mask"] is None else ["it has a mask, though it was not predicted"]
-    if row["mask"] is None:
-        return ["it has no mask, though it was predicted"]
+def _check_row(row: Row, same: Row, preprocess: PreprocessSettings, samples: _Samples) -> list[str]:
+    """Say what is wrong with a row; same: what all rows have in common by the plan."""
+    wrong = _check_alone(row, same)
+    if wrong or row["mask"] is None:
+        return wrong
     try:
         mask = images.decode_rle(row["mask"], row["height"], row["width"])
-    except ValueError as error:
-        return [f"its mask cannot be decoded ({error})"]
-    expected: Row = {**shape.describe(mask), "components": postprocess.components(mask)}
-    reference = None
-    if row["dice"] is not None or row["mask_uris"]:
-        try:
-            opened = open_item(samples.item(row), preprocess)
-        except InputError as error:
-            return [str(error)]
-        if opened.reference is not None:
-            reference = images.decode_rle(opened.reference, row["height"], row["width"])
-        elif row["dice"] is not None:
-            return [f"its reference mask cannot be read any more ({opened.record.reason})"]
-    expected |= compare(mask, reference)
+        reference = _reference(row, preprocess, samples)
+    except (InputError, ValueError, TypeError) as error:
+        return [str(error)]
+    expected = {**shape.describe(mask), "components": postprocess.components(mask), **compare(mask, reference)}
     return [
         f"{name} is {row[name]}, its mask gives {value}"
         for name, value in expected.items()
         if not _same(row[name], value)
     ]
+
+
+def _check_alone(row: Row, same: Row) -> list[str]:
+    """Say what in a row does not fit the rest of it, or the plan."""
+    wrong = [f"{name} is {row[name]}, the plan says {value}" for name, value in same.items() if row[name] != value]
+    if (row["mask"] is None) == (row["status"] in USABLE):
+        has = "no mask, though it was predicted" if row["mask"] is None else "a mask, though it was not predicted"
+        return [*wrong, f"it has {has}"]
+    if row["mask"] is None:
+        return wrong
+    try:
+        geometry = Geometry(**json.loads(row["geometry"]))
+    except (ValueError, TypeError) as error:
+        return [*wrong, f"its geometry cannot be read ({error})"]
+    if (row["height"], row["width"]) != (geometry.native_height, geometry.native_width):
+        wrong.append(f"it is {row['height']}x{row['width']}, its geometry says otherwise: {row['geometry']}")
+    for name in ("mean_probability", "border_entropy"):
+        if row[name] is not None and not 0.0 <= row[name] <= 1.0 + _TOLERANCE:
+            wrong.append(f"{name} is {row[name]}, expected 0 to 1")
+    return wrong
+
+
+def _reference(row: Row, preprocess: PreprocessSettings, samples: _Samples) -> NDArray[np.uint8] | None:
+    """Read the reference mask that a row was compared with.
+
+    Raises:
+        InputError: it cannot be read any more.
+
+    """
+    if row["dice"] is None and not row["mask_uris"]:
+        return None
+    opened = open_item(samples.item(row), preprocess)
+    if opened.reference is not None:
+        return images.decode_rle(opened.reference, row["height"], row["width"])
+    if row["dice"] is not None:
+        raise InputError(f"its reference mask cannot be read any more ({opened.record.reason})")
+    return None
 
 
 def _same(found: Any, expected: Any) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lungseg import storage
-from lungseg.data.manifest import codes_of
+from lungseg.data.manifest import counted_codes
 from lungseg.errors import InputError
 from lungseg.model import statistics
 from lungseg.pipelines.matrix import Matrix, mean_of, patient_of, summarise
@@ -250,7 +250,7 @@ def _reasons(rows: Sequence[Row]) -> tuple[Row, ...]:
     counts = Counter(
         (row["dataset"], row["status"], code)
         for row in said
-        for code in codes_of(row["error"] or "") or [(row["error"] or "").split(":")[0]]
+        for code in counted_codes(row["status"], row["error"] or "") or [(row["error"] or "").split(":")[0]]
     )
     names = ("dataset", "status", "reason", "images")
     return tuple(dict(zip(names, (*key, count), strict=True)) for key, count in sorted(counts.items()))

@@ -15,7 +15,7 @@ import ray.data
 
 from lungseg import storage
 from lungseg.engine.items import Item
-from lungseg.errors import ResourceError, SettingsError
+from lungseg.errors import ResourceError
 from lungseg.pipelines import parts
 from lungseg.pipelines.account import Times
 from lungseg.pipelines.cluster import connect
@@ -24,7 +24,7 @@ from lungseg.pipelines.parts import Account
 from lungseg.pipelines.prediction import PredictPart
 from lungseg.pipelines.shared_storage import require_shared
 from lungseg.pipelines.sizing import Share, share
-from lungseg.pipelines.stages import Job, finish_part, open_part
+from lungseg.pipelines.stages import Job, finish_part, open_part, require_precision
 
 logger = logging.getLogger(__name__)
 
@@ -90,8 +90,7 @@ def _through(
     times.device, times.actors = ("cuda" if placed.gpus else "cpu"), count
     if job.settings.precision == "auto":
         parts.claim_device(job.out, times.device)
-    if job.settings.precision == "fp16" and times.device == "cpu":
-        raise SettingsError("--precision fp16 where the cluster has no GPU: pass bf16 or fp32")
+    require_precision(job, times.device)
     roomy = any(node["Resources"].get("CPU", 0) >= 2 for node in ray.nodes() if node["Alive"])  # type: ignore[no-untyped-call]
     work = 1.0 if placed.gpus and roomy else _TASK_PART
     logger.info("%d %s actors hold the model", count, "GPU" if placed.gpus else "CPU")

@@ -23,7 +23,7 @@ from lungseg.config import InferSettings, PreprocessSettings
 from lungseg.data.apart import APART_AFTER, MOST_DEATHS, begin, crashed, each_apart
 from lungseg.engine.items import How, Item, Opened, Predicted, open_item
 from lungseg.engine.segment import make_row
-from lungseg.errors import InputError
+from lungseg.errors import InputError, SettingsError
 from lungseg.pipelines.parts import part_path, write_part
 from lungseg.schema import Record
 
@@ -50,6 +50,17 @@ class Job:
     def note(self, number: int) -> str:
         """Name the file that says that a part is being opened."""
         return storage.join(self.out, "begun", f"part-{number:06d}.json")
+
+
+def require_precision(job: Job, device: str) -> None:
+    """Refuse half precision where CPUs compute.
+
+    Raises:
+        SettingsError: they do, and it is asked for.
+
+    """
+    if job.settings.precision == "fp16" and device == "cpu":
+        raise SettingsError("--precision fp16 on a CPU: it is for GPUs; pass bf16 or fp32")
 
 
 def open_part(rows: pa.Table, job: Job) -> pa.Table:

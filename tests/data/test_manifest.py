@@ -191,6 +191,17 @@ def test_repairs_of_picture_and_mask_are_both_told(make: Make) -> None:
     assert checked.mask_area == pytest.approx(MASK.mean() / 255)
 
 
+def test_what_was_put_right_in_a_picture_stays_told_where_its_mask_cannot_be_used(make: Make) -> None:
+    checked, image, labels = manifest.open_record(make(255 - IMAGE, np.zeros_like(MASK)))
+    assert (checked.status, labels) == ("rejected", None)
+    np.testing.assert_array_equal(image, IMAGE)
+    assert manifest.codes_of(checked.reason) == ["mask_empty", "inverted"]
+    assert manifest.counted_codes("rejected", checked.reason) == ["mask_empty"]
+    assert manifest.counted_codes("repaired", checked.reason) == ["mask_empty", "inverted"]
+    assert manifest.was_repaired(checked.reason)
+    assert not manifest.was_repaired("mask_empty: it marks no pixel")
+
+
 def test_an_odd_mask_is_flagged_or_rejected(make: Make) -> None:
     mask = MASK.copy()
     mask[48:54, 25:71] = 255

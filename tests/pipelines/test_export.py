@@ -108,6 +108,32 @@ def test_every_format_is_what_its_reader_expects(ray_cluster: None, predictions:
         assert (annotation["area"], annotation["bbox"]) == (row["area_px"], row["bbox"])
 
 
+def test_another_query_is_not_mixed_into_an_export(
+    ray_cluster: None, predictions: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "out"
+    run(predictions, out, "masks", where="dice < 0.85")
+    run(predictions, out, "coco", where="dice < 0.85")  # the same rows in one format more
+    with pytest.raises(InputError, match=r"holds another export \(where changed\): pass another --out, or delete it"):
+        run(predictions, out, "masks")
+    (tmp_path / "mine" / "masks" / "north").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"masks holds files, but there is no export\.json"):
+        run(predictions, tmp_path / "mine", "masks")
+    assert not (tmp_path / "mine" / "export.json").exists()
+    run(predictions, tmp_path / "none", "masks", where="dice < 0")
+    assert "no row was chosen" in caplog.text
+
+
+def test_a_mask_that_cannot_be_decoded_ends_in_a_line(ray_cluster: None, predictions: Path, tmp_path: Path) -> None:
+    path = Path(part_path(str(predictions), 0))
+    table = storage.read_table(str(path))
+    rows = [{**row, "mask": "no run lengths"} for row in table.to_pylist()]
+    storage.write_table(str(path), table.from_pylist(rows, table.schema))
+    finish(predictions, tmp_path / "films")
+    with pytest.raises(InputError, match="the mask of png_0 cannot be decoded"):
+        run(predictions, tmp_path / "out", "masks")
+
+
 def test_only_the_rows_of_the_query(
     ray_cluster: None, predictions: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -167,6 +193,7 @@ def test_nothing_is_written_among_the_pictures_or_over_a_reference(
     row = row_of("mine", str(tmp_path / "0.png"), draw_pair(1, 40, 40)[1], mask_uris=[str(reference)])
     write_part(part_path(str(predictions), 0), [row], "digest")
     finish(predictions, tmp_path / "list.csv")
+    run(predictions, tmp_path, "coco")  # takes the folder
     with pytest.raises(InputError, match=r"mine.png is what was predicted or compared with: pass another --out"):
         run(predictions, tmp_path, "masks")
     assert reference.read_bytes() == b"drawn by hand"

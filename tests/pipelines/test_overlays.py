@@ -108,6 +108,30 @@ def test_a_prepared_sample_goes_back_to_its_native_canvas(tmp_path: Path, prepar
     assert (gone.picture, gone.note) == ("", f"{prepared}/no.tar has gone")
 
 
+def test_picture_and_reference_are_shown_as_they_were_read(tmp_path: Path, draw_pair: DrawPair) -> None:
+    """Bones dark, and a mask of half the size with a speck: what prediction put right is put right here, too."""
+    image, mask = draw_pair(1, 360, 300)
+    half = cv2.resize(mask * np.uint8(255), (150, 180), interpolation=cv2.INTER_AREA)
+    half[:2, :2] = 255
+    paths = {name: str(tmp_path / f"{name}.png") for name in ("image", "mask")}
+    assert cv2.imwrite(paths["image"], image)
+    assert cv2.imwrite(paths["mask"], half)
+    row = _written(tmp_path, mask, source_uri=paths["image"], mask_uris=[paths["mask"]])
+    shown = overlays.draw(row, "best", "unseen")
+    assert shown.note == ""
+    assert shown.reference.count("M") == 2
+    assert np.mean(_filled(shown.reference, shown) != mask) < 0.02
+
+
+def test_a_reference_that_cannot_be_used_is_told(tmp_path: Path, draw_pair: DrawPair) -> None:
+    image, mask = draw_pair(1, 64, 64)
+    assert cv2.imwrite(str(tmp_path / "image.png"), image)
+    row = _written(tmp_path, mask, source_uri=str(tmp_path / "image.png"), mask_uris=[str(tmp_path / "gone.png")])
+    shown = overlays.draw(row, "worst", "unseen")
+    assert (shown.reference, shown.note[:26]) == ("", "reference mask: unreadable")
+    assert shown.picture
+
+
 def test_an_empty_mask_has_no_outline(tmp_path: Path, draw_pair: DrawPair) -> None:
     image, mask = draw_pair(1, 64, 64)
     assert cv2.imwrite(str(tmp_path / "image.png"), image)

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from lungseg import storage
+from lungseg.data.shards import digest_bytes
 from lungseg.engine.items import Item
 from lungseg.errors import InputError
 from lungseg.pipelines import parts
@@ -166,19 +167,50 @@ def test_what_a_killed_writer_left_is_no_part(tmp_path: Path, planned: list[Part
 
 def test_a_parts_file_says_of_which_plan_it_is_and_explains_its_columns(tmp_path: Path, planned: list[Part]) -> None:
     path = write(tmp_path, planned[0], row("a0"), row("b0"))
-    ((found, table),) = parts.read_parts(str(tmp_path))
-    assert found == str(path)
+    table = storage.read_table(str(path))
     assert table.schema.metadata[b"lungseg.part"].decode() == planned[0].digest
     assert Account.from_json(table.schema.metadata[b"lungseg.account"].decode()) == Account.of(table)
     assert table.schema.names == PREDICTIONS.names
     assert all(field.metadata[b"description"] for field in table.schema)
 
 
-def test_reading_a_damaged_part_is_refused(tmp_path: Path, planned: list[Part]) -> None:
-    path = write(tmp_path, planned[0], row("a0"), row("b0"))
-    path.write_bytes(b"PAR1")
-    with pytest.raises(InputError, match="not a Parquet file"):
-        list(parts.read_parts(str(tmp_path)))
+def test_a_part_that_was_changed_after_the_end_is_made_again(
+    tmp_path: Path, planned: list[Part], caplog: pytest.LogCaptureFixture
+) -> None:
+    kept, changed = (write(tmp_path, part, row(f"a{part.number}"), row(f"b{part.number}")) for part in planned[:2])
+    told = [{"name": path.name, "sha256": digest_bytes(path.read_bytes())} for path in (kept, changed)]
+    storage.write_json(str(tmp_path / "predictions.json"), {"parts": told})
+    assert set(parts.finished(str(tmp_path), planned)) == {0, 1}
+    write(tmp_path, planned[1], row("b1"), row("a1"))  # whole, of the same plan, and not what was told of
+    assert set(parts.finished(str(tmp_path), planned)) == {0}
+    assert "part-000001.parquet is not the file that predictions.json tells of" in caplog.text
+    parts.reopen(str(tmp_path), planned)
+    assert (kept.exists(), changed.exists(), (tmp_path / "predictions.json").exists()) == (True, False, False)
+
+
+def test_an_account_that_no_inference_wrote_is_named(tmp_path: Path, planned: list[Part]) -> None:
+    write(tmp_path, planned[0], row("a0"), row("b0"))
+    storage.write_json(str(tmp_path / "predictions.json"), {"images": 2})
+    with pytest.raises(InputError, match=r"predictions.json: not as jobs/infer.py writes it"):
+        parts.finished(str(tmp_path), planned)
+
+
+def test_a_part_with_a_mask_that_could_not_be_read_is_made_again(tmp_path: Path, planned: list[Part]) -> None:
+    write(tmp_path, planned[0], row("a0", error="unreadable: a_mask.png: busy"), row("b0"))
+    write(tmp_path, planned[1], row("a1", error="mask_size: it is larger"), row("b1"))
+    assert set(parts.finished(str(tmp_path), planned)) == {1}
+
+
+def test_what_is_lost_counts_for_why_and_not_for_what_was_put_right() -> None:
+    found = account(
+        row("a", status="rejected", error="mask_size: larger | inverted: bones were dark"),
+        row("b", status="repaired", error="undecodable: mask | inverted: bones were dark"),
+    )
+    assert found.reasons_told() == [
+        {"status": "rejected", "reason": "mask_size", "images": 1},
+        {"status": "repaired", "reason": "inverted", "images": 1},
+        {"status": "repaired", "reason": "undecodable", "images": 1},
+    ]
 
 
 def account(*rows: dict[str, Any]) -> Account:

@@ -164,7 +164,9 @@ def test_a_mask_that_is_none_is_named(counts: str | None, out: Path, caplog: pyt
 
 def test_a_mask_where_nothing_was_predicted_is_named(out: Path, caplog: pytest.LogCaptureFixture) -> None:
     where = edit(out, lambda row: row.update(status="rejected"))
-    assert named(out, caplog) == [f"{where}it has a mask, though it was not predicted"]
+    first, account = named(out, caplog)
+    assert first == f"{where}it has a mask, though it was not predicted"
+    assert account.startswith("counts in predictions.json is ")
 
 
 def test_a_file_that_is_another_is_named_though_its_figures_fit(out: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -172,6 +174,46 @@ def test_a_file_that_is_another_is_named_though_its_figures_fit(out: Path, caplo
     edit(out, lambda row: row.update(seconds=0.0), "part-000001.parquet")
     (out / "predictions.json").write_bytes(ended)
     assert named(out, caplog) == ["part-000001.parquet is not the file that predictions.json tells of"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("counts", {"ok": 1000}), ("reasons", [{"status": "failed", "reason": "x", "images": 1}])]
+)
+def test_an_account_that_the_rows_do_not_give_is_named(
+    name: str, value: Any, out: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ended = json.loads((out / "predictions.json").read_text())
+    (out / "predictions.json").write_text(json.dumps({**ended, name: value}))
+    (said,) = named(out, caplog)
+    assert said.startswith(f"{name} in predictions.json is {value}, the rows give ")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"model": "xx"}, "model is xx, the plan says "),
+        ({"threshold": 0.25}, "threshold is 0.25, the plan says 0.5"),
+        ({"mean_probability": 5.0}, "mean_probability is 5.0, expected 0 to 1"),
+        ({"height": 4_000_000}, "it is 4000000x"),
+        ({"height": None}, "it is Nonex"),
+        ({"geometry": None}, "its geometry cannot be read"),
+    ],
+)
+def test_what_does_not_fit_the_rest_of_a_row_or_the_plan_is_named(
+    change: Row, said: str, out: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    where = edit(out, lambda row: row.update(change))
+    assert any(found.startswith(f"{where}{said}") for found in named(out, caplog))
+
+
+@pytest.mark.parametrize(("name", "key"), [("predictions.json", "parts"), ("plan.json", "preprocess")])
+def test_papers_that_no_inference_wrote_are_told_in_a_line(name: str, key: str, out: Path) -> None:
+    content = json.loads((out / name).read_text())
+    del content[key]
+    (out / name).write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"not as jobs/infer\.py writes it") as refused:
+        recompute.run(str(out))
+    assert len(str(refused.value).splitlines()) == 1
 
 
 def test_a_missing_part_is_named(out: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -195,11 +237,15 @@ def test_a_part_of_other_images_is_named(out: Path, caplog: pytest.LogCaptureFix
     assert any(said.endswith("rows, predictions.json says 8") for said in named(out, caplog))
 
 
-def test_a_damaged_part_is_refused(out: Path) -> None:
+def test_a_damaged_part_is_named_with_all_else_that_is_wrong(out: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = out / "part-000000.parquet"
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(InputError, match=r"part-000000\.parquet: not a Parquet file"):
-        recompute.run(str(out))
+    where = edit(out, lambda row: row.update(dice=0.5), "part-000001.parquet")
+    said = named(out, caplog)
+    assert said[0] == "part-000000.parquet is not the file that predictions.json tells of"
+    assert said[1].startswith(f"{path}: not a Parquet file")
+    assert said[2].startswith(f"{where}dice is 0.5, its mask gives ")
+    assert said[3] == "5 rows, predictions.json says 8"
 
 
 def test_predictions_that_were_not_finished_are_refused(out: Path, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def discover(folder: str, dataset: str = "") -> list[Record]:
         records += found
     others = sum(not is_image(uri) for uri in left)
     if others or litter:
-        logger.info("%s: %d files of other types passed over, and %d hidden ones", folder, others, litter)
+        logger.info("%s: %d files of other types passed over, and %d of operating systems", folder, others, litter)
     if not records:
         raise InputError(
             f"{folder}: no image in it; expected {', '.join(SUFFIXES)} files, or images/ and masks/ folders"

@@ -50,11 +50,13 @@ def test_an_archive_of_several_layouts(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
-def test_hidden_files_are_counted_apart(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_files_of_operating_systems_are_counted_apart(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     list_as(["images/a.png", "images/Thumbs.db", "__MACOSX/a.png", ".x/a.png", "notes.txt"], monkeypatch)
     with caplog.at_level(logging.INFO, "lungseg"):
         assert len(sources.discover("/d")) == 1
-    assert "1 files of other types passed over, and 3 hidden ones" in caplog.text
+    assert "1 files of other types passed over, and 3 of operating systems" in caplog.text
 
 
 def test_a_hundred_thousand_files_take_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
