@@ -1,13 +1,12 @@
 """What a mask looks like, and how sure the model was of it: figures that need no reference."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lungseg.model.postprocess import midline
+from lungseg.model.postprocess import Parts, parts_of
 
 U8 = NDArray[np.uint8]
 F32 = NDArray[np.float32]
@@ -61,38 +60,25 @@ def _areas(right: int, left: int) -> dict[str, int]:
 
 def split(mask: U8) -> tuple[U8, U8]:
     """Part a mask u8[H,W] in {0,1} into the patient's right lung, on the picture's left, and the left one."""
-    assigned = _assign(mask)
-    right = assigned.right[assigned.labels]
-    right[:, : assigned.middle] |= assigned.both[assigned.labels[:, : assigned.middle]]
-    return right.astype(np.uint8), (mask.astype(bool) & ~right).astype(np.uint8)
+    parts = parts_of(mask)
+    right, both = _whose(parts)
+    inside = right[parts.labels]
+    inside[:, : parts.cut] |= both[parts.labels[:, : parts.cut]]
+    found = np.zeros_like(mask)
+    found[parts.box] = inside
+    return found, ((mask == 1) & (found == 0)).astype(np.uint8)
 
 
 def _sides(mask: U8) -> tuple[int, int]:
     """Count the pixels of the right and of the left lung."""
-    found = _assign(mask)
-    right = np.where(found.both, found.before, np.where(found.right, found.before + found.after, 0))
-    return int(right.sum()), int((found.before + found.after - right).sum())
+    parts = parts_of(mask)
+    right, both = _whose(parts)
+    counts = np.where(both, parts.before, np.where(right, parts.before + parts.after, 0))
+    return int(counts.sum()), int((parts.before + parts.after - counts).sum())
 
 
-@dataclass(frozen=True)
-class _Assigned:
-    """Components of a mask, 0 the background: pixels before and after the midline, and whose lung each is."""
-
-    labels: NDArray[np.int32]
-    middle: int
-    before: NDArray[np.int64]
-    after: NDArray[np.int64]
-    right: NDArray[np.bool_]
-    both: NDArray[np.bool_]
-
-
-def _assign(mask: U8) -> _Assigned:
-    middle = midline(mask)
-    count, labels = cv2.connectedComponents(mask, connectivity=8)
-    before, after = (np.bincount(part.ravel(), minlength=count) for part in (labels[:, :middle], labels[:, middle:]))
-    before[0] = after[0] = 0
-    both = np.minimum(before, after) >= _JOINED * (before + after)
-    both[0] = False
-    right = ~both & (before >= after)
-    right[0] = False
-    return _Assigned(labels, middle, before, after, right, both)  # type: ignore[arg-type]
+def _whose(parts: Parts) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Say of each component whether it is the right lung, or both in one."""
+    whole = parts.before + parts.after
+    both = (np.minimum(parts.before, parts.after) >= _JOINED * whole) & (whole > 0)
+    return ~both & (parts.before >= parts.after) & (whole > 0), both
