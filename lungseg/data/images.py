@@ -23,6 +23,7 @@ _JSRT_SIDE, _JSRT_LEVELS = 2048, 4096
 # Of a mask's pixels that are not black: what a label holds at least, all of them hold together, a lung has on its side.
 _LABEL, _LABELS, _ONE_SIDE = 0.05, 0.9, 0.9
 _INNER = 0.2  # of a label's pixels, those amid their like: an edge that fades has none
+_RIM = 4  # samples that an edge may fade over, where few grey values make one of it
 _BLACK = 0.25  # of a mask, background
 _SAMPLES = 128  # a side: enough to find what is as large as a lung
 
@@ -154,12 +155,16 @@ def _find_labels(seen: Pixels, marked: int) -> list[int]:
     """List the grey values but black that fill whole areas of a mask."""
     levels, counts = np.unique(seen[seen > 0], return_counts=True)
     large = zip(levels[counts >= _LABEL * marked].tolist(), counts[counts >= _LABEL * marked].tolist(), strict=True)
-    square = np.ones((3, 3), np.uint8)
-    return [
-        level
-        for level, count in large
-        if cv2.countNonZero(cv2.erode((seen == level).view(np.uint8), square)) >= _INNER * count
-    ]
+    return [level for level, count in large if _fills_an_area(seen, level, count)]
+
+
+def _fills_an_area(seen: Pixels, level: int, count: int) -> bool:
+    """Whether a grey value of a mask lies amid its like, and not along what is brighter, as an edge that fades does."""
+    own = (seen == level).view(np.uint8)
+    if cv2.countNonZero(cv2.erode(own, np.ones((3, 3), np.uint8))) < _INNER * count:
+        return False
+    near = cv2.dilate((seen > level).view(np.uint8), np.ones((2 * _RIM + 1, 2 * _RIM + 1), np.uint8))
+    return cv2.countNonZero(own & ~near) >= _INNER * count
 
 
 def _read_jsrt(content: bytes, what: str) -> NDArray[np.uint16]:
