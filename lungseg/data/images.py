@@ -164,7 +164,7 @@ def _fills_an_area(seen: Pixels, level: int, count: int) -> bool:
     if cv2.countNonZero(cv2.erode(own, np.ones((3, 3), np.uint8))) < _INNER * count:
         return False
     near = cv2.dilate((seen > level).view(np.uint8), np.ones((2 * _RIM + 1, 2 * _RIM + 1), np.uint8))
-    return np.count_nonzero((own == 1) & (near == 0)) >= _INNER * count
+    return int(np.count_nonzero((own == 1) & (near == 0))) >= _INNER * count
 
 
 def _read_jsrt(content: bytes, what: str) -> NDArray[np.uint16]:
