@@ -5,7 +5,6 @@ and what else going on needs; read with weights_only), trained_on.parquet (ids a
 was trained or validated on) and, written last, config.json: settings, epoch, and the digest of each file.
 """
 
-import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import safetensors
 
 from lungseg import storage
 from lungseg.config import ModelSettings, PreprocessSettings
+from lungseg.data.shards import digest_bytes
 from lungseg.errors import CheckpointError, InputError
 
 logger = logging.getLogger(__name__)
@@ -113,7 +113,11 @@ def verify(folder: str) -> Checkpoint:
         InputError: a file of it is there but cannot be read: that may pass, so it is not taken for torn.
 
     """
-    found = {name: digest_file(path) for name in FILES if storage.exists(path := storage.join(folder, name))}
+    found = {
+        name: digest_bytes(storage.read_bytes(path))
+        for name in FILES
+        if storage.exists(path := storage.join(folder, name))
+    }
     config_path = storage.join(folder, "config.json")
     if storage.exists(config_path):
         storage.read_bytes(config_path)  # told apart from what is read but is no JSON
@@ -180,8 +184,3 @@ def threshold_of(checkpoint: Checkpoint) -> float:
 
 def _run_folder(checkpoint: Checkpoint) -> str:
     return storage.parent_of(storage.parent_of(checkpoint.folder))
-
-
-def digest_file(path: str) -> str:
-    """SHA-256 of a file in hexadecimal digits."""
-    return hashlib.sha256(storage.read_bytes(path)).hexdigest()

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from lungseg import storage
 from lungseg.config import ModelSettings
-from lungseg.engine.checkpoint import FILES, Checkpoint, digest_file, not_its_network
+from lungseg.data.shards import digest_bytes
+from lungseg.engine.checkpoint import FILES, Checkpoint, not_its_network
 from lungseg.model.network import LungNetwork, build
 
 
@@ -37,7 +38,7 @@ def save(folder: str, snapshot: Snapshot) -> None:
     storage.write_bytes(storage.join(target, "model.safetensors"), safetensors.torch.save(snapshot.weights))
     storage.write_bytes(storage.join(target, "state.pt"), state.getvalue())
     storage.write_table(storage.join(target, "trained_on.parquet"), snapshot.trained_on)
-    digests = {name: digest_file(storage.join(target, name)) for name in FILES}
+    digests = {name: digest_bytes(storage.read_bytes(storage.join(target, name))) for name in FILES}
     storage.write_json(storage.join(target, "config.json"), {**config, "digests": digests})
     for old in storage.list_folders(folder):
         if old != target:
