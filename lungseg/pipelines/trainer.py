@@ -119,7 +119,7 @@ def _one_rank(config: dict[str, Any]) -> dict[str, Any]:
         # Raised, so that Ray tries again: a network file system shows a new checkpoint late.
         raise LungsegError(f"{training.run.name}: its ranks found different checkpoints, or compute in other ways")
     show = _shower(run, rank, board)
-    if first and training.epoch:
+    if first and (training.epoch or training.step):
         show(Progress(training.epoch, 0, 0, 0.0, "going on from its checkpoint"))
     fit.finish(training, show)
     if first:

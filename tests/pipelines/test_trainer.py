@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -130,6 +131,26 @@ def test_wandb_gets_pictures_and_the_checkpoint_where_asked(
     monkeypatch.setattr(trainer, "_pictures", lambda *_: 1 / 0)
     trainer._add_results(training, torch.device("cpu"))
     assert "run: W&B gets no results (division by zero)" in caplog.text
+
+
+def test_a_run_that_was_stopped_within_its_first_epoch_says_that_it_goes_on(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes: list[str] = []
+    run = _run(prepared, tmp_path / "run", save_steps=1)
+    board = SimpleNamespace(post=SimpleNamespace(remote=lambda one: notes.append(one.note)))
+    monkeypatch.setattr(trainer, "get_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(trainer.logs, "configure", lambda of: None)
+    monkeypatch.setattr(trainer, "_require_same_data", lambda _: None)
+    with monkeypatch.context() as patch:
+        patch.setattr(fit, "_measure", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            trainer._one_rank({"run": run, "board": board})
+    (saved,) = (tmp_path / "run" / "checkpoint").iterdir()
+    assert saved.name.startswith("epoch-0000-step-")
+    assert "going on from its checkpoint" not in notes
+    assert trainer._one_rank({"run": run, "board": board}) == {}
+    assert [note for note in notes if note][0] == "going on from its checkpoint"
 
 
 def test_nothing_leaves_where_nothing_is_asked_for(
