@@ -277,10 +277,27 @@ def read_table(path: str, content: bytes | None = None) -> pa.Table:
         source = pa.BufferReader(read_bytes(path) if content is None else content)
         table = pq.ParquetFile(source, pre_buffer=False, page_checksum_verification=True).read(use_threads=False)
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path}: not a Parquet file ({walk.first_line(error)}): make it again") from None
+        raise _no_table(path, error) from None
     number = (table.schema.metadata or {}).get(b"lungseg.schema", b"none").decode()
     check_schema(int(number) if number.isdigit() else number, path)
     return table
+
+
+def _no_table(path: str, error: Exception) -> InputError:
+    return InputError(f"{path}: not a Parquet file ({walk.first_line(error)}): make it again")
+
+
+def count_rows(path: str, content: bytes) -> int:
+    """Count the rows of a Parquet file from its foot alone, without decoding one.
+
+    Raises:
+        InputError: it is no Parquet file.
+
+    """
+    try:
+        return int(pq.read_metadata(pa.BufferReader(content)).num_rows)
+    except (pa.ArrowException, OSError) as error:
+        raise _no_table(path, error) from None
 
 
 def table_bytes(table: pa.Table) -> bytes:

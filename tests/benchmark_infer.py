@@ -27,21 +27,36 @@ from lungseg.data import images, phantom
 from lungseg.data.preprocess import prepare_image
 from lungseg.engine import checkpoint
 from lungseg.engine.predictor import Predictor
+from lungseg.pipelines.cluster import KEEP_BUFFERS
 
 ROOT = Path(__file__).resolve().parents[1]
 SIDES, FEW, BATCH = (384, 512, 640, 768, 1024), 500, 16
 HUGE, TINY, DRAWN = 6000, 30, 200
 # One CPU for Ray: one model of one thread, and room for one task, which the machine's other core takes.
 JOB = """
-import sys, ray
+import sys, time, ray
 from lungseg import logs
 from lungseg.config import InferSettings
 from lungseg.pipelines import infer
 logs.configure()
 ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+print(time.time(), flush=True)
 infer.run(InferSettings(archive=sys.argv[1], checkpoint=(sys.argv[2],), out=sys.argv[3]))
 """
-RAY_ALONE = "import ray, time; began = time.time(); ray.init(include_dashboard=False); print(time.time() - began)"
+# The same stages with nothing in them: what Ray and Ray Data take until a first batch lies before an actor.
+RAY_ALONE = """
+import time, ray, ray.data
+class Model:
+    def __call__(self, rows):
+        return {"at": [time.time()] * len(rows["item"])}
+ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+context = ray.data.DataContext.get_current()
+context.enable_progress_bars = False
+done = ray.data.from_items([{"item": number} for number in range(8)], override_num_blocks=8)
+done = done.map_batches(lambda rows: rows, num_cpus=0.25)
+done = done.map_batches(Model, compute=ray.data.ActorPoolStrategy(size=1), num_cpus=0.49)
+print(min(row["at"] for row in done.map_batches(lambda rows: rows, num_cpus=0.25).iter_rows()))
+"""
 
 
 def draw(folder: Path, count: int) -> None:
@@ -75,19 +90,27 @@ def draw_one(folder: Path, number: int) -> None:
     (folder / f"{number:05d}.png").write_bytes(images.encode_image(image))
 
 
-def bare_rate(folder: Path, run: str, seconds: float = 20.0) -> float:
-    """Images/s of the model alone on ready squares, one thread."""
+def bare_rate(folder: Path, run: str) -> float:
+    """Images/s of the model alone on ready squares, one thread, in a process with the environment of the job's."""
+    code = f"from tests.benchmark_infer import bare_loop; bare_loop({str(folder)!r}, {run!r})"
+    environment = {**os.environ, **KEEP_BUFFERS, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True, env=environment)
+    return float(done.stdout.split()[-1])
+
+
+def bare_loop(folder: str, run: str, seconds: float = 20.0) -> None:
+    """Predict the same batch for so long, and print images/s."""
     torch.set_num_threads(1)
     found = checkpoint.find(run)
     predictor = Predictor(found)
-    paths = sorted(folder.iterdir())[2 : 2 + BATCH]
+    paths = sorted(Path(folder).iterdir())[2 : 2 + BATCH]
     squares = [prepare_image(images.decode(path.read_bytes(), path.name), found.preprocess)[0] for path in paths]
     predictor.probabilities(squares)
     done, began = 0, time.perf_counter()
     while time.perf_counter() - began < seconds:
         predictor.probabilities(squares)
         done += len(squares)
-    return done / (time.perf_counter() - began)
+    print(done / (time.perf_counter() - began))
 
 
 def infer(folder: Path, run: str) -> dict[str, Any]:
@@ -95,11 +118,12 @@ def infer(folder: Path, run: str) -> dict[str, Any]:
     for path in folder.iterdir():
         path.read_bytes()  # so that nobody's figure is that of the disk
     with tempfile.TemporaryDirectory() as out:
-        began = time.perf_counter()
+        began, started = time.perf_counter(), time.time()
         environment = {**os.environ, "RAY_ADDRESS": "local"}
         process = subprocess.Popen(
-            [sys.executable, "-c", JOB, str(folder), run, out], stdout=subprocess.DEVNULL, env=environment
+            [sys.executable, "-c", JOB, str(folder), run, out], stdout=subprocess.PIPE, text=True, env=environment
         )
+        assert process.stdout is not None
         peaks: dict[str, int] = {}
         while process.poll() is None:
             watch(process.pid, peaks)
@@ -108,11 +132,13 @@ def infer(folder: Path, run: str) -> dict[str, Any]:
         if process.returncode:
             raise SystemExit(process.returncode)
         found = json.loads((Path(out) / "predictions.json").read_text())
+        called = float(process.stdout.read().split()[-1])
     return {
         "images": found["images"],
         "counts": found["counts"],
         "seconds": found["seconds"],
         "command_s": round(seconds, 1),
+        "first_batch_s": round(called + found["stages"]["start_s"] - started, 2),
         "stages": found["stages"],
         "peak_mib": {name: round(peak / 2**20) for name, peak in sorted(peaks.items())},
     }
@@ -137,9 +163,11 @@ def watch(process: int, peaks: dict[str, int]) -> None:
 
 
 def ray_alone() -> float:
-    """Seconds that Ray takes to start on this machine."""
-    done = subprocess.run([sys.executable, "-c", RAY_ALONE], capture_output=True, text=True, check=True)
-    return float(done.stdout.split()[-1])
+    """Seconds from the start of a process to a first batch of nothing."""
+    began, environment = time.time(), {**os.environ, "RAY_ADDRESS": "local"}
+    command = [sys.executable, "-c", RAY_ALONE]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    return float(done.stdout.split()[-1]) - began
 
 
 def main() -> None:
@@ -152,7 +180,7 @@ def main() -> None:
     many, few = arguments.work / f"infer-{arguments.images}", arguments.work / f"infer-{FEW}"
     draw(many, arguments.images)
     draw(few, FEW)
-    started = ray_alone()
+    alone = [ray_alone() for _ in range(2)]
     before = bare_rate(many, arguments.checkpoint)
     lean, full = infer(few, arguments.checkpoint), infer(many, arguments.checkpoint)
     after = bare_rate(many, arguments.checkpoint)
@@ -165,8 +193,8 @@ def main() -> None:
         "many": full,
         "rate_of_bare": round(full["images"] / full["seconds"] / bare, 3),
         "steady_rate_of_bare": round(steady / bare, 3),
-        "ray_alone_s": round(started, 2),
-        "first_batch_s": full["stages"]["start_s"],
+        "ray_alone_s": [round(seconds, 2) for seconds in alone],
+        "first_batch_s": [lean["first_batch_s"], full["first_batch_s"]],
         "memory_of_few": {
             name: round(peak / lean["peak_mib"][name], 3)
             for name, peak in full["peak_mib"].items()

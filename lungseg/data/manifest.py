@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lungseg import storage
 from lungseg.config import OddMasks, PreprocessSettings
-from lungseg.data import audit, gate, images, masks
+from lungseg.data import gate, images, masks
 from lungseg.data.dicom import Tags
 from lungseg.errors import ImageError, InputError
 from lungseg.schema import USABLE, Record, Status
@@ -81,7 +81,6 @@ def open_record(
             height=height,
             width=width,
             sha256=images.pixel_digest(image),
-            phash=audit.fingerprint(image),
             **_noted(record, admitted.repairs, admitted.flags),
         )
         checked = masks.read_mask(record, image, preprocess, odd_masks, read)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 
 from lungseg import storage
-from lungseg.data import images, manifest
+from lungseg.data import audit, images, manifest
 from lungseg.data.apart import crashed, each_apart
 from lungseg.data.preprocess import prepare_image, prepare_mask
 from lungseg.data.shard_plan import ShardPlan
@@ -68,6 +68,8 @@ def pack(record: Record, plan: ShardPlan, key: bytes | None, watch: Stopwatch, f
 
     with watch.time("decode and check"):
         checked, image, native_mask = manifest.open_record(record, plan.preprocess, plan.odd_masks, key, read)
+        if image is not None:  # the audit's: nobody else asks for it
+            checked = replace(checked, phash=audit.fingerprint(image))
     if image is None or not checked.usable:
         return Packed(checked, {})
     with watch.time("prepare"):

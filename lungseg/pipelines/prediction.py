@@ -1,5 +1,6 @@
 """What the actors of an inference do: hold the models, and turn the opened images of a part into probabilities."""
 
+import gc
 import json
 import time
 from typing import TYPE_CHECKING
@@ -22,10 +23,14 @@ class PredictPart:
 
     def __init__(self, job: Job, threads: int = 0) -> None:
         self._job, self._broken = job, ""
+        gc.disable()  # all that torch, timm and smp make stays: looking through it is a sixth of their start
         try:
             self._ensemble = _load(job, threads)
         except LungsegError as error:  # told by the parts: raised here, Ray would start actor after actor
             self._broken = str(error)
+        finally:
+            gc.freeze()
+            gc.enable()
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Put probabilities in the squares' place, and say when the models were at work."""

@@ -3,6 +3,7 @@
 import functools
 import json
 import logging
+import math
 import time
 import warnings
 from collections import Counter
@@ -18,7 +19,7 @@ from lungseg.engine.items import Item
 from lungseg.errors import ResourceError
 from lungseg.pipelines import parts
 from lungseg.pipelines.account import Times
-from lungseg.pipelines.cluster import connect
+from lungseg.pipelines.cluster import KEEP_BUFFERS, connect, total
 from lungseg.pipelines.gauges import Gauges
 from lungseg.pipelines.parts import Account
 from lungseg.pipelines.prediction import PredictPart
@@ -31,6 +32,7 @@ logger = logging.getLogger(__name__)
 # On CPUs, which opening and finishing share with the model: while one waits, another works. The actors' part is another
 # number than the tasks', or Ray Data would open parts within the actors.
 _TASK_PART, _ACTOR_PART = 0.5, 0.49
+_LEAST_TASKS = 2  # at once: with room for one, Ray Data would open all parts before it finished the first
 _LOSSES = 3  # of actors, one after the other, without a part between them
 
 
@@ -91,8 +93,8 @@ def _through(
     if job.settings.precision == "auto":
         parts.claim_device(job.out, times.device)
     require_precision(job, times.device)
-    roomy = any(node["Resources"].get("CPU", 0) >= 2 for node in ray.nodes() if node["Alive"])  # type: ignore[no-untyped-call]
-    work = 1.0 if placed.gpus and roomy else _TASK_PART
+    actor = _ACTOR_PART * (1 if placed.gpus else placed.cpus)
+    work = _task_part(placed, total("CPU") - count * actor)
     logger.info("%d %s actors hold the model", count, "GPU" if placed.gpus else "CPU")
     job = replace(job, how=replace(job.how, device=times.device))
     with warnings.catch_warnings():
@@ -107,8 +109,9 @@ def _through(
                 compute=ray.data.ActorPoolStrategy(size=count),
                 batch_size=None,
                 batch_format="pyarrow",
-                num_cpus=_ACTOR_PART * (1 if placed.gpus else placed.cpus),
+                num_cpus=actor,
                 num_gpus=placed.gpus,
+                runtime_env={} if placed.gpus else {"env_vars": KEEP_BUFFERS},
                 max_restarts=0,  # else Ray Data waits for a lost actor's return, on a cluster without room for ever
             )
             .map_batches(
@@ -116,6 +119,13 @@ def _through(
             )
         )
     yield from done.iter_rows()
+
+
+def _task_part(placed: Share, free: float) -> float:
+    """Say which part of a CPU a task takes, where the actors leave so many free."""
+    roomy = any(node["Resources"].get("CPU", 0) >= 2 for node in ray.nodes() if node["Alive"])  # type: ignore[no-untyped-call]
+    part = 1.0 if placed.gpus and roomy else _TASK_PART
+    return min(part, math.floor(100 * free / _LEAST_TASKS) / 100)
 
 
 def _show(gauges: Gauges, times: Times, counts: Counter[str], row: dict[str, Any]) -> None:

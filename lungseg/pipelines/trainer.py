@@ -22,7 +22,7 @@ from lungseg.engine.ranks import gather, rank_and_world
 from lungseg.engine.run import Progress, Run, Show, name_run
 from lungseg.engine.study_data import open_data
 from lungseg.errors import InputError, LungsegError, ResourceError, SettingsError
-from lungseg.pipelines.cluster import PLACE_TIMEOUT
+from lungseg.pipelines.cluster import KEEP_BUFFERS, PLACE_TIMEOUT
 from lungseg.pipelines.gauges import Gauges
 from lungseg.pipelines.progress import SharedLine
 from lungseg.pipelines.sizing import Share
@@ -32,13 +32,6 @@ logger = logging.getLogger(__name__)
 _POST_EVERY_S = 0.5
 _PLACE_TRIES = 3  # each of the time that PLACE_TIMEOUT says; Ray Train by itself would try for ever
 _OURS = "lungseg.errors."
-# A step on CPUs frees and takes tensors of many MiB. By default each goes back to the kernel and comes anew, page by
-# page, cleared: half of the time at 512 px. So the C library keeps them, and PyTorch takes them in huge pages.
-_KEEP_BUFFERS = {
-    "MALLOC_MMAP_THRESHOLD_": str(1 << 34),
-    "MALLOC_TRIM_THRESHOLD_": str(1 << 34),
-    "THP_MEM_ALLOC_ENABLE": "1",
-}
 
 
 def train(one: Run, placed: Share, line: SharedLine) -> None:
@@ -93,7 +86,7 @@ def _trainer(one: Run, placed: Share, board: Any) -> TorchTrainer:
                 max_failures=one.settings.max_failures,
                 controller_failure_limit=_PLACE_TRIES - 1,  # type: ignore[call-arg]  # Ray types its old class
             ),
-            worker_runtime_env={} if placed.gpus else {"env_vars": _KEEP_BUFFERS},
+            worker_runtime_env={} if placed.gpus else {"env_vars": KEEP_BUFFERS},
         ),
     )
 

@@ -140,7 +140,7 @@ def test_a_run_that_was_stopped_within_its_first_epoch_says_that_it_goes_on(
     run = _run(prepared, tmp_path / "run", save_steps=1)
     board = SimpleNamespace(post=SimpleNamespace(remote=lambda one: notes.append(one.note)))
     monkeypatch.setattr(trainer, "get_device", lambda: torch.device("cpu"))
-    monkeypatch.setattr(trainer.logs, "configure", lambda of: None)
+    monkeypatch.setattr(trainer.logs, "configure", lambda **_: None)
     monkeypatch.setattr(trainer, "_require_same_data", lambda _: None)
     with monkeypatch.context() as patch:
         patch.setattr(fit, "_measure", lambda *_: 1 / 0)
@@ -150,7 +150,7 @@ def test_a_run_that_was_stopped_within_its_first_epoch_says_that_it_goes_on(
     assert saved.name.startswith("epoch-0000-step-")
     assert "going on from its checkpoint" not in notes
     assert trainer._one_rank({"run": run, "board": board}) == {}
-    assert [note for note in notes if note][0] == "going on from its checkpoint"
+    assert next(note for note in notes if note) == "going on from its checkpoint"
 
 
 def test_nothing_leaves_where_nothing_is_asked_for(
