@@ -400,6 +400,15 @@ def test_a_damaged_table_is_refused_wherever_it_was_hurt(tmp_path: Path) -> None
         assert place >= footer or table.equals(TABLE), f"byte {place} of {len(whole)}"
 
 
+def test_rows_are_counted_from_the_foot_alone(tmp_path: Path) -> None:
+    content = storage.table_bytes(TABLE)
+    assert storage.count_rows("x.parquet", content) == 300
+    assert storage.count_rows("x.parquet", b"\0" * 16 + content[16:]) == 300
+    for torn in (content[:-1], content[:40], b""):
+        with pytest.raises(InputError, match=r"x\.parquet: not a Parquet file"):
+            storage.count_rows("x.parquet", torn)
+
+
 def test_a_process_that_read_a_table_ends_well(tmp_path: Path) -> None:
     path = tmp_path / "x.parquet"
     storage.write_table(str(path), TABLE)

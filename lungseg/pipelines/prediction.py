@@ -29,7 +29,6 @@ class PredictPart:
         except LungsegError as error:  # told by the parts: raised here, Ray would start actor after actor
             self._broken = str(error)
         finally:
-            gc.freeze()
             gc.enable()
 
     def __call__(self, rows: pa.Table) -> pa.Table:

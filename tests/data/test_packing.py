@@ -10,7 +10,7 @@ import pytest
 
 from lungseg import storage
 from lungseg.config import PreprocessSettings
-from lungseg.data import images, sources
+from lungseg.data import audit, images, sources
 from lungseg.data.packing import READERS, Packed, Stopwatch, pack_all
 from lungseg.data.shard_plan import ShardPlan
 from lungseg.schema import Record
@@ -42,6 +42,8 @@ def packed(records: list[Record], apart: bool = False) -> list[Packed]:
 def test_members_are_what_a_sample_is_made_of(archive: Path) -> None:
     for one in packed(north(archive)):
         assert one.record.status == "ok"
+        native = images.decode(storage.read_bytes(one.record.image_uri), "x")
+        assert one.record.phash == audit.fingerprint(native), "what the leakage audit compares"
         assert set(one.members) == {"image", "mask", "json"}
         assert images.decode(one.members["image"], "x").shape == (64, 64)
 

@@ -1,5 +1,6 @@
 """What the actors do: probabilities in the squares' place, and when the models were at work."""
 
+import gc
 import json
 import subprocess
 import sys
@@ -56,6 +57,13 @@ def test_probabilities_come_in_the_squares_place(archive: Path, job: Job) -> Non
     for row in rows:
         first, last = json.loads(row["busy"])
         assert began <= first <= last <= time.time()
+
+
+def test_an_actor_collects_garbage_again_once_its_models_are_there(job: Job) -> None:
+    PredictPart(job)
+    assert gc.isenabled()
+    PredictPart(replace(job, model="other"))
+    assert gc.isenabled()
 
 
 def test_weights_that_changed_are_told_by_the_parts(archive: Path, job: Job) -> None:

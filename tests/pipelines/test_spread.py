@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import ray
 
 from lungseg import storage
 from lungseg.config import InferSettings, PreprocessSettings
@@ -16,7 +17,8 @@ from lungseg.pipelines import parts
 from lungseg.pipelines.account import Times
 from lungseg.pipelines.inputs import list_items
 from lungseg.pipelines.parts import Part
-from lungseg.pipelines.spread import spread
+from lungseg.pipelines.sizing import Share
+from lungseg.pipelines.spread import _task_part, spread
 from lungseg.pipelines.stages import Job
 
 SMALL = PreprocessSettings(size=64)
@@ -45,6 +47,23 @@ def test_every_part_comes_back_once_and_one_that_cannot_be_written_as_an_error(
     assert json.loads(found[0]["times"])["predict"] > 0
     assert storage.read_table(str(tmp_path / "part-000000.parquet")).num_rows == 4
     assert (times.device, times.actors) == ("cpu", 2)
+
+
+def test_there_is_always_room_for_two_tasks_or_none_would_finish(
+    ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def task(cpus: float, gpus: int, largest: int, free: float) -> float:
+        monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": largest}}])
+        return _task_part(Share(1, int(cpus), gpus), free)
+
+    assert task(1, 0, 64, 32.6) == 0.5
+    assert task(8, 1, 16, 60.0) == 1.0
+    assert task(1, 1, 1, 8.0) == 0.5
+    for free in (0.51, 0.52, 1.0, 1.02, 1.51):
+        for gpus in (0, 1):
+            part = task(1, gpus, 2, free)
+            assert 0 < 2 * part <= free
+            assert part != 0.49, "as an actor's: Ray Data would open within the actors"
 
 
 def test_more_workers_than_the_cluster_has_are_refused(ray_cluster: None, job: Job) -> None:
