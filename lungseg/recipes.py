@@ -175,6 +175,30 @@ _BAD_VALUE = re.compile(
 )
 
 
+# Of a word or a number pydantic says twice what it should have been; the number says more.
+_NEITHER = re.compile(r" (?P<field>\w+)\.literal\[\S+\] .*?input_type=\w+\] (?P=field)\.constrained-\w+ ")
+_NO_NUMBER = re.compile(
+    r"Error parsing (?P<option>--\S+): (?P<what>invalid literal for int\(\) with base 10|"
+    r"could not convert string to float): (?P<value>'.*?')"
+)
+_NO_KIND = re.compile(
+    r"Error parsing (?P<option>--\S+): no type matching (?P<kinds>\S+) could be instantiated from \[(?P<value>.*?)\]\..*"
+)
+_KINDS = {"INT": "a whole number", "FLOAT": "a number", "STR": "text"}
+
+
+def _name_number(found: re.Match[str]) -> str:
+    """Say `--part 'x': expected a whole number` for what Python says of the text."""
+    kind = "INT" if "int()" in found["what"] else "FLOAT"
+    return f"{found['option']} {found['value']}: expected {_KINDS[kind]}"
+
+
+def _name_kinds(found: re.Match[str]) -> str:
+    """Say `--workers 'x': expected auto or a whole number` for what tyro says of all types that it tried."""
+    kinds = [_KINDS.get(kind, kind.strip("{}").replace(",", " or ")) for kind in found["kinds"].split("|")]
+    return f"{found['option']} {found['value']}: expected {' or '.join(kinds)}"
+
+
 def _name_option(found: re.Match[str]) -> str:
     """Say `--optim.lr -1.0: input should be greater than 0` for what pydantic says of section and field."""
     sections = found["where"].split(".")[1:]
@@ -188,7 +212,9 @@ def _condense(box: str) -> str:
     rule = next((i for i, line in enumerate(lines) if line.startswith("──")), len(lines))
     said = " ".join(lines[:rule])
     said = re.sub(r"\s*For further information visit \S+", "", said)
-    said = re.sub(_BAD_VALUE, _name_option, said)
+    said = re.sub(_NEITHER, r" \g<field> ", said)
+    for pattern, name in ((_BAD_VALUE, _name_option), (_NO_NUMBER, _name_number), (_NO_KIND, _name_kinds)):
+        said = re.sub(pattern, name, said)
     said = re.sub(r"\s*\[type=.*?input_type=\w+\]", "", said)
     said = re.sub(r"Error parsing \S+: \d+ validation errors? for \w+ (Value error, )?", "", said).rstrip(".")
     near = [line for line in lines[rule:] if line.startswith("--")]

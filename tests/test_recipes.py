@@ -109,7 +109,12 @@ def test_an_unknown_recipe_is_answered_with_the_known(job: Job) -> None:
 @pytest.mark.parametrize(
     ("job", "args", "said"),
     [
-        ("train", ["--optim.lr", "fast"], "--optim.lr: could not convert string to float: 'fast'"),
+        ("train", ["--optim.lr", "fast"], "--optim.lr 'fast': expected a number; see"),
+        ("train", ["--epochs", "1.5"], "--epochs '1.5': expected a whole number; see"),
+        ("train", ["--runs-at-once", "some"], "--runs-at-once 'some': expected auto or a whole number; see"),
+        ("train", ["--loader.threads", "0"], "--loader.threads 0: input should be greater than or equal to 1; see"),
+        ("infer", ["--workers", "0"], "--workers 0: input should be greater than or equal to 1; see"),
+        ("infer", ["--threshold", "abc"], "--threshold 'abc': expected None or a number; see"),
         ("train", ["--optim.lr", "-1"], "--optim.lr -1.0: input should be greater than 0"),
         ("train", ["--epochs"], "--epochs"),
         ("train", ["--seed", "-1"], "--seed -1: input should be greater than or equal to 0"),
