@@ -182,7 +182,8 @@ _NO_NUMBER = re.compile(
     r"could not convert string to float): (?P<value>'.*?')"
 )
 _NO_KIND = re.compile(
-    r"Error parsing (?P<option>--\S+): no type matching (?P<kinds>\S+) could be instantiated from \[(?P<value>.*?)\]\..*"
+    r"Error parsing (?P<option>--\S+): no type matching (?P<kinds>\S+) could be instantiated from "
+    r"\[(?P<value>.*?)\]\..*"
 )
 _KINDS = {"INT": "a whole number", "FLOAT": "a number", "STR": "text"}
 
