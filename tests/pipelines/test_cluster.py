@@ -1,5 +1,6 @@
 """The way into Ray: to a cluster that is there, and with one line where none comes up."""
 
+import os
 import socket
 from pathlib import Path
 
@@ -62,3 +63,25 @@ def test_a_ray_that_does_not_come_up_is_told(error: Exception, said: str, monkey
     error = KeyError("a bug")
     with pytest.raises(KeyError, match="a bug"):
         cluster.connect()
+
+
+@pytest.mark.parametrize(("address", "own"), [("local", True), ("192.0.2.1:6379", False)])
+def test_what_a_cluster_needs_and_a_ray_of_our_own_does_not(
+    address: str, own: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, object] = {}
+
+    def fail(**options: object) -> None:
+        given.update(options)
+        raise ConnectionError
+
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "")  # so that it is put back in the end
+    monkeypatch.delenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER")
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", fail)
+    with pytest.raises(ResourceError):
+        cluster.connect()
+    assert given["address"] == address
+    assert (given.get("include_dashboard") is False) == own
+    assert (os.environ.get("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER") == "0") == own
