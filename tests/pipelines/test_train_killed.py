@@ -19,7 +19,7 @@ from lungseg.engine import checkpoint
 from tests.pipelines.processes import family, kill, title
 
 ROOT = Path(__file__).resolve().parents[2]
-EPOCHS, RUNS = 24, 2
+EPOCHS, RUNS = 16, 2
 TIMES = {"train_s", "epoch_s", "images_per_s", "wait_share"}
 OPTIONS = {
     "--folds": "2",
