@@ -75,6 +75,11 @@ def run(settings: ExportSettings) -> None:
     logger.info("%d of %d rows chosen; written to %s: %s", counts["chosen"], counts["rows"], out, said)
     if not counts["chosen"]:
         logger.warning("no row was chosen: --where %r holds for none that has a mask", settings.where)
+        return
+    lacking = [name for name in settings.formats if not counts[name]]
+    if lacking:
+        first = next(note for note in notes if note.startswith(f"no {lacking[0]} of "))
+        raise InputError(f"not one of {counts['chosen']} rows could be exported as {', '.join(lacking)}: {first}")
 
 
 def _folder(settings: ExportSettings) -> str:

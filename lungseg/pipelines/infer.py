@@ -59,8 +59,7 @@ def run(settings: InferSettings) -> None:
     if settings.verify:
         recompute.run(out)
         return
-    if not settings.archive or not settings.checkpoint:
-        raise SettingsError("pass --archive FOLDER (images or prepared data) and --checkpoint FOLDER (a finished run)")
+    _require_named(settings, out)
     models = _models(settings)
     job = _job(settings, out, models)
     require_precision(job, settings.device)
@@ -89,6 +88,19 @@ def run(settings: InferSettings) -> None:
     )
     if total.lost():
         logger.info("without a mask: %s", total.told())
+
+
+def _require_named(settings: InferSettings, out: str) -> None:
+    """Make sure that an archive and a model are named, and that the predictions go elsewhere.
+
+    Raises:
+        SettingsError: one is not, or they would lie among the pictures.
+
+    """
+    if not settings.archive or not settings.checkpoint:
+        raise SettingsError("pass --archive FOLDER (images or prepared data) and --checkpoint FOLDER (a finished run)")
+    if storage.resolve(settings.archive) == out:
+        raise SettingsError(f"--out {settings.out} is the archive itself: pass a folder for the predictions alone")
 
 
 def _models(settings: InferSettings) -> list[Checkpoint]:

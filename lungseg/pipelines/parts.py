@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 _READERS = 8  # threads that look at parts; in a bucket, reading is waiting
 _SHOWN = 3
+_STRANGE = "not as jobs/infer.py writes it"
 
 
 @dataclass(frozen=True)
@@ -129,11 +130,23 @@ def claim(out: str, plan: dict[str, Any]) -> None:
             raise InputError(f"{out} holds {storage.name_of(strangers[0])} but no plan.json: pass another --out")
         storage.write_json(path, plan)
         return
-    found = storage.read_json(path)
+    found = _read_paper(path, f"what its parts are of cannot be told: pass another --out, or delete {out}")
     if found.get("digest") != plan["digest"]:
         changed = [name for name, value in plan.items() if name != "digest" and found.get(name) != value]
         what = ", ".join(changed) or "the archive's files"
         raise InputError(f"{out} holds predictions of another plan ({what} changed): pass another --out, or delete it")
+
+
+def _read_paper(path: str, advice: str) -> dict[str, Any]:
+    """Read plan.json or predictions.json; of one that is damaged, say what mends it."""
+    content = storage.read_bytes(path)  # a bucket that does not answer has damaged nothing
+    try:
+        whole = "schema" in json.loads(content)
+    except (ValueError, TypeError):
+        whole = False
+    if not whole:
+        raise InputError(f"{path}: {_STRANGE}: {advice}")
+    return storage.read_json(path)
 
 
 def claim_device(out: str, device: str) -> None:
@@ -198,10 +211,11 @@ def told_digests(out: str) -> dict[str, str]:
     path = storage.join(out, "predictions.json")
     if not storage.exists(path):
         return {}
+    advice = "delete it, and run the same jobs/infer.py"
     try:
-        return {str(part["name"]): str(part["sha256"]) for part in storage.read_json(path)["parts"]}
+        return {str(part["name"]): str(part["sha256"]) for part in _read_paper(path, advice)["parts"]}
     except (KeyError, TypeError):
-        raise InputError(f"{path}: not as jobs/infer.py writes it: delete it, and run the same jobs/infer.py") from None
+        raise InputError(f"{path}: {_STRANGE}: {advice}") from None
 
 
 def reopen(out: str, parts: Sequence[Part]) -> None:

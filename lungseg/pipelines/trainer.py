@@ -30,6 +30,7 @@ from lungseg.pipelines.sizing import Share
 logger = logging.getLogger(__name__)
 
 _POST_EVERY_S = 0.5
+_READ_S, _LAST_READ_S = 5.0, 30.0  # on a busy machine; what the last look misses is never told
 _PLACE_TRIES = 3  # each of the time that PLACE_TIMEOUT says; Ray Train by itself would try for ever
 _OURS = "lungseg.errors."
 
@@ -214,7 +215,7 @@ def _watch(board: Any, one: Run, ended: threading.Event, line: SharedLine) -> No
         if line.closed.is_set():
             return
         try:
-            notes, now = ray.get(board.read.remote(), timeout=5.0)
+            notes, now = ray.get(board.read.remote(), timeout=_LAST_READ_S if last else _READ_S)
         except ray.exceptions.RayError:
             continue  # the board's node is lost or busy; the run's own fate is told by fit()
         for note in notes:

@@ -157,6 +157,15 @@ def test_an_image_that_has_gone_is_told_and_the_others_are_written(
     assert "no overlays of png_1" in caplog.text
 
 
+def test_a_format_of_which_nothing_can_be_made_is_an_error(
+    ray_cluster: None, predictions: Path, tmp_path: Path
+) -> None:
+    said = r"^not one of 2 rows could be exported as dicom-seg: no dicom-seg of png_[01]: .*is no DICOM file"
+    with pytest.raises(InputError, match=said):
+        run(predictions, tmp_path / "out", "masks", "dicom-seg", where="image_id in ('png_0', 'png_1')")
+    assert len(list((tmp_path / "out" / "masks" / "north").iterdir())) == 2
+
+
 def test_a_name_that_leaves_the_folder_is_refused_and_nothing_is_written_outside(
     ray_cluster: None, predictions: Path, tmp_path: Path, draw_pair: Any
 ) -> None:

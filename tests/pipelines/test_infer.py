@@ -449,6 +449,8 @@ def test_data_or_models_prepared_in_another_way_are_refused(
 def test_wrong_use(archive: Path, trained: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="--archive"):
         infer.run(InferSettings(checkpoint=(str(trained),)))
+    with pytest.raises(SettingsError, match="is the archive itself: pass a folder for the predictions alone"):
+        infer.run(settings_of(archive, trained, archive))
     with pytest.raises(SettingsError, match="--precision fp16 on a CPU"):
         infer.run(settings_of(archive, trained, tmp_path / "out", precision="fp16", device="cpu"))
     with pytest.raises(CheckpointError, match="no such folder"):

@@ -85,6 +85,18 @@ def test_a_damaged_plan_is_refused(content: str, tmp_path: Path) -> None:
     assert (tmp_path / "plan.json").read_text() == content
 
 
+def test_a_plan_that_cannot_be_read_just_now_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(path: str) -> bytes:
+        raise InputError(f"{path}: no answer")
+
+    parts.claim(str(tmp_path), PLAN)
+    monkeypatch.setattr(storage, "read_bytes", away)
+    with pytest.raises(InputError, match=r"plan\.json: no answer$"):
+        parts.claim(str(tmp_path), PLAN)
+
+
 def test_parts_computed_on_a_cpu_and_on_a_gpu_do_not_mix(tmp_path: Path, planned: list[Part]) -> None:
     parts.claim(str(tmp_path), PLAN)
     for device in ("cuda", "cpu"):  # nothing is there yet
@@ -188,10 +200,11 @@ def test_a_part_that_was_changed_after_the_end_is_made_again(
     assert (kept.exists(), changed.exists(), (tmp_path / "predictions.json").exists()) == (True, False, False)
 
 
-def test_an_account_that_no_inference_wrote_is_named(tmp_path: Path, planned: list[Part]) -> None:
+@pytest.mark.parametrize("content", ["", "{", "[]", "7", "null", "{}", f'{{"schema": {SCHEMA}, "images": 2}}'])
+def test_an_account_that_no_inference_wrote_is_named(content: str, tmp_path: Path, planned: list[Part]) -> None:
     write(tmp_path, planned[0], row("a0"), row("b0"))
-    storage.write_json(str(tmp_path / "predictions.json"), {"images": 2})
-    with pytest.raises(InputError, match=r"predictions.json: not as jobs/infer.py writes it"):
+    (tmp_path / "predictions.json").write_text(content)
+    with pytest.raises(InputError, match=r"predictions.json: not as jobs/infer.py writes it: delete it, and run"):
         parts.finished(str(tmp_path), planned)
 
 
