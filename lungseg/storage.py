@@ -237,15 +237,15 @@ def delete(path: str) -> None:
             walk.ask(lambda: calls[kind](inner))
 
 
-def read_json(path: str) -> dict[str, Any]:
-    """Read a JSON object that this schema wrote.
+def read_json(path: str, content: bytes | None = None) -> dict[str, Any]:
+    """Read a JSON object that this schema wrote; `content` where its bytes were read before.
 
     Raises:
         InputError: it is not there, is no JSON object, or carries another schema's number.
 
     """
     try:
-        value = json.loads(read_bytes(path))
+        value = json.loads(read_bytes(path) if content is None else content)
     except ValueError:
         raise InputError(f"{path}: not JSON: it was damaged; make it again") from None
     if not isinstance(value, dict):

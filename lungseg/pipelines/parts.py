@@ -146,7 +146,7 @@ def _read_paper(path: str, advice: str) -> dict[str, Any]:
         whole = False
     if not whole:
         raise InputError(f"{path}: {_STRANGE}: {advice}")
-    return storage.read_json(path)
+    return storage.read_json(path, content)
 
 
 def claim_device(out: str, device: str) -> None:
