@@ -28,8 +28,8 @@ import torch
 from lungseg.data import images, phantom
 from lungseg.data.preprocess import prepare_image
 from lungseg.engine import checkpoint
+from lungseg.engine.buffers import keep_buffers
 from lungseg.engine.predictor import Predictor
-from lungseg.pipelines.cluster import KEEP_BUFFERS
 
 ROOT = Path(__file__).resolve().parents[1]
 SIDES, FEW, BATCH, PART = (384, 512, 640, 768, 1024), 500, 16, 64
@@ -93,15 +93,16 @@ def draw_one(folder: Path, number: int) -> None:
 
 
 def bare_rate(folder: Path, run: str) -> float:
-    """Images/s of the model alone on ready squares, one thread, in a process with the environment of the job's."""
+    """Images/s of the model alone on ready squares, one thread, in a process of its own."""
     code = f"from tests.benchmark_infer import bare_loop; bare_loop({str(folder)!r}, {run!r})"
-    environment = {**os.environ, **KEEP_BUFFERS, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True, env=environment)
     return float(done.stdout.split()[-1])
 
 
 def bare_loop(folder: str, run: str, seconds: float = 20.0) -> None:
     """Predict the same batch for so long, and print images/s."""
+    keep_buffers()
     torch.set_num_threads(1)
     found = checkpoint.find(run)
     predictor = Predictor(found)

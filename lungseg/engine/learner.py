@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from timm.layers import norm_act
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel
@@ -17,6 +16,7 @@ from lungseg.config import ComputeSettings, OptimSettings, Precision, TrainSetti
 from lungseg.data.loader import Batch
 from lungseg.engine.ranks import data_parallel, rank_and_world
 from lungseg.errors import ResourceError
+from lungseg.model.libraries import norm_act
 from lungseg.model.losses import bce_dice
 from lungseg.model.network import LungNetwork
 

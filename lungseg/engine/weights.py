@@ -14,7 +14,7 @@ from lungseg import storage
 from lungseg.config import ModelSettings
 from lungseg.data.shards import digest_bytes
 from lungseg.engine.checkpoint import FILES, Checkpoint, not_its_network
-from lungseg.model.network import LungNetwork, build
+from lungseg.model.network import LungNetwork, build, without_weights
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,8 @@ def load_model(checkpoint: Checkpoint) -> LungNetwork:
 
     """
     settings = ModelSettings.model_validate(checkpoint.config["settings"]["model"])
-    model = build(settings, pretrained=False)
+    with without_weights():
+        model = build(settings, pretrained=False)
     try:
         model.load_state_dict(load_weights(checkpoint))
     except (SafetensorError, RuntimeError) as error:

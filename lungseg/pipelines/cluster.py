@@ -16,16 +16,6 @@ logger = logging.getLogger(__name__)
 
 PLACE_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 """Environment variable: how long Ray Train waits for a place for a run's workers before it tries anew, s."""
-KEEP_BUFFERS = {
-    "MALLOC_MMAP_THRESHOLD_": str(1 << 34),
-    "MALLOC_TRIM_THRESHOLD_": str(1 << 34),
-    "THP_MEM_ALLOC_ENABLE": "1",
-}
-"""Environment of a worker whose network runs on CPUs.
-
-Its steps free and take tensors of many MiB. By default each goes back to the kernel and comes anew, page by page,
-cleared: half of the time at 512 px. So the C library keeps them, and PyTorch takes them in huge pages.
-"""
 
 # What these two warn of (a token is used; progress bars are off) is as it should be.
 _CHATTY = ("ray._private.authentication.authentication_token_setup", "ray.data._internal.progress")

@@ -10,6 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from lungseg.engine import checkpoint
+from lungseg.engine.buffers import keep_buffers
 from lungseg.engine.items import Predicted
 from lungseg.errors import CheckpointError, LungsegError
 from lungseg.pipelines.stages import LEVELS, Job, opened_row
@@ -61,6 +62,7 @@ def _load(job: Job, threads: int) -> "Ensemble":
     from lungseg.engine.predictor import Ensemble
 
     if threads:
+        keep_buffers()
         torch.set_num_threads(threads)
     found = [checkpoint.verify(folder) for folder in job.models]
     if checkpoint.digest_of(found) != job.model:  # an actor may start again hours later

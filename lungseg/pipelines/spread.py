@@ -19,7 +19,7 @@ from lungseg.engine.items import Item
 from lungseg.errors import ResourceError
 from lungseg.pipelines import parts
 from lungseg.pipelines.account import Times
-from lungseg.pipelines.cluster import KEEP_BUFFERS, connect, total
+from lungseg.pipelines.cluster import connect, total
 from lungseg.pipelines.gauges import Gauges
 from lungseg.pipelines.parts import Account
 from lungseg.pipelines.prediction import PredictPart
@@ -111,7 +111,6 @@ def _through(
                 batch_format="pyarrow",
                 num_cpus=actor,
                 num_gpus=placed.gpus,
-                runtime_env={} if placed.gpus else {"env_vars": KEEP_BUFFERS},
                 max_restarts=0,  # else Ray Data waits for a lost actor's return, on a cluster without room for ever
             )
             .map_batches(

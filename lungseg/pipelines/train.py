@@ -188,7 +188,8 @@ def _data(settings: TrainSettings) -> list[str]:
 
 def _place(settings: TrainSettings, runs: int, study: str, folders: Sequence[str]) -> tuple[int, Share]:
     """Join the cluster, and refuse what it cannot do; say how many runs train at once, and what a worker gets."""
-    network.build(settings.model)  # tells of a wrong encoder and of missing weights before any worker starts
+    with network.without_weights():
+        network.build(settings.model)  # tells of a wrong encoder and of missing weights before any worker starts
     connect()
     workers = workers_there(settings.min_workers or settings.seats, settings.seats, settings.device)
     at_once, placed = share_among_runs(workers, settings.device, runs, settings.runs_at_once)

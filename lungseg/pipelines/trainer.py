@@ -16,13 +16,14 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from lungseg import logs, storage
 from lungseg.engine import checkpoint, fit, tracking
+from lungseg.engine.buffers import keep_buffers
 from lungseg.engine.items import How
 from lungseg.engine.predictor import Predictor
 from lungseg.engine.ranks import gather, rank_and_world
 from lungseg.engine.run import Progress, Run, Show, name_run
 from lungseg.engine.study_data import open_data
 from lungseg.errors import InputError, LungsegError, ResourceError, SettingsError
-from lungseg.pipelines.cluster import KEEP_BUFFERS, PLACE_TIMEOUT
+from lungseg.pipelines.cluster import PLACE_TIMEOUT
 from lungseg.pipelines.gauges import Gauges
 from lungseg.pipelines.progress import SharedLine
 from lungseg.pipelines.sizing import Share
@@ -87,7 +88,6 @@ def _trainer(one: Run, placed: Share, board: Any) -> TorchTrainer:
                 max_failures=one.settings.max_failures,
                 controller_failure_limit=_PLACE_TRIES - 1,  # type: ignore[call-arg]  # Ray types its old class
             ),
-            worker_runtime_env={} if placed.gpus else {"env_vars": KEEP_BUFFERS},
         ),
     )
 
@@ -105,6 +105,8 @@ def _one_rank(config: dict[str, Any]) -> dict[str, Any]:
     device = get_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)  # NCCL gathers objects through the current device: the first, unless told
+    else:
+        keep_buffers()
     training, refused = _start(run, device)
     refusals = [one for one in gather(refused) if one is not None]
     if refusals or training is None:

@@ -5,7 +5,7 @@ import torch
 
 from lungseg.config import ModelSettings, TrainSettings
 from lungseg.errors import InputError, SettingsError
-from lungseg.model.network import LungNetwork, build
+from lungseg.model.network import LungNetwork, build, without_weights
 from lungseg.recipes import TRAIN
 
 torch.set_num_threads(1)  # two threads that wait for each other are ten times slower on a busy machine
@@ -125,3 +125,18 @@ def test_an_encoder_that_cannot_be_used_is_a_setting_to_change(encoder: str) -> 
     assert "pass resnet50, mobilenet_v2 or another" in said
     assert "\n" not in said
     assert len(said) < 300
+
+
+def test_without_weights_only_the_weights_are_left_out() -> None:
+    made = seeded(SMALL)
+    with without_weights():
+        hollow = build(SMALL, pretrained=False)
+    assert {name: value.shape for name, value in hollow.state_dict().items()} == {
+        name: value.shape for name, value in made.state_dict().items()
+    }
+    hollow.load_state_dict(made.state_dict())
+    image = torch.rand(1, 1, 64, 64)
+    with torch.inference_mode():
+        assert torch.equal(hollow.eval()(image), made.eval()(image))
+    again = seeded(SMALL)  # weights are drawn as before
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in made.state_dict().items())
