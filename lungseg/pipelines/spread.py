@@ -106,7 +106,8 @@ def _through(
             .map_batches(
                 PredictPart,
                 fn_constructor_kwargs={"job": job, "threads": threads},
-                compute=ray.data.ActorPoolStrategy(size=count),
+                # In the actor's main thread, not one of Ray Data's: other threads than that give large buffers back.
+                compute=ray.data.ActorPoolStrategy(size=count, enable_true_multi_threading=True),
                 batch_size=None,
                 batch_format="pyarrow",
                 num_cpus=actor,
