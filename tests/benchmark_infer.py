@@ -1,24 +1,27 @@
 """How fast and how lean inference is, against the bare model: `python tests/benchmark_infer.py --checkpoint RUN`.
 
 Draws phantoms of several sizes (kept in --work for the next time), one of them 6000 x 6000 px at 16 bits and one of
-30 x 30, then measures in one go: the bare model on ready tensors with one thread, before and after; jobs/infer.py on
-500 images and on all of them with one model of one thread, while one more core opens and finishes; how long it takes
-to the first batch, beside what Ray alone takes; the peak memory of the driver and of every worker. A worker's is
-compared with what it was after 500 images of the same run: where the C library lays tensors differs from start to
-start by a fifth. Prints one JSON object. Not a test: what it measures depends on the machine.
+30 x 30, then measures in one go. How long it takes to the first batch of 128 images, and how long Ray alone, in turns.
+jobs/infer.py on 500 images and on all of them, with one model of one thread, while one more core opens and finishes;
+all its processes are stopped every fifteen seconds for four, in which the bare model works on ready tensors with one
+thread, so that both meet the machine as it is just then. The peak memory of the driver and of every worker, of all
+images over that of 500, and over what it was after the first 500 of the same run: where the C library lays tensors
+differs from start to start. Prints one JSON object. Not a test: what it measures depends on the machine.
 """
 
 import argparse
 import json
 import os
 import re
+import signal
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import cv2
 import numpy as np
@@ -34,6 +37,8 @@ from lungseg.engine.predictor import Predictor
 ROOT = Path(__file__).resolve().parents[1]
 SIDES, FEW, BATCH, PART = (384, 512, 640, 768, 1024), 500, 16, 64
 HUGE, TINY, DRAWN = 6000, 30, 200
+STARTS, STARTED = 5, 128  # how often, with how many images, a start is timed
+EVERY_S, BARE_S = 15.0, 4.0
 # One CPU for Ray: one model of one thread, and room for one task, which the machine's other core takes.
 JOB = """
 import sys, time, ray
@@ -92,16 +97,46 @@ def draw_one(folder: Path, number: int) -> None:
     (folder / f"{number:05d}.png").write_bytes(images.encode_image(image))
 
 
-def bare_rate(folder: Path, run: str) -> float:
-    """Images/s of the model alone on ready squares, one thread, in a process of its own."""
-    code = f"from tests.benchmark_infer import bare_loop; bare_loop({str(folder)!r}, {run!r})"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True, env=environment)
-    return float(done.stdout.split()[-1])
+class Bare:
+    """The model alone on ready squares, one thread, in a process of its own that works when it is told to."""
+
+    def __init__(self, folder: Path, run: str) -> None:
+        code = f"from tests.benchmark_infer import bare_loop; bare_loop({str(folder)!r}, {run!r})"
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+        self.images, self.seconds, self.rates = 0, 0.0, list[float]()
+        self._ask(0.5)  # it has begun
+
+    def work(self) -> None:
+        """Work for some seconds, and add up what was done."""
+        done, seconds = self._ask(BARE_S)
+        self.images, self.seconds = self.images + int(done), self.seconds + seconds
+        self.rates.append(round(done / seconds, 1))
+
+    def close(self) -> None:
+        """End it."""
+        pipe(self._process.stdin).close()
+        self._process.wait()
+
+    def _ask(self, seconds: float) -> tuple[float, float]:
+        print(seconds, file=pipe(self._process.stdin), flush=True)
+        done, took = pipe(self._process.stdout).readline().split()
+        return float(done), float(took)
 
 
-def bare_loop(folder: str, run: str, seconds: float = 20.0) -> None:
-    """Predict the same batch for so long, and print images/s."""
+def pipe(end: IO[str] | None) -> IO[str]:
+    """Say that an end of a pipe is there."""
+    assert end is not None
+    return end
+
+
+def bare_loop(folder: str, run: str) -> None:
+    """For each line of seconds predict the same batch for so long, and print how many images that were in what time."""
     keep_buffers()
     torch.set_num_threads(1)
     found = checkpoint.find(run)
@@ -109,40 +144,44 @@ def bare_loop(folder: str, run: str, seconds: float = 20.0) -> None:
     paths = sorted(Path(folder).iterdir())[2 : 2 + BATCH]
     squares = [prepare_image(images.decode(path.read_bytes(), path.name), found.preprocess)[0] for path in paths]
     predictor.probabilities(squares)
-    done, began = 0, time.perf_counter()
-    while time.perf_counter() - began < seconds:
-        predictor.probabilities(squares)
-        done += len(squares)
-    print(done / (time.perf_counter() - began))
+    for line in sys.stdin:
+        done, began = 0, time.perf_counter()
+        while time.perf_counter() - began < float(line):
+            predictor.probabilities(squares)
+            done += len(squares)
+        print(done, time.perf_counter() - began, flush=True)
 
 
-def infer(folder: Path, run: str) -> dict[str, Any]:
-    """Run the job on a folder and watch its processes."""
+def infer(folder: Path, run: str, bare: Bare | None = None) -> dict[str, Any]:
+    """Run the job on a folder and watch its processes; stop them now and then, for the bare model to work."""
     for path in folder.iterdir():
         path.read_bytes()  # so that nobody's figure is that of the disk
     with tempfile.TemporaryDirectory() as out:
-        began, started = time.perf_counter(), time.time()
+        began, started, paused, next_pause = time.perf_counter(), time.time(), 0.0, EVERY_S
         environment = {**os.environ, "RAY_ADDRESS": "local"}
         process = subprocess.Popen(
             [sys.executable, "-c", JOB, str(folder), run, out], stdout=subprocess.PIPE, text=True, env=environment
         )
-        assert process.stdout is not None
         peaks: dict[str, int] = {}
         early: dict[str, int] = {}
         while process.poll() is None:
             watch(process.pid, peaks)
-            if not early and len(list(Path(out).glob("part-*.parquet"))) * PART >= FEW:
+            done = len(list(Path(out).glob("part-*.parquet"))) * PART
+            if not early and done >= FEW:
                 early = dict(peaks)
+            if bare and done and time.perf_counter() - began - paused > next_pause:
+                next_pause += EVERY_S
+                paused += pause(process.pid, bare)
             time.sleep(0.2)
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - began - paused
         if process.returncode:
             raise SystemExit(process.returncode)
         found = json.loads((Path(out) / "predictions.json").read_text())
-        called = float(process.stdout.read().split()[-1])
+        called = float(pipe(process.stdout).read().split()[-1])
     return {
         "images": found["images"],
         "counts": found["counts"],
-        "seconds": found["seconds"],
+        "seconds": round(found["seconds"] - paused, 2),
         "command_s": round(seconds, 1),
         "first_batch_s": round(called + found["stages"]["start_s"] - started, 2),
         "stages": found["stages"],
@@ -151,14 +190,38 @@ def infer(folder: Path, run: str) -> dict[str, Any]:
     }
 
 
-def watch(process: int, peaks: dict[str, int]) -> None:
-    """Note the largest resident memory so far of the driver and of each kind of worker, bytes."""
+def pause(process: int, bare: Bare) -> float:
+    """Stop a process and all below it while the bare model works; seconds that they stood still."""
+    family = relatives(process)
+    began = time.perf_counter()
+    for one in family:
+        send(one, signal.SIGSTOP)
+    bare.work()
+    for one in family:
+        send(one, signal.SIGCONT)
+    return time.perf_counter() - began
+
+
+def send(process: psutil.Process, number: signal.Signals) -> None:
+    """Send a signal to what may have ended."""
     try:
-        driver = psutil.Process(process)
-        family = [driver, *driver.children(recursive=True)]
+        process.send_signal(number)
     except psutil.NoSuchProcess:
         return
-    for one in family:
+
+
+def relatives(process: int) -> list[psutil.Process]:
+    """List a process and all below it; none where it has ended."""
+    try:
+        driver = psutil.Process(process)
+        return [driver, *driver.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def watch(process: int, peaks: dict[str, int]) -> None:
+    """Note the largest resident memory so far of the driver and of each kind of worker, bytes."""
+    for one in relatives(process):
         try:
             title = one.cmdline()[:1] or [""]
             # What an actor is at just now stands behind its name.
@@ -178,6 +241,22 @@ def ray_alone() -> float:
     return float(done.stdout.split()[-1]) - began
 
 
+def starts(folder: Path, run: str) -> dict[str, Any]:
+    """Time starts in turns: of Ray with nothing to do, and of the job, to their first batch."""
+    pairs = [(ray_alone(), float(infer(folder, run)["first_batch_s"])) for _ in range(STARTS)]
+    return {
+        "ray_alone_s": [round(alone, 2) for alone, _ in pairs],
+        "first_batch_s": [first for _, first in pairs],
+        "more_than_ray_s": [round(first - alone, 2) for alone, first in pairs],
+        "median_more_than_ray_s": round(statistics.median(first - alone for alone, first in pairs), 2),
+    }
+
+
+def over(peaks: dict[str, int], earlier: dict[str, int]) -> dict[str, float]:
+    """Divide the peaks of the processes that are in both."""
+    return {name: round(peaks[name] / peak, 3) for name, peak in earlier.items() if name in peaks}
+
+
 def main() -> None:
     """Draw, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -186,27 +265,24 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=5000)
     arguments = parser.parse_args()
     many, few = arguments.work / f"infer-{arguments.images}", arguments.work / f"infer-{FEW}"
+    begun = arguments.work / f"infer-{STARTED}"
     draw(many, arguments.images)
     draw(few, FEW)
-    alone = [ray_alone() for _ in range(2)]
-    before = bare_rate(many, arguments.checkpoint)
-    lean, full = infer(few, arguments.checkpoint), infer(many, arguments.checkpoint)
-    after = bare_rate(many, arguments.checkpoint)
-    bare = (before + after) / 2
-    steady = (full["images"] - lean["images"]) / (full["seconds"] - lean["seconds"])
+    draw(begun, STARTED)
+    start = starts(begun, arguments.checkpoint)
+    bare = Bare(many, arguments.checkpoint)
+    lean, full = infer(few, arguments.checkpoint), infer(many, arguments.checkpoint, bare)
+    bare.close()
+    rate = bare.images / bare.seconds
     result = {
-        "bare_images_per_s": round(bare, 2),
-        "bare_before_and_after": [round(before, 2), round(after, 2)],
+        **start,
+        "bare_images_per_s": round(rate, 2),
+        "bare_each": bare.rates,
         "few": lean,
         "many": full,
-        "rate_of_bare": round(full["images"] / full["seconds"] / bare, 3),
-        "steady_rate_of_bare": round(steady / bare, 3),
-        "ray_alone_s": [round(seconds, 2) for seconds in alone],
-        "first_batch_s": [lean["first_batch_s"], full["first_batch_s"]],
-        "driver_memory_of_few": round(full["peak_mib"]["driver"] / lean["peak_mib"]["driver"], 3),
-        f"memory_after_all_of_after_{FEW}": {
-            name: round(full["peak_mib"][name] / peak, 3) for name, peak in full[f"peak_mib_after_{FEW}"].items()
-        },
+        "rate_of_bare": round(full["images"] / full["seconds"] / rate, 3),
+        "memory_of_few": over(full["peak_mib"], lean["peak_mib"]),
+        f"memory_after_all_of_after_{FEW}": over(full["peak_mib"], full[f"peak_mib_after_{FEW}"]),
     }
     print(json.dumps(result, indent=1))
 

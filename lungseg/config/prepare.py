@@ -75,4 +75,6 @@ class PrepareSettings(JobSettings):
             raise ValueError("--source, --images/--masks and --listing name different archives: pass one of them")
         if self.masks and not self.images:
             raise ValueError("--masks without --images: pass the folder of images too")
+        if self.columns != ListingColumns() and not self.listing:
+            raise ValueError("--columns.* without --listing: pass the file whose columns they name")
         return self

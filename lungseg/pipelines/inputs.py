@@ -8,12 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 from lungseg import storage
-from lungseg.config import InferSettings, PreprocessSettings
+from lungseg.config import InferSettings, ListingColumns, PreprocessSettings
 from lungseg.data import datasets, manifest, sources
 from lungseg.data.images import SUFFIXES
 from lungseg.data.sources import names, tables
 from lungseg.engine.items import Item, Stat, prepared_item, with_stats
-from lungseg.errors import InputError
+from lungseg.errors import InputError, SettingsError
 from lungseg.schema import MANIFEST, Record
 
 logger = logging.getLogger(__name__)
@@ -30,11 +30,14 @@ def list_items(settings: InferSettings, preprocess: PreprocessSettings, key: byt
 
     Raises:
         InputError: there is nothing, or prepared data that another preparation made.
+        SettingsError: columns are named, and there is no listing.
 
     """
     archive = storage.resolve(settings.archive)
     if not storage.exists(archive):
         raise InputError(f"{archive}: no such folder or file: pass images, a listing, or prepared data")
+    if settings.columns != ListingColumns() and not archive.lower().endswith(_LISTINGS):
+        raise SettingsError(f"--columns.* name columns of a listing, {archive} is none: pass a CSV or Parquet file")
     items = _items(archive, settings, preprocess, key)
     if not items and settings.pattern:
         raise InputError(f"{archive}: no path below it fits --pattern {settings.pattern}: check it, * is anything")

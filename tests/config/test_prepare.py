@@ -26,6 +26,7 @@ def test_a_data_sets_name_is_one_folder() -> None:
         (PrepareSettings, {"source": "a", "images": "b"}),
         (PrepareSettings, {"source": "a", "masks": "b"}),
         (PrepareSettings, {"masks": "b"}),
+        (PrepareSettings, {"source": "a", "columns": {"image": "b"}}),
         (PrepareSettings, {"images_per_shard": 0}),
     ],
 )

@@ -13,7 +13,7 @@ from lungseg import storage
 from lungseg.config import InferSettings, ListingColumns, PreprocessSettings
 from lungseg.data import manifest, sources
 from lungseg.engine.items import Item
-from lungseg.errors import InputError
+from lungseg.errors import InputError, SettingsError
 from lungseg.pipelines.inputs import list_items, stats_of
 
 SMALL = PreprocessSettings(size=64)
@@ -89,6 +89,8 @@ def test_columns_of_a_listing_are_chosen(archive: Path, tmp_path: Path) -> None:
     assert (item.record.image_id, item.record.patient_id) == ("south_00", "p1")
     with pytest.raises(InputError, match="no column image"):
         items_of(path)
+    with pytest.raises(SettingsError, match=r"name columns of a listing, .* is none"):
+        items_of(archive, columns=ListingColumns(image="film"))
 
 
 def test_with_a_key_a_listings_patients_get_pseudonyms(archive: Path, tmp_path: Path) -> None:
