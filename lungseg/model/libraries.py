@@ -7,6 +7,7 @@ own. Both can wait. Whatever else is asked of torch._dynamo meanwhile, the real 
 
 import functools
 import importlib
+import inspect
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,8 +23,7 @@ class _Later(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # Python's own, who looks at every module that there is
             raise AttributeError(name)
-        _take_away()
-        return getattr(importlib.import_module(self.__name__), name)
+        return getattr(_real(self.__name__), name)
 
 
 @contextmanager
@@ -51,17 +51,24 @@ def _take_away() -> None:
             del sys.modules[name]
 
 
+def _real(name: str) -> ModuleType:
+    _take_away()
+    return importlib.import_module(name)
+
+
 def _is_compile_supported(device_type: str) -> bool:
     """Ask torch._dynamo.utils; torchvision does so in each RoI align."""
-    return bool(importlib.import_module(_UTILS).is_compile_supported(device_type))
+    return bool(_real(_UTILS).is_compile_supported(device_type))
 
 
-def _disable(function: Callable[..., Any], recursive: bool = True, *, reason: str | None = None) -> Callable[..., Any]:
-    """Mark a function as not to be compiled, once it is called."""
+def _disable(function: Any = None, *settings: Any, **named: Any) -> Any:
+    """Mark a function as not to be compiled, once it is called; a class, and settings for what follows, at once."""
+    if not inspect.isfunction(function):
+        return _real(_DYNAMO).disable(function, *settings, **named)
 
     @functools.cache
     def marked() -> Callable[..., Any]:
-        found: Callable[..., Any] = importlib.import_module(_DYNAMO).disable(function, recursive, reason=reason)
+        found: Callable[..., Any] = _real(_DYNAMO).disable(function, *settings, **named)
         return found
 
     @functools.wraps(function)

@@ -3,69 +3,82 @@
 import subprocess
 import sys
 
-import pytest
+AFTERWARDS = """
+import sys
+import lungseg.engine.predictor
+missing = {'torch._dynamo', 'torch._dynamo.utils', 'wandb'}
+assert not missing & set(sys.modules)
 
-AFTERWARDS = {
-    "neither is imported": "assert not {'torch._dynamo', 'torch._dynamo.utils', 'wandb'} & set(sys.modules)",
-    "networks are built to be loaded, and predict": """
 import torch
 from lungseg.config import ModelSettings
 from lungseg.model.network import build, without_weights
-with without_weights():
+with without_weights():  # networks are built to be loaded, and predict
     network = build(ModelSettings(encoder='tu-test_efficientnet', weights='none')).eval()
 with torch.inference_mode():
     assert network(torch.zeros(1, 1, 32, 32)).shape == (1, 1, 32, 32)
-assert 'torch._dynamo' not in sys.modules
-""",
-    "torch._dynamo is torch's own": """
-import torch
-assert torch._dynamo.config.recompile_limit > 0
-from torch._dynamo.utils import is_compile_supported
-assert is_compile_supported.__module__ == 'torch._dynamo.utils'
-""",
-    "RoI align asks and is answered": """
-import torch
-from torchvision.ops import roi_align
+assert not missing & set(sys.modules)
+
+from torchvision.ops import roi_align  # asks, and is answered
 boxes = torch.tensor([[0.0, 0.0, 0.0, 4.0, 4.0]])
 assert roi_align(torch.ones(1, 1, 8, 8), boxes, 2).shape == (1, 1, 2, 2)
 asked = sys.modules['torchvision.ops.roi_align'].is_compile_supported
 from torch._dynamo.utils import is_compile_supported as own
+assert own.__module__ == 'torch._dynamo.utils' and asked is not own
 assert asked('cpu') == own('cpu') and asked('mps') == own('mps')
-""",
-    "what was not to be compiled is not": """
-import torch
-from torchvision import tv_tensors
+
+from torchvision import tv_tensors  # what was not to be compiled is not
 image = tv_tensors.Image(torch.ones(1, 2, 2))
 assert type(tv_tensors.wrap(torch.zeros(1, 2, 2), like=image)) is tv_tensors.Image
 def wrapped(tensor):
     return tv_tensors.wrap(tensor + 1, like=image) * 2
-breaks = torch._dynamo.explain(wrapped)(torch.zeros(1, 2, 2)).graph_break_count
-assert breaks >= 1, breaks
-""",
-    "wandb is itself": "import wandb; assert callable(wandb.init)",
-}
+assert torch._dynamo.explain(wrapped)(torch.zeros(1, 2, 2)).graph_break_count >= 1
+
+import wandb
+assert callable(wandb.init)
+"""
+BEFORE = """
+import sys, wandb, torch._dynamo
+before = sys.modules['torch._dynamo']
+import lungseg.model.libraries
+assert sys.modules['torch._dynamo'] is before and sys.modules['wandb'] is wandb
+"""
+ASKED = """
+import torch
+from lungseg.model import libraries
+with libraries._put_off():
+    assert type(torch._dynamo) is libraries._Later
+    assert torch._dynamo.reset.__module__ == 'torch._dynamo'
+assert torch._dynamo.config.recompile_limit > 0 and torch._dynamo.disable is not libraries._disable
+"""
+CALLED = """
+import torch
+from lungseg.model import libraries
+def plain(number):
+    return number + 1
+with libraries._put_off():
+    assert torch.compiler.disable(plain)(1) == 2
+assert type(torch._dynamo) is not libraries._Later
+later = libraries._disable
+assert later(plain, recursive=False, wrapping=False)(1) == 2
+assert later(reason='so')(plain)(1) == 2
+assert later(type('Made', (), {'one': 1}))().one == 1
+"""
 
 
-@pytest.mark.parametrize("check", AFTERWARDS.values(), ids=AFTERWARDS.keys())
-def test_after_the_import(check: str) -> None:
-    run(f"import sys\nimport lungseg.engine.predictor\n{check}")
+def test_after_the_import_all_is_as_without_it() -> None:
+    run(AFTERWARDS)
 
 
 def test_what_is_there_before_stays() -> None:
-    run(
-        "import sys, wandb, torch._dynamo\nbefore = sys.modules['torch._dynamo']\nimport lungseg.model.libraries\n"
-        "assert sys.modules['torch._dynamo'] is before and sys.modules['wandb'] is wandb"
-    )
+    run(BEFORE)
 
 
 def test_what_else_is_asked_meanwhile_the_real_one_answers() -> None:
-    run(
-        "import sys, torch\nfrom lungseg.model import libraries\n"
-        "with libraries._put_off():\n"
-        "    assert type(torch._dynamo) is libraries._Later\n"
-        "    assert torch._dynamo.reset.__module__ == 'torch._dynamo'\n"
-        "assert torch._dynamo.config.recompile_limit > 0 and torch._dynamo.disable is not libraries._disable\n"
-    )
+    run(ASKED)
+
+
+def test_what_is_called_meanwhile_or_marked_in_other_ways_is_not_compiled_either() -> None:
+    run(CALLED)
 
 
 def run(code: str) -> None:
