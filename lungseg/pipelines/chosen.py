@@ -12,7 +12,7 @@ from lungseg import storage
 from lungseg.config import ExportSettings
 from lungseg.data.shards import digest_bytes
 from lungseg.errors import InputError, SettingsError
-from lungseg.pipelines.parts import part_files, told_digests
+from lungseg.pipelines.parts import part_files, read_part, told_digests
 from lungseg.schema import USABLE
 
 Row = dict[str, Any]
@@ -115,7 +115,7 @@ def choose(paths: list[str], where: str) -> list[Row]:
     if not where:
         return [{"path": path, "rows": None} for path in paths]
     with ThreadPoolExecutor(_READERS) as pool:
-        tables = list(pool.map(lambda path: _without_masks(storage.read_table(path)), paths))
+        tables = list(pool.map(lambda path: _without_masks(read_part(path)), paths))
     holds = asked(pa.concat_tables(tables), where)
     ends = np.cumsum([table.num_rows for table in tables])[:-1]
     return [

@@ -23,6 +23,7 @@ from lungseg.model import shape
 from lungseg.pipelines.chosen import asked, choose, claim, predicted, require_apart, whole_parts
 from lungseg.pipelines.cluster import connect
 from lungseg.pipelines.overlays import read_picture
+from lungseg.pipelines.parts import read_part
 from lungseg.pipelines.progress import ProgressLine
 from lungseg.pipelines.sizing import require_cpus
 from lungseg.schema import PREDICTIONS
@@ -109,7 +110,7 @@ def _export_part(item: Row, settings: ExportSettings, out: str) -> Row:
     part = json.loads(item["part"])
     done: dict[str, Any] = {"counts": Counter(), "notes": [], "coco": [], "error": ""}
     try:
-        table = storage.read_table(part["path"])
+        table = read_part(part["path"])
         found = predicted(table)
         chosen = (found if part["rows"] is None else found.take(pa.array(part["rows"], pa.int64()))).to_pylist()
         done["counts"].update(rows=table.num_rows, chosen=len(chosen))

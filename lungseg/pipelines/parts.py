@@ -232,10 +232,32 @@ def reopen(out: str, parts: Sequence[Part]) -> None:
     storage.delete(storage.join(out, "predictions.json"))
 
 
+def read_part(path: str, content: bytes | None = None) -> pa.Table:
+    """Read a part's rows; `content` where its bytes were read before.
+
+    Raises:
+        InputError: it is not there, is damaged, or has other columns than a part.
+
+    """
+    rows = storage.read_table(path, content)
+    odd = set(map(_kind, PREDICTIONS)) ^ set(map(_kind, rows.schema))
+    if odd:
+        raise InputError(
+            f"{path}: {min(name for name, _ in odd)} is not a column of it, or of another type, than infer wrote: "
+            "delete it, and run the same jobs/infer.py"
+        )
+    return rows
+
+
+def _kind(field: pa.Field) -> tuple[str, pa.DataType]:
+    """Name and type of a column; of a list what is in it, which Parquet gives another name."""
+    return field.name, field.type.value_type if pa.types.is_list(field.type) else field.type
+
+
 def _look(path: str, part: Part, told: str | None) -> Account | None:
     content = storage.read_bytes(path)
     try:
-        rows = storage.read_table(path, content)
+        rows = read_part(path, content)
     except InputError as error:
         logger.warning("made again: %s", error)
         return None

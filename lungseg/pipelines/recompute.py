@@ -17,7 +17,7 @@ from lungseg.engine.items import Item, open_item, prepared_item
 from lungseg.engine.segment import compare
 from lungseg.errors import InputError
 from lungseg.model import postprocess, shape
-from lungseg.pipelines.parts import Account, part_files
+from lungseg.pipelines.parts import Account, part_files, read_part
 from lungseg.pipelines.progress import ProgressLine
 from lungseg.schema import USABLE, Geometry, Record
 
@@ -51,7 +51,7 @@ def run(out: str) -> None:
     line, samples = ProgressLine(logger), _Samples()
     for path in part_files(out):
         try:
-            table = storage.read_table(path)
+            table = read_part(path)
         except InputError as error:
             wrong.append(str(error))
             continue

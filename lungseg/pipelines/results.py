@@ -11,7 +11,7 @@ from lungseg.data.manifest import counted_codes
 from lungseg.errors import InputError
 from lungseg.model import statistics
 from lungseg.pipelines.matrix import Matrix, mean_of, patient_of, summarise
-from lungseg.pipelines.parts import part_files
+from lungseg.pipelines.parts import part_files, read_part
 from lungseg.schema import USABLE
 
 Row = dict[str, Any]
@@ -258,7 +258,7 @@ def _reasons(rows: Sequence[Row]) -> tuple[Row, ...]:
 
 def _read_part(path: str) -> list[Row]:
     """Read a part without its masks, which only the few images that are shown need; each row says where it lies."""
-    rows: list[Row] = storage.read_table(path).drop_columns(["mask"]).to_pylist()
+    rows: list[Row] = read_part(path).drop_columns(["mask"]).to_pylist()
     return [{**row, "part": path, "position": i} for i, row in enumerate(rows)]
 
 

@@ -267,3 +267,18 @@ def test_an_account_comes_back_from_its_json() -> None:
     found = account(row("a"), row("b", "repaired", "x: 1 | y: 2"), row("c", "failed", "z: 3"))
     assert Account.from_json(found.to_json()) == found
     assert Account.from_json(Account.empty().to_json()) == Account.empty()
+
+
+def test_a_part_without_one_of_its_columns_is_made_again_and_refused_by_who_reads_it(
+    tmp_path: Path, planned: list[Part], caplog: pytest.LogCaptureFixture
+) -> None:
+    path = str(write(tmp_path, planned[0], row("a0"), row("b0")))
+    whole = storage.read_table(path)
+    number = whole.schema.get_field_index("mask")
+    for rows in (whole.drop_columns(["mask"]), whole.set_column(number, "mask", pa.array([1, 2]))):
+        storage.write_table(path, rows.replace_schema_metadata(whole.schema.metadata))
+        caplog.clear()
+        assert parts.finished(str(tmp_path), planned) == {}
+        assert "part-000000.parquet: mask is not a column of it, or of another type" in caplog.text
+        with pytest.raises(InputError, match=r"mask is not a column of it, .*: delete it, and run the same"):
+            parts.read_part(path)

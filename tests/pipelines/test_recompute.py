@@ -176,6 +176,15 @@ def test_a_file_that_is_another_is_named_though_its_figures_fit(out: Path, caplo
     assert named(out, caplog) == ["part-000001.parquet is not the file that predictions.json tells of"]
 
 
+def test_a_part_without_its_masks_is_named(out: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = str(out / "part-000001.parquet")
+    table = storage.read_table(path)
+    storage.write_table(path, table.drop_columns(["mask"]))
+    assert any(
+        said.endswith("run the same jobs/infer.py") and "mask is not a column" in said for said in named(out, caplog)
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "value"), [("counts", {"ok": 1000}), ("reasons", [{"status": "failed", "reason": "x", "images": 1}])]
 )

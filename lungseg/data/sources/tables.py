@@ -94,6 +94,8 @@ def _read_csv(content: bytes, path: str, columns: list[str]) -> pa.Table:
         pacsv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=note),
         pacsv.ConvertOptions(column_types=dict.fromkeys(columns, pa.string()), include_columns=columns),
     )
+    if content.count(b"\n") > table.num_rows + 1:  # some cell has line breaks, or there are blank lines
+        _require_closed(content, delimiter, path)
     if ragged:
         # Its text is not shown: it may tell of a patient.
         raise InputError(
@@ -101,6 +103,25 @@ def _read_csv(content: bytes, path: str, columns: list[str]) -> pa.Table:
             "put cells that hold the delimiter in double quotes"
         )
     return table
+
+
+def _require_closed(content: bytes, delimiter: str, path: str) -> None:
+    """Refuse a double quote that is never closed: all rows behind it would be one cell.
+
+    Raises:
+        InputError: there is one.
+
+    """
+    rows = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), delimiter=delimiter, strict=True)
+    number = -1  # the header's
+    try:
+        for row in rows:
+            number += bool(row)
+    except csv.Error:
+        raise InputError(
+            f"{path}: row {number + 1} has a double quote that is not closed as it should be: close it, and write one "
+            "within a cell twice"
+        ) from None
 
 
 def _text(value: Any) -> str:

@@ -68,6 +68,9 @@ def test_parquet_of_any_type() -> None:
         ("image,é\na,1\n".encode("latin-1"), "neither Parquet nor CSV in UTF-8"),
         ("image,age\na,1\n".encode("utf-16"), "neither Parquet nor CSV in UTF-8"),
         (b"image,age\na,1\nWu,2,3\nb,2\n", "row 2 has 3 cells, expected 2: put cells"),
+        (b'image,age\na,1\n"Wu,2\nb,2\n', "row 2 has a double quote that is not closed"),
+        (b'note,image,age\nfine,a,1\n"Wu\nhu",b,2\n"Wu,c,2\nx,d,2\n', "row 3 has a double quote that is not closed"),
+        (b'image,note\na,"Wu\nb,x"y\nc,z\n', "row 1 has a double quote that is not closed"),
         (b"PAR1 torn", "not a Parquet file"),
         (parquet(image=["a"], age=[1])[:-9] + b"123456789", "not a Parquet file"),
         (parquet(image=[b"\x89PNG"], age=[1]), "column image holds binary, expected text"),
@@ -79,3 +82,11 @@ def test_what_is_broken_is_named_and_no_cell_is_shown(content: bytes, message: s
         read_columns(content, "x.csv", [name for name in column_names(content, "x.csv") if name in ("image", "age")])
     assert str(caught.value).startswith("x.csv: ")
     assert "Wu" not in str(caught.value)
+
+
+def test_line_breaks_within_a_cell_are_part_of_it_and_quotes_within_one_are_none() -> None:
+    content = b'image,note\na,"one\ntwo"\n\nb,5" film\nc,"so ""called"""\n'
+    assert read_columns(content, "x.csv", ["image", "note"]) == {
+        "image": ["a", "b", "c"],
+        "note": ["one\ntwo", '5" film', 'so "called"'],
+    }
