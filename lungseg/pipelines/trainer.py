@@ -170,7 +170,8 @@ def _add_results(training: fit.Training, device: torch.device) -> None:
             mirror.show(_pictures(training, Predictor(found, How(str(device)))))
             mirror.keep(run.name, found.folder)
     except Exception as error:  # the run is finished: it must not be tried again for its pictures
-        logger.warning("%s: W&B gets no results (%s)", run.name, error)
+        bug = None if isinstance(error, LungsegError) else error  # W&B's own failures end in the mirror
+        logger.warning("%s: W&B gets no results (%s)", run.name, error, exc_info=bug)
 
 
 def _pictures(training: fit.Training, predictor: Predictor) -> list[tracking.Picture]:

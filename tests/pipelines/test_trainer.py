@@ -131,6 +131,7 @@ def test_wandb_gets_pictures_and_the_checkpoint_where_asked(
     monkeypatch.setattr(trainer, "_pictures", lambda *_: 1 / 0)
     trainer._add_results(training, torch.device("cpu"))
     assert "run: W&B gets no results (division by zero)" in caplog.text
+    assert "ZeroDivisionError" in caplog.text  # a bug keeps its traceback
 
 
 def test_a_run_that_was_stopped_within_its_first_epoch_says_that_it_goes_on(
