@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-SCHEMA = 3
+SCHEMA = 4
 """Number of this schema; every file carries it, and a reader refuses one that it does not know."""
 
 Status = Literal["ok", "repaired", "rejected", "failed"]
@@ -40,9 +40,9 @@ class Record:
 
     `status` is ok once it was read and fits its mask, repaired when that took a safe change; else it cannot be used.
     `reason` holds what was repaired or what is wrong, each as `code: sentence`, ` | ` between. `flags` are codes of
-    what is odd about a usable one. `height` and `width` are native, px; 0 while unknown. `sha256` is of the image's
-    grey values and size, not of its file's bytes; `phash` is its perceptual hash, 64 hex digits. `mask_uris` are its
-    mask files and `mask_classes` their classes, one each (left and right lung are two files of the class lung).
+    what is odd about a usable one. `height` and `width` are native, px; 0 while unknown. `pixel_digest` is of the
+    image's grey values and size, not of its file's bytes; `phash` is its perceptual hash, 64 hex digits. `mask_uris`
+    are its mask files and `mask_classes` their classes, one each (left and right lung are two files of the class lung).
     `mask_area` is the lungs' share of the picture. `age_group` is ten years wide, as 40-49, or 90+.
     """
 
@@ -58,7 +58,7 @@ class Record:
     view: str | None = None
     spacing_mm: float | None = None
     manufacturer_model: str | None = None
-    sha256: str = ""
+    pixel_digest: str = ""
     phash: str = ""
     height: int = 0
     width: int = 0
@@ -93,7 +93,7 @@ MANIFEST = pa.schema(
         ("view", pa.string()),
         ("spacing_mm", pa.float64()),
         ("manufacturer_model", pa.string()),
-        ("sha256", pa.string()),
+        ("pixel_digest", pa.string()),
         ("phash", pa.string()),
         ("height", pa.int32()),
         ("width", pa.int32()),
@@ -112,7 +112,7 @@ INDEX = pa.schema(
         ("dataset", pa.string()),
         ("patient_id", pa.string()),
         ("finding", pa.string()),
-        ("sha256", pa.string()),
+        ("pixel_digest", pa.string()),
         ("phash", pa.string()),
         ("shard", pa.string()),
         *(
@@ -157,7 +157,7 @@ class Sample:
     dataset: str
     patient_id: str
     finding: str | None
-    sha256: str
+    pixel_digest: str
     geometry: Geometry
     image: NDArray[np.uint8]
     mask: NDArray[np.uint8] | None

@@ -13,20 +13,21 @@ import argparse
 import json
 import os
 import re
-import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import cv2
 import numpy as np
 import psutil
 import torch
+from turns import BareLoops, Turns, answer, pipe, relatives
 
 from lungseg.data import images, phantom
 from lungseg.data.preprocess import prepare_image
@@ -38,7 +39,6 @@ ROOT = Path(__file__).resolve().parents[1]
 SIDES, FEW, BATCH, PART = (384, 512, 640, 768, 1024), 500, 16, 64
 HUGE, TINY, DRAWN = 6000, 30, 200
 STARTS, STARTED = 5, 128  # how often, with how many images, a start is timed
-EVERY_S, BARE_S = 15.0, 4.0
 # One CPU for Ray: one model of one thread, and room for one task, which the machine's other core takes.
 JOB = """
 import sys, time, ray
@@ -97,71 +97,34 @@ def draw_one(folder: Path, number: int) -> None:
     (folder / f"{number:05d}.png").write_bytes(images.encode_image(image))
 
 
-class Bare:
-    """The model alone on ready squares, one thread, in a process of its own that works when it is told to."""
-
-    def __init__(self, folder: Path, run: str) -> None:
-        code = f"from tests.benchmark_infer import bare_loop; bare_loop({str(folder)!r}, {run!r})"
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", code],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-        )
-        self.images, self.seconds, self.rates = 0, 0.0, list[float]()
-        self._ask(0.5)  # it has begun
-
-    def work(self) -> None:
-        """Work for some seconds, and add up what was done."""
-        done, seconds = self._ask(BARE_S)
-        self.images, self.seconds = self.images + int(done), self.seconds + seconds
-        self.rates.append(round(done / seconds, 1))
-
-    def close(self) -> None:
-        """End it."""
-        pipe(self._process.stdin).close()
-        self._process.wait()
-
-    def _ask(self, seconds: float) -> tuple[float, float]:
-        print(seconds, file=pipe(self._process.stdin), flush=True)
-        done, took = pipe(self._process.stdout).readline().split()
-        return float(done), float(took)
-
-
-def pipe(end: IO[str] | None) -> IO[str]:
-    """Say that an end of a pipe is there."""
-    assert end is not None
-    return end
-
-
 def bare_loop(folder: str, run: str) -> None:
-    """For each line of seconds predict the same batch for so long, and print how many images that were in what time."""
+    """Predict the same ready batch again and again, in one thread, when told to."""
     keep_buffers()
     torch.set_num_threads(1)
     found = checkpoint.find(run)
     predictor = Predictor(found)
     paths = sorted(Path(folder).iterdir())[2 : 2 + BATCH]
     squares = [prepare_image(images.decode(path.read_bytes(), path.name), found.preprocess)[0] for path in paths]
-    predictor.probabilities(squares)
-    for line in sys.stdin:
-        done, began = 0, time.perf_counter()
-        while time.perf_counter() - began < float(line):
+
+    def work() -> Iterator[int]:
+        while True:
             predictor.probabilities(squares)
-            done += len(squares)
-        print(done, time.perf_counter() - began, flush=True)
+            yield len(squares)
+
+    answer(work())
 
 
-def infer(folder: Path, run: str, bare: Bare | None = None) -> dict[str, Any]:
+def infer(folder: Path, run: str, bare: BareLoops | None = None) -> dict[str, Any]:
     """Run the job on a folder and watch its processes; stop them now and then, for the bare model to work."""
     for path in folder.iterdir():
         path.read_bytes()  # so that nobody's figure is that of the disk
     with tempfile.TemporaryDirectory() as out:
-        began, started, paused, next_pause = time.perf_counter(), time.time(), 0.0, EVERY_S
+        began, started = time.perf_counter(), time.time()
         environment = {**os.environ, "RAY_ADDRESS": "local"}
         process = subprocess.Popen(
             [sys.executable, "-c", JOB, str(folder), run, out], stdout=subprocess.PIPE, text=True, env=environment
         )
+        turns = Turns(process.pid, bare) if bare else None
         peaks: dict[str, int] = {}
         early: dict[str, int] = {}
         while process.poll() is None:
@@ -169,10 +132,10 @@ def infer(folder: Path, run: str, bare: Bare | None = None) -> dict[str, Any]:
             done = len(list(Path(out).glob("part-*.parquet"))) * PART
             if not early and done >= FEW:
                 early = dict(peaks)
-            if bare and done and time.perf_counter() - began - paused > next_pause:
-                next_pause += EVERY_S
-                paused += pause(process.pid, bare)
+            if turns and done:
+                turns.take()
             time.sleep(0.2)
+        paused = turns.paused if turns else 0.0
         seconds = time.perf_counter() - began - paused
         if process.returncode:
             raise SystemExit(process.returncode)
@@ -188,35 +151,6 @@ def infer(folder: Path, run: str, bare: Bare | None = None) -> dict[str, Any]:
         "peak_mib": {name: round(peak / 2**20) for name, peak in sorted(peaks.items())},
         f"peak_mib_after_{FEW}": {name: round(peak / 2**20) for name, peak in sorted(early.items())},
     }
-
-
-def pause(process: int, bare: Bare) -> float:
-    """Stop a process and all below it while the bare model works; seconds that they stood still."""
-    family = relatives(process)
-    began = time.perf_counter()
-    for one in family:
-        send(one, signal.SIGSTOP)
-    bare.work()
-    for one in family:
-        send(one, signal.SIGCONT)
-    return time.perf_counter() - began
-
-
-def send(process: psutil.Process, number: signal.Signals) -> None:
-    """Send a signal to what may have ended."""
-    try:
-        process.send_signal(number)
-    except psutil.NoSuchProcess:
-        return
-
-
-def relatives(process: int) -> list[psutil.Process]:
-    """List a process and all below it; none where it has ended."""
-    try:
-        driver = psutil.Process(process)
-        return [driver, *driver.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return []
 
 
 def watch(process: int, peaks: dict[str, int]) -> None:
@@ -270,17 +204,17 @@ def main() -> None:
     draw(few, FEW)
     draw(begun, STARTED)
     start = starts(begun, arguments.checkpoint)
-    bare = Bare(many, arguments.checkpoint)
+    code = f"from benchmark_infer import bare_loop; bare_loop({str(many)!r}, {arguments.checkpoint!r})"
+    bare = BareLoops(code, count=1)
     lean, full = infer(few, arguments.checkpoint), infer(many, arguments.checkpoint, bare)
     bare.close()
-    rate = bare.images / bare.seconds
     result = {
         **start,
-        "bare_images_per_s": round(rate, 2),
-        "bare_each": bare.rates,
+        "bare_images_per_s": round(bare.rate(), 2),
+        "bare_each": [round(rate, 1) for rate in bare.rates],
         "few": lean,
         "many": full,
-        "rate_of_bare": round(full["images"] / full["seconds"] / rate, 3),
+        "rate_of_bare": round(full["images"] / full["seconds"] / bare.rate(), 3),
         "memory_of_few": over(full["peak_mib"], lean["peak_mib"]),
         f"memory_after_all_of_after_{FEW}": over(full["peak_mib"], full[f"peak_mib_after_{FEW}"]),
     }

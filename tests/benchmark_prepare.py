@@ -1,23 +1,28 @@
 """How fast and how lean preparing is, against a bare loop over the same calls: `python tests/benchmark_prepare.py`.
 
 Draws phantoms of 1024 x 1024 (kept in --work for the next time), prepares 500 and then all of them with
-jobs/prepare.py, each in a process of its own whose peak memory is watched. Before and after, a bare loop over read,
-decode, normalise, resize and encode goes through the same phantoms on all cores. Prints one JSON object. Not a test:
-what it measures depends on the machine.
+jobs/prepare.py, each in a process of its own whose peak memory is watched. All its processes are stopped every fifteen
+seconds for four, in which bare loops over read, decode, normalise, resize and encode go through the same phantoms, one
+a core, so that both meet the machine as it is just then. Prints one JSON object. Not a test: what it measures depends
+on the machine.
 """
 
 import argparse
+import itertools
 import json
 import os
+import random
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import cv2
+from turns import BareLoops, Turns, answer
 
 from lungseg.config import PreprocessSettings
 from lungseg.data import images, phantom
@@ -53,56 +58,48 @@ def warm(folder: Path) -> None:
         path.read_bytes()
 
 
-def bare_loop(folder: Path, names: list[str]) -> None:
-    """Make the calls that preparing cannot do without, for these pictures."""
+def bare_loop(folder: str) -> None:
+    """Make the calls that preparing cannot do without, for picture after picture, when told to."""
     cv2.setNumThreads(1)
-    for name in names:
-        image = images.decode((folder / "images" / name).read_bytes(), name)
-        mask = images.decode_mask((folder / "masks" / name).read_bytes(), name)
-        square, geometry = prepare_image(image, SETTINGS)
-        images.encode_image(square)
-        images.encode_mask(prepare_mask(mask, geometry))
+    names = sorted(path.name for path in Path(folder, "images").iterdir())
+    random.shuffle(names)  # each process meets others
+
+    def work() -> Iterator[int]:
+        for name in itertools.cycle(names):
+            image = images.decode(Path(folder, "images", name).read_bytes(), name)
+            mask = images.decode_mask(Path(folder, "masks", name).read_bytes(), name)
+            square, geometry = prepare_image(image, SETTINGS)
+            images.encode_image(square)
+            images.encode_mask(prepare_mask(mask, geometry))
+            yield 1
+
+    answer(work())
 
 
-def bare_rate(folder: Path, cores: int) -> float:
-    """Images/s of bare loops over the whole folder, on all cores at once, a process each.
-
-    As many images as the job prepares: for a few seconds, or on one core alone, many machines run faster.
-    """
-    names = sorted(path.name for path in (folder / "images").iterdir())
-    shares = [names[first::cores] for first in range(cores)]
-    warm(folder)
-    with ProcessPoolExecutor(cores) as pool:
-        list(pool.map(bare_loop, [folder] * cores, [share[:2] for share in shares]))  # they have started
-        began = time.perf_counter()
-        list(pool.map(bare_loop, [folder] * cores, shares))
-        return len(names) / (time.perf_counter() - began)
-
-
-def prepare(folder: Path) -> dict[str, Any]:
-    """Run the job on a folder: its summary's rate, its whole time, and the peak memory of its driver, MiB."""
+def prepare(folder: Path, bare: BareLoops) -> dict[str, Any]:
+    """Run the job on a folder, in turns with bare loops: its rate from start to end, and its driver's peak memory."""
     with tempfile.TemporaryDirectory() as out:
         command = [sys.executable, str(ROOT / "jobs" / "prepare.py"), "archive"]
         options = ["--dataset", "phantoms", "--preprocess.histogram", SETTINGS.histogram]
         warm(folder)
-        began = time.perf_counter()
         environment = {**os.environ, "RAY_ADDRESS": "local"}
         process = subprocess.Popen(
             [*command, "--source", str(folder), "--out", out, *options], stdout=subprocess.DEVNULL, env=environment
         )
-        peak = 0
+        turns, peak = Turns(process.pid, bare), 0
         while process.poll() is None:
             peak = max(peak, peak_kib(process.pid))
+            if any(Path(out).glob("*/*.tar")):
+                turns.take()
             time.sleep(0.05)
-        seconds = time.perf_counter() - began
         if process.returncode:
             raise SystemExit(process.returncode)
         summary = json.loads((Path(out) / "summary.json").read_text())
+    seconds = summary["seconds"] - turns.paused
     return {
         "images": summary["inputs"],
-        "images_per_s": summary["images_per_s"],
-        "seconds": summary["seconds"],
-        "command_s": round(seconds, 1),
+        "images_per_s": round(summary["inputs"] / seconds, 2),
+        "seconds": round(seconds, 2),
         "driver_peak_mib": round(peak / 1024, 1),
         "worker_share": summary["worker_share"],
     }
@@ -127,20 +124,19 @@ def main() -> None:
     draw(many, arguments.images)
     draw(few, FEW)
     cores = len(os.sched_getaffinity(0))
-    before = bare_rate(many, cores)
-    lean, full = prepare(few), prepare(many)
-    after = bare_rate(many, cores)
-    bare = (before + after) / 2
+    bare = BareLoops(f"from benchmark_prepare import bare_loop; bare_loop({str(many)!r})", cores)
+    lean, full = prepare(few, bare), prepare(many, bare)
+    bare.close()
     # What both runs need to start and to end falls out of their difference.
     steady = (full["images"] - lean["images"]) / (full["seconds"] - lean["seconds"])
     result = {
         "cores": cores,
-        "bare_images_per_s": round(bare, 1),
-        "bare_before_and_after": [round(before, 1), round(after, 1)],
+        "bare_images_per_s": round(bare.rate(), 1),
+        "bare_each": [round(rate, 1) for rate in bare.rates],
         "few": lean,
         "many": full,
-        "rate_of_bare": round(full["images_per_s"] / bare, 3),
-        "steady_rate_of_bare": round(steady / bare, 3),
+        "rate_of_bare": round(full["images_per_s"] / bare.rate(), 3),
+        "steady_rate_of_bare": round(steady / bare.rate(), 3),
         "memory_of_few": round(full["driver_peak_mib"] / lean["driver_peak_mib"], 3),
     }
     print(json.dumps(result, indent=1))

@@ -125,7 +125,7 @@ def find_pairs(rows: Sequence[Row], read: Callable[[Row], NDArray[np.uint8]], wi
     several where it is more than a number that both could have counted to. Each image of a larger group is paired with
     the first of it in the order of rows, so that images added at the end of a data set change no pair. Sorted.
     """
-    pictures = _by(rows, lambda row: row["sha256"])
+    pictures = _by(rows, lambda row: row["pixel_digest"])
     copies = {key_of(row) for group in pictures.values() for row in group[1:]}
     patients = _by(rows, lambda row: row["patient_id"] and f"{row['dataset']}/{row['patient_id']}")
     people = _by([group[0] for group in patients.values() if _is_person(group)], lambda row: row["patient_id"])
@@ -182,8 +182,8 @@ def _reduced(image: Grey, side: int) -> Grey:
     rows, columns = (max(1, length // _BORDERED) for length in image.shape)
     sparse: NDArray[Any] = np.ascontiguousarray(image[::rows, ::columns])
     small = cv2.resize(sparse, (_BORDERED, _BORDERED), interpolation=cv2.INTER_AREA)
-    darkest = float(small.min())
-    shown = small > darkest + _SHOWN * (float(small.mean()) - darkest)
+    darkest, mean = int(small.min()), cv2.sumElems(small)[0] / small.size
+    shown = small > int(darkest + _SHOWN * (mean - darkest))  # a whole number is above both or neither
     down, across = (np.flatnonzero(gate.shares(shown, axis) > _LINE) for axis in (1, 0))
     if down.size and across.size:
         small = small[down[0] : down[-1] + 1, across[0] : across[-1] + 1]
@@ -207,7 +207,7 @@ def _near_in_band(
     bits = np.unpackbits(packed, axis=1)[:, band]
     keys = bits.astype(np.int64) @ (1 << np.arange(bits.shape[1], dtype=np.int64))
     order = np.argsort(keys, kind="stable")
-    keys, words = keys[order], packed[order].view(np.uint64)
+    keys, words = keys[order], np.ascontiguousarray(packed[order].view(np.uint64).T)
     starts = np.searchsorted(keys, np.arange((1 << bits.shape[1]) + 1))
     for flips in range(flipped + 1):
         for chosen in combinations(range(bits.shape[1]), flips):
@@ -217,7 +217,9 @@ def _near_in_band(
             ends = starts[(keys[rows] ^ mask) + 1]
             begins = starts[keys[rows] ^ mask] if chosen else rows + 1
             for left, right in _expand(rows, begins, ends):
-                distance = np.bitwise_count(words[left] ^ words[right]).sum(axis=1, dtype=np.int64)
+                distance = np.zeros(left.size, np.int64)
+                for word in words:  # one after the other: sums over rows of four take NumPy several times longer
+                    distance += np.bitwise_count(word[left] ^ word[right])
                 near = np.flatnonzero(distance <= most)
                 if near.size:
                     yield order[left[near]], order[right[near]], distance[near]

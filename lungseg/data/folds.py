@@ -143,7 +143,7 @@ def group_rows(rows: Sequence[Row], linked: Iterable[Link] = ()) -> list[str]:
     images = [f"{row['dataset']}/{row['image_id']}" for row in rows]
     patients = [f"{row['dataset']}/{row['patient_id'] or row['image_id']}" for row in rows]
     pairs = [(f"image {image}", f"patient {patient}") for image, patient in zip(images, patients, strict=True)]
-    pairs += [(f"image {image}", f"picture {row['sha256']}") for image, row in zip(images, rows, strict=True)]
+    pairs += [(f"image {image}", f"picture {row['pixel_digest']}") for image, row in zip(images, rows, strict=True)]
     known = set(images)
     pairs += [(f"image {one}", f"image {other}") for one, other in linked if {one, other} <= known]
     for one, other in pairs:

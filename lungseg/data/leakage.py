@@ -20,7 +20,7 @@ def audit_datasets(data: Sequence[PreparedData], wide: bool = True) -> list[Pair
         ShardError: a tar does not hold what its index says.
 
     """
-    reader = SampleReader(data)
+    reader = SampleReader(data, masks=False)
     positions = {key_of(row): i for i, row in enumerate(reader.rows)}
 
     def read(row: Row) -> NDArray[np.uint8]:

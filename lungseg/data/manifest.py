@@ -80,7 +80,7 @@ def open_record(
             _with_tags(record, admitted.tags),
             height=height,
             width=width,
-            sha256=images.pixel_digest(image),
+            pixel_digest=images.pixel_digest(image),
             **_noted(record, admitted.repairs, admitted.flags),
         )
         checked = masks.read_mask(record, image, preprocess, odd_masks, read)

@@ -20,7 +20,7 @@ from lungseg.schema import SCHEMA, Record
 
 logger = logging.getLogger(__name__)
 
-IDS = ("image_id", "dataset", "patient_id", "finding", "sha256")
+IDS = ("image_id", "dataset", "patient_id", "finding", "pixel_digest")
 """What a sample's JSON says of where it comes from."""
 READERS = 4
 """Threads of a task that read ahead: on a disk that is busy, and in a bucket, reading is waiting."""

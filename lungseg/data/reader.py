@@ -17,15 +17,19 @@ Row = dict[str, Any]
 class SampleReader:
     """Reads samples of prepared data sets by position, from any thread, with a cache of decoded ones.
 
-    cache_mib: memory for those. disk_mib: room on this machine's disk for tars that lie in a bucket.
+    cache_mib: memory for those. disk_mib: room on this machine's disk for tars that lie in a bucket. masks: whether
+    they are read too.
     """
 
-    def __init__(self, datasets: Sequence[PreparedData], cache_mib: int = 0, disk_mib: int = 0) -> None:
+    def __init__(
+        self, datasets: Sequence[PreparedData], cache_mib: int = 0, disk_mib: int = 0, masks: bool = True
+    ) -> None:
         self.rows: list[Row] = [row for data in datasets for row in data.index.to_pylist()]
         self._folders = [data.folder for data in datasets for _ in range(data.index.num_rows)]
         self._classes = [len(data.preprocess.classes) for data in datasets for _ in range(data.index.num_rows)]
         self._cache: dict[int, Sample] = {}
         self._room = cache_mib << 20
+        self._masks = masks
         self._tars = ShardCache(disk_mib)
         self._lock = threading.Lock()
 
@@ -42,7 +46,10 @@ class SampleReader:
             return cached
         row = self.rows[position]
         path = storage.join(self._folders[position], f"{row['shard']}.tar")
-        members = self._tars.read(path, member_ranges(row))
+        ranges = member_ranges(row)
+        if not self._masks:
+            ranges.pop("mask", None)
+        members = self._tars.read(path, ranges)
         where = f"{path} ({row['image_id']})"
         check_members(row, members, where)
         sample = to_sample(members, where, self._classes[position])

@@ -164,7 +164,9 @@ def _fingerprint(plan: ShardPlan, key: bytes | None) -> str:
 
 
 def _stats(files: Sequence[str]) -> list[tuple[int, int] | None]:
-    with ThreadPoolExecutor(READERS if any("://" in uri for uri in files) else 1) as pool:
+    if not any("://" in uri for uri in files):
+        return [storage.stat_if_there(uri) for uri in files]
+    with ThreadPoolExecutor(READERS) as pool:
         return list(pool.map(storage.stat_if_there, files))
 
 

@@ -164,9 +164,9 @@ def not_its_network(checkpoint: Checkpoint, error: Exception) -> CheckpointError
 
 
 def trained_on(checkpoint: Checkpoint) -> frozenset[str]:
-    """Digests of the pictures that the model was trained on, as Record.sha256."""
+    """Digests of the pictures that the model was trained on, as Record.pixel_digest."""
     table = storage.read_table(storage.join(checkpoint.folder, "trained_on.parquet"))
-    return frozenset(table.column("sha256").to_pylist())
+    return frozenset(table.column("pixel_digest").to_pylist())
 
 
 def digest_of(checkpoints: Sequence[Checkpoint]) -> str:

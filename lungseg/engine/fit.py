@@ -254,7 +254,7 @@ def _save(training: Training) -> None:
     run, rows = training.run, training.reader.rows
     if rank_and_world()[0] == 0:
         learnt = [rows[i] for i in (*training.parts.train, *training.parts.validation)]
-        names = ("image_id", "dataset", "sha256")
+        names = ("image_id", "dataset", "pixel_digest")
         schema = pa.schema([(name, pa.string()) for name in names], metadata={"lungseg.schema": str(SCHEMA)})
         config = {
             "run": run.name,

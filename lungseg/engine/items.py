@@ -161,7 +161,7 @@ def _native(mask: U8, geometry: Geometry) -> U8:
 def prepared_item(folder: str, row: dict[str, Any], stat: Stat = None) -> Item:
     """Make an item of a row of the index of a prepared data set."""
     tar = storage.join(folder, f"{row['shard']}.tar")
-    ids = {name: row[name] for name in ("image_id", "dataset", "patient_id", "finding", "sha256")}
+    ids = {name: row[name] for name in ("image_id", "dataset", "patient_id", "finding", "pixel_digest")}
     return Item(Record(image_uri=f"{tar}#{row['image_id']}", **ids), tar, row, (stat,))
 
 

@@ -62,7 +62,7 @@ class Ensemble:
         self._members = [(Predictor(found, how), trained_on(found)) for found in checkpoints]
 
     def __call__(self, squares: Sequence[U8], digests: Sequence[str]) -> list[Predicted]:
-        """Predict prepared squares u8[S,S]; digests: of their pictures, as Record.sha256."""
+        """Predict prepared squares u8[S,S]; digests: of their pictures, as Record.pixel_digest."""
         seen = [all(digest in pictures for _, pictures in self._members) for digest in digests]
         totals = np.zeros((len(squares), *squares[0].shape), np.float32)
         counts = np.zeros(len(squares), np.int64)
@@ -83,7 +83,7 @@ def predict(ensemble: Ensemble, opened: Sequence[Opened], batch: int) -> list[Pr
         chosen = usable[start : start + batch]
         squares = [square for i in chosen if (square := opened[i].square) is not None]
         began = time.perf_counter()
-        predicted = ensemble(squares, [opened[i].record.sha256 for i in chosen])
+        predicted = ensemble(squares, [opened[i].record.pixel_digest for i in chosen])
         share = (time.perf_counter() - began) / len(chosen)
         for i, one in zip(chosen, predicted, strict=True):
             found[i] = replace(one, seconds=share)

@@ -104,7 +104,7 @@ def _again(row: dict[str, Any]) -> Record:
     if _NAMES & set(manifest.codes_of(record.reason)):
         return record
     fresh = Record(record.image_id, record.dataset, record.image_uri)
-    judged = ("sha256", "phash", "height", "width", "mask_area", "status", "reason", "flags")
+    judged = ("pixel_digest", "phash", "height", "width", "mask_area", "status", "reason", "flags")
     return replace(record, **{name: getattr(fresh, name) for name in judged})
 
 

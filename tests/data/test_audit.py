@@ -25,12 +25,12 @@ def bits(one: str, other: str) -> int:
     return (int(one, 16) ^ int(other, 16)).bit_count()
 
 
-def row(dataset: str, image: str, patient: str = "", sha256: str = "", phash: str | None = "") -> audit.Row:
+def row(dataset: str, image: str, patient: str = "", pixel_digest: str = "", phash: str | None = "") -> audit.Row:
     return {
         "dataset": dataset,
         "image_id": image,
         "patient_id": patient or image,
-        "sha256": sha256 or f"of {dataset} {image}",
+        "pixel_digest": pixel_digest or f"of {dataset} {image}",
         "phash": phash,
     }
 
@@ -212,7 +212,12 @@ def test_a_large_archive_is_searched_in_seconds() -> None:
 
 
 def test_the_same_grey_values_are_exact_and_each_is_paired_with_the_first() -> None:
-    rows = [row("b", "1", sha256="x"), row("a", "2", sha256="x"), row("a", "3"), row("a", "4", sha256="x")]
+    rows = [
+        row("b", "1", pixel_digest="x"),
+        row("a", "2", pixel_digest="x"),
+        row("a", "3"),
+        row("a", "4", pixel_digest="x"),
+    ]
     assert audit.find_pairs(rows, never) == [
         audit.Pair("a/2", "b/1", "exact", 0),
         audit.Pair("a/4", "b/1", "exact", 0),
@@ -281,7 +286,7 @@ def test_a_row_without_a_hash_is_not_compared_but_may_be_exact(pictures: list[ND
     rows, _, _ = drawn_rows([pictures[0], pictures[0], pictures[0]])
     rows = [{**one, "phash": phash} for one, phash in zip(rows, ("", None, rows[0]["phash"]), strict=True)]
     assert audit.find_pairs(rows, never) == []
-    assert len(audit.find_pairs([{**one, "sha256": "x"} for one in rows], never)) == 2
+    assert len(audit.find_pairs([{**one, "pixel_digest": "x"} for one in rows], never)) == 2
 
 
 def test_hashes_alone_make_no_pair(pictures: list[NDArray[np.uint8]]) -> None:

@@ -28,7 +28,7 @@ def write_part(plan: ShardPlan, areas: list[float | None]) -> None:
     """Write a part as write_shard does, of records with these areas."""
     records = [{**as_dict(one), "mask_area": area} for one, area in zip(plan.records, areas, strict=True)]
     places = {f"{name}_{what}": 1 for name in ("image", "mask", "json") for what in ("offset", "size", "crc32")}
-    ids = ("image_id", "dataset", "patient_id", "finding", "sha256", "phash")
+    ids = ("image_id", "dataset", "patient_id", "finding", "pixel_digest", "phash")
     rows = [{**{name: record[name] for name in ids}, "shard": plan.name, **places} for record in records]
     shard = {"name": plan.name, "bytes": 1, "sha256": plan.name, "samples": len(rows)}
     part = {"shard": shard, "records": records, "index": rows}

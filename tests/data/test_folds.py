@@ -13,7 +13,7 @@ from lungseg.config import Protocol
 from lungseg.data import folds
 from lungseg.errors import SettingsError
 
-# Names on both sides of "sha256", "image" and "patient" in the order of letters.
+# Names on both sides of "pixel_digest", "image" and "patient" in the order of letters.
 DATASETS = ("montgomery", "shenzhen", "a", "z_9")
 FINDINGS = ("normal", "abnormal", None)
 PROTOCOLS = get_args(Protocol)
@@ -24,7 +24,7 @@ def row(dataset: str, image: str, patient: str = "", picture: str = "", finding:
         "dataset": dataset,
         "image_id": image,
         "patient_id": patient or image,
-        "sha256": picture or f"of {dataset} {image}",
+        "pixel_digest": picture or f"of {dataset} {image}",
         "finding": finding,
     }
 
@@ -88,7 +88,7 @@ def test_groups_are_what_patients_pictures_and_links_connect_and_no_more(
         def joined(j: int, one: folds.Row = one) -> bool:
             other = rows[j]
             return (
-                other["sha256"] == one["sha256"]
+                other["pixel_digest"] == one["pixel_digest"]
                 or (other["dataset"], other["patient_id"]) == (one["dataset"], one["patient_id"])
                 or (key(one), key(other)) in linked
                 or (key(other), key(one)) in linked
@@ -182,7 +182,7 @@ def test_rows_added_at_the_end_of_a_data_set_move_nobody(
 
 @given(some_rows(datasets=("a",)), some_rows(datasets=("z_9",)), st.integers(2, 5))
 def test_another_data_set_beside_it_moves_nobody(one: list[folds.Row], other: list[folds.Row], count: int) -> None:
-    apart = [{**row, "sha256": "other " + row["sha256"]} for row in other]
+    apart = [{**row, "pixel_digest": "other " + row["pixel_digest"]} for row in other]
     together = assigned([*one, *apart], count)
     assert together == {**assigned(one, count), **assigned(apart, count)}
 
@@ -223,7 +223,7 @@ def test_nobody_is_on_both_sides(
             continue
         learnt = [rows[i] for i in parts.train]
         tested = [rows[i] for i in (*parts.held_out, *parts.cross)]
-        for names in (("dataset", "patient_id"), ("sha256",)):
+        for names in (("dataset", "patient_id"), ("pixel_digest",)):
             known = {tuple(one[name] for name in names) for one in learnt}
             assert not known & {tuple(one[name] for name in names) for one in tested}
         sides = {**{key(one): 0 for one in learnt}, **{key(one): 1 for one in tested}}
@@ -298,7 +298,7 @@ def test_other_data_sets_are_tested_whole_but_for_what_was_learnt(rows: list[fol
 @pytest.mark.parametrize("by_link", [False, True])
 def test_what_the_training_set_shows_is_not_tested_in_another_data_set(by_link: bool) -> None:
     known = singles(30)
-    twin = row("twin", "t0", picture="" if by_link else known[1]["sha256"])
+    twin = row("twin", "t0", picture="" if by_link else known[1]["pixel_digest"])
     rows = [*known, twin, row("twin", "t1")]
     links = [(key(known[1]), key(twin))] if by_link else []
     runs = [folds.split(rows, plan(number, 4, DATASETS[:2]), links) for number in range(4)]

@@ -48,7 +48,7 @@ def make(tmp_path: Path) -> Make:
 def test_a_good_record_is_completed(make: Make) -> None:
     record = make(IMAGE, MASK)
     checked, image, mask = manifest.open_record(record)
-    found = {"sha256": images.pixel_digest(IMAGE), "mask_area": checked.mask_area}
+    found = {"pixel_digest": images.pixel_digest(IMAGE), "mask_area": checked.mask_area}
     assert checked == replace(record, height=96, width=96, **found)
     assert (checked.status, checked.reason) == ("ok", "")
     np.testing.assert_array_equal(image, IMAGE)
@@ -92,7 +92,7 @@ def test_an_image_that_cannot_be_used(image: NDArray[Any] | bytes | None, status
     assert "case.png" in checked.reason
     assert opened is None
     assert mask is None
-    assert (checked.height, checked.width, checked.sha256) == (0, 0, "")
+    assert (checked.height, checked.width, checked.pixel_digest) == (0, 0, "")
 
 
 def test_the_smallest_picture_is_taken(make: Make) -> None:
@@ -119,7 +119,7 @@ def test_a_mask_that_cannot_be_used_leaves_the_image(
     assert opened is None
     np.testing.assert_array_equal(image, IMAGE)
     assert (checked.height, checked.width) == (96, 96)
-    assert checked.sha256
+    assert checked.pixel_digest
 
 
 def test_the_second_mask_is_checked_as_the_first(make: Make) -> None:

@@ -80,7 +80,7 @@ def test_plain_webdataset_reads_what_was_prepared(archive: Path, prepared: Path)
         meta = json.loads(sample["json"])
         assert meta["schema"] == SCHEMA
         assert (meta["image_id"], meta["dataset"]) == (one.image_id, one.dataset)
-        assert meta["sha256"] == checked.sha256
+        assert meta["pixel_digest"] == checked.pixel_digest
         assert (meta["geometry"]["native_height"], meta["geometry"]["native_width"]) == native.shape
 
 
@@ -462,7 +462,7 @@ def test_a_data_set_of_another_schema_does_not_open(own_prepared: Path) -> None:
 def good_members() -> dict[str, bytes]:
     meta = {
         "schema": SCHEMA,
-        **{"image_id": "a", "dataset": "n", "patient_id": "p", "finding": None, "sha256": "0"},
+        **{"image_id": "a", "dataset": "n", "patient_id": "p", "finding": None, "pixel_digest": "0"},
         "geometry": dict(zip(preprocess.Geometry.__dataclass_fields__, (8, 8, 8, 8, 0, 0, 8), strict=True)),
     }
     square = np.eye(8, dtype=np.uint8)

@@ -26,7 +26,7 @@ torch.set_num_threads(1)  # two threads that wait for each other are ten times s
 SMALL = ModelSettings(encoder="tu-test_efficientnet", weights="none")
 FILES = ("model.safetensors", "state.pt", "trained_on.parquet")
 TRAINED_ON = pa.table(
-    {"image_id": ["a", "b"], "dataset": ["north", "north"], "sha256": ["11", "22"]},
+    {"image_id": ["a", "b"], "dataset": ["north", "north"], "pixel_digest": ["11", "22"]},
 ).replace_schema_metadata({"lungseg.schema": str(SCHEMA)})
 
 

@@ -420,7 +420,7 @@ def prepare(records: list[Any], out: Path, size: int = 64) -> tuple[str, ...]:
 
 def test_an_image_without_a_mask_is_neither_learnt_from_nor_tested_on(archive: Path, tmp_path: Path) -> None:
     records = sources.discover(str(archive / "north"), "north")
-    rows = [{**asdict(one), "sha256": one.image_id} for one in records]
+    rows = [{**asdict(one), "pixel_digest": one.image_id} for one in records]
     parts = split(rows, PLAN)
     records[parts.train[0]] = replace(records[parts.train[0]], mask_uris=(), mask_classes=())
     run = a_run(prepare(records, tmp_path / "data"), tmp_path / "run", changed(epochs=1))

@@ -106,7 +106,7 @@ def test_a_picture_is_opened_as_prepare_would_prepare_it(archive: Path) -> None:
         assert opened.record.status == "ok"
         assert opened.geometry == geometry
         assert (opened.square == square).all()
-        assert opened.record.sha256 == images.pixel_digest(image)
+        assert opened.record.pixel_digest == images.pixel_digest(image)
         assert (opened.record.height, opened.record.width) == image.shape
         assert opened.seconds > 0
 
@@ -240,7 +240,7 @@ def test_a_prepared_sample_is_opened_with_its_native_size_and_square(archive: Pa
         assert (opened.square == original.square).all()
         size = (opened.record.height, opened.record.width)
         assert size == (original.record.height, original.record.width)
-        assert opened.record.sha256 == original.record.sha256
+        assert opened.record.pixel_digest == original.record.pixel_digest
 
 
 def test_a_prepared_samples_reference_is_brought_back_to_native_size(archive: Path, prepared: Path) -> None:

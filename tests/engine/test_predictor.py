@@ -45,7 +45,7 @@ def save_run(network: LungNetwork, run: Path, *learnt: str) -> checkpoint.Checkp
         "preprocess": PreprocessSettings(size=64).model_dump(),
         "settings": {"model": SMALL.model_dump()},
     }
-    pictures = pa.table({"sha256": pa.array(learnt, pa.string())})
+    pictures = pa.table({"pixel_digest": pa.array(learnt, pa.string())})
     pictures = pictures.replace_schema_metadata({"lungseg.schema": str(SCHEMA)})
     save(str(run / "checkpoint"), Snapshot(dict(network.state_dict()), {}, content, pictures))
     return checkpoint.find(str(run))

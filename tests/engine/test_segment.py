@@ -59,7 +59,7 @@ def pictures(usable: Sequence[bool]) -> list[Opened]:
     """Make opened items, each of a grey of its own, with gaps where one is not usable."""
     geometry = plan(64, 64, SMALL)
     return [
-        Opened(Record(str(i), "north", f"/{i}.png", sha256=str(i)), np.full((64, 64), i, np.uint8), geometry)
+        Opened(Record(str(i), "north", f"/{i}.png", pixel_digest=str(i)), np.full((64, 64), i, np.uint8), geometry)
         if good
         else Opened(Record(str(i), "north", f"/{i}.png", status="failed", reason="unreadable: gone"))
         for i, good in enumerate(usable)
@@ -93,7 +93,7 @@ def ensemble(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> Ensemb
         "preprocess": data.preprocess.model_dump(),
         "settings": {"model": MODEL.model_dump()},
     }
-    learnt = data.index.slice(0, 1).select(["image_id", "dataset", "sha256"])
+    learnt = data.index.slice(0, 1).select(["image_id", "dataset", "pixel_digest"])
     learnt = learnt.replace_schema_metadata({"lungseg.schema": str(SCHEMA)})
     save(folder, Snapshot(dict(network.state_dict()), {}, config, learnt))
     return Ensemble([checkpoint.find(f"{folder}/epoch-0001")])

@@ -19,7 +19,7 @@ from lungseg.schema import SCHEMA
 torch.set_num_threads(1)
 
 SMALL = ModelSettings(encoder="tu-test_efficientnet", weights="none")
-PICTURES = pa.table({"sha256": ["11"]}).replace_schema_metadata({"lungseg.schema": str(SCHEMA)})
+PICTURES = pa.table({"pixel_digest": ["11"]}).replace_schema_metadata({"lungseg.schema": str(SCHEMA)})
 
 
 @pytest.fixture

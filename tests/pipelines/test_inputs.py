@@ -113,7 +113,7 @@ def test_a_manifest_of_prepare_is_judged_anew_but_for_what_its_names_say(prepare
     assert [record.image_id for record in records] == [row["image_id"] for row in rows]
     assert [record.status for record in records] == ["ok", "rejected", "ok", "ok", "ok"]
     assert manifest.codes_of(records[1].reason) == ["duplicate_id"]
-    assert all(not record.sha256 and not record.reason for record in records if record.status == "ok")
+    assert all(not record.pixel_digest and not record.reason for record in records if record.status == "ok")
     assert [record.mask_uris for record in records] == [tuple(row["mask_uris"]) for row in rows]
 
 
@@ -134,7 +134,7 @@ def test_prepared_data_gives_an_item_a_sample_of_its_index(prepared: Path) -> No
         assert tar == prepared / item.record.dataset / f"{item.row['shard']}.tar"
         assert item.stats == ((tar.stat().st_size, tar.stat().st_mtime_ns),)
         assert item.record.image_uri == f"{tar}#{item.record.image_id}"
-        assert item.record.sha256
+        assert item.record.pixel_digest
 
 
 def test_data_prepared_in_another_way_than_the_model_expects_is_refused(prepared: Path) -> None:

@@ -50,7 +50,7 @@ def test_probabilities_come_in_the_squares_place(archive: Path, job: Job) -> Non
         if one.square is None:
             assert row["predicted"] is None
             continue
-        (expected,) = ensemble([one.square], [one.record.sha256])
+        (expected,) = ensemble([one.square], [one.record.pixel_digest])
         levels = np.frombuffer(row["probability"], np.uint16).reshape(one.square.shape)
         np.testing.assert_allclose(levels / LEVELS, expected.probability, atol=2e-5)
         assert json.loads(row["predicted"])["seen"] is expected.seen

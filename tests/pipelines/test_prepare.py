@@ -125,7 +125,7 @@ def test_a_radiograph_gives_one_picture_in_all_codings_and_nothing_of_its_patien
     prepare.run(PrepareSettings(source=str(archive), out=str(tmp_path / "out"), preprocess=SMALL))
     rows = read_table(str(tmp_path / "out" / "archive" / "manifest.parquet")).to_pylist()
     assert [row["status"] for row in rows] == ["ok"] * 4, rows
-    assert len({row["sha256"] for row in rows}) == 1
+    assert len({row["pixel_digest"] for row in rows}) == 1
     assert len({row["patient_id"] for row in rows}) == 1
     assert (rows[0]["height"], rows[0]["width"], rows[0]["view"]) == (1955, 1841, "PA")
     pairs = read_table(str(tmp_path / "out" / "duplicates.parquet")).to_pylist()
