@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from lungseg.config import (
+    AdaptSettings,
     AugmentSettings,
     ExportSettings,
     InferSettings,
@@ -21,7 +22,7 @@ from lungseg.config import (
 )
 from lungseg.errors import SettingsError
 
-Job = Literal["prepare", "train", "infer", "export", "report"]
+Job = Literal["prepare", "train", "adapt", "infer", "export", "report"]
 
 _AUGMENT = AugmentSettings(
     rotate_deg=8.0,
@@ -108,6 +109,14 @@ TRAIN: Recipes = {
     ),
 }
 
+ADAPT: Recipes = {
+    "demo": (
+        "The pooled run of the demo, fitted to the pictures of one scanner style.",
+        AdaptSettings(checkpoint=("demo/runs/demo",), data=("demo/data/phantom-montgomery",), out="demo/adapted"),
+    ),
+    "archive": ("Any trained runs, any prepared pictures: pass --checkpoint and --data.", AdaptSettings()),
+}
+
 INFER: Recipes = {
     "demo": (
         "The archive and the pooled run of the demo.",
@@ -135,6 +144,7 @@ REPORT: Recipes = {
 RECIPES: Mapping[Job, Recipes] = {
     "prepare": PREPARE,
     "train": TRAIN,
+    "adapt": ADAPT,
     "infer": INFER,
     "export": EXPORT,
     "report": REPORT,

@@ -28,7 +28,7 @@ def complaint(result: subprocess.CompletedProcess[str]) -> str:
     return lines[0]
 
 
-@pytest.mark.parametrize("name", ["prepare", "train", "infer", "export", "report"])
+@pytest.mark.parametrize("name", ["prepare", "train", "adapt", "infer", "export", "report"])
 def test_help_comes_without_torch_or_ray(name: str) -> None:
     script = (
         "import sys, runpy; sys.argv = [sys.argv[1], 'demo', '--help']\n"
@@ -62,6 +62,7 @@ def test_dry_run_prints_the_settings_and_does_nothing(tmp_path: Path) -> None:
         ("prepare", ["small"], "pass --source FOLDER"),
         ("prepare", ["small", "--masks", "x"], "pass the folder of images too"),
         ("infer", ["archive"], "pass --archive FOLDER"),
+        ("adapt", ["archive"], "pass --checkpoint FOLDER"),
         ("export", ["archive"], "pass --predictions FOLDER"),
         ("report", ["study"], "--study"),
     ],

@@ -6,7 +6,15 @@ from typing import cast, get_args
 
 import pytest
 
-from lungseg.config import ExportSettings, InferSettings, JobSettings, PrepareSettings, ReportSettings, TrainSettings
+from lungseg.config import (
+    AdaptSettings,
+    ExportSettings,
+    InferSettings,
+    JobSettings,
+    PrepareSettings,
+    ReportSettings,
+    TrainSettings,
+)
 from lungseg.errors import SettingsError
 from lungseg.recipes import RECIPES, Job, parse
 
@@ -15,6 +23,7 @@ EVERY = [(job, name) for job, recipes in RECIPES.items() for name in recipes]
 KINDS: dict[str, type[JobSettings]] = {
     "prepare": PrepareSettings,
     "train": TrainSettings,
+    "adapt": AdaptSettings,
     "infer": InferSettings,
     "export": ExportSettings,
     "report": ReportSettings,

@@ -3,6 +3,7 @@
 Nothing here imports numpy, torch or ray, so that `--help` answers at once.
 """
 
+from lungseg.config.adapt import AdaptSettings
 from lungseg.config.infer import InferSettings, PostprocessSettings, Tta
 from lungseg.config.prepare import ListingColumns, OddMasks, PrepareSettings
 from lungseg.config.results import ExportFormat, ExportSettings, ReportSettings
@@ -21,6 +22,7 @@ from lungseg.config.train import (
 )
 
 __all__ = [
+    "AdaptSettings",
     "AugmentSettings",
     "ComputeSettings",
     "ExportFormat",

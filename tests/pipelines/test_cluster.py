@@ -76,12 +76,16 @@ def test_what_a_cluster_needs_and_a_ray_of_our_own_does_not(
         raise ConnectionError
 
     monkeypatch.setenv("RAY_ADDRESS", address)
-    monkeypatch.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "")  # so that it is put back in the end
-    monkeypatch.delenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER")
+    own_settings = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0", "MALLOC_ARENA_MAX": "2"}
+    for name in own_settings:
+        monkeypatch.setenv(name, "")  # so that it is put back in the end
+        monkeypatch.delenv(name)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", fail)
     with pytest.raises(ResourceError):
         cluster.connect()
     assert given["address"] == address
     assert (given.get("include_dashboard") is False) == own
-    assert (os.environ.get("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER") == "0") == own
+    assert {name: os.environ.get(name) for name in own_settings} == (
+        own_settings if own else dict.fromkeys(own_settings)
+    )

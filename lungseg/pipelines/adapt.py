@@ -1,0 +1,126 @@
+"""Fit trained models to prepared pictures of another hospital, one task a model, and write them as checkpoints."""
+
+import logging
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import ray
+
+from lungseg import storage
+from lungseg.config import AdaptSettings
+from lungseg.data.datasets import PreparedData, find_datasets, open_dataset
+from lungseg.data.reader import SampleReader
+from lungseg.engine import checkpoint
+from lungseg.engine.checkpoint import Checkpoint
+from lungseg.errors import InputError, LungsegError, SettingsError
+from lungseg.pipelines.cluster import connect, total
+from lungseg.pipelines.progress import ProgressLine
+from lungseg.pipelines.shared_storage import require_shared
+from lungseg.pipelines.sizing import require_cpus
+
+logger = logging.getLogger(__name__)
+
+_LEAST = 8  # pictures: the statistics of fewer are chance
+
+
+def run(settings: AdaptSettings) -> None:
+    """Adapt every model that is named; the same command makes the same models again.
+
+    Raises:
+        LungsegError: a model or the data cannot be used, they were prepared differently, or the cluster is too small.
+
+    """
+    if not settings.checkpoint or not settings.data:
+        raise SettingsError("pass --checkpoint FOLDER (a finished run) and --data FOLDER (prepared pictures)")
+    models = _models(settings)
+    data = [open_dataset(folder) for folder in find_datasets([storage.resolve(path) for path in settings.data])]
+    images = min(settings.images, sum(part.index.num_rows for part in data))
+    _require_alike(models, data, images)
+    out = storage.resolve(settings.out)
+    connect()
+    require_cpus(1)
+    require_shared(out, read=[storage.join(part.folder, "dataset.json") for part in data])
+    task: Any = ray.remote(_adapt).options(num_returns="streaming", num_cpus=1, num_gpus=min(1, total("GPU")))
+    folders = [part.folder for part in data]
+    begun = [task.remote(model.folder, folders, storage.join(out, name), settings) for name, model in models.items()]
+    line = ProgressLine(logger)
+    for number, (name, said) in enumerate(zip(models, begun, strict=True), start=1):
+        for one in said:
+            done = ray.get(one)
+            if isinstance(done, str):
+                raise InputError(done)
+            line.show(f"{name}, {number} of {len(models)}: fitted to {done} of {images} pictures")
+    where = ", ".join(part.name for part in data)
+    logger.info(
+        "%d models fitted to %d pictures of %s, in %s/*: pass them as --checkpoint", len(models), images, where, out
+    )
+
+
+def _models(settings: AdaptSettings) -> dict[str, Checkpoint]:
+    """Find the models, each under its run's name.
+
+    Raises:
+        LungsegError: one cannot be used, or two runs bear one name.
+
+    """
+    found = [one for folder in settings.checkpoint for one in checkpoint.find_all(storage.resolve(folder))]
+    models = {str(one.config["run"]): one for one in found}
+    twice = [name for name, count in Counter(one.config["run"] for one in found).items() if count > 1]
+    if twice:
+        raise SettingsError(f"--checkpoint: two runs named {twice[0]}: adapt them in two commands, to two --out")
+    for one in found:
+        checkpoint.require_tensors(one)
+        if "adapted_to" in one.config:
+            raise InputError(f"{one.folder} is adapted already: pass the run that it was made from")
+    return models
+
+
+def _require_alike(models: dict[str, Checkpoint], data: Sequence[PreparedData], images: int) -> None:
+    """Make sure that the pictures are prepared as those that the models learnt from, and enough.
+
+    Raises:
+        InputError: they are not.
+
+    """
+    for model in models.values():
+        for part in data:
+            same = {"classes": ("lung",)}  # of masks, which are not looked at
+            found, expected = (one.model_copy(update=same) for one in (part.preprocess, model.preprocess))
+            if found != expected:
+                raise InputError(
+                    f"{part.folder} was prepared as {found!r}, {model.folder} learnt from {expected!r}: prepare the "
+                    "pictures as the model's were"
+                )
+    if images < _LEAST:
+        raise InputError(f"{data[0].folder}: {images} pictures, at least {_LEAST} are needed: prepare more")
+
+
+def _adapt(source: str, folders: Sequence[str], out: str, settings: AdaptSettings) -> Iterator[int | str]:
+    """Adapt one model in a task of its own: yield how many pictures it has seen, or what a user can mend."""
+    try:
+        yield from _fit(checkpoint.verify(source), [open_dataset(folder) for folder in folders], out, settings)
+    except LungsegError as error:  # raised here, Ray would turn it into a traceback
+        yield str(error)
+
+
+def _fit(found: Checkpoint, data: Sequence[PreparedData], out: str, settings: AdaptSettings) -> Iterator[int]:
+    import torch
+
+    from lungseg.engine import weights
+    from lungseg.engine.adapt import adapt
+
+    reader = SampleReader(data, masks=False)
+    count = min(settings.images, len(reader.rows))
+    chosen = np.linspace(0, len(reader.rows) - 1, count).round().astype(int)
+    groups = np.array_split(chosen, max(1, count // settings.batch))
+    device = torch.device("cuda" if torch.cuda.is_available() and total("GPU") else "cpu")
+    model = weights.load_model(found).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    yield from adapt(model, ([reader.read(int(position)).image for position in group] for group in groups))
+    config: dict[str, Any] = {name: value for name, value in found.config.items() if name != "digests"}
+    config["settings"] = {**config["settings"], "threshold": checkpoint.threshold_of(found)}
+    config["adapted_to"] = {"model": found.digest, "data": [part.digest for part in data], "images": count}
+    learnt = storage.read_table(storage.join(found.folder, "trained_on.parquet"))
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
+    weights.save(storage.join(out, "checkpoint"), weights.Snapshot(tensors, {}, config, learnt))

@@ -1,0 +1,17 @@
+"""Settings of adapting models: what cannot be is refused when they are built."""
+
+import pytest
+from pydantic import ValidationError
+
+from lungseg.config import AdaptSettings
+
+
+@pytest.mark.parametrize("settings", [{"images": 7}, {"batch": 1}, {"picture": 9}])
+def test_what_cannot_be_is_refused(settings: dict[str, int]) -> None:
+    with pytest.raises(ValidationError):
+        AdaptSettings.model_validate(settings)
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValidationError):
+        AdaptSettings().batch = 4  # type: ignore[misc]

@@ -1,0 +1,129 @@
+"""Trained runs fitted to prepared pictures: checkpoints like any other, and what is refused before any work."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lungseg import storage
+from lungseg.config import AdaptSettings, InferSettings
+from lungseg.data import datasets, sources
+from lungseg.data.shard_plan import plan_shards
+from lungseg.engine import checkpoint
+from lungseg.engine.weights import load_weights
+from lungseg.errors import InputError, LungsegError, SettingsError
+from lungseg.pipelines import adapt, infer
+from lungseg.schema import Record
+
+
+@pytest.fixture(scope="module")
+def adapted(ray_cluster: None, prepared: Path, study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both runs of the study, fitted to both data sets; read only."""
+    out = tmp_path_factory.mktemp("adapted")
+    adapt.run(AdaptSettings(checkpoint=(str(study),), data=(str(prepared),), out=str(out), batch=4))
+    return out
+
+
+def test_every_run_becomes_a_checkpoint_that_says_what_it_was_made_of(
+    adapted: Path, prepared: Path, study: Path
+) -> None:
+    assert sorted(path.name for path in adapted.iterdir()) == ["pooled-fold0-test", "pooled-fold1-test"]
+    digests = [datasets.open_dataset(folder).digest for folder in datasets.find_datasets([str(prepared)])]
+    for name in ("pooled-fold0-test", "pooled-fold1-test"):
+        before, after = checkpoint.find(str(study / name)), checkpoint.find(str(adapted / name))
+        assert after.config["adapted_to"] == {"model": before.digest, "data": digests, "images": 8}
+        assert after.digest != before.digest
+        assert checkpoint.trained_on(after) == checkpoint.trained_on(before)
+        assert checkpoint.threshold_of(after) == checkpoint.threshold_of(before)
+        old, new = load_weights(before), load_weights(after)
+        changed = {weight for weight in old if not old[weight].equal(new[weight])}
+        assert changed
+        assert all(weight.rsplit(".")[-1].startswith(("running_", "num_batches")) for weight in changed)
+
+
+def test_the_same_command_makes_the_same_models(
+    adapted: Path, prepared: Path, trained: Path, tmp_path: Path, ray_cluster: None
+) -> None:
+    adapt.run(AdaptSettings(checkpoint=(str(trained),), data=(str(prepared),), out=str(tmp_path), batch=4))
+    again = checkpoint.find(str(tmp_path / trained.name))
+    assert again.digest == checkpoint.find(str(adapted / trained.name)).digest
+
+
+def test_an_adapted_model_predicts_as_any_other(
+    adapted: Path, archive: Path, tmp_path: Path, without_ray: None
+) -> None:
+    infer.run(InferSettings(archive=str(archive), checkpoint=(str(adapted / "pooled-fold0-test"),), out=str(tmp_path)))
+    (part,) = tmp_path.glob("*.parquet")
+    rows = storage.read_table(str(part)).to_pylist()
+    assert len(rows) == 8
+    assert min(row["dice"] for row in rows) > 0.5
+
+
+def test_masks_are_not_looked_at(
+    adapted: Path, archive: Path, trained: Path, tmp_path: Path, ray_cluster: None
+) -> None:
+    preprocess = datasets.open_dataset(datasets.find_datasets([str(_bare(archive, trained, tmp_path))])[0]).preprocess
+    assert preprocess.size == 64
+    data = (str(tmp_path / "bare"),)
+    adapt.run(AdaptSettings(checkpoint=(str(trained),), data=data, out=str(tmp_path / "out"), batch=4))
+    found = checkpoint.find(str(tmp_path / "out" / trained.name))
+    assert found.digest == checkpoint.find(str(adapted / trained.name)).digest
+
+
+def _bare(archive: Path, trained: Path, tmp_path: Path) -> Path:
+    """Prepare the archive's pictures without their masks."""
+    records = [Record(one.image_id, one.dataset, one.image_uri) for one in sources.discover(str(archive))]
+    preprocess = checkpoint.find(str(trained)).preprocess
+    datasets.write_datasets(plan_shards(records, str(tmp_path / "bare"), preprocess, per_shard=2))
+    return tmp_path / "bare"
+
+
+def refusal(**settings: tuple[str, ...]) -> str:
+    with pytest.raises(LungsegError) as caught:
+        adapt.run(AdaptSettings.model_validate(settings))
+    return str(caught.value)
+
+
+def test_nothing_named_is_refused() -> None:
+    with pytest.raises(SettingsError, match="pass --checkpoint FOLDER"):
+        adapt.run(AdaptSettings())
+
+
+def test_pictures_that_are_prepared_otherwise_are_refused(archive: Path, trained: Path, tmp_path: Path) -> None:
+    other = checkpoint.find(str(trained)).preprocess.model_copy(update={"histogram": "clahe"})
+    records = sources.discover(str(archive))
+    datasets.write_datasets(plan_shards(records, str(tmp_path), other, per_shard=8))
+    said = refusal(checkpoint=(str(trained),), data=(str(tmp_path),))
+    assert "clahe" in said
+    assert "prepare the pictures as the model's were" in said
+
+
+def test_too_few_pictures_are_refused(prepared: Path, trained: Path) -> None:
+    assert "3 pictures, at least 8" in refusal(checkpoint=(str(trained),), data=(str(prepared / "south"),))
+
+
+def test_two_runs_of_one_name_are_refused(prepared: Path, trained: Path) -> None:
+    said = refusal(checkpoint=(str(trained), str(trained)), data=(str(prepared),))
+    assert "two runs named pooled-fold0-test" in said
+
+
+def test_an_adapted_model_is_not_adapted_again(adapted: Path, prepared: Path) -> None:
+    said = refusal(checkpoint=(str(adapted / "pooled-fold0-test"),), data=(str(prepared),))
+    assert "adapted already" in said
+
+
+def test_a_damaged_tar_is_told_in_a_line(own_prepared: Path, trained: Path, tmp_path: Path, ray_cluster: None) -> None:
+    for tar in own_prepared.glob("*/*.tar"):
+        content = bytearray(tar.read_bytes())
+        content[600:1200] = bytes(600)
+        tar.write_bytes(content)
+    with pytest.raises(InputError, match=r"jobs/prepare\.py"):
+        adapt.run(
+            AdaptSettings(checkpoint=(str(trained),), data=(str(own_prepared),), out=str(tmp_path / "out"), batch=4)
+        )
+    assert not list((tmp_path / "out").glob("*/checkpoint/*/config.json"))
+
+
+def test_settings_are_told_in_the_models_config(adapted: Path) -> None:
+    (config,) = (adapted / "pooled-fold0-test").glob("checkpoint/*/config.json")
+    assert json.loads(config.read_text())["run"] == "pooled-fold0-test"
