@@ -44,9 +44,11 @@ JOB = """
 import sys, time, ray
 from lungseg import logs
 from lungseg.config import InferSettings
-from lungseg.pipelines import infer
+from lungseg.pipelines import cluster, infer
 logs.configure()
-ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+start = ray.init
+ray.init = lambda **options: start(**{**options, "num_cpus": 1})
+cluster.connect()
 print(time.time(), flush=True)
 infer.run(InferSettings(archive=sys.argv[1], checkpoint=(sys.argv[2],), out=sys.argv[3]))
 """
