@@ -278,9 +278,11 @@ def _go_on(training: Training, found: checkpoint.Checkpoint) -> None:
     """Continue from a checkpoint, in the way that it was made.
 
     Raises:
-        SettingsError: it was made on another kind of device or in another precision.
+        SettingsError: it was made on another kind of device or in another precision, or adapted since.
 
     """
+    if "adapted_to" in found.config:
+        raise SettingsError(f"{found.folder} was adapted and cannot be trained on: pass another --study or --out")
     before, now = found.config["computed"], training.learner.computes
     if any(before[name] != now[name] for name in now):
         raise SettingsError(

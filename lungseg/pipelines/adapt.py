@@ -39,6 +39,8 @@ def run(settings: AdaptSettings) -> None:
     images = min(settings.images, sum(part.index.num_rows for part in data))
     _require_alike(models, data, images)
     out = storage.resolve(settings.out)
+    for name, model in models.items():
+        _require_room(storage.join(out, name), _made_of(model, data, settings))
     connect()
     require_cpus(1)
     require_shared(out, read=[storage.join(part.folder, "dataset.json") for part in data])
@@ -97,6 +99,26 @@ def _require_alike(models: dict[str, Checkpoint], data: Sequence[PreparedData], 
         raise InputError(f"{data[0].folder}: {images} pictures, at least {_LEAST} are needed: prepare more")
 
 
+def _made_of(model: Checkpoint, data: Sequence[PreparedData], settings: AdaptSettings) -> dict[str, Any]:
+    """Say what an adapted model is made of."""
+    images = min(settings.images, sum(part.index.num_rows for part in data))
+    return {"model": model.digest, "data": [part.digest for part in data], "images": images, "batch": settings.batch}
+
+
+def _require_room(folder: str, made_of: dict[str, Any]) -> None:
+    """Make sure that nothing is lost by writing a model into a folder: there is none, or the same one.
+
+    Raises:
+        InputError: there is a run that was trained, or one that was adapted otherwise.
+
+    """
+    there = checkpoint.latest(storage.join(folder, "checkpoint"))
+    if storage.exists(storage.join(folder, "run.json")) or (there is not None and "adapted_to" not in there.config):
+        raise InputError(f"{folder} holds a trained run, which would be lost: pass another --out")
+    if there is not None and there.config["adapted_to"] != made_of:
+        raise InputError(f"{folder} holds this run adapted to other pictures or settings: pass another --out")
+
+
 def _adapt(source: str, folders: Sequence[str], out: str, settings: AdaptSettings) -> Iterator[int | str]:
     """Adapt one model in a task of its own: yield how many pictures it has seen, or what a user can mend."""
     try:
@@ -120,7 +142,7 @@ def _fit(found: Checkpoint, data: Sequence[PreparedData], out: str, settings: Ad
     yield from adapt(model, ([reader.read(int(position)).image for position in group] for group in groups))
     config: dict[str, Any] = {name: value for name, value in found.config.items() if name != "digests"}
     config["settings"] = {**config["settings"], "threshold": checkpoint.threshold_of(found)}
-    config["adapted_to"] = {"model": found.digest, "data": [part.digest for part in data], "images": count}
+    config["adapted_to"] = _made_of(found, data, settings)
     learnt = storage.read_table(storage.join(found.folder, "trained_on.parquet"))
     tensors = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
     weights.save(storage.join(out, "checkpoint"), weights.Snapshot(tensors, {}, config, learnt))

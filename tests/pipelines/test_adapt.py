@@ -1,6 +1,7 @@
 """Trained runs fitted to prepared pictures: checkpoints like any other, and what is refused before any work."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ def test_every_run_becomes_a_checkpoint_that_says_what_it_was_made_of(
     digests = [datasets.open_dataset(folder).digest for folder in datasets.find_datasets([str(prepared)])]
     for name in ("pooled-fold0-test", "pooled-fold1-test"):
         before, after = checkpoint.find(str(study / name)), checkpoint.find(str(adapted / name))
-        assert after.config["adapted_to"] == {"model": before.digest, "data": digests, "images": 8}
+        assert after.config["adapted_to"] == {"model": before.digest, "data": digests, "images": 8, "batch": 4}
         assert after.digest != before.digest
         assert checkpoint.trained_on(after) == checkpoint.trained_on(before)
         assert checkpoint.threshold_of(after) == checkpoint.threshold_of(before)
@@ -78,7 +79,7 @@ def _bare(archive: Path, trained: Path, tmp_path: Path) -> Path:
     return tmp_path / "bare"
 
 
-def refusal(**settings: tuple[str, ...]) -> str:
+def refusal(**settings: tuple[str, ...] | str) -> str:
     with pytest.raises(LungsegError) as caught:
         adapt.run(AdaptSettings.model_validate(settings))
     return str(caught.value)
@@ -110,6 +111,19 @@ def test_two_runs_of_one_name_are_refused(prepared: Path, trained: Path) -> None
 def test_an_adapted_model_is_not_adapted_again(adapted: Path, prepared: Path) -> None:
     said = refusal(checkpoint=(str(adapted / "pooled-fold0-test"),), data=(str(prepared),))
     assert "adapted already" in said
+
+
+def test_neither_a_trained_run_nor_another_result_is_overwritten(
+    adapted: Path, prepared: Path, study: Path, tmp_path: Path
+) -> None:
+    own = Path(shutil.copytree(study, tmp_path / "study"))
+    before = checkpoint.find(str(own / "pooled-fold0-test")).digest
+    shutil.rmtree(own / "pooled-fold1-test")
+    one = (str(own / "pooled-fold0-test"),)
+    assert "holds a trained run" in refusal(checkpoint=one, data=(str(prepared),), out=str(own))
+    assert checkpoint.find(one[0]).digest == before
+    with pytest.raises(InputError, match="adapted to other pictures or settings"):
+        adapt.run(AdaptSettings(checkpoint=one, data=(str(prepared),), out=str(adapted), batch=2))
 
 
 def test_a_damaged_tar_is_told_in_a_line(own_prepared: Path, trained: Path, tmp_path: Path, ray_cluster: None) -> None:
