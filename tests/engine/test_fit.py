@@ -399,6 +399,15 @@ def test_what_began_in_another_precision_or_with_more_threads_goes_on_as_it_bega
         fit.start(run, CPU)
 
 
+def test_an_adapted_model_is_not_trained_on(folders: tuple[str, ...], tmp_path: Path) -> None:
+    run = a_run(folders, tmp_path, changed(epochs=1))
+    go(run)
+    (config,) = tmp_path.glob("checkpoint/*/config.json")
+    config.write_text(json.dumps({**json.loads(config.read_text()), "adapted_to": {}}))
+    with pytest.raises(SettingsError, match="was adapted and cannot be trained on"):
+        fit.start(run, CPU)
+
+
 def test_flips_are_refused_where_they_swap_classes(
     folders: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
