@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lungseg.engine.predictor import as_images
 from lungseg.errors import CheckpointError
 
 U8 = NDArray[np.uint8]
@@ -40,8 +41,7 @@ def adapt(model: nn.Module, batches: Iterator[Sequence[U8]]) -> Iterator[int]:
     device, seen = next(model.parameters()).device, 0
     with torch.inference_mode():
         for squares in batches:
-            images = torch.from_numpy(np.stack(squares)[:, None]).to(device).float().div_(255.0)
-            model(images.contiguous(memory_format=torch.channels_last))
+            model(as_images(squares, device))
             seen += len(squares)
             yield seen
     for layer, momentum in zip(layers, before, strict=True):

@@ -22,6 +22,12 @@ F32 = NDArray[np.float32]
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+def as_images(squares: Sequence[U8], device: torch.device) -> Tensor:
+    """Bring prepared squares u8[S,S] onto a device as a network takes them: f32[B,1,S,S] in [0,1], channels last."""
+    images = torch.from_numpy(np.stack(squares)[:, None]).to(device).float().div_(255.0)
+    return images.contiguous(memory_format=torch.channels_last)
+
+
 class Predictor:
     """Loads a checkpoint once and predicts batch after batch."""
 
@@ -35,8 +41,7 @@ class Predictor:
 
     def probabilities(self, squares: Sequence[U8]) -> F32:
         """Predict prepared squares u8[S,S] to lung probabilities f32[B,S,S]."""
-        images = torch.from_numpy(np.stack(squares)[:, None]).to(self._device).float().div_(255.0)
-        images = images.contiguous(memory_format=torch.channels_last)
+        images = as_images(squares, self._device)
         with torch.inference_mode():
             found = self._predict(images)
             if self._flip:

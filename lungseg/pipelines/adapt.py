@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import ray
+from numpy.typing import NDArray
 
 from lungseg import storage
 from lungseg.config import AdaptSettings
@@ -39,14 +40,14 @@ def run(settings: AdaptSettings) -> None:
     images = min(settings.images, sum(part.index.num_rows for part in data))
     _require_alike(models, data, images)
     out = storage.resolve(settings.out)
-    for name, model in models.items():
-        _require_room(storage.join(out, name), _made_of(model, data, settings))
+    fitted_to = {"data": [part.digest for part in data], "images": images, "batch": settings.batch}
+    _require_room(out, models, fitted_to)
     connect()
     require_cpus(1)
     require_shared(out, read=[storage.join(part.folder, "dataset.json") for part in data])
     task: Any = ray.remote(_adapt).options(num_returns="streaming", num_cpus=1, num_gpus=min(1, total("GPU")))
     folders = [part.folder for part in data]
-    begun = [task.remote(model.folder, folders, storage.join(out, name), settings) for name, model in models.items()]
+    begun = [task.remote(model.folder, folders, storage.join(out, name), fitted_to) for name, model in models.items()]
     line = ProgressLine(logger)
     for number, (name, said) in enumerate(zip(models, begun, strict=True), start=1):
         for one in said:
@@ -99,50 +100,57 @@ def _require_alike(models: dict[str, Checkpoint], data: Sequence[PreparedData], 
         raise InputError(f"{data[0].folder}: {images} pictures, at least {_LEAST} are needed: prepare more")
 
 
-def _made_of(model: Checkpoint, data: Sequence[PreparedData], settings: AdaptSettings) -> dict[str, Any]:
-    """Say what an adapted model is made of."""
-    images = min(settings.images, sum(part.index.num_rows for part in data))
-    return {"model": model.digest, "data": [part.digest for part in data], "images": images, "batch": settings.batch}
-
-
-def _require_room(folder: str, made_of: dict[str, Any]) -> None:
-    """Make sure that nothing is lost by writing a model into a folder: there is none, or the same one.
+def _require_room(out: str, models: dict[str, Checkpoint], fitted_to: dict[str, Any]) -> None:
+    """Make sure that nothing is lost by writing the models, and that all in `out` are of one make.
 
     Raises:
-        InputError: there is a run that was trained, or one that was adapted otherwise.
+        InputError: a run that was trained lies there, or one that was adapted otherwise.
 
     """
-    there = checkpoint.latest(storage.join(folder, "checkpoint"))
-    if storage.exists(storage.join(folder, "run.json")) or (there is not None and "adapted_to" not in there.config):
-        raise InputError(f"{folder} holds a trained run, which would be lost: pass another --out")
-    if there is not None and there.config["adapted_to"] != made_of:
-        raise InputError(f"{folder} holds this run adapted to other pictures or settings: pass another --out")
+    for folder in storage.list_folders(out):
+        there = checkpoint.latest(storage.join(folder, "checkpoint"))
+        if storage.exists(storage.join(folder, "run.json")) or (there and "adapted_to" not in there.config):
+            raise InputError(f"{folder} holds a trained run, which would be lost or mixed up: pass another --out")
+        if there is None:
+            continue
+        adapted, model = there.config["adapted_to"], models.get(storage.name_of(folder))
+        if adapted != {**fitted_to, "model": model.digest if model else adapted.get("model")}:
+            raise InputError(
+                f"{folder} was adapted to other pictures or settings, or from another model: pass another --out"
+            )
 
 
-def _adapt(source: str, folders: Sequence[str], out: str, settings: AdaptSettings) -> Iterator[int | str]:
+def _adapt(source: str, folders: Sequence[str], out: str, fitted_to: dict[str, Any]) -> Iterator[int | str]:
     """Adapt one model in a task of its own: yield how many pictures it has seen, or what a user can mend."""
     try:
-        yield from _fit(checkpoint.verify(source), [open_dataset(folder) for folder in folders], out, settings)
+        yield from _fit(checkpoint.verify(source), [open_dataset(folder) for folder in folders], out, fitted_to)
     except LungsegError as error:  # raised here, Ray would turn it into a traceback
         yield str(error)
 
 
-def _fit(found: Checkpoint, data: Sequence[PreparedData], out: str, settings: AdaptSettings) -> Iterator[int]:
+def _fit(found: Checkpoint, data: Sequence[PreparedData], out: str, fitted_to: dict[str, Any]) -> Iterator[int]:
     import torch
 
     from lungseg.engine import weights
     from lungseg.engine.adapt import adapt
 
     reader = SampleReader(data, masks=False)
-    count = min(settings.images, len(reader.rows))
-    chosen = np.linspace(0, len(reader.rows) - 1, count).round().astype(int)
-    groups = np.array_split(chosen, max(1, count // settings.batch))
-    device = torch.device("cuda" if torch.cuda.is_available() and total("GPU") else "cpu")
+    groups = _batches(len(reader.rows), fitted_to["images"], fitted_to["batch"])
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = weights.load_model(found).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     yield from adapt(model, ([reader.read(int(position)).image for position in group] for group in groups))
     config: dict[str, Any] = {name: value for name, value in found.config.items() if name != "digests"}
     config["settings"] = {**config["settings"], "threshold": checkpoint.threshold_of(found)}
-    config["adapted_to"] = _made_of(found, data, settings)
+    config["adapted_to"] = {**fitted_to, "model": found.digest}
     learnt = storage.read_table(storage.join(found.folder, "trained_on.parquet"))
     tensors = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
     weights.save(storage.join(out, "checkpoint"), weights.Snapshot(tensors, {}, config, learnt))
+
+
+def _batches(rows: int, images: int, batch: int) -> list[NDArray[np.int64]]:
+    """Choose images evenly from an index's rows, and deal them to batches of `batch` or little more.
+
+    Shuffled: a batch of one hospital or scanner alone would leave the spread between them out of the variances.
+    """
+    chosen = np.linspace(0, rows - 1, images).round().astype(np.int64)
+    return np.array_split(np.random.default_rng(0).permutation(chosen), max(1, images // batch))

@@ -4,7 +4,9 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import given, strategies as st
 
 from lungseg import storage
 from lungseg.config import AdaptSettings, InferSettings
@@ -63,9 +65,7 @@ def test_an_adapted_model_predicts_as_any_other(
 def test_masks_are_not_looked_at(
     adapted: Path, archive: Path, trained: Path, tmp_path: Path, ray_cluster: None
 ) -> None:
-    preprocess = datasets.open_dataset(datasets.find_datasets([str(_bare(archive, trained, tmp_path))])[0]).preprocess
-    assert preprocess.size == 64
-    data = (str(tmp_path / "bare"),)
+    data = (str(_bare(archive, trained, tmp_path)),)
     adapt.run(AdaptSettings(checkpoint=(str(trained),), data=data, out=str(tmp_path / "out"), batch=4))
     found = checkpoint.find(str(tmp_path / "out" / trained.name))
     assert found.digest == checkpoint.find(str(adapted / trained.name)).digest
@@ -77,6 +77,21 @@ def _bare(archive: Path, trained: Path, tmp_path: Path) -> Path:
     preprocess = checkpoint.find(str(trained)).preprocess
     datasets.write_datasets(plan_shards(records, str(tmp_path / "bare"), preprocess, per_shard=2))
     return tmp_path / "bare"
+
+
+@given(st.integers(8, 3000), st.integers(8, 1000), st.integers(2, 64))
+def test_batches_hold_each_chosen_image_once_and_are_as_large_as_asked(rows: int, images: int, batch: int) -> None:
+    images = min(rows, images)
+    groups = adapt._batches(rows, images, batch)
+    chosen = sorted(np.concatenate(groups).tolist())
+    assert len(chosen) == len(set(chosen)) == images
+    assert (chosen[0], chosen[-1]) == (0, rows - 1)
+    assert all(min(batch, images) <= len(group) < 2 * max(batch, images / len(groups)) for group in groups)
+
+
+def test_batches_mix_the_data_sets() -> None:
+    groups = adapt._batches(96, 96, 16)  # the first half of the index one hospital, the second another
+    assert all(4 <= int((group < 48).sum()) <= 12 for group in groups)
 
 
 def refusal(**settings: tuple[str, ...] | str) -> str:
@@ -124,6 +139,11 @@ def test_neither_a_trained_run_nor_another_result_is_overwritten(
     assert checkpoint.find(one[0]).digest == before
     with pytest.raises(InputError, match="adapted to other pictures or settings"):
         adapt.run(AdaptSettings(checkpoint=one, data=(str(prepared),), out=str(adapted), batch=2))
+    beside = Path(shutil.copytree(adapted / "pooled-fold1-test", tmp_path / "out" / "pooled-fold1-test")).parent
+    with pytest.raises(
+        InputError, match=r"pooled-fold1-test was adapted to other pictures"
+    ):  # another run's place is free
+        adapt.run(AdaptSettings(checkpoint=one, data=(str(prepared),), out=str(beside), batch=2))
 
 
 def test_a_damaged_tar_is_told_in_a_line(own_prepared: Path, trained: Path, tmp_path: Path, ray_cluster: None) -> None:
