@@ -1,5 +1,6 @@
 # make demo              prepare, train, infer and report on phantoms; make demo DATA=folder: on your X-rays
-# make test              everything that must hold; make check: its quick half (format, lint, types, imports)
+# make test              all but what is slow; make check: its quick half (format, lint, types, imports)
+# make test-slow         several Ray nodes, buckets, submitted jobs, full disks, jobs that are killed and started again
 # make clean             delete what demo and test made; the installation stays (make distclean deletes it too)
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ RUN := .venv/bin/python
 # A Ray of our own, whatever other cluster this machine belongs to.
 export RAY_ADDRESS := local
 
-.PHONY: demo test check clean distclean
+.PHONY: demo test test-slow check clean distclean
 
 demo: .venv/installed
 	$(RUN) jobs/prepare.py demo $(if $(DATA),--source "$(DATA)") --out "$(WORK)/data"
@@ -19,7 +20,10 @@ demo: .venv/installed
 	$(RUN) jobs/report.py demo --study "$(WORK)/runs/demo" --predictions "$(WORK)/predictions" --out "$(WORK)/report"
 
 test: check
-	$(RUN) -m pytest
+	$(RUN) -m pytest -m "not slow"
+
+test-slow: .venv/installed
+	$(RUN) -m pytest -m slow
 
 check: .venv/installed
 	$(RUN) -m ruff format --check

@@ -16,7 +16,7 @@ def resolve(path: str) -> str:
     throws away, so there it means ~/lungseg: the same command submitted again finds what the first one left.
 
     Raises:
-        InputError: there is none (as of an empty shell variable), or a URI lacks a slash.
+        InputError: there is none (as of an empty shell variable), or a URI lacks a slash or carries options.
 
     """
     if not path.strip():
@@ -24,6 +24,11 @@ def resolve(path: str) -> str:
     if _ONE_SLASH.match(path):
         raise InputError(f"{path}: one slash, expected two: {path.replace(':/', '://', 1)}")
     if "://" in path:
+        if "?" in path:  # what is written below it would be named by the options' end, all of it alike
+            raise InputError(
+                f"{path}: options behind a question mark, expected none: set AWS_ENDPOINT_URL, AWS_REGION and the like "
+                "in the environment, and write %3F for a question mark in a name"
+            )
         return path.rstrip("/")
     expanded = Path(path).expanduser()
     if expanded.is_absolute():

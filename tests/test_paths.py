@@ -58,7 +58,12 @@ def test_parent_and_name_take_a_path_apart(path: str) -> None:
 
 @pytest.mark.parametrize(
     ("path", "said"),
-    [("", "an empty path: name a folder"), (" ", "an empty path"), ("s3:/bucket/x", "expected two: s3://bucket/x")],
+    [
+        ("", "an empty path: name a folder"),
+        (" ", "an empty path"),
+        ("s3:/bucket/x", "expected two: s3://bucket/x"),
+        ("s3://bucket/x?region=eu-west-1", "options behind a question mark"),
+    ],
 )
 def test_a_slip_of_the_hand_is_told_before_anything_is_written(path: str, said: str) -> None:
     with pytest.raises(InputError, match=said):

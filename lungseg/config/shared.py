@@ -51,3 +51,17 @@ class PreprocessSettings(Settings):
                 "landmarks: pass it, or leave them out"
             )
         return self
+
+    def unlike(self, expected: Self) -> str:
+        """Name the options in which these settings differ from others, with both values; "" where they do not."""
+        mine, theirs = self.model_dump(), expected.model_dump()
+        return "; ".join(
+            f"found --preprocess.{name} {_shown(mine[name])}, expected {_shown(theirs[name])}"
+            for name in mine
+            if mine[name] != theirs[name]
+        )
+
+
+def _shown(value: object) -> str:
+    """Write a value as on the command line."""
+    return " ".join(map(str, value)) or "(none)" if isinstance(value, tuple) else str(value)

@@ -33,11 +33,9 @@ def open_data(folders: Sequence[str]) -> list[PreparedData]:
                 f"{part.folder}: masks of {', '.join(part.preprocess.classes)}, this version learns lungs alone: "
                 "prepare it with --preprocess.classes lung"
             )
-        if part.preprocess != data[0].preprocess:
-            raise InputError(
-                f"{part.folder} and {data[0].folder} were prepared differently: prepare them alike "
-                f"(found {part.preprocess!r}, expected {data[0].preprocess!r})"
-            )
+        unlike = part.preprocess.unlike(data[0].preprocess)
+        if unlike:
+            raise InputError(f"{part.folder} was prepared unlike {data[0].folder} ({unlike}): prepare both alike")
         if [other.name for other in data].count(part.name) > 1:
             raise InputError(f"{part.folder}: a second data set named {part.name}: prepare it with another --dataset")
     return data

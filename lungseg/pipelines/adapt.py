@@ -40,6 +40,7 @@ def run(settings: AdaptSettings) -> None:
     images = min(settings.images, sum(part.index.num_rows for part in data))
     _require_alike(models, data, images)
     out = storage.resolve(settings.out)
+    _require_apart(out, data)
     fitted_to = {"data": [part.digest for part in data], "images": images, "batch": settings.batch}
     _require_room(out, models, fitted_to)
     connect()
@@ -91,13 +92,26 @@ def _require_alike(models: dict[str, Checkpoint], data: Sequence[PreparedData], 
         for part in data:
             same = {"classes": ("lung",)}  # of masks, which are not looked at
             found, expected = (one.model_copy(update=same) for one in (part.preprocess, model.preprocess))
-            if found != expected:
+            unlike = found.unlike(expected)
+            if unlike:
                 raise InputError(
-                    f"{part.folder} was prepared as {found!r}, {model.folder} learnt from {expected!r}: prepare the "
+                    f"{part.folder} was prepared unlike what {model.folder} learnt from ({unlike}): prepare the "
                     "pictures as the model's were"
                 )
     if images < _LEAST:
         raise InputError(f"{data[0].folder}: {images} pictures, at least {_LEAST} are needed: prepare more")
+
+
+def _require_apart(out: str, data: Sequence[PreparedData]) -> None:
+    """Refuse to write models among the pictures.
+
+    Raises:
+        SettingsError: --out is a data set's folder, or lies in it.
+
+    """
+    for part in data:
+        if f"{out}/".startswith(f"{part.folder}/"):
+            raise SettingsError(f"--out {out} lies in the data set {part.folder}: pass a folder outside of it")
 
 
 def _require_room(out: str, models: dict[str, Checkpoint], fitted_to: dict[str, Any]) -> None:

@@ -111,15 +111,22 @@ def _models(settings: InferSettings) -> list[Checkpoint]:
 
     """
     found = [one for folder in settings.checkpoint for one in checkpoint.find_all(storage.resolve(folder))]
-    models = list({one.digest: one for one in found}.values())
+    digests = {one.digest: one for one in found}
+    models = list(digests.values())
     for model in models:
         checkpoint.require_tensors(model)  # whoever made them
         if not model.config.get("trained", True):
             logger.warning("%s: trained for %d of %d epochs so far", model.folder, model.epoch, model.config["epochs"])
-        if model.preprocess != models[0].preprocess:
+        unlike = model.preprocess.unlike(models[0].preprocess)
+        if unlike:
             raise InputError(
-                f"{model.folder} expects {model.preprocess!r}, {models[0].folder} {models[0].preprocess!r}: pass "
+                f"{model.folder} learnt from pictures prepared unlike those of {models[0].folder} ({unlike}): pass "
                 "models that were trained on data prepared alike"
+            )
+        if model.config.get("adapted_to", {}).get("model") in digests:
+            raise SettingsError(
+                f"--checkpoint {model.folder}: was adapted from another of the models that are named, and each mask "
+                "would be the mean of both: pass one of them"
             )
     return models
 

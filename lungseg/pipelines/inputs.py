@@ -59,10 +59,11 @@ def _items(archive: str, settings: InferSettings, preprocess: PreprocessSettings
     for folder in datasets.unfinished_in(archive):
         logger.warning("%s is not finished and is left out: run jobs/prepare.py again", folder)
     for data in opened:
-        if data.preprocess != preprocess:
+        unlike = data.preprocess.unlike(preprocess)
+        if unlike:
             raise InputError(
-                f"{data.folder} was prepared with {data.preprocess!r}, the model expects {preprocess!r}: "
-                "prepare it so, or pass the folder of images"
+                f"{data.folder} was prepared unlike what the model learnt from ({unlike}): prepare it so, or pass the "
+                "folder of images"
             )
     items = [prepared_item(data.folder, row) for data in opened for row in data.index.to_pylist()]
     return [item for item in items if _fits(item.record, archive, settings.pattern)]

@@ -20,7 +20,7 @@ from tests.cluster import commands
 from tests.cluster.refusing import refusing
 from tests.pipelines.processes import family, kill, title
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.slow
 
 JOBS = ("prepare", "train", "infer", "report")
 REFUSED = 0.05

@@ -17,7 +17,7 @@ from lungseg.engine import checkpoint
 from tests.cluster import commands
 from tests.pipelines.processes import family, kill
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 PAGE = 4096  # what a tmpfs gives a file at a time
 # Where each job writes, and how much of what it leaves at its end it finds at its beginning. A checkpoint is written

@@ -154,6 +154,7 @@ def test_a_port_that_is_taken_is_said_before_anything_starts(head: Head) -> None
     assert not (head.state / "head").exists()
 
 
+@pytest.mark.slow
 def test_from_start_to_stop(head: Head, bystander: subprocess.Popen[bytes], tmp_path: Path) -> None:
     work = _working_dir(tmp_path)
     started = head("start", "--cpus", "1")

@@ -21,7 +21,7 @@ from tests.pipelines.processes import title
 
 logger = logging.getLogger(__name__)
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 TRAIN = {
     "--folds": "2",

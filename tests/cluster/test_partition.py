@@ -21,7 +21,7 @@ NET = "10.231.77"
 ROOT = Path(__file__).resolve().parents[2]
 READY_S = 90.0
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 
 def ip(*words: str) -> subprocess.CompletedProcess[str]:

@@ -134,6 +134,7 @@ sys.exit(7)
 """
 
 
+@pytest.mark.slow
 def test_one_ray_over_both_nodes_and_nothing_after_it(slurm: Slurm) -> None:
     process = slurm.start("python", "-c", JOB, str(slurm.stubs))
     assert process.wait(LIMIT_S) == 7, slurm.log

@@ -17,7 +17,7 @@ from tests.cluster.test_local_sh import Head
 from tests.pipelines.processes import family, kill
 
 pytestmark = [
-    pytest.mark.cluster,
+    pytest.mark.slow,
     pytest.mark.timeout(600),
     pytest.mark.skipif(sys.platform != "linux", reason="cluster/local.sh needs Linux"),
 ]

@@ -65,3 +65,14 @@ def test_what_cannot_be_is_refused(kind: type[Settings], values: dict[str, Any])
 def test_what_stands_on_the_edge_is_taken(kind: type[Settings], values: dict[str, Any]) -> None:
     settings = kind.model_validate(values)
     assert {name: getattr(settings, name) for name in values} == values
+
+
+def test_what_was_prepared_unlike_is_told_as_options() -> None:
+    plain, other = PreprocessSettings(), PreprocessSettings(size=64, classes=("lung", "heart"))
+    assert plain.unlike(PreprocessSettings()) == ""
+    assert other.unlike(plain) == (
+        "found --preprocess.size 64, expected 512; found --preprocess.classes lung heart, expected lung"
+    )
+    assert "--preprocess.landmarks (none), expected 1.0 2.0" in plain.unlike(
+        PreprocessSettings(histogram="match", landmarks=(1.0, 2.0))
+    )

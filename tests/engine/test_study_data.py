@@ -51,10 +51,9 @@ def test_images_without_a_mask_are_left_out_aloud(
 
 def test_data_prepared_differently_cannot_be_mixed(archive: Path, folders: tuple[str, ...], tmp_path: Path) -> None:
     records = sources.discover(str(archive / "south"), "south")
-    with pytest.raises(InputError, match="were prepared differently") as caught:
+    with pytest.raises(InputError, match="prepare both alike") as caught:
         study_data.open_data([folders[0], *prepare(records, tmp_path, size=80)])
-    assert "size=80" in str(caught.value)
-    assert "size=64" in str(caught.value)
+    assert "(found --preprocess.size 80, expected 64)" in str(caught.value)
 
 
 def test_one_name_for_two_data_sets_is_refused(folders: tuple[str, ...]) -> None:

@@ -62,6 +62,19 @@ def test_an_adapted_model_predicts_as_any_other(
     assert min(row["dice"] for row in rows) > 0.5
 
 
+def test_a_model_and_what_it_was_adapted_to_are_not_averaged(
+    adapted: Path, archive: Path, trained: Path, tmp_path: Path
+) -> None:
+    both = (str(trained), str(adapted / trained.name))
+    with pytest.raises(SettingsError, match="was adapted from another of the models"):
+        infer.run(InferSettings(archive=str(archive), checkpoint=both, out=str(tmp_path)))
+
+
+def test_models_are_not_written_among_the_pictures(prepared: Path, trained: Path) -> None:
+    out = str(prepared / "south" / "adapted")
+    assert "lies in the data set" in refusal(checkpoint=(str(trained),), data=(str(prepared),), out=out)
+
+
 def test_masks_are_not_looked_at(
     adapted: Path, archive: Path, trained: Path, tmp_path: Path, ray_cluster: None
 ) -> None:
@@ -110,7 +123,7 @@ def test_pictures_that_are_prepared_otherwise_are_refused(archive: Path, trained
     records = sources.discover(str(archive))
     datasets.write_datasets(plan_shards(records, str(tmp_path), other, per_shard=8))
     said = refusal(checkpoint=(str(trained),), data=(str(tmp_path),))
-    assert "clahe" in said
+    assert "(found --preprocess.histogram clahe, expected none)" in said
     assert "prepare the pictures as the model's were" in said
 
 

@@ -429,7 +429,7 @@ def test_data_or_models_prepared_in_another_way_are_refused(
 ) -> None:
     records = manifest.refuse_same_ids(sources.discover(str(archive)))
     datasets.write_datasets(plan_shards(records, str(tmp_path / "other"), PreprocessSettings(size=80), 4))
-    with pytest.raises(InputError, match="the model expects"):
+    with pytest.raises(InputError, match=r"found --preprocess\.size 80, expected 64.*prepare it so"):
         infer.run(settings_of(tmp_path / "other", trained, tmp_path / "out"))
     other = Path(shutil.copytree(trained, tmp_path / "run"))
     (config,) = other.glob("checkpoint/*/config.json")

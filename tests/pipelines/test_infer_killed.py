@@ -101,6 +101,7 @@ def rows_of(out: Path) -> list[Row]:
     return [row for path in parts(out) for row in storage.read_table(str(path)).to_pylist()]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_killed_in_three_ways_ends_with_one_row_an_image_as_if_it_had_not_been(
     films: Path, trained: Path, tmp_path: Path

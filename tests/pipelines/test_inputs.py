@@ -138,7 +138,7 @@ def test_prepared_data_gives_an_item_a_sample_of_its_index(prepared: Path) -> No
 
 
 def test_data_prepared_in_another_way_than_the_model_expects_is_refused(prepared: Path) -> None:
-    with pytest.raises(InputError, match="the model expects"):
+    with pytest.raises(InputError, match="unlike what the model learnt from"):
         list_items(InferSettings(archive=str(prepared)), PreprocessSettings(size=80))
 
 

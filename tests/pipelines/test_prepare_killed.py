@@ -15,6 +15,8 @@ from lungseg import storage
 from lungseg.data import phantom
 from tests.pipelines.processes import family, kill, title
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = 24  # a style
 

@@ -24,7 +24,7 @@ TIMES = {"train_s", "epoch_s", "images_per_s", "wait_share"}
 OPTIONS = {
     "--folds": "2",
     "--protocols": "pooled",
-    "--model.encoder": "tu-mobilenetv3_small_100",
+    "--model.encoder": "tu-test_efficientnet",
     "--model.weights": "none",
     "--only-folds": "0 1",
     "--loader.batch": "2",
@@ -126,6 +126,7 @@ def result(out: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_study_killed_in_three_ways_ends_as_if_it_had_not_been(prepared: Path, tmp_path: Path) -> None:
     whole, out = tmp_path / "whole", tmp_path / "killed"
