@@ -45,6 +45,11 @@ def join(folder: str, *names: str) -> str:
     return "/".join([folder.rstrip("/"), *names])
 
 
+def lies_in(path: str, folder: str) -> bool:
+    """Whether a path is a folder, or anything below it; both as `resolve` gives them."""
+    return f"{path}/".startswith(f"{folder}/")
+
+
 def name_of(path: str) -> str:
     """Last part of a path."""
     return path.rstrip("/").rsplit("/", 1)[-1]

@@ -15,7 +15,13 @@ import pyarrow.parquet as pq
 
 from lungseg import walk
 from lungseg.errors import InputError
-from lungseg.paths import join as join, name_of as name_of, parent_of as parent_of, resolve as resolve
+from lungseg.paths import (
+    join as join,
+    lies_in as lies_in,
+    name_of as name_of,
+    parent_of as parent_of,
+    resolve as resolve,
+)
 from lungseg.schema import SCHEMA, check_schema
 
 _HERE = pafs.LocalFileSystem()

@@ -50,6 +50,13 @@ def test_resolve_in_a_submitted_job_stands_on_a_folder_that_stays(monkeypatch: p
     assert paths.resolve("gs://bucket/runs") == "gs://bucket/runs"
 
 
+def test_what_lies_in_a_folder_is_told_by_whole_names() -> None:
+    assert paths.lies_in("/a/b", "/a/b")
+    assert paths.lies_in("s3://a/b/c", "s3://a/b")
+    assert not paths.lies_in("/a/bc", "/a/b")
+    assert not paths.lies_in("/a", "/a/b")
+
+
 @pytest.mark.parametrize("path", ["/a/b/c.tar", "s3://b/c.tar", "a/c.tar", "/a/b/c.tar/"])
 def test_parent_and_name_take_a_path_apart(path: str) -> None:
     assert paths.name_of(path) == "c.tar"

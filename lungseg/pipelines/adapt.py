@@ -110,7 +110,7 @@ def _require_apart(out: str, data: Sequence[PreparedData]) -> None:
 
     """
     for part in data:
-        if f"{out}/".startswith(f"{part.folder}/"):
+        if storage.lies_in(out, part.folder):
             raise SettingsError(f"--out {out} lies in the data set {part.folder}: pass a folder outside of it")
 
 

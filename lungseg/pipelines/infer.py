@@ -111,8 +111,8 @@ def _models(settings: InferSettings) -> list[Checkpoint]:
 
     """
     found = [one for folder in settings.checkpoint for one in checkpoint.find_all(storage.resolve(folder))]
-    digests = {one.digest: one for one in found}
-    models = list(digests.values())
+    by_digest = {one.digest: one for one in found}
+    models = list(by_digest.values())
     for model in models:
         checkpoint.require_tensors(model)  # whoever made them
         if not model.config.get("trained", True):
@@ -123,7 +123,7 @@ def _models(settings: InferSettings) -> list[Checkpoint]:
                 f"{model.folder} learnt from pictures prepared unlike those of {models[0].folder} ({unlike}): pass "
                 "models that were trained on data prepared alike"
             )
-        if model.config.get("adapted_to", {}).get("model") in digests:
+        if model.config.get("adapted_to", {}).get("model") in by_digest:
             raise SettingsError(
                 f"--checkpoint {model.folder}: was adapted from another of the models that are named, and each mask "
                 "would be the mean of both: pass one of them"
