@@ -24,7 +24,7 @@ TIMES = {"train_s", "epoch_s", "images_per_s", "wait_share"}
 OPTIONS = {
     "--folds": "2",
     "--protocols": "pooled",
-    "--model.encoder": "tu-test_efficientnet",
+    "--model.encoder": "tu-mobilenetv3_small_100",
     "--model.weights": "none",
     "--only-folds": "0 1",
     "--loader.batch": "2",
