@@ -29,8 +29,8 @@ print(step())
 def test_a_step_after_the_first_takes_no_new_pages_when_buffers_are_kept() -> None:
     taken = {how: int(run(how)) for how in ("kept", "as usual")}
     assert taken["as usual"] > 100, taken  # ten times 32 MiB: 160 pages of 2 MiB, or 81,920 of 4 KiB
-    # A heap that grows by a little now and then takes some pages of its own: 528 of 81,930 were seen.
-    assert taken["kept"] < taken["as usual"] / 3, taken
+    # Some that are not the tensors', as a heap that grows by a little: 528 beside 81,930 were seen.
+    assert taken["kept"] < max(50, taken["as usual"] // 100), taken
 
 
 def run(how: str) -> str:
