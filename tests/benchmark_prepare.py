@@ -91,7 +91,7 @@ def prepare(folder: Path, bare: BareLoops) -> dict[str, Any]:
             peak = max(peak, peak_kib(process.pid))
             if any(Path(out).glob("*/*.tar")):
                 turns.take()
-            time.sleep(0.05)
+            time.sleep(0.25)  # looking on takes time from the job
         if process.returncode:
             raise SystemExit(process.returncode)
         summary = json.loads((Path(out) / "summary.json").read_text())

@@ -163,12 +163,12 @@ def _count(lungs: Mask, what: str) -> int:
 
 def _clean(lungs: Mask, marked: int, what: str) -> tuple[Mask, list[int], tuple[str, ...]]:
     """Remove specks and fill small holes: the mask, its parts' areas in px, largest first, and what was done."""
-    left, top, width, height = cv2.boundingRect(lungs)
-    box = lungs[top : top + height, left : left + width]
     least = _SPECK * marked
-    clean = _clean_already(box, least)
+    clean = _clean_already(lungs, least)
     if clean:
         return lungs, clean, ()
+    left, top, width, height = cv2.boundingRect(lungs)
+    box = lungs[top : top + height, left : left + width]
     specks, small, sizes = _small_parts(box, least)
     box = box - specks
     # A rim of background joins all that lies outside; what is not joined to it is a hole.
@@ -186,12 +186,12 @@ def _clean(lungs: Mask, marked: int, what: str) -> tuple[Mask, list[int], tuple[
     return lungs, sizes, tuple(repairs)
 
 
-def _clean_already(box: Mask, least: float) -> list[int]:
+def _clean_already(lungs: Mask, least: float) -> list[int]:
     """Look at the outlines alone, which is several times faster: the parts' areas, largest first, if all is well.
 
     Empty where an outline is that of a hole, or of a part that may be too small: those are counted pixel by pixel.
     """
-    outlines, nesting = cv2.findContours(box, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    outlines, nesting = cv2.findContours(lungs, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     areas = [cv2.contourArea(outline) for outline in outlines]
     if (nesting[0, :, 3] >= 0).any() or min(areas) < 2 * least:
         return []
