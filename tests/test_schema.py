@@ -27,7 +27,8 @@ def test_the_manifest_has_the_columns_of_a_record() -> None:
 
 
 def test_a_record_goes_through_the_manifest_unchanged() -> None:
-    (row,) = schema.table([asdict(RECORD)], schema.MANIFEST).to_pylist()
+    assert RECORD.to_dict() == asdict(RECORD)
+    (row,) = schema.table([RECORD.to_dict()], schema.MANIFEST).to_pylist()
     assert Record.from_dict(row) == RECORD
 
 

@@ -45,6 +45,9 @@ PAIRS = pa.schema(
 )
 """One row a pair of the audit: the fields of Pair."""
 
+COLUMNS = ("dataset", "image_id", "patient_id", "pixel_digest", "phash")
+"""What the audit looks at in an index row."""
+
 _HASHED, _FREQUENCIES = 64, 16
 _BORDERED = 256  # px, where the border is looked for
 _SHOWN, _LINE = 0.4, 0.1  # share of the way from the darkest grey to the mean; share of a line that lies above it
@@ -118,7 +121,7 @@ def candidates(phashes: Sequence[str], most: int) -> list[tuple[int, int, int]]:
 
 
 def find_pairs(rows: Sequence[Row], read: Callable[[Row], NDArray[np.uint8]], wide: bool = True) -> list[Pair]:
-    """Find index rows that show one picture or one patient; `read` gives a row's prepared square, u8[S,S].
+    """Find index rows, COLUMNS of them, that show one picture or one patient; `read` gives one's square, u8[S,S].
 
     exact: the same grey values. near: hashes within MOST_BITS (if `wide`, WIDE_BITS among the first), and detail that
     correlates at ALIKE or more; a row without hash is not compared. same_patient: one patient_id in a data set, or in
@@ -204,13 +207,15 @@ def _near_in_band(
 
     Positions of both and their distance, i64[M] each. Without a bit in the band, all pairs are compared.
     """
-    bits = np.unpackbits(packed, axis=1)[:, band]
-    keys = bits.astype(np.int64) @ (1 << np.arange(bits.shape[1], dtype=np.int64))
+    bits = range(256)[band]
+    keys = np.zeros(len(packed), np.int64)
+    for place, bit in enumerate(bits):
+        keys |= (packed[:, bit // 8] >> (7 - bit % 8) & 1).astype(np.int64) << place
     order = np.argsort(keys, kind="stable")
     keys, words = keys[order], np.ascontiguousarray(packed[order].view(np.uint64).T)
-    starts = np.searchsorted(keys, np.arange((1 << bits.shape[1]) + 1))
+    starts = np.searchsorted(keys, np.arange((1 << len(bits)) + 1))
     for flips in range(flipped + 1):
-        for chosen in combinations(range(bits.shape[1]), flips):
+        for chosen in combinations(range(len(bits)), flips):
             mask = sum(1 << bit for bit in chosen)
             # Of two buckets the one without the highest bit looks for the other; inside one, each for those behind it.
             rows = np.flatnonzero((keys >> chosen[-1]) & 1 == 0) if chosen else np.arange(keys.size)

@@ -67,6 +67,7 @@ def finish_dataset(plans: Sequence[ShardPlan]) -> dict[str, Any]:
     shards = [shard for shard, _, _ in parts]
     records = _without_outliers(pa.concat_tables([records for _, records, _ in parts]))
     index = _of_usable(pa.concat_tables([index for _, _, index in parts]), records)
+    del parts  # the rows of an archive of millions take GiB
     statuses, reasons = records.column("status").to_pylist(), records.column("reason").to_pylist()
     codes = _count_codes(statuses, reasons)
     manifest_bytes = storage.table_bytes(records)

@@ -4,7 +4,7 @@ import json
 import logging
 from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import pyarrow as pa
 
@@ -37,7 +37,7 @@ class ShardPlan:
 
     def to_json(self) -> str:
         """Write it as text, which any worker reads; Ray Data would guess types from nested objects, block by block."""
-        records = [asdict(record) for record in self.records]
+        records = [record.to_dict() for record in self.records]
         return json.dumps([self.folder, self.name, records, self.preprocess.model_dump(), self.room, self.odd_masks])
 
     @classmethod

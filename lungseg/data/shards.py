@@ -8,7 +8,6 @@ import zlib
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from typing import Any
 
 from lungseg import storage
@@ -19,6 +18,8 @@ from lungseg.data.packing import IDS, READERS, Packed, Stopwatch, pack_all
 from lungseg.data.shard_plan import ShardPlan
 from lungseg.errors import InputError, ShardError
 from lungseg.schema import SCHEMA, Geometry, Record, Sample, check_schema
+
+Row = dict[str, Any]
 
 _MEMBERS = {"image": "image.png", "mask": "mask.png", "json": "json"}
 _BLOCK = 512
@@ -49,18 +50,23 @@ def _make(plan: ShardPlan, key: bytes | None, made_of: str, apart: bool) -> dict
     records, rows = [], []
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.GNU_FORMAT) as tar:
         for packed in pack_all(plan, key, watch, apart):
-            records.append(asdict(packed.record))
+            records.append(packed.record.to_dict())
             if packed.members:
                 rows.append(_index_row(packed.record, plan.name, _add_members(tar, packed)))
     with watch.time("write"):
-        content = stream.getvalue()
-        storage.write_bytes(storage.join(plan.folder, f"{plan.name}.tar"), content)
-        shard = {"name": plan.name, "bytes": len(content), "sha256": digest_bytes(content), "samples": len(rows)}
-        part = {"made_of": made_of, "shard": shard, "records": records, "index": rows}
-        path = storage.join(plan.folder, "parts", f"{plan.name}.json")
-        storage.write_json(path, {**part, "checked": storage.digest(part)}, indent=None)
+        part = _write(plan, stream.getvalue(), made_of, records, rows)
         storage.delete(_begun(plan))
     return {**_numbers(part), "kept": False, "seconds": dict(watch.seconds)}
+
+
+def _write(plan: ShardPlan, tar: bytes, made_of: str, records: list[Row], rows: list[Row]) -> Row:
+    """Write a tar, and then its part, which says what became of the records and where the samples lie."""
+    storage.write_bytes(storage.join(plan.folder, f"{plan.name}.tar"), tar)
+    shard = {"name": plan.name, "bytes": len(tar), "sha256": digest_bytes(tar), "samples": len(rows)}
+    part = {"made_of": made_of, "shard": shard, "records": records, "index": rows}
+    path = storage.join(plan.folder, "parts", f"{plan.name}.json")
+    storage.write_json(path, {**part, "checked": storage.digest(part)}, indent=None)
+    return part
 
 
 def to_sample(members: dict[str, bytes], where: str, classes: int = 1) -> Sample:
@@ -158,7 +164,7 @@ def _fingerprint(plan: ShardPlan, key: bytes | None) -> str:
     """Digest of what a tar is made of: records, settings, and size and time of every file that is still there."""
     files = [uri for record in plan.records for uri in (record.image_uri, *record.mask_uris) if uri]
     stats = _stats(files)
-    records = [asdict(record) for record in plan.records]
+    records = [record.to_dict() for record in plan.records]
     who = pseudonym("", key) if key else ""
     return storage.digest([SCHEMA, plan.name, plan.preprocess.model_dump(), plan.odd_masks, who, records, stats])
 

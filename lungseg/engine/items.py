@@ -63,7 +63,7 @@ class Opened:
     def to_json(self) -> str:
         """Write everything but the square."""
         geometry = self.geometry and asdict(self.geometry)
-        values = {"record": asdict(self.record), "geometry": geometry, "reference": self.reference}
+        values = {"record": self.record.to_dict(), "geometry": geometry, "reference": self.reference}
         return json.dumps({**values, "seconds": self.seconds})
 
     @classmethod

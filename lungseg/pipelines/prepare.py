@@ -55,6 +55,7 @@ def run(settings: PrepareSettings) -> None:
     key = dicom.read_key(settings.patient_key)
     preprocess = _with_landmarks(settings)
     prepare_image(_TRIAL, preprocess)  # tells of settings that do not fit together before anything is touched
+    logger.info("listing images")
     records = _records(settings, out, key)
     _require_key(records, key)
     _require_masks(records, preprocess.classes)
@@ -70,12 +71,15 @@ def run(settings: PrepareSettings) -> None:
     began = time.monotonic()
     work = _write_shards(plans, inputs, key)
     plans = [replace(plan, records=()) for plan in plans]  # what is left to do needs the tars' names alone
+    logger.info("joining what %d shards say", len(plans))
     infos, refused = _finish(plans, folders)
     pa.default_memory_pool().release_unused()  # of the tables that are written
     if not infos:
         raise InputError("; ".join(refused))
+    data = [datasets.open_dataset(folder) for folder in datasets.datasets_in(out)]
+    logger.info("audit: looking for copies among %d images", sum(part.index.num_rows for part in data))
     # Copies alone: a study looks for more, in the data sets that it chooses.
-    pairs = audit_datasets([datasets.open_dataset(folder) for folder in datasets.datasets_in(out)], wide=False)
+    pairs = audit_datasets(data, wide=False)
     storage.write_table(storage.join(out, "duplicates.parquet"), audit.to_table(pairs))
     summary = summarise(infos, work, pairs, time.monotonic() - began)
     storage.write_json(storage.join(out, "summary.json"), summary)

@@ -1,0 +1,123 @@
+"""What an archive of a million images asks of preparing's driver: `python tests/benchmark_archive.py`.
+
+Lays out empty files, an image and a mask each (kept in --work for the next time), and calls what the driver of
+jobs/prepare.py calls beside Ray: list, plan, make the tasks' texts, join what the tasks said, audit. What the tasks
+would have said is made up: as of pictures that differ. Prints seconds and peak resident memory of each as JSON.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from lungseg import storage
+from lungseg.config import PreprocessSettings
+from lungseg.data import datasets, manifest, shards, sources
+from lungseg.data.leakage import audit_datasets
+from lungseg.data.shard_plan import ShardPlan, held_ids, plan_shards
+from lungseg.schema import Record
+
+A_FOLDER = 1000
+
+
+def lay_out(folder: Path, count: int) -> None:
+    """Make empty files of `count` images and masks; a folder of them that is there is left alone."""
+    for kind in ("images", "masks"):
+        for first in range(0, count, A_FOLDER):
+            inside = folder / kind / f"{first // A_FOLDER:05d}"
+            if not inside.exists():
+                inside.mkdir(parents=True)
+                for number in range(first, min(first + A_FOLDER, count)):
+                    (inside / f"study-{number:08d}.png").touch()
+        print(f"laid out {count} {kind}", file=sys.stderr)
+
+
+def make_up(plan: ShardPlan, chance: np.random.Generator) -> None:
+    """Write what the task of a shard would say of pictures of 1024 x 1024, none like another, and an empty tar."""
+    records, rows = [], []
+    for planned in plan.records:
+        record = made_up(planned, chance)
+        sizes = chance.integers(3_000, 150_000, (3, 3)).tolist()
+        places = {name: (offset, size, crc) for name, (offset, size, crc) in zip(shards._MEMBERS, sizes, strict=True)}
+        records.append(record.to_dict())
+        rows.append(shards._index_row(record, plan.name, places))
+    shards._write(plan, b"", "", records, rows)
+
+
+def made_up(record: Record, chance: np.random.Generator) -> Record:
+    """Complete a record."""
+    looks = {"pixel_digest": chance.bytes(16).hex(), "phash": chance.bytes(32).hex()}
+    return replace(record, **looks, height=1024, width=1024, mask_area=float(chance.normal(0.25, 0.01)))
+
+
+class Stages:
+    """Seconds and peak resident memory, MiB, by stage."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, dict[str, float]] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Measure what is done inside."""
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        began = time.monotonic()
+        yield
+        seconds = time.monotonic() - began
+        lines = Path("/proc/self/status").read_text().splitlines()
+        peak = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+        self.found[name] = {"seconds": round(seconds, 1), "peak_mib": round(peak / 1024)}
+        print(f"{name}: {self.found[name]}", file=sys.stderr)
+
+
+def drive(archive: Path, out: str) -> dict[str, dict[str, float]]:
+    """Do what jobs/prepare.py's driver does, in its order."""
+    stages = Stages()
+    with stages.stage("list"):
+        records = sources.discover(str(archive), "archive")
+        records = manifest.refuse_same_ids(records, held_ids(records, out))
+    with stages.stage("plan"):
+        plans = plan_shards(records, out, PreprocessSettings())
+        del records
+        datasets.begin_datasets(plans)
+    with stages.stage("tasks"):
+        for plan in plans:
+            plan.to_json()
+    chance = np.random.default_rng(0)
+    for plan in plans:
+        make_up(plan, chance)
+    plans = [replace(plan, records=()) for plan in plans]
+    with stages.stage("join"):
+        datasets.finish_dataset(plans)
+        pa.default_memory_pool().release_unused()
+    with stages.stage("audit"):
+        audit_datasets([datasets.open_dataset(folder) for folder in datasets.datasets_in(out)], wide=False)
+    return stages.found
+
+
+def main() -> None:
+    """Lay out, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "lungseg-benchmark")
+    parser.add_argument("--images", type=int, default=1_000_000)
+    arguments = parser.parse_args()
+    archive = arguments.work / f"empty-{arguments.images}"
+    lay_out(archive, arguments.images)
+    out = tempfile.mkdtemp(dir=arguments.work)
+    try:
+        found = drive(archive, storage.resolve(out))
+    finally:
+        shutil.rmtree(out)
+    print(json.dumps({"images": arguments.images, **found}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
