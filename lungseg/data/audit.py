@@ -3,11 +3,10 @@
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from itertools import combinations
 from typing import Any, Literal
 
 import cv2
@@ -16,6 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from lungseg.data import gate
+from lungseg.data.hamming import Pairs, Show, near_pairs, silent
 from lungseg.schema import SCHEMA, table
 
 Grey = NDArray[np.uint8] | NDArray[np.uint16]
@@ -54,9 +54,7 @@ _SHOWN, _LINE = 0.4, 0.1  # share of the way from the darkest grey to the mean; 
 _COMPARED, _SHIFT = 128, 8  # px: side of compared pictures, and how far one is moved over the other
 _SCALES = (1.0, 0.94, 0.96, 0.98, 1.02, 1.04, 1.06)  # 1.06 finds again what lost 3 % on each side
 _HOPELESS = 0.55  # correlation at the first scale from which no other one makes two pictures alike
-_KEPT, _TOGETHER = 64, 16  # pictures in memory, 64 KiB each; pairs that are compared side by side
-_FEW = 4096  # hashes, of which all pairs are compared sooner than they are sorted into bands
-_AT_ONCE = 1 << 14  # pairs of hashes compared in one step: 1 MiB, which the cores' caches hold
+_KEPT, _TOGETHER = 128, 32  # pictures in memory, 64 KiB each; pairs that are compared side by side
 # What two hospitals would not both give by counting: a keyed hash, or a number of six digits and more.
 _PERSON = re.compile(r"(?=.*\d)[0-9a-f]{12,}|\D*0*[1-9]\d{5,}")
 
@@ -94,39 +92,16 @@ def fingerprint(image: Grey) -> str:
     return np.packbits(bits).tobytes().hex()
 
 
-def candidates(phashes: Sequence[str], most: int) -> list[tuple[int, int, int]]:
-    """List all pairs i < j of hashes that differ in `most` bits or fewer, with their distance; sorted.
-
-    Of hashes that are equal each is paired with the first only, and only the first with others: a million copies of one
-    picture are a million pairs. Exact, by multi-index hashing: the bits are dealt to bands, and two hashes within
-    `most` bits differ in some band by no more than their even share. Source: Norouzi, Punjani and Fleet, CVPR 2012.
-    """
-    firsts: dict[str, int] = {}
-    found = [(first, i, 0) for i, phash in enumerate(phashes) if (first := firsts.setdefault(phash, i)) != i]
-    packed = np.frombuffer(bytes.fromhex("".join(firsts)), np.uint8).reshape(-1, 32)
-    # Bands of 20 bits or fewer, one of which differs in two at the most, ask for the fewest comparisons. A band takes
-    # every n-th bit: neighbouring frequencies go together and would fill few buckets.
-    count = max(most // 3 + 1, 13)
-    bands = [slice(0, 0)] if len(firsts) <= _FEW else [slice(first, None, count) for first in range(count)]
-    where = np.array(list(firsts.values()), np.int64)
-    known: set[tuple[int, int]] = set()
-    for band in bands:
-        for left, right, distance in _near_in_band(packed, band, most // count, most):
-            i, j = np.sort(np.stack([where[left], where[right]]), axis=0).tolist()
-            for one in zip(i, j, distance.tolist(), strict=True):
-                if one[:2] not in known:
-                    known.add(one[:2])
-                    found.append(one)
-    return sorted(found)
-
-
-def find_pairs(rows: Sequence[Row], read: Callable[[Row], NDArray[np.uint8]], wide: bool = True) -> list[Pair]:
+def find_pairs(
+    rows: Sequence[Row], read: Callable[[Row], NDArray[np.uint8]], wide: bool = True, show: Show = silent
+) -> list[Pair]:
     """Find index rows, COLUMNS of them, that show one picture or one patient; `read` gives one's square, u8[S,S].
 
     exact: the same grey values. near: hashes within MOST_BITS (if `wide`, WIDE_BITS among the first), and detail that
     correlates at ALIKE or more; a row without hash is not compared. same_patient: one patient_id in a data set, or in
     several where it is more than a number that both could have counted to. Each image of a larger group is paired with
     the first of it in the order of rows, so that images added at the end of a data set change no pair. Sorted.
+    `show` takes how far it is: chance makes hashes near too, and what is read for that grows with the square of rows.
     """
     pictures = _by(rows, lambda row: row["pixel_digest"])
     copies = {key_of(row) for group in pictures.values() for row in group[1:]}
@@ -135,7 +110,7 @@ def find_pairs(rows: Sequence[Row], read: Callable[[Row], NDArray[np.uint8]], wi
     same = {*_to_first(patients.values()), *_to_first(people.values())}
     pairs = [
         *(Pair(*keys, "exact", 0) for keys in _to_first(pictures.values())),
-        *_near([row for row in rows if row["phash"] and key_of(row) not in copies], read, wide),
+        *_near([row for row in rows if row["phash"] and key_of(row) not in copies], read, wide, show),
         *(Pair(*keys, "same_patient") for keys in same),
     ]
     return sorted(pairs, key=lambda pair: (pair.first, pair.second, pair.kind))
@@ -200,52 +175,9 @@ def _ranks(image: Grey) -> NDArray[np.float32]:
     return levels.astype(np.float32)[image]
 
 
-def _near_in_band(
-    packed: NDArray[np.uint8], band: slice, flipped: int, most: int
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]]:
-    """Yield pairs of hashes u8[N,32] that differ in `flipped` bits of a band and `most` of all, or fewer.
-
-    Positions of both and their distance, i64[M] each. Without a bit in the band, all pairs are compared.
-    """
-    bits = range(256)[band]
-    keys = np.zeros(len(packed), np.int64)
-    for place, bit in enumerate(bits):
-        keys |= (packed[:, bit // 8] >> (7 - bit % 8) & 1).astype(np.int64) << place
-    order = np.argsort(keys, kind="stable")
-    keys, words = keys[order], np.ascontiguousarray(packed[order].view(np.uint64).T)
-    starts = np.searchsorted(keys, np.arange((1 << len(bits)) + 1))
-    for flips in range(flipped + 1):
-        for chosen in combinations(range(len(bits)), flips):
-            mask = sum(1 << bit for bit in chosen)
-            # Of two buckets the one without the highest bit looks for the other; inside one, each for those behind it.
-            rows = np.flatnonzero((keys >> chosen[-1]) & 1 == 0) if chosen else np.arange(keys.size)
-            ends = starts[(keys[rows] ^ mask) + 1]
-            begins = starts[keys[rows] ^ mask] if chosen else rows + 1
-            for left, right in _expand(rows, begins, ends):
-                distance = np.zeros(left.size, np.int64)
-                for word in words:  # one after the other: sums over rows of four take NumPy several times longer
-                    distance += np.bitwise_count(word[left] ^ word[right])
-                near = np.flatnonzero(distance <= most)
-                if near.size:
-                    yield order[left[near]], order[right[near]], distance[near]
-
-
-def _expand(
-    rows: NDArray[np.int64], begins: NDArray[np.int64], ends: NDArray[np.int64]
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Yield the pairs of each row with begins..ends, about _AT_ONCE in one piece."""
-    filled = np.flatnonzero(ends > begins)
-    counts = (ends - begins)[filled]
-    before = np.cumsum(counts) - counts
-    for piece in np.split(np.arange(filled.size), np.flatnonzero(np.diff(before // _AT_ONCE)) + 1):
-        own, length = filled[piece], counts[piece]
-        offset = np.repeat(begins[own] - (before[piece] - before[piece[:1]]), length)
-        yield np.repeat(rows[own], length), offset + np.arange(length.sum())
-
-
-def _near(rows: Sequence[Row], read: Callable[[Row], NDArray[np.uint8]], wide: bool) -> list[Pair]:
-    near = _to_compare(rows, wide)
-    correlations: list[float] = []
+def _near(rows: Sequence[Row], read: Callable[[Row], NDArray[np.uint8]], wide: bool, show: Show) -> list[Pair]:
+    near = _to_compare(rows, wide, show)
+    pairs = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # most of it is decoding, which threads do side by side
 
         @lru_cache(maxsize=_KEPT)
@@ -256,30 +188,30 @@ def _near(rows: Sequence[Row], read: Callable[[Row], NDArray[np.uint8]], wide: b
             return correlate(one.result(), other.result())
 
         for start in range(0, len(near), _TOGETHER):
+            show(f"compared {start} of {len(near)} pairs whose hashes are near")
+            together = near[start : start + _TOGETHER].tolist()
             # The pictures are asked for first, so no thread waits for one that has none to read it.
-            pictures = [(shown(i), shown(j)) for i, j, _ in near[start : start + _TOGETHER]]
-            correlations += pool.map(compare, *zip(*pictures, strict=True))
-    pairs = []
-    for (i, j, distance), correlation in zip(near, correlations, strict=True):
-        if correlation >= ALIKE:
-            first, second = sorted((key_of(rows[i]), key_of(rows[j])))
-            pairs.append(Pair(first, second, "near", distance, correlation))
+            pictures = [(shown(i), shown(j)) for i, j, _ in together]
+            correlations = pool.map(compare, *zip(*pictures, strict=True))
+            for (i, j, distance), correlation in zip(together, correlations, strict=True):
+                if correlation >= ALIKE:
+                    first, second = sorted((key_of(rows[i]), key_of(rows[j])))
+                    pairs.append(Pair(first, second, "near", distance, correlation))
     return pairs
 
 
-def _to_compare(rows: Sequence[Row], wide: bool) -> list[tuple[int, int, int]]:
+def _to_compare(rows: Sequence[Row], wide: bool, show: Show) -> Pairs:
     """List the positions of rows near enough to be compared, with their distance."""
-    found = set(candidates([row["phash"] for row in rows], MOST_BITS))
-    if not wide:
-        return sorted(found)
-    heads: defaultdict[str, list[int]] = defaultdict(list)
-    for position, row in enumerate(rows):
-        if len(heads[row["dataset"]]) < WIDE_ROWS:
-            heads[row["dataset"]].append(position)
-    for head in heads.values():
-        far = candidates([rows[position]["phash"] for position in head], WIDE_BITS)
-        found |= {(head[i], head[j], distance) for i, j, distance in far}
-    return sorted(found)
+    found = [near_pairs([row["phash"] for row in rows], MOST_BITS, show)]
+    if wide:
+        heads: defaultdict[str, list[int]] = defaultdict(list)
+        for position, row in enumerate(rows):
+            if len(heads[row["dataset"]]) < WIDE_ROWS:
+                heads[row["dataset"]].append(position)
+        for head in heads.values():
+            far = near_pairs([rows[position]["phash"] for position in head], WIDE_BITS)
+            found.append(np.column_stack([np.array(head)[far[:, :2]], far[:, 2]]))
+    return np.unique(np.concatenate(found), axis=0)
 
 
 def _by(rows: Iterable[Row], key: Callable[[Row], str]) -> dict[str, list[Row]]:

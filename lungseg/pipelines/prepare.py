@@ -79,7 +79,7 @@ def run(settings: PrepareSettings) -> None:
     data = [datasets.open_dataset(folder) for folder in datasets.datasets_in(out)]
     logger.info("audit: looking for copies among %d images", sum(part.index.num_rows for part in data))
     # Copies alone: a study looks for more, in the data sets that it chooses.
-    pairs = audit_datasets(data, wide=False)
+    pairs = audit_datasets(data, wide=False, show=ProgressLine(logger).show)
     storage.write_table(storage.join(out, "duplicates.parquet"), audit.to_table(pairs))
     summary = summarise(infos, work, pairs, time.monotonic() - began)
     storage.write_json(storage.join(out, "summary.json"), summary)

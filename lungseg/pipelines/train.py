@@ -21,7 +21,7 @@ from lungseg.model import network
 from lungseg.pipelines import matrix, matrix_picture, trainer
 from lungseg.pipelines.cluster import connect
 from lungseg.pipelines.phantoms import draw_phantoms
-from lungseg.pipelines.progress import SharedLine
+from lungseg.pipelines.progress import ProgressLine, SharedLine
 from lungseg.pipelines.shared_storage import require_shared
 from lungseg.pipelines.sizing import Share, require_memory, share_among_runs, workers_for, workers_there
 from lungseg.pipelines.study_record import StudyRecord
@@ -163,7 +163,7 @@ def _linked(study: str, data: Sequence[datasets.PreparedData]) -> tuple[folds.Li
     found = storage.read_table(path) if storage.exists(path) else None
     if found is None or found.schema.metadata.get(b"lungseg.audited") != made_of.encode():
         logger.info("audit: looking for duplicates among %d images", sum(part.index.num_rows for part in data))
-        found = audit.to_table(audit_datasets(data))
+        found = audit.to_table(audit_datasets(data, show=ProgressLine(logger).show))
         found = found.replace_schema_metadata({**found.schema.metadata, "lungseg.audited": made_of})
         storage.write_table(path, found)
     pairs = found.to_pylist()

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from lungseg.config import LoaderSettings, ModelSettings, PreprocessSettings, TrainSettings
-from lungseg.data import audit, datasets, folds, sources
+from lungseg.data import audit, datasets, folds, leakage, sources
 from lungseg.data.shard_plan import plan_shards
 from lungseg.engine import fit
 from lungseg.engine.run import Run, name_run
@@ -183,7 +183,7 @@ def test_doubles_are_named_and_stay_on_one_side(
         for first, second, _ in found:
             assert not ({first, second} & names[0] and {first, second} & names[1])
     # The same data are not compared again, other data are.
-    monkeypatch.setattr(audit, "find_pairs", lambda *_: [])
+    monkeypatch.setattr(leakage, "find_pairs", lambda *_: [])
     train.run(settings)
     assert read_table(str(path)) == table
     train.run(_settings(doubled / "north", tmp_path, folds=2, workers_per_run=1))
