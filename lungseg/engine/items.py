@@ -39,9 +39,13 @@ class Item:
         """Name the files that it is read from."""
         return (self.tar,) if self.tar else (self.record.image_uri, *self.record.mask_uris)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Give the fields by name, as JSON takes them."""
+        return {"record": self.record.to_dict(), "tar": self.tar, "row": self.row, "stats": self.stats}
+
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> Self:
-        """Make an item of what `asdict` and JSON made of one."""
+        """Make an item of what `to_dict` and JSON made of one."""
         stats = tuple(None if found is None else (found[0], found[1]) for found in value["stats"])
         return cls(Record.from_dict(value["record"]), value["tar"], value["row"], stats)
 

@@ -147,6 +147,7 @@ def _job(settings: InferSettings, out: str, models: Sequence[Checkpoint]) -> Job
 
 def _plan(settings: InferSettings, job: Job, models: Sequence[Checkpoint]) -> _Work:
     """Say what the parts are made of; two plans that differ in anything that shows in a row never share a folder."""
+    logger.info("listing images")
     items = list_items(settings, job.preprocess, job.key)
     plan = {
         "archive": storage.resolve(settings.archive),

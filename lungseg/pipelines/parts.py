@@ -5,7 +5,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -37,7 +37,7 @@ class Part:
     @classmethod
     def of(cls, number: int, items: Sequence[Item], settings: str) -> "Part":
         """Plan one part; settings: their digest."""
-        text = json.dumps([asdict(item) for item in items])
+        text = json.dumps([item.to_dict() for item in items])
         return cls(number, text, len(items), storage.digest([settings, text]))
 
 

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ def append(path: str) -> None:
 
 @given(items)
 def test_an_item_comes_back_from_json_unchanged(item: Item) -> None:
-    assert Item.from_dict(json.loads(json.dumps(asdict(item)))) == item
+    assert Item.from_dict(json.loads(json.dumps(item.to_dict()))) == item
 
 
 @given(seen)

@@ -1,7 +1,6 @@
 """One archive by four ways, as files, DICOM, prepared tars and from a bucket: the same masks."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ def masks_of(archive: str, trained: Path, out: str) -> dict[str, str]:
     model = checkpoint.find(str(trained))
     settings = InferSettings(archive=archive, checkpoint=(str(trained),), out=out)
     job = Job(settings, out, (model.folder,), digest_of([model]), model.preprocess, 0.5, How())
-    items = json.dumps([asdict(item) for item in list_items(settings, model.preprocess)])
+    items = json.dumps([item.to_dict() for item in list_items(settings, model.preprocess)])
     part = pa.Table.from_pylist([{"number": 0, "items": items, "digest": "feed"}])
     (said,) = finish_part(PredictPart(job)(open_part(part, job)), job).to_pylist()
     assert said["error"] == ""

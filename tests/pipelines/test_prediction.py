@@ -5,7 +5,7 @@ import json
 import subprocess
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,7 @@ def job(trained: Path, tmp_path: Path) -> Job:
 
 
 def opened_part(items: list[Item], job: Job) -> pa.Table:
-    text = json.dumps([asdict(item) for item in items])
+    text = json.dumps([item.to_dict() for item in items])
     return open_part(pa.Table.from_pylist([{"number": 0, "items": text, "digest": "feed"}]), job)
 
 
