@@ -137,6 +137,8 @@ def stat_if_there(path: str) -> tuple[int, int] | None:
         InputError: a bucket does not answer: then nothing is known.
 
     """
+    if "://" not in path:
+        return walk.stat_file(path)
     try:
         filesystem, inner = open_filesystem(path)
     except InputError as error:

@@ -220,6 +220,18 @@ def read(path: str, offset: int, size: int | None) -> bytes:
         return file.read(size)
 
 
+def stat_file(path: str) -> tuple[int, int] | None:
+    """Size in bytes and time of change in ns of a file of a disk, without Arrow, which takes ten times as long.
+
+    None where there is no file, and where it cannot be looked at: whoever opens it says why.
+    """
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return (found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else None
+
+
 def get(filesystem: pafs.FileSystem, inner: str, offset: int, size: int | None) -> bytes:
     """Read `size` bytes at `offset` of a bucket's object, all of them with no size."""
     with filesystem.open_input_file(inner) as file:

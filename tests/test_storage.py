@@ -136,7 +136,8 @@ def test_stat_tells_a_changed_file(tmp_path: Path) -> None:
     path.write_bytes(b"1")
     before = storage.stat(str(path))
     os.utime(path, ns=(1, before[1] + 1))
-    assert storage.stat(str(path)) == (before[0], before[1] + 1)
+    assert storage.stat(str(path)) == storage.stat(path.as_uri()) == (before[0], before[1] + 1)
+    assert storage.stat_if_there(str(tmp_path)) is storage.stat_if_there(tmp_path.as_uri()) is None
 
 
 @pytest.mark.timeout(20)
