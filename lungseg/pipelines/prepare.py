@@ -61,7 +61,8 @@ def run(settings: PrepareSettings) -> None:
     _require_masks(records, preprocess.classes)
     plans = plan_shards(records, out, preprocess, settings.images_per_shard, settings.shard_mib, settings.odd_masks)
     folders = list(dict.fromkeys(plan.folder for plan in plans))
-    logger.info("%d images in %d data sets, %d shards", len(records), len(folders), len(plans))
+    sets = f"{len(folders)} data sets" if len(folders) > 1 else "one data set"
+    logger.info("%d images in %s; tars: %d", len(records), sets, len(plans))
     inputs, first = len(records), [record.image_uri for record in records if record.usable][:_HEADS]
     del records  # the plans hold them
     datasets.begin_datasets(plans)
@@ -71,7 +72,7 @@ def run(settings: PrepareSettings) -> None:
     began = time.monotonic()
     work = _write_shards(plans, inputs, key)
     plans = [replace(plan, records=()) for plan in plans]  # what is left to do needs the tars' names alone
-    logger.info("joining what %d shards say", len(plans))
+    logger.info("joining what the tasks said")
     infos, refused = _finish(plans, folders)
     pa.default_memory_pool().release_unused()  # of the tables that are written
     if not infos:
