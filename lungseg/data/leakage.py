@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
@@ -23,12 +24,16 @@ def audit_datasets(data: Sequence[PreparedData], wide: bool = True, show: Show =
         ShardError: a tar does not hold what its index says.
 
     """
-    named = {part.name: part for part in data}
 
     def read(row: Row) -> NDArray[np.uint8]:
-        part = named[row["dataset"]]
         # Few are read, so the others' places in their tars do not become objects: of a million they would take 2 GiB.
-        own = part.index.filter(pc.equal(part.index.column("image_id"), row["image_id"]))
-        return SampleReader([replace(part, index=own)], masks=False).read(0).image
+        alone = [replace(part, index=_of_image(part.index, row)) for part in data if part.name == row["dataset"]]
+        return SampleReader(alone, masks=False).read(0).image
 
     return find_pairs([row for part in data for row in part.index.select(COLUMNS).to_pylist()], read, wide, show)
+
+
+def _of_image(index: pa.Table, row: Row) -> pa.Table:
+    """Find an image in an index; a copy of a data set may lie beside it, in which the image has another picture."""
+    same = [pc.equal(index.column(name), row[name]) for name in ("image_id", "pixel_digest")]
+    return index.filter(pc.and_(*same))

@@ -34,6 +34,16 @@ def test_copies_are_found_within_and_across_data_sets(own_archive: Path, tmp_pat
     ]
 
 
+def test_a_copy_of_a_data_set_that_lies_beside_it_and_is_older_stops_nothing(own_archive: Path, tmp_path: Path) -> None:
+    audited(own_archive, tmp_path)
+    shutil.copytree(tmp_path / "north", tmp_path / "north-older")
+    images = own_archive / "north" / "images"
+    picture = cv2.flip(cv2.imread(str(images / "north_03.png"), cv2.IMREAD_UNCHANGED), 1)
+    for name, size in (("north_92.png", (300, 330)), ("north_93.png", (310, 341))):  # of which the copy has neither
+        cv2.imwrite(str(images / name), cv2.resize(picture, size, interpolation=cv2.INTER_NEAREST))
+    assert ("north/north_92", "north/north_93", "near") in audited(own_archive, tmp_path)
+
+
 def test_a_damaged_tar_is_named(own_archive: Path, tmp_path: Path) -> None:
     shutil.copy(own_archive / "north" / "images" / "north_01.png", own_archive / "south" / "images" / "south_91.jpg")
     picture = cv2.imread(str(own_archive / "north" / "images" / "north_01.png"), cv2.IMREAD_UNCHANGED)
