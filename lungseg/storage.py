@@ -137,18 +137,18 @@ def stat_if_there(path: str) -> tuple[int, int] | None:
         InputError: a bucket does not answer: then nothing is known.
 
     """
-    if "://" not in path:
-        return walk.stat_file(path)
     try:
-        filesystem, inner = open_filesystem(path)
+        filesystem, inner = open_filesystem(path) if "://" in path else (_HERE, path)
     except InputError as error:
         if isinstance(error.__context__, OSError):  # where the bucket lies cannot be found out now
             raise
         return None
+    if isinstance(filesystem, pafs.LocalFileSystem):
+        return walk.stat_file(inner)
     try:
-        with contextlib.nullcontext() if isinstance(filesystem, pafs.LocalFileSystem) else _told(path):
+        with _told(path):
             return _stat(walk.ask(lambda: filesystem.get_file_info(inner)))
-    except (OSError, ValueError):
+    except ValueError:
         return None
 
 

@@ -7,6 +7,7 @@ would have said is made up: as of pictures that differ. Prints seconds and peak 
 
 import argparse
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from benchmark_prepare import peak_kib
 
 from lungseg import storage
 from lungseg.config import PreprocessSettings
@@ -72,9 +74,7 @@ class Stages:
         began = time.monotonic()
         yield
         seconds = time.monotonic() - began
-        lines = Path("/proc/self/status").read_text().splitlines()
-        peak = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
-        self.found[name] = {"seconds": round(seconds, 1), "peak_mib": round(peak / 1024)}
+        self.found[name] = {"seconds": round(seconds, 1), "peak_mib": round(peak_kib(os.getpid()) / 1024)}
         print(f"{name}: {self.found[name]}", file=sys.stderr)
 
 

@@ -202,15 +202,17 @@ def _near(rows: Sequence[Row], read: Callable[[Row], NDArray[np.uint8]], wide: b
 
 def _to_compare(rows: Sequence[Row], wide: bool, show: Show) -> Pairs:
     """List the positions of rows near enough to be compared, with their distance."""
-    found = [near_pairs([row["phash"] for row in rows], MOST_BITS, show)]
-    if wide:
-        heads: defaultdict[str, list[int]] = defaultdict(list)
-        for position, row in enumerate(rows):
-            if len(heads[row["dataset"]]) < WIDE_ROWS:
-                heads[row["dataset"]].append(position)
-        for head in heads.values():
-            far = near_pairs([rows[position]["phash"] for position in head], WIDE_BITS)
-            found.append(np.column_stack([np.array(head)[far[:, :2]], far[:, 2]]))
+    near = near_pairs([row["phash"] for row in rows], MOST_BITS, show)
+    if not wide:
+        return near
+    heads: defaultdict[str, list[int]] = defaultdict(list)
+    for position, row in enumerate(rows):
+        if len(heads[row["dataset"]]) < WIDE_ROWS:
+            heads[row["dataset"]].append(position)
+    found = [near]
+    for head in heads.values():
+        far = near_pairs([rows[position]["phash"] for position in head], WIDE_BITS)
+        found.append(np.column_stack([np.array(head)[far[:, :2]], far[:, 2]]))
     return np.unique(np.concatenate(found), axis=0)
 
 

@@ -25,7 +25,7 @@ _MEMBERS = {"image": "image.png", "mask": "mask.png", "json": "json"}
 _BLOCK = 512
 
 
-def write_shard(plan: ShardPlan, key: bytes | None = None) -> dict[str, Any]:
+def write_shard(plan: ShardPlan, key: bytes | None = None) -> Row:
     """Read, check and prepare the plan's records and write its tar; say in a few numbers what became of them.
 
     `parts/<shard>.json` holds it in full. A tar that is there already, whole and made of the same files with the same
@@ -44,7 +44,7 @@ def write_shard(plan: ShardPlan, key: bytes | None = None) -> dict[str, Any]:
         raise
 
 
-def _make(plan: ShardPlan, key: bytes | None, made_of: str, apart: bool) -> dict[str, Any]:
+def _make(plan: ShardPlan, key: bytes | None, made_of: str, apart: bool) -> Row:
     watch = Stopwatch()
     stream = io.BytesIO()
     records, rows = [], []
@@ -89,12 +89,12 @@ def to_sample(members: dict[str, bytes], where: str, classes: int = 1) -> Sample
     return Sample(**ids, geometry=geometry, image=image.astype("uint8"), mask=mask)
 
 
-def member_ranges(row: dict[str, Any]) -> dict[str, tuple[int, int]]:
+def member_ranges(row: Row) -> dict[str, tuple[int, int]]:
     """Say where an index row's members lie: name to (offset, size), bytes."""
     return {name: (row[f"{name}_offset"], row[f"{name}_size"]) for name in _MEMBERS if row[f"{name}_size"]}
 
 
-def check_members(row: dict[str, Any], members: dict[str, bytes], where: str) -> None:
+def check_members(row: Row, members: dict[str, bytes], where: str) -> None:
     """Compare the bytes that were read with the index row's checksums.
 
     Raises:
@@ -146,15 +146,15 @@ def _add_members(tar: tarfile.TarFile, packed: Packed) -> dict[str, tuple[int, i
     return places
 
 
-def _index_row(record: Record, shard: str, places: dict[str, tuple[int, int, int]]) -> dict[str, Any]:
-    row: dict[str, Any] = {name: getattr(record, name) for name in (*IDS, "phash")}
+def _index_row(record: Record, shard: str, places: dict[str, tuple[int, int, int]]) -> Row:
+    row: Row = {name: getattr(record, name) for name in (*IDS, "phash")}
     row["shard"] = shard
     for name in _MEMBERS:
         row[f"{name}_offset"], row[f"{name}_size"], row[f"{name}_crc32"] = places.get(name, (0, 0, 0))
     return row
 
 
-def _numbers(part: dict[str, Any]) -> dict[str, Any]:
+def _numbers(part: Row) -> Row:
     records = part["records"]
     counts = Counter(record["status"] for record in records)
     return {"inputs": len(records), "bytes": part["shard"]["bytes"], "counts": dict(counts)}
@@ -176,7 +176,7 @@ def _stats(files: Sequence[str]) -> list[tuple[int, int] | None]:
         return list(pool.map(storage.stat_if_there, files))
 
 
-def _finished_part(path: str, plan: ShardPlan, made_of: str) -> dict[str, Any] | None:
+def _finished_part(path: str, plan: ShardPlan, made_of: str) -> Row | None:
     """Return an earlier part if it is of the same make and its tar is whole; what failed to be read is tried again."""
     tar = storage.join(plan.folder, f"{plan.name}.tar")
     if not (storage.exists(path) and storage.exists(tar)):
