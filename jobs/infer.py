@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Segment an archive into Parquet rows: jobs/infer.py [RECIPE] [--section.option value ...]."""
 
-from lungseg.pipelines.entry import run_command
+from lungseg.cli import run_command
 
 if __name__ == "__main__":
     run_command("infer")

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Train and test the runs of a study: jobs/train.py [RECIPE] [--section.option value ...]."""
 
-from lungseg.pipelines.entry import run_command
+from lungseg.cli import run_command
 
 if __name__ == "__main__":
     run_command("train")

@@ -23,9 +23,11 @@ from benchmark_prepare import peak_kib
 
 from lungseg import storage
 from lungseg.config import PreprocessSettings
-from lungseg.data import datasets, manifest, shards, sources
-from lungseg.data.leakage import audit_datasets
-from lungseg.data.shard_plan import ShardPlan, held_ids, plan_shards
+from lungseg.dataset import catalog, shard_format
+from lungseg.dataset.leakage import audit_datasets
+from lungseg.ingest import record_checks, sources
+from lungseg.prepare import dataset_writer, shard_writer
+from lungseg.prepare.shard_plan import ShardPlan, held_ids, plan_shards
 from lungseg.schema import Record
 
 A_FOLDER = 1000
@@ -49,10 +51,12 @@ def make_up(plan: ShardPlan, chance: np.random.Generator) -> None:
     for planned in plan.records:
         record = made_up(planned, chance)
         sizes = chance.integers(3_000, 150_000, (3, 3)).tolist()
-        places = {name: (offset, size, crc) for name, (offset, size, crc) in zip(shards._MEMBERS, sizes, strict=True)}
+        places = {
+            name: (offset, size, crc) for name, (offset, size, crc) in zip(shard_format.MEMBERS, sizes, strict=True)
+        }
         records.append(record.to_dict())
-        rows.append(shards._index_row(record, plan.name, places))
-    shards._write(plan, b"", "", records, rows)
+        rows.append(shard_writer._index_row(record, plan.name, places))
+    shard_writer._write(plan, b"", "", records, rows)
 
 
 def made_up(record: Record, chance: np.random.Generator) -> Record:
@@ -83,11 +87,11 @@ def drive(archive: Path, out: str) -> dict[str, dict[str, float]]:
     stages = Stages()
     with stages.stage("list"):
         records = sources.discover(str(archive), "archive")
-        records = manifest.refuse_same_ids(records, held_ids(records, out))
+        records = record_checks.refuse_same_ids(records, held_ids(records, out))
     with stages.stage("plan"):
         plans = plan_shards(records, out, PreprocessSettings())
         del records
-        datasets.begin_datasets(plans)
+        dataset_writer.begin_datasets(plans)
     with stages.stage("tasks"):
         for plan in plans:
             plan.to_json()
@@ -96,10 +100,10 @@ def drive(archive: Path, out: str) -> dict[str, dict[str, float]]:
         make_up(plan, chance)
     plans = [replace(plan, records=()) for plan in plans]
     with stages.stage("join"):
-        datasets.finish_dataset(plans)
+        dataset_writer.finish_dataset(plans)
         pa.default_memory_pool().release_unused()
     with stages.stage("audit"):
-        audit_datasets([datasets.open_dataset(folder) for folder in datasets.datasets_in(out)], wide=False)
+        audit_datasets([catalog.open_dataset(folder) for folder in catalog.datasets_in(out)], wide=False)
     return stages.found
 
 

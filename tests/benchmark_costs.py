@@ -16,12 +16,12 @@ import numpy as np
 from pydicom.data import get_testdata_file
 
 from lungseg.config import PostprocessSettings, PreprocessSettings
-from lungseg.data import images, phantom
-from lungseg.data.augment import augment
-from lungseg.engine.items import Item, Predicted, open_item
-from lungseg.engine.segment import make_row
-from lungseg.recipes import TRAIN
+from lungseg.config.recipes import TRAIN
+from lungseg.imaging import codecs, phantom
+from lungseg.inference.items import Item, Predicted, open_item
+from lungseg.inference.rows import make_row
 from lungseg.schema import Record
+from lungseg.training.augment import augment
 
 SIZE = 512
 KEY = b"for a benchmark, and for nothing else"
@@ -51,8 +51,8 @@ def main() -> None:
     found["finish it"] = cost(lambda: make_row(opened, predicted, made, PostprocessSettings()), 5)
     numbers, settings = count(), TRAIN["small"][1].augment  # type: ignore[attr-defined]
     found["augment"] = cost(lambda: augment(image, mask, settings, (0, next(numbers), "x")), 100)
-    content = images.encode_image(image)
-    found["decode a prepared image"] = cost(lambda: images.decode(content, "x"), 100)
+    content = codecs.encode_image(image)
+    found["decode a prepared image"] = cost(lambda: codecs.decode(content, "x"), 100)
     print(json.dumps({"unit": "CPU seconds an image", **found}, indent=1))
 
 

@@ -29,11 +29,11 @@ import psutil
 import torch
 from turns import BareLoops, Turns, answer, pipe, relatives
 
-from lungseg.data import images, phantom
-from lungseg.data.preprocess import prepare_image
-from lungseg.engine import checkpoint
-from lungseg.engine.buffers import keep_buffers
-from lungseg.engine.predictor import Predictor
+from lungseg.imaging import codecs, phantom
+from lungseg.imaging.geometry import prepare_image
+from lungseg.inference.ensemble import Predictor
+from lungseg.model import checkpoint
+from lungseg.model.cpu_memory import keep_buffers
 
 ROOT = Path(__file__).resolve().parents[1]
 SIDES, FEW, BATCH, PART = (384, 512, 640, 768, 1024), 500, 16, 64
@@ -89,14 +89,14 @@ def draw_one(folder: Path, number: int) -> None:
     if number < DRAWN:
         image, _ = phantom.draw(number, phantom.STYLES[number % len(phantom.STYLES)], side)
     else:
-        earlier = images.decode((folder / f"{2 + number % (DRAWN - 2):05d}.png").read_bytes(), "phantom")
+        earlier = codecs.decode((folder / f"{2 + number % (DRAWN - 2):05d}.png").read_bytes(), "phantom")
         darker = earlier * (0.5 + 0.4 * np.random.default_rng(number).random())
         image = cv2.resize(darker.astype(np.uint8), (side, side), interpolation=cv2.INTER_LINEAR)  # type: ignore[assignment]
     if number == 0:
         image = cv2.resize(image.astype(np.uint16) * np.uint16(257), (HUGE, HUGE), interpolation=cv2.INTER_CUBIC)
     if number == 1:
         image = cv2.resize(image, (TINY, TINY), interpolation=cv2.INTER_AREA)
-    (folder / f"{number:05d}.png").write_bytes(images.encode_image(image))
+    (folder / f"{number:05d}.png").write_bytes(codecs.encode_image(image))
 
 
 def bare_loop(folder: str, run: str) -> None:
@@ -106,7 +106,7 @@ def bare_loop(folder: str, run: str) -> None:
     found = checkpoint.find(run)
     predictor = Predictor(found)
     paths = sorted(Path(folder).iterdir())[2 : 2 + BATCH]
-    squares = [prepare_image(images.decode(path.read_bytes(), path.name), found.preprocess)[0] for path in paths]
+    squares = [prepare_image(codecs.decode(path.read_bytes(), path.name), found.preprocess)[0] for path in paths]
 
     def work() -> Iterator[int]:
         while True:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from lungseg.model import statistics
+from lungseg.metrics import bootstrap
 
 MEASURES = ("dice", "iou", "hd95_px", "assd_px")
 
@@ -40,7 +40,7 @@ def main() -> None:
         for name in MEASURES:
             both = [key for key in keys if None not in (before[key][name], after[key][name])]
             old, new = ([side[key][name] for key in both] for side in (before, after))
-            found = statistics.compare(new, old, [f"{key[0]} {before[key]['patient_id']}" for key in both])
+            found = bootstrap.compare(new, old, [f"{key[0]} {before[key]['patient_id']}" for key in both])
             means = f"{sum(old) / len(old):.4f} | {sum(new) / len(new):.4f}"
             p = "-" if found.p is None else f"{found.p:.2g}"
             difference = f"{found.difference:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"

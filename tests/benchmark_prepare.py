@@ -25,8 +25,8 @@ import cv2
 from turns import BareLoops, Turns, answer
 
 from lungseg.config import PreprocessSettings
-from lungseg.data import images, phantom
-from lungseg.data.preprocess import prepare_image, prepare_mask
+from lungseg.imaging import codecs, phantom
+from lungseg.imaging.geometry import prepare_image, prepare_mask
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE, FEW = 1024, 500
@@ -48,8 +48,8 @@ def draw_one(folder: Path, number: int) -> None:
     """Draw one pair, alternately in each style."""
     cv2.setNumThreads(1)
     image, mask = phantom.draw(number, phantom.STYLES[number % len(phantom.STYLES)], SIZE)
-    (folder / "images" / f"{number:05d}.png").write_bytes(images.encode_image(image))
-    (folder / "masks" / f"{number:05d}.png").write_bytes(images.encode_mask(mask))
+    (folder / "images" / f"{number:05d}.png").write_bytes(codecs.encode_image(image))
+    (folder / "masks" / f"{number:05d}.png").write_bytes(codecs.encode_mask(mask))
 
 
 def warm(folder: Path) -> None:
@@ -66,11 +66,11 @@ def bare_loop(folder: str) -> None:
 
     def work() -> Iterator[int]:
         for name in itertools.cycle(names):
-            image = images.decode(Path(folder, "images", name).read_bytes(), name)
-            mask = images.decode_mask(Path(folder, "masks", name).read_bytes(), name)
+            image = codecs.decode(Path(folder, "images", name).read_bytes(), name)
+            mask = codecs.decode_mask(Path(folder, "masks", name).read_bytes(), name)
             square, geometry = prepare_image(image, SETTINGS)
-            images.encode_image(square)
-            images.encode_mask(prepare_mask(mask, geometry))
+            codecs.encode_image(square)
+            codecs.encode_mask(prepare_mask(mask, geometry))
             yield 1
 
     answer(work())

@@ -12,8 +12,9 @@ from hypothesis import settings
 from numpy.typing import NDArray
 
 from lungseg.config import PreprocessSettings
-from lungseg.data import datasets, sources
-from lungseg.data.shard_plan import plan_shards
+from lungseg.ingest import sources
+from lungseg.prepare import dataset_writer
+from lungseg.prepare.shard_plan import plan_shards
 
 # On a busy machine of few cores, torch's threads wait for one another longer than they work.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -74,7 +75,7 @@ def prepared(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The archive prepared at 64 px, two inputs a tar: a folder with the prepared data sets `north` and `south`."""
     folder = tmp_path_factory.mktemp("prepared")
     records = sources.discover(str(archive))
-    datasets.write_datasets(plan_shards(records, str(folder), PreprocessSettings(size=64), per_shard=2))
+    dataset_writer.write_datasets(plan_shards(records, str(folder), PreprocessSettings(size=64), per_shard=2))
     return folder
 
 

@@ -4,9 +4,10 @@ Nothing here imports numpy, torch or ray, so that `--help` answers at once.
 """
 
 from lungseg.config.adapt import AdaptSettings
+from lungseg.config.export import ExportFormat, ExportSettings
 from lungseg.config.infer import InferSettings, PostprocessSettings, Tta
 from lungseg.config.prepare import ListingColumns, OddMasks, PrepareSettings
-from lungseg.config.results import ExportFormat, ExportSettings, ReportSettings
+from lungseg.config.report import ReportSettings
 from lungseg.config.shared import JobSettings, PreprocessSettings, Settings
 from lungseg.config.train import (
     AugmentSettings,

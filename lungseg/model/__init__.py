@@ -1,1 +1,1 @@
-"""The network, what it is trained by and measured with. No Ray here, and nothing of lungseg.data."""
+"""The network, its losses, weights and checkpoints."""

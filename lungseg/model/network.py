@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lungseg.config import ModelSettings
 from lungseg.errors import InputError, SettingsError
-from lungseg.model.libraries import smp, timm
+from lungseg.model.lazy_imports import smp, timm
 from lungseg.model.pretrained import load_encoder_weights, remedies
 
 # What smp's own encoders were trained with; timm's (tu-) carry their own figures.

@@ -1,1 +1,1 @@
-"""What the jobs do, over a cluster: the only modules that import ray, and entry.py, which imports them when asked."""
+"""The drivers that put each stage on a cluster."""

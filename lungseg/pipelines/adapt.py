@@ -10,16 +10,16 @@ import ray
 from numpy.typing import NDArray
 
 from lungseg import storage
+from lungseg.cluster.connection import connect, total
+from lungseg.cluster.resources import require_cpus
+from lungseg.cluster.shared_storage import require_shared
 from lungseg.config import AdaptSettings
-from lungseg.data.datasets import PreparedData, find_datasets, open_dataset
-from lungseg.data.reader import SampleReader
-from lungseg.engine import checkpoint
-from lungseg.engine.checkpoint import Checkpoint
+from lungseg.dataset.catalog import PreparedData, find_datasets, open_dataset
+from lungseg.dataset.sample_reader import SampleReader
 from lungseg.errors import InputError, LungsegError, SettingsError
-from lungseg.pipelines.cluster import connect, total
-from lungseg.pipelines.progress import ProgressLine
-from lungseg.pipelines.shared_storage import require_shared
-from lungseg.pipelines.sizing import require_cpus
+from lungseg.model import checkpoint
+from lungseg.model.checkpoint import Checkpoint
+from lungseg.progress import ProgressLine
 
 logger = logging.getLogger(__name__)
 
@@ -145,20 +145,20 @@ def _adapt(source: str, folders: Sequence[str], out: str, fitted_to: dict[str, A
 def _fit(found: Checkpoint, data: Sequence[PreparedData], out: str, fitted_to: dict[str, Any]) -> Iterator[int]:
     import torch
 
-    from lungseg.engine import weights
-    from lungseg.engine.adapt import adapt
+    from lungseg.model import checkpoint_io
+    from lungseg.model.adabn import adapt
 
     reader = SampleReader(data, masks=False)
     groups = _batches(len(reader.rows), fitted_to["images"], fitted_to["batch"])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = weights.load_model(found).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = checkpoint_io.load_model(found).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     yield from adapt(model, ([reader.read(int(position)).image for position in group] for group in groups))
     config: dict[str, Any] = {name: value for name, value in found.config.items() if name != "digests"}
     config["settings"] = {**config["settings"], "threshold": checkpoint.threshold_of(found)}
     config["adapted_to"] = {**fitted_to, "model": found.digest}
     learnt = storage.read_table(storage.join(found.folder, "trained_on.parquet"))
     tensors = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
-    weights.save(storage.join(out, "checkpoint"), weights.Snapshot(tensors, {}, config, learnt))
+    checkpoint_io.save(storage.join(out, "checkpoint"), checkpoint_io.Snapshot(tensors, {}, config, learnt))
 
 
 def _batches(rows: int, images: int, batch: int) -> list[NDArray[np.int64]]:

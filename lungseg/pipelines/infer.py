@@ -12,18 +12,21 @@ import pyarrow as pa
 
 from lungseg import storage
 from lungseg.config import InferSettings
-from lungseg.data.dicom import pseudonym, read_key
-from lungseg.engine import checkpoint
-from lungseg.engine.checkpoint import Checkpoint, digest_of
-from lungseg.engine.items import How
 from lungseg.errors import InputError, SettingsError
-from lungseg.pipelines import parts, recompute
-from lungseg.pipelines.account import Times, show_one, write_account
-from lungseg.pipelines.inputs import list_items
-from lungseg.pipelines.parts import Account, Part
-from lungseg.pipelines.prediction import PredictPart
-from lungseg.pipelines.progress import ProgressLine
-from lungseg.pipelines.stages import Job, finish_part, open_part, require_precision
+from lungseg.imaging.dicom.pseudonym import pseudonym
+from lungseg.inference import part_plan, verify
+from lungseg.inference.actor import PredictPart
+from lungseg.inference.cpu_tasks import Job, finish_part, open_part, require_precision
+from lungseg.inference.inputs import list_items
+from lungseg.inference.items import How
+from lungseg.inference.part_plan import Part
+from lungseg.inference.summary import Times, show_one, write_account
+from lungseg.ingest.pseudonyms import read_key
+from lungseg.model import checkpoint
+from lungseg.model.checkpoint import Checkpoint, digest_of
+from lungseg.predictions import parts
+from lungseg.predictions.parts import Account
+from lungseg.progress import ProgressLine
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +60,7 @@ def run(settings: InferSettings) -> None:
     """
     times, out = Times(), storage.resolve(settings.out)
     if settings.verify:
-        recompute.run(out)
+        verify.run(out)
         return
     _require_named(settings, out)
     models = _models(settings)
@@ -68,7 +71,7 @@ def run(settings: InferSettings) -> None:
     total = functools.reduce(Account.add, work.kept.values(), Account.empty())
     _stop_if_hopeless(settings, work, total)
     if work.left:
-        parts.reopen(out, work.left)
+        part_plan.reopen(out, work.left)
         for account in _predict(job, work, times, total):
             total = account
             _stop_if_hopeless(settings, work, total)
@@ -167,8 +170,8 @@ def _plan(settings: InferSettings, job: Job, models: Sequence[Checkpoint]) -> _W
     shown = storage.digest({name: value for name, value in plan.items() if name != "checkpoints"})
     starts = enumerate(range(0, len(items), settings.part))
     planned = [Part.of(number, items[start : start + settings.part], shown) for number, start in starts]
-    parts.claim(job.out, {**plan, "digest": storage.digest([part.digest for part in planned])})
-    kept = parts.finished(job.out, planned)
+    part_plan.claim(job.out, {**plan, "digest": storage.digest([part.digest for part in planned])})
+    kept = part_plan.finished(job.out, planned)
     logger.info(
         "%d images in %d parts (%d kept from before), model %s",
         len(items),
@@ -219,7 +222,7 @@ def _here(job: Job, rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 def _over_cluster(job: Job, rows: Sequence[dict[str, Any]], times: Times) -> Iterator[dict[str, Any]]:
     # Imported only now: one picture is predicted without Ray.
-    from lungseg.pipelines.spread import spread
+    from lungseg.pipelines.infer_on_cluster import spread
 
     # Ray's core remarks, as an error, on how Ray Data starts its actors (ray issue 53727); real errors are raised.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")

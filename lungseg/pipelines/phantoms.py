@@ -4,9 +4,9 @@ import logging
 from pathlib import Path
 
 from lungseg import storage
-from lungseg.data import phantom
 from lungseg.errors import InputError
-from lungseg.pipelines.progress import ProgressLine
+from lungseg.imaging import phantom
+from lungseg.progress import ProgressLine
 
 logger = logging.getLogger(__name__)
 

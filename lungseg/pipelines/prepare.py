@@ -13,23 +13,26 @@ import pyarrow as pa
 import ray.data
 
 from lungseg import storage
+from lungseg.cluster.connection import connect
+from lungseg.cluster.gauges import Gauges
+from lungseg.cluster.resources import require_cpus
+from lungseg.cluster.shared_storage import require_shared
 from lungseg.config import PrepareSettings, PreprocessSettings
-from lungseg.data import audit, datasets, dicom, images, manifest, sources
-from lungseg.data.histogram import learn_landmarks
-from lungseg.data.leakage import audit_datasets
-from lungseg.data.preprocess import prepare_image
-from lungseg.data.shard_plan import ShardPlan, held_ids, plan_shards
-from lungseg.data.sources import names
+from lungseg.dataset import catalog, duplicates
+from lungseg.dataset.leakage import audit_datasets
 from lungseg.errors import ImageError, InputError, SettingsError
-from lungseg.pipelines import verify
-from lungseg.pipelines.cluster import connect
-from lungseg.pipelines.gauges import Gauges
+from lungseg.imaging import codecs
+from lungseg.imaging.dicom import reader
+from lungseg.imaging.geometry import prepare_image
+from lungseg.imaging.intensity import learn_landmarks
+from lungseg.ingest import file_names, pseudonyms, record_checks, sources
+from lungseg.pipelines import verify_dataset
 from lungseg.pipelines.phantoms import draw_phantoms
-from lungseg.pipelines.progress import ProgressLine
-from lungseg.pipelines.shard_task import write_row
-from lungseg.pipelines.shared_storage import require_shared
-from lungseg.pipelines.sizing import require_cpus
-from lungseg.pipelines.summary import Work, show, summarise
+from lungseg.prepare import dataset_writer
+from lungseg.prepare.shard_plan import ShardPlan, held_ids, plan_shards
+from lungseg.prepare.shard_task import write_row
+from lungseg.prepare.summary import Work, show, summarise
+from lungseg.progress import ProgressLine
 from lungseg.schema import Record
 
 logger = logging.getLogger(__name__)
@@ -50,9 +53,9 @@ def run(settings: PrepareSettings) -> None:
     """
     out = storage.resolve(settings.out)
     if settings.verify:
-        verify.run(out)
+        verify_dataset.run(out)
         return
-    key = dicom.read_key(settings.patient_key)
+    key = pseudonyms.read_key(settings.patient_key)
     preprocess = _with_landmarks(settings)
     prepare_image(_TRIAL, preprocess)  # tells of settings that do not fit together before anything is touched
     logger.info("listing images")
@@ -65,7 +68,7 @@ def run(settings: PrepareSettings) -> None:
     logger.info("%d images in %s; tars: %d", len(records), sets, len(plans))
     inputs, first = len(records), [record.image_uri for record in records if record.usable][:_HEADS]
     del records  # the plans hold them
-    datasets.begin_datasets(plans)
+    dataset_writer.begin_datasets(plans)
     connect()
     require_cpus(1)
     require_shared(out, archive=first)
@@ -77,11 +80,11 @@ def run(settings: PrepareSettings) -> None:
     pa.default_memory_pool().release_unused()  # of the tables that are written
     if not infos:
         raise InputError("; ".join(refused))
-    data = [datasets.open_dataset(folder) for folder in datasets.datasets_in(out)]
+    data = [catalog.open_dataset(folder) for folder in catalog.datasets_in(out)]
     logger.info("audit: looking for copies among %d images", sum(part.index.num_rows for part in data))
     # Copies alone: a study looks for more, in the data sets that it chooses.
     pairs = audit_datasets(data, wide=False, show=ProgressLine(logger).show)
-    storage.write_table(storage.join(out, "duplicates.parquet"), audit.to_table(pairs))
+    storage.write_table(storage.join(out, "duplicates.parquet"), duplicates.to_table(pairs))
     summary = summarise(infos, work, pairs, time.monotonic() - began)
     storage.write_json(storage.join(out, "summary.json"), summary)
     show(summary, out)
@@ -94,7 +97,7 @@ def _finish(plans: Sequence[ShardPlan], folders: Sequence[str]) -> tuple[list[di
     infos, refused = [], []
     for folder in folders:
         try:
-            infos.append(datasets.finish_dataset([plan for plan in plans if plan.folder == folder]))
+            infos.append(dataset_writer.finish_dataset([plan for plan in plans if plan.folder == folder]))
         except InputError as error:
             refused.append(str(error))
     return infos, refused
@@ -126,7 +129,7 @@ def _learn(paths: Sequence[str], where: str) -> tuple[float, ...]:
     """
     broken: list[str] = []
 
-    def usable() -> Iterator[images.Pixels]:  # one at a time in memory
+    def usable() -> Iterator[codecs.Pixels]:  # one at a time in memory
         for path in paths:
             try:
                 yield _read_reference(path)
@@ -144,9 +147,9 @@ def _learn(paths: Sequence[str], where: str) -> tuple[float, ...]:
     return learnt
 
 
-def _read_reference(path: str) -> images.Pixels:
+def _read_reference(path: str) -> codecs.Pixels:
     name = storage.name_of(path)
-    image = images.decode(storage.read_bytes(path), name)
+    image = codecs.decode(storage.read_bytes(path), name)
     try:
         learn_landmarks([image])
     except ImageError as error:  # it knows no names
@@ -158,7 +161,7 @@ def _records(settings: PrepareSettings, out: str, key: bytes | None) -> list[Rec
     """List the archive's records, an id each; what an earlier start put into `out` keeps its own."""
     found = _list(settings, out, key)
     held = held_ids(found, out)
-    return manifest.refuse_same_ids(sources.keep_ids(found, held) if settings.listing else found, held)
+    return record_checks.refuse_same_ids(sources.keep_ids(found, held) if settings.listing else found, held)
 
 
 def _list(settings: PrepareSettings, out: str, key: bytes | None) -> list[Record]:
@@ -184,8 +187,8 @@ def _require_key(records: Sequence[Record], key: bytes | None) -> None:
         SettingsError: there is no key, and a file's name, or the head of one of the first without a suffix, is DICOM's.
 
     """
-    found = next((uri for record in records if names.named_as_dicom(uri := record.image_uri)), None)
-    unnamed = [record.image_uri for record in records if names.without_suffix(record.image_uri)][:_HEADS]
+    found = next((uri for record in records if file_names.named_as_dicom(uri := record.image_uri)), None)
+    unnamed = [record.image_uri for record in records if file_names.without_suffix(record.image_uri)][:_HEADS]
     found = found or next((uri for uri in unnamed if _begins_as_dicom(uri)), None)
     if found and key is None:
         raise SettingsError(
@@ -219,7 +222,7 @@ def _require_masks(records: Sequence[Record], asked: Sequence[str]) -> None:
 
 def _begins_as_dicom(uri: str) -> bool:
     try:
-        return dicom.is_dicom(storage.read_range(uri, 0, _HEAD))
+        return reader.is_dicom(storage.read_range(uri, 0, _HEAD))
     except InputError:  # its row will say so
         return False
 

@@ -8,23 +8,26 @@ from collections import Counter
 from collections.abc import Generator, Sequence
 
 from lungseg import storage
+from lungseg.cluster.connection import connect
+from lungseg.cluster.resources import Share, require_memory, share_among_runs, workers_for, workers_there
+from lungseg.cluster.shared_storage import require_shared
 from lungseg.config import PreprocessSettings, Protocol, TrainSettings
-from lungseg.data import audit, datasets, folds, manifest, sources
-from lungseg.data.leakage import audit_datasets
-from lungseg.data.shard_plan import plan_shards
-from lungseg.engine import tracking
-from lungseg.engine.learner import require_gpus
-from lungseg.engine.run import Run, name_run
-from lungseg.engine.study_data import check_split, open_data
+from lungseg.dataset import catalog, duplicates, folds
+from lungseg.dataset.leakage import audit_datasets
 from lungseg.errors import LungsegError, SettingsError
+from lungseg.ingest import record_checks, sources
 from lungseg.model import network
-from lungseg.pipelines import matrix, matrix_picture, trainer
-from lungseg.pipelines.cluster import connect
+from lungseg.pipelines import train_run
 from lungseg.pipelines.phantoms import draw_phantoms
-from lungseg.pipelines.progress import ProgressLine, SharedLine
-from lungseg.pipelines.shared_storage import require_shared
-from lungseg.pipelines.sizing import Share, require_memory, share_among_runs, workers_for, workers_there
-from lungseg.pipelines.study_record import StudyRecord
+from lungseg.prepare import dataset_writer
+from lungseg.prepare.shard_plan import plan_shards
+from lungseg.progress import ProgressLine, SharedLine
+from lungseg.study import cross_dataset, heatmap
+from lungseg.study.study_files import StudyRecord
+from lungseg.training import tracking
+from lungseg.training.run import Run, name_run
+from lungseg.training.study_data import check_split, open_data
+from lungseg.training.train_step import require_gpus
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +47,7 @@ def run(settings: TrainSettings) -> None:
     """
     settings = _with_resolved_weights(settings)
     study = storage.join(storage.resolve(settings.out), settings.study)
-    folders = datasets.find_datasets(_data(settings))
+    folders = catalog.find_datasets(_data(settings))
     data = open_data(folders)
     plans = _asked_for(_plan(settings, data, settings.protocols, settings.only_folds), settings.train_on)
     settings = _with_workers(settings, study, len(plans))
@@ -68,9 +71,9 @@ def run(settings: TrainSettings) -> None:
     for one in runs:
         if record.finished(one.name):
             _tell(record, one.name)
-    matrix.show(found)
+    cross_dataset.show(found)
     if found.cells and (left or not storage.exists(storage.join(study, "wandb"))):
-        tracking.summarise_study(settings.wandb, study, matrix.grid(found), matrix_picture.draw(found))
+        tracking.summarise_study(settings.wandb, study, cross_dataset.grid(found), heatmap.draw(found))
     _judge(record, failures)
 
 
@@ -98,7 +101,7 @@ def _with_workers(settings: TrainSettings, study: str, runs: int) -> TrainSettin
 
 def _plan(
     settings: TrainSettings,
-    data: Sequence[datasets.PreparedData],
+    data: Sequence[catalog.PreparedData],
     protocols: Sequence[Protocol],
     only: Sequence[int],
 ) -> list[folds.RunPlan]:
@@ -123,7 +126,7 @@ def _asked_for(plans: Sequence[folds.RunPlan], train_on: Sequence[str]) -> list[
     ]
 
 
-def _alike(settings: TrainSettings, data: list[datasets.PreparedData]) -> frozenset[str]:
+def _alike(settings: TrainSettings, data: list[catalog.PreparedData]) -> frozenset[str]:
     """Name every run that these settings and data can have, whatever its protocol and fold."""
     protocols = _PROTOCOLS if len(data) > 1 else _PROTOCOLS[:2]
     return frozenset(name_run(settings, plan, data) for plan in _plan(settings, data, protocols, ()))
@@ -131,7 +134,7 @@ def _alike(settings: TrainSettings, data: list[datasets.PreparedData]) -> frozen
 
 def _check(
     settings: TrainSettings,
-    data: Sequence[datasets.PreparedData],
+    data: Sequence[catalog.PreparedData],
     plans: Sequence[folds.RunPlan],
     linked: Sequence[folds.Link],
 ) -> None:
@@ -155,7 +158,7 @@ def _check(
         check_split(parts, plan.name, settings.seats, settings.least_batch)
 
 
-def _linked(study: str, data: Sequence[datasets.PreparedData]) -> tuple[folds.Link, ...]:
+def _linked(study: str, data: Sequence[catalog.PreparedData]) -> tuple[folds.Link, ...]:
     """Audit the data, or read what an earlier command found in the same; list the pairs that must not be parted."""
     path = storage.join(study, "duplicates.parquet")
     phashes = [part.index.column("phash").to_pylist() for part in data]
@@ -163,7 +166,7 @@ def _linked(study: str, data: Sequence[datasets.PreparedData]) -> tuple[folds.Li
     found = storage.read_table(path) if storage.exists(path) else None
     if found is None or found.schema.metadata.get(b"lungseg.audited") != made_of.encode():
         logger.info("audit: looking for duplicates among %d images", sum(part.index.num_rows for part in data))
-        found = audit.to_table(audit_datasets(data, show=ProgressLine(logger).show))
+        found = duplicates.to_table(audit_datasets(data, show=ProgressLine(logger).show))
         found = found.replace_schema_metadata({**found.schema.metadata, "lungseg.audited": made_of})
         storage.write_table(path, found)
     pairs = found.to_pylist()
@@ -181,8 +184,8 @@ def _data(settings: TrainSettings) -> list[str]:
     if not settings.phantoms:
         raise SettingsError("no data named: pass --data FOLDER (prepared by jobs/prepare.py)")
     out = storage.join(storage.resolve(settings.out), "phantom-data")
-    records = manifest.refuse_same_ids(sources.discover(draw_phantoms(out, settings.phantoms)))
-    datasets.write_datasets(plan_shards(records, out, PreprocessSettings(size=_PHANTOM_SIZE), per_shard=64))
+    records = record_checks.refuse_same_ids(sources.discover(draw_phantoms(out, settings.phantoms)))
+    dataset_writer.write_datasets(plan_shards(records, out, PreprocessSettings(size=_PHANTOM_SIZE), per_shard=64))
     return [out]
 
 
@@ -260,7 +263,7 @@ def _in_threads(
 
 def _outcome(one: Run, placed: Share, line: SharedLine) -> tuple[Run, Exception | None]:
     try:
-        trainer.train(one, placed, line)
+        train_run.train(one, placed, line)
     except Exception as error:  # the main thread tells a bug from a failure, and logs it whole
         return one, error
     return one, None

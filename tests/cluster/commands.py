@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lungseg import storage
-from lungseg.engine import checkpoint
+from lungseg.model import checkpoint
 from tests.pipelines.conftest import steady
 
 ROOT = Path(__file__).resolve().parents[2]

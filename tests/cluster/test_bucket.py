@@ -15,7 +15,7 @@ import pyarrow.fs as pafs
 import pytest
 
 from lungseg import storage
-from lungseg.data import phantom
+from lungseg.imaging import phantom
 from tests.cluster import commands
 from tests.cluster.refusing import refusing
 from tests.pipelines.processes import family, kill, title

@@ -12,8 +12,8 @@ import cv2
 import pytest
 
 from lungseg import storage
-from lungseg.data import phantom
-from lungseg.engine import checkpoint
+from lungseg.imaging import phantom
+from lungseg.model import checkpoint
 from tests.cluster import commands
 from tests.pipelines.processes import family, kill
 

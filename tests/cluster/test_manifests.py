@@ -14,7 +14,7 @@ import yaml
 from ray._private.runtime_env import packaging
 from ray.runtime_env import RuntimeEnv
 
-from lungseg.recipes import parse
+from lungseg.config.recipes import parse
 
 ROOT = Path(__file__).resolve().parents[2]
 CLUSTER = ROOT / "cluster"
@@ -201,7 +201,13 @@ def test_the_runtime_env_holds_no_secret() -> None:
     assert not [name for name in names if any(word in name for word in SECRET)]
 
 
-KEPT = ("jobs/train.py", "lungseg/__init__.py", "lungseg/data/__init__.py", "lungseg/data/shards.py", "pyproject.toml")
+KEPT = (
+    "jobs/train.py",
+    "lungseg/__init__.py",
+    "lungseg/dataset/__init__.py",
+    "lungseg/dataset/catalog.py",
+    "pyproject.toml",
+)
 LEFT = (
     "data/prepared/index.parquet",
     "data/notes.txt",
@@ -237,4 +243,4 @@ def test_this_project_is_small_enough_to_upload(tmp_path: Path) -> None:
     packaging.create_package(str(ROOT), package, include_gitignore=False)
     assert package.stat().st_size < 20 * 1024**2
     with zipfile.ZipFile(package) as archive:
-        assert {"jobs/train.py", "lungseg/data/shards.py"} <= set(archive.namelist())
+        assert {"jobs/train.py", "lungseg/dataset/catalog.py"} <= set(archive.namelist())

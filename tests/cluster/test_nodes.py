@@ -11,10 +11,10 @@ import cv2
 import pytest
 
 from lungseg import storage
-from lungseg.data import phantom
-from lungseg.data.shards import digest_bytes
-from lungseg.engine import checkpoint
-from lungseg.engine.weights import load_weights
+from lungseg.imaging import phantom
+from lungseg.model import checkpoint
+from lungseg.model.checkpoint_io import load_weights
+from lungseg.storage.files import digest_bytes
 from tests.cluster.nodes import Nodes, RunningJob
 from tests.pipelines.conftest import steady, trained  # noqa: F401  # a fixture
 from tests.pipelines.processes import title

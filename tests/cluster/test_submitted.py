@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from lungseg.data import phantom
-from lungseg.engine import checkpoint
+from lungseg.imaging import phantom
+from lungseg.model import checkpoint
 from tests.cluster import commands
 from tests.cluster.test_local_sh import Head
 from tests.pipelines.processes import family, kill

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from lungseg.config import ModelSettings, TrainSettings
+from lungseg.config.recipes import TRAIN
 from lungseg.errors import InputError, SettingsError
 from lungseg.model.network import LungNetwork, build, without_weights
-from lungseg.recipes import TRAIN
 
 torch.set_num_threads(1)  # two threads that wait for each other are ten times slower on a busy machine
 

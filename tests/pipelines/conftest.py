@@ -15,11 +15,12 @@ import ray
 import torch
 
 from lungseg import storage
+from lungseg.cluster import connection
 from lungseg.config import InferSettings, LoaderSettings, ModelSettings, OptimSettings, TrainSettings
-from lungseg.data import datasets, folds
-from lungseg.engine import fit, study_data
-from lungseg.engine.run import Run
-from lungseg.pipelines import cluster, infer
+from lungseg.dataset import catalog, folds
+from lungseg.pipelines import infer
+from lungseg.training import run_loop, study_data
+from lungseg.training.run import Run
 
 EPOCHS = 14  # until the masks look like lungs: of a model that knows nothing they are all alike
 _UNSTEADY = ("seconds",)
@@ -40,15 +41,15 @@ def ray_cluster() -> Iterator[None]:
         def two_cpus(**options: object) -> object:
             return start(**{**options, "num_cpus": 2, "include_dashboard": False})
 
-        patch.setattr(cluster.ray, "init", two_cpus)
-        cluster.connect()
+        patch.setattr(connection.ray, "init", two_cpus)
+        connection.connect()
         yield
         ray.shutdown()
 
 
 def _train(prepared: Path, folder: Path, fold: int) -> None:
     settings = TrainSettings(
-        data=tuple(datasets.find_datasets([str(prepared)])),
+        data=tuple(catalog.find_datasets([str(prepared)])),
         folds=2,
         model=ModelSettings(encoder="tu-test_efficientnet", weights="none"),
         loader=LoaderSettings(batch=2),
@@ -59,7 +60,7 @@ def _train(prepared: Path, folder: Path, fold: int) -> None:
     data = study_data.open_data(settings.data)
     (plan,) = folds.plan_study(("pooled",), [part.name for part in data], 2, (fold,), 0)
     run = Run(settings, plan, settings.data, folder.name, str(folder))
-    fit.finish(fit.start(run, torch.device("cpu")), lambda _: None)
+    run_loop.finish(run_loop.start(run, torch.device("cpu")), lambda _: None)
 
 
 @pytest.fixture(scope="session")

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydicom import dcmread
 
-from lungseg.data import phantom
-from tests.data.dicom_files import coded, saved, write_dicom
+from lungseg.imaging import phantom
+from tests.imaging.dicom.dicom_files import coded, saved, write_dicom
 
 U8 = NDArray[np.uint8]
 SIZE = 192

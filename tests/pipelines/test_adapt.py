@@ -10,12 +10,14 @@ from hypothesis import given, strategies as st
 
 from lungseg import storage
 from lungseg.config import AdaptSettings, InferSettings
-from lungseg.data import datasets, sources
-from lungseg.data.shard_plan import plan_shards
-from lungseg.engine import checkpoint
-from lungseg.engine.weights import load_weights
+from lungseg.dataset import catalog
 from lungseg.errors import InputError, LungsegError, SettingsError
+from lungseg.ingest import sources
+from lungseg.model import checkpoint
+from lungseg.model.checkpoint_io import load_weights
 from lungseg.pipelines import adapt, infer
+from lungseg.prepare import dataset_writer
+from lungseg.prepare.shard_plan import plan_shards
 from lungseg.schema import Record
 
 
@@ -31,7 +33,7 @@ def test_every_run_becomes_a_checkpoint_that_says_what_it_was_made_of(
     adapted: Path, prepared: Path, study: Path
 ) -> None:
     assert sorted(path.name for path in adapted.iterdir()) == ["pooled-fold0-test", "pooled-fold1-test"]
-    digests = [datasets.open_dataset(folder).digest for folder in datasets.find_datasets([str(prepared)])]
+    digests = [catalog.open_dataset(folder).digest for folder in catalog.find_datasets([str(prepared)])]
     for name in ("pooled-fold0-test", "pooled-fold1-test"):
         before, after = checkpoint.find(str(study / name)), checkpoint.find(str(adapted / name))
         assert after.config["adapted_to"] == {"model": before.digest, "data": digests, "images": 8, "batch": 4}
@@ -88,7 +90,7 @@ def _bare(archive: Path, trained: Path, tmp_path: Path) -> Path:
     """Prepare the archive's pictures without their masks."""
     records = [Record(one.image_id, one.dataset, one.image_uri) for one in sources.discover(str(archive))]
     preprocess = checkpoint.find(str(trained)).preprocess
-    datasets.write_datasets(plan_shards(records, str(tmp_path / "bare"), preprocess, per_shard=2))
+    dataset_writer.write_datasets(plan_shards(records, str(tmp_path / "bare"), preprocess, per_shard=2))
     return tmp_path / "bare"
 
 
@@ -121,7 +123,7 @@ def test_nothing_named_is_refused() -> None:
 def test_pictures_that_are_prepared_otherwise_are_refused(archive: Path, trained: Path, tmp_path: Path) -> None:
     other = checkpoint.find(str(trained)).preprocess.model_copy(update={"histogram": "clahe"})
     records = sources.discover(str(archive))
-    datasets.write_datasets(plan_shards(records, str(tmp_path), other, per_shard=8))
+    dataset_writer.write_datasets(plan_shards(records, str(tmp_path), other, per_shard=8))
     said = refusal(checkpoint=(str(trained),), data=(str(tmp_path),))
     assert "(found --preprocess.histogram clahe, expected none)" in said
     assert "prepare the pictures as the model's were" in said

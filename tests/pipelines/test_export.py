@@ -13,14 +13,15 @@ from pycocotools.coco import COCO
 
 from lungseg import storage
 from lungseg.config import ExportSettings
-from lungseg.data import images
-from lungseg.data.shards import digest_bytes
 from lungseg.errors import InputError, SettingsError
+from lungseg.export.writers import draw_overlay
+from lungseg.imaging import codecs
+from lungseg.inference.part_plan import write_part
 from lungseg.pipelines import export
-from lungseg.pipelines.export import draw_overlay
-from lungseg.pipelines.parts import part_path, write_part
+from lungseg.predictions.parts import part_path
 from lungseg.schema import PREDICTIONS
-from tests.data.dicom_files import write_dicom
+from lungseg.storage.files import digest_bytes
+from tests.imaging.dicom.dicom_files import write_dicom
 
 Row = dict[str, Any]
 
@@ -40,7 +41,7 @@ def row_of(image_id: str, source: str, mask: Any, **changes: Any) -> Row:
         "error": "",
         "height": height,
         "width": width,
-        "mask": images.encode_rle(mask),
+        "mask": codecs.encode_rle(mask),
         "area_px": int(mask.sum()),
         "bbox": box,
         "mean_probability": 0.9,
@@ -96,7 +97,7 @@ def test_every_format_is_what_its_reader_expects(ray_cluster: None, predictions:
     masks = {path.stem: cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in (out / "masks" / "north").iterdir()}
     assert set(masks) == {"png_0", "png_1", "radiograph", "empty"}
     for name, found in masks.items():
-        assert (found == 255 * images.decode_rle(rows[name]["mask"], *found.shape)).all()
+        assert (found == 255 * codecs.decode_rle(rows[name]["mask"], *found.shape)).all()
     assert {path.name for path in (out / "overlays" / "north").iterdir()} == {f"{name}.png" for name in masks}
     assert {path.name for path in (out / "dicom-seg" / "north").iterdir()} == {"radiograph.dcm"}
     coco = COCO(str(out / "annotations.json"))
@@ -104,7 +105,7 @@ def test_every_format_is_what_its_reader_expects(ray_cluster: None, predictions:
     assert len(coco.anns) == 3  # an empty mask has none
     for annotation in coco.anns.values():
         row = rows[coco.imgs[annotation["image_id"]]["lungseg_id"].split("/")[1]]
-        assert (coco.annToMask(annotation) == images.decode_rle(row["mask"], row["height"], row["width"])).all()
+        assert (coco.annToMask(annotation) == codecs.decode_rle(row["mask"], row["height"], row["width"])).all()
         assert (annotation["area"], annotation["bbox"]) == (row["area_px"], row["bbox"])
 
 

@@ -16,12 +16,15 @@ import safetensors.torch
 
 from lungseg import storage
 from lungseg.config import InferSettings, PostprocessSettings, PreprocessSettings
-from lungseg.data import datasets, images, manifest, sources
-from lungseg.data.shard_plan import plan_shards
-from lungseg.engine import checkpoint
-from lungseg.engine.weights import load_weights
 from lungseg.errors import CheckpointError, InputError, SettingsError
-from lungseg.pipelines import infer, stages
+from lungseg.imaging import codecs
+from lungseg.inference import cpu_tasks
+from lungseg.ingest import reason_codes, record_checks, sources
+from lungseg.model import checkpoint
+from lungseg.model.checkpoint_io import load_weights
+from lungseg.pipelines import infer
+from lungseg.prepare import dataset_writer
+from lungseg.prepare.shard_plan import plan_shards
 from lungseg.schema import STATUSES
 from tests.pipelines import odd_inputs
 from tests.pipelines.conftest import EPOCHS, steady
@@ -82,7 +85,7 @@ def test_every_image_has_one_row_also_those_that_cannot_be_used(whole: tuple[Pat
     rows = rows_of(out)
     assert sorted(row["source_uri"] for row in rows) == sorted(str(path) for path in archive.rglob("images/*"))
     bad = {row["image_id"]: row for row in rows if row["status"] != "ok"}
-    assert {name: (row["status"], *manifest.codes_of(row["error"])) for name, row in bad.items()} == {
+    assert {name: (row["status"], *reason_codes.codes_of(row["error"])) for name, row in bad.items()} == {
         "north_00": ("rejected", "undecodable"),
         "south_99": ("failed", "unreadable"),
     }
@@ -93,12 +96,12 @@ def test_masks_are_of_native_size_and_compared_with_the_reference(whole: tuple[P
     usable = [row for row in rows_of(whole[1]) if row["status"] == "ok"]
     assert sum(row["dice"] > 0.8 for row in usable) >= 6
     for row in usable:
-        native = images.decode(Path(row["source_uri"]).read_bytes(), "image").shape
+        native = codecs.decode(Path(row["source_uri"]).read_bytes(), "image").shape
         assert (row["height"], row["width"]) == native
-        mask = images.decode_rle(row["mask"], *native)
+        mask = codecs.decode_rle(row["mask"], *native)
         assert int(mask.sum()) == row["area_px"]
         (uri,) = row["mask_uris"]
-        truth = images.decode_mask(Path(uri).read_bytes(), "mask")
+        truth = codecs.decode_mask(Path(uri).read_bytes(), "mask")
         overlap = int((mask & truth).sum())
         assert row["dice"] == pytest.approx(2 * overlap / (int(mask.sum()) + int(truth.sum())))
 
@@ -108,7 +111,7 @@ def test_rows_say_whether_the_model_was_trained_on_the_picture(whole: tuple[Path
     rows = [row for row in rows_of(whole[1]) if row["status"] == "ok"]
     assert {row["seen_in_training"] for row in rows} == {True, False}
     for row in rows:
-        digest = images.pixel_digest(images.decode(Path(row["source_uri"]).read_bytes(), ""))
+        digest = codecs.pixel_digest(codecs.decode(Path(row["source_uri"]).read_bytes(), ""))
         assert row["seen_in_training"] is (digest in seen)
 
 
@@ -182,9 +185,7 @@ def test_too_many_lost_images_stop_the_job_with_an_account_and_what_is_done_is_k
 
 def test_one_picture_is_told_in_two_lines_and_needs_no_ray(archive: Path, trained: Path, tmp_path: Path) -> None:
     (tmp_path / "without_ray.py").write_text(
-        "import sys; sys.modules['ray'] = None\n"
-        "from lungseg.pipelines.entry import main\n"
-        "sys.exit(main('infer', sys.argv[1:]))\n"
+        "import sys; sys.modules['ray'] = None\nfrom lungseg.cli import main\nsys.exit(main('infer', sys.argv[1:]))\n"
     )
     picture, out = archive / "south" / "images" / "south_01.png", tmp_path / "out"
     command = [sys.executable, str(tmp_path / "without_ray.py"), "--archive", str(picture)]
@@ -222,7 +223,7 @@ def test_prepared_data_its_manifest_a_listing_and_the_folder_of_images_agree(
     assert [(row["source_uri"], row["mask"], row["dice"]) for row in listed] == [
         (row["source_uri"], row["mask"], row["dice"]) for row in north
     ]
-    assert (gone["status"], manifest.codes_of(gone["error"])) == ("failed", ["unreadable"])
+    assert (gone["status"], reason_codes.codes_of(gone["error"])) == ("failed", ["unreadable"])
     infer.run(settings_of(archive, trained, tmp_path / "some", pattern="north/*"))
     assert steady(rows_of(tmp_path / "some")) == steady(north)
 
@@ -238,7 +239,7 @@ def test_images_of_a_studys_data_are_predicted_by_the_models_that_never_saw_them
     single = [masks(rows_of(tmp_path / run.config["run"])) for run in runs]
     assert single[0] != single[1]
     for row in rows:
-        digest = images.pixel_digest(images.decode(Path(row["source_uri"]).read_bytes(), ""))
+        digest = codecs.pixel_digest(codecs.decode(Path(row["source_uri"]).read_bytes(), ""))
         never = [fold for fold in (0, 1) if digest not in seen[fold]]
         assert (row["models"], row["seen_in_training"]) == (len(never) or 2, not never)
         if len(never) == 1:
@@ -283,12 +284,12 @@ def test_an_input_that_changes_while_the_job_runs_fails_and_says_so(
 ) -> None:
     def late(*arguments: Any) -> Any:
         film.write_bytes(film.read_bytes() + b"more")
-        return stages.open_part(*arguments)
+        return cpu_tasks.open_part(*arguments)
 
     monkeypatch.setattr(infer, "open_part", late)
     infer.run(settings_of(film, trained, tmp_path / "out"))
     (row,) = rows_of(tmp_path / "out")
-    assert (row["status"], row["mask"], manifest.codes_of(row["error"])) == ("failed", None, ["changed"])
+    assert (row["status"], row["mask"], reason_codes.codes_of(row["error"])) == ("failed", None, ["changed"])
     with pytest.raises(InputError, match="the archive's files changed"):
         infer.run(settings_of(film, trained, tmp_path / "out"))
 
@@ -427,8 +428,8 @@ def test_weights_that_are_a_pickle_are_refused_in_one_line_before_anything_is_wr
 def test_data_or_models_prepared_in_another_way_are_refused(
     archive: Path, trained: Path, film: Path, tmp_path: Path
 ) -> None:
-    records = manifest.refuse_same_ids(sources.discover(str(archive)))
-    datasets.write_datasets(plan_shards(records, str(tmp_path / "other"), PreprocessSettings(size=80), 4))
+    records = record_checks.refuse_same_ids(sources.discover(str(archive)))
+    dataset_writer.write_datasets(plan_shards(records, str(tmp_path / "other"), PreprocessSettings(size=80), 4))
     with pytest.raises(InputError, match=r"found --preprocess\.size 80, expected 64.*prepare it so"):
         infer.run(settings_of(tmp_path / "other", trained, tmp_path / "out"))
     other = Path(shutil.copytree(trained, tmp_path / "run"))

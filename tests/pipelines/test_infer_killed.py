@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from lungseg import storage
-from lungseg.data import phantom
+from lungseg.imaging import phantom
 from tests.pipelines.conftest import steady
 from tests.pipelines.processes import family, kill, title
 

@@ -13,16 +13,18 @@ from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 from lungseg import storage
 from lungseg.config import InferSettings
-from lungseg.data import datasets, images, sources
-from lungseg.data.shard_plan import plan_shards
-from lungseg.engine import checkpoint
-from lungseg.engine.checkpoint import digest_of
-from lungseg.engine.items import How
-from lungseg.pipelines.inputs import list_items
-from lungseg.pipelines.parts import part_path
-from lungseg.pipelines.prediction import PredictPart
-from lungseg.pipelines.stages import Job, finish_part, open_part
-from tests.data.dicom_files import coded, write_dicom
+from lungseg.imaging import codecs
+from lungseg.inference.actor import PredictPart
+from lungseg.inference.cpu_tasks import Job, finish_part, open_part
+from lungseg.inference.inputs import list_items
+from lungseg.inference.items import How
+from lungseg.ingest import sources
+from lungseg.model import checkpoint
+from lungseg.model.checkpoint import digest_of
+from lungseg.predictions.parts import part_path
+from lungseg.prepare import dataset_writer
+from lungseg.prepare.shard_plan import plan_shards
+from tests.imaging.dicom.dicom_files import coded, write_dicom
 
 CODINGS = (None, RLELossless, JPEGLSLossless, JPEG2000Lossless)
 
@@ -57,13 +59,15 @@ def test_files_dicom_a_bucket_and_prepared_tars_give_the_same_masks(
     for folder in ("files", "dicom"):
         (tmp_path / folder).mkdir()
     for number, (name, picture) in enumerate(pictures.items()):
-        (tmp_path / "files" / f"{name}.png").write_bytes(images.encode_image(picture))
+        (tmp_path / "files" / f"{name}.png").write_bytes(codecs.encode_image(picture))
         content, coding = write_dicom(picture), CODINGS[number % len(CODINGS)]
         (tmp_path / "dicom" / f"{name}.dcm").write_bytes(coded(content, coding) if coding else content)
     filesystem, inner = storage.open_filesystem(f"{bucket}/archive")
     pafs.copy_files(str(tmp_path / "files"), inner, destination_filesystem=filesystem)
     size = checkpoint.find(str(trained)).preprocess
-    datasets.write_datasets(plan_shards(sources.discover(str(tmp_path / "files")), str(tmp_path / "tars"), size, 3))
+    dataset_writer.write_datasets(
+        plan_shards(sources.discover(str(tmp_path / "files")), str(tmp_path / "tars"), size, 3)
+    )
 
     files = masks_of(str(tmp_path / "files"), trained, str(tmp_path / "out-files"))
     assert len(set(files.values())) > len(files) / 2

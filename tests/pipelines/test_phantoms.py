@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from lungseg.data import phantom
 from lungseg.errors import InputError
+from lungseg.imaging import phantom
 from lungseg.pipelines.phantoms import draw_phantoms
 
 

@@ -13,14 +13,16 @@ from pydicom.data import get_testdata_file
 from pydicom.uid import JPEGLSLossless, RLELossless
 
 from lungseg.config import ListingColumns, PrepareSettings, PreprocessSettings
-from lungseg.data import datasets, manifest, sources
-from lungseg.data.reader import SampleReader
-from lungseg.data.shard_plan import plan_shards
-from lungseg.engine import fit
+from lungseg.dataset import catalog
+from lungseg.dataset.sample_reader import SampleReader
 from lungseg.errors import InputError, SettingsError, ShardError
+from lungseg.ingest import reason_codes, record_checks, sources
 from lungseg.pipelines import prepare
+from lungseg.prepare import dataset_writer
+from lungseg.prepare.shard_plan import plan_shards
 from lungseg.storage import read_table
-from tests.data.dicom_files import coded
+from lungseg.training import run_loop
+from tests.imaging.dicom.dicom_files import coded
 
 DrawPair = Callable[[int, int, int], tuple[NDArray[np.uint8], NDArray[np.uint8]]]
 SMALL = PreprocessSettings(size=64)
@@ -34,9 +36,9 @@ def test_over_a_cluster_as_in_one_process(ray_cluster: None, archive: Path, tmp_
     settings = PrepareSettings(source=str(archive), out=str(tmp_path / "ray"), preprocess=SMALL, images_per_shard=3)
     prepare.run(settings)
     plans = plan_shards(
-        manifest.refuse_same_ids(sources.discover(str(archive))), str(tmp_path / "alone"), SMALL, per_shard=3
+        record_checks.refuse_same_ids(sources.discover(str(archive))), str(tmp_path / "alone"), SMALL, per_shard=3
     )
-    datasets.write_datasets(plans)
+    dataset_writer.write_datasets(plans)
     made = _bytes(tmp_path / "ray")
     assert made
     assert made == _bytes(tmp_path / "alone")
@@ -254,12 +256,12 @@ def test_masks_of_several_classes(ray_cluster: None, draw_pair: DrawPair, tmp_pa
             Image.fromarray(array.astype(np.uint8)).save(tmp_path / "jsrt" / inside)
     classes = PreprocessSettings(size=64, classes=("lung", "heart"))
     prepare.run(PrepareSettings(source=str(tmp_path / "jsrt"), out=str(tmp_path / "out"), preprocess=classes))
-    data = datasets.open_dataset(str(tmp_path / "out" / "jsrt"))
+    data = catalog.open_dataset(str(tmp_path / "out" / "jsrt"))
     reader = SampleReader([data])
     masks = [reader.read(position).mask for position in range(2)]
     assert all(mask is not None and set(np.unique(mask)) == {0, 1, 2} for mask in masks)
     with pytest.raises(InputError, match=r"lung, heart.*prepare it with --preprocess\.classes lung"):
-        fit.open_data([data.folder])
+        run_loop.open_data([data.folder])
 
 
 # What must not spoil the rest
@@ -272,7 +274,7 @@ def test_a_data_set_of_nothing_does_not_keep_the_others_from_being_finished(
     settings = PrepareSettings(source=str(own_archive), out=str(tmp_path / "out"), preprocess=SMALL)
     with pytest.raises(InputError, match="none of 1 inputs can be used"):
         prepare.run(settings)
-    assert [datasets.open_dataset(folder).name for folder in datasets.datasets_in(str(tmp_path / "out"))] == [
+    assert [catalog.open_dataset(folder).name for folder in catalog.datasets_in(str(tmp_path / "out"))] == [
         "north",
         "south",
     ]
@@ -285,7 +287,7 @@ def test_settings_that_do_not_fit_leave_finished_data_alone(own_prepared: Path, 
     match = PreprocessSettings(size=64, histogram="match")
     with pytest.raises(SettingsError, match="--match-to"):
         prepare.run(PrepareSettings(source=str(archive), out=str(own_prepared), preprocess=match))
-    assert len(datasets.find_datasets([str(own_prepared)])) == 2
+    assert len(catalog.find_datasets([str(own_prepared)])) == 2
 
 
 def test_a_listings_bad_cells_are_rows(ray_cluster: None, archive: Path, tmp_path: Path) -> None:
@@ -293,7 +295,7 @@ def test_a_listings_bad_cells_are_rows(ray_cluster: None, archive: Path, tmp_pat
     (tmp_path / "list.csv").write_text("image\n" + "\n".join(map(str, [*cells, cells[0]])) + "\n")
     prepare.run(PrepareSettings(listing=str(tmp_path / "list.csv"), out=str(tmp_path / "out"), preprocess=SMALL))
     rows = read_table(str(tmp_path / "out" / "list" / "manifest.parquet")).to_pylist()
-    codes = sorted((row["status"], *manifest.codes_of(row["reason"])) for row in rows)
+    codes = sorted((row["status"], *reason_codes.codes_of(row["reason"])) for row in rows)
     assert codes == [("failed", "unreadable")] * 4 + [("ok",)] * 5 + [("rejected", "listed_twice")]
 
 

@@ -12,7 +12,7 @@ import pyarrow.fs as pafs
 import pytest
 
 from lungseg import storage
-from lungseg.data import phantom
+from lungseg.imaging import phantom
 from tests.pipelines.processes import family, kill, title
 
 pytestmark = pytest.mark.slow

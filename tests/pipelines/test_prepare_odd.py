@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lungseg.config import PrepareSettings, PreprocessSettings
-from lungseg.data import manifest
+from lungseg.ingest import reason_codes
 from lungseg.pipelines import prepare
 from lungseg.storage import read_table
 from tests.pipelines.odd_inputs import Kind, kinds
@@ -47,7 +47,7 @@ def test_there_are_forty_kinds_and_more() -> None:
 @pytest.mark.parametrize("name", KINDS)
 def test_a_kind_ends_as_it_should(name: str, made: tuple[Rows, dict[str, Any]]) -> None:
     row, kind = made[0][name], KINDS[name]
-    assert (row["status"], tuple(manifest.codes_of(row["reason"]))) == (kind.status, kind.codes), row["reason"]
+    assert (row["status"], tuple(reason_codes.codes_of(row["reason"]))) == (kind.status, kind.codes), row["reason"]
     if kind.status in ("ok", "repaired"):
         assert row["pixel_digest"]
         assert row["phash"]

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from lungseg import storage
 from lungseg.config import ReportSettings
-from lungseg.data import images
 from lungseg.errors import InputError, SettingsError
-from lungseg.model import metrics
-from lungseg.pipelines import matrix, report
+from lungseg.imaging import codecs
+from lungseg.metrics import segmentation
+from lungseg.pipelines import report
 from lungseg.schema import PREDICTIONS, SCHEMA, STUDY_ROWS, TEST_ROWS, Counts, table
+from lungseg.study import cross_dataset
 
 U8 = NDArray[np.uint8]
 DrawPair = Callable[[int, int, int], tuple[U8, U8]]
@@ -32,10 +33,19 @@ def _tested(run: str, number: int, dice: float, dataset: str = "north", role: st
     tp = round(1000 * dice)
     counts = Counts(tp, 2000 - 2 * tp, 0, 8000)
     return {
-        "run": run, "image_id": f"{run[-1]}_{number}", "dataset": dataset, "patient_id": f"p{number}", "role": role,
-        "tp": counts.tp, "fp": counts.fp, "fn": counts.fn, "tn": counts.tn,
-        "dice": metrics.dice(counts), "iou": metrics.iou(counts), "pixel_accuracy": metrics.pixel_accuracy(counts),
-    }  # fmt: skip
+        "run": run,
+        "image_id": f"{run[-1]}_{number}",
+        "dataset": dataset,
+        "patient_id": f"p{number}",
+        "role": role,
+        "tp": counts.tp,
+        "fp": counts.fp,
+        "fn": counts.fn,
+        "tn": counts.tn,
+        "dice": segmentation.dice(counts),
+        "iou": segmentation.iou(counts),
+        "pixel_accuracy": segmentation.pixel_accuracy(counts),
+    }
 
 
 def _write_run(folder: Path, name: str, rows: list[Row], train_on: list[str], epochs: int = 3) -> None:
@@ -44,12 +54,21 @@ def _write_run(folder: Path, name: str, rows: list[Row], train_on: list[str], ep
     storage.write_json(
         str(folder / "run.json"),
         {
-            "run": name, "protocol": "pooled", "train_on": train_on, "fold": int(name[-1]), "folds": 2,
-            "epochs": epochs, "trained_images": 6, "resolution": "64 px", "threshold": 0.5,
-            "aggregation": "mean over images", "input": "64 px", "tested": [],
+            "run": name,
+            "protocol": "pooled",
+            "train_on": train_on,
+            "fold": int(name[-1]),
+            "folds": 2,
+            "epochs": epochs,
+            "trained_images": 6,
+            "resolution": "64 px",
+            "threshold": 0.5,
+            "aggregation": "mean over images",
+            "input": "64 px",
+            "tested": [],
             "settings": {"model": {"encoder": "tiny"}, "choose_threshold": False, "epochs": epochs},
         },
-    )  # fmt: skip
+    )
 
 
 def _write_curve(folder: Path, name: str, epochs: int) -> None:
@@ -80,7 +99,7 @@ def _write_rows(folder: Path, protocol: str, train_on: str, names: list[str], cr
         if cross is not None:
             more = [_tested(name, number, cross + number / 100, "south", "cross") for number in range(2)]
             tested += [{**dict.fromkeys(TEST_ROWS.names), **row, "image_id": f"s{i}"} for i, row in enumerate(more)]
-        rows += matrix.study_rows(tested, protocol, [train_on], int(name[-1]))
+        rows += cross_dataset.study_rows(tested, protocol, [train_on], int(name[-1]))
     storage.write_table(str(folder / "study.parquet"), table(rows, STUDY_ROWS))
 
 
@@ -134,15 +153,30 @@ def _predicted(folder: Path, number: int, pair: tuple[U8, U8], **changes: Any) -
     for kind, array in (("images", image), ("masks", truth * np.uint8(255))):
         (folder / kind).mkdir(parents=True, exist_ok=True)
         assert cv2.imwrite(str(folder / kind / f"{number}.png"), array)
-    counts = metrics.count_pixels(mask, truth)
-    hd95, assd = metrics.surface_distances(mask, truth)
+    counts = segmentation.count_pixels(mask, truth)
+    hd95, assd = segmentation.surface_distances(mask, truth)
     row = {
-        "image_id": f"image_{number}", "dataset": "north", "patient_id": "secret-patient", "status": "ok", "error": "",
-        "source_uri": str(folder / "images" / f"{number}.png"), "mask_uris": [str(folder / "masks" / f"{number}.png")],
-        "height": image.shape[0], "width": image.shape[1], "mask": images.encode_rle(mask), "area_px": int(mask.sum()),
-        "components": 2, "iou": metrics.iou(counts), "dice": metrics.dice(counts), "threshold": 0.5, "model": "feed",
-        "pixel_accuracy": metrics.pixel_accuracy(counts), "hd95_px": hd95, "assd_px": assd, "seen_in_training": False,
-    }  # fmt: skip
+        "image_id": f"image_{number}",
+        "dataset": "north",
+        "patient_id": "secret-patient",
+        "status": "ok",
+        "error": "",
+        "source_uri": str(folder / "images" / f"{number}.png"),
+        "mask_uris": [str(folder / "masks" / f"{number}.png")],
+        "height": image.shape[0],
+        "width": image.shape[1],
+        "mask": codecs.encode_rle(mask),
+        "area_px": int(mask.sum()),
+        "components": 2,
+        "iou": segmentation.iou(counts),
+        "dice": segmentation.dice(counts),
+        "threshold": 0.5,
+        "model": "feed",
+        "pixel_accuracy": segmentation.pixel_accuracy(counts),
+        "hd95_px": hd95,
+        "assd_px": assd,
+        "seen_in_training": False,
+    }
     return {**row, **changes}
 
 
@@ -163,9 +197,16 @@ def _write_predictions(folder: Path, rows: list[Row], planned: int | None = None
         whole = [{**dict.fromkeys(PREDICTIONS.names), **row} for row in rows[start : start + 2]]
         storage.write_table(path, table(whole, PREDICTIONS))
     plan = {
-        "archive": "/archive", "checkpoints": ["/runs"], "model": "feed", "runs": ["pooled-fold0"], "epochs": [3],
-        "threshold": 0.5, "tta": "none", "postprocess": {"lungs": False}, "images": planned or len(rows),
-    }  # fmt: skip
+        "archive": "/archive",
+        "checkpoints": ["/runs"],
+        "model": "feed",
+        "runs": ["pooled-fold0"],
+        "epochs": [3],
+        "threshold": 0.5,
+        "tta": "none",
+        "postprocess": {"lungs": False},
+        "images": planned or len(rows),
+    }
     storage.write_json(str(folder / "plan.json"), plan)
     if planned is None:
         storage.write_json(str(folder / "predictions.json"), {"images": len(rows)})

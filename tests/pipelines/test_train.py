@@ -16,17 +16,20 @@ import psutil
 import pytest
 import torch
 
+from lungseg.cluster.resources import Share
 from lungseg.config import LoaderSettings, ModelSettings, PreprocessSettings, TrainSettings
-from lungseg.data import audit, datasets, folds, leakage, sources
-from lungseg.data.shard_plan import plan_shards
-from lungseg.engine import fit
-from lungseg.engine.run import Run, name_run
+from lungseg.dataset import catalog, duplicates, folds, leakage
 from lungseg.errors import LungsegError, ResourceError, SettingsError
-from lungseg.pipelines import results, tables, train, trainer
-from lungseg.pipelines.progress import SharedLine
-from lungseg.pipelines.sizing import Share
+from lungseg.ingest import sources
+from lungseg.pipelines import train, train_run
+from lungseg.prepare import dataset_writer
+from lungseg.prepare.shard_plan import plan_shards
+from lungseg.progress import SharedLine
+from lungseg.report import console, study_results
 from lungseg.schema import STUDY_ROWS
 from lungseg.storage import read_table
+from lungseg.training import run_loop
+from lungseg.training.run import Run, name_run
 
 TINY = ModelSettings(encoder="tu-mobilenetv3_small_100", weights="none")
 
@@ -56,8 +59,8 @@ def test_both_protocols_with_two_workers_and_again(
     rows = [row for path in sorted(run.glob("tested.parquet")) for row in read_table(str(path)).to_pylist()]
     images = [
         (row["dataset"], row["image_id"])
-        for folder in datasets.find_datasets([str(prepared)])
-        for row in datasets.open_dataset(folder).index.to_pylist()
+        for folder in catalog.find_datasets([str(prepared)])
+        for row in catalog.open_dataset(folder).index.to_pylist()
     ]
     trained = read_table(str(next(run.glob("checkpoint/epoch-*/trained_on.parquet")))).to_pylist()
     # Two ranks between them tested every image once that the run was not trained on.
@@ -106,13 +109,13 @@ def test_what_a_user_can_mend_is_not_tried_again(ray_cluster: None, prepared: Pa
 
 
 def _train_here(one: Run, *_: object) -> None:
-    fit.finish(fit.start(one, torch.device("cpu")), lambda _: None)
+    run_loop.finish(run_loop.start(one, torch.device("cpu")), lambda _: None)
 
 
 @pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Train without a cluster."""
-    monkeypatch.setattr(trainer, "train", _train_here)
+    monkeypatch.setattr(train_run, "train", _train_here)
     monkeypatch.setattr(train, "_place", lambda *_: (1, Share(1, 1, 0)))
     monkeypatch.setenv("WANDB_MODE", "disabled")
 
@@ -121,7 +124,7 @@ def test_each_data_set_is_left_out_once(
     in_this_process: None, prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train.run(_settings(prepared, tmp_path, protocols=("leave-one-dataset-out",), folds=3, workers_per_run=1))
-    study = results.read_study(str(tmp_path / "study"))
+    study = study_results.read_study(str(tmp_path / "study"))
     assert sorted(name.rsplit("-", 1)[0] for name in study.runs) == ["without-north-fold0", "without-south-fold0"]
     sides = {
         table.about["train_on"][0]: {
@@ -132,7 +135,7 @@ def test_each_data_set_is_left_out_once(
     assert sides["south"]["cross"] == ("north", 5)
     assert sides["north"]["cross"] == ("south", 3)
     assert sides["north"]["held-out"][0] == "north"
-    tables.show(study, [], None, [])
+    console.show(study, [], None, [])
     assert "trained on north (leave-one-dataset-out)" in capsys.readouterr().out
 
 
@@ -147,7 +150,9 @@ def doubled(own_archive: Path, tmp_path: Path) -> Path:
     path.unlink()
     assert cv2.imwrite(str(path.with_suffix(".jpg")), picture, [cv2.IMWRITE_JPEG_QUALITY, 90])
     out = tmp_path / "doubled"
-    datasets.write_datasets(plan_shards(sources.discover(str(own_archive)), str(out), PreprocessSettings(size=64)))
+    dataset_writer.write_datasets(
+        plan_shards(sources.discover(str(own_archive)), str(out), PreprocessSettings(size=64))
+    )
     return out
 
 
@@ -170,7 +175,7 @@ def test_doubles_are_named_and_stay_on_one_side(
         ("north/north_00", "south/south_07", "exact"),
         ("north/north_03", "south/south_08", "near"),
     }
-    assert table.schema.equals(audit.PAIRS)
+    assert table.schema.equals(duplicates.PAIRS)
     said = "audit: 1 exact, 1 near duplicate pairs, 0 patients with several images; they stay in one fold: "
     assert f"{said}{path}" in caplog.text
     runs = json.loads((tmp_path / "study" / "study.json").read_text())["runs"]
@@ -193,7 +198,7 @@ def test_doubles_are_named_and_stay_on_one_side(
 def test_a_study_keeps_the_runs_that_earlier_commands_finished(
     ray_cluster: None, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "train", _train_here)
+    monkeypatch.setattr(train_run, "train", _train_here)
     for fold in (0, 1):
         train.run(_settings(prepared, tmp_path, folds=2, only_folds=(fold,), workers_per_run=1))
     with pytest.raises(ResourceError):
@@ -209,7 +214,7 @@ def test_too_few_images_for_the_workers(prepared: Path, tmp_path: Path) -> None:
 
 def _fold_of_few(prepared: Path) -> int:
     """A fold of three that holds out an image or two, so that six are left to train on."""
-    data = [datasets.open_dataset(folder) for folder in datasets.find_datasets([str(prepared)])]
+    data = [catalog.open_dataset(folder) for folder in catalog.find_datasets([str(prepared)])]
     rows = [row for part in data for row in part.index.to_pylist()]
     held = Counter(folds.assign_folds(rows, folds.group_rows(rows), 3, 0))
     return next(fold for fold, count in held.items() if count <= 2)
@@ -299,7 +304,7 @@ def test_a_failed_run_stops_no_other_and_is_named_at_the_end(
             raise KeyError("a bug")
         _train_here(one)
 
-    monkeypatch.setattr(trainer, "train", some_fail)
+    monkeypatch.setattr(train_run, "train", some_fail)
     settings = _settings(prepared, tmp_path, only_folds=(), workers_per_run=1)
     said = (
         r"^1 of 3 runs finished; pooled-fold0-\w+ failed: the loss became nan: lower --optim.lr; "
@@ -312,7 +317,7 @@ def test_a_failed_run_stops_no_other_and_is_named_at_the_end(
     states = list(json.loads((tmp_path / "study" / "study.json").read_text())["states"].values())
     assert [state["state"] for state in states] == ["failed", "failed", "finished"]
     assert states[0]["reason"] == "the loss became nan: lower --optim.lr"
-    monkeypatch.setattr(trainer, "train", _train_here)
+    monkeypatch.setattr(train_run, "train", _train_here)
     train.run(settings)
     states = list(json.loads((tmp_path / "study" / "study.json").read_text())["states"].values())
     assert [state["state"] for state in states] == ["finished"] * 3
@@ -325,7 +330,7 @@ def test_settings_that_each_run_refuses_end_with_2(
     def refuse(*_: object) -> None:
         raise SettingsError("no such encoder")
 
-    monkeypatch.setattr(trainer, "train", refuse)
+    monkeypatch.setattr(train_run, "train", refuse)
     with pytest.raises(SettingsError, match=r"0 of 1 runs finished; pooled-fold0-.* failed: no such encoder"):
         train.run(_settings(prepared, tmp_path, workers_per_run=1))
 
@@ -343,7 +348,7 @@ def test_so_many_runs_at_once_and_none_more_after_the_end(monkeypatch: pytest.Mo
             running -= 1
         done.append(one)
 
-    monkeypatch.setattr(trainer, "train", slow)
+    monkeypatch.setattr(train_run, "train", slow)
     names = [str(i) for i in range(5)]
     line = SharedLine(logging.getLogger("test"))
     ended = train._in_threads(names, 2, Share(1, 1, 0), line)  # type: ignore[arg-type]
@@ -366,7 +371,7 @@ def test_two_runs_at_once_and_a_third_that_fails(
     settings = _settings(prepared, tmp_path, only_folds=(), workers_per_run=1, max_failures=0)
     named = name_run
 
-    def name(settings: TrainSettings, plan: folds.RunPlan, data: list[datasets.PreparedData]) -> str:
+    def name(settings: TrainSettings, plan: folds.RunPlan, data: list[catalog.PreparedData]) -> str:
         found = named(settings, plan, data)
         if plan.fold == 0:
             (tmp_path / "study" / found).mkdir(parents=True, exist_ok=True)

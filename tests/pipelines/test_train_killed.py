@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from lungseg import storage
-from lungseg.engine import checkpoint
+from lungseg.model import checkpoint
 from tests.pipelines.processes import family, kill, title
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -1,0 +1,1 @@
+"""Ray connection, resources and shared storage of a cluster."""

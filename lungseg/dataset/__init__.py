@@ -1,0 +1,1 @@
+"""Read prepared data: catalog, samples, folds, duplicates."""

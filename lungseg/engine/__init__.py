@@ -1,1 +1,0 @@
-"""Training and prediction in plain PyTorch: everything here runs in one process without Ray."""

@@ -1,0 +1,1 @@
+"""Write predictions as masks, overlays, COCO or DICOM segmentations."""

@@ -1,0 +1,1 @@
+"""Read DICOM images; write DICOM segmentations."""

@@ -1,0 +1,220 @@
+"""A DICOM file to the pixels of a frontal chest radiograph and its few tags; the only code that knows pydicom.
+
+Only the elements named here are ever read, so that nothing else of a patient can reach a row, a reason or a log.
+"""
+
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lungseg.errors import ImageError
+from lungseg.imaging.dicom.pseudonym import pseudonym
+from lungseg.imaging.dicom.rendering import Rendering, Table, Window, render
+from lungseg.imaging.dicom.tags import Tags, check_chest, check_frontal, describe, items, numbers, text, value, whole
+from lungseg.imaging.headers import MAX_PIXELS
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset, FileDataset
+
+__all__ = ["Tags", "is_dicom", "pseudonym", "read"]
+
+Pixels = NDArray[np.uint8] | NDArray[np.uint16]
+
+_COLOURS = [f"{colour}PaletteColorLookupTable" for colour in ("Red", "Green", "Blue")]
+_FLOATS = ["FloatPixelData", "DoubleFloatPixelData"]
+_NAMES = """
+SOPClassUID Modality BodyPartExamined AnatomicRegionSequence ViewPosition ViewCodeSequence PatientOrientation
+PatientID PatientAge PatientBirthDate PatientSex StudyDate PixelSpacing ImagerPixelSpacing ManufacturerModelName
+Rows Columns NumberOfFrames SamplesPerPixel PhotometricInterpretation PlanarConfiguration BitsAllocated BitsStored
+HighBit PixelRepresentation PixelPaddingValue PixelPaddingRangeLimit ModalityLUTSequence RescaleSlope RescaleIntercept
+VOILUTSequence WindowCenter WindowWidth VOILUTFunction ExtendedOffsetTable ExtendedOffsetTableLengths PixelData
+"""
+_ELEMENTS = [
+    *_NAMES.split(),
+    *_FLOATS,
+    *(f"{colour}{part}" for colour in _COLOURS for part in ("Descriptor", "Data")),
+    *(f"Segmented{colour}Data" for colour in _COLOURS),
+]
+_JPEG_LS, _END_OF_IMAGE = ("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81"), b"\xff\xd9"
+# One decoder for each coding, so that the pixels do not depend on what else is installed.
+_DECODERS = {
+    "1.2.840.10008.1.2.4.50": "pillow",  # JPEG
+    **dict.fromkeys(_JPEG_LS, "pyjpegls"),
+    "1.2.840.10008.1.2.4.90": "pylibjpeg",  # JPEG 2000, lossless and lossy
+    "1.2.840.10008.1.2.4.91": "pylibjpeg",
+    "1.2.840.10008.1.2.5": "pylibjpeg",  # RLE
+}
+_UNDEFINED = 0xFFFFFFFF  # the length of pixels that come in fragments
+_FIRST_GROUPS = (b"\x02\0", b"\x08\0", b"\0\x02", b"\0\x08")
+_JPEG_12_BITS = "1.2.840.10008.1.2.4.51"
+
+
+def is_dicom(content: bytes) -> bool:
+    """Say whether bytes begin as a DICOM file does: with its preamble, or straight with an element of group 2 or 8."""
+    if content[128:132] == b"DICM":
+        return True
+    if len(content) < 8 or content[:2] not in _FIRST_GROUPS:
+        return False
+    explicit = content[4:6].isalpha() and content[4:6].isupper()
+    return explicit or int.from_bytes(content[4:8], "little") <= 64  # bytes in an element without type
+
+
+def read(content: bytes, what: str, key: bytes | None = None) -> tuple[Pixels, Tags]:
+    """Read a radiograph and its tags: u16[H,W] over the whole range, black is air; colour is u8 or u16[H,W,3], RGB.
+
+    Modality LUT or rescale, then the first VOI LUT or window, then MONOCHROME1 turned round. A window that would show
+    next to nothing is left out. Padding becomes black; overlays are ignored.
+
+    Raises:
+        ImageError: `undecodable`, `no_pixels`, `not_radiograph`, `body_part`, `lateral_view`, `multi_frame`, `depth`,
+            `too_large` or `codec_missing`; all but some of the first before a pixel is decoded.
+
+    """
+    _hush()
+    dataset = _open(content, what)
+    check_chest(dataset, what)
+    check_frontal(dataset, what)
+    _check_layout(dataset, what)
+    pixels = _decode(dataset, what)
+    patient = value(dataset, "PatientID")
+    tags = describe(dataset, pseudonym(str(patient), key) if key and patient else "")
+    return (pixels if pixels.ndim == 3 else render(pixels, _rendering(dataset))), tags
+
+
+def _hush() -> None:
+    """Let no warning or log line of the decoders out: they can quote a patient's tags.
+
+    Said each time, as whoever resets the warnings takes it back; not undone, which threads could not share.
+    """
+    warnings.filterwarnings("ignore", module=r"(pydicom|pylibjpeg|openjpeg|libjpeg|rle|jpeg_ls|PIL)(\.|$)")
+    for name in ("pydicom", "pylibjpeg", "openjpeg", "libjpeg", "rle"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+
+
+@contextmanager
+def _library(what: str, done: str) -> Iterator[None]:
+    """Turn whatever a library raises on broken bytes into a reason that quotes none of them."""
+    try:
+        yield
+    except BaseException as error:
+        # The RLE decoder is written in Rust, and raises its panics outside Exception.
+        broken = isinstance(error, Exception) or type(error).__name__ == "PanicException"
+        if not broken or isinstance(error, MemoryError):
+            raise
+        kind = type(error).__name__
+        raise ImageError(
+            "undecodable", f"{what} cannot be {done} as DICOM ({kind}): fetch or export it again"
+        ) from None
+
+
+def _open(content: bytes, what: str) -> "FileDataset":
+    """Parse the elements that are of use, and refuse what has no pixels."""
+    from pydicom import dcmread
+    from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    with _library(what, "read"):
+        dataset = dcmread(io.BytesIO(content), force=True, specific_tags=[*_ELEMENTS])
+        implicit, little = dataset.original_encoding
+        plain = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+        dataset.file_meta.setdefault("TransferSyntaxUID", ImplicitVRLittleEndian if implicit else plain)
+        kind = UID(dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID") or "").name
+    if any(name in dataset for name in ("PixelData", *_FLOATS)):
+        _check_length(dataset, what)
+        return dataset
+    if kind and "Image Storage" not in kind:
+        raise ImageError("no_pixels", f"{what} is DICOM without a picture (a report, a directory): leave it out")
+    raise ImageError("undecodable", f"{what} ends before its pixels: fetch or export it again")
+
+
+def _check_length(dataset: "Dataset", what: str) -> None:
+    """Refuse pixels of another length than they are said to have: pydicom takes what there is."""
+    from pydicom.dataelem import RawDataElement
+
+    pixels: Any = dataset.get_item("PixelData")
+    if not isinstance(pixels, RawDataElement) or pixels.length == _UNDEFINED:
+        return
+    found = len(pixels.value or b"")
+    if found != pixels.length:
+        raise ImageError("undecodable", f"{what} holds {found} of {pixels.length} bytes of pixels: fetch it again")
+
+
+def _check_layout(dataset: "Dataset", what: str) -> None:
+    """Refuse what would not decode to one picture of a radiograph's size and depth."""
+    if whole(dataset, "NumberOfFrames", 1) > 1:
+        raise ImageError("multi_frame", f"{what} holds several frames, expected one: export the picture that counts")
+    allocated, stored = whole(dataset, "BitsAllocated"), whole(dataset, "BitsStored")
+    height, width = whole(dataset, "Rows"), whole(dataset, "Columns")
+    if min(allocated, height, width) <= 0 or whole(dataset, "SamplesPerPixel", 1) not in (1, 3):
+        raise ImageError("undecodable", f"{what} describes no picture (rows, columns, bits, samples): export it again")
+    if "PixelData" not in dataset or allocated not in (8, 16) or not 0 < stored <= allocated:
+        found = f"{allocated} bit" if "PixelData" in dataset else "floating point"
+        raise ImageError(
+            "depth", f"{what} holds {found} pixels ({stored} stored), expected 8 or 16 bit: export it again"
+        )
+    if height * width > MAX_PIXELS:
+        raise ImageError("too_large", f"{what} promises {height}x{width} px: no radiograph is that large")
+
+
+def _decode(dataset: "FileDataset", what: str) -> NDArray[Any]:
+    """Decode the stored values, [H,W], or RGB, [H,W,3]."""
+    from pydicom.pixels.decoders.base import get_decoder
+    from pydicom.pixels.processing import apply_color_lut
+    from pydicom.pixels.utils import pixel_array
+
+    with _library(what, "decoded"):
+        coding = dataset.file_meta.TransferSyntaxUID
+        plugins = get_decoder(coding).available_plugins if coding.is_encapsulated else ("none needed",)
+        if coding == _JPEG_12_BITS and whole(dataset, "BitsStored") > 8:
+            plugins = tuple(name for name in plugins if name != "pillow")  # whose JPEG has 8 bits
+    if not plugins:
+        advice = "pip install 'lungseg[jpeg-lossless]' (its licence is the GPL-3), or export it again"
+        raise ImageError("codec_missing", f"{what} is coded as {coding.name}, for which no decoder is there: {advice}")
+    with _library(what, "decoded"):
+        if coding in _JPEG_LS and _END_OF_IMAGE not in dataset.PixelData[-16:]:
+            raise EOFError  # its decoder looks for the end of a file that was cut for seconds
+        decoder = _DECODERS.get(str(coding), "")
+        pixels = pixel_array(dataset, decoding_plugin=decoder, correct_unused_bits=False)
+        if text(dataset, "PhotometricInterpretation") == "PALETTE COLOR":
+            pixels = apply_color_lut(pixels, dataset)[..., :3]
+    return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+
+
+def _rendering(dataset: "FileDataset") -> Rendering:
+    """Gather what the file says of how its stored values are to be shown."""
+    bits, coding = whole(dataset, "BitsStored"), dataset.file_meta.TransferSyntaxUID
+    ends = numbers(dataset, "PixelPaddingValue")
+    centres, widths = numbers(dataset, "WindowCenter"), numbers(dataset, "WindowWidth")
+    function = text(dataset, "VOILUTFunction") or "LINEAR"
+    window = Window(centres[0], widths[0], function) if centres and widths else None
+    return Rendering(
+        bits=bits,
+        shift=0 if coding.is_encapsulated else max(whole(dataset, "HighBit", bits - 1) + 1 - bits, 0),
+        signed=whole(dataset, "PixelRepresentation") == 1,
+        inverted=text(dataset, "PhotometricInterpretation") == "MONOCHROME1",
+        padding=(*ends, *numbers(dataset, "PixelPaddingRangeLimit")) if ends else (),
+        modality=_table(dataset, "ModalityLUTSequence", coding.is_little_endian),
+        slope=(numbers(dataset, "RescaleSlope") or [1.0])[0],
+        intercept=(numbers(dataset, "RescaleIntercept") or [0.0])[0],
+        voi=_table(dataset, "VOILUTSequence", coding.is_little_endian) or window,
+    )
+
+
+def _table(dataset: "Dataset", name: str, little: bool) -> Table | None:
+    """Read the first lookup table of a sequence; entries are numbers, or bytes of 8 or 16 bits each."""
+    first = items(dataset, name)[:1]
+    described = numbers(first[0], "LUTDescriptor") if first else []
+    if len(described) != 3:
+        return None
+    size, data = int(described[0]) or 65536, value(first[0], "LUTData")
+    if isinstance(data, bytes):
+        kind = "u1" if len(data) < 2 * size else "<u2" if little else ">u2"
+        entries = np.frombuffer(data[: len(data) // 2 * 2], kind)[:size].astype(np.float64)
+    else:
+        entries = np.asarray(numbers(first[0], "LUTData"), np.float64)
+    return Table(described[1], entries) if entries.size else None

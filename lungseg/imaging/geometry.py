@@ -1,0 +1,86 @@
+"""The one way from a picture of any size to a prepared square, and its inverse; prepare and infer share it."""
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from lungseg.config import PreprocessSettings
+from lungseg.imaging.collimation import Grey
+from lungseg.imaging.intensity import normalise
+from lungseg.schema import Geometry
+
+_SMOOTHED_FROM = 1.1  # enlargement
+_SMOOTHING_PX = 0.7  # standard deviation; thin lungs of 15 % of a picture come back with Dice 0.9953, unsmoothed 0.9946
+
+
+def plan(height: int, width: int, settings: PreprocessSettings) -> Geometry:
+    """Say where a picture of height x width px comes to lie in the square; pure arithmetic."""
+    side = max(height, width) if settings.geometry == "pad" else min(height, width)
+    scale = settings.size / side
+    resized_height, resized_width = (max(1, round(length * scale)) for length in (height, width))
+    # Floor division also centres the overhang of a crop, where the difference is negative.
+    top, left = (settings.size - resized_height) // 2, (settings.size - resized_width) // 2
+    return Geometry(height, width, resized_height, resized_width, top, left, settings.size)
+
+
+def prepare_image(image: Grey, settings: PreprocessSettings) -> tuple[NDArray[np.uint8], Geometry]:
+    """Normalise the histogram at full depth, then resize and place: u8 or u16[H,W] -> u8[S,S], padding black.
+
+    Raises:
+        SettingsError: histogram match without its landmarks.
+
+    """
+    geometry = plan(image.shape[0], image.shape[1], settings)
+    levels = normalise(image, settings.histogram, settings.landmarks)
+    return _place(_resize(levels, geometry), geometry), geometry
+
+
+def prepare_mask(mask: NDArray[np.uint8], geometry: Geometry, classes: int = 1) -> NDArray[np.uint8]:
+    """Bring a native mask, u8[H,W] in {0..classes}, into the square, u8[S,S] in {0..classes}.
+
+    A pixel takes the class, background included, that covers most of it, of equal ones the highest: with one class it
+    is lung where half of what it covers is. Padding is background.
+    """
+    if classes == 1:
+        return (_place(_resize(mask * np.uint8(255), geometry), geometry) > 127).astype(np.uint8)
+    shares = [_resize((mask == label) * np.uint8(255), geometry).astype(np.int16) for label in range(1, classes + 1)]
+    # What is left is the background's: resized by itself it would round apart from the case of one class.
+    largest = 255 - np.sum(shares, axis=0, dtype=np.int16)
+    winner = np.zeros(largest.shape, np.uint8)
+    for label, share in enumerate(shares, start=1):
+        winner[share >= largest] = label
+        largest = np.maximum(largest, share)
+    return _place(winner, geometry)
+
+
+def restore(square: NDArray[np.float32], geometry: Geometry) -> NDArray[np.float32]:
+    """Bring probabilities f32[S,S] back to native size, f32[H,W]: the inverse of preparation.
+
+    Probabilities, not masks, so that the native border is interpolated. What `crop` cut off comes back as 0.
+    """
+    rows, columns = geometry.content()
+    inside = square[rows, columns]
+    if geometry.native_height > _SMOOTHED_FROM * geometry.resized_height:
+        # The steps of a 0/1 border would be enlarged with it; under this scale smoothing costs more than it mends.
+        inside = cv2.GaussianBlur(inside, (3, 3), _SMOOTHING_PX, borderType=cv2.BORDER_REPLICATE)  # type: ignore[assignment]
+    resized = inside
+    if inside.shape != (geometry.resized_height, geometry.resized_width):
+        resized = np.zeros((geometry.resized_height, geometry.resized_width), np.float32)
+        top, left = rows.start - geometry.top, columns.start - geometry.left
+        resized[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
+    return cv2.resize(resized, (geometry.native_width, geometry.native_height), interpolation=cv2.INTER_LINEAR)  # type: ignore[return-value]
+
+
+def _resize(image: NDArray[np.uint8], geometry: Geometry) -> NDArray[np.uint8]:
+    # Both sides share one scale, but rounding may leave the short one as long as it was.
+    shrinking = geometry.resized_height < geometry.native_height or geometry.resized_width < geometry.native_width
+    interpolation = cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR
+    return cv2.resize(image, (geometry.resized_width, geometry.resized_height), interpolation=interpolation)  # type: ignore[return-value]
+
+
+def _place(resized: NDArray[np.uint8], geometry: Geometry) -> NDArray[np.uint8]:
+    square = np.zeros((geometry.size, geometry.size), np.uint8)
+    rows, columns = geometry.content()
+    top, left = rows.start - geometry.top, columns.start - geometry.left
+    square[rows, columns] = resized[top : top + rows.stop - rows.start, left : left + columns.stop - columns.start]
+    return square

@@ -1,0 +1,1 @@
+"""Predict one image or batch and describe it as a row."""

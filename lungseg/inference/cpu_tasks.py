@@ -1,0 +1,160 @@
+"""What CPU tasks do in an inference, each a function of a part's table: open and finish; without Ray or torch.
+
+Opened and predicted images travel as rows: `opened`, JSON; `square`, u8[S,S] as bytes, null where there is nothing to
+predict; after prediction `probability`, u16[S,S] as bytes, 65535 for 1 (a half of that precision changes no mask by
+more than the odd pixel, and half the bytes go from one machine to the next).
+"""
+
+import functools
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+
+from lungseg import storage
+from lungseg.config import InferSettings, PreprocessSettings
+from lungseg.errors import InputError, SettingsError
+from lungseg.inference.items import How, Item, Opened, Predicted, open_item
+from lungseg.inference.part_plan import write_part
+from lungseg.inference.rows import make_row
+from lungseg.ingest.crash_isolation import APART_AFTER, MOST_DEATHS, begin, crashed, each_apart
+from lungseg.predictions.parts import part_path
+from lungseg.schema import Record
+
+LEVELS = np.float32(65535.0)
+_READERS = 4  # threads of a task that open images: in a bucket reading is waiting, and decoding leaves the lock
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every stage knows.
+
+    out: where the parts go. models: the checkpoints' folders; model: their digest. key: for pseudonyms.
+    """
+
+    settings: InferSettings
+    out: str
+    models: tuple[str, ...]
+    model: str
+    preprocess: PreprocessSettings
+    threshold: float
+    how: How
+    key: bytes | None = None
+
+    def note(self, number: int) -> str:
+        """Name the file that says that a part is being opened."""
+        return storage.join(self.out, "begun", f"part-{number:06d}.json")
+
+
+def require_precision(job: Job, device: str) -> None:
+    """Refuse half precision where CPUs compute.
+
+    Raises:
+        SettingsError: they do, and it is asked for.
+
+    """
+    if job.settings.precision == "fp16" and device == "cpu":
+        raise SettingsError("--precision fp16 on a CPU: it is for GPUs; pass bf16 or fp32")
+
+
+def open_part(rows: pa.Table, job: Job) -> pa.Table:
+    """Read, decode and prepare the images of one part: a row of `number`, `items`, `digest` to a row an image.
+
+    A part over which workers died is opened image by image, each in a process of its own.
+    """
+    cv2.setNumThreads(1)  # Ray runs one task a core
+    (part,) = rows.to_pylist()
+    items = [Item.from_dict(item) for item in json.loads(part["items"])]
+    note = job.note(part["number"])
+    try:
+        deaths = begin(note)
+        try:
+            opened = list(_open(items, job, deaths))
+        finally:
+            storage.delete(note)
+    except InputError as error:
+        return _table(part, [Opened(Record("", "", "", status="failed"))], error=str(error))
+    return _table(part, opened)
+
+
+def finish_part(rows: pa.Table, job: Job) -> pa.Table:
+    """Restore, post-process, compare and encode the masks of one part and write its file: rows to one row."""
+    cv2.setNumThreads(1)
+    began = time.perf_counter()
+    found = rows.to_pylist()
+    part = found[0]
+    said: dict[str, Any] = {"number": part["number"], "images": 0, "error": part["error"], "account": "", "times": ""}
+    if not part["error"]:
+        made = {"threshold": job.threshold, "model": job.model}
+        pairs = [(opened_row(row), _predicted(row)) for row in found]
+        done = [make_row(one, got, made, job.settings.postprocess) for one, got in pairs]
+        try:
+            account = write_part(part_path(job.out, part["number"]), done, part["digest"])
+        except InputError as error:
+            return pa.Table.from_pylist([{**said, "error": str(error)}])
+        times = {
+            "open": math.fsum(one.seconds for one, _ in pairs),
+            "predict": math.fsum(got.seconds for _, got in pairs if got is not None),
+            "finish": time.perf_counter() - began,
+        }
+        busy = json.loads(part["busy"])
+        said |= {"images": len(done), "account": account.to_json(), "times": json.dumps({**times, "busy": busy})}
+    return pa.Table.from_pylist([said])
+
+
+def _open(items: Sequence[Item], job: Job, deaths: int) -> Iterator[Opened]:
+    if deaths > MOST_DEATHS:
+        raise InputError(
+            f"{job.out}: {deaths} workers died over one part: they lack memory (give Ray fewer CPUs, so that fewer "
+            "work at once), or were killed; what is done is kept, the same command tries again"
+        )
+    yield from _open_apart(items, job) if deaths >= APART_AFTER else _open_all(items, job)
+
+
+def _open_all(items: Sequence[Item], job: Job) -> Iterator[Opened]:
+    with ThreadPoolExecutor(_READERS if any("://" in uri for item in items for uri in item.files()) else 1) as pool:
+        yield from pool.map(functools.partial(open_item, preprocess=job.preprocess, key=job.key), items)
+
+
+def _open_apart(items: Sequence[Item], job: Job) -> Iterator[Opened]:
+    work = functools.partial(open_item, preprocess=job.preprocess, key=job.key)
+    for item, opened in zip(items, each_apart(work, items), strict=True):
+        yield opened or Opened(crashed(item.record))
+
+
+def _table(part: dict[str, Any], opened: Sequence[Opened], error: str = "") -> pa.Table:
+    squares = [None if one.square is None else one.square.tobytes() for one in opened]
+    same = {name: [part[name]] * len(opened) for name in ("number", "digest")}
+    return pa.table(
+        {
+            **same,
+            "error": pa.array([error] * len(opened), pa.string()),
+            "opened": pa.array([one.to_json() for one in opened], pa.string()),
+            "square": pa.array(squares, pa.large_binary()),
+        }
+    )
+
+
+def opened_row(row: dict[str, Any]) -> Opened:
+    """Read what `open_part` wrote of an image, with its square where the row still has it."""
+    opened = Opened.from_json(row["opened"])
+    content = row.get("square")
+    if content is None or opened.geometry is None:
+        return opened
+    size = opened.geometry.size
+    return replace(opened, square=np.frombuffer(content, np.uint8).reshape(size, size))
+
+
+def _predicted(row: dict[str, Any]) -> Predicted | None:
+    if row["predicted"] is None:
+        return None
+    levels = np.frombuffer(row["probability"], np.uint16)
+    side = math.isqrt(levels.size)
+    return Predicted(levels.reshape(side, side).astype(np.float32) / LEVELS, **json.loads(row["predicted"]))

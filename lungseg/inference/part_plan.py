@@ -1,0 +1,141 @@
+"""The plan of an inference: which images lie in which part file, and whether a part that is there is of it."""
+
+import json
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from lungseg import storage
+from lungseg.errors import InputError
+from lungseg.inference.items import Item
+from lungseg.predictions.parts import Account, part_files, part_path, read_paper, read_part, told_digests
+from lungseg.schema import PREDICTIONS, table
+from lungseg.storage.files import digest_bytes
+
+logger = logging.getLogger(__name__)
+
+_READERS = 8  # threads that look at parts; in a bucket, reading is waiting
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the plan: its items as JSON, and the digest of these and of all settings that show in a row."""
+
+    number: int
+    items: str
+    images: int
+    digest: str
+
+    @classmethod
+    def of(cls, number: int, items: Sequence[Item], settings: str) -> "Part":
+        """Plan one part; settings: their digest."""
+        text = json.dumps([item.to_dict() for item in items])
+        return cls(number, text, len(items), storage.digest([settings, text]))
+
+
+def claim(out: str, plan: dict[str, Any]) -> None:
+    """Take an output folder for a plan, or find it taken for the same one.
+
+    Raises:
+        InputError: it holds predictions of another plan.
+
+    """
+    path = storage.join(out, "plan.json")
+    if not storage.exists(path):
+        strangers = part_files(out) if storage.exists(out) else []
+        if strangers:
+            raise InputError(f"{out} holds {storage.name_of(strangers[0])} but no plan.json: pass another --out")
+        storage.write_json(path, plan)
+        return
+    found = read_paper(path, f"what its parts are of cannot be told: pass another --out, or delete {out}")
+    if found.get("digest") != plan["digest"]:
+        changed = [name for name, value in plan.items() if name != "digest" and found.get(name) != value]
+        what = ", ".join(changed) or "the archive's files"
+        raise InputError(f"{out} holds predictions of another plan ({what} changed): pass another --out, or delete it")
+
+
+def claim_device(out: str, device: str) -> None:
+    """Note where the models compute, which decides what precision `auto` is, or find the same noted.
+
+    Raises:
+        InputError: parts that are there were computed elsewhere.
+
+    """
+    path = storage.join(out, "plan.json")
+    plan = storage.read_json(path)
+    before = plan.get("device", device)
+    if before != device and part_files(out):
+        raise InputError(
+            f"{out} holds parts computed on {before} (--precision auto), this start would use {device}: pass --device "
+            f"{'cpu' if before == 'cpu' else 'gpu'}, or another --out"
+        )
+    storage.write_json(path, {**plan, "device": device})
+
+
+def write_part(path: str, rows: list[dict[str, Any]], digest: str) -> Account:
+    """Write a part's file, whole or not at all; it says of which plan it is, and what became of its rows."""
+    content = table(rows, PREDICTIONS)
+    account = Account.of(content)
+    said = {"lungseg.part": digest, "lungseg.rows": str(len(rows)), "lungseg.account": account.to_json()}
+    storage.write_table(path, content.replace_schema_metadata({**(content.schema.metadata or {}), **said}))
+    return account
+
+
+def finished(out: str, parts: Sequence[Part]) -> dict[int, Account]:
+    """Find the parts that are there, whole and as planned; one with files that could not be read is made again.
+
+    So is one that predictions.json of an earlier end tells otherwise: somebody changed it.
+
+    Raises:
+        InputError: a part is of another plan, or there are parts that this plan does not have.
+
+    """
+    there = set(part_files(out))
+    strangers = there - {part_path(out, part.number) for part in parts}
+    if strangers:
+        raise InputError(f"{min(strangers)} is of another plan: pass another --out, or delete it")
+    left = [part for part in parts if part_path(out, part.number) in there]
+    told = told_digests(out)
+
+    def look(part: Part) -> Account | None:
+        path = part_path(out, part.number)
+        return _look(path, part, told.get(storage.name_of(path)))
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        accounts = pool.map(look, left)
+        return {part.number: account for part, account in zip(left, accounts, strict=True) if account is not None}
+
+
+def reopen(out: str, parts: Sequence[Part]) -> None:
+    """Take back what tells that an inference has ended, before these parts are made: what tells of them is not true.
+
+    One that was found changed is deleted first: else a job that is killed now would find it untold of, and keep it.
+    """
+    told = told_digests(out)
+    for part in parts:
+        path = part_path(out, part.number)
+        digest = told.get(storage.name_of(path))
+        if digest and storage.exists(path) and digest_bytes(storage.read_bytes(path)) != digest:
+            storage.delete(path)
+    storage.delete(storage.join(out, "predictions.json"))
+
+
+def _look(path: str, part: Part, told: str | None) -> Account | None:
+    content = storage.read_bytes(path)
+    try:
+        rows = read_part(path, content)
+    except InputError as error:
+        logger.warning("made again: %s", error)
+        return None
+    said = rows.schema.metadata
+    if said.get(b"lungseg.part", b"").decode() != part.digest:
+        raise InputError(f"{path} is of another plan: pass another --out, or delete it")
+    account = Account.of(rows)
+    whole = rows.num_rows == part.images == int(said[b"lungseg.rows"])
+    if told is not None and told != digest_bytes(content):
+        logger.warning("made again: %s is not the file that predictions.json tells of", path)
+        return None
+    again = account.statuses["failed"] or any(code == "unreadable" for _, code in account.reasons)
+    return account if whole and not again else None

@@ -1,0 +1,1 @@
+"""Segmentation metrics, confidence intervals and paired tests."""

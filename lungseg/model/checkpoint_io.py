@@ -1,0 +1,74 @@
+"""Write a checkpoint, and load its weights and what else going on needs; checkpoint.py finds and verifies it."""
+
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from lungseg import storage
+from lungseg.config import ModelSettings
+from lungseg.model.checkpoint import FILES, Checkpoint, not_its_network
+from lungseg.model.network import LungNetwork, build, without_weights
+from lungseg.storage.files import digest_bytes
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a checkpoint is made of: weights, what else going on needs, and what explains the model (with `epoch`)."""
+
+    weights: dict[str, Tensor]
+    state: dict[str, Any]
+    config: dict[str, Any]
+    trained_on: pa.Table
+
+
+def save(folder: str, snapshot: Snapshot) -> None:
+    """Write a snapshot into a folder of its own below `folder`, and delete the older ones."""
+    config = snapshot.config
+    step = f"-step-{config['step']:08d}" if config.get("step") else ""
+    target = storage.join(folder, f"epoch-{config['epoch']:04d}{step}")
+    state = io.BytesIO()
+    torch.save(snapshot.state, state)
+    storage.delete(storage.join(target, "config.json"))
+    storage.write_bytes(storage.join(target, "model.safetensors"), safetensors.torch.save(snapshot.weights))
+    storage.write_bytes(storage.join(target, "state.pt"), state.getvalue())
+    storage.write_table(storage.join(target, "trained_on.parquet"), snapshot.trained_on)
+    digests = {name: digest_bytes(storage.read_bytes(storage.join(target, name))) for name in FILES}
+    storage.write_json(storage.join(target, "config.json"), {**config, "digests": digests})
+    for old in storage.list_folders(folder):
+        if old != target:
+            storage.delete(old)
+
+
+def load_model(checkpoint: Checkpoint) -> LungNetwork:
+    """Build the checkpoint's network and load its weights, on the CPU.
+
+    Raises:
+        CheckpointError: the weights are not its.
+
+    """
+    settings = ModelSettings.model_validate(checkpoint.config["settings"]["model"])
+    with without_weights():
+        model = build(settings, pretrained=False)
+    try:
+        model.load_state_dict(load_weights(checkpoint))
+    except (SafetensorError, RuntimeError) as error:
+        raise not_its_network(checkpoint, error) from None
+    return model
+
+
+def load_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """Read the weights."""
+    return safetensors.torch.load(storage.read_bytes(storage.join(checkpoint.folder, "model.safetensors")))
+
+
+def load_state(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Read what else going on needs, onto the CPU."""
+    content = io.BytesIO(storage.read_bytes(storage.join(checkpoint.folder, "state.pt")))
+    state: dict[str, Any] = torch.load(content, map_location="cpu", weights_only=True)
+    return state

@@ -1,0 +1,1 @@
+"""Read the files that an inference wrote."""

@@ -1,0 +1,145 @@
+"""Read the Parquet parts that an inference wrote."""
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from lungseg import storage
+from lungseg.errors import InputError
+from lungseg.ingest.file_names import below
+from lungseg.ingest.reason_codes import counted_codes
+from lungseg.schema import PREDICTIONS, STATUSES, USABLE
+
+_SHOWN = 3
+
+
+_STRANGE = "not as jobs/infer.py writes it"
+
+
+@dataclass(frozen=True)
+class Account:
+    """What became of images: how many by status, how many by (status, reason code), and the first that failed."""
+
+    statuses: Counter[str]
+    reasons: Counter[tuple[str, str]]
+    examples: tuple[str, ...] = ()
+
+    @classmethod
+    def empty(cls) -> "Account":
+        """Account for nothing yet."""
+        return cls(Counter(), Counter())
+
+    @classmethod
+    def of(cls, rows: pa.Table) -> "Account":
+        """Account for the rows of a part."""
+        account = cls.empty()
+        examples: list[str] = []
+        names = ("status", "error", "source_uri")
+        for status, error, uri in zip(*(rows.column(name).to_pylist() for name in names), strict=True):
+            account.statuses[status] += 1
+            account.reasons.update((status, code) for code in counted_codes(status, error or ""))
+            if status not in USABLE and len(examples) < _SHOWN:
+                examples.append(f"{storage.name_of(uri)}: {error}")
+        return cls(account.statuses, account.reasons, tuple(examples))
+
+    def add(self, other: "Account") -> "Account":
+        """Join two accounts."""
+        examples = (*self.examples, *other.examples)[:_SHOWN]
+        return Account(self.statuses + other.statuses, self.reasons + other.reasons, examples)
+
+    def lost(self) -> int:
+        """Count the images that have no mask."""
+        return sum(count for status, count in self.statuses.items() if status not in USABLE)
+
+    def counts(self) -> dict[str, int]:
+        """Count images by status, those statuses that there are."""
+        return {status: self.statuses[status] for status in STATUSES if self.statuses[status]}
+
+    def reasons_told(self) -> list[dict[str, Any]]:
+        """Count images by status and reason code, as predictions.json tells it."""
+        return [
+            {"status": status, "reason": code, "images": count}
+            for (status, code), count in sorted(self.reasons.items())
+        ]
+
+    def told(self) -> str:
+        """Name the reasons of what is lost, the most frequent first."""
+        lost = [(code, count) for (status, code), count in self.reasons.most_common() if status not in USABLE]
+        return ", ".join(f"{count} {code}" for code, count in lost)
+
+    def to_json(self) -> str:
+        """Write it."""
+        reasons = [[*key, count] for key, count in sorted(self.reasons.items())]
+        return json.dumps({"statuses": self.statuses, "reasons": reasons, "examples": self.examples})
+
+    @classmethod
+    def from_json(cls, text: str) -> "Account":
+        """Read what `to_json` wrote."""
+        found = json.loads(text)
+        reasons = Counter({(status, code): count for status, code, count in found["reasons"]})
+        return cls(Counter(found["statuses"]), reasons, tuple(found["examples"]))
+
+
+def part_path(out: str, number: int) -> str:
+    """Name a part's file."""
+    return storage.join(out, f"part-{number:06d}.parquet")
+
+
+def part_files(out: str) -> list[str]:
+    """List the part files that there are; those of predictions in a folder below are not among them."""
+    paths = storage.list_files(out, (".parquet",))
+    return [path for path in paths if below(out, path).startswith("part-") and "/" not in below(out, path)]
+
+
+def read_paper(path: str, advice: str) -> dict[str, Any]:
+    """Read plan.json or predictions.json; of one that is damaged, say what mends it."""
+    content = storage.read_bytes(path)  # a bucket that does not answer has damaged nothing
+    try:
+        whole = "schema" in json.loads(content)
+    except (ValueError, TypeError):
+        whole = False
+    if not whole:
+        raise InputError(f"{path}: {_STRANGE}: {advice}")
+    return storage.read_json(path, content)
+
+
+def told_digests(out: str) -> dict[str, str]:
+    """Say which SHA-256 predictions.json tells of each part, by name; of none where no inference has ended here.
+
+    Raises:
+        InputError: it is there, and is not what an inference wrote.
+
+    """
+    path = storage.join(out, "predictions.json")
+    if not storage.exists(path):
+        return {}
+    advice = "delete it, and run the same jobs/infer.py"
+    try:
+        return {str(part["name"]): str(part["sha256"]) for part in read_paper(path, advice)["parts"]}
+    except (KeyError, TypeError):
+        raise InputError(f"{path}: {_STRANGE}: {advice}") from None
+
+
+def read_part(path: str, content: bytes | None = None) -> pa.Table:
+    """Read a part's rows; `content` where its bytes were read before.
+
+    Raises:
+        InputError: it is not there, is damaged, or has other columns than a part.
+
+    """
+    rows = storage.read_table(path, content)
+    odd = set(map(_kind, PREDICTIONS)) ^ set(map(_kind, rows.schema))
+    if odd:
+        raise InputError(
+            f"{path}: {min(name for name, _ in odd)} is not a column of it, or of another type, than infer wrote: "
+            "delete it, and run the same jobs/infer.py"
+        )
+    return rows
+
+
+def _kind(field: pa.Field) -> tuple[str, pa.DataType]:
+    """Name and type of a column; of a list what is in it, which Parquet gives another name."""
+    return field.name, field.type.value_type if pa.types.is_list(field.type) else field.type

@@ -1,0 +1,1 @@
+"""Write prepared data as WebDataset tars."""

@@ -1,0 +1,134 @@
+"""The report page as HTML and JSON."""
+
+import importlib.metadata
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+
+from lungseg import __version__
+from lungseg.arrays import Row
+from lungseg.predictions import overlays
+from lungseg.report import charts, console
+from lungseg.report.prediction_results import Predictions
+from lungseg.report.result_table import Line
+from lungseg.report.study_results import Study
+from lungseg.study import cross_dataset, study_comparison
+
+_LIBRARIES = ("numpy", "pyarrow", "jinja2")
+
+
+_CLAUSES = 4  # results across data sets that the page's first sentences name
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a report tells: on the page and, but for the pictures, as JSON."""
+
+    study: Study
+    compared: Sequence[study_comparison.Against]
+    predictions: Predictions | None
+    shown: Sequence[overlays.Overlay]
+    notes: Sequence[str]
+
+
+def headline(study: Study) -> list[str]:
+    """Say the most important figures in a sentence or two: which images, resolution, threshold, aggregation."""
+    first = study.tables[0]
+    held_out = [value for line in first.summary() if line.about["role"] == "held-out" for value in line.dice]
+    said = []
+    if held_out:
+        folds = f"{first.about['runs']} of {first.about['folds']} folds"
+        said.append(
+            f"Trained on {console.join(first.about['train_on'])}, mean Dice is {sum(held_out) / len(held_out):.4f} "
+            f"on {len(held_out)} held-out images of the same data ({folds}; {console.made(first.about)})."
+        )
+    crossed = [
+        f"{line.figures['dice']:.4f} on {line.figures['images']} images of {line.about['dataset']} "
+        f"(trained on {console.join(table.about['train_on'])})"
+        for table in study.tables
+        for line in table.summary()
+        if line.about["role"] == "cross"
+    ]
+    if crossed:
+        more = f"; {len(crossed) - _CLAUSES} more below" if len(crossed) > _CLAUSES else ""
+        said.append(f"On data sets never trained on: {'; '.join(crossed[:_CLAUSES])}{more}.")
+    return said
+
+
+def to_json(page: Page) -> Row:
+    """Give the page's figures as a JSON object."""
+    names = ("image_id", "dataset", "rank", "dice", "training", "note")
+    return {
+        "versions": _versions(),
+        "notes": list(page.notes),
+        "study": {
+            "name": page.study.name,
+            "folder": page.study.folder,
+            "unfinished": list(page.study.unfinished),
+            "results": page.study.matrix.as_json(),
+            "against": [one.as_json() for one in page.compared],
+            "tables": [
+                {**one.about, "rows": _json_lines(one.lines), "all_runs": _json_lines(one.joint)}
+                for one in page.study.tables
+            ],
+        },
+        "predictions": page.predictions
+        and {
+            **page.predictions.about,
+            "rows": _json_lines(page.predictions.lines),
+            "reasons": list(page.predictions.reasons),
+        },
+        "overlays": [{name: getattr(one, name) for name in names} for one in page.shown],
+    }
+
+
+def _json_lines(lines: Sequence[Line]) -> list[Row]:
+    return [line.as_json() for line in lines]
+
+
+def _versions() -> dict[str, str]:
+    libraries = {name: importlib.metadata.version(name) for name in _LIBRARIES}
+    return {"lungseg": __version__, "python": platform.python_version(), **libraries}
+
+
+def to_html(page: Page) -> str:
+    """Render the page as one HTML file without external resources."""
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(number=console.number, counts=console.counts, names=console.join, made=console.made)
+    environment.filters["predictors"] = console.predictors
+    template = environment.from_string(Path(__file__).with_name("report.html").read_text(encoding="utf-8"))
+    return template.render(
+        study=page.study,
+        grid=cross_dataset.grid(page.study.matrix),
+        compared=page.compared,
+        predictions=page.predictions,
+        headline=headline(page.study),
+        notes=page.notes,
+        curves=charts.learning_curves(page.study.curves),
+        histograms=_histograms(page.study, page.predictions),
+        overlays=page.shown,
+        plot=charts,
+        versions=_versions(),
+    )
+
+
+def _histograms(study: Study, predictions: Predictions | None) -> list[tuple[str, Line, charts.Histogram]]:
+    """Draw the per-image Dice of every line that counts each image once, all on one axis."""
+    lines = [
+        (f"{line.about['dataset']}, {line.about['role']}; trained on {console.join(table.about['train_on'])}", line)
+        for table in study.tables
+        for line in table.summary()
+    ]
+    if predictions is not None:
+        lines += [
+            (f"{line.about['dataset']}, predictions, {line.about['training']} in training", line)
+            for line in predictions.lines
+            if line.dice
+        ]
+    low = charts.lowest([value for _, line in lines for value in line.dice])
+    return [(title, line, charts.histogram(line.dice, low)) for title, line in lines]

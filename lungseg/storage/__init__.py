@@ -1,0 +1,52 @@
+"""Local paths, s3:// and gs://: list, read, write atomically, hash. No unfinished file ever has its final name."""
+
+from lungseg.storage.files import (
+    delete,
+    delete_unfinished,
+    digest,
+    digest_bytes,
+    exists,
+    is_checked,
+    list_files,
+    list_folders,
+    open_filesystem,
+    read_bytes,
+    read_json,
+    read_range,
+    stat,
+    stat_if_there,
+    stats_below,
+    write_bytes,
+    write_json,
+)
+from lungseg.storage.paths import join, lies_in, name_of, parent_of, resolve
+from lungseg.storage.tables import count_rows, read_table, table_bytes, write_table
+
+__all__ = [
+    "count_rows",
+    "delete",
+    "delete_unfinished",
+    "digest",
+    "digest_bytes",
+    "exists",
+    "is_checked",
+    "join",
+    "lies_in",
+    "list_files",
+    "list_folders",
+    "name_of",
+    "open_filesystem",
+    "parent_of",
+    "read_bytes",
+    "read_json",
+    "read_range",
+    "read_table",
+    "resolve",
+    "stat",
+    "stat_if_there",
+    "stats_below",
+    "table_bytes",
+    "write_bytes",
+    "write_json",
+    "write_table",
+]

@@ -1,0 +1,1 @@
+"""Cross-dataset results and comparisons between studies."""

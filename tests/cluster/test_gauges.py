@@ -1,0 +1,57 @@
+"""What monitoring sees: the figures that were set, under the names and labels that the dashboard asks for."""
+
+import json
+import re
+import time
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+import ray
+
+from lungseg.cluster import gauges
+
+DASHBOARD = Path(__file__).resolve().parents[2] / "cluster" / "grafana.json"
+
+
+def scraped() -> str:
+    """Read what Ray's agent on this machine gives to Prometheus."""
+    (node,) = [node for node in ray.nodes() if node["Alive"]]
+    with urlopen(f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}", timeout=10) as page:
+        return str(page.read().decode())
+
+
+def test_prometheus_sees_what_was_set(ray_cluster: None) -> None:
+    shown = gauges.Gauges("train", "pooled-fold0", 3)
+    shown.set("device_wait_share", 0.25)
+    shown.set("rows", 7, "failed")
+    deadline, page = time.monotonic() + 60, ""
+    while "lungseg_rows" not in page and time.monotonic() < deadline:
+        time.sleep(0.5)
+        page = scraped()
+    lines = [line for line in page.splitlines() if line.startswith("ray_lungseg")]
+    (waits,) = [line for line in lines if "wait_share" in line]
+    (rows,) = [line for line in lines if "lungseg_rows" in line]
+    assert all(label in waits for label in ('stage="train"', 'run="pooled-fold0"', 'rank="3"'))
+    assert waits.endswith(" 0.25")
+    assert 'status="failed"' in rows
+    assert rows.endswith(" 7.0")
+
+
+def test_without_ray_nothing_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(gauges, "Gauge", lambda name, *_, **__: made.append(name))
+    gauges.Gauges("infer").set("images_per_second", 1.0)
+    assert made == []
+
+
+def test_the_dashboard_asks_for_gauges_and_labels_that_there_are() -> None:
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    asked = [target["expr"] for panel in panels for target in panel["targets"]]
+    own = {name for expr in asked for name in re.findall(r"ray_(lungseg_\w+)", expr)}
+    assert own == set(gauges._METRICS)
+    labels = {label for expr in asked if "lungseg" in expr for label in re.findall(r"(\w+)!?=\"", expr)}
+    grouped = {label for expr in asked for group in re.findall(r"by \((.*?)\)", expr) for label in group.split(", ")}
+    assert labels | grouped <= set(gauges._TAGS)
+    assert len({panel["title"] for panel in panels}) == len(panels)

@@ -1,0 +1,331 @@
+"""Which X-rays are one picture or of one patient: what is found, what is not, and that neither depends on chance."""
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, strategies as st
+from numpy.typing import NDArray
+
+from lungseg.config import PreprocessSettings
+from lungseg.dataset import duplicates
+from lungseg.imaging import phantom
+from lungseg.imaging.geometry import prepare_image
+from lungseg.schema import SCHEMA
+
+Grey = NDArray[Any]
+SETTINGS = PreprocessSettings(size=256)
+
+
+def bits(one: str, other: str) -> int:
+    return (int(one, 16) ^ int(other, 16)).bit_count()
+
+
+def row(dataset: str, image: str, patient: str = "", pixel_digest: str = "", phash: str | None = "") -> duplicates.Row:
+    return {
+        "dataset": dataset,
+        "image_id": image,
+        "patient_id": patient or image,
+        "pixel_digest": pixel_digest or f"of {dataset} {image}",
+        "phash": phash,
+    }
+
+
+def never(_: duplicates.Row) -> NDArray[np.uint8]:
+    raise AssertionError("no picture needs to be read")
+
+
+def jpeg(quality: int) -> Callable[[Grey], Grey]:
+    def change(image: Grey) -> Grey:
+        _, content = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
+        return cv2.imdecode(content, cv2.IMREAD_GRAYSCALE)
+
+    return change
+
+
+def resized(factor: float) -> Callable[[Grey], Grey]:
+    way = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
+    return lambda image: cv2.resize(image, None, fx=factor, fy=factor, interpolation=way)
+
+
+def gamma(exponent: float) -> Callable[[Grey], Grey]:
+    return lambda image: np.rint(255.0 * (image / 255.0) ** exponent).astype(np.uint8)
+
+
+def padded(image: Grey) -> Grey:
+    return cv2.copyMakeBorder(image, 12, 12, 25, 25, cv2.BORDER_CONSTANT, value=0)
+
+
+def cropped(share: float) -> Callable[[Grey], Grey]:
+    def change(image: Grey) -> Grey:
+        top, left = (max(1, round(length * share)) for length in image.shape)
+        return image[top:-top, left:-left]
+
+    return change
+
+
+def lettered(image: Grey) -> Grey:
+    return cv2.putText(image.copy(), "L 12.03.2011", (10, 30), cv2.FONT_HERSHEY_SIMPLEX, 0.4, 255.0, 1)
+
+
+def noisy(image: Grey) -> Grey:
+    noise = np.random.default_rng(0).normal(0.0, 10.0, image.shape)
+    return np.rint(np.clip(image + noise, 0, 255)).astype(np.uint8)
+
+
+CHANGES: dict[str, Callable[[Grey], Grey]] = {
+    "jpeg 50": jpeg(50),
+    "jpeg 95": jpeg(95),
+    "a quarter": resized(0.25),
+    "double": resized(2.0),
+    "gamma 0.6": gamma(0.6),
+    "gamma 1.6": gamma(1.6),
+    "flatter": lambda image: np.rint(image * 0.6 + 30).astype(np.uint8),
+    "equalised": cv2.equalizeHist,
+    "clahe": lambda image: cv2.createCLAHE(2.0, (8, 8)).apply(image),
+    "12 bits": lambda image: image.astype(np.uint16) * 13 + 200,
+    "padded": padded,
+    "cropped 1 %": cropped(0.01),
+    "lettered": lettered,
+    "noisy": noisy,
+}
+
+
+# Fingerprints
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[NDArray[np.uint8]]:
+    styles: list[phantom.Style] = ["shenzhen", "montgomery"]
+    return [phantom.draw(seed, styles[seed % 2], 256)[0] for seed in range(6)]
+
+
+def test_a_fingerprint_is_256_bits_and_repeats(pictures: list[NDArray[np.uint8]]) -> None:
+    for picture in pictures:
+        found = duplicates.fingerprint(picture)
+        assert len(found) == 64
+        assert found == found.lower()
+        assert found == duplicates.fingerprint(picture.copy())
+        assert 120 <= int(found, 16).bit_count() <= 128
+    assert len({duplicates.fingerprint(picture) for picture in pictures}) == len(pictures)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_copy_is_found_again(change: str, pictures: list[NDArray[np.uint8]]) -> None:
+    for picture in pictures[:3]:
+        changed = np.ascontiguousarray(CHANGES[change](picture))
+        assert bits(duplicates.fingerprint(picture), duplicates.fingerprint(changed)) <= duplicates.MOST_BITS
+        one, other = (duplicates.detail(prepare_image(image, SETTINGS)[0]) for image in (picture, changed))
+        assert duplicates.correlate(one, other) >= duplicates.ALIKE
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1))
+def test_no_monotone_change_of_contrast_changes_a_fingerprint(seed: int, shape: int) -> None:
+    """At the hash's own resolution, where no mean over pixels comes in between."""
+    random = np.random.default_rng(seed)
+    picture = random.integers(0, 256, (64, 64)).astype(np.uint8)
+    levels = np.sort(np.random.default_rng(shape).choice(65536, 256, replace=False)).astype(np.uint16)
+    assert bits(duplicates.fingerprint(picture), duplicates.fingerprint(levels[picture])) == 0
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (33, 2000), (1, 1)])
+def test_a_picture_that_shows_nothing_has_a_fingerprint_and_is_like_no_other(
+    shape: tuple[int, int], pictures: list[NDArray[np.uint8]]
+) -> None:
+    blank = np.full(shape, 7, np.uint8)
+    assert len(duplicates.fingerprint(blank)) == 64
+    for other in (blank, pictures[0]):
+        assert duplicates.correlate(duplicates.detail(blank), duplicates.detail(other)) == 0.0
+        assert duplicates.correlate(duplicates.detail(other), duplicates.detail(blank)) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("right", "down", "scale"), [(0, 0, 1.0), (6, 0, 1.0), (-5, 7, 1.0), (0, 0, 1.05), (2, -2, 0.95)]
+)
+def test_a_moved_or_scaled_picture_correlates(
+    right: int, down: int, scale: float, pictures: list[NDArray[np.uint8]]
+) -> None:
+    one, stranger = duplicates.detail(pictures[0]), duplicates.detail(pictures[2])
+    offset = 63.5 * (1 - scale)
+    moved = cv2.warpAffine(one, np.array([[scale, 0, offset + right], [0, scale, offset + down]]), one.shape)
+    assert duplicates.correlate(one, moved) > 0.9
+    assert duplicates.correlate(stranger, moved) < duplicates.ALIKE
+
+
+# Pairs
+
+
+def test_the_same_grey_values_are_exact_and_each_is_paired_with_the_first() -> None:
+    rows = [
+        row("b", "1", pixel_digest="x"),
+        row("a", "2", pixel_digest="x"),
+        row("a", "3"),
+        row("a", "4", pixel_digest="x"),
+    ]
+    assert duplicates.find_pairs(rows, never) == [
+        duplicates.Pair("a/2", "b/1", "exact", 0),
+        duplicates.Pair("a/4", "b/1", "exact", 0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (("a", "1", "p"), ("a", "2", "p"), True),  # in one data set, any id counts
+        (("a", "1", "p7"), ("b", "2", "p7"), False),  # two hospitals that number their patients
+        (("a", "1", "00000012"), ("b", "2", "00000012"), False),
+        (("a", "1", "patient00012"), ("b", "2", "patient00012"), False),
+        (("a", "1", "4837261"), ("b", "2", "4837261"), True),  # a number on file
+        (("a", "1", "9f86d081884c7d65"), ("b", "2", "9f86d081884c7d65"), True),  # a keyed hash
+        (("a", "4837261", "4837261"), ("b", "2", "4837261"), False),  # an image's own id is nobody's
+        (("a", "1", ""), ("a", "2", ""), False),
+    ],
+)
+def test_who_is_the_same_patient(one: tuple[str, str, str], other: tuple[str, str, str], same: bool) -> None:
+    rows = [{**row(dataset, image), "patient_id": patient} for dataset, image, patient in (one, other)]
+    expected = [duplicates.Pair(f"{one[0]}/1", f"{other[0]}/2", "same_patient")] if same else []
+    assert duplicates.find_pairs(rows, never) == expected
+
+
+def test_a_large_group_is_paired_with_its_first() -> None:
+    rows = [row(dataset, f"{i:03}", "9f86d081884c7d65") for dataset in "ab" for i in range(50)]
+    found = duplicates.find_pairs(rows, never)
+    assert len(found) == 99
+    assert {pair.first for pair in found} == {"a/000", "b/000"}
+
+
+def drawn_rows(
+    pictures: list[NDArray[np.uint8]], dataset: str = "a"
+) -> tuple[list[duplicates.Row], Callable[[duplicates.Row], NDArray[np.uint8]], Counter[str]]:
+    rows = [row(dataset, str(i), phash=duplicates.fingerprint(picture)) for i, picture in enumerate(pictures)]
+    read: Counter[str] = Counter()
+
+    def reads(one: duplicates.Row) -> NDArray[np.uint8]:
+        read[one["image_id"]] += 1
+        return prepare_image(pictures[int(one["image_id"])], SETTINGS)[0]
+
+    return rows, reads, read
+
+
+def test_near_duplicates_are_found_and_read_once(pictures: list[NDArray[np.uint8]]) -> None:
+    rows, read, counts = drawn_rows(
+        [*pictures, jpeg(60)(pictures[4]), gamma(0.7)(pictures[4]), cropped(0.03)(pictures[2])]
+    )
+    found = duplicates.find_pairs(rows, read)
+    assert {(pair.first, pair.second, pair.kind) for pair in found} == {
+        ("a/4", "a/6", "near"),
+        ("a/4", "a/7", "near"),
+        ("a/6", "a/7", "near"),
+        ("a/2", "a/8", "near"),
+    }
+    assert all(pair.correlation is not None and pair.correlation >= duplicates.ALIKE for pair in found)
+    assert all(
+        pair.distance == bits(rows[int(pair.first[2:])]["phash"], rows[int(pair.second[2:])]["phash"]) for pair in found
+    )
+    assert set(counts.values()) == {1}
+    assert duplicates.find_pairs(rows, read) == found
+
+
+def test_a_row_without_a_hash_is_not_compared_but_may_be_exact(pictures: list[NDArray[np.uint8]]) -> None:
+    rows, _, _ = drawn_rows([pictures[0], pictures[0], pictures[0]])
+    rows = [{**one, "phash": phash} for one, phash in zip(rows, ("", None, rows[0]["phash"]), strict=True)]
+    assert duplicates.find_pairs(rows, never) == []
+    assert len(duplicates.find_pairs([{**one, "pixel_digest": "x"} for one in rows], never)) == 2
+
+
+def test_hashes_alone_make_no_pair(pictures: list[NDArray[np.uint8]]) -> None:
+    rows, read, counts = drawn_rows(pictures)
+    assert duplicates.find_pairs([{**one, "phash": rows[0]["phash"]} for one in rows], read) == []
+    assert len(counts) == len(rows)
+
+
+def test_copies_with_small_changes_are_found_behind_the_first_rows_too(
+    pictures: list[NDArray[np.uint8]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(duplicates, "WIDE_ROWS", 6)
+    rows, read, _ = drawn_rows([*pictures, jpeg(60)(pictures[4]), cropped(0.03)(pictures[2])])
+    assert bits(rows[2]["phash"], rows[7]["phash"]) > duplicates.MOST_BITS
+    assert [(pair.first, pair.second) for pair in duplicates.find_pairs(rows, read)] == [("a/4", "a/6")]
+
+
+def test_rows_added_at_the_end_change_no_pair(pictures: list[NDArray[np.uint8]]) -> None:
+    rows, read, _ = drawn_rows([*pictures, jpeg(60)(pictures[4]), gamma(0.7)(pictures[4])])
+    assert set(duplicates.find_pairs(rows[:7], read)) < set(duplicates.find_pairs(rows, read))
+
+
+# Tables
+
+
+def test_a_table_holds_the_pairs_and_the_schemas_number() -> None:
+    pairs = [duplicates.Pair("a/1", "a/2", "near", 12, 0.95), duplicates.Pair("a/1", "b/2", "same_patient")]
+    table = duplicates.to_table(pairs)
+    assert table.schema.equals(duplicates.PAIRS, check_metadata=True)
+    assert table.schema.metadata[b"lungseg.schema"] == str(SCHEMA).encode()
+    assert [duplicates.Pair(**one) for one in table.to_pylist()] == pairs
+    assert duplicates.to_table([]).num_rows == 0
+    assert isinstance(table, pa.Table)
+
+
+# Real X-rays
+
+
+def real_rows(folder: Path, names: list[str]) -> list[duplicates.Row]:
+    """Rows of Shenzhen and Montgomery at 256 px; image_id is the file's path below the folder."""
+    paths = [next(folder.glob(f"*/images/{name}.png")) for name in names]
+    return [row("real", str(path), phash=duplicates.fingerprint(cv2.imread(str(path), 0))) for path in paths]
+
+
+def bare(picture: Grey) -> Grey:
+    """Take away the black bars that made the picture a square."""
+    rows, columns = (np.flatnonzero(picture.mean(axis) > 3) for axis in (1, 0))
+    return np.ascontiguousarray(picture[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
+
+
+def read_real(one: duplicates.Row) -> NDArray[np.uint8]:
+    return prepare_image(cv2.imread(one["image_id"], 0), SETTINGS)[0]
+
+
+# Seen by eye: the same bones and the same diseased spot at two visits, under two patient numbers.
+ONE_PERSON = [
+    ("MCUCXR_0166_1", "MCUCXR_0170_1"),
+    ("MCUCXR_0264_1", "MCUCXR_0313_1"),
+    ("MCUCXR_0264_1", "MCUCXR_0316_1"),
+    ("CHNCXR_0438_1", "CHNCXR_0646_1"),
+    ("CHNCXR_0477_1", "CHNCXR_0605_1"),
+]
+# The nearest pairs that by eye are two people.
+TWO_PEOPLE = [
+    ("CHNCXR_0003_0", "CHNCXR_0094_0"),
+    ("CHNCXR_0149_0", "CHNCXR_0275_0"),
+    ("CHNCXR_0225_0", "CHNCXR_0320_0"),
+    ("CHNCXR_0321_0", "CHNCXR_0640_1"),
+    ("CHNCXR_0445_1", "CHNCXR_0607_1"),
+    ("MCUCXR_0058_0", "MCUCXR_0074_0"),
+]
+
+
+@pytest.mark.parametrize(
+    ("names", "same"), [*((names, True) for names in ONE_PERSON), *((names, False) for names in TWO_PEOPLE)]
+)
+def test_one_person_at_two_visits_is_found_and_two_people_are_not(
+    cxr256: Path, names: tuple[str, str], same: bool
+) -> None:
+    assert [pair.kind for pair in duplicates.find_pairs(real_rows(cxr256, [*names]), read_real)] == ["near"] * same
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_changed_copies_of_real_x_rays_are_found(cxr256: Path, change: str) -> None:
+    paths = sorted(cxr256.glob("*/images/*.png"))[::53]
+    caught = 0
+    for path in paths:
+        picture = bare(cv2.imread(str(path), 0))
+        changed = np.ascontiguousarray(CHANGES[change](picture))
+        near = bits(duplicates.fingerprint(picture), duplicates.fingerprint(changed)) <= duplicates.MOST_BITS
+        one, other = (duplicates.detail(prepare_image(image, SETTINGS)[0]) for image in (picture, changed))
+        caught += near and duplicates.correlate(one, other) >= duplicates.ALIKE
+    assert caught >= len(paths) - 1

@@ -1,0 +1,373 @@
+"""Who is in which fold: nobody on both sides, nobody twice, and nobody moves when others come."""
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import get_args
+
+import pytest
+from hypothesis import given, strategies as st
+
+from lungseg.config import Protocol
+from lungseg.dataset import folds
+from lungseg.errors import SettingsError
+
+# Names on both sides of "pixel_digest", "image" and "patient" in the order of letters.
+DATASETS = ("montgomery", "shenzhen", "a", "z_9")
+FINDINGS = ("normal", "abnormal", None)
+PROTOCOLS = get_args(Protocol)
+
+
+def row(dataset: str, image: str, patient: str = "", picture: str = "", finding: str | None = None) -> folds.Row:
+    return {
+        "dataset": dataset,
+        "image_id": image,
+        "patient_id": patient or image,
+        "pixel_digest": picture or f"of {dataset} {image}",
+        "finding": finding,
+    }
+
+
+def key(one: folds.Row) -> str:
+    return f"{one['dataset']}/{one['image_id']}"
+
+
+@st.composite
+def some_rows(draw: st.DrawFn, datasets: Sequence[str] = DATASETS, most: int = 40) -> list[folds.Row]:
+    """Rows as an index has them, data set by data set; some share a patient or a picture."""
+    names = st.tuples(
+        st.sampled_from(sorted(datasets)), st.integers(0, 12), st.integers(0, 40), st.sampled_from(FINDINGS)
+    )
+    drawn = sorted(draw(st.lists(names, min_size=1, max_size=most)), key=lambda one: one[0])
+    return [
+        row(dataset, f"i{i}", f"p{who}", f"{what:02x}", found) for i, (dataset, who, what, found) in enumerate(drawn)
+    ]
+
+
+@st.composite
+def rows_and_links(draw: st.DrawFn) -> tuple[list[folds.Row], list[folds.Link]]:
+    rows = draw(some_rows())
+    image = st.sampled_from([key(one) for one in rows])
+    return rows, draw(st.lists(st.tuples(image, image), max_size=4))
+
+
+def singles(count: int, datasets: Sequence[str] = DATASETS[:2], start: int = 0) -> list[folds.Row]:
+    return [row(dataset, f"i{i}", finding=FINDINGS[i % 2]) for dataset in datasets for i in range(start, start + count)]
+
+
+def assigned(rows: Sequence[folds.Row], count: int, seed: int = 0, linked: Sequence[folds.Link] = ()) -> dict[str, int]:
+    found = folds.assign_folds(rows, folds.group_rows(rows, linked), count, seed)
+    return {key(one): fold for one, fold in zip(rows, found, strict=True)}
+
+
+def plan(number: int, count: int, datasets: Sequence[str] = DATASETS, seed: int = 0) -> folds.RunPlan:
+    return folds.RunPlan("pooled" if len(datasets) > 1 else "source-to-source", tuple(datasets), number, count, seed)
+
+
+def parts_or_none(
+    rows: Sequence[folds.Row], run: folds.RunPlan, linked: Sequence[folds.Link] = ()
+) -> folds.Split | None:
+    try:
+        return folds.split(rows, run, linked)
+    except SettingsError:
+        return None
+
+
+# Groups
+
+
+@given(rows_and_links())
+def test_groups_are_what_patients_pictures_and_links_connect_and_no_more(
+    drawn: tuple[list[folds.Row], list[folds.Link]],
+) -> None:
+    rows, linked = drawn
+    parts: list[set[int]] = []
+    for i, one in enumerate(rows):
+
+        def joined(j: int, one: folds.Row = one) -> bool:
+            other = rows[j]
+            return (
+                other["pixel_digest"] == one["pixel_digest"]
+                or (other["dataset"], other["patient_id"]) == (one["dataset"], one["patient_id"])
+                or (key(one), key(other)) in linked
+                or (key(other), key(one)) in linked
+            )
+
+        near = [part for part in parts if any(joined(j) for j in part)]
+        parts = [part for part in parts if part not in near] + [{i}.union(*near)]
+    groups = folds.group_rows(rows, linked)
+    found: defaultdict[str, set[int]] = defaultdict(set)
+    for i, group in enumerate(groups):
+        found[group].add(i)
+    assert sorted(map(sorted, found.values())) == sorted(map(sorted, parts))
+
+
+@given(rows_and_links())
+def test_a_group_is_named_by_its_first_row(drawn: tuple[list[folds.Row], list[folds.Link]]) -> None:
+    rows, linked = drawn
+    groups = folds.group_rows(rows, linked)
+    for group in set(groups):
+        first = rows[groups.index(group)]
+        assert group == f"{first['dataset']}/{first['patient_id']}"
+
+
+def test_the_same_patient_id_in_two_data_sets_is_two_patients() -> None:
+    first, second = folds.group_rows([row("a", "1", "p1"), row("z", "2", "p1")])
+    assert first != second
+
+
+def test_images_of_nobody_are_not_one_group() -> None:
+    rows = [{**row("a", name), "patient_id": ""} for name in "123"]
+    assert folds.group_rows(rows) == ["a/1", "a/2", "a/3"]
+
+
+def test_a_link_to_an_image_that_is_not_there_is_passed_over() -> None:
+    rows = singles(3, ("a",))
+    links = [("a/i0", "a/gone"), ("a/gone", "a/i1")]
+    assert folds.group_rows(rows, links) == folds.group_rows(rows)
+
+
+# Folds
+
+
+@given(some_rows(), st.integers(2, 5), st.integers(0, 3))
+def test_a_group_is_in_one_fold_and_every_row_in_one(rows: list[folds.Row], count: int, seed: int) -> None:
+    groups = folds.group_rows(rows)
+    found = folds.assign_folds(rows, groups, count, seed)
+    assert len(found) == len(rows)
+    assert set(found) <= set(range(count))
+    assert len(set(zip(groups, found, strict=True))) == len(set(groups))
+
+
+def test_folds_are_the_same_on_every_machine() -> None:
+    """Fixed values: a change of these moves patients between training and test of every study that was run."""
+    # The first is the fold f with the least `printf 0/f/a/i0 | sha256sum`.
+    assert list(assigned(singles(10, ("a",)), 5).values()) == [1, 2, 4, 1, 2, 3, 0, 4, 3, 0]
+    assert list(assigned(singles(10, ("a",)), 5, seed=1).values()) != [1, 2, 4, 1, 2, 3, 0, 4, 3, 0]
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(DATASETS), st.sampled_from(FINDINGS)), min_size=1, max_size=80),
+    st.integers(2, 6),
+    st.integers(0, 3),
+)
+def test_folds_hold_equally_many_of_each_stratum_to_two_images(
+    drawn: list[tuple[str, str | None]], count: int, seed: int
+) -> None:
+    rows = [row(dataset, f"i{i}", finding=finding) for i, (dataset, finding) in enumerate(drawn)]
+    found = assigned(rows, count, seed)
+    for stratum in set(drawn):
+        held = [found[key(one)] for one in rows if (one["dataset"], one["finding"]) == stratum]
+        counts = [held.count(fold) for fold in range(count)]
+        assert max(counts) - min(counts) <= 2
+        assert min(counts) > 0 or max(counts) == 1
+
+
+@given(some_rows(), st.lists(st.integers(0, 12), max_size=20), st.integers(2, 5), st.integers(0, 3))
+def test_rows_added_at_the_end_of_a_data_set_move_nobody(
+    rows: list[folds.Row], patients: list[int], count: int, seed: int
+) -> None:
+    """Patients that are known already, and strangers; in the first data set and in the last."""
+    before = assigned(rows, count, seed)
+    for dataset in (rows[0]["dataset"], rows[-1]["dataset"]):
+        added = [
+            row(dataset, f"new{i}", f"p{who}" if i % 2 else "", finding=FINDINGS[i % 3])
+            for i, who in enumerate(patients)
+        ]
+        grown = sorted([*rows, *added], key=lambda one: one["dataset"])
+        after = assigned(grown, count, seed)
+        assert {name: after[name] for name in before} == before
+
+
+@given(some_rows(datasets=("a",)), some_rows(datasets=("z_9",)), st.integers(2, 5))
+def test_another_data_set_beside_it_moves_nobody(one: list[folds.Row], other: list[folds.Row], count: int) -> None:
+    apart = [{**row, "pixel_digest": "other " + row["pixel_digest"]} for row in other]
+    together = assigned([*one, *apart], count)
+    assert together == {**assigned(one, count), **assigned(apart, count)}
+
+
+def test_another_seed_deals_anew() -> None:
+    rows = singles(300)
+    first, second = assigned(rows, 5, 0), assigned(rows, 5, 1)
+    same = sum(first[name] == second[name] for name in first)
+    assert 60 < same < 180
+
+
+def test_few_move_when_an_image_is_taken_out_and_more_when_the_order_changes() -> None:
+    """The shares that assign_folds states, for strata as large as those of Shenzhen and Montgomery."""
+    sizes = {("m", "normal"): 80, ("m", "abnormal"): 58, ("s", "normal"): 263, ("s", "abnormal"): 287}
+    rows = [row(one, f"{finding}{i}", finding=finding) for (one, finding), size in sizes.items() for i in range(size)]
+    fewer, shuffled = [], []
+    for seed in range(12):
+        before, chance = assigned(rows, 5, seed), random.Random(seed)
+        gone = chance.randrange(len(rows))
+        for changed, moved in ((rows[:gone] + rows[gone + 1 :], fewer), (chance.sample(rows, len(rows)), shuffled)):
+            after = assigned(changed, 5, seed)
+            moved.append(sum(after[name] != before[name] for name in after) / len(after))
+    assert 0.01 < sum(fewer) / len(fewer) < 0.08
+    assert 0.3 < sum(shuffled) / len(shuffled) < 0.5
+
+
+# Parts
+
+
+@given(rows_and_links(), st.integers(2, 5), st.integers(0, 3), st.sets(st.sampled_from(DATASETS), min_size=1))
+def test_nobody_is_on_both_sides(
+    drawn: tuple[list[folds.Row], list[folds.Link]], count: int, seed: int, sources: set[str]
+) -> None:
+    rows, linked = drawn
+    for number in range(count):
+        parts = parts_or_none(rows, plan(number, count, sorted(sources), seed), linked)
+        if parts is None:
+            continue
+        learnt = [rows[i] for i in parts.train]
+        tested = [rows[i] for i in (*parts.held_out, *parts.cross)]
+        for names in (("dataset", "patient_id"), ("pixel_digest",)):
+            known = {tuple(one[name] for name in names) for one in learnt}
+            assert not known & {tuple(one[name] for name in names) for one in tested}
+        sides = {**{key(one): 0 for one in learnt}, **{key(one): 1 for one in tested}}
+        assert all(sides[one] == sides[other] for one, other in linked if {one, other} <= sides.keys())
+
+
+@given(some_rows(), st.integers(2, 5), st.integers(0, 3), st.sets(st.sampled_from(DATASETS), min_size=1))
+def test_every_image_is_held_out_in_exactly_one_fold(
+    rows: list[folds.Row], count: int, seed: int, sources: set[str]
+) -> None:
+    own = [i for i, one in enumerate(rows) if one["dataset"] in sources]
+    fold_of = assigned(rows, count, seed)
+    for number in range(count):
+        expected = [i for i in own if fold_of[key(rows[i])] == number]
+        parts = parts_or_none(rows, plan(number, count, sorted(sources), seed))
+        if parts is None:
+            assert len(expected) in (0, len(own))
+            continue
+        assert list(parts.held_out) == expected
+        assert sorted((*parts.train, *parts.held_out)) == own
+        assert not set(parts.cross) & set(own)
+
+
+@given(rows_and_links(), st.integers(3, 5), st.integers(0, 3), st.sets(st.sampled_from(DATASETS), min_size=1))
+def test_the_validation_fold_is_the_next_runs_held_out_one_and_touches_no_other_part(
+    drawn: tuple[list[folds.Row], list[folds.Link]], count: int, seed: int, sources: set[str]
+) -> None:
+    rows, linked = drawn
+    groups = folds.group_rows(rows, linked)
+    for number in range(count):
+        plain = plan(number, count, sorted(sources), seed)
+        parts = parts_or_none(rows, replace(plain, validates=True), linked)
+        if parts is None:
+            continue
+        without = folds.split(rows, plain, linked)
+        assert without.validation == ()
+        assert parts.held_out == without.held_out
+        assert sorted((*parts.train, *parts.validation)) == list(without.train)
+        assert parts.cross == without.cross
+        following = parts_or_none(rows, plan((number + 1) % count, count, sorted(sources), seed), linked)
+        assert following is not None
+        assert following.held_out == parts.validation
+        kept = {groups[i] for i in parts.validation}
+        assert not kept & {groups[i] for i in (*parts.train, *parts.held_out, *parts.cross)}
+
+
+def test_a_fold_without_an_image_to_validate_on_is_refused() -> None:
+    rows = singles(2, ("a",))
+    fold_of = assigned(rows, 5)
+    held = fold_of["a/i0"]
+    alone = replace(plan(held, 5), validates=True)
+    expected = "train" if fold_of["a/i1"] == (held + 1) % 5 else "validation"
+    with pytest.raises(SettingsError, match=f"no image of 2 for {expected}, one or more is needed"):
+        folds.split(rows, alone)
+    with pytest.raises(SettingsError, match="for train"):
+        folds.split(singles(30), replace(plan(0, 2), validates=True))
+
+
+@given(some_rows(), st.integers(2, 4))
+def test_other_data_sets_are_tested_whole_but_for_what_was_learnt(rows: list[folds.Row], count: int) -> None:
+    for number in range(count):
+        parts = parts_or_none(rows, plan(number, count, ("shenzhen",)))
+        if parts is None:
+            continue
+        groups = folds.group_rows(rows)
+        learnt = {groups[i] for i in parts.train}
+        assert set(parts.cross) == {
+            i for i, one in enumerate(rows) if one["dataset"] != "shenzhen" and groups[i] not in learnt
+        }
+
+
+@pytest.mark.parametrize("by_link", [False, True])
+def test_what_the_training_set_shows_is_not_tested_in_another_data_set(by_link: bool) -> None:
+    known = singles(30)
+    twin = row("twin", "t0", picture="" if by_link else known[1]["pixel_digest"])
+    rows = [*known, twin, row("twin", "t1")]
+    links = [(key(known[1]), key(twin))] if by_link else []
+    runs = [folds.split(rows, plan(number, 4, DATASETS[:2]), links) for number in range(4)]
+    assert all(len(rows) - 1 in parts.cross for parts in runs)
+    assert [len(rows) - 2 in parts.cross for parts in runs] == [1 in parts.held_out for parts in runs]
+    assert sum(1 in parts.held_out for parts in runs) == 1
+
+
+@pytest.mark.parametrize("rows", [[], singles(1, ("a",)), [row("a", f"i{i}", "p1") for i in range(9)]])
+def test_a_fold_that_leaves_nothing_to_train_or_to_test_is_refused(rows: list[folds.Row]) -> None:
+    with pytest.raises(
+        SettingsError, match=r"pooled-fold0: no image of \d for (train|held-out), one or.*--folds \(now 5\)"
+    ):
+        folds.split(rows, plan(0, 5))
+
+
+# Plans
+
+
+def test_a_study_lists_each_fold_of_each_protocol_once() -> None:
+    runs = folds.plan_study(PROTOCOLS, ("a", "m", "z"), 2, (), seed=7)
+    assert [(run.name, run.train_on) for run in runs] == [
+        ("pooled-fold0", ("a", "m", "z")),
+        ("pooled-fold1", ("a", "m", "z")),
+        *((f"from-{name}-fold{fold}", (name,)) for name in "amz" for fold in (0, 1)),
+        *(
+            (f"without-{name}-fold{fold}", others)
+            for name, others in (("a", ("m", "z")), ("m", ("a", "z")), ("z", ("a", "m")))
+            for fold in (0, 1)
+        ),
+    ]
+    assert {(run.folds, run.seed, run.validates) for run in runs} == {(2, 7, False)}
+    assert all(run.validates for run in folds.plan_study(PROTOCOLS, ("a", "m", "z"), 3, (), 7, validates=True))
+
+
+def test_a_data_set_left_out_is_tested_whole_and_never_learnt() -> None:
+    rows = singles(20, ("a", "m", "z"))
+    for run in folds.plan_study(("leave-one-dataset-out",), ("a", "m", "z"), 4, (), seed=0):
+        parts = folds.split(rows, run)
+        assert {rows[i]["dataset"] for i in parts.cross} == {run.left_out}
+        assert len(parts.cross) == 20
+        assert {rows[i]["dataset"] for i in parts.train} == set(run.train_on) == {"a", "m", "z"} - {run.left_out}
+        assert len(parts.train) + len(parts.held_out) == 40
+
+
+def test_with_one_data_set_none_can_be_left_out() -> None:
+    with pytest.raises(SettingsError, match=r"leave-one-dataset-out with 1 data set \(a\), expected two or more"):
+        folds.plan_study(("pooled", "leave-one-dataset-out"), ("a",), 3, (), seed=0)
+    assert [run.name for run in folds.plan_study(("source-to-source",), ("a",), 2, (), 0)] == [
+        "from-a-fold0",
+        "from-a-fold1",
+    ]
+
+
+@given(
+    st.lists(st.sampled_from(PROTOCOLS), min_size=1, max_size=4),
+    st.lists(st.sampled_from(DATASETS), min_size=2, max_size=4, unique=True),
+    st.integers(2, 6),
+    st.data(),
+)
+def test_no_two_runs_of_a_study_share_a_name(
+    protocols: list[Protocol], datasets: list[str], count: int, data: st.DataObject
+) -> None:
+    only = data.draw(st.lists(st.integers(0, count - 1), max_size=8))
+    runs = folds.plan_study(protocols, datasets, count, only, seed=0)
+    assert len({run.name for run in runs}) == len(runs)
+    assert {run.fold for run in runs} == set(only or range(count))
+    each = len(set(only)) or count
+    assert Counter(run.protocol for run in runs) == {
+        protocol: each * (1 if protocol == "pooled" else len(datasets)) for protocol in protocols
+    }
+    assert all("/" not in run.name for run in runs)

@@ -1,0 +1,185 @@
+"""Tars of a bucket on this machine's disk: fetched once, within a budget, by many at once, and never torn."""
+
+import errno
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from lungseg import storage
+from lungseg.dataset import shard_cache
+from lungseg.dataset.shard_cache import ShardCache
+from lungseg.errors import InputError
+
+MIB = 1 << 20
+RANGES = {"head": (0, 4), "tail": (MIB - 4, 4)}
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home of its own, where the copies go."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    return tmp_path / "home" / ".cache" / "lungseg" / "shards"
+
+
+@pytest.fixture
+def fetched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is read whole from afar."""
+    names: list[str] = []
+    whole = storage.read_bytes
+
+    def noted(path: str) -> bytes:
+        names.append(storage.name_of(path))
+        return whole(path)
+
+    monkeypatch.setattr(storage, "read_bytes", noted)
+    return names
+
+
+def a_tar(folder: Path, letter: str) -> str:
+    """A file of one MiB behind a URI, as in a bucket."""
+    path = folder / f"{letter}.tar"
+    path.write_bytes(letter.encode() * MIB)
+    return path.as_uri()
+
+
+def copies(home: Path) -> list[int]:
+    return sorted(path.stat().st_size for path in home.glob("*.tar"))
+
+
+def test_a_file_of_this_machine_is_read_where_it_is(tmp_path: Path, home: Path, fetched: list[str]) -> None:
+    a_tar(tmp_path, "a")
+    assert ShardCache(9).read(str(tmp_path / "a.tar"), RANGES) == {"head": b"aaaa", "tail": b"aaaa"}
+    assert not fetched
+    assert not home.exists()
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    for path in (str(tmp_path / "none.tar"), (tmp_path / "none.tar").as_uri()):
+        with pytest.raises(InputError, match=r"none\.tar"):
+            ShardCache(9).read(path, RANGES)
+
+
+def test_a_tar_is_fetched_once_and_again_when_it_changes(tmp_path: Path, home: Path, fetched: list[str]) -> None:
+    uri = a_tar(tmp_path, "a")
+    for cache in (ShardCache(9), ShardCache(9)):
+        for _ in range(2):
+            assert cache.read(uri, RANGES) == {"head": b"aaaa", "tail": b"aaaa"}
+    assert fetched == ["a.tar"]
+    (tmp_path / "a.tar").write_bytes(b"b" * MIB)
+    assert ShardCache(9).read(uri, RANGES)["head"] == b"bbbb"
+    assert fetched == ["a.tar"] * 2
+
+
+def test_the_oldest_copies_make_room(tmp_path: Path, home: Path, fetched: list[str]) -> None:
+    cache = ShardCache(2)
+    a_day_ago = time.time() - 25 * 3600
+    uris = [a_tar(tmp_path, letter) for letter in "abc"]
+    for uri, letter in zip(uris, "abc", strict=True):
+        assert cache.read(uri, RANGES)["head"] == letter.encode() * 4
+        for number, copy in enumerate(sorted(home.glob("*.tar"), key=lambda path: path.stat().st_mtime)):
+            os.utime(copy, (a_day_ago + number, a_day_ago + number))
+    assert copies(home) == [MIB, MIB]
+    cache.read(uris[2], RANGES)
+    assert fetched == ["a.tar", "b.tar", "c.tar"]
+    assert cache.read(uris[0], RANGES)["head"] == b"aaaa"
+    assert fetched[3:] == ["a.tar"]
+
+
+def test_todays_copies_stay_and_the_others_are_read_from_afar(tmp_path: Path, home: Path, fetched: list[str]) -> None:
+    cache = ShardCache(2)
+    uris = [a_tar(tmp_path, letter) for letter in "abc"]
+    for _ in range(2):
+        for uri, letter in zip(uris, "abc", strict=True):
+            assert cache.read(uri, RANGES)["head"] == letter.encode() * 4
+    assert fetched == ["a.tar", "b.tar"]
+    assert copies(home) == [MIB, MIB]
+
+
+def test_a_disk_is_not_filled_to_the_end(
+    tmp_path: Path, home: Path, fetched: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shard_cache, "_SPARE", 1 << 60)
+    assert ShardCache(9).read(a_tar(tmp_path, "a"), RANGES)["head"] == b"aaaa"
+    assert not fetched
+    assert not copies(home)
+
+
+@pytest.mark.parametrize("budget", [0])
+def test_a_tar_beyond_the_budget_is_read_from_afar(budget: int, tmp_path: Path, home: Path, fetched: list[str]) -> None:
+    assert ShardCache(budget).read(a_tar(tmp_path, "a"), RANGES) == {"head": b"aaaa", "tail": b"aaaa"}
+    assert not fetched
+    assert not home.exists()
+
+
+def test_what_is_being_fetched_holds_its_room(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = (a_tar(tmp_path, letter) for letter in "ab")
+    whole, others = storage.read_bytes, []
+
+    def meanwhile(path: str) -> bytes:
+        monkeypatch.setattr(storage, "read_bytes", whole)
+        others.append(ShardCache(1).read(second, RANGES)["head"])  # as another process would
+        others.append(sorted(entry.suffix for entry in home.iterdir() if entry.suffix != ".lock"))
+        return whole(path)
+
+    monkeypatch.setattr(storage, "read_bytes", meanwhile)
+    assert ShardCache(1).read(first, RANGES)["head"] == b"aaaa"
+    assert others == [b"bbbb", [".writing"]]
+    assert copies(home) == [MIB]
+    assert not list(home.glob("*.writing"))
+
+
+def test_a_full_disk_costs_the_copy_alone(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    cache, uri = ShardCache(9), a_tar(tmp_path, "a")
+    for _ in range(2):
+        assert cache.read(uri, RANGES)["tail"] == b"aaaa"
+    assert not copies(home)
+    assert not list(home.glob("*.writing"))
+    assert caplog.text.count("No space left on device") == 1
+
+
+def test_a_copy_that_goes_while_it_is_used_is_read_from_afar(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: object) -> None:
+        raise FileNotFoundError
+
+    cache, uri = ShardCache(9), a_tar(tmp_path, "a")
+    monkeypatch.setattr(shard_cache, "_read", gone)
+    assert cache.read(uri, RANGES)["head"] == b"aaaa"
+
+
+def test_threads_fetch_it_once(tmp_path: Path, fetched: list[str]) -> None:
+    uri = a_tar(tmp_path, "a")
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: ShardCache(9).read(uri, RANGES)["head"], range(8)))
+    assert found == [b"aaaa"] * 8
+    assert fetched == ["a.tar"]
+
+
+READ = """
+import sys
+from lungseg import storage
+from lungseg.dataset.shard_cache import ShardCache
+whole = storage.read_bytes
+storage.read_bytes = lambda path: print("fetched") or whole(path)
+assert ShardCache(9).read(sys.argv[1], {"head": (0, 4)})["head"] == b"aaaa"
+"""
+
+
+def test_processes_fetch_it_once(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", READ, a_tar(tmp_path, "a")]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    said = [process.communicate(timeout=60)[0] for process in running]
+    assert [process.returncode for process in running] == [0, 0, 0]
+    assert "".join(said) == "fetched\n"

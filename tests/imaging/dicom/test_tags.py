@@ -1,0 +1,222 @@
+"""What tags say: which files are frontal chest radiographs, and what little of a patient may leave them."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+from hypothesis import given, strategies as st
+from pydicom.dataset import Dataset
+
+from lungseg.errors import ImageError
+from lungseg.imaging.dicom import tags as tags_module
+from lungseg.imaging.dicom.tags import Tags
+
+pytestmark = pytest.mark.filterwarnings("ignore:(Invalid|The) value:UserWarning")
+
+
+def dataset(**tags: Any) -> Dataset:
+    made = Dataset()
+    for name, value in tags.items():
+        setattr(made, name, value)
+    return made
+
+
+def described(**tags: Any) -> Tags:
+    return tags_module.describe(dataset(**tags), "")
+
+
+def refusal(**tags: Any) -> str:
+    made = dataset(**tags)
+    for check in (tags_module.check_chest, tags_module.check_frontal):
+        try:
+            check(made, "x.dcm")
+        except ImageError as error:
+            return error.reason if "x.dcm" in error.message and ": " in error.message else "not said well"
+    return ""
+
+
+def code(meaning: str, value: str = "0") -> list[Dataset]:
+    return [dataset(CodeValue=value, CodeMeaning=meaning, CodingSchemeDesignator="SCT")]
+
+
+@pytest.mark.parametrize(
+    ("age", "expected"),
+    [
+        ("045Y", "40-49"),
+        ("000Y", "0-9"),
+        ("009Y", "0-9"),
+        ("010Y", "10-19"),
+        ("089Y", "80-89"),
+        ("090Y", "90+"),
+        ("104Y", "90+"),
+        ("006M", "0-9"),
+        ("130M", "10-19"),
+        ("030W", "0-9"),
+        ("003D", "0-9"),
+        ("45Y", "40-49"),
+        ("045", "40-49"),
+        ("200Y", None),
+        ("", None),
+    ],
+)
+def test_an_age_becomes_ten_years(age: str, expected: str | None) -> None:
+    assert described(PatientAge=age).age_group == expected
+
+
+@pytest.mark.parametrize(
+    ("born", "seen", "expected"),
+    [
+        ("19400305", "20040826", "60-69"),
+        ("19540827", "20040826", "40-49"),
+        ("19540826", "20040826", "50-59"),
+        ("20040826", "20040826", "0-9"),
+        ("20050101", "20040826", None),
+        ("11111111", "20040826", None),
+        ("19400305", "", None),
+        ("", "20040826", None),
+    ],
+)
+def test_without_an_age_it_is_counted_from_birth_to_study(born: str, seen: str, expected: str | None) -> None:
+    assert described(PatientBirthDate=born, StudyDate=seen).age_group == expected
+    assert described(PatientAge="013Y", PatientBirthDate=born, StudyDate=seen).age_group == "10-19"
+
+
+@pytest.mark.parametrize(("sex", "expected"), [("F", "female"), ("M", "male"), ("O", "other"), ("", None)])
+def test_sex(sex: str, expected: str | None) -> None:
+    assert described(PatientSex=sex).sex == expected
+
+
+@pytest.mark.parametrize(
+    ("tags", "expected"),
+    [
+        ({"PixelSpacing": [0.143, 0.143]}, 0.143),
+        ({"PixelSpacing": [0.14, 0.146]}, 0.143),
+        ({"PixelSpacing": [0.14, 0.15]}, None),
+        ({"PixelSpacing": [0, 0]}, None),
+        ({"PixelSpacing": [0, 0], "ImagerPixelSpacing": [0.2, 0.2]}, 0.2),
+        ({"PixelSpacing": [0.1, 0.1], "ImagerPixelSpacing": [0.2, 0.2]}, 0.1),
+        ({"PixelSpacing": None}, None),
+        ({"PixelSpacing": [0.2]}, None),
+        ({}, None),
+    ],
+)
+def test_spacing(tags: dict[str, Any], expected: float | None) -> None:
+    found = described(**tags).spacing_mm
+    assert found == (None if expected is None else pytest.approx(expected))
+
+
+@pytest.mark.parametrize(
+    ("position", "expected"), [("PA", "PA"), ("ap", "AP"), ("AP_SUPINE", "AP"), ("LLD", "LLD"), ("SMITH", None)]
+)
+def test_only_views_that_are_known_leave_the_file(position: str, expected: str | None) -> None:
+    assert described(ViewPosition=position).view == expected
+
+
+def test_the_model_is_one_line() -> None:
+    assert described(ManufacturerModelName=" DR  900\t").manufacturer_model == "DR 900"
+    assert described().manufacturer_model is None
+
+
+@pytest.mark.parametrize("modality", [None, "", "CR", "DX", "DR", "RG", "OT", "SC"])
+def test_a_radiograph_passes(modality: str | None) -> None:
+    assert refusal(Modality=modality) == ""
+
+
+@pytest.mark.parametrize("modality", ["CT", "MR", "US", "NM", "XA", "RF", "MG", "PX", "SEG", "SR", "RTDOSE"])
+def test_another_modality_does_not(modality: str) -> None:
+    assert refusal(Modality=modality) == "not_radiograph"
+
+
+CHEST = ["CHEST", "Chest", "THORAX", "LUNG", "PORT CHEST", "CHEST PA", "TORAX", "BRUST", "POUMON", "TORACE", "PECHO"]
+
+
+@pytest.mark.parametrize("part", [None, "", "UNKNOWN", *CHEST])
+def test_a_chest_in_any_language_and_an_unnamed_part_pass(part: str | None) -> None:
+    assert refusal(BodyPartExamined=part) == ""
+    assert refusal(BodyPartExamined=part, AnatomicRegionSequence=code("Chest")) == ""
+
+
+@pytest.mark.parametrize("part", ["EXTREMITY", "HAND", "ABDOMEN", "SKULL", "THORACIC SPINE", "CSPINE", "BRUSTWIRBEL"])
+def test_another_part_of_the_body_does_not(part: str) -> None:
+    assert refusal(BodyPartExamined=part) == "body_part"
+    assert refusal(BodyPartExamined=part, AnatomicRegionSequence=code("Chest")) == "body_part"
+
+
+def test_the_region_counts_where_the_part_is_not_named() -> None:
+    assert refusal(AnatomicRegionSequence=code("Hand")) == "body_part"
+    assert refusal(AnatomicRegionSequence=code("Thoracic structure")) == ""
+    assert refusal(AnatomicRegionSequence=code("", "T-D3000")) == ""
+    assert refusal(AnatomicRegionSequence=[*code("Abdomen"), *code("Chest")]) == ""
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"ViewPosition": "LL"},
+        {"ViewPosition": "RL"},
+        {"ViewPosition": "LATERAL"},
+        {"ViewPosition": "LEFT_LATERAL"},
+        {"ViewCodeSequence": code("left lateral")},
+        {"ViewCodeSequence": code("seitlich", "399198007")},
+        {"PatientOrientation": ["A", "F"]},
+        {"PatientOrientation": ["P", "F"]},
+        {"ViewPosition": "PA", "PatientOrientation": ["AL", "F"]},
+    ],
+)
+def test_a_lateral_view_does_not(tags: dict[str, Any]) -> None:
+    assert refusal(**tags) == "lateral_view"
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"ViewPosition": "PA", "PatientOrientation": ["L", "F"]},
+        {"ViewPosition": "LLD"},
+        {"ViewPosition": "RLD", "PatientOrientation": ["H", "L"]},
+        {"ViewPosition": "LAT DECUBITUS"},
+        {"ViewCodeSequence": code("antero-posterior")},
+        {"ViewCodeSequence": code("left lateral decubitus")},
+        {"ViewPosition": "", "PatientOrientation": ""},
+    ],
+)
+def test_a_frontal_view_passes(tags: dict[str, Any]) -> None:
+    assert refusal(**tags) == ""
+
+
+@given(
+    st.sampled_from(["PatientAge", "PatientBirthDate", "StudyDate", "PatientSex", "ViewPosition", "BodyPartExamined"]),
+    st.text(max_size=20),
+)
+def test_no_free_text_gets_out_of_a_coded_tag(name: str, words: str) -> None:
+    known = {None, "", "female", "male", "other", *tags_module._VIEWS, "90+"} | {
+        f"{n}-{n + 9}" for n in range(0, 90, 10)
+    }
+    assert set(asdict(described(**{name: words})).values()) <= known
+
+
+@pytest.mark.parametrize(
+    ("check", "name"),
+    [
+        (tags_module.check_chest, "BodyPartExamined"),
+        (tags_module.check_chest, "Modality"),
+        (tags_module.check_frontal, "ViewPosition"),
+    ],
+)
+def test_a_reason_quotes_no_tag(check: Callable[[Dataset, str], None], name: str) -> None:
+    """A name may have been typed anywhere."""
+    with pytest.raises(ImageError) as caught:
+        check(dataset(**{name: "LATERAL DOE"}), "x.dcm")
+    assert "DOE" not in str(caught.value)
+
+
+def test_an_optional_tag_that_cannot_be_parsed_is_as_good_as_absent() -> None:
+    broken = Dataset()
+    broken.add_new("PatientAge", "AS", "045Y")
+    broken._dict[broken["PatientAge"].tag] = object()  # type: ignore[assignment]
+    assert tags_module.text(broken, "PatientAge") == ""
+    assert tags_module.numbers(dataset(PatientID="1e400"), "PatientID") == []
+    assert tags_module.whole(dataset(PatientID="twelve"), "PatientID", 3) == 3
+    unknown = Dataset()
+    unknown.add_new("PixelPaddingValue", "UN", b"\x0f\xa0")
+    assert tags_module.numbers(unknown, "PixelPaddingValue") == []

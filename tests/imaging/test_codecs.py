@@ -1,0 +1,494 @@
+"""Bytes to grey arrays: every coding that an archive may hold, and everything that is no picture."""
+
+import contextlib
+import io
+import resource
+import struct
+import time
+import zlib
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+from PIL import Image
+
+from lungseg.errors import ImageError
+from lungseg.imaging import codecs, headers
+from lungseg.imaging.dicom.pseudonym import pseudonym
+from lungseg.imaging.dicom.reader import Tags
+from tests.imaging.dicom.dicom_files import write_dicom
+
+U8 = NDArray[np.uint8]
+GREY: U8 = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (48, 64), dtype=np.uint8), (0, 0), 2.0)  # type: ignore[assignment]
+DEEP = GREY.astype(np.uint16) * 257
+BILEVEL = np.greater(GREY, GREY.mean()).astype(np.uint8)
+TURNED = Image.Exif()
+TURNED[0x0112] = 6  # "rotate by 90 degrees"
+
+
+def pil(array: NDArray[Any], suffix: str, mode: str = "", **options: Any) -> bytes:
+    stream = io.BytesIO()
+    picture = Image.fromarray(array)
+    (picture.convert(mode) if mode else picture).save(stream, suffix, **options)
+    return stream.getvalue()
+
+
+def opencv(array: NDArray[Any], suffix: str) -> bytes:
+    done, content = cv2.imencode(suffix, array)
+    assert done
+    return content.tobytes()
+
+
+def palette(levels: U8) -> bytes:
+    """A palette whose numbers run against its greys, so that numbers taken for greys would show."""
+    picture = Image.fromarray(np.uint8(255) - levels)
+    picture.putpalette([255 - number for number in range(256) for _ in range(3)])
+    stream = io.BytesIO()
+    picture.save(stream, "PNG")
+    return stream.getvalue()
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png_of_header(height: int, width: int, content: bytes) -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(content)) + chunk(b"IEND", b"")
+
+
+def refused(content: bytes) -> str:
+    with pytest.raises(ImageError) as caught:
+        codecs.decode(content, "x.png")
+    assert "x.png" in caught.value.message
+    return caught.value.reason
+
+
+# Images
+
+EXACT = {
+    "png": (pil(GREY, "PNG"), GREY),
+    "png of 16 bits": (pil(DEEP, "PNG"), DEEP),
+    "png of 1 bit": (pil(BILEVEL.astype(bool), "PNG"), BILEVEL * np.uint8(255)),
+    "png of 2 bits": (pil(GREY // 64 * 85, "PNG", bits=2), GREY // 64 * 85),
+    "png of colours": (pil(np.dstack([GREY] * 3), "PNG"), GREY),
+    "png with alpha": (pil(np.dstack([GREY] * 3 + [np.full_like(GREY, 7)]), "PNG"), GREY),
+    "png of grey and alpha": (pil(np.dstack([GREY] * 3 + [np.full_like(GREY, 7)]), "PNG", "LA"), GREY),
+    "png of colours, 16 bits": (opencv(np.dstack([DEEP] * 3), ".png"), DEEP),
+    "png with alpha, 16 bits": (opencv(np.dstack([DEEP] * 3 + [DEEP // 2]), ".png"), DEEP),
+    "png of a palette": (palette(GREY), GREY),
+    "png turned by exif": (pil(GREY, "PNG", exif=TURNED), GREY),
+    "tiff": (pil(GREY, "TIFF"), GREY),
+    "tiff of 16 bits": (pil(DEEP, "TIFF"), DEEP),
+    "tiff, lzw": (pil(GREY, "TIFF", compression="tiff_lzw"), GREY),
+    "tiff, deflate": (pil(GREY, "TIFF", compression="tiff_adobe_deflate"), GREY),
+    "tiff of 1 bit, fax": (pil(BILEVEL.astype(bool), "TIFF", compression="group4"), BILEVEL * np.uint8(255)),
+    "tiff of colours": (pil(np.dstack([GREY] * 3), "TIFF"), GREY),
+    "gif": (pil(GREY, "GIF"), GREY),
+    "gif of 1 bit": (pil(BILEVEL.astype(bool), "GIF"), BILEVEL * np.uint8(255)),
+    "bmp": (pil(GREY, "BMP"), GREY),
+    "bmp of 1 bit": (pil(BILEVEL.astype(bool), "BMP"), BILEVEL * np.uint8(255)),
+    "bmp of colours": (pil(np.dstack([GREY] * 3), "BMP"), GREY),
+    "webp, lossless": (pil(np.dstack([GREY] * 3), "WEBP", lossless=True), GREY),
+    "jpeg 2000": (pil(GREY, "JPEG2000"), GREY),
+    "jpeg 2000 of 16 bits": (pil(DEEP, "JPEG2000"), DEEP),
+    "jpeg 2000 without boxes": (pil(GREY, "JPEG2000", no_jp2=True), GREY),
+}
+OTHER = np.uint8(255) - GREY
+SEVERAL = {
+    suffix: pil(GREY, suffix, save_all=True, append_images=[Image.fromarray(OTHER)])
+    for suffix in ("TIFF", "GIF", "PNG", "WEBP")
+}
+NEAR = {
+    "jpeg": pil(GREY, "JPEG", quality=95),
+    "jpeg of colours": pil(np.dstack([GREY] * 3), "JPEG", quality=95),
+    "jpeg of cmyk": pil(np.dstack([GREY] * 3), "JPEG", "CMYK", quality=95),
+    "jpeg, progressive": pil(GREY, "JPEG", quality=95, progressive=True),
+    "jpeg turned by exif": pil(GREY, "JPEG", quality=95, exif=TURNED),
+    "webp": pil(np.dstack([GREY] * 3), "WEBP", quality=95),
+    "webp turned by exif": pil(np.dstack([GREY] * 3), "WEBP", quality=95, exif=TURNED),
+    "jpeg 2000, lossy": pil(GREY, "JPEG2000", quality_mode="dB", quality_layers=[55], irreversible=True),
+}
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_a_lossless_picture_is_decoded_at_its_stored_depth(name: str) -> None:
+    content, expected = EXACT[name]
+    found = codecs.decode(content, name)
+    assert found.dtype == expected.dtype
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("name", NEAR)
+def test_a_lossy_picture_is_decoded_as_it_is_stored(name: str) -> None:
+    found = codecs.decode(NEAR[name], name)
+    assert found.dtype == np.uint8
+    assert found.shape == GREY.shape
+    assert np.abs(found.astype(int) - GREY).max() <= 4
+
+
+def test_colours_are_turned_to_luma() -> None:
+    red, green, blue = (np.dstack([GREY * np.uint8(channel == i) for i in range(3)]) for channel in range(3))
+    for array, weight in ((red, 0.299), (green, 0.587), (blue, 0.114)):
+        found = codecs.decode(pil(array, "PNG"), "colour")
+        assert np.abs(found - weight * GREY).max() <= 1.0
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "undecodable"),
+        (b"\x89", "undecodable"),
+        (b"a list of patients\n" * 40, "undecodable"),
+        (b"<!DOCTYPE html><title>404</title>", "undecodable"),
+        (b"\0" * 4096, "undecodable"),
+        (pil(GREY, "PPM"), "undecodable"),
+        (pil(GREY.astype(np.float32), "TIFF"), "depth"),
+        (pil(GREY.astype(np.int32), "TIFF"), "depth"),
+        (opencv(GREY.astype(np.int16), ".tiff"), "depth"),
+    ],
+)
+def test_what_is_no_picture_is_refused_with_its_reason(content: bytes, reason: str) -> None:
+    assert refused(content) == reason
+
+
+def test_a_header_that_promises_more_than_the_file_holds_is_refused() -> None:
+    assert refused(png_of_header(16_000, 16_000, b"\0" * 1000)) == "undecodable"
+
+
+@pytest.mark.parametrize("suffix", SEVERAL)
+def test_a_file_of_several_pages_or_frames_is_refused(suffix: str) -> None:
+    assert refused(SEVERAL[suffix]) == "multi_frame"
+    with pytest.raises(ImageError, match=r"mask m\.x holds several pages or frames, expected one"):
+        codecs.decode_mask(SEVERAL[suffix], "mask m.x")
+
+
+def test_a_tiff_with_a_thumbnail_is_one_picture() -> None:
+    """Pillow writes pages alone, so that its second one is made a thumbnail: tag NewSubfileType, a reduced picture."""
+    first, second = Image.fromarray(GREY), Image.fromarray(GREY[::4, ::4])
+    second.encoderinfo = {"tiffinfo": {254: 1}}
+    stream = io.BytesIO()
+    first.save(stream, "TIFF", save_all=True, append_images=[second])
+    np.testing.assert_array_equal(codecs.decode(stream.getvalue(), "x.tif"), GREY)
+
+
+def huge(suffix: str) -> bytes:
+    """A small file whose header promises 50,000 x 50,000 px."""
+    content = pil(GREY, suffix)
+    height, width = GREY.shape
+    for order in (">H", "<H", ">I", "<I"):  # JPEG 2000 says it several times
+        for first, second in ((height, width), (width, height)):
+            found = struct.pack(order, first), struct.pack(order, second)
+            content = content.replace(b"".join(found), struct.pack(order, 50_000) * 2)
+    return content
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        png_of_header(50_000, 50_000, b"\0" * 1000),
+        png_of_header(1 << 14, (1 << 14) + 1, b""),
+        huge("JPEG"),
+        huge("GIF"),
+        b"II*\0\x08\0\0\0" + struct.pack("<HHHIIHHII", 2, 256, 4, 1, 50_000, 257, 4, 1, 50_000),
+        b"BM" + bytes(12) + struct.pack("<Iii", 40, 50_000, -50_000) + bytes(99),
+        huge("JPEG2000"),
+        b"RIFF" + bytes(4) + b"WEBPVP8X" + bytes(8) + struct.pack("<HBHB", 50_000, 0, 50_000, 0) + bytes(99),
+    ],
+    ids=["png", "png just above", "jpeg", "gif", "tiff", "bmp", "jpeg 2000", "webp"],
+)
+def test_a_bomb_is_refused_by_its_header_at_once_and_without_memory(content: bytes) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    started = time.perf_counter()
+    assert refused(content) == "too_large"
+    assert time.perf_counter() - started < 0.1
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 10_000  # KiB
+
+
+def test_a_picture_of_no_size_is_refused() -> None:
+    assert refused(png_of_header(0, 0, b"")) == "undecodable"
+
+
+def test_the_three_channels_of_a_colour_do_not_make_a_picture_larger(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(headers, "MAX_PIXELS", GREY.size)
+    np.testing.assert_array_equal(codecs.decode(pil(np.dstack([GREY] * 3), "PNG"), "x"), GREY)
+    monkeypatch.setattr(headers, "MAX_PIXELS", GREY.size - 1)
+    assert refused(pil(GREY, "PNG")) == "too_large"
+
+
+@pytest.mark.parametrize("name", [*EXACT, *NEAR])
+def test_a_file_cut_anywhere_is_refused_or_lacks_nothing(name: str) -> None:
+    """A cut may take what carries no pixel (a checksum); a picture with a part missing must not pass."""
+    whole = EXACT[name][0] if name in EXACT else NEAR[name]
+    expected = codecs.decode(whole, name)
+    cuts = {*range(1, len(whole), max(1, len(whole) // 40)), *range(len(whole) - 24, len(whole))}
+    passed = []
+    for cut in sorted(cuts):
+        with contextlib.suppress(ImageError):
+            found = codecs.decode(whole[:cut], name)
+            passed.append(cut)
+            np.testing.assert_array_equal(found, expected)
+    assert len(passed) < len(cuts) * 0.8
+
+
+def test_a_flipped_byte_in_a_prepared_image_changes_no_pixel_unnoticed() -> None:
+    whole = codecs.encode_image(GREY)
+    refusals = 0
+    for place in range(len(whole)):
+        hurt = whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :]
+        try:
+            np.testing.assert_array_equal(codecs.decode(hurt, "x.png"), GREY)
+        except ImageError:
+            refusals += 1
+    assert refusals > len(whole) * 0.98
+
+
+# What is not one picture a file
+
+COLOUR = np.dstack([GREY, GREY // 2, 255 - GREY])
+
+
+@pytest.mark.parametrize("suffix", ["PNG", "TIFF"])
+def test_colours_come_in_the_order_rgb_and_without_tags(suffix: str) -> None:
+    pixels, tags = codecs.read_picture(pil(COLOUR, suffix), "x")
+    np.testing.assert_array_equal(pixels, COLOUR)
+    assert tags == Tags()
+    np.testing.assert_array_equal(codecs.to_grey(pixels), codecs.decode(pil(COLOUR, suffix), "x"))
+    assert codecs.to_grey(GREY) is GREY
+
+
+def test_a_dicom_file_is_known_by_its_bytes_whatever_its_name() -> None:
+    content = write_dicom(DEEP, PatientSex="F")
+    pixels, tags = codecs.read_picture(content, "IM000001", b"sixteen bytes or more")
+    assert (pixels.dtype, pixels.shape) == (np.uint16, DEEP.shape)
+    assert tags == Tags(patient_id=pseudonym("P-1", b"sixteen bytes or more"), sex="female")
+    np.testing.assert_array_equal(codecs.decode(content, "x.png"), pixels)
+    assert codecs.decode(write_dicom(COLOUR), "x").ndim == 2
+
+
+def test_a_dicom_file_of_two_frames_is_refused() -> None:
+    assert refused(write_dicom(GREY, NumberOfFrames=2)) == "multi_frame"
+
+
+def test_a_film_of_jsrt_is_turned_round() -> None:
+    density = np.zeros((2048, 2048), ">u2")
+    density[:, 1024:] = 4095
+    density[7, 5] = 258
+    pixels, tags = codecs.read_picture(density.tobytes(), "JPCLN001.IMG")
+    assert (pixels.dtype, pixels.shape, tags) == (np.uint16, (2048, 2048), Tags())
+    assert (pixels[0, 0], pixels[0, 2047], pixels[7, 5]) == (4095, 0, 4095 - 258)
+
+
+@pytest.mark.parametrize(
+    "content", [b"\0" * 100, bytes(2 * 2048 * 2048 - 1), b"\x10" + bytes(2 * 2048 * 2048 - 1), pil(GREY, "PNG")]
+)
+def test_another_img_file_is_refused(content: bytes) -> None:
+    with pytest.raises(ImageError, match=r"undecodable: a\.IMG"):
+        codecs.decode(content, "a.IMG")
+
+
+def test_a_broken_file_writes_nothing_on_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    for suffix in ("PNG", "GIF", "JPEG", "TIFF", "BMP", "WEBP", "JPEG2000"):
+        with contextlib.suppress(ImageError):
+            codecs.decode(pil(GREY, suffix)[:-100], "x")
+    assert capfd.readouterr() == ("", "")
+
+
+# Masks
+
+MASK: U8 = np.zeros((40, 50), np.uint8)
+cv2.ellipse(MASK, (15, 20), (8, 14), 0.0, 0.0, 360.0, 1, -1)
+cv2.ellipse(MASK, (36, 20), (8, 14), 0.0, 0.0, 360.0, 1, -1)
+
+
+@pytest.mark.parametrize(
+    "coded",
+    [MASK, MASK * 255, MASK * 38, MASK.astype(np.uint16), MASK.astype(np.uint16) * 65535, MASK * 200 + 20],
+    ids=["0/1", "0/255", "0/38", "0/1 in 16 bits", "0/65535", "20/220"],
+)
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+def test_a_mask_of_any_two_levels_is_understood(coded: NDArray[Any], suffix: str) -> None:
+    found = codecs.decode_mask(opencv(coded, suffix), "mask")
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, MASK)
+
+
+def test_a_mask_of_one_bit_of_a_colour_and_of_a_jpeg_is_understood() -> None:
+    red = np.dstack([MASK * 255, MASK * 0, MASK * 0])
+    for content in (pil(MASK.astype(bool), "PNG"), pil(red, "PNG"), pil(MASK * 255, "JPEG", quality=90)):
+        np.testing.assert_array_equal(codecs.decode_mask(content, "mask"), MASK)
+
+
+def test_an_antialiased_mask_is_cut_at_half() -> None:
+    large = cv2.resize(MASK, (200, 160), interpolation=cv2.INTER_NEAREST)
+    soft = cv2.resize(large * 255, (100, 80), interpolation=cv2.INTER_AREA)
+    soft = cv2.GaussianBlur(soft, (3, 3), 0)
+    assert len(np.unique(soft)) > 3
+    found = codecs.decode_mask(opencv(soft, ".png"), "mask")
+    np.testing.assert_array_equal(found, soft > 127)
+    assert abs(int(found.sum()) - 4 * int(MASK.sum())) < 0.02 * 4 * MASK.sum()
+
+
+# Lungs of a grey value each, and labels
+
+SIDES = MASK * np.where(np.arange(50) < 25, 1, 2).astype(np.uint8)  # 1 left in the picture, 2 right
+LOBES = SIDES + np.where(np.arange(40)[:, None] < 20, 0, 2).astype(np.uint8) * MASK
+levels = st.integers(1, 255)
+
+
+def painted(labels: U8, *greys: int, side: int = 1) -> U8:
+    """Each label in its grey; `side` is the width of a pixel."""
+    large = np.kron(labels, np.ones((side, side), np.uint8))
+    return np.array([0, *greys], np.uint8)[large]
+
+
+@given(levels, levels, st.sampled_from([1, 4, 12]), st.booleans())
+def test_a_lung_in_each_of_any_two_greys_is_lung(left: int, right: int, side: int, deep: bool) -> None:
+    coded: NDArray[Any] = painted(SIDES, left, right, side=side)
+    coded = coded.astype(np.uint16) * 257 if deep else coded
+    np.testing.assert_array_equal(codecs.decode_mask(opencv(coded, ".png"), "mask"), painted(MASK, 1, side=side))
+
+
+@given(st.lists(levels, min_size=4, max_size=4, unique=True))
+def test_lobes_of_a_grey_each_are_lung(greys: list[int]) -> None:
+    lobes = painted(LOBES, *greys, side=4)
+    np.testing.assert_array_equal(codecs.decode_mask(opencv(lobes, ".png"), "mask"), painted(MASK, 1, side=4))
+
+
+@pytest.mark.parametrize(("left", "right"), [(127, 254), (254, 127), (85, 170), (60, 255), (128, 255)])
+@pytest.mark.parametrize("way", ["antialiased", "jpeg"])
+def test_two_greys_with_soft_edges_are_both_lung(left: int, right: int, way: str) -> None:
+    coded = painted(SIDES, left, right, side=6)
+    soft = cv2.resize(coded, (100, 80), interpolation=cv2.INTER_AREA)
+    content = opencv(soft, ".png") if way == "antialiased" else pil(coded, "JPEG", quality=80)
+    found = codecs.decode_mask(content, "mask")
+    expected = painted(MASK, 1, side=found.shape[0] // 40)
+    assert 2 * (found & expected).sum() / (found.sum() + expected.sum()) > 0.96
+
+
+def test_two_colours_are_both_lung() -> None:
+    red, blue = ((side == SIDES) * np.uint8(255) for side in (1, 2))
+    content = pil(np.dstack([red, red * 0, blue]), "PNG")
+    np.testing.assert_array_equal(codecs.decode_mask(content, "mask"), MASK)
+
+
+@given(st.integers(2, 255), st.integers(32, 200), st.sampled_from(["area", "linear", "cubic", "blurred"]))
+def test_a_mask_of_one_grey_is_cut_at_half_whatever_its_edges(grey: int, side: int, way: str) -> None:
+    large = painted(MASK, grey, side=4)
+    ways = {"area": cv2.INTER_AREA, "linear": cv2.INTER_LINEAR, "cubic": cv2.INTER_CUBIC}
+    soft = cv2.resize(large, (side, side), interpolation=ways.get(way, cv2.INTER_AREA))
+    soft = cv2.GaussianBlur(soft, (0, 0), side / 64) if way == "blurred" else soft
+    found = codecs.decode_mask(opencv(soft, ".png"), "mask")
+    np.testing.assert_array_equal(found, soft > int(soft.max()) // 2)
+
+
+@given(st.integers(2, 255), st.integers(5, 100))
+def test_the_ringing_of_a_jpeg_is_no_label(grey: int, quality: int) -> None:
+    content = pil(painted(MASK, grey, side=4), "JPEG", quality=quality)
+    coded = codecs.decode(content, "mask")
+    np.testing.assert_array_equal(codecs.decode_mask(content, "mask"), coded > int(coded.max()) // 2)
+
+
+def test_specks_and_a_rim_of_another_grey_are_no_label() -> None:
+    coded = painted(MASK, 255, side=4)
+    coded[::9, ::9] |= 1  # strewn over the picture
+    np.testing.assert_array_equal(codecs.decode_mask(opencv(coded, ".png"), "mask"), painted(MASK, 1, side=4))
+    rim = cv2.dilate(painted(MASK, 255, side=4), np.ones((3, 3), np.uint8))
+    rim[(rim > 0) & (coded < 255)] = 1
+    np.testing.assert_array_equal(codecs.decode_mask(opencv(rim, ".png"), "mask"), painted(MASK, 1, side=4))
+
+
+def test_a_background_that_is_not_black_is_no_label() -> None:
+    coded = np.where(painted(MASK, 1, side=4) == 1, np.uint8(220), np.uint8(20))
+    coded[:12] = 0
+    np.testing.assert_array_equal(codecs.decode_mask(opencv(coded, ".png"), "mask"), painted(MASK, 1, side=4))
+
+
+HEART: U8 = np.zeros((40, 50), np.uint8)
+HEART[20:32, 22:34] = 1
+
+
+@pytest.mark.parametrize(
+    "coded",
+    [
+        np.where(MASK == 1, 1, 2 * HEART).astype(np.uint8),
+        np.where(MASK == 1, SIDES, 3 * HEART).astype(np.uint8),
+        np.where(MASK == 1, 64 * SIDES, 192 * HEART).astype(np.uint8),
+        np.where(MASK == 1, 1, 255 * HEART).astype(np.uint8),
+    ],
+    ids=["lungs 1, heart 2", "lungs 1 and 2, heart 3", "64, 128, 192", "lungs 1, heart 255"],
+)
+def test_labels_that_do_not_say_what_is_lung_are_refused(coded: U8) -> None:
+    """Cut at half, these would be hearts, or a lung and a heart."""
+    with pytest.raises(ImageError, match=r"mask_levels: mask m\.png marks whole areas by the grey values \d+, \d+"):
+        codecs.decode_mask(opencv(np.kron(coded, np.ones((4, 4), np.uint8)), ".png"), "mask m.png")
+
+
+def test_an_empty_mask_stays_empty() -> None:
+    assert not codecs.decode_mask(opencv(MASK * 0, ".png"), "mask").any()
+
+
+@given(hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=24), elements=st.integers(0, 9)))
+def test_labels_go_through_their_file_unchanged(mask: U8) -> None:
+    content = codecs.encode_labels(mask)
+    assert (content[24], content[25]) == (8, 0)  # bits, grey
+    found = codecs.decode_labels(content, "x")
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, mask)
+
+
+@pytest.mark.parametrize("content", [pil(COLOUR, "PNG"), pil(DEEP, "PNG")], ids=["colour", "16 bits"])
+def test_what_holds_no_class_numbers_is_refused(content: bytes) -> None:
+    with pytest.raises(ImageError, match=r"depth: x\.png"):
+        codecs.decode_labels(content, "x.png")
+
+
+# Prepared files, run lengths, digests
+
+
+@given(hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=24)))
+def test_an_image_goes_through_its_file_unchanged(array: U8) -> None:
+    np.testing.assert_array_equal(codecs.decode(codecs.encode_image(array), "x"), array)
+
+
+@given(hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=24), elements=st.integers(0, 1)))
+def test_a_mask_goes_through_its_file_and_its_run_lengths_unchanged(mask: U8) -> None:
+    np.testing.assert_array_equal(codecs.decode_mask(codecs.encode_mask(mask), "x"), mask)
+    counts = codecs.encode_rle(mask)
+    assert counts.isascii()
+    back = codecs.decode_rle(counts, *mask.shape)
+    assert back.dtype == np.uint8
+    assert back.flags.c_contiguous
+    np.testing.assert_array_equal(back, mask)
+
+
+def test_a_mask_file_holds_one_bit_a_pixel() -> None:
+    content = codecs.encode_mask(MASK)
+    depth, colour = content[24], content[25]
+    assert (depth, colour) == (1, 0)
+
+
+def test_run_lengths_are_those_of_coco() -> None:
+    """Column by column, background first: 0 1 / 1 1 is one of background, then three of lung."""
+    assert codecs.encode_rle(np.array([[0, 1], [1, 1]], np.uint8)) == "13"
+
+
+@pytest.mark.parametrize("array", [GREY, DEEP], ids=["8 bits", "16 bits"])
+def test_one_picture_in_two_lossless_files_has_one_digest(array: NDArray[Any]) -> None:
+    digests = {codecs.pixel_digest(codecs.decode(pil(array, suffix), suffix)) for suffix in ("PNG", "TIFF")}
+    assert digests == {codecs.pixel_digest(array)}
+
+
+def test_another_pixel_size_or_depth_is_another_digest() -> None:
+    other = GREY.copy()
+    other[-1, -1] ^= 1
+    arrays = [GREY, other, GREY.reshape(64, 48), GREY.astype(np.uint16)]
+    assert len({codecs.pixel_digest(array) for array in arrays}) == len(arrays)
+
+
+def test_a_view_has_the_digest_of_its_copy() -> None:
+    assert codecs.pixel_digest(GREY[:, ::2]) == codecs.pixel_digest(GREY[:, ::2].copy())

@@ -1,0 +1,144 @@
+"""Phantoms are the same patient every time and at every size, and their masks are two whole lungs."""
+
+import pathlib
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+from numpy.typing import NDArray
+
+from lungseg.imaging import phantom
+
+styles = pytest.mark.parametrize("style", phantom.STYLES)
+
+
+def _dice(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
+    return 2.0 * float((one & other).sum()) / float(one.sum() + other.sum())
+
+
+def _shrink(pixels: NDArray[np.uint8], size: int) -> NDArray[np.float32]:
+    return np.asarray(cv2.resize(pixels, (size, size), interpolation=cv2.INTER_AREA), np.float32)
+
+
+def _contents(folder: pathlib.Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def _typical(style: phantom.Style, size: int = 128, count: int = 12) -> dict[str, float]:
+    """Average over patients what tells the scanners apart."""
+    pairs = [phantom.draw(seed, style, size) for seed in range(count)]
+    return {
+        "grey in the lungs": float(np.mean([image[mask > 0].mean() for image, mask in pairs])),
+        "black": float(np.mean([(image < 4).mean() for image, _ in pairs])),
+        "brightest": float(np.mean([np.percentile(image[mask == 0], 95) for image, mask in pairs])),
+        "mask area": float(np.mean([mask.mean() for _, mask in pairs])),
+        "mask height": float(np.mean([np.ptp(np.nonzero(mask.any(axis=1))[0]) / size for _, mask in pairs])),
+    }
+
+
+@styles
+def test_the_same_seed_gives_the_same_bytes(style: phantom.Style) -> None:
+    first, again = phantom.draw(3, style, 160), phantom.draw(3, style, 160)
+    assert [pixels.tobytes() for pixels in first] == [pixels.tobytes() for pixels in again]
+
+
+@styles
+def test_another_seed_gives_another_patient(style: phantom.Style) -> None:
+    masks = [phantom.draw(seed, style, 128)[1] for seed in range(8)]
+    images = [phantom.draw(seed, style, 128)[0].astype(float) for seed in range(2)]
+    overlaps = [_dice(one, other) for i, one in enumerate(masks) for other in masks[:i]]
+    assert max(overlaps) < 0.98
+    assert np.mean(overlaps) < 0.93
+    assert np.abs(images[0] - images[1]).mean() > 5
+
+
+def test_a_sequence_is_a_seed_of_its_own_in_either_style() -> None:
+    seeds: list[int | tuple[int, int]] = [5, (5, 1), (0, 5), (1, 5)]
+    drawn = {phantom.draw(seed, style, 64)[0].tobytes() for seed in seeds for style in phantom.STYLES}
+    assert len(drawn) == 2 * len(seeds)
+    assert phantom.draw((5,), "shenzhen", 64)[0].tobytes() == phantom.draw(5, "shenzhen", 64)[0].tobytes()
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**64), style=st.sampled_from(phantom.STYLES), size=st.integers(64, 512))
+def test_any_phantom_has_two_whole_lungs_inside_the_frame(seed: int, style: phantom.Style, size: int) -> None:
+    image, mask = phantom.draw(seed, style, size)
+    assert image.shape == mask.shape == (size, size)
+    assert image.dtype == mask.dtype == np.uint8
+    assert set(np.unique(mask)) == {0, 1}
+    assert int(image.max()) - int(image.min()) > 150
+    count, _, stats, centroids = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    assert count == 3
+    assert stats[1:, cv2.CC_STAT_AREA].min() > 0.01 * size * size
+    assert centroids[1:, 0].min() < 0.45 * size < 0.57 * size < centroids[1:, 0].max()
+    assert 0.08 < mask.mean() < 0.42
+    assert not np.concatenate([mask[[0, -1]].ravel(), mask[:, [0, -1]].ravel()]).any()
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 2**32), style=st.sampled_from(phantom.STYLES))
+def test_lungs_are_darker_than_what_lies_around_and_not_cut_off(seed: int, style: phantom.Style) -> None:
+    image, mask = phantom.draw(seed, style, 192)
+    around = cv2.dilate(mask, np.ones((15, 15), np.uint8)) - mask
+    assert np.median(image[mask > 0]) < np.median(image[around > 0]) - 20
+    assert (image[mask > 0] < 4).mean() < 0.02  # the collimator's black
+
+
+@styles
+@pytest.mark.parametrize("size", [128, 256])
+def test_a_patient_is_the_same_at_every_size(style: phantom.Style, size: int) -> None:
+    for seed in range(3):
+        large, small = phantom.draw(seed, style, 512), phantom.draw(seed, style, size)
+        assert _dice((_shrink(large[1] * np.uint8(255), size) > 127).astype(np.uint8), small[1]) > 0.97
+        soft = [cv2.GaussianBlur(_shrink(pixels, 64), (0, 0), 1.0) for pixels in (large[0], small[0])]
+        assert np.corrcoef(soft[0].ravel(), soft[1].ravel())[0, 1] > 0.99
+
+
+def test_the_styles_differ_as_the_scanners_do() -> None:
+    shenzhen, montgomery = _typical("shenzhen"), _typical("montgomery")
+    assert shenzhen["grey in the lungs"] > montgomery["grey in the lungs"] + 30
+    assert montgomery["black"] > shenzhen["black"] + 0.1
+    assert montgomery["brightest"] > shenzhen["brightest"] + 8
+    assert shenzhen["mask area"] > montgomery["mask area"]
+    assert shenzhen["mask height"] > montgomery["mask height"] + 0.03
+
+
+def test_an_archive_holds_the_pairs_it_names(tmp_path: pathlib.Path) -> None:
+    phantom.write_archive(tmp_path, per_style=2, seed=9, size=64)
+    names = [
+        f"phantom-{style}/{kind}/PHANTOM_{style[0].upper()}_000{item}.png"
+        for style in phantom.STYLES
+        for kind in ("images", "masks")
+        for item in (0, 1)
+    ]
+    assert sorted(_contents(tmp_path)) == sorted(names)
+    folder, name = tmp_path / "phantom-montgomery", "PHANTOM_M_0001.png"
+    image, mask = phantom.draw((9, 1), "montgomery", 64)
+    for kind, pixels in (("images", image), ("masks", mask * 255)):
+        assert np.array_equal(np.asarray(cv2.imread(str(folder / kind / name), cv2.IMREAD_UNCHANGED)), pixels)
+
+
+@pytest.mark.parametrize("kind", ["images", "masks"])
+def test_an_archive_that_was_cut_off_is_finished(tmp_path: pathlib.Path, kind: str) -> None:
+    phantom.write_archive(tmp_path, per_style=2, size=64)
+    whole = _contents(tmp_path)
+    lost = tmp_path / "phantom-shenzhen" / kind / "PHANTOM_S_0001.png"
+    lost.with_name(f".{lost.name}.part").write_bytes(lost.read_bytes()[:50])
+    lost.unlink()
+    phantom.write_archive(tmp_path, per_style=2, size=64)
+    assert _contents(tmp_path) == whole
+
+
+def test_what_an_archive_holds_is_not_drawn_again(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    phantom.write_archive(tmp_path, per_style=1, size=64)
+    drawn = []
+    draw = phantom.draw
+
+    def watched(seed: tuple[int, int], style: phantom.Style, size: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        drawn.append((seed, style))
+        return draw(seed, style, size)
+
+    monkeypatch.setattr(phantom, "draw", watched)
+    phantom.write_archive(tmp_path, per_style=2, size=64)
+    assert drawn == [((0, 1), style) for style in phantom.STYLES]

@@ -1,0 +1,313 @@
+"""The stages of an inference in this process: opened, predicted, finished; whatever goes wrong ends in a row."""
+
+import errno
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from lungseg import storage
+from lungseg.config import InferSettings, PreprocessSettings
+from lungseg.imaging import codecs
+from lungseg.inference import cpu_tasks
+from lungseg.inference.actor import PredictPart
+from lungseg.inference.cpu_tasks import Job, finish_part, open_part
+from lungseg.inference.ensemble import Ensemble
+from lungseg.inference.inputs import list_items
+from lungseg.inference.items import How, Item, open_item
+from lungseg.inference.part_plan import Part
+from lungseg.ingest import crash_isolation, reason_codes
+from lungseg.model import checkpoint
+from lungseg.model.checkpoint import digest_of
+from lungseg.predictions.parts import Account
+from lungseg.schema import USABLE, Record
+from tests.pipelines.conftest import steady
+from tests.pipelines.odd_inputs import Kind, kinds
+
+SMALL = PreprocessSettings(size=64)
+KINDS = kinds()
+Row = dict[str, Any]
+
+
+class Deadly:
+    """What ends the process to which it is sent."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os._exit, (9,)
+
+
+def job_of(trained: Path, out: Path, **changes: object) -> Job:
+    model = checkpoint.find(str(trained))
+    settings = InferSettings.model_validate({"checkpoint": (str(trained),), "out": str(out), "batch": 4, **changes})
+    return Job(settings, str(out), (model.folder,), digest_of([model]), SMALL, 0.5, How())
+
+
+def items_of(archive: Path) -> list[Item]:
+    return list_items(InferSettings(archive=str(archive)), SMALL)
+
+
+def part_of(items: list[Item], number: int = 0) -> pa.Table:
+    part = Part.of(number, items, "settings")
+    return pa.Table.from_pylist([{"number": number, "items": part.items, "digest": part.digest}])
+
+
+def through(job: Job, items: list[Item], number: int = 0) -> Row:
+    (said,) = finish_part(PredictPart(job)(open_part(part_of(items, number), job)), job).to_pylist()
+    return said
+
+
+def rows_of(out: Path) -> list[Row]:
+    return [row for path in sorted(out.glob("part-*.parquet")) for row in storage.read_table(str(path)).to_pylist()]
+
+
+@pytest.fixture
+def job(trained: Path, tmp_path: Path) -> Job:
+    return job_of(trained, tmp_path / "out")
+
+
+def test_a_part_becomes_one_file_with_a_row_an_image_in_the_plans_order(archive: Path, job: Job) -> None:
+    items = items_of(archive)
+    said = through(job, items, 7)
+    out = Path(job.out)
+    assert [path.name for path in out.iterdir() if path.is_file()] == ["part-000007.parquet"]
+    rows = rows_of(out)
+    assert [row["source_uri"] for row in rows] == [item.record.image_uri for item in items]
+    for row in rows:
+        mask = codecs.decode_rle(row["mask"], row["height"], row["width"])
+        assert int(mask.sum()) == row["area_px"] == row["right_lung_px"] + row["left_lung_px"]
+        assert mask.shape == codecs.decode(Path(row["source_uri"]).read_bytes(), "").shape
+        assert (row["status"], row["model"], row["models"], row["threshold"]) == ("ok", job.model, 1, 0.5)
+        assert row["dice"] is not None
+        assert row["seconds"] > 0
+    assert (said["number"], said["images"], said["error"]) == (7, len(items), "")
+    assert Account.from_json(said["account"]).statuses == {"ok": len(items)}
+    times = json.loads(said["times"])
+    assert all(times[name] > 0 for name in ("open", "predict", "finish"))
+    assert times["busy"][0] <= times["busy"][1]
+
+
+def test_squares_and_probabilities_survive_the_way_from_stage_to_stage(archive: Path, job: Job) -> None:
+    items = items_of(archive)
+    opened = open_part(part_of(items), job)
+    squares = [open_item(item, SMALL).square for item in items]
+    assert [square.tobytes() for square in squares if square is not None] == opened.column("square").to_pylist()
+    predicted = PredictPart(job)(opened)
+    assert "square" not in predicted.column_names
+    ensemble = Ensemble([checkpoint.verify(folder) for folder in job.models])
+    for start in (0, 4):
+        expected = ensemble([square for square in squares[start : start + 4] if square is not None], [""] * 4)
+        for row, one in zip(predicted.slice(start, 4).to_pylist(), expected, strict=True):
+            found = np.frombuffer(row["probability"], np.uint16).reshape(64, 64) / 65535
+            assert np.abs(found - one.probability).max() <= 0.5 / 65535 + 1e-7
+
+
+@pytest.mark.parametrize("batch", [1, 3, 16])
+def test_the_rows_are_the_same_whatever_the_batch(batch: int, archive: Path, trained: Path, tmp_path: Path) -> None:
+    for name, size in (("usual", 4), ("other", batch)):
+        through(job_of(trained, tmp_path / name, batch=size), items_of(archive))
+    usual, other = (rows_of(tmp_path / name) for name in ("usual", "other"))
+    assert [row["mask"] for row in other] == [row["mask"] for row in usual]
+    for one, two in zip(steady(usual), steady(other), strict=True):
+        assert {**two, "mean_probability": 0, "border_entropy": 0} == {
+            **one,
+            "mean_probability": 0,
+            "border_entropy": 0,
+        }
+        assert two["mean_probability"] == pytest.approx(one["mean_probability"], abs=1e-4)
+
+
+def expected_of(kind: Kind) -> tuple[str, tuple[str, ...]]:
+    """Say what becomes of an odd kind: a reference mask that cannot be used does not keep its image from prediction."""
+    spoilt_mask = kind.mask is not None and kind.image == KINDS["mask_of_0_and_1"].image
+    return ("ok" if kind.status == "rejected" and spoilt_mask else kind.status), kind.codes
+
+
+def test_every_odd_kind_of_input_is_a_row_and_nothing_stops_the_part(job: Job, tmp_path: Path) -> None:
+    for name, kind in KINDS.items():
+        for folder, content, suffix in (("images", kind.image, kind.suffix), ("masks", kind.mask, ".png")):
+            if content is not None:
+                path = tmp_path / "odd" / folder / f"{name}{suffix}"
+                path.parent.mkdir(exist_ok=True, parents=True)
+                path.write_bytes(content)
+        for link, target in kind.links:
+            (tmp_path / "odd" / "images" / link).symlink_to(target)
+    job = replace(job, key=b"a secret that is long enough")
+    said = through(job, items_of(tmp_path / "odd"))
+    rows = {Path(row["source_uri"]).stem: row for row in rows_of(Path(job.out))}
+    assert rows.keys() == KINDS.keys()
+    assert said["error"] == ""
+    for name, kind in KINDS.items():
+        row = rows[name]
+        found = row["status"], tuple(code for code in reason_codes.codes_of(row["error"]))
+        assert found == expected_of(kind), f"{name}: {row['error']}"
+        assert (row["mask"] is not None) is (row["status"] in USABLE), name
+        assert (row["dice"] is not None) is (kind.status in USABLE and kind.mask is not None), name
+    assert Account.from_json(said["account"]).statuses.total() == len(KINDS)
+
+
+def test_a_picture_that_promises_2500_megapixels_is_rejected_before_it_is_decoded(job: Job, tmp_path: Path) -> None:
+    path = tmp_path / "bomb.png"
+    path.write_bytes(KINDS["bomb_of_50000_px"].image or b"")
+    through(job, items_of(path))
+    (row,) = rows_of(Path(job.out))
+    assert (row["status"], row["mask"]) == ("rejected", None)
+    assert row["error"].startswith("too_large: bomb.png promises 50000x50000 px")
+
+
+def test_ids_that_would_climb_out_name_rows_and_no_files(archive: Path, job: Job, tmp_path: Path) -> None:
+    evil = ["../../evil", "/etc/evil", "..", "a\nb", ""]
+    items = [
+        replace(item, record=replace(item.record, image_id=name, dataset=f"../{name}", patient_id=name))
+        for item, name in zip(items_of(archive), evil, strict=False)
+    ]
+    before = {path for path in tmp_path.rglob("*") if path.is_file()}
+    through(job, items)
+    assert [row["image_id"] for row in rows_of(Path(job.out))] == evil
+    made = {path for path in tmp_path.rglob("*") if path.is_file()} - before
+    assert made == {Path(job.out) / "part-000000.parquet"}
+    assert not list(tmp_path.parent.rglob("*evil*"))
+
+
+def test_no_note_is_left_of_a_part_that_was_opened(archive: Path, job: Job) -> None:
+    seen = []
+
+    def watched(*_: Any, **__: Any) -> Any:
+        seen.append(storage.read_json(job.note(3)))
+        raise RuntimeError("a bug")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpu_tasks, "open_item", watched)
+        with pytest.raises(RuntimeError, match="a bug"):
+            open_part(part_of(items_of(archive), 3), job)
+    assert {one["times"] for one in seen} == {1}
+    assert not storage.exists(job.note(3))
+    open_part(part_of(items_of(archive), 3), job)
+    assert not storage.exists(job.note(3))
+
+
+def test_a_part_over_which_two_processes_died_is_opened_apart_and_only_what_kills_fails(
+    archive: Path, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def with_a_deadly_one(function: Any, items: list[Item]) -> Any:
+        return crash_isolation.each_apart(
+            function, [Deadly() if one.record.image_id == "north_01" else one for one in items]
+        )
+
+    monkeypatch.setattr(cpu_tasks, "each_apart", with_a_deadly_one)
+    items = items_of(archive)[:3]
+    for deaths in range(crash_isolation.APART_AFTER):
+        assert crash_isolation.begin(job.note(0)) == deaths
+    through(job, items)
+    rows = rows_of(Path(job.out))
+    assert [row["status"] for row in rows] == ["ok", "failed", "ok"]
+    assert rows[1]["error"].startswith("crashed: north_01.png or its mask ended the process that read it")
+    assert not storage.exists(job.note(0))
+    through(replace(job, out=f"{job.out}/usual"), items)
+    usual = rows_of(Path(job.out) / "usual")
+    assert [steady(rows)[i] for i in (0, 2)] == [steady(usual)[i] for i in (0, 2)]
+
+
+@pytest.mark.parametrize("deaths", [0, 1])
+def test_a_part_over_which_at_most_one_process_died_is_opened_as_usual(
+    deaths: int, archive: Path, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: Any) -> Any:
+        raise AssertionError("opened apart")
+
+    monkeypatch.setattr(cpu_tasks, "each_apart", never)
+    for _ in range(deaths):
+        crash_isolation.begin(job.note(0))
+    assert open_part(part_of(items_of(archive)), job).num_rows == 8
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_of_the_part(archive: Path, job: Job) -> None:
+    Path(job.out).write_text("a file where the folder should be")
+    said = through(job, items_of(archive), 2)
+    assert "cannot be written" in said["error"]
+    assert (said["number"], said["images"]) == (2, 0)
+    assert Path(job.out).read_text() == "a file where the folder should be"
+
+
+def test_a_disk_that_is_full_is_an_error_of_the_part_and_leaves_nothing_torn(
+    archive: Path, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predicted = PredictPart(job)(open_part(part_of(items_of(archive)), job))
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    (said,) = finish_part(predicted, job).to_pylist()
+    monkeypatch.undo()
+    assert "No space left on device" in said["error"]
+    assert [path for path in Path(job.out).rglob("*") if path.is_file()] == []
+    (said,) = finish_part(predicted, job).to_pylist()
+    assert (said["error"], len(rows_of(Path(job.out)))) == ("", 8)
+
+
+def test_an_input_that_changed_since_it_was_planned_fails_and_says_so(own_archive: Path, job: Job) -> None:
+    items = items_of(own_archive / "north")
+    paths = [Path(item.record.image_uri) for item in items]
+    shutil.copy(paths[1], paths[0])
+    mask = Path(items[2].record.mask_uris[0])
+    os.utime(mask, ns=(0, mask.stat().st_mtime_ns + 1))
+    paths[3].unlink()
+    through(job, items)
+    rows = rows_of(Path(job.out))
+    codes = [(row["status"], *reason_codes.codes_of(row["error"])) for row in rows]
+    assert codes == [("failed", "changed"), ("ok",), ("failed", "changed"), ("failed", "unreadable"), ("ok",)]
+    assert str(paths[0]) in rows[0]["error"]
+    assert str(mask) in rows[2]["error"]
+    assert [row["mask"] is None for row in rows] == [True, False, True, True, False]
+
+
+def test_a_file_that_was_not_there_when_it_was_planned_is_not_predicted(own_archive: Path, job: Job) -> None:
+    path = own_archive / "north" / "images" / "north_00.png"
+    content = path.read_bytes()
+    listing = own_archive / "list.csv"
+    listing.write_text(f"image\n{path}\n")
+    path.unlink()
+    items = items_of(listing)
+    path.write_bytes(content)
+    through(job, items)
+    (row,) = rows_of(Path(job.out))
+    assert reason_codes.codes_of(row["error"]) == ["changed"]
+    assert "was not there when the job was planned" in row["error"]
+
+
+def test_a_reference_mask_that_is_broken_costs_the_comparison_only(own_archive: Path, job: Job) -> None:
+    mask = own_archive / "north" / "masks" / "north_00.png"
+    mask.write_bytes(mask.read_bytes()[:60])
+    through(job, items_of(own_archive / "north"))
+    first, *others = rows_of(Path(job.out))
+    assert (first["status"], first["dice"], first["hd95_px"]) == ("ok", None, None)
+    assert first["mask"] is not None
+    assert reason_codes.codes_of(first["error"]) == ["undecodable"]
+    assert all(row["dice"] is not None and row["error"] == "" for row in others)
+
+
+def test_a_damaged_tar_fails_its_samples_alone(own_prepared: Path, job: Job) -> None:
+    items = items_of(own_prepared)
+    tar = own_prepared / "north" / "north-000000.tar"
+    content = bytearray(tar.read_bytes())
+    assert items[0].row is not None
+    content[items[0].row["image_offset"] + 100] ^= 0xFF
+    tar.write_bytes(content)
+    through(job, items)
+    rows = rows_of(Path(job.out))
+    assert [row["status"] for row in rows] == ["failed"] + ["ok"] * 7
+    assert "shard: " in rows[0]["error"]
+    assert "is damaged (checksum)" in rows[0]["error"]
+
+
+def test_a_part_without_one_usable_image_is_written_too(job: Job, tmp_path: Path) -> None:
+    items = [Item(Record(name, "north", str(tmp_path / name)), stats=(None,)) for name in ("a.png", "b.png")]
+    said = through(job, items)
+    assert Account.from_json(said["account"]).statuses == {"failed": 2}
+    assert [row["mask"] for row in rows_of(Path(job.out))] == [None, None]

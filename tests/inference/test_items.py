@@ -1,0 +1,302 @@
+"""Items opened: what is read, what has changed since it was planned, what is damaged or gone, and JSON both ways."""
+
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, strategies as st
+
+from lungseg import storage
+from lungseg.config import PreprocessSettings
+from lungseg.dataset import catalog
+from lungseg.imaging import codecs
+from lungseg.imaging.geometry import prepare_image, prepare_mask
+from lungseg.inference.items import Item, Opened, open_item, prepared_item, with_stats
+from lungseg.ingest import sources
+from lungseg.prepare import dataset_writer
+from lungseg.prepare.shard_plan import plan_shards
+from lungseg.schema import Geometry, Record
+
+SMALL = PreprocessSettings(size=64)
+texts = st.text(max_size=8)
+numbers = st.integers(-4096, 4096)
+stats = st.none() | st.tuples(st.integers(0, 2**40), st.integers(0, 2**62))
+records = st.builds(
+    Record,
+    texts,
+    texts,
+    texts,
+    st.lists(texts, max_size=3).map(tuple),
+    st.lists(texts, max_size=3).map(tuple),
+    finding=st.none() | texts,
+    spacing_mm=st.none() | st.floats(0.01, 10),
+    height=st.integers(0, 4096),
+    status=st.sampled_from(["ok", "repaired", "rejected", "failed"]),
+    reason=texts,
+    flags=st.lists(texts, max_size=3).map(tuple),
+)
+rows = st.none() | st.dictionaries(texts, st.none() | texts | numbers, max_size=3)
+items = st.builds(Item, records, texts, rows, st.lists(stats, max_size=3).map(tuple))
+geometries = st.none() | st.builds(Geometry, *[numbers] * 7)
+seen = st.builds(Opened, records, st.none(), geometries, st.none() | texts, st.floats(0, 1e6))
+
+
+def planned(folder: Path | str, dataset: str = "") -> list[Item]:
+    """List an archive's items with what their files are like now."""
+    found = [Item(record) for record in sources.discover(str(folder), dataset)]
+    return with_stats(found, {uri: storage.stat_if_there(uri) for item in found for uri in item.files()})
+
+
+def planned_samples(folder: Path) -> list[Item]:
+    data = catalog.open_dataset(catalog.find_datasets([str(folder)])[0])
+    return [prepared_item(data.folder, row) for row in data.index.to_pylist()]
+
+
+def code(opened: Opened) -> str:
+    return opened.record.reason.split(":")[0]
+
+
+def append(path: str) -> None:
+    """Change a file's size and nothing that a decoder would see."""
+    with Path(path.removeprefix("file://")).open("ab") as file:
+        file.write(b"\0")
+
+
+@given(items)
+def test_an_item_comes_back_from_json_unchanged(item: Item) -> None:
+    assert Item.from_dict(json.loads(json.dumps(item.to_dict()))) == item
+
+
+@given(seen)
+def test_what_was_opened_comes_back_from_json_unchanged(opened: Opened) -> None:
+    assert Opened.from_json(opened.to_json()) == opened
+
+
+def test_the_square_does_not_travel_as_json(archive: Path) -> None:
+    opened = open_item(planned(archive)[0], SMALL)
+    assert opened.square is not None
+    found = Opened.from_json(opened.to_json())
+    assert found == replace(opened, square=None)
+    assert Opened.from_json(opened.to_json(), opened.square).square is opened.square
+
+
+def test_an_item_names_the_files_that_it_is_read_from(archive: Path, prepared: Path) -> None:
+    record = planned(archive)[0].record
+    assert Item(record).files() == (record.image_uri, *record.mask_uris)
+    assert len(record.mask_uris) == 1
+    sample = planned_samples(prepared)[0]
+    assert sample.files() == (sample.tar,)
+    assert Path(sample.tar).is_file()
+
+
+def test_stats_are_in_the_order_of_the_files() -> None:
+    item = Item(Record("a", "north", "image", ("left", "right")))
+    (found,) = with_stats([item], {"right": (3, 3), "image": (1, 1), "left": None})
+    assert found.stats == ((1, 1), None, (3, 3))
+
+
+def test_a_picture_is_opened_as_prepare_would_prepare_it(archive: Path) -> None:
+    for item in planned(archive):
+        opened = open_item(item, SMALL)
+        image = cv2.imread(item.record.image_uri, cv2.IMREAD_GRAYSCALE)
+        square, geometry = prepare_image(image, SMALL)
+        assert opened.record.status == "ok"
+        assert opened.geometry == geometry
+        assert (opened.square == square).all()
+        assert opened.record.pixel_digest == codecs.pixel_digest(image)
+        assert (opened.record.height, opened.record.width) == image.shape
+        assert opened.seconds > 0
+
+
+def test_the_reference_is_the_mask_file_as_rle_at_native_size(archive: Path) -> None:
+    for item in planned(archive):
+        opened = open_item(item, SMALL)
+        mask = cv2.imread(item.record.mask_uris[0], cv2.IMREAD_GRAYSCALE) // 255
+        assert opened.reference is not None
+        assert (codecs.decode_rle(opened.reference, *mask.shape) == mask).all()
+
+
+def test_a_picture_without_a_mask_has_no_reference(archive: Path) -> None:
+    record = replace(planned(archive)[0].record, mask_uris=(), mask_classes=())
+    opened = open_item(Item(record), SMALL)
+    assert (opened.record.status, opened.reference) == ("ok", None)
+    assert opened.square is not None
+
+
+def test_only_masks_of_lungs_are_references(archive: Path) -> None:
+    item = planned(archive)[0]
+    heart = replace(item, record=replace(item.record, mask_classes=("heart",)))
+    opened = open_item(heart, PreprocessSettings(size=64, classes=("heart",)))
+    assert (opened.record.status, opened.reference) == ("ok", None)
+
+
+@pytest.mark.parametrize("where", ["here", "behind a URI"])
+def test_what_has_not_changed_is_opened(where: str, archive: Path) -> None:
+    north = archive / "north"
+    found = planned(str(north) if where == "here" else north.as_uri(), "north")
+    assert [open_item(item, SMALL).record.status for item in found] == ["ok"] * 5
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["image", "mask"])
+@pytest.mark.parametrize("where", ["here", "behind a URI"])
+def test_a_file_of_another_size_than_planned_is_a_failed_item_that_says_so(
+    where: str, number: int, own_archive: Path
+) -> None:
+    north = own_archive / "north"
+    hurt, whole, *_ = planned(str(north) if where == "here" else north.as_uri(), "north")
+    uri, before = hurt.files()[number], hurt.stats[number]
+    append(uri)
+    opened = open_item(hurt, SMALL)
+    assert (opened.record.status, code(opened)) == ("failed", "changed")
+    assert (opened.square, opened.geometry, opened.reference) == (None, None, None)
+    assert before is not None
+    assert f"{uri} was of {before[0]} bytes when the job was planned and is of {before[0] + 1} bytes" in (
+        opened.record.reason
+    )
+    assert open_item(whole, SMALL).record.status == "ok"
+
+
+def test_a_local_file_of_the_same_size_but_a_later_time_has_changed(own_archive: Path) -> None:
+    item = planned(own_archive)[0]
+    size, time = storage.stat(item.record.image_uri)
+    os.utime(item.record.image_uri, ns=(time + 10**9, time + 10**9))
+    assert storage.stat(item.record.image_uri)[0] == size
+    assert code(open_item(item, SMALL)) == "changed"
+
+
+def test_behind_a_uri_only_the_size_is_compared(own_archive: Path) -> None:
+    item = planned((own_archive / "north").as_uri(), "north")[0]
+    path = item.record.image_uri.removeprefix("file://")
+    os.utime(path, ns=(10**18, 10**18))
+    assert open_item(item, SMALL).record.status == "ok"
+
+
+@pytest.mark.parametrize("where", ["here", "behind a URI"])
+def test_a_file_that_was_not_there_when_the_job_was_planned_has_changed(where: str, own_archive: Path) -> None:
+    north = own_archive / "north"
+    item = planned(str(north) if where == "here" else north.as_uri(), "north")[0]
+    opened = open_item(replace(item, stats=(None, item.stats[1])), SMALL)
+    assert (opened.record.status, code(opened)) == ("failed", "changed")
+    assert "was not there when the job was planned" in opened.record.reason
+
+
+def test_an_item_that_was_never_planned_is_opened_as_it_is(archive: Path) -> None:
+    assert open_item(Item(planned(archive)[0].record), SMALL).record.status == "ok"
+
+
+@pytest.mark.parametrize("when", ["before planning", "after planning"])
+def test_an_image_that_is_gone_is_a_failed_item(when: str, own_archive: Path) -> None:
+    item = planned(own_archive)[0]
+    Path(item.record.image_uri).unlink()
+    if when == "before planning":
+        (item,) = with_stats([item], {uri: storage.stat_if_there(uri) for uri in item.files()})
+        assert item.stats[0] is None
+    opened = open_item(item, SMALL)
+    assert (opened.record.status, code(opened)) == ("failed", "unreadable")
+    assert item.record.image_uri in opened.record.reason
+    assert opened.square is None
+
+
+def test_a_reference_that_is_gone_leaves_a_picture_that_can_be_predicted(own_archive: Path) -> None:
+    item = planned(own_archive)[0]
+    Path(item.record.mask_uris[0]).unlink()
+    opened = open_item(item, SMALL)
+    assert (opened.record.status, code(opened), opened.reference) == ("failed", "unreadable", None)
+    assert opened.square is not None
+    assert opened.geometry is not None
+
+
+def test_a_reference_that_does_not_fit_leaves_a_picture_that_can_be_predicted(own_archive: Path) -> None:
+    record = planned(own_archive)[0].record
+    cv2.imwrite(record.mask_uris[0], np.full((40, 70), 255, np.uint8))
+    opened = open_item(Item(record), SMALL)
+    assert (opened.record.status, code(opened), opened.reference) == ("rejected", "mask_size", None)
+    assert opened.square is not None
+
+
+def test_a_torn_picture_is_a_rejected_item(own_archive: Path) -> None:
+    record = planned(own_archive)[0].record
+    Path(record.image_uri).write_bytes(Path(record.image_uri).read_bytes()[:100])
+    opened = open_item(Item(record), SMALL)
+    assert (opened.record.status, opened.square, opened.geometry) == ("rejected", None, None)
+
+
+def test_what_was_rejected_when_it_was_listed_is_not_read(tmp_path: Path) -> None:
+    record = Record("a", "north", str(tmp_path / "none.png"), status="rejected", reason="duplicate_id: twice")
+    opened = open_item(Item(record), SMALL)
+    assert replace(opened, seconds=0.0) == Opened(record)
+
+
+def test_a_prepared_sample_is_opened_with_its_native_size_and_square(archive: Path, prepared: Path) -> None:
+    raw = {item.record.image_id: item for item in planned(archive)}
+    for item in planned_samples(prepared):
+        opened, original = open_item(item, SMALL), open_item(raw[item.record.image_id], SMALL)
+        assert opened.record.status == "ok"
+        assert opened.record.image_uri == f"{item.tar}#{item.record.image_id}"
+        assert opened.geometry == original.geometry
+        assert (opened.square == original.square).all()
+        size = (opened.record.height, opened.record.width)
+        assert size == (original.record.height, original.record.width)
+        assert opened.record.pixel_digest == original.record.pixel_digest
+
+
+def test_a_prepared_samples_reference_is_brought_back_to_native_size(archive: Path, prepared: Path) -> None:
+    raw = {item.record.image_id: item for item in planned(archive)}
+    for item in planned_samples(prepared):
+        opened = open_item(item, SMALL)
+        truth = cv2.imread(raw[item.record.image_id].record.mask_uris[0], cv2.IMREAD_GRAYSCALE) // 255
+        assert opened.reference is not None
+        assert opened.geometry is not None
+        found = codecs.decode_rle(opened.reference, *truth.shape)
+        assert np.mean(found != truth) < 0.02
+        again = prepare_mask(found, opened.geometry)
+        assert np.mean(again != prepare_mask(truth, opened.geometry)) < 0.02
+
+
+def test_a_prepared_sample_without_a_mask_has_no_reference(own_archive: Path, tmp_path: Path) -> None:
+    shutil.rmtree(own_archive / "north" / "masks")
+    listed = sources.discover(str(own_archive / "north"), "north")
+    dataset_writer.write_datasets(plan_shards(listed, str(tmp_path / "out"), SMALL, per_shard=8))
+    for item in planned_samples(tmp_path / "out"):
+        opened = open_item(item, SMALL)
+        assert (opened.record.status, opened.reference) == ("ok", None)
+        assert opened.square is not None
+
+
+@pytest.mark.parametrize("member", ["image", "mask", "json"])
+def test_a_damaged_tar_is_a_failed_item_and_its_neighbours_are_opened(member: str, own_prepared: Path) -> None:
+    hurt, *others = planned_samples(own_prepared)
+    assert hurt.row is not None
+    content = bytearray(Path(hurt.tar).read_bytes())
+    content[hurt.row[f"{member}_offset"] + hurt.row[f"{member}_size"] // 2] ^= 0xFF
+    Path(hurt.tar).write_bytes(content)
+    opened = open_item(hurt, SMALL)
+    assert (opened.record.status, code(opened), opened.square) == ("failed", "shard", None)
+    assert "damaged" in opened.record.reason
+    assert [open_item(item, SMALL).record.status for item in others] == ["ok"] * len(others)
+
+
+@pytest.mark.parametrize("harm", ["cut", "gone"])
+def test_a_tar_that_is_cut_or_gone_is_failed_items(harm: str, own_prepared: Path) -> None:
+    (item, *_) = planned_samples(own_prepared)
+    if harm == "cut":
+        os.truncate(item.tar, 700)
+    else:
+        Path(item.tar).unlink()
+    opened = open_item(item, SMALL)
+    assert (opened.record.status, code(opened), opened.square) == ("failed", "shard", None)
+
+
+def test_a_bug_is_no_failed_item(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(codecs, "pixel_digest", broken)
+    with pytest.raises(ZeroDivisionError):
+        open_item(planned(archive)[0], SMALL)

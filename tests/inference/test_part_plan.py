@@ -1,0 +1,286 @@
+"""A part of the plan: named by what it is made of, written whole, and never taken for a part of another plan."""
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from lungseg import storage
+from lungseg.errors import InputError
+from lungseg.inference import part_plan
+from lungseg.inference.items import Item
+from lungseg.inference.part_plan import Part
+from lungseg.predictions import parts
+from lungseg.predictions.parts import Account
+from lungseg.schema import PREDICTIONS, SCHEMA, Record
+from lungseg.storage.files import digest_bytes
+
+PLAN = {"archive": "/films", "images": 4, "threshold": 0.5, "digest": "1234"}
+
+
+def items(*names: str, size: int = 5) -> list[Item]:
+    return [Item(Record(name, "north", f"/films/{name}.png"), stats=((size, 7),)) for name in names]
+
+
+def row(name: str, status: str = "ok", error: str = "") -> dict[str, Any]:
+    empty = dict.fromkeys(PREDICTIONS.names)
+    return {**empty, "image_id": name, "source_uri": f"/films/{name}.png", "status": status, "error": error}
+
+
+def write(out: Path, part: Part, *rows: dict[str, Any]) -> Path:
+    path = Path(parts.part_path(str(out), part.number))
+    part_plan.write_part(str(path), list(rows), part.digest)
+    return path
+
+
+@pytest.fixture
+def planned() -> list[Part]:
+    return [Part.of(number, items(f"a{number}", f"b{number}"), "settings") for number in range(3)]
+
+
+def test_a_part_is_named_by_its_items_what_their_files_are_like_and_the_settings() -> None:
+    digests = [
+        Part.of(0, items("a", "b"), "settings").digest,
+        Part.of(0, items("b", "a"), "settings").digest,
+        Part.of(0, items("a"), "settings").digest,
+        Part.of(0, items("a", "b", size=6), "settings").digest,
+        Part.of(0, items("a", "b"), "others").digest,
+    ]
+    assert len(set(digests)) == len(digests)
+    assert Part.of(7, items("a", "b"), "settings").digest == digests[0]
+
+
+def test_a_parts_items_come_back() -> None:
+    planned = Part.of(0, items("a", "b"), "settings")
+    assert planned.images == 2
+    assert [Item.from_dict(one) for one in json.loads(planned.items)] == items("a", "b")
+
+
+def test_a_folder_taken_for_a_plan_is_refused_to_any_other_which_names_what_changed(tmp_path: Path) -> None:
+    out = str(tmp_path / "out")
+    part_plan.claim(out, PLAN)
+    part_plan.claim(out, PLAN)
+    assert storage.read_json(f"{out}/plan.json") == {"schema": SCHEMA, **PLAN}
+    with pytest.raises(InputError, match=r"another plan \(images, threshold changed\): pass another --out"):
+        part_plan.claim(out, {**PLAN, "digest": "5678", "threshold": 0.4, "images": 5})
+    with pytest.raises(InputError, match=r"another plan \(the archive's files changed\)"):
+        part_plan.claim(out, {**PLAN, "digest": "5678"})
+    assert storage.read_json(f"{out}/plan.json") == {"schema": SCHEMA, **PLAN}
+
+
+def test_parts_without_a_plan_are_refused(tmp_path: Path, planned: list[Part]) -> None:
+    write(tmp_path, planned[0], row("a0"), row("b0"))
+    with pytest.raises(InputError, match=r"part-000000\.parquet but no plan\.json"):
+        part_plan.claim(str(tmp_path), PLAN)
+    assert not (tmp_path / "plan.json").exists()
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"schema": 1}', ""])
+def test_a_damaged_plan_is_refused(content: str, tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text(content)
+    with pytest.raises(InputError, match=r"plan\.json"):
+        part_plan.claim(str(tmp_path), PLAN)
+    assert (tmp_path / "plan.json").read_text() == content
+
+
+def test_a_plan_that_cannot_be_read_just_now_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(path: str) -> bytes:
+        raise InputError(f"{path}: no answer")
+
+    part_plan.claim(str(tmp_path), PLAN)
+    monkeypatch.setattr(storage, "read_bytes", away)
+    with pytest.raises(InputError, match=r"plan\.json: no answer$"):
+        part_plan.claim(str(tmp_path), PLAN)
+
+
+def test_parts_computed_on_a_cpu_and_on_a_gpu_do_not_mix(tmp_path: Path, planned: list[Part]) -> None:
+    part_plan.claim(str(tmp_path), PLAN)
+    for device in ("cuda", "cpu"):  # nothing is there yet
+        part_plan.claim_device(str(tmp_path), device)
+    write(tmp_path, planned[0], row("a0"), row("b0"))
+    part_plan.claim_device(str(tmp_path), "cpu")
+    with pytest.raises(InputError, match=r"computed on cpu.*pass --device cpu, or another --out"):
+        part_plan.claim_device(str(tmp_path), "cuda")
+    part_plan.claim(str(tmp_path), PLAN)
+
+
+def test_whole_parts_are_kept_with_their_accounts(tmp_path: Path, planned: list[Part]) -> None:
+    write(tmp_path, planned[0], row("a0"), row("b0", "rejected", "blank: nothing is on it"))
+    write(tmp_path, planned[2], row("a2", "repaired", "inverted: turned"), row("b2"))
+    kept = part_plan.finished(str(tmp_path), planned)
+    assert kept.keys() == {0, 2}
+    assert kept[0].statuses == {"ok": 1, "rejected": 1}
+    assert kept[0].reasons == {("rejected", "blank"): 1}
+    assert kept[2].reasons == {("repaired", "inverted"): 1}
+
+
+def test_a_part_with_a_failed_row_is_made_again(tmp_path: Path, planned: list[Part]) -> None:
+    write(tmp_path, planned[0], row("a0"), row("b0", "failed", "unreadable: the disk was away"))
+    write(tmp_path, planned[1], row("a1"), row("b1"))
+    assert part_plan.finished(str(tmp_path), planned).keys() == {1}
+
+
+def test_a_torn_or_short_part_is_made_again_and_told(
+    tmp_path: Path, planned: list[Part], caplog: pytest.LogCaptureFixture
+) -> None:
+    torn = write(tmp_path, planned[0], row("a0"), row("b0"))
+    torn.write_bytes(torn.read_bytes()[:-20])
+    write(tmp_path, planned[1], row("a1"))
+    assert part_plan.finished(str(tmp_path), planned) == {}
+    assert f"made again: {torn}" in caplog.text
+
+
+def test_a_part_that_lost_rows_after_it_was_written_is_made_again(tmp_path: Path, planned: list[Part]) -> None:
+    path = write(tmp_path, planned[0], row("a0"), row("b0"))
+    storage.write_table(str(path), storage.read_table(str(path)).slice(0, 1))
+    assert part_plan.finished(str(tmp_path), planned) == {}
+
+
+def test_a_part_of_another_plan_is_refused(tmp_path: Path, planned: list[Part]) -> None:
+    write(tmp_path / "one", Part.of(1, items("a1", "b1"), "other settings"), row("a1"), row("b1"))
+    with pytest.raises(InputError, match=r"part-000001\.parquet is of another plan"):
+        part_plan.finished(str(tmp_path / "one"), planned)
+
+
+def test_a_part_in_another_ones_place_is_refused(tmp_path: Path, planned: list[Part]) -> None:
+    path = write(tmp_path, planned[0], row("a0"), row("b0"))
+    shutil.copy(path, tmp_path / "part-000001.parquet")
+    with pytest.raises(InputError, match=r"part-000001\.parquet is of another plan"):
+        part_plan.finished(str(tmp_path), planned)
+
+
+@pytest.mark.parametrize("name", ["part-000003.parquet", "part-0.parquet"])
+def test_a_part_that_the_plan_does_not_have_is_refused(name: str, tmp_path: Path, planned: list[Part]) -> None:
+    path = write(tmp_path, planned[0], row("a0"), row("b0"))
+    shutil.copy(path, tmp_path / name)
+    with pytest.raises(InputError, match=f"{name} is of another plan"):
+        part_plan.finished(str(tmp_path), planned)
+
+
+def test_predictions_in_a_folder_below_are_others(tmp_path: Path, planned: list[Part]) -> None:
+    path = write(tmp_path, planned[0], row("a0"), row("b0"))
+    (tmp_path / "flipped").mkdir()
+    shutil.copy(path, tmp_path / "flipped" / "part-000003.parquet")
+    assert parts.part_files(str(tmp_path)) == [str(path)]
+    assert set(part_plan.finished(str(tmp_path), planned)) == {0}
+
+
+def test_what_a_killed_writer_left_is_no_part(tmp_path: Path, planned: list[Part]) -> None:
+    path = write(tmp_path, planned[0], row("a0"), row("b0"))
+    path.rename(tmp_path / ".writing-part-000000.parquet")
+    (tmp_path / "plan.json").write_text("{}")
+    assert parts.part_files(str(tmp_path)) == []
+    assert part_plan.finished(str(tmp_path), planned) == {}
+
+
+def test_a_parts_file_says_of_which_plan_it_is_and_explains_its_columns(tmp_path: Path, planned: list[Part]) -> None:
+    path = write(tmp_path, planned[0], row("a0"), row("b0"))
+    table = storage.read_table(str(path))
+    assert table.schema.metadata[b"lungseg.part"].decode() == planned[0].digest
+    assert Account.from_json(table.schema.metadata[b"lungseg.account"].decode()) == Account.of(table)
+    assert table.schema.names == PREDICTIONS.names
+    assert all(field.metadata[b"description"] for field in table.schema)
+
+
+def test_a_part_that_was_changed_after_the_end_is_made_again(
+    tmp_path: Path, planned: list[Part], caplog: pytest.LogCaptureFixture
+) -> None:
+    kept, changed = (write(tmp_path, part, row(f"a{part.number}"), row(f"b{part.number}")) for part in planned[:2])
+    told = [{"name": path.name, "sha256": digest_bytes(path.read_bytes())} for path in (kept, changed)]
+    storage.write_json(str(tmp_path / "predictions.json"), {"parts": told})
+    assert set(part_plan.finished(str(tmp_path), planned)) == {0, 1}
+    write(tmp_path, planned[1], row("b1"), row("a1"))  # whole, of the same plan, and not what was told of
+    assert set(part_plan.finished(str(tmp_path), planned)) == {0}
+    assert "part-000001.parquet is not the file that predictions.json tells of" in caplog.text
+    part_plan.reopen(str(tmp_path), planned)
+    assert (kept.exists(), changed.exists(), (tmp_path / "predictions.json").exists()) == (True, False, False)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "7", "null", "{}", f'{{"schema": {SCHEMA}, "images": 2}}'])
+def test_an_account_that_no_inference_wrote_is_named(content: str, tmp_path: Path, planned: list[Part]) -> None:
+    write(tmp_path, planned[0], row("a0"), row("b0"))
+    (tmp_path / "predictions.json").write_text(content)
+    with pytest.raises(InputError, match=r"predictions.json: not as jobs/infer.py writes it: delete it, and run"):
+        part_plan.finished(str(tmp_path), planned)
+
+
+def test_a_part_with_a_mask_that_could_not_be_read_is_made_again(tmp_path: Path, planned: list[Part]) -> None:
+    write(tmp_path, planned[0], row("a0", error="unreadable: a_mask.png: busy"), row("b0"))
+    write(tmp_path, planned[1], row("a1", error="mask_size: it is larger"), row("b1"))
+    assert set(part_plan.finished(str(tmp_path), planned)) == {1}
+
+
+def test_what_is_lost_counts_for_why_and_not_for_what_was_put_right() -> None:
+    found = account(
+        row("a", status="rejected", error="mask_size: larger | inverted: bones were dark"),
+        row("b", status="repaired", error="undecodable: mask | inverted: bones were dark"),
+    )
+    assert found.reasons_told() == [
+        {"status": "rejected", "reason": "mask_size", "images": 1},
+        {"status": "repaired", "reason": "inverted", "images": 1},
+        {"status": "repaired", "reason": "undecodable", "images": 1},
+    ]
+
+
+def account(*rows: dict[str, Any]) -> Account:
+    return Account.of(pa.Table.from_pylist(list(rows)))
+
+
+def test_an_account_counts_statuses_and_every_reason_of_a_row() -> None:
+    found = account(
+        row("a"),
+        row("b", "repaired", "inverted: turned | colour: its luma was taken"),
+        row("c", "rejected", "blank: nothing is on it"),
+        row("d", "failed", "unreadable: gone"),
+    )
+    assert found.counts() == {"ok": 1, "repaired": 1, "rejected": 1, "failed": 1}
+    assert found.lost() == 2
+    assert found.reasons == {
+        ("repaired", "inverted"): 1,
+        ("repaired", "colour"): 1,
+        ("rejected", "blank"): 1,
+        ("failed", "unreadable"): 1,
+    }
+    assert found.examples == ("c.png: blank: nothing is on it", "d.png: unreadable: gone")
+
+
+def test_accounts_add_up_and_keep_the_first_three_examples() -> None:
+    first, second = account(row("a"), row("b", "failed", "x: 1")), account(*[row(n, "failed", "y: 2") for n in "cdefg"])
+    both = first.add(second)
+    assert both.statuses == Counter(ok=1, failed=6)
+    assert both.lost() == 6
+    assert both.told() == "5 y, 1 x"
+    assert both.examples == ("b.png: x: 1", "c.png: y: 2", "d.png: y: 2")
+    assert Account.empty().add(first) == first
+
+
+def test_what_was_repaired_is_not_told_as_lost() -> None:
+    found = account(row("a", "repaired", "inverted: turned"), row("b", "rejected", "blank: nothing"))
+    assert found.told() == "1 blank"
+
+
+def test_an_account_comes_back_from_its_json() -> None:
+    found = account(row("a"), row("b", "repaired", "x: 1 | y: 2"), row("c", "failed", "z: 3"))
+    assert Account.from_json(found.to_json()) == found
+    assert Account.from_json(Account.empty().to_json()) == Account.empty()
+
+
+def test_a_part_without_one_of_its_columns_is_made_again_and_refused_by_who_reads_it(
+    tmp_path: Path, planned: list[Part], caplog: pytest.LogCaptureFixture
+) -> None:
+    path = str(write(tmp_path, planned[0], row("a0"), row("b0")))
+    whole = storage.read_table(path)
+    number = whole.schema.get_field_index("mask")
+    for rows in (whole.drop_columns(["mask"]), whole.set_column(number, "mask", pa.array([1, 2]))):
+        storage.write_table(path, rows.replace_schema_metadata(whole.schema.metadata))
+        caplog.clear()
+        assert part_plan.finished(str(tmp_path), planned) == {}
+        assert "part-000000.parquet: mask is not a column of it, or of another type" in caplog.text
+        with pytest.raises(InputError, match=r"mask is not a column of it, .*: delete it, and run the same"):
+            parts.read_part(path)

@@ -1,0 +1,137 @@
+"""What an inference came to: how fast each stage is, predictions.json, and the lines on a single picture."""
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lungseg import storage
+from lungseg.config import InferSettings, PreprocessSettings
+from lungseg.inference.cpu_tasks import Job
+from lungseg.inference.items import How
+from lungseg.inference.part_plan import write_part
+from lungseg.inference.summary import Times, show_one, write_account
+from lungseg.predictions.parts import Account, part_path
+from lungseg.schema import PREDICTIONS
+
+
+def row(name: str, **changes: object) -> dict[str, Any]:
+    values = {"image_id": name, "source_uri": f"/films/{name}.png", "status": "ok", "error": ""}
+    figures = {"height": 100, "width": 200, "area_px": 5000, "right_lung_px": 3000, "left_lung_px": 2000}
+    return {**dict.fromkeys(PREDICTIONS.names), **values, **figures, **changes}
+
+
+def said(open_: float, predict: float, finish: float, busy: tuple[float, float]) -> str:
+    return json.dumps({"open": open_, "predict": predict, "finish": finish, "busy": busy})
+
+
+def test_speeds_are_those_of_one_worker_in_a_stage() -> None:
+    times = Times("cuda", actors=2)
+    times.add(30, said(3.0, 1.0, 2.0, (100.0, 101.0)))
+    times.add(10, said(1.0, 1.0, 6.0, (103.0, 104.0)))
+    found = times.as_json()
+    assert found["images"] == 40
+    assert found["images_per_s"] == {"open": 10.0, "predict": 20.0, "finish": 5.0}
+    assert found["worker_seconds"] == {"open": 4.0, "predict": 2.0, "finish": 8.0}
+    # Two actors over four seconds, of which they worked two.
+    assert found["device_idle_share"] == 0.75
+    assert found["hours_per_million"] == {"cpu_tasks": round(12 / 40 * 1e6 / 3600, 1), "devices": 13.9}
+
+
+def test_parts_may_be_told_of_in_any_order() -> None:
+    parts = [said(1.0, 1.0, 1.0, (5.0, 6.0)), said(2.0, 1.0, 1.0, (1.0, 3.0)), said(1.0, 1.0, 3.0, (2.0, 9.0))]
+    found = []
+    for order in (parts, parts[::-1]):
+        times = Times(actors=2)
+        for one in order:
+            times.add(1, one)
+        found.append(times.as_json())
+    assert found[0] == found[1]
+    assert found[0]["device_idle_share"] == round(1 - 10 / 16, 3)
+
+
+def test_where_nothing_was_done_no_speed_is_told() -> None:
+    assert Times("cpu", 3).as_json() == {"device": "cpu", "actors": 3, "images": 0}
+
+
+def test_stages_too_fast_to_be_measured_divide_by_nothing() -> None:
+    times = Times()
+    times.add(1, said(0.0, 0.0, 0.0, (5.0, 5.0)))
+    assert times.as_json()["device_idle_share"] is None
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    settings = InferSettings(archive="/films", out=str(tmp_path), part=2)
+    return Job(settings, str(tmp_path), (), "0123456789abcdef", PreprocessSettings(), 0.5, How())
+
+
+def write_parts(job: Job) -> Account:
+    first = [row("a"), row("b", status="rejected", error="blank: nothing is on it")]
+    second = [row("c", status="failed", error="unreadable: gone")]
+    written = [write_part(part_path(job.out, number), rows, "x") for number, rows in enumerate((first, second))]
+    return written[0].add(written[1])
+
+
+def test_predictions_json_tells_counts_that_add_up_and_every_part(job: Job) -> None:
+    total = write_parts(job)
+    times = Times()
+    times.add(3, said(1.0, 2.0, 3.0, (0.0, 2.0)))
+    write_account(job, total, times, {"images": 3, "predicted_now": 3, "seconds": 2.0})
+    found = storage.read_json(f"{job.out}/predictions.json")
+    assert found["images"] == 3 == sum(found["counts"].values())
+    assert found["counts"] == {"ok": 1, "rejected": 1, "failed": 1}
+    assert found["reasons"] == [
+        {"status": "failed", "reason": "unreadable", "images": 1},
+        {"status": "rejected", "reason": "blank", "images": 1},
+    ]
+    for part, rows in zip(found["parts"], (2, 1), strict=True):
+        content = (Path(job.out) / part["name"]).read_bytes()
+        assert (part["rows"], part["bytes"]) == (rows, len(content))
+        assert part["sha256"] == hashlib.sha256(content).hexdigest()
+    assert (found["model"], found["images_per_s"], found["predicted_now"]) == (job.model, 1.5, 3)
+    assert found["settings"] == job.settings.model_dump(mode="json")
+    assert {"lungseg", "python", "torch", "ray"} <= found["versions"].keys()
+    assert found["stages"] == times.as_json()
+
+
+def test_a_start_that_found_all_done_tells_no_speed(job: Job) -> None:
+    write_account(job, write_parts(job), Times(), {"images": 3, "predicted_now": 0, "seconds": 0.01})
+    found = storage.read_json(f"{job.out}/predictions.json")
+    assert (found["predicted_now"], found["images_per_s"], found["stages"]["images"]) == (0, None, 0)
+
+
+def test_a_secret_key_is_not_in_the_account(job: Job) -> None:
+    job = replace(job, key=b"a secret that is long enough")
+    write_account(job, write_parts(job), Times(), {"images": 3, "predicted_now": 0, "seconds": 0.01})
+    assert b"a secret" not in (Path(job.out) / "predictions.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        (
+            {"mean_probability": 0.91234, "dice": 0.95678},
+            "a.png: lungs 25.0% of 200 x 100 px (right 15.0% and left 10.0%), mean probability 0.912, Dice 0.9568",
+        ),
+        ({}, "a.png: lungs 25.0% of 200 x 100 px (right 15.0% and left 10.0%)"),
+        (
+            {"area_px": 0, "right_lung_px": 0, "left_lung_px": 0},
+            "a.png: lungs 0.0% of 200 x 100 px (right 0.0% and left 0.0%)",
+        ),
+        (
+            {"status": "rejected", "error": "blank: a.png holds nothing", "area_px": None, "height": None},
+            "a.png: rejected, blank: a.png holds nothing",
+        ),
+    ],
+)
+def test_one_picture_is_told_in_two_lines(
+    changes: dict[str, object], line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = part_path(str(tmp_path), 0)
+    write_part(path, [row("a", **changes)], "x")
+    show_one(str(tmp_path))
+    assert capsys.readouterr().out.splitlines() == [line, path]

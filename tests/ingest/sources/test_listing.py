@@ -1,0 +1,251 @@
+"""A listing to records: columns, paths, ids, and rows that cannot be used."""
+
+import re
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, strategies as st
+
+from lungseg.config import ListingColumns
+from lungseg.errors import InputError
+from lungseg.ingest import sources
+from lungseg.ingest.sources import listing
+from lungseg.ingest.sources.mask_matching import ONE_SIDED
+from lungseg.schema import Record
+
+DEFAULT = ListingColumns()
+
+
+def read(tmp_path: Path, text: str, columns: ListingColumns = DEFAULT, dataset: str = "") -> list[Record]:
+    (tmp_path / "My List.csv").write_text(text)
+    return sources.from_listing(str(tmp_path / "My List.csv"), columns, dataset)
+
+
+FULL = (
+    "image,mask,patient_id,dataset,finding,age,sex,view,name\n"
+    "i/a.png,m/a.png,p1,North,normal,045Y,F,pa,Wu\n"
+    "i/b.png,,,St. Mary's,,,,,Li\n"
+)
+
+
+def test_usual_names_need_no_settings(tmp_path: Path) -> None:
+    one, other = read(tmp_path, FULL)
+    folder = str(tmp_path)
+    assert one == Record(
+        *("a", "north", f"{folder}/i/a.png", (f"{folder}/m/a.png",), ("lung",), "p1", "normal"),
+        *("40-49", "female", "PA"),
+    )
+    assert other == Record("b", "st_mary_s", f"{folder}/i/b.png", patient_id="b")
+
+
+def test_columns_by_name_and_masks_by_class(tmp_path: Path) -> None:
+    columns = ListingColumns(
+        image="file",
+        masks=("left", "right", "heart=cor", "a=b"),
+        patient_id="who",
+        dataset="site",
+        finding="dx",
+        age="years",
+        sex="gender",
+        view="pos",
+    )
+    text = "who;file;left;right;cor;site;dx;years;gender;pos;a=b\n7;a.png;l.png;r.png;h.png;S;tb;9;male;AP;\n"
+    (record,) = read(tmp_path, text, columns)
+    assert [Path(uri).name for uri in record.mask_uris] == ["l.png", "r.png", "h.png"]
+    assert record.mask_classes == ("lung", "lung", "heart")
+    told = (record.patient_id, record.dataset, record.finding, record.age_group, record.sex, record.view)
+    assert told == ("7", "s", "tb", "0-9", "male", "AP")
+
+
+def test_parquet_gives_the_same(tmp_path: Path) -> None:
+    rows = read(tmp_path, FULL)
+    columns: dict[str, list[object]] = {"image": ["i/a.png", "i/b.png"], "mask": ["m/a.png", None]}
+    columns |= {"patient_id": ["p1", None], "dataset": ["North", "St. Mary's"], "finding": ["normal", None]}
+    columns |= {"age": [45, None], "sex": ["Female", None], "view": ["PA", None]}
+    pq.write_table(pa.table(columns), tmp_path / "list.parquet")
+    assert sources.from_listing(str(tmp_path / "list.parquet"), DEFAULT, "") == rows
+
+
+@pytest.mark.parametrize(("dataset", "name"), [("mine", "mine"), ("", "my_list")])
+def test_a_row_without_a_data_set(dataset: str, name: str, tmp_path: Path) -> None:
+    assert [record.dataset for record in read(tmp_path, "image\na.png\n", dataset=dataset)] == [name]
+    records = read(tmp_path, "image,dataset\na.png,\nb.png,N\nc.png,n\n", dataset=dataset)
+    assert {record.image_id: record.dataset for record in records} == {"a": name, "b": "n", "c": "n"}
+
+
+def test_data_sets_that_would_get_one_name_are_told_apart(tmp_path: Path) -> None:
+    records = read(tmp_path, "image,dataset\na.png,Москва\nb.png,Киев\n")
+    assert len({record.dataset for record in records}) == 2
+
+
+def test_paths_relative_absolute_and_uris(tmp_path: Path) -> None:
+    cells = ["a.png", "./b.png", "../c.png", "/abs/d.png", "s3://bucket/e%20f.png"]
+    uris = {record.image_uri for record in read(tmp_path, "\n".join(["image", *cells]))}
+    here, above = str(tmp_path), str(tmp_path.parent)
+    assert uris == {f"{here}/a.png", f"{here}/b.png", f"{above}/c.png", "/abs/d.png", "s3://bucket/e%20f.png"}
+
+
+def test_a_listing_behind_a_uri(tmp_path: Path) -> None:
+    folder = tmp_path / "a b"
+    folder.mkdir()
+    (folder / "list.csv").write_text("image\nx y.png\n../z.png\n")
+    records = sources.from_listing((folder / "list.csv").as_uri(), DEFAULT, "")
+    assert [record.image_uri for record in records] == [f"{folder.as_uri()}/x%20y.png", f"{tmp_path.as_uri()}/z.png"]
+    assert [record.image_id[:7] for record in records] == ["a_b_x_y", "z"]
+
+
+def test_ids_come_from_below_the_common_parent_and_differ(tmp_path: Path) -> None:
+    cells = ["x/1/a.png", "x/1/a.dcm.png", "x/2/a.png", "x/2/a.jpg", "x/1_a.png", "x/1.2.3", "x/1.2.4"]
+    records = {Path(record.image_uri).relative_to(tmp_path).as_posix(): record for record in _listed(tmp_path, cells)}
+    ids = {path: record.image_id for path, record in records.items()}
+    assert len(set(ids.values())) == len(cells)
+    assert all(re.fullmatch(r"[A-Za-z0-9_-]+", own) for own in ids.values())
+    assert [ids[path].rpartition("-")[0] for path in ("x/1/a.png", "x/1_a.png", "x/2/a.png")] == ["1_a", "1_a", "2_a"]
+
+
+def _listed(folder: Path, cells: list[str]) -> list[Record]:
+    return read(folder, "\n".join(["image", *cells]))
+
+
+@given(st.sets(st.lists(st.text("aB_-.é ", min_size=1, max_size=3), min_size=1, max_size=3).map("/".join), min_size=1))
+def test_different_paths_have_different_ids(paths: set[str]) -> None:
+    uris = [f"/d/{path}.png" for path in sorted(paths)]
+    ids = listing._image_ids(uris)
+    assert list(ids) == uris
+    assert len(set(ids.values())) == len(uris)
+    assert set(listing._image_ids([uri.replace("/d/", "/e/f/") for uri in uris]).values()) == set(ids.values())
+
+
+def test_ids_that_were_held_are_kept(tmp_path: Path) -> None:
+    text = "image,patient_id,view\n1/b.png,P,\n1/a.png,,\n1/c.png,,LL\n"
+    before = read(tmp_path, text, dataset="d")
+    held = {(record.dataset, record.image_uri): record.image_id for record in before}
+    assert list(held.values()) == ["a", "b", "c"]
+    # Another folder, other files of one name, and one that would take an id.
+    grown = read(tmp_path, text + "2/a.png,,\n1/a.jpg,Q,\n1/c.jpg,,\na.png,,\n", dataset="d")
+    kept = listing.keep_ids(grown, held)
+    assert [record for record in kept if (record.dataset, record.image_uri) in held] == before
+    ids = {record.image_uri.removeprefix(f"{tmp_path}/"): record.image_id for record in kept}
+    assert [re.sub("-[0-9a-f]{6}$", "-x", ids[new]) for new in ("2/a.png", "1/a.jpg", "1/c.jpg", "a.png")] == [
+        *("2_a", "1_a-x", "1_c-x", "a-x")
+    ]
+    assert len(set(ids.values())) == len(ids) == 7
+    assert {record.image_id: record.patient_id for record in kept} == {own: own for own in ids.values()} | {
+        "b": "P",
+        ids["1/a.jpg"]: "Q",
+    }
+    assert kept == sorted(kept, key=lambda record: record.image_id)
+
+
+def test_without_an_earlier_plan_ids_are_as_listed(tmp_path: Path) -> None:
+    records = read(tmp_path, FULL)
+    for held in ({}, {("north", "/gone/x.png"): "a"}, {("elsewhere", records[0].image_uri): "x"}):
+        assert listing.keep_ids(records, held) == records
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [f"{a}/{b}.{c}" for a in ("x", "x/y", "z") for b in ("a", "y_a", "c c") for c in ("png", "jpg")]
+        ),
+        min_size=1,
+        unique=True,
+    ),
+    st.integers(0, 18),
+)
+def test_a_grown_listing_keeps_its_ids_and_all_differ(paths: list[str], first: int) -> None:
+    ids: dict[str, str] = {}
+    for count in (first, len(paths)):
+        uris = [f"/d/{path}" for path in paths[:count]]
+        named = [Record(own, "d", uri) for uri, own in listing._image_ids(uris).items()]
+        kept = {
+            record.image_uri: record.image_id
+            for record in listing.keep_ids(named, {("d", uri): own for uri, own in ids.items()})
+        }
+        assert {uri: kept[uri] for uri in ids if uri in kept} == ids
+        assert len(set(kept.values())) == len(kept) == len(uris)
+        ids = kept
+
+
+def test_no_row_is_lost(tmp_path: Path) -> None:
+    text = (
+        "image,left,right,view,age,sex\n"
+        "a.png,l,r,PA,?,?\n"
+        ",l,r,PA,45,F\n"
+        "a.png,l,r,,,\n"
+        "b.png,l,,,,\n"
+        "c.png,,,LL,,\n"
+        "  ,,,,,\n"
+        "./a.png,,,,,\n"
+    )
+    records = read(tmp_path, text, ListingColumns(masks=("left", "right")))
+    assert len(records) == 7
+    reasons = {
+        "row 2 of": "no_image",
+        "row 3 of": "listed_twice",
+        "row 5 of": "lateral_view",
+        "row 6 of": "no_image",
+        "row 7 of": "listed_twice",
+    }
+    found = {record.reason.split(": ")[1][:8]: record.reason.split(":")[0] for record in records if record.reason}
+    assert found == {**reasons, "only the": "one_sided_mask"}
+    assert ONE_SIDED in {record.reason for record in records}
+    assert {record.status for record in records if record.reason} == {"rejected"}
+    assert [record.image_id for record in records if not record.reason] == ["a"]
+    (empty,) = [record for record in records if record.reason.startswith("no_image: row 2 of My List.csv names no")]
+    assert (empty.image_uri, empty.image_id) == ("", "row_0000002_without_image")
+
+
+@pytest.mark.parametrize("cell", ["", " ", "nan", "NaN", "None", "n/a", "NA", "<NA>", "NULL", "Unknown", " - "])
+def test_where_nobody_is_named_the_image_stands_for_the_patient(cell: str, tmp_path: Path) -> None:
+    records = read(tmp_path, f"image,patient_id\na.png,{cell}\nb.png,{cell}\nc.png,Nanna\n")
+    assert [record.patient_id for record in records] == ["a", "b", "Nanna"]
+
+
+@pytest.mark.parametrize("view", ["LL", "lateral", "Lat", "Left Lateral", "L", "LATERAL ERECT"])
+def test_lateral_views_are_rejected(view: str, tmp_path: Path) -> None:
+    (record,) = read(tmp_path, f"image,view\na.png,{view}\n")
+    assert (record.status, record.reason.split(":")[0], record.view) == ("rejected", "lateral_view", view.upper())
+
+
+@pytest.mark.parametrize("view", ["PA", "ap", "AP supine", "left lateral decubitus", "bilateral", "LLD", ""])
+def test_frontal_views_are_not(view: str, tmp_path: Path) -> None:
+    (record,) = read(tmp_path, f"image,view\na.png,{view}\n")
+    assert record.status == "ok"
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (ListingColumns(image="imgae"), "no column imgae; it has Image, path, mask_l, path: did you mean Image?"),
+        (ListingColumns(), "no column image; .* did you mean Image?"),
+        (ListingColumns(image="Image", masks=("zzz",)), "no column zzz; it has .*: name one of these"),
+        (ListingColumns(image="Image", masks=("lung=maskl",)), "no column maskl; .* did you mean mask_l?"),
+        (ListingColumns(image="Image", age="years"), "no column years"),
+        (ListingColumns(image="path"), "2 columns are called path: rename all but one"),
+    ],
+)
+def test_a_named_column_must_be_there(columns: ListingColumns, message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        read(tmp_path, "Image,path,mask_l,path\na,b,c,d\n", columns)
+
+
+def test_what_is_no_listing(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"list\.csv: no such file"):
+        sources.from_listing(str(tmp_path / "list.csv"), DEFAULT, "")
+    with pytest.raises(InputError, match="no rows, expected one for each image"):
+        read(tmp_path, "image\n")
+    with pytest.raises(InputError, match="no such file"):
+        sources.from_listing(str(tmp_path), DEFAULT, "")
+
+
+def test_the_real_archive_as_a_listing(cxr256: Path, tmp_path: Path) -> None:
+    found = sources.discover(str(cxr256))
+    lines = [",".join([record.image_uri, *record.mask_uris, record.dataset, record.finding or ""]) for record in found]
+    listed = read(tmp_path, "\n".join(["image,mask,dataset,finding", *lines]))
+    keep = ("dataset", "image_uri", "mask_uris", "mask_classes", "finding", "status")
+    assert [[getattr(record, name) for name in keep] for record in listed] == [
+        [getattr(record, name) for name in keep] for record in found
+    ]

@@ -1,0 +1,297 @@
+"""Masks: read and joined, brought to size, repaired where safe, and refused by the code that names what is wrong."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, strategies as st
+from numpy.typing import NDArray
+
+from lungseg.config import OddMasks, PreprocessSettings
+from lungseg.errors import ImageError
+from lungseg.imaging import codecs, phantom
+from lungseg.ingest import mask_checks
+from lungseg.schema import Record
+
+U8 = NDArray[np.uint8]
+SIDE = 256
+IMAGE, LUNGS = phantom.draw(4, "shenzhen", SIDE)
+PARTS = cv2.connectedComponents(LUNGS)[1]
+RIGHT, LEFT = sorted(
+    (np.asarray(number == PARTS, np.uint8) for number in (1, 2)), key=lambda lung: int(np.argwhere(lung)[:, 1].min())
+)
+DUST = np.zeros((SIDE, SIDE), np.uint8)
+DUST[4:-4:4, 4:-4:4] = 1
+
+
+def check(mask: U8, image: U8 = IMAGE, odd: OddMasks = "flag") -> mask_checks.CheckedMask:
+    return mask_checks.check([("lung", mask)], image, "x", ("lung",), odd)
+
+
+def refusal(mask: U8, image: U8 = IMAGE, odd: OddMasks = "flag") -> ImageError:
+    with pytest.raises(ImageError) as caught:
+        check(mask, image, odd)
+    assert "the mask of x" in caught.value.message
+    return caught.value
+
+
+def codes(repairs: tuple[str, ...]) -> list[str]:
+    return [repair.split(":")[0] for repair in repairs]
+
+
+def dotted(value: int, *boxes: tuple[slice, slice]) -> U8:
+    mask = LUNGS.copy()
+    for box in boxes:
+        mask[box] = value
+    return mask
+
+
+def box_mask(top: float, left: float, bottom: float, right: float) -> U8:
+    mask = np.zeros((SIDE, SIDE), np.uint8)
+    mask[round(top * SIDE) : round(bottom * SIDE), round(left * SIDE) : round(right * SIDE)] = 1
+    return mask
+
+
+def test_a_good_mask_comes_back_as_it_is() -> None:
+    checked = check(LUNGS)
+    np.testing.assert_array_equal(checked.labels, LUNGS)
+    assert checked.labels.dtype == np.uint8
+    assert checked.area == pytest.approx(LUNGS.mean())
+    assert (checked.repairs, checked.flags) == ((), ())
+
+
+def test_two_lungs_in_two_files_are_joined_and_later_classes_paint_over() -> None:
+    heart = box_mask(0.5, 0.4, 0.7, 0.6)
+    parts = [("heart", heart), ("lung", LEFT), ("lung", RIGHT)]
+    checked = mask_checks.check(parts, IMAGE, "x", ("lung", "heart"), "flag")
+    np.testing.assert_array_equal(checked.labels, np.where(heart == 1, 2, LUNGS))
+    first = mask_checks.check(parts, IMAGE, "x", ("heart", "lung"), "flag")
+    np.testing.assert_array_equal(first.labels, np.where(LUNGS == 1, 2, heart))
+    assert checked.area == first.area == pytest.approx(LUNGS.mean())
+
+
+def test_specks_are_removed_and_counted() -> None:
+    specks = dotted(1, (slice(1, 3), slice(1, 4)), (slice(250, 251), slice(120, 121)))
+    checked = check(specks)
+    np.testing.assert_array_equal(checked.labels, LUNGS)
+    assert codes(checked.repairs) == ["mask_specks"]
+    assert "7 px in 2 specks" in checked.repairs[0]
+
+
+def test_small_holes_are_filled_and_counted() -> None:
+    row, column = np.argwhere(cv2.erode(LEFT, np.ones((15, 15), np.uint8)))[0]
+    checked = check(dotted(0, (slice(row, row + 2), slice(column, column + 3))))
+    np.testing.assert_array_equal(checked.labels, LUNGS)
+    assert codes(checked.repairs) == ["mask_holes"]
+    assert "6 px in 1 holes" in checked.repairs[0]
+
+
+def test_a_large_hole_stays() -> None:
+    inner = cv2.erode(LEFT, np.ones((15, 15), np.uint8))
+    checked = check(LUNGS - inner)
+    assert checked.repairs == ()
+    np.testing.assert_array_equal(checked.labels, LUNGS - inner)
+
+
+@pytest.mark.parametrize(("scale", "least"), [(0.25, 0.97), (0.5, 0.98), (2.0, 0.99)])
+@pytest.mark.parametrize("shape", [(256, 256), (300, 257)])
+def test_a_mask_of_another_size_and_the_same_aspect_is_resized(
+    scale: float, least: float, shape: tuple[int, int]
+) -> None:
+    whole = cv2.resize(LUNGS * np.uint8(255), shape[::-1]) > 127
+    size = tuple(round(length * scale) for length in shape)
+    mask = np.asarray(
+        cv2.resize(whole.astype(np.uint8) * 255, size[::-1], interpolation=cv2.INTER_AREA) > 127, np.uint8
+    )
+    fitted, repairs = mask_checks.fit(mask, shape, "mask m.png", "x")
+    assert fitted.shape == shape
+    assert set(np.unique(fitted)) == {0, 1}
+    assert 2 * (fitted * whole).sum() / (fitted.sum() + whole.sum()) > least
+    assert codes(repairs) == ["mask_resized"]
+    assert f"{size[0]}x{size[1]}" in repairs[0]
+
+
+@given(st.integers(64, 5000), st.integers(64, 5000), st.floats(0.1, 1.0))
+def test_a_size_rounded_to_whole_pixels_keeps_its_aspect(height: int, width: int, scale: float) -> None:
+    size = (max(1, round(height * scale)), max(1, round(width * scale)))
+    assert mask_checks.fit(np.ones(size, np.uint8), (height, width), "m", "x")[0].shape == (height, width)
+
+
+@pytest.mark.parametrize(
+    ("found", "hint"), [((200, 256), "export"), ((250, 256), "export"), ((256, 240), "turn it"), ((255, 240), "export")]
+)
+def test_another_size_of_another_aspect_is_refused(found: tuple[int, int], hint: str) -> None:
+    with pytest.raises(ImageError) as caught:
+        mask_checks.fit(np.ones(found, np.uint8), (240, 256), "mask m.png", "x")
+    assert caught.value.reason == "mask_size"
+    assert f"mask m.png is {found[0]}x{found[1]}, its image is 240x256 (x): {hint}" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("mask", "reason", "words"),
+    [
+        (LUNGS * 0, "mask_empty", "no pixel"),
+        (LUNGS * 0 + 1, "mask_full", "every pixel"),
+        (1 - LUNGS, "mask_border", "light"),
+        (box_mask(0, 0, 1, 0.3), "mask_border", "3 sides"),
+        (box_mask(0, 0.05, 0.3, 0.95), "mask_border", "90%"),
+        (box_mask(0.4, 0.45, 0.48, 0.55), "mask_area", "0.8%"),
+        (box_mask(0.05, 0.05, 0.95, 0.95), "mask_area", "80."),
+        (DUST, "mask_area", "0.0%"),
+        (LEFT, "mask_components", "right half"),
+        (RIGHT, "mask_components", "left half"),
+        (LUNGS * (np.arange(SIDE) % 64 > 12).astype(np.uint8)[:, None], "mask_components", "parts"),
+        (LEFT * (np.arange(SIDE) // 4 != 32).astype(np.uint8)[:, None], "mask_components", "one lung only"),
+    ],
+)
+def test_what_is_no_mask_of_two_lungs_is_refused(mask: U8, reason: str, words: str) -> None:
+    error = refusal(mask)
+    assert error.reason == reason
+    assert words in error.message
+
+
+TURNS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
+    "mirrored left-right": np.fliplr,
+    "upside down": np.flipud,
+    "turned by 180 degrees": lambda mask: mask[::-1, ::-1],
+    "turned by 90 degrees to the left": np.rot90,
+    "turned by 90 degrees to the right": lambda mask: np.rot90(mask, 3),
+    "transposed": np.transpose,
+    "transposed and turned by 180 degrees": lambda mask: mask.T[::-1, ::-1],
+}
+
+
+@pytest.mark.parametrize("turn", TURNS)
+@pytest.mark.parametrize("style", phantom.STYLES)
+def test_a_turned_mask_is_refused_and_its_turn_named(style: phantom.Style, turn: str) -> None:
+    image, lungs = phantom.draw(8, style, SIDE)
+    error = refusal(np.ascontiguousarray(TURNS[turn](lungs)), image)
+    assert error.reason == "mask_orientation"
+    assert f"the mask of x is {turn}:" in error.message
+
+
+def test_a_picture_of_dark_bones_does_not_blame_the_mask() -> None:
+    for seed in range(10):
+        image, lungs = phantom.draw((5, seed), "montgomery", SIDE)
+        np.testing.assert_array_equal(check(lungs, 255 - image).labels, lungs)
+
+
+FLAGGED = {
+    "mask_touches_border": LUNGS | (box_mask(0, 0, 1, 0.1) * LUNGS.max(1)[:, None] * (np.arange(SIDE) < 200)[:, None]),
+    "mask_one_component": LUNGS | box_mask(0.4, 0.3, 0.5, 0.7),
+    "mask_three_components": LUNGS - LEFT * box_mask(0.4, 0, 0.45, 1),
+    "mask_uneven": RIGHT | LEFT * box_mask(0, 0, 0.22, 1),
+}
+
+
+@pytest.mark.parametrize("code", FLAGGED)
+def test_what_is_odd_is_flagged_or_refused_as_asked(code: str) -> None:
+    mask = np.asarray(FLAGGED[code], np.uint8)
+    assert code in check(mask).flags
+    assert refusal(mask, odd="reject").reason == check(mask).flags[0]
+
+
+def write(folder: Path, name: str, mask: U8) -> str:
+    path = folder / name
+    assert cv2.imwrite(str(path), mask)
+    return str(path)
+
+
+def test_a_records_masks_are_read_by_class(tmp_path: Path) -> None:
+    left = write(tmp_path, "left.png", LEFT * np.uint8(255))
+    right = write(tmp_path, "right.png", cv2.resize(RIGHT * np.uint8(7), (128, 128), interpolation=cv2.INTER_NEAREST))
+    heart = write(tmp_path, "heart.png", box_mask(0.5, 0.4, 0.7, 0.6) * np.uint8(255))
+    record = Record("x", "d", "x.png", (left, right, heart), ("lung", "lung", "heart"))
+    found = mask_checks.read_mask(record, IMAGE, PreprocessSettings(), "flag")
+    assert found is not None
+    assert set(np.unique(found.labels)) == {0, 1}
+    assert codes(found.repairs) == ["mask_resized"]
+    assert "right.png" in found.repairs[0]
+    both = mask_checks.read_mask(record, IMAGE, PreprocessSettings(classes=("lung", "heart")), "flag")
+    assert both is not None
+    assert set(np.unique(both.labels)) == {0, 1, 2}
+    unnamed = mask_checks.read_mask(
+        replace(record, mask_uris=(left, right), mask_classes=()), IMAGE, PreprocessSettings(), "flag"
+    )
+    assert unnamed is not None
+    np.testing.assert_array_equal(unnamed.labels, found.labels)
+
+
+def test_a_record_without_a_mask_of_lungs_has_none(tmp_path: Path) -> None:
+    heart = write(tmp_path, "heart.png", LUNGS)
+    for record in (Record("x", "d", "x.png"), Record("x", "d", "x.png", (heart,), ("heart",))):
+        assert mask_checks.read_mask(record, IMAGE, PreprocessSettings(classes=("lung", "heart")), "flag") is None
+
+
+def test_a_mask_of_another_size_is_refused_by_its_name(tmp_path: Path) -> None:
+    uri = write(tmp_path, "m.png", LUNGS[:200] * np.uint8(255))
+    with pytest.raises(ImageError, match=r"mask_size: mask m.png is 200x256, its image is 256x256 \(x\)"):
+        mask_checks.read_mask(Record("x", "d", "x.png", (uri,)), IMAGE, PreprocessSettings(), "flag")
+
+
+def test_a_jpeg_mask_is_thresholded_without_a_word(tmp_path: Path) -> None:
+    uri = write(tmp_path, "m.jpg", LUNGS * np.uint8(255))
+    found = mask_checks.read_mask(Record("x", "d", "x.png", (uri,)), IMAGE, PreprocessSettings(), "flag")
+    assert found is not None
+    assert found.repairs == ()
+    assert (found.labels != LUNGS).mean() < 0.002
+
+
+@pytest.mark.parametrize(("left", "right"), [(1, 2), (2, 1), (127, 254), (1, 255), (60, 200)])
+@pytest.mark.parametrize("scale", [1, 2])
+def test_lungs_of_a_grey_each_are_both_read(tmp_path: Path, left: int, right: int, scale: int) -> None:
+    coded = LEFT * np.uint8(left) + RIGHT * np.uint8(right)
+    coded = np.kron(coded, np.ones((scale, scale), np.uint8))
+    uri = write(tmp_path, "m.png", coded)
+    for classes in (("lung",), ("lung", "heart")):
+        record = Record("x", "d", "x.png", (uri,))
+        found = mask_checks.read_mask(record, IMAGE, PreprocessSettings(classes=classes), "flag")
+        assert found is not None
+        assert (found.labels == LUNGS).mean() > 0.999
+
+
+def test_one_lung_of_two_greys_is_still_one_lung(tmp_path: Path) -> None:
+    uri = write(tmp_path, "m.png", LEFT * np.where(np.arange(SIDE) % 40 < 20, 100, 255).astype(np.uint8)[:, None])
+    with pytest.raises(ImageError, match="mask_"):
+        mask_checks.read_mask(Record("x", "d", "x.png", (uri,)), IMAGE, PreprocessSettings(), "flag")
+
+
+def test_labels_of_lungs_and_heart_are_refused_by_their_name(tmp_path: Path) -> None:
+    """Cut at half, the heart would be taken for the lungs, or blamed for how it was turned."""
+    heart = box_mask(0.5, 0.4, 0.7, 0.6)
+    uri = write(tmp_path, "m.png", np.where(heart == 1, 2, LUNGS).astype(np.uint8))
+    with pytest.raises(ImageError, match=r"mask_levels: mask m.png marks whole areas by the grey values 1, 2"):
+        mask_checks.read_mask(Record("x", "d", "x.png", (uri,)), IMAGE, PreprocessSettings(), "flag")
+
+
+def test_a_mask_of_several_pages_is_refused_by_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "m.tif"
+    assert cv2.imwritemulti(str(path), [LEFT * np.uint8(255), RIGHT * np.uint8(255)])
+    with pytest.raises(ImageError, match=r"multi_frame: mask m.tif holds several pages or frames, expected one"):
+        mask_checks.read_mask(Record("x", "d", "x.png", (str(path),)), IMAGE, PreprocessSettings(), "flag")
+
+
+def test_no_real_mask_is_refused_and_turned_ones_are(cxr256: Path) -> None:
+    files = sorted(cxr256.glob("*/images/*.png"))[::6]
+    missed = dict.fromkeys(TURNS, 0)
+    for path in files:
+        image = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        mask_path = next((path.parents[1] / "masks").glob(f"{path.stem}*"))
+        mask = cv2.imread(str(mask_path), cv2.IMREAD_GRAYSCALE)
+        assert image is not None
+        assert mask is not None
+        mask = np.asarray(mask > 127, np.uint8)
+        np.testing.assert_array_equal(codecs.decode_mask(mask_path.read_bytes(), mask_path.name), mask)
+        check(mask, image)
+        for turn, way in TURNS.items():
+            try:
+                check(np.ascontiguousarray(way(mask)), image)
+            except ImageError:
+                continue
+            missed[turn] += 1
+    assert len(files) > 100
+    assert max(missed.values()) <= 2, missed

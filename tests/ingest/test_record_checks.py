@@ -1,0 +1,264 @@
+"""Records checked against their files: each reason code, and that nothing is lost."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, strategies as st
+from numpy.typing import NDArray
+
+from lungseg.imaging import codecs, phantom
+from lungseg.imaging.dicom.pseudonym import pseudonym
+from lungseg.ingest import reason_codes, record_checks
+from lungseg.schema import Record
+from tests.imaging.dicom.dicom_files import write_dicom
+
+IMAGE, MASK = (np.ascontiguousarray(array) for array in phantom.draw(5, "montgomery", 96))
+IMAGE = np.maximum(IMAGE, 1)
+MASK = MASK * np.uint8(255)
+LEFT = MASK * (np.arange(96) < 48).astype(np.uint8)
+AREAS = st.one_of(st.none(), st.floats(0.15, 0.35))
+Make = Callable[..., Record]
+
+
+def png(array: NDArray[Any]) -> bytes:
+    return cv2.imencode(".png", array)[1].tobytes()
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    """Write an image and masks, bytes or arrays, and give their record; None is a file that is not there."""
+
+    def write(name: str, content: NDArray[Any] | bytes | None) -> str:
+        (tmp_path / name).unlink(missing_ok=True)
+        if content is not None:
+            (tmp_path / name).write_bytes(content if isinstance(content, bytes) else png(content))
+        return str(tmp_path / name)
+
+    def record(image: NDArray[Any] | bytes | None, *masks: NDArray[Any] | bytes | None) -> Record:
+        uris = tuple(write(f"mask{number}.png", mask) for number, mask in enumerate(masks))
+        return Record("case", "north", write("case.png", image), uris, patient_id="patient")
+
+    return record
+
+
+def test_a_good_record_is_completed(make: Make) -> None:
+    record = make(IMAGE, MASK)
+    checked, image, mask = record_checks.open_record(record)
+    found = {"pixel_digest": codecs.pixel_digest(IMAGE), "mask_area": checked.mask_area}
+    assert checked == replace(record, height=96, width=96, **found)
+    assert (checked.status, checked.reason) == ("ok", "")
+    np.testing.assert_array_equal(image, IMAGE)
+    np.testing.assert_array_equal(mask, MASK // 255)
+
+
+def test_depth_is_kept(make: Make) -> None:
+    deep = IMAGE.astype(np.uint16) * 257
+    _, image, mask = record_checks.open_record(make(deep))
+    assert mask is None
+    np.testing.assert_array_equal(image, deep)
+
+
+def test_two_masks_are_joined(make: Make) -> None:
+    _, _, mask = record_checks.open_record(make(IMAGE, LEFT, MASK - LEFT))
+    np.testing.assert_array_equal(mask, MASK // 255)
+
+
+def test_one_empty_side_is_no_empty_mask(make: Make) -> None:
+    checked, _, mask = record_checks.open_record(make(IMAGE, MASK * 0, MASK))
+    assert checked.status == "ok"
+    np.testing.assert_array_equal(mask, MASK // 255)
+
+
+@pytest.mark.parametrize(
+    ("image", "status", "code"),
+    [
+        (b"", "rejected", "undecodable"),
+        (b"no picture", "rejected", "undecodable"),
+        (png(IMAGE)[:-900], "rejected", "undecodable"),
+        (cv2.imencode(".tiff", IMAGE.astype(np.float32))[1].tobytes(), "rejected", "depth"),
+        (cv2.resize(IMAGE, (31, 31)), "rejected", "too_small"),
+        (IMAGE[:38], "rejected", "extreme_aspect"),
+        (np.full((96, 96), 77, np.uint8), "rejected", "blank"),
+        (None, "failed", "unreadable"),
+    ],
+)
+def test_an_image_that_cannot_be_used(image: NDArray[Any] | bytes | None, status: str, code: str, make: Make) -> None:
+    checked, opened, mask = record_checks.open_record(make(image, MASK))
+    assert (checked.status, checked.reason.split(":")[0]) == (status, code)
+    assert "case.png" in checked.reason
+    assert opened is None
+    assert mask is None
+    assert (checked.height, checked.width, checked.pixel_digest) == (0, 0, "")
+
+
+def test_the_smallest_picture_is_taken(make: Make) -> None:
+    assert record_checks.open_record(make(cv2.resize(IMAGE, (32, 32))))[0].status == "ok"
+
+
+@pytest.mark.parametrize(
+    ("mask", "status", "code"),
+    [
+        (b"", "rejected", "undecodable"),
+        (b"no picture", "rejected", "undecodable"),
+        (MASK[:-5], "rejected", "mask_size"),
+        (np.flipud(MASK), "rejected", "mask_orientation"),
+        (MASK * 0, "rejected", "mask_empty"),
+        (MASK * 0 + 255, "rejected", "mask_full"),
+        (None, "failed", "unreadable"),
+    ],
+)
+def test_a_mask_that_cannot_be_used_leaves_the_image(
+    mask: NDArray[Any] | bytes | None, status: str, code: str, make: Make
+) -> None:
+    checked, image, opened = record_checks.open_record(make(IMAGE, mask))
+    assert (checked.status, checked.reason.split(":")[0]) == (status, code)
+    assert opened is None
+    np.testing.assert_array_equal(image, IMAGE)
+    assert (checked.height, checked.width) == (96, 96)
+    assert checked.pixel_digest
+
+
+def test_the_second_mask_is_checked_as_the_first(make: Make) -> None:
+    checked, _, _ = record_checks.open_record(make(IMAGE, MASK, MASK[:-5]))
+    assert checked.reason.startswith("mask_size: mask mask1.png is 91x96, its image is 96x96 (case)")
+
+
+def test_masks_that_are_full_only_together_are_full(make: Make) -> None:
+    top, bottom = np.zeros_like(MASK), np.zeros_like(MASK)
+    top[:50], bottom[50:] = 255, 255
+    assert record_checks.open_record(make(IMAGE, top, bottom))[0].reason.startswith("mask_full")
+
+
+def test_what_was_rejected_before_is_not_opened(make: Make) -> None:
+    record = replace(make(None), status="rejected", reason="one_sided_mask: x")
+    assert record_checks.open_record(record) == (record, None, None)
+
+
+def test_a_bug_is_not_taken_for_a_bad_file(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codecs, "pixel_digest", None)
+    with pytest.raises(TypeError):
+        record_checks.open_record(make(IMAGE, MASK))
+
+
+def test_only_the_first_of_an_id_stays() -> None:
+    records = [
+        Record("a", "n", "/1.png"),
+        Record("b", "n", "/2.png"),
+        Record("a", "n", "/3.png"),
+        Record("a", "s", "/4.png"),
+    ]
+    checked = record_checks.refuse_same_ids(records)
+    assert [record.status for record in checked] == ["ok", "ok", "rejected", "ok"]
+    assert checked[2].reason.startswith("duplicate_id: 1.png has the id a already")
+    assert [replace(record, status="ok", reason="") for record in checked] == records
+
+
+def test_the_one_that_held_an_id_before_keeps_it() -> None:
+    records = [Record("a", "n", f"/a.{end}") for end in ("gif", "jpg", "png")]
+    checked = record_checks.refuse_same_ids(records, {("n", "/a.jpg"): "a", ("n", "/a.png"): "b", ("s", "/a.png"): "a"})
+    assert [record.status for record in checked] == ["rejected", "ok", "rejected"]
+    assert all(checked[i].reason.startswith("duplicate_id: a.jpg has the id a already") for i in (0, 2))
+    assert [record.status for record in record_checks.refuse_same_ids([records[1]] * 2, {("n", "/a.jpg"): "a"})] == [
+        "ok",
+        "rejected",
+    ]
+    one_sided = replace(records[1], status="rejected", reason="one_sided_mask: x")
+    for held in ({("n", "/gone.png"): "a"}, {("n", one_sided.image_uri): "a"}):
+        checked = record_checks.refuse_same_ids([records[0], one_sided, records[2]], held)
+        assert checked[:2] == [records[0], one_sided]
+        assert checked[2].reason.startswith("duplicate_id: a.gif")
+
+
+def test_codes_are_read_back_from_a_reason() -> None:
+    assert reason_codes.codes_of("") == []
+    assert reason_codes.codes_of("blank: it holds 3: export it") == ["blank"]
+    assert reason_codes.codes_of("colour: a: b | mask_specks: 3 px; c: d | no code here") == ["colour", "mask_specks"]
+
+
+def test_repairs_of_picture_and_mask_are_both_told(make: Make) -> None:
+    mask = MASK.copy()
+    mask[1:3, 1:3] = 255
+    checked, image, labels = record_checks.open_record(make(np.dstack([255 - IMAGE] * 3), mask))
+    assert checked.status == "repaired"
+    assert reason_codes.codes_of(checked.reason) == ["colour", "inverted", "mask_specks"]
+    np.testing.assert_array_equal(image, IMAGE)
+    np.testing.assert_array_equal(labels, MASK // 255)
+    assert checked.mask_area == pytest.approx(MASK.mean() / 255)
+
+
+def test_what_was_put_right_in_a_picture_stays_told_where_its_mask_cannot_be_used(make: Make) -> None:
+    checked, image, labels = record_checks.open_record(make(255 - IMAGE, np.zeros_like(MASK)))
+    assert (checked.status, labels) == ("rejected", None)
+    np.testing.assert_array_equal(image, IMAGE)
+    assert reason_codes.codes_of(checked.reason) == ["mask_empty", "inverted"]
+    assert reason_codes.counted_codes("rejected", checked.reason) == ["mask_empty"]
+    assert reason_codes.counted_codes("repaired", checked.reason) == ["mask_empty", "inverted"]
+    assert reason_codes.was_repaired(checked.reason)
+    assert not reason_codes.was_repaired("mask_empty: it marks no pixel")
+
+
+def test_an_odd_mask_is_flagged_or_rejected(make: Make) -> None:
+    mask = MASK.copy()
+    mask[48:54, 25:71] = 255
+    record = make(IMAGE, mask)
+    assert record_checks.open_record(record)[0].flags == ("mask_one_component",)
+    strict, image, _ = record_checks.open_record(record, odd_masks="reject")
+    assert (strict.status, reason_codes.codes_of(strict.reason)) == ("rejected", ["mask_one_component"])
+    assert image is not None
+
+
+def test_tags_fill_what_the_archive_left_open(make: Make) -> None:
+    content = write_dicom(IMAGE, PatientAge="047Y", PatientSex="F", ViewPosition="PA", PatientID="P-1")
+    record = replace(make(content), patient_id="case", sex="male")
+    key = b"0123456789abcdef"
+    checked, _, _ = record_checks.open_record(record, key=key)
+    assert (checked.age_group, checked.sex, checked.view) == ("40-49", "male", "PA")
+    assert checked.patient_id == pseudonym("P-1", key)
+    assert record_checks.open_record(record)[0].patient_id == "case"
+    assert (
+        record_checks.open_record(replace(record, patient_id="of the archive"), key=key)[0].patient_id
+        == "of the archive"
+    )
+
+
+def test_one_file_twice_is_one_id_twice() -> None:
+    record = Record("a", "n", "/1.png")
+    assert [one.status for one in record_checks.refuse_same_ids([record, record])] == ["ok", "rejected"]
+
+
+@given(st.lists(AREAS, max_size=60), st.randoms(use_true_random=False))
+def test_area_outliers_go_with_their_areas(areas: list[float | None], random: Any) -> None:
+    found = record_checks.area_outliers(areas)
+    assert len(found) == len(areas)
+    assert not any(out for area, out in zip(areas, found, strict=True) if area is None)
+    order = list(range(len(areas)))
+    random.shuffle(order)
+    assert record_checks.area_outliers([areas[i] for i in order]) == [found[i] for i in order]
+    known = [area for area in areas if area is not None]
+    if len(known) < 20:
+        assert not any(found)
+    else:  # at least half lie within the median deviation
+        assert 2 * sum(found) <= len(known)
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.001, 0.02])
+@pytest.mark.parametrize("odd", [0.02, 0.69])
+def test_an_area_far_out_is_found_and_only_it(spread: float, odd: float) -> None:
+    areas: list[float | None] = [0.25 + spread * np.sin(number) for number in range(30)]
+    assert not any(record_checks.area_outliers(areas))
+    assert record_checks.area_outliers([*areas, None, odd]) == [False] * 31 + [True]
+
+
+def test_an_area_near_the_others_is_in_however_much_alike_they_are() -> None:
+    assert not any(record_checks.area_outliers([0.25] * 30 + [0.25 * 1.15, 0.25 / 1.15]))
+    assert record_checks.area_outliers([0.25] * 30 + [0.25 * 1.4])[-1]
+
+
+def test_fewer_than_twenty_areas_are_no_distribution() -> None:
+    assert not any(record_checks.area_outliers([0.25] * 18 + [0.6]))
+    assert record_checks.area_outliers([0.25] * 19 + [0.6])[-1]

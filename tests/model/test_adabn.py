@@ -1,0 +1,79 @@
+"""Batch normalisation fitted to other pictures: the statistics of the formula, the weights left alone."""
+
+from typing import cast
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from lungseg.config import ModelSettings
+from lungseg.errors import CheckpointError
+from lungseg.model.adabn import adapt
+from lungseg.model.network import build
+
+torch.set_num_threads(1)
+
+U8 = NDArray[np.uint8]
+
+
+@pytest.fixture(scope="module")
+def squares() -> list[U8]:
+    random = np.random.default_rng(1)
+    return [random.integers(40, 90 + 8 * number, (64, 64)).astype(np.uint8) for number in range(12)]
+
+
+def test_running_statistics_become_the_mean_over_batches_of_those_pictures(squares: list[U8]) -> None:
+    layer = nn.BatchNorm2d(1)
+    layer.running_mean.fill_(7.0)  # type: ignore[union-attr]
+    assert list(adapt(nn.Sequential(layer), iter([squares[:6], squares[6:]]))) == [6, 12]
+    batches = [np.stack(part) / 255.0 for part in (squares[:6], squares[6:])]
+    assert layer.running_mean is not None
+    assert layer.running_var is not None
+    assert float(layer.running_mean) == pytest.approx(np.mean([batch.mean() for batch in batches]), rel=1e-5)
+    assert float(layer.running_var) == pytest.approx(np.mean([batch.var(ddof=1) for batch in batches]), rel=1e-5)
+    assert layer.momentum == 0.1
+    assert not layer.training
+
+
+def test_of_a_network_nothing_changes_but_the_statistics_and_dropout_stays_off(squares: list[U8]) -> None:
+    torch.manual_seed(3)
+    model = build(ModelSettings(encoder="tu-test_efficientnet", weights="none"))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+    def adapted() -> dict[str, torch.Tensor]:
+        model.load_state_dict(before)
+        for _ in adapt(model, iter([squares[:4], squares[4:8]])):
+            pass
+        return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+    once, again = adapted(), adapted()
+    changed = {name for name in before if not torch.equal(before[name], once[name])}
+    assert changed == {name for name in before if name.rsplit(".")[-1].startswith(("running_", "num_batches"))}
+    assert all(torch.equal(once[name], again[name]) for name in once)
+    assert not any(layer.training for layer in model.modules())
+
+
+def test_other_pictures_look_to_it_as_its_own_did_once_it_is_fitted_to_them(squares: list[U8]) -> None:
+    torch.manual_seed(3)
+    model = build(ModelSettings(encoder="tu-test_efficientnet", weights="none"))
+    darker = [(square // 3 + 20).astype(np.uint8) for square in squares]
+
+    def fit(pictures: list[U8]) -> None:
+        for _ in adapt(model, iter([pictures])):
+            pass
+
+    def predict(pictures: list[U8]) -> torch.Tensor:
+        with torch.inference_mode():
+            return cast(torch.Tensor, model(torch.from_numpy(np.stack(pictures)[:, None]).float() / 255))
+
+    fit(squares)
+    own, unfitted = predict(squares), predict(darker)
+    fit(darker)
+    assert float((predict(darker) - own).abs().mean()) < 0.6 * float((unfitted - own).abs().mean())
+
+
+def test_a_network_without_batch_normalisation_is_refused(squares: list[U8]) -> None:
+    with pytest.raises(CheckpointError, match="no batch normalisation"):
+        next(adapt(nn.Sequential(nn.Conv2d(1, 1, 3)), iter([squares[:2]])))

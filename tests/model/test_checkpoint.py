@@ -1,0 +1,483 @@
+"""Checkpoints: the same model and optimizer come back; what is torn, damaged or foreign does not."""
+
+import hashlib
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import torch
+
+from lungseg import storage
+from lungseg.config import ModelSettings, PreprocessSettings
+from lungseg.errors import CheckpointError, InputError
+from lungseg.model import checkpoint
+from lungseg.model.checkpoint_io import Snapshot, load_model, load_state, save
+from lungseg.model.network import LungNetwork, build
+from lungseg.schema import SCHEMA
+from lungseg.storage import files, tables
+
+torch.set_num_threads(1)  # two threads that wait for each other are ten times slower on a busy machine
+
+SMALL = ModelSettings(encoder="tu-test_efficientnet", weights="none")
+FILES = ("model.safetensors", "state.pt", "trained_on.parquet")
+TRAINED_ON = pa.table(
+    {"image_id": ["a", "b"], "dataset": ["north", "north"], "pixel_digest": ["11", "22"]},
+).replace_schema_metadata({"lungseg.schema": str(SCHEMA)})
+
+
+def adam(model: LungNetwork) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-2)
+
+
+def step(model: LungNetwork, optimizer: torch.optim.Optimizer) -> None:
+    model.train()
+    torch.manual_seed(9)  # dropout
+    images = torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(1))
+    optimizer.zero_grad()
+    model(images).square().mean().backward()
+    optimizer.step()
+
+
+def config(epoch: int, step: int = 0) -> dict[str, Any]:
+    preprocess = PreprocessSettings(size=64, histogram="clahe")
+    return {
+        "run": "pooled-fold0",
+        "epoch": epoch,
+        "step": step,
+        "preprocess": preprocess.model_dump(),
+        "settings": {"model": SMALL.model_dump()},
+    }
+
+
+def snapshot(model: LungNetwork, optimizer: torch.optim.Optimizer, epoch: int = 1, step: int = 0) -> Snapshot:
+    weights = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
+    state = {"optimizer": optimizer.state_dict(), "sums": (1.5, 2), "best": None}
+    return Snapshot(weights, state, config(epoch, step), TRAINED_ON)
+
+
+@pytest.fixture(scope="module")
+def trained() -> tuple[LungNetwork, torch.optim.Optimizer]:
+    torch.manual_seed(0)
+    model = build(SMALL)
+    optimizer = adam(model)
+    step(model, optimizer)
+    return model, optimizer
+
+
+@pytest.fixture(scope="module")
+def saved(trained: tuple[LungNetwork, torch.optim.Optimizer], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One checkpoint, epoch-0001, in a folder that is only read."""
+    folder = tmp_path_factory.mktemp("saved")
+    save(str(folder), snapshot(*trained))
+    return folder
+
+
+@pytest.fixture
+def own(saved: Path, tmp_path: Path) -> Path:
+    """The same as a run's checkpoint folder, to be changed."""
+    shutil.copytree(saved, tmp_path / "run" / "checkpoint")
+    return tmp_path / "run" / "checkpoint"
+
+
+def second(own: Path) -> Path:
+    """Put a newer checkpoint beside the first, as a killed save leaves both."""
+    shutil.copytree(own / "epoch-0001", own / "epoch-0002")
+    _change_config(own / "epoch-0002", epoch=2)
+    return own / "epoch-0002"
+
+
+def _change_config(folder: Path, **changes: Any) -> None:
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**content, **changes}))
+
+
+def test_a_checkpoint_says_what_it_is(saved: Path) -> None:
+    found = checkpoint.verify(str(saved / "epoch-0001"))
+    assert found.epoch == 1
+    assert found.preprocess == PreprocessSettings(size=64, histogram="clahe")
+    assert found.config["run"] == "pooled-fold0"
+    assert found.config["schema"] == SCHEMA
+    weights = (saved / "epoch-0001" / "model.safetensors").read_bytes()
+    assert found.digest == hashlib.sha256(weights).hexdigest()[:16]
+    assert checkpoint.trained_on(found) == {"11", "22"}
+    assert {path.name for path in (saved / "epoch-0001").iterdir()} == {*FILES, "config.json"}
+
+
+def test_weights_come_back_bit_by_bit(saved: Path, trained: tuple[LungNetwork, torch.optim.Optimizer]) -> None:
+    torch.manual_seed(77)  # other weights before loading
+    found = load_model(checkpoint.verify(str(saved / "epoch-0001"))).state_dict()
+    expected = trained[0].state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert all(found[name].dtype == expected[name].dtype for name in expected)
+
+
+def test_the_optimizer_goes_on_bit_by_bit(saved: Path, trained: tuple[LungNetwork, torch.optim.Optimizer]) -> None:
+    found = checkpoint.verify(str(saved / "epoch-0001"))
+    resumed = load_model(found)
+    optimizer = adam(resumed)
+    state = load_state(found)
+    assert (state["sums"], state["best"]) == ((1.5, 2), None)
+    optimizer.load_state_dict(state["optimizer"])
+    _same_tensors(optimizer.state_dict()["state"], trained[1].state_dict()["state"])
+
+    uninterrupted = load_model(found)
+    original = adam(uninterrupted)
+    original.load_state_dict(trained[1].state_dict())
+    step(resumed, optimizer)
+    step(uninterrupted, original)
+    _same_tensors(resumed.state_dict(), uninterrupted.state_dict())
+
+    forgetful = load_model(found)
+    step(forgetful, adam(forgetful))
+    assert not torch.equal(forgetful.net.segmentation_head[0].weight, resumed.net.segmentation_head[0].weight)
+
+
+def _same_tensors(one: dict[Any, Any], other: dict[Any, Any]) -> None:
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        if isinstance(value, dict):
+            _same_tensors(value, other[name])
+        else:
+            assert torch.equal(torch.as_tensor(value), torch.as_tensor(other[name])), name
+
+
+def test_a_model_in_channels_last_is_saved_alike(
+    saved: Path, trained: tuple[LungNetwork, torch.optim.Optimizer], tmp_path: Path
+) -> None:
+    model = load_model(checkpoint.verify(str(saved / "epoch-0001")))
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    save(str(tmp_path), snapshot(model, trained[1]))
+    digests = [checkpoint.verify(str(folder / "epoch-0001")).digest for folder in (saved, tmp_path)]
+    assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize("file", [*FILES, "config.json"])
+@pytest.mark.parametrize("harm", ["gone", "empty", "cut"])
+def test_a_torn_checkpoint_is_refused_and_passed_over_aloud(
+    file: str, harm: str, own: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    torn = second(own)
+    content = (torn / file).read_bytes()
+    (torn / file).unlink()
+    if harm != "gone":
+        (torn / file).write_bytes(b"" if harm == "empty" else content[: len(content) // 2])
+    with pytest.raises(CheckpointError) as caught:
+        checkpoint.verify(str(torn))
+    assert str(caught.value).startswith(f"{torn}: ")
+    assert "\n" not in str(caught.value)
+    found = checkpoint.latest(str(own))
+    assert found is not None
+    assert found.folder == str(own / "epoch-0001")
+    assert str(torn) in caplog.text
+
+
+@pytest.mark.parametrize("file", [*FILES, "config.json"])
+def test_a_file_that_cannot_be_read_now_is_no_torn_checkpoint(
+    file: str, own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a run would begin anew, and delete what it had done, when a bucket is away for a moment."""
+    read = storage.read_bytes
+
+    def away(path: str) -> bytes:
+        if path.endswith(file):
+            raise InputError(f"{path}: cannot be read (SlowDown)")
+        return read(path)
+
+    monkeypatch.setattr(storage, "read_bytes", away)
+    with pytest.raises(InputError, match="SlowDown"):
+        checkpoint.latest(str(own))
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("place", [0.0, 0.5, 1.0])
+def test_one_flipped_bit_is_found(file: str, place: float, own: Path) -> None:
+    path = own / "epoch-0001" / file
+    content = bytearray(path.read_bytes())
+    content[int(place * (len(content) - 1))] ^= 1
+    path.write_bytes(bytes(content))
+    with pytest.raises(CheckpointError, match=f"{file} is not what config.json says: damaged"):
+        checkpoint.verify(str(own / "epoch-0001"))
+    assert checkpoint.latest(str(own)) is None
+
+
+def test_a_file_of_another_checkpoint_is_found(
+    own: Path, trained: tuple[LungNetwork, torch.optim.Optimizer], tmp_path: Path
+) -> None:
+    save(str(tmp_path / "other"), snapshot(build(SMALL), trained[1]))
+    shutil.copy(tmp_path / "other" / "epoch-0001" / "model.safetensors", own / "epoch-0001")
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is not what"):
+        checkpoint.verify(str(own / "epoch-0001"))
+
+
+@pytest.mark.parametrize("schema", [SCHEMA + 1, None, "1"])
+def test_a_checkpoint_of_another_schema_is_refused(schema: object, own: Path) -> None:
+    _change_config(own / "epoch-0001", schema=schema)
+    with pytest.raises(CheckpointError, match=f"this lungseg reads schema {SCHEMA}"):
+        checkpoint.verify(str(own / "epoch-0001"))
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", "not json", "\xff", '{"schema": 1, "digests": {}}'])
+def test_a_config_that_is_none_is_refused(content: str, own: Path) -> None:
+    (own / "epoch-0001" / "config.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(CheckpointError, match="not a whole checkpoint"):
+        checkpoint.verify(str(own / "epoch-0001"))
+
+
+def test_the_newest_whole_checkpoint_is_the_latest(own: Path) -> None:
+    newer = second(own)
+    for folder in (own / ".hidden", own / "another"):
+        folder.mkdir()
+    found = checkpoint.latest(str(own))
+    assert found is not None
+    assert (found.folder, found.epoch) == (str(newer), 2)
+
+
+def test_there_is_no_latest_where_nothing_was_saved(tmp_path: Path) -> None:
+    assert checkpoint.latest(str(tmp_path)) is None
+    assert checkpoint.latest(str(tmp_path / "none")) is None
+
+
+@pytest.mark.parametrize("inner", ["checkpoint/epoch-0001", "."])
+def test_a_checkpoint_is_found_by_its_own_folder_and_by_its_runs(inner: str, own: Path) -> None:
+    assert checkpoint.find(str(own.parent / inner)).folder.endswith("checkpoint/epoch-0001")
+
+
+def a_study(own: Path, *runs: str) -> str:
+    study = own.parent.parent / "study"
+    for run in runs:
+        shutil.copytree(own.parent, study / run)
+    storage.write_json(str(study / "study.json"), {"runs": list(runs)})
+    return str(study)
+
+
+def runs_of(found: list[checkpoint.Checkpoint]) -> list[str]:
+    return [Path(one.folder).parent.parent.name for one in found]
+
+
+def test_a_study_with_one_pooled_run_means_that_run(own: Path) -> None:
+    study = a_study(own, "from-north-fold0-11", "pooled-fold0-22", "from-south-fold0-33")
+    assert checkpoint.find(study).folder == f"{study}/pooled-fold0-22/checkpoint/epoch-0001"
+    assert runs_of(checkpoint.find_all(study)) == ["pooled-fold0-22"]
+
+
+def test_finished_runs_of_an_earlier_command_are_no_part_of_the_ensemble(own: Path) -> None:
+    study = a_study(own, "pooled-fold0-old", "pooled-fold0-new", "pooled-fold1-new")
+    states = {
+        "pooled-fold0-old": {"state": "finished", "in_results": False},
+        "pooled-fold0-new": {"state": "finished", "in_results": True},
+    }
+    storage.write_json(f"{study}/study.json", {**storage.read_json(f"{study}/study.json"), "states": states})
+    assert runs_of(checkpoint.find_all(study)) == ["pooled-fold0-new", "pooled-fold1-new"]
+
+
+def test_a_study_of_one_run_means_that_run(own: Path) -> None:
+    study = a_study(own, "from-north-fold0-11")
+    assert checkpoint.find(study).folder == f"{study}/from-north-fold0-11/checkpoint/epoch-0001"
+
+
+@pytest.mark.parametrize("runs", [("pooled-fold0-1", "pooled-fold1-2"), ("from-north-fold0-1", "from-south-fold0-2")])
+def test_a_study_with_several_or_no_pooled_runs_is_all_of_them_and_no_single_one(
+    runs: tuple[str, ...], own: Path
+) -> None:
+    study = a_study(own, *runs)
+    assert runs_of(checkpoint.find_all(study)) == list(runs)
+    with pytest.raises(CheckpointError, match="pass one of its folders, ") as caught:
+        checkpoint.find(study)
+    assert all(run in str(caught.value) for run in runs)
+
+
+def test_of_a_study_with_pooled_runs_the_others_are_not_asked(own: Path) -> None:
+    study = a_study(own, "pooled-fold0-1", "from-north-fold0-11", "pooled-fold1-2")
+    shutil.rmtree(f"{study}/from-north-fold0-11")
+    assert runs_of(checkpoint.find_all(study)) == ["pooled-fold0-1", "pooled-fold1-2"]
+
+
+def test_one_run_without_a_whole_checkpoint_refuses_its_study(own: Path) -> None:
+    study = a_study(own, "pooled-fold0-1", "pooled-fold1-2")
+    Path(study, "pooled-fold1-2", "checkpoint", "epoch-0001", "state.pt").unlink()
+    with pytest.raises(CheckpointError, match="pooled-fold1-2: not a checkpoint"):
+        checkpoint.find_all(study)
+
+
+@pytest.mark.parametrize("inner", ["checkpoint/epoch-0001", "."])
+def test_a_run_is_one_checkpoint(inner: str, own: Path) -> None:
+    assert checkpoint.find_all(str(own.parent / inner)) == [checkpoint.find(str(own.parent / inner))]
+
+
+@pytest.mark.parametrize("search", [checkpoint.find, checkpoint.find_all])
+def test_a_study_without_a_run_has_no_checkpoint(search: Callable[[str], object], tmp_path: Path) -> None:
+    storage.write_json(str(tmp_path / "study.json"), {"runs": []})
+    with pytest.raises(CheckpointError, match="a study without a run"):
+        search(str(tmp_path))
+
+
+def test_a_study_whose_run_is_not_finished_has_no_checkpoint(own: Path) -> None:
+    study = a_study(own, "pooled-fold0-22")
+    shutil.rmtree(f"{study}/pooled-fold0-22/checkpoint")
+    with pytest.raises(CheckpointError, match="pooled-fold0-22: not a checkpoint"):
+        checkpoint.find(study)
+
+
+def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no such folder: pass the folder of a finished run"):
+        checkpoint.find(str(tmp_path / "none"))
+    with pytest.raises(CheckpointError, match=r"not a checkpoint: expected config\.json"):
+        checkpoint.find(str(tmp_path))
+
+
+def test_a_torn_checkpoint_is_not_found_by_its_run(own: Path) -> None:
+    (own / "epoch-0001" / "state.pt").unlink()
+    with pytest.raises(CheckpointError):
+        checkpoint.find(str(own.parent))
+
+
+def settings_with(folder: Path, **values: Any) -> None:
+    content = json.loads((folder / "config.json").read_text())
+    _change_config(folder, settings={**content["settings"], **values})
+
+
+def test_the_threshold_is_the_one_that_the_finished_run_chose(own: Path) -> None:
+    settings_with(own / "epoch-0001", threshold=0.6)
+    storage.write_json(str(own.parent / "run.json"), {"threshold": 0.35})
+    assert checkpoint.threshold_of(checkpoint.find(str(own.parent))) == 0.35
+
+
+def test_the_threshold_of_a_checkpoint_without_its_run_is_that_of_its_settings(own: Path) -> None:
+    settings_with(own / "epoch-0001", threshold=0.6)
+    assert checkpoint.threshold_of(checkpoint.find(str(own.parent))) == 0.6
+
+
+def test_the_threshold_that_nobody_named_is_a_half(own: Path) -> None:
+    assert checkpoint.threshold_of(checkpoint.find(str(own.parent))) == 0.5
+
+
+class Planted:
+    """What a pickle would run when it is read."""
+
+    def __init__(self, marker: Path) -> None:
+        self._marker = marker
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[str]]:
+        return os.mkdir, (str(self._marker),)
+
+
+def load_all(folder: str) -> None:
+    found = checkpoint.verify(folder)
+    model = load_model(found)
+    adam(model).load_state_dict(load_state(found)["optimizer"])
+
+
+@pytest.mark.parametrize("file", ["state.pt", "model.safetensors"])
+@pytest.mark.parametrize("fitting", [False, True], ids=["digest of another", "digest fits"])
+def test_a_planted_pickle_is_refused_and_not_run(file: str, fitting: bool, own: Path, tmp_path: Path) -> None:
+    marker, folder = tmp_path / "it-ran", own / "epoch-0001"
+    planted = pickle.dumps({"optimizer": Planted(marker)}, protocol=2)
+    (folder / file).write_bytes(planted)
+    if fitting:
+        digests = json.loads((folder / "config.json").read_text())["digests"]
+        _change_config(folder, digests={**digests, file: hashlib.sha256(planted).hexdigest()})
+    # Behind digests that fit, torch itself refuses the state; of weights a line says it.
+    expected = pickle.UnpicklingError if fitting and file == "state.pt" else CheckpointError
+    with pytest.raises(expected):
+        load_all(str(folder))
+    assert not marker.exists()
+    pickle.loads(planted)  # the trap is a real one
+    assert marker.exists()
+
+
+def test_a_name_that_leaves_the_folder_is_refused(
+    trained: tuple[LungNetwork, torch.optim.Optimizer], tmp_path: Path
+) -> None:
+    (tmp_path / "study.json").write_text(json.dumps({"schema": SCHEMA, "runs": ["pooled/../../elsewhere"]}))
+    with pytest.raises(InputError, match="leaves its folder"):
+        checkpoint.find(str(tmp_path))
+
+
+def test_older_checkpoints_go_once_the_new_one_is_whole(
+    own: Path, trained: tuple[LungNetwork, torch.optim.Optimizer]
+) -> None:
+    save(str(own), snapshot(*trained, epoch=2))
+    assert [path.name for path in own.iterdir()] == ["epoch-0002"]
+    assert checkpoint.verify(str(own / "epoch-0002")).epoch == 2
+
+
+def test_a_checkpoint_within_an_epoch_is_newer_than_the_epoch_before_and_older_than_its_end(
+    own: Path, trained: tuple[LungNetwork, torch.optim.Optimizer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "delete", lambda _: None)  # as if each had been killed before it tidied up
+    names = ["epoch-0001"]
+    for epoch, step in ((1, 2), (1, 10), (2, 0), (2, 1)):
+        save(str(own), snapshot(*trained, epoch=epoch, step=step))
+        names.append(f"epoch-{epoch:04d}" + (f"-step-{step:08d}" if step else ""))
+        found = checkpoint.latest(str(own))
+        assert found is not None
+        assert (found.epoch, found.config["step"]) == (epoch, step)
+    assert sorted(path.name for path in own.iterdir()) == names
+
+
+class CrashError(Exception):
+    """Stands for the process's end."""
+
+
+@pytest.mark.parametrize("writes", [0, 1, 2, 3])
+def test_a_crash_while_saving_leaves_the_older_checkpoint(
+    writes: int, own: Path, trained: tuple[LungNetwork, torch.optim.Optimizer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, write = writes, storage.write_bytes
+
+    def crash(path: str, content: bytes) -> None:
+        nonlocal left
+        if left == 0:
+            raise CrashError
+        left -= 1
+        write(path, content)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(storage, "write_bytes", crash)
+        for module in (files, tables):
+            patched.setattr(module, "write_bytes", crash)
+        with pytest.raises(CrashError):
+            save(str(own), snapshot(*trained, epoch=2))
+    assert left == 0
+    found = checkpoint.latest(str(own))
+    assert found is not None
+    assert found.epoch == 1
+    save(str(own), snapshot(*trained, epoch=2))  # the same command again
+    assert [path.name for path in own.iterdir()] == ["epoch-0002"]
+
+
+def test_a_crash_before_the_older_one_is_deleted_leaves_both_and_the_newer_counts(
+    own: Path, trained: tuple[LungNetwork, torch.optim.Optimizer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(path: str) -> None:
+        if path.endswith("epoch-0001"):
+            raise CrashError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(storage, "delete", crash)
+        with pytest.raises(CrashError):
+            save(str(own), snapshot(*trained, epoch=2))
+    found = checkpoint.latest(str(own))
+    assert found is not None
+    assert found.epoch == 2
+
+
+def test_writing_over_a_checkpoint_never_leaves_a_mixed_one_that_passes(
+    own: Path, trained: tuple[LungNetwork, torch.optim.Optimizer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(path: str, value: dict[str, Any]) -> None:
+        raise CrashError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(storage, "write_json", crash)
+        with pytest.raises(CrashError):
+            save(str(own), snapshot(build(SMALL), trained[1]))
+    with pytest.raises(CheckpointError):
+        checkpoint.verify(str(own / "epoch-0001"))

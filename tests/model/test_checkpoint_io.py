@@ -1,0 +1,74 @@
+"""Weights that are not their network's are told in a line; those that are come back from any folder."""
+
+import hashlib
+import json
+import pickle
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import safetensors.torch
+import torch
+
+from lungseg.config import ModelSettings, PreprocessSettings
+from lungseg.errors import CheckpointError
+from lungseg.model import checkpoint, checkpoint_io
+from lungseg.model.network import build
+from lungseg.schema import SCHEMA
+
+torch.set_num_threads(1)
+
+SMALL = ModelSettings(encoder="tu-test_efficientnet", weights="none")
+PICTURES = pa.table({"pixel_digest": ["11"]}).replace_schema_metadata({"lungseg.schema": str(SCHEMA)})
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    config = {
+        "epoch": 3,
+        "step": 40,
+        "preprocess": PreprocessSettings(size=64).model_dump(),
+        "settings": {"model": SMALL.model_dump()},
+    }
+    state = {"sums": (1.5, 2)}
+    checkpoint_io.save(str(tmp_path), checkpoint_io.Snapshot(dict(build(SMALL).state_dict()), state, config, PICTURES))
+    return tmp_path / "epoch-0003-step-00000040"
+
+
+def replace_weights(folder: Path, content: bytes) -> checkpoint.Checkpoint:
+    """Put other weights in, as somebody would who mends the digest too."""
+    (folder / "model.safetensors").write_bytes(content)
+    config = json.loads((folder / "config.json").read_text())
+    config["digests"]["model.safetensors"] = hashlib.sha256(content).hexdigest()
+    (folder / "config.json").write_text(json.dumps(config))
+    return checkpoint.verify(str(folder))
+
+
+def test_what_is_saved_comes_back(folder: Path) -> None:
+    found = checkpoint.verify(str(folder))
+    torch.manual_seed(0)
+    expected = build(SMALL).state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in checkpoint_io.load_weights(found).items())
+    assert all(
+        torch.equal(value, expected[name]) for name, value in checkpoint_io.load_model(found).state_dict().items()
+    )
+    assert checkpoint_io.load_state(found) == {"sums": (1.5, 2)}
+    checkpoint.require_tensors(found)
+
+
+def test_a_pickle_is_refused_without_being_read(folder: Path) -> None:
+    found = replace_weights(folder, pickle.dumps({"a": 1}))
+    for load in (checkpoint.require_tensors, checkpoint_io.load_model):
+        with pytest.raises(CheckpointError, match=r"model\.safetensors is not of its network") as refused:
+            load(found)
+        assert len(str(refused.value).splitlines()) == 1
+
+
+def test_weights_of_another_network_are_refused(folder: Path) -> None:
+    other = {name: value[:1] for name, value in build(SMALL).state_dict().items() if value.ndim}
+    found = replace_weights(folder, safetensors.torch.save({name: value.clone() for name, value in other.items()}))
+    checkpoint.require_tensors(found)  # they are tensors, and that is all that it sees
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is not of its network") as refused:
+        checkpoint_io.load_model(found)
+    assert len(str(refused.value).splitlines()) == 1

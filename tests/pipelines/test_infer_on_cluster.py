@@ -1,0 +1,78 @@
+"""Parts sent over the cluster: each comes back once, with what became of it."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import ray
+
+from lungseg import storage
+from lungseg.cluster.resources import Share
+from lungseg.config import InferSettings, PreprocessSettings
+from lungseg.errors import ResourceError, SettingsError
+from lungseg.inference import part_plan
+from lungseg.inference.cpu_tasks import Job
+from lungseg.inference.inputs import list_items
+from lungseg.inference.items import How
+from lungseg.inference.part_plan import Part
+from lungseg.inference.summary import Times
+from lungseg.model import checkpoint
+from lungseg.model.checkpoint import digest_of
+from lungseg.pipelines.infer_on_cluster import _task_part, spread
+
+SMALL = PreprocessSettings(size=64)
+
+
+@pytest.fixture
+def job(trained: Path, tmp_path: Path) -> Job:
+    settings = InferSettings(out=str(tmp_path), batch=2, device="cpu")
+    model = checkpoint.find(str(trained))
+    part_plan.claim(str(tmp_path), {"digest": "feed"})
+    return Job(settings, str(tmp_path), (model.folder,), digest_of([model]), SMALL, 0.5, How())
+
+
+def test_every_part_comes_back_once_and_one_that_cannot_be_written_as_an_error(
+    ray_cluster: None, archive: Path, job: Job, tmp_path: Path
+) -> None:
+    items = list_items(InferSettings(archive=str(archive)), SMALL)
+    planned = [Part.of(number, items[4 * number : 4 * number + 4], "settings") for number in range(2)]
+    (tmp_path / "part-000001.parquet").mkdir()
+    times = Times()
+    rows = [{"number": part.number, "items": part.items, "digest": part.digest} for part in planned]
+    found = sorted(spread(job, rows, times), key=lambda row: row["number"])
+    assert [(row["number"], row["images"]) for row in found] == [(0, 4), (1, 0)]
+    assert found[0]["error"] == ""
+    assert "part-000001.parquet: cannot be written" in found[1]["error"]
+    assert json.loads(found[0]["times"])["predict"] > 0
+    assert storage.read_table(str(tmp_path / "part-000000.parquet")).num_rows == 4
+    assert (times.device, times.actors) == ("cpu", 2)
+
+
+def test_there_is_always_room_for_two_tasks_or_none_would_finish(
+    ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def task(cpus: float, gpus: int, largest: int, free: float) -> float:
+        monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": largest}}])
+        return _task_part(Share(1, int(cpus), gpus), free)
+
+    assert task(1, 0, 64, 32.6) == 0.5
+    assert task(8, 1, 16, 60.0) == 1.0
+    assert task(1, 1, 1, 8.0) == 0.5
+    for free in (0.51, 0.52, 1.0, 1.02, 1.51):
+        for gpus in (0, 1):
+            part = task(1, gpus, 2, free)
+            assert 0 < 2 * part <= free
+            assert part != 0.49, "as an actor's: Ray Data would open within the actors"
+
+
+def test_more_workers_than_the_cluster_has_are_refused(ray_cluster: None, job: Job) -> None:
+    job = replace(job, settings=job.settings.model_copy(update={"workers": 64}))
+    with pytest.raises(ResourceError, match="64 CPUs needed, the cluster has 2"):
+        list(spread(job, [{"number": 0, "items": "[]", "digest": ""}], Times()))
+
+
+def test_half_precision_of_gpus_is_refused_where_there_is_none(ray_cluster: None, job: Job) -> None:
+    job = replace(job, settings=job.settings.model_copy(update={"precision": "fp16", "device": "auto"}))
+    with pytest.raises(SettingsError, match="--precision fp16 on a CPU"):
+        list(spread(job, [{"number": 0, "items": "[]", "digest": ""}], Times()))

@@ -1,0 +1,164 @@
+"""One run as a Ray Train job: what its failures are called, and that one without a place ends. More: test_train.py."""
+
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+import torch
+
+from lungseg import storage
+from lungseg.cluster.connection import PLACE_TIMEOUT
+from lungseg.cluster.resources import Share
+from lungseg.config import LoaderSettings, ModelSettings, TrainSettings, WandbSettings
+from lungseg.dataset import catalog
+from lungseg.dataset.folds import RunPlan
+from lungseg.errors import ResourceError
+from lungseg.pipelines import train_run
+from lungseg.progress import SharedLine
+from lungseg.training import run_loop, tracking
+from lungseg.training.run import Run
+
+PLACED = Share(2, 1, 0)
+
+
+def _run(prepared: Path, folder: Path, **changes: Any) -> Run:
+    settings = TrainSettings(
+        model=ModelSettings(encoder="tu-mobilenetv3_small_100", weights="none"),
+        loader=LoaderSettings(batch=2),
+        epochs=1,
+        **changes,
+    )
+    plan = RunPlan("pooled", ("north", "south"), 0, 3, 0)
+    return Run(settings, plan, tuple(catalog.find_datasets([str(prepared)])), folder.name, str(folder))
+
+
+class FailedError(Exception):
+    """As Ray Train's: failures by rank, or of the controller."""
+
+    def __init__(self, failures: dict[int, Exception] | None = None, controller: Exception | None = None) -> None:
+        super().__init__("Training failed due to ...:\nthe last line")
+        if failures is not None:
+            self.worker_failures = failures
+        if controller is not None:
+            self.controller_failure = controller
+
+
+class WorkerGroupStartupTimeoutError(Exception):
+    """As Ray Train's, by name."""
+
+
+def test_the_cause_of_a_failure_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def said(error: Exception) -> str:
+        return str(train_run._explained(error, PLACED))
+
+    story = ValueError("Traceback...\nValueError: the story")
+    assert said(FailedError({0: story, 1: RuntimeError("x")})) == "ValueError: the story"
+    lost, own = (
+        RuntimeError("RuntimeError: connection closed"),
+        "T\nlungseg.errors.LungsegError: the loss became nan: lower",
+    )
+    assert said(FailedError({0: lost, 1: ValueError(own)})) == "the loss became nan: lower"
+    assert said(FailedError(controller=ValueError("a\nb"))) == "b"
+    assert said(FailedError()) == "the last line"
+    monkeypatch.setenv(PLACE_TIMEOUT, "100")
+    error = train_run._explained(FailedError(controller=WorkerGroupStartupTimeoutError()), Share(2, 1, 1))
+    assert isinstance(error, ResourceError)
+    assert str(error).startswith("no place for 2 workers of 1 CPUs and a GPU in 300 s: another job holds them")
+
+
+def test_a_run_without_a_place_ends_with_an_error(
+    ray_cluster: None, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @ray.remote(num_cpus=1)
+    class Holder:
+        def ready(self) -> bool:
+            return True
+
+    monkeypatch.setenv(PLACE_TIMEOUT, "1")
+    holder = Holder.remote()  # type: ignore[attr-defined]
+    ray.get(holder.ready.remote())
+    try:
+        with pytest.raises(ResourceError, match=r"^no place for 2 workers of 1 CPUs in 3 s: another job holds them"):
+            train_run.train(_run(prepared, tmp_path / "run"), PLACED, SharedLine(logging.getLogger("test")))
+    finally:
+        ray.kill(holder)
+
+
+class Mirror:
+    """What W&B was given."""
+
+    given: list[Any]
+
+    def __init__(self, *_: Any) -> None:
+        Mirror.given = []
+
+    def __enter__(self) -> "Mirror":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def show(self, pictures: list[tracking.Picture]) -> None:
+        self.given += pictures
+
+    def keep(self, name: str, folder: str) -> None:
+        self.given.append((name, folder))
+
+
+def test_wandb_gets_pictures_and_the_checkpoint_where_asked(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    wanted = WandbSettings(images=2, artifact=True)
+    training = run_loop.start(_run(prepared, tmp_path / "run", wandb=wanted), torch.device("cpu"))
+    run_loop.finish(training, lambda _: None)
+    monkeypatch.setattr(tracking, "WandbMirror", Mirror)
+    train_run._add_results(training, torch.device("cpu"))
+    *pictures, (name, folder) = Mirror.given
+    assert name == "run"
+    assert Path(folder).parent == tmp_path / "run" / "checkpoint"
+    held_out = {row["image_id"] for row in storage.read_table(str(tmp_path / "run" / "tested.parquet")).to_pylist()}
+    assert len(pictures) == 2
+    for one in pictures:
+        assert one.name.split("/")[1] in held_out
+        assert one.image.shape == one.predicted.shape == one.reference.shape == (64, 64)
+        assert set(np.unique(one.predicted)) <= {0, 1}
+    # What goes wrong here is told; the run is finished, and must not be tried again.
+    monkeypatch.setattr(train_run, "_pictures", lambda *_: 1 / 0)
+    train_run._add_results(training, torch.device("cpu"))
+    assert "run: W&B gets no results (division by zero)" in caplog.text
+    assert "ZeroDivisionError" in caplog.text  # a bug keeps its traceback
+
+
+def test_a_run_that_was_stopped_within_its_first_epoch_says_that_it_goes_on(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes: list[str] = []
+    run = _run(prepared, tmp_path / "run", save_steps=1)
+    board = SimpleNamespace(post=SimpleNamespace(remote=lambda one: notes.append(one.note)))
+    monkeypatch.setattr(train_run, "get_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(train_run.logs, "configure", lambda **_: None)
+    monkeypatch.setattr(train_run, "_require_same_data", lambda _: None)
+    with monkeypatch.context() as patch:
+        patch.setattr(run_loop, "_measure", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train_run._one_rank({"run": run, "board": board})
+    (saved,) = (tmp_path / "run" / "checkpoint").iterdir()
+    assert saved.name.startswith("epoch-0000-step-")
+    assert "going on from its checkpoint" not in notes
+    assert train_run._one_rank({"run": run, "board": board}) == {}
+    assert next(note for note in notes if note) == "going on from its checkpoint"
+
+
+def test_nothing_leaves_where_nothing_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, prepared: Path, tmp_path: Path
+) -> None:
+    opened: list[Any] = []
+    monkeypatch.setattr(tracking, "WandbMirror", lambda *given: opened.append(given))
+    training = run_loop.start(_run(prepared, tmp_path / "run"), torch.device("cpu"))
+    train_run._add_results(training, torch.device("cpu"))
+    assert not opened

@@ -1,0 +1,36 @@
+"""Verifying over a cluster: as in one process, and with no data set an error."""
+
+from pathlib import Path
+
+import pytest
+
+from lungseg.errors import InputError, ShardError
+from lungseg.pipelines import verify_dataset
+
+
+def test_each_damaged_tar_is_named(ray_cluster: None, own_prepared: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        verify_dataset.run(str(own_prepared))
+    assert "5 tars, all as they were written" in caplog.text
+    names = ("north/north-000001", "south/south-000000")
+    for name in names:
+        path = own_prepared / f"{name}.tar"
+        whole = bytearray(path.read_bytes())
+        whole[len(whole) // 3] ^= 0x10
+        path.write_bytes(bytes(whole))
+    with pytest.raises(ShardError, match="2 things are wrong"):
+        verify_dataset.run(str(own_prepared))
+    assert all(f"{name}.tar: its bytes are not those that were written" in caplog.text for name in names)
+
+
+def test_a_data_set_whose_papers_are_torn_is_named(own_prepared: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("north", "south"):
+        (own_prepared / name / "dataset.json").write_text("{")
+    with pytest.raises(ShardError, match="2 things are wrong"):
+        verify_dataset.run(str(own_prepared))
+    assert "north/dataset.json: not JSON" in caplog.text
+
+
+def test_no_data_set_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not prepared, or not finished"):
+        verify_dataset.run(str(tmp_path))

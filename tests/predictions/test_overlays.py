@@ -1,0 +1,141 @@
+import base64
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from lungseg import storage
+from lungseg.imaging import codecs
+from lungseg.predictions import overlays
+from lungseg.schema import PREDICTIONS, table
+
+U8 = NDArray[np.uint8]
+DrawPair = Callable[[int, int, int], tuple[U8, U8]]
+Row = dict[str, Any]
+
+
+def _row(name: str, dice: float | None, seen: bool = False) -> Row:
+    return {"image_id": name, "dataset": "north", "status": "ok", "dice": dice, "seen_in_training": seen}
+
+
+def _written(tmp_path: Path, mask: U8, **values: Any) -> Row:
+    """A row as results reads it, with its mask in a part."""
+    height, width = mask.shape
+    row = {**dict.fromkeys(PREDICTIONS.names), **_row("one", 0.9), "height": height, "width": width, **values}
+    part = str(tmp_path / "part-000000.parquet")
+    storage.write_table(part, table([{**row, "mask": codecs.encode_rle(mask)}], PREDICTIONS))
+    return {**row, "part": part, "position": 0}
+
+
+def _picture(shown: overlays.Overlay) -> U8:
+    content = base64.b64decode(shown.picture.removeprefix("data:image/png;base64,"))
+    return codecs.decode(content, "picture").astype(np.uint8)
+
+
+def _filled(path: str, shown: overlays.Overlay) -> U8:
+    """Fill an outline again, u8[H,W] of the picture's size."""
+    canvas = np.zeros((shown.height, shown.width), np.uint8)
+    for ring in re.findall(r"M([^Z]*)Z", path):
+        points = np.array([[float(value) for value in point.split()] for point in ring.split("L")])
+        cv2.fillPoly(canvas, [np.rint(points).astype(np.int32)], 1)
+    return canvas
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"), [(0, (0, 0, 0)), (1, (1, 0, 0)), (2, (1, 0, 1)), (5, (2, 1, 2)), (12, (4, 4, 4))]
+)
+def test_a_third_of_each_rank(count: int, expected: tuple[int, int, int]) -> None:
+    rows = [_row(f"{i:02d}", i / 100) for i in range(40)]
+    chosen = overlays.choose(rows, count)
+    ranks = [rank for rank, _ in chosen]
+    assert (ranks.count("worst"), ranks.count("median"), ranks.count("best")) == expected
+    assert len({row["image_id"] for _, row in chosen}) == count
+    if count == 12:
+        numbers = [int(row["image_id"]) for _, row in chosen]
+        assert numbers == [0, 1, 2, 3, 18, 19, 20, 21, 36, 37, 38, 39]
+
+
+def test_few_images_are_shown_once_each() -> None:
+    rows = [_row("a", 0.5), _row("b", None), _row("c", 0.9, seen=True), {**_row("d", None), "status": "failed"}]
+    assert [(rank, row["image_id"]) for rank, row in overlays.choose(rows, 12)] == [
+        ("worst", "a"),
+        ("best", "c"),
+        ("", "b"),
+    ]
+    assert [row["image_id"] for _, row in overlays.choose(rows, 1)] == ["a"]
+
+
+def test_a_large_image_of_16_bits_and_two_masks(tmp_path: Path, draw_pair: DrawPair) -> None:
+    image, mask = draw_pair(1, 720, 500)
+    left, right = mask.copy(), mask.copy()
+    left[:, 250:], right[:, :250] = 0, 0
+    paths = {name: str(tmp_path / f"{name}.png") for name in ("image", "left", "right")}
+    for name, array in (("image", image.astype(np.uint16) << 4), ("left", left * 255), ("right", right * 255)):
+        assert cv2.imwrite(paths[name], array)
+    row = _written(tmp_path, mask, source_uri=paths["image"], mask_uris=[paths["left"], paths["right"]])
+    shown = overlays.draw(row, "best", "unseen")
+    assert (shown.height, shown.width, shown.note) == (360, 250, "")
+    assert abs(int(_picture(shown).mean()) - int(image.mean())) <= 1
+    assert shown.prediction == shown.reference
+    assert shown.prediction.count("M") == 2
+    small = cv2.resize(mask, (250, 360), interpolation=cv2.INTER_AREA)
+    assert np.mean(_filled(shown.prediction, shown) != small) < 0.01
+
+
+def test_a_prepared_sample_goes_back_to_its_native_canvas(tmp_path: Path, prepared: Path, archive: Path) -> None:
+    name = "north_02"
+    native = codecs.decode((archive / "north" / "images" / f"{name}.png").read_bytes(), name)
+    truth = codecs.decode_mask((archive / "north" / "masks" / f"{name}.png").read_bytes(), name)
+    (shard,) = [
+        row["shard"]
+        for row in storage.read_table(str(prepared / "north" / "index.parquet")).to_pylist()
+        if row["image_id"] == name
+    ]
+    uri = f"{prepared}/north/{shard}.tar#{name}"
+    shown = overlays.draw(_written(tmp_path, truth, source_uri=uri, mask_uris=[]), "worst", "seen")
+    assert (shown.height, shown.width) == (round(360 * native.shape[0] / native.shape[1]), 360)
+    assert shown.note == "grey values as prepared"
+    both = [_filled(path, shown) for path in (shown.prediction, shown.reference)]
+    assert np.mean(both[0] != both[1]) < 0.03
+    gone = overlays.draw(_written(tmp_path, truth, source_uri=uri + "x", mask_uris=[]), "worst", "seen")
+    assert (gone.picture, "not in its index" in gone.note) == ("", True)
+    gone = overlays.draw(_written(tmp_path, truth, source_uri=f"{prepared}/no.tar#{name}", mask_uris=[]), "worst", "")
+    assert (gone.picture, gone.note) == ("", f"{prepared}/no.tar has gone")
+
+
+def test_picture_and_reference_are_shown_as_they_were_read(tmp_path: Path, draw_pair: DrawPair) -> None:
+    """Bones dark, and a mask of half the size with a speck: what prediction put right is put right here, too."""
+    image, mask = draw_pair(1, 360, 300)
+    half = cv2.resize(mask * np.uint8(255), (150, 180), interpolation=cv2.INTER_AREA)
+    half[:2, :2] = 255
+    paths = {name: str(tmp_path / f"{name}.png") for name in ("image", "mask")}
+    assert cv2.imwrite(paths["image"], image)
+    assert cv2.imwrite(paths["mask"], half)
+    row = _written(tmp_path, mask, source_uri=paths["image"], mask_uris=[paths["mask"]])
+    shown = overlays.draw(row, "best", "unseen")
+    assert shown.note == ""
+    assert shown.reference.count("M") == 2
+    assert np.mean(_filled(shown.reference, shown) != mask) < 0.02
+
+
+def test_a_reference_that_cannot_be_used_is_told(tmp_path: Path, draw_pair: DrawPair) -> None:
+    image, mask = draw_pair(1, 64, 64)
+    assert cv2.imwrite(str(tmp_path / "image.png"), image)
+    row = _written(tmp_path, mask, source_uri=str(tmp_path / "image.png"), mask_uris=[str(tmp_path / "gone.png")])
+    shown = overlays.draw(row, "worst", "unseen")
+    assert (shown.reference, shown.note[:26]) == ("", "reference mask: unreadable")
+    assert shown.picture
+
+
+def test_an_empty_mask_has_no_outline(tmp_path: Path, draw_pair: DrawPair) -> None:
+    image, mask = draw_pair(1, 64, 64)
+    assert cv2.imwrite(str(tmp_path / "image.png"), image)
+    row = _written(tmp_path, np.zeros_like(mask), source_uri=str(tmp_path / "image.png"), dice=None)
+    shown = overlays.draw(row, "", "unseen")
+    assert (shown.prediction, shown.reference) == ("", "")
+    assert shown.picture

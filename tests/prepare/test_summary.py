@@ -1,0 +1,56 @@
+"""What became of an archive, counted and shown."""
+
+from typing import Any
+
+import pytest
+
+from lungseg.dataset.duplicates import Pair
+from lungseg.prepare.summary import Work, show, summarise
+
+
+def info(dataset: str, counts: dict[str, int]) -> dict[str, Any]:
+    return {
+        "dataset": dataset,
+        "inputs": sum(counts.values()),
+        "counts": counts,
+        "reasons": {"rejected": {"blank": counts.get("rejected", 0)}},
+        "flags": {"mask_uneven": 2},
+        "samples": counts.get("ok", 0),
+        "with_mask": counts.get("ok", 0),
+        "shards": [{"bytes": 3 << 20}, {"bytes": 1 << 20}],
+    }
+
+
+def work() -> Work:
+    total = Work()
+    total.add({"inputs": 6, "kept": False, "counts": {"ok": 5, "failed": 1}, "seconds": {"read": 1.0, "encode": 2.0}})
+    total.add({"inputs": 6, "kept": False, "counts": {"ok": 5, "failed": 1}, "seconds": {"read": 1.0}})
+    total.add({"inputs": 8, "kept": True, "counts": {"ok": 4}, "seconds": {}})
+    return total
+
+
+INFOS = [info("north", {"ok": 9, "rejected": 1}), info("south", {"ok": 10})]
+
+
+def test_inputs_add_up_and_time_is_shared_out() -> None:
+    pairs = [Pair("a/1", "a/2", "exact", 0, None), Pair("a/1", "b/2", "near", 3, 0.95)]
+    summary = summarise(INFOS, work(), pairs, 4.0)
+    assert summary["inputs"] == sum(summary["counts"].values()) == 20
+    assert summary["counts"] == {"ok": 19, "repaired": 0, "rejected": 1, "failed": 0}
+    assert summary["prepared_now"] == 12
+    assert summary["images_per_s"] == 3.0
+    assert summary["worker_share"] == {"encode": 0.5, "read": 0.5}
+    assert summary["duplicates"] == {"exact": 1, "near": 1, "same_patient": 0}
+    assert summary["datasets"]["north"]["bytes"] == 4 << 20
+
+
+def test_the_terminal_shows_statuses_reasons_and_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    show(summarise(INFOS, work(), [], 4.0), "/data/out")
+    out = capsys.readouterr().out
+    assert "20 inputs = 19 ok + 0 repaired + 1 rejected + 0 failed; every one is in /data/out/*/manifest.parquet" in out
+    assert [line.split() for line in out.splitlines() if "blank" in line] == [
+        ["north", "rejected", "blank", "1"],
+        ["south", "rejected", "blank", "0"],
+    ]
+    assert "mask_uneven" in out
+    assert "12 prepared in 4.0 s (3 images/s); workers: encode 50%, read 50%" in out

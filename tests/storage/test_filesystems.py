@@ -1,0 +1,302 @@
+"""Listings of a disk as archives have it: links, loops, pipes, closed folders and names of another age."""
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs as pafs
+import pytest
+
+from lungseg.errors import InputError
+from lungseg.storage import filesystems
+
+DISK = pafs.LocalFileSystem()
+
+
+def lay(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x")
+
+
+def listed(folder: Path) -> list[str]:
+    return sorted(filesystems.files_below(DISK, str(folder)))
+
+
+def refuse(path: Path, error: OSError, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let one folder refuse to be listed; for the administrator, as whom tests may run, rights alone do not."""
+    scandir = os.scandir
+
+    def scan(folder: str) -> Any:
+        if Path(folder) == path:
+            raise error
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", scan)
+
+
+# Links
+
+
+def test_links_to_files_and_folders_are_followed(tmp_path: Path) -> None:
+    lay(tmp_path, "elsewhere/images/a.png", "elsewhere/images/deeper/b.png", "elsewhere/c.png", "archive/d.png")
+    (tmp_path / "archive" / "images").symlink_to(tmp_path / "elsewhere" / "images")
+    (tmp_path / "archive" / "c.png").symlink_to("../elsewhere/c.png")
+    assert listed(tmp_path / "archive") == ["c.png", "d.png", "images/a.png", "images/deeper/b.png"]
+    assert filesystems.folders_in(DISK, str(tmp_path / "archive")) == ["images"]
+
+
+def test_two_links_to_one_folder_give_its_files_twice(tmp_path: Path) -> None:
+    lay(tmp_path, "raw/a.png")
+    for name in ("north", "south"):
+        (tmp_path / "archive" / name).mkdir(parents=True)
+        (tmp_path / "archive" / name / "images").symlink_to(tmp_path / "raw")
+    assert listed(tmp_path / "archive") == ["north/images/a.png", "south/images/a.png"]
+
+
+def test_an_archive_may_itself_be_a_link(tmp_path: Path) -> None:
+    lay(tmp_path, "raw/a.png")
+    (tmp_path / "raw" / "back").symlink_to(tmp_path / "archive")
+    (tmp_path / "archive").symlink_to("raw")
+    assert listed(tmp_path / "archive") == ["a.png"]
+    assert listed(tmp_path / "raw") == ["a.png"]
+
+
+@pytest.mark.timeout(20)  # followed to the end, ten links of these kinds would give 2 ** 40 paths
+def test_a_loop_gives_each_file_once(tmp_path: Path) -> None:
+    lay(tmp_path, "a.png", "sub/deeper/b.png")
+    for number in range(5):
+        (tmp_path / f"here_{number}").symlink_to(".")
+        (tmp_path / "sub" / f"up_{number}").symlink_to(tmp_path)
+        (tmp_path / "sub" / "deeper" / f"up_{number}").symlink_to("..")
+    assert listed(tmp_path) == ["a.png", "sub/deeper/b.png"]
+
+
+def test_a_loop_through_a_folder_outside_ends(tmp_path: Path) -> None:
+    lay(tmp_path, "archive/images/a.png", "b.png")
+    (tmp_path / "archive" / "out").symlink_to("..")
+    assert listed(tmp_path / "archive") == ["images/a.png", "out/b.png"]
+
+
+def test_two_folders_that_link_to_each_other_end(tmp_path: Path) -> None:
+    lay(tmp_path, "a/1.png", "b/2.png")
+    (tmp_path / "a" / "other").symlink_to("../b")
+    (tmp_path / "b" / "other").symlink_to("../a")
+    assert listed(tmp_path) == ["a/1.png", "a/other/2.png", "b/2.png", "b/other/1.png"]
+
+
+def test_what_is_hidden_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    lay(tmp_path, "a.png", ".b.png", "sub/.c.png", ".git/d.png", ".writing-x", ".shared-1/token")
+    with caplog.at_level(logging.INFO, "lungseg"):
+        assert listed(tmp_path) == ["a.png"]
+    assert f"{tmp_path}: 3 hidden files and folders passed over (first: .b.png)" in caplog.text
+
+
+def test_links_to_nothing_are_listed_as_files_and_never_as_folders(tmp_path: Path) -> None:
+    lay(tmp_path, "a.png")
+    (tmp_path / "gone.png").symlink_to("nowhere/gone.png")
+    (tmp_path / "images").symlink_to("/nowhere/images")
+    (tmp_path / "itself.png").symlink_to("itself.png")
+    (tmp_path / "through.png").symlink_to("a.png/b.png")
+    (tmp_path / ".hidden.png").symlink_to("nowhere")
+    assert listed(tmp_path) == ["a.png", "gone.png", "images", "itself.png", "through.png"]
+    assert filesystems.folders_in(DISK, str(tmp_path)) == []
+
+
+def test_a_link_that_leads_back_is_none_of_the_folders(tmp_path: Path) -> None:
+    lay(tmp_path, "a/x/1.png", "ab/2.png")
+    for name, target in (("here", "."), ("up", ".."), ("root", "/"), ("beside", "../ab"), ("y", "x")):
+        (tmp_path / "a" / name).symlink_to(target)
+    assert sorted(filesystems.folders_in(DISK, str(tmp_path / "a"))) == ["beside", "x", "y"]
+
+
+# What is no file
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Name of a socket in tmp_path."""
+    monkeypatch.chdir(tmp_path)  # a socket's path may hold about 100 letters
+    with socket.socket(socket.AF_UNIX) as opened:
+        opened.bind("socket.png")
+        yield "socket.png"
+
+
+@pytest.mark.timeout(20)
+def test_pipes_sockets_and_devices_are_left_out_aloud(
+    server: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lay(tmp_path, "a.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "to_pipe.png").symlink_to("pipe.png")
+    (tmp_path / "zeros.png").symlink_to("/dev/zero")
+    with caplog.at_level(logging.WARNING, "lungseg"):
+        assert listed(tmp_path) == ["a.png"]
+    assert f"{tmp_path}: 4 pipes, sockets or devices passed over (first: pipe.png)" in caplog.text
+
+
+def test_a_folder_of_files_alone_is_listed_without_a_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    lay(tmp_path, "a.png", "b/c.png")
+    with caplog.at_level(logging.DEBUG, "lungseg"):
+        listed(tmp_path)
+    assert not caplog.records
+
+
+# What cannot be listed
+
+
+def test_a_folder_that_may_not_be_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lay(tmp_path, "a.png", "closed/b.png")
+    refuse(tmp_path / "closed", PermissionError(13, "Permission denied"), monkeypatch)
+    said = (
+        rf"^{tmp_path}/closed: may not be listed \(Permission denied\): "
+        "give read and execute rights, or move it out of the archive$"
+    )
+    with pytest.raises(InputError, match=said):
+        listed(tmp_path)
+    with pytest.raises(InputError, match=said):
+        filesystems.folders_in(DISK, str(tmp_path / "closed"))
+
+
+def test_a_folder_that_the_disk_does_not_give_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lay(tmp_path, "torn/b.png")
+    refuse(tmp_path / "torn", OSError(5, "Input/output error"), monkeypatch)
+    with pytest.raises(InputError, match=rf"{tmp_path}/torn: cannot be listed \(Input/output error\): mend it, or"):
+        listed(tmp_path)
+
+
+@pytest.mark.parametrize("name", [".closed", "lost+found"])
+def test_what_is_left_out_need_not_be_open(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lay(tmp_path, "a.png", f"{name}/b.png")
+    refuse(tmp_path / name, PermissionError(13, "Permission denied"), monkeypatch)
+    assert listed(tmp_path) == ["a.png"]
+    assert filesystems.folders_in(DISK, str(tmp_path)) == []
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [(b"M\xfcller.png", r"M\xfcller.png"), (b"sub/M\xfcller/a.png", r"sub/M\xfcller")]
+)
+def test_a_name_that_is_not_utf8_is_shown_with_its_bytes(name: bytes, said: str, tmp_path: Path) -> None:
+    lay(tmp_path, os.fsdecode(name))
+    with pytest.raises(InputError) as refused:
+        listed(tmp_path)
+    assert str(refused.value).startswith(f"{tmp_path}/{said}: a name that is not UTF-8: rename it")
+
+
+def test_a_hidden_name_may_be_of_any_bytes(tmp_path: Path) -> None:
+    lay(tmp_path, "a.png", os.fsdecode(b".\xff.png"))
+    assert listed(tmp_path) == ["a.png"]
+
+
+def test_a_path_is_shown_as_it_is_or_with_its_bytes() -> None:
+    assert filesystems.shown("/患者/ümläut.png") == "/患者/ümläut.png"
+    assert filesystems.shown(os.fsdecode(b"/\xff\xc3.png")) == r"/\xff\xc3.png"
+
+
+def test_a_part_of_a_file_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"0123456789")
+    assert [filesystems.read(str(path), *where) for where in ((0, None), (3, 2), (8, 9), (20, 5))] == [
+        b"0123456789",
+        b"34",
+        b"89",
+        b"",
+    ]
+
+
+def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="pipe: a pipe, socket or device, expected a file"):
+        filesystems.read(str(tmp_path / "pipe"), 0, None)
+    for name in ("none", "."):
+        with pytest.raises(OSError, match=r"No such file|Is a directory"):
+            filesystems.read(str(tmp_path / name), 0, None)
+
+
+# A store that is busy, out of reach, or that refuses
+
+
+BUSY = (
+    "AWS Error NETWORK_CONNECTION during HeadObject operation: curlCode: 7, Could not connect to server",
+    "AWS Error UNKNOWN (HTTP status 503) during HeadObject operation: No response body.",
+    "AWS Error SLOW_DOWN during PutObject operation: Please reduce your request rate.",
+    "AWS Error INTERNAL_FAILURE during GetObject operation: Failed to flush response stream (eof: 0, bad: 1)",
+    "google::cloud::Status(UNAVAILABLE: Retry policy exhausted)",
+)
+FINAL = (
+    "AWS Error ACCESS_DENIED during HeadObject operation: No response body.",
+    "AWS Error UNKNOWN (HTTP status 400) during HeadObject operation: No response body.",
+    "Bucket 'hospitl' not found. To create buckets, enable the allow_bucket_creation option.",
+    "google::cloud::Status(PERMISSION_DENIED: no)",
+)
+
+
+class _Store:
+    """Answers with an error some times, then with 7."""
+
+    def __init__(self, error: OSError, times: int) -> None:
+        self.error, self.left, self.asked = error, times, 0
+
+    def __call__(self) -> int:
+        self.asked += 1
+        if self.asked <= self.left:
+            raise self.error
+        return 7
+
+
+@pytest.mark.parametrize("said", BUSY)
+def test_a_busy_store_is_asked_again(said: str) -> None:
+    store = _Store(OSError(said), times=2)
+    assert filesystems.ask(store) == 7
+    assert store.asked == 3
+
+
+@pytest.mark.parametrize("error", [*map(OSError, FINAL), FileNotFoundError(2, "No such file"), OSError(5, "SLOW_DOWN")])
+def test_what_does_not_pass_is_told_at_once(error: OSError) -> None:
+    store = _Store(error, times=1)
+    with pytest.raises(type(error)):
+        filesystems.ask(store)
+    assert store.asked == 1
+
+
+def test_patience_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filesystems, "_PATIENCE_S", 1.0)
+    store, began = _Store(OSError(BUSY[0]), times=1000), time.monotonic()
+    with pytest.raises(OSError, match="NETWORK_CONNECTION"):
+        filesystems.ask(store)
+    assert store.asked > 1
+    assert time.monotonic() - began < 3.0
+
+
+def test_an_s3_file_system_keeps_its_keys_and_is_given_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-3")
+    filesystem, inner = filesystems.open_uri("s3://me:secret%2F@hospital/a%20b/c")
+    assert inner == "hospital/a b/c"
+    _, (options, *_) = filesystem.__reduce__()
+    assert (options["access_key"], options["secret_key"]) == ("me", "secret/")
+    assert options["endpoint_override"] == "http://127.0.0.1:9"
+    assert filesystem.region == "eu-west-3"
+    assert 0 < options["connect_timeout"] <= options["request_timeout"] <= 10
+
+
+def test_folders_of_googles_store_are_known_by_their_files() -> None:
+    class Store:
+        """Lists as Arrow does there: only what is an object."""
+
+        type_name = "gcs"
+
+        def get_file_info(self, selector: pafs.FileSelector) -> list[pafs.FileInfo]:
+            names = ["a/1.tar", "a/2.tar", "b/parts/1.json", "c.json", ".d/x"]
+            found = [pafs.FileInfo(f"{selector.base_dir}/{name}", pafs.FileType.File, size=1) for name in names]
+            return found if selector.recursive else [one for one in found if one.path.count("/") == 2]
+
+    assert sorted(filesystems.folders_in(Store(), "bucket/data")) == ["a", "b"]  # type: ignore[arg-type]
+    assert len(filesystems.files_below(Store(), "bucket/data")) == 4  # type: ignore[arg-type]

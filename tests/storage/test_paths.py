@@ -1,0 +1,77 @@
+"""Names of files and folders: absolute, inside their folder, and told where they cannot be meant."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given, strategies as st
+
+from lungseg.errors import InputError
+from lungseg.storage import paths
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="/"), min_size=1), min_size=1, max_size=4))
+def test_joined_names_stay_below_their_folder(names: list[str]) -> None:
+    if ".." in names:
+        with pytest.raises(InputError, match="leaves its folder"):
+            paths.join("/base", *names)
+    else:
+        joined = paths.join("/base", *names)
+        assert joined == "/base/" + "/".join(names)
+        assert os.path.normpath(joined).startswith("/base")
+
+
+@pytest.mark.parametrize("name", ["..", "../x", "a/../../x", "a/..", "/etc/passwd", "/"])
+def test_a_name_that_climbs_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match="leaves its folder"):
+        paths.join("s3://bucket/data", name)
+
+
+@pytest.mark.parametrize("name", ["a..b", "...", "..a", "a/b.png", "a b"])
+def test_a_name_with_dots_is_a_name(name: str) -> None:
+    assert paths.join("s3://bucket/data/", name) == f"s3://bucket/data/{name}"
+
+
+def test_resolve_stands_on_the_users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/someone")
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
+    assert paths.resolve("a/../b/") == f"{tmp_path}/b"
+    assert paths.resolve("/x//y/./z/") == "/x/y/z"
+    assert paths.resolve("~/x") == "/home/someone/x"
+    assert paths.resolve("s3://bucket/a/../b/") == "s3://bucket/a/../b"
+
+
+def test_resolve_in_a_submitted_job_stands_on_a_folder_that_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert paths.resolve("runs") == "/home/someone/lungseg/runs"
+    assert paths.resolve("/runs") == "/runs"
+    assert paths.resolve("gs://bucket/runs") == "gs://bucket/runs"
+
+
+def test_what_lies_in_a_folder_is_told_by_whole_names() -> None:
+    assert paths.lies_in("/a/b", "/a/b")
+    assert paths.lies_in("s3://a/b/c", "s3://a/b")
+    assert not paths.lies_in("/a/bc", "/a/b")
+    assert not paths.lies_in("/a", "/a/b")
+
+
+@pytest.mark.parametrize("path", ["/a/b/c.tar", "s3://b/c.tar", "a/c.tar", "/a/b/c.tar/"])
+def test_parent_and_name_take_a_path_apart(path: str) -> None:
+    assert paths.name_of(path) == "c.tar"
+    assert paths.join(paths.parent_of(path), paths.name_of(path)) == path.rstrip("/")
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("", "an empty path: name a folder"),
+        (" ", "an empty path"),
+        ("s3:/bucket/x", "expected two: s3://bucket/x"),
+        ("s3://bucket/x?region=eu-west-1", "options behind a question mark"),
+    ],
+)
+def test_a_slip_of_the_hand_is_told_before_anything_is_written(path: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        paths.resolve(path)

@@ -1,0 +1,95 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lungseg import storage
+from lungseg.config import TrainSettings
+from lungseg.dataset.folds import RunPlan
+from lungseg.errors import InputError
+from lungseg.report import study_results
+from lungseg.schema import STUDY_ROWS, TEST_ROWS, table
+from lungseg.study.study_files import StudyRecord
+
+PLANS = {f"pooled-fold{fold}": RunPlan("pooled", ("a", "b"), fold, 2, 0) for fold in (0, 1)}
+
+
+def _record(folder: Path, alike: frozenset[str] = frozenset(PLANS)) -> StudyRecord:
+    return StudyRecord(str(folder), TrainSettings(study="s"), PLANS, alike)
+
+
+def _finish(folder: Path, name: str, fold: int, dice: float) -> None:
+    values: dict[str, Any] = dict.fromkeys(TEST_ROWS.names, 1)
+    words = {"run": name, "image_id": f"i{fold}", "dataset": "a", "patient_id": "", "group": None, "role": "held-out"}
+    row = {**values, **words, "dice": dice, "hd95_px": None}
+    storage.write_table(str(folder / name / "tested.parquet"), table([row], TEST_ROWS))
+    storage.write_json(str(folder / name / "run.json"), {"protocol": "pooled", "train_on": ["a", "b"], "fold": fold})
+
+
+def test_both_files_follow_the_runs(tmp_path: Path) -> None:
+    record = _record(tmp_path)
+    assert record.write().cells == ()
+    study = json.loads((tmp_path / "study.json").read_text())
+    assert study["runs"] == list(PLANS)
+    assert [one["state"] for one in study["states"].values()] == ["not finished"] * 2
+    assert storage.read_table(str(tmp_path / "study.parquet")).schema.equals(STUDY_ROWS)
+    _finish(tmp_path, "pooled-fold1", 1, 0.9)
+    record.failed["pooled-fold0"] = "why"
+    (cell,) = record.write().cells
+    assert cell.dice is not None
+    assert cell.dice.mean == 0.9
+    study = json.loads((tmp_path / "study.json").read_text())
+    assert study["states"]["pooled-fold0"] == {
+        "protocol": "pooled",
+        "train_on": ["a", "b"],
+        "fold": 0,
+        "state": "failed",
+        "reason": "why",
+        "in_results": False,
+    }
+    assert study["states"]["pooled-fold1"]["state"] == "finished"
+    assert study["results"]["cells"][0]["undefined"] == {"hd95_px": 1}
+    (row,) = storage.read_table(str(tmp_path / "study.parquet")).to_pylist()
+    assert (row["train_on"], row["fold"], row["protocol"]) == ("a+b", 1, "pooled")
+
+
+def test_earlier_runs_stay_where_they_were_finished(tmp_path: Path) -> None:
+    for name in ("of-other-settings", "of-another-fold"):
+        _finish(tmp_path, name, 0, 0.5)
+    names = ["of-other-settings", "of-another-fold", "never-finished"]
+    storage.write_json(str(tmp_path / "study.json"), {"runs": names})
+    (cell,) = _record(tmp_path, frozenset([*PLANS, "of-another-fold"])).write().cells
+    assert cell.images == 1
+    study = json.loads((tmp_path / "study.json").read_text())
+    assert study["runs"] == [*names[:2], *PLANS]
+    assert [one["in_results"] for one in study["states"].values()] == [False, True, False, False]
+
+
+def test_a_run_that_this_command_does_not_train_keeps_its_state(tmp_path: Path) -> None:
+    other = {"protocol": "pooled", "train_on": ["a", "b"], "fold": 7, "state": "failed", "reason": "why"}
+    states = {name: {**other, "in_results": False} for name in ("of-another-fold", "of-other-settings")}
+    storage.write_json(str(tmp_path / "study.json"), {"runs": list(states), "states": states})
+    _record(tmp_path, frozenset([*PLANS, "of-another-fold"])).write_states()
+    study = json.loads((tmp_path / "study.json").read_text())
+    assert study["runs"] == ["of-another-fold", *PLANS]
+    assert study["states"]["of-another-fold"] == states["of-another-fold"]
+
+
+def test_results_of_other_settings_are_taken_back_at_once(tmp_path: Path) -> None:
+    _finish(tmp_path, "pooled-fold0", 0, 0.5)
+    _record(tmp_path).write()
+    assert study_results.read_rows(str(tmp_path))
+    _record(tmp_path).write_states()
+    assert json.loads((tmp_path / "study.json").read_text())["results"]["cells"]
+    plans = {"pooled-fold0-of-other-settings": PLANS["pooled-fold0"]}
+    StudyRecord(str(tmp_path), TrainSettings(study="s"), plans, frozenset(plans)).write_states()
+    assert json.loads((tmp_path / "study.json").read_text())["results"] == {}
+    assert study_results.read_rows(str(tmp_path)) == []
+
+
+def test_a_finished_run_without_its_rows_is_told(tmp_path: Path) -> None:
+    _finish(tmp_path, "pooled-fold0", 0, 0.5)
+    (tmp_path / "pooled-fold0" / "tested.parquet").unlink()
+    with pytest.raises(InputError, match=r"tested\.parquet: cannot be read"):
+        _record(tmp_path).write()

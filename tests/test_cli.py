@@ -1,0 +1,62 @@
+import logging
+import signal
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from lungseg import cli
+from lungseg.errors import InputError, ResourceError, SettingsError
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (None, 0),
+        (InputError("x: no such folder: check the path"), 1),
+        (ResourceError("3 CPUs needed"), 1),
+        (SettingsError("no data named"), 2),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_an_error_becomes_a_line_and_a_status(
+    error: BaseException | None, status: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def run(settings: object) -> None:
+        if error is not None:
+            raise error
+
+    # The handler of another test writes to that test's stream.
+    monkeypatch.setattr(logging.getLogger("lungseg"), "handlers", [])
+    monkeypatch.setitem(sys.modules, "lungseg.pipelines.report", SimpleNamespace(run=run))
+    assert cli.main("report", []) == status
+    said = capfd.readouterr().err
+    assert (str(error) in said) if error is not None and str(error) else True
+    assert "Traceback" not in said
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(settings: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setitem(sys.modules, "lungseg.pipelines.report", SimpleNamespace(run=run))
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        cli.main("report", [])
+
+
+def test_sigterm_ends_a_job_with_a_line_and_143(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def run(settings: object) -> None:
+        cli._terminate(signal.SIGTERM, None)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(logging.getLogger("lungseg"), "handlers", [])
+    monkeypatch.setitem(sys.modules, "lungseg.pipelines.report", SimpleNamespace(run=run))
+    try:
+        assert cli.main("report", []) == 143
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    said = capfd.readouterr().err
+    assert "terminated: the same command goes on" in said
+    assert "Traceback" not in said

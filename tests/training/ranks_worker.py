@@ -1,0 +1,198 @@
+"""What test_ranks runs in processes of its own: `ranks_worker.py PREPARED OUT`, every world after the other.
+
+PREPARED holds prepared data sets. Each rank of each world writes OUT/<world>-<rank>.json.
+"""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+
+from lungseg.config import (
+    ComputeSettings,
+    LoaderSettings,
+    ModelSettings,
+    OptimSettings,
+    TrainSettings,
+    WandbSettings,
+)
+from lungseg.dataset.catalog import find_datasets
+from lungseg.dataset.folds import RunPlan
+from lungseg.dataset.sample_reader import SampleReader
+from lungseg.errors import LungsegError
+from lungseg.model import checkpoint_io as saved_weights
+from lungseg.model.network import LungNetwork, build
+from lungseg.training import distributed, epoch_loop, evaluation, loader, run_loop
+from lungseg.training.run import Progress, Run
+from lungseg.training.study_data import open_data
+from lungseg.training.train_step import Learner
+
+WORLDS = (1, 2, 3)
+EPOCHS = 10
+SEED = 5
+MODEL = ModelSettings(encoder="tu-test_efficientnet", weights="none", dropout=0.0)
+FROZEN = ComputeSettings(batch_norm="frozen")
+CPU = torch.device("cpu")
+
+
+def network() -> LungNetwork:
+    """Build the same weights on every rank; statistics of some pictures, so that logits differ from each other."""
+    torch.manual_seed(SEED)
+    model = build(MODEL).train()
+    model(torch.rand(4, 1, 64, 64))
+    return model
+
+
+def evaluated(reader: SampleReader, model: nn.Module, measure: epoch_loop.Measure) -> list[dict[str, Any]]:
+    steps = loader.evaluation_steps(len(reader.rows), 2, distributed.rank_and_world())
+    return epoch_loop.evaluate(model, loader.batches(reader, steps, 1), measure, 2)
+
+
+def trained_on(reader: SampleReader) -> list[list[str]]:
+    """Ids of this rank's samples, a list an epoch, read through the loader."""
+    world = distributed.rank_and_world()
+    epochs = [loader.training_steps(len(reader.rows), 2, (*world, world[1]), (SEED, epoch)) for epoch in range(2)]
+    batches = [loader.batches(reader, steps, 1) for steps in epochs]
+    return [[sample.image_id for batch in epoch for sample in batch.samples] for epoch in batches]
+
+
+def trained(reader: SampleReader, seats: int = 0, **optim: Any) -> dict[str, Any]:
+    """Train 10 epochs with the same global batches, of all 8 images, in every world: losses, weights, sizes of batches.
+
+    As a run does it, through the real Learner; one step of the optimizer an epoch.
+    """
+    rank, world = distributed.rank_and_world()
+    seats = seats or world
+    settings = TrainSettings(model=MODEL, compute=FROZEN, optim=OptimSettings(lr=1e-3, **optim))
+    learn = Learner(network(), CPU, settings)
+    together = settings.optim.accumulate
+    losses, sizes = [], []
+    for epoch in range(EPOCHS):
+        batch = -(-len(reader.rows) // (seats * together))
+        steps = loader.training_steps(len(reader.rows), batch, (rank, world, seats), (SEED, epoch), 1, together)
+        sizes += [len(step.positions) for step in steps]
+        read = loader.batches(reader, steps, 1)
+        seeds = [epoch * world + rank] * len(steps)
+        loss, images = epoch_loop.train_batches(learn, read, [1e-3] * len(steps), seeds, lambda *_: None)
+        assert images == len(reader.rows)
+        losses.append(loss / images)
+    return {"losses": losses, "weights": weights(learn.tested), "sizes": sizes}
+
+
+def weights(model: nn.Module) -> list[float]:
+    return [float(parameter.detach().double().sum()) for parameter in model.parameters()]
+
+
+def shared_buffers() -> tuple[list[float], list[float]]:
+    """Sums of all buffers before and after they are shared; every rank begins with its own."""
+    model = network()
+    for number, buffer in enumerate(model.buffers()):
+        buffer.fill_(number + 1000 * (1 + distributed.rank_and_world()[0]))
+    before = [float(buffer.double().sum()) for buffer in model.buffers()]
+    distributed.share_buffers(model)
+    return before, [float(buffer.double().sum()) for buffer in model.buffers()]
+
+
+RUNS = {
+    "local": TrainSettings(compute=ComputeSettings(batch_norm="local"), optim=OptimSettings(lr=1e-3)),
+    "frozen": TrainSettings(
+        compute=FROZEN,
+        loader=LoaderSettings(batch=1),
+        optim=OptimSettings(lr=1e-3, ema=0.9, accumulate=2, clip_norm=1.0),
+        choose_threshold=True,
+    ),
+}
+
+
+class CrashError(Exception):
+    """Stands for the process's end."""
+
+
+def whole_run(folders: list[str], folder: str, kind: str, ends: tuple[int, int] = (0, 0)) -> dict[str, Any]:
+    """One run as the pipeline does it; where it `ends` at a batch of an epoch, on all ranks, it is started again."""
+    changes = {
+        "folds": 5,
+        "epochs": 2,
+        "workers_per_run": 2,
+        "save_steps": 1,
+        "model": ModelSettings(encoder=MODEL.encoder, weights="none", dropout=0.5),
+        "wandb": WandbSettings(mode="disabled"),
+    }
+    settings = RUNS[kind].model_copy(update=changes)
+    plan = RunPlan("source-to-source", ("north",), fold=0, folds=5, seed=3, validates=settings.validates)
+    if kind == "frozen":
+        plan = replace(plan, protocol="pooled", train_on=("north", "south"), fold=3)  # 6 to train on, 1 and 1
+    run = Run(settings, plan, tuple(folders), f"run-{kind}", folder)
+
+    def show(progress: Progress) -> None:
+        if (progress.epoch, progress.step) == ends:
+            raise CrashError
+
+    training = run_loop.start(run, CPU)
+    with mock.patch.object(saved_weights, "save", wraps=saved_weights.save) as save:
+        try:
+            run_loop.finish(training, show)
+        except CrashError:
+            distributed.wait_for_all()
+            return {"began_at": (training.epoch, training.step), **whole_run(folders, folder, kind)}
+    tested = training.learner.tested
+    state = [*weights(tested), *(float(buffer.double().sum()) for buffer in tested.buffers())]
+    return {
+        "summary": run_loop.finish(run_loop.start(run, CPU), lambda _: None),
+        "state": state,
+        "saved": save.call_count,
+    }
+
+
+def refused(folders: list[str], folder: str) -> str:
+    """What a run says that has too few images for its ranks."""
+    settings = TrainSettings(folds=5, model=MODEL, wandb=WandbSettings(mode="disabled"))
+    plan = RunPlan("source-to-source", ("north",), fold=0, folds=5, seed=3)
+    try:
+        run_loop.start(Run(settings, plan, tuple(folders), "too-few", folder), CPU)
+    except LungsegError as error:
+        return str(error)
+    return ""
+
+
+def work(rank: int, world: int, prepared: str, out: str) -> None:
+    torch.set_num_threads(1)
+    if world > 1:
+        dist.init_process_group("gloo", init_method=f"file://{out}/store-{world}", rank=rank, world_size=world)
+    folders = find_datasets([prepared])
+    reader = SampleReader(open_data(folders), 64)
+    found: dict[str, Any] = {
+        "rank_and_world": distributed.rank_and_world(),
+        "gathered": distributed.gather(f"of {rank}"),
+        "rows": evaluated(reader, network(), evaluation.at_prepared_size(0.5)),
+        "native": evaluated(reader, network(), evaluation.at_native_size(0.5)),
+        "trained_on": trained_on(reader),
+    }
+    found["steps"] = {"plain": trained(reader), "accumulating": trained(reader, accumulate=2)}
+    found["steps"]["of four seats"] = trained(reader, seats=4)
+    if world < 3:
+        found["steps"]["clipped, averaged"] = trained(reader, clip_norm=0.1, ema=0.5)
+    found["buffers"] = shared_buffers()
+    if world == 2:
+        found["runs"] = {kind: whole_run(folders, f"{out}/{kind}", kind) for kind in RUNS}
+        ends = {"local": (2, 1), "frozen": (2, 3)}
+        found["killed"] = {kind: whole_run(folders, f"{out}/{kind}-killed", kind, ends[kind]) for kind in RUNS}
+    if world == 3:
+        found["refused"] = refused(folders, f"{out}/refused")
+    distributed.wait_for_all()
+    Path(out, f"{world}-{rank}.json").write_text(json.dumps(found))
+    if world > 1:
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    # Forked, so that what takes seconds to import is imported once; nothing was computed yet that a fork would break.
+    for size in WORLDS:
+        mp.start_processes(work, (size, *sys.argv[1:]), nprocs=size, start_method="fork")

@@ -1,0 +1,166 @@
+"""One, two and three processes do the same work: nothing is read twice, left out, or weighted otherwise."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from lungseg import storage
+from lungseg.model import checkpoint
+from lungseg.training import distributed
+
+WORLDS = (1, 2, 3)
+Results = dict[int, list[dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def out(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where every rank of every world wrote what it found; see ranks_worker.py."""
+    folder = tmp_path_factory.mktemp("ranks")
+    worker = Path(__file__).with_name("ranks_worker.py")
+    done = subprocess.run(
+        [sys.executable, str(worker), str(prepared), str(folder)],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        # The same kernels on every machine: those of some CPUs sum batches of unlike sizes in unlike orders, and ten
+        # steps of Adam make more of that than the ranks do.
+        env={**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"},
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(out: Path) -> Results:
+    """What the ranks found, a list a world, in the order of ranks."""
+    return {
+        world: [json.loads((out / f"{world}-{rank}.json").read_text()) for rank in range(world)] for world in WORLDS
+    }
+
+
+def test_every_rank_knows_its_number(results: Results) -> None:
+    for world, found in results.items():
+        assert [one["rank_and_world"] for one in found] == [[rank, world] for rank in range(world)]
+
+
+def test_every_rank_gathers_all_values_in_the_order_of_ranks(results: Results) -> None:
+    for world, found in results.items():
+        assert all(one["gathered"] == [f"of {rank}" for rank in range(world)] for one in found)
+
+
+def test_any_number_of_ranks_measures_every_image_once_and_alike_to_the_pixel(results: Results) -> None:
+    (alone,) = results[1]
+    assert len(alone["rows"]) == len({(row["dataset"], row["image_id"]) for row in alone["rows"]}) == 8
+    assert 0 < sum(row["tp"] for row in alone["rows"]) < sum(row["tp"] + row["fn"] for row in alone["rows"])
+    for found in results.values():
+        assert all(one["rows"] == alone["rows"] for one in found)
+        assert all(one["native"] == alone["native"] for one in found)
+
+
+def test_every_training_sample_is_read_once_an_epoch(results: Results) -> None:
+    (alone,) = results[1]
+    everybody = sorted(row["image_id"] for row in alone["rows"])
+    for found in results.values():
+        for epoch in range(2):
+            assert sorted(name for one in found for name in one["trained_on"][epoch]) == everybody
+    assert alone["trained_on"][0] != alone["trained_on"][1]
+
+
+@pytest.mark.parametrize("kind", ["plain", "clipped, averaged", "accumulating"])
+def test_any_number_of_ranks_takes_the_same_steps(kind: str, results: Results) -> None:
+    """Ten steps with the same images; dropout and batch norm, which differ between ranks, are off."""
+    alone = results[1][0]["steps"][kind]
+    assert len(set(alone["losses"])) == len(alone["losses"]) == 10
+    assert alone["losses"][-1] < 0.97 * alone["losses"][0]
+    assert alone["sizes"] == ([4] * 20 if kind == "accumulating" else [8] * 10)
+    if kind == "plain":  # a mean of ranks' means would be wrong
+        assert {size for one in results[3] for size in one["steps"][kind]["sizes"]} == {2, 3}
+    for found in (results[world] for world in WORLDS if kind in results[world][0]["steps"]):
+        for one in (rank["steps"][kind] for rank in found):
+            assert one["losses"] == pytest.approx(alone["losses"], abs=1e-5)
+            # Where a gradient is nearly 0, Adam makes whole steps of its rounding.
+            assert one["weights"] == pytest.approx(alone["weights"], rel=1e-3, abs=1e-3)
+            assert one["weights"] == found[0]["steps"][kind]["weights"]
+
+
+def test_accumulated_steps_are_those_of_the_whole_batch(results: Results) -> None:
+    for world in (1, 2):
+        steps = results[world][0]["steps"]
+        assert steps["accumulating"]["losses"] == pytest.approx(steps["plain"]["losses"], abs=1e-5)
+        assert steps["clipped, averaged"]["losses"] != pytest.approx(steps["plain"]["losses"], abs=1e-5)
+
+
+def test_ranks_that_take_over_from_lost_ones_take_the_same_steps(results: Results) -> None:
+    """Four were planned; one, two or three take their batches, two images each, three of them unevenly."""
+    plain = results[1][0]["steps"]["plain"]["losses"]
+    for world, shares in ((1, [40]), (2, [20, 20]), (3, [20, 10, 10])):
+        steps = [one["steps"]["of four seats"] for one in results[world]]
+        assert [one["sizes"] for one in steps] == [[2] * share for share in shares]
+        assert all(one["losses"] == pytest.approx(plain, abs=1e-5) for one in steps)
+        assert all(one["weights"] == steps[0]["weights"] for one in steps)
+
+
+def test_shared_buffers_are_those_of_rank_0(results: Results) -> None:
+    for found in results.values():
+        befores, afters = zip(*(one["buffers"] for one in found), strict=True)
+        assert all(after == befores[0] for after in afters)
+        assert all(before != befores[0] for before in befores[1:])
+
+
+def test_a_run_of_two_ranks_ends_with_one_model_and_one_summary(results: Results, out: Path) -> None:
+    for kind, saved, tested_images in (("local", 2, 4), ("frozen", 4, 1)):
+        first, second = (one["runs"][kind] for one in results[2])
+        assert first["summary"] == second["summary"]
+        assert (first["saved"], second["saved"]) == (saved, 0)
+        assert first["state"] == second["state"]  # statistics of batch norm, too
+        written = storage.read_json(f"{out}/{kind}/run.json")
+        assert written["tested"] == first["summary"]["tested"]
+        tested = storage.read_table(f"{out}/{kind}/tested.parquet").to_pylist()
+        assert len(tested) == len({row["image_id"] for row in tested}) == tested_images
+        lines = [json.loads(line) for line in (out / kind / "metrics.jsonl").read_text().splitlines()]
+        assert [line["epoch"] for line in lines] == [1, 2]
+    local = storage.read_json(f"{out}/local/run.json")
+    assert [(part["role"], part["images"]) for part in local["tested"]] == [("cross", 3), ("held-out", 1)]
+
+
+@pytest.mark.parametrize("kind", ["local", "frozen"])
+def test_a_run_of_two_ranks_that_was_killed_ends_as_if_it_had_not_been(kind: str, results: Results, out: Path) -> None:
+    for one in results[2]:
+        whole, killed = one["runs"][kind], one["killed"][kind]
+        assert {name: killed[name] for name in ("summary", "state")} == {
+            name: whole[name] for name in whole if name != "saved"
+        }
+        assert killed["began_at"] == ([1, 2] if kind == "frozen" else [1, 0])
+    folders = [out / kind, out / f"{kind}-killed"]
+    assert len({checkpoint.find(str(folder)).digest for folder in folders}) == 1
+    tables = [storage.read_table(f"{folder}/tested.parquet") for folder in folders]
+    assert tables[0].equals(tables[1])
+    times = ("train_s", "epoch_s", "images_per_s", "wait_share")
+    lines = [[json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] for folder in folders]
+    bare = [[{name: row[name] for name in row if name not in times} for row in rows] for rows in lines]
+    assert bare[0] == bare[1]
+
+
+def test_too_few_images_are_refused_on_every_rank_alike(results: Results, out: Path) -> None:
+    said = {one["refused"] for one in results[3]}
+    assert said == {"too-few: 4 training images, 6 needed for 3 workers: lower --workers-per-run"}
+    assert not (out / "refused").exists()
+
+
+def test_one_process_alone_needs_no_group() -> None:
+    model = nn.BatchNorm1d(3)
+    assert distributed.rank_and_world() == (0, 1)
+    assert distributed.gather("mine") == ["mine"]
+    assert distributed.data_parallel(model, torch.device("cpu")) is model
+    distributed.wait_for_all()
+    distributed.share_buffers(model)
+    assert model.running_mean is not None
+    assert model.running_mean.tolist() == [0.0, 0.0, 0.0]

@@ -1,0 +1,370 @@
+"""The batches of one rank: each sample once, equal steps, the same with any number of threads."""
+
+import itertools
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+
+from lungseg.config import AugmentSettings
+from lungseg.dataset import catalog, sample_reader as reading
+from lungseg.dataset.sample_reader import SampleReader
+from lungseg.errors import ShardError
+from lungseg.schema import Sample
+from lungseg.training import loader
+from lungseg.training.augment import augment
+from lungseg.training.loader import Batch, Step
+
+COUNTS = st.integers(0, 400)
+BATCHES = st.integers(2, 17)
+WORLDS = st.integers(1, 4)
+
+
+@pytest.fixture
+def reader(prepared: Path) -> SampleReader:
+    """Read all eight samples, north's five and then south's three, with no cache."""
+    return SampleReader([catalog.open_dataset(folder) for folder in catalog.find_datasets([str(prepared)])])
+
+
+def cached(prepared: Path) -> SampleReader:
+    return SampleReader(
+        [catalog.open_dataset(folder) for folder in catalog.find_datasets([str(prepared)])], cache_mib=1
+    )
+
+
+def dealt(count: int, batch: int, world: int, key: tuple[int, int] = (0, 0)) -> list[list[Step]]:
+    return [loader.training_steps(count, batch, (rank, world, world), key) for rank in range(world)]
+
+
+def loader_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("loader")]
+
+
+# Who reads what in training
+
+
+@settings(max_examples=400)
+@given(COUNTS, BATCHES, WORLDS, st.integers(0, 99))
+def test_training_deals_each_sample_once_in_equal_and_sufficient_steps(
+    count: int, batch: int, world: int, epoch: int
+) -> None:
+    ranks = dealt(count, batch, world, (0, epoch))
+    assert len({len(steps) for steps in ranks}) == 1
+    if count < 2 * world:
+        assert ranks == [[]] * world
+        return
+    everything = [position for steps in ranks for step in steps for position in step.positions]
+    assert sorted(everything) == list(range(count))
+    sizes = [len(step.positions) for steps in ranks for step in steps]
+    assert max(sizes) - min(sizes) <= 1
+    assert min(sizes) >= 2
+    assert max(sizes) <= max(batch, 4)
+    for step, *others in zip(*ranks, strict=True):
+        together = len(step.positions) + sum(len(other.positions) for other in others)
+        assert {step.global_size, *(other.global_size for other in others)} == {together}
+
+
+def test_no_count_batch_and_world_leaves_a_rank_with_one_image() -> None:
+    """All small cases: one image in a step is an error of batch norm in the middle of a training."""
+    for count, batch, world in itertools.product(range(2, 70), range(2, 9), range(1, 5)):
+        sizes = [len(step.positions) for steps in dealt(count, batch, world) for step in steps]
+        assert all(2 <= size <= max(batch, 4) for size in sizes), (count, batch, world)
+        if count % world == 0 and batch > 3:
+            assert all(size <= batch for size in sizes), (count, batch, world)
+
+
+@given(st.integers(8, 400), st.integers(4, 17), WORLDS)
+def test_no_step_is_larger_than_asked_and_there_are_no_more_than_needed(count: int, batch: int, world: int) -> None:
+    steps = dealt(count, batch, world)
+    assert all(len(step.positions) <= batch for own in steps for step in own)
+    assert len(steps[0]) == -(-count // (batch * world))
+
+
+def test_training_is_shuffled_anew_each_epoch_and_the_same_again() -> None:
+    orders = [
+        [position for step in loader.training_steps(100, 8, (0, 1, 1), key) for position in step.positions]
+        for key in ((0, 0), (0, 1), (1, 0), (0, 0))
+    ]
+    assert orders[0] == orders[3]
+    assert len({tuple(order) for order in orders}) == 3
+    assert orders[0] != sorted(orders[0])
+
+
+def test_the_samples_of_a_step_do_not_depend_on_the_number_of_ranks() -> None:
+    one = loader.training_steps(96, 8, (0, 1, 1), (0, 0))
+    four = dealt(96, 2, 4)
+    together = [sorted(p for step in steps for p in step.positions) for steps in zip(*four, strict=True)]
+    assert [sorted(step.positions) for step in one] == together
+
+
+@given(COUNTS, st.integers(1, 9), st.integers(1, 5), st.integers(1, 5), st.integers(1, 3))
+def test_fewer_ranks_take_the_same_batches_into_the_same_steps(
+    count: int, batch: int, seats: int, lost: int, together: int
+) -> None:
+    world = max(1, seats - lost)
+
+    def deal(world: int) -> list[list[loader.Step]]:
+        return [loader.training_steps(count, batch, (i, world, seats), (0, 0), 2, together) for i in range(world)]
+
+    whole, fewer = deal(seats), deal(world)
+    of = {(step.number, step.seat): (step.positions, step.global_size) for steps in whole for step in steps}
+    assert {(s.number, s.seat): (s.positions, s.global_size) for steps in fewer for s in steps} == of
+    moves = [[step.number for step in steps if step.moves] for steps in (*whole, *fewer)]
+    assert all(own == moves[0] for own in moves)
+    for steps in fewer:  # in order, and the weights move after the last that a rank has of a step
+        assert [(s.number, s.seat) for s in steps] == sorted((s.number, s.seat) for s in steps)
+        assert all(t.number > s.number for s, t in itertools.pairwise(steps) if s.moves)
+
+
+@given(COUNTS, st.integers(1, 9), WORLDS, st.integers(1, 2), st.integers(1, 5))
+def test_batches_together_make_one_step_of_the_optimizer(
+    count: int, batch: int, world: int, least: int, together: int
+) -> None:
+    ranks = [
+        loader.training_steps(count, batch, (rank, world, world), (0, 0), least, together) for rank in range(world)
+    ]
+    alone = [loader.training_steps(count, batch, (rank, world, world), (0, 0), least) for rank in range(world)]
+    assert [[step.positions for step in steps] for steps in ranks] == [[s.positions for s in own] for own in alone]
+    for steps in ranks:
+        assert [(step.global_size, step.moves) for step in steps] == [(s.global_size, s.moves) for s in ranks[0]]
+        assert [step.moves for step in steps[:-1]] == [(i + 1) % together == 0 for i in range(len(steps) - 1)]
+        assert all(step.moves for step in steps[-1:])
+    sizes = [sum(len(steps[i].positions) for steps in ranks) for i in range(len(ranks[0]))]
+    for start in range(0, len(sizes), together):
+        group = slice(start, start + together)
+        assert {step.global_size for step in ranks[0][group]} == {sum(sizes[group])}
+    assert sum(step.global_size for step in ranks[0] if step.moves) == sum(sizes)
+
+
+@given(st.integers(1, 60), st.integers(1, 4), WORLDS)
+def test_with_least_1_every_rank_has_an_image_in_every_batch(count: int, batch: int, world: int) -> None:
+    ranks = [loader.training_steps(count, batch, (rank, world, world), (0, 0), 1) for rank in range(world)]
+    if count < world:
+        assert ranks == [[]] * world
+        return
+    everything = [position for steps in ranks for step in steps for position in step.positions]
+    assert sorted(everything) == list(range(count))
+    assert all(1 <= len(step.positions) <= max(batch, 2) for steps in ranks for step in steps)
+    if world == 1:
+        assert max(len(step.positions) for step in ranks[0]) <= batch
+
+
+# Who reads what in a test
+
+
+@given(st.integers(0, 200), st.integers(1, 17), st.integers(1, 5))
+def test_a_test_deals_each_sample_once_and_in_order(count: int, batch: int, world: int) -> None:
+    ranks = [loader.evaluation_steps(count, batch, (rank, world)) for rank in range(world)]
+    everything = [position for steps in ranks for step in steps for position in step.positions]
+    assert sorted(everything) == list(range(count))
+    assert all(1 <= len(step.positions) <= batch for steps in ranks for step in steps)
+    for steps in ranks:
+        order = [position for step in steps for position in step.positions]
+        assert order == sorted(order)
+    shares = [sum(len(step.positions) for step in steps) for steps in ranks]
+    assert max(shares) - min(shares) <= 1
+
+
+# Samples
+
+
+def test_positions_go_through_the_data_sets_in_order(reader: SampleReader) -> None:
+    samples = [reader.read(position) for position in range(8)]
+    assert [(one.dataset, one.image_id) for one in samples] == [
+        *(("north", f"north_{number:02d}") for number in range(5)),
+        *(("south", f"south_{number:02d}") for number in range(3)),
+    ]
+    assert [row["image_id"] for row in reader.rows] == [one.image_id for one in samples]
+    assert all(one.image.shape == (64, 64) and one.mask is not None and one.mask.any() for one in samples)
+
+
+def test_without_a_cache_each_read_goes_to_the_tar(reader: SampleReader) -> None:
+    first, again = reader.read(0), reader.read(0)
+    assert first is not again
+    np.testing.assert_array_equal(first.image, again.image)
+
+
+def test_with_a_cache_a_sample_is_decoded_once(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = cached(prepared)
+    first = opened.read(3)
+    monkeypatch.setattr(reading, "to_sample", None)
+    assert opened.read(3) is first
+    with pytest.raises(TypeError):
+        opened.read(4)
+
+
+def test_a_cache_takes_no_more_than_its_room(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    big = Sample(**{**vars(cached(prepared).read(0)), "image": np.zeros((640, 640), np.uint8), "mask": None})
+    ids = itertools.cycle([f"north_{number:02d}" for number in range(5)])
+    monkeypatch.setattr(reading, "to_sample", lambda *_: replace(big, image_id=next(ids)))
+    opened = cached(prepared)
+    samples = [opened.read(position) for position in range(5)]
+    # 1 MiB holds two pictures of 400 KiB.
+    assert [opened.read(position) is samples[position] for position in range(2)] == [True, True]
+    next(ids), next(ids)
+    assert all(opened.read(position) is not samples[position] for position in range(2, 5))
+
+
+# Batches
+
+
+def equal(one: Sequence[Batch], other: Sequence[Batch]) -> bool:
+    return len(one) == len(other) and all(
+        torch.equal(a.images, b.images)
+        and torch.equal(a.masks, b.masks)
+        and [sample.image_id for sample in a.samples] == [sample.image_id for sample in b.samples]
+        and (a.global_size, a.moves) == (b.global_size, b.moves)
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+STEPS = [Step((5, 0, 3), 6, False), Step((1,), 2), Step((7, 2), 4), Step((4, 6), 4), Step((0, 7), 4), Step((2, 3), 4)]
+
+
+def test_a_batch_holds_what_its_samples_hold(reader: SampleReader) -> None:
+    found = list(loader.batches(reader, STEPS, threads=2))
+    assert len(found) == len(STEPS)
+    for batch, step in zip(found, STEPS, strict=True):
+        size = len(step.positions)
+        assert batch.images.shape == batch.masks.shape == (size, 1, 64, 64)
+        assert batch.images.dtype == batch.masks.dtype == torch.uint8  # a quarter of what would travel as f32
+        assert (batch.global_size, batch.moves) == (step.global_size, step.moves)
+        images, masks = batch.to(torch.device("cpu"))
+        assert images.dtype == masks.dtype == torch.float32
+        for i, position in enumerate(step.positions):
+            sample = reader.read(position)
+            assert batch.samples[i].image_id == sample.image_id
+            np.testing.assert_array_equal(batch.images[i, 0].numpy(), sample.image)
+            np.testing.assert_allclose(images[i, 0].numpy() * 255.0, sample.image, atol=1e-4)
+            np.testing.assert_array_equal(masks[i, 0].numpy(), sample.mask)
+        assert 0.0 <= float(images.min()) < float(images.max()) <= 1.0
+        assert set(masks.unique().tolist()) == {0.0, 1.0}
+
+
+def test_a_batch_may_go_to_a_device_twice(reader: SampleReader) -> None:
+    (batch,) = loader.batches(reader, [Step((3, 1), 2)], 1)
+    first, again = batch.to(torch.device("cpu")), batch.to(torch.device("cpu"))
+    assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
+
+
+@pytest.mark.parametrize("augmented", [False, True])
+def test_threads_and_cache_change_nothing(augmented: bool, prepared: Path, reader: SampleReader) -> None:
+    change = loader.augmenting(AugmentSettings(rotate_deg=20.0, gamma=0.3, flip=0.5), 0, 1) if augmented else None
+    plain = list(loader.batches(reader, STEPS, 1, change))
+    opened = cached(prepared)
+    for threads in (1, 4, 4):
+        assert equal(list(loader.batches(opened, STEPS, threads, change)), plain)
+    assert equal(list(loader.batches(reader, STEPS, 4, change)), plain)
+
+
+def test_augmented_samples_are_those_of_augment_and_the_cache_keeps_the_originals(prepared: Path) -> None:
+    opened = cached(prepared)
+    chosen = AugmentSettings(rotate_deg=20.0, flip=1.0)
+    before = opened.read(2)
+    image = before.image.copy()
+    (batch,) = loader.batches(opened, [Step((2,), 1)], 1, loader.augmenting(chosen, 7, 3))
+    assert before.mask is not None
+    expected, mask = augment(before.image, before.mask, chosen, (7, 3, before.image_id))
+    np.testing.assert_array_equal(batch.samples[0].image, expected)
+    np.testing.assert_array_equal(batch.masks[0, 0].numpy(), mask)
+    assert batch.samples[0].geometry == before.geometry
+    np.testing.assert_array_equal(opened.read(2).image, image)
+
+
+def test_writing_into_a_batch_does_not_reach_the_cache(prepared: Path) -> None:
+    opened = cached(prepared)
+    image = opened.read(0).image.copy()
+    (batch,) = loader.batches(opened, [Step((0,), 1)], 1)
+    batch.images.zero_()
+    batch.masks.fill_(7)
+    np.testing.assert_array_equal(opened.read(0).image, image)
+
+
+def test_a_sample_without_a_mask_is_tested_with_an_empty_one(reader: SampleReader) -> None:
+    bare: Callable[[Sample], Sample] = lambda sample: replace(sample, mask=None)  # noqa: E731
+    (batch,) = loader.batches(reader, [Step((0, 1), 2)], 1, bare)
+    assert not batch.masks.any()
+    assert [sample.mask for sample in batch.samples] == [None, None]
+
+
+def test_no_steps_are_no_batches(reader: SampleReader) -> None:
+    assert list(loader.batches(reader, [], 2)) == []
+    assert loader_threads() == []
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+@pytest.mark.parametrize("bad", [0, 7])
+def test_an_error_in_a_thread_reaches_whoever_asked(bad: int, threads: int, reader: SampleReader) -> None:
+    def fail(sample: Sample) -> Sample:
+        if sample.image_id == reader.rows[bad]["image_id"]:
+            raise ShardError("torn")
+        return sample
+
+    steps = [Step((position,), 1) for position in range(8)]
+    going = loader.batches(reader, steps, threads, fail)
+    seen = [next(going).samples[0].image_id for _ in range(bad)]
+    with pytest.raises(ShardError, match="torn"):
+        next(going)
+    assert seen == [row["image_id"] for row in reader.rows[:bad]]
+    assert loader_threads() == []
+
+
+@pytest.mark.parametrize("taken", [0, 1, 3])
+def test_batches_may_be_left_early(taken: int, reader: SampleReader) -> None:
+    steps = [Step((number % 8,), 1) for number in range(200)]
+    read: list[str] = []
+
+    def note(sample: Sample) -> Sample:
+        read.append(sample.image_id)
+        return sample
+
+    going = loader.batches(reader, steps, 2, note)
+    for _ in range(taken):
+        next(going)
+    going.close()
+    assert loader_threads() == []
+    assert len(read) <= taken + 4 + 2
+
+
+def test_what_was_asked_for_ahead_is_not_read_after_all(reader: SampleReader, monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on = threading.Event()
+    read: list[str] = []
+
+    class Pool(ThreadPoolExecutor):
+        def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+            super().shutdown(wait=False, cancel_futures=cancel_futures)
+            go_on.set()
+            super().shutdown(wait=wait)
+
+    def stop_after_one_batch(sample: Sample) -> Sample:
+        read.append(sample.image_id)
+        assert len(read) <= 8 or go_on.wait(60)
+        return sample
+
+    monkeypatch.setattr(loader, "ThreadPoolExecutor", Pool)
+    going = loader.batches(reader, [Step(tuple(range(8)), 8)] * 20, 1, stop_after_one_batch)
+    next(going)
+    going.close()
+    assert len(read) <= 9
+
+
+def test_reading_runs_only_a_little_ahead(reader: SampleReader) -> None:
+    """A slow device must not find the whole epoch waiting in memory."""
+    asked: list[int] = []
+
+    class Noting(list[Step]):
+        def __iter__(self) -> Iterator[Step]:
+            for number, step in enumerate(super().__iter__()):
+                asked.append(number)
+                yield step
+
+    going = loader.batches(reader, Noting(Step((number % 8,), 1) for number in range(100)), 2)
+    next(going)
+    assert len(asked) <= 5
+    going.close()

@@ -1,0 +1,121 @@
+"""What names a run, and what does not."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lungseg.config import (
+    AugmentSettings,
+    ComputeSettings,
+    LoaderSettings,
+    LossSettings,
+    ModelSettings,
+    OptimSettings,
+    TrainSettings,
+    WandbSettings,
+)
+from lungseg.dataset.catalog import PreparedData
+from lungseg.dataset.folds import RunPlan
+from lungseg.errors import InputError
+from lungseg.training import run
+from lungseg.training.run import name_run
+from lungseg.training.study_data import open_data
+
+SETTINGS = TrainSettings(
+    folds=5,
+    seed=3,
+    epochs=3,
+    model=ModelSettings(encoder="tu-test_efficientnet", weights="none"),
+    augment=AugmentSettings(flip=0.5),
+    loader=LoaderSettings(batch=2, threads=2),
+)
+PLAN = RunPlan("source-to-source", ("north",), fold=0, folds=5, seed=3)
+
+
+def changed(**changes: Any) -> TrainSettings:
+    return SETTINGS.model_copy(update=changes)
+
+
+@pytest.fixture(scope="module")
+def data(prepared: Path) -> list[PreparedData]:
+    return open_data([str(prepared / "north"), str(prepared / "south")])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"epochs": 4},
+        {"seed": 4},
+        {"folds": 3},
+        {"threshold": 0.4},
+        {"workers_per_run": 2},
+        {"compute": ComputeSettings(precision="bf16")},
+        {"patience": 3},
+        {"choose_threshold": True},
+        {"model": ModelSettings(encoder="resnet50", weights="none")},
+        {"optim": OptimSettings(lr=1e-3)},
+        {"loss": LossSettings(dice=0.5)},
+        {"augment": AugmentSettings()},
+        {"loader": LoaderSettings(batch=4, threads=2)},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_what_shapes_the_result_shapes_the_name(changes: dict[str, Any], data: list[PreparedData]) -> None:
+    assert name_run(changed(**changes), PLAN, data) != name_run(SETTINGS, PLAN, data)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"out": "/elsewhere"},
+        {"study": "another"},
+        {"wandb": WandbSettings(mode="offline", project="p")},
+        {"data": ("/a/moved/folder",)},
+        {"only_folds": (0,)},
+        {"train_on": ("north",)},
+        {"protocols": ("pooled", "source-to-source")},
+        {"max_failures": 0},
+        {"runs_at_once": 2},
+        {"loader": LoaderSettings(batch=2, threads=7, cache_mib=1, disk_mib=0)},
+        {"phantoms": 9},
+        {"dry_run": True},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_what_does_not_shape_the_result_does_not_shape_the_name(
+    changes: dict[str, Any], data: list[PreparedData]
+) -> None:
+    assert name_run(changed(**changes), PLAN, data) == name_run(SETTINGS, PLAN, data)
+
+
+def test_a_runs_name_tells_plans_and_data_apart(data: list[PreparedData]) -> None:
+    plans = [PLAN, replace(PLAN, fold=1), replace(PLAN, train_on=("south",)), replace(PLAN, protocol="pooled")]
+    names = [name_run(SETTINGS, plan, data) for plan in plans]
+    other = [replace(data[0], digest="0" * 16), data[1]]
+    names += [name_run(SETTINGS, PLAN, other), name_run(SETTINGS, PLAN, data[:1])]
+    assert len(set(names)) == len(names)
+    assert names[0].startswith("from-north-fold0-")
+    assert names[3].startswith("pooled-fold0-")
+
+
+def test_a_moved_data_set_is_the_same_data(data: list[PreparedData]) -> None:
+    moved = [replace(part, folder="/elsewhere/" + part.name) for part in data]
+    assert name_run(SETTINGS, PLAN, moved) == name_run(SETTINGS, PLAN, data)
+
+
+def test_a_file_of_weights_is_known_by_what_it_holds(data: list[PreparedData], tmp_path: Path) -> None:
+    def name(path: Path) -> str:
+        run._digest_file.cache_clear()
+        return name_run(changed(model=ModelSettings(encoder="resnet18", weights=str(path))), PLAN, data)
+
+    one, moved = tmp_path / "one.pth", tmp_path / "moved.pth"
+    one.write_bytes(b"weights")
+    first = name(one)
+    moved.write_bytes(b"weights")
+    assert name(moved) == first
+    one.write_bytes(b"others")
+    assert name(one) != first
+    with pytest.raises(InputError, match=r"gone\.pth"):
+        name(tmp_path / "gone.pth")

@@ -1,0 +1,625 @@
+"""One run of a study in this process: what it writes, how it goes on after a crash, and what it refuses."""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lungseg import storage
+from lungseg.config import (
+    AugmentSettings,
+    ComputeSettings,
+    LoaderSettings,
+    ModelSettings,
+    OptimSettings,
+    PreprocessSettings,
+    TrainSettings,
+    WandbSettings,
+)
+from lungseg.dataset import catalog
+from lungseg.dataset.folds import RunPlan, assign_folds, group_rows, split
+from lungseg.errors import LungsegError, SettingsError
+from lungseg.ingest import sources
+from lungseg.model import checkpoint
+from lungseg.model.checkpoint_io import load_state, load_weights
+from lungseg.prepare import dataset_writer
+from lungseg.prepare.shard_plan import plan_shards
+from lungseg.schema import SCHEMA, TEST_ROWS
+from lungseg.training import run_loop
+from lungseg.training.run import Progress, Run, Show, name_run
+from lungseg.training.study_data import open_data
+
+torch.set_num_threads(1)  # two threads that wait for each other are ten times slower on a busy machine
+
+CPU = torch.device("cpu")
+EPOCHS = 3
+SETTINGS = TrainSettings(
+    folds=5,
+    seed=3,
+    epochs=EPOCHS,
+    model=ModelSettings(encoder="tu-test_efficientnet", weights="none"),
+    optim=OptimSettings(lr=5e-3, weight_decay=1e-2, schedule="one-cycle"),
+    augment=AugmentSettings(rotate_deg=8.0, scale=0.1, shift=0.05, gamma=0.3, flip=0.5),
+    loader=LoaderSettings(batch=2, threads=2),
+    wandb=WandbSettings(mode="disabled"),
+)
+# From north to south; each of five folds trains on four of north's five and holds one out.
+PLAN = RunPlan("source-to-source", ("north",), fold=0, folds=5, seed=3)
+TIMES = ("train_s", "epoch_s", "images_per_s", "wait_share")
+
+
+def nobody(_: Progress) -> None:
+    """Show a run to nobody."""
+
+
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here processes end, not machines."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
+@pytest.fixture(scope="module")
+def folders(prepared: Path) -> tuple[str, ...]:
+    return str(prepared / "north"), str(prepared / "south")
+
+
+def changed(**changes: Any) -> TrainSettings:
+    return SETTINGS.model_copy(update=changes)
+
+
+def a_run(folders: tuple[str, ...], folder: Path, settings: TrainSettings = SETTINGS, plan: RunPlan = PLAN) -> Run:
+    plan = replace(plan, validates=settings.validates)
+    return Run(settings, plan, folders, name_run(settings, plan, open_data(folders)), str(folder))
+
+
+def go(run: Run, show: Show = nobody) -> dict[str, Any]:
+    return run_loop.finish(run_loop.start(run, CPU), show)
+
+
+@pytest.fixture(scope="module")
+def finished(folders: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run that nothing interrupted; only read."""
+    run = a_run(folders, tmp_path_factory.mktemp("runs") / "whole")
+    go(run)
+    return run
+
+
+def metrics_of(run: Run) -> list[dict[str, Any]]:
+    lines = (Path(run.folder) / "metrics.jsonl").read_text().splitlines()
+    return [{name: value for name, value in json.loads(line).items() if name not in TIMES} for line in lines]
+
+
+def index_rows(run: Run) -> list[dict[str, Any]]:
+    return [row for data in open_data(run.data) for row in data.index.to_pylist()]
+
+
+def test_a_run_writes_its_files_and_no_others(finished: Run) -> None:
+    folder = Path(finished.folder)
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    inside = {"model.safetensors", "state.pt", "trained_on.parquet", "config.json"}
+    expected = {f"checkpoint/epoch-000{EPOCHS}/{name}" for name in inside}
+    assert files == expected | {"metrics.jsonl", "tested.parquet", "run.json"}
+
+
+def test_metrics_has_a_line_an_epoch_with_every_figure(finished: Run) -> None:
+    rows = [json.loads(line) for line in (Path(finished.folder) / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == list(range(1, EPOCHS + 1))
+    for row in rows:
+        assert row["run"] == finished.name
+        assert row["held_out_images"] == 1
+        assert all(0.0 <= row[f"held_out_{name}"] <= 1.0 for name in ("dice", "iou", "pixel_accuracy"))
+        assert all(row[name] > 0 for name in ("loss", "lr", *TIMES))
+        assert row["epoch_s"] >= row["train_s"]
+    assert rows[-1]["lr"] < rows[0]["lr"] <= SETTINGS.optim.lr
+
+
+def test_a_tested_image_has_the_group_that_its_folds_were_dealt_by(folders: tuple[str, ...], tmp_path: Path) -> None:
+    rows = index_rows(a_run(folders, tmp_path))
+    first, second, *_ = [f"{row['dataset']}/{row['image_id']}" for row in rows if row["dataset"] == "south"]
+    run = replace(a_run(folders, tmp_path, changed(epochs=1)), linked=((first, second),))
+    go(run)
+    tested = storage.read_table(f"{run.folder}/tested.parquet").to_pylist()
+    groups = {f"{row['dataset']}/{row['image_id']}": row["group"] for row in tested}
+    assert groups[first] == groups[second]
+    assert len(set(groups.values())) == len(groups) - 1
+
+
+def test_each_image_is_tested_once_and_none_that_was_trained_on(finished: Run) -> None:
+    rows = index_rows(finished)
+    parts = split(rows, finished.plan)
+    table = storage.read_table(f"{finished.folder}/tested.parquet")
+    assert table.schema.equals(TEST_ROWS, check_metadata=True)
+    tested = table.to_pylist()
+    found = sorted((row["role"], row["dataset"], row["image_id"]) for row in tested)
+    expected = [("held-out", rows[i]["dataset"], rows[i]["image_id"]) for i in parts.held_out]
+    expected += [("cross", rows[i]["dataset"], rows[i]["image_id"]) for i in parts.cross]
+    assert found == sorted(expected)
+    assert (len(parts.train), len(parts.held_out)) == (4, 1)
+    learnt = storage.read_table(f"{finished.folder}/checkpoint/epoch-000{EPOCHS}/trained_on.parquet").to_pylist()
+    assert {row["image_id"] for row in learnt} == {rows[i]["image_id"] for i in parts.train}
+    assert not {row["image_id"] for row in learnt} & {row["image_id"] for row in tested}
+    assert {row["run"] for row in tested} == {finished.name}
+
+
+def test_a_linked_image_is_held_out_with_its_double(folders: tuple[str, ...], finished: Run, tmp_path: Path) -> None:
+    (held,) = run_loop.start(finished, CPU).parts.held_out
+    rows = index_rows(finished)
+    double = next(i for i, row in enumerate(rows) if row["dataset"] == "north" and i != held)
+    south = next(i for i, row in enumerate(rows) if row["dataset"] == "south")
+    names = [f"{rows[i]['dataset']}/{rows[i]['image_id']}" for i in (held, double, south)]
+    linked = (names[0], names[1]), (names[1], names[2])
+    splits = [
+        run_loop.start(replace(finished, folder=str(tmp_path), linked=linked, plan=replace(PLAN, fold=fold)), CPU).parts
+        for fold in range(5)
+        if fold_has_rows(rows, linked, fold)
+    ]
+    for parts in splits:
+        assert (held in parts.held_out) == (double in parts.held_out) == (south in parts.cross)
+    assert sum(held in parts.held_out for parts in splits) == 1
+
+
+def fold_has_rows(rows: list[dict[str, Any]], linked: tuple[tuple[str, str], ...], fold: int) -> bool:
+    found = assign_folds(rows, group_rows(rows, linked), PLAN.folds, PLAN.seed)
+    return any(row["dataset"] == "north" and one == fold for row, one in zip(rows, found, strict=True))
+
+
+def test_tested_rows_hold_together(finished: Run) -> None:
+    sizes = {"north_00": (96, 96), "north_01": (128, 110), "north_02": (120, 150), "north_03": (200, 180)}
+    sizes |= {"north_04": (101, 97), "south_00": (160, 160), "south_01": (99, 140), "south_02": (180, 96)}
+    for row in storage.read_table(f"{finished.folder}/tested.parquet").to_pylist():
+        height, width = sizes[row["image_id"]]
+        assert row["tp"] + row["fp"] + row["fn"] + row["tn"] == height * width  # native, not 64 px
+        assert row["dice"] == pytest.approx(2 * row["iou"] / (1 + row["iou"]))
+        assert row["sensitivity"] == pytest.approx(row["tp"] / (row["tp"] + row["fn"]))
+        assert (row["hd95_px"] is None) == (row["assd_px"] is None) == (row["tp"] + row["fp"] == 0)
+
+
+def test_run_json_says_how_every_figure_was_made(finished: Run) -> None:
+    summary = storage.read_json(f"{finished.folder}/run.json")
+    assert summary["schema"] == SCHEMA
+    assert summary["run"] == finished.name
+    assert summary["protocol"] == "source-to-source"
+    assert summary["train_on"] == ["north"]
+    assert (summary["fold"], summary["folds"], summary["epochs"]) == (0, 5, EPOCHS)
+    assert summary["trained_images"] == 4
+    assert (summary["best_epoch"], summary["validation_images"]) == (EPOCHS, 0)
+    assert (summary["input"], summary["resolution"]) == ("64 px", "native size")
+    assert (summary["threshold"], summary["threshold_from"]) == (0.5, "settings")
+    assert summary["aggregation"] == "mean over images"
+    assert TrainSettings.model_validate(summary["settings"]) == SETTINGS
+    rows = storage.read_table(f"{finished.folder}/tested.parquet").to_pylist()
+    assert [(part["role"], part["dataset"], part["images"]) for part in summary["tested"]] == [
+        ("cross", "south", 3),
+        ("held-out", "north", 1),
+    ]
+    for part in summary["tested"]:
+        for name in ("dice", "iou", "pixel_accuracy"):
+            values = [row[name] for row in rows if row["dataset"] == part["dataset"]]
+            assert part[name] == pytest.approx(np.mean(values))
+
+
+def test_the_checkpoint_explains_the_model(finished: Run) -> None:
+    found = checkpoint.find(finished.folder)
+    assert found.epoch == EPOCHS
+    assert found.preprocess == PreprocessSettings(size=64)
+    assert found.config["train_on"] == ["north"]
+    assert TrainSettings.model_validate(found.config["settings"]) == SETTINGS
+    assert (found.config["step"], found.config["trained"]) == (0, True)
+
+
+def test_progress_counts_every_step_of_every_epoch(folders: tuple[str, ...], tmp_path: Path) -> None:
+    shown: list[Progress] = []
+    go(a_run(folders, tmp_path, changed(epochs=2)), shown.append)
+    steps = [(one.epoch, one.step, one.steps) for one in shown if not one.note]
+    assert steps == [(1, 1, 2), (1, 2, 2), (2, 1, 2), (2, 2, 2)]
+    notes = [one for one in shown if one.note]
+    assert [one.epoch for one in notes] == [1, 2, 2]
+    assert "held-out Dice" in notes[0].note
+    assert notes[-1].note == "testing"
+
+
+# Killed and started again
+
+
+class CrashError(Exception):
+    """Stands for the process's end."""
+
+
+FROZEN = ComputeSettings(batch_norm="frozen")
+KINDS = {
+    "plain": SETTINGS,
+    "within epochs, with a moving average": changed(
+        epochs=2, save_steps=1, optim=OptimSettings(lr=5e-3, schedule="cosine", ema=0.9)
+    ),
+    # Batches of one image: four an epoch, two steps, the first of which is followed by a checkpoint.
+    "accumulating": changed(
+        epochs=2,
+        save_steps=1,
+        compute=FROZEN,
+        loader=LoaderSettings(batch=1, threads=2),
+        optim=OptimSettings(lr=5e-3, schedule="cosine", ema=0.9, clip_norm=0.5, accumulate=2),
+    ),
+    "choosing": changed(epochs=4, patience=1, choose_threshold=True, save_steps=1),
+}
+Event = tuple[str, ...]
+
+
+def go_until(run: Run, ends: Callable[[Event], bool]) -> list[Event]:
+    """Go until an event at which the run is to end; events are every batch shown, and every file before its writing."""
+    events: list[Event] = []
+    write = storage.write_bytes
+
+    def happens(*event: str) -> None:
+        events.append(event)
+        if ends(event):
+            raise CrashError
+
+    def writing(path: str, content: bytes) -> None:
+        lines = str(content.count(b"\n")) if path.endswith(".jsonl") else ""
+        if not path.endswith((".safetensors", "state.pt", "trained_on.parquet")):  # like config.json, the last
+            happens(path.removeprefix(run.folder), lines)
+        write(path, content)
+
+    torch.manual_seed(len(run.folder))  # a new process has another random state
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(storage, "write_bytes", writing)
+        try:
+            go(run, lambda p: happens("shown", str(p.epoch), str(p.step), p.note.split(" ")[0]))
+        except CrashError:
+            assert not (Path(run.folder) / "run.json").exists()
+            events.append(("killed",))
+    return events
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def uninterrupted(
+    request: pytest.FixtureRequest, folders: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Run, list[Event]]:
+    """A whole run of each kind, and what happened in it; only read."""
+    run = a_run(folders, tmp_path_factory.mktemp("kinds") / "whole", KINDS[request.param])
+    return run, go_until(run, lambda _: False)
+
+
+def test_a_run_killed_at_every_batch_and_every_write_ends_as_if_it_had_not_been(
+    uninterrupted: tuple[Run, list[Event]], tmp_path: Path
+) -> None:
+    """One after the other in one run: each start gets as far as the first event that it was not killed at before."""
+    whole, events = uninterrupted
+    run = replace(whole, folder=str(tmp_path))
+    killed: set[Event] = set()
+
+    def ends(event: Event) -> bool:
+        new = event not in killed
+        killed.add(event)
+        return new
+
+    while go_until(run, ends)[-1] == ("killed",):
+        pass
+    assert killed == set(events)
+    same_result(run, whole)
+
+
+@pytest.mark.parametrize("share", [0.4, 0.8])
+def test_a_run_killed_once_ends_as_if_it_had_not_been(
+    share: float, uninterrupted: tuple[Run, list[Event]], tmp_path: Path
+) -> None:
+    whole, events = uninterrupted
+    run = replace(whole, folder=str(tmp_path))
+    end = events[int(share * len(events))]
+    assert go_until(run, lambda event: event == end)[-1] == ("killed",)
+    assert go_until(run, lambda _: False)[-1] != ("killed",)
+    same_result(run, whole)
+
+
+def test_a_checkpoint_is_written_within_an_epoch_after_so_many_steps(folders: tuple[str, ...], tmp_path: Path) -> None:
+    def saved(name: str, **changes: Any) -> list[str]:
+        run = a_run(folders, tmp_path / name, KINDS["accumulating"].model_copy(update=changes))
+        return [event[0].split("/")[2] for event in go_until(run, lambda _: False) if event[0].endswith("config.json")]
+
+    assert saved("each") == ["epoch-0000-step-00000002", "epoch-0001", "epoch-0001-step-00000002", "epoch-0002"]
+    assert saved("second", save_steps=2) == ["epoch-0001", "epoch-0002"]
+    plain = OptimSettings(lr=5e-3)
+    assert saved("plain", optim=plain, save_steps=3, epochs=1) == ["epoch-0000-step-00000003", "epoch-0001"]
+
+
+def test_a_run_that_goes_on_within_an_epoch_does_not_repeat_its_batches(
+    folders: tuple[str, ...], tmp_path: Path
+) -> None:
+    run = a_run(folders, tmp_path, KINDS["accumulating"])
+    go_until(run, lambda event: event[:3] == ("shown", "1", "3"))
+    training = run_loop.start(run, CPU)
+    assert (training.epoch, training.step, training.sums[1]) == (0, 2, 2)
+    shown = [event for event in go_until(run, lambda _: False) if event[0] == "shown"]
+    assert shown[:3] == [("shown", "1", "3", ""), ("shown", "1", "4", ""), ("shown", "1", "4", "loss")]
+
+
+def same_result(run: Run, expected: Run) -> None:
+    """Weights and all else that a checkpoint holds bit by bit, and every figure but the times."""
+    found, whole = checkpoint.find(run.folder), checkpoint.find(expected.folder)
+    assert found.config["digests"]["model.safetensors"] == whole.config["digests"]["model.safetensors"]
+    same_state(load_state(found), load_state(whole))
+    assert {**found.config, "digests": {}} == {**whole.config, "digests": {}}
+    assert metrics_of(run) == metrics_of(expected)
+    tables = [storage.read_table(f"{one.folder}/tested.parquet") for one in (run, expected)]
+    assert tables[0].equals(tables[1])
+    reports = [storage.read_json(f"{one.folder}/run.json") for one in (run, expected)]
+    assert reports[0] == reports[1]
+
+
+def same_state(one: Any, other: Any) -> None:
+    assert type(one) is type(other)
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for name in one:
+            same_state(one[name], other[name])
+    elif isinstance(one, Tensor):
+        assert torch.equal(one, other)
+    else:
+        assert one == other
+
+
+def test_a_finished_run_entered_again_does_not_train(finished: Run) -> None:
+    files = [path for path in Path(finished.folder).rglob("*") if path.is_file()]
+    before = {path: path.read_bytes() for path in files}
+    shown: list[Progress] = []
+    again = go(finished, shown.append)
+    assert [one.note for one in shown] == ["testing"]
+    assert shown[0].epoch == EPOCHS
+    assert {path: path.read_bytes() for path in files} == before
+    assert json.loads(json.dumps(again))["tested"] == storage.read_json(f"{finished.folder}/run.json")["tested"]
+
+
+def test_a_damaged_checkpoint_is_not_gone_on_from(folders: tuple[str, ...], finished: Run, tmp_path: Path) -> None:
+    run = a_run(folders, tmp_path)
+    assert go_until(run, lambda event: event[:3] == ("shown", "2", "1"))[-1] == ("killed",)
+    weights = tmp_path / "checkpoint" / "epoch-0001" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    go(run)  # from the start
+    same_result(run, finished)
+
+
+def test_what_began_in_another_precision_or_with_more_threads_goes_on_as_it_began(
+    folders: tuple[str, ...], tmp_path: Path
+) -> None:
+    run = a_run(folders, tmp_path, changed(epochs=1))
+    go(run)
+    (config,) = tmp_path.glob("checkpoint/*/config.json")
+    content = json.loads(config.read_text())
+    assert content["computed"] == {"device": "cpu", "precision": "fp32", "threads": 1}
+    config.write_text(json.dumps({**content, "computed": {**content["computed"], "threads": 2}}))
+    run_loop.start(run, CPU)
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)
+    config.write_text(json.dumps({**content, "computed": {"device": "cuda", "precision": "bf16", "threads": 1}}))
+    with pytest.raises(SettingsError, match=r"began on cuda in bf16, and would go on on cpu in fp32: wait for"):
+        run_loop.start(run, CPU)
+
+
+def test_an_adapted_model_is_not_trained_on(folders: tuple[str, ...], tmp_path: Path) -> None:
+    run = a_run(folders, tmp_path, changed(epochs=1))
+    go(run)
+    (config,) = tmp_path.glob("checkpoint/*/config.json")
+    config.write_text(json.dumps({**json.loads(config.read_text()), "adapted_to": {}}))
+    with pytest.raises(SettingsError, match="was adapted and cannot be trained on"):
+        run_loop.start(run, CPU)
+
+
+def test_flips_are_refused_where_they_swap_classes(
+    folders: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_loop, "flips_allowed", lambda _: False)
+    with pytest.raises(SettingsError, match=r"--augment\.flip 0\.5"):
+        run_loop.start(a_run(folders, tmp_path), CPU)
+
+
+def test_another_seed_is_another_model(folders: tuple[str, ...], finished: Run, tmp_path: Path) -> None:
+    run = a_run(folders, tmp_path, changed(seed=4))  # its plan is the same: the same split
+    go(run)
+    assert checkpoint.find(run.folder).digest != checkpoint.find(finished.folder).digest
+
+
+def prepare(records: list[Any], out: Path, size: int = 64) -> tuple[str, ...]:
+    dataset_writer.write_datasets(plan_shards(records, str(out), PreprocessSettings(size=size), 8))
+    return tuple(catalog.find_datasets([str(out)]))
+
+
+def test_an_image_without_a_mask_is_neither_learnt_from_nor_tested_on(archive: Path, tmp_path: Path) -> None:
+    records = sources.discover(str(archive / "north"), "north")
+    rows = [{**asdict(one), "pixel_digest": one.image_id} for one in records]
+    parts = split(rows, PLAN)
+    records[parts.train[0]] = replace(records[parts.train[0]], mask_uris=(), mask_classes=())
+    run = a_run(prepare(records, tmp_path / "data"), tmp_path / "run", changed(epochs=1))
+    assert go(run)["trained_images"] == len(parts.train) - 1
+    learnt = storage.read_table(f"{run.folder}/checkpoint/epoch-0001/trained_on.parquet").column("image_id")
+    tested = storage.read_table(f"{run.folder}/tested.parquet").column("image_id")
+    everybody = {one.image_id for one in records}
+    assert {*learnt.to_pylist(), *tested.to_pylist()} == everybody - {records[parts.train[0]].image_id}
+
+
+def test_too_few_images_for_the_workers_are_refused(
+    folders: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = a_run(folders, tmp_path)
+    monkeypatch.setattr(run_loop, "rank_and_world", lambda: (0, 3))
+    with pytest.raises(SettingsError, match="4 training images, 6 needed for 3 workers: lower --workers-per-run"):
+        run_loop.start(run, CPU)
+
+
+def test_a_fold_that_holds_nobody_is_refused(folders: tuple[str, ...], tmp_path: Path) -> None:
+    plan = replace(PLAN, folds=1000)
+    with pytest.raises(SettingsError, match=r"no image of 5 for held-out.*lower --folds \(now 1000\)"):
+        run_loop.start(a_run(folders, tmp_path, plan=plan), CPU)
+    assert not (tmp_path / "checkpoint").exists()
+
+
+# Choices by the validation fold
+
+
+class ByGrey(nn.Module):
+    """Lung, the surer the darker a pixel is; sure from far darker greys on than the lung's edge has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slope = nn.Parameter(torch.tensor(12.0))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.slope * (0.1 - images)
+
+
+def scripted(dice: Sequence[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the epochs have these validation figures."""
+    left, averages = iter(dice), run_loop.averages
+    monkeypatch.setattr(run_loop, "averages", lambda rows: {**averages(rows), "dice": next(left)})
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_training_stops_after_so_many_epochs_without_a_better_one_and_tests_the_best(
+    ema: float, folders: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted([0.5, 0.6, 0.55, 0.6, 0.59, 0.9], monkeypatch)  # as good again is not better
+    settings = changed(epochs=9, patience=3, optim=OptimSettings(lr=5e-3, ema=ema), save_steps=1)
+    training = run_loop.start(a_run(folders, tmp_path, settings), CPU)
+    weights: list[dict[str, Tensor]] = []
+
+    def show(progress: Progress) -> None:
+        if progress.note.startswith("loss") and not training.trained:
+            weights.append({name: value.clone() for name, value in training.learner.tested.state_dict().items()})
+
+    summary = run_loop.finish(training, show)
+    assert (summary["epochs"], summary["best_epoch"]) == (5, 2)
+    assert [row["epoch"] for row in metrics_of(training.run)] == [1, 2, 3, 4, 5]
+    found = load_weights(checkpoint.find(str(tmp_path)))
+    same_state(dict(found), weights[1])
+    assert not torch.equal(found["net.segmentation_head.0.weight"], weights[2]["net.segmentation_head.0.weight"])
+    assert checkpoint.find(str(tmp_path)).config["trained"] is True
+
+
+def test_the_best_of_all_epochs_is_tested_where_none_ends_the_training_early(
+    folders: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted([0.7, 0.6, 0.5], monkeypatch)
+    summary = go(a_run(folders, tmp_path, changed(patience=9)))
+    assert (summary["epochs"], summary["best_epoch"]) == (EPOCHS, 1)
+
+
+def test_the_validation_fold_is_neither_learnt_from_nor_tested_on(
+    folders: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learnt: set[str] = set()
+    augmenting = run_loop.augmenting
+
+    def noting(*args: Any) -> Any:
+        change = augmenting(*args)
+        return lambda sample: learnt.add(sample.image_id) or change(sample)
+
+    monkeypatch.setattr(run_loop, "augmenting", noting)
+    run = a_run(folders, tmp_path, changed(patience=1, choose_threshold=True))
+    training = run_loop.start(run, CPU)
+    train, held_out, cross, validation = (
+        {training.reader.rows[i]["image_id"] for i in part}
+        for part in (
+            training.parts.train,
+            training.parts.held_out,
+            training.parts.cross,
+            training.parts.validation,
+        )
+    )
+    summary = run_loop.finish(training, nobody)
+    tested = set(storage.read_table(f"{run.folder}/tested.parquet").column("image_id").to_pylist())
+    assert (len(train), len(held_out), len(cross), len(validation)) == (3, 1, 3, 1)
+    assert learnt == train
+    assert tested == held_out | cross
+    assert not validation & (train | tested)
+    # The model has seen them through the choices that they made.
+    folder = checkpoint.find(run.folder).folder
+    seen = set(storage.read_table(f"{folder}/trained_on.parquet").column("image_id").to_pylist())
+    assert seen == train | validation
+    assert (summary["trained_images"], summary["validation_images"]) == (3, 1)
+    rows = metrics_of(run)
+    assert all(row["validation_images"] == 1 and "held_out_dice" not in row for row in rows)
+
+
+def test_the_threshold_is_chosen_on_the_validation_fold_and_recorded(
+    folders: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_loop, "build", lambda _: ByGrey())
+    still = changed(epochs=1, optim=OptimSettings(lr=1e-12))
+    fixed = go(a_run(folders, tmp_path / "fixed", still.model_copy(update={"patience": 1})))
+    run = a_run(folders, tmp_path / "chosen", still.model_copy(update={"choose_threshold": True}))
+    chosen = go(run)
+    assert (fixed["threshold"], fixed["threshold_from"]) == (0.5, "settings")
+    assert 0.0 < chosen["threshold"] < 0.4
+    assert chosen["threshold_from"] == "validation fold"
+    assert storage.read_json(f"{run.folder}/run.json")["threshold"] == chosen["threshold"]
+    for better, worse in zip(chosen["tested"], fixed["tested"], strict=True):
+        assert better["dice"] > worse["dice"] + 0.1
+    assert metrics_of(run)[0]["validation_dice"] < 0.8  # epochs are compared at the settings' threshold
+
+
+# Numbers of a whole run
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_its_rate(folders: tuple[str, ...], tmp_path: Path) -> None:
+    settings = changed(optim=OptimSettings(lr=10.0), epochs=50, augment=AugmentSettings(), compute=FROZEN)
+    run = a_run(folders, tmp_path, settings)
+    training = run_loop.start(run, CPU)
+    with torch.no_grad():
+        training.learner.model.net.segmentation_head[0].bias.fill_(torch.nan)  # type: ignore[union-attr,index]
+    with pytest.raises(LungsegError, match=r"the loss became nan: lower --optim\.lr \(now 10\), and check the masks"):
+        run_loop.finish(training, nobody)
+    assert not (tmp_path / "checkpoint").exists()
+
+
+def test_a_constant_rate_is_every_epochs_and_a_schedule_falls_over_the_run(
+    folders: tuple[str, ...], tmp_path: Path
+) -> None:
+    run = a_run(folders, tmp_path, KINDS["accumulating"])
+    training = run_loop.start(run, CPU)
+    rates = []
+    for training.epoch in range(2):
+        rates += run_loop._rates(training, run_loop._steps(training))
+    expected = [run_loop.learning_rate(step, 4, run.settings.optim) for step in range(4)]
+    assert rates == [rate for rate in expected for _ in range(2)]  # two batches each
+
+
+def test_every_batch_of_every_epoch_and_rank_has_a_random_state_of_its_own(
+    folders: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds: list[int] = []
+    train_batches = run_loop.train_batches
+
+    def noting(learn: Any, batches: Any, rates: Any, given: list[int], batch_done: Any) -> tuple[float, int]:
+        seeds.extend(given)
+        return train_batches(learn, batches, rates, given, batch_done)
+
+    monkeypatch.setattr(run_loop, "train_batches", noting)
+    go(a_run(folders, tmp_path, KINDS["accumulating"]))
+    assert len(seeds) == len(set(seeds)) == 8  # four batches an epoch, in two pieces each
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_determinism_is_asked_of_torch_for_the_run_alone(
+    asked: bool, folders: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # so that the test leaves none behind
+    found: set[bool] = set()
+    run = a_run(folders, tmp_path, changed(epochs=1, compute=ComputeSettings(deterministic=asked)))
+    go(run, lambda _: found.add(torch.are_deterministic_algorithms_enabled()))
+    assert found == {asked}
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_a_run_in_bf16_is_measured_in_fp32(folders: tuple[str, ...], tmp_path: Path) -> None:
+    run = a_run(folders, tmp_path, changed(epochs=1, compute=ComputeSettings(precision="bf16")))
+    training = run_loop.start(run, CPU)
+    seen: set[torch.dtype] = set()
+    training.learner.model.register_forward_hook(lambda model, _, out: None if model.training else seen.add(out.dtype))
+    run_loop.finish(training, nobody)
+    assert seen == {torch.float32}

@@ -1,0 +1,87 @@
+"""The data of a study: opened together, prepared alike, with masks, and enough for every rank."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lungseg.config import PreprocessSettings
+from lungseg.dataset import catalog
+from lungseg.dataset.folds import Split
+from lungseg.errors import InputError, SettingsError
+from lungseg.ingest import sources
+from lungseg.prepare import dataset_writer
+from lungseg.prepare.shard_plan import plan_shards
+from lungseg.training import study_data
+
+
+@pytest.fixture(scope="module")
+def folders(prepared: Path) -> tuple[str, ...]:
+    return str(prepared / "north"), str(prepared / "south")
+
+
+def prepare(records: list[Any], out: Path, size: int = 64) -> tuple[str, ...]:
+    dataset_writer.write_datasets(plan_shards(records, str(out), PreprocessSettings(size=size), 8))
+    return tuple(catalog.find_datasets([str(out)]))
+
+
+def test_data_sets_come_in_the_order_in_which_they_were_named(folders: tuple[str, ...]) -> None:
+    data = study_data.open_data(folders[::-1])
+    assert [(part.name, part.index.num_rows) for part in data] == [("south", 3), ("north", 5)]
+
+
+def test_data_without_any_mask_cannot_be_trained_on(archive: Path, tmp_path: Path) -> None:
+    maskless = prepare(sources.pair(str(archive / "south" / "images"), "", "maskless"), tmp_path)
+    with pytest.raises(InputError, match="maskless: none of 3 images has a mask: training needs masks"):
+        study_data.open_data(maskless)
+
+
+def test_images_without_a_mask_are_left_out_aloud(
+    archive: Path, folders: tuple[str, ...], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    records = sources.discover(str(archive / "south"), "mixed")
+    records[1] = replace(records[1], mask_uris=(), mask_classes=())
+    mixed = prepare(records, tmp_path)
+    maskless = prepare(sources.pair(str(archive / "south" / "images"), "", "maskless"), tmp_path / "other")
+    data = study_data.open_data([folders[0], *mixed, *maskless])
+    assert [(part.name, part.index.num_rows) for part in data] == [("north", 5), ("mixed", 2)]
+    assert records[1].image_id not in data[1].index.column("image_id").to_pylist()
+    assert "mixed: 1 of 3 images have no mask" in caplog.text
+    assert "maskless: 3 of 3 images have no mask" in caplog.text
+
+
+def test_data_prepared_differently_cannot_be_mixed(archive: Path, folders: tuple[str, ...], tmp_path: Path) -> None:
+    records = sources.discover(str(archive / "south"), "south")
+    with pytest.raises(InputError, match="prepare both alike") as caught:
+        study_data.open_data([folders[0], *prepare(records, tmp_path, size=80)])
+    assert "(found --preprocess.size 80, expected 64)" in str(caught.value)
+
+
+def test_one_name_for_two_data_sets_is_refused(folders: tuple[str, ...]) -> None:
+    with pytest.raises(InputError, match="a second data set named north"):
+        study_data.open_data([folders[0], folders[0]])
+
+
+def test_masks_of_other_classes_are_refused(folders: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    def opened(folder: str) -> catalog.PreparedData:
+        part = catalog.open_dataset(folder)
+        return replace(part, preprocess=part.preprocess.model_copy(update={"classes": ("lung", "heart")}))
+
+    monkeypatch.setattr(study_data, "open_dataset", opened)
+    with pytest.raises(InputError, match="masks of lung, heart, this version learns lungs alone"):
+        study_data.open_data(folders)
+
+
+@pytest.mark.parametrize(
+    ("images", "workers", "least", "refused"),
+    [(6, 3, 2, False), (5, 3, 2, True), (3, 3, 1, False), (2, 3, 1, True), (2, 1, 2, False), (1, 1, 2, True)],
+)
+def test_every_rank_needs_its_least_of_images(images: int, workers: int, least: int, refused: bool) -> None:
+    parts = Split(tuple(range(images)), (90,), ())
+    if not refused:
+        study_data.check_split(parts, "run", workers, least)
+        return
+    said = f"run: {images} training images, {least * workers} needed for {workers} workers: lower --workers-per-run"
+    with pytest.raises(SettingsError, match=said):
+        study_data.check_split(parts, "run", workers, least)

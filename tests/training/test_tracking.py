@@ -1,0 +1,464 @@
+"""metrics.jsonl, which is the truth, and W&B, which may fail without harm."""
+
+import json
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import wandb
+
+from lungseg import storage
+from lungseg.config import LoaderSettings, ModelSettings, TrainSettings, WandbSettings
+from lungseg.dataset import catalog
+from lungseg.dataset.folds import RunPlan
+from lungseg.errors import InputError
+from lungseg.training import run_loop, tracking
+from lungseg.training.run import Run
+from lungseg.training.tracking import MetricsLog, Picture, WandbMirror, summarise_study
+
+OFFLINE, DISABLED = WandbSettings(mode="offline"), WandbSettings(mode="disabled")
+
+
+def row(epoch: int, loss: float = 0.5) -> dict[str, Any]:
+    return {"run": "pooled-fold0", "epoch": epoch, "loss": loss}
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_each_epoch_is_on_disk_once_it_is_added(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "metrics.jsonl"
+    log = MetricsLog(str(path), 0)
+    assert not path.exists()
+    for epoch in (1, 2, 3):
+        log.add(row(epoch))
+        assert lines(path) == [row(n) for n in range(1, epoch + 1)]
+    assert path.read_bytes().endswith(b"}\n")
+
+
+def test_a_restart_in_mid_run_goes_on_where_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    first = MetricsLog(str(path), 0)
+    first.add(row(1))
+    first.add(row(2))
+    second = MetricsLog(str(path), 2)
+    second.add(row(3))
+    assert lines(path) == second.rows == [row(1), row(2), row(3)]
+
+
+def test_an_epoch_that_is_redone_has_one_line_the_last(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    first = MetricsLog(str(path), 0)
+    for epoch in (1, 2):
+        first.add(row(epoch))
+    for loss in (0.3, 0.2):  # killed twice after its line was written and before its checkpoint was
+        again = MetricsLog(str(path), 1)
+        assert again.rows == [row(1)]
+        again.add(row(2, loss))
+    assert lines(path) == [row(1), row(2, 0.2)]
+
+
+def test_opening_the_log_changes_nothing_on_disk(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    first = MetricsLog(str(path), 0)
+    first.add(row(1))
+    first.add(row(2))
+    MetricsLog(str(path), 0)
+    assert lines(path) == [row(1), row(2)]
+
+
+def test_a_write_that_fails_leaves_the_lines_that_were_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "metrics.jsonl"
+    log = MetricsLog(str(path), 0)
+    log.add(row(1))
+
+    def fail(descriptor: int) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(InputError, match="no space left"):
+        log.add(row(2))
+    assert lines(path) == [row(1)]
+    assert [child.name for child in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+class FakeRun:
+    """What wandb.init returns, and what was done with it; `broken` is the method that raises."""
+
+    def __init__(self, broken: str = "", error: Exception | None = None) -> None:
+        self.calls: list[tuple[str, Any]] = []
+        self._broken, self._error = broken, error or wandb.errors.CommError("the server is gone")
+        self.summary = self
+
+    def _do(self, method: str, value: Any) -> None:
+        self.calls.append((method, value))
+        if method == self._broken:
+            raise self._error
+
+    def log(self, values: dict[str, Any], step: int) -> None:
+        self._do("log", (values, step))
+
+    def update(self, values: dict[str, Any]) -> None:
+        self._do("summary", values)
+
+    def finish(self, exit_code: int) -> None:
+        self._do("finish", exit_code)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home without a key."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    monkeypatch.setenv("HOME", str(folder))
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    return folder
+
+
+def started(monkeypatch: pytest.MonkeyPatch, answer: FakeRun | Exception) -> list[dict[str, Any]]:
+    """Put a double in wandb.init's place; what it was called with is collected."""
+    asked: list[dict[str, Any]] = []
+
+    def init(**arguments: Any) -> FakeRun:
+        asked.append(arguments)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(wandb, "init", init)
+    return asked
+
+
+def mirror(settings: WandbSettings, folder: Path) -> WandbMirror:
+    return WandbMirror(settings, "study", "pooled-fold0-1234", str(folder), {"epochs": 3})
+
+
+def test_disabled_starts_nothing_and_takes_everything(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = started(monkeypatch, FakeRun())
+    with mirror(DISABLED, tmp_path / "run") as disabled:
+        disabled.log(row(1))
+        disabled.summarise({"dice": 0.9})
+    assert asked == []
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_named_grouped_and_resumed_alike_on_every_start(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = started(monkeypatch, FakeRun())
+    for folder in (tmp_path / "one", tmp_path / "one", tmp_path / "other"):
+        mirror(OFFLINE, folder)
+    first, again, other = asked
+    assert first["group"] == "study"
+    assert first["name"] == "pooled-fold0-1234"
+    assert first["resume"] == "allow"
+    assert first["config"] == {"epochs": 3}
+    assert first["project"] == "lungseg"
+    assert first["dir"] == str(tmp_path / "one")
+    assert first["id"] == again["id"] != other["id"]
+
+
+def test_lines_and_summary_are_mirrored_and_the_run_is_ended(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = FakeRun()
+    started(monkeypatch, run)
+    with mirror(OFFLINE, tmp_path) as online:
+        online.log(row(1))
+        online.summarise({"dice": 0.9})
+    assert run.calls == [("log", (row(1), 1)), ("summary", {"dice": 0.9}), ("finish", 0)]
+
+
+def test_a_run_that_fails_is_marked_so_and_its_error_goes_on(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = FakeRun()
+    started(monkeypatch, run)
+    with pytest.raises(KeyError, match="a bug"), mirror(OFFLINE, tmp_path):
+        raise KeyError("a bug")
+    assert run.calls == [("finish", 1)]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [wandb.errors.CommError("no server"), wandb.errors.UsageError("no key"), OSError("read-only"), ValueError("mode")],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_start_that_fails_is_told_and_training_goes_on(
+    error: Exception,
+    tmp_path: Path,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    started(monkeypatch, error)
+    with caplog.at_level(logging.WARNING), mirror(OFFLINE, tmp_path) as broken:
+        broken.log(row(1))
+        broken.summarise({"dice": 0.9})
+    assert str(error) in caplog.text
+    assert "metrics.jsonl" in caplog.text
+
+
+def test_with_a_key_and_no_way_to_the_server_it_is_written_offline(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    modes, answer = [], FakeRun()
+
+    def init(**arguments: Any) -> FakeRun:
+        modes.append(arguments["mode"])
+        if arguments["mode"] == "online":
+            raise wandb.errors.CommError("no server")
+        return answer
+
+    monkeypatch.setattr(wandb, "init", init)
+    with caplog.at_level(logging.WARNING), mirror(WandbSettings(), tmp_path) as fallen:
+        fallen.log(row(1))
+    assert modes == ["online", "offline"]
+    assert [name for name, _ in answer.calls] == ["log", "finish"]
+    assert "W&B is not written online (no server)" in caplog.text
+    modes.clear()
+    with mirror(WandbSettings(mode="online"), tmp_path):
+        assert modes == ["online"]
+
+
+@pytest.mark.parametrize("broken", ["log", "summary", "finish"])
+def test_whatever_fails_later_is_told_once_and_training_goes_on(
+    broken: str, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = FakeRun(broken)
+    started(monkeypatch, run)
+    with caplog.at_level(logging.WARNING), mirror(OFFLINE, tmp_path) as mirrored:
+        mirrored.log(row(1))
+        mirrored.log(row(2))
+        mirrored.summarise({"dice": 0.9})
+    assert [kind for kind, _ in run.calls].count(broken) == 1
+    assert len([record for record in caplog.records if "the server is gone" in record.message]) == 1
+    assert run.calls[-1][0] == broken  # nothing more is asked of a run that failed
+
+
+def test_a_folder_that_cannot_be_made_is_told_and_training_goes_on(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = started(monkeypatch, FakeRun())
+    (tmp_path / "run").write_text("a file, not a folder")
+    with caplog.at_level(logging.WARNING), mirror(OFFLINE, tmp_path / "run") as broken:
+        broken.log(row(1))
+    assert asked == []
+    assert "W&B is not written" in caplog.text
+
+
+def test_a_run_in_a_bucket_keeps_its_mirror_in_the_users_cache(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = started(monkeypatch, FakeRun())
+    WandbMirror(OFFLINE, "study", "run", "s3://bucket/runs/study/run", {})
+    assert asked[0]["dir"] == str(home / ".cache" / "lungseg" / "wandb")
+    assert Path(asked[0]["dir"]).is_dir()
+
+
+@pytest.mark.parametrize(
+    ("chosen", "environment", "netrc", "expected"),
+    [
+        ("auto", {}, "", "offline"),
+        ("auto", {"WANDB_API_KEY": ""}, "", "offline"),
+        ("auto", {"WANDB_API_KEY": "k"}, "", "online"),
+        ("auto", {}, "machine api.wandb.ai login user password k", "online"),
+        ("auto", {}, "machine example.org login user password k", "offline"),
+        ("auto", {"WANDB_API_KEY": "k", "WANDB_MODE": "offline"}, "", "offline"),
+        ("online", {"WANDB_MODE": "offline"}, "", "online"),
+        ("offline", {"WANDB_API_KEY": "k", "WANDB_MODE": "online"}, "", "offline"),
+    ],
+)
+def test_online_wants_a_key_and_what_is_set_wins(
+    chosen: Any,
+    environment: dict[str, str],
+    netrc: str,
+    expected: str,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    if netrc:
+        (home / ".netrc").write_text(netrc)
+    asked = started(monkeypatch, FakeRun())
+    mirror(WandbSettings(mode=chosen), home)
+    assert [arguments["mode"] for arguments in asked] == [expected]
+
+
+def test_wandb_mode_disabled_starts_nothing(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    asked = started(monkeypatch, FakeRun())
+    mirror(WandbSettings(), tmp_path)
+    assert asked == []
+
+
+def test_wandb_itself_writes_an_offline_run_without_a_key(tmp_path: Path, home: Path) -> None:
+    with mirror(WandbSettings(), tmp_path / "run") as offline:
+        offline.log(row(1))
+        offline.summarise({"dice": 0.9})
+    name = storage.digest(["study", str(tmp_path / "run")])
+    (folder,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
+    values, deadline = (b"pooled-fold0-1234", b"study", b"loss", b"dice"), time.monotonic() + 60
+    written = b""
+    while not all(value in written for value in values):  # W&B's own process writes it, and may still be at it
+        assert time.monotonic() < deadline, written
+        time.sleep(0.05)
+        written = (folder / f"run-{name}.wandb").read_bytes()
+
+
+def records_of(path: Path) -> list[Any]:
+    """Records of an offline run's file, once W&B's own process has written its end."""
+    deadline = time.monotonic() + 60
+    while True:
+        found = records_so_far(path)
+        if any(record.WhichOneof("record_type") == "exit" for record in found):
+            return found
+        assert time.monotonic() < deadline, found
+        time.sleep(0.05)
+
+
+def records_so_far(path: Path) -> list[Any]:
+    """Records of an offline run's file: 7 bytes, then blocks of 32 KiB of LevelDB's log format."""
+    from wandb.proto import wandb_internal_pb2
+
+    content, place, found, parts = path.read_bytes(), 7, [], b""
+    while place + 7 <= len(content):
+        if 32768 - place % 32768 < 7:  # too little for a head: zeros up to the next block
+            place += 32768 - place % 32768
+            continue
+        size, kind = int.from_bytes(content[place + 4 : place + 6], "little"), content[place + 6]
+        if place + 7 + size > len(content):
+            break  # half of it is written
+        parts += content[place + 7 : place + 7 + size]
+        place += 7 + size
+        if kind in (1, 4):  # whole, or the last part
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(parts)
+            found.append(record)
+            parts = b""
+    return found
+
+
+def test_an_offline_run_of_a_real_training_says_what_metrics_jsonl_says(
+    prepared: Path, tmp_path: Path, home: Path
+) -> None:
+    settings = TrainSettings(
+        study="first",
+        folds=3,
+        epochs=3,
+        model=ModelSettings(encoder="tu-test_efficientnet", weights="none"),
+        loader=LoaderSettings(batch=2),
+        wandb=WandbSettings(mode="offline"),
+    )
+    plan = RunPlan("pooled", ("north", "south"), 0, 3, 0)
+    folder = tmp_path / "first" / "pooled-fold0-1234"
+    run = Run(settings, plan, tuple(catalog.find_datasets([str(prepared)])), folder.name, str(folder))
+    summary = run_loop.finish(run_loop.start(run, torch.device("cpu")), lambda _: None)
+    (path,) = folder.glob("wandb/offline-run-*/*.wandb")
+    records = records_of(path)
+    (told,) = [record.run for record in records if record.WhichOneof("record_type") == "run"]
+    assert told.run_group == "first"
+    assert told.display_name == "pooled-fold0-1234"
+    assert told.run_id == storage.digest(["first", str(folder)])
+    assert told.job_type == "train"
+    config = {update.key: json.loads(update.value_json) for update in told.config.update}
+    expected = json.loads(settings.model_dump_json())
+    assert {name: config[name] for name in expected} == expected
+    history = [
+        {(item.key or item.nested_key[0]): json.loads(item.value_json) for item in record.history.item}
+        for record in records
+        if record.WhichOneof("record_type") == "history"
+    ]
+    own = [{name: value for name, value in row.items() if not name.startswith("_")} for row in history]
+    assert own == lines(folder / "metrics.jsonl")
+    assert len(own) == 3
+    last = {
+        update.key: json.loads(update.value_json)
+        for record in records
+        if record.WhichOneof("record_type") == "summary"
+        for update in record.summary.update
+    }
+    assert last["threshold"] == summary["threshold"]
+    assert last["run"] == "pooled-fold0-1234"
+    assert [record.exit.exit_code for record in records if record.WhichOneof("record_type") == "exit"] == [0]
+
+
+def test_the_summary_of_a_study_is_a_run_of_its_group(tmp_path: Path, home: Path) -> None:
+    grid = (["trained on", "a"], [["a (pooled)", "0.962 [0.958, 0.966]*"]])
+    picture = np.zeros((30, 40, 3), np.uint8)
+    for _ in range(2):
+        summarise_study(WandbSettings(), str(tmp_path / "first"), grid, picture)
+    files = sorted((tmp_path / "first" / "wandb").glob("offline-run-*/*.wandb"))
+    assert {path.name for path in files} == {f"run-{storage.digest(['first', str(tmp_path / 'first')])}.wandb"}
+    records = records_of(files[0])
+    (told,) = [record.run for record in records if record.WhichOneof("record_type") == "run"]
+    assert (told.run_group, told.display_name, told.job_type) == ("first", "summary", "summary")
+    media = {path.name.split("_0_")[0]: path for path in files[0].parent.glob("files/media/*/*")}
+    table = json.loads(media["matrix"].read_text())
+    assert (table["columns"], table["data"]) == grid
+    assert "matrix_picture" in media
+
+
+def test_pictures_and_checkpoints_go_where_asked(tmp_path: Path, home: Path, caplog: pytest.LogCaptureFixture) -> None:
+    weights = tmp_path / "run" / "checkpoint" / "epoch-0001" / "model.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"weights")
+    images = [np.full((16, 16), value, np.uint8) for value in (50, 99)]
+    masks = [np.pad(np.ones((8, size), np.uint8), ((4, 4), (0, 16 - size))) for size in (3, 5, 7)]
+    settings = WandbSettings(mode="offline", artifact=True, images=2)
+    with mirror(settings, tmp_path / "run") as asked:
+        asked.show([Picture("a/1", images[0], masks[0], masks[1]), Picture("a/2", images[1], None, masks[2])])
+        asked.keep("pooled-fold0", str(weights.parent))
+        asked.keep("pooled-fold0", "s3://bucket/runs/checkpoint")
+    assert "s3://bucket/runs/checkpoint: it is in a bucket" in caplog.text
+    assert "W&B stopped" not in caplog.text
+    (path,) = (tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb")
+    assert len(list(path.parent.glob("files/media/images/*.png"))) == 2
+    assert len(list(path.parent.glob("files/media/images/mask/*.png"))) == 3
+    artifacts = [record.artifact for record in records_of(path) if record.WhichOneof("record_type") == "artifact"]
+    assert [(one.name, one.type) for one in artifacts] == [("pooled-fold0", "model")]
+
+
+def test_nothing_is_given_that_was_not_asked_for(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = FakeRun()
+    started(monkeypatch, run)
+    with mirror(OFFLINE, tmp_path) as silent:
+        silent.show([])
+        silent.keep("pooled-fold0", str(tmp_path))
+    assert run.calls == [("finish", 0)]
+
+
+def test_an_upload_that_takes_too_long_is_left_to_itself(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Slow(FakeRun):
+        def finish(self, exit_code: int) -> None:
+            time.sleep(20 + exit_code)
+
+    monkeypatch.setattr(tracking, "_FINISH_S", 0.2)
+    monkeypatch.setattr(tracking, "_GRACE_S", 0.1)
+    asked = started(monkeypatch, Slow())
+    began = time.monotonic()
+    with mirror(OFFLINE, tmp_path):
+        pass
+    assert time.monotonic() - began < 10
+    assert "W&B did not take all within 0 s and is left to itself" in caplog.text
+    assert asked[0]["settings"].finish_timeout == 0.2
+
+
+def test_a_mode_that_wandb_refuses_is_told_and_training_goes_on(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "nonsense")
+    with caplog.at_level(logging.WARNING), mirror(WandbSettings(), tmp_path) as broken:
+        broken.log(row(1))
+    assert "W&B is not written" in caplog.text

@@ -1,0 +1,470 @@
+"""How a step is taken: its gradient, its rate, its precision, and the moving average of the weights."""
+
+import copy
+import math
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, strategies as st
+from timm.layers import norm_act
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from lungseg.config import ComputeSettings, LossSettings, ModelSettings, OptimSettings, TrainSettings
+from lungseg.errors import ResourceError
+from lungseg.model import precision
+from lungseg.model.losses import bce_dice
+from lungseg.model.network import build
+from lungseg.training import train_step
+from lungseg.training.loader import Batch, training_steps
+from lungseg.training.train_step import Learner, learning_rate
+
+torch.set_num_threads(1)  # two threads that wait for each other are ten times slower on a busy machine
+
+CPU = torch.device("cpu")
+SMALL = ModelSettings(encoder="tu-test_efficientnet", weights="none", dropout=0.0)
+FROZEN = ComputeSettings(batch_norm="frozen")
+SIDE = 64
+Grads = list[list[Tensor]]
+
+
+def a_settings(compute: ComputeSettings = FROZEN, **optim: Any) -> TrainSettings:
+    return TrainSettings(model=SMALL, compute=compute, optim=OptimSettings(**{"lr": 1e-2, **optim}))
+
+
+def a_batch(*seeds: int, global_size: int = 0, moves: bool = True) -> Batch:
+    """Dark squares on grey noise, and where they are."""
+    masks = np.zeros((len(seeds), 1, SIDE, SIDE), np.uint8)
+    images = np.empty_like(masks)
+    for i, seed in enumerate(seeds):
+        random = np.random.default_rng(seed)
+        top, left = random.integers(4, 28, 2)
+        masks[i, 0, top : top + 32, left : left + 32] = 1
+        images[i] = np.where(masks[i] == 1, 60, 190) + random.integers(-30, 30, masks[i].shape)
+    return Batch(torch.from_numpy(images), torch.from_numpy(masks), (), global_size or len(seeds), moves)
+
+
+class Pixelwise(nn.Module):
+    """One weight and one bias for all pixels, and a buffer of each kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.offset = nn.Parameter(torch.tensor(1.0)), nn.Parameter(torch.tensor(-0.5))
+        self.register_buffer("count", torch.tensor(0))
+        self.register_buffer("seen", torch.tensor(0.0))
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.training:
+            self.count += 1
+            self.seen += 1.0
+        return images * self.scale + self.offset
+
+
+def network(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return build(SMALL)
+
+
+def a_learner(settings: TrainSettings | None = None, model: nn.Module | None = None) -> Learner:
+    return Learner(model or Pixelwise(), CPU, settings or a_settings())  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def gradients() -> Iterator[Grads]:
+    """The gradients with which optimizers step, as they step."""
+    seen: Grads = []
+
+    def note(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        seen.append([p.grad.clone() for group in optimizer.param_groups for p in group["params"]])
+
+    hook = register_optimizer_step_pre_hook(note)
+    yield seen
+    hook.remove()
+
+
+def norm(grads: Sequence[Tensor]) -> float:
+    return math.sqrt(sum(float(grad.double().square().sum()) for grad in grads))
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+# A step
+
+
+def test_a_step_is_that_of_adamw_for_the_mean_over_the_images() -> None:
+    learn, plain = a_learner(a_settings(weight_decay=0.1)), Pixelwise()
+    optimizer = torch.optim.AdamW(plain.parameters(), weight_decay=0.1)
+    for rate, seeds in ((0.2, (0, 1, 2)), (0.05, (3, 4)), (0.01, (5,))):
+        batch = a_batch(*seeds)
+        images, masks = batch.to(CPU)
+        expected = bce_dice(plain(images), masks, LossSettings())
+        found = learn(batch, rate)
+        torch.testing.assert_close(found, expected.detach())
+        assert not found.requires_grad
+        optimizer.zero_grad()
+        expected.mean().backward()
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.step()
+        for one, other in zip(learn.model.parameters(), plain.parameters(), strict=True):
+            torch.testing.assert_close(one, other)
+
+
+def test_a_rank_with_part_of_a_global_batch_takes_its_share_of_the_step(gradients: Grads) -> None:
+    a_learner()(a_batch(0, 1), 0.1)
+    a_learner()(a_batch(0, 1, global_size=8), 0.1)
+    torch.testing.assert_close(gradients[1], [grad / 4 for grad in gradients[0]])
+
+
+def test_training_lowers_the_loss_and_finds_the_square() -> None:
+    learn = a_learner(a_settings(ComputeSettings()), network())
+    losses = [float(learn(a_batch(*seeds), 1e-2).mean()) for _ in range(12) for seeds in ((0, 1, 2, 3), (4, 5, 6, 7))]
+    assert sum(losses[-2:]) < 0.6 * sum(losses[:2])
+    assert losses[0] > 0.8
+
+
+# Several batches a step
+
+
+def test_batches_together_have_the_gradient_of_one_great_batch(gradients: Grads) -> None:
+    """With frozen batch norm; else it sees fewer images at a time."""
+    great, parts = (a_learner(a_settings(accumulate=n), network()) for n in (1, 2))
+    for learn, batch, together in ((great, 4, 1), (parts, 2, 2)):
+        for step in training_steps(12, batch, (0, 1, 1), (3, 0), 2, together):
+            learn(a_batch(*step.positions, global_size=step.global_size, moves=step.moves), 1e-3)
+    assert len(gradients) == 6
+    for one, other in zip(gradients[:3], gradients[3:], strict=True):
+        assert norm([a - b for a, b in zip(one, other, strict=True)]) < 1e-3 * norm(one)
+    # The first is exact to rounding; later ones begin at weights that Adam moves apart where gradients are near 0.
+    assert norm([a - b for a, b in zip(gradients[0], gradients[3], strict=True)]) < 1e-5 * norm(gradients[0])
+
+
+def test_batches_of_unequal_size_together_are_one_mean_over_images(gradients: Grads) -> None:
+    learn, whole = a_learner(), a_learner()
+    first = {name: value.clone() for name, value in learn.model.named_parameters()}
+    learn(a_batch(0, 1, 2, global_size=4, moves=False), 0.1)
+    assert all(torch.equal(value, first[name]) for name, value in learn.model.named_parameters())
+    assert gradients == []
+    learn(a_batch(3, global_size=4), 0.1)
+    whole(a_batch(0, 1, 2, 3), 0.1)
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_the_gradient_of_one_step_is_not_part_of_the_next(gradients: Grads) -> None:
+    learn = a_learner()
+    for _ in range(2):
+        learn(a_batch(0), 0.0)
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+# Clipping
+
+
+def test_a_long_gradient_is_cut_to_the_norm_and_keeps_its_direction(gradients: Grads) -> None:
+    for clip in (0.0, 1e-3):
+        a_learner(a_settings(clip_norm=clip), network())(a_batch(0, 1), 1e-3)
+    free, clipped = gradients
+    assert norm(free) > 0.01
+    assert norm(clipped) == pytest.approx(1e-3, rel=1e-3)
+    for one, other in zip(free, clipped, strict=True):
+        torch.testing.assert_close(other, one * (norm(clipped) / norm(free)), rtol=1e-3, atol=1e-9)
+
+
+def test_a_short_gradient_is_left_alone(gradients: Grads) -> None:
+    for clip in (0.0, 1e6):
+        a_learner(a_settings(clip_norm=clip))(a_batch(0, 1), 1e-3)
+    assert norm(gradients[0]) > 0
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=0)
+
+
+def test_what_is_clipped_is_the_whole_step_and_not_each_of_its_batches(gradients: Grads) -> None:
+    learn = a_learner(a_settings(clip_norm=1e-3, accumulate=2))
+    learn(a_batch(0, global_size=2, moves=False), 0.0)
+    learn(a_batch(1, global_size=2), 0.0)
+    a_learner(a_settings(clip_norm=1e-3))(a_batch(0, 1), 0.0)
+    assert norm(gradients[0]) == pytest.approx(1e-3, rel=1e-3)
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+# Moving average
+
+
+@pytest.mark.parametrize("ema", [0.3, 0.9])
+def test_the_moving_average_is_that_of_its_formula(ema: float) -> None:
+    learn = a_learner(a_settings(ema=ema))
+    average: dict[str, float] = {}
+    for update in range(1, 16):
+        learn(a_batch(update), 0.05)
+        now = {name: float(value) for name, value in learn.model.state_dict().items()}
+        decay = min(ema, (1 + update) / (10 + update))
+        average = {name: decay * average[name] + (1 - decay) * now[name] for name in now} if average else now
+        average["count"] = now["count"]
+        found = {name: float(value) for name, value in learn.weights().items()}
+        assert found == pytest.approx(average, rel=1e-5)
+    assert learn.tested is not learn.model
+    assert abs(found["scale"] - now["scale"]) > 1e-3
+    assert found["seen"] < now["seen"] == found["count"]
+
+
+def test_the_moving_average_follows_steps_and_not_batches() -> None:
+    learn = a_learner(a_settings(ema=0.5, accumulate=2))
+    before = learn.weights()
+    learn(a_batch(0, global_size=2, moves=False), 0.1)
+    assert same(learn.weights(), before)
+    learn(a_batch(1, global_size=2), 0.1)
+    assert not same(learn.weights(), before)
+
+
+def test_without_a_moving_average_there_is_no_second_network() -> None:
+    learn = a_learner()
+    assert learn.tested is learn.model
+    assert "model" not in learn.state()
+
+
+# Weights and state
+
+
+def test_weights_are_a_copy_that_training_does_not_change() -> None:
+    learn = a_learner(a_settings(ComputeSettings()), network())
+    kept = learn.weights()
+    before = {name: value.clone() for name, value in kept.items()}
+    learn(a_batch(0, 1), 1e-2)
+    assert same(kept, before)
+    after = learn.weights()
+    assert all(not torch.equal(after[name], kept[name]) for name, _ in learn.model.named_parameters())
+    assert all(value.is_contiguous() for value in after.values())
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.8])
+def test_what_is_loaded_goes_on_to_the_bit(ema: float) -> None:
+    settings = a_settings(ComputeSettings(), ema=ema, weight_decay=0.1)
+    whole = a_learner(settings, network())
+    for step in range(3):
+        whole(a_batch(step, step + 1), 1e-2)
+    weights, state = whole.weights(), whole.state()
+    for step in (3, 4):
+        whole(a_batch(step, step + 1), 1e-2)
+    other = a_learner(settings, network(seed=9))
+    other.load(weights, state)
+    assert same(other.weights(), weights)
+    for step in (3, 4):
+        other(a_batch(step, step + 1), 1e-2)
+    assert same(other.weights(), whole.weights())
+    assert same(dict(other.model.state_dict()), dict(whole.model.state_dict()))
+    forgetful = a_learner(settings, network(seed=9))
+    forgetful.model.load_state_dict(weights)
+    forgetful(a_batch(3, 4), 1e-2)
+    forgetful(a_batch(4, 5), 1e-2)
+    assert not same(forgetful.weights(), whole.weights())
+
+
+# Batch norm
+
+
+def statistics(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in model.named_buffers() if "running" in name or "tracked" in name}
+
+
+@pytest.mark.parametrize("mode", ["frozen", "auto", "local"])
+def test_frozen_batch_norm_keeps_its_statistics_and_learns_its_scale_and_shift(mode: str) -> None:
+    model = network()
+    learn = a_learner(a_settings(ComputeSettings(batch_norm=mode)), model)  # type: ignore[arg-type]
+    before = statistics(model)
+    norms = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
+    affine = {name: (m.weight.detach().clone(), m.bias.detach().clone()) for name, m in norms.items()}
+    learn(a_batch(0, 1), 1e-2)
+    assert same(statistics(model), before) == (mode == "frozen")
+    for name, module in norms.items():
+        assert not torch.equal(module.weight, affine[name][0])
+        assert not torch.equal(module.bias, affine[name][1])
+        assert module.training == (mode != "frozen")
+    assert model.training
+
+
+def test_with_frozen_batch_norm_one_image_is_a_batch_and_without_it_is_none() -> None:
+    for mode, refused in (("frozen", False), ("local", True)):
+        learn = a_learner(a_settings(FROZEN), network())
+        learn._settings = learn._settings.model_copy(update={"compute": ComputeSettings(batch_norm=mode)})  # type: ignore[arg-type]
+        if refused:
+            with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
+                learn(a_batch(0), 1e-2)
+        else:
+            assert math.isfinite(float(learn(a_batch(0), 1e-2)))
+
+
+def test_sync_batch_norm_computes_what_the_network_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    """timm's batch norm holds an activation too, which torch's conversion drops: silently another network."""
+    monkeypatch.setattr(train_step, "rank_and_world", lambda: (0, 2))
+    model = network().train()
+    model(torch.rand(4, 1, SIDE, SIDE))
+    model.eval()
+    assert any(isinstance(module, norm_act.BatchNormAct2d) for module in model.modules())
+    images = torch.rand(2, 1, SIDE, SIDE)
+    names = list(model.state_dict())
+    with torch.inference_mode():
+        expected = model(images)
+    for mode in ("auto", "sync"):
+        converted = train_step._with_batch_norm(copy.deepcopy(model), mode, torch.device("cuda"))  # type: ignore[arg-type]
+        norms = [module for module in converted.modules() if isinstance(module, _BatchNorm)]
+        assert all(isinstance(module, nn.SyncBatchNorm) for module in norms)
+        assert list(converted.state_dict()) == names
+        with torch.inference_mode():
+            assert torch.equal(converted(images), expected)
+    for mode, kind in (("local", "cuda"), ("frozen", "cuda"), ("auto", "cpu")):
+        assert train_step._with_batch_norm(model, mode, torch.device(kind)) is model  # type: ignore[arg-type]
+
+
+def test_sync_batch_norm_wants_several_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    for world in (1, 2):
+        monkeypatch.setattr(train_step, "rank_and_world", lambda world=world: (0, world))
+        with pytest.raises(ResourceError, match="sync needs several GPUs: pass auto, local or frozen"):
+            a_learner(a_settings(ComputeSettings(batch_norm="sync")), network())
+
+
+# Precision, compilation, determinism
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "has_bf16", "expected"),
+    [
+        ("auto", "cpu", True, "fp32"),
+        ("auto", "cuda", True, "bf16"),
+        ("auto", "cuda", False, "fp16"),
+        ("fp32", "cuda", True, "fp32"),
+        ("fp16", "cuda", True, "fp16"),
+        ("bf16", "cpu", False, "bf16"),
+    ],
+)
+def test_the_precision_is_what_the_device_has(
+    asked: Any, device: str, has_bf16: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: has_bf16)
+    assert precision.choose_precision(asked, torch.device(device)) == expected
+
+
+def test_fp16_on_a_cpu_is_refused() -> None:
+    with pytest.raises(ResourceError, match=r"--compute\.precision fp16 on a CPU: it is for GPUs; pass bf16 or fp32"):
+        a_learner(a_settings(ComputeSettings(precision="fp16")))
+
+
+def test_bf16_on_a_cpu_learns_and_keeps_its_weights_in_fp32() -> None:
+    losses: dict[str, list[float]] = {}
+    for kind in ("fp32", "bf16"):
+        learn = a_learner(a_settings(ComputeSettings(precision=kind)), network())  # type: ignore[arg-type]
+        found = [learn(a_batch(0, 1, 2, 3), 1e-2) for _ in range(8)]
+        assert {loss.dtype for loss in found} == {torch.float32}
+        assert {value.dtype for value in learn.weights().values()} == {torch.float32, torch.int64}
+        losses[kind] = [float(loss.mean()) for loss in found]
+    assert losses["bf16"][-1] < 0.9 * losses["bf16"][0]
+    assert losses["bf16"][0] == pytest.approx(losses["fp32"][0], rel=0.03)
+    assert losses["bf16"] != losses["fp32"]
+
+
+def test_a_compiled_network_learns_the_same_and_bears_the_same_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, _: list[Tensor]) -> Any:
+        compiled.append(len(graph.graph.nodes))
+        return graph.forward
+
+    real = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda self: real(self, backend=backend))
+    plain, fast = (
+        a_learner(a_settings(ComputeSettings(compile=wanted, batch_norm="frozen"))) for wanted in (False, True)
+    )
+    for seed in range(3):
+        losses = [learn(a_batch(seed, seed + 1), 0.1) for learn in (plain, fast)]
+        torch.testing.assert_close(*losses)
+    torch._dynamo.reset()
+    assert compiled
+    assert plain.weights().keys() == fast.weights().keys()
+    torch.testing.assert_close(plain.weights(), fast.weights())
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_determinism_ends_with_its_block(asked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "whatever it was")  # so that it is put back afterwards
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    before = torch.are_deterministic_algorithms_enabled()
+    found = []
+    with pytest.raises(ZeroDivisionError), train_step.determinism(asked):
+        found += [torch.are_deterministic_algorithms_enabled(), "CUBLAS_WORKSPACE_CONFIG" in os.environ, 1 / 0]
+    with train_step.determinism(asked):
+        found += [torch.are_deterministic_algorithms_enabled(), "CUBLAS_WORKSPACE_CONFIG" in os.environ]
+    assert found == [asked, asked]
+    assert torch.are_deterministic_algorithms_enabled() == before
+
+
+# Learning rate
+
+schedules = st.builds(
+    OptimSettings,
+    lr=st.floats(1e-6, 1.0),
+    schedule=st.sampled_from(["cosine", "one-cycle"]),
+    warmup=st.floats(0.0, 0.5),
+)
+
+
+def rates(total: int, settings: OptimSettings) -> list[float]:
+    return [learning_rate(step, total, settings) for step in range(total)]
+
+
+@given(st.integers(1, 300), st.floats(1e-6, 1.0), st.data())
+def test_a_constant_learning_rate_is_constant(total: int, lr: float, data: st.DataObject) -> None:
+    step = data.draw(st.integers(0, total - 1))
+    assert learning_rate(step, total, OptimSettings(lr=lr)) == lr
+
+
+@given(st.integers(2, 500), schedules)
+def test_a_schedule_rises_to_its_peak_over_the_warm_up_and_falls(total: int, settings: OptimSettings) -> None:
+    found = rates(total, settings)
+    warm = max(1, round(total * settings.warmup))
+    assert max(found) == pytest.approx(settings.lr)
+    assert found[warm] == pytest.approx(settings.lr, rel=1e-9)
+    assert found[: warm + 1] == sorted(found[: warm + 1])
+    assert found[warm:] == sorted(found[warm:], reverse=True)
+    assert all(0 < rate <= settings.lr * (1 + 1e-9) for rate in found)
+
+
+@given(st.integers(40, 500), schedules)
+def test_a_schedule_begins_low_and_ends_near_nothing(total: int, settings: OptimSettings) -> None:
+    found = [rate / settings.lr for rate in rates(total, settings)]
+    warm = max(1, round(total * settings.warmup))
+    if settings.schedule == "one-cycle":
+        assert found[0] == pytest.approx(1 / 25)
+    else:
+        assert found[0] == pytest.approx(1 / warm)
+    # One step before the end of the half cosine.
+    left = 0.5 * (1 - math.cos(math.pi / (total - warm)))
+    assert found[-1] == pytest.approx(left if settings.schedule == "cosine" else left + (1 - left) * 1e-4, rel=1e-4)
+    assert found[-1] < 0.5
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("cosine", [0.25, 0.5, 0.75, 1.0, 1.0, 0.5, 0.5 * (1 + math.cos(math.pi * 15 / 16))]),
+        ("one-cycle", [0.04, 0.04 + 0.96 * (1 - math.sqrt(0.5)) / 2, 0.52, None, 1.0, (1 + 1e-4) / 2, None]),
+    ],
+)
+def test_schedules_of_known_steps(schedule: Any, expected: list[float | None]) -> None:
+    settings = OptimSettings(lr=1e-2, schedule=schedule, warmup=0.2)
+    for step, share in zip((0, 1, 2, 3, 4, 12, 19), expected, strict=True):
+        if share is not None:
+            assert learning_rate(step, 20, settings) == pytest.approx(share * settings.lr)
+
+
+def test_every_step_has_its_own_rate(gradients: Grads) -> None:
+    used: list[float] = []
+    hook = register_optimizer_step_pre_hook(lambda optimizer, *_: used.append(optimizer.param_groups[0]["lr"]))
+    learn = a_learner()
+    for number, rate in enumerate((0.1, 0.2, 0.3, 0.4)):
+        learn(a_batch(0, global_size=2, moves=number % 2 == 1), rate)
+    hook.remove()
+    assert used == [0.2, 0.4]
