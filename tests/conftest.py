@@ -15,6 +15,9 @@ from lungseg.config import PreprocessSettings
 from lungseg.ingest import sources
 from lungseg.prepare import dataset_writer
 from lungseg.prepare.shard_plan import plan_shards
+from tests.shared_fixtures import bucket, predicted, ray_cluster, study, trained, without_ray
+
+__all__ = ["bucket", "predicted", "ray_cluster", "study", "trained", "without_ray"]
 
 # On a busy machine of few cores, torch's threads wait for one another longer than they work.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -9,7 +9,7 @@ from typing import Any
 
 from lungseg import storage
 from lungseg.model import checkpoint
-from tests.pipelines.conftest import steady
+from tests.shared_fixtures import steady
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE = 64

@@ -16,8 +16,8 @@ from lungseg.model import checkpoint
 from lungseg.model.checkpoint_io import load_weights
 from lungseg.storage.files import digest_bytes
 from tests.cluster.nodes import Nodes, RunningJob
-from tests.pipelines.conftest import steady, trained  # noqa: F401  # a fixture
 from tests.pipelines.processes import title
+from tests.shared_fixtures import steady
 
 logger = logging.getLogger(__name__)
 
@@ -161,7 +161,7 @@ def predict(nodes: Nodes, films: Path, model: Path, out: Path, lose: bool = Fals
 def test_inference_loses_a_node(
     nodes: Nodes,
     films: Path,
-    trained: Path,  # noqa: F811
+    trained: Path,
     tmp_path: Path,
 ) -> None:
     undisturbed = predict(nodes, films, trained, tmp_path / "undisturbed")

@@ -75,6 +75,6 @@ def test_weights_that_changed_are_told_by_the_parts(archive: Path, job: Job) -> 
 
 def test_whoever_opens_finishes_and_plans_needs_no_torch() -> None:
     """Plain mistakes are told at once, and workers that hold no model start in half the time."""
-    code = "import sys, lungseg.pipelines.infer, lungseg.pipelines.spread; print(*{'torch', 'timm'} & set(sys.modules))"
+    code = "import sys\nimport lungseg.pipelines.infer_on_cluster\nprint(*{'torch', 'timm'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []

@@ -27,8 +27,8 @@ from lungseg.model import checkpoint
 from lungseg.model.checkpoint import digest_of
 from lungseg.predictions.parts import Account
 from lungseg.schema import USABLE, Record
-from tests.pipelines.conftest import steady
 from tests.pipelines.odd_inputs import Kind, kinds
+from tests.shared_fixtures import steady
 
 SMALL = PreprocessSettings(size=64)
 KINDS = kinds()

@@ -27,7 +27,7 @@ from lungseg.prepare import dataset_writer
 from lungseg.prepare.shard_plan import plan_shards
 from lungseg.schema import STATUSES
 from tests.pipelines import odd_inputs
-from tests.pipelines.conftest import EPOCHS, steady
+from tests.shared_fixtures import EPOCHS, steady
 
 ROOT = Path(__file__).resolve().parents[2]
 Row = dict[str, Any]

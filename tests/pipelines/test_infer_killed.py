@@ -16,8 +16,8 @@ import pytest
 
 from lungseg import storage
 from lungseg.imaging import phantom
-from tests.pipelines.conftest import steady
 from tests.pipelines.processes import family, kill, title
+from tests.shared_fixtures import steady
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES, PARTS = 60, 30

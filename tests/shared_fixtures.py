@@ -1,4 +1,7 @@
-"""One Ray cluster for all tests of pipelines, of two CPUs whatever the machine has, and a tiny study to infer with."""
+"""Session fixtures of several packages: a Ray cluster of two CPUs, a tiny trained study, an S3 bucket.
+
+Heavy libraries are imported inside the fixtures, so that tests that need none of them start at once.
+"""
 
 import contextlib
 import socket
@@ -11,16 +14,10 @@ from typing import Any
 
 import pyarrow.fs as pafs
 import pytest
-import ray
-import torch
 
 from lungseg import storage
-from lungseg.cluster import connection
 from lungseg.config import InferSettings, LoaderSettings, ModelSettings, OptimSettings, TrainSettings
 from lungseg.dataset import catalog, folds
-from lungseg.pipelines import infer
-from lungseg.training import run_loop, study_data
-from lungseg.training.run import Run
 
 EPOCHS = 14  # until the masks look like lungs: of a model that knows nothing they are all alike
 _UNSTEADY = ("seconds",)
@@ -33,6 +30,11 @@ def steady(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
+    """A local Ray of two CPUs, whatever the machine has."""
+    import ray
+
+    from lungseg.cluster import connection
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_ADDRESS", "local")
         patch.setenv("WANDB_MODE", "disabled")
@@ -48,6 +50,11 @@ def ray_cluster() -> Iterator[None]:
 
 
 def _train(prepared: Path, folder: Path, fold: int) -> None:
+    import torch
+
+    from lungseg.training import run_loop, study_data
+    from lungseg.training.run import Run
+
     settings = TrainSettings(
         data=tuple(catalog.find_datasets([str(prepared)])),
         folds=2,
@@ -83,6 +90,8 @@ def study(prepared: Path, trained: Path) -> Path:
 @pytest.fixture(scope="session")
 def predicted(archive: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The archive's predictions, made in this process, three images a part; read only."""
+    from lungseg.pipelines import infer
+
     out = tmp_path_factory.mktemp("predicted")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(infer, "_over_cluster", lambda job, rows, _: infer._here(job, rows))
@@ -93,6 +102,8 @@ def predicted(archive: Path, trained: Path, tmp_path_factory: pytest.TempPathFac
 @pytest.fixture
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """All parts of an inference are predicted in this process."""
+    from lungseg.pipelines import infer
+
     monkeypatch.setattr(infer, "_over_cluster", lambda job, rows, _: infer._here(job, rows))
 
 
