@@ -1,37 +1,42 @@
-"""Every error that lungseg raises for a reason a user can mend.
+"""The exceptions that lungseg raises for causes a user can fix, and how they cross Ray.
 
 LungsegError
-├── SettingsError      a setting that is unknown, malformed or cannot work (exit status 2)
-├── InputError         a file, folder or data set that is missing or cannot be used
-│   ├── ImageError     one image or mask; carries a reason code for its row
-│   ├── ShardError     a prepared data set that is torn, incomplete or of another make
-│   └── CheckpointError  a model folder that is torn or not one at all
-└── ResourceError      the cluster cannot place what was asked for
-                       (exit status 1 for all but SettingsError)
+├── SettingsError        a setting that is unknown, malformed or cannot work (exit status 2)
+├── InputError           a file, folder or dataset that is missing or cannot be used
+│   ├── ImageError       one image or mask; carries the reason code for its row
+│   ├── ShardError       a prepared dataset that is damaged, incomplete or written by another run
+│   └── CheckpointError  a model folder that is damaged, incomplete or not a checkpoint
+└── ResourceError        the cluster cannot provide the requested resources
+                         (exit status 1 for all but SettingsError)
 
-Messages say what, found, expected, do, on one or two lines. An error outside this tree is a bug and keeps its
-traceback.
+A message states what failed, what was found, what was expected and what to do, on one or two lines. An exception
+outside this tree is a bug and keeps its traceback.
 """
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 
 class LungsegError(Exception):
-    """A failure that a user can mend; its text says how."""
+    """A failure that a user can fix; its message says how."""
 
     exit_status = 1
 
 
 class SettingsError(LungsegError):
-    """A setting is unknown, malformed, or cannot work with the others."""
+    """A setting is unknown, malformed, or conflicts with another setting."""
 
     exit_status = 2
 
 
 class InputError(LungsegError):
-    """A file, folder or data set is missing or cannot be used."""
+    """A file, folder or dataset is missing or cannot be used."""
 
 
 class ImageError(InputError):
-    """One image or mask cannot be used; `reason` is the code that its row carries."""
+    """One image or mask cannot be used; `reason` is the code for its row."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(reason, message)
@@ -39,17 +44,83 @@ class ImageError(InputError):
         self.message = message
 
     def __str__(self) -> str:
-        """Put the code before the sentence."""
+        """Return the code and the message."""
         return f"{self.reason}: {self.message}"
 
 
 class ShardError(InputError):
-    """A prepared data set is torn, incomplete, or of another make than expected."""
+    """A prepared dataset is damaged, incomplete, or written by another run than expected."""
 
 
 class CheckpointError(InputError):
-    """A model folder is torn, incomplete, or not one at all."""
+    """A model folder is damaged, incomplete, or not a checkpoint."""
 
 
 class ResourceError(LungsegError):
-    """The cluster cannot place what was asked for."""
+    """The cluster cannot provide the requested resources."""
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """The value of a task in another process, or the LungsegError that ended it.
+
+    A task returns its error, because an exception raised in a task comes back wrapped by Ray and is retried. Objects
+    travel pickled; rows of Ray Data carry `to_json()` in a string column named `result`, with a value of JSON types.
+    """
+
+    value: Any = None
+    error: LungsegError | None = None
+
+    @classmethod
+    def of(cls, function: Callable[..., Any], *args: Any) -> "TaskResult":
+        """Call a function and keep its value or LungsegError; any other exception is raised."""
+        try:
+            return cls(function(*args))
+        except LungsegError as error:
+            return cls(error=error)
+
+    def unwrap(self) -> Any:
+        """Return the value.
+
+        Raises:
+            LungsegError: the task failed; class, message and exit status are those of the task.
+
+        """
+        if self.error is not None:
+            raise self.error
+        return self.value
+
+    def to_json(self) -> str:
+        """Encode for a string column."""
+        if self.error is None:
+            return json.dumps({"value": self.value})
+        return json.dumps({"error": type(self.error).__name__, "args": self.error.args})
+
+    @classmethod
+    def from_json(cls, text: str) -> "TaskResult":
+        """Decode what `to_json` wrote."""
+        content = json.loads(text)
+        if "error" not in content:
+            return cls(content["value"])
+        classes = {kind.__name__: kind for kind in _tree(LungsegError)}
+        return cls(error=classes.get(content["error"], LungsegError)(*content["args"]))
+
+
+def _tree(kind: type[LungsegError]) -> Iterator[type[LungsegError]]:
+    yield kind
+    for child in kind.__subclasses__():
+        yield from _tree(child)
+
+
+def unwrapped(error: BaseException) -> BaseException:
+    """Return the exception that a task or a Ray Train worker raised, without Ray's wrappers."""
+    while True:
+        inner = getattr(error, "cause", None) or getattr(error, "_base_exc", None)  # of a Ray task; of a train worker
+        if not isinstance(inner, BaseException):
+            return error
+        error = inner
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an exception's text, or the name of its class where it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -11,7 +11,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from lungseg import storage
-from lungseg.errors import InputError, ResourceError
+from lungseg.errors import InputError, ResourceError, TaskResult, first_line
 
 _LOOK_S = 10.0  # a network file system shows another machine's file after a while
 _TRIED = 8  # files of an archive
@@ -62,30 +62,38 @@ def _first_readable(paths: Sequence[str]) -> list[str]:
 
 def _ask(node: Node, expected: dict[str, str], answer: str, token: str) -> Any:
     strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-    task = ray.remote(_look).options(num_cpus=0, max_retries=1, scheduling_strategy=strategy)
+    task = ray.remote(_try_look).options(num_cpus=0, max_retries=1, scheduling_strategy=strategy)
     return task.remote(expected, answer, token, _LOOK_S)
 
 
-def _look(expected: dict[str, str], answer: str, token: str, patience: float) -> str:
-    """Compare files with their digests, on a node, and write an answer; say what is wrong, or nothing."""
+def _try_look(*args: Any) -> TaskResult:
+    return TaskResult.of(_look, *args)
+
+
+def _look(expected: dict[str, str], answer: str, token: str, patience: float) -> None:
+    """Compare files with their digests, on a node, and write an answer.
+
+    Raises:
+        InputError: a file cannot be read or differs, or the answer cannot be written.
+
+    """
     until = time.monotonic() + patience
     for path, digest in expected.items():
         while (found := _read(path)) is None or _digest(found) != digest:
             if time.monotonic() > until:
-                return f"cannot read {path}" if found is None else f"reads something else in {path}"
+                raise InputError(f"cannot read {path}" if found is None else f"reads something else in {path}")
             time.sleep(0.2)
     try:
         storage.write_bytes(answer, token.encode())
     except InputError as error:
-        return f"cannot write: {error}"
-    return ""
+        raise InputError(f"cannot write: {error}") from None
 
 
 def _said(answer: Any) -> str:
     try:
-        return str(ray.get(answer))
+        return str(ray.get(answer).error or "")
     except ray.exceptions.RayError as error:
-        return f"cannot run a task: {str(error).strip().splitlines()[0]}"
+        return f"cannot run a task: {first_line(error)}"
 
 
 def _unseen(answer: str, token: str) -> str:

@@ -6,6 +6,7 @@ Nothing here imports numpy, torch or ray, so that `--help` answers at once.
 from lungseg.config.adapt import AdaptSettings
 from lungseg.config.export import ExportFormat, ExportSettings
 from lungseg.config.infer import InferSettings, PostprocessSettings, Tta
+from lungseg.config.precision import Precision
 from lungseg.config.prepare import ListingColumns, OddMasks, PrepareSettings
 from lungseg.config.report import ReportSettings
 from lungseg.config.shared import JobSettings, PreprocessSettings, Settings
@@ -16,7 +17,6 @@ from lungseg.config.train import (
     LossSettings,
     ModelSettings,
     OptimSettings,
-    Precision,
     Protocol,
     TrainSettings,
     WandbSettings,

@@ -6,9 +6,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from lungseg.config.precision import Precision
 from lungseg.config.prepare import ListingColumns
 from lungseg.config.shared import Count, Fraction, JobSettings, Positive, Settings
-from lungseg.config.train import Precision
 
 Tta = Literal["none", "flip"]
 

@@ -4,10 +4,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from lungseg.config.precision import Precision
 from lungseg.config.shared import Count, Fraction, JobSettings, Positive, Settings
 
 Protocol = Literal["pooled", "source-to-source", "leave-one-dataset-out"]
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
 class ModelSettings(Settings):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from lungseg import storage
 from lungseg.arrays import U8, Row
 from lungseg.config import ExportSettings
-from lungseg.errors import InputError, LungsegError
+from lungseg.errors import InputError, TaskResult
 from lungseg.export.selection import predicted
 from lungseg.imaging import codecs
 from lungseg.imaging.dicom.reader import is_dicom
@@ -31,20 +31,20 @@ _HEAD = 512  # bytes, enough to tell DICOM
 
 
 def export_part(item: Row, settings: ExportSettings, out: str) -> Row:
-    """Export one part. What a user can mend is returned: raised in a task, Ray would turn it into a traceback."""
+    """Export one part: `part` as JSON to `result`, a TaskResult of `counts`, `notes` and `coco`."""
     cv2.setNumThreads(1)
-    part = json.loads(item["part"])
-    done: dict[str, Any] = {"counts": Counter(), "notes": [], "coco": [], "error": ""}
-    try:
-        table = read_part(part["path"])
-        found = predicted(table)
-        chosen = (found if part["rows"] is None else found.take(pa.array(part["rows"], pa.int64()))).to_pylist()
-        done["counts"].update(rows=table.num_rows, chosen=len(chosen))
-        for row in chosen:
-            _export_row(row, settings, out, done)
-    except LungsegError as refused:
-        done["error"] = str(refused)
-    return {"done": json.dumps(done)}
+    return {"result": TaskResult.of(_export, json.loads(item["part"]), settings, out).to_json()}
+
+
+def _export(part: Row, settings: ExportSettings, out: str) -> Row:
+    done: dict[str, Any] = {"counts": Counter(), "notes": [], "coco": []}
+    table = read_part(part["path"])
+    found = predicted(table)
+    chosen = (found if part["rows"] is None else found.take(pa.array(part["rows"], pa.int64()))).to_pylist()
+    done["counts"].update(rows=table.num_rows, chosen=len(chosen))
+    for row in chosen:
+        _export_row(row, settings, out, done)
+    return done
 
 
 def _export_row(row: Row, settings: ExportSettings, out: str, done: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from lungseg.errors import CheckpointError, LungsegError
+from lungseg.errors import CheckpointError, LungsegError, TaskResult
 from lungseg.inference.cpu_tasks import LEVELS, Job, opened_row
 from lungseg.inference.items import Predicted
 from lungseg.model import checkpoint
@@ -23,12 +23,12 @@ class PredictPart:
     """An actor that holds the models and predicts part after part. torch is imported as it begins: by actors alone."""
 
     def __init__(self, job: Job, threads: int = 0) -> None:
-        self._job, self._broken = job, ""
+        self._job, self._load_error = job, TaskResult()
         gc.disable()  # all that torch, timm and smp make stays: looking through it is a sixth of their start
         try:
             self._ensemble = _load(job, threads)
-        except LungsegError as error:  # told by the parts: raised here, Ray would start actor after actor
-            self._broken = str(error)
+        except LungsegError as error:  # returned with every part: if raised here, Ray would restart the actor
+            self._load_error = TaskResult(error=error)
         finally:
             gc.enable()
 
@@ -36,9 +36,9 @@ class PredictPart:
         """Put probabilities in the squares' place, and say when the models were at work."""
         from lungseg.inference.ensemble import predict
 
-        if self._broken:
-            error = pa.array([self._broken] * rows.num_rows, pa.string())
-            return rows.set_column(rows.column_names.index("error"), "error", error)
+        if self._load_error.error is not None:
+            result = pa.array([self._load_error.to_json()] * rows.num_rows, pa.string())
+            return rows.set_column(rows.column_names.index("result"), "result", result)
         began = time.time()
         opened = [opened_row(row) for row in rows.select(["opened", "square"]).to_pylist()]
         found = predict(self._ensemble, opened, self._job.settings.batch)

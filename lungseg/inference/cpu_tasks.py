@@ -20,11 +20,11 @@ import pyarrow as pa
 
 from lungseg import storage
 from lungseg.config import InferSettings, PreprocessSettings
-from lungseg.errors import InputError, SettingsError
+from lungseg.errors import InputError, LungsegError, TaskResult
 from lungseg.inference.items import How, Item, Opened, Predicted, open_item
 from lungseg.inference.part_plan import write_part
 from lungseg.inference.rows import make_row
-from lungseg.ingest.crash_isolation import APART_AFTER, MOST_DEATHS, begin, crashed, each_apart
+from lungseg.ingest.crash_isolation import APART_AFTER, MOST_DEATHS, begin, crashed, each_apart, workers_died
 from lungseg.predictions.parts import part_path
 from lungseg.schema import Record
 
@@ -53,17 +53,6 @@ class Job:
         return storage.join(self.out, "begun", f"part-{number:06d}.json")
 
 
-def require_precision(job: Job, device: str) -> None:
-    """Refuse half precision where CPUs compute.
-
-    Raises:
-        SettingsError: they do, and it is asked for.
-
-    """
-    if job.settings.precision == "fp16" and device == "cpu":
-        raise SettingsError("--precision fp16 on a CPU: it is for GPUs; pass bf16 or fp32")
-
-
 def open_part(rows: pa.Table, job: Job) -> pa.Table:
     """Read, decode and prepare the images of one part: a row of `number`, `items`, `digest` to a row an image.
 
@@ -79,42 +68,43 @@ def open_part(rows: pa.Table, job: Job) -> pa.Table:
             opened = list(_open(items, job, deaths))
         finally:
             storage.delete(note)
-    except InputError as error:
-        return _table(part, [Opened(Record("", "", "", status="failed"))], error=str(error))
-    return _table(part, opened)
+    except LungsegError as error:
+        return _table(part, [Opened(Record("", "", "", status="failed"))], TaskResult(error=error))
+    return _table(part, opened, TaskResult())
 
 
 def finish_part(rows: pa.Table, job: Job) -> pa.Table:
-    """Restore, post-process, compare and encode the masks of one part and write its file: rows to one row."""
+    """Restore, post-process, compare and encode the masks of one part and write its file.
+
+    Returns one row: `number` and `result`, a TaskResult of `images`, `account` and `times`.
+    """
     cv2.setNumThreads(1)
+    images = rows.to_pylist()
+    result = TaskResult.from_json(images[0]["result"])
+    if result.error is None:
+        result = TaskResult.of(_write_masks, images, job)
+    return pa.Table.from_pylist([{"number": images[0]["number"], "result": result.to_json()}])
+
+
+def _write_masks(images: Sequence[dict[str, Any]], job: Job) -> dict[str, Any]:
     began = time.perf_counter()
-    found = rows.to_pylist()
-    part = found[0]
-    said: dict[str, Any] = {"number": part["number"], "images": 0, "error": part["error"], "account": "", "times": ""}
-    if not part["error"]:
-        made = {"threshold": job.threshold, "model": job.model}
-        pairs = [(opened_row(row), _predicted(row)) for row in found]
-        done = [make_row(one, got, made, job.settings.postprocess) for one, got in pairs]
-        try:
-            account = write_part(part_path(job.out, part["number"]), done, part["digest"])
-        except InputError as error:
-            return pa.Table.from_pylist([{**said, "error": str(error)}])
-        times = {
-            "open": math.fsum(one.seconds for one, _ in pairs),
-            "predict": math.fsum(got.seconds for _, got in pairs if got is not None),
-            "finish": time.perf_counter() - began,
-        }
-        busy = json.loads(part["busy"])
-        said |= {"images": len(done), "account": account.to_json(), "times": json.dumps({**times, "busy": busy})}
-    return pa.Table.from_pylist([said])
+    part = images[0]
+    made = {"threshold": job.threshold, "model": job.model}
+    pairs = [(opened_row(row), _predicted(row)) for row in images]
+    rows = [make_row(opened, predicted, made, job.settings.postprocess) for opened, predicted in pairs]
+    account = write_part(part_path(job.out, part["number"]), rows, part["digest"])
+    times = {
+        "open": math.fsum(opened.seconds for opened, _ in pairs),
+        "predict": math.fsum(predicted.seconds for _, predicted in pairs if predicted is not None),
+        "finish": time.perf_counter() - began,
+        "busy": json.loads(part["busy"]),
+    }
+    return {"images": len(rows), "account": account.to_json(), "times": json.dumps(times)}
 
 
 def _open(items: Sequence[Item], job: Job, deaths: int) -> Iterator[Opened]:
     if deaths > MOST_DEATHS:
-        raise InputError(
-            f"{job.out}: {deaths} workers died over one part: they lack memory (give Ray fewer CPUs, so that fewer "
-            "work at once), or were killed; what is done is kept, the same command tries again"
-        )
+        raise InputError(workers_died(f"{job.out}: one part", deaths))
     yield from _open_apart(items, job) if deaths >= APART_AFTER else _open_all(items, job)
 
 
@@ -129,13 +119,13 @@ def _open_apart(items: Sequence[Item], job: Job) -> Iterator[Opened]:
         yield opened or Opened(crashed(item.record))
 
 
-def _table(part: dict[str, Any], opened: Sequence[Opened], error: str = "") -> pa.Table:
+def _table(part: dict[str, Any], opened: Sequence[Opened], result: TaskResult) -> pa.Table:
     squares = [None if one.square is None else one.square.tobytes() for one in opened]
     same = {name: [part[name]] * len(opened) for name in ("number", "digest")}
     return pa.table(
         {
             **same,
-            "error": pa.array([error] * len(opened), pa.string()),
+            "result": pa.array([result.to_json()] * len(opened), pa.string()),
             "opened": pa.array([one.to_json() for one in opened], pa.string()),
             "square": pa.array(squares, pa.large_binary()),
         }

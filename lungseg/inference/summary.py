@@ -1,9 +1,7 @@
 """What an inference came to: predictions.json, and two lines on the terminal for a single picture."""
 
-import importlib.metadata
 import json
 import logging
-import platform
 import sys
 import time
 from collections import Counter
@@ -11,11 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from lungseg import __version__, storage
+from lungseg import storage
 from lungseg.inference.cpu_tasks import Job
 from lungseg.predictions.parts import Account, part_files
 from lungseg.schema import USABLE
 from lungseg.storage.files import digest_bytes
+from lungseg.versions import versions
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +84,7 @@ def write_account(job: Job, total: Account, times: Times, now: dict[str, Any]) -
             "reasons": total.reasons_told(),
             "model": job.model,
             "settings": job.settings.model_dump(mode="json"),
-            "versions": _versions(),
+            "versions": versions(_LIBRARIES),
             "predicted_now": now["predicted_now"],
             "seconds": round(seconds, 2),
             "images_per_s": round(now["predicted_now"] / seconds, 2) if now["predicted_now"] else None,
@@ -118,8 +117,3 @@ def show_one(out: str) -> None:
         f"{name}: lungs {row['area_px'] / size:.1%} of {row['width']} x {row['height']} px "
         f"({lungs}){sure}{dice}\n{path}\n"
     )
-
-
-def _versions() -> dict[str, str]:
-    libraries = {name: importlib.metadata.version(name) for name in _LIBRARIES}
-    return {"lungseg": __version__, "python": platform.python_version(), **libraries}

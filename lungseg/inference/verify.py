@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lungseg import storage
 from lungseg.config import PreprocessSettings
 from lungseg.dataset import catalog
-from lungseg.errors import InputError
+from lungseg.errors import InputError, first_line
 from lungseg.imaging import codecs
 from lungseg.inference import mask_shape, postprocess
 from lungseg.inference.items import Item, open_item, prepared_item
@@ -21,7 +21,7 @@ from lungseg.inference.rows import compare
 from lungseg.predictions.parts import Account, part_files, read_part
 from lungseg.progress import ProgressLine
 from lungseg.schema import USABLE, Geometry, Record
-from lungseg.storage import files, filesystems
+from lungseg.storage import files
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def run(out: str) -> None:
         wrong, preprocess = _check_parts(out, ended), PreprocessSettings.model_validate(plan["preprocess"])
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"{out}: predictions.json or plan.json is not as jobs/infer.py writes it ({filesystems.first_line(error)})"
+            f"{out}: predictions.json or plan.json is not as jobs/infer.py writes it ({first_line(error)})"
         ) from None
     ids, total = Counter[tuple[str, str, str]](), Account.empty()
     line, samples = ProgressLine(logger), _Samples()

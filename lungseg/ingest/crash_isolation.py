@@ -31,6 +31,14 @@ def begin(note: str) -> int:
     return deaths
 
 
+def workers_died(subject: str, deaths: int) -> str:
+    """Return the message for work that is given up because its processes died."""
+    return (
+        f"{subject}: {deaths} workers died while they processed it: they ran out of memory (give Ray fewer CPUs, so "
+        "that fewer run at once) or were killed; finished work is kept, run the same command to try again"
+    )
+
+
 def crashed(record: Record) -> Record:
     """Say of a record that the process which read it died over it."""
     name = storage.name_of(record.image_uri)

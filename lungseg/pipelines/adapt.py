@@ -16,7 +16,7 @@ from lungseg.cluster.shared_storage import require_shared
 from lungseg.config import AdaptSettings
 from lungseg.dataset.catalog import PreparedData, find_datasets, open_dataset
 from lungseg.dataset.sample_reader import SampleReader
-from lungseg.errors import InputError, LungsegError, SettingsError
+from lungseg.errors import InputError, LungsegError, SettingsError, TaskResult
 from lungseg.model import checkpoint
 from lungseg.model.checkpoint import Checkpoint
 from lungseg.progress import ProgressLine
@@ -52,9 +52,7 @@ def run(settings: AdaptSettings) -> None:
     line = ProgressLine(logger)
     for number, (name, said) in enumerate(zip(models, begun, strict=True), start=1):
         for one in said:
-            done = ray.get(one)
-            if isinstance(done, str):
-                raise InputError(done)
+            done = ray.get(one).unwrap()
             line.show(f"{name}, {number} of {len(models)}: fitted to {done} of {images} pictures")
     where = ", ".join(part.name for part in data)
     logger.info(
@@ -134,12 +132,13 @@ def _require_room(out: str, models: dict[str, Checkpoint], fitted_to: dict[str, 
             )
 
 
-def _adapt(source: str, folders: Sequence[str], out: str, fitted_to: dict[str, Any]) -> Iterator[int | str]:
-    """Adapt one model in a task of its own: yield how many pictures it has seen, or what a user can mend."""
+def _adapt(source: str, folders: Sequence[str], out: str, fitted_to: dict[str, Any]) -> Iterator[TaskResult]:
+    """Adapt one model in a task of its own: yield how many images it has seen, or the error that ended it."""
     try:
-        yield from _fit(checkpoint.verify(source), [open_dataset(folder) for folder in folders], out, fitted_to)
-    except LungsegError as error:  # raised here, Ray would turn it into a traceback
-        yield str(error)
+        for images in _fit(checkpoint.verify(source), [open_dataset(folder) for folder in folders], out, fitted_to):
+            yield TaskResult(images)
+    except LungsegError as error:
+        yield TaskResult(error=error)
 
 
 def _fit(found: Checkpoint, data: Sequence[PreparedData], out: str, fitted_to: dict[str, Any]) -> Iterator[int]:

@@ -14,7 +14,7 @@ from lungseg.arrays import Row
 from lungseg.cluster.connection import connect
 from lungseg.cluster.resources import require_cpus
 from lungseg.config import ExportSettings
-from lungseg.errors import InputError, SettingsError
+from lungseg.errors import InputError, SettingsError, TaskResult
 from lungseg.export.selection import asked, choose, claim, require_apart, whole_parts
 from lungseg.export.writers import export_part, to_coco
 from lungseg.progress import ProgressLine
@@ -46,8 +46,6 @@ def run(settings: ExportSettings) -> None:
     coco: list[Row] = []
     line = ProgressLine(logger)
     for number, done in enumerate(_over_cluster(chosen, settings, out), start=1):
-        if done["error"]:
-            raise InputError(done["error"])
         counts.update(done["counts"])
         notes += done["notes"]
         coco += done["coco"]
@@ -88,4 +86,4 @@ def _over_cluster(chosen: list[Row], settings: ExportSettings, out: str) -> Iter
     export = functools.partial(export_part, settings=settings, out=out)
     items = [{"part": json.dumps(part)} for part in chosen]
     for row in ray.data.from_items(items, override_num_blocks=len(items)).map(export).iter_rows():
-        yield json.loads(row["done"])
+        yield TaskResult.from_json(row["result"]).unwrap()

@@ -12,11 +12,12 @@ import pyarrow as pa
 
 from lungseg import storage
 from lungseg.config import InferSettings
-from lungseg.errors import InputError, SettingsError
+from lungseg.config.precision import require_fp16_device
+from lungseg.errors import InputError, SettingsError, TaskResult
 from lungseg.imaging.dicom.pseudonym import pseudonym
 from lungseg.inference import part_plan, verify
 from lungseg.inference.actor import PredictPart
-from lungseg.inference.cpu_tasks import Job, finish_part, open_part, require_precision
+from lungseg.inference.cpu_tasks import Job, finish_part, open_part
 from lungseg.inference.inputs import list_items
 from lungseg.inference.items import How
 from lungseg.inference.part_plan import Part
@@ -65,7 +66,7 @@ def run(settings: InferSettings) -> None:
     _require_named(settings, out)
     models = _models(settings)
     job = _job(settings, out, models)
-    require_precision(job, settings.device)
+    require_fp16_device(settings.precision, settings.device != "cpu", "--precision")
     work = _plan(settings, job, models)
     began = time.monotonic()
     total = functools.reduce(Account.add, work.kept.values(), Account.empty())
@@ -196,10 +197,9 @@ def _predict(job: Job, work: _Work, times: Times, total: Account) -> Iterator[Ac
     rows = [{"number": part.number, "items": part.items, "digest": part.digest} for part in work.left]
     done = _here(job, rows) if work.images == 1 and job.settings.device != "gpu" else _over_cluster(job, rows, times)
     for row in done:
-        if row["error"]:
-            raise InputError(row["error"])
-        times.add(row["images"], row["times"])
-        total = total.add(Account.from_json(row["account"]))
+        part = TaskResult.from_json(row["result"]).unwrap()
+        times.add(part["images"], part["times"])
+        total = total.add(Account.from_json(part["account"]))
         now = total.statuses.total()
         pace = ""
         if began:
@@ -213,7 +213,7 @@ def _predict(job: Job, work: _Work, times: Times, total: Account) -> Iterator[Ac
 
 
 def _here(job: Job, rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    require_precision(job, "cpu")
+    require_fp16_device(job.settings.precision, False, "--precision")
     predict = PredictPart(job)
     for row in rows:
         opened = open_part(pa.Table.from_pylist([row]), job)

@@ -19,12 +19,14 @@ from lungseg.cluster.connection import connect, total
 from lungseg.cluster.gauges import Gauges
 from lungseg.cluster.resources import Share, share
 from lungseg.cluster.shared_storage import require_shared
-from lungseg.errors import ResourceError
+from lungseg.config.precision import require_fp16_device
+from lungseg.errors import ResourceError, TaskResult, first_line
 from lungseg.inference import part_plan
 from lungseg.inference.actor import PredictPart
-from lungseg.inference.cpu_tasks import Job, finish_part, open_part, require_precision
+from lungseg.inference.cpu_tasks import Job, finish_part, open_part
 from lungseg.inference.items import Item
 from lungseg.inference.summary import Times
+from lungseg.ingest.crash_isolation import workers_died
 from lungseg.predictions.parts import Account
 
 logger = logging.getLogger(__name__)
@@ -68,10 +70,7 @@ def spread(job: Job, rows: Sequence[dict[str, Any]], times: Times) -> Iterator[d
         except ray.exceptions.RayError as error:
             lost += 1
             if lost > _LOSSES:
-                raise ResourceError(
-                    f"a worker died again and again ({str(error).strip().splitlines()[0]}): it lacks memory, or was "
-                    "killed: what is done is kept, the same command goes on"
-                ) from error
+                raise ResourceError(workers_died(f"{job.out} ({first_line(error)})", lost)) from error
             logger.warning("a worker was lost: going on with what is there, %d parts are left", len(left))
             placed = _what_is_left(job)
 
@@ -92,7 +91,7 @@ def _through(
     times.device, times.actors = ("cuda" if placed.gpus else "cpu"), count
     if job.settings.precision == "auto":
         part_plan.claim_device(job.out, times.device)
-    require_precision(job, times.device)
+    require_fp16_device(job.settings.precision, bool(placed.gpus), "--precision")
     actor = _ACTOR_PART * (1 if placed.gpus else placed.cpus)
     work = _task_part(placed, total("CPU") - count * actor)
     logger.info("%d %s actors hold the model", count, "GPU" if placed.gpus else "CPU")
@@ -130,9 +129,10 @@ def _task_part(placed: Share, free: float) -> float:
 
 def _show(gauges: Gauges, times: Times, counts: Counter[str], row: dict[str, Any]) -> None:
     """Tell the cluster's monitoring how far this start is."""
-    if row["error"]:
+    result = TaskResult.from_json(row["result"])
+    if result.error is not None:
         return
-    counts.update(Account.from_json(row["account"]).statuses)
+    counts.update(Account.from_json(result.value["account"]).statuses)
     for status, count in counts.items():
         gauges.set("rows", count, status)
     gauges.set("images_per_second", times.images / (time.time() - times.began))

@@ -1,7 +1,6 @@
 """Prepare an archive over a cluster: one Ray Data task a shard."""
 
 import functools
-import json
 import logging
 import time
 from collections.abc import Iterator, Sequence
@@ -20,7 +19,7 @@ from lungseg.cluster.shared_storage import require_shared
 from lungseg.config import PrepareSettings, PreprocessSettings
 from lungseg.dataset import catalog, duplicates
 from lungseg.dataset.leakage import audit_datasets
-from lungseg.errors import ImageError, InputError, SettingsError
+from lungseg.errors import ImageError, InputError, SettingsError, TaskResult
 from lungseg.imaging import codecs
 from lungseg.imaging.dicom import reader
 from lungseg.imaging.geometry import prepare_image
@@ -248,7 +247,4 @@ def _write_shards(plans: Sequence[ShardPlan], inputs: int, key: bytes | None) ->
 
 def _results(dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
     for row in dataset.iter_rows():
-        done: dict[str, Any] = json.loads(row["done"])
-        if "error" in done:
-            raise InputError(done["error"])
-        yield done
+        yield TaskResult.from_json(row["result"]).unwrap()

@@ -18,7 +18,7 @@ from lungseg import logs, storage
 from lungseg.cluster.connection import PLACE_TIMEOUT
 from lungseg.cluster.gauges import Gauges
 from lungseg.cluster.resources import Share
-from lungseg.errors import InputError, LungsegError, ResourceError, SettingsError
+from lungseg.errors import InputError, LungsegError, ResourceError, TaskResult, unwrapped
 from lungseg.inference.ensemble import Predictor
 from lungseg.inference.items import How
 from lungseg.model import checkpoint
@@ -34,7 +34,6 @@ logger = logging.getLogger(__name__)
 _POST_EVERY_S = 0.5
 _READ_S, _LAST_READ_S = 5.0, 30.0  # on a busy machine; what the last look misses is never told
 _PLACE_TRIES = 3  # each of the time that PLACE_TIMEOUT says; Ray Train by itself would try for ever
-_OURS = "lungseg.errors."
 
 
 def train(one: Run, placed: Share, line: SharedLine) -> None:
@@ -63,10 +62,7 @@ def train(one: Run, placed: Share, line: SharedLine) -> None:
         line.end(one.name)
         if not line.closed.is_set():
             ray.kill(board)
-    refused = (getattr(result, "return_value", None) or {}).get("refused")
-    if refused:
-        kind, message = refused
-        raise (SettingsError if kind == SettingsError.exit_status else LungsegError)(message)
+    (getattr(result, "return_value", None) or TaskResult()).unwrap()
 
 
 def _trainer(one: Run, placed: Share, board: Any) -> TorchTrainer:
@@ -98,8 +94,8 @@ def _with_threads(one: Run, cpus: int) -> Run:
     return replace(one, settings=one.settings.model_copy(update={"loader": loader}))
 
 
-def _one_rank(config: dict[str, Any]) -> dict[str, Any]:
-    """Train one rank. What a user can mend is returned, not raised: Ray would try it again and again."""
+def _one_rank(config: dict[str, Any]) -> TaskResult:
+    """Train one rank. An error at the start is returned: a raised one would make Ray Train start the run again."""
     run, board, rank = config["run"], config["board"], rank_and_world()[0]
     first = rank == 0
     logs.configure(of=f"{run.settings.study} {run.name} rank {rank}: ")
@@ -108,10 +104,11 @@ def _one_rank(config: dict[str, Any]) -> dict[str, Any]:
         torch.cuda.set_device(device)  # NCCL gathers objects through the current device: the first, unless told
     else:
         keep_buffers()
-    training, refused = _start(run, device)
-    refusals = [one for one in gather(refused) if one is not None]
-    if refusals or training is None:
-        return {"refused": refusals[0]}
+    started = TaskResult.of(_start, run, device)
+    errors = [error for error in gather(started.error) if error is not None]
+    if errors:
+        return TaskResult(error=errors[0])
+    training: run_loop.Training = started.value
     if len(set(gather((training.epoch, training.step, *training.learner.computes.values())))) > 1:
         # Raised, so that Ray tries again: a network file system shows a new checkpoint late.
         raise LungsegError(f"{training.run.name}: its ranks found different checkpoints, or compute in other ways")
@@ -121,7 +118,7 @@ def _one_rank(config: dict[str, Any]) -> dict[str, Any]:
     run_loop.finish(training, show)
     if first:
         _add_results(training, device)
-    return {}
+    return TaskResult()
 
 
 def _shower(run: Run, rank: int, board: Any) -> Show:
@@ -143,14 +140,10 @@ def _shower(run: Run, rank: int, board: Any) -> Show:
     return show
 
 
-def _start(run: Run, device: torch.device) -> tuple[run_loop.Training | None, tuple[int, str] | None]:
-    """Start a rank, or say with which status and words it refuses."""
-    try:
-        if rank_and_world()[0] == 0:
-            _require_same_data(run)
-        return run_loop.start(run, device), None
-    except LungsegError as error:
-        return None, (error.exit_status, str(error))
+def _start(run: Run, device: torch.device) -> run_loop.Training:
+    if rank_and_world()[0] == 0:
+        _require_same_data(run)
+    return run_loop.start(run, device)
 
 
 def _require_same_data(run: Run) -> None:
@@ -240,11 +233,11 @@ def _explained(error: BaseException, placed: Share) -> LungsegError:
             f"no place for {what} in {waited:.0f} s: another job holds them or a node was lost: wait for it, or lower "
             "--workers-per-run"
         )
-    failures = getattr(error, "worker_failures", {}) or {}
-    lines = [text.splitlines()[-1] for failure in failures.values() if (text := str(failure).strip())]
-    # Where one rank fails, the others say no more than that they lost it.
-    own = [line for line in lines if line.startswith(_OURS)]
-    if own:
-        return LungsegError(own[0].split(": ", 1)[-1])
+    failures = list((getattr(error, "worker_failures", {}) or {}).values())
+    # When one rank fails, the others report only that they lost it.
+    raised = next((cause for cause in map(unwrapped, failures) if isinstance(cause, LungsegError)), None)
+    if raised is not None:
+        return raised
+    lines = [text.splitlines()[-1] for failure in failures if (text := str(failure).strip())]
     last = (str(inner or error).strip() or type(inner or error).__name__).splitlines()[-1]
     return LungsegError(lines[0] if lines else last)

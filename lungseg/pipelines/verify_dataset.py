@@ -9,7 +9,7 @@ import ray.data
 from lungseg.cluster.connection import connect
 from lungseg.cluster.resources import require_cpus
 from lungseg.dataset import catalog, verify
-from lungseg.errors import ShardError
+from lungseg.errors import ShardError, TaskResult
 from lungseg.progress import ProgressLine
 
 logger = logging.getLogger(__name__)
@@ -46,9 +46,9 @@ def _check(items: list[dict[str, Any]]) -> Any:
     connect()
     require_cpus(1)
     for row in ray.data.from_items(items, override_num_blocks=len(items)).map(_check_shard).iter_rows():
-        yield json.loads(row["wrong"])
+        yield TaskResult.from_json(row["result"]).unwrap()
 
 
 def _check_shard(row: dict[str, Any]) -> dict[str, Any]:
     folder, shard, rows = json.loads(row["item"])
-    return {"wrong": json.dumps(verify.check_shard(folder, shard, rows))}
+    return {"result": TaskResult.of(verify.check_shard, folder, shard, rows).to_json()}

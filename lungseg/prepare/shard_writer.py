@@ -12,7 +12,7 @@ from lungseg.arrays import Row
 from lungseg.dataset.shard_format import IDS, MEMBERS
 from lungseg.errors import InputError
 from lungseg.imaging.dicom.pseudonym import pseudonym
-from lungseg.ingest.crash_isolation import APART_AFTER, MOST_DEATHS, begin
+from lungseg.ingest.crash_isolation import APART_AFTER, MOST_DEATHS, begin, workers_died
 from lungseg.prepare.sample_encoder import READERS, Packed, Stopwatch, pack_all
 from lungseg.prepare.shard_plan import ShardPlan
 from lungseg.schema import SCHEMA, Record
@@ -76,10 +76,7 @@ def _begin(plan: ShardPlan) -> int:
     deaths = begin(path)
     if deaths > MOST_DEATHS:
         storage.delete(path)
-        raise InputError(
-            f"{plan.folder}/{plan.name}.tar: {deaths} workers died over it: they lack memory (give Ray fewer CPUs, so "
-            "that fewer work at once), or were killed; what is done is kept, the same command tries again"
-        )
+        raise InputError(workers_died(f"{plan.folder}/{plan.name}.tar", deaths))
     return deaths
 
 

@@ -1,14 +1,11 @@
 """The report page as HTML and JSON."""
 
-import importlib.metadata
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
 
-from lungseg import __version__
 from lungseg.arrays import Row
 from lungseg.predictions import overlays
 from lungseg.report import charts, console
@@ -16,6 +13,7 @@ from lungseg.report.prediction_results import Predictions
 from lungseg.report.result_table import Line
 from lungseg.report.study_results import Study
 from lungseg.study import cross_dataset, study_comparison
+from lungseg.versions import versions
 
 _LIBRARIES = ("numpy", "pyarrow", "jinja2")
 
@@ -62,7 +60,7 @@ def to_json(page: Page) -> Row:
     """Give the page's figures as a JSON object."""
     names = ("image_id", "dataset", "rank", "dice", "training", "note")
     return {
-        "versions": _versions(),
+        "versions": versions(_LIBRARIES),
         "notes": list(page.notes),
         "study": {
             "name": page.study.name,
@@ -89,11 +87,6 @@ def _json_lines(lines: Sequence[Line]) -> list[Row]:
     return [line.as_json() for line in lines]
 
 
-def _versions() -> dict[str, str]:
-    libraries = {name: importlib.metadata.version(name) for name in _LIBRARIES}
-    return {"lungseg": __version__, "python": platform.python_version(), **libraries}
-
-
 def to_html(page: Page) -> str:
     """Render the page as one HTML file without external resources."""
     environment = jinja2.Environment(
@@ -113,7 +106,7 @@ def to_html(page: Page) -> str:
         histograms=_histograms(page.study, page.predictions),
         overlays=page.shown,
         plot=charts,
-        versions=_versions(),
+        versions=versions(_LIBRARIES),
     )
 
 

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import pyarrow.fs as pafs
 
-from lungseg.errors import InputError
+from lungseg.errors import InputError, first_line
 from lungseg.schema import SCHEMA, check_schema
 from lungseg.storage import filesystems
 from lungseg.storage.paths import parent_of
@@ -31,7 +31,7 @@ def open_filesystem(path: str) -> tuple[pafs.FileSystem, str]:
             return filesystems.open_uri(path)
     except ValueError as error:
         raise InputError(
-            f"{path}: not a path that can be opened ({filesystems.first_line(error)}): pass a folder, s3:// or gs://"
+            f"{path}: not a path that can be opened ({first_line(error)}): pass a folder, s3:// or gs://"
         ) from None
 
 
@@ -101,12 +101,12 @@ def _told(path: str) -> Iterator[None]:
         if error.errno is not None:
             raise InputError(f"{path}: the disk does not answer ({os.strerror(error.errno)}): mend it") from None
         raise InputError(
-            f"{path}: the bucket refuses ({filesystems.first_line(error)}): check its name, your keys and their rights"
+            f"{path}: the bucket refuses ({first_line(error)}): check its name, your keys and their rights"
         ) from None
 
 
 def _unanswered(path: str, error: Exception) -> InputError:
-    return InputError(f"{path}: the bucket does not answer ({filesystems.first_line(error)}): try again")
+    return InputError(f"{path}: the bucket does not answer ({first_line(error)}): try again")
 
 
 def stat(path: str) -> tuple[int, int]:
@@ -190,7 +190,7 @@ def read_range(path: str, offset: int, size: int | None) -> bytes:
     except (OSError, ValueError) as error:
         if filesystems.passes(error):
             raise _unanswered(path, error) from None
-        why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else filesystems.first_line(error)
+        why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else first_line(error)
         if local and os.path.islink(inner):
             why = f"a link to {filesystems.shown(os.readlink(inner))}: {why}"
         raise InputError(f"{path}: cannot be read ({why}): check that it is there and may be read") from None
@@ -215,9 +215,7 @@ def write_bytes(path: str, content: bytes) -> None:
             filesystems.ask(lambda: filesystems.put(filesystem, inner, content))
     except OSError as error:
         advice = "make room" if local else "check the bucket's name, your keys and their rights"
-        raise InputError(
-            f"{path}: cannot be written ({filesystems.first_line(error)}): {advice}, or write elsewhere"
-        ) from error
+        raise InputError(f"{path}: cannot be written ({first_line(error)}): {advice}, or write elsewhere") from error
 
 
 def delete_unfinished(folder: str) -> None:

@@ -258,8 +258,3 @@ def replace(path: str, content: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-
-
-def first_line(error: BaseException) -> str:
-    """Say what an error says, in a line."""
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -3,9 +3,8 @@
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lungseg.errors import InputError
+from lungseg.errors import InputError, first_line
 from lungseg.schema import check_schema
-from lungseg.storage import filesystems
 from lungseg.storage.files import read_bytes, write_bytes
 
 
@@ -29,7 +28,7 @@ def read_table(path: str, content: bytes | None = None) -> pa.Table:
 
 
 def _no_table(path: str, error: Exception) -> InputError:
-    return InputError(f"{path}: not a Parquet file ({filesystems.first_line(error)}): make it again")
+    return InputError(f"{path}: not a Parquet file ({first_line(error)}): make it again")
 
 
 def count_rows(path: str, content: bytes) -> int:

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel
 
 from lungseg.config import ComputeSettings, OptimSettings, TrainSettings
+from lungseg.config.precision import require_fp16_device
 from lungseg.errors import ResourceError
 from lungseg.model.lazy_imports import norm_act
 from lungseg.model.losses import bce_dice
@@ -161,11 +162,11 @@ def require_gpus(asked: ComputeSettings, gpus: int) -> None:
     """Refuse what a run on so many GPUs cannot do.
 
     Raises:
-        ResourceError: it asks for GPUs that are not there.
+        SettingsError: fp16 is requested for CPUs.
+        ResourceError: synchronized batch norm is requested for fewer than two GPUs.
 
     """
-    if asked.precision == "fp16" and not gpus:
-        raise ResourceError("--compute.precision fp16 on a CPU: it is for GPUs; pass bf16 or fp32")
+    require_fp16_device(asked.precision, gpus > 0, "--compute.precision")
     if asked.batch_norm == "sync" and gpus < 2:
         raise ResourceError("--compute.batch-norm sync needs several GPUs: pass auto, local or frozen")
 

@@ -8,7 +8,7 @@ import ray
 
 from lungseg import storage
 from lungseg.cluster import shared_storage
-from lungseg.errors import ResourceError
+from lungseg.errors import InputError, ResourceError
 
 
 @pytest.fixture
@@ -90,10 +90,11 @@ def test_a_node_compares_what_it_reads(tmp_path: Path) -> None:
     path, answer = tmp_path / "file", tmp_path / "answer"
     path.write_text("here")
     expected = {str(path): shared_storage._digest(b"there")}
-    assert shared_storage._look(expected, str(answer), "token", 0.0) == f"reads something else in {path}"
+    with pytest.raises(InputError, match="reads something else in "):
+        shared_storage._look(expected, str(answer), "token", 0.0)
     assert not answer.exists()
-    assert shared_storage._look({str(path): shared_storage._digest(b"here")}, str(answer), "token", 0.0) == ""
+    shared_storage._look({str(path): shared_storage._digest(b"here")}, str(answer), "token", 0.0)
     assert storage.read_bytes(str(answer)) == b"token"
     (tmp_path / "folder").mkdir()
-    said = shared_storage._look({}, str(tmp_path / "folder"), "token", 0.0)
-    assert said.startswith("cannot write: ")
+    with pytest.raises(InputError, match="cannot write: "):
+        shared_storage._look({}, str(tmp_path / "folder"), "token", 0.0)

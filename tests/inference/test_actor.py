@@ -70,7 +70,7 @@ def test_weights_that_changed_are_told_by_the_parts(archive: Path, job: Job) -> 
     opened = opened_part([Item(record) for record in sources.discover(str(archive))], job)
     found = PredictPart(replace(job, model="another"))(opened).to_pylist()
     assert len(found) == opened.num_rows
-    assert all("its weights changed while the job ran" in row["error"] for row in found)
+    assert all("its weights changed while the job ran" in row["result"] for row in found)
 
 
 def test_whoever_opens_finishes_and_plans_needs_no_torch() -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from lungseg import storage
 from lungseg.config import InferSettings, PreprocessSettings
+from lungseg.errors import TaskResult
 from lungseg.imaging import codecs
 from lungseg.inference import cpu_tasks
 from lungseg.inference.actor import PredictPart
@@ -57,9 +58,10 @@ def part_of(items: list[Item], number: int = 0) -> pa.Table:
     return pa.Table.from_pylist([{"number": number, "items": part.items, "digest": part.digest}])
 
 
-def through(job: Job, items: list[Item], number: int = 0) -> Row:
-    (said,) = finish_part(PredictPart(job)(open_part(part_of(items, number), job)), job).to_pylist()
-    return said
+def through(job: Job, items: list[Item], number: int = 0) -> TaskResult:
+    (row,) = finish_part(PredictPart(job)(open_part(part_of(items, number), job)), job).to_pylist()
+    assert row["number"] == number
+    return TaskResult.from_json(row["result"])
 
 
 def rows_of(out: Path) -> list[Row]:
@@ -73,7 +75,7 @@ def job(trained: Path, tmp_path: Path) -> Job:
 
 def test_a_part_becomes_one_file_with_a_row_an_image_in_the_plans_order(archive: Path, job: Job) -> None:
     items = items_of(archive)
-    said = through(job, items, 7)
+    written = through(job, items, 7).unwrap()
     out = Path(job.out)
     assert [path.name for path in out.iterdir() if path.is_file()] == ["part-000007.parquet"]
     rows = rows_of(out)
@@ -85,9 +87,9 @@ def test_a_part_becomes_one_file_with_a_row_an_image_in_the_plans_order(archive:
         assert (row["status"], row["model"], row["models"], row["threshold"]) == ("ok", job.model, 1, 0.5)
         assert row["dice"] is not None
         assert row["seconds"] > 0
-    assert (said["number"], said["images"], said["error"]) == (7, len(items), "")
-    assert Account.from_json(said["account"]).statuses == {"ok": len(items)}
-    times = json.loads(said["times"])
+    assert written["images"] == len(items)
+    assert Account.from_json(written["account"]).statuses == {"ok": len(items)}
+    times = json.loads(written["times"])
     assert all(times[name] > 0 for name in ("open", "predict", "finish"))
     assert times["busy"][0] <= times["busy"][1]
 
@@ -138,17 +140,16 @@ def test_every_odd_kind_of_input_is_a_row_and_nothing_stops_the_part(job: Job, t
         for link, target in kind.links:
             (tmp_path / "odd" / "images" / link).symlink_to(target)
     job = replace(job, key=b"a secret that is long enough")
-    said = through(job, items_of(tmp_path / "odd"))
+    written = through(job, items_of(tmp_path / "odd")).unwrap()
     rows = {Path(row["source_uri"]).stem: row for row in rows_of(Path(job.out))}
     assert rows.keys() == KINDS.keys()
-    assert said["error"] == ""
     for name, kind in KINDS.items():
         row = rows[name]
         found = row["status"], tuple(code for code in reason_codes.codes_of(row["error"]))
         assert found == expected_of(kind), f"{name}: {row['error']}"
         assert (row["mask"] is not None) is (row["status"] in USABLE), name
         assert (row["dice"] is not None) is (kind.status in USABLE and kind.mask is not None), name
-    assert Account.from_json(said["account"]).statuses.total() == len(KINDS)
+    assert Account.from_json(written["account"]).statuses.total() == len(KINDS)
 
 
 def test_a_picture_that_promises_2500_megapixels_is_rejected_before_it_is_decoded(job: Job, tmp_path: Path) -> None:
@@ -228,9 +229,7 @@ def test_a_part_over_which_at_most_one_process_died_is_opened_as_usual(
 
 def test_a_folder_that_cannot_be_written_is_an_error_of_the_part(archive: Path, job: Job) -> None:
     Path(job.out).write_text("a file where the folder should be")
-    said = through(job, items_of(archive), 2)
-    assert "cannot be written" in said["error"]
-    assert (said["number"], said["images"]) == (2, 0)
+    assert "cannot be written" in str(through(job, items_of(archive), 2).error)
     assert Path(job.out).read_text() == "a file where the folder should be"
 
 
@@ -243,12 +242,12 @@ def test_a_disk_that_is_full_is_an_error_of_the_part_and_leaves_nothing_torn(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    (said,) = finish_part(predicted, job).to_pylist()
+    failed = finish_part(predicted, job).column("result")[0].as_py()
     monkeypatch.undo()
-    assert "No space left on device" in said["error"]
+    assert "No space left on device" in str(TaskResult.from_json(failed).error)
     assert [path for path in Path(job.out).rglob("*") if path.is_file()] == []
-    (said,) = finish_part(predicted, job).to_pylist()
-    assert (said["error"], len(rows_of(Path(job.out)))) == ("", 8)
+    TaskResult.from_json(finish_part(predicted, job).column("result")[0].as_py()).unwrap()
+    assert len(rows_of(Path(job.out))) == 8
 
 
 def test_an_input_that_changed_since_it_was_planned_fails_and_says_so(own_archive: Path, job: Job) -> None:
@@ -308,6 +307,6 @@ def test_a_damaged_tar_fails_its_samples_alone(own_prepared: Path, job: Job) -> 
 
 def test_a_part_without_one_usable_image_is_written_too(job: Job, tmp_path: Path) -> None:
     items = [Item(Record(name, "north", str(tmp_path / name)), stats=(None,)) for name in ("a.png", "b.png")]
-    said = through(job, items)
-    assert Account.from_json(said["account"]).statuses == {"failed": 2}
+    written = through(job, items).unwrap()
+    assert Account.from_json(written["account"]).statuses == {"failed": 2}
     assert [row["mask"] for row in rows_of(Path(job.out))] == [None, None]

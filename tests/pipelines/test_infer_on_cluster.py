@@ -10,7 +10,7 @@ import ray
 from lungseg import storage
 from lungseg.cluster.resources import Share
 from lungseg.config import InferSettings, PreprocessSettings
-from lungseg.errors import ResourceError, SettingsError
+from lungseg.errors import ResourceError, SettingsError, TaskResult
 from lungseg.inference import part_plan
 from lungseg.inference.cpu_tasks import Job
 from lungseg.inference.inputs import list_items
@@ -41,10 +41,11 @@ def test_every_part_comes_back_once_and_one_that_cannot_be_written_as_an_error(
     times = Times()
     rows = [{"number": part.number, "items": part.items, "digest": part.digest} for part in planned]
     found = sorted(spread(job, rows, times), key=lambda row: row["number"])
-    assert [(row["number"], row["images"]) for row in found] == [(0, 4), (1, 0)]
-    assert found[0]["error"] == ""
-    assert "part-000001.parquet: cannot be written" in found[1]["error"]
-    assert json.loads(found[0]["times"])["predict"] > 0
+    assert [row["number"] for row in found] == [0, 1]
+    done, failed = (TaskResult.from_json(row["result"]) for row in found)
+    assert "part-000001.parquet: cannot be written" in str(failed.error)
+    assert done.unwrap()["images"] == 4
+    assert json.loads(done.unwrap()["times"])["predict"] > 0
     assert storage.read_table(str(tmp_path / "part-000000.parquet")).num_rows == 4
     assert (times.device, times.actors) == ("cpu", 2)
 

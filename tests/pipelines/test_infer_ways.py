@@ -13,6 +13,7 @@ from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 from lungseg import storage
 from lungseg.config import InferSettings
+from lungseg.errors import TaskResult
 from lungseg.imaging import codecs
 from lungseg.inference.actor import PredictPart
 from lungseg.inference.cpu_tasks import Job, finish_part, open_part
@@ -37,7 +38,7 @@ def masks_of(archive: str, trained: Path, out: str) -> dict[str, str]:
     items = json.dumps([item.to_dict() for item in list_items(settings, model.preprocess)])
     part = pa.Table.from_pylist([{"number": 0, "items": items, "digest": "feed"}])
     (said,) = finish_part(PredictPart(job)(open_part(part, job)), job).to_pylist()
-    assert said["error"] == ""
+    TaskResult.from_json(said["result"]).unwrap()
     rows = storage.read_table(part_path(out, 0)).to_pylist()
     assert {row["status"] for row in rows} == {"ok"}
     return {row["image_id"]: row["mask"] for row in rows}

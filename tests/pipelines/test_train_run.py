@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import ray
 import torch
+from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 
 from lungseg import storage
 from lungseg.cluster.connection import PLACE_TIMEOUT
@@ -16,7 +17,7 @@ from lungseg.cluster.resources import Share
 from lungseg.config import LoaderSettings, ModelSettings, TrainSettings, WandbSettings
 from lungseg.dataset import catalog
 from lungseg.dataset.folds import RunPlan
-from lungseg.errors import ResourceError
+from lungseg.errors import ResourceError, SettingsError, TaskResult
 from lungseg.pipelines import train_run
 from lungseg.progress import SharedLine
 from lungseg.training import run_loop, tracking
@@ -57,11 +58,9 @@ def test_the_cause_of_a_failure_is_one_line(monkeypatch: pytest.MonkeyPatch) -> 
 
     story = ValueError("Traceback...\nValueError: the story")
     assert said(FailedError({0: story, 1: RuntimeError("x")})) == "ValueError: the story"
-    lost, own = (
-        RuntimeError("RuntimeError: connection closed"),
-        "T\nlungseg.errors.LungsegError: the loss became nan: lower",
-    )
-    assert said(FailedError({0: lost, 1: ValueError(own)})) == "the loss became nan: lower"
+    lost, wrong = RuntimeError("RuntimeError: connection closed"), SettingsError("the loss became nan: lower")
+    failure = UserExceptionWithTraceback(wrong, "Traceback ...")
+    assert train_run._explained(FailedError({0: lost, 1: failure}), PLACED) is wrong
     assert said(FailedError(controller=ValueError("a\nb"))) == "b"
     assert said(FailedError()) == "the last line"
     monkeypatch.setenv(PLACE_TIMEOUT, "100")
@@ -150,7 +149,7 @@ def test_a_run_that_was_stopped_within_its_first_epoch_says_that_it_goes_on(
     (saved,) = (tmp_path / "run" / "checkpoint").iterdir()
     assert saved.name.startswith("epoch-0000-step-")
     assert "going on from its checkpoint" not in notes
-    assert train_run._one_rank({"run": run, "board": board}) == {}
+    assert train_run._one_rank({"run": run, "board": board}) == TaskResult()
     assert next(note for note in notes if note) == "going on from its checkpoint"
 
 

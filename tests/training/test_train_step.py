@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from lungseg.config import ComputeSettings, LossSettings, ModelSettings, OptimSettings, TrainSettings
-from lungseg.errors import ResourceError
+from lungseg.errors import ResourceError, SettingsError
 from lungseg.model import precision
 from lungseg.model.losses import bce_dice
 from lungseg.model.network import build
@@ -349,7 +349,7 @@ def test_the_precision_is_what_the_device_has(
 
 
 def test_fp16_on_a_cpu_is_refused() -> None:
-    with pytest.raises(ResourceError, match=r"--compute\.precision fp16 on a CPU: it is for GPUs; pass bf16 or fp32"):
+    with pytest.raises(SettingsError, match=r"--compute\.precision fp16 on a CPU: fp16 needs a GPU; pass bf16 or fp32"):
         a_learner(a_settings(ComputeSettings(precision="fp16")))
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from lungseg.errors import InputError
+from lungseg.errors import InputError, first_line
 
 _BOM = b"\xef\xbb\xbf"
 _DELIMITERS = (",", "\t", ";")
@@ -30,7 +30,7 @@ def column_names(content: bytes, path: str) -> list[str]:
             return list(pq.ParquetFile(pa.BufferReader(content)).schema_arrow.names)
         names, _ = _read_header(*_split_hint(content))
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path}: not a Parquet file ({_first_line(error)}): export it again") from None
+        raise InputError(f"{path}: not a Parquet file ({first_line(error)}): export it again") from None
     except (UnicodeDecodeError, csv.Error):
         raise InputError(f"{path}: neither Parquet nor CSV in UTF-8: save it as one of these") from None
     if not names:
@@ -55,7 +55,7 @@ def read_columns(content: bytes, path: str, wanted: Iterable[str]) -> dict[str, 
         else:
             table = _read_csv(content, path, columns)
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path}: cannot be read ({_first_line(error)}): save it again, CSV as UTF-8") from None
+        raise InputError(f"{path}: cannot be read ({first_line(error)}): save it again, CSV as UTF-8") from None
     odd = [name for name in columns if pa.types.is_nested(table[name].type) or pa.types.is_binary(table[name].type)]
     if odd:
         raise InputError(f"{path}: column {odd[0]} holds {table[odd[0]].type}, expected text: export paths, not images")
@@ -127,7 +127,3 @@ def _require_closed(content: bytes, delimiter: str, path: str) -> None:
 def _text(value: Any) -> str:
     """Write a cell as text; a number that is none, as pandas writes for what is missing, is empty."""
     return "" if value is None or value != value else str(value).strip()  # noqa: PLR0124
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
