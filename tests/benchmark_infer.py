@@ -33,7 +33,7 @@ from lungseg.imaging import codecs, phantom
 from lungseg.imaging.geometry import prepare_image
 from lungseg.inference.ensemble import Predictor
 from lungseg.model import checkpoint
-from lungseg.model.cpu_memory import keep_buffers
+from lungseg.model.cpu_memory import keep_freed_memory
 
 ROOT = Path(__file__).resolve().parents[1]
 SIDES, FEW, BATCH, PART = (384, 512, 640, 768, 1024), 500, 16, 64
@@ -101,9 +101,9 @@ def draw_one(folder: Path, number: int) -> None:
 
 def bare_loop(folder: str, run: str) -> None:
     """Predict the same ready batch again and again, in one thread, when told to."""
-    keep_buffers()
+    keep_freed_memory()
     torch.set_num_threads(1)
-    found = checkpoint.find(run)
+    found = checkpoint.find_all(run)[0]
     predictor = Predictor(found)
     paths = sorted(Path(folder).iterdir())[2 : 2 + BATCH]
     squares = [prepare_image(codecs.decode(path.read_bytes(), path.name), found.preprocess)[0] for path in paths]

@@ -14,7 +14,7 @@ from lungseg.errors import ResourceError, SettingsError
 
 logger = logging.getLogger(__name__)
 
-PLACE_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
+PLACEMENT_TIMEOUT_VARIABLE = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 """Environment variable: how long Ray Train waits for a place for a run's workers before it tries anew, s."""
 
 # What these two warn of (a token is used; progress bars are off) is as it should be.
@@ -33,7 +33,7 @@ def connect() -> None:
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")
-    os.environ.setdefault(PLACE_TIMEOUT, "100")
+    os.environ.setdefault(PLACEMENT_TIMEOUT_VARIABLE, "100")
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.ERROR)
     address = _address()
@@ -66,7 +66,7 @@ def connect() -> None:
     context.print_on_execution_start = False
     # Its errors come with tracebacks, and are raised besides.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    logger.info("Ray %s: %d CPUs, %d GPUs", ray.__version__, total("CPU"), total("GPU"))
+    logger.info("Ray %s: %d CPUs, %d GPUs", ray.__version__, cluster_total("CPU"), cluster_total("GPU"))
 
 
 def _of_our_own() -> dict[str, Any]:
@@ -106,6 +106,6 @@ def _address() -> str | None:
         return "local"
 
 
-def total(resource: str) -> int:
+def cluster_total(resource: str) -> int:
     """CPUs or GPUs of all nodes that are there."""
     return int(ray.cluster_resources().get(resource, 0))  # type: ignore[no-untyped-call]

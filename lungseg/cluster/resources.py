@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import ray
 from ray.autoscaler.sdk import request_resources
 
-from lungseg.cluster.connection import total
+from lungseg.cluster.connection import cluster_total
 from lungseg.errors import ResourceError
 
 logger = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ _PER_RUN = "--workers-per-run"
 
 
 @dataclass(frozen=True)
-class Share:
+class WorkerAllocation:
     """What each worker gets."""
 
     workers: int
@@ -30,7 +30,7 @@ class Share:
     gpus: int
 
 
-def share(workers: int | str, device: str) -> Share:
+def allocate_workers(workers: int | str, device: str) -> WorkerAllocation:
     """Divide the cluster among workers: a GPU and its CPUs each, or equal parts of the CPUs; auto: one a GPU or CPU.
 
     Raises:
@@ -45,13 +45,13 @@ def share(workers: int | str, device: str) -> Share:
     if use_gpu:
         count = min(count, _wait_for("GPU", (least, count), "--workers"))
         require_cpus(count)
-        return Share(count, _cpus_a_gpu(count), 1)
+        return WorkerAllocation(count, _cpus_a_gpu(count), 1)
     free = _wait_for("CPU", (least, count), "--workers", and_rest=True)
     count = min(count, free)
-    return Share(count, _cpus_of(free, count), 0)
+    return WorkerAllocation(count, _cpus_of(free, count), 0)
 
 
-def share_among_runs(workers: int, device: str, runs: int, at_once: int | str) -> tuple[int, Share]:
+def allocate_runs(workers: int, device: str, runs: int, at_once: int | str) -> tuple[int, WorkerAllocation]:
     """Say how many of a study's runs, of so many workers each, train at once, and what each worker gets.
 
     at_once auto: as many as there is room for beside other jobs. A worker gets a GPU and its CPUs, or an equal part of
@@ -77,23 +77,23 @@ def share_among_runs(workers: int, device: str, runs: int, at_once: int | str) -
     free = _wait_for("CPU", (least, count * workers), lower, and_rest=not use_gpu)
     count = min(count, free // workers)
     if use_gpu:
-        return count, Share(workers, _cpus_a_gpu(count * workers), 1)
-    return count, Share(workers, _cpus_of(free, count * workers), 0)
+        return count, WorkerAllocation(workers, _cpus_a_gpu(count * workers), 1)
+    return count, WorkerAllocation(workers, _cpus_of(free, count * workers), 0)
 
 
-def workers_for(runs: int, device: str) -> int:
+def workers_per_run(runs: int, device: str) -> int:
     """Say how many workers each of a study's runs can have when all train at once: its part of the GPUs, at least 1."""
     gpus = _most("GPU") if device != "cpu" else 0
     return max(1, gpus // max(runs, 1))
 
 
-def workers_there(least: int, planned: int, device: str) -> int:
+def initial_workers(least: int, planned: int, device: str) -> int:
     """Say with how many of its planned workers a run begins: with fewer, no less than `least`, on a small cluster."""
     there = _most("GPU") if device == "gpu" or (device == "auto" and _most("GPU") >= least) else _most("CPU")
     return max(least, min(planned, there))
 
 
-def require_memory(placed: Share, workers: int, mib: int) -> None:
+def require_memory(placed: WorkerAllocation, workers: int, mib: int) -> None:
     """Say what each worker takes, and make sure that the nodes have the memory for all of them.
 
     mib: that a worker is known to need; its batches come on top, and depend on the network.
@@ -114,7 +114,7 @@ def require_memory(placed: Share, workers: int, mib: int) -> None:
         )
 
 
-def cpus_each(nodes: Sequence[int], workers: int) -> int:
+def cpus_per_worker(nodes: Sequence[int], workers: int) -> int:
     """Most CPUs that each worker can have when no worker spans two nodes; 1 where not even that fits."""
     most = max([sum(nodes) // workers, 1])
     return next((each for each in range(most, 1, -1) if sum(cpus // each for cpus in nodes) >= workers), 1)
@@ -149,7 +149,7 @@ def _wait_for(resource: str, counts: tuple[int, int], option: str, and_rest: boo
     """
     least, most = counts
     _scale_up(resource, least, most)
-    there, began, told = total(resource), time.monotonic(), False
+    there, began, told = cluster_total(resource), time.monotonic(), False
     if there < least:
         raise ResourceError(f"{least} {resource}s needed, the cluster has {there}: {_remedy(resource, there, option)}")
     most = there if and_rest else min(most, there)
@@ -177,7 +177,7 @@ def _remedy(resource: str, there: int, option: str) -> str:
 
 def _scale_up(resource: str, least: int, most: int) -> None:
     """Ask an autoscaler for what is not there yet, and wait for the least of it; a moment for the rest."""
-    there, promised = total(resource), _promised(resource)
+    there, promised = cluster_total(resource), _promised(resource)
     if there >= most or promised <= there:
         return
     wanted = min(most, promised)
@@ -185,7 +185,7 @@ def _scale_up(resource: str, least: int, most: int) -> None:
     request_resources(bundles=[{resource: 1}] * wanted)
     began = told = time.monotonic()
     try:
-        while (there := total(resource)) < wanted:
+        while (there := cluster_total(resource)) < wanted:
             now = time.monotonic()
             if now - began > _SCALE_S or (there >= least and now - began > _SETTLE_S):
                 return
@@ -204,12 +204,12 @@ def _promised(resource: str) -> int:
 
 
 def _most(resource: str) -> int:
-    return max(total(resource), _promised(resource))
+    return max(cluster_total(resource), _promised(resource))
 
 
 def _cpus_of(free: int, workers: int) -> int:
     """CPUs for a worker without a GPU: an equal part of all; beside another job, whose nodes are not known, one."""
-    return cpus_each(_node_cpus(), workers) if free >= total("CPU") else 1
+    return cpus_per_worker(_node_cpus(), workers) if free >= cluster_total("CPU") else 1
 
 
 def _cpus_a_gpu(workers: int) -> int:

@@ -20,7 +20,7 @@ _ANSWER_S = 120.0  # a node's first task starts a process there, which may have 
 Node = dict[str, Any]
 
 
-def require_shared(folder: str, read: Sequence[str] = (), archive: Sequence[str] = ()) -> None:
+def require_shared_storage(folder: str, read: Sequence[str] = (), archive: Sequence[str] = ()) -> None:
     """Let every node that may get work read and write below `folder`, and read the files `read`; one node needs no ask.
 
     The driver writes a token, each node answers with a file of its own. archive: files some of which may be broken: the

@@ -13,7 +13,7 @@ from lungseg.errors import CheckpointError, LungsegError, TaskResult
 from lungseg.inference.cpu_tasks import LEVELS, Job, opened_row
 from lungseg.inference.items import Predicted
 from lungseg.model import checkpoint
-from lungseg.model.cpu_memory import keep_buffers
+from lungseg.model.cpu_memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from lungseg.inference.ensemble import Ensemble
@@ -62,10 +62,10 @@ def _load(job: Job, threads: int) -> "Ensemble":
     from lungseg.inference.ensemble import Ensemble
 
     if threads:
-        keep_buffers()
+        keep_freed_memory()
         torch.set_num_threads(threads)
     found = [checkpoint.verify(folder) for folder in job.models]
-    if checkpoint.digest_of(found) != job.model:  # an actor may start again hours later
+    if checkpoint.ensemble_digest(found) != job.model:  # an actor may start again hours later
         raise CheckpointError(
             f"{job.models[0]}: its weights changed while the job ran: start it again, with another --out"
         )

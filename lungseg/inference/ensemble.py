@@ -13,7 +13,7 @@ from lungseg.imaging.geometry import restore
 from lungseg.inference.items import How, Opened, Predicted
 from lungseg.model.checkpoint import Checkpoint, trained_on
 from lungseg.model.checkpoint_io import load_model
-from lungseg.model.precision import as_images, choose_precision
+from lungseg.model.precision import resolve_precision, to_network_input
 from lungseg.schema import Geometry
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -27,12 +27,12 @@ class Predictor:
         self._device = torch.device(how.device)
         self._threshold = threshold
         self._flip = how.tta == "flip"
-        self._dtype = _DTYPES.get(choose_precision(how.precision, self._device))
+        self._dtype = _DTYPES.get(resolve_precision(how.precision, self._device))
         self._model = load_model(checkpoint).to(self._device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
     def probabilities(self, squares: Sequence[U8]) -> F32:
         """Predict prepared squares u8[S,S] to lung probabilities f32[B,S,S]."""
-        images = as_images(squares, self._device)
+        images = to_network_input(squares, self._device)
         with torch.inference_mode():
             found = self._predict(images)
             if self._flip:

@@ -45,7 +45,7 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class Paired:
+class PairedDifference:
     """A figure of the same images in two runs. difference: mean over images of first - second.
 
     low, high: its 95 % interval, None for fewer than two patients. p: of the two-sided signed-rank test over patients;
@@ -100,7 +100,7 @@ def summarise(values: Values, patients: Sequence[str]) -> Summary:
     )
 
 
-def compare(first: Values, second: Values, patients: Sequence[str]) -> Paired:
+def compare(first: Values, second: Values, patients: Sequence[str]) -> PairedDifference:
     """Compare a figure of the same N images, in the same order, from two runs.
 
     The difference weighs images equally, as every mean here; the test weighs patients equally.
@@ -110,7 +110,9 @@ def compare(first: Values, second: Values, patients: Sequence[str]) -> Paired:
         raise ValueError(f"{former.size} values and {latter.size}: expected the same images in both")
     found = _cluster(former - latter, patients)
     low, high = _interval(_means_of_resamples(found))
-    return Paired(found.values.size, found.sums.size, _mean(found), low, high, _signed_rank(found.sums / found.sizes))
+    return PairedDifference(
+        found.values.size, found.sums.size, _mean(found), low, high, _signed_rank(found.sums / found.sizes)
+    )
 
 
 def gap(own: Values, own_patients: Sequence[str], other: Values, other_patients: Sequence[str]) -> Gap:

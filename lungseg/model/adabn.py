@@ -14,12 +14,12 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lungseg.errors import CheckpointError
-from lungseg.model.precision import as_images
+from lungseg.model.precision import to_network_input
 
 U8 = NDArray[np.uint8]
 
 
-def adapt(model: nn.Module, batches: Iterator[Sequence[U8]]) -> Iterator[int]:
+def adapt_batch_norm(model: nn.Module, batches: Iterator[Sequence[U8]]) -> Iterator[int]:
     """Fit a model, in place, to batches of prepared squares u8[S,S], equally many in each; yield how many it has seen.
 
     Two or more a batch: a layer over one value a picture has no variance else. Once all are seen the model is as it
@@ -41,7 +41,7 @@ def adapt(model: nn.Module, batches: Iterator[Sequence[U8]]) -> Iterator[int]:
     device, seen = next(model.parameters()).device, 0
     with torch.inference_mode():
         for squares in batches:
-            model(as_images(squares, device))
+            model(to_network_input(squares, device))
             seen += len(squares)
             yield seen
     for layer, momentum in zip(layers, before, strict=True):

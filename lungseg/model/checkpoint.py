@@ -55,20 +55,6 @@ def latest(folder: str) -> Checkpoint | None:
     return None
 
 
-def find(path: str) -> Checkpoint:
-    """Find the one checkpoint that a user means: its own folder, its run's, or a study's of one run.
-
-    Raises:
-        CheckpointError: there is none, it is not whole, or there are several.
-
-    """
-    found = find_all(path)
-    if len(found) > 1:
-        names = ", ".join(storage.name_of(_run_folder(one)) for one in found)
-        raise CheckpointError(f"{path}: a study of {len(found)} runs: pass one of its folders, {names}")
-    return found[0]
-
-
 def find_all(path: str) -> list[Checkpoint]:
     """Find the checkpoints that a user means: a folder's own, a run's, or those of a study's runs, the pooled if any.
 
@@ -152,10 +138,10 @@ def require_tensors(checkpoint: Checkpoint) -> None:
             storage.read_bytes(storage.join(checkpoint.folder, "model.safetensors"))
         )
     except safetensors.SafetensorError as error:
-        raise not_its_network(checkpoint, error) from None
+        raise unusable_weights_error(checkpoint, error) from None
 
 
-def not_its_network(checkpoint: Checkpoint, error: Exception) -> CheckpointError:
+def unusable_weights_error(checkpoint: Checkpoint, error: Exception) -> CheckpointError:
     """Say in a line that the weights are not those of the checkpoint's network."""
     first = str(error).strip().splitlines()[0]
     return CheckpointError(
@@ -169,13 +155,13 @@ def trained_on(checkpoint: Checkpoint) -> frozenset[str]:
     return frozenset(table.column("pixel_digest").to_pylist())
 
 
-def digest_of(checkpoints: Sequence[Checkpoint]) -> str:
+def ensemble_digest(checkpoints: Sequence[Checkpoint]) -> str:
     """Name models by their weights: a single one's digest, or one of all, whatever their order."""
     digests = sorted(found.digest for found in checkpoints)
     return digests[0] if len(digests) == 1 else storage.digest(digests)
 
 
-def threshold_of(checkpoint: Checkpoint) -> float:
+def stored_threshold(checkpoint: Checkpoint) -> float:
     """Say from which probability on the run takes a pixel for lung: what it chose, or was told."""
     run = storage.join(_run_folder(checkpoint), "run.json")
     found = storage.read_json(run) if storage.exists(run) else checkpoint.config["settings"]

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from lungseg import storage
 from lungseg.config import ModelSettings
-from lungseg.model.checkpoint import FILES, Checkpoint, not_its_network
-from lungseg.model.network import LungNetwork, build, without_weights
+from lungseg.model.checkpoint import FILES, Checkpoint, unusable_weights_error
+from lungseg.model.network import LungNetwork, build_network, skip_weight_init
 from lungseg.storage.files import digest_bytes
 
 
@@ -53,12 +53,12 @@ def load_model(checkpoint: Checkpoint) -> LungNetwork:
 
     """
     settings = ModelSettings.model_validate(checkpoint.config["settings"]["model"])
-    with without_weights():
-        model = build(settings, pretrained=False)
+    with skip_weight_init():
+        model = build_network(settings, pretrained=False)
     try:
         model.load_state_dict(load_weights(checkpoint))
     except (SafetensorError, RuntimeError) as error:
-        raise not_its_network(checkpoint, error) from None
+        raise unusable_weights_error(checkpoint, error) from None
     return model
 
 

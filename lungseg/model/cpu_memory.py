@@ -6,7 +6,7 @@ import os
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # glibc's malloc.h, M_TRIM_THRESHOLD and M_MMAP_MAX
 
 
-def keep_buffers() -> None:
+def keep_freed_memory() -> None:
     """Have the C library keep what it got, and torch take it in huge pages.
 
     The steps of a network free and take tensors of many MiB. By default each goes back to the kernel and comes anew,

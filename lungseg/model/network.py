@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lungseg.config import ModelSettings
 from lungseg.errors import InputError, SettingsError
 from lungseg.model.lazy_imports import smp, timm
-from lungseg.model.pretrained import load_encoder_weights, remedies
+from lungseg.model.pretrained import load_encoder_weights, missing_weights_message
 
 # What smp's own encoders were trained with; timm's (tu-) carry their own figures.
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -38,7 +38,7 @@ class LungNetwork(nn.Module):
         return self.net((images - self.mean) / self.std)  # type: ignore[no-any-return]
 
 
-def build(settings: ModelSettings, pretrained: bool = True) -> LungNetwork:
+def build_network(settings: ModelSettings, pretrained: bool = True) -> LungNetwork:
     """Build the network; with `pretrained`, its encoder starts from `settings.weights`.
 
     The decoder's new weights come from torch's random state.
@@ -57,7 +57,7 @@ def build(settings: ModelSettings, pretrained: bool = True) -> LungNetwork:
 
 
 @contextmanager
-def without_weights() -> Iterator[None]:
+def skip_weight_init() -> Iterator[None]:
     """Build networks whose weights are what memory holds, to load others right after: in a tenth of the time."""
     drawn = {name: draw for name, draw in vars(nn.init).items() if name[0] != "_" and name[-1] == "_"}
     for name in drawn:
@@ -87,7 +87,7 @@ def _download(encoder: str) -> dict[str, Tensor]:
     try:
         downloaded: nn.Module = _deeplab(encoder, "imagenet").encoder
     except OSError:
-        raise InputError(remedies(encoder)) from None
+        raise InputError(missing_weights_message(encoder)) from None
     return downloaded.state_dict()
 
 

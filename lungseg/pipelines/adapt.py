@@ -10,9 +10,9 @@ import ray
 from numpy.typing import NDArray
 
 from lungseg import storage
-from lungseg.cluster.connection import connect, total
+from lungseg.cluster.connection import cluster_total, connect
 from lungseg.cluster.resources import require_cpus
-from lungseg.cluster.shared_storage import require_shared
+from lungseg.cluster.shared_storage import require_shared_storage
 from lungseg.config import AdaptSettings
 from lungseg.dataset.catalog import PreparedData, find_datasets, open_dataset
 from lungseg.dataset.sample_reader import SampleReader
@@ -45,8 +45,8 @@ def run(settings: AdaptSettings) -> None:
     _require_room(out, models, fitted_to)
     connect()
     require_cpus(1)
-    require_shared(out, read=[storage.join(part.folder, "dataset.json") for part in data])
-    task: Any = ray.remote(_adapt).options(num_returns="streaming", num_cpus=1, num_gpus=min(1, total("GPU")))
+    require_shared_storage(out, read=[storage.join(part.folder, "dataset.json") for part in data])
+    task: Any = ray.remote(_adapt).options(num_returns="streaming", num_cpus=1, num_gpus=min(1, cluster_total("GPU")))
     folders = [part.folder for part in data]
     begun = [task.remote(model.folder, folders, storage.join(out, name), fitted_to) for name, model in models.items()]
     line = ProgressLine(logger)
@@ -145,15 +145,15 @@ def _fit(found: Checkpoint, data: Sequence[PreparedData], out: str, fitted_to: d
     import torch
 
     from lungseg.model import checkpoint_io
-    from lungseg.model.adabn import adapt
+    from lungseg.model.adabn import adapt_batch_norm
 
     reader = SampleReader(data, masks=False)
     groups = _batches(len(reader.rows), fitted_to["images"], fitted_to["batch"])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = checkpoint_io.load_model(found).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    yield from adapt(model, ([reader.read(int(position)).image for position in group] for group in groups))
+    yield from adapt_batch_norm(model, ([reader.read(int(position)).image for position in group] for group in groups))
     config: dict[str, Any] = {name: value for name, value in found.config.items() if name != "digests"}
-    config["settings"] = {**config["settings"], "threshold": checkpoint.threshold_of(found)}
+    config["settings"] = {**config["settings"], "threshold": checkpoint.stored_threshold(found)}
     config["adapted_to"] = {**fitted_to, "model": found.digest}
     learnt = storage.read_table(storage.join(found.folder, "trained_on.parquet"))
     tensors = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}

@@ -24,7 +24,7 @@ from lungseg.inference.part_plan import Part
 from lungseg.inference.summary import Times, show_one, write_account
 from lungseg.ingest.pseudonyms import read_key
 from lungseg.model import checkpoint
-from lungseg.model.checkpoint import Checkpoint, digest_of
+from lungseg.model.checkpoint import Checkpoint, ensemble_digest
 from lungseg.predictions import parts
 from lungseg.predictions.parts import Account
 from lungseg.progress import ProgressLine
@@ -136,12 +136,12 @@ def _models(settings: InferSettings) -> list[Checkpoint]:
 
 
 def _job(settings: InferSettings, out: str, models: Sequence[Checkpoint]) -> Job:
-    chosen = [checkpoint.threshold_of(model) for model in models]
+    chosen = [checkpoint.stored_threshold(model) for model in models]
     return Job(
         settings,
         out,
         tuple(model.folder for model in models),
-        digest_of(models),
+        ensemble_digest(models),
         models[0].preprocess,
         settings.threshold or sum(chosen) / len(chosen),
         How("cpu", settings.precision, settings.tta),

@@ -15,10 +15,10 @@ import ray
 import ray.data
 
 from lungseg import storage
-from lungseg.cluster.connection import connect, total
+from lungseg.cluster.connection import cluster_total, connect
 from lungseg.cluster.gauges import Gauges
-from lungseg.cluster.resources import Share, share
-from lungseg.cluster.shared_storage import require_shared
+from lungseg.cluster.resources import WorkerAllocation, allocate_workers
+from lungseg.cluster.shared_storage import require_shared_storage
 from lungseg.config.precision import require_fp16_device
 from lungseg.errors import ResourceError, TaskResult, first_line
 from lungseg.inference import part_plan
@@ -53,9 +53,9 @@ def spread(job: Job, rows: Sequence[dict[str, Any]], times: Times) -> Iterator[d
     context.enable_progress_bars = False
     context.target_max_block_size = None  # a part stays one block, as it becomes one file
     gauges, counts = Gauges("infer"), Counter[str]()
-    placed = share(job.settings.workers, job.settings.device)
+    placed = allocate_workers(job.settings.workers, job.settings.device)
     # After an autoscaler has brought the nodes that it was asked for.
-    require_shared(job.out, [storage.join(folder, "config.json") for folder in job.models], first)
+    require_shared_storage(job.out, [storage.join(folder, "config.json") for folder in job.models], first)
     threads = 0 if placed.gpus else placed.cpus  # to the end: how many sum up changes the last bits
     left, lost = {row["number"]: row for row in rows}, 0
     while left:
@@ -75,16 +75,16 @@ def spread(job: Job, rows: Sequence[dict[str, Any]], times: Times) -> Iterator[d
             placed = _what_is_left(job)
 
 
-def _what_is_left(job: Job) -> Share:
+def _what_is_left(job: Job) -> WorkerAllocation:
     """Place as many actors as before, or where a node is lost as many as there is room for."""
     try:
-        return share(job.settings.workers, job.settings.device)
+        return allocate_workers(job.settings.workers, job.settings.device)
     except ResourceError:
-        return share("auto", job.settings.device)
+        return allocate_workers("auto", job.settings.device)
 
 
 def _through(
-    job: Job, rows: Sequence[dict[str, Any]], placed: Share, threads: int, times: Times
+    job: Job, rows: Sequence[dict[str, Any]], placed: WorkerAllocation, threads: int, times: Times
 ) -> Iterator[dict[str, Any]]:
     """Send parts through the stages once."""
     count = min(placed.workers, len(rows))
@@ -93,7 +93,7 @@ def _through(
         part_plan.claim_device(job.out, times.device)
     require_fp16_device(job.settings.precision, bool(placed.gpus), "--precision")
     actor = _ACTOR_PART * (1 if placed.gpus else placed.cpus)
-    work = _task_part(placed, total("CPU") - count * actor)
+    work = _task_part(placed, cluster_total("CPU") - count * actor)
     logger.info("%d %s actors hold the model", count, "GPU" if placed.gpus else "CPU")
     job = replace(job, how=replace(job.how, device=times.device))
     with warnings.catch_warnings():
@@ -120,7 +120,7 @@ def _through(
     yield from done.iter_rows()
 
 
-def _task_part(placed: Share, free: float) -> float:
+def _task_part(placed: WorkerAllocation, free: float) -> float:
     """Say which part of a CPU a task takes, where the actors leave so many free."""
     roomy = any(node["Resources"].get("CPU", 0) >= 2 for node in ray.nodes() if node["Alive"])  # type: ignore[no-untyped-call]
     part = 1.0 if placed.gpus and roomy else _TASK_PART

@@ -15,7 +15,7 @@ from lungseg import storage
 from lungseg.cluster.connection import connect
 from lungseg.cluster.gauges import Gauges
 from lungseg.cluster.resources import require_cpus
-from lungseg.cluster.shared_storage import require_shared
+from lungseg.cluster.shared_storage import require_shared_storage
 from lungseg.config import PrepareSettings, PreprocessSettings
 from lungseg.dataset import catalog, duplicates
 from lungseg.dataset.leakage import audit_datasets
@@ -70,7 +70,7 @@ def run(settings: PrepareSettings) -> None:
     dataset_writer.begin_datasets(plans)
     connect()
     require_cpus(1)
-    require_shared(out, archive=first)
+    require_shared_storage(out, archive=first)
     began = time.monotonic()
     work = _write_shards(plans, inputs, key)
     plans = [replace(plan, records=()) for plan in plans]  # what is left to do needs the tars' names alone

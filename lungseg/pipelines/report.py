@@ -41,7 +41,7 @@ def run(settings: ReportSettings) -> None:
     logger.info("the numbers: %s", storage.join(out, "report.json"))
 
 
-def _compare(study: Study, others: Sequence[str]) -> list[study_comparison.Against]:
+def _compare(study: Study, others: Sequence[str]) -> list[study_comparison.StudyComparison]:
     """Compare a study with others on the images that both were tested on.
 
     Raises:

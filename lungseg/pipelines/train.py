@@ -9,8 +9,8 @@ from collections.abc import Generator, Sequence
 
 from lungseg import storage
 from lungseg.cluster.connection import connect
-from lungseg.cluster.resources import Share, require_memory, share_among_runs, workers_for, workers_there
-from lungseg.cluster.shared_storage import require_shared
+from lungseg.cluster.resources import WorkerAllocation, allocate_runs, initial_workers, require_memory, workers_per_run
+from lungseg.cluster.shared_storage import require_shared_storage
 from lungseg.config import PreprocessSettings, Protocol, TrainSettings
 from lungseg.dataset import catalog, duplicates, folds
 from lungseg.dataset.leakage import audit_datasets
@@ -22,7 +22,7 @@ from lungseg.pipelines.phantoms import draw_phantoms
 from lungseg.prepare import dataset_writer
 from lungseg.prepare.shard_plan import plan_shards
 from lungseg.progress import ProgressLine, SharedLine
-from lungseg.study import cross_dataset, heatmap
+from lungseg.study import cross_dataset
 from lungseg.study.study_files import StudyRecord
 from lungseg.training import tracking
 from lungseg.training.run import Run, name_run
@@ -56,24 +56,24 @@ def run(settings: TrainSettings) -> None:
     record = StudyRecord(study, settings, named, _alike(settings, data))
     images = sum(part.index.num_rows for part in data)
     logger.info("study %s: %d runs on %d images in %d data sets", study, len(named), images, len(data))
-    unfinished = not all(map(record.finished, named))
+    unfinished = not all(map(record.is_finished, named))
     # By all runs, not by those left: so a run that goes on has as many threads as it began with, and is as fast.
-    at_once, placed = _place(settings, len(named), study, folders) if unfinished else (0, Share(0, 0, 0))
+    at_once, placed = _place(settings, len(named), study, folders) if unfinished else (0, WorkerAllocation(0, 0, 0))
     linked = _linked(study, data)
     _check(settings, data, plans, linked)
     runs = [
         Run(settings, plan, tuple(folders), name, storage.join(study, name), linked) for name, plan in named.items()
     ]
-    left = [one for one in runs if not record.finished(one.name)]
+    left = [one for one in runs if not record.is_finished(one.name)]
     record.write_states()
     failures = _train_all(left, at_once, placed, record)
     found = record.write()
     for one in runs:
-        if record.finished(one.name):
+        if record.is_finished(one.name):
             _tell(record, one.name)
-    cross_dataset.show(found)
+    cross_dataset.print_results(found)
     if found.cells and (left or not storage.exists(storage.join(study, "wandb"))):
-        tracking.summarise_study(settings.wandb, study, cross_dataset.grid(found), heatmap.draw(found))
+        tracking.summarise_study(settings.wandb, study, cross_dataset.dice_table(found))
     _judge(record, failures)
 
 
@@ -94,7 +94,7 @@ def _with_workers(settings: TrainSettings, study: str, runs: int) -> TrainSettin
     found = storage.read_json(path)["settings"]["workers_per_run"] if storage.exists(path) else 0
     if not found:
         connect()
-        found = workers_for(runs, settings.device)
+        found = workers_per_run(runs, settings.device)
         logger.info("--workers-per-run auto: %d", found)
     return settings.model_copy(update={"workers_per_run": found})
 
@@ -189,15 +189,17 @@ def _data(settings: TrainSettings) -> list[str]:
     return [out]
 
 
-def _place(settings: TrainSettings, runs: int, study: str, folders: Sequence[str]) -> tuple[int, Share]:
+def _place(settings: TrainSettings, runs: int, study: str, folders: Sequence[str]) -> tuple[int, WorkerAllocation]:
     """Join the cluster, and refuse what it cannot do; say how many runs train at once, and what a worker gets."""
-    with network.without_weights():
-        network.build(settings.model)  # tells of a wrong encoder and of missing weights before any worker starts
+    with network.skip_weight_init():
+        network.build_network(
+            settings.model
+        )  # tells of a wrong encoder and of missing weights before any worker starts
     connect()
-    workers = workers_there(settings.min_workers or settings.seats, settings.seats, settings.device)
-    at_once, placed = share_among_runs(workers, settings.device, runs, settings.runs_at_once)
+    workers = initial_workers(settings.min_workers or settings.seats, settings.seats, settings.device)
+    at_once, placed = allocate_runs(workers, settings.device, runs, settings.runs_at_once)
     # After an autoscaler has brought the nodes that it was asked for.
-    require_shared(study, [storage.join(folder, "dataset.json") for folder in folders])
+    require_shared_storage(study, [storage.join(folder, "dataset.json") for folder in folders])
     require_gpus(settings.compute, placed.workers if placed.gpus else 0)
     require_memory(placed, at_once * placed.workers, _memory_mib(settings, folders))
     return at_once, placed
@@ -210,7 +212,7 @@ def _memory_mib(settings: TrainSettings, folders: Sequence[str]) -> int:
     return _LIBRARIES_MIB + min(settings.loader.cache_mib, 2 * pixels // 2**20)
 
 
-def _train_all(left: Sequence[Run], at_once: int, placed: Share, record: StudyRecord) -> list[Exception]:
+def _train_all(left: Sequence[Run], at_once: int, placed: WorkerAllocation, record: StudyRecord) -> list[Exception]:
     """Train the runs, some at a time; the study's files follow each that ends. Return the failures."""
     line, failures = SharedLine(logger), []
     if len(left) > 1:
@@ -220,8 +222,8 @@ def _train_all(left: Sequence[Run], at_once: int, placed: Share, record: StudyRe
             if error is not None:
                 failures.append(error)
                 bug = not isinstance(error, LungsegError)
-                record.failed[one.name] = f"{type(error).__name__}: {error}" if bug else str(error)
-                line.say(one.name, f"failed: {record.failed[one.name]}", logging.ERROR)
+                record.failures[one.name] = f"{type(error).__name__}: {error}" if bug else str(error)
+                line.say(one.name, f"failed: {record.failures[one.name]}", logging.ERROR)
                 if bug:
                     logger.error("%s: no failure that is known of", one.name, exc_info=error)
             try:
@@ -232,7 +234,7 @@ def _train_all(left: Sequence[Run], at_once: int, placed: Share, record: StudyRe
 
 
 def _in_threads(
-    left: Sequence[Run], at_once: int, placed: Share, line: SharedLine
+    left: Sequence[Run], at_once: int, placed: WorkerAllocation, line: SharedLine
 ) -> Generator[tuple[Run, Exception | None], None, None]:
     """Train runs in threads, and tell of each as it ends.
 
@@ -261,7 +263,7 @@ def _in_threads(
                 todo.get_nowait()
 
 
-def _outcome(one: Run, placed: Share, line: SharedLine) -> tuple[Run, Exception | None]:
+def _outcome(one: Run, placed: WorkerAllocation, line: SharedLine) -> tuple[Run, Exception | None]:
     try:
         train_run.train(one, placed, line)
     except Exception as error:  # the main thread tells a bug from a failure, and logs it whole
@@ -270,7 +272,7 @@ def _outcome(one: Run, placed: Share, line: SharedLine) -> tuple[Run, Exception 
 
 
 def _tell(record: StudyRecord, name: str) -> None:
-    for tested in record.summary(name)["tested"]:
+    for tested in record.read_run_summary(name)["tested"]:
         figures = ", ".join(f"{title} {tested[key]:.4f}" for title, key in (("Dice", "dice"), ("IoU", "iou")))
         logger.info("%s: %s %s, %d images: %s", name, tested["role"], tested["dataset"], tested["images"], figures)
 
@@ -284,8 +286,8 @@ def _judge(record: StudyRecord, failures: Sequence[Exception]) -> None:
     """
     if not failures:
         return
-    done = sum(record.finished(name) for name in record.plans)
-    reasons = "; ".join(f"{name} failed: {reason}" for name, reason in record.failed.items())
+    done = sum(record.is_finished(name) for name in record.plans)
+    reasons = "; ".join(f"{name} failed: {reason}" for name, reason in record.failures.items())
     settings = all(isinstance(failure, SettingsError) for failure in failures)
     raise (SettingsError if settings else LungsegError)(
         f"{done} of {len(record.plans)} runs finished; {reasons}; the same command goes on"

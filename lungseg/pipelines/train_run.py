@@ -15,14 +15,14 @@ from ray.train.torch import TorchTrainer, get_device
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from lungseg import logs, storage
-from lungseg.cluster.connection import PLACE_TIMEOUT
+from lungseg.cluster.connection import PLACEMENT_TIMEOUT_VARIABLE
 from lungseg.cluster.gauges import Gauges
-from lungseg.cluster.resources import Share
+from lungseg.cluster.resources import WorkerAllocation
 from lungseg.errors import InputError, LungsegError, ResourceError, TaskResult, unwrapped
 from lungseg.inference.ensemble import Predictor
 from lungseg.inference.items import How
 from lungseg.model import checkpoint
-from lungseg.model.cpu_memory import keep_buffers
+from lungseg.model.cpu_memory import keep_freed_memory
 from lungseg.progress import SharedLine
 from lungseg.training import run_loop, tracking
 from lungseg.training.distributed import gather, rank_and_world
@@ -33,10 +33,10 @@ logger = logging.getLogger(__name__)
 
 _POST_EVERY_S = 0.5
 _READ_S, _LAST_READ_S = 5.0, 30.0  # on a busy machine; what the last look misses is never told
-_PLACE_TRIES = 3  # each of the time that PLACE_TIMEOUT says; Ray Train by itself would try for ever
+_PLACE_TRIES = 3  # each of the time of PLACEMENT_TIMEOUT_VARIABLE; Ray Train by itself would try for ever
 
 
-def train(one: Run, placed: Share, line: SharedLine) -> None:
+def train(one: Run, placed: WorkerAllocation, line: SharedLine) -> None:
     """Train and test a run, from wherever an earlier start left it. It may be called from several threads at once.
 
     Raises:
@@ -65,7 +65,7 @@ def train(one: Run, placed: Share, line: SharedLine) -> None:
     (getattr(result, "return_value", None) or TaskResult()).unwrap()
 
 
-def _trainer(one: Run, placed: Share, board: Any) -> TorchTrainer:
+def _trainer(one: Run, placed: WorkerAllocation, board: Any) -> TorchTrainer:
     least, seats = one.settings.min_workers, one.settings.seats
     if placed.gpus and one.settings.loader.threads == "auto":
         one = _with_threads(one, placed.cpus)
@@ -103,7 +103,7 @@ def _one_rank(config: dict[str, Any]) -> TaskResult:
     if device.type == "cuda":
         torch.cuda.set_device(device)  # NCCL gathers objects through the current device: the first, unless told
     else:
-        keep_buffers()
+        keep_freed_memory()
     started = TaskResult.of(_start, run, device)
     errors = [error for error in gather(started.error) if error is not None]
     if errors:
@@ -223,11 +223,11 @@ def _watch(board: Any, one: Run, ended: threading.Event, line: SharedLine) -> No
             line.show(one.name, f"epoch {now.epoch}/{epochs}, step {now.step}/{now.steps}, loss {now.loss:.3f}")
 
 
-def _explained(error: BaseException, placed: Share) -> LungsegError:
+def _explained(error: BaseException, placed: WorkerAllocation) -> LungsegError:
     """Say in one line what ended a run: no place for its workers, or what the first of them with a story said."""
     inner = getattr(error, "controller_failure", None)
     if type(inner).__name__ == "WorkerGroupStartupTimeoutError":
-        waited = float(os.environ.get(PLACE_TIMEOUT, "60")) * _PLACE_TRIES
+        waited = float(os.environ.get(PLACEMENT_TIMEOUT_VARIABLE, "60")) * _PLACE_TRIES
         what = f"{placed.workers} workers of {placed.cpus} CPUs" + (" and a GPU" if placed.gpus else "")
         return ResourceError(
             f"no place for {what} in {waited:.0f} s: another job holds them or a node was lost: wait for it, or lower "

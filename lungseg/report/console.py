@@ -13,7 +13,7 @@ from lungseg.arrays import Row
 from lungseg.report.prediction_results import Predictions
 from lungseg.report.study_results import Study
 from lungseg.study import cross_dataset
-from lungseg.study.study_comparison import Against
+from lungseg.study.study_comparison import StudyComparison
 
 _WIDTH = 100  # columns of a table that goes into a file or another program
 
@@ -40,7 +40,9 @@ _PREDICTIONS = (_DATASET, _TRAINING, _IMAGES, _NO_REFERENCE, *_DICE, *_OVERLAP, 
 _REASONS = (_DATASET, _Column("status", "status"), _Column("reason", "reason"), _IMAGES)
 
 
-def show(study: Study, compared: Sequence[Against], predictions: Predictions | None, notes: Sequence[str]) -> None:
+def show(
+    study: Study, compared: Sequence[StudyComparison], predictions: Predictions | None, notes: Sequence[str]
+) -> None:
     """Print every table and note on standard output."""
     # Never narrower, on a terminal neither: a line that wraps can be read, a figure that is cut cannot.
     width = max(_WIDTH, Console(file=sys.stdout).width)
@@ -50,7 +52,7 @@ def show(study: Study, compared: Sequence[Against], predictions: Predictions | N
         rows = [line.as_json() for line in table.lines] + [{"run": joint, **line.as_json()} for line in table.joint]
         title = f"{study.name}: trained on {join(about['train_on'])} ({about['protocol']})"
         _print(console, (title, made(about)), _STUDY, rows)
-    cross_dataset.show(study.matrix, console)
+    cross_dataset.print_results(study.matrix, console)
     if compared:
         _print(
             console, ("Against other studies", "this study minus the other, on images that both were tested on"), (), ()

@@ -26,7 +26,7 @@ class Page:
     """What a report tells: on the page and, but for the pictures, as JSON."""
 
     study: Study
-    compared: Sequence[study_comparison.Against]
+    compared: Sequence[study_comparison.StudyComparison]
     predictions: Predictions | None
     shown: Sequence[overlays.Overlay]
     notes: Sequence[str]
@@ -97,7 +97,7 @@ def to_html(page: Page) -> str:
     template = environment.from_string(Path(__file__).with_name("report.html").read_text(encoding="utf-8"))
     return template.render(
         study=page.study,
-        grid=cross_dataset.grid(page.study.matrix),
+        grid=cross_dataset.dice_table(page.study.matrix),
         compared=page.compared,
         predictions=page.predictions,
         headline=headline(page.study),

@@ -11,7 +11,7 @@ from lungseg.ingest.reason_codes import counted_codes
 from lungseg.predictions.parts import part_files, read_part
 from lungseg.report.result_table import Line, figures, group_by
 from lungseg.schema import USABLE
-from lungseg.study.cross_dataset import mean_of
+from lungseg.study.cross_dataset import mean_defined
 
 DISTANCES = ("hd95_px", "assd_px")
 
@@ -68,7 +68,7 @@ def _prediction_lines(rows: Sequence[Row]) -> tuple[Line, ...]:
         dice = tuple(row["dice"] for row in part if row["dice"] is not None)
         values = {
             **figures(part),
-            **{name: mean_of(row[name] for row in part if row[name] is not None) for name in DISTANCES},
+            **{name: mean_defined(row[name] for row in part if row[name] is not None) for name in DISTANCES},
             "without_reference": len(part) - len(dice),
             "without_distance": sum(1 for row in part if row["dice"] is not None and row["hd95_px"] is None),
         }

@@ -7,7 +7,7 @@ from typing import Any
 
 from lungseg.arrays import Row
 from lungseg.metrics import bootstrap
-from lungseg.study.cross_dataset import mean_of, patient_of
+from lungseg.study.cross_dataset import mean_defined, patient_key
 
 MEASURES = ("dice", "iou", "pixel_accuracy")
 
@@ -36,10 +36,10 @@ def figures(rows: Sequence[Row]) -> Row:
     """
     compared = [row for row in rows if row["dice"] is not None]
     dice = [row["dice"] for row in compared]
-    found = bootstrap.summarise(dice, [patient_of(row) for row in compared]) if compared else None
+    found = bootstrap.summarise(dice, [patient_key(row) for row in compared]) if compared else None
     return {
         "images": len(rows),
-        **{name: mean_of(row[name] for row in compared) for name in MEASURES},
+        **{name: mean_defined(row[name] for row in compared) for name in MEASURES},
         **{f"dice_{name}": getattr(found, name) if found else None for name in _DICE},
         "dice_min": min(dice, default=None),
     }

@@ -9,7 +9,7 @@ from lungseg import storage
 from lungseg.arrays import Row
 from lungseg.errors import InputError
 from lungseg.report.result_table import MEASURES, Line, figures, group_by
-from lungseg.study.cross_dataset import Matrix, mean_of, summarise
+from lungseg.study.cross_dataset import CrossDatasetResults, mean_defined, summarise
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Study:
     tables: tuple[Table, ...]
     curves: dict[str, list[Row]]
     unfinished: tuple[Row, ...]
-    matrix: Matrix
+    matrix: CrossDatasetResults
     dealt: tuple[int | None, int | None] = (None, None)
 
 
@@ -142,7 +142,7 @@ def _tested_lines(rows: Sequence[Row], about: Row) -> list[Line]:
 def _each_once(rows: Sequence[Row]) -> list[Row]:
     """Join the rows of one image in one role to one, with the mean over the runs that were tested on it."""
     return [
-        {**part[0], **{name: mean_of(row[name] for row in part) for name in MEASURES}}
+        {**part[0], **{name: mean_defined(row[name] for row in part) for name in MEASURES}}
         for part in group_by(rows, ("role", "dataset", "image_id")).values()
     ]
 

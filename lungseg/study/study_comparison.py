@@ -1,8 +1,7 @@
-"""A study against another: what other settings or another preparation change on the same images.
+"""Paired comparison of two studies on the images that both tested.
 
-Pure functions of study.parquet's rows (schema.STUDY_ROWS). Only what was trained on the same data sets in the same
-protocol and fold and tested in the same role is compared; an image that several runs were tested on counts with their
-mean.
+Pure functions of the rows of study.parquet (schema.STUDY_ROWS). Only runs with the same protocol, training datasets,
+fold and test role are compared. An image tested by several runs counts once, with its mean over them.
 """
 
 from collections.abc import Iterable
@@ -10,51 +9,56 @@ from dataclasses import asdict, dataclass
 from statistics import fmean
 
 from lungseg.metrics import bootstrap
-from lungseg.study.cross_dataset import Row, Trained, differ, each_once
+from lungseg.study.cross_dataset import Row, RunGroup, format_difference, mean_per_image
 
 
 @dataclass(frozen=True)
-class Against:
-    """Dice of this study and of another on the images of a data set that both were tested on.
+class StudyComparison:
+    """Mean Dice of this study and of another one on the images of a dataset that both tested.
 
-    here, there: means over those images. paired: this study minus the other.
+    paired: this study minus the other one.
     """
 
-    study: str
-    trained: Trained
+    other_study: str
+    run_group: RunGroup
     dataset: str
     role: str
-    here: float
-    there: float
-    paired: bootstrap.Paired
+    dice: float
+    other_dice: float
+    paired: bootstrap.PairedDifference
 
     def __str__(self) -> str:
-        """Say it in a line."""
+        """Format as one line."""
         return (
-            f"{differ(self.paired)} on {self.paired.images} {self.role} images of {self.dataset}: {self.here:.4f}, and "
-            f"{self.there:.4f} in {self.study}; trained on {self.trained.label}"
+            f"{format_difference(self.paired)} on {self.paired.images} {self.role} images of {self.dataset}: "
+            f"{self.dice:.4f}, and {self.other_dice:.4f} in {self.other_study}; trained on {self.run_group.label}"
         )
 
     def as_json(self) -> Row:
-        """Flatten it; p is not corrected for the number of comparisons."""
-        found = asdict(self)
-        return {**found.pop("paired"), **self.trained._asdict(), **{k: v for k, v in found.items() if k != "trained"}}
+        """Flatten to one level. p is not corrected for multiple comparisons."""
+        values = asdict(self)
+        del values["run_group"]
+        return {**values.pop("paired"), **self.run_group._asdict(), **values}
 
 
-def compare(rows: Iterable[Row], study: str, other: Iterable[Row]) -> list[Against]:
-    """Compare a study's rows with those of another, whose name is `study`; nothing where they share no image."""
-    mine, yours = list(rows), list(other)
-    folds = {_fold(row) for row in mine} & {_fold(row) for row in yours}
-    ours, theirs = (each_once([row for row in part if _fold(row) in folds]) for part in (mine, yours))
-    found = []
-    for (trained, role, dataset), images in ours.items():
-        same = theirs.get((trained, role, dataset), {})
-        both = [one for one in images if one in same and None not in (images[one]["dice"], same[one]["dice"])]
-        if both:
-            here, there = ([side[one]["dice"] for one in both] for side in (images, same))
-            paired = bootstrap.compare(here, there, [images[one]["patient"] for one in both])
-            found.append(Against(study, trained, dataset, role, fmean(here), fmean(there), paired))
-    return found
+def compare(rows: Iterable[Row], other_study: str, other_rows: Iterable[Row]) -> list[StudyComparison]:
+    """Compare the rows of a study with those of another study; return nothing if they share no image."""
+    own, other = list(rows), list(other_rows)
+    folds = {_fold(row) for row in own} & {_fold(row) for row in other}
+    own_images, other_images = (mean_per_image([row for row in side if _fold(row) in folds]) for side in (own, other))
+    comparisons = []
+    for (run_group, role, dataset), images in own_images.items():
+        others = other_images.get((run_group, role, dataset), {})
+        shared = [
+            name for name in images if name in others and None not in (images[name]["dice"], others[name]["dice"])
+        ]
+        if shared:
+            dice, other_dice = ([side[name]["dice"] for name in shared] for side in (images, others))
+            paired = bootstrap.compare(dice, other_dice, [images[name]["patient"] for name in shared])
+            comparisons.append(
+                StudyComparison(other_study, run_group, dataset, role, fmean(dice), fmean(other_dice), paired)
+            )
+    return comparisons
 
 
 def _fold(row: Row) -> tuple[str, str, int]:

@@ -15,23 +15,23 @@ Row = dict[str, Any]
 
 @dataclass
 class StudyRecord:
-    """A study's two files, as one command keeps them.
+    """Writer of study.json and study.parquet for one training command.
 
-    plans: this command's runs by name. alike: names of all runs that these settings and data can have: theirs are the
-    results; runs that an earlier command finished with others stay listed. failed: reasons by run.
+    plans: this command's runs by name. matching_runs: names of all runs that these settings and data allow. Only they
+    count in the results; finished runs with other settings or data stay listed. failures: reason by run name.
     """
 
     folder: str
     settings: TrainSettings
     plans: Mapping[str, RunPlan]
-    alike: frozenset[str]
-    failed: dict[str, str] = field(default_factory=dict)
+    matching_runs: frozenset[str]
+    failures: dict[str, str] = field(default_factory=dict)
 
-    def finished(self, name: str) -> bool:
+    def is_finished(self, name: str) -> bool:
         """Whether a run was trained and tested."""
         return storage.exists(storage.join(self.folder, name, "run.json"))
 
-    def summary(self, name: str) -> Row:
+    def read_run_summary(self, name: str) -> Row:
         """Read what a finished run says of itself."""
         return storage.read_json(storage.join(self.folder, name, "run.json"))
 
@@ -47,13 +47,13 @@ class StudyRecord:
         before = self._before()
         states = before.get("states", {})
         earlier = [name for name in before.get("runs", []) if name not in self.plans]
-        kept = [name for name in earlier if self.finished(name) or (name in self.alike and name in states)]
+        kept = [name for name in earlier if self.is_finished(name) or (name in self.matching_runs and name in states)]
         runs = {name: self._state(name, states) for name in [*kept, *self.plans]}
         counted = [name for name, state in states.items() if state["in_results"]]
-        self._write(runs, before.get("results", {}) if self.alike.issuperset(counted) else {})
+        self._write(runs, before.get("results", {}) if self.matching_runs.issuperset(counted) else {})
         return runs
 
-    def write(self) -> cross_dataset.Matrix:
+    def write(self) -> cross_dataset.CrossDatasetResults:
         """Write both files in full, study.parquet first; return what the finished runs come to.
 
         Raises:
@@ -87,14 +87,16 @@ class StudyRecord:
 
     def _state(self, name: str, before: Mapping[str, Row]) -> Row:
         """Say what a run is and what became of it; one that this command does not train is as it was before."""
-        if self.finished(name):
-            summary = self.summary(name)
+        if self.is_finished(name):
+            summary = self.read_run_summary(name)
             plan = {key: summary[key] for key in ("protocol", "train_on", "fold")}
-            return {**plan, "state": "finished", "in_results": name in self.alike}
+            return {**plan, "state": "finished", "in_results": name in self.matching_runs}
         if name not in self.plans:
             return before[name]
         one = self.plans[name]
-        state = {"state": "failed", "reason": self.failed[name]} if name in self.failed else {"state": "not finished"}
+        state = (
+            {"state": "failed", "reason": self.failures[name]} if name in self.failures else {"state": "not finished"}
+        )
         return {
             "protocol": one.protocol,
             "train_on": list(one.train_on),

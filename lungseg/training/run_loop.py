@@ -17,7 +17,7 @@ from lungseg.dataset.folds import Split, group_rows, split
 from lungseg.dataset.sample_reader import SampleReader
 from lungseg.errors import SettingsError
 from lungseg.model import checkpoint, checkpoint_io
-from lungseg.model.network import build
+from lungseg.model.network import build_network
 from lungseg.schema import SCHEMA, TEST_ROWS, table
 from lungseg.training.augment import flips_allowed
 from lungseg.training.distributed import rank_and_world, share_buffers, wait_for_all
@@ -74,7 +74,7 @@ def start(run: Run, device: torch.device) -> Training:
     torch.manual_seed(settings.seed)
     if settings.augment.flip and not flips_allowed(data[0].preprocess.classes):
         raise SettingsError(f"--augment.flip {settings.augment.flip}: flipped, {data[0].preprocess.classes} are others")
-    learner = Learner(build(settings.model), device, settings)
+    learner = Learner(build_network(settings.model), device, settings)
     training = Training(run, reader, parts, learner, data[0].preprocess.model_dump())
     found = checkpoint.latest(storage.join(run.folder, "checkpoint"))
     if found is not None:

@@ -157,15 +157,14 @@ class _SummaryMirror(WandbMirror):
     job_type = "summary"
 
 
-def summarise_study(settings: WandbSettings, folder: str, grid: tuple[list[str], list[list[str]]], picture: U8) -> None:
-    """Mirror a study's matrix as a run named summary: a table (head and rows) and a picture u8[H,W,3], RGB."""
+def summarise_study(settings: WandbSettings, folder: str, grid: tuple[list[str], list[list[str]]]) -> None:
+    """Log a study's cross-dataset table (header and rows) to a W&B run named summary."""
 
     def log(run: Any) -> None:
         import wandb
 
         head, rows = grid
-        table = wandb.Table(columns=[*head], data=[*rows])
-        run.log({"matrix": table, "matrix_picture": wandb.Image(picture)})
+        run.log({"matrix": wandb.Table(columns=[*head], data=[*rows])})
 
     with _SummaryMirror(settings, storage.name_of(folder), "summary", folder, {}) as mirror:
         mirror._guarded(log)

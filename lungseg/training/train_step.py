@@ -18,7 +18,7 @@ from lungseg.errors import ResourceError
 from lungseg.model.lazy_imports import norm_act
 from lungseg.model.losses import bce_dice
 from lungseg.model.network import LungNetwork
-from lungseg.model.precision import DTYPES, choose_precision
+from lungseg.model.precision import AUTOCAST_DTYPES, resolve_precision
 from lungseg.training.distributed import data_parallel, rank_and_world
 from lungseg.training.loader import Batch
 
@@ -37,10 +37,10 @@ class Learner:
         """
         self._device, self._settings, self._optim = device, settings, settings.optim
         require_gpus(settings.compute, rank_and_world()[1] if device.type == "cuda" else 0)
-        precision = choose_precision(settings.compute.precision, device)
+        precision = resolve_precision(settings.compute.precision, device)
         self.computes = {"device": device.type, "precision": precision}
         """Where and how, as words; what was begun otherwise is another training."""
-        self._dtype = DTYPES.get(precision)
+        self._dtype = AUTOCAST_DTYPES.get(precision)
         ready = _with_batch_norm(model, settings.compute.batch_norm, device)
         self.model = ready.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._optimizer = torch.optim.AdamW(

@@ -89,7 +89,7 @@ def trained(place: str) -> dict[str, Any]:
         summary = storage.read_json(f"{folder}/run.json")
         del summary["settings"]
         found[name] = [
-            checkpoint.find(folder).config["digests"]["model.safetensors"],
+            checkpoint.find_all(folder)[0].config["digests"]["model.safetensors"],
             [{key: value for key, value in line.items() if key not in TIMES} for line in lines],
             storage.read_table(f"{folder}/tested.parquet").to_pylist(),
             summary,

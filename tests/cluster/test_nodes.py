@@ -109,7 +109,7 @@ def train(nodes: Nodes, prepared: Path, out: Path, *words: str, lose: bool = Fal
             lose_a_node(nodes, job, lambda: len(lines()) > 1, lambda: len(lines()), "RayTrainWorker")
         job.finish()
     (folder,) = (out / "s").glob("pooled*")
-    found = checkpoint.find(str(folder))
+    found = checkpoint.find_all(str(folder))[0]
     shown = [{key: value for key, value in line.items() if not key.endswith(("_s", "wait_share"))} for line in lines()]
     tested = storage.read_table(str(folder / "tested.parquet")).to_pylist()
     return load_weights(found), shown, [{**row, "run": ""} for row in tested]

@@ -30,7 +30,7 @@ def two_nodes(ray_cluster: None, monkeypatch: pytest.MonkeyPatch) -> dict[str, A
 
 def test_what_all_nodes_see_passes_and_leaves_nothing(two_nodes: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "data.json").write_text("{}")
-    shared_storage.require_shared(str(tmp_path / "study"), [str(tmp_path / "data.json")])
+    shared_storage.require_shared_storage(str(tmp_path / "study"), [str(tmp_path / "data.json")])
     assert list((tmp_path / "study").iterdir()) == []
 
 
@@ -47,7 +47,7 @@ def test_a_node_that_cannot_read_is_named(
     monkeypatch.setattr(shared_storage, "_ask", elsewhere)
     said = r"node far \(10\.0\.0\.9\) cannot read .*token \(1 of 2 nodes\): pass paths that all nodes share"
     with pytest.raises(ResourceError, match=said):
-        shared_storage.require_shared(str(tmp_path / "study"))
+        shared_storage.require_shared_storage(str(tmp_path / "study"))
     assert list((tmp_path / "study").iterdir()) == []
 
 
@@ -61,7 +61,7 @@ def test_what_a_node_writes_must_be_seen_here(
 
     monkeypatch.setattr(shared_storage, "_ask", elsewhere)
     with pytest.raises(ResourceError, match=r"node far \(10\.0\.0\.9\) wrote .*, which is not seen on "):
-        shared_storage.require_shared(str(tmp_path / "study"))
+        shared_storage.require_shared_storage(str(tmp_path / "study"))
 
 
 def test_a_node_that_says_nothing_is_named(
@@ -78,11 +78,11 @@ def test_a_node_that_says_nothing_is_named(
 
     monkeypatch.setattr(shared_storage, "_ask", slow)
     with pytest.raises(ResourceError, match=r"node far .* gave no answer in 0 s|node far .* gave no answer in 1 s"):
-        shared_storage.require_shared(str(tmp_path / "study"))
+        shared_storage.require_shared_storage(str(tmp_path / "study"))
 
 
 def test_one_node_is_not_asked(ray_cluster: None, tmp_path: Path) -> None:
-    shared_storage.require_shared(str(tmp_path / "study"))
+    shared_storage.require_shared_storage(str(tmp_path / "study"))
     assert not (tmp_path / "study").exists()
 
 

@@ -156,7 +156,7 @@ def _trained(study: Path) -> tuple[str, list[dict[str, object]]]:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     figures = [{name: value for name, value in line.items() if name not in commands.TIMES} for line in lines]
     assert len(figures) == EPOCHS
-    return checkpoint.find(str(run)).config["digests"]["model.safetensors"], figures
+    return checkpoint.find_all(str(run))[0].config["digests"]["model.safetensors"], figures
 
 
 def test_a_stopped_job_that_is_submitted_again_goes_on(head: Head, work: Path, place: Path, tmp_path: Path) -> None:

@@ -19,13 +19,15 @@ from lungseg.inference.ensemble import Ensemble
 from lungseg.inference.items import How, Item
 from lungseg.ingest import sources
 from lungseg.model import checkpoint
-from lungseg.model.checkpoint import digest_of
+from lungseg.model.checkpoint import ensemble_digest
 
 
 @pytest.fixture
 def job(trained: Path, tmp_path: Path) -> Job:
-    model = checkpoint.find(str(trained))
-    return Job(InferSettings(batch=3), str(tmp_path), (model.folder,), digest_of([model]), model.preprocess, 0.5, How())
+    model = checkpoint.find_all(str(trained))[0]
+    return Job(
+        InferSettings(batch=3), str(tmp_path), (model.folder,), ensemble_digest([model]), model.preprocess, 0.5, How()
+    )
 
 
 def opened_part(items: list[Item], job: Job) -> pa.Table:
@@ -45,7 +47,7 @@ def test_probabilities_come_in_the_squares_place(archive: Path, job: Job) -> Non
     rows = found.to_pylist()
     assert [row["probability"] is None for row in rows] == [i == 2 for i in range(len(items))]
     squares = [opened_row(row) for row in opened.to_pylist()]
-    ensemble = Ensemble([checkpoint.find(job.models[0])])
+    ensemble = Ensemble([checkpoint.find_all(job.models[0])[0]])
     for row, one in zip(rows, squares, strict=True):
         if one.square is None:
             assert row["predicted"] is None

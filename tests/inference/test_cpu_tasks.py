@@ -25,7 +25,7 @@ from lungseg.inference.items import How, Item, open_item
 from lungseg.inference.part_plan import Part
 from lungseg.ingest import crash_isolation, reason_codes
 from lungseg.model import checkpoint
-from lungseg.model.checkpoint import digest_of
+from lungseg.model.checkpoint import ensemble_digest
 from lungseg.predictions.parts import Account
 from lungseg.schema import USABLE, Record
 from tests.pipelines.odd_inputs import Kind, kinds
@@ -44,9 +44,9 @@ class Deadly:
 
 
 def job_of(trained: Path, out: Path, **changes: object) -> Job:
-    model = checkpoint.find(str(trained))
+    model = checkpoint.find_all(str(trained))[0]
     settings = InferSettings.model_validate({"checkpoint": (str(trained),), "out": str(out), "batch": 4, **changes})
-    return Job(settings, str(out), (model.folder,), digest_of([model]), SMALL, 0.5, How())
+    return Job(settings, str(out), (model.folder,), ensemble_digest([model]), SMALL, 0.5, How())
 
 
 def items_of(archive: Path) -> list[Item]:

@@ -15,9 +15,9 @@ from lungseg.imaging.geometry import prepare_image, restore
 from lungseg.inference.ensemble import Ensemble, Predictor
 from lungseg.inference.items import How
 from lungseg.model import checkpoint
-from lungseg.model.checkpoint import digest_of
+from lungseg.model.checkpoint import ensemble_digest
 from lungseg.model.checkpoint_io import Snapshot, save
-from lungseg.model.network import LungNetwork, build
+from lungseg.model.network import LungNetwork, build_network
 from lungseg.schema import SCHEMA, Geometry
 
 torch.set_num_threads(1)  # two threads that wait for each other are ten times slower on a busy machine
@@ -30,7 +30,7 @@ SIZES = [(64, 64), (96, 130), (201, 77), (33, 500), (64, 65)]
 def network_of(seed: int) -> LungNetwork:
     """Make weights and batch statistics that make something of every picture."""
     torch.manual_seed(seed)
-    model = build(SMALL).train()
+    model = build_network(SMALL).train()
     for other in range(5):
         model(torch.rand(4, 1, 64, 64, generator=torch.Generator().manual_seed(other)))
     with torch.no_grad():
@@ -48,7 +48,7 @@ def save_run(network: LungNetwork, run: Path, *learnt: str) -> checkpoint.Checkp
     pictures = pa.table({"pixel_digest": pa.array(learnt, pa.string())})
     pictures = pictures.replace_schema_metadata({"lungseg.schema": str(SCHEMA)})
     save(str(run / "checkpoint"), Snapshot(dict(network.state_dict()), {}, content, pictures))
-    return checkpoint.find(str(run))
+    return checkpoint.find_all(str(run))[0]
 
 
 @pytest.fixture(scope="module")
@@ -272,15 +272,15 @@ def test_the_order_of_the_members_does_not_matter(
 
 
 def test_one_models_digest_is_that_of_its_weights(models: list[checkpoint.Checkpoint]) -> None:
-    assert [digest_of([one]) for one in models] == [one.digest for one in models]
+    assert [ensemble_digest([one]) for one in models] == [one.digest for one in models]
 
 
 def test_the_digest_of_several_models_is_one_whatever_their_order(models: list[checkpoint.Checkpoint]) -> None:
-    found = {digest_of(order) for order in permutations(models)}
+    found = {ensemble_digest(order) for order in permutations(models)}
     assert found == {storage.digest(sorted(one.digest for one in models))}
 
 
 def test_other_models_have_another_digest(models: list[checkpoint.Checkpoint]) -> None:
     first, second, third = models
     some = [[first], [second], [third], [first, second], [first, third], [second, third], models]
-    assert len({digest_of(one) for one in some}) == len(some)
+    assert len({ensemble_digest(one) for one in some}) == len(some)

@@ -28,7 +28,7 @@ from lungseg.ingest import sources
 from lungseg.metrics import segmentation
 from lungseg.model import checkpoint
 from lungseg.model.checkpoint_io import Snapshot, save
-from lungseg.model.network import build
+from lungseg.model.network import build_network
 from lungseg.schema import PREDICTIONS, SCHEMA, Record, table
 
 torch.set_num_threads(1)  # two threads that wait for each other are ten times slower on a busy machine
@@ -88,7 +88,7 @@ def ensemble(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> Ensemb
     """An untrained network, whose checkpoint says it was trained on the first prepared picture."""
     folder = str(tmp_path_factory.mktemp("model"))
     torch.manual_seed(0)
-    network = build(MODEL)
+    network = build_network(MODEL)
     data = catalog.open_dataset(catalog.find_datasets([str(prepared)])[0])
     config = {
         "run": "test",
@@ -99,7 +99,7 @@ def ensemble(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> Ensemb
     learnt = data.index.slice(0, 1).select(["image_id", "dataset", "pixel_digest"])
     learnt = learnt.replace_schema_metadata({"lungseg.schema": str(SCHEMA)})
     save(folder, Snapshot(dict(network.state_dict()), {}, config, learnt))
-    return Ensemble([checkpoint.find(f"{folder}/epoch-0001")])
+    return Ensemble([checkpoint.find_all(f"{folder}/epoch-0001")[0]])
 
 
 def opened_from(archive: Path) -> list[Opened]:

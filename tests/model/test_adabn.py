@@ -10,8 +10,8 @@ from torch import nn
 
 from lungseg.config import ModelSettings
 from lungseg.errors import CheckpointError
-from lungseg.model.adabn import adapt
-from lungseg.model.network import build
+from lungseg.model.adabn import adapt_batch_norm
+from lungseg.model.network import build_network
 
 torch.set_num_threads(1)
 
@@ -27,7 +27,7 @@ def squares() -> list[U8]:
 def test_running_statistics_become_the_mean_over_batches_of_those_pictures(squares: list[U8]) -> None:
     layer = nn.BatchNorm2d(1)
     layer.running_mean.fill_(7.0)  # type: ignore[union-attr]
-    assert list(adapt(nn.Sequential(layer), iter([squares[:6], squares[6:]]))) == [6, 12]
+    assert list(adapt_batch_norm(nn.Sequential(layer), iter([squares[:6], squares[6:]]))) == [6, 12]
     batches = [np.stack(part) / 255.0 for part in (squares[:6], squares[6:])]
     assert layer.running_mean is not None
     assert layer.running_var is not None
@@ -39,12 +39,12 @@ def test_running_statistics_become_the_mean_over_batches_of_those_pictures(squar
 
 def test_of_a_network_nothing_changes_but_the_statistics_and_dropout_stays_off(squares: list[U8]) -> None:
     torch.manual_seed(3)
-    model = build(ModelSettings(encoder="tu-test_efficientnet", weights="none"))
+    model = build_network(ModelSettings(encoder="tu-test_efficientnet", weights="none"))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
     def adapted() -> dict[str, torch.Tensor]:
         model.load_state_dict(before)
-        for _ in adapt(model, iter([squares[:4], squares[4:8]])):
+        for _ in adapt_batch_norm(model, iter([squares[:4], squares[4:8]])):
             pass
         return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
@@ -57,11 +57,11 @@ def test_of_a_network_nothing_changes_but_the_statistics_and_dropout_stays_off(s
 
 def test_other_pictures_look_to_it_as_its_own_did_once_it_is_fitted_to_them(squares: list[U8]) -> None:
     torch.manual_seed(3)
-    model = build(ModelSettings(encoder="tu-test_efficientnet", weights="none"))
+    model = build_network(ModelSettings(encoder="tu-test_efficientnet", weights="none"))
     darker = [(square // 3 + 20).astype(np.uint8) for square in squares]
 
     def fit(pictures: list[U8]) -> None:
-        for _ in adapt(model, iter([pictures])):
+        for _ in adapt_batch_norm(model, iter([pictures])):
             pass
 
     def predict(pictures: list[U8]) -> torch.Tensor:
@@ -76,4 +76,4 @@ def test_other_pictures_look_to_it_as_its_own_did_once_it_is_fitted_to_them(squa
 
 def test_a_network_without_batch_normalisation_is_refused(squares: list[U8]) -> None:
     with pytest.raises(CheckpointError, match="no batch normalisation"):
-        next(adapt(nn.Sequential(nn.Conv2d(1, 1, 3)), iter([squares[:2]])))
+        next(adapt_batch_norm(nn.Sequential(nn.Conv2d(1, 1, 3)), iter([squares[:2]])))

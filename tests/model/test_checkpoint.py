@@ -18,7 +18,7 @@ from lungseg.config import ModelSettings, PreprocessSettings
 from lungseg.errors import CheckpointError, InputError
 from lungseg.model import checkpoint
 from lungseg.model.checkpoint_io import Snapshot, load_model, load_state, save
-from lungseg.model.network import LungNetwork, build
+from lungseg.model.network import LungNetwork, build_network
 from lungseg.schema import SCHEMA
 from lungseg.storage import files, tables
 
@@ -64,7 +64,7 @@ def snapshot(model: LungNetwork, optimizer: torch.optim.Optimizer, epoch: int = 
 @pytest.fixture(scope="module")
 def trained() -> tuple[LungNetwork, torch.optim.Optimizer]:
     torch.manual_seed(0)
-    model = build(SMALL)
+    model = build_network(SMALL)
     optimizer = adam(model)
     step(model, optimizer)
     return model, optimizer
@@ -210,7 +210,7 @@ def test_one_flipped_bit_is_found(file: str, place: float, own: Path) -> None:
 def test_a_file_of_another_checkpoint_is_found(
     own: Path, trained: tuple[LungNetwork, torch.optim.Optimizer], tmp_path: Path
 ) -> None:
-    save(str(tmp_path / "other"), snapshot(build(SMALL), trained[1]))
+    save(str(tmp_path / "other"), snapshot(build_network(SMALL), trained[1]))
     shutil.copy(tmp_path / "other" / "epoch-0001" / "model.safetensors", own / "epoch-0001")
     with pytest.raises(CheckpointError, match=r"model\.safetensors is not what"):
         checkpoint.verify(str(own / "epoch-0001"))
@@ -246,7 +246,8 @@ def test_there_is_no_latest_where_nothing_was_saved(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("inner", ["checkpoint/epoch-0001", "."])
 def test_a_checkpoint_is_found_by_its_own_folder_and_by_its_runs(inner: str, own: Path) -> None:
-    assert checkpoint.find(str(own.parent / inner)).folder.endswith("checkpoint/epoch-0001")
+    (found,) = checkpoint.find_all(str(own.parent / inner))
+    assert found.folder.endswith("checkpoint/epoch-0001")
 
 
 def a_study(own: Path, *runs: str) -> str:
@@ -263,7 +264,6 @@ def runs_of(found: list[checkpoint.Checkpoint]) -> list[str]:
 
 def test_a_study_with_one_pooled_run_means_that_run(own: Path) -> None:
     study = a_study(own, "from-north-fold0-11", "pooled-fold0-22", "from-south-fold0-33")
-    assert checkpoint.find(study).folder == f"{study}/pooled-fold0-22/checkpoint/epoch-0001"
     assert runs_of(checkpoint.find_all(study)) == ["pooled-fold0-22"]
 
 
@@ -279,18 +279,12 @@ def test_finished_runs_of_an_earlier_command_are_no_part_of_the_ensemble(own: Pa
 
 def test_a_study_of_one_run_means_that_run(own: Path) -> None:
     study = a_study(own, "from-north-fold0-11")
-    assert checkpoint.find(study).folder == f"{study}/from-north-fold0-11/checkpoint/epoch-0001"
+    assert checkpoint.find_all(study)[0].folder == f"{study}/from-north-fold0-11/checkpoint/epoch-0001"
 
 
 @pytest.mark.parametrize("runs", [("pooled-fold0-1", "pooled-fold1-2"), ("from-north-fold0-1", "from-south-fold0-2")])
-def test_a_study_with_several_or_no_pooled_runs_is_all_of_them_and_no_single_one(
-    runs: tuple[str, ...], own: Path
-) -> None:
-    study = a_study(own, *runs)
-    assert runs_of(checkpoint.find_all(study)) == list(runs)
-    with pytest.raises(CheckpointError, match="pass one of its folders, ") as caught:
-        checkpoint.find(study)
-    assert all(run in str(caught.value) for run in runs)
+def test_several_runs_of_one_protocol_are_all_found(runs: tuple[str, ...], own: Path) -> None:
+    assert runs_of(checkpoint.find_all(a_study(own, *runs))) == list(runs)
 
 
 def test_of_a_study_with_pooled_runs_the_others_are_not_asked(own: Path) -> None:
@@ -306,36 +300,30 @@ def test_one_run_without_a_whole_checkpoint_refuses_its_study(own: Path) -> None
         checkpoint.find_all(study)
 
 
-@pytest.mark.parametrize("inner", ["checkpoint/epoch-0001", "."])
-def test_a_run_is_one_checkpoint(inner: str, own: Path) -> None:
-    assert checkpoint.find_all(str(own.parent / inner)) == [checkpoint.find(str(own.parent / inner))]
-
-
-@pytest.mark.parametrize("search", [checkpoint.find, checkpoint.find_all])
-def test_a_study_without_a_run_has_no_checkpoint(search: Callable[[str], object], tmp_path: Path) -> None:
+def test_a_study_without_a_run_has_no_checkpoint(tmp_path: Path) -> None:
     storage.write_json(str(tmp_path / "study.json"), {"runs": []})
     with pytest.raises(CheckpointError, match="a study without a run"):
-        search(str(tmp_path))
+        checkpoint.find_all(str(tmp_path))
 
 
 def test_a_study_whose_run_is_not_finished_has_no_checkpoint(own: Path) -> None:
     study = a_study(own, "pooled-fold0-22")
     shutil.rmtree(f"{study}/pooled-fold0-22/checkpoint")
     with pytest.raises(CheckpointError, match="pooled-fold0-22: not a checkpoint"):
-        checkpoint.find(study)
+        checkpoint.find_all(study)[0]
 
 
 def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no such folder: pass the folder of a finished run"):
-        checkpoint.find(str(tmp_path / "none"))
+        checkpoint.find_all(str(tmp_path / "none"))[0]
     with pytest.raises(CheckpointError, match=r"not a checkpoint: expected config\.json"):
-        checkpoint.find(str(tmp_path))
+        checkpoint.find_all(str(tmp_path))[0]
 
 
 def test_a_torn_checkpoint_is_not_found_by_its_run(own: Path) -> None:
     (own / "epoch-0001" / "state.pt").unlink()
     with pytest.raises(CheckpointError):
-        checkpoint.find(str(own.parent))
+        checkpoint.find_all(str(own.parent))[0]
 
 
 def settings_with(folder: Path, **values: Any) -> None:
@@ -346,16 +334,16 @@ def settings_with(folder: Path, **values: Any) -> None:
 def test_the_threshold_is_the_one_that_the_finished_run_chose(own: Path) -> None:
     settings_with(own / "epoch-0001", threshold=0.6)
     storage.write_json(str(own.parent / "run.json"), {"threshold": 0.35})
-    assert checkpoint.threshold_of(checkpoint.find(str(own.parent))) == 0.35
+    assert checkpoint.stored_threshold(checkpoint.find_all(str(own.parent))[0]) == 0.35
 
 
 def test_the_threshold_of_a_checkpoint_without_its_run_is_that_of_its_settings(own: Path) -> None:
     settings_with(own / "epoch-0001", threshold=0.6)
-    assert checkpoint.threshold_of(checkpoint.find(str(own.parent))) == 0.6
+    assert checkpoint.stored_threshold(checkpoint.find_all(str(own.parent))[0]) == 0.6
 
 
 def test_the_threshold_that_nobody_named_is_a_half(own: Path) -> None:
-    assert checkpoint.threshold_of(checkpoint.find(str(own.parent))) == 0.5
+    assert checkpoint.stored_threshold(checkpoint.find_all(str(own.parent))[0]) == 0.5
 
 
 class Planted:
@@ -397,7 +385,7 @@ def test_a_name_that_leaves_the_folder_is_refused(
 ) -> None:
     (tmp_path / "study.json").write_text(json.dumps({"schema": SCHEMA, "runs": ["pooled/../../elsewhere"]}))
     with pytest.raises(InputError, match="leaves its folder"):
-        checkpoint.find(str(tmp_path))
+        checkpoint.find_all(str(tmp_path))[0]
 
 
 def test_older_checkpoints_go_once_the_new_one_is_whole(
@@ -478,6 +466,6 @@ def test_writing_over_a_checkpoint_never_leaves_a_mixed_one_that_passes(
     with monkeypatch.context() as patched:
         patched.setattr(storage, "write_json", crash)
         with pytest.raises(CrashError):
-            save(str(own), snapshot(build(SMALL), trained[1]))
+            save(str(own), snapshot(build_network(SMALL), trained[1]))
     with pytest.raises(CheckpointError):
         checkpoint.verify(str(own / "epoch-0001"))

@@ -13,7 +13,7 @@ import torch
 from lungseg.config import ModelSettings, PreprocessSettings
 from lungseg.errors import CheckpointError
 from lungseg.model import checkpoint, checkpoint_io
-from lungseg.model.network import build
+from lungseg.model.network import build_network
 from lungseg.schema import SCHEMA
 
 torch.set_num_threads(1)
@@ -32,7 +32,9 @@ def folder(tmp_path: Path) -> Path:
         "settings": {"model": SMALL.model_dump()},
     }
     state = {"sums": (1.5, 2)}
-    checkpoint_io.save(str(tmp_path), checkpoint_io.Snapshot(dict(build(SMALL).state_dict()), state, config, PICTURES))
+    checkpoint_io.save(
+        str(tmp_path), checkpoint_io.Snapshot(dict(build_network(SMALL).state_dict()), state, config, PICTURES)
+    )
     return tmp_path / "epoch-0003-step-00000040"
 
 
@@ -48,7 +50,7 @@ def replace_weights(folder: Path, content: bytes) -> checkpoint.Checkpoint:
 def test_what_is_saved_comes_back(folder: Path) -> None:
     found = checkpoint.verify(str(folder))
     torch.manual_seed(0)
-    expected = build(SMALL).state_dict()
+    expected = build_network(SMALL).state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in checkpoint_io.load_weights(found).items())
     assert all(
         torch.equal(value, expected[name]) for name, value in checkpoint_io.load_model(found).state_dict().items()
@@ -66,7 +68,7 @@ def test_a_pickle_is_refused_without_being_read(folder: Path) -> None:
 
 
 def test_weights_of_another_network_are_refused(folder: Path) -> None:
-    other = {name: value[:1] for name, value in build(SMALL).state_dict().items() if value.ndim}
+    other = {name: value[:1] for name, value in build_network(SMALL).state_dict().items() if value.ndim}
     found = replace_weights(folder, safetensors.torch.save({name: value.clone() for name, value in other.items()}))
     checkpoint.require_tensors(found)  # they are tensors, and that is all that it sees
     with pytest.raises(CheckpointError, match=r"model\.safetensors is not of its network") as refused:

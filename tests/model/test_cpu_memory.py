@@ -8,7 +8,7 @@ import pytest
 STEPS = """
 import resource, sys
 import torch
-from lungseg.model.cpu_memory import keep_buffers
+from lungseg.model.cpu_memory import keep_freed_memory
 
 def step():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -19,7 +19,7 @@ def step():
 
 torch.set_num_threads(1)
 if sys.argv[1] == "kept":
-    keep_buffers()
+    keep_freed_memory()
 step()
 print(min(step() for _ in range(5)))
 """

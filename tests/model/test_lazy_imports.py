@@ -11,9 +11,9 @@ assert not missing & set(sys.modules)
 
 import torch
 from lungseg.config import ModelSettings
-from lungseg.model.network import build, without_weights
-with without_weights():  # networks are built to be loaded, and predict
-    network = build(ModelSettings(encoder='tu-test_efficientnet', weights='none')).eval()
+from lungseg.model.network import build_network, skip_weight_init
+with skip_weight_init():  # networks are built to be loaded, and predict
+    network = build_network(ModelSettings(encoder='tu-test_efficientnet', weights='none')).eval()
 with torch.inference_mode():
     assert network(torch.zeros(1, 1, 32, 32)).shape == (1, 1, 32, 32)
 assert not missing & set(sys.modules)

@@ -6,7 +6,7 @@ import torch
 from lungseg.config import ModelSettings, TrainSettings
 from lungseg.config.recipes import TRAIN
 from lungseg.errors import InputError, SettingsError
-from lungseg.model.network import LungNetwork, build, without_weights
+from lungseg.model.network import LungNetwork, build_network, skip_weight_init
 
 torch.set_num_threads(1)  # two threads that wait for each other are ten times slower on a busy machine
 
@@ -16,7 +16,7 @@ RECIPE_ENCODERS = sorted({made.model.encoder for _, made in TRAIN.values() if is
 
 def seeded(settings: ModelSettings, seed: int = 0) -> LungNetwork:
     torch.manual_seed(seed)
-    return build(settings)
+    return build_network(settings)
 
 
 @pytest.mark.parametrize("encoder", RECIPE_ENCODERS)
@@ -94,8 +94,8 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
 def test_without_pretrained_no_weights_are_looked_for() -> None:
     settings = ModelSettings(encoder=SMALL.encoder, weights="/no/such/file.pth")
     with pytest.raises(InputError, match="cannot be read"):
-        build(settings)
-    assert build(settings, pretrained=False).mean.shape == (1, 3, 1, 1)
+        build_network(settings)
+    assert build_network(settings, pretrained=False).mean.shape == (1, 3, 1, 1)
 
 
 def test_an_encoder_without_published_weights_builds_from_scratch() -> None:
@@ -119,7 +119,7 @@ def test_an_encoder_without_published_weights_builds_from_scratch() -> None:
 )
 def test_an_encoder_that_cannot_be_used_is_a_setting_to_change(encoder: str) -> None:
     with pytest.raises(SettingsError) as caught:
-        build(ModelSettings(encoder=encoder, weights="none"))
+        build_network(ModelSettings(encoder=encoder, weights="none"))
     said = str(caught.value)
     assert f"--model.encoder {encoder}:" in said
     assert "pass resnet50, mobilenet_v2 or another" in said
@@ -129,8 +129,8 @@ def test_an_encoder_that_cannot_be_used_is_a_setting_to_change(encoder: str) -> 
 
 def test_without_weights_only_the_weights_are_left_out() -> None:
     made = seeded(SMALL)
-    with without_weights():
-        hollow = build(SMALL, pretrained=False)
+    with skip_weight_init():
+        hollow = build_network(SMALL, pretrained=False)
     assert {name: value.shape for name, value in hollow.state_dict().items()} == {
         name: value.shape for name, value in made.state_dict().items()
     }

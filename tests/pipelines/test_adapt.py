@@ -35,11 +35,11 @@ def test_every_run_becomes_a_checkpoint_that_says_what_it_was_made_of(
     assert sorted(path.name for path in adapted.iterdir()) == ["pooled-fold0-test", "pooled-fold1-test"]
     digests = [catalog.open_dataset(folder).digest for folder in catalog.find_datasets([str(prepared)])]
     for name in ("pooled-fold0-test", "pooled-fold1-test"):
-        before, after = checkpoint.find(str(study / name)), checkpoint.find(str(adapted / name))
+        before, after = checkpoint.find_all(str(study / name))[0], checkpoint.find_all(str(adapted / name))[0]
         assert after.config["adapted_to"] == {"model": before.digest, "data": digests, "images": 8, "batch": 4}
         assert after.digest != before.digest
         assert checkpoint.trained_on(after) == checkpoint.trained_on(before)
-        assert checkpoint.threshold_of(after) == checkpoint.threshold_of(before)
+        assert checkpoint.stored_threshold(after) == checkpoint.stored_threshold(before)
         old, new = load_weights(before), load_weights(after)
         changed = {weight for weight in old if not old[weight].equal(new[weight])}
         assert changed
@@ -50,8 +50,8 @@ def test_the_same_command_makes_the_same_models(
     adapted: Path, prepared: Path, trained: Path, tmp_path: Path, ray_cluster: None
 ) -> None:
     adapt.run(AdaptSettings(checkpoint=(str(trained),), data=(str(prepared),), out=str(tmp_path), batch=4))
-    again = checkpoint.find(str(tmp_path / trained.name))
-    assert again.digest == checkpoint.find(str(adapted / trained.name)).digest
+    again = checkpoint.find_all(str(tmp_path / trained.name))[0]
+    assert again.digest == checkpoint.find_all(str(adapted / trained.name))[0].digest
 
 
 def test_an_adapted_model_predicts_as_any_other(
@@ -82,14 +82,14 @@ def test_masks_are_not_looked_at(
 ) -> None:
     data = (str(_bare(archive, trained, tmp_path)),)
     adapt.run(AdaptSettings(checkpoint=(str(trained),), data=data, out=str(tmp_path / "out"), batch=4))
-    found = checkpoint.find(str(tmp_path / "out" / trained.name))
-    assert found.digest == checkpoint.find(str(adapted / trained.name)).digest
+    found = checkpoint.find_all(str(tmp_path / "out" / trained.name))[0]
+    assert found.digest == checkpoint.find_all(str(adapted / trained.name))[0].digest
 
 
 def _bare(archive: Path, trained: Path, tmp_path: Path) -> Path:
     """Prepare the archive's pictures without their masks."""
     records = [Record(one.image_id, one.dataset, one.image_uri) for one in sources.discover(str(archive))]
-    preprocess = checkpoint.find(str(trained)).preprocess
+    preprocess = checkpoint.find_all(str(trained))[0].preprocess
     dataset_writer.write_datasets(plan_shards(records, str(tmp_path / "bare"), preprocess, per_shard=2))
     return tmp_path / "bare"
 
@@ -121,7 +121,7 @@ def test_nothing_named_is_refused() -> None:
 
 
 def test_pictures_that_are_prepared_otherwise_are_refused(archive: Path, trained: Path, tmp_path: Path) -> None:
-    other = checkpoint.find(str(trained)).preprocess.model_copy(update={"histogram": "clahe"})
+    other = checkpoint.find_all(str(trained))[0].preprocess.model_copy(update={"histogram": "clahe"})
     records = sources.discover(str(archive))
     dataset_writer.write_datasets(plan_shards(records, str(tmp_path), other, per_shard=8))
     said = refusal(checkpoint=(str(trained),), data=(str(tmp_path),))
@@ -147,11 +147,11 @@ def test_neither_a_trained_run_nor_another_result_is_overwritten(
     adapted: Path, prepared: Path, study: Path, tmp_path: Path
 ) -> None:
     own = Path(shutil.copytree(study, tmp_path / "study"))
-    before = checkpoint.find(str(own / "pooled-fold0-test")).digest
+    before = checkpoint.find_all(str(own / "pooled-fold0-test"))[0].digest
     shutil.rmtree(own / "pooled-fold1-test")
     one = (str(own / "pooled-fold0-test"),)
     assert "holds a trained run" in refusal(checkpoint=one, data=(str(prepared),), out=str(own))
-    assert checkpoint.find(one[0]).digest == before
+    assert checkpoint.find_all(one[0])[0].digest == before
     with pytest.raises(InputError, match="adapted to other pictures or settings"):
         adapt.run(AdaptSettings(checkpoint=one, data=(str(prepared),), out=str(adapted), batch=2))
     beside = Path(shutil.copytree(adapted / "pooled-fold1-test", tmp_path / "out" / "pooled-fold1-test")).parent

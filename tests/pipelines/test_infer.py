@@ -107,7 +107,7 @@ def test_masks_are_of_native_size_and_compared_with_the_reference(whole: tuple[P
 
 
 def test_rows_say_whether_the_model_was_trained_on_the_picture(whole: tuple[Path, Path], trained: Path) -> None:
-    seen = checkpoint.trained_on(checkpoint.find(str(trained)))
+    seen = checkpoint.trained_on(checkpoint.find_all(str(trained))[0])
     rows = [row for row in rows_of(whole[1]) if row["status"] == "ok"]
     assert {row["seen_in_training"] for row in rows} == {True, False}
     for row in rows:
@@ -231,7 +231,7 @@ def test_prepared_data_its_manifest_a_listing_and_the_folder_of_images_agree(
 def test_images_of_a_studys_data_are_predicted_by_the_models_that_never_saw_them(
     without_ray: None, archive: Path, study: Path, tmp_path: Path
 ) -> None:
-    runs = [checkpoint.find(str(study / f"pooled-fold{fold}-test")) for fold in (0, 1)]
+    runs = [checkpoint.find_all(str(study / f"pooled-fold{fold}-test"))[0] for fold in (0, 1)]
     seen = [checkpoint.trained_on(run) for run in runs]
     for name in ("study", runs[0].config["run"], runs[1].config["run"]):
         infer.run(settings_of(archive, study if name == "study" else study / name, tmp_path / name))
@@ -438,7 +438,7 @@ def test_data_or_models_prepared_in_another_way_are_refused(
     content["preprocess"]["size"] = 80
     config.write_text(json.dumps(content))
     (weights,) = other.glob("checkpoint/*/model.safetensors")
-    found = checkpoint.find(str(other))
+    found = checkpoint.find_all(str(other))[0]
     changed = {name: value + 1 for name, value in load_weights(found).items()}
     weights.write_bytes(safetensors.torch.save(changed))
     content["digests"]["model.safetensors"] = hashlib.sha256(weights.read_bytes()).hexdigest()

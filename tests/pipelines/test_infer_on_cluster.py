@@ -8,7 +8,7 @@ import pytest
 import ray
 
 from lungseg import storage
-from lungseg.cluster.resources import Share
+from lungseg.cluster.resources import WorkerAllocation
 from lungseg.config import InferSettings, PreprocessSettings
 from lungseg.errors import ResourceError, SettingsError, TaskResult
 from lungseg.inference import part_plan
@@ -18,7 +18,7 @@ from lungseg.inference.items import How
 from lungseg.inference.part_plan import Part
 from lungseg.inference.summary import Times
 from lungseg.model import checkpoint
-from lungseg.model.checkpoint import digest_of
+from lungseg.model.checkpoint import ensemble_digest
 from lungseg.pipelines.infer_on_cluster import _task_part, spread
 
 SMALL = PreprocessSettings(size=64)
@@ -27,9 +27,9 @@ SMALL = PreprocessSettings(size=64)
 @pytest.fixture
 def job(trained: Path, tmp_path: Path) -> Job:
     settings = InferSettings(out=str(tmp_path), batch=2, device="cpu")
-    model = checkpoint.find(str(trained))
+    model = checkpoint.find_all(str(trained))[0]
     part_plan.claim(str(tmp_path), {"digest": "feed"})
-    return Job(settings, str(tmp_path), (model.folder,), digest_of([model]), SMALL, 0.5, How())
+    return Job(settings, str(tmp_path), (model.folder,), ensemble_digest([model]), SMALL, 0.5, How())
 
 
 def test_every_part_comes_back_once_and_one_that_cannot_be_written_as_an_error(
@@ -55,7 +55,7 @@ def test_there_is_always_room_for_two_tasks_or_none_would_finish(
 ) -> None:
     def task(cpus: float, gpus: int, largest: int, free: float) -> float:
         monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": largest}}])
-        return _task_part(Share(1, int(cpus), gpus), free)
+        return _task_part(WorkerAllocation(1, int(cpus), gpus), free)
 
     assert task(1, 0, 64, 32.6) == 0.5
     assert task(8, 1, 16, 60.0) == 1.0

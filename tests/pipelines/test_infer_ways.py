@@ -21,7 +21,7 @@ from lungseg.inference.inputs import list_items
 from lungseg.inference.items import How
 from lungseg.ingest import sources
 from lungseg.model import checkpoint
-from lungseg.model.checkpoint import digest_of
+from lungseg.model.checkpoint import ensemble_digest
 from lungseg.predictions.parts import part_path
 from lungseg.prepare import dataset_writer
 from lungseg.prepare.shard_plan import plan_shards
@@ -32,9 +32,9 @@ CODINGS = (None, RLELossless, JPEGLSLossless, JPEG2000Lossless)
 
 def masks_of(archive: str, trained: Path, out: str) -> dict[str, str]:
     """Predict an archive in this process; masks by image."""
-    model = checkpoint.find(str(trained))
+    model = checkpoint.find_all(str(trained))[0]
     settings = InferSettings(archive=archive, checkpoint=(str(trained),), out=out)
-    job = Job(settings, out, (model.folder,), digest_of([model]), model.preprocess, 0.5, How())
+    job = Job(settings, out, (model.folder,), ensemble_digest([model]), model.preprocess, 0.5, How())
     items = json.dumps([item.to_dict() for item in list_items(settings, model.preprocess)])
     part = pa.Table.from_pylist([{"number": 0, "items": items, "digest": "feed"}])
     (said,) = finish_part(PredictPart(job)(open_part(part, job)), job).to_pylist()
@@ -65,7 +65,7 @@ def test_files_dicom_a_bucket_and_prepared_tars_give_the_same_masks(
         (tmp_path / "dicom" / f"{name}.dcm").write_bytes(coded(content, coding) if coding else content)
     filesystem, inner = storage.open_filesystem(f"{bucket}/archive")
     pafs.copy_files(str(tmp_path / "files"), inner, destination_filesystem=filesystem)
-    size = checkpoint.find(str(trained)).preprocess
+    size = checkpoint.find_all(str(trained))[0].preprocess
     dataset_writer.write_datasets(
         plan_shards(sources.discover(str(tmp_path / "files")), str(tmp_path / "tars"), size, 3)
     )

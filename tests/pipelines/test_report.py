@@ -132,7 +132,7 @@ def test_another_study_is_compared_image_by_image(
     made, page = _run(study, against=(str(other),))
     held_out, cross = made["study"]["against"]
     assert (held_out["images"], held_out["difference"]) == (6, 0.0)
-    assert cross["difference"] == pytest.approx(cross["here"] - cross["there"]) == pytest.approx(-0.1, abs=0.01)
+    assert cross["difference"] == pytest.approx(cross["dice"] - cross["other_dice"]) == pytest.approx(-0.1, abs=0.01)
     shown = capsys.readouterr().out
     for text in (page, shown):
         assert f"{cross['difference']:.4f}" in text

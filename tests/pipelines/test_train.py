@@ -16,7 +16,7 @@ import psutil
 import pytest
 import torch
 
-from lungseg.cluster.resources import Share
+from lungseg.cluster.resources import WorkerAllocation
 from lungseg.config import LoaderSettings, ModelSettings, PreprocessSettings, TrainSettings
 from lungseg.dataset import catalog, duplicates, folds, leakage
 from lungseg.errors import LungsegError, ResourceError, SettingsError
@@ -116,7 +116,7 @@ def _train_here(one: Run, *_: object) -> None:
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Train without a cluster."""
     monkeypatch.setattr(train_run, "train", _train_here)
-    monkeypatch.setattr(train, "_place", lambda *_: (1, Share(1, 1, 0)))
+    monkeypatch.setattr(train, "_place", lambda *_: (1, WorkerAllocation(1, 1, 0)))
     monkeypatch.setenv("WANDB_MODE", "disabled")
 
 
@@ -351,12 +351,12 @@ def test_so_many_runs_at_once_and_none_more_after_the_end(monkeypatch: pytest.Mo
     monkeypatch.setattr(train_run, "train", slow)
     names = [str(i) for i in range(5)]
     line = SharedLine(logging.getLogger("test"))
-    ended = train._in_threads(names, 2, Share(1, 1, 0), line)  # type: ignore[arg-type]
+    ended = train._in_threads(names, 2, WorkerAllocation(1, 1, 0), line)  # type: ignore[arg-type]
     assert sorted(name for name, error in ended if error is None) == names  # type: ignore[type-var]
     assert most == 2
     assert line.closed.is_set()
     done.clear()
-    ended = train._in_threads(names, 2, Share(1, 1, 0), SharedLine(logging.getLogger("test")))  # type: ignore[arg-type]
+    ended = train._in_threads(names, 2, WorkerAllocation(1, 1, 0), SharedLine(logging.getLogger("test")))  # type: ignore[arg-type]
     next(ended)
     ended.close()  # as Ctrl-C does
     time.sleep(0.5)

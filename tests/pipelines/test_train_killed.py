@@ -117,7 +117,7 @@ def result(out: Path) -> dict[str, Any]:
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         assert [line["epoch"] for line in lines] == list(range(1, EPOCHS + 1))
         found[folder.name] = [
-            checkpoint.find(str(folder)).config["digests"]["model.safetensors"],
+            checkpoint.find_all(str(folder))[0].config["digests"]["model.safetensors"],
             [{name: value for name, value in line.items() if name not in TIMES} for line in lines],
             storage.read_table(str(folder / "tested.parquet")).to_pylist(),
             summary,

@@ -12,8 +12,8 @@ import torch
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 
 from lungseg import storage
-from lungseg.cluster.connection import PLACE_TIMEOUT
-from lungseg.cluster.resources import Share
+from lungseg.cluster.connection import PLACEMENT_TIMEOUT_VARIABLE
+from lungseg.cluster.resources import WorkerAllocation
 from lungseg.config import LoaderSettings, ModelSettings, TrainSettings, WandbSettings
 from lungseg.dataset import catalog
 from lungseg.dataset.folds import RunPlan
@@ -23,7 +23,7 @@ from lungseg.progress import SharedLine
 from lungseg.training import run_loop, tracking
 from lungseg.training.run import Run
 
-PLACED = Share(2, 1, 0)
+PLACED = WorkerAllocation(2, 1, 0)
 
 
 def _run(prepared: Path, folder: Path, **changes: Any) -> Run:
@@ -63,8 +63,8 @@ def test_the_cause_of_a_failure_is_one_line(monkeypatch: pytest.MonkeyPatch) -> 
     assert train_run._explained(FailedError({0: lost, 1: failure}), PLACED) is wrong
     assert said(FailedError(controller=ValueError("a\nb"))) == "b"
     assert said(FailedError()) == "the last line"
-    monkeypatch.setenv(PLACE_TIMEOUT, "100")
-    error = train_run._explained(FailedError(controller=WorkerGroupStartupTimeoutError()), Share(2, 1, 1))
+    monkeypatch.setenv(PLACEMENT_TIMEOUT_VARIABLE, "100")
+    error = train_run._explained(FailedError(controller=WorkerGroupStartupTimeoutError()), WorkerAllocation(2, 1, 1))
     assert isinstance(error, ResourceError)
     assert str(error).startswith("no place for 2 workers of 1 CPUs and a GPU in 300 s: another job holds them")
 
@@ -77,7 +77,7 @@ def test_a_run_without_a_place_ends_with_an_error(
         def ready(self) -> bool:
             return True
 
-    monkeypatch.setenv(PLACE_TIMEOUT, "1")
+    monkeypatch.setenv(PLACEMENT_TIMEOUT_VARIABLE, "1")
     holder = Holder.remote()  # type: ignore[attr-defined]
     ray.get(holder.ready.remote())
     try:

@@ -48,8 +48,8 @@ STUDY = [
     *source(B, 1, [*rows_of(B, "held-out", {"y": 0.9}), *rows_of(A, "cross", {"p1-1": 0.5, "p1-2": 0.7, "p2-1": 0.0})]),
     *cross_dataset.study_rows(rows_of(A, "held-out", {"p1-1": 1.0, "p1-2": 0.9}, "pooled"), "pooled", (A, B), 0),
 ]
-FROM_A, FROM_B = cross_dataset.Trained("source-to-source", A), cross_dataset.Trained("source-to-source", B)
-POOLED = cross_dataset.Trained("pooled", "a+b")
+FROM_A, FROM_B = cross_dataset.RunGroup("source-to-source", A), cross_dataset.RunGroup("source-to-source", B)
+POOLED = cross_dataset.RunGroup("pooled", "a+b")
 
 
 def test_rows_are_those_of_the_schema() -> None:
@@ -65,7 +65,7 @@ def test_images_that_the_audit_linked_are_one_patient() -> None:
 
 
 def test_each_image_counts_once_with_its_mean_over_the_runs() -> None:
-    cells = {(cell.trained, cell.dataset): cell for cell in cross_dataset.summarise(STUDY).cells}
+    cells = {(cell.run_group, cell.dataset): cell for cell in cross_dataset.summarise(STUDY).cells}
     cross = cells[FROM_A, B]
     assert cross.role == "cross"
     assert (cross.images, cross.runs) == (2, 2)
@@ -78,7 +78,7 @@ def test_each_image_counts_once_with_its_mean_over_the_runs() -> None:
 
 
 def test_what_is_not_defined_is_left_out_and_counted() -> None:
-    cells = {(cell.trained, cell.dataset): cell.as_json() for cell in cross_dataset.summarise(STUDY).cells}
+    cells = {(cell.run_group, cell.dataset): cell.as_json() for cell in cross_dataset.summarise(STUDY).cells}
     assert cells[FROM_B, A]["hd95_px"] == 2.0
     assert cells[FROM_B, A]["undefined"] == {"hd95_px": 1, "assd_px": 1}
     assert cells[FROM_A, A]["undefined"] == {}
@@ -89,7 +89,7 @@ def test_what_is_not_defined_is_left_out_and_counted() -> None:
 
 
 def test_pooled_comes_first_and_held_out_before_cross() -> None:
-    order = [(cell.trained, cell.role) for cell in cross_dataset.summarise(reversed(STUDY)).cells]
+    order = [(cell.run_group, cell.role) for cell in cross_dataset.summarise(reversed(STUDY)).cells]
     assert order == [
         (POOLED, "held-out"),
         (FROM_A, "held-out"),
@@ -100,7 +100,7 @@ def test_pooled_comes_first_and_held_out_before_cross() -> None:
 
 
 def test_gaps_are_held_out_minus_cross() -> None:
-    gaps = {(one.trained, one.dataset): one for one in cross_dataset.summarise(STUDY).gaps}
+    gaps = {(one.run_group, one.dataset): one for one in cross_dataset.summarise(STUDY).gaps}
     assert set(gaps) == {(FROM_A, B), (FROM_B, A)}  # pooled was tested on no other data set
     found = gaps[FROM_A, B]
     assert found.gap == bootstrap.gap([0.9, 0.8, 1.0], ["a/p1", "a/p1", "a/p2"], [0.6, 0.7], ["b/x", "b/y"])
@@ -121,14 +121,14 @@ def test_comparisons_are_paired_on_the_images_of_both() -> None:
 
 def test_the_grid_and_what_is_shown() -> None:
     found = cross_dataset.summarise(STUDY)
-    head, rows = cross_dataset.grid(found)
+    head, rows = cross_dataset.dice_table(found)
     assert head == ["trained on", A, B]
     assert [row[0] for row in rows] == ["a + b (pooled)", "a (source-to-source)", "b (source-to-source)"]
     assert rows[0][1:] == ["0.950*", "-"]  # one patient has no interval
     assert rows[1][1] == "0.900 [0.850, 1.000]*"
     assert rows[1][2].startswith("0.650 [0.600, 0.700]")
     console = Console(width=100, record=True, file=io.StringIO())
-    cross_dataset.show(found, console)
+    cross_dataset.print_results(found, console)
     said = console.export_text()
     assert "0.900 [0.850, 1.000]*" in said
     assert "gap 0.467 [0.250, 0.900] from b (source-to-source) to a" in said
@@ -136,7 +136,7 @@ def test_the_grid_and_what_is_shown() -> None:
 
 def test_nothing_is_shown_of_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     found = cross_dataset.summarise([])
-    cross_dataset.show(found)
+    cross_dataset.print_results(found)
     assert capsys.readouterr().out == ""
     assert found.as_json() == {"cells": [], "gaps": [], "comparisons": []}
 

@@ -18,9 +18,14 @@ def a_study(own: dict[str, float | None], cross: dict[str, float | None], run: s
 def test_the_difference_is_over_the_images_of_both() -> None:
     other = a_study({"p1-1": 0.8, "p2-1": 0.8, "p3-1": 0.1}, {"x": 0.6, "y": 0.9})
     held_out, cross = study_comparison.compare(a_study(dict(OWN), dict(CROSS)), "other", other)
-    assert (held_out.study, held_out.trained, held_out.dataset, held_out.role) == ("other", FROM_A, A, "held-out")
+    assert (held_out.other_study, held_out.run_group, held_out.dataset, held_out.role) == (
+        "other",
+        FROM_A,
+        A,
+        "held-out",
+    )
     assert (held_out.paired.images, held_out.paired.patients) == (2, 2)
-    assert (held_out.here, held_out.there) == pytest.approx((0.85, 0.8))
+    assert (held_out.dice, held_out.other_dice) == pytest.approx((0.85, 0.8))
     assert held_out.paired.difference == pytest.approx(0.05)
     assert (cross.dataset, cross.role, cross.paired.images) == (B, "cross", 2)
     assert cross.paired.difference == pytest.approx(-0.15)
@@ -30,10 +35,10 @@ def test_an_image_of_several_runs_counts_once() -> None:
     other = [*a_study({}, {"x": 0.2}), *source(A, 1, rows_of(B, "cross", {"x": 0.6}))]
     own = [*a_study({}, dict(CROSS)), *source(A, 1, rows_of(B, "cross", {"x": 0.9}))]
     (cross,) = study_comparison.compare(own, "other", other)
-    assert (cross.paired.images, cross.here, cross.there) == (1, pytest.approx(0.7), pytest.approx(0.4))
+    assert (cross.paired.images, cross.dice, cross.other_dice) == (1, pytest.approx(0.7), pytest.approx(0.4))
     # A fold that only one of the two has trained would be another model.
     (cross,) = study_comparison.compare(a_study({}, dict(CROSS)), "other", other)
-    assert (cross.here, cross.there) == (0.5, 0.2)
+    assert (cross.dice, cross.other_dice) == (0.5, 0.2)
 
 
 @pytest.mark.parametrize(
@@ -57,5 +62,5 @@ def test_as_json_it_is_flat_and_plain() -> None:
     found = json.loads(json.dumps(one.as_json()))
     assert found["difference"] == 0.0
     assert (found["low"], found["high"], found["p"]) == (0.0, 0.0, 1.0)
-    assert (found["study"], found["train_on"], found["protocol"]) == ("other", A, "source-to-source")
+    assert (found["other_study"], found["train_on"], found["protocol"]) == ("other", A, "source-to-source")
     assert not [name for name, value in found.items() if isinstance(value, dict | list)]

@@ -15,8 +15,8 @@ from lungseg.study.study_files import StudyRecord
 PLANS = {f"pooled-fold{fold}": RunPlan("pooled", ("a", "b"), fold, 2, 0) for fold in (0, 1)}
 
 
-def _record(folder: Path, alike: frozenset[str] = frozenset(PLANS)) -> StudyRecord:
-    return StudyRecord(str(folder), TrainSettings(study="s"), PLANS, alike)
+def _record(folder: Path, matching_runs: frozenset[str] = frozenset(PLANS)) -> StudyRecord:
+    return StudyRecord(str(folder), TrainSettings(study="s"), PLANS, matching_runs)
 
 
 def _finish(folder: Path, name: str, fold: int, dice: float) -> None:
@@ -35,7 +35,7 @@ def test_both_files_follow_the_runs(tmp_path: Path) -> None:
     assert [one["state"] for one in study["states"].values()] == ["not finished"] * 2
     assert storage.read_table(str(tmp_path / "study.parquet")).schema.equals(STUDY_ROWS)
     _finish(tmp_path, "pooled-fold1", 1, 0.9)
-    record.failed["pooled-fold0"] = "why"
+    record.failures["pooled-fold0"] = "why"
     (cell,) = record.write().cells
     assert cell.dice is not None
     assert cell.dice.mean == 0.9

@@ -28,7 +28,7 @@ from lungseg.dataset.folds import RunPlan
 from lungseg.dataset.sample_reader import SampleReader
 from lungseg.errors import LungsegError
 from lungseg.model import checkpoint_io as saved_weights
-from lungseg.model.network import LungNetwork, build
+from lungseg.model.network import LungNetwork, build_network
 from lungseg.training import distributed, epoch_loop, evaluation, loader, run_loop
 from lungseg.training.run import Progress, Run
 from lungseg.training.study_data import open_data
@@ -45,7 +45,7 @@ CPU = torch.device("cpu")
 def network() -> LungNetwork:
     """Build the same weights on every rank; statistics of some pictures, so that logits differ from each other."""
     torch.manual_seed(SEED)
-    model = build(MODEL).train()
+    model = build_network(MODEL).train()
     model(torch.rand(4, 1, 64, 64))
     return model
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lungseg.config import ModelSettings
 from lungseg.errors import LungsegError
-from lungseg.model.network import build
+from lungseg.model.network import build_network
 from lungseg.schema import Geometry, Sample
 from lungseg.training import epoch_loop
 from lungseg.training.evaluation import at_prepared_size
@@ -128,7 +128,7 @@ def test_the_sum_is_over_all_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_evaluation_evaluates_and_changes_nothing() -> None:
     torch.manual_seed(0)
-    model = build(ModelSettings(encoder="tu-test_efficientnet", weights="none")).train()
+    model = build_network(ModelSettings(encoder="tu-test_efficientnet", weights="none")).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     batch = a_batch(*[a_sample(str(seed), seed) for seed in range(3)])
     first, second = (epoch_loop.evaluate(model, [batch], at_prepared_size(0.5)) for _ in range(2))

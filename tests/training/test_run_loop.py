@@ -206,7 +206,7 @@ def test_run_json_says_how_every_figure_was_made(finished: Run) -> None:
 
 
 def test_the_checkpoint_explains_the_model(finished: Run) -> None:
-    found = checkpoint.find(finished.folder)
+    found = checkpoint.find_all(finished.folder)[0]
     assert found.epoch == EPOCHS
     assert found.preprocess == PreprocessSettings(size=64)
     assert found.config["train_on"] == ["north"]
@@ -342,7 +342,7 @@ def test_a_run_that_goes_on_within_an_epoch_does_not_repeat_its_batches(
 
 def same_result(run: Run, expected: Run) -> None:
     """Weights and all else that a checkpoint holds bit by bit, and every figure but the times."""
-    found, whole = checkpoint.find(run.folder), checkpoint.find(expected.folder)
+    found, whole = checkpoint.find_all(run.folder)[0], checkpoint.find_all(expected.folder)[0]
     assert found.config["digests"]["model.safetensors"] == whole.config["digests"]["model.safetensors"]
     same_state(load_state(found), load_state(whole))
     assert {**found.config, "digests": {}} == {**whole.config, "digests": {}}
@@ -422,7 +422,7 @@ def test_flips_are_refused_where_they_swap_classes(
 def test_another_seed_is_another_model(folders: tuple[str, ...], finished: Run, tmp_path: Path) -> None:
     run = a_run(folders, tmp_path, changed(seed=4))  # its plan is the same: the same split
     go(run)
-    assert checkpoint.find(run.folder).digest != checkpoint.find(finished.folder).digest
+    assert checkpoint.find_all(run.folder)[0].digest != checkpoint.find_all(finished.folder)[0].digest
 
 
 def prepare(records: list[Any], out: Path, size: int = 64) -> tuple[str, ...]:
@@ -495,10 +495,10 @@ def test_training_stops_after_so_many_epochs_without_a_better_one_and_tests_the_
     summary = run_loop.finish(training, show)
     assert (summary["epochs"], summary["best_epoch"]) == (5, 2)
     assert [row["epoch"] for row in metrics_of(training.run)] == [1, 2, 3, 4, 5]
-    found = load_weights(checkpoint.find(str(tmp_path)))
+    found = load_weights(checkpoint.find_all(str(tmp_path))[0])
     same_state(dict(found), weights[1])
     assert not torch.equal(found["net.segmentation_head.0.weight"], weights[2]["net.segmentation_head.0.weight"])
-    assert checkpoint.find(str(tmp_path)).config["trained"] is True
+    assert checkpoint.find_all(str(tmp_path))[0].config["trained"] is True
 
 
 def test_the_best_of_all_epochs_is_tested_where_none_ends_the_training_early(
@@ -538,7 +538,7 @@ def test_the_validation_fold_is_neither_learnt_from_nor_tested_on(
     assert tested == held_out | cross
     assert not validation & (train | tested)
     # The model has seen them through the choices that they made.
-    folder = checkpoint.find(run.folder).folder
+    folder = checkpoint.find_all(run.folder)[0].folder
     seen = set(storage.read_table(f"{folder}/trained_on.parquet").column("image_id").to_pylist())
     assert seen == train | validation
     assert (summary["trained_images"], summary["validation_images"]) == (3, 1)

@@ -19,7 +19,7 @@ from lungseg.config import ComputeSettings, LossSettings, ModelSettings, OptimSe
 from lungseg.errors import ResourceError, SettingsError
 from lungseg.model import precision
 from lungseg.model.losses import bce_dice
-from lungseg.model.network import build
+from lungseg.model.network import build_network
 from lungseg.training import train_step
 from lungseg.training.loader import Batch, training_steps
 from lungseg.training.train_step import Learner, learning_rate
@@ -67,7 +67,7 @@ class Pixelwise(nn.Module):
 
 def network(seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
-    return build(SMALL)
+    return build_network(SMALL)
 
 
 def a_learner(settings: TrainSettings | None = None, model: nn.Module | None = None) -> Learner:
@@ -345,7 +345,7 @@ def test_the_precision_is_what_the_device_has(
     asked: Any, device: str, has_bf16: bool, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: has_bf16)
-    assert precision.choose_precision(asked, torch.device(device)) == expected
+    assert precision.resolve_precision(asked, torch.device(device)) == expected
 
 
 def test_fp16_on_a_cpu_is_refused() -> None:
