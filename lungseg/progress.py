@@ -1,4 +1,4 @@
-"""One line of progress: rewritten in place on a terminal, said now and then in a job's log."""
+"""Progress of a job: one line that is rewritten on a terminal, and a line from time to time in a log."""
 
 import logging
 import shutil
@@ -6,74 +6,74 @@ import sys
 import threading
 import time
 
-_LOG_EVERY_S = 10.0
-_LOG_AT_MOST_EVERY_S = 60.0  # work of hours says less often how far it is
-_TERMINAL_EVERY_S = 0.2
-_TURN_S = 3.0  # of one of several runs at the front of the terminal's line
+_LOG_INTERVAL_S = 10.0
+_MAX_LOG_INTERVAL_S = 60.0  # of jobs that run for hours
+_TERMINAL_INTERVAL_S = 0.2
+_TURN_S = 3.0  # how long one of several runs stays at the front of the line
 
 
 class ProgressLine:
-    """Shows how far a piece of work is; from any thread."""
+    """Shows the progress of a job. Thread-safe."""
 
     def __init__(self, logger: logging.Logger) -> None:
         self._logger = logger
-        self._terminal = sys.stderr.isatty()
+        self._is_terminal = sys.stderr.isatty()
         self._lock = threading.Lock()
-        self._began = time.monotonic()
-        # A terminal shows the first state at once; a log waits, as short work needs no line.
-        self._last = self._began - (_TERMINAL_EVERY_S if self._terminal else 0.0)
+        self._started = time.monotonic()
+        # A terminal shows the first state at once. A log waits: a short job needs no line.
+        self._last_update = self._started - (_TERMINAL_INTERVAL_S if self._is_terminal else 0.0)
 
-    def show(self, text: str) -> None:
-        """Show the newest state, if the last one has stood long enough."""
+    def update(self, text: str) -> None:
+        """Show the current state, unless the last one was shown a moment ago."""
         with self._lock:
             now = time.monotonic()
-            if now - self._last < self._every(now):
+            if now - self._last_update < self._interval(now):
                 return
-            self._last = now
-            if self._terminal:
-                # A line that wraps could not be rewritten.
+            self._last_update = now
+            if self._is_terminal:
+                # A line that wraps cannot be rewritten.
                 sys.stderr.write(f"\r\x1b[K{text[: shutil.get_terminal_size().columns - 1]}")
                 sys.stderr.flush()
             else:
                 self._logger.info("%s", text)
 
-    def say(self, text: str, level: int = logging.INFO) -> None:
-        """Say what stays: a line of its own."""
+    def log(self, text: str, level: int = logging.INFO) -> None:
+        """Log a line of its own, which is not rewritten."""
         with self._lock:
-            if self._terminal:
+            if self._is_terminal:
                 sys.stderr.write("\r\x1b[K")
                 sys.stderr.flush()
             self._logger.log(level, "%s", text)
 
-    def _every(self, now: float) -> float:
-        if self._terminal:
-            return _TERMINAL_EVERY_S
-        return min(_LOG_AT_MOST_EVERY_S, max(_LOG_EVERY_S, (now - self._began) / 10))
+    def _interval(self, now: float) -> float:
+        if self._is_terminal:
+            return _TERMINAL_INTERVAL_S
+        return min(_MAX_LOG_INTERVAL_S, max(_LOG_INTERVAL_S, (now - self._started) / 10))
 
 
-class SharedLine:
-    """One progress line of several runs, each by its name."""
+class SharedProgressLine:
+    """One progress line for several runs, each under its name. Thread-safe."""
 
     def __init__(self, logger: logging.Logger) -> None:
         self._line = ProgressLine(logger)
         self._lock = threading.Lock()
         self._states: dict[str, str] = {}
         self.closed = threading.Event()
-        """Set where the job is at its end, and with it Ray: whoever asks Ray for something then is ended too."""
+        """Set when the job ends. Ray ends with it, and a later call to Ray would end the process."""
 
-    def show(self, name: str, text: str) -> None:
-        """Show the newest state of one of them, beside the others'; they take turns at the front."""
+    def update(self, name: str, text: str) -> None:
+        """Show the current state of one run beside the others; the runs take turns at the front."""
         with self._lock:
             self._states[name] = text
-            states = [f"{one}: {state}" for one, state in sorted(self._states.items())]
+            states = [f"{run}: {state}" for run, state in sorted(self._states.items())]
         turn = int(time.monotonic() / _TURN_S) % len(states)
-        self._line.show(" | ".join([*states[turn:], *states[:turn]]))
+        self._line.update(" | ".join([*states[turn:], *states[:turn]]))
 
-    def say(self, name: str, text: str, level: int = logging.INFO) -> None:
-        """Say of one of them what stays."""
-        self._line.say(f"{name}: {text}", level)
+    def log(self, name: str, text: str, level: int = logging.INFO) -> None:
+        """Log a line about one run, which is not rewritten."""
+        self._line.log(f"{name}: {text}", level)
 
-    def end(self, name: str) -> None:
-        """Show one no more."""
+    def remove(self, name: str) -> None:
+        """Stop showing a run."""
         with self._lock:
             self._states.pop(name, None)

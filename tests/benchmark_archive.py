@@ -27,7 +27,7 @@ from lungseg.dataset import catalog, shard_format
 from lungseg.dataset.leakage import audit_datasets
 from lungseg.ingest import record_checks, sources
 from lungseg.prepare import dataset_writer, shard_writer
-from lungseg.prepare.shard_plan import ShardPlan, held_ids, plan_shards
+from lungseg.prepare.shard_plan import ShardPlan, plan_shards, planned_ids
 from lungseg.schema import Record
 
 A_FOLDER = 1000
@@ -87,7 +87,7 @@ def drive(archive: Path, out: str) -> dict[str, dict[str, float]]:
     stages = Stages()
     with stages.stage("list"):
         records = sources.discover(str(archive), "archive")
-        records = record_checks.refuse_same_ids(records, held_ids(records, out))
+        records = record_checks.refuse_same_ids(records, planned_ids(records, out))
     with stages.stage("plan"):
         plans = plan_shards(records, out, PreprocessSettings())
         del records

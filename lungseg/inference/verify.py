@@ -62,7 +62,7 @@ def run(out: str) -> None:
             if row["status"] in USABLE:  # a listing may name an image twice: the second row is rejected
                 ids[row["dataset"], row["image_id"], row["source_uri"]] += 1
             wrong += [f"{path}, {row['image_id']}: {said}" for said in _check_row(row, same, preprocess, samples)]
-        line.show(f"recomputed {total.statuses.total()} of {images_told} rows")
+        line.update(f"recomputed {total.statuses.total()} of {images_told} rows")
     wrong += [f"{name} has {count} rows, expected one" for (_, name, _), count in ids.items() if count > 1]
     wrong += _check_account(total, ended)
     _tell(wrong, out)

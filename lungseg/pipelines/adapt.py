@@ -53,7 +53,7 @@ def run(settings: AdaptSettings) -> None:
     for number, (name, said) in enumerate(zip(models, begun, strict=True), start=1):
         for one in said:
             done = ray.get(one).unwrap()
-            line.show(f"{name}, {number} of {len(models)}: fitted to {done} of {images} pictures")
+            line.update(f"{name}, {number} of {len(models)}: fitted to {done} of {images} pictures")
     where = ", ".join(part.name for part in data)
     logger.info(
         "%d models fitted to %d pictures of %s, in %s/*: pass them as --checkpoint", len(models), images, where, out

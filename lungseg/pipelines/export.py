@@ -49,7 +49,7 @@ def run(settings: ExportSettings) -> None:
         counts.update(done["counts"])
         notes += done["notes"]
         coco += done["coco"]
-        line.show(f"exported {number} of {len(paths)} parts")
+        line.update(f"exported {number} of {len(paths)} parts")
     coco.sort(key=lambda row: (row["dataset"], row["image_id"], row["source_uri"]))  # parts end in any order
     if "coco" in settings.formats:
         storage.write_json(storage.join(out, "annotations.json"), to_coco(coco, folder))

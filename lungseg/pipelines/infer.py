@@ -208,7 +208,7 @@ def _predict(job: Job, work: _Work, times: Times, total: Account) -> Iterator[Ac
         else:  # starting up says nothing of what is left
             began, before = time.monotonic(), now
         lost = f", {total.lost()} without a mask" if total.lost() else ""
-        line.show(f"{now} of {work.images} images{pace}{lost}")
+        line.update(f"{now} of {work.images} images{pace}{lost}")
         yield total
 
 

@@ -32,5 +32,5 @@ def draw_phantoms(out: str, per_style: int) -> str:
             phantom.write_archive(Path(archive), min(count, per_style))  # pairs that are there are left alone
         except OSError as error:
             raise InputError(f"{archive}: cannot be written ({error.strerror}): pass another --out") from error
-        line.show(f"drew {min(count, per_style)} of {per_style} phantoms in each style")
+        line.update(f"drew {min(count, per_style)} of {per_style} phantoms in each style")
     return archive

@@ -28,9 +28,9 @@ from lungseg.ingest import file_names, pseudonyms, record_checks, sources
 from lungseg.pipelines import verify_dataset
 from lungseg.pipelines.phantoms import draw_phantoms
 from lungseg.prepare import dataset_writer
-from lungseg.prepare.shard_plan import ShardPlan, held_ids, plan_shards
-from lungseg.prepare.shard_task import write_row
-from lungseg.prepare.summary import Work, show, summarise
+from lungseg.prepare.shard_plan import ShardPlan, plan_shards, planned_ids
+from lungseg.prepare.shard_task import write_planned_shard
+from lungseg.prepare.summary import WrittenTotals, print_summary, summarise
 from lungseg.progress import ProgressLine
 from lungseg.schema import Record
 
@@ -82,11 +82,11 @@ def run(settings: PrepareSettings) -> None:
     data = [catalog.open_dataset(folder) for folder in catalog.datasets_in(out)]
     logger.info("audit: looking for copies among %d images", sum(part.index.num_rows for part in data))
     # Copies alone: a study looks for more, in the data sets that it chooses.
-    pairs = audit_datasets(data, wide=False, show=ProgressLine(logger).show)
+    pairs = audit_datasets(data, wide=False, show=ProgressLine(logger).update)
     storage.write_table(storage.join(out, "duplicates.parquet"), duplicates.to_table(pairs))
     summary = summarise(infos, work, pairs, time.monotonic() - began)
     storage.write_json(storage.join(out, "summary.json"), summary)
-    show(summary, out)
+    print_summary(summary, out)
     if refused:
         raise InputError("; ".join(refused))
 
@@ -159,7 +159,7 @@ def _read_reference(path: str) -> codecs.Pixels:
 def _records(settings: PrepareSettings, out: str, key: bytes | None) -> list[Record]:
     """List the archive's records, an id each; what an earlier start put into `out` keeps its own."""
     found = _list(settings, out, key)
-    held = held_ids(found, out)
+    held = planned_ids(found, out)
     return record_checks.refuse_same_ids(sources.keep_ids(found, held) if settings.listing else found, held)
 
 
@@ -226,20 +226,20 @@ def _begins_as_dicom(uri: str) -> bool:
         return False
 
 
-def _write_shards(plans: Sequence[ShardPlan], inputs: int, key: bytes | None) -> Work:
+def _write_shards(plans: Sequence[ShardPlan], inputs: int, key: bytes | None) -> WrittenTotals:
     """Write every shard, one Ray task each; add up what they say."""
     items = [{"plan": plan.to_json()} for plan in plans]
-    write = functools.partial(write_row, key=key)
+    write = functools.partial(write_planned_shard, key=key)
     dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(write, num_cpus=_CPUS_A_TASK)
     del items
-    line, began, work, gauges = ProgressLine(logger), time.monotonic(), Work(), Gauges("prepare")
+    line, began, work, gauges = ProgressLine(logger), time.monotonic(), WrittenTotals(), Gauges("prepare")
     for done in _results(dataset):
         work.add(done)
         rate = work.inputs / (time.monotonic() - began)
         gauges.set("images_per_second", rate)
         for status, count in work.counts.items():
             gauges.set("rows", count, status)
-        line.show(
+        line.update(
             f"prepared {work.inputs} of {inputs} images, {rate:.0f}/s, {(inputs - work.inputs) / rate:.0f} s left"
         )
     return work

@@ -21,7 +21,7 @@ from lungseg.pipelines import train_run
 from lungseg.pipelines.phantoms import draw_phantoms
 from lungseg.prepare import dataset_writer
 from lungseg.prepare.shard_plan import plan_shards
-from lungseg.progress import ProgressLine, SharedLine
+from lungseg.progress import ProgressLine, SharedProgressLine
 from lungseg.study import cross_dataset
 from lungseg.study.study_files import StudyRecord
 from lungseg.training import tracking
@@ -166,7 +166,7 @@ def _linked(study: str, data: Sequence[catalog.PreparedData]) -> tuple[folds.Lin
     found = storage.read_table(path) if storage.exists(path) else None
     if found is None or found.schema.metadata.get(b"lungseg.audited") != made_of.encode():
         logger.info("audit: looking for duplicates among %d images", sum(part.index.num_rows for part in data))
-        found = duplicates.to_table(audit_datasets(data, show=ProgressLine(logger).show))
+        found = duplicates.to_table(audit_datasets(data, show=ProgressLine(logger).update))
         found = found.replace_schema_metadata({**found.schema.metadata, "lungseg.audited": made_of})
         storage.write_table(path, found)
     pairs = found.to_pylist()
@@ -214,7 +214,7 @@ def _memory_mib(settings: TrainSettings, folders: Sequence[str]) -> int:
 
 def _train_all(left: Sequence[Run], at_once: int, placed: WorkerAllocation, record: StudyRecord) -> list[Exception]:
     """Train the runs, some at a time; the study's files follow each that ends. Return the failures."""
-    line, failures = SharedLine(logger), []
+    line, failures = SharedProgressLine(logger), []
     if len(left) > 1:
         logger.info("%d runs to train, %d at once", len(left), at_once)
     with contextlib.closing(_in_threads(left, at_once, placed, line)) as ended:
@@ -223,18 +223,18 @@ def _train_all(left: Sequence[Run], at_once: int, placed: WorkerAllocation, reco
                 failures.append(error)
                 bug = not isinstance(error, LungsegError)
                 record.failures[one.name] = f"{type(error).__name__}: {error}" if bug else str(error)
-                line.say(one.name, f"failed: {record.failures[one.name]}", logging.ERROR)
+                line.log(one.name, f"failed: {record.failures[one.name]}", logging.ERROR)
                 if bug:
                     logger.error("%s: no failure that is known of", one.name, exc_info=error)
             try:
                 record.write_states()
             except (LungsegError, OSError) as unwritten:  # the other runs go on, and the end writes again
-                line.say(one.name, f"the study's files are not written now ({unwritten})", logging.WARNING)
+                line.log(one.name, f"the study's files are not written now ({unwritten})", logging.WARNING)
     return failures
 
 
 def _in_threads(
-    left: Sequence[Run], at_once: int, placed: WorkerAllocation, line: SharedLine
+    left: Sequence[Run], at_once: int, placed: WorkerAllocation, line: SharedProgressLine
 ) -> Generator[tuple[Run, Exception | None], None, None]:
     """Train runs in threads, and tell of each as it ends.
 
@@ -263,7 +263,7 @@ def _in_threads(
                 todo.get_nowait()
 
 
-def _outcome(one: Run, placed: WorkerAllocation, line: SharedLine) -> tuple[Run, Exception | None]:
+def _outcome(one: Run, placed: WorkerAllocation, line: SharedProgressLine) -> tuple[Run, Exception | None]:
     try:
         train_run.train(one, placed, line)
     except Exception as error:  # the main thread tells a bug from a failure, and logs it whole

@@ -23,7 +23,7 @@ from lungseg.inference.ensemble import Predictor
 from lungseg.inference.items import How
 from lungseg.model import checkpoint
 from lungseg.model.cpu_memory import keep_freed_memory
-from lungseg.progress import SharedLine
+from lungseg.progress import SharedProgressLine
 from lungseg.training import run_loop, tracking
 from lungseg.training.distributed import gather, rank_and_world
 from lungseg.training.run import Progress, Run, Show, name_run
@@ -36,7 +36,7 @@ _READ_S, _LAST_READ_S = 5.0, 30.0  # on a busy machine; what the last look misse
 _PLACE_TRIES = 3  # each of the time of PLACEMENT_TIMEOUT_VARIABLE; Ray Train by itself would try for ever
 
 
-def train(one: Run, placed: WorkerAllocation, line: SharedLine) -> None:
+def train(one: Run, placed: WorkerAllocation, line: SharedProgressLine) -> None:
     """Train and test a run, from wherever an earlier start left it. It may be called from several threads at once.
 
     Raises:
@@ -44,7 +44,7 @@ def train(one: Run, placed: WorkerAllocation, line: SharedLine) -> None:
 
     """
     device = "GPU" if placed.gpus else "CPU"
-    line.say(one.name, f"{placed.workers} workers, {placed.cpus} CPUs each, on {device}")
+    line.log(one.name, f"{placed.workers} workers, {placed.cpus} CPUs each, on {device}")
     here = NodeAffinitySchedulingStrategy(
         ray.get_runtime_context().get_node_id(), soft=False
     )  # as long-lived as the job
@@ -59,7 +59,7 @@ def train(one: Run, placed: WorkerAllocation, line: SharedLine) -> None:
     finally:
         shown.set()
         watcher.join()
-        line.end(one.name)
+        line.remove(one.name)
         if not line.closed.is_set():
             ray.kill(board)
     (getattr(result, "return_value", None) or TaskResult()).unwrap()
@@ -98,7 +98,7 @@ def _one_rank(config: dict[str, Any]) -> TaskResult:
     """Train one rank. An error at the start is returned: a raised one would make Ray Train start the run again."""
     run, board, rank = config["run"], config["board"], rank_and_world()[0]
     first = rank == 0
-    logs.configure(of=f"{run.settings.study} {run.name} rank {rank}: ")
+    logs.configure(prefix=f"{run.settings.study} {run.name} rank {rank}: ")
     device = get_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)  # NCCL gathers objects through the current device: the first, unless told
@@ -203,7 +203,7 @@ class _Board:
         return notes, self._now
 
 
-def _watch(board: Any, one: Run, ended: threading.Event, line: SharedLine) -> None:
+def _watch(board: Any, one: Run, ended: threading.Event, line: SharedProgressLine) -> None:
     """Show a run's progress until it ends, and then what was still unread."""
     epochs, began = one.settings.epochs, time.monotonic()
     last = False
@@ -216,11 +216,11 @@ def _watch(board: Any, one: Run, ended: threading.Event, line: SharedLine) -> No
         except ray.exceptions.RayError:
             continue  # the board's node is lost or busy; the run's own fate is told by fit()
         for note in notes:
-            line.say(one.name, f"epoch {note.epoch}/{epochs}: {note.note}")
+            line.log(one.name, f"epoch {note.epoch}/{epochs}: {note.note}")
         if now is None:
-            line.show(one.name, f"starting workers, {time.monotonic() - began:.0f} s")
+            line.update(one.name, f"starting workers, {time.monotonic() - began:.0f} s")
         elif not now.note:
-            line.show(one.name, f"epoch {now.epoch}/{epochs}, step {now.step}/{now.steps}, loss {now.loss:.3f}")
+            line.update(one.name, f"epoch {now.epoch}/{epochs}, step {now.step}/{now.steps}, loss {now.loss:.3f}")
 
 
 def _explained(error: BaseException, placed: WorkerAllocation) -> LungsegError:

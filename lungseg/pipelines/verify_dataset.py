@@ -32,7 +32,7 @@ def run(out: str) -> None:
     line = ProgressLine(logger)
     for done, messages in enumerate(_check(items), start=1):
         wrong += messages
-        line.show(f"checked {done} of {len(items)} tars")
+        line.update(f"checked {done} of {len(items)} tars")
     for message in wrong:
         logger.error("%s", message)
     if wrong:

@@ -23,14 +23,14 @@ from lungseg.schema import SCHEMA, Record
 
 logger = logging.getLogger(__name__)
 
-READERS = 4
+READ_THREADS = 4
 """Threads of a task that read ahead: on a disk that is busy, and in a bucket, reading is waiting."""
 
-Files = dict[str, bytes | InputError]
+FileContents = dict[str, bytes | InputError]
 
 
 @dataclass(frozen=True)
-class Packed:
+class EncodedSample:
     """A checked record and, where it can be used, the encoded members of its sample."""
 
     record: Record
@@ -57,7 +57,9 @@ class Stopwatch:
             self._inner = outer + took
 
 
-def pack(record: Record, plan: ShardPlan, key: bytes | None, watch: Stopwatch, files: Files | None = None) -> Packed:
+def encode_sample(
+    record: Record, plan: ShardPlan, key: bytes | None, watch: Stopwatch, files: FileContents | None = None
+) -> EncodedSample:
     """Read (or take from `files` what was read), check, prepare and encode one record."""
 
     def read(uri: str) -> bytes:
@@ -72,7 +74,7 @@ def pack(record: Record, plan: ShardPlan, key: bytes | None, watch: Stopwatch, f
         if image is not None:  # the audit's: nobody else asks for it
             checked = replace(checked, phash=duplicates.fingerprint(image))
     if image is None or not checked.usable:
-        return Packed(checked, {})
+        return EncodedSample(checked, {})
     with watch.time("prepare"):
         square, geometry = prepare_image(image, plan.preprocess)
         classes = len(plan.preprocess.classes)
@@ -82,10 +84,12 @@ def pack(record: Record, plan: ShardPlan, key: bytes | None, watch: Stopwatch, f
         members = {"image": codecs.encode_image(square), "json": json.dumps(meta).encode()}
         if mask is not None:
             members["mask"] = codecs.encode_mask(mask) if classes == 1 else codecs.encode_labels(mask)
-    return Packed(checked, members)
+    return EncodedSample(checked, members)
 
 
-def pack_all(plan: ShardPlan, key: bytes | None, watch: Stopwatch, apart: bool = False) -> Iterator[Packed]:
+def encode_samples(
+    plan: ShardPlan, key: bytes | None, watch: Stopwatch, apart: bool = False
+) -> Iterator[EncodedSample]:
     """Pack the plan's records in their order, while threads read the files of the next ones.
 
     `apart`: each in a process of their own, so that one that ends its process (a codec may crash over broken bytes)
@@ -95,22 +99,22 @@ def pack_all(plan: ShardPlan, key: bytes | None, watch: Stopwatch, apart: bool =
         yield from _pack_apart(plan, key, watch)
         return
 
-    with ThreadPoolExecutor(READERS, thread_name_prefix="read") as pool:
-        waiting: deque[Future[Files]] = deque()
+    with ThreadPoolExecutor(READ_THREADS, thread_name_prefix="read") as pool:
+        waiting: deque[Future[FileContents]] = deque()
         try:
             for number, record in enumerate(plan.records):
-                ahead = plan.records[number + len(waiting) : number + READERS + 1]
+                ahead = plan.records[number + len(waiting) : number + READ_THREADS + 1]
                 waiting.extend(pool.submit(_read, one) for one in ahead)
                 with watch.time("read"):
                     files = waiting.popleft().result()
-                yield pack(record, plan, key, watch, files)
+                yield encode_sample(record, plan, key, watch, files)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _read(record: Record) -> Files:
+def _read(record: Record) -> FileContents:
     """Read a record's files; what cannot be read becomes its error."""
-    files: Files = {}
+    files: FileContents = {}
     if not record.usable:
         return files
     for uri in (record.image_uri, *record.mask_uris):
@@ -121,18 +125,18 @@ def _read(record: Record) -> Files:
     return files
 
 
-def _pack_apart(plan: ShardPlan, key: bytes | None, watch: Stopwatch) -> Iterator[Packed]:
+def _pack_apart(plan: ShardPlan, key: bytes | None, watch: Stopwatch) -> Iterator[EncodedSample]:
     """Pack in another process, and start a new one where it died."""
     work = functools.partial(_pack_one, plan=replace(plan, records=()), key=key)
     for record, done in zip(plan.records, each_apart(work, plan.records), strict=True):
         if done is None:
-            yield Packed(crashed(record), {})
+            yield EncodedSample(crashed(record), {})
             continue
         packed, seconds = done
         watch.seconds.update({stage: watch.seconds[stage] + took for stage, took in seconds.items()})
         yield packed
 
 
-def _pack_one(record: Record, plan: ShardPlan, key: bytes | None) -> tuple[Packed, dict[str, float]]:
+def _pack_one(record: Record, plan: ShardPlan, key: bytes | None) -> tuple[EncodedSample, dict[str, float]]:
     watch = Stopwatch()
-    return pack(record, plan, key, watch), dict(watch.seconds)
+    return encode_sample(record, plan, key, watch), dict(watch.seconds)

@@ -52,7 +52,7 @@ class _DamagedPlanError(InputError):
     """A plan was read, and is none of this schema."""
 
 
-def held_ids(records: Iterable[Record], out: str) -> dict[tuple[str, str], str]:
+def planned_ids(records: Iterable[Record], out: str) -> dict[tuple[str, str], str]:
     """Say which image_id each (dataset, image_uri) holds by the plans that an earlier start left in `out`.
 
     Raises:
@@ -96,12 +96,12 @@ def plan_shards(
     for dataset in sorted(own):
         folder = storage.join(out, dataset)
         earlier = _read_plan(folder, own[dataset], _make(preprocess, room))
-        cut = cut_records(own[dataset], earlier, dataset, room)
+        cut = assign_to_shards(own[dataset], earlier, dataset, room)
         plans += [ShardPlan(folder, name, tuple(inside), preprocess, room, odd_masks) for name, inside in cut.items()]
     return plans
 
 
-def cut_records(
+def assign_to_shards(
     records: Sequence[Record], earlier: Sequence[tuple[str, str]], dataset: str, room: int
 ) -> dict[str, list[Record]]:
     """Deal records to shards, by name: those of the earlier (shard, image_uri) to their own, the others to new ones."""

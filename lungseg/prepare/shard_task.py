@@ -10,7 +10,7 @@ from lungseg.prepare import shard_writer
 from lungseg.prepare.shard_plan import ShardPlan
 
 
-def write_row(row: dict[str, Any], key: bytes | None) -> dict[str, Any]:
+def write_planned_shard(row: dict[str, Any], key: bytes | None) -> dict[str, Any]:
     """Write one shard: `plan` as JSON to `result`, a TaskResult of the numbers that `write_shard` returns."""
     cv2.setNumThreads(1)  # Ray runs one task per core
     return {"result": TaskResult.of(_write, row["plan"], key).to_json()}

@@ -13,7 +13,7 @@ from lungseg.dataset.shard_format import IDS, MEMBERS
 from lungseg.errors import InputError
 from lungseg.imaging.dicom.pseudonym import pseudonym
 from lungseg.ingest.crash_isolation import APART_AFTER, MOST_DEATHS, begin, workers_died
-from lungseg.prepare.sample_encoder import READERS, Packed, Stopwatch, pack_all
+from lungseg.prepare.sample_encoder import READ_THREADS, EncodedSample, Stopwatch, encode_samples
 from lungseg.prepare.shard_plan import ShardPlan
 from lungseg.schema import SCHEMA, Record
 from lungseg.storage.files import digest_bytes
@@ -45,7 +45,7 @@ def _make(plan: ShardPlan, key: bytes | None, made_of: str, apart: bool) -> Row:
     stream = io.BytesIO()
     records, rows = [], []
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.GNU_FORMAT) as tar:
-        for packed in pack_all(plan, key, watch, apart):
+        for packed in encode_samples(plan, key, watch, apart):
             records.append(packed.record.to_dict())
             if packed.members:
                 rows.append(_index_row(packed.record, plan.name, _add_members(tar, packed)))
@@ -84,7 +84,7 @@ def _begun(plan: ShardPlan) -> str:
     return storage.join(plan.folder, "parts", f"{plan.name}.begun.json")
 
 
-def _add_members(tar: tarfile.TarFile, packed: Packed) -> dict[str, tuple[int, int, int]]:
+def _add_members(tar: tarfile.TarFile, packed: EncodedSample) -> dict[str, tuple[int, int, int]]:
     """Append a sample's members: where their bytes lie, and their CRC-32. Times and owners are 0: bytes repeat."""
     places = {}
     for name, content in packed.members.items():
@@ -121,7 +121,7 @@ def _fingerprint(plan: ShardPlan, key: bytes | None) -> str:
 def _stats(files: Sequence[str]) -> list[tuple[int, int] | None]:
     if not any("://" in uri for uri in files):
         return [storage.stat_if_there(uri) for uri in files]
-    with ThreadPoolExecutor(READERS) as pool:
+    with ThreadPoolExecutor(READ_THREADS) as pool:
         return list(pool.map(storage.stat_if_there, files))
 
 

@@ -17,7 +17,7 @@ Summary = dict[str, Any]
 
 
 @dataclass
-class Work:
+class WrittenTotals:
     """What the tasks did, added up: inputs, those prepared now, seconds of all workers by stage, inputs by status."""
 
     inputs: int = 0
@@ -33,7 +33,7 @@ class Work:
         self.counts.update(done["counts"])
 
 
-def summarise(infos: Sequence[Summary], work: Work, pairs: Sequence[Pair], seconds: float) -> Summary:
+def summarise(infos: Sequence[Summary], work: WrittenTotals, pairs: Sequence[Pair], seconds: float) -> Summary:
     """Say what became of every input, per data set, and where the time went."""
     kinds = Counter(pair.kind for pair in pairs)
     busy = sum(work.seconds.values())
@@ -61,7 +61,7 @@ def summarise(infos: Sequence[Summary], work: Work, pairs: Sequence[Pair], secon
     }
 
 
-def show(summary: Summary, out: str) -> None:
+def print_summary(summary: Summary, out: str) -> None:
     """Print the summary on standard output: a table of data sets, and what there is to say about inputs."""
     console = Console(file=sys.stdout, markup=False, highlight=False, emoji=False, width=max(100, Console().width))
     console.print(_datasets(summary))

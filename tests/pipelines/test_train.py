@@ -24,7 +24,7 @@ from lungseg.ingest import sources
 from lungseg.pipelines import train, train_run
 from lungseg.prepare import dataset_writer
 from lungseg.prepare.shard_plan import plan_shards
-from lungseg.progress import SharedLine
+from lungseg.progress import SharedProgressLine
 from lungseg.report import console, study_results
 from lungseg.schema import STUDY_ROWS
 from lungseg.storage import read_table
@@ -350,13 +350,13 @@ def test_so_many_runs_at_once_and_none_more_after_the_end(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(train_run, "train", slow)
     names = [str(i) for i in range(5)]
-    line = SharedLine(logging.getLogger("test"))
+    line = SharedProgressLine(logging.getLogger("test"))
     ended = train._in_threads(names, 2, WorkerAllocation(1, 1, 0), line)  # type: ignore[arg-type]
     assert sorted(name for name, error in ended if error is None) == names  # type: ignore[type-var]
     assert most == 2
     assert line.closed.is_set()
     done.clear()
-    ended = train._in_threads(names, 2, WorkerAllocation(1, 1, 0), SharedLine(logging.getLogger("test")))  # type: ignore[arg-type]
+    ended = train._in_threads(names, 2, WorkerAllocation(1, 1, 0), SharedProgressLine(logging.getLogger("test")))  # type: ignore[arg-type]
     next(ended)
     ended.close()  # as Ctrl-C does
     time.sleep(0.5)

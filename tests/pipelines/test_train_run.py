@@ -19,7 +19,7 @@ from lungseg.dataset import catalog
 from lungseg.dataset.folds import RunPlan
 from lungseg.errors import ResourceError, SettingsError, TaskResult
 from lungseg.pipelines import train_run
-from lungseg.progress import SharedLine
+from lungseg.progress import SharedProgressLine
 from lungseg.training import run_loop, tracking
 from lungseg.training.run import Run
 
@@ -82,7 +82,7 @@ def test_a_run_without_a_place_ends_with_an_error(
     ray.get(holder.ready.remote())
     try:
         with pytest.raises(ResourceError, match=r"^no place for 2 workers of 1 CPUs in 3 s: another job holds them"):
-            train_run.train(_run(prepared, tmp_path / "run"), PLACED, SharedLine(logging.getLogger("test")))
+            train_run.train(_run(prepared, tmp_path / "run"), PLACED, SharedProgressLine(logging.getLogger("test")))
     finally:
         ray.kill(holder)
 

@@ -13,7 +13,7 @@ from lungseg.config import PreprocessSettings
 from lungseg.dataset import duplicates
 from lungseg.imaging import codecs
 from lungseg.ingest import sources
-from lungseg.prepare.sample_encoder import READERS, Packed, Stopwatch, pack_all
+from lungseg.prepare.sample_encoder import READ_THREADS, EncodedSample, Stopwatch, encode_samples
 from lungseg.prepare.shard_plan import ShardPlan
 from lungseg.schema import Record
 
@@ -37,8 +37,8 @@ def north(archive: Path) -> list[Record]:
     return [record for record in sources.discover(str(archive)) if record.dataset == "north"]
 
 
-def packed(records: list[Record], apart: bool = False) -> list[Packed]:
-    return list(pack_all(plan_of(records), None, Stopwatch(), apart))
+def packed(records: list[Record], apart: bool = False) -> list[EncodedSample]:
+    return list(encode_samples(plan_of(records), None, Stopwatch(), apart))
 
 
 def test_members_are_what_a_sample_is_made_of(archive: Path) -> None:
@@ -86,10 +86,10 @@ def test_files_are_read_ahead_but_not_all_at_once(archive: Path, monkeypatch: py
         return Path(uri).read_bytes()
 
     monkeypatch.setattr(storage, "read_bytes", noted)
-    samples = pack_all(plan_of(records), None, Stopwatch())
+    samples = encode_samples(plan_of(records), None, Stopwatch())
     next(samples)
     time.sleep(0.3)
-    assert 2 * (READERS + 1) == len(read) < 2 * len(records)
+    assert 2 * (READ_THREADS + 1) == len(read) < 2 * len(records)
     assert len(list(samples)) == len(records) - 1
     assert len(read) == 2 * len(records)
 

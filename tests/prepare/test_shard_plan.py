@@ -8,7 +8,7 @@ from hypothesis import given, strategies as st
 from lungseg import storage
 from lungseg.config import PreprocessSettings
 from lungseg.errors import InputError
-from lungseg.prepare.shard_plan import ShardPlan, cut_records, held_ids, plan_shards, save_plan
+from lungseg.prepare.shard_plan import ShardPlan, assign_to_shards, plan_shards, planned_ids, save_plan
 from lungseg.schema import Record
 
 SMALL = PreprocessSettings(size=64)
@@ -57,7 +57,7 @@ def test_a_data_set_cannot_climb_out_of_the_folder() -> None:
 
 @given(Numbers, st.integers(1, 9))
 def test_a_first_cut_fills_every_tar_but_the_last(numbers: list[int], room: int) -> None:
-    cut = cut_records(records(numbers), [], "north", room)
+    cut = assign_to_shards(records(numbers), [], "north", room)
     assert [one for inside in cut.values() for one in inside] == records(numbers)
     assert [len(inside) for inside in list(cut.values())[:-1]] == [room] * max(0, len(cut) - 1)
     assert list(cut) == [f"north-{number:06d}" for number in range(len(cut))]
@@ -65,22 +65,22 @@ def test_a_first_cut_fills_every_tar_but_the_last(numbers: list[int], room: int)
 
 @given(Numbers, Numbers, st.integers(1, 9))
 def test_what_was_planned_stays_and_what_is_new_makes_new_tars(old: list[int], new: list[int], room: int) -> None:
-    before = cut_records(records(old), pairs({}), "north", room)
+    before = assign_to_shards(records(old), pairs({}), "north", room)
     everything = sorted({*old, *new})
-    after = cut_records(records(everything), pairs(before), "north", room)
+    after = assign_to_shards(records(everything), pairs(before), "north", room)
     assert {name: after[name] for name in before} == before
     assert sorted(one.image_uri for inside in after.values() for one in inside) == [
         one.image_uri for one in records(everything)
     ]
     assert all(len(inside) <= room for inside in after.values())
-    assert cut_records(records(everything), pairs(after), "north", room) == after
+    assert assign_to_shards(records(everything), pairs(after), "north", room) == after
 
 
 @given(Numbers, st.sets(st.integers(0, 60)), st.integers(1, 9))
 def test_what_is_gone_leaves_the_others_where_they_were(old: list[int], gone: set[int], room: int) -> None:
-    before = cut_records(records(old), [], "north", room)
+    before = assign_to_shards(records(old), [], "north", room)
     left = [number for number in old if number not in gone]
-    after = cut_records(records(left), pairs(before), "north", room)
+    after = assign_to_shards(records(left), pairs(before), "north", room)
     where = {uri: name for name, uri in pairs(before)}
     assert all(where[uri] == name for name, uri in pairs(after))
     assert len(pairs(after)) == len(left)
@@ -88,8 +88,8 @@ def test_what_is_gone_leaves_the_others_where_they_were(old: list[int], gone: se
 
 def test_one_file_listed_twice_keeps_both_places() -> None:
     twice = [record("north", 1), record("north", 2), record("north", 1)]
-    before = cut_records(twice, [], "north", 2)
-    assert cut_records(twice, pairs(before), "north", 2) == before
+    before = assign_to_shards(twice, [], "north", 2)
+    assert assign_to_shards(twice, pairs(before), "north", 2) == before
 
 
 def test_a_saved_plan_is_kept_until_the_settings_change(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_a_plan_that_cannot_be_read_now_is_not_taken_for_a_damaged_one(
     with pytest.raises(InputError, match="does not answer"):
         plan_shards(records([0, 1, 2, 3]), str(tmp_path), SMALL, 2)
     with pytest.raises(InputError, match="does not answer"):
-        held_ids(records([0, 1, 2, 3]), str(tmp_path))
+        planned_ids(records([0, 1, 2, 3]), str(tmp_path))
     assert "planning anew" not in caplog.text
 
 
@@ -132,17 +132,17 @@ def test_a_saved_plan_says_who_holds_an_id(tmp_path: Path) -> None:
     lateral = Record("03", "north", "/x/north/03.jpg", status="rejected", reason="lateral_view: x")
     empty = Record("row_1", "north", "", status="rejected", reason="no_image: x")
     found = [refused, *records([1, 2]), lateral, empty, record("south", 1)]
-    assert held_ids(found, str(tmp_path)) == {}
+    assert planned_ids(found, str(tmp_path)) == {}
     plans = plan_shards(found, str(tmp_path), SMALL, 2)
     for folder in ("north", "south"):
         save_plan([plan for plan in plans if plan.folder.endswith(folder)])
     held = {("north", f"/x/north/{name}"): name[:2] for name in ("01.png", "02.png", "03.jpg")}
-    assert held_ids(found, str(tmp_path)) == {**held, ("south", "/x/south/01.png"): "01"}
+    assert planned_ids(found, str(tmp_path)) == {**held, ("south", "/x/south/01.png"): "01"}
     (tmp_path / "south" / "plan.parquet").write_bytes(b"PAR1 torn")
-    assert held_ids(found, str(tmp_path)) == held
+    assert planned_ids(found, str(tmp_path)) == held
     path = str(tmp_path / "north" / "plan.parquet")
     storage.write_table(path, storage.read_table(path).drop_columns(["image_id"]))  # as written before there were ids
-    assert held_ids(found, str(tmp_path)) == {}
+    assert planned_ids(found, str(tmp_path)) == {}
     assert plan_shards(found, str(tmp_path), SMALL, 2) == plans
 
 

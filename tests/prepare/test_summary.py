@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from lungseg.dataset.duplicates import Pair
-from lungseg.prepare.summary import Work, show, summarise
+from lungseg.prepare.summary import WrittenTotals, print_summary, summarise
 
 
 def info(dataset: str, counts: dict[str, int]) -> dict[str, Any]:
@@ -21,8 +21,8 @@ def info(dataset: str, counts: dict[str, int]) -> dict[str, Any]:
     }
 
 
-def work() -> Work:
-    total = Work()
+def work() -> WrittenTotals:
+    total = WrittenTotals()
     total.add({"inputs": 6, "kept": False, "counts": {"ok": 5, "failed": 1}, "seconds": {"read": 1.0, "encode": 2.0}})
     total.add({"inputs": 6, "kept": False, "counts": {"ok": 5, "failed": 1}, "seconds": {"read": 1.0}})
     total.add({"inputs": 8, "kept": True, "counts": {"ok": 4}, "seconds": {}})
@@ -45,7 +45,7 @@ def test_inputs_add_up_and_time_is_shared_out() -> None:
 
 
 def test_the_terminal_shows_statuses_reasons_and_flags(capsys: pytest.CaptureFixture[str]) -> None:
-    show(summarise(INFOS, work(), [], 4.0), "/data/out")
+    print_summary(summarise(INFOS, work(), [], 4.0), "/data/out")
     out = capsys.readouterr().out
     assert "20 inputs = 19 ok + 0 repaired + 1 rejected + 0 failed; every one is in /data/out/*/manifest.parquet" in out
     assert [line.split() for line in out.splitlines() if "blank" in line] == [
