@@ -6,18 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Row = dict[str, Any]
-
-
-Grey = NDArray[np.uint8] | NDArray[np.uint16]
-
-
-Floats = NDArray[np.float32]
-
-
-Flags = NDArray[np.bool_]
-
-
 U8 = NDArray[np.uint8]
-
-
 F32 = NDArray[np.float32]
+Bools = NDArray[np.bool_]
+Pixels = NDArray[np.uint8] | NDArray[np.uint16]  # [H,W] grey, or [H,W,3] RGB
+Grey = Pixels  # [H,W]

@@ -162,7 +162,7 @@ def _reduced(image: Grey, side: int) -> Grey:
     small = cv2.resize(sparse, (_BORDERED, _BORDERED), interpolation=cv2.INTER_AREA)
     darkest, mean = int(small.min()), cv2.sumElems(small)[0] / small.size
     shown = small > int(darkest + _SHOWN * (mean - darkest))  # a whole number is above both or neither
-    down, across = (np.flatnonzero(thumbnails.shares(shown, axis) > _LINE) for axis in (1, 0))
+    down, across = (np.flatnonzero(thumbnails.mean_along_axis(shown, axis) > _LINE) for axis in (1, 0))
     if down.size and across.size:
         small = small[down[0] : down[-1] + 1, across[0] : across[-1] + 1]
     return cv2.resize(small, (side, side), interpolation=cv2.INTER_AREA)  # type: ignore[return-value]

@@ -6,6 +6,7 @@ import pycocotools.mask as coco
 import xxhash
 from numpy.typing import NDArray
 
+from lungseg.arrays import Pixels
 from lungseg.errors import ImageError
 from lungseg.imaging import headers
 from lungseg.imaging.dicom import reader
@@ -15,7 +16,6 @@ SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".tif", ".tiff", ".gif", ".bmp", ".webp", ".jp2", ".j2k"),
     *(".dcm", ".dicom", ".img"),
 )
-Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
 _FORMATS = "PNG, JPEG, TIFF, GIF, BMP, WebP, JPEG 2000"
 _PNG_LEVEL = 2  # as small as level 6 within 5 %, encoded four times faster
@@ -28,7 +28,7 @@ _BLACK = 0.25  # of a mask, background
 _SAMPLES = 128  # a side: enough to find what is as large as a lung
 
 
-def read_picture(content: bytes, what: str, key: bytes | None = None) -> tuple[Pixels, Tags]:
+def read_image(content: bytes, display_name: str, key: bytes | None = None) -> tuple[Pixels, Tags]:
     """Decode any file to its pixels, u8 or u16: [H,W] grey, or [H,W,3] in the order RGB; an alpha channel is dropped.
 
     A PNG, JPEG, TIFF, GIF, BMP, WebP or JPEG 2000 comes as it is stored, at its stored depth and without tags. A
@@ -41,23 +41,23 @@ def read_picture(content: bytes, what: str, key: bytes | None = None) -> tuple[P
 
     """
     if not content:
-        raise ImageError("undecodable", f"{what} is empty (0 bytes): fetch it again")
-    if what.lower().endswith(".img"):
-        return _read_jsrt(content, what), Tags()
+        raise ImageError("undecodable", f"{display_name} is empty (0 bytes): fetch it again")
+    if display_name.lower().endswith(".img"):
+        return _read_jsrt(content, display_name), Tags()
     if reader.is_dicom(content):
-        return reader.read(content, what, key)
-    _refuse_by_header(content, what)
-    return _decode(content, what), Tags()
+        return reader.read(content, display_name, key)
+    _refuse_by_header(content, display_name)
+    return _decode(content, display_name), Tags()
 
 
-def decode(content: bytes, what: str) -> Pixels:
+def decode(content: bytes, display_name: str) -> Pixels:
     """Decode any file to one grey channel at its stored depth, u8 or u16[H,W]; a colour picture is turned to luma.
 
     Raises:
-        ImageError: as read_picture.
+        ImageError: as read_image.
 
     """
-    return to_grey(read_picture(content, what)[0])
+    return to_grey(read_image(content, display_name)[0])
 
 
 def to_grey(pixels: Pixels) -> Pixels:
@@ -65,19 +65,19 @@ def to_grey(pixels: Pixels) -> Pixels:
     return cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY) if pixels.ndim == 3 else pixels  # type: ignore[return-value]
 
 
-def decode_mask(content: bytes, what: str) -> NDArray[np.uint8]:
+def decode_mask(content: bytes, display_name: str) -> NDArray[np.uint8]:
     """Decode a mask file to u8[H,W] in {0,1}: of two levels, whatever they are, antialiased, or of a level each lung.
 
     Lung is what is brighter than half of the brightest value, and where each lung has its own, of the darkest of these;
     an all-black mask stays empty.
 
     Raises:
-        ImageError: as read_picture, or `mask_levels` for labels that do not say which of them is lung.
+        ImageError: as read_image, or `mask_levels` for labels that do not say which of them is lung.
 
     """
-    array = decode(content, what)
+    array = decode(content, display_name)
     # Truncated, as nothing lies between whole numbers: u16 and u8 compare alike.
-    return (array > _level_of_lung(array, what) // 2).view(np.uint8)
+    return (array > _level_of_lung(array, display_name) // 2).view(np.uint8)
 
 
 def encode_image(image: NDArray[np.uint8]) -> bytes:
@@ -95,16 +95,18 @@ def encode_labels(mask: NDArray[np.uint8]) -> bytes:
     return _encode(mask, [cv2.IMWRITE_PNG_COMPRESSION, _PNG_LEVEL])
 
 
-def decode_labels(content: bytes, what: str) -> NDArray[np.uint8]:
+def decode_labels(content: bytes, display_name: str) -> NDArray[np.uint8]:
     """Decode a file of class numbers to u8[H,W], as they are.
 
     Raises:
-        ImageError: as read_picture, or `depth` where it is not of one channel of 8 bits.
+        ImageError: as read_image, or `depth` where it is not of one channel of 8 bits.
 
     """
-    labels, _ = read_picture(content, what)
+    labels, _ = read_image(content, display_name)
     if labels.ndim != 2 or labels.dtype != np.uint8:
-        raise ImageError("depth", f"{what} holds {labels.dtype} {labels.shape}, expected class numbers in 8 bit grey")
+        raise ImageError(
+            "depth", f"{display_name} holds {labels.dtype} {labels.shape}, expected class numbers in 8 bit grey"
+        )
     return labels.astype(np.uint8, copy=False)
 
 
@@ -129,7 +131,7 @@ def pixel_digest(image: NDArray[np.uint8] | NDArray[np.uint16]) -> str:
     return digest.hexdigest()
 
 
-def _level_of_lung(array: Pixels, what: str) -> int:
+def _level_of_lung(array: Pixels, display_name: str) -> int:
     """Find the darkest grey value that stands for lung: the brightest of all, but for lungs of a value each."""
     brightest = int(array.max())
     step = max(1, min(array.shape) // _SAMPLES)
@@ -149,7 +151,7 @@ def _level_of_lung(array: Pixels, what: str) -> int:
         return min(labels)
     if sum(places.size for places in columns) < _LABELS * marked:  # many greys: a mask that fades, or a JPEG
         return brightest
-    found = f"{what} marks whole areas by the grey values {', '.join(map(str, labels))}"
+    found = f"{display_name} marks whole areas by the grey values {', '.join(map(str, labels))}"
     raise ImageError("mask_levels", f"{found}, expected one for lung, or one for each lung: save the lungs alone")
 
 
@@ -169,7 +171,7 @@ def _fills_an_area(seen: Pixels, level: int, count: int) -> bool:
     return int(np.count_nonzero((own == 1) & (near == 0))) >= _INNER * count
 
 
-def _read_jsrt(content: bytes, what: str) -> NDArray[np.uint16]:
+def _read_jsrt(content: bytes, display_name: str) -> NDArray[np.uint16]:
     """Read JSRT's raw file, and turn it round: its 12 bits are a film's optical density, high where air let it blacken.
 
     Source: Shiraishi et al., AJR 174, 2000: 2048 x 2048, no header, two bytes a pixel, the high one first.
@@ -177,30 +179,34 @@ def _read_jsrt(content: bytes, what: str) -> NDArray[np.uint16]:
     expected = 2 * _JSRT_SIDE * _JSRT_SIDE
     if len(content) != expected:
         raise ImageError(
-            "undecodable", f"{what} holds {len(content)} bytes, expected JSRT's {expected}: fetch it again"
+            "undecodable", f"{display_name} holds {len(content)} bytes, expected JSRT's {expected}: fetch it again"
         )
     density = np.frombuffer(content, ">u2").reshape(_JSRT_SIDE, _JSRT_SIDE)
     if density.max() >= _JSRT_LEVELS:
-        raise ImageError("undecodable", f"{what} is no JSRT film: {density.max()}, expected less than {_JSRT_LEVELS}")
+        raise ImageError(
+            "undecodable", f"{display_name} is no JSRT film: {density.max()}, expected less than {_JSRT_LEVELS}"
+        )
     return (_JSRT_LEVELS - 1 - density).astype(np.uint16)
 
 
-def _refuse_by_header(content: bytes, what: str) -> None:
+def _refuse_by_header(content: bytes, display_name: str) -> None:
     """Refuse what would take more memory than any radiograph, before a byte of it is taken, and several pictures.
 
     OpenCV would decode the first of several without a word.
     """
-    size = headers.picture_size(content)
+    size = headers.image_size(content)
     if size is None:
-        raise ImageError("undecodable", f"{what} begins as no file of {_FORMATS} or DICOM: fetch or export it again")
+        raise ImageError(
+            "undecodable", f"{display_name} begins as no file of {_FORMATS} or DICOM: fetch or export it again"
+        )
     if size[0] * size[1] > headers.MAX_PIXELS:
-        raise ImageError("too_large", f"{what} promises {size[0]}x{size[1]} px: no radiograph is that large")
-    if headers.holds_several(content):
-        found = f"{what} holds several pages or frames, expected one"
+        raise ImageError("too_large", f"{display_name} promises {size[0]}x{size[1]} px: no radiograph is that large")
+    if headers.has_multiple_frames(content):
+        found = f"{display_name} holds several pages or frames, expected one"
         raise ImageError("multi_frame", f"{found}: save the picture that counts alone")
 
 
-def _decode(content: bytes, what: str) -> Pixels:
+def _decode(content: bytes, display_name: str) -> Pixels:
     # What is broken is said in its row; OpenCV would say it on the terminal too.
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
@@ -208,11 +214,11 @@ def _decode(content: bytes, what: str) -> Pixels:
         flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
         array = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
     except cv2.error as error:
-        raise ImageError("undecodable", f"{what} cannot be decoded ({error.err})") from None
+        raise ImageError("undecodable", f"{display_name} cannot be decoded ({error.err})") from None
     if array is None:
-        raise ImageError("undecodable", f"{what} is not a whole file of {_FORMATS}: fetch it again")
+        raise ImageError("undecodable", f"{display_name} is not a whole file of {_FORMATS}: fetch it again")
     if array.dtype not in (np.uint8, np.uint16):
-        raise ImageError("depth", f"{what} holds {array.dtype}, expected 8 or 16 bit grey: export it again")
+        raise ImageError("depth", f"{display_name} holds {array.dtype}, expected 8 or 16 bit grey: export it again")
     if array.ndim == 3:
         array = array[..., 0] if array.shape[2] < 3 else cv2.cvtColor(array[..., :3], cv2.COLOR_BGR2RGB)
     return array.astype(np.uint8, copy=False) if array.dtype == np.uint8 else array.astype(np.uint16, copy=False)

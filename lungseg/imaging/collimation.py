@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-Grey = NDArray[np.uint8] | NDArray[np.uint16]
+from lungseg.arrays import Grey
 
 _BORDERS = 3  # borders that may lie within one another: padding, film holder, shutter
 _LINE_SAMPLES = 64  # pixels looked at in a row or column

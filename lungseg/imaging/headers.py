@@ -18,7 +18,7 @@ _MOST_DIRECTORIES = 64  # looked at for a second page
 _BMP_HEADERS = (40, 52, 56, 64, 108, 124)  # bytes; the oldest has 12
 
 
-def picture_size(content: bytes) -> Size | None:
+def image_size(content: bytes) -> Size | None:
     """Height and width in px of a file of a known format; None for any other, and where the header is cut off.
 
     Source: PNG 1.2 section 11.2.2, ITU-T T.81 B.2.2, TIFF 6.0 section 2 and BigTIFF, GIF89a section 18, Windows'
@@ -31,7 +31,7 @@ def picture_size(content: bytes) -> Size | None:
         return None
 
 
-def holds_several(content: bytes) -> bool:
+def has_multiple_frames(content: bytes) -> bool:
     """Whether a file holds more than one picture: a TIFF of several pages, or an animated GIF, PNG or WebP.
 
     A TIFF's thumbnails and transparency masks are no pages. Source: TIFF 6.0, tag NewSubfileType; PNG 3 section 11.3.6.

@@ -6,8 +6,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from lungseg.arrays import Grey
 from lungseg.errors import ImageError, InputError, SettingsError
-from lungseg.imaging.collimation import Grey, content_box
+from lungseg.imaging.collimation import content_box
 
 _CLAHE_LIMIT, _CLAHE_TILES = 2.0, (8, 8)
 _STRETCH = (1.0, 99.0)
@@ -49,7 +50,7 @@ def normalise(image: Grey, histogram: str, landmarks: tuple[float, ...] = ()) ->
     return cv2.LUT(image, levels) if image.dtype == np.uint8 else np.take(levels, image)  # type: ignore[return-value]
 
 
-def learn_landmarks(images: Iterable[Grey]) -> tuple[float, ...]:
+def compute_landmarks(images: Iterable[Grey]) -> tuple[float, ...]:
     """Learn the landmarks of match from reference pictures, u8 or u16[H,W] each: eleven rising levels in 0..255.
 
     One picture gives its own percentiles, at the levels of mode none: plain matching to it. Of several, each is

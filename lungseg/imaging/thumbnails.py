@@ -6,25 +6,25 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lungseg.arrays import Flags, Floats, Grey
+from lungseg.arrays import F32, Bools, Grey
 
 
-class Content(NamedTuple):
+class VisibleArea(NamedTuple):
     """Where a thumbnail shows the picture: a box of rows and columns, and within the whole what is no border."""
 
     rows: slice
     columns: slice
-    live: Flags
+    live: Bools
 
 
-def thumbnail(image: Grey, side: int) -> Floats:
+def thumbnail(image: Grey, side: int) -> F32:
     """Shrink a picture to f32[side,side] by areas, whatever its aspect; of a large one, every few pixels are enough."""
     rows, columns = (max(1, length // (2 * side)) for length in image.shape)
     sparse: NDArray[Any] = np.ascontiguousarray(image[::rows, ::columns])
     return np.asarray(cv2.resize(sparse, (side, side), interpolation=cv2.INTER_AREA), np.float32)
 
 
-def content(thumb: Floats) -> Content:
+def find_visible_area(thumb: F32) -> VisibleArea:
     """Find the picture inside collimation and padding: what is neither darkest nor lightest where the frame is.
 
     Two passes, as padding may surround a collimated picture. A box under a quarter of a side is none.
@@ -36,23 +36,23 @@ def content(thumb: Floats) -> Content:
     box = (slice(0, thumb.shape[0]), slice(0, thumb.shape[1]))
     for _ in range(2):
         for end in ends:
-            frame = frame_of(end[box])
+            frame = border_pixels(end[box])
             if np.count_nonzero(frame) > 0.2 * frame.size:
                 live &= ~end
-        rows, columns = (_span(shares(live[box], axis), box[1 - axis].start) for axis in (1, 0))
+        rows, columns = (_span(mean_along_axis(live[box], axis), box[1 - axis].start) for axis in (1, 0))
         if min(rows.stop - rows.start, columns.stop - columns.start) < len(thumb) // 4:
             break
         box = (rows, columns)
-    return Content(*box, live)
+    return VisibleArea(*box, live)
 
 
-def shares(flags: Flags, axis: int) -> NDArray[np.float64]:
+def mean_along_axis(flags: Bools, axis: int) -> NDArray[np.float64]:
     """Share of what is set along an axis of bool[H,W], as flags.mean(axis), at a tenth of its time."""
     counts = cv2.reduce(flags.view(np.uint8), axis, cv2.REDUCE_SUM, dtype=cv2.CV_32S)
     return np.asarray(counts.ravel() / flags.shape[axis])
 
 
-def ranks(values: Floats) -> NDArray[np.float64]:
+def percentile_ranks(values: F32) -> NDArray[np.float64]:
     """Give each value its place among all, 0 to 1, equal ones the mean of theirs; to one in 4096 of their range."""
     if values.size == 0:
         return np.zeros(values.shape)
@@ -73,7 +73,7 @@ def correlation(a: NDArray[Any], b: NDArray[Any]) -> float:
     return max(-1.0, min(1.0, found))  # rounding leads a little beyond
 
 
-def frame_of(array: NDArray[Any]) -> NDArray[Any]:
+def border_pixels(array: NDArray[Any]) -> NDArray[Any]:
     """The outermost rows and columns, one after the other."""
     return np.concatenate([array[0], array[-1], array[:, 0], array[:, -1]])
 

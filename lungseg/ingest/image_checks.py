@@ -11,7 +11,7 @@ from lungseg.arrays import Grey
 from lungseg.errors import ImageError
 from lungseg.imaging import codecs
 from lungseg.imaging.dicom.reader import Tags
-from lungseg.imaging.thumbnails import content, correlation, frame_of, ranks, thumbnail
+from lungseg.imaging.thumbnails import border_pixels, correlation, find_visible_area, percentile_ranks, thumbnail
 
 _MIN_SIDE = 32  # px; a smaller picture is a thumbnail or an icon
 _MAX_ASPECT = 2.5  # long side to short; frontal chests lie within 1.7
@@ -45,10 +45,10 @@ def admit(content: bytes, what: str, key: bytes | None = None) -> Admitted:
     """Read a file and let it in as one grey picture with light bones, or say why not.
 
     Raises:
-        ImageError: the codes of `images.read_picture`, and `too_small`, `extreme_aspect`, `colour`, `blank`.
+        ImageError: the codes of `codecs.read_image`, and `too_small`, `extreme_aspect`, `colour`, `blank`.
 
     """
-    pixels, tags = codecs.read_picture(content, what, key)
+    pixels, tags = codecs.read_image(content, what, key)
     image, repairs, flags = check(pixels, what)
     return Admitted(image, tags, repairs, flags)
 
@@ -84,11 +84,11 @@ def chest_likeness(image: Grey) -> tuple[float, float]:
     Each from -1 to 1; above 0 bones are light, below 0 dark. Ranks, so that no tone curve matters.
     """
     thumb = thumbnail(image, _THUMBNAIL)
-    rows, columns, live = content(thumb)
+    rows, columns, live = find_visible_area(thumb)
     shape = (_TEMPLATE, _TEMPLATE)
     picture = cv2.resize(thumb[rows, columns], shape, interpolation=cv2.INTER_AREA)
     seen = cv2.resize(np.asarray(live[rows, columns], np.float32), shape, interpolation=cv2.INTER_AREA) > 0.5
-    ordered = ranks(np.asarray(picture, np.float32)[seen])
+    ordered = percentile_ranks(np.asarray(picture, np.float32)[seen])
     upright, *sideways = (correlation(ordered, np.rot90(_chest(), turns)[seen]) for turns in (0, 1, 3))
     return upright, max(sideways)
 
@@ -146,7 +146,7 @@ def _refuse_blank(image: Grey, what: str) -> None:
 def _turn_round(image: Grey) -> Grey:
     """Turn grey values round in the depth in use; a black frame is collimation or padding and stays black."""
     turned = np.subtract(image.dtype.type(_full_scale(image)), image)
-    if (frame_of(image) == 0).mean() > 0.2:
+    if (border_pixels(image) == 0).mean() > 0.2:
         turned[image == 0] = 0
     return turned
 

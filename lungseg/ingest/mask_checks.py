@@ -130,7 +130,7 @@ def check(
     touching = _touched(lungs, what)
     _refuse_area(area, what)
     thumb = thumbnails.thumbnail(image, _THUMBNAIL)
-    shown = thumbnails.content(thumb)
+    shown = thumbnails.find_visible_area(thumb)
     _refuse_orientation(lungs, thumb, shown.live, what)
     _refuse_components(lungs, marked, sizes, shown.columns, what)
     found = {
@@ -253,7 +253,7 @@ def orientation(lungs: Mask, thumb: NDArray[np.float32], live: NDArray[np.bool_]
     of brightness do not. `thumb` is the picture's square thumbnail, f32[S,S], `live` what of it is no border. Each is
     Pearson's, from -1 to 1. A mask that fits well as it is is not turned.
     """
-    dark = 1 - thumbnails.ranks(thumb)
+    dark = 1 - thumbnails.percentile_ranks(thumb)
     dark[~live] = 0  # black padding is no lung
     mask = np.asarray(thumbnails.thumbnail(lungs, len(thumb)), np.uint8)  # means of 0 and 1, rounded
     cross = np.ones((3, 3), np.uint8)

@@ -12,6 +12,7 @@ import pyarrow as pa
 import ray.data
 
 from lungseg import storage
+from lungseg.arrays import Grey
 from lungseg.cluster.connection import connect
 from lungseg.cluster.gauges import Gauges
 from lungseg.cluster.resources import require_cpus
@@ -23,7 +24,7 @@ from lungseg.errors import ImageError, InputError, SettingsError, TaskResult
 from lungseg.imaging import codecs
 from lungseg.imaging.dicom import reader
 from lungseg.imaging.geometry import prepare_image
-from lungseg.imaging.intensity import learn_landmarks
+from lungseg.imaging.intensity import compute_landmarks
 from lungseg.ingest import file_names, pseudonyms, record_checks, sources
 from lungseg.pipelines import verify_dataset
 from lungseg.pipelines.phantoms import draw_phantoms
@@ -128,7 +129,7 @@ def _learn(paths: Sequence[str], where: str) -> tuple[float, ...]:
     """
     broken: list[str] = []
 
-    def usable() -> Iterator[codecs.Pixels]:  # one at a time in memory
+    def usable() -> Iterator[Grey]:  # one at a time in memory
         for path in paths:
             try:
                 yield _read_reference(path)
@@ -136,7 +137,7 @@ def _learn(paths: Sequence[str], where: str) -> tuple[float, ...]:
                 broken.append(str(error))
 
     try:
-        learnt = learn_landmarks(usable())
+        learnt = compute_landmarks(usable())
     except InputError:
         raise InputError(f"--match-to {where}: none of {len(paths)} can be used: {broken[0]}") from None
     for said in broken[:_TOLD]:
@@ -146,11 +147,11 @@ def _learn(paths: Sequence[str], where: str) -> tuple[float, ...]:
     return learnt
 
 
-def _read_reference(path: str) -> codecs.Pixels:
+def _read_reference(path: str) -> Grey:
     name = storage.name_of(path)
     image = codecs.decode(storage.read_bytes(path), name)
     try:
-        learn_landmarks([image])
+        compute_landmarks([image])
     except ImageError as error:  # it knows no names
         raise ImageError(error.reason, f"{name} holds one grey value, expected an X-ray: take it out") from None
     return image

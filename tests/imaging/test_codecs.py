@@ -254,7 +254,7 @@ COLOUR = np.dstack([GREY, GREY // 2, 255 - GREY])
 
 @pytest.mark.parametrize("suffix", ["PNG", "TIFF"])
 def test_colours_come_in_the_order_rgb_and_without_tags(suffix: str) -> None:
-    pixels, tags = codecs.read_picture(pil(COLOUR, suffix), "x")
+    pixels, tags = codecs.read_image(pil(COLOUR, suffix), "x")
     np.testing.assert_array_equal(pixels, COLOUR)
     assert tags == Tags()
     np.testing.assert_array_equal(codecs.to_grey(pixels), codecs.decode(pil(COLOUR, suffix), "x"))
@@ -263,7 +263,7 @@ def test_colours_come_in_the_order_rgb_and_without_tags(suffix: str) -> None:
 
 def test_a_dicom_file_is_known_by_its_bytes_whatever_its_name() -> None:
     content = write_dicom(DEEP, PatientSex="F")
-    pixels, tags = codecs.read_picture(content, "IM000001", b"sixteen bytes or more")
+    pixels, tags = codecs.read_image(content, "IM000001", b"sixteen bytes or more")
     assert (pixels.dtype, pixels.shape) == (np.uint16, DEEP.shape)
     assert tags == Tags(patient_id=pseudonym("P-1", b"sixteen bytes or more"), sex="female")
     np.testing.assert_array_equal(codecs.decode(content, "x.png"), pixels)
@@ -278,7 +278,7 @@ def test_a_film_of_jsrt_is_turned_round() -> None:
     density = np.zeros((2048, 2048), ">u2")
     density[:, 1024:] = 4095
     density[7, 5] = 258
-    pixels, tags = codecs.read_picture(density.tobytes(), "JPCLN001.IMG")
+    pixels, tags = codecs.read_image(density.tobytes(), "JPCLN001.IMG")
     assert (pixels.dtype, pixels.shape, tags) == (np.uint16, (2048, 2048), Tags())
     assert (pixels[0, 0], pixels[0, 2047], pixels[7, 5]) == (4095, 0, 4095 - 258)
 

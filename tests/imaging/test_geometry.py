@@ -33,7 +33,7 @@ def dice(one: NDArray[Any], other: NDArray[Any]) -> float:
 def test_the_picture_keeps_its_proportions_and_lies_in_the_middle(
     height: int, width: int, size: int, geometry: str
 ) -> None:
-    place = geometry_module.plan(height, width, of(size, geometry))
+    place = geometry_module.plan_geometry(height, width, of(size, geometry))
     side = max(height, width) if geometry == "pad" else min(height, width)
     assert (place.native_height, place.native_width, place.size) == (height, width, size)
     for native, resized, start in (
@@ -86,7 +86,7 @@ def draw_lungs(height: int, width: int, area: float, seed: int) -> U8:
 
 
 def there_and_back(mask: U8, geometry: str) -> tuple[Geometry, NDArray[np.bool_]]:
-    place = geometry_module.plan(*mask.shape, of(512, geometry))
+    place = geometry_module.plan_geometry(*mask.shape, of(512, geometry))
     return place, geometry_module.restore(geometry_module.prepare_mask(mask, place).astype(np.float32), place) > 0.5
 
 
@@ -124,7 +124,7 @@ def test_a_mask_of_the_right_size_comes_back_exactly() -> None:
 @given(st.integers(100, 400), st.integers(100, 400), st.sampled_from([128, 256]))
 @settings(max_examples=40)
 def test_a_crop_loses_only_what_lies_outside(height: int, width: int, size: int) -> None:
-    place = geometry_module.plan(height, width, of(size, "crop"))
+    place = geometry_module.plan_geometry(height, width, of(size, "crop"))
     back = geometry_module.restore(np.ones((size, size), np.float32), place)
     side = min(height, width)
     kept = np.zeros((height, width), bool)
@@ -147,7 +147,7 @@ def test_restore_goes_through_the_same_place_as_preparation() -> None:
     for geometry, native in (("pad", (150, 300)), ("crop", (150, 220)), ("crop", (220, 150)), ("pad", (300, 150))):
         mask = np.zeros(native, np.uint8)
         mask[40:60, 70:90] = 1
-        place = geometry_module.plan(*native, of(256, geometry))
+        place = geometry_module.plan_geometry(*native, of(256, geometry))
         back = geometry_module.restore(geometry_module.prepare_mask(mask, place).astype(np.float32), place)
         rows, columns = np.nonzero(back > 0.5)
         assert abs(rows.mean() - 49.5) < 0.5
@@ -155,7 +155,7 @@ def test_restore_goes_through_the_same_place_as_preparation() -> None:
 
 
 def test_restore_keeps_probabilities() -> None:
-    place = geometry_module.plan(90, 70, of(64))
+    place = geometry_module.plan_geometry(90, 70, of(64))
     back = geometry_module.restore(np.full((64, 64), 0.3, np.float32), place)
     np.testing.assert_allclose(back, 0.3, atol=1e-6)
 
@@ -187,7 +187,7 @@ def test_one_class_is_the_same_alone_and_as_the_first_of_several(
 ) -> None:
     noise = cv2.GaussianBlur(np.random.default_rng(seed).random((height, width)), (0, 0), 2.0)
     mask = (noise > 0.5).astype(np.uint8)
-    place = geometry_module.plan(height, width, of(size, geometry))
+    place = geometry_module.plan_geometry(height, width, of(size, geometry))
     alone = geometry_module.prepare_mask(mask, place)
     np.testing.assert_array_equal(geometry_module.prepare_mask(mask, place, classes=3), alone)
     # And whichever its number is.
@@ -208,7 +208,7 @@ def test_one_class_is_the_same_alone_and_as_the_first_of_several(
 )
 def test_the_largest_share_wins_and_of_equal_ones_the_highest_class(block: list[int], expected: int) -> None:
     mask = np.tile(np.array(block, np.uint8).reshape(2, 2), (64, 64))
-    found = geometry_module.prepare_mask(mask, geometry_module.plan(128, 128, of(64)), classes=3)
+    found = geometry_module.prepare_mask(mask, geometry_module.plan_geometry(128, 128, of(64)), classes=3)
     assert (found.dtype, found.shape) == (np.uint8, (64, 64))
     assert (found == expected).all()
 
@@ -220,7 +220,7 @@ def test_classes_come_back_as_themselves(height: int, width: int, seed: int, geo
     mask = np.zeros((height, width), np.uint8)
     mask[:, width // 2 :] = 4
     mask[: height // 3] = seed % 3 + 1
-    place = geometry_module.plan(height, width, of(256, geometry))
+    place = geometry_module.plan_geometry(height, width, of(256, geometry))
     found = geometry_module.prepare_mask(mask, place, classes=4)
     assert set(np.unique(found)) <= {0, *np.unique(mask)}
     inside = np.zeros(found.shape, bool)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, strategies as st
 from PIL import Image
 
-from lungseg.imaging.headers import holds_several, picture_size
+from lungseg.imaging.headers import has_multiple_frames, image_size
 
 
 def saved(form: str, height: int, width: int, mode: str = "L", **options: object) -> bytes:
@@ -54,18 +54,18 @@ FORMS = {
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (37, 1000), (300, 2)])
 def test_the_size_is_that_of_the_picture(name: str, height: int, width: int) -> None:
     form, mode, options = FORMS[name]
-    assert picture_size(saved(form, height, width, mode, **options)) == (height, width)
+    assert image_size(saved(form, height, width, mode, **options)) == (height, width)
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_a_tiff_of_64_bits_tells_its_size(order: str) -> None:
-    assert picture_size(big_tiff(123_456, 78_901, order)) == (123_456, 78_901)
+    assert image_size(big_tiff(123_456, 78_901, order)) == (123_456, 78_901)
 
 
 def test_a_bitmap_may_run_from_the_top_down_and_have_the_oldest_header() -> None:
     downwards = b"BM" + bytes(12) + struct.pack("<Iii", 40, 30, -20)
     oldest = b"BM" + bytes(12) + struct.pack("<IHH", 12, 30, 20)
-    assert picture_size(downwards) == picture_size(oldest) == (20, 30)
+    assert image_size(downwards) == image_size(oldest) == (20, 30)
 
 
 def test_the_size_of_a_jpeg_2000_is_that_of_its_codestream() -> None:
@@ -74,22 +74,22 @@ def test_the_size_of_a_jpeg_2000_is_that_of_its_codestream() -> None:
     at = whole.index(b"jp2c")
     lying = whole.replace(b"ihdr" + struct.pack(">II", 20, 30), b"ihdr" + struct.pack(">II", 1, 1))
     assert lying != whole
-    assert picture_size(lying) == (20, 30)
+    assert image_size(lying) == (20, 30)
     long = whole[: at - 4] + struct.pack(">I4sQ", 1, b"jp2c", 0) + whole[at + 4 :]
-    assert picture_size(long) == (20, 30)
-    assert picture_size(b"\xff\x4f\xff\x51" + struct.pack(">HHIIII", 41, 0, 35, 27, 5, 7)) == (20, 30)
+    assert image_size(long) == (20, 30)
+    assert image_size(b"\xff\x4f\xff\x51" + struct.pack(">HHIIII", 41, 0, 35, 27, 5, 7)) == (20, 30)
 
 
 @pytest.mark.parametrize("name", FORMS)
 def test_a_header_that_is_cut_anywhere_tells_its_size_or_none(name: str) -> None:
     form, mode, options = FORMS[name]
     whole = saved(form, 20, 30, mode, **options)
-    assert {picture_size(whole[:cut]) for cut in range(len(whole) + 1)} == {None, (20, 30)}
+    assert {image_size(whole[:cut]) for cut in range(len(whole) + 1)} == {None, (20, 30)}
 
 
 @pytest.mark.parametrize("content", [b"", b"GIF87a", b"BM" + bytes(60), b"<html>", b"\xff\xd8\xff" + b"\xff" * 9])
 def test_what_is_no_picture_has_no_size(content: bytes) -> None:
-    assert picture_size(content) is None
+    assert image_size(content) is None
 
 
 JP2 = b"\0\0\0\x0cjP  \r\n\x87\n"
@@ -99,9 +99,9 @@ WEBP = [b"RIFF\0\0\0\0WEBP" + kind for kind in (b"VP8 ", b"VP8L", b"VP8X")]
 
 @given(st.sampled_from([*MAGIC, *WEBP, b"\xff\x4f\xff\x51"]), st.binary())
 def test_any_bytes_after_a_magic_number_are_survived(magic: bytes, rest: bytes) -> None:
-    size = picture_size(magic + rest)
+    size = image_size(magic + rest)
     assert size is None or min(size) >= 0
-    assert holds_several(magic + rest) in (True, False)
+    assert has_multiple_frames(magic + rest) in (True, False)
 
 
 def test_a_directory_of_countless_entries_and_a_jpeg_of_fill_bytes_take_no_time() -> None:
@@ -109,10 +109,10 @@ def test_a_directory_of_countless_entries_and_a_jpeg_of_fill_bytes_take_no_time(
     filled = b"\xff\xd8" + b"\xff" * (1 << 20)
     boxes = JP2 + struct.pack(">I4s", 8, b"free") * (1 << 16)
     started = time.perf_counter()
-    assert picture_size(countless) is None
-    assert picture_size(filled) is None
-    assert picture_size(boxes) is None
-    assert not holds_several(countless)
+    assert image_size(countless) is None
+    assert image_size(filled) is None
+    assert image_size(boxes) is None
+    assert not has_multiple_frames(countless)
     assert time.perf_counter() - started < 1.0
 
 
@@ -150,20 +150,20 @@ FORMS_OF_SEVERAL = {"TIFF": {}, "GIF": {}, "PNG": {}, "WEBP": {"lossless": True}
 @pytest.mark.parametrize("form", FORMS_OF_SEVERAL)
 def test_several_pages_or_frames_are_told_from_one(form: str, count: int) -> None:
     content = frames(form, count, **FORMS_OF_SEVERAL[form])
-    assert holds_several(content) == (count > 1)
-    assert picture_size(content) == (20, 30)
+    assert has_multiple_frames(content) == (count > 1)
+    assert image_size(content) == (20, 30)
 
 
 @pytest.mark.parametrize("form", FORMS_OF_SEVERAL)
 def test_a_file_cut_before_its_second_picture_is_survived(form: str) -> None:
     content = frames(form, 2, **FORMS_OF_SEVERAL[form])
-    assert {holds_several(content[:cut]) for cut in range(len(content))} <= {True, False}
+    assert {has_multiple_frames(content[:cut]) for cut in range(len(content))} <= {True, False}
 
 
 @pytest.mark.parametrize("name", FORMS)
 def test_one_picture_is_one(name: str) -> None:
     form, mode, options = FORMS[name]
-    assert not holds_several(saved(form, 20, 30, mode, **options))
+    assert not has_multiple_frames(saved(form, 20, 30, mode, **options))
 
 
 @pytest.mark.parametrize("big", [False, True])
@@ -185,20 +185,20 @@ def test_one_picture_is_one(name: str) -> None:
 )
 def test_thumbnails_and_masks_are_no_pages(kinds: tuple[int, ...], several: bool, order: str, big: bool) -> None:
     content = directories(*kinds, order=order, big=big)
-    assert picture_size(content) == (20, 30)
-    assert holds_several(content) == several
+    assert image_size(content) == (20, 30)
+    assert has_multiple_frames(content) == several
 
 
 @pytest.mark.parametrize("last", [8, 1 << 30, 20])
 def test_a_directory_that_leads_back_out_of_the_file_or_into_nothing_leads_to_no_page(last: int) -> None:
-    assert not holds_several(directories(0, last=last))
-    assert not holds_several(directories(0, 1, last=last))
+    assert not has_multiple_frames(directories(0, last=last))
+    assert not has_multiple_frames(directories(0, 1, last=last))
 
 
 def test_an_animation_of_one_frame_is_one_picture() -> None:
     content = frames("PNG", 2)
     at = content.index(b"acTL") + 4
-    assert not holds_several(content[:at] + struct.pack(">I", 1) + content[at + 4 :])
+    assert not has_multiple_frames(content[:at] + struct.pack(">I", 1) + content[at + 4 :])
 
 
 def test_a_gif_with_a_table_and_words_is_one_picture() -> None:
@@ -206,14 +206,14 @@ def test_a_gif_with_a_table_and_words_is_one_picture() -> None:
     picture.putpalette(bytes(range(256)) * 3)
     stream = io.BytesIO()
     picture.save(stream, "GIF", comment=b"," * 600, transparency=0)
-    assert not holds_several(stream.getvalue())
+    assert not has_multiple_frames(stream.getvalue())
     # A second picture with a table of its own, behind the first one.
     body = stream.getvalue()[:-1]
     local = struct.pack("<BHHHHB", 0x2C, 0, 0, 30, 20, 0x80) + bytes(6) + b"\x02\x01\x00\x00"
-    assert holds_several(body + local + b";")
-    assert holds_several(body[: 13 + 768] + local + local + b";")
+    assert has_multiple_frames(body + local + b";")
+    assert has_multiple_frames(body[: 13 + 768] + local + local + b";")
 
 
 def test_a_picture_of_no_pixels_has_the_size_that_it_says() -> None:
     header = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + b"IHDR" + struct.pack(">IIBBBBB", 0, 9, 8, 0, 0, 0, 0)
-    assert picture_size(header) == (9, 0)
+    assert image_size(header) == (9, 0)

@@ -227,7 +227,7 @@ def test_what_lies_far_beyond_the_landmarks_is_cut() -> None:
 @pytest.mark.parametrize("bits", [8, 12, 16])
 def test_match_to_itself_changes_nothing(chest: U8, bits: int) -> None:
     image = chest if bits == 8 else chest.astype(np.uint16) << (bits - 8)
-    landmarks = intensity.learn_landmarks([image])
+    landmarks = intensity.compute_landmarks([image])
     np.testing.assert_allclose(landmarks, np.percentile(chest, NYUL), atol=1.0)
     found = intensity.normalise(image, "match", landmarks)
     middle = (chest >= landmarks[0]) & (chest <= landmarks[-1])
@@ -237,7 +237,7 @@ def test_match_to_itself_changes_nothing(chest: U8, bits: int) -> None:
 @pytest.mark.parametrize("gamma", [0.6, 0.8, 1.3, 1.7])
 def test_match_undoes_a_gamma(chest: U8, gamma: float) -> None:
     changed = np.rint(65534 * (chest / 255.0) ** gamma + 1).astype(np.uint16)
-    found = intensity.normalise(changed, "match", intensity.learn_landmarks([chest])).astype(float)
+    found = intensity.normalise(changed, "match", intensity.compute_landmarks([chest])).astype(float)
     before = np.abs(normalise(changed, "none").astype(float) - chest).mean()
     after = np.abs(found - chest).mean()
     assert after < 2.5
@@ -282,15 +282,15 @@ def test_landmarks_of_several_pictures_are_the_mean_on_the_standard_scale(chest:
     for picture in pictures:
         levels = np.percentile(picture, NYUL, method="inverted_cdf").astype(float)
         expected.append(2.55 + (levels - levels[0]) * (252.45 - 2.55) / (levels[-1] - levels[0]))
-    found = intensity.learn_landmarks(iter(pictures))
+    found = intensity.compute_landmarks(iter(pictures))
     np.testing.assert_allclose(found, np.mean(expected, axis=0), atol=1e-6)
     assert (found[0], found[-1]) == pytest.approx((2.55, 252.45))
 
 
 def test_landmarks_ignore_depth_border_and_linear_changes(chest: U8) -> None:
-    first = intensity.learn_landmarks([GREY, chest])
+    first = intensity.compute_landmarks([GREY, chest])
     deep = chest.astype(np.uint16) << 4
-    again = intensity.learn_landmarks([GREY // 2 + 20, framed(deep, (30, 0, 20, 0), 4095)])
+    again = intensity.compute_landmarks([GREY // 2 + 20, framed(deep, (30, 0, 20, 0), 4095)])
     np.testing.assert_allclose(first, again, atol=1.5)
 
 
@@ -302,7 +302,7 @@ def test_what_is_learnt_can_be_used(greys: list[set[int]], shift: int) -> None:
     pictures = [
         random.permutation(np.resize(sorted(some), 400)).reshape(20, 20).astype(np.uint16) << shift for some in greys
     ]
-    landmarks = intensity.learn_landmarks(pictures)
+    landmarks = intensity.compute_landmarks(pictures)
     assert min(landmarks) >= 0
     assert max(landmarks) <= 255
     intensity.normalise(GREY, "match", landmarks)
@@ -310,27 +310,27 @@ def test_what_is_learnt_can_be_used(greys: list[set[int]], shift: int) -> None:
 
 def test_a_saturated_reference_gives_rising_landmarks() -> None:
     image = np.where(np.random.default_rng(0).random((100, 100)) < 0.4, 255, GREY[:100, :100]).astype(np.uint8)
-    landmarks = intensity.learn_landmarks([image])
+    landmarks = intensity.compute_landmarks([image])
     assert (np.diff(landmarks) > 0).all()
     assert landmarks[-1] == 255.0
 
 
 def test_a_reference_of_one_grey_is_named_by_its_number() -> None:
     with pytest.raises(ImageError, match="picture 2 of --match-to") as caught:
-        intensity.learn_landmarks([GREY, np.full((50, 50), 9, np.uint8)])
+        intensity.compute_landmarks([GREY, np.full((50, 50), 9, np.uint8)])
     assert caught.value.reason == "flat_reference"
 
 
 def test_no_reference_at_all_is_refused() -> None:
     with pytest.raises(InputError, match="--match-to holds no picture"):
-        intensity.learn_landmarks(iter(()))
+        intensity.compute_landmarks(iter(()))
 
 
 def test_match_brings_the_data_sets_nearer_to_each_other(cxr256: Path) -> None:
     both = [sorted((cxr256 / name / "images").iterdir()) for name in ("montgomery", "shenzhen")]
     paths = [path for paths in both for path in paths[:: len(paths) // 10]]
     pictures = [cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in paths]
-    landmarks = intensity.learn_landmarks(pictures[len(pictures) // 2 :])
+    landmarks = intensity.compute_landmarks(pictures[len(pictures) // 2 :])
 
     def spread(mode: str) -> float:
         """Mean distance of the pictures' deciles from those of all."""

@@ -19,7 +19,7 @@ from lungseg import storage
 from lungseg.config import ModelSettings, PostprocessSettings, PreprocessSettings
 from lungseg.dataset import catalog
 from lungseg.imaging import codecs
-from lungseg.imaging.geometry import plan, restore
+from lungseg.imaging.geometry import plan_geometry, restore
 from lungseg.inference import mask_shape
 from lungseg.inference.ensemble import Ensemble, predict
 from lungseg.inference.items import Item, Opened, Predicted, open_item, prepared_item
@@ -60,7 +60,7 @@ class Counting:
 
 def pictures(usable: Sequence[bool]) -> list[Opened]:
     """Make opened items, each of a grey of its own, with gaps where one is not usable."""
-    geometry = plan(64, 64, SMALL)
+    geometry = plan_geometry(64, 64, SMALL)
     return [
         Opened(Record(str(i), "north", f"/{i}.png", pixel_digest=str(i)), np.full((64, 64), i, np.uint8), geometry)
         if good
@@ -73,7 +73,7 @@ def drawn(mask: U8, reference: U8 | None = None) -> tuple[Opened, Predicted]:
     """Make an opened item, and a prediction that is sure of this mask u8[64,64]."""
     record = Record("a", "north", "/a.png", ("/m.png",), ("lung",), "p", height=64, width=64)
     counts = None if reference is None else codecs.encode_rle(reference)
-    opened = Opened(record, mask * np.uint8(255), plan(64, 64, SMALL), counts)
+    opened = Opened(record, mask * np.uint8(255), plan_geometry(64, 64, SMALL), counts)
     return opened, Predicted(np.where(mask == 1, 0.9, 0.1).astype(np.float32), 1, False)
 
 
@@ -192,7 +192,7 @@ def test_a_row_says_whose_it_is_and_what_made_it(archive: Path, ensemble: Ensemb
         assert (row["height"], row["width"]) == (record.height, record.width)
         assert (row["status"], row["error"]) == ("ok", "")
         assert (row["threshold"], row["model"]) == (MADE["threshold"], MADE["model"])
-        assert json.loads(row["geometry"]) == asdict(plan(record.height, record.width, SMALL))
+        assert json.loads(row["geometry"]) == asdict(plan_geometry(record.height, record.width, SMALL))
         assert row["seconds"] > one.seconds > 0
 
 
@@ -209,7 +209,7 @@ def test_only_masks_of_lungs_are_named_in_a_row() -> None:
 def test_the_mask_is_where_the_restored_probability_reaches_the_threshold(
     threshold: float, way: str, size: tuple[int, int]
 ) -> None:
-    geometry = plan(*size, PreprocessSettings.model_validate({"size": 64, "geometry": way}))
+    geometry = plan_geometry(*size, PreprocessSettings.model_validate({"size": 64, "geometry": way}))
     probability = cv2.GaussianBlur(np.random.default_rng(1).random((64, 64)).astype(np.float32), (9, 9), 3)
     probability = (probability - probability.min()) / np.ptp(probability)
     record = Record("a", "north", "/a.png", height=size[0], width=size[1])
@@ -225,7 +225,7 @@ def test_the_mask_is_where_the_restored_probability_reaches_the_threshold(
 
 
 def test_padding_is_no_part_of_what_the_model_is_sure_of() -> None:
-    geometry = plan(32, 64, SMALL)
+    geometry = plan_geometry(32, 64, SMALL)
     probability = np.full((64, 64), 0.99, np.float32)
     probability[geometry.content()] = 0.6
     record = Record("a", "north", "/a.png", height=32, width=64)

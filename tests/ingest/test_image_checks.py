@@ -199,7 +199,7 @@ def test_likeness_is_a_correlation_and_a_negative_turns_its_sign(image: U8) -> N
 
 @given(hnp.arrays(np.float32, st.integers(1, 50), elements=st.integers(0, 30).map(float)))
 def test_ranks_keep_order_and_share_ties(values: NDArray[np.float32]) -> None:
-    found = thumbnails.ranks(values)
+    found = thumbnails.percentile_ranks(values)
     expected = [((values < value).sum() + 0.5 * (values == value).sum()) / values.size for value in values]
     np.testing.assert_allclose(found, expected)
 
@@ -208,7 +208,7 @@ def test_content_is_what_padding_and_collimation_leave() -> None:
     thumb = np.full((64, 64), 255, np.float32)  # a white collimated frame, padded with black on both sides
     thumb[10:50, 15:52] = np.random.default_rng(0).uniform(60, 200, (40, 37))
     thumb[:, :8] = thumb[:, 56:] = 0
-    rows, columns, live = thumbnails.content(thumb)
+    rows, columns, live = thumbnails.find_visible_area(thumb)
     assert (rows, columns) == (slice(10, 50), slice(15, 52))
     assert live[10:50, 15:52].all()
     assert not live[:, :8].any()

@@ -9,7 +9,7 @@ from hypothesis import given, strategies as st
 from numpy.typing import NDArray
 
 from lungseg.config import PreprocessSettings
-from lungseg.imaging.geometry import plan as plan_geometry, prepare_mask, restore
+from lungseg.imaging.geometry import plan_geometry, prepare_mask, restore
 from lungseg.metrics import segmentation
 from lungseg.schema import TEST_ROWS, Geometry, Sample, table
 from lungseg.training import evaluation

@@ -13,18 +13,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lungseg.arrays import Pixels
 from lungseg.errors import ImageError
 from lungseg.imaging.dicom.pseudonym import pseudonym
 from lungseg.imaging.dicom.rendering import Rendering, Table, Window, render
-from lungseg.imaging.dicom.tags import Tags, check_chest, check_frontal, describe, items, numbers, text, value, whole
+from lungseg.imaging.dicom.tags import (
+    Tags,
+    check_chest,
+    check_frontal,
+    element_int,
+    element_numbers,
+    element_text,
+    element_value,
+    extract_tags,
+    sequence_items,
+)
 from lungseg.imaging.headers import MAX_PIXELS
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset, FileDataset
 
 __all__ = ["Tags", "is_dicom", "pseudonym", "read"]
-
-Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
 _COLOURS = [f"{colour}PaletteColorLookupTable" for colour in ("Red", "Green", "Blue")]
 _FLOATS = ["FloatPixelData", "DoubleFloatPixelData"]
@@ -65,7 +74,7 @@ def is_dicom(content: bytes) -> bool:
     return explicit or int.from_bytes(content[4:8], "little") <= 64  # bytes in an element without type
 
 
-def read(content: bytes, what: str, key: bytes | None = None) -> tuple[Pixels, Tags]:
+def read(content: bytes, display_name: str, key: bytes | None = None) -> tuple[Pixels, Tags]:
     """Read a radiograph and its tags: u16[H,W] over the whole range, black is air; colour is u8 or u16[H,W,3], RGB.
 
     Modality LUT or rescale, then the first VOI LUT or window, then MONOCHROME1 turned round. A window that would show
@@ -77,13 +86,13 @@ def read(content: bytes, what: str, key: bytes | None = None) -> tuple[Pixels, T
 
     """
     _hush()
-    dataset = _open(content, what)
-    check_chest(dataset, what)
-    check_frontal(dataset, what)
-    _check_layout(dataset, what)
-    pixels = _decode(dataset, what)
-    patient = value(dataset, "PatientID")
-    tags = describe(dataset, pseudonym(str(patient), key) if key and patient else "")
+    dataset = _open(content, display_name)
+    check_chest(dataset, display_name)
+    check_frontal(dataset, display_name)
+    _check_layout(dataset, display_name)
+    pixels = _decode(dataset, display_name)
+    patient = element_value(dataset, "PatientID")
+    tags = extract_tags(dataset, pseudonym(str(patient), key) if key and patient else "")
     return (pixels if pixels.ndim == 3 else render(pixels, _rendering(dataset))), tags
 
 
@@ -98,7 +107,7 @@ def _hush() -> None:
 
 
 @contextmanager
-def _library(what: str, done: str) -> Iterator[None]:
+def _library(display_name: str, done: str) -> Iterator[None]:
     """Turn whatever a library raises on broken bytes into a reason that quotes none of them."""
     try:
         yield
@@ -109,30 +118,32 @@ def _library(what: str, done: str) -> Iterator[None]:
             raise
         kind = type(error).__name__
         raise ImageError(
-            "undecodable", f"{what} cannot be {done} as DICOM ({kind}): fetch or export it again"
+            "undecodable", f"{display_name} cannot be {done} as DICOM ({kind}): fetch or export it again"
         ) from None
 
 
-def _open(content: bytes, what: str) -> "FileDataset":
+def _open(content: bytes, display_name: str) -> "FileDataset":
     """Parse the elements that are of use, and refuse what has no pixels."""
     from pydicom import dcmread
     from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-    with _library(what, "read"):
+    with _library(display_name, "read"):
         dataset = dcmread(io.BytesIO(content), force=True, specific_tags=[*_ELEMENTS])
         implicit, little = dataset.original_encoding
         plain = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
         dataset.file_meta.setdefault("TransferSyntaxUID", ImplicitVRLittleEndian if implicit else plain)
         kind = UID(dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID") or "").name
     if any(name in dataset for name in ("PixelData", *_FLOATS)):
-        _check_length(dataset, what)
+        _check_length(dataset, display_name)
         return dataset
     if kind and "Image Storage" not in kind:
-        raise ImageError("no_pixels", f"{what} is DICOM without a picture (a report, a directory): leave it out")
-    raise ImageError("undecodable", f"{what} ends before its pixels: fetch or export it again")
+        raise ImageError(
+            "no_pixels", f"{display_name} is DICOM without a picture (a report, a directory): leave it out"
+        )
+    raise ImageError("undecodable", f"{display_name} ends before its pixels: fetch or export it again")
 
 
-def _check_length(dataset: "Dataset", what: str) -> None:
+def _check_length(dataset: "Dataset", display_name: str) -> None:
     """Refuse pixels of another length than they are said to have: pydicom takes what there is."""
     from pydicom.dataelem import RawDataElement
 
@@ -141,80 +152,88 @@ def _check_length(dataset: "Dataset", what: str) -> None:
         return
     found = len(pixels.value or b"")
     if found != pixels.length:
-        raise ImageError("undecodable", f"{what} holds {found} of {pixels.length} bytes of pixels: fetch it again")
+        raise ImageError(
+            "undecodable", f"{display_name} holds {found} of {pixels.length} bytes of pixels: fetch it again"
+        )
 
 
-def _check_layout(dataset: "Dataset", what: str) -> None:
+def _check_layout(dataset: "Dataset", display_name: str) -> None:
     """Refuse what would not decode to one picture of a radiograph's size and depth."""
-    if whole(dataset, "NumberOfFrames", 1) > 1:
-        raise ImageError("multi_frame", f"{what} holds several frames, expected one: export the picture that counts")
-    allocated, stored = whole(dataset, "BitsAllocated"), whole(dataset, "BitsStored")
-    height, width = whole(dataset, "Rows"), whole(dataset, "Columns")
-    if min(allocated, height, width) <= 0 or whole(dataset, "SamplesPerPixel", 1) not in (1, 3):
-        raise ImageError("undecodable", f"{what} describes no picture (rows, columns, bits, samples): export it again")
+    if element_int(dataset, "NumberOfFrames", 1) > 1:
+        raise ImageError(
+            "multi_frame", f"{display_name} holds several frames, expected one: export the picture that counts"
+        )
+    allocated, stored = element_int(dataset, "BitsAllocated"), element_int(dataset, "BitsStored")
+    height, width = element_int(dataset, "Rows"), element_int(dataset, "Columns")
+    if min(allocated, height, width) <= 0 or element_int(dataset, "SamplesPerPixel", 1) not in (1, 3):
+        raise ImageError(
+            "undecodable", f"{display_name} describes no picture (rows, columns, bits, samples): export it again"
+        )
     if "PixelData" not in dataset or allocated not in (8, 16) or not 0 < stored <= allocated:
         found = f"{allocated} bit" if "PixelData" in dataset else "floating point"
         raise ImageError(
-            "depth", f"{what} holds {found} pixels ({stored} stored), expected 8 or 16 bit: export it again"
+            "depth", f"{display_name} holds {found} pixels ({stored} stored), expected 8 or 16 bit: export it again"
         )
     if height * width > MAX_PIXELS:
-        raise ImageError("too_large", f"{what} promises {height}x{width} px: no radiograph is that large")
+        raise ImageError("too_large", f"{display_name} promises {height}x{width} px: no radiograph is that large")
 
 
-def _decode(dataset: "FileDataset", what: str) -> NDArray[Any]:
+def _decode(dataset: "FileDataset", display_name: str) -> NDArray[Any]:
     """Decode the stored values, [H,W], or RGB, [H,W,3]."""
     from pydicom.pixels.decoders.base import get_decoder
     from pydicom.pixels.processing import apply_color_lut
     from pydicom.pixels.utils import pixel_array
 
-    with _library(what, "decoded"):
+    with _library(display_name, "decoded"):
         coding = dataset.file_meta.TransferSyntaxUID
         plugins = get_decoder(coding).available_plugins if coding.is_encapsulated else ("none needed",)
-        if coding == _JPEG_12_BITS and whole(dataset, "BitsStored") > 8:
+        if coding == _JPEG_12_BITS and element_int(dataset, "BitsStored") > 8:
             plugins = tuple(name for name in plugins if name != "pillow")  # whose JPEG has 8 bits
     if not plugins:
         advice = "pip install 'lungseg[jpeg-lossless]' (its licence is the GPL-3), or export it again"
-        raise ImageError("codec_missing", f"{what} is coded as {coding.name}, for which no decoder is there: {advice}")
-    with _library(what, "decoded"):
+        raise ImageError(
+            "codec_missing", f"{display_name} is coded as {coding.name}, for which no decoder is there: {advice}"
+        )
+    with _library(display_name, "decoded"):
         if coding in _JPEG_LS and _END_OF_IMAGE not in dataset.PixelData[-16:]:
             raise EOFError  # its decoder looks for the end of a file that was cut for seconds
         decoder = _DECODERS.get(str(coding), "")
         pixels = pixel_array(dataset, decoding_plugin=decoder, correct_unused_bits=False)
-        if text(dataset, "PhotometricInterpretation") == "PALETTE COLOR":
+        if element_text(dataset, "PhotometricInterpretation") == "PALETTE COLOR":
             pixels = apply_color_lut(pixels, dataset)[..., :3]
     return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
 
 
 def _rendering(dataset: "FileDataset") -> Rendering:
     """Gather what the file says of how its stored values are to be shown."""
-    bits, coding = whole(dataset, "BitsStored"), dataset.file_meta.TransferSyntaxUID
-    ends = numbers(dataset, "PixelPaddingValue")
-    centres, widths = numbers(dataset, "WindowCenter"), numbers(dataset, "WindowWidth")
-    function = text(dataset, "VOILUTFunction") or "LINEAR"
+    bits, coding = element_int(dataset, "BitsStored"), dataset.file_meta.TransferSyntaxUID
+    ends = element_numbers(dataset, "PixelPaddingValue")
+    centres, widths = element_numbers(dataset, "WindowCenter"), element_numbers(dataset, "WindowWidth")
+    function = element_text(dataset, "VOILUTFunction") or "LINEAR"
     window = Window(centres[0], widths[0], function) if centres and widths else None
     return Rendering(
         bits=bits,
-        shift=0 if coding.is_encapsulated else max(whole(dataset, "HighBit", bits - 1) + 1 - bits, 0),
-        signed=whole(dataset, "PixelRepresentation") == 1,
-        inverted=text(dataset, "PhotometricInterpretation") == "MONOCHROME1",
-        padding=(*ends, *numbers(dataset, "PixelPaddingRangeLimit")) if ends else (),
+        shift=0 if coding.is_encapsulated else max(element_int(dataset, "HighBit", bits - 1) + 1 - bits, 0),
+        signed=element_int(dataset, "PixelRepresentation") == 1,
+        inverted=element_text(dataset, "PhotometricInterpretation") == "MONOCHROME1",
+        padding=(*ends, *element_numbers(dataset, "PixelPaddingRangeLimit")) if ends else (),
         modality=_table(dataset, "ModalityLUTSequence", coding.is_little_endian),
-        slope=(numbers(dataset, "RescaleSlope") or [1.0])[0],
-        intercept=(numbers(dataset, "RescaleIntercept") or [0.0])[0],
+        slope=(element_numbers(dataset, "RescaleSlope") or [1.0])[0],
+        intercept=(element_numbers(dataset, "RescaleIntercept") or [0.0])[0],
         voi=_table(dataset, "VOILUTSequence", coding.is_little_endian) or window,
     )
 
 
 def _table(dataset: "Dataset", name: str, little: bool) -> Table | None:
     """Read the first lookup table of a sequence; entries are numbers, or bytes of 8 or 16 bits each."""
-    first = items(dataset, name)[:1]
-    described = numbers(first[0], "LUTDescriptor") if first else []
+    first = sequence_items(dataset, name)[:1]
+    described = element_numbers(first[0], "LUTDescriptor") if first else []
     if len(described) != 3:
         return None
-    size, data = int(described[0]) or 65536, value(first[0], "LUTData")
+    size, data = int(described[0]) or 65536, element_value(first[0], "LUTData")
     if isinstance(data, bytes):
         kind = "u1" if len(data) < 2 * size else "<u2" if little else ">u2"
         entries = np.frombuffer(data[: len(data) // 2 * 2], kind)[:size].astype(np.float64)
     else:
-        entries = np.asarray(numbers(first[0], "LUTData"), np.float64)
+        entries = np.asarray(element_numbers(first[0], "LUTData"), np.float64)
     return Table(described[1], entries) if entries.size else None

@@ -62,7 +62,7 @@ def render(pixels: NDArray[Any], rendering: Rendering) -> NDArray[np.uint16]:
     counts[padding] = 0
     values = _rescaled(stored, rendering)
     shown = _windowed(values, rendering.voi)
-    if shown is None or not shows(shown, counts):
+    if shown is None or not is_usable_window(shown, counts):
         seen = values[counts > 0]
         shown = np.clip(values, seen.min(), seen.max()) if seen.size else np.zeros(values.shape)
     levels = np.rint((shown - shown.min()) * (_FULL / (float(np.ptp(shown)) or 1.0))).astype(np.uint16)
@@ -81,7 +81,7 @@ def stored_values(rendering: Rendering) -> NDArray[np.float64]:
     return stored
 
 
-def shows(shown: NDArray[np.float64], counts: NDArray[np.int64]) -> bool:
+def is_usable_window(shown: NDArray[np.float64], counts: NDArray[np.int64]) -> bool:
     """Say whether a window shows a picture: a tenth of its pixels are neither black nor white, over 2 % of the range.
 
     shown: what each stored value becomes; counts: how many pixels have it. A window beside the picture's values turns

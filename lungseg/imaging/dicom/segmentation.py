@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from lungseg import __version__
 from lungseg.errors import InputError
 from lungseg.imaging.dicom.reader import is_dicom
-from lungseg.imaging.dicom.tags import numbers
+from lungseg.imaging.dicom.tags import element_numbers
 
 if TYPE_CHECKING:
     import highdicom
@@ -27,7 +27,7 @@ _PERSON = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex")
 _TAKEN_OVER = (*_PERSON, "StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName")
 
 
-def encode_segmentation(content: bytes, masks: dict[str, U8], model: str, what: str) -> bytes:
+def encode_segmentation(content: bytes, masks: dict[str, U8], model: str, display_name: str) -> bytes:
     """Make a binary segmentation of a radiograph's lungs, to lie in its study and refer to it.
 
     content: the radiograph's file. masks: u8[H,W] in {0,1} at its size by name, `right` and `left`; empty ones are left
@@ -42,24 +42,24 @@ def encode_segmentation(content: bytes, masks: dict[str, U8], model: str, what: 
     import pydicom
 
     if not is_dicom(content):
-        raise InputError(f"{what} is no DICOM file: DICOM segmentations are for DICOM images")
+        raise InputError(f"{display_name} is no DICOM file: DICOM segmentations are for DICOM images")
     chosen = {side: mask for side, mask in masks.items() if mask.any()}
     if not chosen:
-        raise InputError(f"{what} has an empty mask: a DICOM segmentation needs a lung")
+        raise InputError(f"{display_name} has an empty mask: a DICOM segmentation needs a lung")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom remarks on values of the source that are not quite the standard's
         source = pydicom.dcmread(io.BytesIO(content), force=True)
         missing = [name for name in _NEEDED if not source.get(name)]
         if missing:
-            raise InputError(f"{what} lacks {missing[0]}, which ties a segmentation to it: export it again")
+            raise InputError(f"{display_name} lacks {missing[0]}, which ties a segmentation to it: export it again")
         shape = (source.get("Rows"), source.get("Columns"))
         if shape != next(iter(chosen.values())).shape:
-            raise InputError(f"{what} is {shape[0]}x{shape[1]}, its mask is of another size: it was changed")
+            raise InputError(f"{display_name} is {shape[0]}x{shape[1]}, its mask is of another size: it was changed")
         try:
             return _build(source, chosen, model)
         except (TypeError, ValueError, AttributeError, KeyError) as error:  # whatever else its elements may hold
             first = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
-            raise InputError(f"{what}: no segmentation can be made of it ({first}): export it again") from None
+            raise InputError(f"{display_name}: no segmentation can be made of it ({first}): export it again") from None
 
 
 def _build(source: "Dataset", masks: dict[str, U8], model: str) -> bytes:
@@ -114,7 +114,7 @@ def _measures(source: "Dataset") -> "highdicom.PixelMeasuresSequence":
     """Say how large a pixel is, in mm; 1 where the radiograph tells nothing that could be."""
     import highdicom
 
-    found = numbers(source, "ImagerPixelSpacing") or numbers(source, "PixelSpacing")
+    found = element_numbers(source, "ImagerPixelSpacing") or element_numbers(source, "PixelSpacing")
     spacing = found if len(found) == 2 and min(found) > 0 else [_NO_SPACING] * 2
     return highdicom.PixelMeasuresSequence(pixel_spacing=spacing, slice_thickness=_NO_SPACING)
 

@@ -45,7 +45,7 @@ class Tags:
     manufacturer_model: str | None = None
 
 
-def value(dataset: "Dataset", name: str) -> Any:
+def element_value(dataset: "Dataset", name: str) -> Any:
     """Value of an element; None where it is absent, empty or cannot be parsed, as nothing here is worth a picture."""
     try:
         found = dataset.get(name)
@@ -56,16 +56,16 @@ def value(dataset: "Dataset", name: str) -> Any:
         return None
 
 
-def text(dataset: "Dataset", name: str) -> str:
+def element_text(dataset: "Dataset", name: str) -> str:
     """First value of an element, in capitals; empty where there is none."""
-    found = value(dataset, name)
+    found = element_value(dataset, name)
     first = found[0] if isinstance(found, Sequence) and not isinstance(found, str | bytes) else found
     return "" if first is None else str(first).strip().upper()
 
 
-def numbers(dataset: "Dataset", name: str) -> list[float]:
+def element_numbers(dataset: "Dataset", name: str) -> list[float]:
     """All values of an element that are finite numbers."""
-    found = value(dataset, name)
+    found = element_value(dataset, name)
     try:
         one = isinstance(found, str | bytes | int | float)
         several = [float(part) for part in ([found] if one else found or [])]
@@ -74,51 +74,53 @@ def numbers(dataset: "Dataset", name: str) -> list[float]:
     return several if all(map(math.isfinite, several)) else []
 
 
-def whole(dataset: "Dataset", name: str, otherwise: int = 0) -> int:
+def element_int(dataset: "Dataset", name: str, otherwise: int = 0) -> int:
     """First value of an element as a whole number."""
-    found = numbers(dataset, name)
+    found = element_numbers(dataset, name)
     return int(found[0]) if found else otherwise
 
 
-def items(dataset: "Dataset", name: str) -> list["Dataset"]:
+def sequence_items(dataset: "Dataset", name: str) -> list["Dataset"]:
     """Items of a sequence; none where it is absent."""
-    found = value(dataset, name)
+    found = element_value(dataset, name)
     return [] if found is None or isinstance(found, str | bytes) else list(found)
 
 
-def describe(dataset: "Dataset", patient_id: str) -> Tags:
+def extract_tags(dataset: "Dataset", patient_id: str) -> Tags:
     """Take what may leave the file; patient_id is a pseudonym already."""
     position = _words(dataset, "ViewPosition")
-    model = value(dataset, "ManufacturerModelName")
+    model = element_value(dataset, "ManufacturerModelName")
     return Tags(
         patient_id=patient_id,
         age_group=_age_group(dataset),
-        sex=_SEXES.get(text(dataset, "PatientSex")),
+        sex=_SEXES.get(element_text(dataset, "PatientSex")),
         view=next((word for word in position if word in _VIEWS), None),
         spacing_mm=_spacing(dataset),
         manufacturer_model=" ".join(str(model).split()) if model is not None else None,
     )
 
 
-def check_chest(dataset: "Dataset", what: str) -> None:
+def check_chest(dataset: "Dataset", display_name: str) -> None:
     """Refuse what its tags say is no radiograph or not of a chest; what they leave open passes.
 
     Raises:
         ImageError: `not_radiograph` or `body_part`.
 
     """
-    if text(dataset, "Modality") not in _RADIOGRAPHS:
+    if element_text(dataset, "Modality") not in _RADIOGRAPHS:
         known = ", ".join(name for name in _RADIOGRAPHS if name)
-        raise ImageError("not_radiograph", f"{what} has another Modality (0008,0060) than {known}: leave it out")
-    part = text(dataset, "BodyPartExamined")
-    regions = items(dataset, "AnatomicRegionSequence") if part in _UNSAID else []
+        raise ImageError(
+            "not_radiograph", f"{display_name} has another Modality (0008,0060) than {known}: leave it out"
+        )
+    part = element_text(dataset, "BodyPartExamined")
+    regions = sequence_items(dataset, "AnatomicRegionSequence") if part in _UNSAID else []
     chest = not regions or any(map(_is_chest_region, regions)) if part in _UNSAID else _is_chest(part)
     if not chest:
         tag = "AnatomicRegionSequence (0008,2218)" if regions else "BodyPartExamined (0018,0015)"
-        raise ImageError("body_part", f"{what} is not of a chest by its {tag}: leave it out, or mend the tag")
+        raise ImageError("body_part", f"{display_name} is not of a chest by its {tag}: leave it out, or mend the tag")
 
 
-def check_frontal(dataset: "Dataset", what: str) -> None:
+def check_frontal(dataset: "Dataset", display_name: str) -> None:
     """Refuse a lateral view; a lateral decubitus is a frontal projection of somebody who lies on the side.
 
     Raises:
@@ -128,17 +130,19 @@ def check_frontal(dataset: "Dataset", what: str) -> None:
     position = _words(dataset, "ViewPosition")
     if _LATERAL & set(position) and "DECUBITUS" not in position:
         tag = "ViewPosition (0018,5101)"
-    elif any(map(_is_lateral, items(dataset, "ViewCodeSequence"))):
+    elif any(map(_is_lateral, sequence_items(dataset, "ViewCodeSequence"))):
         tag = "ViewCodeSequence (0054,0220)"
-    elif text(dataset, "PatientOrientation").startswith(("A", "P")):
+    elif element_text(dataset, "PatientOrientation").startswith(("A", "P")):
         tag = "PatientOrientation (0020,0020)"  # its rows run between chest and back
     else:
         return
-    raise ImageError("lateral_view", f"{what} is a lateral view by its {tag}, expected a frontal one: leave it out")
+    raise ImageError(
+        "lateral_view", f"{display_name} is a lateral view by its {tag}, expected a frontal one: leave it out"
+    )
 
 
 def _words(dataset: "Dataset", name: str) -> list[str]:
-    return re.sub(r"[^A-Z]+", " ", text(dataset, name)).split()
+    return re.sub(r"[^A-Z]+", " ", element_text(dataset, name)).split()
 
 
 def _is_chest(words: str) -> bool:
@@ -146,18 +150,18 @@ def _is_chest(words: str) -> bool:
 
 
 def _is_chest_region(region: "Dataset") -> bool:
-    return text(region, "CodeValue") in _CHEST_CODES or _is_chest(text(region, "CodeMeaning"))
+    return element_text(region, "CodeValue") in _CHEST_CODES or _is_chest(element_text(region, "CodeMeaning"))
 
 
 def _is_lateral(view: "Dataset") -> bool:
-    meaning = text(view, "CodeMeaning")
+    meaning = element_text(view, "CodeMeaning")
     named = "LATERAL" in meaning and not re.search("DECUBITUS|OBLIQUE", meaning)
-    return named or text(view, "CodeValue") in _LATERAL_CODES
+    return named or element_text(view, "CodeValue") in _LATERAL_CODES
 
 
 def _age_group(dataset: "Dataset") -> str | None:
     """Ten years wide: from the age as given, else from birth to study."""
-    given = _AGE.fullmatch(text(dataset, "PatientAge"))
+    given = _AGE.fullmatch(element_text(dataset, "PatientAge"))
     if given:
         years = int(given[1]) * _DAYS[given[2]] / _DAYS["Y"]
     else:
@@ -172,7 +176,7 @@ def _age_group(dataset: "Dataset") -> str | None:
 
 
 def _date(dataset: "Dataset", name: str) -> date | None:
-    digits = text(dataset, name).replace(".", "").replace("-", "")
+    digits = element_text(dataset, name).replace(".", "").replace("-", "")
     try:
         return date(int(digits[:4]), int(digits[4:6]), int(digits[6:8]))
     except ValueError:
@@ -182,7 +186,7 @@ def _date(dataset: "Dataset", name: str) -> date | None:
 def _spacing(dataset: "Dataset") -> float | None:
     """Mean of rows' and columns' spacing; None where it is 0, or they differ by more than 5 %."""
     for name in ("PixelSpacing", "ImagerPixelSpacing"):
-        sides = numbers(dataset, name)
+        sides = element_numbers(dataset, name)
         if len(sides) == 2 and min(sides) > 0:
             return sum(sides) / 2 if max(sides) / min(sides) <= _ANISOTROPIC else None
     return None

@@ -23,7 +23,7 @@ def dataset(**tags: Any) -> Dataset:
 
 
 def described(**tags: Any) -> Tags:
-    return tags_module.describe(dataset(**tags), "")
+    return tags_module.extract_tags(dataset(**tags), "")
 
 
 def refusal(**tags: Any) -> str:
@@ -214,9 +214,9 @@ def test_an_optional_tag_that_cannot_be_parsed_is_as_good_as_absent() -> None:
     broken = Dataset()
     broken.add_new("PatientAge", "AS", "045Y")
     broken._dict[broken["PatientAge"].tag] = object()  # type: ignore[assignment]
-    assert tags_module.text(broken, "PatientAge") == ""
-    assert tags_module.numbers(dataset(PatientID="1e400"), "PatientID") == []
-    assert tags_module.whole(dataset(PatientID="twelve"), "PatientID", 3) == 3
+    assert tags_module.element_text(broken, "PatientAge") == ""
+    assert tags_module.element_numbers(dataset(PatientID="1e400"), "PatientID") == []
+    assert tags_module.element_int(dataset(PatientID="twelve"), "PatientID", 3) == 3
     unknown = Dataset()
     unknown.add_new("PixelPaddingValue", "UN", b"\x0f\xa0")
-    assert tags_module.numbers(unknown, "PixelPaddingValue") == []
+    assert tags_module.element_numbers(unknown, "PixelPaddingValue") == []
