@@ -1,8 +1,9 @@
 """Small archives that every test may use. Those of the whole session are read only: copy one before you change it."""
 
+import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -24,6 +25,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A first call imports and compiles: how long an example takes says nothing.
 settings.register_profile("lungseg", deadline=None)
 settings.load_profile("lungseg")
+
+
+@pytest.fixture(autouse=True)
+def fresh_logging() -> Iterator[None]:
+    """Undo what a command of one test sets up for logging: the next test reads its own log."""
+    logger = logging.getLogger("lungseg")
+    before = (logger.handlers[:], logger.propagate, logger.level)
+    yield
+    logger.handlers[:], logger.propagate = before[:2]
+    logger.setLevel(before[2])
+
 
 U8 = NDArray[np.uint8]
 DrawPair = Callable[[int, int, int], tuple[U8, U8]]

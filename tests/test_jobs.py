@@ -1,7 +1,9 @@
-"""The jobs as a user starts them: what is wrong is said in one or two lines, with status 2 (settings) or 1 (work)."""
+"""The jobs' command lines: an error is one or two lines, with status 2 (settings) or 1 (work)."""
 
+import contextlib
+import io
 import json
-import os
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -10,14 +12,22 @@ import cv2
 import numpy as np
 import pytest
 
+from lungseg import cli
+from lungseg.config.recipes import Job
+
 ROOT = Path(__file__).resolve().parents[1]
 
+pytestmark = pytest.mark.usefixtures("ray_cluster")
 
-def job(name: str, *args: str) -> subprocess.CompletedProcess[str]:
-    """Run a job as a user does, in a Ray of its own if it comes that far."""
-    command = [sys.executable, str(ROOT / "jobs" / f"{name}.py"), *args]
-    environment = {**os.environ, "RAY_ADDRESS": "local", "WANDB_MODE": "disabled"}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240, check=False)
+
+def job(name: Job, *args: str) -> subprocess.CompletedProcess[str]:
+    """Run a job's command line in this process, on the Ray of the tests: a process and a Ray a test take minutes."""
+    logging.getLogger("lungseg").handlers.clear()  # of the call before, which write to its output
+    files = io.BytesIO(), io.BytesIO()
+    out, err = (io.TextIOWrapper(file, "utf-8", write_through=True) for file in files)
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = cli.main(name, args)
+    return subprocess.CompletedProcess(args, status, *(file.getvalue().decode() for file in files))
 
 
 def complaint(result: subprocess.CompletedProcess[str]) -> str:
@@ -28,18 +38,27 @@ def complaint(result: subprocess.CompletedProcess[str]) -> str:
     return lines[0]
 
 
-@pytest.mark.parametrize("name", ["prepare", "train", "adapt", "infer", "export", "report"])
-def test_help_comes_without_torch_or_ray(name: str) -> None:
+def test_help_needs_neither_torch_nor_ray() -> None:
     script = (
-        "import sys, runpy; sys.argv = [sys.argv[1], 'demo', '--help']\n"
-        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
-        "except SystemExit as end: assert end.code == 0\n"
+        "import sys, runpy\n"
+        "for path in sys.argv[1:]:\n"
+        "    sys.argv = [path, 'demo', '--help']\n"
+        "    try: runpy.run_path(path, run_name='__main__')\n"
+        "    except SystemExit as end: assert end.code == 0\n"
         "assert not {'torch', 'ray', 'numpy', 'cv2', 'pandas'} & set(sys.modules)"
     )
-    command = [sys.executable, "-c", script, str(ROOT / "jobs" / f"{name}.py")]
+    jobs = [str(path) for path in sorted((ROOT / "jobs").glob("*.py"))]
+    command = [sys.executable, "-c", script, *jobs]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    assert "usage: " in result.stdout
+    assert result.stdout.count("usage: ") == len(jobs) == 6
+
+
+def test_job_file_ends_with_the_status_and_a_line() -> None:
+    command = [sys.executable, str(ROOT / "jobs" / "train.py"), "nonesuch"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "pass one of demo" in complaint(result)
 
 
 def test_dry_run_prints_the_settings_and_does_nothing(tmp_path: Path) -> None:
@@ -52,7 +71,7 @@ def test_dry_run_prints_the_settings_and_does_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "args", "said"),
+    ("name", "args", "expected"),
     [
         ("train", ["demo", "--optim.rl", "3"], "perhaps you meant --optim.lr"),
         ("train", ["nonesuch"], "pass one of demo"),
@@ -67,10 +86,10 @@ def test_dry_run_prints_the_settings_and_does_nothing(tmp_path: Path) -> None:
         ("report", ["study"], "--study"),
     ],
 )
-def test_wrong_settings_end_with_2(name: str, args: list[str], said: str) -> None:
+def test_wrong_settings_end_with_2(name: Job, args: list[str], expected: str) -> None:
     result = job(name, *args)
     assert result.returncode == 2
-    assert said in complaint(result)
+    assert expected in complaint(result)
 
 
 def test_a_folder_that_is_not_there_ends_with_1(tmp_path: Path) -> None:
