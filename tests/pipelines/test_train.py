@@ -1,18 +1,12 @@
-import contextlib
 import json
 import logging
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
 from pathlib import Path
 
 import cv2
-import psutil
 import pytest
 import torch
 
@@ -31,7 +25,7 @@ from lungseg.storage import read_table
 from lungseg.training import run_loop
 from lungseg.training.run import Run, name_run
 
-TINY = ModelSettings(encoder="tu-mobilenetv3_small_100", weights="none")
+TINY = ModelSettings(encoder="tu-test_efficientnet", weights="none")
 
 
 def _settings(prepared: Path, out: Path, **changes: object) -> TrainSettings:
@@ -69,36 +63,6 @@ def test_both_protocols_with_two_workers_and_again(
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     train.run(settings)
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
-
-
-def test_a_killed_worker_is_replaced(ray_cluster: None, prepared: Path, tmp_path: Path) -> None:
-    killed, ended = threading.Event(), threading.Event()
-
-    def kill_one() -> None:
-        while not killed.is_set() and not ended.is_set():
-            metrics = list(tmp_path.glob("study/*/metrics.jsonl"))
-            family = psutil.Process().children(recursive=True)
-            workers = [process for process in family if "RayTrainWorker" in _title(process)]
-            if metrics and workers:
-                os.kill(workers[-1].pid, signal.SIGKILL)
-                killed.set()
-            time.sleep(0.05)
-
-    killer = threading.Thread(target=kill_one)
-    killer.start()
-    train.run(_settings(prepared, tmp_path, epochs=12))
-    ended.set()
-    killer.join()
-    assert killed.is_set()
-    lines = [json.loads(line) for path in tmp_path.glob("study/*/metrics.jsonl") for line in path.open()]
-    assert [line["epoch"] for line in lines] == list(range(1, 13))
-
-
-def _title(process: psutil.Process) -> str:
-    try:
-        return " ".join([process.name(), *process.cmdline()])
-    except psutil.Error:  # it ended while we looked
-        return ""
 
 
 def test_what_a_user_can_mend_is_not_tried_again(ray_cluster: None, prepared: Path, tmp_path: Path) -> None:
@@ -363,56 +327,26 @@ def test_so_many_runs_at_once_and_none_more_after_the_end(monkeypatch: pytest.Mo
     assert len(done) <= 4
 
 
-def test_two_runs_at_once_and_a_third_that_fails(
+def test_failed_run_does_not_stop_the_run_beside_it(
     ray_cluster: None, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """In Ray: each run of one worker; fold 0 finds a file where its checkpoints should lie."""
+    """Two runs of one worker each in Ray. A file is in the place of one run's checkpoint folder."""
     caplog.set_level("INFO")
-    settings = _settings(prepared, tmp_path, only_folds=(), workers_per_run=1, max_failures=0)
-    named = name_run
+    settings = _settings(prepared, tmp_path, only_folds=(0, 1), workers_per_run=1, max_failures=0)
 
     def name(settings: TrainSettings, plan: folds.RunPlan, data: list[catalog.PreparedData]) -> str:
-        found = named(settings, plan, data)
+        run = name_run(settings, plan, data)
         if plan.fold == 0:
-            (tmp_path / "study" / found).mkdir(parents=True, exist_ok=True)
-            (tmp_path / "study" / found / "checkpoint").write_text("no folder")
-        return found
+            (tmp_path / "study" / run).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "study" / run / "checkpoint").write_text("no folder")
+        return run
 
     monkeypatch.setattr(train, "name_run", name)
     with pytest.raises(
-        LungsegError, match=r"^2 of 3 runs finished; pooled-fold0-\w+ failed: .*checkpoint: a file, exp"
+        LungsegError, match=r"^1 of 2 runs finished; pooled-fold0-\w+ failed: .*checkpoint: a file, exp"
     ):
         train.run(settings)
-    assert "3 runs to train, 2 at once" in caplog.text
+    assert "2 runs to train, 2 at once" in caplog.text
     assert "1 workers, 1 CPUs each" in caplog.text
     states = list(json.loads((tmp_path / "study" / "study.json").read_text())["states"].values())
-    assert [state["state"] for state in states] == ["failed", "finished", "finished"]
-
-
-def test_ctrl_c_ends_the_job_at_once(prepared: Path, tmp_path: Path) -> None:
-    job = [sys.executable, str(Path(__file__).resolve().parents[2] / "jobs" / "train.py"), "demo"]
-    options = ["--data", str(prepared), "--out", str(tmp_path), "--folds", "3", "--epochs", "5000"]
-    model = ["--model.encoder", TINY.encoder, "--model.weights", "none", "--loader.batch", "2"]
-    alone = ["--workers-per-run", "1", "--protocols", "pooled"]
-    environment = {**os.environ, "RAY_ADDRESS": "local", "WANDB_MODE": "disabled"}
-    # Where the suite runs in the background, SIGINT is ignored, and what it starts would inherit that.
-    heed = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
-    process = subprocess.Popen(
-        [sys.executable, "-c", heed, *job, *options, *model, *alone],
-        env=environment,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
-    try:
-        deadline = time.monotonic() + 200
-        while not list(tmp_path.glob("demo/*/metrics.jsonl")):
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        os.killpg(process.pid, signal.SIGINT)
-        said = process.communicate(timeout=60)[1].decode()
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == 130, said
-    assert said.strip().splitlines()[-1].endswith("interrupted: the same command goes on where this one stopped")
+    assert [state["state"] for state in states] == ["failed", "finished"]
