@@ -1,4 +1,4 @@
-"""All the way in a bucket that refuses one request in twenty, a worker killed on the way; and a bucket that is gone."""
+"""A bucket that refuses one request in twenty while workers are killed, and a bucket that does not answer."""
 
 import json
 import os
@@ -15,6 +15,7 @@ import pyarrow.fs as pafs
 import pytest
 
 from lungseg import storage
+from lungseg.config.recipes import Job
 from lungseg.imaging import phantom
 from tests.cluster import commands
 from tests.cluster.refusing import refusing
@@ -22,115 +23,105 @@ from tests.pipelines.processes import family, kill, title
 
 pytestmark = pytest.mark.slow
 
-JOBS = ("prepare", "train", "infer", "report")
+JOBS: tuple[Job, ...] = ("prepare", "train", "infer", "report")
 REFUSED = 0.05
-TOLD_S = 60.0  # until a bucket that is gone is told
+REPORTED_S = 60.0  # until a job reports that a bucket does not answer
 
 
-def _finish(process: subprocess.Popen[bytes], log: Path, limit_s: float = 280.0) -> None:
-    try:
-        assert process.wait(timeout=limit_s) == 0, log.read_text()
-    finally:
-        kill(family(process))
+def _kill_worker(process: subprocess.Popen[bytes], kind: str, ready: Callable[[], object], log: Path) -> None:
+    """Kill a worker whose title contains `kind` as soon as one runs and `ready` holds."""
 
-
-def _kill_one(process: subprocess.Popen[bytes], kind: str, ready: Callable[[], bool], log: Path) -> None:
-    """Kill a worker of a kind once the job is in the midst of its work."""
-
-    def busy() -> list[psutil.Process]:
-        return [one for one in family(process) if title(one).startswith("ray::") and kind in title(one)]
+    def workers() -> list[psutil.Process]:
+        return [worker for worker in family(process) if title(worker).startswith("ray::") and kind in title(worker)]
 
     deadline = time.monotonic() + 280
-    while not (ready() and (found := busy())):
-        assert process.poll() is None, f"it ended before a worker was killed: {log.read_text()}"
+    while not (ready() and (victims := workers())):
+        assert process.poll() is None, f"the job ended before a worker was killed: {log.read_text()}"
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.02)
-    kill(found[:1])
-
-
-def _all_jobs(place: str, archive: str, values: dict[str, str], logs: Path, disturbed: bool = False) -> None:
-    for job in JOBS:
-        log = logs / f"{job}.log"
-        began = time.monotonic()
-        process = commands.start(commands.words(job, place, archive), values, log)
-        try:
-            if disturbed and job == "train":
-                _kill_one(process, "RayTrainWorker", lambda: bool(_checkpoints(place)), log)
-        finally:
-            _finish(process, log)
-        assert "Traceback" not in log.read_text()
-        print(f"{job}: {time.monotonic() - began:.1f} s")  # noqa: T201
+    kill(victims[:1])
 
 
 def _checkpoints(place: str) -> list[str]:
-    there = storage.exists(f"{place}/runs/one")
-    return [path for path in storage.list_files(f"{place}/runs/one") if path.endswith("config.json")] if there else []
+    study = f"{place}/runs/one"
+    return [path for path in storage.list_files(study) if path.endswith("config.json")] if storage.exists(study) else []
+
+
+def _run_disturbed(job: Job, place: str, archive: str, environment: dict[str, str], log: Path) -> None:
+    process = commands.start(commands.words(job, place, archive), environment, log)
+    try:
+        if job == "prepare":
+            _kill_worker(process, "ray::Map", lambda: True, log)
+        if job == "train":
+            _kill_worker(process, "RayTrainWorker", lambda: _checkpoints(place), log)
+        assert process.wait(timeout=280) == 0, log.read_text()
+    finally:
+        kill(family(process))
+    assert "Traceback" not in log.read_text()
 
 
 @pytest.mark.timeout(600)
-def test_a_bucket_that_refuses_gives_what_a_disk_gives(bucket: str, tmp_path: Path) -> None:
-    archive, disk, far = str(tmp_path / "archive"), str(tmp_path / "disk"), f"{bucket}/work"
-    phantom.write_archive(tmp_path / "archive", 4, size=96)
+def test_refusing_bucket_and_killed_workers_change_no_result(bucket: str, undisturbed: Path, tmp_path: Path) -> None:
+    here, archive, there = str(undisturbed), str(undisturbed / "archive"), f"{bucket}/work"
     filesystem, inner = storage.open_filesystem(f"{bucket}/archive")
     pafs.copy_files(archive, inner, destination_filesystem=filesystem)
-    for name in ("disk-logs", "far-logs", "home"):
-        (tmp_path / name).mkdir()
-    _all_jobs(disk, archive, commands.environment(tmp_path / "home"), tmp_path / "disk-logs")
     with refusing(os.environ["AWS_ENDPOINT_URL"], REFUSED, seed=7) as (address, refusals):
-        values = commands.environment(tmp_path / "home", AWS_ENDPOINT_URL=address)
-        _all_jobs(far, f"{bucket}/archive", values, tmp_path / "far-logs", disturbed=True)
+        environment = commands.environment(tmp_path, AWS_ENDPOINT_URL=address)
+        for job in JOBS:
+            _run_disturbed(job, there, f"{bucket}/archive", environment, tmp_path / f"{job}.log")
         assert refusals.refused > 0
-        print(f"{refusals.refused} of {refusals.requests} requests refused")  # noqa: T201
-    assert commands.prepared(far) == commands.prepared(disk)
-    assert commands.trained(far) == commands.trained(disk)
-    assert commands.predicted(far, f"{bucket}/archive") == commands.predicted(disk, archive)
-    assert commands.reported(far, f"{bucket}/archive") == commands.reported(disk, archive)
+    assert commands.prepared(there) == commands.prepared(here)
+    assert commands.trained(there) == commands.trained(here)
+    assert commands.predicted(there, f"{bucket}/archive") == commands.predicted(here, archive)
+    assert commands.reported(there, f"{bucket}/archive") == commands.reported(here, archive)
 
 
-# Asks a bucket for one thing, and says after how many seconds it was told what.
-_ASK = """
+# Makes one request to a bucket, and prints the error and the seconds until it was raised.
+_REQUEST = """
 import json, sys, time
 from lungseg import storage
 from lungseg.errors import InputError
 
-asks = {"look": storage.exists, "read": storage.read_bytes, "write": lambda path: storage.write_bytes(path, b"1")}
+requests = {"look": storage.exists, "read": storage.read_bytes, "write": lambda path: storage.write_bytes(path, b"1")}
 began = time.monotonic()
 try:
-    told = f"no error but {asks[sys.argv[1]]('s3://hospital/x')!r}"
+    message = f"no error but {requests[sys.argv[1]]('s3://hospital/x')!r}"
 except InputError as error:
-    told = str(error)
-json.dump([time.monotonic() - began, told], sys.stdout)
+    message = str(error)
+json.dump([time.monotonic() - began, message], sys.stdout)
 """
 
 
-def _silent() -> socket.socket:
-    """Listen on a port: the system takes connections, and nobody answers."""
+def _silent_port() -> socket.socket:
+    """Listen on a port: the system accepts connections, and nothing answers."""
     server = socket.socket()
     server.bind(("127.0.0.1", 0))
     server.listen(100)
     return server
 
 
-def _asked(what: str, values: dict[str, str]) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-c", _ASK, what], cwd=commands.ROOT, env=values, stdout=-1, text=True)
+def _request(kind: str, environment: dict[str, str]) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", _REQUEST, kind]
+    return subprocess.Popen(command, cwd=commands.ROOT, env=environment, stdout=subprocess.PIPE, text=True)
 
 
-def test_a_bucket_that_is_gone_is_told_in_a_line(bucket: str, tmp_path: Path) -> None:
+def test_bucket_that_does_not_answer_is_one_line(tmp_path: Path, bucket: str) -> None:
     phantom.write_archive(tmp_path / "archive", 1, size=64)
-    with _silent() as silent, socket.create_server(("127.0.0.1", 0)) as closed:
-        mute, down = (f"http://127.0.0.1:{one.getsockname()[1]}" for one in (silent, closed))
+    with _silent_port() as silent, socket.create_server(("127.0.0.1", 0)) as closed:
+        ports = {"silent": silent.getsockname()[1], "closed": closed.getsockname()[1]}
         closed.close()
-        places = {
-            name: commands.environment(tmp_path, AWS_ENDPOINT_URL=at) for name, at in (("mute", mute), ("down", down))
+        far = {
+            name: commands.environment(tmp_path, AWS_ENDPOINT_URL=f"http://127.0.0.1:{port}")
+            for name, port in ports.items()
         }
         here = commands.environment(tmp_path)
         report = ["jobs/report.py", "study", "--study"]
         prepare = ["jobs/prepare.py", "archive", "--out", str(tmp_path / "out"), "--source"]
         jobs = {
-            "mute": ([*report, f"{bucket}/runs"], places["mute"], "the bucket does not answer"),
-            "down": ([*prepare, f"{bucket}/archive"], places["down"], "the bucket does not answer"),
-            "named wrongly, read": ([*prepare, "s3://hospitl/archive"], here, "no such folder"),
-            "named wrongly, written": (
+            "silent": ([*report, f"{bucket}/runs"], far["silent"], "the bucket does not answer"),
+            "closed": ([*prepare, f"{bucket}/archive"], far["closed"], "the bucket does not answer"),
+            "wrong name, read": ([*prepare, "s3://hospitl/archive"], here, "no such folder"),
+            "wrong name, written": (
                 [*prepare, str(tmp_path / "archive"), "--out", "s3://hospitl/out"],
                 here,
                 "cannot be written .*Bucket 'hospitl' not found.* check the bucket's name",
@@ -138,22 +129,17 @@ def test_a_bucket_that_is_gone_is_told_in_a_line(bucket: str, tmp_path: Path) ->
         }
         logs = {name: tmp_path / f"{name}.log" for name in jobs}
         started = {name: commands.start(words, values, logs[name]) for name, (words, values, _) in jobs.items()}
-        asked = {
-            f"{what}, {name}": _asked(what, values)
-            for name, values in places.items()
-            for what in ("look", "read", "write")
-        }
+        requests = [_request(kind, values) for values in far.values() for kind in ("look", "read", "write")]
         try:
             for name, (_, _, expected) in jobs.items():
                 assert started[name].wait(timeout=200) == 1, logs[name].read_text()
-                told = commands.complaint(logs[name].read_text())
-                assert re.search(rf"error: s3://hospit[^ ]*: {expected}", told)
-            for name, process in asked.items():
-                seconds, told = json.loads(process.communicate(timeout=200)[0])
-                print(f"{name}: told in {seconds:.1f} s")  # noqa: T201
-                assert re.match(r"s3://hospital/x: (the bucket does not answer|cannot be written) ", told)
-                assert seconds < TOLD_S
+                line = commands.error_line(logs[name].read_text())
+                assert re.search(rf"error: s3://hospit[^ ]*: {expected}", line)
+            for process in requests:
+                seconds, message = json.loads(process.communicate(timeout=200)[0])
+                assert re.match(r"s3://hospital/x: (the bucket does not answer|cannot be written) ", message)
+                assert seconds < REPORTED_S
         finally:
-            for one in (*started.values(), *asked.values()):
-                one.kill()
-                one.wait()
+            for process in (*started.values(), *requests):
+                process.kill()
+                process.wait()
