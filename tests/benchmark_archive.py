@@ -24,7 +24,7 @@ from benchmark_prepare import peak_kib
 from lungseg import storage
 from lungseg.config import PreprocessSettings
 from lungseg.dataset import catalog, shard_format
-from lungseg.dataset.leakage import audit_datasets
+from lungseg.dataset.duplicate_audit import audit_datasets
 from lungseg.ingest import record_checks, sources
 from lungseg.prepare import dataset_writer, shard_writer
 from lungseg.prepare.shard_plan import ShardPlan, plan_shards, planned_ids
@@ -52,7 +52,8 @@ def make_up(plan: ShardPlan, chance: np.random.Generator) -> None:
         record = made_up(planned, chance)
         sizes = chance.integers(3_000, 150_000, (3, 3)).tolist()
         places = {
-            name: (offset, size, crc) for name, (offset, size, crc) in zip(shard_format.MEMBERS, sizes, strict=True)
+            name: (offset, size, crc)
+            for name, (offset, size, crc) in zip(shard_format.MEMBER_SUFFIXES, sizes, strict=True)
         }
         records.append(record.to_dict())
         rows.append(shard_writer._index_row(record, plan.name, places))
@@ -103,7 +104,7 @@ def drive(archive: Path, out: str) -> dict[str, dict[str, float]]:
         dataset_writer.finish_dataset(plans)
         pa.default_memory_pool().release_unused()
     with stages.stage("audit"):
-        audit_datasets([catalog.open_dataset(folder) for folder in catalog.datasets_in(out)], wide=False)
+        audit_datasets([catalog.open_dataset(folder) for folder in catalog.list_datasets(out)], wide=False)
     return stages.found
 
 

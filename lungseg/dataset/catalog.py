@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class PreparedData:
+class PreparedDataset:
     """A finished data set: its folder, its name, its settings, one index row a sample, the digest of all its tars."""
 
     folder: str
@@ -33,12 +33,12 @@ class PreparedData:
     digest: str
 
 
-def datasets_in(path: str) -> list[str]:
+def list_datasets(path: str) -> list[str]:
     """List the finished data sets that a folder is or directly holds."""
     return [folder for folder in [path, *storage.list_folders(path)] if storage.exists(f"{folder}/dataset.json")]
 
 
-def unfinished_in(path: str) -> list[str]:
+def list_unfinished(path: str) -> list[str]:
     """List the data sets that a folder is or directly holds and that were begun but not finished."""
     return [
         folder
@@ -56,20 +56,20 @@ def find_datasets(paths: Iterable[str]) -> list[str]:
     """
     found: list[str] = []
     for path in paths:
-        inside = datasets_in(path)
+        inside = list_datasets(path)
         if not storage.exists(path):
             raise InputError(f"{path}: no such folder: prepare it first (jobs/prepare.py --source FOLDER --out {path})")
         if not inside:
             raise InputError(
                 f"{path}: no dataset.json in it or below: not prepared, or not finished; run jobs/prepare.py again"
             )
-        for folder in unfinished_in(path):
+        for folder in list_unfinished(path):
             logger.warning("%s: not finished, and left out: run jobs/prepare.py again", folder)
         found.extend(inside)
     return list(dict.fromkeys(found))
 
 
-def open_dataset(folder: str) -> PreparedData:
+def open_dataset(folder: str) -> PreparedDataset:
     """Open a finished data set; every tar must be there at its full size, with the index that was written with it.
 
     Raises:
@@ -77,9 +77,9 @@ def open_dataset(folder: str) -> PreparedData:
         InputError: dataset.json or the index cannot be read.
 
     """
-    info = read_info(folder)
+    info = read_dataset_json(folder)
     for shard in info["shards"]:
-        check_size(folder, shard)
+        check_shard_size(folder, shard)
     path = storage.join(folder, "index.parquet")
     content = storage.read_bytes(path)
     index = storage.read_table(path, content)
@@ -89,10 +89,10 @@ def open_dataset(folder: str) -> PreparedData:
             "or damaged; run jobs/prepare.py again"
         )
     preprocess = PreprocessSettings.model_validate(info["preprocess"])
-    return PreparedData(folder, info["dataset"], preprocess, index, info["digest"])
+    return PreparedDataset(folder, info["dataset"], preprocess, index, info["digest"])
 
 
-def read_info(folder: str) -> dict[str, Any]:
+def read_dataset_json(folder: str) -> dict[str, Any]:
     """Read dataset.json, as it was written.
 
     Raises:
@@ -102,12 +102,12 @@ def read_info(folder: str) -> dict[str, Any]:
     """
     path = storage.join(folder, "dataset.json")
     info = storage.read_json(path)
-    if not storage.is_checked(info):
+    if not storage.has_valid_digest(info):
         raise ShardError(f"{path}: not as it was written: changed or damaged; run jobs/prepare.py again")
     return info
 
 
-def check_size(folder: str, shard: dict[str, Any]) -> None:
+def check_shard_size(folder: str, shard: dict[str, Any]) -> None:
     """Compare a tar's size with what dataset.json says of it.
 
     Raises:
@@ -115,6 +115,6 @@ def check_size(folder: str, shard: dict[str, Any]) -> None:
 
     """
     path = storage.join(folder, f"{shard['name']}.tar")
-    found = (storage.stat_if_there(path) or (0, 0))[0]
+    found = (storage.try_stat(path) or (0, 0))[0]
     if found != shard["bytes"]:
         raise ShardError(f"{path}: {found} bytes, expected {shard['bytes']}: missing or cut; run jobs/prepare.py again")

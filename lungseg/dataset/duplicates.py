@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from lungseg.dataset.hash_search import Pairs, Show, near_pairs, silent
+from lungseg.dataset.hash_search import IndexPairs, ProgressCallback, near_pairs, no_progress
 from lungseg.imaging import thumbnails
 from lungseg.schema import SCHEMA, table
 
@@ -22,13 +22,13 @@ Grey = NDArray[np.uint8] | NDArray[np.uint16]
 Row = dict[str, Any]
 Kind = Literal["exact", "near", "same_patient"]
 
-MOST_BITS = 40
+MAX_HASH_DISTANCE = 40
 """Hamming distance, of 256 bits, up to which any two pictures are compared. A picture and its JPEG, resized, brightened
 or padded copy mostly lie below 30; the nearest two patients of Shenzhen and Montgomery at 256 px 42 apart."""
-WIDE_BITS, WIDE_ROWS = 88, 1000
+WIDE_HASH_DISTANCE, WIDE_SEARCH_IMAGES = 88, 1000
 """The same among the first 1000 images of each data set, a minute of work: it finds copies that lost 3 % of each side
 too, and other X-rays of one person. The first, so that images added later change nothing between them."""
-ALIKE = 0.87
+MIN_CORRELATION = 0.87
 """Correlation of detail from which two pictures are one. In the same data sets two patients reach 0.85 at most, but for
 five pairs of 0.88 to 0.91 that by eye are one person at two visits; a changed copy has 0.91 or more, unless greys were
 clipped or it was turned by 2 degrees."""
@@ -45,7 +45,7 @@ PAIRS = pa.schema(
 )
 """One row a pair of the audit: the fields of Pair."""
 
-COLUMNS = ("dataset", "image_id", "patient_id", "pixel_digest", "phash")
+INDEX_COLUMNS = ("dataset", "image_id", "patient_id", "pixel_digest", "phash")
 """What the audit looks at in an index row."""
 
 _HASHED, _FREQUENCIES = 64, 16
@@ -74,7 +74,7 @@ class Pair:
     correlation: float | None = None
 
 
-def key_of(row: Row) -> str:
+def image_key(row: Row) -> str:
     """Name a row's image over all data sets."""
     return f"{row['dataset']}/{row['image_id']}"
 
@@ -93,30 +93,36 @@ def fingerprint(image: Grey) -> str:
 
 
 def find_pairs(
-    rows: Sequence[Row], read: Callable[[Row], NDArray[np.uint8]], wide: bool = True, show: Show = silent
+    rows: Sequence[Row],
+    read: Callable[[Row], NDArray[np.uint8]],
+    wide: bool = True,
+    show: ProgressCallback = no_progress,
 ) -> list[Pair]:
-    """Find index rows, COLUMNS of them, that show one picture or one patient; `read` gives one's square, u8[S,S].
+    """Find pairs of index rows that show the same image or the same patient, sorted.
 
-    exact: the same grey values. near: hashes within MOST_BITS (if `wide`, WIDE_BITS among the first), and detail that
-    correlates at ALIKE or more; a row without hash is not compared. same_patient: one patient_id in a data set, or in
-    several where it is more than a number that both could have counted to. Each image of a larger group is paired with
-    the first of it in the order of rows, so that images added at the end of a data set change no pair. Sorted.
-    `show` takes how far it is: chance makes hashes near too, and what is read for that grows with the square of rows.
+    exact: the pixel digests are equal. near: the hashes differ by at most MAX_HASH_DISTANCE bits (with `wide`, by
+    WIDE_HASH_DISTANCE among the first images of each dataset) and the detail correlates at MIN_CORRELATION or more; a
+    row without a hash is not compared. same_patient: the same patient_id within a dataset, or across datasets where
+    the id is more than a small number that both could have assigned. Each image of a larger group is paired with the
+    first image of the group in row order, so images appended to a dataset change no earlier pair.
+
+    rows: with INDEX_COLUMNS. read: returns the prepared image u8[S,S] of a row. show: receives progress messages;
+    the number of images to read grows with the square of the number of rows.
     """
     pictures = _by(rows, lambda row: row["pixel_digest"])
-    copies = {key_of(row) for group in pictures.values() for row in group[1:]}
+    copies = {image_key(row) for group in pictures.values() for row in group[1:]}
     patients = _by(rows, lambda row: row["patient_id"] and f"{row['dataset']}/{row['patient_id']}")
     people = _by([group[0] for group in patients.values() if _is_person(group)], lambda row: row["patient_id"])
     same = {*_to_first(patients.values()), *_to_first(people.values())}
     pairs = [
         *(Pair(*keys, "exact", 0) for keys in _to_first(pictures.values())),
-        *_near([row for row in rows if row["phash"] and key_of(row) not in copies], read, wide, show),
+        *_near([row for row in rows if row["phash"] and image_key(row) not in copies], read, wide, show),
         *(Pair(*keys, "same_patient") for keys in same),
     ]
     return sorted(pairs, key=lambda pair: (pair.first, pair.second, pair.kind))
 
 
-def to_table(pairs: Iterable[Pair]) -> pa.Table:
+def pairs_to_table(pairs: Iterable[Pair]) -> pa.Table:
     """Write pairs as a table of PAIRS."""
     return table([asdict(pair) for pair in pairs], PAIRS)
 
@@ -140,7 +146,7 @@ def correlate(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
     return best
 
 
-def detail(image: Grey) -> NDArray[np.float32]:
+def extract_detail(image: Grey) -> NDArray[np.float32]:
     """Take ribs and vessels out of u8 or u16[H,W]: f32[128,128], ranks of grey between two blurs, mean about 0.
 
     All frontal chests correlate at 0.9 in their outline; their detail lies elsewhere in each.
@@ -175,14 +181,16 @@ def _ranks(image: Grey) -> NDArray[np.float32]:
     return levels.astype(np.float32)[image]
 
 
-def _near(rows: Sequence[Row], read: Callable[[Row], NDArray[np.uint8]], wide: bool, show: Show) -> list[Pair]:
+def _near(
+    rows: Sequence[Row], read: Callable[[Row], NDArray[np.uint8]], wide: bool, show: ProgressCallback
+) -> list[Pair]:
     near = _to_compare(rows, wide, show)
     pairs = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # most of it is decoding, which threads do side by side
 
         @lru_cache(maxsize=_KEPT)
         def shown(position: int) -> Future[NDArray[np.float32]]:
-            return pool.submit(lambda: detail(read(rows[position])))
+            return pool.submit(lambda: extract_detail(read(rows[position])))
 
         def compare(one: Future[NDArray[np.float32]], other: Future[NDArray[np.float32]]) -> float:
             return correlate(one.result(), other.result())
@@ -194,24 +202,24 @@ def _near(rows: Sequence[Row], read: Callable[[Row], NDArray[np.uint8]], wide: b
             pictures = [(shown(i), shown(j)) for i, j, _ in together]
             correlations = pool.map(compare, *zip(*pictures, strict=True))
             for (i, j, distance), correlation in zip(together, correlations, strict=True):
-                if correlation >= ALIKE:
-                    first, second = sorted((key_of(rows[i]), key_of(rows[j])))
+                if correlation >= MIN_CORRELATION:
+                    first, second = sorted((image_key(rows[i]), image_key(rows[j])))
                     pairs.append(Pair(first, second, "near", distance, correlation))
     return pairs
 
 
-def _to_compare(rows: Sequence[Row], wide: bool, show: Show) -> Pairs:
+def _to_compare(rows: Sequence[Row], wide: bool, show: ProgressCallback) -> IndexPairs:
     """List the positions of rows near enough to be compared, with their distance."""
-    near = near_pairs([row["phash"] for row in rows], MOST_BITS, show)
+    near = near_pairs([row["phash"] for row in rows], MAX_HASH_DISTANCE, show)
     if not wide:
         return near
     heads: defaultdict[str, list[int]] = defaultdict(list)
     for position, row in enumerate(rows):
-        if len(heads[row["dataset"]]) < WIDE_ROWS:
+        if len(heads[row["dataset"]]) < WIDE_SEARCH_IMAGES:
             heads[row["dataset"]].append(position)
     found = [near]
     for head in heads.values():
-        far = near_pairs([rows[position]["phash"] for position in head], WIDE_BITS)
+        far = near_pairs([rows[position]["phash"] for position in head], WIDE_HASH_DISTANCE)
         found.append(np.column_stack([np.array(head)[far[:, :2]], far[:, 2]]))
     return np.unique(np.concatenate(found), axis=0)
 
@@ -226,7 +234,7 @@ def _by(rows: Iterable[Row], key: Callable[[Row], str]) -> dict[str, list[Row]]:
 
 
 def _to_first(groups: Iterable[list[Row]]) -> list[tuple[str, str]]:
-    pairs = [sorted((key_of(group[0]), key_of(row))) for group in groups for row in group[1:]]
+    pairs = [sorted((image_key(group[0]), image_key(row))) for group in groups for row in group[1:]]
     return [(first, second) for first, second in pairs]
 
 

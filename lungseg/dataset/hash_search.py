@@ -6,21 +6,21 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-Show = Callable[[str], object]
+ProgressCallback = Callable[[str], object]
 """Takes, in words, how far a long search is."""
 
-Pairs = NDArray[np.int64]
+IndexPairs = NDArray[np.int64]
 """Two positions and the distance of their hashes, i64[M,3]."""
 
 _FEW = 4096  # hashes, of which all pairs are compared sooner than they are sorted into bands
 _AT_ONCE = 1 << 14  # pairs of hashes compared in one step: 1 MiB, which the cores' caches hold
 
 
-def silent(_: str) -> None:
+def no_progress(_: str) -> None:
     """Show nothing."""
 
 
-def near_pairs(phashes: Sequence[str], most: int, show: Show = silent) -> Pairs:
+def near_pairs(phashes: Sequence[str], most: int, show: ProgressCallback = no_progress) -> IndexPairs:
     """List all pairs i < j of hashes that differ in `most` bits or fewer, each once, sorted.
 
     Of hashes that are equal each is paired with the first only, and only the first with others: a million copies of one

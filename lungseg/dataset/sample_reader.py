@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from lungseg import storage
-from lungseg.dataset.catalog import PreparedData
+from lungseg.dataset.catalog import PreparedDataset
 from lungseg.dataset.shard_cache import ShardCache
-from lungseg.dataset.shard_format import check_members, member_ranges, to_sample
+from lungseg.dataset.shard_format import decode_sample, member_ranges, verify_checksums
 from lungseg.errors import ShardError
 from lungseg.schema import Sample
 
@@ -22,7 +22,7 @@ class SampleReader:
     """
 
     def __init__(
-        self, datasets: Sequence[PreparedData], cache_mib: int = 0, disk_mib: int = 0, masks: bool = True
+        self, datasets: Sequence[PreparedDataset], cache_mib: int = 0, disk_mib: int = 0, masks: bool = True
     ) -> None:
         self.rows: list[Row] = [row for data in datasets for row in data.index.to_pylist()]
         self._folders = [data.folder for data in datasets for _ in range(data.index.num_rows)]
@@ -51,8 +51,8 @@ class SampleReader:
             ranges.pop("mask", None)
         members = self._tars.read(path, ranges)
         where = f"{path} ({row['image_id']})"
-        check_members(row, members, where)
-        sample = to_sample(members, where, self._classes[position])
+        verify_checksums(row, members, where)
+        sample = decode_sample(members, where, self._classes[position])
         if (sample.dataset, sample.image_id) != (row["dataset"], row["image_id"]):
             raise ShardError(
                 f"{path}: {sample.image_id} where the index has {row['image_id']}: run jobs/prepare.py again"

@@ -8,10 +8,10 @@ from lungseg.errors import InputError, ShardError
 from lungseg.imaging import codecs
 from lungseg.schema import Geometry, Sample, check_schema
 
-MEMBERS = {"image": "image.png", "mask": "mask.png", "json": "json"}
+MEMBER_SUFFIXES = {"image": "image.png", "mask": "mask.png", "json": "json"}
 
 
-def to_sample(members: dict[str, bytes], where: str, classes: int = 1) -> Sample:
+def decode_sample(members: dict[str, bytes], where: str, classes: int = 1) -> Sample:
     """Decode one sample's members (`image`, `json`, and `mask` where there is one), read from the tar `where`.
 
     Raises:
@@ -21,7 +21,7 @@ def to_sample(members: dict[str, bytes], where: str, classes: int = 1) -> Sample
     try:
         meta = json.loads(members["json"])
         check_schema(meta["schema"], where)
-        ids = {name: meta[name] for name in IDS}
+        ids = {name: meta[name] for name in SAMPLE_ID_FIELDS}
         geometry = Geometry(**meta["geometry"])
         image = codecs.decode(members["image"], where)
         decode = codecs.decode_mask if classes == 1 else codecs.decode_labels
@@ -33,10 +33,10 @@ def to_sample(members: dict[str, bytes], where: str, classes: int = 1) -> Sample
 
 def member_ranges(row: Row) -> dict[str, tuple[int, int]]:
     """Say where an index row's members lie: name to (offset, size), bytes."""
-    return {name: (row[f"{name}_offset"], row[f"{name}_size"]) for name in MEMBERS if row[f"{name}_size"]}
+    return {name: (row[f"{name}_offset"], row[f"{name}_size"]) for name in MEMBER_SUFFIXES if row[f"{name}_size"]}
 
 
-def check_members(row: Row, members: dict[str, bytes], where: str) -> None:
+def verify_checksums(row: Row, members: dict[str, bytes], where: str) -> None:
     """Compare the bytes that were read with the index row's checksums.
 
     Raises:
@@ -50,5 +50,5 @@ def check_members(row: Row, members: dict[str, bytes], where: str) -> None:
             )
 
 
-IDS = ("image_id", "dataset", "patient_id", "finding", "pixel_digest")
+SAMPLE_ID_FIELDS = ("image_id", "dataset", "patient_id", "finding", "pixel_digest")
 """What a sample's JSON says of where it comes from."""

@@ -4,18 +4,18 @@ from collections import defaultdict
 from typing import Any
 
 from lungseg import storage
-from lungseg.dataset.catalog import check_size, read_info
-from lungseg.dataset.shard_format import check_members, member_ranges
+from lungseg.dataset.catalog import check_shard_size, read_dataset_json
+from lungseg.dataset.shard_format import member_ranges, verify_checksums
 from lungseg.errors import InputError, ShardError
 from lungseg.storage.files import digest_bytes
 
 Rows = list[dict[str, Any]]
 
 
-def check_papers(folder: str) -> tuple[list[str], list[tuple[dict[str, Any], Rows]]]:
+def check_metadata(folder: str) -> tuple[list[str], list[tuple[dict[str, Any], Rows]]]:
     """Check all but the tars' content: what is wrong, and each tar's entry of dataset.json with its index rows."""
     try:
-        info = read_info(folder)
+        info = read_dataset_json(folder)
         papers = {name: storage.read_bytes(storage.join(folder, name)) for name in info["files"]}
     except InputError as error:
         return [str(error)], []
@@ -44,7 +44,7 @@ def check_shard(folder: str, shard: dict[str, Any], rows: Rows) -> list[str]:
     """Read one tar whole and compare it with dataset.json and with its index rows; say what is wrong."""
     path = storage.join(folder, f"{shard['name']}.tar")
     try:
-        check_size(folder, shard)
+        check_shard_size(folder, shard)
         content = storage.read_bytes(path)
     except InputError as error:
         return [str(error)]
@@ -60,7 +60,7 @@ def check_shard(folder: str, shard: dict[str, Any], rows: Rows) -> list[str]:
 def _whole(row: dict[str, Any], content: bytes, path: str) -> bool:
     members = {name: content[at : at + size] for name, (at, size) in member_ranges(row).items()}
     try:
-        check_members(row, members, path)
+        verify_checksums(row, members, path)
     except ShardError:
         return False
     return True

@@ -28,7 +28,7 @@ def require_apart(folder: str, out: str) -> None:
 
     """
     archive = str(storage.read_json(storage.join(folder, "plan.json"))["archive"])
-    if storage.lies_in(out, archive):
+    if storage.is_inside(out, archive):
         raise InputError(f"--out {out} lies in the archive {archive}: pass a folder outside of it")
 
 

@@ -18,7 +18,7 @@ from lungseg.imaging import codecs
 from lungseg.imaging.dicom.reader import is_dicom
 from lungseg.imaging.dicom.segmentation import encode_segmentation
 from lungseg.inference import mask_shape
-from lungseg.predictions.overlays import read_picture
+from lungseg.predictions.overlays import read_image_and_mask
 from lungseg.predictions.parts import read_part
 
 _Written = tuple[bytes, str, str]  # a file, its suffix, and what there is to say of it
@@ -77,7 +77,7 @@ def _write_mask(row: Row, mask: U8, settings: ExportSettings) -> _Written:  # no
 
 
 def _write_overlay(row: Row, mask: U8, settings: ExportSettings) -> _Written:
-    picture, reference, note = read_picture(row)
+    picture, reference, note = read_image_and_mask(row)
     if picture.shape != mask.shape:
         raise InputError(f"{row['source_uri']} has another size than its mask: it was changed")
     drawn = codecs.encode_image(draw_overlay(picture, mask, reference, settings.overlay_px))

@@ -48,16 +48,16 @@ def list_items(settings: InferSettings, preprocess: PreprocessSettings, key: byt
 
 
 def _items(archive: str, settings: InferSettings, preprocess: PreprocessSettings, key: bytes | None) -> list[Item]:
-    if storage.stat_if_there(archive) is not None:
+    if storage.try_stat(archive) is not None:
         listed = _fitting(_from_file(archive, settings, key), storage.parent_of(archive), settings.pattern)
         return [Item(record) for record in record_checks.refuse_same_ids(listed)]
-    prepared = catalog.datasets_in(archive)
+    prepared = catalog.list_datasets(archive)
     if not prepared:
         found = _fitting(sources.discover(archive), archive, settings.pattern)
         return [Item(record) for record in record_checks.refuse_same_ids(found)]
     _require_nothing_else(archive, prepared)
     opened = [catalog.open_dataset(folder) for folder in prepared]
-    for folder in catalog.unfinished_in(archive):
+    for folder in catalog.list_unfinished(archive):
         logger.warning("%s is not finished and is left out: run jobs/prepare.py again", folder)
     for data in opened:
         unlike = data.preprocess.unlike(preprocess)
@@ -126,9 +126,9 @@ def stats_of(uris: set[str], folder: str = "") -> dict[str, Stat]:
     """
     ordered: Sequence[str] = sorted(uris)
     if not any("://" in uri for uri in ordered):
-        return {uri: storage.stat_if_there(uri) for uri in ordered}
-    listed: dict[str, tuple[int, int]] = storage.stats_below(folder) if "://" in folder else {}
+        return {uri: storage.try_stat(uri) for uri in ordered}
+    listed: dict[str, tuple[int, int]] = storage.list_stats(folder) if "://" in folder else {}
     left = [uri for uri in ordered if uri not in listed]
     with ThreadPoolExecutor(_READERS) as pool:
-        asked = dict(zip(left, pool.map(storage.stat_if_there, left), strict=True))
+        asked = dict(zip(left, pool.map(storage.try_stat, left), strict=True))
     return {uri: listed.get(uri) or asked[uri] for uri in ordered}

@@ -134,7 +134,7 @@ def _reader(item: Item, changed: list[str]) -> Callable[[str], bytes]:
         before = planned.get(uri)
         content = storage.read_bytes(uri)
         # To ask a bucket for the time of change is a request more, of an object that is replaced whole.
-        now = (len(content), before[1]) if before and "://" in uri else storage.stat_if_there(uri)
+        now = (len(content), before[1]) if before and "://" in uri else storage.try_stat(uri)
         if uri in planned and now != before:
             was = f"of {before[0]} bytes" if before else "not there"
             how = "was written anew" if before and before[0] == len(content) else f"is of {len(content)} bytes"
@@ -150,8 +150,8 @@ def _open_sample(item: Item) -> Opened:
         members = {
             name: storage.read_range(item.tar, *where) for name, where in shard_format.member_ranges(item.row).items()
         }
-        shard_format.check_members(item.row, members, item.record.image_uri)
-        sample = shard_format.to_sample(members, item.record.image_uri)
+        shard_format.verify_checksums(item.row, members, item.record.image_uri)
+        sample = shard_format.decode_sample(members, item.record.image_uri)
     except InputError as error:
         return Opened(replace(item.record, status="failed", reason=f"shard: {error}"))
     geometry = sample.geometry

@@ -14,7 +14,7 @@ from lungseg.cluster.connection import cluster_total, connect
 from lungseg.cluster.resources import require_cpus
 from lungseg.cluster.shared_storage import require_shared_storage
 from lungseg.config import AdaptSettings
-from lungseg.dataset.catalog import PreparedData, find_datasets, open_dataset
+from lungseg.dataset.catalog import PreparedDataset, find_datasets, open_dataset
 from lungseg.dataset.sample_reader import SampleReader
 from lungseg.errors import InputError, LungsegError, SettingsError, TaskResult
 from lungseg.model import checkpoint
@@ -79,7 +79,7 @@ def _models(settings: AdaptSettings) -> dict[str, Checkpoint]:
     return models
 
 
-def _require_alike(models: dict[str, Checkpoint], data: Sequence[PreparedData], images: int) -> None:
+def _require_alike(models: dict[str, Checkpoint], data: Sequence[PreparedDataset], images: int) -> None:
     """Make sure that the pictures are prepared as those that the models learnt from, and enough.
 
     Raises:
@@ -100,7 +100,7 @@ def _require_alike(models: dict[str, Checkpoint], data: Sequence[PreparedData], 
         raise InputError(f"{data[0].folder}: {images} pictures, at least {_LEAST} are needed: prepare more")
 
 
-def _require_apart(out: str, data: Sequence[PreparedData]) -> None:
+def _require_apart(out: str, data: Sequence[PreparedDataset]) -> None:
     """Refuse to write models among the pictures.
 
     Raises:
@@ -108,7 +108,7 @@ def _require_apart(out: str, data: Sequence[PreparedData]) -> None:
 
     """
     for part in data:
-        if storage.lies_in(out, part.folder):
+        if storage.is_inside(out, part.folder):
             raise SettingsError(f"--out {out} lies in the data set {part.folder}: pass a folder outside of it")
 
 
@@ -141,7 +141,7 @@ def _adapt(source: str, folders: Sequence[str], out: str, fitted_to: dict[str, A
         yield TaskResult(error=error)
 
 
-def _fit(found: Checkpoint, data: Sequence[PreparedData], out: str, fitted_to: dict[str, Any]) -> Iterator[int]:
+def _fit(found: Checkpoint, data: Sequence[PreparedDataset], out: str, fitted_to: dict[str, Any]) -> Iterator[int]:
     import torch
 
     from lungseg.model import checkpoint_io

@@ -19,7 +19,7 @@ from lungseg.cluster.resources import require_cpus
 from lungseg.cluster.shared_storage import require_shared_storage
 from lungseg.config import PrepareSettings, PreprocessSettings
 from lungseg.dataset import catalog, duplicates
-from lungseg.dataset.leakage import audit_datasets
+from lungseg.dataset.duplicate_audit import audit_datasets
 from lungseg.errors import ImageError, InputError, SettingsError, TaskResult
 from lungseg.imaging import codecs
 from lungseg.imaging.dicom import reader
@@ -80,11 +80,11 @@ def run(settings: PrepareSettings) -> None:
     pa.default_memory_pool().release_unused()  # of the tables that are written
     if not infos:
         raise InputError("; ".join(refused))
-    data = [catalog.open_dataset(folder) for folder in catalog.datasets_in(out)]
+    data = [catalog.open_dataset(folder) for folder in catalog.list_datasets(out)]
     logger.info("audit: looking for copies among %d images", sum(part.index.num_rows for part in data))
     # Copies alone: a study looks for more, in the data sets that it chooses.
     pairs = audit_datasets(data, wide=False, show=ProgressLine(logger).update)
-    storage.write_table(storage.join(out, "duplicates.parquet"), duplicates.to_table(pairs))
+    storage.write_table(storage.join(out, "duplicates.parquet"), duplicates.pairs_to_table(pairs))
     summary = summarise(infos, work, pairs, time.monotonic() - began)
     storage.write_json(storage.join(out, "summary.json"), summary)
     print_summary(summary, out)
@@ -113,7 +113,7 @@ def _with_landmarks(settings: PrepareSettings) -> PreprocessSettings:
     if found.landmarks:
         raise SettingsError("--match-to learns landmarks and --preprocess.landmarks gives them: pass one of them")
     where = storage.resolve(settings.match_to)
-    alone = storage.stat_if_there(where) is not None
+    alone = storage.try_stat(where) is not None
     paths = [where] if alone else [record.image_uri for record in sources.discover(where)]
     chosen = paths[:: -(-len(paths) // _REFERENCES)]
     logger.info("learning landmarks from %d of %d pictures in %s", len(chosen), len(paths), where)

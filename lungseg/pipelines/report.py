@@ -31,8 +31,8 @@ def run(settings: ReportSettings) -> None:
     )
     compared, notes = _compare(study, settings.against), _notes(study, predictions)
     console.show(study, compared, predictions, notes)
-    chosen = overlays.choose(predictions.rows, settings.overlays) if predictions else []
-    shown = [overlays.draw(row, rank, prediction_results.SEEN[row["seen_in_training"]]) for rank, row in chosen]
+    chosen = overlays.select_cases(predictions.rows, settings.overlays) if predictions else []
+    shown = [overlays.draw_case(row, rank, prediction_results.SEEN[row["seen_in_training"]]) for rank, row in chosen]
     out = storage.resolve(settings.out) if settings.out else study.folder
     page = Page(study, compared, predictions, shown, notes)
     storage.write_json(storage.join(out, "report.json"), to_json(page))

@@ -13,7 +13,7 @@ from lungseg.cluster.resources import WorkerAllocation, allocate_runs, initial_w
 from lungseg.cluster.shared_storage import require_shared_storage
 from lungseg.config import PreprocessSettings, Protocol, TrainSettings
 from lungseg.dataset import catalog, duplicates, folds
-from lungseg.dataset.leakage import audit_datasets
+from lungseg.dataset.duplicate_audit import audit_datasets
 from lungseg.errors import LungsegError, SettingsError
 from lungseg.ingest import record_checks, sources
 from lungseg.model import network
@@ -101,7 +101,7 @@ def _with_workers(settings: TrainSettings, study: str, runs: int) -> TrainSettin
 
 def _plan(
     settings: TrainSettings,
-    data: Sequence[catalog.PreparedData],
+    data: Sequence[catalog.PreparedDataset],
     protocols: Sequence[Protocol],
     only: Sequence[int],
 ) -> list[folds.RunPlan]:
@@ -126,7 +126,7 @@ def _asked_for(plans: Sequence[folds.RunPlan], train_on: Sequence[str]) -> list[
     ]
 
 
-def _alike(settings: TrainSettings, data: list[catalog.PreparedData]) -> frozenset[str]:
+def _alike(settings: TrainSettings, data: list[catalog.PreparedDataset]) -> frozenset[str]:
     """Name every run that these settings and data can have, whatever its protocol and fold."""
     protocols = _PROTOCOLS if len(data) > 1 else _PROTOCOLS[:2]
     return frozenset(name_run(settings, plan, data) for plan in _plan(settings, data, protocols, ()))
@@ -134,7 +134,7 @@ def _alike(settings: TrainSettings, data: list[catalog.PreparedData]) -> frozens
 
 def _check(
     settings: TrainSettings,
-    data: Sequence[catalog.PreparedData],
+    data: Sequence[catalog.PreparedDataset],
     plans: Sequence[folds.RunPlan],
     linked: Sequence[folds.Link],
 ) -> None:
@@ -158,7 +158,7 @@ def _check(
         check_split(parts, plan.name, settings.seats, settings.least_batch)
 
 
-def _linked(study: str, data: Sequence[catalog.PreparedData]) -> tuple[folds.Link, ...]:
+def _linked(study: str, data: Sequence[catalog.PreparedDataset]) -> tuple[folds.Link, ...]:
     """Audit the data, or read what an earlier command found in the same; list the pairs that must not be parted."""
     path = storage.join(study, "duplicates.parquet")
     phashes = [part.index.column("phash").to_pylist() for part in data]
@@ -166,7 +166,7 @@ def _linked(study: str, data: Sequence[catalog.PreparedData]) -> tuple[folds.Lin
     found = storage.read_table(path) if storage.exists(path) else None
     if found is None or found.schema.metadata.get(b"lungseg.audited") != made_of.encode():
         logger.info("audit: looking for duplicates among %d images", sum(part.index.num_rows for part in data))
-        found = duplicates.to_table(audit_datasets(data, show=ProgressLine(logger).update))
+        found = duplicates.pairs_to_table(audit_datasets(data, show=ProgressLine(logger).update))
         found = found.replace_schema_metadata({**found.schema.metadata, "lungseg.audited": made_of})
         storage.write_table(path, found)
     pairs = found.to_pylist()

@@ -23,10 +23,10 @@ def run(out: str) -> None:
         InputError: there is no data set.
 
     """
-    begun = catalog.unfinished_in(out)
+    begun = catalog.list_unfinished(out)
     wrong, items = [f"{folder}: begun and not finished: run jobs/prepare.py again" for folder in begun], []
     for folder in catalog.find_datasets([out]):
-        found, shards = verify.check_papers(folder)
+        found, shards = verify.check_metadata(folder)
         wrong += found
         items += [{"item": json.dumps([folder, shard, rows])} for shard, rows in shards]
     line = ProgressLine(logger)

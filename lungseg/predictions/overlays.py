@@ -22,7 +22,7 @@ from lungseg.schema import USABLE, Record, Sample
 Row = dict[str, Any]
 U8 = NDArray[np.uint8]
 
-SIDE = 360  # px, the longest side of a picture
+MAX_SIDE = 360  # px, the longest side of a picture
 _TOLERANCE = 0.25  # px of the shown picture, by which an outline may be simplified
 
 
@@ -47,7 +47,7 @@ class Overlay:
     note: str = ""
 
 
-def choose(rows: Sequence[Row], count: int) -> list[tuple[str, Row]]:
+def select_cases(rows: Sequence[Row], count: int) -> list[tuple[str, Row]]:
     """Choose predicted images, each with its rank: a third the worst by Dice, a third median, a third the best.
 
     Only images unseen in training, where there are `count` of them with a reference. Where fewer have a reference at
@@ -62,11 +62,11 @@ def choose(rows: Sequence[Row], count: int) -> list[tuple[str, Row]]:
     return chosen + [("", row) for row in others[: count - len(chosen)]]
 
 
-def draw(row: Row, rank: str, training: str) -> Overlay:
+def draw_case(row: Row, rank: str, training: str) -> Overlay:
     """Read an image and its masks again and draw them; a file that has gone or changed ends in the note."""
     ids = {"image_id": row["image_id"], "dataset": row["dataset"], "rank": rank, "dice": row["dice"]}
     try:
-        image, reference, note = read_picture(row)
+        image, reference, note = read_image_and_mask(row)
     except InputError as error:
         return Overlay(**ids, training=training, note=str(error))
     height, width = row["height"], row["width"]
@@ -74,7 +74,7 @@ def draw(row: Row, rank: str, training: str) -> Overlay:
         found, expected = f"{image.shape[0]}x{image.shape[1]}", f"{height}x{width}"
         return Overlay(**ids, training=training, note=f"the image is {found} now, it was {expected}: it was changed")
     picture = _shrink(image)
-    scale = SIDE / max(height, width)
+    scale = MAX_SIDE / max(height, width)
     mask = storage.read_table(row["part"]).column("mask")[row["position"]].as_py()
     return Overlay(
         **ids,
@@ -105,7 +105,7 @@ def _thirds(ranked: Sequence[Row], count: int) -> list[tuple[str, Row]]:
     ]
 
 
-def read_picture(row: Row) -> tuple[U8, U8 | None, str]:
+def read_image_and_mask(row: Row) -> tuple[U8, U8 | None, str]:
     """Read an image u8[H,W], its reference mask u8[H,W] or None, and what there is to say about them.
 
     Raises:
@@ -136,7 +136,7 @@ def _read_sample(tar: str, image_id: str) -> Sample:
     if row is None:
         raise InputError(f"{tar}: {image_id} is not in its index any more: it was prepared again")
     members = {name: storage.read_range(tar, *where) for name, where in shard_format.member_ranges(row).items()}
-    return shard_format.to_sample(members, tar)
+    return shard_format.decode_sample(members, tar)
 
 
 @functools.lru_cache(4)
@@ -157,7 +157,7 @@ def _from_sample(sample: Sample) -> tuple[U8, U8 | None, str]:
 
 def _shrink(image: U8) -> U8:
     height, width = image.shape
-    scale = SIDE / max(height, width)
+    scale = MAX_SIDE / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     return cv2.resize(image, size, interpolation=interpolation)  # type: ignore[return-value]

@@ -94,7 +94,7 @@ def _read_part(plan: ShardPlan) -> tuple[dict[str, Any], pa.Table, pa.Table]:
     """Read one tar's part as tables at once: as Python objects, those of a large archive would fill the memory."""
     path = storage.join(plan.folder, "parts", f"{plan.name}.json")
     part = storage.read_json(path)
-    if not storage.is_checked(part):
+    if not storage.has_valid_digest(part):
         raise InputError(f"{path}: not as it was written: damaged; run jobs/prepare.py again")
     return part["shard"], table(part["records"], MANIFEST), table(part["index"], INDEX)
 

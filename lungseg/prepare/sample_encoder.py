@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 
 from lungseg import storage
 from lungseg.dataset import duplicates
-from lungseg.dataset.shard_format import IDS
+from lungseg.dataset.shard_format import SAMPLE_ID_FIELDS
 from lungseg.errors import InputError
 from lungseg.imaging import codecs
 from lungseg.imaging.geometry import prepare_image, prepare_mask
@@ -80,7 +80,11 @@ def encode_sample(
         classes = len(plan.preprocess.classes)
         mask = None if native_mask is None else prepare_mask(native_mask, geometry, classes)
     with watch.time("encode"):
-        meta = {"schema": SCHEMA, **{name: getattr(checked, name) for name in IDS}, "geometry": asdict(geometry)}
+        meta = {
+            "schema": SCHEMA,
+            **{name: getattr(checked, name) for name in SAMPLE_ID_FIELDS},
+            "geometry": asdict(geometry),
+        }
         members = {"image": codecs.encode_image(square), "json": json.dumps(meta).encode()}
         if mask is not None:
             members["mask"] = codecs.encode_mask(mask) if classes == 1 else codecs.encode_labels(mask)

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from lungseg import storage
 from lungseg.arrays import Row
-from lungseg.dataset.shard_format import IDS, MEMBERS
+from lungseg.dataset.shard_format import MEMBER_SUFFIXES, SAMPLE_ID_FIELDS
 from lungseg.errors import InputError
 from lungseg.imaging.dicom.pseudonym import pseudonym
 from lungseg.ingest.crash_isolation import APART_AFTER, MOST_DEATHS, begin, workers_died
@@ -88,7 +88,7 @@ def _add_members(tar: tarfile.TarFile, packed: EncodedSample) -> dict[str, tuple
     """Append a sample's members: where their bytes lie, and their CRC-32. Times and owners are 0: bytes repeat."""
     places = {}
     for name, content in packed.members.items():
-        info = tarfile.TarInfo(f"{packed.record.image_id}.{MEMBERS[name]}")
+        info = tarfile.TarInfo(f"{packed.record.image_id}.{MEMBER_SUFFIXES[name]}")
         info.size = len(content)
         tar.addfile(info, io.BytesIO(content))
         places[name] = (tar.offset - -(-len(content) // _BLOCK) * _BLOCK, len(content), zlib.crc32(content))
@@ -96,9 +96,9 @@ def _add_members(tar: tarfile.TarFile, packed: EncodedSample) -> dict[str, tuple
 
 
 def _index_row(record: Record, shard: str, places: dict[str, tuple[int, int, int]]) -> Row:
-    row: Row = {name: getattr(record, name) for name in (*IDS, "phash")}
+    row: Row = {name: getattr(record, name) for name in (*SAMPLE_ID_FIELDS, "phash")}
     row["shard"] = shard
-    for name in MEMBERS:
+    for name in MEMBER_SUFFIXES:
         row[f"{name}_offset"], row[f"{name}_size"], row[f"{name}_crc32"] = places.get(name, (0, 0, 0))
     return row
 
@@ -120,9 +120,9 @@ def _fingerprint(plan: ShardPlan, key: bytes | None) -> str:
 
 def _stats(files: Sequence[str]) -> list[tuple[int, int] | None]:
     if not any("://" in uri for uri in files):
-        return [storage.stat_if_there(uri) for uri in files]
+        return [storage.try_stat(uri) for uri in files]
     with ThreadPoolExecutor(READ_THREADS) as pool:
-        return list(pool.map(storage.stat_if_there, files))
+        return list(pool.map(storage.try_stat, files))
 
 
 def _finished_part(path: str, plan: ShardPlan, made_of: str) -> Row | None:
@@ -135,7 +135,7 @@ def _finished_part(path: str, plan: ShardPlan, made_of: str) -> Row | None:
     except InputError:
         return None
     same = (
-        storage.is_checked(part)
+        storage.has_valid_digest(part)
         and part["made_of"] == made_of
         and part["shard"]["sha256"] == digest_bytes(storage.read_bytes(tar))
     )

@@ -47,7 +47,7 @@ def list_files(folder: str, suffixes: Iterable[str] = ()) -> list[str]:
         raise InputError(f"{folder}: no such folder: check the path")
     endings = tuple(suffixes) or ("",)
     with _told(folder):
-        paths = filesystems.files_below(filesystem, inner)
+        paths = filesystems.list_files_below(filesystem, inner)
     return sorted(_inside(folder, path) for path in paths if path.lower().endswith(endings))
 
 
@@ -60,7 +60,9 @@ def list_folders(folder: str) -> list[str]:
     """
     filesystem, inner, there = _open_folder(folder)
     with _told(folder):
-        return sorted(_inside(folder, name) for name in (filesystems.folders_in(filesystem, inner) if there else []))
+        return sorted(
+            _inside(folder, name) for name in (filesystems.list_subfolders(filesystem, inner) if there else [])
+        )
 
 
 def _open_folder(folder: str) -> tuple[pafs.FileSystem, str, bool]:
@@ -85,7 +87,7 @@ def _look(path: str) -> tuple[pafs.FileSystem, str, pafs.FileType]:
     """Open a path's file system and say what is there."""
     filesystem, inner = open_filesystem(path)
     with _told(path):
-        return filesystem, inner, filesystems.ask(lambda: filesystem.get_file_info(inner)).type
+        return filesystem, inner, filesystems.retry(lambda: filesystem.get_file_info(inner)).type
 
 
 @contextlib.contextmanager
@@ -96,7 +98,7 @@ def _told(path: str) -> Iterator[None]:
     except PermissionError:
         raise InputError(f"{path}: in a folder that may not be entered: give execute rights to those above") from None
     except OSError as error:
-        if filesystems.passes(error):
+        if filesystems.is_temporary(error):
             raise _unanswered(path, error) from None
         if error.errno is not None:
             raise InputError(f"{path}: the disk does not answer ({os.strerror(error.errno)}): mend it") from None
@@ -116,13 +118,13 @@ def stat(path: str) -> tuple[int, int]:
         InputError: there is no such file.
 
     """
-    found = stat_if_there(path)
+    found = try_stat(path)
     if found is None:
         raise InputError(f"{path}: no such file: check the path")
     return found
 
 
-def stat_if_there(path: str) -> tuple[int, int] | None:
+def try_stat(path: str) -> tuple[int, int] | None:
     """Size in bytes and time of change in ns; None where there is no such file, and can be none of that name.
 
     Raises:
@@ -139,12 +141,12 @@ def stat_if_there(path: str) -> tuple[int, int] | None:
         return filesystems.stat_file(inner)
     try:
         with _told(path):
-            return _stat(filesystems.ask(lambda: filesystem.get_file_info(inner)))
+            return _stat(filesystems.retry(lambda: filesystem.get_file_info(inner)))
     except ValueError:
         return None
 
 
-def stats_below(folder: str) -> dict[str, tuple[int, int]]:
+def list_stats(folder: str) -> dict[str, tuple[int, int]]:
     """Size in bytes and time of change in ns of all files below a bucket's folder, by path, as its listing tells them.
 
     Raises:
@@ -155,7 +157,7 @@ def stats_below(folder: str) -> dict[str, tuple[int, int]]:
     if not there:
         return {}
     with _told(folder):
-        found = filesystems.ask(lambda: filesystem.get_file_info(pafs.FileSelector(inner, recursive=True)))
+        found = filesystems.retry(lambda: filesystem.get_file_info(pafs.FileSelector(inner, recursive=True)))
     stats = {_inside(folder, info.path[len(inner) :].lstrip("/")): _stat(info) for info in found}
     return {path: stat for path, stat in stats.items() if stat is not None}
 
@@ -185,14 +187,14 @@ def read_range(path: str, offset: int, size: int | None) -> bytes:
     local = isinstance(filesystem, pafs.LocalFileSystem)
     try:
         if local:
-            return filesystems.read(inner, offset, size)
-        return filesystems.ask(lambda: filesystems.get(filesystem, inner, offset, size))
+            return filesystems.read_file(inner, offset, size)
+        return filesystems.retry(lambda: filesystems.read_object(filesystem, inner, offset, size))
     except (OSError, ValueError) as error:
-        if filesystems.passes(error):
+        if filesystems.is_temporary(error):
             raise _unanswered(path, error) from None
         why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else first_line(error)
         if local and os.path.islink(inner):
-            why = f"a link to {filesystems.shown(os.readlink(inner))}: {why}"
+            why = f"a link to {filesystems.printable(os.readlink(inner))}: {why}"
         raise InputError(f"{path}: cannot be read ({why}): check that it is there and may be read") from None
 
 
@@ -210,9 +212,9 @@ def write_bytes(path: str, content: bytes) -> None:
     try:
         if local:
             filesystem.create_dir(parent_of(inner), recursive=True)
-            filesystems.replace(inner, content)
+            filesystems.replace_file(inner, content)
         else:
-            filesystems.ask(lambda: filesystems.put(filesystem, inner, content))
+            filesystems.retry(lambda: filesystems.write_object(filesystem, inner, content))
     except OSError as error:
         advice = "make room" if local else "check the bucket's name, your keys and their rights"
         raise InputError(f"{path}: cannot be written ({first_line(error)}): {advice}, or write elsewhere") from error
@@ -221,7 +223,7 @@ def write_bytes(path: str, content: bytes) -> None:
 def delete_unfinished(folder: str) -> None:
     """Delete the temporary files below a folder that a killed process left behind; no one may be writing there."""
     if "://" not in folder:
-        for path in Path(folder).rglob(f"{filesystems.TEMPORARY}*"):
+        for path in Path(folder).rglob(f"{filesystems.TEMPORARY_PREFIX}*"):
             path.unlink(missing_ok=True)
 
 
@@ -232,7 +234,7 @@ def delete(path: str) -> None:
     # Gone already: deleted by a request of ours whose answer was lost, or by somebody else.
     with _told(path), contextlib.suppress(FileNotFoundError):
         if kind in calls:
-            filesystems.ask(lambda: calls[kind](inner))
+            filesystems.retry(lambda: calls[kind](inner))
 
 
 def read_json(path: str, content: bytes | None = None) -> dict[str, Any]:
@@ -257,7 +259,7 @@ def write_json(path: str, value: dict[str, Any], indent: int | None = 1) -> None
     write_bytes(path, (json.dumps({"schema": SCHEMA, **value}, indent=indent) + "\n").encode())
 
 
-def is_checked(value: dict[str, Any]) -> bool:
+def has_valid_digest(value: dict[str, Any]) -> bool:
     """Whether a JSON object that carries its own digest as `checked` is as it was written."""
     return value.get("checked") == digest({name: it for name, it in value.items() if name not in ("schema", "checked")})
 

@@ -18,10 +18,10 @@ from lungseg.storage.paths import parent_of
 
 logger = logging.getLogger(__name__)
 
-TEMPORARY = ".writing-"
+TEMPORARY_PREFIX = ".writing-"
 """How the names of files begin that are being written."""
 _HIDDEN = re.compile(r"(^|/)\.")
-_OWN = re.compile(rf"{re.escape(TEMPORARY)}|\.shared-")  # of files that jobs make for a moment
+_OWN = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}|\.shared-")  # of files that jobs make for a moment
 # For how long a bucket that is busy or out of reach is asked again. One that takes connections and says nothing is told
 # after three attempts of _SILENT_S: so a bucket that is gone is told in less than a minute, whichever way it is gone.
 _PATIENCE_S = 20.0
@@ -60,7 +60,7 @@ def open_uri(path: str) -> tuple[pafs.FileSystem, str]:
     return filesystem, inner
 
 
-def ask(request: Callable[[], _Answer]) -> _Answer:
+def retry(request: Callable[[], _Answer]) -> _Answer:
     """Ask a store for something; while it is busy or out of reach, again, for a while. A disk is asked once.
 
     Raises:
@@ -72,18 +72,18 @@ def ask(request: Callable[[], _Answer]) -> _Answer:
         try:
             return request()
         except OSError as error:
-            if not passes(error) or time.monotonic() - began + wait > _PATIENCE_S:
+            if not is_temporary(error) or time.monotonic() - began + wait > _PATIENCE_S:
                 raise
         time.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311  # so that many who were refused do not return at once
         wait = min(2 * wait, _LONGEST_WAIT_S)
 
 
-def passes(error: Exception) -> bool:
+def is_temporary(error: Exception) -> bool:
     """Whether a store's error may pass by itself; a disk's does not."""
     return isinstance(error, OSError) and error.errno is None and bool(_PASSES.search(str(error)))
 
 
-def files_below(filesystem: pafs.FileSystem, folder: str) -> list[str]:
+def list_files_below(filesystem: pafs.FileSystem, folder: str) -> list[str]:
     """List the files below a folder, as paths below it, in no order, without the hidden.
 
     On a disk links are followed, but for one that leads back to a folder on the way to it: a loop gives each file once.
@@ -116,7 +116,7 @@ def files_below(filesystem: pafs.FileSystem, folder: str) -> list[str]:
     return found
 
 
-def folders_in(filesystem: pafs.FileSystem, folder: str) -> list[str]:
+def list_subfolders(filesystem: pafs.FileSystem, folder: str) -> list[str]:
     """List the names of the folders directly in a folder, in no order, without the hidden.
 
     On a disk a link to a folder is one, but for one that leads back to this folder or above; a link to nothing is none.
@@ -132,7 +132,7 @@ def folders_in(filesystem: pafs.FileSystem, folder: str) -> list[str]:
     return [entry.name for entry in found if not f"{real}/".startswith(os.path.join(_real(entry, real), ""))]
 
 
-def shown(path: str) -> str:
+def printable(path: str) -> str:
     r"""Write a path so that it can be printed and stored: a byte that is not UTF-8 becomes `\xff`."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
@@ -143,7 +143,7 @@ def _in_store(filesystem: pafs.FileSystem, folder: str, kind: pafs.FileType) -> 
     unlisted = kind == pafs.FileType.Directory and filesystem.type_name == "gcs"
     listed = pafs.FileType.File if unlisted else kind
     selector = pafs.FileSelector(folder, recursive=listed == pafs.FileType.File)
-    infos = ask(lambda: filesystem.get_file_info(selector))
+    infos = retry(lambda: filesystem.get_file_info(selector))
     paths = [info.path[len(folder) :].lstrip("/") for info in infos if info.type == listed]
     if unlisted:
         paths = list(dict.fromkeys(path.split("/")[0] for path in paths if "/" in path))
@@ -155,7 +155,9 @@ def _in_store(filesystem: pafs.FileSystem, folder: str, kind: pafs.FileType) -> 
 def _tell_hidden(folder: str, hidden: Sequence[str]) -> None:
     names = [name for name in hidden if not _OWN.match(name)]
     if names:
-        logger.info("%s: %d hidden files and folders passed over (first: %s)", folder, len(names), shown(min(names)))
+        logger.info(
+            "%s: %d hidden files and folders passed over (first: %s)", folder, len(names), printable(min(names))
+        )
 
 
 def _entries(folder: str, hidden: list[str] | None = None) -> Iterator[os.DirEntry[str]]:
@@ -173,10 +175,11 @@ def _entries(folder: str, hidden: list[str] | None = None) -> Iterator[os.DirEnt
                     _check_name(entry)
                     yield entry
     except OSError as error:
-        refused = isinstance(error, PermissionError)
+        is_forbidden = isinstance(error, PermissionError)
+        advice = "give read and execute rights" if is_forbidden else "check the disk"
         raise InputError(
-            f"{shown(os.path.normpath(folder))}: {'may not' if refused else 'cannot'} be listed ({error.strerror}): "
-            f"{'give read and execute rights' if refused else 'mend it'}, or move it out of the archive"
+            f"{printable(os.path.normpath(folder))}: cannot list this folder ({error.strerror}): "
+            f"{advice}, or move it out of the archive"
         ) from None
 
 
@@ -185,7 +188,7 @@ def _check_name(entry: os.DirEntry[str]) -> None:
         entry.name.encode()
     except UnicodeEncodeError:
         raise InputError(
-            f"{shown(entry.path)}: a name that is not UTF-8: rename it (convmv renames all of an archive)"
+            f"{printable(entry.path)}: a name that is not UTF-8: rename it (convmv renames all of an archive)"
         ) from None
 
 
@@ -204,7 +207,7 @@ def _real(entry: os.DirEntry[str], parent: str) -> str:
     return os.path.realpath(entry.path) if entry.is_symlink() else os.path.join(parent, entry.name)
 
 
-def read(path: str, offset: int, size: int | None) -> bytes:
+def read_file(path: str, offset: int, size: int | None) -> bytes:
     """Read a file of a disk, without Arrow, which takes longer to open a small file than to read it.
 
     Raises:
@@ -232,22 +235,22 @@ def stat_file(path: str) -> tuple[int, int] | None:
     return (found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else None
 
 
-def get(filesystem: pafs.FileSystem, inner: str, offset: int, size: int | None) -> bytes:
+def read_object(filesystem: pafs.FileSystem, inner: str, offset: int, size: int | None) -> bytes:
     """Read `size` bytes at `offset` of a bucket's object, all of them with no size."""
     with filesystem.open_input_file(inner) as file:
         return bytes(file.read() if size is None else file.read_at(size, offset))
 
 
-def put(filesystem: pafs.FileSystem, inner: str, content: bytes) -> None:
+def write_object(filesystem: pafs.FileSystem, inner: str, content: bytes) -> None:
     """Write a bucket's object, which shows only once it is whole."""
     filesystem.create_dir(parent_of(inner), recursive=True)
     with filesystem.open_output_stream(inner) as stream:
         stream.write(content)
 
 
-def replace(path: str, content: bytes) -> None:
+def replace_file(path: str, content: bytes) -> None:
     """Write a file of a disk under another name, and give it its own once it is whole and safe."""
-    descriptor, temporary = tempfile.mkstemp(prefix=TEMPORARY, dir=parent_of(path))
+    descriptor, temporary = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=parent_of(path))
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)

@@ -45,7 +45,7 @@ def join(folder: str, *names: str) -> str:
     return "/".join([folder.rstrip("/"), *names])
 
 
-def lies_in(path: str, folder: str) -> bool:
+def is_inside(path: str, folder: str) -> bool:
     """Whether a path is a folder, or anything below it; both as `resolve` gives them."""
     return f"{path}/".startswith(f"{folder}/")
 

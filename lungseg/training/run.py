@@ -8,7 +8,7 @@ from typing import Any
 
 from lungseg import storage
 from lungseg.config import TrainSettings
-from lungseg.dataset.catalog import PreparedData
+from lungseg.dataset.catalog import PreparedDataset
 from lungseg.dataset.folds import Link, RunPlan
 from lungseg.schema import SCHEMA
 
@@ -48,7 +48,7 @@ class Progress:
 Show = Callable[[Progress], None]
 
 
-def name_run(settings: TrainSettings, plan: RunPlan, data: list[PreparedData]) -> str:
+def name_run(settings: TrainSettings, plan: RunPlan, data: list[PreparedDataset]) -> str:
     """Name a run after its plan and a digest of all that shapes its result, so that no other setting resumes it.
 
     Raises:

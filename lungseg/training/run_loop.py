@@ -12,7 +12,7 @@ import torch
 
 from lungseg import storage
 from lungseg.config import TrainSettings
-from lungseg.dataset.duplicates import key_of
+from lungseg.dataset.duplicates import image_key
 from lungseg.dataset.folds import Split, group_rows, split
 from lungseg.dataset.sample_reader import SampleReader
 from lungseg.errors import SettingsError
@@ -220,10 +220,10 @@ def _test(training: Training, show: Show) -> dict[str, Any]:
     if run.settings.choose_threshold:
         threshold = chosen_threshold(_measure(training, parts.validation, over_thresholds))
     rows = []
-    groups = dict(zip(map(key_of, training.reader.rows), group_rows(training.reader.rows, run.linked), strict=True))
+    groups = dict(zip(map(image_key, training.reader.rows), group_rows(training.reader.rows, run.linked), strict=True))
     for role, positions in (("held-out", parts.held_out), ("cross", parts.cross)):
         measured = _measure(training, positions, at_native_size(threshold))
-        rows += [{**row, "run": run.name, "role": role, "group": groups[key_of(row)]} for row in measured]
+        rows += [{**row, "run": run.name, "role": role, "group": groups[image_key(row)]} for row in measured]
     summary = {
         "run": run.name,
         "protocol": run.plan.protocol,

@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import pyarrow.compute as pc
 
-from lungseg.dataset.catalog import PreparedData, open_dataset
+from lungseg.dataset.catalog import PreparedDataset, open_dataset
 from lungseg.dataset.folds import Split
 from lungseg.errors import InputError, SettingsError
 
 logger = logging.getLogger(__name__)
 
 
-def open_data(folders: Sequence[str]) -> list[PreparedData]:
+def open_data(folders: Sequence[str]) -> list[PreparedDataset]:
     """Open prepared data sets for training: all prepared alike, and of each the samples with a mask.
 
     Raises:
@@ -41,7 +41,7 @@ def open_data(folders: Sequence[str]) -> list[PreparedData]:
     return data
 
 
-def _with_masks(part: PreparedData) -> PreparedData | None:
+def _with_masks(part: PreparedDataset) -> PreparedDataset | None:
     """Keep the samples that can be learnt from, and say how many cannot; None where there is none."""
     having = pc.greater(part.index.column("mask_size"), 0)
     index = part.index.filter(having)

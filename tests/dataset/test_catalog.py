@@ -103,7 +103,7 @@ def test_a_changed_part_is_made_again(change: str, archive: Path, prepared: Path
 
 def test_what_is_not_finished_is_told(own_prepared: Path, caplog: pytest.LogCaptureFixture) -> None:
     (own_prepared / "south" / "dataset.json").unlink()
-    assert catalog.unfinished_in(str(own_prepared)) == [str(own_prepared / "south")]
+    assert catalog.list_unfinished(str(own_prepared)) == [str(own_prepared / "south")]
     assert catalog.find_datasets([str(own_prepared)]) == [str(own_prepared / "north")]
     assert "south: not finished, and left out" in caplog.text
 

@@ -119,9 +119,9 @@ def test_a_fingerprint_is_256_bits_and_repeats(pictures: list[NDArray[np.uint8]]
 def test_a_changed_copy_is_found_again(change: str, pictures: list[NDArray[np.uint8]]) -> None:
     for picture in pictures[:3]:
         changed = np.ascontiguousarray(CHANGES[change](picture))
-        assert bits(duplicates.fingerprint(picture), duplicates.fingerprint(changed)) <= duplicates.MOST_BITS
-        one, other = (duplicates.detail(prepare_image(image, SETTINGS)[0]) for image in (picture, changed))
-        assert duplicates.correlate(one, other) >= duplicates.ALIKE
+        assert bits(duplicates.fingerprint(picture), duplicates.fingerprint(changed)) <= duplicates.MAX_HASH_DISTANCE
+        one, other = (duplicates.extract_detail(prepare_image(image, SETTINGS)[0]) for image in (picture, changed))
+        assert duplicates.correlate(one, other) >= duplicates.MIN_CORRELATION
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1))
@@ -140,8 +140,8 @@ def test_a_picture_that_shows_nothing_has_a_fingerprint_and_is_like_no_other(
     blank = np.full(shape, 7, np.uint8)
     assert len(duplicates.fingerprint(blank)) == 64
     for other in (blank, pictures[0]):
-        assert duplicates.correlate(duplicates.detail(blank), duplicates.detail(other)) == 0.0
-        assert duplicates.correlate(duplicates.detail(other), duplicates.detail(blank)) == 0.0
+        assert duplicates.correlate(duplicates.extract_detail(blank), duplicates.extract_detail(other)) == 0.0
+        assert duplicates.correlate(duplicates.extract_detail(other), duplicates.extract_detail(blank)) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -150,11 +150,11 @@ def test_a_picture_that_shows_nothing_has_a_fingerprint_and_is_like_no_other(
 def test_a_moved_or_scaled_picture_correlates(
     right: int, down: int, scale: float, pictures: list[NDArray[np.uint8]]
 ) -> None:
-    one, stranger = duplicates.detail(pictures[0]), duplicates.detail(pictures[2])
+    one, stranger = duplicates.extract_detail(pictures[0]), duplicates.extract_detail(pictures[2])
     offset = 63.5 * (1 - scale)
     moved = cv2.warpAffine(one, np.array([[scale, 0, offset + right], [0, scale, offset + down]]), one.shape)
     assert duplicates.correlate(one, moved) > 0.9
-    assert duplicates.correlate(stranger, moved) < duplicates.ALIKE
+    assert duplicates.correlate(stranger, moved) < duplicates.MIN_CORRELATION
 
 
 # Pairs
@@ -223,7 +223,7 @@ def test_near_duplicates_are_found_and_read_once(pictures: list[NDArray[np.uint8
         ("a/6", "a/7", "near"),
         ("a/2", "a/8", "near"),
     }
-    assert all(pair.correlation is not None and pair.correlation >= duplicates.ALIKE for pair in found)
+    assert all(pair.correlation is not None and pair.correlation >= duplicates.MIN_CORRELATION for pair in found)
     assert all(
         pair.distance == bits(rows[int(pair.first[2:])]["phash"], rows[int(pair.second[2:])]["phash"]) for pair in found
     )
@@ -247,9 +247,9 @@ def test_hashes_alone_make_no_pair(pictures: list[NDArray[np.uint8]]) -> None:
 def test_copies_with_small_changes_are_found_behind_the_first_rows_too(
     pictures: list[NDArray[np.uint8]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(duplicates, "WIDE_ROWS", 6)
+    monkeypatch.setattr(duplicates, "WIDE_SEARCH_IMAGES", 6)
     rows, read, _ = drawn_rows([*pictures, jpeg(60)(pictures[4]), cropped(0.03)(pictures[2])])
-    assert bits(rows[2]["phash"], rows[7]["phash"]) > duplicates.MOST_BITS
+    assert bits(rows[2]["phash"], rows[7]["phash"]) > duplicates.MAX_HASH_DISTANCE
     assert [(pair.first, pair.second) for pair in duplicates.find_pairs(rows, read)] == [("a/4", "a/6")]
 
 
@@ -263,11 +263,11 @@ def test_rows_added_at_the_end_change_no_pair(pictures: list[NDArray[np.uint8]])
 
 def test_a_table_holds_the_pairs_and_the_schemas_number() -> None:
     pairs = [duplicates.Pair("a/1", "a/2", "near", 12, 0.95), duplicates.Pair("a/1", "b/2", "same_patient")]
-    table = duplicates.to_table(pairs)
+    table = duplicates.pairs_to_table(pairs)
     assert table.schema.equals(duplicates.PAIRS, check_metadata=True)
     assert table.schema.metadata[b"lungseg.schema"] == str(SCHEMA).encode()
     assert [duplicates.Pair(**one) for one in table.to_pylist()] == pairs
-    assert duplicates.to_table([]).num_rows == 0
+    assert duplicates.pairs_to_table([]).num_rows == 0
     assert isinstance(table, pa.Table)
 
 
@@ -325,7 +325,7 @@ def test_changed_copies_of_real_x_rays_are_found(cxr256: Path, change: str) -> N
     for path in paths:
         picture = bare(cv2.imread(str(path), 0))
         changed = np.ascontiguousarray(CHANGES[change](picture))
-        near = bits(duplicates.fingerprint(picture), duplicates.fingerprint(changed)) <= duplicates.MOST_BITS
-        one, other = (duplicates.detail(prepare_image(image, SETTINGS)[0]) for image in (picture, changed))
-        caught += near and duplicates.correlate(one, other) >= duplicates.ALIKE
+        near = bits(duplicates.fingerprint(picture), duplicates.fingerprint(changed)) <= duplicates.MAX_HASH_DISTANCE
+        one, other = (duplicates.extract_detail(prepare_image(image, SETTINGS)[0]) for image in (picture, changed))
+        caught += near and duplicates.correlate(one, other) >= duplicates.MIN_CORRELATION
     assert caught >= len(paths) - 1

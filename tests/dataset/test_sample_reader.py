@@ -7,12 +7,12 @@ import pyarrow as pa
 import pytest
 
 from lungseg.dataset import catalog, shard_format
-from lungseg.dataset.catalog import PreparedData
+from lungseg.dataset.catalog import PreparedDataset
 from lungseg.dataset.sample_reader import SampleReader
 from lungseg.errors import ShardError
 
 
-def opened(folder: Path) -> list[PreparedData]:
+def opened(folder: Path) -> list[PreparedDataset]:
     return [catalog.open_dataset(one) for one in catalog.find_datasets([str(folder)])]
 
 
@@ -50,6 +50,6 @@ def test_a_row_that_names_another_sample_is_refused(prepared: Path) -> None:
     data = opened(prepared)[0]
     names = data.index.column("image_id").to_pylist()
     swapped = data.index.set_column(0, data.index.schema.field(0), pa.array([names[1], names[0], *names[2:]]))
-    reader = SampleReader([PreparedData(data.folder, data.name, data.preprocess, swapped, data.digest)])
+    reader = SampleReader([PreparedDataset(data.folder, data.name, data.preprocess, swapped, data.digest)])
     with pytest.raises(ShardError, match=r"north-000000\.tar: north_00 where the index has north_01"):
         reader.read(0)

@@ -14,7 +14,7 @@ from lungseg.prepare.shard_plan import plan_shards
 
 
 def check(folder: Path) -> list[str]:
-    wrong, tars = verify.check_papers(str(folder))
+    wrong, tars = verify.check_metadata(str(folder))
     return [*wrong, *(message for shard, rows in tars for message in verify.check_shard(str(folder), shard, rows))]
 
 

@@ -199,6 +199,6 @@ def test_a_buckets_listing_tells_what_its_objects_are_like(bucket: str, monkeypa
     asked = stats_of(named)
     assert sum(stat is None for stat in asked.values()) == 1
     requests: list[str] = []
-    monkeypatch.setattr(storage, "stat_if_there", requests.append)
+    monkeypatch.setattr(storage, "try_stat", requests.append)
     assert stats_of(named, f"{bucket}/films") == asked
     assert requests == [f"{bucket}/films/gone.png"]

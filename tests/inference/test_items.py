@@ -50,7 +50,7 @@ seen = st.builds(Opened, records, st.none(), geometries, st.none() | texts, st.f
 def planned(folder: Path | str, dataset: str = "") -> list[Item]:
     """List an archive's items with what their files are like now."""
     found = [Item(record) for record in sources.discover(str(folder), dataset)]
-    return with_stats(found, {uri: storage.stat_if_there(uri) for item in found for uri in item.files()})
+    return with_stats(found, {uri: storage.try_stat(uri) for item in found for uri in item.files()})
 
 
 def planned_samples(folder: Path) -> list[Item]:
@@ -195,7 +195,7 @@ def test_an_image_that_is_gone_is_a_failed_item(when: str, own_archive: Path) ->
     item = planned(own_archive)[0]
     Path(item.record.image_uri).unlink()
     if when == "before planning":
-        (item,) = with_stats([item], {uri: storage.stat_if_there(uri) for uri in item.files()})
+        (item,) = with_stats([item], {uri: storage.try_stat(uri) for uri in item.files()})
         assert item.stats[0] is None
     opened = open_item(item, SMALL)
     assert (opened.record.status, code(opened)) == ("failed", "unreadable")

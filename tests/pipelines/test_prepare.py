@@ -274,7 +274,7 @@ def test_a_data_set_of_nothing_does_not_keep_the_others_from_being_finished(
     settings = PrepareSettings(source=str(own_archive), out=str(tmp_path / "out"), preprocess=SMALL)
     with pytest.raises(InputError, match="none of 1 inputs can be used"):
         prepare.run(settings)
-    assert [catalog.open_dataset(folder).name for folder in catalog.datasets_in(str(tmp_path / "out"))] == [
+    assert [catalog.open_dataset(folder).name for folder in catalog.list_datasets(str(tmp_path / "out"))] == [
         "north",
         "south",
     ]

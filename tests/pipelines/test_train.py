@@ -12,7 +12,7 @@ import torch
 
 from lungseg.cluster.resources import WorkerAllocation
 from lungseg.config import LoaderSettings, ModelSettings, PreprocessSettings, TrainSettings
-from lungseg.dataset import catalog, duplicates, folds, leakage
+from lungseg.dataset import catalog, duplicate_audit, duplicates, folds
 from lungseg.errors import LungsegError, ResourceError, SettingsError
 from lungseg.ingest import sources
 from lungseg.pipelines import train, train_run
@@ -152,7 +152,7 @@ def test_doubles_are_named_and_stay_on_one_side(
         for first, second, _ in found:
             assert not ({first, second} & names[0] and {first, second} & names[1])
     # The same data are not compared again, other data are.
-    monkeypatch.setattr(leakage, "find_pairs", lambda *_: [])
+    monkeypatch.setattr(duplicate_audit, "find_pairs", lambda *_: [])
     train.run(settings)
     assert read_table(str(path)) == table
     train.run(_settings(doubled / "north", tmp_path, folds=2, workers_per_run=1))
@@ -334,7 +334,7 @@ def test_failed_run_does_not_stop_the_run_beside_it(
     caplog.set_level("INFO")
     settings = _settings(prepared, tmp_path, only_folds=(0, 1), workers_per_run=1, max_failures=0)
 
-    def name(settings: TrainSettings, plan: folds.RunPlan, data: list[catalog.PreparedData]) -> str:
+    def name(settings: TrainSettings, plan: folds.RunPlan, data: list[catalog.PreparedDataset]) -> str:
         run = name_run(settings, plan, data)
         if plan.fold == 0:
             (tmp_path / "study" / run).mkdir(parents=True, exist_ok=True)

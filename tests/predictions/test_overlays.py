@@ -51,7 +51,7 @@ def _filled(path: str, shown: overlays.Overlay) -> U8:
 )
 def test_a_third_of_each_rank(count: int, expected: tuple[int, int, int]) -> None:
     rows = [_row(f"{i:02d}", i / 100) for i in range(40)]
-    chosen = overlays.choose(rows, count)
+    chosen = overlays.select_cases(rows, count)
     ranks = [rank for rank, _ in chosen]
     assert (ranks.count("worst"), ranks.count("median"), ranks.count("best")) == expected
     assert len({row["image_id"] for _, row in chosen}) == count
@@ -62,12 +62,12 @@ def test_a_third_of_each_rank(count: int, expected: tuple[int, int, int]) -> Non
 
 def test_few_images_are_shown_once_each() -> None:
     rows = [_row("a", 0.5), _row("b", None), _row("c", 0.9, seen=True), {**_row("d", None), "status": "failed"}]
-    assert [(rank, row["image_id"]) for rank, row in overlays.choose(rows, 12)] == [
+    assert [(rank, row["image_id"]) for rank, row in overlays.select_cases(rows, 12)] == [
         ("worst", "a"),
         ("best", "c"),
         ("", "b"),
     ]
-    assert [row["image_id"] for _, row in overlays.choose(rows, 1)] == ["a"]
+    assert [row["image_id"] for _, row in overlays.select_cases(rows, 1)] == ["a"]
 
 
 def test_a_large_image_of_16_bits_and_two_masks(tmp_path: Path, draw_pair: DrawPair) -> None:
@@ -78,7 +78,7 @@ def test_a_large_image_of_16_bits_and_two_masks(tmp_path: Path, draw_pair: DrawP
     for name, array in (("image", image.astype(np.uint16) << 4), ("left", left * 255), ("right", right * 255)):
         assert cv2.imwrite(paths[name], array)
     row = _written(tmp_path, mask, source_uri=paths["image"], mask_uris=[paths["left"], paths["right"]])
-    shown = overlays.draw(row, "best", "unseen")
+    shown = overlays.draw_case(row, "best", "unseen")
     assert (shown.height, shown.width, shown.note) == (360, 250, "")
     assert abs(int(_picture(shown).mean()) - int(image.mean())) <= 1
     assert shown.prediction == shown.reference
@@ -97,14 +97,16 @@ def test_a_prepared_sample_goes_back_to_its_native_canvas(tmp_path: Path, prepar
         if row["image_id"] == name
     ]
     uri = f"{prepared}/north/{shard}.tar#{name}"
-    shown = overlays.draw(_written(tmp_path, truth, source_uri=uri, mask_uris=[]), "worst", "seen")
+    shown = overlays.draw_case(_written(tmp_path, truth, source_uri=uri, mask_uris=[]), "worst", "seen")
     assert (shown.height, shown.width) == (round(360 * native.shape[0] / native.shape[1]), 360)
     assert shown.note == "grey values as prepared"
     both = [_filled(path, shown) for path in (shown.prediction, shown.reference)]
     assert np.mean(both[0] != both[1]) < 0.03
-    gone = overlays.draw(_written(tmp_path, truth, source_uri=uri + "x", mask_uris=[]), "worst", "seen")
+    gone = overlays.draw_case(_written(tmp_path, truth, source_uri=uri + "x", mask_uris=[]), "worst", "seen")
     assert (gone.picture, "not in its index" in gone.note) == ("", True)
-    gone = overlays.draw(_written(tmp_path, truth, source_uri=f"{prepared}/no.tar#{name}", mask_uris=[]), "worst", "")
+    gone = overlays.draw_case(
+        _written(tmp_path, truth, source_uri=f"{prepared}/no.tar#{name}", mask_uris=[]), "worst", ""
+    )
     assert (gone.picture, gone.note) == ("", f"{prepared}/no.tar has gone")
 
 
@@ -117,7 +119,7 @@ def test_picture_and_reference_are_shown_as_they_were_read(tmp_path: Path, draw_
     assert cv2.imwrite(paths["image"], image)
     assert cv2.imwrite(paths["mask"], half)
     row = _written(tmp_path, mask, source_uri=paths["image"], mask_uris=[paths["mask"]])
-    shown = overlays.draw(row, "best", "unseen")
+    shown = overlays.draw_case(row, "best", "unseen")
     assert shown.note == ""
     assert shown.reference.count("M") == 2
     assert np.mean(_filled(shown.reference, shown) != mask) < 0.02
@@ -127,7 +129,7 @@ def test_a_reference_that_cannot_be_used_is_told(tmp_path: Path, draw_pair: Draw
     image, mask = draw_pair(1, 64, 64)
     assert cv2.imwrite(str(tmp_path / "image.png"), image)
     row = _written(tmp_path, mask, source_uri=str(tmp_path / "image.png"), mask_uris=[str(tmp_path / "gone.png")])
-    shown = overlays.draw(row, "worst", "unseen")
+    shown = overlays.draw_case(row, "worst", "unseen")
     assert (shown.reference, shown.note[:26]) == ("", "reference mask: unreadable")
     assert shown.picture
 
@@ -136,6 +138,6 @@ def test_an_empty_mask_has_no_outline(tmp_path: Path, draw_pair: DrawPair) -> No
     image, mask = draw_pair(1, 64, 64)
     assert cv2.imwrite(str(tmp_path / "image.png"), image)
     row = _written(tmp_path, np.zeros_like(mask), source_uri=str(tmp_path / "image.png"), dice=None)
-    shown = overlays.draw(row, "", "unseen")
+    shown = overlays.draw_case(row, "", "unseen")
     assert (shown.prediction, shown.reference) == ("", "")
     assert shown.picture

@@ -441,7 +441,7 @@ def test_no_flipped_byte_in_a_samples_text_ends_in_a_bug(prepared: Path) -> None
     for place in range(len(text)):
         hurt = {**members, "json": text[:place] + bytes([text[place] ^ 0x02]) + text[place + 1 :]}
         try:
-            shard_format.to_sample(hurt, "x.tar")
+            shard_format.decode_sample(hurt, "x.tar")
         except ShardError:
             refusals += 1
     assert refusals > len(text) / 3
@@ -481,13 +481,13 @@ def good_members() -> dict[str, bytes]:
 
 
 def test_members_become_a_sample() -> None:
-    sample = shard_format.to_sample(good_members(), "x.tar")
+    sample = shard_format.decode_sample(good_members(), "x.tar")
     assert (sample.image_id, sample.dataset, sample.patient_id, sample.finding) == ("a", "n", "p", None)
     np.testing.assert_array_equal(sample.image, np.eye(8))
     np.testing.assert_array_equal(sample.mask, np.eye(8))
     assert (sample.image.dtype, sample.geometry.size) == (np.uint8, 8)
     bare = {name: content for name, content in good_members().items() if name != "mask"}
-    assert shard_format.to_sample(bare, "x.tar").mask is None
+    assert shard_format.decode_sample(bare, "x.tar").mask is None
 
 
 @pytest.mark.parametrize(
@@ -509,7 +509,7 @@ def test_members_become_a_sample() -> None:
 )
 def test_what_is_no_sample_is_refused_with_its_place(wrong: dict[str, bytes]) -> None:
     with pytest.raises(ShardError, match=r"x\.tar: not a sample where the index says"):
-        shard_format.to_sample({**good_members(), **wrong}, "x.tar")
+        shard_format.decode_sample({**good_members(), **wrong}, "x.tar")
 
 
 @pytest.mark.parametrize("missing", ["image", "json"])
@@ -517,4 +517,4 @@ def test_a_sample_without_a_member_is_refused(missing: str) -> None:
     members = good_members()
     del members[missing]
     with pytest.raises(ShardError, match=r"x\.tar"):
-        shard_format.to_sample(members, "x.tar")
+        shard_format.decode_sample(members, "x.tar")

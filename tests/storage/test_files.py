@@ -138,7 +138,7 @@ def test_stat_tells_a_changed_file(tmp_path: Path) -> None:
     before = storage.stat(str(path))
     os.utime(path, ns=(1, before[1] + 1))
     assert storage.stat(str(path)) == storage.stat(path.as_uri()) == (before[0], before[1] + 1)
-    assert storage.stat_if_there(str(tmp_path)) is storage.stat_if_there(tmp_path.as_uri()) is None
+    assert storage.try_stat(str(tmp_path)) is storage.try_stat(tmp_path.as_uri()) is None
 
 
 @pytest.mark.timeout(20)
@@ -151,7 +151,7 @@ def test_a_pipe_is_refused_and_never_waited_for(link: bool, tmp_path: Path) -> N
     for name in (str(path), path.as_uri()):
         with pytest.raises(InputError, match=r"x\.png: a pipe, socket or device, expected a file"):
             storage.read_bytes(name)
-        assert storage.stat_if_there(name) is None
+        assert storage.try_stat(name) is None
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_a_link_to_nothing_is_told_by_its_target(target: bytes, why: str, tmp_pa
         with pytest.raises(InputError) as refused:
             storage.read_bytes(name)
         assert str(refused.value) == f"{name}: cannot be read ({why}): check that it is there and may be read"
-        assert storage.stat_if_there(name) is None
+        assert storage.try_stat(name) is None
         assert not storage.exists(name)
         storage.delete(name)
 
@@ -203,7 +203,7 @@ def test_a_bucket_that_does_not_answer_is_no_missing_file(monkeypatch: pytest.Mo
     monkeypatch.setattr(filesystems, "_PATIENCE_S", 0.5)
     monkeypatch.setattr(files, "open_filesystem", lambda path: (Down(), path))
     with pytest.raises(InputError, match=r"s3://x\.png: the bucket does not answer \(.*503\)\): try again"):
-        storage.stat_if_there("s3://x.png")
+        storage.try_stat("s3://x.png")
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ def test_whoever_asks_a_bucket_is_told_in_a_line(error: OSError, said: str, monk
     monkeypatch.setattr(filesystems, "_PATIENCE_S", 0.0)
     monkeypatch.setattr(files, "open_filesystem", lambda path: (Down(), path))
     asks: list[Callable[[str], Any]] = [storage.exists, storage.list_files, storage.list_folders]
-    for ask in (*asks, storage.stats_below, storage.delete):
+    for ask in (*asks, storage.list_stats, storage.delete):
         with pytest.raises(InputError, match=f"^s3://b/x: {said}"):
             ask("s3://b/x")
 
@@ -236,7 +236,7 @@ def test_a_bucket_whose_place_cannot_be_found_out_is_no_missing_file(monkeypatch
 
     monkeypatch.setattr(filesystems, "open_uri", no_answer)
     with pytest.raises(InputError, match=r"^s3://b/x: the bucket does not answer"):
-        storage.stat_if_there("s3://b/x")
+        storage.try_stat("s3://b/x")
 
 
 # Listings

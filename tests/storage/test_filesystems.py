@@ -24,7 +24,7 @@ def lay(folder: Path, *names: str) -> None:
 
 
 def listed(folder: Path) -> list[str]:
-    return sorted(filesystems.files_below(DISK, str(folder)))
+    return sorted(filesystems.list_files_below(DISK, str(folder)))
 
 
 def refuse(path: Path, error: OSError, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,7 +47,7 @@ def test_links_to_files_and_folders_are_followed(tmp_path: Path) -> None:
     (tmp_path / "archive" / "images").symlink_to(tmp_path / "elsewhere" / "images")
     (tmp_path / "archive" / "c.png").symlink_to("../elsewhere/c.png")
     assert listed(tmp_path / "archive") == ["c.png", "d.png", "images/a.png", "images/deeper/b.png"]
-    assert filesystems.folders_in(DISK, str(tmp_path / "archive")) == ["images"]
+    assert filesystems.list_subfolders(DISK, str(tmp_path / "archive")) == ["images"]
 
 
 def test_two_links_to_one_folder_give_its_files_twice(tmp_path: Path) -> None:
@@ -104,14 +104,14 @@ def test_links_to_nothing_are_listed_as_files_and_never_as_folders(tmp_path: Pat
     (tmp_path / "through.png").symlink_to("a.png/b.png")
     (tmp_path / ".hidden.png").symlink_to("nowhere")
     assert listed(tmp_path) == ["a.png", "gone.png", "images", "itself.png", "through.png"]
-    assert filesystems.folders_in(DISK, str(tmp_path)) == []
+    assert filesystems.list_subfolders(DISK, str(tmp_path)) == []
 
 
 def test_a_link_that_leads_back_is_none_of_the_folders(tmp_path: Path) -> None:
     lay(tmp_path, "a/x/1.png", "ab/2.png")
     for name, target in (("here", "."), ("up", ".."), ("root", "/"), ("beside", "../ab"), ("y", "x")):
         (tmp_path / "a" / name).symlink_to(target)
-    assert sorted(filesystems.folders_in(DISK, str(tmp_path / "a"))) == ["beside", "x", "y"]
+    assert sorted(filesystems.list_subfolders(DISK, str(tmp_path / "a"))) == ["beside", "x", "y"]
 
 
 # What is no file
@@ -153,19 +153,21 @@ def test_a_folder_that_may_not_be_listed_is_named(tmp_path: Path, monkeypatch: p
     lay(tmp_path, "a.png", "closed/b.png")
     refuse(tmp_path / "closed", PermissionError(13, "Permission denied"), monkeypatch)
     said = (
-        rf"^{tmp_path}/closed: may not be listed \(Permission denied\): "
+        rf"^{tmp_path}/closed: cannot list this folder \(Permission denied\): "
         "give read and execute rights, or move it out of the archive$"
     )
     with pytest.raises(InputError, match=said):
         listed(tmp_path)
     with pytest.raises(InputError, match=said):
-        filesystems.folders_in(DISK, str(tmp_path / "closed"))
+        filesystems.list_subfolders(DISK, str(tmp_path / "closed"))
 
 
 def test_a_folder_that_the_disk_does_not_give_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lay(tmp_path, "torn/b.png")
     refuse(tmp_path / "torn", OSError(5, "Input/output error"), monkeypatch)
-    with pytest.raises(InputError, match=rf"{tmp_path}/torn: cannot be listed \(Input/output error\): mend it, or"):
+    with pytest.raises(
+        InputError, match=rf"{tmp_path}/torn: cannot list this folder \(Input/output error\): check the disk, or"
+    ):
         listed(tmp_path)
 
 
@@ -174,7 +176,7 @@ def test_what_is_left_out_need_not_be_open(name: str, tmp_path: Path, monkeypatc
     lay(tmp_path, "a.png", f"{name}/b.png")
     refuse(tmp_path / name, PermissionError(13, "Permission denied"), monkeypatch)
     assert listed(tmp_path) == ["a.png"]
-    assert filesystems.folders_in(DISK, str(tmp_path)) == []
+    assert filesystems.list_subfolders(DISK, str(tmp_path)) == []
 
 
 # Names
@@ -196,14 +198,14 @@ def test_a_hidden_name_may_be_of_any_bytes(tmp_path: Path) -> None:
 
 
 def test_a_path_is_shown_as_it_is_or_with_its_bytes() -> None:
-    assert filesystems.shown("/患者/ümläut.png") == "/患者/ümläut.png"
-    assert filesystems.shown(os.fsdecode(b"/\xff\xc3.png")) == r"/\xff\xc3.png"
+    assert filesystems.printable("/患者/ümläut.png") == "/患者/ümläut.png"
+    assert filesystems.printable(os.fsdecode(b"/\xff\xc3.png")) == r"/\xff\xc3.png"
 
 
 def test_a_part_of_a_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_bytes(b"0123456789")
-    assert [filesystems.read(str(path), *where) for where in ((0, None), (3, 2), (8, 9), (20, 5))] == [
+    assert [filesystems.read_file(str(path), *where) for where in ((0, None), (3, 2), (8, 9), (20, 5))] == [
         b"0123456789",
         b"34",
         b"89",
@@ -214,10 +216,10 @@ def test_a_part_of_a_file_is_read(tmp_path: Path) -> None:
 def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(InputError, match="pipe: a pipe, socket or device, expected a file"):
-        filesystems.read(str(tmp_path / "pipe"), 0, None)
+        filesystems.read_file(str(tmp_path / "pipe"), 0, None)
     for name in ("none", "."):
         with pytest.raises(OSError, match=r"No such file|Is a directory"):
-            filesystems.read(str(tmp_path / name), 0, None)
+            filesystems.read_file(str(tmp_path / name), 0, None)
 
 
 # A store that is busy, out of reach, or that refuses
@@ -254,7 +256,7 @@ class _Store:
 @pytest.mark.parametrize("said", BUSY)
 def test_a_busy_store_is_asked_again(said: str) -> None:
     store = _Store(OSError(said), times=2)
-    assert filesystems.ask(store) == 7
+    assert filesystems.retry(store) == 7
     assert store.asked == 3
 
 
@@ -262,7 +264,7 @@ def test_a_busy_store_is_asked_again(said: str) -> None:
 def test_what_does_not_pass_is_told_at_once(error: OSError) -> None:
     store = _Store(error, times=1)
     with pytest.raises(type(error)):
-        filesystems.ask(store)
+        filesystems.retry(store)
     assert store.asked == 1
 
 
@@ -270,7 +272,7 @@ def test_patience_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(filesystems, "_PATIENCE_S", 1.0)
     store, began = _Store(OSError(BUSY[0]), times=1000), time.monotonic()
     with pytest.raises(OSError, match="NETWORK_CONNECTION"):
-        filesystems.ask(store)
+        filesystems.retry(store)
     assert store.asked > 1
     assert time.monotonic() - began < 3.0
 
@@ -298,5 +300,5 @@ def test_folders_of_googles_store_are_known_by_their_files() -> None:
             found = [pafs.FileInfo(f"{selector.base_dir}/{name}", pafs.FileType.File, size=1) for name in names]
             return found if selector.recursive else [one for one in found if one.path.count("/") == 2]
 
-    assert sorted(filesystems.folders_in(Store(), "bucket/data")) == ["a", "b"]  # type: ignore[arg-type]
-    assert len(filesystems.files_below(Store(), "bucket/data")) == 4  # type: ignore[arg-type]
+    assert sorted(filesystems.list_subfolders(Store(), "bucket/data")) == ["a", "b"]  # type: ignore[arg-type]
+    assert len(filesystems.list_files_below(Store(), "bucket/data")) == 4  # type: ignore[arg-type]

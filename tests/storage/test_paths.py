@@ -51,10 +51,10 @@ def test_resolve_in_a_submitted_job_stands_on_a_folder_that_stays(monkeypatch: p
 
 
 def test_what_lies_in_a_folder_is_told_by_whole_names() -> None:
-    assert paths.lies_in("/a/b", "/a/b")
-    assert paths.lies_in("s3://a/b/c", "s3://a/b")
-    assert not paths.lies_in("/a/bc", "/a/b")
-    assert not paths.lies_in("/a", "/a/b")
+    assert paths.is_inside("/a/b", "/a/b")
+    assert paths.is_inside("s3://a/b/c", "s3://a/b")
+    assert not paths.is_inside("/a/bc", "/a/b")
+    assert not paths.is_inside("/a", "/a/b")
 
 
 @pytest.mark.parametrize("path", ["/a/b/c.tar", "s3://b/c.tar", "a/c.tar", "/a/b/c.tar/"])

@@ -193,7 +193,7 @@ def test_without_a_cache_each_read_goes_to_the_tar(reader: SampleReader) -> None
 def test_with_a_cache_a_sample_is_decoded_once(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = cached(prepared)
     first = opened.read(3)
-    monkeypatch.setattr(reading, "to_sample", None)
+    monkeypatch.setattr(reading, "decode_sample", None)
     assert opened.read(3) is first
     with pytest.raises(TypeError):
         opened.read(4)
@@ -202,7 +202,7 @@ def test_with_a_cache_a_sample_is_decoded_once(prepared: Path, monkeypatch: pyte
 def test_a_cache_takes_no_more_than_its_room(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     big = Sample(**{**vars(cached(prepared).read(0)), "image": np.zeros((640, 640), np.uint8), "mask": None})
     ids = itertools.cycle([f"north_{number:02d}" for number in range(5)])
-    monkeypatch.setattr(reading, "to_sample", lambda *_: replace(big, image_id=next(ids)))
+    monkeypatch.setattr(reading, "decode_sample", lambda *_: replace(big, image_id=next(ids)))
     opened = cached(prepared)
     samples = [opened.read(position) for position in range(5)]
     # 1 MiB holds two pictures of 400 KiB.

@@ -64,7 +64,7 @@ def test_one_name_for_two_data_sets_is_refused(folders: tuple[str, ...]) -> None
 
 
 def test_masks_of_other_classes_are_refused(folders: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    def opened(folder: str) -> catalog.PreparedData:
+    def opened(folder: str) -> catalog.PreparedDataset:
         part = catalog.open_dataset(folder)
         return replace(part, preprocess=part.preprocess.model_copy(update={"classes": ("lung", "heart")}))
 

@@ -8,7 +8,7 @@ import pytest
 
 from lungseg.config import PreprocessSettings
 from lungseg.dataset import catalog
-from lungseg.dataset.leakage import audit_datasets
+from lungseg.dataset.duplicate_audit import audit_datasets
 from lungseg.errors import ShardError
 from lungseg.ingest import sources
 from lungseg.prepare import dataset_writer

@@ -8,13 +8,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from lungseg.dataset.catalog import PreparedData
-from lungseg.dataset.duplicates import COLUMNS, Pair, Row, find_pairs
-from lungseg.dataset.hash_search import Show, silent
+from lungseg.dataset.catalog import PreparedDataset
+from lungseg.dataset.duplicates import INDEX_COLUMNS, Pair, Row, find_pairs
+from lungseg.dataset.hash_search import ProgressCallback, no_progress
 from lungseg.dataset.sample_reader import SampleReader
 
 
-def audit_datasets(data: Sequence[PreparedData], wide: bool = True, show: Show = silent) -> list[Pair]:
+def audit_datasets(
+    data: Sequence[PreparedDataset], wide: bool = True, show: ProgressCallback = no_progress
+) -> list[Pair]:
     """Find the images that are one picture or of one patient, within and across data sets.
 
     `wide` also compares pictures that look alike at most: it finds several visits of one person under different names,
@@ -30,7 +32,7 @@ def audit_datasets(data: Sequence[PreparedData], wide: bool = True, show: Show =
         alone = [replace(part, index=_of_image(part.index, row)) for part in data if part.name == row["dataset"]]
         return SampleReader(alone, masks=False).read(0).image
 
-    return find_pairs([row for part in data for row in part.index.select(COLUMNS).to_pylist()], read, wide, show)
+    return find_pairs([row for part in data for row in part.index.select(INDEX_COLUMNS).to_pylist()], read, wide, show)
 
 
 def _of_image(index: pa.Table, row: Row) -> pa.Table:
