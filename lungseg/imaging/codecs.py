@@ -6,11 +6,12 @@ import pycocotools.mask as coco
 import xxhash
 from numpy.typing import NDArray
 
+from lungseg import MAX_IMAGE_PIXELS
 from lungseg.arrays import Pixels
 from lungseg.errors import ImageError
-from lungseg.imaging import headers
 from lungseg.imaging.dicom import reader
 from lungseg.imaging.dicom.reader import Tags
+from lungseg.imaging.frames import has_multiple_frames
 
 SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".tif", ".tiff", ".gif", ".bmp", ".webp", ".jp2", ".j2k"),
@@ -18,6 +19,21 @@ SUFFIXES = (
 )
 
 _FORMATS = "PNG, JPEG, TIFF, GIF, BMP, WebP, JPEG 2000"
+_SIGNATURES = (
+    *(
+        b"\x89PNG\r\n\x1a\n",
+        b"\xff\xd8\xff",
+        b"II*\0",
+        b"MM\0*",
+        b"II+\0",
+        b"MM\0+",
+        b"GIF87a",
+        b"GIF89a",
+        b"BM",
+        b"RIFF",
+    ),
+    *(b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"),
+)
 _PNG_LEVEL = 2  # as small as level 6 within 5 %, encoded four times faster
 _JSRT_SIDE, _JSRT_LEVELS = 2048, 4096
 # Of a mask's pixels that are not black: what a label holds at least, all of them hold together, a lung has on its side.
@@ -46,7 +62,7 @@ def read_image(content: bytes, display_name: str, key: bytes | None = None) -> t
         return _read_jsrt(content, display_name), Tags()
     if reader.is_dicom(content):
         return reader.read(content, display_name, key)
-    _refuse_by_header(content, display_name)
+    _check_format(content, display_name)
     return _decode(content, display_name), Tags()
 
 
@@ -189,39 +205,43 @@ def _read_jsrt(content: bytes, display_name: str) -> NDArray[np.uint16]:
     return (_JSRT_LEVELS - 1 - density).astype(np.uint16)
 
 
-def _refuse_by_header(content: bytes, display_name: str) -> None:
-    """Refuse what would take more memory than any radiograph, before a byte of it is taken, and several pictures.
-
-    OpenCV would decode the first of several without a word.
-    """
-    size = headers.image_size(content)
-    if size is None:
+def _check_format(content: bytes, display_name: str) -> None:
+    """Refuse unsupported formats and files with several images before decoding."""
+    if not content.startswith(_SIGNATURES):
         raise ImageError(
-            "undecodable", f"{display_name} begins as no file of {_FORMATS} or DICOM: fetch or export it again"
+            "undecodable", f"{display_name} is not a {_FORMATS} or DICOM file: download it again, or convert it"
         )
-    if size[0] * size[1] > headers.MAX_PIXELS:
-        raise ImageError("too_large", f"{display_name} promises {size[0]}x{size[1]} px: no radiograph is that large")
-    if headers.has_multiple_frames(content):
-        found = f"{display_name} holds several pages or frames, expected one"
-        raise ImageError("multi_frame", f"{found}: save the picture that counts alone")
+    if has_multiple_frames(content):
+        raise ImageError(
+            "multi_frame", f"{display_name} holds several pages or frames, expected one: save the right one alone"
+        )
 
 
 def _decode(content: bytes, display_name: str) -> Pixels:
-    # What is broken is said in its row; OpenCV would say it on the terminal too.
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # the error below replaces OpenCV's log lines
     try:
-        # Without rotation by EXIF: a mask file carries no EXIF, and both must keep lying on each other.
+        # EXIF rotation is ignored: mask files have no EXIF, and image and mask must stay aligned.
         flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
         array = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
     except cv2.error as error:
+        if "CV_IO_MAX_IMAGE_PIXELS" in error.err:
+            raise _too_large(display_name) from None
         raise ImageError("undecodable", f"{display_name} cannot be decoded ({error.err})") from None
     if array is None:
-        raise ImageError("undecodable", f"{display_name} is not a whole file of {_FORMATS}: fetch it again")
+        raise ImageError("undecodable", f"{display_name} is not a complete {_FORMATS} file: download it again")
+    if array.shape[0] * array.shape[1] > MAX_IMAGE_PIXELS:  # OpenCV's own limit is higher if it was imported first
+        raise _too_large(display_name)
     if array.dtype not in (np.uint8, np.uint16):
         raise ImageError("depth", f"{display_name} holds {array.dtype}, expected 8 or 16 bit grey: export it again")
     if array.ndim == 3:
         array = array[..., 0] if array.shape[2] < 3 else cv2.cvtColor(array[..., :3], cv2.COLOR_BGR2RGB)
     return array.astype(np.uint8, copy=False) if array.dtype == np.uint8 else array.astype(np.uint16, copy=False)
+
+
+def _too_large(display_name: str) -> ImageError:
+    return ImageError(
+        "too_large", f"{display_name} has more than {MAX_IMAGE_PIXELS} px, expected a radiograph: leave it out"
+    )
 
 
 def _encode(array: NDArray[np.uint8], options: list[int]) -> bytes:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lungseg import MAX_IMAGE_PIXELS
 from lungseg.arrays import Pixels
 from lungseg.errors import ImageError
 from lungseg.imaging.dicom.pseudonym import pseudonym
@@ -28,7 +29,6 @@ from lungseg.imaging.dicom.tags import (
     extract_tags,
     sequence_items,
 )
-from lungseg.imaging.headers import MAX_PIXELS
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset, FileDataset
@@ -174,7 +174,7 @@ def _check_layout(dataset: "Dataset", display_name: str) -> None:
         raise ImageError(
             "depth", f"{display_name} holds {found} pixels ({stored} stored), expected 8 or 16 bit: export it again"
         )
-    if height * width > MAX_PIXELS:
+    if height * width > MAX_IMAGE_PIXELS:
         raise ImageError("too_large", f"{display_name} promises {height}x{width} px: no radiograph is that large")
 
 
