@@ -90,7 +90,7 @@ def prepared(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The archive prepared at 64 px, two inputs a tar: a folder with the prepared data sets `north` and `south`."""
     folder = tmp_path_factory.mktemp("prepared")
     records = sources.discover(str(archive))
-    dataset_writer.write_datasets(plan_shards(records, str(folder), PreprocessSettings(size=64), per_shard=2))
+    dataset_writer.write_datasets(plan_shards(records, str(folder), PreprocessSettings(size=64), images_per_shard=2))
     return folder
 
 

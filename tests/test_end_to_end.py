@@ -29,7 +29,7 @@ def _run(job: Job, *args: str) -> None:
 
 def test_prepare_draws_and_shards_phantoms(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _run("prepare", "--phantoms", "8", "--preprocess.size", "64", "--out", str(work / "data"))
-    assert "16 images in 2 data sets" in capsys.readouterr().err
+    assert "16 images, 2 datasets" in capsys.readouterr().err
     infos = [json.loads(path.read_text()) for path in sorted(work.glob("data/*/dataset.json"))]
     assert [info["samples"] for info in infos] == [8, 8]
 

@@ -1,4 +1,4 @@
-"""Draw an archive of phantoms where no data is named, and show how far it is."""
+"""Draw an archive of synthetic images (phantoms) for a job without data."""
 
 import logging
 from pathlib import Path
@@ -10,11 +10,11 @@ from lungseg.progress import ProgressLine
 
 logger = logging.getLogger(__name__)
 
-_LOOKS = 20  # how often progress is shown
+_PROGRESS_STEPS = 20
 
 
 def draw_phantoms(out: str, per_style: int) -> str:
-    """Draw an archive below a folder, or what is left of it to draw; return the archive's folder.
+    """Draw the missing phantoms of the archive `out/phantoms`; return its folder.
 
     Raises:
         InputError: the folder is in a bucket, or cannot be written.
@@ -22,15 +22,20 @@ def draw_phantoms(out: str, per_style: int) -> str:
     """
     archive = storage.join(out, "phantoms")
     if "://" in archive:
-        raise InputError(f"{archive}: phantoms are drawn to a disk: pass a local --out, or name your own data")
+        raise InputError(
+            f"{archive}: phantoms can only be written to a local disk: pass a local --out, or name your own data"
+        )
     logger.info(
-        "no data named: drawing %d phantoms in each of %d scanner styles in %s", per_style, len(phantom.STYLES), archive
+        "no data named: drawing %d phantoms in each of %d scanner styles into %s",
+        per_style,
+        len(phantom.STYLES),
+        archive,
     )
-    line, step = ProgressLine(logger), max(1, per_style // _LOOKS)
+    line, step = ProgressLine(logger), max(1, per_style // _PROGRESS_STEPS)
     for count in range(step, per_style + step, step):
         try:
-            phantom.write_archive(Path(archive), min(count, per_style))  # pairs that are there are left alone
+            phantom.write_archive(Path(archive), min(count, per_style))  # keeps existing files
         except OSError as error:
             raise InputError(f"{archive}: cannot be written ({error.strerror}): pass another --out") from error
-        line.update(f"drew {min(count, per_style)} of {per_style} phantoms in each style")
+        line.update(f"{min(count, per_style)} of {per_style} phantoms drawn in each style")
     return archive

@@ -1,4 +1,4 @@
-"""Check finished data sets over a cluster, one Ray Data task a shard."""
+"""Verify prepared datasets on a cluster, one Ray Data task per shard."""
 
 import json
 import logging
@@ -16,28 +16,29 @@ logger = logging.getLogger(__name__)
 
 
 def run(out: str) -> None:
-    """Read every byte of the data sets in a folder and compare it with what was written.
+    """Read every byte of the datasets in a folder and compare it with the recorded digests.
 
     Raises:
-        ShardError: something is missing, damaged, strange or of another run; each thing is logged with its name.
-        InputError: there is no data set.
+        ShardError: a file is missing, damaged, unexpected or written by another run; each problem is logged.
+        InputError: there is no dataset.
 
     """
-    begun = catalog.list_unfinished(out)
-    wrong, items = [f"{folder}: begun and not finished: run jobs/prepare.py again" for folder in begun], []
+    unfinished = catalog.list_unfinished(out)
+    problems = [f"{folder}: preparation is not finished: run jobs/prepare.py again" for folder in unfinished]
+    items = []
     for folder in catalog.find_datasets([out]):
         found, shards = verify.check_metadata(folder)
-        wrong += found
+        problems += found
         items += [{"item": json.dumps([folder, shard, rows])} for shard, rows in shards]
     line = ProgressLine(logger)
-    for done, messages in enumerate(_check(items), start=1):
-        wrong += messages
-        line.update(f"checked {done} of {len(items)} tars")
-    for message in wrong:
-        logger.error("%s", message)
-    if wrong:
-        raise ShardError(f"{out}: {len(wrong)} things are wrong, listed above; nothing was changed")
-    logger.info("%s: %d tars, all as they were written", out, len(items))
+    for checked, messages in enumerate(_check(items), start=1):
+        problems += messages
+        line.update(f"checked {checked} of {len(items)} tars")
+    for problem in problems:
+        logger.error("%s", problem)
+    if problems:
+        raise ShardError(f"{out}: {len(problems)} problems, listed above; no file was changed")
+    logger.info("%s: %d tars, all intact", out, len(items))
 
 
 def _check(items: list[dict[str, Any]]) -> Any:

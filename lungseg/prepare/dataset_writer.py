@@ -1,4 +1,4 @@
-"""Join finished shards into a data set: manifest, index, dataset.json."""
+"""Join finished shards into a dataset: manifest, index, dataset.json."""
 
 import re
 from collections import Counter
@@ -17,35 +17,37 @@ from lungseg.storage.files import digest_bytes
 
 
 def begin_datasets(plans: Sequence[ShardPlan]) -> None:
-    """Take back the mark of a finished data set before its tars may change, and write down the plan.
+    """Delete each dataset.json, the mark of a finished dataset, before tars change, and write the plans.
 
     Raises:
-        InputError: a data set would lie where files of its archive lie.
+        InputError: files of the archive are stored in the folder of a dataset.
 
     """
-    folders = _by_folder(plans)
-    for folder, own in folders.items():
-        inside = next((one.image_uri for plan in own for one in plan.records if _inside(one, folder)), None)
+    plans_by_folder = _by_folder(plans)
+    for folder, members in plans_by_folder.items():
+        inside = next(
+            (record.image_uri for plan in members for record in plan.records if _inside(record, folder)), None
+        )
         if inside:
-            raise InputError(f"{folder}: the archive itself lies there ({inside}): pass another --out or --dataset")
-    for folder, own in folders.items():
+            raise InputError(f"{folder} holds files of the archive ({inside}): pass another --out or --dataset")
+    for folder, members in plans_by_folder.items():
         storage.delete(storage.join(folder, "dataset.json"))
-        save_plan(own)
+        save_plan(members)
 
 
 def finish_dataset(plans: Sequence[ShardPlan]) -> dict[str, Any]:
-    """Join one data set's parts, in the plans' order, to manifest, index and dataset.json; return what that says.
+    """Join the parts of one dataset, in the order of its plans; return the content of dataset.json.
 
     Raises:
-        InputError: not one input could be used, or a part cannot be read.
+        InputError: no input is usable, or a part cannot be read.
 
     """
     folder = plans[0].folder
     parts = [_read_part(plan) for plan in plans]
     shards = [shard for shard, _, _ in parts]
     records = _without_outliers(pa.concat_tables([records for _, records, _ in parts]))
-    index = _of_usable(pa.concat_tables([index for _, _, index in parts]), records)
-    del parts  # the rows of an archive of millions take GiB
+    index = _usable_rows(pa.concat_tables([index for _, _, index in parts]), records)
+    del parts  # GiB for an archive of millions
     statuses, reasons = records.column("status").to_pylist(), records.column("reason").to_pylist()
     codes = _count_codes(statuses, reasons)
     manifest_bytes = storage.table_bytes(records)
@@ -57,7 +59,7 @@ def finish_dataset(plans: Sequence[ShardPlan]) -> dict[str, Any]:
         )
     index_bytes = storage.table_bytes(index)
     storage.write_bytes(storage.join(folder, "index.parquet"), index_bytes)
-    _delete_others(folder, {shard["name"] for shard in shards})
+    _delete_old_shards(folder, {shard["name"] for shard in shards})
     storage.delete_unfinished(folder)
     info = {
         "dataset": storage.name_of(folder),
@@ -77,12 +79,12 @@ def finish_dataset(plans: Sequence[ShardPlan]) -> dict[str, Any]:
 
 
 def write_datasets(plans: Sequence[ShardPlan]) -> None:
-    """Do the whole of a plan in this process; what the prepare pipeline does over a cluster."""
+    """Write and finish all datasets of a plan in this process, without Ray."""
     begin_datasets(plans)
     for plan in plans:
         write_shard(plan)
-    for own in _by_folder(plans).values():
-        finish_dataset(own)
+    for members in _by_folder(plans).values():
+        finish_dataset(members)
 
 
 def _by_folder(plans: Sequence[ShardPlan]) -> dict[str, list[ShardPlan]]:
@@ -91,16 +93,16 @@ def _by_folder(plans: Sequence[ShardPlan]) -> dict[str, list[ShardPlan]]:
 
 
 def _read_part(plan: ShardPlan) -> tuple[dict[str, Any], pa.Table, pa.Table]:
-    """Read one tar's part as tables at once: as Python objects, those of a large archive would fill the memory."""
+    """Return shard, manifest rows and index rows of one part, as tables: Python objects would fill the memory."""
     path = storage.join(plan.folder, "parts", f"{plan.name}.json")
     part = storage.read_json(path)
     if not storage.has_valid_digest(part):
-        raise InputError(f"{path}: not as it was written: damaged; run jobs/prepare.py again")
+        raise InputError(f"{path}: is damaged (its checksum does not match): run jobs/prepare.py again")
     return part["shard"], table(part["records"], MANIFEST), table(part["index"], INDEX)
 
 
 def _without_outliers(records: pa.Table) -> pa.Table:
-    """Reject the masks whose area lies far out of the data set's own distribution."""
+    """Reject records whose mask area is an outlier in the dataset."""
     usable = [status in USABLE for status in records.column("status").to_pylist()]
     areas = [area if use else None for area, use in zip(records.column("mask_area").to_pylist(), usable, strict=True)]
     outliers = record_checks.area_outliers(areas)
@@ -109,8 +111,8 @@ def _without_outliers(records: pa.Table) -> pa.Table:
     known = sorted(area for area in areas if area is not None)
     middle = known[len(known) // 2]
     statuses, reasons = records.column("status").to_pylist(), records.column("reason").to_pylist()
-    for i, far in enumerate(outliers):
-        if far:
+    for i, is_outlier in enumerate(outliers):
+        if is_outlier:
             statuses[i] = "rejected"
             reasons[i] = (
                 f"mask_area: the mask marks {areas[i]:.3f} of the picture, the median of this data set is "
@@ -122,7 +124,7 @@ def _without_outliers(records: pa.Table) -> pa.Table:
     return changed
 
 
-def _of_usable(index: pa.Table, records: pa.Table) -> pa.Table:
+def _usable_rows(index: pa.Table, records: pa.Table) -> pa.Table:
     """Keep the index rows whose record is usable."""
     rows = zip(records.column("image_id").to_pylist(), records.column("status").to_pylist(), strict=True)
     usable = {image_id for image_id, status in rows if status in USABLE}
@@ -139,13 +141,14 @@ def _count_codes(statuses: Sequence[str], reasons: Sequence[str]) -> dict[str, d
     return counts
 
 
-def _delete_others(folder: str, names: set[str]) -> None:
-    """Delete shards of an earlier archive that had more: a reader of `*.tar` would take them for samples."""
-    ours = re.compile(re.escape(folder.rstrip("/")) + r"/(parts/)?(?P<name>[^/]+-\d{6,})(\.begun)?\.(tar|json)")
+def _delete_old_shards(folder: str, names: set[str]) -> None:
+    """Delete shards of an earlier plan: a reader of `*.tar` would read them too."""
+    shard_file = re.compile(re.escape(folder.rstrip("/")) + r"/(parts/)?(?P<name>[^/]+-\d{6,})(\.begun)?\.(tar|json)")
     for path in storage.list_files(folder, (".tar", ".json")):
-        found = ours.fullmatch(path)
-        left_over = found is not None and (found["name"] not in names or path.endswith(".begun.json"))
-        if left_over and found is not None and found["name"].startswith(f"{storage.name_of(folder)}-"):
+        match = shard_file.fullmatch(path)
+        if match is None or not match["name"].startswith(f"{storage.name_of(folder)}-"):
+            continue
+        if match["name"] not in names or path.endswith(".begun.json"):
             storage.delete(path)
 
 

@@ -1,4 +1,4 @@
-"""Records to the encoded members of their samples: read, checked, prepared, timed."""
+"""Read, check and prepare records, and encode the tar members of their samples."""
 
 import functools
 import json
@@ -24,21 +24,21 @@ from lungseg.schema import SCHEMA, Record
 logger = logging.getLogger(__name__)
 
 READ_THREADS = 4
-"""Threads of a task that read ahead: on a disk that is busy, and in a bucket, reading is waiting."""
+"""Threads per task that read files ahead, because busy disks and buckets have long latencies."""
 
 FileContents = dict[str, bytes | InputError]
 
 
 @dataclass(frozen=True)
 class EncodedSample:
-    """A checked record and, where it can be used, the encoded members of its sample."""
+    """A checked record and the encoded members of its sample; no members where the record is not usable."""
 
     record: Record
     members: dict[str, bytes]
 
 
 class Stopwatch:
-    """Adds up seconds by stage; time in a stage inside another counts for the inner one alone. One thread each."""
+    """Sums seconds by stage. Time in a nested stage counts for the nested one only. Not thread-safe."""
 
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
@@ -46,32 +46,32 @@ class Stopwatch:
 
     @contextmanager
     def time(self, stage: str) -> Iterator[None]:
-        """Count what is done inside for this stage."""
+        """Add the time of the block to a stage."""
         outer, self._inner = self._inner, 0.0
         began = time.perf_counter()
         try:
             yield
         finally:
-            took = time.perf_counter() - began
-            self.seconds[stage] += took - self._inner
-            self._inner = outer + took
+            elapsed = time.perf_counter() - began
+            self.seconds[stage] += elapsed - self._inner
+            self._inner = outer + elapsed
 
 
 def encode_sample(
     record: Record, plan: ShardPlan, key: bytes | None, watch: Stopwatch, files: FileContents | None = None
 ) -> EncodedSample:
-    """Read (or take from `files` what was read), check, prepare and encode one record."""
+    """Check, prepare and encode one record; `files` are the contents or errors of files that were read ahead."""
 
     def read(uri: str) -> bytes:
         with watch.time("read"):
-            found = (files or {}).get(uri)
-            if isinstance(found, InputError):
-                raise found
-            return storage.read_bytes(uri) if found is None else found
+            content = (files or {}).get(uri)
+            if isinstance(content, InputError):
+                raise content
+            return storage.read_bytes(uri) if content is None else content
 
     with watch.time("decode and check"):
         checked, image, native_mask = record_checks.open_record(record, plan.preprocess, plan.odd_masks, key, read)
-        if image is not None:  # the audit's: nobody else asks for it
+        if image is not None:  # for the audit of duplicates
             checked = replace(checked, phash=duplicates.fingerprint(image))
     if image is None or not checked.usable:
         return EncodedSample(checked, {})
@@ -92,15 +92,15 @@ def encode_sample(
 
 
 def encode_samples(
-    plan: ShardPlan, key: bytes | None, watch: Stopwatch, apart: bool = False
+    plan: ShardPlan, key: bytes | None, watch: Stopwatch, isolated: bool = False
 ) -> Iterator[EncodedSample]:
-    """Pack the plan's records in their order, while threads read the files of the next ones.
+    """Encode the records of a plan in order, while threads read the files of the next ones.
 
-    `apart`: each in a process of their own, so that one that ends its process (a codec may crash over broken bytes)
-    becomes a failed record, and the others are packed.
+    isolated: encode in another process. A record that kills it, as when a codec crashes on damaged bytes, becomes a
+    failed record, and the others are encoded in a new process.
     """
-    if apart:
-        yield from _pack_apart(plan, key, watch)
+    if isolated:
+        yield from _encode_isolated(plan, key, watch)
         return
 
     with ThreadPoolExecutor(READ_THREADS, thread_name_prefix="read") as pool:
@@ -108,7 +108,7 @@ def encode_samples(
         try:
             for number, record in enumerate(plan.records):
                 ahead = plan.records[number + len(waiting) : number + READ_THREADS + 1]
-                waiting.extend(pool.submit(_read, one) for one in ahead)
+                waiting.extend(pool.submit(_read, record_ahead) for record_ahead in ahead)
                 with watch.time("read"):
                     files = waiting.popleft().result()
                 yield encode_sample(record, plan, key, watch, files)
@@ -117,7 +117,7 @@ def encode_samples(
 
 
 def _read(record: Record) -> FileContents:
-    """Read a record's files; what cannot be read becomes its error."""
+    """Return the contents of a record's files, or the error of a file that cannot be read."""
     files: FileContents = {}
     if not record.usable:
         return files
@@ -129,18 +129,17 @@ def _read(record: Record) -> FileContents:
     return files
 
 
-def _pack_apart(plan: ShardPlan, key: bytes | None, watch: Stopwatch) -> Iterator[EncodedSample]:
-    """Pack in another process, and start a new one where it died."""
-    work = functools.partial(_pack_one, plan=replace(plan, records=()), key=key)
-    for record, done in zip(plan.records, each_apart(work, plan.records), strict=True):
-        if done is None:
+def _encode_isolated(plan: ShardPlan, key: bytes | None, watch: Stopwatch) -> Iterator[EncodedSample]:
+    encode = functools.partial(_encode_one, plan=replace(plan, records=()), key=key)
+    for record, result in zip(plan.records, each_apart(encode, plan.records), strict=True):
+        if result is None:
             yield EncodedSample(crashed(record), {})
             continue
-        packed, seconds = done
-        watch.seconds.update({stage: watch.seconds[stage] + took for stage, took in seconds.items()})
-        yield packed
+        sample, seconds = result
+        watch.seconds.update({stage: watch.seconds[stage] + elapsed for stage, elapsed in seconds.items()})
+        yield sample
 
 
-def _pack_one(record: Record, plan: ShardPlan, key: bytes | None) -> tuple[EncodedSample, dict[str, float]]:
+def _encode_one(record: Record, plan: ShardPlan, key: bytes | None) -> tuple[EncodedSample, dict[str, float]]:
     watch = Stopwatch()
     return encode_sample(record, plan, key, watch), dict(watch.seconds)

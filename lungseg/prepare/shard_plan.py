@@ -1,4 +1,4 @@
-"""Which input goes into which tar: decided before any work begins, and kept when the archive grows."""
+"""Assign inputs to tars before any is written, and keep the assignment when the archive grows."""
 
 import json
 import logging
@@ -19,154 +19,169 @@ _PLAN = pa.schema(
     [("shard", pa.string()), ("image_uri", pa.string()), ("image_id", pa.string())],
     metadata={"lungseg.schema": str(SCHEMA).encode()},
 )
-# A prepared sample takes about this many bytes of a tar for a pixel of its square, and this many besides: measured on
-# Shenzhen and Montgomery, equalised, at 256 and 512 px (0.58 to 0.66), with two tar headers and padding.
-_BYTES_PER_PX, _BYTES_BESIDES = 0.62, 4096
+# Estimated size of a prepared sample in a tar: bytes per pixel, and a constant for headers, padding and JSON.
+# Measured on Shenzhen and Montgomery, equalized, at 256 and 512 px: 0.58 to 0.66 bytes per pixel.
+_BYTES_PER_PX, _BYTES_PER_SAMPLE = 0.62, 4096
 
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """The records that go into one tar of a data set, `room` at most, and how they are checked and prepared."""
+    """The records of one tar, `max_inputs` at most, and how they are checked and prepared."""
 
     folder: str
     name: str
     records: tuple[Record, ...]
     preprocess: PreprocessSettings
-    room: int
+    max_inputs: int
     odd_masks: OddMasks = "flag"
 
     def to_json(self) -> str:
-        """Write it as text, which any worker reads; Ray Data would guess types from nested objects, block by block."""
+        """Encode as text: Ray Data would infer the types of nested objects for each block."""
         records = [record.to_dict() for record in self.records]
-        return json.dumps([self.folder, self.name, records, self.preprocess.model_dump(), self.room, self.odd_masks])
+        return json.dumps(
+            [self.folder, self.name, records, self.preprocess.model_dump(), self.max_inputs, self.odd_masks]
+        )
 
     @classmethod
     def from_json(cls, text: str) -> "ShardPlan":
-        """Read what `to_json` wrote."""
-        folder, name, records, preprocess, room, odd_masks = json.loads(text)
-        made = tuple(Record.from_dict(record) for record in records)
-        return cls(folder, name, made, PreprocessSettings.model_validate(preprocess), room, odd_masks)
+        """Decode what `to_json` wrote."""
+        folder, name, rows, preprocess, max_inputs, odd_masks = json.loads(text)
+        records = tuple(Record.from_dict(row) for row in rows)
+        return cls(folder, name, records, PreprocessSettings.model_validate(preprocess), max_inputs, odd_masks)
 
 
 class _DamagedPlanError(InputError):
-    """A plan was read, and is none of this schema."""
+    """A plan file was read, but its content is damaged or has another schema."""
 
 
 def planned_ids(records: Iterable[Record], out: str) -> dict[tuple[str, str], str]:
-    """Say which image_id each (dataset, image_uri) holds by the plans that an earlier start left in `out`.
+    """Return the image_id of each (dataset, image_uri) in the plans that an earlier run left in `out`.
 
     Raises:
-        InputError: a plan is there, but cannot be read now.
+        InputError: a plan exists but cannot be read at the moment.
 
     """
-    held: dict[tuple[str, str], str] = {}
+    planned: dict[tuple[str, str], str] = {}
     for dataset in {record.dataset for record in records}:
         try:
-            found = _open_plan(storage.join(out, dataset))
-        except _DamagedPlanError:  # plan_shards, which comes to it next, says so
+            plan = _open_plan(storage.join(out, dataset))
+        except _DamagedPlanError:  # plan_shards logs it
             continue
-        if found is not None and "image_id" in found.column_names:  # older plans have no ids
-            pairs = zip(found.column("image_uri").to_pylist(), found.column("image_id").to_pylist(), strict=True)
-            held.update({(dataset, uri): own for uri, own in pairs if uri and own})
-    return held
+        if plan is not None and "image_id" in plan.column_names:  # older plans have no ids
+            pairs = zip(plan.column("image_uri").to_pylist(), plan.column("image_id").to_pylist(), strict=True)
+            planned.update({(dataset, uri): image_id for uri, image_id in pairs if uri and image_id})
+    return planned
 
 
 def plan_shards(
     records: Sequence[Record],
     out: str,
     preprocess: PreprocessSettings,
-    per_shard: int = 256,
+    images_per_shard: int = 256,
     shard_mib: int = 32,
     odd_masks: OddMasks = "flag",
 ) -> list[ShardPlan]:
-    """Cut each data set's records, in their order, into tars of about `shard_mib` and at most `per_shard` inputs.
+    """Split each dataset's records, in order, into tars of about `shard_mib` and at most `images_per_shard` inputs.
 
-    The same plan on any machine. What an earlier plan of the same settings put into a tar stays in it, so that images
-    added to an archive make new tars and leave the old ones alone.
+    The result does not depend on the machine. Inputs stay in the tar that an earlier plan with the same settings gave
+    them: images added to an archive go into new tars, and finished tars do not change.
 
     Raises:
-        InputError: a folder holds a data set of another archive, or its plan cannot be read now.
+        InputError: a folder holds a dataset of another archive, or its plan cannot be read at the moment.
 
     """
-    room = min(per_shard, max(1, int((shard_mib << 20) / (preprocess.size**2 * _BYTES_PER_PX + _BYTES_BESIDES))))
+    max_inputs = min(
+        images_per_shard, max(1, int((shard_mib << 20) / (preprocess.size**2 * _BYTES_PER_PX + _BYTES_PER_SAMPLE)))
+    )
     plans = []
-    own: defaultdict[str, list[Record]] = defaultdict(list)
+    by_dataset: defaultdict[str, list[Record]] = defaultdict(list)
     for record in records:
-        own[record.dataset].append(record)
-    for dataset in sorted(own):
+        by_dataset[record.dataset].append(record)
+    for dataset, members in sorted(by_dataset.items()):
         folder = storage.join(out, dataset)
-        earlier = _read_plan(folder, own[dataset], _make(preprocess, room))
-        cut = assign_to_shards(own[dataset], earlier, dataset, room)
-        plans += [ShardPlan(folder, name, tuple(inside), preprocess, room, odd_masks) for name, inside in cut.items()]
+        earlier = _read_plan(folder, members, _settings_digest(preprocess, max_inputs))
+        shards = assign_to_shards(members, earlier, dataset, max_inputs)
+        plans += [
+            ShardPlan(folder, name, tuple(inside), preprocess, max_inputs, odd_masks) for name, inside in shards.items()
+        ]
     return plans
 
 
 def assign_to_shards(
-    records: Sequence[Record], earlier: Sequence[tuple[str, str]], dataset: str, room: int
+    records: Sequence[Record], earlier: Sequence[tuple[str, str]], dataset: str, max_inputs: int
 ) -> dict[str, list[Record]]:
-    """Deal records to shards, by name: those of the earlier (shard, image_uri) to their own, the others to new ones."""
-    places: defaultdict[str, deque[str]] = defaultdict(deque)
+    """Return the records of each shard by name.
+
+    Records in `earlier`, pairs of shard and image_uri, keep their shard; others go into new shards.
+    """
+    earlier_shards: defaultdict[str, deque[str]] = defaultdict(deque)
     for shard, uri in earlier:
-        places[uri].append(shard)
+        earlier_shards[uri].append(shard)
     kept: defaultdict[str, list[Record]] = defaultdict(list)
     new = []
     for record in records:
-        if places[record.image_uri]:
-            kept[places[record.image_uri].popleft()].append(record)
+        if earlier_shards[record.image_uri]:
+            kept[earlier_shards[record.image_uri].popleft()].append(record)
         else:
             new.append(record)
     first = max((_number(shard) + 1 for shard, _ in earlier), default=0)
-    cut = {name: kept[name] for name in sorted(kept, key=_number)}
-    for number, start in enumerate(range(0, len(new), room), start=first):
-        cut[f"{dataset}-{number:06d}"] = new[start : start + room]
-    return cut
+    shards = {name: kept[name] for name in sorted(kept, key=_number)}
+    for number, start in enumerate(range(0, len(new), max_inputs), start=first):
+        shards[f"{dataset}-{number:06d}"] = new[start : start + max_inputs]
+    return shards
 
 
 def save_plan(plans: Sequence[ShardPlan]) -> None:
-    """Write one data set's plan beside its tars, before the first of them."""
-    made_with = _make(plans[0].preprocess, plans[0].room)
-    placed = [(plan.name, record) for plan in plans for record in plan.records]
-    # What cannot be used holds no id that something usable has.
-    taken = {record.image_id for _, record in placed if record.usable}
+    """Write the plan of one dataset into its folder, before its first tar."""
+    settings = _settings_digest(plans[0].preprocess, plans[0].max_inputs)
+    assigned = [(plan.name, record) for plan in plans for record in plan.records]
+    # An unusable record must not reserve an id that a usable one has.
+    usable_ids = {record.image_id for _, record in assigned if record.usable}
     rows = [
         {
             "shard": shard,
             "image_uri": record.image_uri,
-            "image_id": record.image_id if record.usable or record.image_id not in taken else None,
+            "image_id": record.image_id if record.usable or record.image_id not in usable_ids else None,
         }
-        for shard, record in placed
+        for shard, record in assigned
     ]
-    made = table(rows, _PLAN.with_metadata({**_PLAN.metadata, "made_with": made_with}))
-    storage.write_table(_path(plans[0].folder), made)
+    schema = _PLAN.with_metadata({**_PLAN.metadata, "settings_digest": settings})
+    storage.write_table(_path(plans[0].folder), table(rows, schema))
 
 
 def _number(shard: str) -> int:
     return int(shard.rsplit("-", 1)[1])
 
 
-def _make(preprocess: PreprocessSettings, room: int) -> str:
-    """Digest of what the cut depends on; another one is a new plan, as every tar changes with it."""
-    return storage.digest([SCHEMA, preprocess.model_dump(), room])
+def _settings_digest(preprocess: PreprocessSettings, max_inputs: int) -> str:
+    """Return the digest of all settings that change every tar: with another one, earlier plans are not kept."""
+    return storage.digest([SCHEMA, preprocess.model_dump(), max_inputs])
 
 
-def _read_plan(folder: str, records: Sequence[Record], made_with: str) -> list[tuple[str, str]]:
+def _read_plan(folder: str, records: Sequence[Record], settings_digest: str) -> list[tuple[str, str]]:
     try:
-        found = _open_plan(folder)
+        plan = _open_plan(folder)
     except _DamagedPlanError as error:
-        logger.warning("%s; planning anew", error)
+        logger.warning("%s; making a new plan", error)
         return []
-    if found is None:
+    if plan is None:
         return []
-    uris = found.column("image_uri").to_pylist()
+    uris = plan.column("image_uri").to_pylist()
     if uris and {record.image_uri for record in records}.isdisjoint(uris):
-        raise InputError(f"{folder} holds a data set of another archive ({uris[0]}): pass another --dataset or --out")
-    if found.schema.metadata.get(b"made_with", b"").decode() != made_with:
+        raise InputError(f"{folder} holds a dataset of another archive ({uris[0]}): pass another --dataset or --out")
+    if plan.schema.metadata.get(b"settings_digest", b"").decode() != settings_digest:
         return []
-    return list(zip(found.column("shard").to_pylist(), uris, strict=True))
+    return list(zip(plan.column("shard").to_pylist(), uris, strict=True))
 
 
 def _open_plan(folder: str) -> pa.Table | None:
-    """Read a plan that is there; one that a bucket does not give now is not taken for a damaged one."""
+    """Return the plan of a dataset, None where there is none.
+
+    Raises:
+        _DamagedPlanError: the file was read, but its content cannot be used.
+        InputError: the file cannot be read at the moment, as when a bucket does not answer.
+
+    """
     path = _path(folder)
     if not storage.exists(path):
         return None

@@ -1,4 +1,4 @@
-"""What a CPU task does in a preparation. In a module of its own: what it imports, every worker imports as it starts."""
+"""The Ray Data task of `prepare`. Every worker imports this module at its start, so its imports are few."""
 
 from typing import Any
 
@@ -13,8 +13,8 @@ from lungseg.prepare.shard_plan import ShardPlan
 def write_planned_shard(row: dict[str, Any], key: bytes | None) -> dict[str, Any]:
     """Write one shard: `plan` as JSON to `result`, a TaskResult of the numbers that `write_shard` returns."""
     cv2.setNumThreads(1)  # Ray runs one task per core
-    return {"result": TaskResult.of(_write, row["plan"], key).to_json()}
+    return {"result": TaskResult.of(_write_shard, row["plan"], key).to_json()}
 
 
-def _write(plan: str, key: bytes | None) -> Row:
+def _write_shard(plan: str, key: bytes | None) -> Row:
     return shard_writer.write_shard(ShardPlan.from_json(plan), key)

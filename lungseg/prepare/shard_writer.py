@@ -1,4 +1,4 @@
-"""Samples to the members of deterministic WebDataset tars and back, found by an index of offsets."""
+"""Write one deterministic WebDataset tar and the rows of its records and samples."""
 
 import io
 import tarfile
@@ -22,57 +22,57 @@ _BLOCK = 512
 
 
 def write_shard(plan: ShardPlan, key: bytes | None = None) -> Row:
-    """Read, check and prepare the plan's records and write its tar; say in a few numbers what became of them.
+    """Read, check and prepare the records of a plan and write its tar.
 
-    `parts/<shard>.json` holds it in full. A tar that is there already, whole and made of the same files with the same
-    settings, is left as it is. `key` turns DICOM patient ids into pseudonyms.
+    An existing tar is kept if it is complete and was written from the same files with the same settings.
+    `parts/<shard>.json` holds the rows of all records and samples. `key` turns DICOM patient ids into pseudonyms.
+
+    Returns the number of inputs, bytes and inputs by status, whether the tar was kept, and the seconds by stage.
     """
-    path = storage.join(plan.folder, "parts", f"{plan.name}.json")
-    made_of = _fingerprint(plan, key)
-    done = _finished_part(path, plan, made_of)
-    if done is not None:
-        return {**_numbers(done), "kept": True, "seconds": {}}
-    deaths = _begin(plan)
+    inputs_digest = _inputs_digest(plan, key)
+    finished = _finished_part(plan, inputs_digest)
+    if finished is not None:
+        return {**_counts(finished), "kept": True, "seconds": {}}
+    deaths = _mark_begun(plan)
     try:
-        return _make(plan, key, made_of, apart=deaths >= APART_AFTER)
-    except Exception:  # only a process that dies leaves the note behind
-        storage.delete(_begun(plan))
+        return _write_new(plan, key, inputs_digest, isolated=deaths >= APART_AFTER)
+    except Exception:  # only a process that dies leaves the marker behind
+        storage.delete(_marker_path(plan))
         raise
 
 
-def _make(plan: ShardPlan, key: bytes | None, made_of: str, apart: bool) -> Row:
+def _write_new(plan: ShardPlan, key: bytes | None, inputs_digest: str, isolated: bool) -> Row:
     watch = Stopwatch()
     stream = io.BytesIO()
     records, rows = [], []
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.GNU_FORMAT) as tar:
-        for packed in encode_samples(plan, key, watch, apart):
-            records.append(packed.record.to_dict())
-            if packed.members:
-                rows.append(_index_row(packed.record, plan.name, _add_members(tar, packed)))
+        for sample in encode_samples(plan, key, watch, isolated):
+            records.append(sample.record.to_dict())
+            if sample.members:
+                rows.append(_index_row(sample.record, plan.name, _add_members(tar, sample)))
     with watch.time("write"):
-        part = _write(plan, stream.getvalue(), made_of, records, rows)
-        storage.delete(_begun(plan))
-    return {**_numbers(part), "kept": False, "seconds": dict(watch.seconds)}
+        part = _write_files(plan, stream.getvalue(), inputs_digest, records, rows)
+        storage.delete(_marker_path(plan))
+    return {**_counts(part), "kept": False, "seconds": dict(watch.seconds)}
 
 
-def _write(plan: ShardPlan, tar: bytes, made_of: str, records: list[Row], rows: list[Row]) -> Row:
-    """Write a tar, and then its part, which says what became of the records and where the samples lie."""
+def _write_files(plan: ShardPlan, tar: bytes, inputs_digest: str, records: list[Row], rows: list[Row]) -> Row:
+    """Write a tar, and after it the part with its manifest and index rows; return the part."""
     storage.write_bytes(storage.join(plan.folder, f"{plan.name}.tar"), tar)
     shard = {"name": plan.name, "bytes": len(tar), "sha256": digest_bytes(tar), "samples": len(rows)}
-    part = {"made_of": made_of, "shard": shard, "records": records, "index": rows}
-    path = storage.join(plan.folder, "parts", f"{plan.name}.json")
-    storage.write_json(path, {**part, "checked": storage.digest(part)}, indent=None)
+    part = {"inputs_digest": inputs_digest, "shard": shard, "records": records, "index": rows}
+    storage.write_json(_part_path(plan), {**part, "checked": storage.digest(part)}, indent=None)
     return part
 
 
-def _begin(plan: ShardPlan) -> int:
-    """Note that this tar is being made; return how many earlier attempts ended with their process.
+def _mark_begun(plan: ShardPlan) -> int:
+    """Mark this tar as begun; return how many worker processes died while they wrote it.
 
     Raises:
-        InputError: too many did.
+        InputError: too many died.
 
     """
-    path = _begun(plan)
+    path = _marker_path(plan)
     deaths = begin(path)
     if deaths > MOST_DEATHS:
         storage.delete(path)
@@ -80,53 +80,61 @@ def _begin(plan: ShardPlan) -> int:
     return deaths
 
 
-def _begun(plan: ShardPlan) -> str:
+def _part_path(plan: ShardPlan) -> str:
+    return storage.join(plan.folder, "parts", f"{plan.name}.json")
+
+
+def _marker_path(plan: ShardPlan) -> str:
     return storage.join(plan.folder, "parts", f"{plan.name}.begun.json")
 
 
-def _add_members(tar: tarfile.TarFile, packed: EncodedSample) -> dict[str, tuple[int, int, int]]:
-    """Append a sample's members: where their bytes lie, and their CRC-32. Times and owners are 0: bytes repeat."""
-    places = {}
-    for name, content in packed.members.items():
-        info = tarfile.TarInfo(f"{packed.record.image_id}.{MEMBER_SUFFIXES[name]}")
+def _add_members(tar: tarfile.TarFile, sample: EncodedSample) -> dict[str, tuple[int, int, int]]:
+    """Append a sample's members; return the offset, size and CRC-32 of each.
+
+    Times and owners are 0, so that the same inputs give the same bytes.
+    """
+    ranges = {}
+    for name, content in sample.members.items():
+        info = tarfile.TarInfo(f"{sample.record.image_id}.{MEMBER_SUFFIXES[name]}")
         info.size = len(content)
         tar.addfile(info, io.BytesIO(content))
-        places[name] = (tar.offset - -(-len(content) // _BLOCK) * _BLOCK, len(content), zlib.crc32(content))
-    return places
+        ranges[name] = (tar.offset - -(-len(content) // _BLOCK) * _BLOCK, len(content), zlib.crc32(content))
+    return ranges
 
 
-def _index_row(record: Record, shard: str, places: dict[str, tuple[int, int, int]]) -> Row:
+def _index_row(record: Record, shard: str, ranges: dict[str, tuple[int, int, int]]) -> Row:
     row: Row = {name: getattr(record, name) for name in (*SAMPLE_ID_FIELDS, "phash")}
     row["shard"] = shard
     for name in MEMBER_SUFFIXES:
-        row[f"{name}_offset"], row[f"{name}_size"], row[f"{name}_crc32"] = places.get(name, (0, 0, 0))
+        row[f"{name}_offset"], row[f"{name}_size"], row[f"{name}_crc32"] = ranges.get(name, (0, 0, 0))
     return row
 
 
-def _numbers(part: Row) -> Row:
+def _counts(part: Row) -> Row:
     records = part["records"]
     counts = Counter(record["status"] for record in records)
     return {"inputs": len(records), "bytes": part["shard"]["bytes"], "counts": dict(counts)}
 
 
-def _fingerprint(plan: ShardPlan, key: bytes | None) -> str:
-    """Digest of what a tar is made of: records, settings, and size and time of every file that is still there."""
-    files = [uri for record in plan.records for uri in (record.image_uri, *record.mask_uris) if uri]
-    stats = _stats(files)
+def _inputs_digest(plan: ShardPlan, key: bytes | None) -> str:
+    """Return the digest of all that determines a tar: records, settings, key, and size and time of every file."""
+    uris = [uri for record in plan.records for uri in (record.image_uri, *record.mask_uris) if uri]
+    stats = _stats(uris)
     records = [record.to_dict() for record in plan.records]
-    who = pseudonym("", key) if key else ""
-    return storage.digest([SCHEMA, plan.name, plan.preprocess.model_dump(), plan.odd_masks, who, records, stats])
+    key_id = pseudonym("", key) if key else ""
+    return storage.digest([SCHEMA, plan.name, plan.preprocess.model_dump(), plan.odd_masks, key_id, records, stats])
 
 
-def _stats(files: Sequence[str]) -> list[tuple[int, int] | None]:
-    if not any("://" in uri for uri in files):
-        return [storage.try_stat(uri) for uri in files]
+def _stats(uris: Sequence[str]) -> list[tuple[int, int] | None]:
+    if not any("://" in uri for uri in uris):
+        return [storage.try_stat(uri) for uri in uris]
     with ThreadPoolExecutor(READ_THREADS) as pool:
-        return list(pool.map(storage.try_stat, files))
+        return list(pool.map(storage.try_stat, uris))
 
 
-def _finished_part(path: str, plan: ShardPlan, made_of: str) -> Row | None:
-    """Return an earlier part if it is of the same make and its tar is whole; what failed to be read is tried again."""
+def _finished_part(plan: ShardPlan, inputs_digest: str) -> Row | None:
+    """Return the part of an earlier run if its inputs are the same, its tar is intact and no record of it failed."""
+    path = _part_path(plan)
     tar = storage.join(plan.folder, f"{plan.name}.tar")
     if not (storage.exists(path) and storage.exists(tar)):
         return None
@@ -136,7 +144,7 @@ def _finished_part(path: str, plan: ShardPlan, made_of: str) -> Row | None:
         return None
     same = (
         storage.has_valid_digest(part)
-        and part["made_of"] == made_of
+        and part.get("inputs_digest") == inputs_digest
         and part["shard"]["sha256"] == digest_bytes(storage.read_bytes(tar))
     )
     return part if same and not any(record["status"] == "failed" for record in part["records"]) else None

@@ -1,4 +1,4 @@
-"""What became of an archive: counted, timed, written as summary.json and shown on the terminal."""
+"""Summary of a preparation: inputs by status and reason, duplicates, and where the time went."""
 
 import sys
 from collections import Counter
@@ -18,25 +18,29 @@ Summary = dict[str, Any]
 
 @dataclass
 class WrittenTotals:
-    """What the tasks did, added up: inputs, those prepared now, seconds of all workers by stage, inputs by status."""
+    """Totals over finished tasks.
+
+    inputs: all; prepared: inputs that were not kept from an earlier run; seconds: of all workers, by stage; counts:
+    inputs by status.
+    """
 
     inputs: int = 0
-    now: int = 0
+    prepared: int = 0
     seconds: Counter[str] = field(default_factory=Counter)
     counts: Counter[str] = field(default_factory=Counter)
 
-    def add(self, done: dict[str, Any]) -> None:
-        """Add what one shard's task said."""
-        self.inputs += done["inputs"]
-        self.now += 0 if done["kept"] else done["inputs"]
-        self.seconds.update(done["seconds"])
-        self.counts.update(done["counts"])
+    def add(self, shard: dict[str, Any]) -> None:
+        """Add the numbers that `write_shard` returned for one shard."""
+        self.inputs += shard["inputs"]
+        self.prepared += 0 if shard["kept"] else shard["inputs"]
+        self.seconds.update(shard["seconds"])
+        self.counts.update(shard["counts"])
 
 
-def summarise(infos: Sequence[Summary], work: WrittenTotals, pairs: Sequence[Pair], seconds: float) -> Summary:
-    """Say what became of every input, per data set, and where the time went."""
+def summarise(infos: Sequence[Summary], totals: WrittenTotals, pairs: Sequence[Pair], seconds: float) -> Summary:
+    """Build the content of summary.json."""
     kinds = Counter(pair.kind for pair in pairs)
-    busy = sum(work.seconds.values())
+    busy = sum(totals.seconds.values())
     datasets = {
         info["dataset"]: {
             **{name: info[name] for name in ("inputs", "counts", "reasons", "flags", "samples", "with_mask")},
@@ -53,65 +57,65 @@ def summarise(infos: Sequence[Summary], work: WrittenTotals, pairs: Sequence[Pai
         "counts": dict(counts),
         "datasets": datasets,
         "duplicates": {kind: kinds[kind] for kind in ("exact", "near", "same_patient")},
-        "prepared_now": work.now,
+        "prepared_now": totals.prepared,
         "seconds": round(seconds, 2),
-        "images_per_s": round(work.now / seconds, 1) if work.now else None,
-        "worker_seconds": {stage: round(took, 2) for stage, took in sorted(work.seconds.items())},
-        "worker_share": {stage: round(took / busy, 3) for stage, took in sorted(work.seconds.items())},
+        "images_per_s": round(totals.prepared / seconds, 1) if totals.prepared else None,
+        "worker_seconds": {stage: round(elapsed, 2) for stage, elapsed in sorted(totals.seconds.items())},
+        "worker_share": {stage: round(elapsed / busy, 3) for stage, elapsed in sorted(totals.seconds.items())},
     }
 
 
 def print_summary(summary: Summary, out: str) -> None:
-    """Print the summary on standard output: a table of data sets, and what there is to say about inputs."""
+    """Print the summary on standard output: tables of datasets and of reasons, then totals."""
     console = Console(file=sys.stdout, markup=False, highlight=False, emoji=False, width=max(100, Console().width))
-    console.print(_datasets(summary))
-    reasons = _reasons(summary)
+    console.print(_dataset_table(summary))
+    reasons = _reason_table(summary)
     if reasons.row_count:
         console.print()
         console.print(reasons)
     counts = " + ".join(f"{count} {status}" for status, count in summary["counts"].items())
     console.print()
-    found = summary["duplicates"]
+    pairs = summary["duplicates"]
     lines = (
-        f"{summary['inputs']} inputs = {counts}; every one is in {out}/*/manifest.parquet",
-        f"Leakage audit: {found['exact']} exact and {found['near']} near duplicates, {found['same_patient']} pairs of "
-        f"one patient, in {out}/duplicates.parquet; folds never part them",
-        _time(summary),
+        f"{summary['inputs']} inputs = {counts}; {out}/*/manifest.parquet lists each of them",
+        f"Duplicates: {pairs['exact']} exact, {pairs['near']} near, {pairs['same_patient']} pairs of one patient, all "
+        f"listed in {out}/duplicates.parquet; the images of a pair are always in the same fold",
+        _time_line(summary),
     )
     for line in lines:
         console.print(Text(line), soft_wrap=True)
 
 
-def _datasets(summary: Summary) -> Table:
+def _dataset_table(summary: Summary) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    heads = ("data set", "inputs", *STATUSES, "samples", "with mask", "tars", "MiB")
+    heads = ("dataset", "inputs", *STATUSES, "samples", "with mask", "tars", "MiB")
     for head in heads:
-        table.add_column(head, justify="left" if head == "data set" else "right")
-    for name, found in summary["datasets"].items():
-        statuses = [found["counts"].get(status, 0) for status in STATUSES]
-        figures = (found["inputs"], *statuses, found["samples"], found["with_mask"], found["shards"])
-        table.add_row(name, *map(str, figures), f"{found['bytes'] / 2**20:.1f}")
+        table.add_column(head, justify="left" if head == "dataset" else "right")
+    for name, info in summary["datasets"].items():
+        statuses = [info["counts"].get(status, 0) for status in STATUSES]
+        figures = (info["inputs"], *statuses, info["samples"], info["with_mask"], info["shards"])
+        table.add_row(name, *map(str, figures), f"{info['bytes'] / 2**20:.1f}")
     return table
 
 
-def _reasons(summary: Summary) -> Table:
-    """List repairs and rejections by reason code, and the flags of inputs that were kept."""
+def _reason_table(summary: Summary) -> Table:
+    """Count repairs and rejections by reason code, and flags of inputs that were kept."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for head in ("data set", "what became of it", "why"):
+    for head in ("dataset", "result", "reason"):
         table.add_column(head)
     table.add_column("inputs", justify="right")
-    for name, found in summary["datasets"].items():
-        for status, codes in found["reasons"].items():
+    for name, info in summary["datasets"].items():
+        for status, codes in info["reasons"].items():
             for code, count in codes.items():
                 table.add_row(name, status, code, str(count))
-        for code, count in found["flags"].items():
-            table.add_row(name, "kept, with a flag", code, str(count))
+        for code, count in info["flags"].items():
+            table.add_row(name, "kept, flagged", code, str(count))
     return table
 
 
-def _time(summary: Summary) -> str:
+def _time_line(summary: Summary) -> str:
     if not summary["prepared_now"]:
-        return f"All was there from an earlier start; {summary['seconds']:.1f} s to see that"
+        return f"All inputs were prepared by an earlier run; checked in {summary['seconds']:.1f} s"
     shares = ", ".join(f"{stage} {share:.0%}" for stage, share in summary["worker_share"].items())
     rate = f"{summary['images_per_s']:.0f} images/s" if summary["images_per_s"] else ""
     return f"{summary['prepared_now']} prepared in {summary['seconds']:.1f} s ({rate}); workers: {shares}"

@@ -262,7 +262,7 @@ def test_a_prepared_samples_reference_is_brought_back_to_native_size(archive: Pa
 def test_a_prepared_sample_without_a_mask_has_no_reference(own_archive: Path, tmp_path: Path) -> None:
     shutil.rmtree(own_archive / "north" / "masks")
     listed = sources.discover(str(own_archive / "north"), "north")
-    dataset_writer.write_datasets(plan_shards(listed, str(tmp_path / "out"), SMALL, per_shard=8))
+    dataset_writer.write_datasets(plan_shards(listed, str(tmp_path / "out"), SMALL, images_per_shard=8))
     for item in planned_samples(tmp_path / "out"):
         opened = open_item(item, SMALL)
         assert (opened.record.status, opened.reference) == ("ok", None)

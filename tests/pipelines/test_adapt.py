@@ -90,7 +90,7 @@ def _bare(archive: Path, trained: Path, tmp_path: Path) -> Path:
     """Prepare the archive's pictures without their masks."""
     records = [Record(one.image_id, one.dataset, one.image_uri) for one in sources.discover(str(archive))]
     preprocess = checkpoint.find_all(str(trained))[0].preprocess
-    dataset_writer.write_datasets(plan_shards(records, str(tmp_path / "bare"), preprocess, per_shard=2))
+    dataset_writer.write_datasets(plan_shards(records, str(tmp_path / "bare"), preprocess, images_per_shard=2))
     return tmp_path / "bare"
 
 
@@ -123,7 +123,7 @@ def test_nothing_named_is_refused() -> None:
 def test_pictures_that_are_prepared_otherwise_are_refused(archive: Path, trained: Path, tmp_path: Path) -> None:
     other = checkpoint.find_all(str(trained))[0].preprocess.model_copy(update={"histogram": "clahe"})
     records = sources.discover(str(archive))
-    dataset_writer.write_datasets(plan_shards(records, str(tmp_path), other, per_shard=8))
+    dataset_writer.write_datasets(plan_shards(records, str(tmp_path), other, images_per_shard=8))
     said = refusal(checkpoint=(str(trained),), data=(str(tmp_path),))
     assert "(found --preprocess.histogram clahe, expected none)" in said
     assert "prepare the pictures as the model's were" in said

@@ -16,7 +16,7 @@ def test_the_archive_is_the_one_that_is_drawn_at_once(tmp_path: Path) -> None:
 
 
 def test_a_bucket_and_a_file_in_the_way_are_told(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="drawn to a disk"):
+    with pytest.raises(InputError, match="only be written to a local disk"):
         draw_phantoms("s3://bucket/out", 1)
     (tmp_path / "out").write_bytes(b"")
     with pytest.raises(InputError, match="cannot be written"):

@@ -36,7 +36,10 @@ def test_over_a_cluster_as_in_one_process(ray_cluster: None, archive: Path, tmp_
     settings = PrepareSettings(source=str(archive), out=str(tmp_path / "ray"), preprocess=SMALL, images_per_shard=3)
     prepare.run(settings)
     plans = plan_shards(
-        record_checks.refuse_same_ids(sources.discover(str(archive))), str(tmp_path / "alone"), SMALL, per_shard=3
+        record_checks.refuse_same_ids(sources.discover(str(archive))),
+        str(tmp_path / "alone"),
+        SMALL,
+        images_per_shard=3,
     )
     dataset_writer.write_datasets(plans)
     made = _bytes(tmp_path / "ray")
@@ -149,7 +152,7 @@ def test_dicom_without_a_key_is_refused_before_any_work(tmp_path: Path, monkeypa
     monkeypatch.delenv("LUNGSEG_PATIENT_KEY", raising=False)
     shutil.copy(get_testdata_file("RG1_UNCR.dcm"), tmp_path / "IM0001")
     settings = PrepareSettings(source=str(tmp_path), out=str(tmp_path / "out"))
-    with pytest.raises(SettingsError, match=r"IM0001: DICOM names patients.*--patient-key KEYFILE"):
+    with pytest.raises(SettingsError, match=r"IM0001: DICOM files identify patients.*--patient-key KEYFILE"):
         prepare.run(settings)
     assert not (tmp_path / "out").exists()
 
@@ -207,27 +210,27 @@ def test_broken_references_are_left_out(
         Image.fromarray(np.full((64, 64), 7, np.uint8)).save(folder / "z.png")
     prepare.run(settings.model_copy(update={"match_to": str(mixed)}))
     made = [path.read_bytes() for path in sorted((tmp_path / "out").rglob("*.tar"))]
-    said = [line for line in caplog.messages if line.startswith(("no landmarks from", "nor from"))]
-    assert len(said) == 4
-    assert said[0].startswith("no landmarks from undecodable: a0.png")
-    assert said[3] == "nor from 2 more of these 8 pictures"
+    warnings = [line for line in caplog.messages if "not used for landmarks" in line]
+    assert len(warnings) == 4
+    assert warnings[0].startswith("not used for landmarks: undecodable: a0.png")
+    assert warnings[3] == "2 more of 8 images not used for landmarks"
     prepare.run(settings.model_copy(update={"match_to": str(good)}))
     assert [path.read_bytes() for path in sorted((tmp_path / "out").rglob("*.tar"))] == made
-    for where, first in ((broken, "undecodable: a0"), (broken / "z.png", "flat_reference: z.png holds one grey value")):
-        with pytest.raises(InputError, match=rf"{where}: none of \d can be used: {first}"):
+    for where, first in ((broken, "undecodable: a0"), (broken / "z.png", "flat_reference: z.png has one grey value")):
+        with pytest.raises(InputError, match=rf"{where}: none of \d images is usable: {first}"):
             prepare.run(settings.model_copy(update={"match_to": str(where)}))
 
 
 def test_masks_of_which_none_would_be_used_are_refused(archive: Path, tmp_path: Path) -> None:
     heart = PreprocessSettings(size=64, classes=("heart",))
     settings = PrepareSettings(source=str(archive), out=str(tmp_path / "out"), preprocess=heart)
-    with pytest.raises(InputError, match=r"masks of lung, --preprocess\.classes asks for heart: .*classes lung$"):
+    with pytest.raises(InputError, match=r"masks of lung, --preprocess\.classes requests heart: .*classes lung$"):
         prepare.run(settings)
     (tmp_path / "list.csv").write_text(f"image,h\n{archive}/north/images/north_00.png,h.png\n")
     columns, listing = ListingColumns(masks=("heart=h",)), str(tmp_path / "list.csv")
     for preprocess in (SMALL, heart):
         changed = {"source": "", "listing": listing, "columns": columns, "preprocess": preprocess}
-        with pytest.raises(InputError, match=r"masks of heart, .* add masks of lung, or leave these out"):
+        with pytest.raises(InputError, match=r"masks of heart, .* add masks of lung, or remove these"):
             prepare.run(settings.model_copy(update=changed))
     assert not (tmp_path / "out").exists()
 
@@ -237,7 +240,7 @@ def test_a_class_without_any_mask_is_told_of(
 ) -> None:
     both = PreprocessSettings(size=64, classes=("lung", "heart"))
     prepare.run(PrepareSettings(source=str(archive), out=str(tmp_path), preprocess=both))
-    assert "no mask of heart in the archive, only of lung: it will be background" in caplog.text
+    assert "the archive has masks of lung, not of heart: all its pixels will be background" in caplog.text
 
 
 def test_masks_of_several_classes(ray_cluster: None, draw_pair: DrawPair, tmp_path: Path) -> None:
@@ -279,7 +282,7 @@ def test_a_data_set_of_nothing_does_not_keep_the_others_from_being_finished(
         "south",
     ]
     assert (tmp_path / "out" / "summary.json").exists()
-    with pytest.raises(ShardError, match="1 things are wrong"):
+    with pytest.raises(ShardError, match="1 problems"):
         prepare.run(PrepareSettings(out=str(tmp_path / "out"), verify=True))
 
 
@@ -306,12 +309,12 @@ def test_verify_names_what_is_wrong(ray_cluster: None, own_prepared: Path, caplo
     settings = PrepareSettings(out=str(own_prepared), verify=True)
     with caplog.at_level("INFO"):
         prepare.run(settings)
-    assert "5 tars, all as they were written" in caplog.text
+    assert "5 tars, all intact" in caplog.text
     before = {path: path.stat().st_mtime_ns for path in own_prepared.rglob("*") if path.is_file()}
     hurt = own_prepared / "north" / "north-000002.tar"
     hurt.write_bytes(hurt.read_bytes()[:-1024] + bytes(1023) + b"x")
     (own_prepared / "south" / "south-000000.tar").unlink()
-    with pytest.raises(ShardError, match="2 things are wrong"):
+    with pytest.raises(ShardError, match="2 problems"):
         prepare.run(settings)
     assert "north-000002.tar: its bytes are not those that were written" in caplog.text
     assert "south-000000.tar: 0 bytes" in caplog.text
@@ -333,4 +336,4 @@ def test_the_summary_says_what_became_of_every_input(
     assert "8 inputs = 8 ok + 0 repaired + 0 rejected + 0 failed" in capsys.readouterr().out
     prepare.run(settings)
     assert json.loads((tmp_path / "summary.json").read_text())["prepared_now"] == 0
-    assert "All was there from an earlier start" in capsys.readouterr().out
+    assert "All inputs were prepared by an earlier run" in capsys.readouterr().out

@@ -11,14 +11,14 @@ from lungseg.pipelines import verify_dataset
 def test_each_damaged_tar_is_named(ray_cluster: None, own_prepared: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO"):
         verify_dataset.run(str(own_prepared))
-    assert "5 tars, all as they were written" in caplog.text
+    assert "5 tars, all intact" in caplog.text
     names = ("north/north-000001", "south/south-000000")
     for name in names:
         path = own_prepared / f"{name}.tar"
         whole = bytearray(path.read_bytes())
         whole[len(whole) // 3] ^= 0x10
         path.write_bytes(bytes(whole))
-    with pytest.raises(ShardError, match="2 things are wrong"):
+    with pytest.raises(ShardError, match="2 problems"):
         verify_dataset.run(str(own_prepared))
     assert all(f"{name}.tar: its bytes are not those that were written" in caplog.text for name in names)
 
@@ -26,7 +26,7 @@ def test_each_damaged_tar_is_named(ray_cluster: None, own_prepared: Path, caplog
 def test_a_data_set_whose_papers_are_torn_is_named(own_prepared: Path, caplog: pytest.LogCaptureFixture) -> None:
     for name in ("north", "south"):
         (own_prepared / name / "dataset.json").write_text("{")
-    with pytest.raises(ShardError, match="2 things are wrong"):
+    with pytest.raises(ShardError, match="2 problems"):
         verify_dataset.run(str(own_prepared))
     assert "north/dataset.json: not JSON" in caplog.text
 

@@ -1,4 +1,4 @@
-"""Samples to tars and back: readable by others, the same bytes every time, and no damage goes unseen."""
+"""Prepared tars: readable by webdataset, reproducible, resumable, and damage is detected."""
 
 import gc
 import json
@@ -29,25 +29,27 @@ from lungseg.schema import SCHEMA
 SMALL = PreprocessSettings(size=64)
 
 
-def planned(archive: Path, out: Path, settings: PreprocessSettings = SMALL, per_shard: int = 2) -> list[ShardPlan]:
-    return plan_shards(sources.discover(str(archive)), str(out), settings, per_shard)
+def planned(
+    archive: Path, out: Path, settings: PreprocessSettings = SMALL, images_per_shard: int = 2
+) -> list[ShardPlan]:
+    return plan_shards(sources.discover(str(archive)), str(out), settings, images_per_shard)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def written(folder: Path) -> dict[str, tuple[int, int]]:
-    """What tells a file that was written anew from one that was left alone."""
+def tar_stats(folder: Path) -> dict[str, tuple[int, int]]:
+    """Return inode and time of every tar, which change when it is written again."""
     stats = {path: path.stat() for path in folder.rglob("*.tar")}
     return {path.name: (stat.st_ino, stat.st_mtime_ns) for path, stat in stats.items()}
 
 
 def read_with_webdataset(folder: Path) -> list[dict[str, Any]]:
-    """Read all tars below a folder as anybody else would."""
+    """Read all tars below a folder with plain webdataset."""
     tars = sorted(str(path) for path in folder.rglob("*.tar"))
     with warnings.catch_warnings():
-        # webdataset leaves its files to the garbage collector, which complains.
+        # webdataset does not close its files.
         warnings.simplefilter("ignore", ResourceWarning)
         samples = list(webdataset.WebDataset(tars, shardshuffle=False))
         gc.collect()
@@ -61,18 +63,18 @@ def read_all(folder: Path) -> None:
         reader.read(position)
 
 
-# What is written
+# Content
 
 
-def test_plain_webdataset_reads_what_was_prepared(archive: Path, prepared: Path) -> None:
+def test_webdataset_reads_prepared_tars(archive: Path, prepared: Path) -> None:
     assert len(list(prepared.glob("*/*.tar"))) == 5
     samples = read_with_webdataset(prepared)
-    records = {one.image_id: one for one in sources.discover(str(archive))}
+    records = {record.image_id: record for record in sources.discover(str(archive))}
     assert [sample["__key__"] for sample in samples] == sorted(records)
     for sample in samples:
         assert {name for name in sample if not name.startswith("__")} == {"image.png", "mask.png", "json"}
-        one = records[sample["__key__"]]
-        checked, native, native_mask = record_checks.open_record(one)
+        record = records[sample["__key__"]]
+        checked, native, native_mask = record_checks.open_record(record)
         assert native is not None
         assert native_mask is not None
         square, geometry = geometry_module.prepare_image(native, SMALL)
@@ -82,12 +84,12 @@ def test_plain_webdataset_reads_what_was_prepared(archive: Path, prepared: Path)
         assert set(np.unique(cv2.imdecode(np.frombuffer(sample["mask.png"], np.uint8), -1))) == {0, 255}
         meta = json.loads(sample["json"])
         assert meta["schema"] == SCHEMA
-        assert (meta["image_id"], meta["dataset"]) == (one.image_id, one.dataset)
+        assert (meta["image_id"], meta["dataset"]) == (record.image_id, record.dataset)
         assert meta["pixel_digest"] == checked.pixel_digest
         assert (meta["geometry"]["native_height"], meta["geometry"]["native_width"]) == native.shape
 
 
-def test_the_index_points_at_the_members(prepared: Path) -> None:
+def test_index_has_the_ranges_of_all_members(prepared: Path) -> None:
     for folder in catalog.find_datasets([str(prepared)]):
         data = catalog.open_dataset(folder)
         by_tar: dict[str, list[dict[str, Any]]] = {}
@@ -104,7 +106,7 @@ def test_the_index_points_at_the_members(prepared: Path) -> None:
             }
 
 
-def test_members_carry_no_time_and_no_owner_and_lie_side_by_side(prepared: Path) -> None:
+def test_members_have_no_time_or_owner_and_are_grouped(prepared: Path) -> None:
     for path in prepared.glob("*/*.tar"):
         with tarfile.open(path) as tar:
             members = list(tar)
@@ -115,7 +117,7 @@ def test_members_carry_no_time_and_no_owner_and_lie_side_by_side(prepared: Path)
         assert keys == [key for key in dict.fromkeys(keys) for _ in range(3)]
 
 
-def test_a_sample_without_a_mask_is_prepared_without_one(own_archive: Path, tmp_path: Path) -> None:
+def test_image_without_mask_is_prepared(own_archive: Path, tmp_path: Path) -> None:
     (own_archive / "south" / "masks" / "south_01.png").unlink()
     dataset_writer.write_datasets(planned(own_archive, tmp_path / "out"))
     data = catalog.open_dataset(str(tmp_path / "out" / "south"))
@@ -131,8 +133,8 @@ def test_a_sample_without_a_mask_is_prepared_without_one(own_archive: Path, tmp_
     assert (info["samples"], info["with_mask"]) == (3, 2)
 
 
-def test_a_long_name_is_prepared_as_any_other(own_archive: Path, tmp_path: Path) -> None:
-    """Ids are made of paths; those of three nested UIDs pass the 100 letters of an old tar header."""
+def test_long_names_are_prepared(own_archive: Path, tmp_path: Path) -> None:
+    """An id of three nested UIDs is longer than the 100 characters of an old tar header."""
     name = "/".join(f"1.2.276.0.7230010.3.1.4.8323329.3990.1517874340.{n:06d}" for n in (1, 22, 333))
     for kind in ("images", "masks"):
         target = own_archive / "south" / kind / f"{name}.png"
@@ -145,7 +147,7 @@ def test_a_long_name_is_prepared_as_any_other(own_archive: Path, tmp_path: Path)
     assert long in {sample["__key__"] for sample in read_with_webdataset(tmp_path / "out" / "south")}
 
 
-def test_the_table_of_contents_says_what_is_there(archive: Path, prepared: Path) -> None:
+def test_dataset_json_describes_the_dataset(archive: Path, prepared: Path) -> None:
     for name, count in (("north", 5), ("south", 3)):
         folder = prepared / name
         info = storage.read_json(str(folder / "dataset.json"))
@@ -158,7 +160,7 @@ def test_the_table_of_contents_says_what_is_there(archive: Path, prepared: Path)
         assert [row["image_uri"] for row in rows] == [str(p) for p in sorted((archive / name / "images").iterdir())]
 
 
-# The same bytes every time
+# Reproducible and resumable
 
 
 def test_two_runs_write_the_same_bytes(archive: Path, prepared: Path, tmp_path: Path) -> None:
@@ -166,7 +168,7 @@ def test_two_runs_write_the_same_bytes(archive: Path, prepared: Path, tmp_path: 
     assert contents(tmp_path / "out") == contents(prepared)
 
 
-def test_shards_made_in_another_order_are_the_same(archive: Path, prepared: Path, tmp_path: Path) -> None:
+def test_order_of_shards_does_not_change_bytes(archive: Path, prepared: Path, tmp_path: Path) -> None:
     plans = planned(archive, tmp_path / "out")
     for plan in reversed(plans):
         shard_writer.write_shard(plan)
@@ -175,21 +177,19 @@ def test_shards_made_in_another_order_are_the_same(archive: Path, prepared: Path
 
 
 @pytest.mark.parametrize("done", [1, 2, 4])
-def test_a_run_cut_between_shards_is_finished_by_the_next(
-    done: int, archive: Path, prepared: Path, tmp_path: Path
-) -> None:
+def test_run_stopped_between_shards_is_resumed(done: int, archive: Path, prepared: Path, tmp_path: Path) -> None:
     plans = planned(archive, tmp_path / "out")
     for plan in plans[:done]:
         shard_writer.write_shard(plan)
-    before = written(tmp_path / "out")
+    before = tar_stats(tmp_path / "out")
     assert len(before) == done
     dataset_writer.write_datasets(plans)
-    after = written(tmp_path / "out")
+    after = tar_stats(tmp_path / "out")
     assert {name: after[name] for name in before} == before
     assert contents(tmp_path / "out") == contents(prepared)
 
 
-def test_a_run_cut_between_a_tar_and_its_part_is_finished_by_the_next(
+def test_run_stopped_between_tar_and_part_is_resumed(
     archive: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plans = planned(archive, tmp_path / "out")
@@ -210,25 +210,23 @@ def test_a_run_cut_between_a_tar_and_its_part_is_finished_by_the_next(
     assert contents(tmp_path / "out") == contents(prepared)
 
 
-def test_a_run_that_found_all_done_writes_no_tar(archive: Path, own_prepared: Path) -> None:
+def test_finished_dataset_is_not_written_again(archive: Path, own_prepared: Path) -> None:
     plans = planned(archive, own_prepared)
-    before, bytes_before = written(own_prepared), contents(own_prepared)
+    before, bytes_before = tar_stats(own_prepared), contents(own_prepared)
     dataset_writer.write_datasets(plans)
-    assert written(own_prepared) == before
+    assert tar_stats(own_prepared) == before
     assert contents(own_prepared) == bytes_before
 
 
 @pytest.mark.parametrize("deaths", [1, 2, 5])
-def test_a_tar_over_which_workers_died_is_made_all_the_same(
-    deaths: int, archive: Path, prepared: Path, tmp_path: Path
-) -> None:
+def test_tar_is_written_after_worker_deaths(deaths: int, archive: Path, prepared: Path, tmp_path: Path) -> None:
     plans = planned(archive, tmp_path / "out")
     storage.write_json(str(tmp_path / "out" / "north" / "parts" / "north-000000.begun.json"), {"times": deaths})
     dataset_writer.write_datasets(plans)
     assert contents(tmp_path / "out") == contents(prepared)
 
 
-def test_a_tar_over_which_all_workers_die_is_an_error_and_not_an_endless_loop(archive: Path, tmp_path: Path) -> None:
+def test_too_many_worker_deaths_are_an_error(archive: Path, tmp_path: Path) -> None:
     plans = planned(archive, tmp_path / "out")
     path = tmp_path / "out" / "north" / "parts" / "north-000000.begun.json"
     storage.write_json(str(path), {"times": 6})
@@ -241,34 +239,34 @@ def test_a_tar_over_which_all_workers_die_is_an_error_and_not_an_endless_loop(ar
     assert not shard_writer.write_shard(plans[0])["kept"]
 
 
-@pytest.mark.parametrize("content", [b"", b'{"schema": 1, "made_of": "', b"[]", b'{"schema": 99}'])
-def test_a_torn_part_is_made_again(content: bytes, archive: Path, prepared: Path, own_prepared: Path) -> None:
+@pytest.mark.parametrize("content", [b"", b'{"schema": 1, "inputs_digest": "', b"[]", b'{"schema": 99}'])
+def test_damaged_part_is_replaced(content: bytes, archive: Path, prepared: Path, own_prepared: Path) -> None:
     (own_prepared / "north" / "parts" / "north-000001.json").write_bytes(content)
     dataset_writer.write_datasets(planned(archive, own_prepared))
     assert contents(own_prepared) == contents(prepared)
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "flipped", "empty"])
-def test_a_hurt_tar_is_made_again(damage: str, archive: Path, prepared: Path, own_prepared: Path) -> None:
+def test_damaged_tar_is_replaced(damage: str, archive: Path, prepared: Path, own_prepared: Path) -> None:
     path = own_prepared / "north" / "north-000001.tar"
-    whole = path.read_bytes()
+    content = path.read_bytes()
     if damage == "missing":
         path.unlink()
     else:
-        flipped = whole[:700] + bytes([whole[700] ^ 1]) + whole[701:]
-        path.write_bytes({"cut": whole[:-512], "flipped": flipped, "empty": b""}[damage])
-    before = written(own_prepared)
+        flipped = content[:700] + bytes([content[700] ^ 1]) + content[701:]
+        path.write_bytes({"cut": content[:-512], "flipped": flipped, "empty": b""}[damage])
+    before = tar_stats(own_prepared)
     dataset_writer.write_datasets(planned(archive, own_prepared))
     assert contents(own_prepared) == contents(prepared)
-    after = written(own_prepared)
+    after = tar_stats(own_prepared)
     assert [name for name in after if after[name] != before.get(name)] == ["north-000001.tar"]
 
 
 @pytest.mark.parametrize("kind", ["images", "masks"])
-def test_a_changed_file_makes_its_shard_anew_and_no_other(kind: str, own_archive: Path, tmp_path: Path) -> None:
+def test_changed_file_replaces_its_shard_only(kind: str, own_archive: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     dataset_writer.write_datasets(planned(own_archive, out))
-    before, tars = written(out), contents(out)
+    before, tars = tar_stats(out), contents(out)
     path = own_archive / "north" / kind / "north_02.png"
     stat = path.stat()
     array = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
@@ -276,7 +274,7 @@ def test_a_changed_file_makes_its_shard_anew_and_no_other(kind: str, own_archive
     cv2.imwrite(str(path), array)
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1_000_000_000))
     dataset_writer.write_datasets(planned(own_archive, out))
-    after = written(out)
+    after = tar_stats(out)
     assert [name for name in after if after[name] != before[name]] == ["north-000001.tar"]
     assert contents(out)["north/north-000001.tar"] != tars["north/north-000001.tar"]
     assert contents(out)["north/dataset.json"] != tars["north/dataset.json"]
@@ -284,7 +282,7 @@ def test_a_changed_file_makes_its_shard_anew_and_no_other(kind: str, own_archive
     read_all(out / "north")
 
 
-def test_other_settings_make_every_shard_anew(archive: Path, own_prepared: Path, tmp_path: Path) -> None:
+def test_other_settings_replace_every_shard(archive: Path, own_prepared: Path, tmp_path: Path) -> None:
     other = PreprocessSettings(size=64, geometry="crop", histogram="percentile")
     dataset_writer.write_datasets(planned(archive, own_prepared, other))
     dataset_writer.write_datasets(planned(archive, tmp_path / "fresh", other))
@@ -292,7 +290,7 @@ def test_other_settings_make_every_shard_anew(archive: Path, own_prepared: Path,
     assert catalog.open_dataset(str(own_prepared / "north")).preprocess == other
 
 
-def test_fewer_inputs_are_listed_as_fewer(own_archive: Path, tmp_path: Path) -> None:
+def test_removed_inputs_leave_no_tar_behind(own_archive: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     dataset_writer.write_datasets(planned(own_archive, out))
     for number in (0, 1, 4):
@@ -301,13 +299,11 @@ def test_fewer_inputs_are_listed_as_fewer(own_archive: Path, tmp_path: Path) -> 
     data = catalog.open_dataset(str(out / "north"))
     assert data.index.column("image_id").to_pylist() == ["north_02", "north_03"]
     read_all(out / "north")
-    # No tar is left that a reader of `*.tar` would take for samples.
+    # A reader of `*.tar` must not find old samples.
     assert len(list((out / "north").glob("*.tar"))) == len(list((out / "north" / "parts").iterdir())) == 1
 
 
-def test_what_could_not_be_read_is_tried_again(
-    own_archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_inputs_are_tried_again(own_archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = storage.read_bytes
 
     def read_most(path: str) -> bytes:
@@ -323,33 +319,33 @@ def test_what_could_not_be_read_is_tried_again(
     assert catalog.open_dataset(str(tmp_path / "out" / "north")).index.num_rows == 5
 
 
-def test_a_data_set_of_another_archive_is_not_overwritten(own_archive: Path, own_prepared: Path) -> None:
+def test_dataset_of_another_archive_is_not_overwritten(own_archive: Path, own_prepared: Path) -> None:
     before = contents(own_prepared)
-    with pytest.raises(InputError, match="holds a data set of another archive"):
+    with pytest.raises(InputError, match="holds a dataset of another archive"):
         dataset_writer.write_datasets(planned(own_archive, own_prepared))
     assert contents(own_prepared) == before
 
 
-# Nothing is lost
+# Every input has a row
 
 
-def test_every_input_is_in_the_manifest_with_its_reason(own_archive: Path, tmp_path: Path) -> None:
+def test_manifest_lists_every_input_with_its_reason(own_archive: Path, tmp_path: Path) -> None:
     north = own_archive / "north"
-    (north / "images" / "torn.png").write_bytes((north / "images" / "north_00.png").read_bytes()[:500])
+    (north / "images" / "truncated.png").write_bytes((north / "images" / "north_00.png").read_bytes()[:500])
     (north / "images" / "north_00.jpg").write_bytes(b"the same id")
     mask = cv2.imread(str(north / "masks" / "north_01.png"), cv2.IMREAD_UNCHANGED)
     cv2.imwrite(str(north / "masks" / "north_01.png"), mask * 0)
     cv2.imwrite(str(north / "masks" / "north_03.png"), mask)
     records = record_checks.refuse_same_ids(sources.discover(str(own_archive)))
-    gone = own_archive / "south" / "images" / "south_02.png"
-    gone.unlink()
+    removed = own_archive / "south" / "images" / "south_02.png"
+    removed.unlink()
     plans = plan_shards(records, str(tmp_path / "out"), SMALL, 3)
     dataset_writer.write_datasets(plans)
     tables = [storage.read_table(str(tmp_path / "out" / name / "manifest.parquet")) for name in ("north", "south")]
     rows = pa.concat_tables(tables).to_pylist()
-    assert [row["image_uri"] for row in rows] == [one.image_uri for one in records]
+    assert [row["image_uri"] for row in rows] == [record.image_uri for record in records]
     codes = Counter((row["status"], row["reason"].split(":")[0]) for row in rows)
-    # The first of the two north_00 is the .jpg, which is no picture: the .png is refused for its id, as both are told.
+    # north_00.jpg comes first and is damaged; north_00.png is rejected for its duplicate id.
     assert codes == {
         ("ok", ""): 4,
         ("rejected", "undecodable"): 2,
@@ -368,9 +364,9 @@ def test_every_input_is_in_the_manifest_with_its_reason(own_archive: Path, tmp_p
     assert index == [row["image_id"] for row in rows if row["status"] == "ok"]
 
 
-def test_not_one_usable_input_is_an_error_that_says_why(own_archive: Path, tmp_path: Path) -> None:
+def test_dataset_without_usable_input_is_an_error(own_archive: Path, tmp_path: Path) -> None:
     for path in (own_archive / "south" / "images").iterdir():
-        path.write_bytes(b"no picture")
+        path.write_bytes(b"not an image")
     plans = [plan for plan in planned(own_archive, tmp_path / "out") if plan.folder.endswith("south")]
     with pytest.raises(InputError, match=r"south: none of 3 inputs can be used \(3 rejected undecodable\)"):
         dataset_writer.write_datasets(plans)
@@ -380,11 +376,11 @@ def test_not_one_usable_input_is_an_error_that_says_why(own_archive: Path, tmp_p
         catalog.find_datasets([str(tmp_path / "out")])
 
 
-def test_a_data_set_whose_inputs_all_went_bad_does_not_open_as_it_was(own_archive: Path, tmp_path: Path) -> None:
+def test_dataset_with_no_usable_input_left_does_not_open(own_archive: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     dataset_writer.write_datasets(planned(own_archive, out))
     for path in (own_archive / "south" / "images").iterdir():
-        path.write_bytes(b"no picture")
+        path.write_bytes(b"not an image")
     with pytest.raises(InputError):
         dataset_writer.write_datasets(planned(own_archive, out))
     with pytest.raises(InputError):
@@ -400,35 +396,35 @@ def boundary(path: Path) -> int:
 
 
 @pytest.mark.parametrize("cut", ["boundary", "middle", "last byte", "empty", "missing"])
-def test_a_cut_shard_does_not_open(cut: str, own_prepared: Path) -> None:
+def test_truncated_shard_does_not_open(cut: str, own_prepared: Path) -> None:
     path = own_prepared / "north" / "north-000001.tar"
-    whole = path.read_bytes()
-    size = {"boundary": boundary(path), "middle": len(whole) // 2, "last byte": len(whole) - 1}.get(cut, 0)
-    path.write_bytes(whole[:size])
+    content = path.read_bytes()
+    size = {"boundary": boundary(path), "middle": len(content) // 2, "last byte": len(content) - 1}.get(cut, 0)
+    path.write_bytes(content[:size])
     if cut == "boundary":
-        # This is why sizes are compared: to tarfile such a file is whole.
+        # tarfile accepts a file that is cut at a member's start, so sizes are compared.
         with tarfile.open(path) as tar:
             assert len(tar.getmembers()) == 3
     if cut == "missing":
         path.unlink()
-    with pytest.raises(ShardError, match=rf"north-000001\.tar: {size} bytes, expected {len(whole)}"):
+    with pytest.raises(ShardError, match=rf"north-000001\.tar: {size} bytes, expected {len(content)}"):
         catalog.open_dataset(str(own_prepared / "north"))
 
 
 @pytest.mark.parametrize("kind", ["image", "mask"])
-def test_a_flipped_byte_in_a_picture_is_found_when_it_is_read(kind: str, own_prepared: Path) -> None:
+def test_flipped_byte_is_detected_on_read(kind: str, own_prepared: Path) -> None:
     folder = own_prepared / "north"
     row = catalog.open_dataset(str(folder)).index.to_pylist()[2]
     path = folder / f"{row['shard']}.tar"
-    whole = path.read_bytes()
+    content = path.read_bytes()
     offset, size = shard_format.member_ranges(row)[kind]
     place = offset + size // 2
-    path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x20]) + whole[place + 1 :])
+    path.write_bytes(content[:place] + bytes([content[place] ^ 0x20]) + content[place + 1 :])
     with pytest.raises(ShardError, match=rf"{row['shard']}\.tar \({row['image_id']}\)"):
         read_all(folder)
 
 
-def test_no_flipped_byte_in_a_samples_text_ends_in_a_bug(prepared: Path) -> None:
+def test_flipped_byte_in_json_never_causes_a_bug(prepared: Path) -> None:
     data = catalog.open_dataset(str(prepared / "north"))
     row = data.index.to_pylist()[0]
     path = prepared / "north" / f"{row['shard']}.tar"
@@ -439,9 +435,9 @@ def test_no_flipped_byte_in_a_samples_text_ends_in_a_bug(prepared: Path) -> None
     text = members["json"]
     refusals = 0
     for place in range(len(text)):
-        hurt = {**members, "json": text[:place] + bytes([text[place] ^ 0x02]) + text[place + 1 :]}
+        damaged = {**members, "json": text[:place] + bytes([text[place] ^ 0x02]) + text[place + 1 :]}
         try:
-            shard_format.decode_sample(hurt, "x.tar")
+            shard_format.decode_sample(damaged, "x.tar")
         except ShardError:
             refusals += 1
     assert refusals > len(text) / 3
@@ -449,17 +445,17 @@ def test_no_flipped_byte_in_a_samples_text_ends_in_a_bug(prepared: Path) -> None
 
 @pytest.mark.parametrize("name", ["dataset.json", "index.parquet"])
 @pytest.mark.parametrize("damage", ["missing", "cut"])
-def test_a_data_set_without_its_papers_does_not_open(name: str, damage: str, own_prepared: Path) -> None:
+def test_dataset_without_index_or_dataset_json_does_not_open(name: str, damage: str, own_prepared: Path) -> None:
     path = own_prepared / "north" / name
-    whole = path.read_bytes()
+    content = path.read_bytes()
     path.unlink()
     if damage == "cut":
-        path.write_bytes(whole[: len(whole) // 2])
+        path.write_bytes(content[: len(content) // 2])
     with pytest.raises(InputError, match=name.replace(".", r"\.")):
         catalog.open_dataset(str(own_prepared / "north"))
 
 
-def test_a_data_set_of_another_schema_does_not_open(own_prepared: Path) -> None:
+def test_dataset_of_another_schema_does_not_open(own_prepared: Path) -> None:
     path = own_prepared / "north" / "dataset.json"
     path.write_text(path.read_text().replace(f'"schema": {SCHEMA}', f'"schema": {SCHEMA + 1}'))
     with pytest.raises(InputError, match=f"schema {SCHEMA + 1}"):
@@ -480,7 +476,7 @@ def good_members() -> dict[str, bytes]:
     }
 
 
-def test_members_become_a_sample() -> None:
+def test_members_are_decoded_to_a_sample() -> None:
     sample = shard_format.decode_sample(good_members(), "x.tar")
     assert (sample.image_id, sample.dataset, sample.patient_id, sample.finding) == ("a", "n", "p", None)
     np.testing.assert_array_equal(sample.image, np.eye(8))
@@ -503,17 +499,17 @@ def test_members_become_a_sample() -> None:
         {"json": good_members()["json"].replace(b'"patient_id"', b'"patient"')},
         {"image": b""},
         {"image": good_members()["image"][:-30]},
-        {"image": b"no picture at all"},
+        {"image": b"not an image at all"},
         {"mask": good_members()["mask"][:-20]},
     ],
 )
-def test_what_is_no_sample_is_refused_with_its_place(wrong: dict[str, bytes]) -> None:
+def test_damaged_member_is_refused(wrong: dict[str, bytes]) -> None:
     with pytest.raises(ShardError, match=r"x\.tar: not a sample where the index says"):
         shard_format.decode_sample({**good_members(), **wrong}, "x.tar")
 
 
 @pytest.mark.parametrize("missing", ["image", "json"])
-def test_a_sample_without_a_member_is_refused(missing: str) -> None:
+def test_missing_member_is_refused(missing: str) -> None:
     members = good_members()
     del members[missing]
     with pytest.raises(ShardError, match=r"x\.tar"):

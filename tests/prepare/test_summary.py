@@ -1,4 +1,4 @@
-"""What became of an archive, counted and shown."""
+"""The summary of a preparation: its numbers and its text."""
 
 from typing import Any
 
@@ -21,20 +21,20 @@ def info(dataset: str, counts: dict[str, int]) -> dict[str, Any]:
     }
 
 
-def work() -> WrittenTotals:
-    total = WrittenTotals()
-    total.add({"inputs": 6, "kept": False, "counts": {"ok": 5, "failed": 1}, "seconds": {"read": 1.0, "encode": 2.0}})
-    total.add({"inputs": 6, "kept": False, "counts": {"ok": 5, "failed": 1}, "seconds": {"read": 1.0}})
-    total.add({"inputs": 8, "kept": True, "counts": {"ok": 4}, "seconds": {}})
-    return total
+def totals() -> WrittenTotals:
+    result = WrittenTotals()
+    result.add({"inputs": 6, "kept": False, "counts": {"ok": 5, "failed": 1}, "seconds": {"read": 1.0, "encode": 2.0}})
+    result.add({"inputs": 6, "kept": False, "counts": {"ok": 5, "failed": 1}, "seconds": {"read": 1.0}})
+    result.add({"inputs": 8, "kept": True, "counts": {"ok": 4}, "seconds": {}})
+    return result
 
 
 INFOS = [info("north", {"ok": 9, "rejected": 1}), info("south", {"ok": 10})]
 
 
-def test_inputs_add_up_and_time_is_shared_out() -> None:
+def test_numbers_add_up() -> None:
     pairs = [Pair("a/1", "a/2", "exact", 0, None), Pair("a/1", "b/2", "near", 3, 0.95)]
-    summary = summarise(INFOS, work(), pairs, 4.0)
+    summary = summarise(INFOS, totals(), pairs, 4.0)
     assert summary["inputs"] == sum(summary["counts"].values()) == 20
     assert summary["counts"] == {"ok": 19, "repaired": 0, "rejected": 1, "failed": 0}
     assert summary["prepared_now"] == 12
@@ -44,10 +44,10 @@ def test_inputs_add_up_and_time_is_shared_out() -> None:
     assert summary["datasets"]["north"]["bytes"] == 4 << 20
 
 
-def test_the_terminal_shows_statuses_reasons_and_flags(capsys: pytest.CaptureFixture[str]) -> None:
-    print_summary(summarise(INFOS, work(), [], 4.0), "/data/out")
+def test_terminal_shows_statuses_reasons_and_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    print_summary(summarise(INFOS, totals(), [], 4.0), "/data/out")
     out = capsys.readouterr().out
-    assert "20 inputs = 19 ok + 0 repaired + 1 rejected + 0 failed; every one is in /data/out/*/manifest.parquet" in out
+    assert "20 inputs = 19 ok + 0 repaired + 1 rejected + 0 failed; /data/out/*/manifest.parquet" in out
     assert [line.split() for line in out.splitlines() if "blank" in line] == [
         ["north", "rejected", "blank", "1"],
         ["south", "rejected", "blank", "0"],
