@@ -21,25 +21,32 @@ WAIT_S = 200.0
 
 
 class Nodes:
-    """A head that takes no work, and as many nodes of one CPU as a test wants."""
+    """A Ray head without CPUs, and nodes of one CPU each."""
 
-    def __init__(self, count: int) -> None:
-        self._temp = tempfile.mkdtemp(prefix="nodes-", dir="/tmp")  # short: sockets lie in it
+    def __init__(self) -> None:
+        self._temp = tempfile.mkdtemp(prefix="nodes-", dir="/tmp")  # short: the path of a socket has a limit
         head = {"num_cpus": 0, "include_dashboard": False, "temp_dir": self._temp}
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
-        self.workers = [self.cluster.add_node(num_cpus=1) for _ in range(count)]
+        self.workers: list[Any] = []
 
     @property
     def count(self) -> int:
-        """Nodes that work."""
+        """Number of nodes beside the head."""
         return len(self.workers)
 
+    def resize(self, count: int) -> None:
+        """Start or stop nodes until there are so many."""
+        while self.count > count:
+            self.cluster.remove_node(self.workers.pop())
+        while self.count < count:
+            self.workers.append(self.cluster.add_node(num_cpus=1))
+
     def kill(self, index: int) -> None:
-        """End a node and all that runs on it at once, as a lost machine does."""
-        self.cluster.remove_node(self.workers[index], allow_graceful=False)
+        """Kill a node and all its processes at once, as when a machine is lost."""
+        self.cluster.remove_node(self.workers.pop(index), allow_graceful=False)
 
     def processes(self, index: int) -> list[psutil.Process]:
-        """What runs on a node: children of its raylet."""
+        """List a node's processes: the children of its raylet."""
         raylet = self.workers[index].all_processes["raylet"][0].process
         return family(raylet)[1:]
 
@@ -54,12 +61,16 @@ class Nodes:
 
 @contextmanager
 def start_job(environment: dict[str, str], out: Path, *words: str) -> Iterator["RunningJob"]:
-    """Run a job of the project in a session of its own, and leave nothing of it behind."""
+    """Run a job of the project in a session of its own, and end all its processes."""
     out.mkdir(parents=True, exist_ok=True)
     with (out / "job.log").open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, str(ROOT / "jobs" / words[0]), *words[1:]],
-            env={**environment, "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20"},
+            env={
+                **environment,
+                "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
+                "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+            },
             stdout=log,
             stderr=log,
             start_new_session=True,
@@ -82,7 +93,7 @@ class RunningJob:
         return (self._out / "job.log").read_text()
 
     def wait_until(self, ready: Callable[[], Any]) -> float:
-        """Wait until something is so, seconds; it fails where the job ends first."""
+        """Wait until `ready` holds; return the seconds. Fail where the job ends first."""
         began = time.monotonic()
         while not ready():
             assert self._process.poll() is None, self.log
@@ -91,6 +102,6 @@ class RunningJob:
         return time.monotonic() - began
 
     def finish(self) -> str:
-        """Wait for its good end; return what it said."""
+        """Wait until the job ends with status 0; return its log."""
         assert self._process.wait(timeout=WAIT_S) == 0, self.log
         return self.log

@@ -1,4 +1,4 @@
-"""Nodes that are lost while a job works on them: it goes on with the others, and the results are the same."""
+"""Nodes that are lost while a job works on them: the job continues on the others, with the same results."""
 
 import json
 import logging
@@ -11,9 +11,11 @@ import cv2
 import pytest
 
 from lungseg import storage
+from lungseg.config.recipes import parse
 from lungseg.imaging import phantom
 from lungseg.model import checkpoint
 from lungseg.model.checkpoint_io import load_weights
+from lungseg.pipelines import infer, prepare, train
 from lungseg.storage.files import digest_bytes
 from tests.cluster.nodes import Nodes, RunningJob
 from tests.pipelines.processes import title
@@ -23,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
+EPOCHS = 30
 TRAIN = {
     "--folds": "2",
     "--only-folds": "0",
@@ -34,27 +37,29 @@ TRAIN = {
     "--workers-per-run": "2",
     "--save-steps": "1",
     "--device": "cpu",
+    "--epochs": str(EPOCHS),
 }
 
 
-@pytest.fixture
-def nodes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Nodes]:
-    for name in [name for name in os.environ if name.startswith("RAY_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    # A lost machine is noticed by its silence: in 10 s here, for a busy machine of tests is late by seconds.
-    monkeypatch.setenv("RAY_health_check_period_ms", "1000")
-    monkeypatch.setenv("RAY_health_check_failure_threshold", "10")
-    found = Nodes(request.param)
-    try:
-        yield found
-    finally:
-        found.close()
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("RAY_")]:
+            patch.delenv(name)
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        # A lost machine is noticed when it does not answer for 10 s: on a busy machine an answer is late by seconds.
+        patch.setenv("RAY_health_check_period_ms", "1000")
+        patch.setenv("RAY_health_check_failure_threshold", "10")
+        nodes = Nodes()
+        try:
+            yield nodes
+        finally:
+            nodes.close()
 
 
 @pytest.fixture(scope="module")
 def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Enough pictures for a job that is still at work when its node is lost."""
+    """Enough images for a job that is still at work when a node is lost."""
     folder = tmp_path_factory.mktemp("films") / "films"
     for number in range(48):
         image, mask = phantom.draw(number, "montgomery" if number % 2 else "shenzhen", 384)
@@ -68,102 +73,105 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def lose_a_node(
     nodes: Nodes, job: RunningJob, ready: Callable[[], Any], progress: Callable[[], int], worker: str = ""
 ) -> None:
-    """Kill a node once the job is at work there, and wait until it goes on; --log-cli-level=INFO shows how long."""
+    """Kill a node on which the job is at work, and wait for progress; --log-cli-level=INFO shows how long."""
     job.wait_until(ready)
-    busy = [i for i in range(nodes.count) if any(worker in title(one) for one in nodes.processes(i))]
+    busy = [i for i in range(nodes.count) if any(worker in title(process) for process in nodes.processes(i))]
     nodes.kill(busy[-1])
     before = progress()
-    logger.info("goes on after %.1f s", job.wait_until(lambda: progress() > before))
+    logger.info("continues after %.1f s", job.wait_until(lambda: progress() > before))
 
 
 def tars(out: Path) -> dict[str, str]:
     return {path.name: digest_bytes(path.read_bytes()) for path in sorted(out.rglob("*.tar"))}
 
 
-def prepare(nodes: Nodes, films: Path, out: Path, lose: bool = False) -> dict[str, str]:
-    words = ("--source", str(films), "--out", str(out / "data"), "--images-per-shard", "3")
-    with nodes.job(out, "prepare.py", "archive", *words) as job:
-        if lose:
-            lose_a_node(nodes, job, lambda: len(tars(out)) > 2, lambda: len(tars(out)))
+def prepare_arguments(films: Path, out: Path) -> list[str]:
+    return ["archive", "--source", str(films), "--out", str(out / "data"), "--images-per-shard", "3"]
+
+
+def test_preparation_loses_a_node(ray_cluster: None, nodes: Nodes, films: Path, tmp_path: Path) -> None:
+    undisturbed, out = tmp_path / "undisturbed", tmp_path / "disturbed"
+    prepare.run(parse("prepare", prepare_arguments(films, undisturbed)))  # type: ignore[arg-type]
+    assert len(tars(undisturbed)) == 16
+    nodes.resize(2)
+    with nodes.job(out, "prepare.py", *prepare_arguments(films, out)) as job:
+        lose_a_node(nodes, job, lambda: len(tars(out)) > 2, lambda: len(tars(out)))
         assert "48" in job.finish()
-    return tars(out)
+    assert tars(out) == tars(undisturbed)
 
 
-@pytest.mark.parametrize("nodes", [2], indirect=True)
-def test_preparation_loses_a_node(nodes: Nodes, films: Path, tmp_path: Path) -> None:
-    undisturbed = prepare(nodes, films, tmp_path / "undisturbed")
-    assert len(undisturbed) == 16
-    assert prepare(nodes, films, tmp_path / "disturbed", lose=True) == undisturbed
+def predict_arguments(films: Path, model: Path, out: Path) -> list[str]:
+    options = {"--archive": films, "--checkpoint": model, "--out": out / "p", "--part": 2, "--batch": 2}
+    return ["archive", *(str(word) for pair in options.items() for word in pair)]
 
 
-def train(nodes: Nodes, prepared: Path, out: Path, *words: str, lose: bool = False) -> Any:
-    """Train a run of two workers: its weights and the lines of its metrics, without times."""
+def parts(out: Path) -> list[Path]:
+    return sorted((out / "p").glob("part-*.parquet"))
+
+
+def predicted_rows(out: Path) -> list[dict[str, Any]]:
+    return steady(row for path in parts(out) for row in storage.read_table(str(path)).to_pylist())
+
+
+def test_inference_loses_a_node(without_ray: None, nodes: Nodes, films: Path, trained: Path, tmp_path: Path) -> None:
+    undisturbed, out = tmp_path / "undisturbed", tmp_path / "disturbed"
+    infer.run(parse("infer", predict_arguments(films, trained, undisturbed)))  # type: ignore[arg-type]
+    assert len(predicted_rows(undisturbed)) == 48
+    nodes.resize(2)
+    with nodes.job(out, "infer.py", *predict_arguments(films, trained, out)) as job:
+        lose_a_node(nodes, job, lambda: len(parts(out)) > 3, lambda: len(parts(out)))
+        job.finish()
+    assert predicted_rows(out) == predicted_rows(undisturbed)
+
+
+def train_arguments(prepared: Path, out: Path, *more: str) -> list[str]:
     options = [word for pair in TRAIN.items() for word in pair]
-    common = ("train.py", "small", "--data", str(prepared), "--out", str(out), "--study", "s")
+    return ["small", "--data", str(prepared), "--out", str(out), "--study", "s", *options, *more]
 
-    def lines() -> list[dict[str, Any]]:
-        return [json.loads(line) for path in out.glob("s/*/metrics.jsonl") for line in path.read_text().splitlines()]
 
-    with nodes.job(out, *common, *options, *words) as job:
-        if lose:
-            lose_a_node(nodes, job, lambda: len(lines()) > 1, lambda: len(lines()), "RayTrainWorker")
+def metrics(out: Path) -> list[dict[str, Any]]:
+    """Read the lines of metrics.jsonl without times."""
+    lines = [json.loads(line) for path in out.glob("s/*/metrics.jsonl") for line in path.read_text().splitlines()]
+    return [{key: value for key, value in line.items() if not key.endswith(("_s", "wait_share"))} for line in lines]
+
+
+def train_with_loss(nodes: Nodes, prepared: Path, out: Path, *more: str) -> None:
+    """Train a run of two workers, of which one is lost with its node."""
+    with nodes.job(out, "train.py", *train_arguments(prepared, out, *more)) as job:
+        lose_a_node(nodes, job, lambda: len(metrics(out)) > 1, lambda: len(metrics(out)), "RayTrainWorker")
         job.finish()
-    (folder,) = (out / "s").glob("pooled*")
-    found = checkpoint.find_all(str(folder))[0]
-    shown = [{key: value for key, value in line.items() if not key.endswith(("_s", "wait_share"))} for line in lines()]
-    tested = storage.read_table(str(folder / "tested.parquet")).to_pylist()
-    return load_weights(found), shown, [{**row, "run": ""} for row in tested]
 
 
-@pytest.mark.parametrize("nodes", [3], indirect=True)
-def test_training_loses_a_node_and_goes_on_on_a_spare_one(nodes: Nodes, prepared: Path, tmp_path: Path) -> None:
-    weights, lines, tested = train(nodes, prepared, tmp_path / "undisturbed", "--epochs", "60")
-    found = train(nodes, prepared, tmp_path / "disturbed", "--epochs", "60", lose=True)
-    assert found[1:] == (lines, tested)
-    assert all(weights[name].equal(found[0][name]) for name in weights)
+@pytest.fixture(scope="module")
+def undisturbed_training(ray_cluster: None, prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("undisturbed-training")
+    train.run(parse("train", train_arguments(prepared, out)))  # type: ignore[arg-type]
+    return out
 
 
-@pytest.mark.parametrize("nodes", [2], indirect=True)
-def test_elastic_training_goes_on_with_the_ranks_that_are_left(nodes: Nodes, prepared: Path, tmp_path: Path) -> None:
-    words = ("--epochs", "16", "--min-workers", "1")
-    _, lines, _ = train(nodes, prepared, tmp_path / "undisturbed", *words)
-    _, found, _ = train(nodes, prepared, tmp_path / "disturbed", *words, lose=True)
-    assert [line["epoch"] for line in found] == list(range(1, 17))
-    for mine, theirs in zip(found, lines, strict=True):  # the same images in the same steps, summed otherwise
-        assert mine["loss"] == pytest.approx(theirs["loss"], abs=1e-3)
-
-
-def predict(nodes: Nodes, films: Path, model: Path, out: Path, lose: bool = False) -> list[dict[str, Any]]:
-    words = (
-        "--archive",
-        str(films),
-        "--checkpoint",
-        str(model),
-        "--out",
-        str(out / "p"),
-        "--part",
-        "2",
-        "--batch",
-        "2",
-    )
-
-    def parts() -> list[Path]:
-        return sorted((out / "p").glob("part-*.parquet"))
-
-    with nodes.job(out, "infer.py", "archive", *words) as job:
-        if lose:
-            lose_a_node(nodes, job, lambda: len(parts()) > 3, lambda: len(parts()))
-        job.finish()
-    return steady(row for path in parts() for row in storage.read_table(str(path)).to_pylist())
-
-
-@pytest.mark.parametrize("nodes", [2], indirect=True)
-def test_inference_loses_a_node(
-    nodes: Nodes,
-    films: Path,
-    trained: Path,
-    tmp_path: Path,
+def test_elastic_training_continues_on_the_ranks_left(
+    nodes: Nodes, prepared: Path, undisturbed_training: Path, tmp_path: Path
 ) -> None:
-    undisturbed = predict(nodes, films, trained, tmp_path / "undisturbed")
-    assert len(undisturbed) == 48
-    assert predict(nodes, films, trained, tmp_path / "disturbed", lose=True) == undisturbed
+    nodes.resize(2)
+    train_with_loss(nodes, prepared, tmp_path, "--min-workers", "1")
+    lines = metrics(tmp_path)
+    assert [line["epoch"] for line in lines] == list(range(1, EPOCHS + 1))
+    # Every step has the same images, but one rank adds up their losses in another order than two.
+    for line, expected in zip(lines, metrics(undisturbed_training), strict=True):
+        assert line["loss"] == pytest.approx(expected["loss"], abs=1e-3)
+
+
+def test_training_loses_a_node_and_uses_a_spare_one(
+    nodes: Nodes, prepared: Path, undisturbed_training: Path, tmp_path: Path
+) -> None:
+    nodes.resize(3)
+    train_with_loss(nodes, prepared, tmp_path)
+    assert metrics(tmp_path) == metrics(undisturbed_training)
+    (folder,), (expected_folder,) = ((out / "s").glob("pooled*") for out in (tmp_path, undisturbed_training))
+    tested, expected_tested = (
+        [{**row, "run": ""} for row in storage.read_table(str(path / "tested.parquet")).to_pylist()]
+        for path in (folder, expected_folder)
+    )
+    assert tested == expected_tested
+    weights, expected = (load_weights(checkpoint.find_all(str(path))[0]) for path in (folder, expected_folder))
+    assert all(expected[name].equal(weights[name]) for name in expected)

@@ -1,4 +1,4 @@
-"""Predicting as a process of its own: an actor, a worker and the job killed, and the same command started again."""
+"""An inference whose actor, worker and job are killed: the same command completes it."""
 
 import contextlib
 import os
@@ -15,7 +15,9 @@ import psutil
 import pytest
 
 from lungseg import storage
+from lungseg.config.recipes import parse
 from lungseg.imaging import phantom
+from lungseg.pipelines import infer
 from tests.pipelines.processes import family, kill, title
 from tests.shared_fixtures import steady
 
@@ -38,14 +40,17 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def arguments(films: Path, model: Path, out: Path) -> list[str]:
+    options = {"--archive": films, "--checkpoint": model, "--out": out, "--part": 2, "--batch": 2, "--workers": 1}
+    return ["demo", *(str(word) for pair in options.items() for word in pair), "--tta", "flip"]
+
+
 @contextlib.contextmanager
 def job(films: Path, model: Path, out: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run the job in a session of its own, and leave nothing of it behind."""
-    options = {"--archive": films, "--checkpoint": model, "--out": out, "--part": 2, "--batch": 2, "--workers": 1}
-    words = [str(word) for pair in options.items() for word in pair]
+    """Run the job in a session of its own, and end all its processes."""
     with out.with_suffix(".log").open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, str(ROOT / "jobs" / "infer.py"), *words, "--tta", "flip"],
+            [sys.executable, str(ROOT / "jobs" / "infer.py"), *arguments(films, model, out)],
             env={**os.environ, "RAY_ADDRESS": "local", "RAY_OVERRIDE_RESOURCES": '{"CPU": 2}'},
             stdout=log,
             stderr=log,
@@ -103,21 +108,17 @@ def rows_of(out: Path) -> list[Row]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_killed_in_three_ways_ends_with_one_row_an_image_as_if_it_had_not_been(
-    films: Path, trained: Path, tmp_path: Path
+def test_killed_inference_ends_with_the_undisturbed_rows(
+    without_ray: None, films: Path, trained: Path, tmp_path: Path
 ) -> None:
-    whole, out = tmp_path / "whole", tmp_path / "killed"
-    with job(films, trained, whole) as process:
-        finish(process, whole)
+    undisturbed, out = tmp_path / "undisturbed", tmp_path / "killed"
+    infer.run(parse("infer", arguments(films, trained, undisturbed)))  # type: ignore[arg-type]
     seed = random.randrange(1 << 30)
     chance = random.Random(seed)
-    # A dead actor and a dead worker are replaced while the job goes on; then it dies itself, and with it its Ray.
+    # A dead actor and a dead worker are replaced while the job continues. Then the job is killed, and its Ray ends.
     with job(films, trained, out) as process:
         kill_one(process, actors, out, chance)
         kill_one(process, workers, out, chance)
-        kill_one(process, the_job, out, chance)
-        assert process.wait(timeout=60) != 0
-    with job(films, trained, out) as process:
         kill_one(process, the_job, out, chance)
         assert process.wait(timeout=60) != 0
     assert not (out / "predictions.json").exists(), f"the job was too short to be killed (seed {seed})"
@@ -125,14 +126,14 @@ def test_killed_in_three_ways_ends_with_one_row_an_image_as_if_it_had_not_been(
     assert 0 < len(kept) < PARTS, f"seed {seed}"
     with job(films, trained, out) as process:
         finish(process, out)
-    found, expected = rows_of(out), rows_of(whole)
-    assert set(Counter(row["source_uri"] for row in found).values()) == {1}
-    assert len({(row["dataset"], row["image_id"]) for row in found}) == len(found) == IMAGES
-    assert steady(found) == steady(expected), f"seed {seed}"
+    rows, expected = rows_of(out), rows_of(undisturbed)
+    assert set(Counter(row["source_uri"] for row in rows).values()) == {1}
+    assert len({(row["dataset"], row["image_id"]) for row in rows}) == len(rows) == IMAGES
+    assert steady(rows) == steady(expected), f"seed {seed}"
     assert len({row["mask"] for row in expected}) > IMAGES / 2
-    ended = storage.read_json(str(out / "predictions.json"))
-    assert ended["counts"] == {"ok": IMAGES - 3, "rejected": 2, "failed": 1}
-    assert ended["images"] == IMAGES
-    remade = [path for path in kept if path.stat().st_mtime_ns != kept[path]]
-    assert all("failed" in storage.read_table(str(path)).column("status").to_pylist() for path in remade)
+    account = storage.read_json(str(out / "predictions.json"))
+    assert account["counts"] == {"ok": IMAGES - 3, "rejected": 2, "failed": 1}
+    assert account["images"] == IMAGES
+    rewritten = [path for path in kept if path.stat().st_mtime_ns != kept[path]]
+    assert all("failed" in storage.read_table(str(path)).column("status").to_pylist() for path in rewritten)
     assert not list(out.rglob(".writing-*"))

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import cv2
 import pytest
-import torch
 
 from lungseg.cluster.resources import WorkerAllocation
 from lungseg.config import LoaderSettings, ModelSettings, PreprocessSettings, TrainSettings
@@ -22,8 +21,8 @@ from lungseg.progress import SharedProgressLine
 from lungseg.report import console, study_results
 from lungseg.schema import STUDY_ROWS
 from lungseg.storage import read_table
-from lungseg.training import run_loop
 from lungseg.training.run import Run, name_run
+from tests.pipelines.conftest import train_here
 
 TINY = ModelSettings(encoder="tu-test_efficientnet", weights="none")
 
@@ -70,18 +69,6 @@ def test_what_a_user_can_mend_is_not_tried_again(ray_cluster: None, prepared: Pa
     with pytest.raises(LungsegError, match=r"missing\.pth: cannot be read"):
         train.run(_settings(prepared, tmp_path, model=model))
     assert not list(tmp_path.glob("study/*/metrics.jsonl"))
-
-
-def _train_here(one: Run, *_: object) -> None:
-    run_loop.finish(run_loop.start(one, torch.device("cpu")), lambda _: None)
-
-
-@pytest.fixture
-def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Train without a cluster."""
-    monkeypatch.setattr(train_run, "train", _train_here)
-    monkeypatch.setattr(train, "_place", lambda *_: (1, WorkerAllocation(1, 1, 0)))
-    monkeypatch.setenv("WANDB_MODE", "disabled")
 
 
 def test_each_data_set_is_left_out_once(
@@ -162,7 +149,7 @@ def test_doubles_are_named_and_stay_on_one_side(
 def test_a_study_keeps_the_runs_that_earlier_commands_finished(
     ray_cluster: None, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train_run, "train", _train_here)
+    monkeypatch.setattr(train_run, "train", train_here)
     for fold in (0, 1):
         train.run(_settings(prepared, tmp_path, folds=2, only_folds=(fold,), workers_per_run=1))
     with pytest.raises(ResourceError):
@@ -266,7 +253,7 @@ def test_a_failed_run_stops_no_other_and_is_named_at_the_end(
             raise LungsegError("the loss became nan: lower --optim.lr")
         if one.plan.fold == 1:
             raise KeyError("a bug")
-        _train_here(one)
+        train_here(one)
 
     monkeypatch.setattr(train_run, "train", some_fail)
     settings = _settings(prepared, tmp_path, only_folds=(), workers_per_run=1)
@@ -281,7 +268,7 @@ def test_a_failed_run_stops_no_other_and_is_named_at_the_end(
     states = list(json.loads((tmp_path / "study" / "study.json").read_text())["states"].values())
     assert [state["state"] for state in states] == ["failed", "failed", "finished"]
     assert states[0]["reason"] == "the loss became nan: lower --optim.lr"
-    monkeypatch.setattr(train_run, "train", _train_here)
+    monkeypatch.setattr(train_run, "train", train_here)
     train.run(settings)
     states = list(json.loads((tmp_path / "study" / "study.json").read_text())["states"].values())
     assert [state["state"] for state in states] == ["finished"] * 3

@@ -1,9 +1,10 @@
-"""A study as a process of its own: its worker, the job and all of its Ray killed, and started again."""
+"""A study whose worker and Ray are killed, and which Ctrl-C ends: the same command completes it."""
 
 import contextlib
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -15,7 +16,9 @@ import psutil
 import pytest
 
 from lungseg import storage
+from lungseg.config.recipes import parse
 from lungseg.model import checkpoint
+from lungseg.pipelines import train
 from tests.pipelines.processes import family, kill, title
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,16 +39,25 @@ OPTIONS = {
 }
 
 
+# In the background a shell ignores SIGINT, and every process that it starts would ignore it too.
+_HEED_SIGINT = (
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+)
+
+
+def arguments(prepared: Path, out: Path) -> list[str]:
+    options = [word for name, value in OPTIONS.items() for word in (name, *value.split())]
+    return ["demo", "--data", str(prepared), "--out", str(out), *options]
+
+
 @contextlib.contextmanager
 def study(prepared: Path, out: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run the job in a session of its own, and leave nothing of it behind."""
-    command = [sys.executable, str(ROOT / "jobs" / "train.py"), "demo", "--data", str(prepared), "--out", str(out)]
-    environment = {**os.environ, "RAY_ADDRESS": "local", "WANDB_MODE": "disabled"}
-    said = out / "job.log"
-    with said.open("ab") as log:
+    """Run the job in a session of its own, and end all its processes."""
+    command = [sys.executable, str(ROOT / "jobs" / "train.py"), *arguments(prepared, out)]
+    with (out / "job.log").open("ab") as log:
         process = subprocess.Popen(
-            [*command, *" ".join(f"{name} {value}" for name, value in OPTIONS.items()).split()],
-            env=environment,
+            [sys.executable, "-c", _HEED_SIGINT, *command],
+            env={**os.environ, "RAY_ADDRESS": "local", "WANDB_MODE": "disabled"},
             stdout=log,
             stderr=log,
             start_new_session=True,
@@ -65,18 +77,6 @@ def workers(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
     return [one for one in family(process) if "RayTrainWorker" in title(one)]
 
 
-def a_worker(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    return workers(process)[:1]
-
-
-def the_job(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    return family(process)[:1]
-
-
-def all_of_ray(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    return family(process)[1:]
-
-
 def epochs_done(out: Path) -> int:
     return sum(len(path.read_text().splitlines()) for path in out.glob("demo/*/metrics.jsonl"))
 
@@ -89,25 +89,16 @@ def wait_for(process: subprocess.Popen[bytes], ready: Callable[[], bool], out: P
         time.sleep(0.05)
 
 
-def kill_after(
-    process: subprocess.Popen[bytes],
-    victims: Callable[[subprocess.Popen[bytes]], list[psutil.Process]],
-    out: Path,
-    epochs: int,
-    chance: random.Random,
-) -> None:
-    """Kill at a random moment once the study has done so many more epochs, and before it ends."""
+def wait_for_another_epoch(process: subprocess.Popen[bytes], out: Path, chance: random.Random) -> None:
+    """Wait until all runs are at work and one more epoch is done, and then for a random part of an epoch."""
     wait_for(process, lambda: len(workers(process)) == RUNS, out)
-    least = epochs_done(out) + epochs
-    wait_for(process, lambda: epochs_done(out) >= least, out)
+    before = epochs_done(out)
+    wait_for(process, lambda: epochs_done(out) > before, out)
     time.sleep(chance.uniform(0.0, 0.5))
-    found = victims(process)
-    assert found
-    kill(found)
 
 
 def result(out: Path) -> dict[str, Any]:
-    """Everything that a study leaves behind but times: of each run the weights, figures and tested images."""
+    """Return everything that a study writes except times: digests of weights, metrics and tested images of each run."""
     found: dict[str, Any] = {"study.parquet": storage.read_table(str(out / "demo" / "study.parquet")).to_pylist()}
     content = json.loads((out / "demo" / "study.json").read_text())
     found["study.json"] = {name: content[name] for name in ("runs", "states", "results")}
@@ -128,24 +119,29 @@ def result(out: Path) -> dict[str, Any]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_study_killed_in_three_ways_ends_as_if_it_had_not_been(prepared: Path, tmp_path: Path) -> None:
-    whole, out = tmp_path / "whole", tmp_path / "killed"
-    for folder in (whole, out):
-        folder.mkdir()
-    with study(prepared, whole) as process:
-        finish(process, whole)
+def test_killed_and_interrupted_study_ends_as_undisturbed(
+    in_this_process: None, prepared: Path, tmp_path: Path
+) -> None:
+    undisturbed, out = tmp_path / "undisturbed", tmp_path / "killed"
+    train.run(parse("train", arguments(prepared, undisturbed)))  # type: ignore[arg-type]
+    out.mkdir()
     seed = random.randrange(1 << 30)
     chance = random.Random(seed)
-    # A dead worker is replaced while the study goes on; then the job dies, and with it its Ray.
+    # A killed worker is replaced while the study continues. Then Ctrl-C ends the job and its Ray.
     with study(prepared, out) as process:
-        kill_after(process, a_worker, out, 1, chance)
-        kill_after(process, the_job, out, 1, chance)
-        assert process.wait(timeout=60) != 0
-    # Ray dies, and the job says so.
+        wait_for_another_epoch(process, out, chance)
+        kill(workers(process)[:1])
+        wait_for_another_epoch(process, out, chance)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(timeout=60) == 130
+    last = (out / "job.log").read_text().splitlines()[-1]
+    assert last.endswith("interrupted: the same command goes on where this one stopped")
+    # All of Ray is killed, and the job fails.
     with study(prepared, out) as process:
-        kill_after(process, all_of_ray, out, 1, chance)
+        wait_for_another_epoch(process, out, chance)
+        kill(family(process)[1:])
         assert process.wait(timeout=120) != 0
     assert not list(out.glob("demo/*/run.json")), f"the runs were too short to be killed (seed {seed})"
     with study(prepared, out) as process:
         finish(process, out)
-    assert result(out) == result(whole), f"seed {seed}"
+    assert result(out) == result(undisturbed), f"seed {seed}"
