@@ -1,4 +1,4 @@
-"""All jobs as `ray job submit` sends them to a head that asks for a token: what is uploaded, said, stopped, resumed."""
+"""All jobs sent by `ray job submit` to a head that requires a token: upload, output, stop, and the same job again."""
 
 import json
 import re
@@ -22,7 +22,8 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="cluster/local.sh needs Linux"),
 ]
 
-EPOCHS = 40  # so that the job is still at it when it is stopped
+EPOCHS = 40  # so that training has not ended when it is stopped
+STOPPED = "to-be-stopped"
 LAST = {
     "prepare": r"8 prepared in [\d.]+ s .*",
     "train": r"phantom-montgomery \+ phantom-shenzhen \(pooled\) .*",
@@ -30,7 +31,7 @@ LAST = {
     "report": r"[\d:]+ the numbers: .*/report/report\.json",
     "export": r"[\d:]+ 8 of 8 rows chosen; written to .*/export: 8 masks, 8 overlays, 8 coco",
 }
-# `ray job stop` with all that it needs to import done before: it stops the job at the moment that a file appears.
+# `ray job stop`, which imports everything first: so it stops the job at the moment that a checkpoint appears.
 _STOP = """
 import pathlib, sys, time
 from ray.scripts.scripts import main
@@ -43,7 +44,7 @@ main()
 
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    """A head of two CPUs; its jobs have a home of their own."""
+    """A head of two CPUs whose jobs have their own home folder."""
     folder = tmp_path_factory.mktemp("head")
     (folder / "home").mkdir()
     one = Head(folder / "state")
@@ -58,7 +59,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working directory with the code, and with data that would be ten times what Ray takes."""
+    """A working directory with the code, and with data of ten times the size that Ray accepts."""
     folder = tmp_path_factory.mktemp("work")
     for name in ("jobs", "lungseg"):
         shutil.copytree(commands.ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -72,14 +73,14 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the jobs read and write; in `archive` are the pictures."""
+    """The folder that the jobs read and write; `archive` holds the images."""
     folder = tmp_path_factory.mktemp("place")
     phantom.write_archive(folder / "archive", 4, size=96)
     return folder
 
 
 def submit(head: Head, work: Path, command: list[str], *options: str) -> tuple[int, str]:
-    """Submit a command and follow it to its end: the status that `ray job submit` ends with, and all that it said."""
+    """Submit a command and wait for its end: the status of `ray job submit` and its output."""
     words = [str(commands.ROOT / "cluster" / "local.sh"), "run", "ray", "job", "submit", "--working-dir", str(work)]
     process = subprocess.Popen(
         [*words, *options, "--", "python", *command],
@@ -89,102 +90,113 @@ def submit(head: Head, work: Path, command: list[str], *options: str) -> tuple[i
         text=True,
     )
     try:
-        said = process.communicate(timeout=280)[0]
-        return process.returncode, said
+        output = process.communicate(timeout=280)[0]
+        return process.returncode, output
     finally:
         kill(family(process))  # type: ignore[arg-type]
         process.wait()
 
 
-def own_lines(said: str) -> list[str]:
-    """Give the lines of the job itself, without those of `ray job submit` and Ray's own."""
-    begin = said.index("Tailing logs until the job exits")
-    theirs = re.compile(r"(\d{4}-\d\d-\d\d |Running entrypoint |-+$)")
-    lines = [line.strip() for line in said[begin:].splitlines()[1:]]
-    return [line for line in lines if line and not theirs.match(line)]
+def own_lines(output: str) -> list[str]:
+    """Return the lines of the job itself, without those of `ray job submit` and Ray."""
+    begin = output.index("Tailing logs until the job exits")
+    foreign = re.compile(r"(\d{4}-\d\d-\d\d |Running entrypoint |-+$)")
+    lines = [line.strip() for line in output[begin:].splitlines()[1:]]
+    return [line for line in lines if line and not foreign.match(line)]
 
 
-def test_all_jobs_with_a_gibibyte_that_stays_at_home(head: Head, work: Path, place: Path) -> None:
-    uploads = 0
+def submit_and_stop(head: Head, work: Path, command: list[str], study: Path) -> str:
+    """Submit a training and stop it at its first checkpoint; return its output."""
+    study.mkdir(parents=True)
+    words = [str(commands.ROOT / "cluster" / "local.sh"), "run", sys.executable, "-c", _STOP, str(study), STOPPED]
+    stop = subprocess.Popen(words, env=head.env, stdout=subprocess.DEVNULL)
+    try:
+        status, output = submit(head, work, command, "--submission-id", STOPPED)
+        assert stop.wait(timeout=60) == 0
+    finally:
+        kill(family(stop))
+        stop.wait()
+    assert status == 0, output  # Ray's status of a job that was stopped on purpose
+    assert not list(study.glob("*/run.json")), "training ended before it was stopped"
+    return output
+
+
+@pytest.fixture(scope="module")
+def outputs(head: Head, work: Path, place: Path) -> dict[str, str]:
+    """Outputs of all jobs, one after another. Training is stopped once: `stopped` is the output until then."""
+    outputs: dict[str, str] = {}
+    for job in commands.JOBS:
+        epochs = ["--epochs", str(EPOCHS)] if job == "train" else []
+        command = commands.words(job, str(place), str(place / "archive"), *epochs)
+        if job == "train":
+            outputs["stopped"] = submit_and_stop(head, work, command, place / "runs" / "one")
+        status, outputs[job] = submit(head, work, command)
+        assert status == 0, outputs[job]
+    return outputs
+
+
+def test_every_job_ends_with_its_result(outputs: dict[str, str], place: Path) -> None:
     for job, last in LAST.items():
-        status, said = submit(head, work, commands.words(job, str(place), str(place / "archive")))
-        assert status == 0, said
-        assert "Traceback" not in said
-        lines = own_lines(said)
+        assert "Traceback" not in outputs[job]
+        lines = own_lines(outputs[job])
         assert any(re.fullmatch(last, line) for line in lines[-3:]), f"{job}: {lines[-3:]}"
-        uploads += said.count("Uploading package ")
-    assert uploads == 1, "the same code is uploaded once"
-    kept = Path(head.recorded("temp")).glob("**/session_2*/runtime_resources/working_dir_files/_ray_pkg_*")
-    (package,) = [path for path in kept if path.is_dir()]
-    assert (package / "lungseg" / "data" / "shards.py").is_file()
-    assert not (package / "data").exists()
-    assert sum(path.stat().st_size for path in package.rglob("*") if path.is_file()) < 20 << 20
     assert len(list((place / "export" / "masks").rglob("*.png"))) == 8
 
 
-def test_the_token_is_in_no_file_log_or_record(head: Head, work: Path, place: Path) -> None:
-    if not (place / "data").is_dir():
-        assert submit(head, work, commands.words("prepare", str(place), str(place / "archive")))[0] == 0
+def test_code_is_uploaded_once_and_without_data(outputs: dict[str, str], head: Head) -> None:
+    assert sum(output.count("Uploading package ") for output in outputs.values()) == 1
+    kept = Path(head.recorded("temp")).glob("**/session_2*/runtime_resources/working_dir_files/_ray_pkg_*")
+    (package,) = [path for path in kept if path.is_dir()]
+    assert (package / "lungseg" / "dataset" / "catalog.py").is_file()
+    assert not (package / "data").exists()
+    assert sum(path.stat().st_size for path in package.rglob("*") if path.is_file()) < 20 << 20
+
+
+def test_stopped_job_continues_when_submitted_again(
+    ray_cluster: None, outputs: dict[str, str], head: Head, place: Path, tmp_path: Path
+) -> None:
+    assert "Traceback" not in outputs["stopped"]
+    assert "SIGTERM received" not in outputs["stopped"]
+    assert "terminated: the same command goes on where this one stopped" in outputs["stopped"]
+    answer = head("run", "ray", "job", "status", STOPPED)
+    assert f"Job '{STOPPED}' was stopped" in answer.stdout + answer.stderr
+    assert "going on from its checkpoint" in outputs["train"]
+    commands.run("train", place, "--out", str(tmp_path), "--epochs", str(EPOCHS))
+    assert _trained(place / "runs" / "one") == _trained(tmp_path / "one")
+
+
+def _trained(study: Path) -> tuple[str, list[dict[str, object]]]:
+    """Return the digest of a study's only model, and its metrics without times."""
+    (run,) = [path.parent for path in study.glob("*/run.json")]
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    metrics = [{name: value for name, value in line.items() if name not in commands.TIMES} for line in lines]
+    assert len(metrics) == EPOCHS
+    return checkpoint.find_all(str(run))[0].config["digests"]["model.safetensors"], metrics
+
+
+def test_token_is_in_no_file_log_or_record(outputs: dict[str, str], head: Head, work: Path, place: Path) -> None:
     token = (head.state / "token").read_text()
     listed = head("run", "ray", "job", "list")
     assert "prepare.py" in listed.stdout + listed.stderr
     assert token not in listed.stdout + listed.stderr
+    assert not [job for job, output in outputs.items() if token in output]
     roots = (Path(head.recorded("temp")), place, work)
     files = [path for root in roots for path in root.rglob("*") if path.is_file() and path.stat().st_size < 64 << 20]
     assert any("/logs/" in str(path) for path in files)
     assert [path for path in files if token.encode() in path.read_bytes()] == []
 
 
-def test_a_wrong_setting_is_one_line_in_the_logs(head: Head, work: Path, place: Path) -> None:
-    status, said = submit(head, work, ["jobs/train.py", "demo", "--epochs", "0"])
+def test_wrong_setting_is_one_line_of_the_log(head: Head, work: Path) -> None:
+    status, output = submit(head, work, ["jobs/train.py", "demo", "--epochs", "0"])
     assert status != 0
-    # Of a job that failed, `ray job submit` says the last lines of its log again.
-    assert "greater than or equal to 1" in commands.complaint("\n".join(dict.fromkeys(own_lines(said))))
+    # `ray job submit` repeats the last lines of the log of a job that failed.
+    assert "greater than or equal to 1" in commands.error_line("\n".join(dict.fromkeys(own_lines(output))))
 
 
-def test_without_the_token_nothing_is_taken(head: Head, work: Path, place: Path, tmp_path: Path) -> None:
+def test_job_without_the_token_is_refused(head: Head, work: Path, tmp_path: Path) -> None:
     marker = tmp_path / "ran"
     bare = ["env", "-u", "RAY_AUTH_TOKEN", "-u", "RAY_AUTH_MODE", f"HOME={tmp_path}"]
     refused = head("run", *bare, "ray", "job", "submit", "--working-dir", str(work), "--", "touch", str(marker))
     assert refused.returncode != 0
     assert "oken" in refused.stderr + refused.stdout
     assert not marker.exists()
-
-
-def _trained(study: Path) -> tuple[str, list[dict[str, object]]]:
-    (run,) = [path.parent for path in study.glob("*/run.json")]
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    figures = [{name: value for name, value in line.items() if name not in commands.TIMES} for line in lines]
-    assert len(figures) == EPOCHS
-    return checkpoint.find_all(str(run))[0].config["digests"]["model.safetensors"], figures
-
-
-def test_a_stopped_job_that_is_submitted_again_goes_on(head: Head, work: Path, place: Path, tmp_path: Path) -> None:
-    if not (place / "data").is_dir():
-        assert submit(head, work, commands.words("prepare", str(place), str(place / "archive")))[0] == 0
-
-    def train(out: Path) -> list[str]:
-        return [*commands.words("train", str(place), ""), "--out", str(out), "--epochs", str(EPOCHS)]
-
-    out, whole = tmp_path / "stopped", tmp_path / "whole"
-    command = [str(commands.ROOT / "cluster" / "local.sh"), "run", sys.executable, "-c", _STOP]
-    (out / "one").mkdir(parents=True)
-    stop = subprocess.Popen([*command, str(out / "one"), "to-be-stopped"], env=head.env, stdout=subprocess.DEVNULL)
-    try:
-        status, said = submit(head, work, train(out), "--submission-id", "to-be-stopped")
-        assert stop.wait(timeout=60) == 0
-    finally:
-        kill(family(stop))
-        stop.wait()
-    assert status == 0, said  # so does Ray tell of a job that was stopped on purpose
-    assert "Traceback" not in said, said
-    assert "SIGTERM received" not in said, said
-    assert "terminated: the same command goes on where this one stopped" in said
-    told = head("run", "ray", "job", "status", "to-be-stopped")
-    assert "Job 'to-be-stopped' was stopped" in told.stdout + told.stderr
-    assert not list(out.glob("one/*/run.json")), "it ended before it was stopped"
-    for folder in (out, whole):
-        status, said = submit(head, work, train(folder))
-        assert status == 0, said
-        assert ("going on from its checkpoint" in said) == (folder == out)
-    assert _trained(out / "one") == _trained(whole / "one")

@@ -129,16 +129,15 @@ def test_the_account_adds_up_to_the_inputs(whole: tuple[Path, Path]) -> None:
     assert (found["stages"]["device"], found["stages"]["actors"], found["stages"]["images"]) == ("cpu", 2, count)
 
 
-def test_one_worker_and_another_batch_make_the_same_masks(
-    whole: tuple[Path, Path], trained: Path, tmp_path: Path
+def test_another_batch_size_and_no_cluster_give_the_same_masks(
+    whole: tuple[Path, Path], without_ray: None, trained: Path, tmp_path: Path
 ) -> None:
-    infer.run(settings_of(whole[0], trained, tmp_path / "out", workers=1, batch=5))
-    assert ended(tmp_path / "out")["stages"]["actors"] == 1
+    infer.run(settings_of(whole[0], trained, tmp_path / "out", batch=5))
     assert masks(rows_of(tmp_path / "out")) == masks(rows_of(whole[1]))
 
 
-def test_a_lost_part_and_one_with_a_failed_row_are_made_again_and_others_are_kept(
-    whole: tuple[Path, Path], trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_lost_part_and_part_with_failed_row_are_predicted_again(
+    whole: tuple[Path, Path], without_ray: None, trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     archive, first = whole
     out = Path(shutil.copytree(first, tmp_path / "out"))
