@@ -92,7 +92,7 @@ def test_wrong_settings_end_with_2(name: Job, args: list[str], expected: str) ->
     assert expected in complaint(result)
 
 
-def test_a_folder_that_is_not_there_ends_with_1(tmp_path: Path) -> None:
+def test_missing_folder_ends_with_1(tmp_path: Path) -> None:
     missing = str(tmp_path / "missing")
     for name, args in (
         ("prepare", ["demo", "--source", missing]),
@@ -106,7 +106,7 @@ def test_a_folder_that_is_not_there_ends_with_1(tmp_path: Path) -> None:
         assert f"{missing}: no such folder" in complaint(result)
 
 
-def test_an_empty_folder_ends_with_1(tmp_path: Path) -> None:
+def test_empty_folder_ends_with_1(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     result = job("prepare", "demo", "--source", str(tmp_path / "empty"), "--out", str(tmp_path / "out"))
     assert result.returncode == 1
@@ -128,7 +128,7 @@ def test_images_without_masks_cannot_train(tmp_path: Path) -> None:
     assert "none of 3 images has a mask" in complaint(result)
 
 
-def test_masks_of_another_size_are_rejected_with_their_reason(tmp_path: Path) -> None:
+def test_masks_of_another_size_are_rejected(tmp_path: Path) -> None:
     for name, shape in (("images", (64, 64)), ("masks", (64, 60))):
         (tmp_path / "archive" / name).mkdir(parents=True)
         picture = np.zeros(shape, np.uint8)
@@ -139,7 +139,7 @@ def test_masks_of_another_size_are_rejected_with_their_reason(tmp_path: Path) ->
     assert "1 rejected mask_size" in complaint(result)
 
 
-def test_a_folder_that_is_no_checkpoint_ends_with_1(tmp_path: Path) -> None:
+def test_folder_without_checkpoint_ends_with_1(tmp_path: Path) -> None:
     (tmp_path / "archive").mkdir()
     result = job("infer", "archive", "--archive", str(tmp_path / "archive"), "--checkpoint", str(tmp_path / "archive"))
     assert result.returncode == 1

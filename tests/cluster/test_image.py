@@ -32,7 +32,7 @@ def _packages(lock: str) -> dict[str, str]:
     return {block.split(" ", 1)[0]: block for block in blocks if block}
 
 
-def test_the_base_is_a_fixed_python_of_the_project() -> None:
+def test_base_image_is_a_fixed_python() -> None:
     bases = [words for words in (rest.split() for rest in _of("FROM")) if not words[0].startswith("${")]
     assert {words[-1] for words in bases} == {"cpu", "gpu"}
     assert {words[0] for words in bases} == {"python:3.11-slim-bookworm"}
@@ -40,13 +40,13 @@ def test_the_base_is_a_fixed_python_of_the_project() -> None:
     assert _of("ARG")[0] == "DEVICE=gpu"
 
 
-def test_it_does_not_run_as_root() -> None:
+def test_image_does_not_run_as_root() -> None:
     assert [rest for step, rest in STEPS if step == "USER"][-1] == "1000"
     assert [step for step, _ in STEPS].index("USER") > max(n for n, (step, _) in enumerate(STEPS) if step == "RUN")
     assert "HOME=/home/lungseg" in _of("ENV")
 
 
-def test_nothing_is_fetched_but_packages() -> None:
+def test_build_downloads_only_packages() -> None:
     assert not _of("ADD")
     runs = " ".join(_of("RUN"))
     assert not re.search(r"curl|wget +\S*:|https?:|git +clone|pip install(?!.*--no-deps)", runs)
@@ -60,14 +60,14 @@ def test_nothing_is_fetched_but_packages() -> None:
     assert "wget" in runs, "KubeRay's probes need it"
 
 
-def test_no_secret_is_asked_for_or_kept() -> None:
+def test_image_holds_no_secret() -> None:
     text = (ROOT / "cluster" / "Dockerfile").read_text() + (ROOT / "cluster" / "Dockerfile.dockerignore").read_text()
     given = " ".join(_of("ARG") + _of("ENV") + _of("RUN"))
     assert not re.search(r"token|secret|passw|credential|_key", given, re.IGNORECASE)
     assert "--mount=type=secret" not in text
 
 
-def test_the_build_sees_only_what_it_copies() -> None:
+def test_build_context_holds_only_copied_files() -> None:
     lines = (ROOT / "cluster" / "Dockerfile.dockerignore").read_text().splitlines()
     rules = [line for line in lines if line and not line.startswith("#")]
     assert rules[0] == "*"
@@ -76,7 +76,7 @@ def test_the_build_sees_only_what_it_copies() -> None:
     assert all((ROOT / name).exists() for name in copied)
 
 
-def test_the_cpu_part_of_the_lock_lacks_cuda_alone() -> None:
+def test_cpu_lock_leaves_out_only_cuda() -> None:
     said = subprocess.run([INSTALL, "cpu-lock"], capture_output=True, text=True, check=True, timeout=30)
     whole, part = _packages(LOCK), _packages(said.stdout)
     left_out = whole.keys() - part.keys()
@@ -98,12 +98,12 @@ def _installs(tmp_path: Path, *words: str, **env: str) -> list[str]:
     return asked.read_text().splitlines()
 
 
-def test_for_gpus_it_installs_the_whole_lock_with_its_hashes(tmp_path: Path) -> None:
+def test_gpu_install_uses_the_whole_lock_with_hashes(tmp_path: Path) -> None:
     (one,) = _installs(tmp_path, "gpu")
     assert re.fullmatch(r"-m pip install --no-cache-dir --no-deps --require-hashes -r \S+/requirements\.lock", one)
 
 
-def test_for_cpus_torch_comes_in_the_locked_version(tmp_path: Path) -> None:
+def test_cpu_install_uses_the_locked_torch_version(tmp_path: Path) -> None:
     locked, torch = _installs(tmp_path, "cpu")
     assert "--require-hashes" in locked
     names = re.findall(r"^((?:torch|torchvision)==[^ ]+)", LOCK, re.MULTILINE)
@@ -111,12 +111,12 @@ def test_for_cpus_torch_comes_in_the_locked_version(tmp_path: Path) -> None:
     assert "--index-url https://download.pytorch.org/whl/cpu" in torch
 
 
-def test_a_mirror_may_stand_in_for_the_index(tmp_path: Path) -> None:
+def test_mirror_replaces_the_index(tmp_path: Path) -> None:
     torch = _installs(tmp_path, "cpu", TORCH_CPU_INDEX="https://mirror.example.com/cpu")[1]
     assert "--index-url https://mirror.example.com/cpu" in torch
 
 
-def test_another_device_is_refused() -> None:
+def test_unknown_device_is_refused() -> None:
     said = subprocess.run([INSTALL, "tpu"], capture_output=True, text=True, check=False, timeout=30)
     assert (said.returncode, said.stderr.count("\n")) == (2, 1)
     assert "'tpu'" in said.stderr

@@ -103,7 +103,7 @@ def test_help_names_every_subcommand(head: Head) -> None:
         (("run", "true"), "Ray is not running"),
     ],
 )
-def test_what_cannot_be_is_said_in_one_line(head: Head, words: tuple[str, ...], said: str) -> None:
+def test_wrong_use_is_one_line(head: Head, words: tuple[str, ...], said: str) -> None:
     done = head(*words)
     assert done.returncode not in (0, 3)
     assert said in done.stderr
@@ -111,12 +111,12 @@ def test_what_cannot_be_is_said_in_one_line(head: Head, words: tuple[str, ...], 
     assert not done.stdout
 
 
-def test_without_a_head_it_is_stopped(head: Head) -> None:
+def test_status_without_a_head_is_stopped(head: Head) -> None:
     assert head("status").returncode == 3
     assert head("stop").returncode == 0
 
 
-def test_a_state_of_a_process_that_is_gone_ends_nobody(head: Head, bystander: subprocess.Popen[bytes]) -> None:
+def test_record_with_a_reused_process_id_kills_nothing(head: Head, bystander: subprocess.Popen[bytes]) -> None:
     head.state.mkdir()
     # The id was given to another since.
     (head.state / "head").write_text(
@@ -133,7 +133,7 @@ def test_a_state_of_a_process_that_is_gone_ends_nobody(head: Head, bystander: su
 @pytest.mark.parametrize(
     "record", ["pgid={pid}\nborn=1\n", "pgid={pid}\nborn=1\ntemp=/tmp\ngcs=1\ndashboard=1\n", "kill {pid}\n", ""]
 )
-def test_a_damaged_record_names_nobody(head: Head, bystander: subprocess.Popen[bytes], record: str) -> None:
+def test_damaged_record_kills_nothing(head: Head, bystander: subprocess.Popen[bytes], record: str) -> None:
     head.state.mkdir()
     (head.state / "head").write_text(record.format(pid=bystander.pid))
     # First what signals nobody: were the record believed, stop would end all that writes to a file, this test included.
@@ -145,7 +145,7 @@ def test_a_damaged_record_names_nobody(head: Head, bystander: subprocess.Popen[b
     assert "Ray is stopped" in head("status").stderr
 
 
-def test_a_port_that_is_taken_is_said_before_anything_starts(head: Head) -> None:
+def test_taken_port_is_reported_before_the_start(head: Head) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         done = head("start", "--dashboard-port", str(other.getsockname()[1]))
     assert done.returncode == 1
@@ -155,7 +155,7 @@ def test_a_port_that_is_taken_is_said_before_anything_starts(head: Head) -> None
 
 
 @pytest.mark.slow
-def test_from_start_to_stop(head: Head, bystander: subprocess.Popen[bytes], tmp_path: Path) -> None:
+def test_start_submit_crash_restart_and_stop(head: Head, bystander: subprocess.Popen[bytes], tmp_path: Path) -> None:
     work = _working_dir(tmp_path)
     started = head("start", "--cpus", "1")
     assert started.returncode == 0, started.stderr

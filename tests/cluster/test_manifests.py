@@ -51,14 +51,14 @@ def _gpus(group: dict[str, Any]) -> int:
     return int(limits.get("nvidia.com/gpu", 0))
 
 
-def test_there_are_jobs_and_a_cluster_to_stay() -> None:
+def test_there_are_jobs_and_a_lasting_cluster() -> None:
     files = {name.rsplit("-", 1)[0] for name in DOCUMENTS}
     jobs = {f"rayjob-{job}.yaml" for job in ("prepare", "train", "infer", "train-kueue")}
     assert files == jobs | {"raycluster.yaml"}
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
-def test_kuberay_takes_it(name: str) -> None:
+def test_kuberay_accepts_the_file(name: str) -> None:
     path = SCHEMAS / f"{DOCUMENTS[name]['kind'].lower()}.schema.json"
     if not path.is_file():
         pytest.skip(f"KubeRay's schemas are not at hand: no file {path}")
@@ -68,7 +68,7 @@ def test_kuberay_takes_it(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_its_entrypoint_is_a_job_with_real_options(name: str) -> None:
+def test_entrypoint_is_a_job_with_valid_options(name: str) -> None:
     words = shlex.split(DOCUMENTS[name]["spec"]["entrypoint"])
     assert words[0] == "python"
     assert (ROOT / words[1]).is_file()
@@ -78,7 +78,7 @@ def test_its_entrypoint_is_a_job_with_real_options(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_its_workers_have_their_gpus_from_the_start(name: str) -> None:
+def test_workers_have_their_gpus_from_the_start(name: str) -> None:
     groups = [group for group in _cluster(name)["workerGroupSpecs"] if _gpus(group)]
     job = Path(shlex.split(DOCUMENTS[name]["spec"]["entrypoint"])[1]).stem
     if job == "prepare":
@@ -100,7 +100,7 @@ def _tolerations(group: dict[str, Any]) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_it_ends_and_is_tried_again_and_goes(name: str) -> None:
+def test_job_has_a_deadline_retries_and_cleanup(name: str) -> None:
     spec = DOCUMENTS[name]["spec"]
     assert 3600 <= spec["activeDeadlineSeconds"] <= 7 * 86400
     assert 1 <= spec["backoffLimit"] <= 5
@@ -110,20 +110,20 @@ def test_it_ends_and_is_tried_again_and_goes(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
-def test_it_asks_for_a_token_and_holds_none(name: str) -> None:
+def test_file_requires_a_token_and_holds_none(name: str) -> None:
     assert _cluster(name)["authOptions"] == {"mode": "token"}
     assert "RAY_AUTH_TOKEN" not in json.dumps(DOCUMENTS[name])
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
-def test_its_head_takes_no_work(name: str) -> None:
+def test_head_takes_no_work(name: str) -> None:
     head = _cluster(name)["headGroupSpec"]
     assert {key: head["rayStartParams"][key] for key in ("num-cpus", "num-gpus")} == {"num-cpus": "0", "num-gpus": "0"}
     assert not _gpus(head)
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
-def test_its_pods_see_the_storage_and_have_room_to_share_memory(name: str) -> None:
+def test_pods_mount_storage_and_shared_memory(name: str) -> None:
     cluster = _cluster(name)
     for group in [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]:
         pod = group["template"]["spec"]
@@ -137,7 +137,7 @@ def test_its_pods_see_the_storage_and_have_room_to_share_memory(name: str) -> No
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
-def test_a_pool_that_grows_is_bounded_and_starts_with_one(name: str) -> None:
+def test_autoscaled_pool_is_bounded_and_starts_with_one(name: str) -> None:
     cluster = _cluster(name)
     pools = {group["groupName"]: group for group in cluster["workerGroupSpecs"]}
     grows = any(pool["minReplicas"] < pool["maxReplicas"] for pool in pools.values())
@@ -152,13 +152,13 @@ def test_a_pool_that_grows_is_bounded_and_starts_with_one(name: str) -> None:
 
 
 @pytest.mark.parametrize("path", sorted(CLUSTER.glob("ray[jc]*.yaml")), ids=lambda path: path.name)
-def test_an_image_has_a_fixed_tag_and_is_yours_to_name(path: Path) -> None:
+def test_images_have_a_fixed_tag_to_change(path: Path) -> None:
     lines = re.findall(r"^ +image: (\S+)(.*)$", path.read_text(), re.MULTILINE)
     assert lines
     assert all(re.search(r":[0-9][^:/]*$", image) and "# CHANGE" in comment for image, comment in lines)
 
 
-def test_kueue_has_the_same_training_in_a_queue_that_holds_it() -> None:
+def test_kueue_job_equals_the_plain_training() -> None:
     plain, queued = (copy.deepcopy(DOCUMENTS[f"rayjob-{name}.yaml-0"]) for name in ("train", "train-kueue"))
     labels = queued["metadata"].pop("labels")
     assert queued["spec"].pop("suspend") is True
@@ -189,14 +189,14 @@ def _runtime_env() -> dict[str, Any]:
     return loaded
 
 
-def test_ray_takes_the_runtime_env() -> None:
+def test_ray_accepts_the_runtime_env() -> None:
     loaded = _runtime_env()
     taken = RuntimeEnv(**loaded)
     assert taken["excludes"] == loaded["excludes"]
     assert taken["env_vars"] == loaded["env_vars"]
 
 
-def test_the_runtime_env_holds_no_secret() -> None:
+def test_runtime_env_holds_no_secret() -> None:
     names = [name.lower() for name in _runtime_env()["env_vars"]]
     assert not [name for name in names if any(word in name for word in SECRET)]
 
@@ -224,7 +224,7 @@ LEFT = (
 
 
 @pytest.mark.parametrize("by", [".rayignore", "cluster/runtime_env.yaml"])
-def test_the_upload_leaves_data_and_keeps_the_code(by: str, tmp_path: Path) -> None:
+def test_upload_contains_code_without_data(by: str, tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     for name in KEPT + LEFT:
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
@@ -238,7 +238,7 @@ def test_the_upload_leaves_data_and_keeps_the_code(by: str, tmp_path: Path) -> N
         assert set(archive.namelist()) - {".rayignore"} == set(KEPT)
 
 
-def test_this_project_is_small_enough_to_upload(tmp_path: Path) -> None:
+def test_project_is_small_enough_to_upload(tmp_path: Path) -> None:
     package = tmp_path / "package.zip"
     packaging.create_package(str(ROOT), package, include_gitignore=False)
     assert package.stat().st_size < 20 * 1024**2

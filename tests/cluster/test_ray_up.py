@@ -34,12 +34,12 @@ def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def test_ray_takes_it(name: str) -> None:
+def test_ray_accepts_the_file(name: str) -> None:
     validate_config(_load(name) | {"cluster_synced_files": []})
     validate_config(_prepared(name))
 
 
-def test_the_head_is_on_demand_and_does_no_work(name: str) -> None:
+def test_head_is_on_demand_and_takes_no_work(name: str) -> None:
     loaded = _load(name)
     head = loaded["available_node_types"][loaded["head_node_type"]]
     assert head["resources"] == {"CPU": 0}
@@ -48,7 +48,7 @@ def test_the_head_is_on_demand_and_does_no_work(name: str) -> None:
     assert "--num-cpus 0 " in loaded["head_start_ray_commands"][-1]
 
 
-def test_the_pools_are_spot_and_bounded(name: str) -> None:
+def test_pools_are_spot_and_bounded(name: str) -> None:
     loaded = _load(name)
     pools = {key: value for key, value in loaded["available_node_types"].items() if key != loaded["head_node_type"]}
     assert set(pools) == {"cpu", "gpu"}
@@ -60,7 +60,7 @@ def test_the_pools_are_spot_and_bounded(name: str) -> None:
     assert loaded["provider"]["cache_stopped_nodes"] is False
 
 
-def test_it_holds_no_token_and_does_not_start_without(name: str) -> None:
+def test_file_requires_a_token_and_holds_none(name: str) -> None:
     loaded, text = _load(name), (ROOT / "cluster" / name).read_text()
     assert not re.search(r"RAY_AUTH_TOKEN|[0-9a-f]{32,}", text)
     assert loaded["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
@@ -70,14 +70,14 @@ def test_it_holds_no_token_and_does_not_start_without(name: str) -> None:
     assert "--dashboard-host 127.0.0.1" in starts[0]
 
 
-def test_only_code_travels(name: str) -> None:
+def test_only_code_is_copied_to_nodes(name: str) -> None:
     mounts = _load(name)["file_mounts"]
     local = {path for remote, path in mounts.items() if remote.startswith("~/lungseg/")}
     assert local == {"cluster", "jobs", "lungseg", "pyproject.toml", "requirements.lock", "README.md", "LICENSE"}
     assert all((ROOT / path).exists() for path in local)
 
 
-def test_ray_adds_no_command_of_its_own(name: str) -> None:
+def test_ray_adds_no_setup_command(name: str) -> None:
     prepared = _prepared(name)
     ours = _load(name)["setup_commands"]
     assert prepared["initialization_commands"] == []
@@ -106,7 +106,7 @@ def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_aws_starts_its_nodes(cloud: str) -> None:
+def test_aws_accepts_the_nodes(cloud: str) -> None:
     from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
 
     config = _prepared("ray-aws.yaml")

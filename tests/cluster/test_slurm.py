@@ -135,7 +135,7 @@ sys.exit(7)
 
 
 @pytest.mark.slow
-def test_one_ray_over_both_nodes_and_nothing_after_it(slurm: Slurm) -> None:
+def test_one_ray_on_both_nodes_leaves_nothing_behind(slurm: Slurm) -> None:
     process = slurm.start("python", "-c", JOB, str(slurm.stubs))
     assert process.wait(LIMIT_S) == 7, slurm.log
     assert "nodes ['0', '1']" in slurm.log
@@ -158,7 +158,7 @@ def _without_ray(slurm: Slurm) -> None:
     slurm.env["SLURM_JOB_NUM_NODES"] = "1"
 
 
-def test_when_its_time_is_over_it_queues_itself_again(slurm: Slurm) -> None:
+def test_job_at_its_time_limit_is_requeued(slurm: Slurm) -> None:
     _without_ray(slurm)
     here = slurm.stubs / "here"
     process = slurm.start("bash", "-c", f'touch "{here}"; exec sleep 250', SLURM_RESTART_COUNT="3")
@@ -175,7 +175,7 @@ def test_when_its_time_is_over_it_queues_itself_again(slurm: Slurm) -> None:
     [("RUNNING", 7200, "0"), ("CANCELLED", 0, "0"), ("COMPLETING", 0, "0"), ("RUNNING", 60, "50")],
     ids=["long before its end", "cancelled", "ending", "queued too often"],
 )
-def test_else_it_is_not_queued_again(slurm: Slurm, state: str, left_s: int, restarts: str) -> None:
+def test_other_ends_are_not_requeued(slurm: Slurm, state: str, left_s: int, restarts: str) -> None:
     _without_ray(slurm)
     slurm.says(state, left_s)
     here = slurm.stubs / "here"
@@ -187,7 +187,7 @@ def test_else_it_is_not_queued_again(slurm: Slurm, state: str, left_s: int, rest
     assert not slurm.left()
 
 
-def test_a_job_that_ends_well_when_told_is_done(slurm: Slurm) -> None:
+def test_job_that_ends_well_on_sigterm_is_done(slurm: Slurm) -> None:
     _without_ray(slurm)
     here = slurm.stubs / "here"
     process = slurm.start("bash", "-c", f'trap "exit 0" TERM; touch "{here}"; while :; do sleep 0.1; done')
@@ -197,7 +197,7 @@ def test_a_job_that_ends_well_when_told_is_done(slurm: Slurm) -> None:
     assert "requeue" not in slurm.asked
 
 
-def test_a_ray_that_ends_ends_the_job(slurm: Slurm) -> None:
+def test_end_of_ray_ends_the_job(slurm: Slurm) -> None:
     _without_ray(slurm)
     (slurm.stubs / "ray").write_text("#!/usr/bin/env bash\necho the port is taken\nexit 1\n")
     process = slurm.start("sleep", "250")
@@ -206,7 +206,7 @@ def test_a_ray_that_ends_ends_the_job(slurm: Slurm) -> None:
     assert not slurm.left()
 
 
-def test_ports_of_two_jobs_differ_and_lie_below_the_systems_own() -> None:
+def test_ports_differ_per_job_and_avoid_ephemeral_ports() -> None:
     (rule,) = re.findall(r"^LUNGSEG_PORT=\$\(\((.+)\)\)$", SCRIPT.read_text(), re.MULTILINE)
     blocks = [eval(rule.replace("SLURM_JOB_ID", str(number))) for number in range(100_000, 100_500)]
     ports = {block + one for block in blocks for one in range(5)}
@@ -218,16 +218,14 @@ def test_ports_of_two_jobs_differ_and_lie_below_the_systems_own() -> None:
 @pytest.mark.parametrize(
     ("words", "env", "said"), [((), {}, "pass a command"), (("true",), {"SLURM_JOB_ID": ""}, "no Slurm job")]
 )
-def test_what_cannot_be_is_said_in_one_line(
-    slurm: Slurm, words: tuple[str, ...], env: dict[str, str], said: str
-) -> None:
+def test_wrong_use_is_one_line(slurm: Slurm, words: tuple[str, ...], env: dict[str, str], said: str) -> None:
     process = slurm.start(*words, **env)
     assert process.wait(LIMIT_S) == 2
     assert said in slurm.log
     assert slurm.log.count("\n") == 1
 
 
-def test_it_asks_slurm_for_what_it_relies_on() -> None:
+def test_script_requests_what_it_relies_on() -> None:
     lines = re.findall(r"^#SBATCH (\S+)$", SCRIPT.read_text(), re.MULTILINE)
     assert {"--requeue", "--open-mode=append", "--signal=B:TERM@120", "--ntasks-per-node=1"} <= set(lines)
     assert "ray stop" not in SCRIPT.read_text()

@@ -29,9 +29,7 @@ def adapted(ray_cluster: None, prepared: Path, study: Path, tmp_path_factory: py
     return out
 
 
-def test_every_run_becomes_a_checkpoint_that_says_what_it_was_made_of(
-    adapted: Path, prepared: Path, study: Path
-) -> None:
+def test_adapted_checkpoint_records_its_model_and_data(adapted: Path, prepared: Path, study: Path) -> None:
     assert sorted(path.name for path in adapted.iterdir()) == ["pooled-fold0-test", "pooled-fold1-test"]
     digests = [catalog.open_dataset(folder).digest for folder in catalog.find_datasets([str(prepared)])]
     for name in ("pooled-fold0-test", "pooled-fold1-test"):
@@ -46,7 +44,7 @@ def test_every_run_becomes_a_checkpoint_that_says_what_it_was_made_of(
         assert all(weight.rsplit(".")[-1].startswith(("running_", "num_batches")) for weight in changed)
 
 
-def test_the_same_command_makes_the_same_models(
+def test_same_command_writes_the_same_models(
     adapted: Path, prepared: Path, trained: Path, tmp_path: Path, ray_cluster: None
 ) -> None:
     adapt.run(AdaptSettings(checkpoint=(str(trained),), data=(str(prepared),), out=str(tmp_path), batch=4))
@@ -54,9 +52,7 @@ def test_the_same_command_makes_the_same_models(
     assert again.digest == checkpoint.find_all(str(adapted / trained.name))[0].digest
 
 
-def test_an_adapted_model_predicts_as_any_other(
-    adapted: Path, archive: Path, tmp_path: Path, without_ray: None
-) -> None:
+def test_adapted_model_can_predict(adapted: Path, archive: Path, tmp_path: Path, without_ray: None) -> None:
     infer.run(InferSettings(archive=str(archive), checkpoint=(str(adapted / "pooled-fold0-test"),), out=str(tmp_path)))
     (part,) = tmp_path.glob("*.parquet")
     rows = storage.read_table(str(part)).to_pylist()
@@ -64,7 +60,7 @@ def test_an_adapted_model_predicts_as_any_other(
     assert min(row["dice"] for row in rows) > 0.5
 
 
-def test_a_model_and_what_it_was_adapted_to_are_not_averaged(
+def test_model_and_its_adapted_copy_are_not_averaged(
     adapted: Path, archive: Path, trained: Path, tmp_path: Path
 ) -> None:
     both = (str(trained), str(adapted / trained.name))
@@ -72,14 +68,12 @@ def test_a_model_and_what_it_was_adapted_to_are_not_averaged(
         infer.run(InferSettings(archive=str(archive), checkpoint=both, out=str(tmp_path)))
 
 
-def test_models_are_not_written_among_the_pictures(prepared: Path, trained: Path) -> None:
+def test_models_are_not_written_into_the_dataset(prepared: Path, trained: Path) -> None:
     out = str(prepared / "south" / "adapted")
     assert "lies in the data set" in refusal(checkpoint=(str(trained),), data=(str(prepared),), out=out)
 
 
-def test_masks_are_not_looked_at(
-    adapted: Path, archive: Path, trained: Path, tmp_path: Path, ray_cluster: None
-) -> None:
+def test_adapting_ignores_masks(adapted: Path, archive: Path, trained: Path, tmp_path: Path, ray_cluster: None) -> None:
     data = (str(_bare(archive, trained, tmp_path)),)
     adapt.run(AdaptSettings(checkpoint=(str(trained),), data=data, out=str(tmp_path / "out"), batch=4))
     found = checkpoint.find_all(str(tmp_path / "out" / trained.name))[0]
@@ -95,7 +89,7 @@ def _bare(archive: Path, trained: Path, tmp_path: Path) -> Path:
 
 
 @given(st.integers(8, 3000), st.integers(8, 1000), st.integers(2, 64))
-def test_batches_hold_each_chosen_image_once_and_are_as_large_as_asked(rows: int, images: int, batch: int) -> None:
+def test_batches_have_the_size_and_each_image_once(rows: int, images: int, batch: int) -> None:
     images = min(rows, images)
     groups = adapt._batches(rows, images, batch)
     chosen = sorted(np.concatenate(groups).tolist())
@@ -104,7 +98,7 @@ def test_batches_hold_each_chosen_image_once_and_are_as_large_as_asked(rows: int
     assert all(min(batch, images) <= len(group) < 2 * max(batch, images / len(groups)) for group in groups)
 
 
-def test_batches_mix_the_data_sets() -> None:
+def test_batches_mix_the_datasets() -> None:
     groups = adapt._batches(96, 96, 16)  # the first half of the index one hospital, the second another
     assert all(4 <= int((group < 48).sum()) <= 12 for group in groups)
 
@@ -115,12 +109,12 @@ def refusal(**settings: tuple[str, ...] | str) -> str:
     return str(caught.value)
 
 
-def test_nothing_named_is_refused() -> None:
+def test_no_checkpoint_is_refused() -> None:
     with pytest.raises(SettingsError, match="pass --checkpoint FOLDER"):
         adapt.run(AdaptSettings())
 
 
-def test_pictures_that_are_prepared_otherwise_are_refused(archive: Path, trained: Path, tmp_path: Path) -> None:
+def test_other_preparation_is_refused(archive: Path, trained: Path, tmp_path: Path) -> None:
     other = checkpoint.find_all(str(trained))[0].preprocess.model_copy(update={"histogram": "clahe"})
     records = sources.discover(str(archive))
     dataset_writer.write_datasets(plan_shards(records, str(tmp_path), other, images_per_shard=8))
@@ -129,7 +123,7 @@ def test_pictures_that_are_prepared_otherwise_are_refused(archive: Path, trained
     assert "prepare the pictures as the model's were" in said
 
 
-def test_too_few_pictures_are_refused(prepared: Path, trained: Path) -> None:
+def test_too_few_images_are_refused(prepared: Path, trained: Path) -> None:
     assert "3 pictures, at least 8" in refusal(checkpoint=(str(trained),), data=(str(prepared / "south"),))
 
 
@@ -138,14 +132,12 @@ def test_two_runs_of_one_name_are_refused(prepared: Path, trained: Path) -> None
     assert "two runs named pooled-fold0-test" in said
 
 
-def test_an_adapted_model_is_not_adapted_again(adapted: Path, prepared: Path) -> None:
+def test_adapted_model_is_not_adapted_again(adapted: Path, prepared: Path) -> None:
     said = refusal(checkpoint=(str(adapted / "pooled-fold0-test"),), data=(str(prepared),))
     assert "adapted already" in said
 
 
-def test_neither_a_trained_run_nor_another_result_is_overwritten(
-    adapted: Path, prepared: Path, study: Path, tmp_path: Path
-) -> None:
+def test_runs_and_other_results_are_not_overwritten(adapted: Path, prepared: Path, study: Path, tmp_path: Path) -> None:
     own = Path(shutil.copytree(study, tmp_path / "study"))
     before = checkpoint.find_all(str(own / "pooled-fold0-test"))[0].digest
     shutil.rmtree(own / "pooled-fold1-test")
@@ -161,7 +153,7 @@ def test_neither_a_trained_run_nor_another_result_is_overwritten(
         adapt.run(AdaptSettings(checkpoint=one, data=(str(prepared),), out=str(beside), batch=2))
 
 
-def test_a_damaged_tar_is_told_in_a_line(own_prepared: Path, trained: Path, tmp_path: Path, ray_cluster: None) -> None:
+def test_damaged_tar_is_refused(own_prepared: Path, trained: Path, tmp_path: Path, ray_cluster: None) -> None:
     for tar in own_prepared.glob("*/*.tar"):
         content = bytearray(tar.read_bytes())
         content[600:1200] = bytes(600)
@@ -173,6 +165,6 @@ def test_a_damaged_tar_is_told_in_a_line(own_prepared: Path, trained: Path, tmp_
     assert not list((tmp_path / "out").glob("*/checkpoint/*/config.json"))
 
 
-def test_settings_are_told_in_the_models_config(adapted: Path) -> None:
+def test_config_names_the_run(adapted: Path) -> None:
     (config,) = (adapted / "pooled-fold0-test").glob("checkpoint/*/config.json")
     assert json.loads(config.read_text())["run"] == "pooled-fold0-test"

@@ -86,7 +86,7 @@ def run(predictions: Path, out: Path, *formats: str, where: str = "") -> None:
     export.run(ExportSettings(predictions=str(predictions), out=str(out), formats=formats, where=where))  # type: ignore[arg-type]
 
 
-def test_every_format_is_what_its_reader_expects(ray_cluster: None, predictions: Path, tmp_path: Path) -> None:
+def test_every_format_can_be_read_back(ray_cluster: None, predictions: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run(predictions, out, "masks", "overlays", "coco", "dicom-seg")
     rows = {
@@ -109,7 +109,7 @@ def test_every_format_is_what_its_reader_expects(ray_cluster: None, predictions:
         assert (annotation["area"], annotation["bbox"]) == (row["area_px"], row["bbox"])
 
 
-def test_another_query_is_not_mixed_into_an_export(
+def test_exports_of_two_queries_are_not_mixed(
     ray_cluster: None, predictions: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     out = tmp_path / "out"
@@ -125,7 +125,7 @@ def test_another_query_is_not_mixed_into_an_export(
     assert "no row was chosen" in caplog.text
 
 
-def test_a_mask_that_cannot_be_decoded_ends_in_a_line(ray_cluster: None, predictions: Path, tmp_path: Path) -> None:
+def test_mask_that_cannot_be_decoded_is_one_error(ray_cluster: None, predictions: Path, tmp_path: Path) -> None:
     path = Path(part_path(str(predictions), 0))
     table = storage.read_table(str(path))
     rows = [{**row, "mask": "no run lengths"} for row in table.to_pylist()]
@@ -135,7 +135,7 @@ def test_a_mask_that_cannot_be_decoded_ends_in_a_line(ray_cluster: None, predict
         run(predictions, tmp_path / "out", "masks")
 
 
-def test_only_the_rows_of_the_query(
+def test_query_selects_rows(
     ray_cluster: None, predictions: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -145,7 +145,7 @@ def test_only_the_rows_of_the_query(
     assert not (tmp_path / "out" / "annotations.json").exists()
 
 
-def test_an_image_that_has_gone_is_told_and_the_others_are_written(
+def test_missing_image_is_reported_and_others_are_written(
     ray_cluster: None, predictions: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "1.png").unlink()
@@ -158,16 +158,14 @@ def test_an_image_that_has_gone_is_told_and_the_others_are_written(
     assert "no overlays of png_1" in caplog.text
 
 
-def test_a_format_of_which_nothing_can_be_made_is_an_error(
-    ray_cluster: None, predictions: Path, tmp_path: Path
-) -> None:
+def test_format_without_any_file_is_an_error(ray_cluster: None, predictions: Path, tmp_path: Path) -> None:
     said = r"^not one of 2 rows could be exported as dicom-seg: no dicom-seg of png_[01]: .*is no DICOM file"
     with pytest.raises(InputError, match=said):
         run(predictions, tmp_path / "out", "masks", "dicom-seg", where="image_id in ('png_0', 'png_1')")
     assert len(list((tmp_path / "out" / "masks" / "north").iterdir())) == 2
 
 
-def test_a_name_that_leaves_the_folder_is_refused_and_nothing_is_written_outside(
+def test_name_that_leaves_the_folder_is_refused(
     ray_cluster: None, predictions: Path, tmp_path: Path, draw_pair: Any
 ) -> None:
     hostile = tmp_path / "hostile"
@@ -182,7 +180,7 @@ def test_a_name_that_leaves_the_folder_is_refused_and_nothing_is_written_outside
     assert all(tmp_path / "deep" in path.parents for path in new)
 
 
-def test_wrong_use(predictions: Path, tmp_path: Path) -> None:
+def test_wrong_settings_are_refused(predictions: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="--predictions"):
         export.run(ExportSettings())
     with pytest.raises(InputError, match="no such folder"):
@@ -192,7 +190,7 @@ def test_wrong_use(predictions: Path, tmp_path: Path) -> None:
             run(predictions, tmp_path / "out", "masks", where=query)
 
 
-def test_nothing_is_written_among_the_pictures_or_over_a_reference(
+def test_images_and_references_are_not_overwritten(
     ray_cluster: None, predictions: Path, tmp_path: Path, draw_pair: Any
 ) -> None:
     with pytest.raises(InputError, match=r"--out .*films/deep lies in the archive .*films: pass a folder outside"):
@@ -209,7 +207,7 @@ def test_nothing_is_written_among_the_pictures_or_over_a_reference(
     assert reference.read_bytes() == b"drawn by hand"
 
 
-def test_an_overlay_keeps_the_picture_under_the_outlines(draw_pair: Any) -> None:
+def test_overlay_shows_the_image_under_outlines(draw_pair: Any) -> None:
     picture, mask = draw_pair(3, 300, 200)
     drawn = draw_overlay(picture, mask, None, 150)
     assert drawn.shape == (150, 100, 3)
@@ -220,7 +218,7 @@ def test_an_overlay_keeps_the_picture_under_the_outlines(draw_pair: Any) -> None
     assert draw_overlay(picture, mask, mask, 9999).shape == (300, 200, 3)
 
 
-def test_no_rows_make_an_empty_object_file(ray_cluster: None, predictions: Path, tmp_path: Path) -> None:
+def test_no_rows_give_an_empty_coco_file(ray_cluster: None, predictions: Path, tmp_path: Path) -> None:
     run(predictions, tmp_path / "out", "coco", where="dice > 2")
     found = json.loads((tmp_path / "out" / "annotations.json").read_text())
     assert (found["images"], found["annotations"]) == ([], [])

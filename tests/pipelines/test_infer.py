@@ -80,7 +80,7 @@ def film(archive: Path, tmp_path: Path) -> Path:
     return Path(shutil.copy(archive / "south" / "images" / "south_00.png", tmp_path / "film.png"))
 
 
-def test_every_image_has_one_row_also_those_that_cannot_be_used(whole: tuple[Path, Path]) -> None:
+def test_every_image_has_one_row(whole: tuple[Path, Path]) -> None:
     archive, out = whole
     rows = rows_of(out)
     assert sorted(row["source_uri"] for row in rows) == sorted(str(path) for path in archive.rglob("images/*"))
@@ -92,7 +92,7 @@ def test_every_image_has_one_row_also_those_that_cannot_be_used(whole: tuple[Pat
     assert all(row["mask"] is None and row["dice"] is None for row in bad.values())
 
 
-def test_masks_are_of_native_size_and_compared_with_the_reference(whole: tuple[Path, Path]) -> None:
+def test_masks_have_native_size_and_metrics(whole: tuple[Path, Path]) -> None:
     usable = [row for row in rows_of(whole[1]) if row["status"] == "ok"]
     assert sum(row["dice"] > 0.8 for row in usable) >= 6
     for row in usable:
@@ -106,7 +106,7 @@ def test_masks_are_of_native_size_and_compared_with_the_reference(whole: tuple[P
         assert row["dice"] == pytest.approx(2 * overlap / (int(mask.sum()) + int(truth.sum())))
 
 
-def test_rows_say_whether_the_model_was_trained_on_the_picture(whole: tuple[Path, Path], trained: Path) -> None:
+def test_rows_flag_images_seen_in_training(whole: tuple[Path, Path], trained: Path) -> None:
     seen = checkpoint.trained_on(checkpoint.find_all(str(trained))[0])
     rows = [row for row in rows_of(whole[1]) if row["status"] == "ok"]
     assert {row["seen_in_training"] for row in rows} == {True, False}
@@ -115,7 +115,7 @@ def test_rows_say_whether_the_model_was_trained_on_the_picture(whole: tuple[Path
         assert row["seen_in_training"] is (digest in seen)
 
 
-def test_the_account_adds_up_to_the_inputs(whole: tuple[Path, Path]) -> None:
+def test_counts_add_up_to_the_inputs(whole: tuple[Path, Path]) -> None:
     archive, out = whole
     found, count = ended(out), len(list(archive.rglob("images/*")))
     assert found["images"] == found["predicted_now"] == count == sum(found["counts"].values())
@@ -155,7 +155,7 @@ def test_lost_part_and_part_with_failed_row_are_predicted_again(
     assert not list(out.rglob(".writing-*"))
 
 
-def test_too_many_lost_images_stop_the_job_with_an_account_and_what_is_done_is_kept(
+def test_too_many_failures_stop_and_keep_finished_parts(
     ray_cluster: None, own_archive: Path, trained: Path, tmp_path: Path
 ) -> None:
     for path in sorted(own_archive.rglob("images/*"))[:2]:
@@ -182,7 +182,7 @@ def test_too_many_lost_images_stop_the_job_with_an_account_and_what_is_done_is_k
     assert {name: (out / name).stat().st_mtime_ns for name in kept} == kept
 
 
-def test_one_picture_is_told_in_two_lines_and_needs_no_ray(archive: Path, trained: Path, tmp_path: Path) -> None:
+def test_one_image_prints_two_lines_without_ray(archive: Path, trained: Path, tmp_path: Path) -> None:
     (tmp_path / "without_ray.py").write_text(
         "import sys; sys.modules['ray'] = None\nfrom lungseg.cli import main\nsys.exit(main('infer', sys.argv[1:]))\n"
     )
@@ -202,7 +202,7 @@ def test_one_picture_is_told_in_two_lines_and_needs_no_ray(archive: Path, traine
     assert second == str(out / "part-000000.parquet")
 
 
-def test_prepared_data_its_manifest_a_listing_and_the_folder_of_images_agree(
+def test_tars_manifest_listing_and_folder_give_same_masks(
     without_ray: None, predicted: Path, archive: Path, prepared: Path, trained: Path, tmp_path: Path
 ) -> None:
     folder = rows_of(predicted)
@@ -227,7 +227,7 @@ def test_prepared_data_its_manifest_a_listing_and_the_folder_of_images_agree(
     assert steady(rows_of(tmp_path / "some")) == steady(north)
 
 
-def test_images_of_a_studys_data_are_predicted_by_the_models_that_never_saw_them(
+def test_study_predicts_with_models_that_never_saw_the_image(
     without_ray: None, archive: Path, study: Path, tmp_path: Path
 ) -> None:
     runs = [checkpoint.find_all(str(study / f"pooled-fold{fold}-test"))[0] for fold in (0, 1)]
@@ -256,7 +256,7 @@ def test_images_without_masks_have_no_metrics(without_ray: None, archive: Path, 
     assert all(row["components"] <= 2 for row in rows)
 
 
-def test_a_row_that_failed_is_made_again_by_the_same_command_with_its_part_alone(
+def test_only_the_part_of_a_failed_row_is_repeated(
     without_ray: None, archive: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = storage.read_bytes
@@ -278,7 +278,7 @@ def test_a_row_that_failed_is_made_again_by_the_same_command_with_its_part_alone
     assert ended(tmp_path)["predicted_now"] == 2
 
 
-def test_an_input_that_changes_while_the_job_runs_fails_and_says_so(
+def test_input_that_changes_during_the_job_fails(
     film: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def late(*arguments: Any) -> Any:
@@ -293,9 +293,7 @@ def test_an_input_that_changes_while_the_job_runs_fails_and_says_so(
         infer.run(settings_of(film, trained, tmp_path / "out"))
 
 
-def test_an_input_that_changed_between_two_starts_is_not_answered_with_its_old_row(
-    film: Path, archive: Path, trained: Path, tmp_path: Path
-) -> None:
+def test_changed_input_is_refused_by_the_next_start(film: Path, archive: Path, trained: Path, tmp_path: Path) -> None:
     infer.run(settings_of(film, trained, tmp_path / "out"))
     infer.run(settings_of(film, trained, tmp_path / "out"))
     shutil.copy(archive / "south" / "images" / "south_02.png", film)
@@ -305,9 +303,7 @@ def test_an_input_that_changed_between_two_starts_is_not_answered_with_its_old_r
     assert (tmp_path / "out" / "part-000000.parquet").read_bytes() == before
 
 
-def test_another_model_or_other_settings_never_mix_with_the_old_parts(
-    film: Path, study: Path, tmp_path: Path, archive: Path
-) -> None:
+def test_parts_of_other_models_or_settings_never_mix(film: Path, study: Path, tmp_path: Path, archive: Path) -> None:
     first, other, out = study / "pooled-fold0-test", study / "pooled-fold1-test", tmp_path / "out"
     infer.run(settings_of(film, first, out))
     before = {path: path.read_bytes() for path in out.iterdir() if path.is_file()}
@@ -331,7 +327,7 @@ def test_another_model_or_other_settings_never_mix_with_the_old_parts(
     assert {path: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
 
 
-def test_a_moved_model_and_another_batch_are_the_same_plan(
+def test_moved_model_and_other_batch_size_keep_the_plan(
     film: Path, trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     infer.run(settings_of(film, trained, tmp_path / "out"))
@@ -342,7 +338,7 @@ def test_a_moved_model_and_another_batch_are_the_same_plan(
 
 
 @pytest.mark.parametrize("number", [0, 1, 8])
-def test_a_foreign_part_copied_into_the_folder_is_refused(
+def test_foreign_part_in_the_folder_is_refused(
     number: int, predicted: Path, archive: Path, study: Path, tmp_path: Path
 ) -> None:
     out, film = tmp_path / "out", archive / "south" / "images" / "south_00.png"
@@ -356,9 +352,7 @@ def test_a_foreign_part_copied_into_the_folder_is_refused(
     assert {path: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
 
 
-def test_ids_that_would_climb_out_of_the_folder_name_rows_and_no_files(
-    film: Path, prepared: Path, trained: Path, tmp_path: Path
-) -> None:
+def test_hostile_ids_create_no_files_outside(film: Path, prepared: Path, trained: Path, tmp_path: Path) -> None:
     table = storage.read_table(str(prepared / "north" / "manifest.parquet")).slice(0, 1)
     (row,) = table.to_pylist()
     row |= {"image_id": "../../../climbed", "dataset": "../climbed", "image_uri": str(film), "mask_uris": []}
@@ -375,9 +369,7 @@ def test_ids_that_would_climb_out_of_the_folder_name_rows_and_no_files(
 HOSTILE = ("bomb_of_50000_px", "dicom_with_a_wrong_length", "dicom_that_promises_too_much", "random_bytes")
 
 
-def test_hostile_files_are_a_rejected_row_of_one_line_each(
-    film: Path, trained: Path, tmp_path: Path, without_ray: None
-) -> None:
+def test_hostile_files_are_rejected_with_one_line(film: Path, trained: Path, tmp_path: Path, without_ray: None) -> None:
     (tmp_path / "films").mkdir()
     known = odd_inputs.kinds()
     for name in HOSTILE:
@@ -404,7 +396,7 @@ def plant(run: Path, name: str, marker: Path) -> None:
     marker.unlink()
 
 
-def test_a_pickle_in_a_checkpoint_is_never_loaded(film: Path, trained: Path, tmp_path: Path) -> None:
+def test_pickle_in_a_checkpoint_is_never_loaded(film: Path, trained: Path, tmp_path: Path) -> None:
     run, marker = Path(shutil.copytree(trained, tmp_path / "run")), tmp_path / "it-ran"
     plant(run, "state.pt", marker)
     infer.run(settings_of(film, run, tmp_path / "out"))
@@ -412,9 +404,7 @@ def test_a_pickle_in_a_checkpoint_is_never_loaded(film: Path, trained: Path, tmp
     assert not marker.exists()
 
 
-def test_weights_that_are_a_pickle_are_refused_in_one_line_before_anything_is_written(
-    film: Path, trained: Path, tmp_path: Path
-) -> None:
+def test_pickled_weights_are_refused_before_writing(film: Path, trained: Path, tmp_path: Path) -> None:
     run, marker = Path(shutil.copytree(trained, tmp_path / "run")), tmp_path / "it-ran"
     plant(run, "model.safetensors", marker)
     with pytest.raises(CheckpointError, match=r"model\.safetensors is not of its network") as refused:
@@ -424,7 +414,7 @@ def test_weights_that_are_a_pickle_are_refused_in_one_line_before_anything_is_wr
     assert not (tmp_path / "out").exists()
 
 
-def test_data_or_models_prepared_in_another_way_are_refused(
+def test_data_or_models_of_other_preparation_are_refused(
     archive: Path, trained: Path, film: Path, tmp_path: Path
 ) -> None:
     records = record_checks.refuse_same_ids(sources.discover(str(archive)))
@@ -446,7 +436,7 @@ def test_data_or_models_prepared_in_another_way_are_refused(
         infer.run(settings_of(film, trained, tmp_path / "out", checkpoint=(str(trained), str(other))))
 
 
-def test_wrong_use(archive: Path, trained: Path, tmp_path: Path) -> None:
+def test_wrong_settings_are_refused(archive: Path, trained: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="--archive"):
         infer.run(InferSettings(checkpoint=(str(trained),)))
     with pytest.raises(SettingsError, match="is the archive itself: pass a folder for the predictions alone"):
@@ -460,7 +450,7 @@ def test_wrong_use(archive: Path, trained: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_a_model_whose_training_has_not_ended_is_told(
+def test_unfinished_training_is_reported(
     archive: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def stop(*_: object) -> None:

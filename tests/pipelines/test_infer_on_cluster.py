@@ -32,7 +32,7 @@ def job(trained: Path, tmp_path: Path) -> Job:
     return Job(settings, str(tmp_path), (model.folder,), ensemble_digest([model]), SMALL, 0.5, How())
 
 
-def test_every_part_comes_back_once_and_one_that_cannot_be_written_as_an_error(
+def test_parts_return_once_and_unwritable_ones_as_errors(
     ray_cluster: None, archive: Path, job: Job, tmp_path: Path
 ) -> None:
     items = list_items(InferSettings(archive=str(archive)), SMALL)
@@ -50,9 +50,7 @@ def test_every_part_comes_back_once_and_one_that_cannot_be_written_as_an_error(
     assert (times.device, times.actors) == ("cpu", 2)
 
 
-def test_there_is_always_room_for_two_tasks_or_none_would_finish(
-    ray_cluster: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_tasks_always_have_room(ray_cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
     def task(cpus: float, gpus: int, largest: int, free: float) -> float:
         monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": largest}}])
         return _task_part(WorkerAllocation(1, int(cpus), gpus), free)
@@ -67,13 +65,13 @@ def test_there_is_always_room_for_two_tasks_or_none_would_finish(
             assert part != 0.49, "as an actor's: Ray Data would open within the actors"
 
 
-def test_more_workers_than_the_cluster_has_are_refused(ray_cluster: None, job: Job) -> None:
+def test_more_workers_than_cpus_are_refused(ray_cluster: None, job: Job) -> None:
     job = replace(job, settings=job.settings.model_copy(update={"workers": 64}))
     with pytest.raises(ResourceError, match="64 CPUs needed, the cluster has 2"):
         list(spread(job, [{"number": 0, "items": "[]", "digest": ""}], Times()))
 
 
-def test_half_precision_of_gpus_is_refused_where_there_is_none(ray_cluster: None, job: Job) -> None:
+def test_fp16_without_a_gpu_is_refused(ray_cluster: None, job: Job) -> None:
     job = replace(job, settings=job.settings.model_copy(update={"precision": "fp16", "device": "auto"}))
     with pytest.raises(SettingsError, match="--precision fp16 on a CPU"):
         list(spread(job, [{"number": 0, "items": "[]", "digest": ""}], Times()))

@@ -54,7 +54,7 @@ def pictures(archive: Path) -> dict[str, np.ndarray[Any, Any]]:
     return found
 
 
-def test_files_dicom_a_bucket_and_prepared_tars_give_the_same_masks(
+def test_files_dicom_bucket_and_tars_give_the_same_masks(
     pictures: dict[str, np.ndarray[Any, Any]], trained: Path, bucket: str, tmp_path: Path
 ) -> None:
     for folder in ("files", "dicom"):

@@ -32,7 +32,7 @@ def _bytes(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.tar"))}
 
 
-def test_over_a_cluster_as_in_one_process(ray_cluster: None, archive: Path, tmp_path: Path) -> None:
+def test_cluster_writes_what_one_process_writes(ray_cluster: None, archive: Path, tmp_path: Path) -> None:
     settings = PrepareSettings(source=str(archive), out=str(tmp_path / "ray"), preprocess=SMALL, images_per_shard=3)
     prepare.run(settings)
     plans = plan_shards(
@@ -50,7 +50,7 @@ def test_over_a_cluster_as_in_one_process(ray_cluster: None, archive: Path, tmp_
             assert path.read_bytes() == (tmp_path / "alone" / path.relative_to(tmp_path / "ray")).read_bytes()
 
 
-def test_again_after_damage_mends_only_what_is_damaged(ray_cluster: None, archive: Path, tmp_path: Path) -> None:
+def test_second_start_repairs_only_damaged_tars(ray_cluster: None, archive: Path, tmp_path: Path) -> None:
     settings = PrepareSettings(source=str(archive), out=str(tmp_path), preprocess=SMALL, images_per_shard=3)
     prepare.run(settings)
     before, tars = _bytes(tmp_path), sorted(tmp_path.rglob("*.tar"))
@@ -61,7 +61,7 @@ def test_again_after_damage_mends_only_what_is_damaged(ray_cluster: None, archiv
     assert {path: path.stat().st_mtime_ns for path in tars[1:]} == untouched
 
 
-def test_broken_inputs_are_rows_not_ends(ray_cluster: None, own_archive: Path, tmp_path: Path) -> None:
+def test_broken_inputs_become_rejected_rows(ray_cluster: None, own_archive: Path, tmp_path: Path) -> None:
     images = sorted(own_archive.rglob("images/*"))
     images[0].write_bytes(b"not a picture")
     images[1].write_bytes(images[1].read_bytes()[:200])
@@ -74,7 +74,7 @@ def test_broken_inputs_are_rows_not_ends(ray_cluster: None, own_archive: Path, t
     assert sum(sum(count.values()) for count in counts) == len(images)
 
 
-def test_any_pair_of_folders(ray_cluster: None, archive: Path, tmp_path: Path) -> None:
+def test_images_and_masks_in_any_two_folders(ray_cluster: None, archive: Path, tmp_path: Path) -> None:
     folder = next(path.parent for path in sorted(archive.rglob("images")))
     settings = PrepareSettings(
         images=str(folder / "images"), masks=str(folder / "masks"), dataset="pair", out=str(tmp_path), preprocess=SMALL
@@ -90,12 +90,12 @@ def test_phantoms_are_drawn(ray_cluster: None, tmp_path: Path) -> None:
     assert found == ["phantom-montgomery", "phantom-shenzhen"]
 
 
-def test_no_archive_named(tmp_path: Path) -> None:
+def test_no_archive_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="pass --source FOLDER"):
         prepare.run(PrepareSettings(out=str(tmp_path)))
 
 
-def test_a_place_that_cannot_be_written_is_one_line(ray_cluster: None, archive: Path, tmp_path: Path) -> None:
+def test_unwritable_output_is_one_error(ray_cluster: None, archive: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(InputError, match="cannot be written") as raised:
         prepare.run(PrepareSettings(source=str(archive), out=str(tmp_path / "file"), preprocess=SMALL))
@@ -117,7 +117,7 @@ def _words(folder: Path) -> str:
     return "\n".join(said)
 
 
-def test_a_radiograph_gives_one_picture_in_all_codings_and_nothing_of_its_patient(
+def test_dicom_codings_agree_and_leak_no_patient_data(
     ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     archive = tmp_path / "archive"
@@ -148,7 +148,7 @@ def test_a_radiograph_gives_one_picture_in_all_codings_and_nothing_of_its_patien
     assert "a secret of thirty-two letters" not in said
 
 
-def test_dicom_without_a_key_is_refused_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dicom_without_a_key_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LUNGSEG_PATIENT_KEY", raising=False)
     shutil.copy(get_testdata_file("RG1_UNCR.dcm"), tmp_path / "IM0001")
     settings = PrepareSettings(source=str(tmp_path), out=str(tmp_path / "out"))
@@ -157,7 +157,7 @@ def test_dicom_without_a_key_is_refused_before_any_work(tmp_path: Path, monkeypa
     assert not (tmp_path / "out").exists()
 
 
-def test_a_listing_names_masks_patients_and_data_sets(ray_cluster: None, archive: Path, tmp_path: Path) -> None:
+def test_listing_names_masks_patients_and_datasets(ray_cluster: None, archive: Path, tmp_path: Path) -> None:
     lines = ["path,lungs,who,site,label"]
     for number, path in enumerate(sorted(archive.rglob("images/*.png"))):
         mask = path.parent.parent / "masks" / path.name
@@ -196,7 +196,7 @@ def test_grey_levels_are_matched_to_references(ray_cluster: None, archive: Path,
         prepare.run(settings.model_copy(update={"preprocess": given}))
 
 
-def test_broken_references_are_left_out(
+def test_broken_references_are_skipped(
     ray_cluster: None, archive: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     match = PreprocessSettings(size=64, histogram="match")
@@ -221,7 +221,7 @@ def test_broken_references_are_left_out(
             prepare.run(settings.model_copy(update={"match_to": str(where)}))
 
 
-def test_masks_of_which_none_would_be_used_are_refused(archive: Path, tmp_path: Path) -> None:
+def test_masks_of_other_classes_only_are_refused(archive: Path, tmp_path: Path) -> None:
     heart = PreprocessSettings(size=64, classes=("heart",))
     settings = PrepareSettings(source=str(archive), out=str(tmp_path / "out"), preprocess=heart)
     with pytest.raises(InputError, match=r"masks of lung, --preprocess\.classes requests heart: .*classes lung$"):
@@ -235,7 +235,7 @@ def test_masks_of_which_none_would_be_used_are_refused(archive: Path, tmp_path: 
     assert not (tmp_path / "out").exists()
 
 
-def test_a_class_without_any_mask_is_told_of(
+def test_class_without_any_mask_is_reported(
     ray_cluster: None, archive: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     both = PreprocessSettings(size=64, classes=("lung", "heart"))
@@ -243,7 +243,7 @@ def test_a_class_without_any_mask_is_told_of(
     assert "the archive has masks of lung, not of heart: all its pixels will be background" in caplog.text
 
 
-def test_masks_of_several_classes(ray_cluster: None, draw_pair: DrawPair, tmp_path: Path) -> None:
+def test_several_classes_share_one_mask(ray_cluster: None, draw_pair: DrawPair, tmp_path: Path) -> None:
     for number in range(2):
         image, mask = draw_pair(number, 160, 160)
         name = f"JPCLN{number + 1:03d}"
@@ -270,9 +270,7 @@ def test_masks_of_several_classes(ray_cluster: None, draw_pair: DrawPair, tmp_pa
 # What must not spoil the rest
 
 
-def test_a_data_set_of_nothing_does_not_keep_the_others_from_being_finished(
-    ray_cluster: None, own_archive: Path, tmp_path: Path
-) -> None:
+def test_unusable_dataset_does_not_stop_the_others(ray_cluster: None, own_archive: Path, tmp_path: Path) -> None:
     (own_archive / "logo.png").write_bytes(b"no picture")
     settings = PrepareSettings(source=str(own_archive), out=str(tmp_path / "out"), preprocess=SMALL)
     with pytest.raises(InputError, match="none of 1 inputs can be used"):
@@ -286,14 +284,14 @@ def test_a_data_set_of_nothing_does_not_keep_the_others_from_being_finished(
         prepare.run(PrepareSettings(out=str(tmp_path / "out"), verify=True))
 
 
-def test_settings_that_do_not_fit_leave_finished_data_alone(own_prepared: Path, archive: Path) -> None:
+def test_wrong_settings_leave_finished_data_alone(own_prepared: Path, archive: Path) -> None:
     match = PreprocessSettings(size=64, histogram="match")
     with pytest.raises(SettingsError, match="--match-to"):
         prepare.run(PrepareSettings(source=str(archive), out=str(own_prepared), preprocess=match))
     assert len(catalog.find_datasets([str(own_prepared)])) == 2
 
 
-def test_a_listings_bad_cells_are_rows(ray_cluster: None, archive: Path, tmp_path: Path) -> None:
+def test_bad_cells_of_a_listing_become_rows(ray_cluster: None, archive: Path, tmp_path: Path) -> None:
     cells = [*sorted(archive.rglob("north/images/*.png")), "http://pacs/x.png", "x" * 300 + ".png", "gone", "a\0b.png"]
     (tmp_path / "list.csv").write_text("image\n" + "\n".join(map(str, [*cells, cells[0]])) + "\n")
     prepare.run(PrepareSettings(listing=str(tmp_path / "list.csv"), out=str(tmp_path / "out"), preprocess=SMALL))
@@ -305,7 +303,9 @@ def test_a_listings_bad_cells_are_rows(ray_cluster: None, archive: Path, tmp_pat
 # Verify
 
 
-def test_verify_names_what_is_wrong(ray_cluster: None, own_prepared: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_verify_names_damaged_and_missing_tars(
+    ray_cluster: None, own_prepared: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     settings = PrepareSettings(out=str(own_prepared), verify=True)
     with caplog.at_level("INFO"):
         prepare.run(settings)
@@ -324,7 +324,7 @@ def test_verify_names_what_is_wrong(ray_cluster: None, own_prepared: Path, caplo
     }
 
 
-def test_the_summary_says_what_became_of_every_input(
+def test_summary_counts_every_input(
     ray_cluster: None, archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = PrepareSettings(source=str(archive), out=str(tmp_path), preprocess=SMALL)

@@ -32,9 +32,7 @@ def _turn(source: Path, to: Path) -> None:
         picture.convert("L").transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(to)
 
 
-def test_a_file_that_is_added_with_an_older_ones_id_is_refused(
-    ray_cluster: None, own_archive: Path, tmp_path: Path
-) -> None:
+def test_added_file_with_an_existing_id_is_rejected(ray_cluster: None, own_archive: Path, tmp_path: Path) -> None:
     images = own_archive / "north" / "images"
     settings = PrepareSettings(source=str(own_archive), out=str(tmp_path / "out"), preprocess=SMALL, images_per_shard=2)
     prepare.run(settings)
@@ -53,7 +51,7 @@ def test_a_file_that_is_added_with_an_older_ones_id_is_refused(
 
 
 @pytest.mark.parametrize("appended", [True, False])
-def test_a_listing_that_grows(ray_cluster: None, own_archive: Path, tmp_path: Path, appended: bool) -> None:
+def test_grown_listing_keeps_its_tars(ray_cluster: None, own_archive: Path, tmp_path: Path, appended: bool) -> None:
     images = own_archive / "north" / "images"
     header = "image,mask,patient_id,view"
     rows = [f"{path},{path.parent.parent}/masks/{path.name},,PA" for path in sorted(images.iterdir())]
@@ -87,9 +85,7 @@ def test_a_listing_that_grows(ray_cluster: None, own_archive: Path, tmp_path: Pa
     assert {row["patient_id"] for row in rows_after} == {row["image_id"] for row in rows_after}
 
 
-def test_an_older_images_mask_is_not_taken_for_that_of_a_new_one(
-    ray_cluster: None, own_archive: Path, tmp_path: Path
-) -> None:
+def test_masks_stay_with_their_own_image(ray_cluster: None, own_archive: Path, tmp_path: Path) -> None:
     settings = PrepareSettings(source=str(own_archive), out=str(tmp_path / "out"), preprocess=SMALL, images_per_shard=2)
     prepare.run(settings)
     before, times = _bytes(tmp_path / "out"), _times(tmp_path / "out")
@@ -102,9 +98,7 @@ def test_an_older_images_mask_is_not_taken_for_that_of_a_new_one(
     assert {path: _times(tmp_path / "out")[path] for path in times} == times
 
 
-def test_a_mask_that_is_added_changes_its_own_images_tar_alone(
-    ray_cluster: None, own_archive: Path, tmp_path: Path
-) -> None:
+def test_added_mask_changes_one_tar(ray_cluster: None, own_archive: Path, tmp_path: Path) -> None:
     mask = own_archive / "north" / "masks" / "north_02.png"
     shutil.move(mask, tmp_path / "later.png")
     settings = PrepareSettings(source=str(own_archive), out=str(tmp_path / "out"), preprocess=SMALL, images_per_shard=2)

@@ -39,13 +39,13 @@ def made(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[R
     return rows, json.loads((out / "data" / "summary.json").read_text())
 
 
-def test_there_are_forty_kinds_and_more() -> None:
+def test_there_are_sixty_different_kinds() -> None:
     assert len(KINDS) >= 60
     assert len({(kind.image or b"") + (kind.mask or b"") for kind in KINDS.values()}) > 0.9 * len(KINDS)
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_a_kind_ends_as_it_should(name: str, made: tuple[Rows, dict[str, Any]]) -> None:
+def test_kind_gets_its_status_and_codes(name: str, made: tuple[Rows, dict[str, Any]]) -> None:
     row, kind = made[0][name], KINDS[name]
     assert (row["status"], tuple(reason_codes.codes_of(row["reason"]))) == (kind.status, kind.codes), row["reason"]
     if kind.status in ("ok", "repaired"):
@@ -54,7 +54,7 @@ def test_a_kind_ends_as_it_should(name: str, made: tuple[Rows, dict[str, Any]]) 
         assert row["height"] > 0
 
 
-def test_the_counts_add_up(made: tuple[Rows, dict[str, Any]]) -> None:
+def test_counts_add_up(made: tuple[Rows, dict[str, Any]]) -> None:
     rows, summary = made
     assert len(rows) == len(KINDS) == summary["inputs"] == sum(summary["counts"].values())
     assert summary["counts"] == {**dict.fromkeys(summary["counts"], 0), **Counter(k.status for k in KINDS.values())}
@@ -63,7 +63,7 @@ def test_the_counts_add_up(made: tuple[Rows, dict[str, Any]]) -> None:
     assert {(status, code): n for status, codes in found["reasons"].items() for code, n in codes.items()} == expected
 
 
-def test_no_kind_is_there_for_nothing() -> None:
+def test_kinds_are_both_usable_and_unusable() -> None:
     def usable(kind: Kind) -> bool:
         return kind.status in ("ok", "repaired")
 

@@ -103,7 +103,7 @@ def _write_rows(folder: Path, protocol: str, train_on: str, names: list[str], cr
     storage.write_table(str(folder / "study.parquet"), table(rows, STUDY_ROWS))
 
 
-def test_the_matrix_and_the_gap_stand_first(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_page_begins_with_matrix_and_gap(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _write_rows(study, "source-to-source", "north", ["pooled-fold0", "pooled-fold1"], cross=0.5)
     made, page = _run(study)
     shown = capsys.readouterr().out
@@ -121,7 +121,7 @@ def test_the_matrix_and_the_gap_stand_first(study: Path, capsys: pytest.CaptureF
     assert f"gap {gap['gap']:.3f}" in shown
 
 
-def test_another_study_is_compared_image_by_image(
+def test_other_study_is_compared_image_by_image(
     study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = shutil.copytree(study, tmp_path / "runs" / "other")
@@ -139,7 +139,7 @@ def test_another_study_is_compared_image_by_image(
         assert "Against other studies" in text
 
 
-def test_a_study_that_shares_no_image_is_refused(study: Path, tmp_path: Path) -> None:
+def test_study_without_shared_images_is_refused(study: Path, tmp_path: Path) -> None:
     other = shutil.copytree(study, tmp_path / "runs" / "other")
     _write_rows(other, "pooled", "south", ["pooled-fold0"])
     with pytest.raises(InputError, match=r"other: no run of trial and of this study was trained on the same data sets"):
@@ -230,7 +230,7 @@ def _run(study: Path, **values: Any) -> tuple[Row, str]:
     return json.loads((out / "report.json").read_text()), (out / "report.html").read_text()
 
 
-def test_the_study_in_numbers(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_json_has_the_study(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     numbers, page = _run(study)
     (made,) = numbers["study"]["tables"]
     first = {row["run"]: row for row in made["rows"]}["pooled-fold0"]
@@ -252,7 +252,7 @@ def test_the_study_in_numbers(study: Path, capsys: pytest.CaptureFixture[str]) -
         assert "at 64 px, threshold 0.5" in text
 
 
-def test_an_unfinished_run_is_a_row(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unfinished_run_is_a_row(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     numbers, page = _run(study)
     assert numbers["study"]["unfinished"] == [{"run": "pooled-fold2", "state": "not finished", "epochs": 1}]
     assert re.search(r"pooled-fold2 +not finished +1", capsys.readouterr().out)
@@ -260,7 +260,7 @@ def test_an_unfinished_run_is_a_row(study: Path, capsys: pytest.CaptureFixture[s
     assert page.count("<polyline") == 6
 
 
-def test_the_predictions_in_numbers(study: Path, rows: list[Row], tmp_path: Path) -> None:
+def test_report_json_has_the_predictions(study: Path, rows: list[Row], tmp_path: Path) -> None:
     _write_predictions(tmp_path / "predictions", rows)
     numbers, page = _run(study, predictions=str(tmp_path / "predictions"), out=str(tmp_path / "out"))
     found = numbers["predictions"]
@@ -279,7 +279,7 @@ def test_the_predictions_in_numbers(study: Path, rows: list[Row], tmp_path: Path
     assert "secret-patient" not in page + json.dumps(numbers)
 
 
-def test_overlays_are_of_unseen_images_where_there_are_enough(study: Path, rows: list[Row], tmp_path: Path) -> None:
+def test_overlays_prefer_unseen_images(study: Path, rows: list[Row], tmp_path: Path) -> None:
     _write_predictions(tmp_path / "predictions", rows)
     numbers, page = _run(study, predictions=str(tmp_path / "predictions"), overlays=3)
     shown = [(one["rank"], one["image_id"], one["training"]) for one in numbers["overlays"]]
@@ -293,7 +293,7 @@ def test_overlays_are_of_unseen_images_where_there_are_enough(study: Path, rows:
     assert "seen ones are among them" in page
 
 
-def test_a_source_that_has_gone_is_a_note(study: Path, rows: list[Row], tmp_path: Path) -> None:
+def test_missing_source_image_is_a_note(study: Path, rows: list[Row], tmp_path: Path) -> None:
     _write_predictions(tmp_path / "predictions", rows)
     Path(rows[3]["source_uri"]).unlink()
     Path(rows[2]["mask_uris"][0]).unlink()
@@ -307,7 +307,7 @@ def test_a_source_that_has_gone_is_a_note(study: Path, rows: list[Row], tmp_path
     assert page.count("not shown: ") == 2
 
 
-def test_no_reference_masks_at_all(study: Path, rows: list[Row], tmp_path: Path) -> None:
+def test_predictions_without_reference_masks(study: Path, rows: list[Row], tmp_path: Path) -> None:
     _write_predictions(tmp_path / "predictions", [_without_reference(row) for row in rows[:4]])
     numbers, page = _run(study, predictions=str(tmp_path / "predictions"))
     (line,) = numbers["predictions"]["rows"]
@@ -316,7 +316,7 @@ def test_no_reference_masks_at_all(study: Path, rows: list[Row], tmp_path: Path)
     assert 'class="reference" d=""' in page
 
 
-def test_interrupted_infer_and_another_study_are_said(study: Path, rows: list[Row], tmp_path: Path) -> None:
+def test_interrupted_infer_and_other_study_are_reported(study: Path, rows: list[Row], tmp_path: Path) -> None:
     _write_predictions(tmp_path / "predictions", rows[:4], planned=9)
     storage.write_json(str(study / "study.json"), {"study": "trial", "runs": ["pooled-fold1"], "settings": {}})
     numbers, _ = _run(study, predictions=str(tmp_path / "predictions"))
@@ -326,14 +326,14 @@ def test_interrupted_infer_and_another_study_are_said(study: Path, rows: list[Ro
     assert "made by run pooled-fold0, not of this study" in said
 
 
-def test_predictions_of_nothing_yet(study: Path, tmp_path: Path) -> None:
+def test_predictions_folder_without_parts(study: Path, tmp_path: Path) -> None:
     _write_predictions(tmp_path / "predictions", [], planned=9)
     numbers, page = _run(study, predictions=str(tmp_path / "predictions"))
     assert numbers["predictions"]["inputs"] == 0
     assert "Not one image was predicted" in page
 
 
-def test_the_page_needs_nothing_and_trusts_no_name(study: Path, rows: list[Row], tmp_path: Path) -> None:
+def test_page_is_self_contained_and_escapes_names(study: Path, rows: list[Row], tmp_path: Path) -> None:
     hostile = [{**row, "image_id": HOSTILE, "dataset": HOSTILE} for row in rows[:7]]
     hostile.append({**rows[7], "dataset": HOSTILE, "error": f"{HOSTILE}: x"})
     _write_predictions(tmp_path / "predictions", hostile)
@@ -348,7 +348,7 @@ def test_the_page_needs_nothing_and_trusts_no_name(study: Path, rows: list[Row],
     assert not re.search(r"https?://|url\(|@import|<link|<iframe", page)
 
 
-def test_images_across_runs_count_once(study: Path) -> None:
+def test_images_of_several_runs_count_once(study: Path) -> None:
     for name, dice in (("pooled-fold0", 0.9), ("pooled-fold1", 0.7)):
         cross = {**_tested(name, 0, dice, "south", "cross"), "image_id": "same"}
         _write_run(study / name, name, [_tested(name, 0, dice), cross], ["north"])
@@ -360,7 +360,7 @@ def test_images_across_runs_count_once(study: Path) -> None:
     assert "0.8000 on 1 images of south (trained on north)" in page
 
 
-def test_runs_made_in_another_way_have_a_table_of_their_own(study: Path) -> None:
+def test_runs_of_other_settings_have_their_own_table(study: Path) -> None:
     _write_run(study / "pooled-fold1", "pooled-fold1", [_tested("pooled-fold1", 0, 0.9)], ["north"], epochs=9)
     numbers, _ = _run(study)
     assert [(one["epochs"], one["runs"]) for one in numbers["study"]["tables"]] == [(3, 1), (9, 1)]
@@ -370,14 +370,14 @@ def test_runs_made_in_another_way_have_a_table_of_their_own(study: Path) -> None
     ("missing", "said"),
     [("trial", "no such folder"), ("trial/study.json", "no study.json"), ("trial/*/run.json", "none of 3 runs")],
 )
-def test_what_is_no_study_is_refused(study: Path, missing: str, said: str) -> None:
+def test_folder_without_a_study_is_refused(study: Path, missing: str, said: str) -> None:
     for path in study.parent.glob(missing):
         path.unlink() if path.is_file() else path.rename(study.parent / "away")
     with pytest.raises(InputError, match=said):
         _run(study)
 
 
-def test_what_are_no_predictions_is_refused(study: Path, tmp_path: Path) -> None:
+def test_folder_without_predictions_is_refused(study: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such folder"):
         _run(study, predictions=str(tmp_path / "nowhere"))
     with pytest.raises(InputError, match=r"no plan\.json"):
@@ -386,7 +386,7 @@ def test_what_are_no_predictions_is_refused(study: Path, tmp_path: Path) -> None
         report.run(ReportSettings())
 
 
-def test_torch_and_ray_stay_out(study: Path, rows: list[Row], tmp_path: Path) -> None:
+def test_report_imports_neither_torch_nor_ray(study: Path, rows: list[Row], tmp_path: Path) -> None:
     _write_predictions(tmp_path / "predictions", rows)
     script = (
         "import sys\n"

@@ -41,7 +41,7 @@ def _settings(prepared: Path, out: Path, **changes: object) -> TrainSettings:
     return TrainSettings.model_validate({**values, **changes})
 
 
-def test_both_protocols_with_two_workers_and_again(
+def test_two_workers_train_once_and_test_every_image(
     ray_cluster: None, prepared: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = _settings(prepared, tmp_path, protocols=("pooled",))
@@ -64,14 +64,14 @@ def test_both_protocols_with_two_workers_and_again(
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
-def test_what_a_user_can_mend_is_not_tried_again(ray_cluster: None, prepared: Path, tmp_path: Path) -> None:
+def test_user_error_is_not_retried(ray_cluster: None, prepared: Path, tmp_path: Path) -> None:
     model = ModelSettings(encoder="resnet18", weights=str(tmp_path / "missing.pth"))
     with pytest.raises(LungsegError, match=r"missing\.pth: cannot be read"):
         train.run(_settings(prepared, tmp_path, model=model))
     assert not list(tmp_path.glob("study/*/metrics.jsonl"))
 
 
-def test_each_data_set_is_left_out_once(
+def test_each_dataset_is_left_out_once(
     in_this_process: None, prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train.run(_settings(prepared, tmp_path, protocols=("leave-one-dataset-out",), folds=3, workers_per_run=1))
@@ -107,7 +107,7 @@ def doubled(own_archive: Path, tmp_path: Path) -> Path:
     return out
 
 
-def test_doubles_are_named_and_stay_on_one_side(
+def test_duplicates_are_listed_and_stay_in_one_fold(
     in_this_process: None,
     doubled: Path,
     tmp_path: Path,
@@ -146,7 +146,7 @@ def test_doubles_are_named_and_stay_on_one_side(
     assert read_table(str(path)).num_rows == 0
 
 
-def test_a_study_keeps_the_runs_that_earlier_commands_finished(
+def test_study_keeps_finished_runs_of_earlier_commands(
     ray_cluster: None, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(train_run, "train", train_here)
@@ -158,7 +158,7 @@ def test_a_study_keeps_the_runs_that_earlier_commands_finished(
     assert [name.rsplit("-", 1)[0] for name in names] == ["pooled-fold0", "pooled-fold1"]
 
 
-def test_too_few_images_for_the_workers(prepared: Path, tmp_path: Path) -> None:
+def test_too_few_images_for_the_workers_are_refused(prepared: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="needed for 9 workers: lower --workers-per-run"):
         train.run(_settings(prepared, tmp_path, workers_per_run=9))
 
@@ -171,14 +171,12 @@ def _fold_of_few(prepared: Path) -> int:
     return next(fold for fold, count in held.items() if count <= 2)
 
 
-def test_too_many_workers(ray_cluster: None, prepared: Path, tmp_path: Path) -> None:
+def test_too_many_workers_are_refused(ray_cluster: None, prepared: Path, tmp_path: Path) -> None:
     with pytest.raises(ResourceError, match="pass --workers-per-run 2"):
         train.run(_settings(prepared, tmp_path, workers_per_run=3, only_folds=(_fold_of_few(prepared),)))
 
 
-def test_more_folds_than_patients_are_refused_before_any_work(
-    in_this_process: None, prepared: Path, tmp_path: Path
-) -> None:
+def test_more_folds_than_patients_are_refused(in_this_process: None, prepared: Path, tmp_path: Path) -> None:
     with pytest.raises(
         SettingsError, match=r"--folds 4: south has 3 groups of images .*: lower --folds, or leave south"
     ):
@@ -186,12 +184,12 @@ def test_more_folds_than_patients_are_refused_before_any_work(
     train.run(_settings(prepared / "north", tmp_path, folds=4, workers_per_run=1))  # which alone has enough
 
 
-def test_a_data_set_that_is_not_there(tmp_path: Path) -> None:
+def test_missing_dataset_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LungsegError, match="nowhere: no such folder"):
         train.run(_settings(tmp_path / "nowhere", tmp_path))
 
 
-def test_what_a_study_came_to_is_written_and_shown(
+def test_study_results_are_written_and_shown(
     in_this_process: None, prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = {"protocols": ("source-to-source",), "only_folds": (), "workers_per_run": 1}
@@ -241,7 +239,7 @@ def test_one_source_can_be_trained_on_alone(in_this_process: None, prepared: Pat
         train.run(_settings(prepared, tmp_path, protocols=("pooled",), train_on=("south",)))
 
 
-def test_a_failed_run_stops_no_other_and_is_named_at_the_end(
+def test_failed_runs_are_named_and_repeated(
     in_this_process: None,
     prepared: Path,
     tmp_path: Path,
@@ -275,7 +273,7 @@ def test_a_failed_run_stops_no_other_and_is_named_at_the_end(
     assert "reason" not in states[0]
 
 
-def test_settings_that_each_run_refuses_end_with_2(
+def test_settings_error_of_a_run_ends_with_2(
     in_this_process: None, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
@@ -286,7 +284,7 @@ def test_settings_that_each_run_refuses_end_with_2(
         train.run(_settings(prepared, tmp_path, workers_per_run=1))
 
 
-def test_so_many_runs_at_once_and_none_more_after_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_at_once_are_limited_and_stop_with_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
     running, most, done, lock = 0, 0, [], threading.Lock()
 
     def slow(one: str, *_: object) -> None:

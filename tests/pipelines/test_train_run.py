@@ -52,7 +52,7 @@ class WorkerGroupStartupTimeoutError(Exception):
     """As Ray Train's, by name."""
 
 
-def test_the_cause_of_a_failure_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cause_of_a_failure_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def said(error: Exception) -> str:
         return str(train_run._explained(error, PLACED))
 
@@ -69,7 +69,7 @@ def test_the_cause_of_a_failure_is_one_line(monkeypatch: pytest.MonkeyPatch) -> 
     assert str(error).startswith("no place for 2 workers of 1 CPUs and a GPU in 300 s: another job holds them")
 
 
-def test_a_run_without_a_place_ends_with_an_error(
+def test_run_without_free_cpus_fails(
     ray_cluster: None, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @ray.remote(num_cpus=1)
@@ -108,7 +108,7 @@ class Mirror:
         self.given.append((name, folder))
 
 
-def test_wandb_gets_pictures_and_the_checkpoint_where_asked(
+def test_wandb_receives_images_and_checkpoint_if_enabled(
     prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
@@ -133,9 +133,7 @@ def test_wandb_gets_pictures_and_the_checkpoint_where_asked(
     assert "ZeroDivisionError" in caplog.text  # a bug keeps its traceback
 
 
-def test_a_run_that_was_stopped_within_its_first_epoch_says_that_it_goes_on(
-    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resumed_run_logs_that_it_continues(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     notes: list[str] = []
     run = _run(prepared, tmp_path / "run", save_steps=1)
     board = SimpleNamespace(post=SimpleNamespace(remote=lambda one: notes.append(one.note)))
@@ -153,9 +151,7 @@ def test_a_run_that_was_stopped_within_its_first_epoch_says_that_it_goes_on(
     assert next(note for note in notes if note) == "going on from its checkpoint"
 
 
-def test_nothing_leaves_where_nothing_is_asked_for(
-    monkeypatch: pytest.MonkeyPatch, prepared: Path, tmp_path: Path
-) -> None:
+def test_wandb_receives_nothing_by_default(monkeypatch: pytest.MonkeyPatch, prepared: Path, tmp_path: Path) -> None:
     opened: list[Any] = []
     monkeypatch.setattr(tracking, "WandbMirror", lambda *given: opened.append(given))
     training = run_loop.start(_run(prepared, tmp_path / "run"), torch.device("cpu"))

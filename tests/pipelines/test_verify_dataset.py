@@ -23,7 +23,7 @@ def test_each_damaged_tar_is_named(ray_cluster: None, own_prepared: Path, caplog
     assert all(f"{name}.tar: its bytes are not those that were written" in caplog.text for name in names)
 
 
-def test_a_data_set_whose_papers_are_torn_is_named(own_prepared: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_dataset_with_damaged_json_is_named(own_prepared: Path, caplog: pytest.LogCaptureFixture) -> None:
     for name in ("north", "south"):
         (own_prepared / name / "dataset.json").write_text("{")
     with pytest.raises(ShardError, match="2 problems"):
@@ -31,6 +31,6 @@ def test_a_data_set_whose_papers_are_torn_is_named(own_prepared: Path, caplog: p
     assert "north/dataset.json: not JSON" in caplog.text
 
 
-def test_no_data_set_is_an_error(tmp_path: Path) -> None:
+def test_no_dataset_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not prepared, or not finished"):
         verify_dataset.run(str(tmp_path))
