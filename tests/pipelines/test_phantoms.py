@@ -7,7 +7,7 @@ from lungseg.imaging import phantom
 from lungseg.pipelines.phantoms import draw_phantoms
 
 
-def test_the_archive_is_the_one_that_is_drawn_at_once(tmp_path: Path) -> None:
+def test_drawn_archive_equals_write_archive(tmp_path: Path) -> None:
     archive = Path(draw_phantoms(str(tmp_path / "out"), 3))
     phantom.write_archive(tmp_path / "once", 3)
     drawn = {path.relative_to(archive): path.read_bytes() for path in archive.rglob("*.png")}
@@ -15,7 +15,7 @@ def test_the_archive_is_the_one_that_is_drawn_at_once(tmp_path: Path) -> None:
     assert drawn == {path.relative_to(tmp_path / "once"): path.read_bytes() for path in tmp_path.glob("once/**/*.png")}
 
 
-def test_a_bucket_and_a_file_in_the_way_are_told(tmp_path: Path) -> None:
+def test_bucket_or_file_as_output_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="only be written to a local disk"):
         draw_phantoms("s3://bucket/out", 1)
     (tmp_path / "out").write_bytes(b"")
