@@ -212,7 +212,7 @@ def main() -> None:
     bare.close()
     result = {
         **start,
-        "bare_images_per_s": round(bare.rate(), 2),
+        "bare_images_per_second": round(bare.rate(), 2),
         "bare_each": [round(rate, 1) for rate in bare.rates],
         "few": lean,
         "many": full,

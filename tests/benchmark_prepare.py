@@ -98,7 +98,7 @@ def prepare(folder: Path, bare: BareLoops) -> dict[str, Any]:
     seconds = summary["seconds"] - turns.paused
     return {
         "images": summary["inputs"],
-        "images_per_s": round(summary["inputs"] / seconds, 2),
+        "images_per_second": round(summary["inputs"] / seconds, 2),
         "seconds": round(seconds, 2),
         "driver_peak_mib": round(peak / 1024, 1),
         "worker_share": summary["worker_share"],
@@ -131,11 +131,11 @@ def main() -> None:
     steady = (full["images"] - lean["images"]) / (full["seconds"] - lean["seconds"])
     result = {
         "cores": cores,
-        "bare_images_per_s": round(bare.rate(), 1),
+        "bare_images_per_second": round(bare.rate(), 1),
         "bare_each": [round(rate, 1) for rate in bare.rates],
         "few": lean,
         "many": full,
-        "rate_of_bare": round(full["images_per_s"] / bare.rate(), 3),
+        "rate_of_bare": round(full["images_per_second"] / bare.rate(), 3),
         "steady_rate_of_bare": round(steady / bare.rate(), 3),
         "memory_of_few": round(full["driver_peak_mib"] / lean["driver_peak_mib"], 3),
     }

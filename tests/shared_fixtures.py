@@ -65,7 +65,7 @@ def _train(prepared: Path, folder: Path, fold: int) -> None:
         epochs=EPOCHS,
         wandb={"mode": "disabled"},  # type: ignore[arg-type]
     )
-    data = study_data.open_data(settings.data)
+    data = study_data.open_training_data(settings.data)
     (plan,) = folds.plan_study(("pooled",), [part.name for part in data], 2, (fold,), 0)
     run = Run(settings, plan, settings.data, folder.name, str(folder))
     run_loop.finish(run_loop.start(run, torch.device("cpu")), lambda _: None)

@@ -49,8 +49,8 @@ class Times:
     def as_json(self) -> dict[str, Any]:
         """Say how fast each stage is alone and how long the model's devices waited; None where nothing was done.
 
-        start_s: until the first batch. images_per_s: of one worker in a stage. device_idle_share: of the time from the
-        first batch to the last. hours_per_million: of CPU tasks, and of devices while they are at work.
+        start_s: until the first batch. images_per_second: of one worker in a stage. device_idle_share: of the time
+        from the first batch to the last. hours_per_million: of CPU tasks, and of devices while they are at work.
         """
         if self.first is None or not self.images:
             return {"device": self.device, "actors": self.actors, "images": 0}
@@ -61,7 +61,7 @@ class Times:
             "actors": self.actors,
             "images": self.images,
             "start_s": round(self.first - self.began, 2),
-            "images_per_s": {name: round(self.images / max(self.seconds[name], 1e-9), 2) for name in _STAGES},
+            "images_per_second": {name: round(self.images / max(self.seconds[name], 1e-9), 2) for name in _STAGES},
             "worker_seconds": {name: round(self.seconds[name], 2) for name in _STAGES},
             "device_idle_share": round(max(0.0, 1 - self.busy / span), 3) if span else None,
             "hours_per_million": {
@@ -87,7 +87,7 @@ def write_account(job: Job, total: Account, times: Times, now: dict[str, Any]) -
             "versions": versions(_LIBRARIES),
             "predicted_now": now["predicted_now"],
             "seconds": round(seconds, 2),
-            "images_per_s": round(now["predicted_now"] / seconds, 2) if now["predicted_now"] else None,
+            "images_per_second": round(now["predicted_now"] / seconds, 2) if now["predicted_now"] else None,
             "stages": times.as_json(),
             "parts": parts,
         },

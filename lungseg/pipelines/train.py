@@ -26,8 +26,8 @@ from lungseg.study import cross_dataset
 from lungseg.study.study_files import StudyRecord
 from lungseg.training import tracking
 from lungseg.training.run import Run, name_run
-from lungseg.training.study_data import check_split, open_data
-from lungseg.training.train_step import require_gpus
+from lungseg.training.study_data import open_training_data, require_enough_images
+from lungseg.training.train_step import check_compute_settings
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def run(settings: TrainSettings) -> None:
     settings = _with_resolved_weights(settings)
     study = storage.join(storage.resolve(settings.out), settings.study)
     folders = catalog.find_datasets(_data(settings))
-    data = open_data(folders)
+    data = open_training_data(folders)
     plans = _asked_for(_plan(settings, data, settings.protocols, settings.only_folds), settings.train_on)
     settings = _with_workers(settings, study, len(plans))
     _check(settings, data, plans, ())
@@ -73,7 +73,7 @@ def run(settings: TrainSettings) -> None:
             _tell(record, one.name)
     cross_dataset.print_results(found)
     if found.cells and (left or not storage.exists(storage.join(study, "wandb"))):
-        tracking.summarise_study(settings.wandb, study, cross_dataset.dice_table(found))
+        tracking.log_study_table(settings.wandb, study, cross_dataset.dice_table(found))
     _judge(record, failures)
 
 
@@ -155,7 +155,7 @@ def _check(
             )
     for plan in plans:
         parts = folds.split(rows, plan, linked)
-        check_split(parts, plan.name, settings.seats, settings.least_batch)
+        require_enough_images(parts, plan.name, settings.seats, settings.least_batch)
 
 
 def _linked(study: str, data: Sequence[catalog.PreparedDataset]) -> tuple[folds.Link, ...]:
@@ -202,14 +202,14 @@ def _place(settings: TrainSettings, runs: int, study: str, folders: Sequence[str
     at_once, placed = allocate_runs(workers, settings.device, runs, settings.runs_at_once)
     # After an autoscaler has brought the nodes that it was asked for.
     require_shared_storage(study, [storage.join(folder, "dataset.json") for folder in folders])
-    require_gpus(settings.compute, placed.workers if placed.gpus else 0)
+    check_compute_settings(settings.compute, placed.workers if placed.gpus else 0)
     require_memory(placed, at_once * placed.workers, _memory_mib(settings, folders))
     return at_once, placed
 
 
 def _memory_mib(settings: TrainSettings, folders: Sequence[str]) -> int:
     """Memory that a worker is known to need: its libraries, and the decoded samples that it keeps."""
-    opened = open_data(folders)
+    opened = open_training_data(folders)
     pixels: int = sum(part.index.num_rows * part.preprocess.size**2 for part in opened)
     return _LIBRARIES_MIB + min(settings.loader.cache_mib, 2 * pixels // 2**20)
 

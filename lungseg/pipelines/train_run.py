@@ -25,9 +25,9 @@ from lungseg.model import checkpoint
 from lungseg.model.cpu_memory import keep_freed_memory
 from lungseg.progress import SharedProgressLine
 from lungseg.training import run_loop, tracking
-from lungseg.training.distributed import gather, rank_and_world
-from lungseg.training.run import Progress, Run, Show, name_run
-from lungseg.training.study_data import open_data
+from lungseg.training.distributed import gather, rank_and_world_size
+from lungseg.training.run import Progress, Run, ShowProgress, name_run
+from lungseg.training.study_data import open_training_data
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ def _with_threads(one: Run, cpus: int) -> Run:
 
 def _one_rank(config: dict[str, Any]) -> TaskResult:
     """Train one rank. An error at the start is returned: a raised one would make Ray Train start the run again."""
-    run, board, rank = config["run"], config["board"], rank_and_world()[0]
+    run, board, rank = config["run"], config["board"], rank_and_world_size()[0]
     first = rank == 0
     logs.configure(prefix=f"{run.settings.study} {run.name} rank {rank}: ")
     device = get_device()
@@ -108,8 +108,8 @@ def _one_rank(config: dict[str, Any]) -> TaskResult:
     errors = [error for error in gather(started.error) if error is not None]
     if errors:
         return TaskResult(error=errors[0])
-    training: run_loop.Training = started.value
-    if len(set(gather((training.epoch, training.step, *training.learner.computes.values())))) > 1:
+    training: run_loop.TrainingState = started.value
+    if len(set(gather((training.epoch, training.step, *training.learner.compute_mode.values())))) > 1:
         # Raised, so that Ray tries again: a network file system shows a new checkpoint late.
         raise LungsegError(f"{training.run.name}: its ranks found different checkpoints, or compute in other ways")
     show = _shower(run, rank, board)
@@ -121,7 +121,7 @@ def _one_rank(config: dict[str, Any]) -> TaskResult:
     return TaskResult()
 
 
-def _shower(run: Run, rank: int, board: Any) -> Show:
+def _shower(run: Run, rank: int, board: Any) -> ShowProgress:
     """Make what shows a rank's progress: to its log and the cluster's monitoring, and of rank 0 to the driver."""
     gauges, posted = Gauges("train", run.name, rank), 0.0
 
@@ -130,8 +130,8 @@ def _shower(run: Run, rank: int, board: Any) -> Show:
         if progress.note:
             logger.info("epoch %d: %s", progress.epoch, progress.note)
         else:
-            gauges.set("images_per_second", progress.images_per_s)
-            gauges.set("device_wait_share", progress.wait_share)
+            gauges.set("images_per_second", progress.images_per_second)
+            gauges.set("device_wait_share", progress.device_wait_share)
             gauges.set("loss", progress.loss)
         if rank == 0 and (progress.note or time.monotonic() - posted > _POST_EVERY_S):
             posted = time.monotonic()
@@ -140,19 +140,19 @@ def _shower(run: Run, rank: int, board: Any) -> Show:
     return show
 
 
-def _start(run: Run, device: torch.device) -> run_loop.Training:
-    if rank_and_world()[0] == 0:
+def _start(run: Run, device: torch.device) -> run_loop.TrainingState:
+    if rank_and_world_size()[0] == 0:
         _require_same_data(run)
     return run_loop.start(run, device)
 
 
 def _require_same_data(run: Run) -> None:
     """Refuse data that were prepared anew since the study named its runs after their digests."""
-    if name_run(run.settings, run.plan, open_data(run.data)) != run.name:
+    if name_run(run.settings, run.plan, open_training_data(run.data)) != run.name:
         raise InputError(f"{run.name}: its data changed since the study began: start the same command again")
 
 
-def _add_results(training: run_loop.Training, device: torch.device) -> None:
+def _add_results(training: run_loop.TrainingState, device: torch.device) -> None:
     """Give W&B the checkpoint and some pictures, where asked."""
     run, asked = training.run, training.run.settings.wandb
     if not (asked.artifact or asked.images):
@@ -168,9 +168,9 @@ def _add_results(training: run_loop.Training, device: torch.device) -> None:
         logger.warning("%s: W&B gets no results (%s)", run.name, error, exc_info=bug)
 
 
-def _pictures(training: run_loop.Training, predictor: Predictor) -> list[tracking.Picture]:
+def _pictures(training: run_loop.TrainingState, predictor: Predictor) -> list[tracking.TrackedImage]:
     """Predict as many held-out images as the settings ask for, spread evenly over all."""
-    run, held_out = training.run, training.parts.held_out
+    run, held_out = training.run, training.split.held_out
     count = min(run.settings.wandb.images, len(held_out))
     if not count:
         return []
@@ -178,7 +178,7 @@ def _pictures(training: run_loop.Training, predictor: Predictor) -> list[trackin
     threshold = storage.read_json(storage.join(run.folder, "run.json"))["threshold"]
     masks = (predictor.probabilities([one.image for one in samples]) >= threshold).astype(np.uint8)
     return [
-        tracking.Picture(f"{one.dataset}/{one.image_id}", one.image, one.mask, mask)
+        tracking.TrackedImage(f"{one.dataset}/{one.image_id}", one.image, one.mask, mask)
         for one, mask in zip(samples, masks, strict=True)
     ]
 
@@ -220,7 +220,7 @@ def _watch(board: Any, one: Run, ended: threading.Event, line: SharedProgressLin
         if now is None:
             line.update(one.name, f"starting workers, {time.monotonic() - began:.0f} s")
         elif not now.note:
-            line.update(one.name, f"epoch {now.epoch}/{epochs}, step {now.step}/{now.steps}, loss {now.loss:.3f}")
+            line.update(one.name, f"epoch {now.epoch}/{epochs}, step {now.step}/{now.total_steps}, loss {now.loss:.3f}")
 
 
 def _explained(error: BaseException, placed: WorkerAllocation) -> LungsegError:

@@ -59,7 +59,7 @@ def summarise(infos: Sequence[Summary], totals: WrittenTotals, pairs: Sequence[P
         "duplicates": {kind: kinds[kind] for kind in ("exact", "near", "same_patient")},
         "prepared_now": totals.prepared,
         "seconds": round(seconds, 2),
-        "images_per_s": round(totals.prepared / seconds, 1) if totals.prepared else None,
+        "images_per_second": round(totals.prepared / seconds, 1) if totals.prepared else None,
         "worker_seconds": {stage: round(elapsed, 2) for stage, elapsed in sorted(totals.seconds.items())},
         "worker_share": {stage: round(elapsed / busy, 3) for stage, elapsed in sorted(totals.seconds.items())},
     }
@@ -117,5 +117,5 @@ def _time_line(summary: Summary) -> str:
     if not summary["prepared_now"]:
         return f"All inputs were prepared by an earlier run; checked in {summary['seconds']:.1f} s"
     shares = ", ".join(f"{stage} {share:.0%}" for stage, share in summary["worker_share"].items())
-    rate = f"{summary['images_per_s']:.0f} images/s" if summary["images_per_s"] else ""
+    rate = f"{summary['images_per_second']:.0f} images/s" if summary["images_per_second"] else ""
     return f"{summary['prepared_now']} prepared in {summary['seconds']:.1f} s ({rate}); workers: {shares}"

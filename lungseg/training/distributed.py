@@ -9,7 +9,7 @@ from torch import nn
 T = TypeVar("T")
 
 
-def rank_and_world() -> tuple[int, int]:
+def rank_and_world_size() -> tuple[int, int]:
     """Rank of this process, and how many there are."""
     return (dist.get_rank(), dist.get_world_size()) if _together() else (0, 1)
 
@@ -23,22 +23,22 @@ def gather(value: T) -> list[T]:
     return values
 
 
-def wait_for_all() -> None:
+def wait_for_all_ranks() -> None:
     """Return once every rank has come here."""
     if _together():
         dist.barrier()
 
 
-def share_buffers(model: nn.Module) -> None:
+def broadcast_buffers(model: nn.Module) -> None:
     """Give every rank the batch statistics of rank 0: the ones that its checkpoint holds."""
     if _together():
         for buffer in model.buffers():
             dist.broadcast(buffer, src=0)
 
 
-def data_parallel(model: nn.Module, device: torch.device) -> nn.Module:
+def wrap_for_ddp(model: nn.Module, device: torch.device) -> nn.Module:
     """Wrap a model for DDP where there are several ranks."""
-    if rank_and_world()[1] == 1:
+    if rank_and_world_size()[1] == 1:
         return model
     ids = [device.index] if device.type == "cuda" else None
     # With this flag DDP keeps its first buckets. It would regroup them after one step, so that the sums of three ranks

@@ -21,13 +21,13 @@ _WAITING = 4  # batches whose rows are being made; without a bound a fast GPU wo
 _ASKED_EVERY = 20  # batches; asking a GPU for the loss more often would make it wait
 
 Row = dict[str, Any]
-Learn = Callable[[Batch, float], Tensor]
-BatchDone = Callable[[int, float], None]
+TrainOnBatch = Callable[[Batch, float], Tensor]
+ReportLoss = Callable[[int, float], None]
 Measure = Callable[[Sample, NDArray[np.float32]], Row]
 """Makes a row of a sample and the probabilities f32[S,S] predicted for it."""
 
 
-class Clock:
+class BatchClock:
     """How long something takes, and how much of that is spent waiting for batches."""
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ class Clock:
 
 
 def train_batches(
-    learn: Learn, batches: Iterable[Batch], rates: Iterable[float], seeds: Iterable[int], batch_done: BatchDone
+    learn: TrainOnBatch, batches: Iterable[Batch], rates: Iterable[float], seeds: Iterable[int], batch_done: ReportLoss
 ) -> tuple[float, int]:
     """Learn from every batch; return the sum of the losses of all ranks' images, and how many there were.
 

@@ -15,7 +15,7 @@ Row = dict[str, Any]
 U8 = NDArray[np.uint8]
 
 
-def at_prepared_size(threshold: float) -> Measure:
+def measure_at_prepared_size(threshold: float) -> Measure:
     """Compare masks as prepared, over the picture without its padding: fast, for the epochs."""
 
     def measure(sample: Sample, probabilities: NDArray[np.float32]) -> Row:
@@ -26,7 +26,7 @@ def at_prepared_size(threshold: float) -> Measure:
     return measure
 
 
-def at_native_size(threshold: float) -> Measure:
+def measure_at_native_size(threshold: float) -> Measure:
     """Compare masks at the size of the original, to which both are brought back; with their borders' distances."""
 
     def measure(sample: Sample, probabilities: NDArray[np.float32]) -> Row:
@@ -40,28 +40,28 @@ def at_native_size(threshold: float) -> Measure:
     return measure
 
 
-def over_thresholds(sample: Sample, probabilities: NDArray[np.float32]) -> Row:
+def count_at_thresholds(sample: Sample, probabilities: NDArray[np.float32]) -> Row:
     """Count pixels as prepared at every threshold of metrics.THRESHOLDS."""
     area = sample.geometry.content()
     counts = segmentation.threshold_counts(probabilities[area], _truth(sample)[area])
     return {**_ids(sample), "counts": counts}
 
 
-def chosen_threshold(rows: Sequence[Row]) -> float:
+def best_threshold(rows: Sequence[Row]) -> float:
     """Choose the threshold of metrics.THRESHOLDS with the best mean Dice over `over_thresholds`' rows."""
     return segmentation.best_threshold(np.stack([row["counts"] for row in rows]))[0]
 
 
-def averages(rows: Sequence[Row]) -> dict[str, float]:
+def mean_metrics(rows: Sequence[Row]) -> dict[str, float]:
     """Per-image means of dice, iou and pixel accuracy."""
     return {name: segmentation.mean([row[name] for row in rows]) for name in ("dice", "iou", "pixel_accuracy")}
 
 
-def tested_parts(rows: Sequence[Row]) -> list[Row]:
+def mean_metrics_by_dataset(rows: Sequence[Row]) -> list[Row]:
     """Average the rows of each role and data set."""
     pairs = sorted({(row["role"], row["dataset"]) for row in rows})
     return [
-        {"role": role, "dataset": dataset, "images": len(chosen), **averages(chosen)}
+        {"role": role, "dataset": dataset, "images": len(chosen), **mean_metrics(chosen)}
         for role, dataset in pairs
         for chosen in [[row for row in rows if (row["role"], row["dataset"]) == (role, dataset)]]
     ]

@@ -1,4 +1,4 @@
-"""The batches of one rank: who reads what, read ahead by threads, decoded samples kept in memory."""
+"""Batches of one rank: samples assigned to ranks, read ahead by threads, and cached after decoding."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -13,113 +13,121 @@ from lungseg.dataset.sample_reader import SampleReader
 from lungseg.schema import Sample
 from lungseg.training.augment import augment
 
-_AHEAD = 3  # batches read ahead of the device
+_PREFETCHED_BATCHES = 3
 
-Change = Callable[[Sample], Sample]
+Transform = Callable[[Sample], Sample]
 
 
 @dataclass(frozen=True)
 class Step:
     """One batch of one rank, as the positions of its samples.
 
-    global_size: images that all ranks have in all batches of the same optimizer step. moves: whether it is this rank's
-    last batch of that step, after which the weights move. number: of the epoch's batches over all ranks, which it is a
-    part of; seat: which part, the rank that has it where no rank is lost.
+    global_size: images in all batches of all ranks that belong to the same optimizer step. is_last_in_step: this is
+    this rank's last batch of the optimizer step, after which the weights change. batch_index: index of the global
+    batch (over all ranks) within the epoch. planned_rank: the rank that processes this batch when all ranks are
+    present.
     """
 
     positions: tuple[int, ...]
     global_size: int
-    moves: bool = True
-    number: int = 0
-    seat: int = 0
+    is_last_in_step: bool = True
+    batch_index: int = 0
+    planned_rank: int = 0
 
 
 @dataclass(frozen=True)
 class Batch:
-    """images u8[B,1,S,S], masks u8[B,1,S,S] in {0,1}, the samples they were made of, and its Step's numbers."""
+    """Images u8[B,1,S,S], masks u8[B,1,S,S] in {0,1}, and their samples; the other fields are those of `Step`."""
 
     images: torch.Tensor
     masks: torch.Tensor
     samples: tuple[Sample, ...]
     global_size: int
-    moves: bool = True
+    is_last_in_step: bool = True
 
     def to(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images f32[B,1,S,S] in [0,1] and masks f32[B,1,S,S] on a device; they travel as bytes."""
+        """Return images f32[B,1,S,S] in [0,1] and masks f32[B,1,S,S] on a device; transferred as bytes."""
         images = self.images.to(device, non_blocking=True).float().div_(255.0)
         masks = self.masks.to(device, non_blocking=True).float()
         return images.contiguous(memory_format=torch.channels_last), masks
 
 
 def training_steps(
-    count: int, batch: int, ranks: tuple[int, int, int], key: tuple[int, int], least: int = 2, together: int = 1
+    count: int,
+    batch_size: int,
+    ranks: tuple[int, int, int],
+    key: tuple[int, int],
+    min_batch_size: int = 2,
+    accumulate_steps: int = 1,
 ) -> list[Step]:
-    """Shuffle `count` samples by (seed, epoch) and deal them to a rank, each exactly once.
+    """Shuffle `count` samples by key (seed, epoch) and return the batches of one rank; each sample is used once.
 
-    ranks: rank, world, and seats: the ranks that the run was planned with. Batches are made for as many seats; where
-    fewer ranks are left, each takes the batches of several seats, one after the other, into the same step: so the
-    weights move by the same images, whoever is there.
+    ranks: (rank, world_size, planned_world_size). Batches are planned for planned_world_size ranks. If fewer ranks
+    are present, each processes the batches of several planned ranks one after the other within the same optimizer
+    step, so that every weight update uses the same images for any world_size.
 
-    All seats have equally many batches. The samples are spread over them evenly, so that each holds `least` or more
-    (batch norm needs two): sizes differ by one at most, within a seat and between seats, and none has more than
-    `batch` in one; 3 or 4 where a batch of 2 or 3 would leave one over, 2 where one of 1 would. Empty with fewer than
-    `least` samples a seat. `together` batches make one step of the optimizer; the last step may have fewer.
+    Every planned rank has the same number of batches. Batch sizes differ by at most one. Each is at least
+    min_batch_size (batch norm needs two images) and at most batch_size, except where one image would be left over:
+    then up to 4 for a batch_size of 2 or 3, and 2 for a batch_size of 1. accumulate_steps batches form one optimizer
+    step; the last step may have fewer. Empty if there are fewer than min_batch_size samples per planned rank.
     """
-    rank, world, seats = ranks
-    if count < least * seats:
+    rank, world_size, planned_world_size = ranks
+    if count < min_batch_size * planned_world_size:
         return []
     order = np.random.default_rng(key).permutation(count)
-    total = min(-(-count // (batch * seats)), count // (least * seats))
-    chunks = np.array_split(order, total)
-    sizes = [len(chunk) for chunk in chunks]
-    own = range(rank, seats, world)
+    total = min(-(-count // (batch_size * planned_world_size)), count // (min_batch_size * planned_world_size))
+    global_batches = np.array_split(order, total)
+    sizes = [len(positions) for positions in global_batches]
+    own_ranks = range(rank, planned_world_size, world_size)
     return [
         Step(
-            tuple(np.array_split(chunk, seats)[seat].tolist()),
-            sum(sizes[i - i % together : i - i % together + together]),
-            ((i + 1) % together == 0 or i + 1 == total) and seat == own[-1],
+            tuple(np.array_split(positions, planned_world_size)[planned_rank].tolist()),
+            sum(sizes[i - i % accumulate_steps : i - i % accumulate_steps + accumulate_steps]),
+            ((i + 1) % accumulate_steps == 0 or i + 1 == total) and planned_rank == own_ranks[-1],
             i,
-            seat,
+            planned_rank,
         )
-        for i, chunk in enumerate(chunks)
-        for seat in own
+        for i, positions in enumerate(global_batches)
+        for planned_rank in own_ranks
     ]
 
 
-def evaluation_steps(count: int, batch: int, ranks: tuple[int, int]) -> list[Step]:
-    """Deal `count` samples in order to (rank, world), each exactly once and none twice; ranks may differ in steps."""
-    rank, world = ranks
-    own = range(rank, count, world)
-    return [Step(tuple(own[start : start + batch]), 0) for start in range(0, len(own), batch)]
+def evaluation_steps(count: int, batch_size: int, ranks: tuple[int, int]) -> list[Step]:
+    """Return the batches of (rank, world_size) over `count` samples in order; ranks may have unequal numbers."""
+    rank, world_size = ranks
+    own = range(rank, count, world_size)
+    return [Step(tuple(own[start : start + batch_size]), 0) for start in range(0, len(own), batch_size)]
 
 
-def augmenting(settings: AugmentSettings, seed: int, epoch: int) -> Change:
-    """Make the change that training applies to each sample in this epoch."""
+def make_augmentation(settings: AugmentSettings, seed: int, epoch: int) -> Transform:
+    """Return the random augmentation of training samples in one epoch."""
 
-    def change(sample: Sample) -> Sample:
+    def transform(sample: Sample) -> Sample:
         assert sample.mask is not None, "training refuses data without masks before it starts"
         image, mask = augment(sample.image, sample.mask, settings, (seed, epoch, sample.image_id))
         return replace(sample, image=image, mask=mask)
 
-    return change
+    return transform
 
 
-def batches(reader: SampleReader, steps: Sequence[Step], threads: int, change: Change | None = None) -> Iterator[Batch]:
-    """Yield one batch a step, read, decoded and changed by threads ahead of their use."""
+def load_batches(
+    reader: SampleReader, steps: Sequence[Step], threads: int, transform: Transform | None = None
+) -> Iterator[Batch]:
+    """Yield one batch per step; threads read, decode and transform the samples of the next batches in advance."""
 
     def load(position: int) -> Sample:
         sample = reader.read(position)
-        return change(sample) if change else sample
+        return transform(sample) if transform else sample
 
     with ThreadPoolExecutor(threads, thread_name_prefix="loader") as pool:
-        waiting: deque[tuple[Step, list[Future[Sample]]]] = deque()
+        pending: deque[tuple[Step, list[Future[Sample]]]] = deque()
         try:
             for step in steps:
-                waiting.append((step, [pool.submit(load, position) for position in step.positions]))
-                if len(waiting) > _AHEAD:
-                    yield _collate(*waiting.popleft())
-            while waiting:
-                yield _collate(*waiting.popleft())
+                pending.append((step, [pool.submit(load, position) for position in step.positions]))
+                if len(pending) > _PREFETCHED_BATCHES:
+                    yield _collate(*pending.popleft())
+            while pending:
+                yield _collate(*pending.popleft())
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -130,5 +138,5 @@ def _collate(step: Step, futures: list[Future[Sample]]) -> Batch:
     masks = np.stack([np.zeros_like(s.image) if s.mask is None else s.mask for s in samples])[:, None]
     tensors = (torch.from_numpy(images), torch.from_numpy(masks))
     if torch.cuda.is_available():
-        tensors = (tensors[0].pin_memory(), tensors[1].pin_memory())  # else the copy to the device is waited for
-    return Batch(*tensors, samples, step.global_size, step.moves)
+        tensors = (tensors[0].pin_memory(), tensors[1].pin_memory())  # copies to the GPU block without pinned memory
+    return Batch(*tensors, samples, step.global_size, step.is_last_in_step)

@@ -30,22 +30,23 @@ class Run:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run is, for whoever shows it: epochs and steps count from 1; loss is of the last step on this rank.
+    """Position and speed of a run, to be displayed.
 
-    images_per_s: over all ranks. wait_share: of this rank's time that its device waited for data. Both since the epoch
-    began, or the last checkpoint in it.
+    epoch, step: counted from 1. loss: mean over the last batch of this rank. images_per_second: over all ranks.
+    device_wait_share: share of this rank's time in which its device waited for data. Both are measured since the
+    start of the epoch or the last checkpoint in it.
     """
 
     epoch: int
     step: int
-    steps: int
+    total_steps: int
     loss: float
     note: str = ""
-    images_per_s: float = 0.0
-    wait_share: float = 0.0
+    images_per_second: float = 0.0
+    device_wait_share: float = 0.0
 
 
-Show = Callable[[Progress], None]
+ShowProgress = Callable[[Progress], None]
 
 
 def name_run(settings: TrainSettings, plan: RunPlan, data: list[PreparedDataset]) -> str:

@@ -20,25 +20,25 @@ from lungseg.model import checkpoint, checkpoint_io
 from lungseg.model.network import build_network
 from lungseg.schema import SCHEMA, TEST_ROWS, table
 from lungseg.training.augment import flips_allowed
-from lungseg.training.distributed import rank_and_world, share_buffers, wait_for_all
-from lungseg.training.epoch_loop import Clock, Measure, evaluate, train_batches
+from lungseg.training.distributed import broadcast_buffers, rank_and_world_size, wait_for_all_ranks
+from lungseg.training.epoch_loop import BatchClock, Measure, evaluate, train_batches
 from lungseg.training.evaluation import (
-    at_native_size,
-    at_prepared_size,
-    averages,
-    chosen_threshold,
-    over_thresholds,
-    tested_parts,
+    best_threshold,
+    count_at_thresholds,
+    mean_metrics,
+    mean_metrics_by_dataset,
+    measure_at_native_size,
+    measure_at_prepared_size,
 )
-from lungseg.training.loader import Step, augmenting, batches, evaluation_steps, training_steps
-from lungseg.training.run import Progress, Run, Show
-from lungseg.training.study_data import check_split, open_data
+from lungseg.training.loader import Step, evaluation_steps, load_batches, make_augmentation, training_steps
+from lungseg.training.run import Progress, Run, ShowProgress
+from lungseg.training.study_data import open_training_data, require_enough_images
 from lungseg.training.tracking import MetricsLog, WandbMirror
-from lungseg.training.train_step import Learner, determinism, learning_rate
+from lungseg.training.train_step import Learner, deterministic_algorithms, learning_rate
 
 
 @dataclass
-class Training:
+class TrainingState:
     """What a rank holds of a run while it trains.
 
     epoch: epochs that are finished. step: batches over all ranks of the next one that are done. sums: the loss over all
@@ -48,7 +48,7 @@ class Training:
 
     run: Run
     reader: SampleReader
-    parts: Split
+    split: Split
     learner: Learner
     preprocess: dict[str, Any]
     epoch: int = 0
@@ -59,7 +59,7 @@ class Training:
     waited: float = 0.0
 
 
-def start(run: Run, device: torch.device) -> Training:
+def start(run: Run, device: torch.device) -> TrainingState:
     """Open data, build the network, and go back to the last checkpoint where there is one.
 
     Raises:
@@ -67,28 +67,28 @@ def start(run: Run, device: torch.device) -> Training:
 
     """
     settings = run.settings
-    data = open_data(run.data)
+    data = open_training_data(run.data)
     reader = SampleReader(data, settings.loader.cache_mib, settings.loader.disk_mib)
     parts = split(reader.rows, run.plan, run.linked)
-    check_split(parts, run.name, _ranks(settings)[2], settings.least_batch)
+    require_enough_images(parts, run.name, _ranks(settings)[2], settings.least_batch)
     torch.manual_seed(settings.seed)
     if settings.augment.flip and not flips_allowed(data[0].preprocess.classes):
         raise SettingsError(f"--augment.flip {settings.augment.flip}: flipped, {data[0].preprocess.classes} are others")
     learner = Learner(build_network(settings.model), device, settings)
-    training = Training(run, reader, parts, learner, data[0].preprocess.model_dump())
+    training = TrainingState(run, reader, parts, learner, data[0].preprocess.model_dump())
     found = checkpoint.latest(storage.join(run.folder, "checkpoint"))
     if found is not None:
         _go_on(training, found)
     return training
 
 
-def finish(training: Training, show: Show) -> dict[str, Any]:
+def finish(training: TrainingState, show: ShowProgress) -> dict[str, Any]:
     """Train what is left, test, and write run.json; return its content. Every rank calls it."""
-    run, first = training.run, rank_and_world()[0] == 0
+    run, first = training.run, rank_and_world_size()[0] == 0
     log = MetricsLog(storage.join(run.folder, "metrics.jsonl"), training.epoch)
     tracked = run.settings.wandb if first else run.settings.wandb.model_copy(update={"mode": "disabled"})
     with (
-        determinism(run.settings.compute.deterministic),
+        deterministic_algorithms(run.settings.compute.deterministic),
         WandbMirror(tracked, run.settings.study, run.name, run.folder, run.settings.model_dump()) as mirror,
     ):
         while not training.trained:
@@ -102,23 +102,23 @@ def finish(training: Training, show: Show) -> dict[str, Any]:
     return summary
 
 
-def _one_epoch(training: Training, show: Show) -> dict[str, Any]:
+def _one_epoch(training: TrainingState, show: ShowProgress) -> dict[str, Any]:
     """Train an epoch, or what is left of it; measure; return its line of metrics.jsonl."""
     settings, began = training.run.settings, time.monotonic()
-    epoch, trained = training.epoch, len(training.parts.train)
+    epoch, trained = training.epoch, len(training.split.train)
     steps = _steps(training)
-    behind, total = training.step, steps[-1].number + 1
+    behind, total = training.step, steps[-1].batch_index + 1
     while training.step < total:
         _some_batches(training, steps, show)
         if training.step < total:
             _save(training)
-    share_buffers(training.learner.tested)
+    broadcast_buffers(training.learner.eval_model)
     took = time.monotonic() - began
     kind, watched = (
-        ("validation", training.parts.validation) if settings.validates else ("held_out", training.parts.held_out)
+        ("validation", training.split.validation) if settings.validates else ("held_out", training.split.held_out)
     )
-    rows = _measure(training, watched, at_prepared_size(settings.threshold))
-    figures = averages(rows)
+    rows = _measure(training, watched, measure_at_prepared_size(settings.threshold))
+    figures = mean_metrics(rows)
     row: dict[str, Any] = {
         "run": training.run.name,
         "epoch": epoch + 1,
@@ -127,18 +127,18 @@ def _one_epoch(training: Training, show: Show) -> dict[str, Any]:
         f"{kind}_images": len(rows),
         "lr": _rates(training, steps)[-1],
         "train_s": took,
-        "wait_share": training.waited / took,
-        "images_per_s": trained * (1 - behind / total) / took,
+        "device_wait_share": training.waited / took,
+        "images_per_second": trained * (1 - behind / total) / took,
         "epoch_s": time.monotonic() - began,
     }
     training.epoch, training.step, training.sums, training.waited = epoch + 1, 0, (0.0, 0), 0.0
     _judge(training, figures["dice"])
-    note = f"loss {row['loss']:.3f}, {kind} Dice {figures['dice']:.4f}, {row['images_per_s']:.0f} images/s"
+    note = f"loss {row['loss']:.3f}, {kind} Dice {figures['dice']:.4f}, {row['images_per_second']:.0f} images/s"
     show(Progress(training.epoch, total, total, row["loss"], note.replace("_", "-")))
     return row
 
 
-def _judge(training: Training, dice: float) -> None:
+def _judge(training: TrainingState, dice: float) -> None:
     """Keep the best epoch's weights where early stopping is on; say when training ends."""
     settings = training.run.settings
     training.trained = training.epoch >= settings.epochs
@@ -148,12 +148,12 @@ def _judge(training: Training, dice: float) -> None:
         training.best = {"epoch": training.epoch, "dice": dice, "weights": training.learner.weights()}
     training.trained |= training.epoch - training.best["epoch"] >= settings.patience
     if training.trained:
-        training.learner.tested.load_state_dict(training.best["weights"])
+        training.learner.eval_model.load_state_dict(training.best["weights"])
 
 
-def _steps(training: Training) -> list[Step]:
+def _steps(training: TrainingState) -> list[Step]:
     """Deal this rank its batches of the epoch, as positions of index rows."""
-    settings, train = training.run.settings, training.parts.train
+    settings, train = training.run.settings, training.split.train
     key = (settings.seed, training.epoch)
     dealt = training_steps(
         len(train), settings.loader.batch, _ranks(settings), key, settings.least_batch, settings.optim.accumulate
@@ -161,40 +161,40 @@ def _steps(training: Training) -> list[Step]:
     return [replace(step, positions=tuple(train[i] for i in step.positions)) for step in dealt]
 
 
-def _rates(training: Training, steps: Sequence[Step]) -> list[float]:
+def _rates(training: TrainingState, steps: Sequence[Step]) -> list[float]:
     """Learning rate of each batch of the epoch."""
-    settings, moves = training.run.settings, sum(step.moves for step in steps)
-    before = accumulate((step.moves for step in steps[:-1]), initial=training.epoch * moves)
-    return [learning_rate(number, moves * settings.epochs, settings.optim) for number in before]
+    settings, is_last_in_step = training.run.settings, sum(step.is_last_in_step for step in steps)
+    before = accumulate((step.is_last_in_step for step in steps[:-1]), initial=training.epoch * is_last_in_step)
+    return [learning_rate(number, is_last_in_step * settings.epochs, settings.optim) for number in before]
 
 
 def _ranks(settings: TrainSettings) -> tuple[int, int, int]:
     """Rank, world, and the ranks that the run was planned with: a lost one may leave fewer."""
-    rank, world = rank_and_world()
+    rank, world = rank_and_world_size()
     return rank, world, max(world, settings.seats)
 
 
-def _some_batches(training: Training, steps: Sequence[Step], show: Show) -> None:
+def _some_batches(training: TrainingState, steps: Sequence[Step], show: ShowProgress) -> None:
     """Learn from the epoch's next batches, up to where a checkpoint is due."""
-    settings, total = training.run.settings, steps[-1].number + 1
+    settings, total = training.run.settings, steps[-1].batch_index + 1
     each = settings.save_steps * settings.optim.accumulate
     due = min(total, (training.step // each + 1) * each)
-    chosen = [i for i, step in enumerate(steps) if training.step <= step.number < due]
+    chosen = [i for i, step in enumerate(steps) if training.step <= step.batch_index < due]
     rates = _rates(training, steps)
     # Dropout draws from torch's own state: a function of epoch, batch and seat, so that what is repeated is the same.
-    keys = [(settings.seed, training.epoch, steps[i].number, steps[i].seat) for i in chosen]
+    keys = [(settings.seed, training.epoch, steps[i].batch_index, steps[i].planned_rank) for i in chosen]
 
-    clock = Clock()
+    clock = BatchClock()
 
     def batch_done(count: int, loss: float) -> None:
-        number = steps[chosen[count - 1]].number + 1
-        rate = (number - training.step) * len(training.parts.train) / total / clock.seconds
+        number = steps[chosen[count - 1]].batch_index + 1
+        rate = (number - training.step) * len(training.split.train) / total / clock.seconds
         show(Progress(training.epoch + 1, number, total, loss, "", rate, clock.waited / clock.seconds))
 
-    change = augmenting(settings.augment, settings.seed, training.epoch)
+    change = make_augmentation(settings.augment, settings.seed, training.epoch)
     loss, images = train_batches(
         training.learner,
-        clock.waiting(batches(training.reader, [steps[i] for i in chosen], settings.loader.readers, change)),
+        clock.waiting(load_batches(training.reader, [steps[i] for i in chosen], settings.loader.readers, change)),
         [rates[i] for i in chosen],
         [int(np.random.SeedSequence(key).generate_state(1)[0]) for key in keys],
         batch_done,
@@ -203,26 +203,26 @@ def _some_batches(training: Training, steps: Sequence[Step], show: Show) -> None
     training.step, training.waited = due, training.waited + clock.waited
 
 
-def _measure(training: Training, positions: Sequence[int], measure: Measure) -> list[dict[str, Any]]:
+def _measure(training: TrainingState, positions: Sequence[int], measure: Measure) -> list[dict[str, Any]]:
     """Measure the model on these samples, each once over all ranks."""
     settings = training.run.settings.loader
-    dealt = evaluation_steps(len(positions), settings.batch, rank_and_world())
+    dealt = evaluation_steps(len(positions), settings.batch, rank_and_world_size())
     steps = [replace(step, positions=tuple(positions[i] for i in step.positions)) for step in dealt]
-    read = batches(training.reader, steps, settings.readers)
-    return evaluate(training.learner.tested, read, measure, settings.readers)
+    read = load_batches(training.reader, steps, settings.readers)
+    return evaluate(training.learner.eval_model, read, measure, settings.readers)
 
 
-def _test(training: Training, show: Show) -> dict[str, Any]:
+def _test(training: TrainingState, show: ShowProgress) -> dict[str, Any]:
     """Test the trained model on the held-out fold and on the other data sets; nothing was chosen by them."""
-    run, parts = training.run, training.parts
+    run, parts = training.run, training.split
     show(Progress(training.epoch, 0, 0, 0.0, "testing"))
     threshold = run.settings.threshold
     if run.settings.choose_threshold:
-        threshold = chosen_threshold(_measure(training, parts.validation, over_thresholds))
+        threshold = best_threshold(_measure(training, parts.validation, count_at_thresholds))
     rows = []
     groups = dict(zip(map(image_key, training.reader.rows), group_rows(training.reader.rows, run.linked), strict=True))
     for role, positions in (("held-out", parts.held_out), ("cross", parts.cross)):
-        measured = _measure(training, positions, at_native_size(threshold))
+        measured = _measure(training, positions, measure_at_native_size(threshold))
         rows += [{**row, "run": run.name, "role": role, "group": groups[image_key(row)]} for row in measured]
     summary = {
         "run": run.name,
@@ -239,21 +239,21 @@ def _test(training: Training, show: Show) -> dict[str, Any]:
         "threshold": threshold,
         "threshold_from": "validation fold" if run.settings.choose_threshold else "settings",
         "aggregation": "mean over images",
-        "tested": tested_parts(rows),
+        "tested": mean_metrics_by_dataset(rows),
         "settings": run.settings.model_dump(),
     }
-    if rank_and_world()[0] == 0:
+    if rank_and_world_size()[0] == 0:
         storage.write_table(storage.join(run.folder, "tested.parquet"), table(rows, TEST_ROWS))
         storage.write_json(storage.join(run.folder, "run.json"), summary)
-    wait_for_all()
+    wait_for_all_ranks()
     return summary
 
 
-def _save(training: Training) -> None:
+def _save(training: TrainingState) -> None:
     """Write a checkpoint from rank 0; every rank calls it."""
     run, rows = training.run, training.reader.rows
-    if rank_and_world()[0] == 0:
-        learnt = [rows[i] for i in (*training.parts.train, *training.parts.validation)]
+    if rank_and_world_size()[0] == 0:
+        learnt = [rows[i] for i in (*training.split.train, *training.split.validation)]
         names = ("image_id", "dataset", "pixel_digest")
         schema = pa.schema([(name, pa.string()) for name in names], metadata={"lungseg.schema": str(SCHEMA)})
         config = {
@@ -265,16 +265,16 @@ def _save(training: Training) -> None:
             "train_on": list(run.plan.train_on),
             "fold": run.plan.fold,
             "preprocess": training.preprocess,
-            "computed": {**training.learner.computes, "threads": torch.get_num_threads()},
+            "compute_mode": {**training.learner.compute_mode, "threads": torch.get_num_threads()},
             "settings": run.settings.model_dump(),
         }
         state = {"learner": training.learner.state(), "sums": training.sums, "best": training.best}
         snapshot = checkpoint_io.Snapshot(training.learner.weights(), state, config, table(learnt, schema))
         checkpoint_io.save(storage.join(run.folder, "checkpoint"), snapshot)
-    wait_for_all()
+    wait_for_all_ranks()
 
 
-def _go_on(training: Training, found: checkpoint.Checkpoint) -> None:
+def _go_on(training: TrainingState, found: checkpoint.Checkpoint) -> None:
     """Continue from a checkpoint, in the way that it was made.
 
     Raises:
@@ -283,7 +283,7 @@ def _go_on(training: Training, found: checkpoint.Checkpoint) -> None:
     """
     if "adapted_to" in found.config:
         raise SettingsError(f"{found.folder} was adapted and cannot be trained on: pass another --study or --out")
-    before, now = found.config["computed"], training.learner.computes
+    before, now = found.config["compute_mode"], training.learner.compute_mode
     if any(before[name] != now[name] for name in now):
         raise SettingsError(
             f"{training.run.name} began on {before['device']} in {before['precision']}, and would go on on "

@@ -13,7 +13,7 @@ from lungseg.errors import InputError, SettingsError
 logger = logging.getLogger(__name__)
 
 
-def open_data(folders: Sequence[str]) -> list[PreparedDataset]:
+def open_training_data(folders: Sequence[str]) -> list[PreparedDataset]:
     """Open prepared data sets for training: all prepared alike, and of each the samples with a mask.
 
     Raises:
@@ -51,7 +51,7 @@ def _with_masks(part: PreparedDataset) -> PreparedDataset | None:
     return replace(part, index=index) if index.num_rows else None
 
 
-def check_split(parts: Split, name: str, workers: int, least: int) -> None:
+def require_enough_images(parts: Split, name: str, workers: int, least: int) -> None:
     """Refuse a run in which some rank would train on fewer than `least` images.
 
     Raises:

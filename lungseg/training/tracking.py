@@ -27,7 +27,7 @@ _GRACE_S = 5.0  # for W&B to say itself that it gave up
 
 
 @dataclass(frozen=True)
-class Picture:
+class TrackedImage:
     """A prepared image u8[S,S] in 0..255, its reference u8[S,S] or None, and what was predicted u8[S,S] in {0,1}."""
 
     name: str
@@ -115,7 +115,7 @@ class WandbMirror:
         """Set the run's summary."""
         self._guarded(lambda run: run.summary.update(values))
 
-    def show(self, pictures: Sequence[Picture]) -> None:
+    def show(self, pictures: Sequence[TrackedImage]) -> None:
         """Log images with their masks; nothing for none."""
 
         def log(run: Any) -> None:
@@ -157,7 +157,7 @@ class _SummaryMirror(WandbMirror):
     job_type = "summary"
 
 
-def summarise_study(settings: WandbSettings, folder: str, grid: tuple[list[str], list[list[str]]]) -> None:
+def log_study_table(settings: WandbSettings, folder: str, grid: tuple[list[str], list[list[str]]]) -> None:
     """Log a study's cross-dataset table (header and rows) to a W&B run named summary."""
 
     def log(run: Any) -> None:
@@ -174,7 +174,7 @@ def _finish(status: int) -> Callable[[Any], object]:
     return lambda run: run.finish(exit_code=status)
 
 
-def _image(wandb: Any, one: Picture) -> Any:
+def _image(wandb: Any, one: TrackedImage) -> Any:
     labels = {0: "background", 1: "lung"}
     masks = {"prediction": {"mask_data": one.predicted, "class_labels": labels}}
     if one.reference is not None:

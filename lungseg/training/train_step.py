@@ -19,7 +19,7 @@ from lungseg.model.lazy_imports import norm_act
 from lungseg.model.losses import bce_dice
 from lungseg.model.network import LungNetwork
 from lungseg.model.precision import AUTOCAST_DTYPES, resolve_precision
-from lungseg.training.distributed import data_parallel, rank_and_world
+from lungseg.training.distributed import rank_and_world_size, wrap_for_ddp
 from lungseg.training.loader import Batch
 
 _CYCLE_START, _CYCLE_END = 1 / 25, 1e-4  # of the peak; torch's OneCycleLR begins and ends like this
@@ -36,9 +36,9 @@ class Learner:
 
         """
         self._device, self._settings, self._optim = device, settings, settings.optim
-        require_gpus(settings.compute, rank_and_world()[1] if device.type == "cuda" else 0)
+        check_compute_settings(settings.compute, rank_and_world_size()[1] if device.type == "cuda" else 0)
         precision = resolve_precision(settings.compute.precision, device)
-        self.computes = {"device": device.type, "precision": precision}
+        self.compute_mode = {"device": device.type, "precision": precision}
         """Where and how, as words; what was begun otherwise is another training."""
         self._dtype = AUTOCAST_DTYPES.get(precision)
         ready = _with_batch_norm(model, settings.compute.batch_norm, device)
@@ -62,18 +62,18 @@ class Learner:
         if self._parallel is None:
             if self._settings.compute.compile:
                 self.model.compile()
-            self._parallel = data_parallel(self.model, self._device)
+            self._parallel = wrap_for_ddp(self.model, self._device)
         parallel = self._parallel
         _set_training(self.model, self._settings.compute.batch_norm)
-        waits = not batch.moves and isinstance(parallel, nn.parallel.DistributedDataParallel)
+        waits = not batch.is_last_in_step and isinstance(parallel, nn.parallel.DistributedDataParallel)
         with parallel.no_sync() if waits else contextlib.nullcontext():
             images, masks = batch.to(self._device)
             with torch.autocast(self._device.type, self._dtype, enabled=self._dtype is not None):
                 logits = parallel(images)
             losses = bce_dice(logits.float(), masks, self._settings.loss)
-            share = rank_and_world()[1] / batch.global_size
+            share = rank_and_world_size()[1] / batch.global_size
             self._scaler.scale(losses.sum() * share).backward()  # type: ignore[no-untyped-call]
-        if batch.moves:
+        if batch.is_last_in_step:
             self._move(rate)
         return losses.detach()
 
@@ -100,13 +100,13 @@ class Learner:
         torch._foreach_lerp_(averages, values, 1.0 - decay)
 
     @property
-    def tested(self) -> nn.Module:
+    def eval_model(self) -> nn.Module:
         """The network that is measured and saved: the moving average where there is one."""
         return self.model if self._average is None else self._average.module
 
     def weights(self) -> dict[str, Tensor]:
         """Copy the weights of the network that is measured to the CPU; training on does not change them."""
-        state = self.tested.state_dict()
+        state = self.eval_model.state_dict()
         return {name: value.cpu().clone(memory_format=torch.contiguous_format) for name, value in state.items()}
 
     def state(self) -> dict[str, Any]:
@@ -118,7 +118,7 @@ class Learner:
 
     def load(self, weights: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Go back to an earlier `weights()` and `state()`."""
-        self.tested.load_state_dict(weights)
+        self.eval_model.load_state_dict(weights)
         self._optimizer.load_state_dict(state["optimizer"])
         self._scaler.load_state_dict(state["scaler"])
         if self._average is not None:
@@ -128,7 +128,7 @@ class Learner:
 
 
 @contextlib.contextmanager
-def determinism(asked: bool) -> Iterator[None]:
+def deterministic_algorithms(asked: bool) -> Iterator[None]:
     """Compute the same bits from the same GPUs while it lasts: torch's switch is the whole process's."""
     before = torch.are_deterministic_algorithms_enabled()
     if asked:
@@ -158,7 +158,7 @@ def learning_rate(step: int, total: int, settings: OptimSettings) -> float:
     return settings.lr * _half_cosine(1.0, _CYCLE_END, fallen)
 
 
-def require_gpus(asked: ComputeSettings, gpus: int) -> None:
+def check_compute_settings(asked: ComputeSettings, gpus: int) -> None:
     """Refuse what a run on so many GPUs cannot do.
 
     Raises:
@@ -173,7 +173,7 @@ def require_gpus(asked: ComputeSettings, gpus: int) -> None:
 
 def _with_batch_norm(model: LungNetwork, mode: str, device: torch.device) -> LungNetwork:
     """Make batch norm see all GPUs' images with `sync` (and with `auto` over several GPUs)."""
-    several = device.type == "cuda" and rank_and_world()[1] > 1
+    several = device.type == "cuda" and rank_and_world_size()[1] > 1
     if mode == "sync" or (mode == "auto" and several):
         # torch's own conversion would lose the activation that timm's encoders keep in their batch norm.
         return norm_act.convert_sync_batchnorm(model)  # type: ignore[no-any-return,no-untyped-call]

@@ -30,7 +30,7 @@ def test_prometheus_sees_what_was_set(ray_cluster: None) -> None:
         time.sleep(0.5)
         page = scraped()
     lines = [line for line in page.splitlines() if line.startswith("ray_lungseg")]
-    (waits,) = [line for line in lines if "wait_share" in line]
+    (waits,) = [line for line in lines if "device_wait_share" in line]
     (rows,) = [line for line in lines if "lungseg_rows" in line]
     assert all(label in waits for label in ('stage="train"', 'run="pooled-fold0"', 'rank="3"'))
     assert waits.endswith(" 0.25")

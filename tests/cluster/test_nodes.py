@@ -132,7 +132,10 @@ def train_arguments(prepared: Path, out: Path, *more: str) -> list[str]:
 def metrics(out: Path) -> list[dict[str, Any]]:
     """Read the lines of metrics.jsonl without times."""
     lines = [json.loads(line) for path in out.glob("s/*/metrics.jsonl") for line in path.read_text().splitlines()]
-    return [{key: value for key, value in line.items() if not key.endswith(("_s", "wait_share"))} for line in lines]
+    return [
+        {key: value for key, value in line.items() if not key.endswith(("_s", "_per_second", "_share"))}
+        for line in lines
+    ]
 
 
 def train_with_loss(nodes: Nodes, prepared: Path, out: Path, *more: str) -> None:

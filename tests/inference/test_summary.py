@@ -34,7 +34,7 @@ def test_speeds_are_those_of_one_worker_in_a_stage() -> None:
     times.add(10, said(1.0, 1.0, 6.0, (103.0, 104.0)))
     found = times.as_json()
     assert found["images"] == 40
-    assert found["images_per_s"] == {"open": 10.0, "predict": 20.0, "finish": 5.0}
+    assert found["images_per_second"] == {"open": 10.0, "predict": 20.0, "finish": 5.0}
     assert found["worker_seconds"] == {"open": 4.0, "predict": 2.0, "finish": 8.0}
     # Two actors over four seconds, of which they worked two.
     assert found["device_idle_share"] == 0.75
@@ -92,7 +92,7 @@ def test_predictions_json_tells_counts_that_add_up_and_every_part(job: Job) -> N
         content = (Path(job.out) / part["name"]).read_bytes()
         assert (part["rows"], part["bytes"]) == (rows, len(content))
         assert part["sha256"] == hashlib.sha256(content).hexdigest()
-    assert (found["model"], found["images_per_s"], found["predicted_now"]) == (job.model, 1.5, 3)
+    assert (found["model"], found["images_per_second"], found["predicted_now"]) == (job.model, 1.5, 3)
     assert found["settings"] == job.settings.model_dump(mode="json")
     assert {"lungseg", "python", "torch", "ray"} <= found["versions"].keys()
     assert found["stages"] == times.as_json()
@@ -101,7 +101,7 @@ def test_predictions_json_tells_counts_that_add_up_and_every_part(job: Job) -> N
 def test_a_start_that_found_all_done_tells_no_speed(job: Job) -> None:
     write_account(job, write_parts(job), Times(), {"images": 3, "predicted_now": 0, "seconds": 0.01})
     found = storage.read_json(f"{job.out}/predictions.json")
-    assert (found["predicted_now"], found["images_per_s"], found["stages"]["images"]) == (0, None, 0)
+    assert (found["predicted_now"], found["images_per_second"], found["stages"]["images"]) == (0, None, 0)
 
 
 def test_a_secret_key_is_not_in_the_account(job: Job) -> None:

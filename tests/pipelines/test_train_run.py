@@ -101,7 +101,7 @@ class Mirror:
     def __exit__(self, *_: object) -> None:
         return None
 
-    def show(self, pictures: list[tracking.Picture]) -> None:
+    def show(self, pictures: list[tracking.TrackedImage]) -> None:
         self.given += pictures
 
     def keep(self, name: str, folder: str) -> None:

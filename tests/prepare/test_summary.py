@@ -38,7 +38,7 @@ def test_numbers_add_up() -> None:
     assert summary["inputs"] == sum(summary["counts"].values()) == 20
     assert summary["counts"] == {"ok": 19, "repaired": 0, "rejected": 1, "failed": 0}
     assert summary["prepared_now"] == 12
-    assert summary["images_per_s"] == 3.0
+    assert summary["images_per_second"] == 3.0
     assert summary["worker_share"] == {"encode": 0.5, "read": 0.5}
     assert summary["duplicates"] == {"exact": 1, "near": 1, "same_patient": 0}
     assert summary["datasets"]["north"]["bytes"] == 4 << 20

@@ -31,7 +31,7 @@ from lungseg.model import checkpoint_io as saved_weights
 from lungseg.model.network import LungNetwork, build_network
 from lungseg.training import distributed, epoch_loop, evaluation, loader, run_loop
 from lungseg.training.run import Progress, Run
-from lungseg.training.study_data import open_data
+from lungseg.training.study_data import open_training_data
 from lungseg.training.train_step import Learner
 
 WORLDS = (1, 2, 3)
@@ -51,39 +51,41 @@ def network() -> LungNetwork:
 
 
 def evaluated(reader: SampleReader, model: nn.Module, measure: epoch_loop.Measure) -> list[dict[str, Any]]:
-    steps = loader.evaluation_steps(len(reader.rows), 2, distributed.rank_and_world())
-    return epoch_loop.evaluate(model, loader.batches(reader, steps, 1), measure, 2)
+    steps = loader.evaluation_steps(len(reader.rows), 2, distributed.rank_and_world_size())
+    return epoch_loop.evaluate(model, loader.load_batches(reader, steps, 1), measure, 2)
 
 
 def trained_on(reader: SampleReader) -> list[list[str]]:
     """Ids of this rank's samples, a list an epoch, read through the loader."""
-    world = distributed.rank_and_world()
+    world = distributed.rank_and_world_size()
     epochs = [loader.training_steps(len(reader.rows), 2, (*world, world[1]), (SEED, epoch)) for epoch in range(2)]
-    batches = [loader.batches(reader, steps, 1) for steps in epochs]
+    batches = [loader.load_batches(reader, steps, 1) for steps in epochs]
     return [[sample.image_id for batch in epoch for sample in batch.samples] for epoch in batches]
 
 
-def trained(reader: SampleReader, seats: int = 0, **optim: Any) -> dict[str, Any]:
+def trained(reader: SampleReader, planned_world_size: int = 0, **optim: Any) -> dict[str, Any]:
     """Train 10 epochs with the same global batches, of all 8 images, in every world: losses, weights, sizes of batches.
 
     As a run does it, through the real Learner; one step of the optimizer an epoch.
     """
-    rank, world = distributed.rank_and_world()
-    seats = seats or world
+    rank, world = distributed.rank_and_world_size()
+    planned_world_size = planned_world_size or world
     settings = TrainSettings(model=MODEL, compute=FROZEN, optim=OptimSettings(lr=1e-3, **optim))
     learn = Learner(network(), CPU, settings)
     together = settings.optim.accumulate
     losses, sizes = [], []
     for epoch in range(EPOCHS):
-        batch = -(-len(reader.rows) // (seats * together))
-        steps = loader.training_steps(len(reader.rows), batch, (rank, world, seats), (SEED, epoch), 1, together)
+        batch = -(-len(reader.rows) // (planned_world_size * together))
+        steps = loader.training_steps(
+            len(reader.rows), batch, (rank, world, planned_world_size), (SEED, epoch), 1, together
+        )
         sizes += [len(step.positions) for step in steps]
-        read = loader.batches(reader, steps, 1)
+        read = loader.load_batches(reader, steps, 1)
         seeds = [epoch * world + rank] * len(steps)
         loss, images = epoch_loop.train_batches(learn, read, [1e-3] * len(steps), seeds, lambda *_: None)
         assert images == len(reader.rows)
         losses.append(loss / images)
-    return {"losses": losses, "weights": weights(learn.tested), "sizes": sizes}
+    return {"losses": losses, "weights": weights(learn.eval_model), "sizes": sizes}
 
 
 def weights(model: nn.Module) -> list[float]:
@@ -94,9 +96,9 @@ def shared_buffers() -> tuple[list[float], list[float]]:
     """Sums of all buffers before and after they are shared; every rank begins with its own."""
     model = network()
     for number, buffer in enumerate(model.buffers()):
-        buffer.fill_(number + 1000 * (1 + distributed.rank_and_world()[0]))
+        buffer.fill_(number + 1000 * (1 + distributed.rank_and_world_size()[0]))
     before = [float(buffer.double().sum()) for buffer in model.buffers()]
-    distributed.share_buffers(model)
+    distributed.broadcast_buffers(model)
     return before, [float(buffer.double().sum()) for buffer in model.buffers()]
 
 
@@ -140,9 +142,9 @@ def whole_run(folders: list[str], folder: str, kind: str, ends: tuple[int, int] 
         try:
             run_loop.finish(training, show)
         except CrashError:
-            distributed.wait_for_all()
+            distributed.wait_for_all_ranks()
             return {"began_at": (training.epoch, training.step), **whole_run(folders, folder, kind)}
-    tested = training.learner.tested
+    tested = training.learner.eval_model
     state = [*weights(tested), *(float(buffer.double().sum()) for buffer in tested.buffers())]
     return {
         "summary": run_loop.finish(run_loop.start(run, CPU), lambda _: None),
@@ -167,16 +169,16 @@ def work(rank: int, world: int, prepared: str, out: str) -> None:
     if world > 1:
         dist.init_process_group("gloo", init_method=f"file://{out}/store-{world}", rank=rank, world_size=world)
     folders = find_datasets([prepared])
-    reader = SampleReader(open_data(folders), 64)
+    reader = SampleReader(open_training_data(folders), 64)
     found: dict[str, Any] = {
-        "rank_and_world": distributed.rank_and_world(),
+        "rank_and_world_size": distributed.rank_and_world_size(),
         "gathered": distributed.gather(f"of {rank}"),
-        "rows": evaluated(reader, network(), evaluation.at_prepared_size(0.5)),
-        "native": evaluated(reader, network(), evaluation.at_native_size(0.5)),
+        "rows": evaluated(reader, network(), evaluation.measure_at_prepared_size(0.5)),
+        "native": evaluated(reader, network(), evaluation.measure_at_native_size(0.5)),
         "trained_on": trained_on(reader),
     }
     found["steps"] = {"plain": trained(reader), "accumulating": trained(reader, accumulate=2)}
-    found["steps"]["of four seats"] = trained(reader, seats=4)
+    found["steps"]["of four seats"] = trained(reader, planned_world_size=4)
     if world < 3:
         found["steps"]["clipped, averaged"] = trained(reader, clip_norm=0.1, ema=0.5)
     found["buffers"] = shared_buffers()
@@ -186,7 +188,7 @@ def work(rank: int, world: int, prepared: str, out: str) -> None:
         found["killed"] = {kind: whole_run(folders, f"{out}/{kind}-killed", kind, ends[kind]) for kind in RUNS}
     if world == 3:
         found["refused"] = refused(folders, f"{out}/refused")
-    distributed.wait_for_all()
+    distributed.wait_for_all_ranks()
     Path(out, f"{world}-{rank}.json").write_text(json.dumps(found))
     if world > 1:
         dist.destroy_process_group()

@@ -48,7 +48,7 @@ def results(out: Path) -> Results:
 
 def test_every_rank_knows_its_number(results: Results) -> None:
     for world, found in results.items():
-        assert [one["rank_and_world"] for one in found] == [[rank, world] for rank in range(world)]
+        assert [one["rank_and_world_size"] for one in found] == [[rank, world] for rank in range(world)]
 
 
 def test_every_rank_gathers_all_values_in_the_order_of_ranks(results: Results) -> None:
@@ -143,7 +143,7 @@ def test_a_run_of_two_ranks_that_was_killed_ends_as_if_it_had_not_been(kind: str
     assert len({checkpoint.find_all(str(folder))[0].digest for folder in folders}) == 1
     tables = [storage.read_table(f"{folder}/tested.parquet") for folder in folders]
     assert tables[0].equals(tables[1])
-    times = ("train_s", "epoch_s", "images_per_s", "wait_share")
+    times = ("train_s", "epoch_s", "images_per_second", "device_wait_share")
     lines = [[json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] for folder in folders]
     bare = [[{name: row[name] for name in row if name not in times} for row in rows] for rows in lines]
     assert bare[0] == bare[1]
@@ -157,10 +157,10 @@ def test_too_few_images_are_refused_on_every_rank_alike(results: Results, out: P
 
 def test_one_process_alone_needs_no_group() -> None:
     model = nn.BatchNorm1d(3)
-    assert distributed.rank_and_world() == (0, 1)
+    assert distributed.rank_and_world_size() == (0, 1)
     assert distributed.gather("mine") == ["mine"]
-    assert distributed.data_parallel(model, torch.device("cpu")) is model
-    distributed.wait_for_all()
-    distributed.share_buffers(model)
+    assert distributed.wrap_for_ddp(model, torch.device("cpu")) is model
+    distributed.wait_for_all_ranks()
+    distributed.broadcast_buffers(model)
     assert model.running_mean is not None
     assert model.running_mean.tolist() == [0.0, 0.0, 0.0]

@@ -17,7 +17,7 @@ from lungseg.errors import LungsegError
 from lungseg.model.network import build_network
 from lungseg.schema import Geometry, Sample
 from lungseg.training import epoch_loop
-from lungseg.training.evaluation import at_prepared_size
+from lungseg.training.evaluation import measure_at_prepared_size
 from lungseg.training.loader import Batch
 
 torch.set_num_threads(1)  # two threads that wait for each other are ten times slower on a busy machine
@@ -131,11 +131,11 @@ def test_evaluation_evaluates_and_changes_nothing() -> None:
     model = build_network(ModelSettings(encoder="tu-test_efficientnet", weights="none")).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     batch = a_batch(*[a_sample(str(seed), seed) for seed in range(3)])
-    first, second = (epoch_loop.evaluate(model, [batch], at_prepared_size(0.5)) for _ in range(2))
+    first, second = (epoch_loop.evaluate(model, [batch], measure_at_prepared_size(0.5)) for _ in range(2))
     assert first == second
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     noting = Pixelwise()
-    epoch_loop.evaluate(noting, [batch], at_prepared_size(0.5))
+    epoch_loop.evaluate(noting, [batch], measure_at_prepared_size(0.5))
     assert noting.modes == [False]
 
 
@@ -143,7 +143,7 @@ def test_evaluation_evaluates_and_changes_nothing() -> None:
 def test_each_image_is_measured_once_and_rows_are_sorted(threads: int) -> None:
     samples = [a_sample(name, seed, dataset=name[0]) for seed, name in enumerate(["s2", "n9", "s1", "n1", "n5"])]
     batches = [a_batch(*samples[:2]), a_batch(*samples[2:])]
-    rows = epoch_loop.evaluate(Pixelwise(), batches, at_prepared_size(0.5), threads)
+    rows = epoch_loop.evaluate(Pixelwise(), batches, measure_at_prepared_size(0.5), threads)
     assert [(row["dataset"], row["image_id"]) for row in rows] == [
         ("n", "n1"),
         ("n", "n5"),
@@ -156,7 +156,7 @@ def test_each_image_is_measured_once_and_rows_are_sorted(threads: int) -> None:
 
 def test_a_rows_figures_are_those_of_its_own_image() -> None:
     samples = [a_sample(str(seed), seed) for seed in range(3)]
-    rows = epoch_loop.evaluate(Pixelwise(), [a_batch(*samples)], at_prepared_size(0.5), 2)
+    rows = epoch_loop.evaluate(Pixelwise(), [a_batch(*samples)], measure_at_prepared_size(0.5), 2)
     for sample, row in zip(samples, rows, strict=True):
         assert sample.mask is not None
         lung, predicted = sample.mask == 1, sample.image / 255.0 >= 0.5  # the model is 0.5 where the logit is 0
@@ -213,4 +213,4 @@ def test_an_error_in_a_measure_reaches_whoever_asked() -> None:
 
 
 def test_no_batches_are_no_rows() -> None:
-    assert epoch_loop.evaluate(Pixelwise(), [], at_prepared_size(0.5)) == []
+    assert epoch_loop.evaluate(Pixelwise(), [], measure_at_prepared_size(0.5)) == []

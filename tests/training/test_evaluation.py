@@ -55,13 +55,13 @@ def pixels(row: evaluation.Row) -> tuple[int, ...]:
 )
 def test_padding_is_not_counted(geometry: Geometry, area: int) -> None:
     mask = box((10, 40), (20, 50))
-    row = evaluation.at_prepared_size(0.5)(a_sample(mask, geometry), np.ones((SIZE, SIZE), np.float32))
+    row = evaluation.measure_at_prepared_size(0.5)(a_sample(mask, geometry), np.ones((SIZE, SIZE), np.float32))
     lung = int(mask[geometry.content()].sum())
     assert pixels(row) == (lung, area - lung, 0, 0)
 
 
 def test_figures_at_prepared_size_are_those_of_the_pixels() -> None:
-    row = evaluation.at_prepared_size(0.5)(a_sample(box((0, 10), (0, 10))), sure(box((5, 10), (0, 20))))
+    row = evaluation.measure_at_prepared_size(0.5)(a_sample(box((0, 10), (0, 10))), sure(box((5, 10), (0, 20))))
     assert pixels(row) == (50, 50, 50, 64 * 64 - 150)
     assert (row["image_id"], row["dataset"], row["patient_id"]) == ("i", "north", "p")
     assert row["dice"] == 0.5
@@ -72,7 +72,7 @@ def test_figures_at_prepared_size_are_those_of_the_pixels() -> None:
 def test_a_pixel_at_the_threshold_is_lung() -> None:
     half = np.full((SIZE, SIZE), 0.5, np.float32)
     for threshold, predicted in ((0.5, 64 * 64), (0.51, 0), (0.49, 64 * 64)):
-        for measure in (evaluation.at_prepared_size(threshold), evaluation.at_native_size(threshold)):
+        for measure in (evaluation.measure_at_prepared_size(threshold), evaluation.measure_at_native_size(threshold)):
             row = measure(a_sample(box((0, 8), (0, 8))), half)
             assert row["tp"] + row["fp"] == predicted
 
@@ -83,7 +83,7 @@ def test_a_pixel_at_the_threshold_is_lung() -> None:
 def test_native_figures_of_a_picture_twice_as_large_as_its_square() -> None:
     """Bars over the whole height of a picture, 4 px apart in the square, are 8 px apart in the picture."""
     truth, predicted = box((16, 48), (10, 20)), box((16, 48), (14, 24))
-    row = evaluation.at_native_size(0.5)(a_sample(truth, WIDE), sure(predicted))
+    row = evaluation.measure_at_native_size(0.5)(a_sample(truth, WIDE), sure(predicted))
     assert pixels(row) == (64 * 12, 64 * 8, 64 * 8, 64 * 128 - 64 * 28)
     assert row["dice"] == row["sensitivity"] == row["precision"] == pytest.approx(0.6)
     assert row["iou"] == pytest.approx(12 / 28)
@@ -97,7 +97,7 @@ def test_native_figures_of_a_picture_twice_as_large_as_its_square() -> None:
 
 def test_native_counts_are_over_the_whole_picture_though_the_crop_lost_its_sides() -> None:
     truth = box((0, 64), (0, 64))
-    row = evaluation.at_native_size(0.5)(a_sample(truth, CUT), np.ones((SIZE, SIZE), np.float32))
+    row = evaluation.measure_at_native_size(0.5)(a_sample(truth, CUT), np.ones((SIZE, SIZE), np.float32))
     assert pixels(row) == (64 * 64, 0, 0, 64 * 64)  # what was cut off is background in both
     assert row["hd95_px"] == row["assd_px"] == 0.0
 
@@ -106,7 +106,7 @@ def test_what_is_predicted_in_the_padding_is_nowhere_in_the_picture() -> None:
     truth = box((24, 34), (10, 20))
     everywhere_outside = np.ones((SIZE, SIZE), np.float32)
     everywhere_outside[WIDE.content()] = sure(truth)[WIDE.content()]
-    row = evaluation.at_native_size(0.5)(a_sample(truth, WIDE), everywhere_outside)
+    row = evaluation.measure_at_native_size(0.5)(a_sample(truth, WIDE), everywhere_outside)
     assert (row["fp"], row["fn"], row["dice"], row["hd95_px"]) == (0, 0, 1.0, 0.0)
 
 
@@ -128,7 +128,7 @@ def test_native_figures_are_those_of_the_restored_masks(
     sample = a_sample(prepare_mask(native, geometry := plan_geometry(height, width, settings)), geometry)
     assert sample.mask is not None
     probabilities = random.random((SIZE, SIZE), np.float32)
-    row = evaluation.at_native_size(threshold)(sample, probabilities)
+    row = evaluation.measure_at_native_size(threshold)(sample, probabilities)
     predicted = restore(probabilities, geometry) >= threshold
     truth = restore(sample.mask.astype(np.float32), geometry) >= 0.5
     assert predicted.shape == truth.shape == (height, width)
@@ -138,14 +138,14 @@ def test_native_figures_are_those_of_the_restored_masks(
         (~predicted & truth).sum(),
         (~predicted & ~truth).sum(),
     )
-    same = evaluation.at_native_size(0.5)(sample, sample.mask.astype(np.float32))
+    same = evaluation.measure_at_native_size(0.5)(sample, sample.mask.astype(np.float32))
     assert (same["fp"], same["fn"], same["dice"]) == (0, 0, 1.0)
     assert same["hd95_px"] in (0.0, None)
 
 
 def test_identical_masks_have_no_distance() -> None:
     truth = box((10, 40), (20, 50))
-    row = evaluation.at_native_size(0.5)(a_sample(truth), sure(truth))
+    row = evaluation.measure_at_native_size(0.5)(a_sample(truth), sure(truth))
     assert (row["dice"], row["sensitivity"], row["precision"], row["hd95_px"], row["assd_px"]) == (1, 1, 1, 0, 0)
 
 
@@ -161,7 +161,7 @@ def test_identical_masks_have_no_distance() -> None:
 def test_what_is_not_defined_is_none_and_the_table_takes_it(
     truth: U8, predicted: U8, sensitivity: float | None, precision: float
 ) -> None:
-    row = evaluation.at_native_size(0.5)(a_sample(truth), sure(predicted))
+    row = evaluation.measure_at_native_size(0.5)(a_sample(truth), sure(predicted))
     assert (row["hd95_px"], row["assd_px"]) == (None, None)
     assert (row["sensitivity"], row["precision"]) == (sensitivity, precision)
     about = {"run": "r", "role": "cross", "group": "g"}
@@ -173,7 +173,7 @@ def test_what_is_not_defined_is_none_and_the_table_takes_it(
 
 
 def over(sample: Sample, probabilities: F32) -> evaluation.Row:
-    return evaluation.over_thresholds(sample, probabilities)
+    return evaluation.count_at_thresholds(sample, probabilities)
 
 
 def test_counts_over_thresholds_are_those_at_each_threshold_without_padding() -> None:
@@ -181,7 +181,7 @@ def test_counts_over_thresholds_are_those_at_each_threshold_without_padding() ->
     sample, probabilities = a_sample(box((10, 40), (20, 50)), WIDE), random.random((SIZE, SIZE), np.float32)
     counts = over(sample, probabilities)["counts"]
     for threshold, found in zip(segmentation.THRESHOLDS, counts, strict=True):
-        row = evaluation.at_prepared_size(threshold)(sample, probabilities)
+        row = evaluation.measure_at_prepared_size(threshold)(sample, probabilities)
         assert tuple(found) == pixels(row)[:3]
 
 
@@ -189,7 +189,7 @@ def test_counts_over_thresholds_are_those_at_each_threshold_without_padding() ->
 def test_the_threshold_is_the_one_that_parts_lung_from_the_rest(inside: float, outside: float, expected: float) -> None:
     masks = [box((10, 40), (20, 50)), box((0, 8), (0, 8))]
     rows = [over(a_sample(mask), np.where(mask == 1, inside, outside).astype(np.float32)) for mask in masks]
-    assert evaluation.chosen_threshold(rows) == expected
+    assert evaluation.best_threshold(rows) == expected
 
 
 def test_the_threshold_is_chosen_by_the_mean_over_images_and_not_over_pixels() -> None:
@@ -197,7 +197,7 @@ def test_the_threshold_is_chosen_by_the_mean_over_images_and_not_over_pixels() -
     great, small = box((0, 64), (0, 60)), box((0, 4), (0, 4))
     rows = [over(a_sample(great), np.where(great == 1, 0.22, 0.0).astype(np.float32))]
     rows += [over(a_sample(small), np.where(small == 1, 0.92, 0.72).astype(np.float32)) for _ in range(2)]
-    assert evaluation.chosen_threshold(rows) == 0.75
+    assert evaluation.best_threshold(rows) == 0.75
 
 
 # Averages
@@ -208,12 +208,12 @@ def test_averages_are_means_over_images() -> None:
         {"dice": 1.0, "iou": 1.0, "pixel_accuracy": 0.9, "tp": 10**6},
         {"dice": 0.5, "iou": 1 / 3, "pixel_accuracy": 0.6, "tp": 1},
     ]
-    assert evaluation.averages(rows) == {
+    assert evaluation.mean_metrics(rows) == {
         "dice": pytest.approx(0.75),
         "iou": pytest.approx(2 / 3),
         "pixel_accuracy": pytest.approx(0.75),
     }
-    assert all(math.isnan(value) for value in evaluation.averages([]).values())
+    assert all(math.isnan(value) for value in evaluation.mean_metrics([]).values())
 
 
 def test_each_role_and_data_set_has_its_own_line() -> None:
@@ -221,16 +221,17 @@ def test_each_role_and_data_set_has_its_own_line() -> None:
         return {"role": role, "dataset": dataset, "dice": dice, "iou": dice / 2, "pixel_accuracy": 1.0}
 
     rows = [row("held-out", "b", 0.4), row("cross", "a", 0.1), row("held-out", "b", 0.6), row("held-out", "a", 0.9)]
-    found = [(p["role"], p["dataset"], p["images"], pytest.approx(p["dice"])) for p in evaluation.tested_parts(rows)]
+    means = evaluation.mean_metrics_by_dataset(rows)
+    found = [(mean["role"], mean["dataset"], mean["images"], pytest.approx(mean["dice"])) for mean in means]
     assert found == [("cross", "a", 1, 0.1), ("held-out", "a", 1, 0.9), ("held-out", "b", 2, 0.5)]
-    assert evaluation.tested_parts([]) == []
+    assert evaluation.mean_metrics_by_dataset([]) == []
 
 
-@pytest.mark.parametrize("make", [lambda: evaluation.at_prepared_size(0.5), lambda: evaluation.at_native_size(0.5)])
-def test_measuring_changes_neither_mask_nor_probabilities(make: Callable[[], evaluation.Measure]) -> None:
+@pytest.mark.parametrize("make", [evaluation.measure_at_prepared_size, evaluation.measure_at_native_size])
+def test_measuring_changes_neither_mask_nor_probabilities(make: Callable[[float], evaluation.Measure]) -> None:
     mask = box((10, 40), (20, 50))
     probabilities = np.random.default_rng(0).random((SIZE, SIZE), np.float32)
     before = mask.copy(), probabilities.copy()
-    make()(a_sample(mask, WIDE), probabilities)
+    make(0.5)(a_sample(mask, WIDE), probabilities)
     np.testing.assert_array_equal(mask, before[0])
     np.testing.assert_array_equal(probabilities, before[1])

@@ -105,21 +105,29 @@ def test_the_samples_of_a_step_do_not_depend_on_the_number_of_ranks() -> None:
 
 @given(COUNTS, st.integers(1, 9), st.integers(1, 5), st.integers(1, 5), st.integers(1, 3))
 def test_fewer_ranks_take_the_same_batches_into_the_same_steps(
-    count: int, batch: int, seats: int, lost: int, together: int
+    count: int, batch: int, planned_world_size: int, lost: int, together: int
 ) -> None:
-    world = max(1, seats - lost)
+    world = max(1, planned_world_size - lost)
 
     def deal(world: int) -> list[list[loader.Step]]:
-        return [loader.training_steps(count, batch, (i, world, seats), (0, 0), 2, together) for i in range(world)]
+        return [
+            loader.training_steps(count, batch, (i, world, planned_world_size), (0, 0), 2, together)
+            for i in range(world)
+        ]
 
-    whole, fewer = deal(seats), deal(world)
-    of = {(step.number, step.seat): (step.positions, step.global_size) for steps in whole for step in steps}
-    assert {(s.number, s.seat): (s.positions, s.global_size) for steps in fewer for s in steps} == of
-    moves = [[step.number for step in steps if step.moves] for steps in (*whole, *fewer)]
-    assert all(own == moves[0] for own in moves)
-    for steps in fewer:  # in order, and the weights move after the last that a rank has of a step
-        assert [(s.number, s.seat) for s in steps] == sorted((s.number, s.seat) for s in steps)
-        assert all(t.number > s.number for s, t in itertools.pairwise(steps) if s.moves)
+    def keys(steps: list[Step]) -> list[tuple[int, int]]:
+        return [(step.batch_index, step.planned_rank) for step in steps]
+
+    def contents(ranks: list[list[Step]]) -> dict[tuple[int, int], tuple[tuple[int, ...], int]]:
+        return {key: (s.positions, s.global_size) for steps in ranks for key, s in zip(keys(steps), steps, strict=True)}
+
+    planned, fewer = deal(planned_world_size), deal(world)
+    assert contents(fewer) == contents(planned)
+    ends = [[step.batch_index for step in steps if step.is_last_in_step] for steps in (*planned, *fewer)]
+    assert all(own == ends[0] for own in ends)
+    for steps in fewer:
+        assert keys(steps) == sorted(keys(steps))
+        assert all(b.batch_index > a.batch_index for a, b in itertools.pairwise(steps) if a.is_last_in_step)
 
 
 @given(COUNTS, st.integers(1, 9), WORLDS, st.integers(1, 2), st.integers(1, 5))
@@ -132,14 +140,16 @@ def test_batches_together_make_one_step_of_the_optimizer(
     alone = [loader.training_steps(count, batch, (rank, world, world), (0, 0), least) for rank in range(world)]
     assert [[step.positions for step in steps] for steps in ranks] == [[s.positions for s in own] for own in alone]
     for steps in ranks:
-        assert [(step.global_size, step.moves) for step in steps] == [(s.global_size, s.moves) for s in ranks[0]]
-        assert [step.moves for step in steps[:-1]] == [(i + 1) % together == 0 for i in range(len(steps) - 1)]
-        assert all(step.moves for step in steps[-1:])
+        assert [(step.global_size, step.is_last_in_step) for step in steps] == [
+            (s.global_size, s.is_last_in_step) for s in ranks[0]
+        ]
+        assert [step.is_last_in_step for step in steps[:-1]] == [(i + 1) % together == 0 for i in range(len(steps) - 1)]
+        assert all(step.is_last_in_step for step in steps[-1:])
     sizes = [sum(len(steps[i].positions) for steps in ranks) for i in range(len(ranks[0]))]
     for start in range(0, len(sizes), together):
         group = slice(start, start + together)
         assert {step.global_size for step in ranks[0][group]} == {sum(sizes[group])}
-    assert sum(step.global_size for step in ranks[0] if step.moves) == sum(sizes)
+    assert sum(step.global_size for step in ranks[0] if step.is_last_in_step) == sum(sizes)
 
 
 @given(st.integers(1, 60), st.integers(1, 4), WORLDS)
@@ -219,7 +229,7 @@ def equal(one: Sequence[Batch], other: Sequence[Batch]) -> bool:
         torch.equal(a.images, b.images)
         and torch.equal(a.masks, b.masks)
         and [sample.image_id for sample in a.samples] == [sample.image_id for sample in b.samples]
-        and (a.global_size, a.moves) == (b.global_size, b.moves)
+        and (a.global_size, a.is_last_in_step) == (b.global_size, b.is_last_in_step)
         for a, b in zip(one, other, strict=True)
     )
 
@@ -228,13 +238,13 @@ STEPS = [Step((5, 0, 3), 6, False), Step((1,), 2), Step((7, 2), 4), Step((4, 6),
 
 
 def test_a_batch_holds_what_its_samples_hold(reader: SampleReader) -> None:
-    found = list(loader.batches(reader, STEPS, threads=2))
+    found = list(loader.load_batches(reader, STEPS, threads=2))
     assert len(found) == len(STEPS)
     for batch, step in zip(found, STEPS, strict=True):
         size = len(step.positions)
         assert batch.images.shape == batch.masks.shape == (size, 1, 64, 64)
         assert batch.images.dtype == batch.masks.dtype == torch.uint8  # a quarter of what would travel as f32
-        assert (batch.global_size, batch.moves) == (step.global_size, step.moves)
+        assert (batch.global_size, batch.is_last_in_step) == (step.global_size, step.is_last_in_step)
         images, masks = batch.to(torch.device("cpu"))
         assert images.dtype == masks.dtype == torch.float32
         for i, position in enumerate(step.positions):
@@ -248,19 +258,21 @@ def test_a_batch_holds_what_its_samples_hold(reader: SampleReader) -> None:
 
 
 def test_a_batch_may_go_to_a_device_twice(reader: SampleReader) -> None:
-    (batch,) = loader.batches(reader, [Step((3, 1), 2)], 1)
+    (batch,) = loader.load_batches(reader, [Step((3, 1), 2)], 1)
     first, again = batch.to(torch.device("cpu")), batch.to(torch.device("cpu"))
     assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
 
 
 @pytest.mark.parametrize("augmented", [False, True])
 def test_threads_and_cache_change_nothing(augmented: bool, prepared: Path, reader: SampleReader) -> None:
-    change = loader.augmenting(AugmentSettings(rotate_deg=20.0, gamma=0.3, flip=0.5), 0, 1) if augmented else None
-    plain = list(loader.batches(reader, STEPS, 1, change))
+    change = (
+        loader.make_augmentation(AugmentSettings(rotate_deg=20.0, gamma=0.3, flip=0.5), 0, 1) if augmented else None
+    )
+    plain = list(loader.load_batches(reader, STEPS, 1, change))
     opened = cached(prepared)
     for threads in (1, 4, 4):
-        assert equal(list(loader.batches(opened, STEPS, threads, change)), plain)
-    assert equal(list(loader.batches(reader, STEPS, 4, change)), plain)
+        assert equal(list(loader.load_batches(opened, STEPS, threads, change)), plain)
+    assert equal(list(loader.load_batches(reader, STEPS, 4, change)), plain)
 
 
 def test_augmented_samples_are_those_of_augment_and_the_cache_keeps_the_originals(prepared: Path) -> None:
@@ -268,7 +280,7 @@ def test_augmented_samples_are_those_of_augment_and_the_cache_keeps_the_original
     chosen = AugmentSettings(rotate_deg=20.0, flip=1.0)
     before = opened.read(2)
     image = before.image.copy()
-    (batch,) = loader.batches(opened, [Step((2,), 1)], 1, loader.augmenting(chosen, 7, 3))
+    (batch,) = loader.load_batches(opened, [Step((2,), 1)], 1, loader.make_augmentation(chosen, 7, 3))
     assert before.mask is not None
     expected, mask = augment(before.image, before.mask, chosen, (7, 3, before.image_id))
     np.testing.assert_array_equal(batch.samples[0].image, expected)
@@ -280,7 +292,7 @@ def test_augmented_samples_are_those_of_augment_and_the_cache_keeps_the_original
 def test_writing_into_a_batch_does_not_reach_the_cache(prepared: Path) -> None:
     opened = cached(prepared)
     image = opened.read(0).image.copy()
-    (batch,) = loader.batches(opened, [Step((0,), 1)], 1)
+    (batch,) = loader.load_batches(opened, [Step((0,), 1)], 1)
     batch.images.zero_()
     batch.masks.fill_(7)
     np.testing.assert_array_equal(opened.read(0).image, image)
@@ -288,13 +300,13 @@ def test_writing_into_a_batch_does_not_reach_the_cache(prepared: Path) -> None:
 
 def test_a_sample_without_a_mask_is_tested_with_an_empty_one(reader: SampleReader) -> None:
     bare: Callable[[Sample], Sample] = lambda sample: replace(sample, mask=None)  # noqa: E731
-    (batch,) = loader.batches(reader, [Step((0, 1), 2)], 1, bare)
+    (batch,) = loader.load_batches(reader, [Step((0, 1), 2)], 1, bare)
     assert not batch.masks.any()
     assert [sample.mask for sample in batch.samples] == [None, None]
 
 
 def test_no_steps_are_no_batches(reader: SampleReader) -> None:
-    assert list(loader.batches(reader, [], 2)) == []
+    assert list(loader.load_batches(reader, [], 2)) == []
     assert loader_threads() == []
 
 
@@ -307,7 +319,7 @@ def test_an_error_in_a_thread_reaches_whoever_asked(bad: int, threads: int, read
         return sample
 
     steps = [Step((position,), 1) for position in range(8)]
-    going = loader.batches(reader, steps, threads, fail)
+    going = loader.load_batches(reader, steps, threads, fail)
     seen = [next(going).samples[0].image_id for _ in range(bad)]
     with pytest.raises(ShardError, match="torn"):
         next(going)
@@ -324,7 +336,7 @@ def test_batches_may_be_left_early(taken: int, reader: SampleReader) -> None:
         read.append(sample.image_id)
         return sample
 
-    going = loader.batches(reader, steps, 2, note)
+    going = loader.load_batches(reader, steps, 2, note)
     for _ in range(taken):
         next(going)
     going.close()
@@ -348,7 +360,7 @@ def test_what_was_asked_for_ahead_is_not_read_after_all(reader: SampleReader, mo
         return sample
 
     monkeypatch.setattr(loader, "ThreadPoolExecutor", Pool)
-    going = loader.batches(reader, [Step(tuple(range(8)), 8)] * 20, 1, stop_after_one_batch)
+    going = loader.load_batches(reader, [Step(tuple(range(8)), 8)] * 20, 1, stop_after_one_batch)
     next(going)
     going.close()
     assert len(read) <= 9
@@ -364,7 +376,7 @@ def test_reading_runs_only_a_little_ahead(reader: SampleReader) -> None:
                 asked.append(number)
                 yield step
 
-    going = loader.batches(reader, Noting(Step((number % 8,), 1) for number in range(100)), 2)
+    going = loader.load_batches(reader, Noting(Step((number % 8,), 1) for number in range(100)), 2)
     next(going)
     assert len(asked) <= 5
     going.close()

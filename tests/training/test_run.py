@@ -21,7 +21,7 @@ from lungseg.dataset.folds import RunPlan
 from lungseg.errors import InputError
 from lungseg.training import run
 from lungseg.training.run import name_run
-from lungseg.training.study_data import open_data
+from lungseg.training.study_data import open_training_data
 
 SETTINGS = TrainSettings(
     folds=5,
@@ -40,7 +40,7 @@ def changed(**changes: Any) -> TrainSettings:
 
 @pytest.fixture(scope="module")
 def data(prepared: Path) -> list[PreparedDataset]:
-    return open_data([str(prepared / "north"), str(prepared / "south")])
+    return open_training_data([str(prepared / "north"), str(prepared / "south")])
 
 
 @pytest.mark.parametrize(

@@ -33,8 +33,8 @@ from lungseg.prepare import dataset_writer
 from lungseg.prepare.shard_plan import plan_shards
 from lungseg.schema import SCHEMA, TEST_ROWS
 from lungseg.training import run_loop
-from lungseg.training.run import Progress, Run, Show, name_run
-from lungseg.training.study_data import open_data
+from lungseg.training.run import Progress, Run, ShowProgress, name_run
+from lungseg.training.study_data import open_training_data
 
 torch.set_num_threads(1)  # two threads that wait for each other are ten times slower on a busy machine
 
@@ -52,7 +52,7 @@ SETTINGS = TrainSettings(
 )
 # From north to south; each of five folds trains on four of north's five and holds one out.
 PLAN = RunPlan("source-to-source", ("north",), fold=0, folds=5, seed=3)
-TIMES = ("train_s", "epoch_s", "images_per_s", "wait_share")
+TIMES = ("train_s", "epoch_s", "images_per_second", "device_wait_share")
 
 
 def nobody(_: Progress) -> None:
@@ -76,10 +76,10 @@ def changed(**changes: Any) -> TrainSettings:
 
 def a_run(folders: tuple[str, ...], folder: Path, settings: TrainSettings = SETTINGS, plan: RunPlan = PLAN) -> Run:
     plan = replace(plan, validates=settings.validates)
-    return Run(settings, plan, folders, name_run(settings, plan, open_data(folders)), str(folder))
+    return Run(settings, plan, folders, name_run(settings, plan, open_training_data(folders)), str(folder))
 
 
-def go(run: Run, show: Show = nobody) -> dict[str, Any]:
+def go(run: Run, show: ShowProgress = nobody) -> dict[str, Any]:
     return run_loop.finish(run_loop.start(run, CPU), show)
 
 
@@ -97,7 +97,7 @@ def metrics_of(run: Run) -> list[dict[str, Any]]:
 
 
 def index_rows(run: Run) -> list[dict[str, Any]]:
-    return [row for data in open_data(run.data) for row in data.index.to_pylist()]
+    return [row for data in open_training_data(run.data) for row in data.index.to_pylist()]
 
 
 def test_a_run_writes_its_files_and_no_others(finished: Run) -> None:
@@ -217,7 +217,7 @@ def test_the_checkpoint_explains_the_model(finished: Run) -> None:
 def test_progress_counts_every_step_of_every_epoch(folders: tuple[str, ...], tmp_path: Path) -> None:
     shown: list[Progress] = []
     go(a_run(folders, tmp_path, changed(epochs=2)), shown.append)
-    steps = [(one.epoch, one.step, one.steps) for one in shown if not one.note]
+    steps = [(one.epoch, one.step, one.total_steps) for one in shown if not one.note]
     assert steps == [(1, 1, 2), (1, 2, 2), (2, 1, 2), (2, 2, 2)]
     notes = [one for one in shown if one.note]
     assert [one.epoch for one in notes] == [1, 2, 2]
@@ -392,12 +392,12 @@ def test_what_began_in_another_precision_or_with_more_threads_goes_on_as_it_bega
     go(run)
     (config,) = tmp_path.glob("checkpoint/*/config.json")
     content = json.loads(config.read_text())
-    assert content["computed"] == {"device": "cpu", "precision": "fp32", "threads": 1}
-    config.write_text(json.dumps({**content, "computed": {**content["computed"], "threads": 2}}))
+    assert content["compute_mode"] == {"device": "cpu", "precision": "fp32", "threads": 1}
+    config.write_text(json.dumps({**content, "compute_mode": {**content["compute_mode"], "threads": 2}}))
     run_loop.start(run, CPU)
     assert torch.get_num_threads() == 2
     torch.set_num_threads(1)
-    config.write_text(json.dumps({**content, "computed": {"device": "cuda", "precision": "bf16", "threads": 1}}))
+    config.write_text(json.dumps({**content, "compute_mode": {"device": "cuda", "precision": "bf16", "threads": 1}}))
     with pytest.raises(SettingsError, match=r"began on cuda in bf16, and would go on on cpu in fp32: wait for"):
         run_loop.start(run, CPU)
 
@@ -447,7 +447,7 @@ def test_too_few_images_for_the_workers_are_refused(
     folders: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = a_run(folders, tmp_path)
-    monkeypatch.setattr(run_loop, "rank_and_world", lambda: (0, 3))
+    monkeypatch.setattr(run_loop, "rank_and_world_size", lambda: (0, 3))
     with pytest.raises(SettingsError, match="4 training images, 6 needed for 3 workers: lower --workers-per-run"):
         run_loop.start(run, CPU)
 
@@ -475,8 +475,8 @@ class ByGrey(nn.Module):
 
 def scripted(dice: Sequence[float], monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the epochs have these validation figures."""
-    left, averages = iter(dice), run_loop.averages
-    monkeypatch.setattr(run_loop, "averages", lambda rows: {**averages(rows), "dice": next(left)})
+    left, mean_metrics = iter(dice), run_loop.mean_metrics
+    monkeypatch.setattr(run_loop, "mean_metrics", lambda rows: {**mean_metrics(rows), "dice": next(left)})
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])
@@ -490,7 +490,7 @@ def test_training_stops_after_so_many_epochs_without_a_better_one_and_tests_the_
 
     def show(progress: Progress) -> None:
         if progress.note.startswith("loss") and not training.trained:
-            weights.append({name: value.clone() for name, value in training.learner.tested.state_dict().items()})
+            weights.append({name: value.clone() for name, value in training.learner.eval_model.state_dict().items()})
 
     summary = run_loop.finish(training, show)
     assert (summary["epochs"], summary["best_epoch"]) == (5, 2)
@@ -513,22 +513,22 @@ def test_the_validation_fold_is_neither_learnt_from_nor_tested_on(
     folders: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     learnt: set[str] = set()
-    augmenting = run_loop.augmenting
+    make_augmentation = run_loop.make_augmentation
 
     def noting(*args: Any) -> Any:
-        change = augmenting(*args)
+        change = make_augmentation(*args)
         return lambda sample: learnt.add(sample.image_id) or change(sample)
 
-    monkeypatch.setattr(run_loop, "augmenting", noting)
+    monkeypatch.setattr(run_loop, "make_augmentation", noting)
     run = a_run(folders, tmp_path, changed(patience=1, choose_threshold=True))
     training = run_loop.start(run, CPU)
     train, held_out, cross, validation = (
         {training.reader.rows[i]["image_id"] for i in part}
         for part in (
-            training.parts.train,
-            training.parts.held_out,
-            training.parts.cross,
-            training.parts.validation,
+            training.split.train,
+            training.split.held_out,
+            training.split.cross,
+            training.split.validation,
         )
     )
     summary = run_loop.finish(training, nobody)
@@ -549,7 +549,7 @@ def test_the_validation_fold_is_neither_learnt_from_nor_tested_on(
 def test_the_threshold_is_chosen_on_the_validation_fold_and_recorded(
     folders: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_loop, "build", lambda _: ByGrey())
+    monkeypatch.setattr(run_loop, "build_network", lambda _: ByGrey())
     still = changed(epochs=1, optim=OptimSettings(lr=1e-12))
     fixed = go(a_run(folders, tmp_path / "fixed", still.model_copy(update={"patience": 1})))
     run = a_run(folders, tmp_path / "chosen", still.model_copy(update={"choose_threshold": True}))

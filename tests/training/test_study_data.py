@@ -27,14 +27,14 @@ def prepare(records: list[Any], out: Path, size: int = 64) -> tuple[str, ...]:
 
 
 def test_data_sets_come_in_the_order_in_which_they_were_named(folders: tuple[str, ...]) -> None:
-    data = study_data.open_data(folders[::-1])
+    data = study_data.open_training_data(folders[::-1])
     assert [(part.name, part.index.num_rows) for part in data] == [("south", 3), ("north", 5)]
 
 
 def test_data_without_any_mask_cannot_be_trained_on(archive: Path, tmp_path: Path) -> None:
     maskless = prepare(sources.pair(str(archive / "south" / "images"), "", "maskless"), tmp_path)
     with pytest.raises(InputError, match="maskless: none of 3 images has a mask: training needs masks"):
-        study_data.open_data(maskless)
+        study_data.open_training_data(maskless)
 
 
 def test_images_without_a_mask_are_left_out_aloud(
@@ -44,7 +44,7 @@ def test_images_without_a_mask_are_left_out_aloud(
     records[1] = replace(records[1], mask_uris=(), mask_classes=())
     mixed = prepare(records, tmp_path)
     maskless = prepare(sources.pair(str(archive / "south" / "images"), "", "maskless"), tmp_path / "other")
-    data = study_data.open_data([folders[0], *mixed, *maskless])
+    data = study_data.open_training_data([folders[0], *mixed, *maskless])
     assert [(part.name, part.index.num_rows) for part in data] == [("north", 5), ("mixed", 2)]
     assert records[1].image_id not in data[1].index.column("image_id").to_pylist()
     assert "mixed: 1 of 3 images have no mask" in caplog.text
@@ -54,13 +54,13 @@ def test_images_without_a_mask_are_left_out_aloud(
 def test_data_prepared_differently_cannot_be_mixed(archive: Path, folders: tuple[str, ...], tmp_path: Path) -> None:
     records = sources.discover(str(archive / "south"), "south")
     with pytest.raises(InputError, match="prepare both alike") as caught:
-        study_data.open_data([folders[0], *prepare(records, tmp_path, size=80)])
+        study_data.open_training_data([folders[0], *prepare(records, tmp_path, size=80)])
     assert "(found --preprocess.size 80, expected 64)" in str(caught.value)
 
 
 def test_one_name_for_two_data_sets_is_refused(folders: tuple[str, ...]) -> None:
     with pytest.raises(InputError, match="a second data set named north"):
-        study_data.open_data([folders[0], folders[0]])
+        study_data.open_training_data([folders[0], folders[0]])
 
 
 def test_masks_of_other_classes_are_refused(folders: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +70,7 @@ def test_masks_of_other_classes_are_refused(folders: tuple[str, ...], monkeypatc
 
     monkeypatch.setattr(study_data, "open_dataset", opened)
     with pytest.raises(InputError, match="masks of lung, heart, this version learns lungs alone"):
-        study_data.open_data(folders)
+        study_data.open_training_data(folders)
 
 
 @pytest.mark.parametrize(
@@ -80,8 +80,8 @@ def test_masks_of_other_classes_are_refused(folders: tuple[str, ...], monkeypatc
 def test_every_rank_needs_its_least_of_images(images: int, workers: int, least: int, refused: bool) -> None:
     parts = Split(tuple(range(images)), (90,), ())
     if not refused:
-        study_data.check_split(parts, "run", workers, least)
+        study_data.require_enough_images(parts, "run", workers, least)
         return
     said = f"run: {images} training images, {least * workers} needed for {workers} workers: lower --workers-per-run"
     with pytest.raises(SettingsError, match=said):
-        study_data.check_split(parts, "run", workers, least)
+        study_data.require_enough_images(parts, "run", workers, least)

@@ -19,7 +19,7 @@ from lungseg.dataset.folds import RunPlan
 from lungseg.errors import InputError
 from lungseg.training import run_loop, tracking
 from lungseg.training.run import Run
-from lungseg.training.tracking import MetricsLog, Picture, WandbMirror, summarise_study
+from lungseg.training.tracking import MetricsLog, TrackedImage, WandbMirror, log_study_table
 
 OFFLINE, DISABLED = WandbSettings(mode="offline"), WandbSettings(mode="disabled")
 
@@ -395,7 +395,7 @@ def test_an_offline_run_of_a_real_training_says_what_metrics_jsonl_says(
 def test_the_summary_of_a_study_is_a_run_of_its_group(tmp_path: Path, home: Path) -> None:
     grid = (["trained on", "a"], [["a (pooled)", "0.962 [0.958, 0.966]*"]])
     for _ in range(2):
-        summarise_study(WandbSettings(), str(tmp_path / "first"), grid)
+        log_study_table(WandbSettings(), str(tmp_path / "first"), grid)
     files = sorted((tmp_path / "first" / "wandb").glob("offline-run-*/*.wandb"))
     assert {path.name for path in files} == {f"run-{storage.digest(['first', str(tmp_path / 'first')])}.wandb"}
     records = records_of(files[0])
@@ -415,7 +415,7 @@ def test_pictures_and_checkpoints_go_where_asked(tmp_path: Path, home: Path, cap
     masks = [np.pad(np.ones((8, size), np.uint8), ((4, 4), (0, 16 - size))) for size in (3, 5, 7)]
     settings = WandbSettings(mode="offline", artifact=True, images=2)
     with mirror(settings, tmp_path / "run") as asked:
-        asked.show([Picture("a/1", images[0], masks[0], masks[1]), Picture("a/2", images[1], None, masks[2])])
+        asked.show([TrackedImage("a/1", images[0], masks[0], masks[1]), TrackedImage("a/2", images[1], None, masks[2])])
         asked.keep("pooled-fold0", str(weights.parent))
         asked.keep("pooled-fold0", "s3://bucket/runs/checkpoint")
     assert "s3://bucket/runs/checkpoint: it is in a bucket" in caplog.text

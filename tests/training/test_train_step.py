@@ -37,7 +37,7 @@ def a_settings(compute: ComputeSettings = FROZEN, **optim: Any) -> TrainSettings
     return TrainSettings(model=SMALL, compute=compute, optim=OptimSettings(**{"lr": 1e-2, **optim}))
 
 
-def a_batch(*seeds: int, global_size: int = 0, moves: bool = True) -> Batch:
+def a_batch(*seeds: int, global_size: int = 0, is_last_in_step: bool = True) -> Batch:
     """Dark squares on grey noise, and where they are."""
     masks = np.zeros((len(seeds), 1, SIDE, SIDE), np.uint8)
     images = np.empty_like(masks)
@@ -46,7 +46,7 @@ def a_batch(*seeds: int, global_size: int = 0, moves: bool = True) -> Batch:
         top, left = random.integers(4, 28, 2)
         masks[i, 0, top : top + 32, left : left + 32] = 1
         images[i] = np.where(masks[i] == 1, 60, 190) + random.integers(-30, 30, masks[i].shape)
-    return Batch(torch.from_numpy(images), torch.from_numpy(masks), (), global_size or len(seeds), moves)
+    return Batch(torch.from_numpy(images), torch.from_numpy(masks), (), global_size or len(seeds), is_last_in_step)
 
 
 class Pixelwise(nn.Module):
@@ -137,7 +137,7 @@ def test_batches_together_have_the_gradient_of_one_great_batch(gradients: Grads)
     great, parts = (a_learner(a_settings(accumulate=n), network()) for n in (1, 2))
     for learn, batch, together in ((great, 4, 1), (parts, 2, 2)):
         for step in training_steps(12, batch, (0, 1, 1), (3, 0), 2, together):
-            learn(a_batch(*step.positions, global_size=step.global_size, moves=step.moves), 1e-3)
+            learn(a_batch(*step.positions, global_size=step.global_size, is_last_in_step=step.is_last_in_step), 1e-3)
     assert len(gradients) == 6
     for one, other in zip(gradients[:3], gradients[3:], strict=True):
         assert norm([a - b for a, b in zip(one, other, strict=True)]) < 1e-3 * norm(one)
@@ -148,7 +148,7 @@ def test_batches_together_have_the_gradient_of_one_great_batch(gradients: Grads)
 def test_batches_of_unequal_size_together_are_one_mean_over_images(gradients: Grads) -> None:
     learn, whole = a_learner(), a_learner()
     first = {name: value.clone() for name, value in learn.model.named_parameters()}
-    learn(a_batch(0, 1, 2, global_size=4, moves=False), 0.1)
+    learn(a_batch(0, 1, 2, global_size=4, is_last_in_step=False), 0.1)
     assert all(torch.equal(value, first[name]) for name, value in learn.model.named_parameters())
     assert gradients == []
     learn(a_batch(3, global_size=4), 0.1)
@@ -185,7 +185,7 @@ def test_a_short_gradient_is_left_alone(gradients: Grads) -> None:
 
 def test_what_is_clipped_is_the_whole_step_and_not_each_of_its_batches(gradients: Grads) -> None:
     learn = a_learner(a_settings(clip_norm=1e-3, accumulate=2))
-    learn(a_batch(0, global_size=2, moves=False), 0.0)
+    learn(a_batch(0, global_size=2, is_last_in_step=False), 0.0)
     learn(a_batch(1, global_size=2), 0.0)
     a_learner(a_settings(clip_norm=1e-3))(a_batch(0, 1), 0.0)
     assert norm(gradients[0]) == pytest.approx(1e-3, rel=1e-3)
@@ -207,7 +207,7 @@ def test_the_moving_average_is_that_of_its_formula(ema: float) -> None:
         average["count"] = now["count"]
         found = {name: float(value) for name, value in learn.weights().items()}
         assert found == pytest.approx(average, rel=1e-5)
-    assert learn.tested is not learn.model
+    assert learn.eval_model is not learn.model
     assert abs(found["scale"] - now["scale"]) > 1e-3
     assert found["seen"] < now["seen"] == found["count"]
 
@@ -215,7 +215,7 @@ def test_the_moving_average_is_that_of_its_formula(ema: float) -> None:
 def test_the_moving_average_follows_steps_and_not_batches() -> None:
     learn = a_learner(a_settings(ema=0.5, accumulate=2))
     before = learn.weights()
-    learn(a_batch(0, global_size=2, moves=False), 0.1)
+    learn(a_batch(0, global_size=2, is_last_in_step=False), 0.1)
     assert same(learn.weights(), before)
     learn(a_batch(1, global_size=2), 0.1)
     assert not same(learn.weights(), before)
@@ -223,7 +223,7 @@ def test_the_moving_average_follows_steps_and_not_batches() -> None:
 
 def test_without_a_moving_average_there_is_no_second_network() -> None:
     learn = a_learner()
-    assert learn.tested is learn.model
+    assert learn.eval_model is learn.model
     assert "model" not in learn.state()
 
 
@@ -300,7 +300,7 @@ def test_with_frozen_batch_norm_one_image_is_a_batch_and_without_it_is_none() ->
 
 def test_sync_batch_norm_computes_what_the_network_did(monkeypatch: pytest.MonkeyPatch) -> None:
     """timm's batch norm holds an activation too, which torch's conversion drops: silently another network."""
-    monkeypatch.setattr(train_step, "rank_and_world", lambda: (0, 2))
+    monkeypatch.setattr(train_step, "rank_and_world_size", lambda: (0, 2))
     model = network().train()
     model(torch.rand(4, 1, SIDE, SIDE))
     model.eval()
@@ -322,7 +322,7 @@ def test_sync_batch_norm_computes_what_the_network_did(monkeypatch: pytest.Monke
 
 def test_sync_batch_norm_wants_several_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     for world in (1, 2):
-        monkeypatch.setattr(train_step, "rank_and_world", lambda world=world: (0, world))
+        monkeypatch.setattr(train_step, "rank_and_world_size", lambda world=world: (0, world))
         with pytest.raises(ResourceError, match="sync needs several GPUs: pass auto, local or frozen"):
             a_learner(a_settings(ComputeSettings(batch_norm="sync")), network())
 
@@ -393,9 +393,9 @@ def test_determinism_ends_with_its_block(asked: bool, monkeypatch: pytest.Monkey
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
     before = torch.are_deterministic_algorithms_enabled()
     found = []
-    with pytest.raises(ZeroDivisionError), train_step.determinism(asked):
+    with pytest.raises(ZeroDivisionError), train_step.deterministic_algorithms(asked):
         found += [torch.are_deterministic_algorithms_enabled(), "CUBLAS_WORKSPACE_CONFIG" in os.environ, 1 / 0]
-    with train_step.determinism(asked):
+    with train_step.deterministic_algorithms(asked):
         found += [torch.are_deterministic_algorithms_enabled(), "CUBLAS_WORKSPACE_CONFIG" in os.environ]
     assert found == [asked, asked]
     assert torch.are_deterministic_algorithms_enabled() == before
@@ -465,6 +465,6 @@ def test_every_step_has_its_own_rate(gradients: Grads) -> None:
     hook = register_optimizer_step_pre_hook(lambda optimizer, *_: used.append(optimizer.param_groups[0]["lr"]))
     learn = a_learner()
     for number, rate in enumerate((0.1, 0.2, 0.3, 0.4)):
-        learn(a_batch(0, global_size=2, moves=number % 2 == 1), rate)
+        learn(a_batch(0, global_size=2, is_last_in_step=number % 2 == 1), rate)
     hook.remove()
     assert used == [0.2, 0.4]
