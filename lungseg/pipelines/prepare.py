@@ -218,7 +218,9 @@ def _require_masks(records: Sequence[Record], requested: Sequence[str]) -> None:
         )
     missing = [kind for kind in requested if kind not in available]
     if missing:
-        logger.warning("the archive has masks of %s, not of %s: all its pixels will be background", names, missing)
+        logger.warning(
+            "the archive has masks of %s, not of %s: all its pixels will be background", names, ", ".join(missing)
+        )
 
 
 def _begins_as_dicom(uri: str) -> bool:

@@ -115,8 +115,8 @@ def _without_outliers(records: pa.Table) -> pa.Table:
         if is_outlier:
             statuses[i] = "rejected"
             reasons[i] = (
-                f"mask_area: the mask marks {areas[i]:.3f} of the picture, the median of this data set is "
-                f"{middle:.3f}: look at it; mend it, or take the image out"
+                f"mask_area: the mask marks {areas[i]:.3f} of the image, the median of this dataset is "
+                f"{middle:.3f}: check it; fix the mask or remove the image"
             )
     changed = records
     for name, values in (("status", statuses), ("reason", reasons)):

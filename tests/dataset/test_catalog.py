@@ -56,7 +56,7 @@ def test_a_mask_far_larger_than_all_others_is_rejected(tmp_path: Path) -> None:
     rows = storage.read_table(str(tmp_path / "north" / "manifest.parquet")).to_pylist()
     (far,) = [row for row in rows if row["status"] == "rejected"]
     assert far["image_id"] == "13"
-    assert "marks 0.680 of the picture, the median of this data set is 0.25" in far["reason"]
+    assert "marks 0.680 of the image, the median of this dataset is 0.25" in far["reason"]
     index = storage.read_table(str(tmp_path / "north" / "index.parquet")).column("image_id").to_pylist()
     assert index == [one.image_id for one in records if one.image_id != "13"]
 

@@ -192,7 +192,7 @@ def test_grey_levels_are_matched_to_references(ray_cluster: None, archive: Path,
     with pytest.raises(SettingsError, match="--match-to is for"):
         prepare.run(settings.model_copy(update={"preprocess": SMALL}))
     given = match.model_copy(update={"landmarks": tuple(float(level) for level in range(11))})
-    with pytest.raises(SettingsError, match=r"--match-to learns landmarks .*: pass one of them"):
+    with pytest.raises(SettingsError, match=r"--match-to computes landmarks .*: pass one of them"):
         prepare.run(settings.model_copy(update={"preprocess": given}))
 
 
