@@ -36,16 +36,16 @@ class InputError(LungsegError):
 
 
 class ImageError(InputError):
-    """One image or mask cannot be used; `reason` is the code for its row."""
+    """One image or mask cannot be used; `code` is the reason code of its row (`lungseg.ingest.reason_codes`)."""
 
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(reason, message)
-        self.reason = reason
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(code, message)
+        self.code = code
         self.message = message
 
     def __str__(self) -> str:
         """Return the code and the message."""
-        return f"{self.reason}: {self.message}"
+        return f"{self.code}: {self.message}"
 
 
 class ShardError(InputError):

@@ -13,7 +13,7 @@ from lungseg.dataset import catalog
 from lungseg.errors import InputError, SettingsError
 from lungseg.imaging.codecs import SUFFIXES
 from lungseg.inference.items import Item, Stat, prepared_item, with_stats
-from lungseg.ingest import file_names, reason_codes, record_checks, sources
+from lungseg.ingest import file_names, record_checks, sources
 from lungseg.ingest.sources import text_tables
 from lungseg.schema import MANIFEST, Record
 
@@ -103,10 +103,10 @@ def _from_file(path: str, settings: InferSettings, key: bytes | None) -> list[Re
 def _again(row: dict[str, Any]) -> Record:
     """Make a record of a manifest's row, to be judged anew, but for what names nothing that could be judged."""
     record = Record.from_dict(row)
-    if _NAMES & set(reason_codes.codes_of(record.reason)):
+    if _NAMES & set(record.codes):
         return record
     fresh = Record(record.image_id, record.dataset, record.image_uri)
-    judged = ("pixel_digest", "phash", "height", "width", "mask_area", "status", "reason", "flags")
+    judged = ("pixel_digest", "phash", "height", "width", "mask_area", "status", "codes", "message", "flags")
     return replace(record, **{name: getattr(fresh, name) for name in judged})
 
 

@@ -16,6 +16,7 @@ from lungseg.errors import InputError
 from lungseg.imaging import codecs
 from lungseg.imaging.geometry import prepare_image, restore
 from lungseg.ingest import record_checks
+from lungseg.ingest.reason_codes import Note, reject
 from lungseg.schema import Geometry, Record
 
 U8 = NDArray[np.uint8]
@@ -104,7 +105,7 @@ class Predicted:
 
 
 def open_item(item: Item, preprocess: PreprocessSettings, key: bytes | None = None) -> Opened:
-    """Read one item, check and prepare it; whatever is wrong with it ends in the record's status and reason.
+    """Read one item, check and prepare it; whatever is wrong with it ends in the record's status, codes and message.
 
     key: turns DICOM patient ids into pseudonyms.
     """
@@ -119,7 +120,7 @@ def _open_record(item: Item, preprocess: PreprocessSettings, key: bytes | None) 
     lungs = preprocess.model_copy(update={"classes": ("lung",)})  # all that a prediction is compared with
     record, image, mask = record_checks.open_record(item.record, lungs, key=key, read=read)
     if changed:
-        return Opened(replace(record, status="failed", reason=f"changed: {changed[0]}"))
+        return Opened(reject(record, Note("changed", changed[0])))
     if image is None:
         return Opened(record)
     square, geometry = prepare_image(image, preprocess)
@@ -153,7 +154,7 @@ def _open_sample(item: Item) -> Opened:
         shard_format.verify_checksums(item.row, members, item.record.image_uri)
         sample = shard_format.decode_sample(members, item.record.image_uri)
     except InputError as error:
-        return Opened(replace(item.record, status="failed", reason=f"shard: {error}"))
+        return Opened(reject(item.record, Note("shard", str(error))))
     geometry = sample.geometry
     record = replace(item.record, height=geometry.native_height, width=geometry.native_width)
     reference = (

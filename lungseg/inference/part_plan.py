@@ -137,5 +137,5 @@ def _look(path: str, part: Part, told: str | None) -> Account | None:
     if told is not None and told != digest_bytes(content):
         logger.warning("made again: %s is not the file that predictions.json tells of", path)
         return None
-    again = account.statuses["failed"] or any(code == "unreadable" for _, code in account.reasons)
+    again = account.statuses["failed"] or any(code == "unreadable" for _, code in account.codes)
     return account if whole and not again else None

@@ -30,7 +30,7 @@ def make_row(opened: Opened, predicted: Predicted | None, made: Row, settings: P
     """
     began = time.perf_counter()
     empty = dict.fromkeys(PREDICTIONS.names)
-    row = {**empty, **_ids(opened.record), **made, "error": opened.record.reason, "status": opened.record.status}
+    row = {**empty, **_ids(opened.record), **made, **_reasons(opened.record)}
     if predicted is None or opened.geometry is None:
         return {**row, "seconds": opened.seconds}
     geometry, threshold = opened.geometry, made["threshold"]
@@ -69,7 +69,11 @@ def _status(record: Record) -> str:
     """Say what became of an image that was predicted: a reference mask that cannot be used does not keep it from it."""
     if record.usable:
         return record.status
-    return "repaired" if was_repaired(record.reason) else "ok"
+    return "repaired" if was_repaired(record.codes) else "ok"
+
+
+def _reasons(record: Record) -> Row:
+    return {"status": record.status, "codes": list(record.codes), "message": record.message}
 
 
 def _ids(record: Record) -> Row:

@@ -81,7 +81,7 @@ def write_account(job: Job, total: Account, times: Times, now: dict[str, Any]) -
         {
             "images": now["images"],
             "counts": total.counts(),
-            "reasons": total.reasons_told(),
+            "codes": total.code_counts(),
             "model": job.model,
             "settings": job.settings.model_dump(mode="json"),
             "versions": versions(_LIBRARIES),
@@ -107,7 +107,7 @@ def show_one(out: str) -> None:
     (row,) = storage.read_table(path).to_pylist()
     name = storage.name_of(row["source_uri"])
     if row["status"] not in USABLE:
-        sys.stdout.write(f"{name}: {row['status']}, {row['error']}\n{path}\n")
+        sys.stdout.write(f"{name}: {row['status']} ({row['codes'][0]}), {row['message']}\n{path}\n")
         return
     size = row["height"] * row["width"]
     lungs = " and ".join(f"{side} {row[f'{side}_lung_px'] / size:.1%}" for side in ("right", "left"))

@@ -71,7 +71,7 @@ def run(out: str) -> None:
 
 def _check_account(total: Account, ended: Row) -> list[str]:
     """Compare what the rows add up to with what predictions.json tells of them."""
-    found = {"images": total.statuses.total(), "counts": total.counts(), "reasons": total.reasons_told()}
+    found = {"images": total.statuses.total(), "counts": total.counts(), "codes": total.code_counts()}
     if found["images"] != ended["images"]:
         return [f"{found['images']} rows, predictions.json says {ended['images']}"]
     return [
@@ -178,7 +178,7 @@ def _reference(row: Row, preprocess: PreprocessSettings, samples: _Samples) -> N
     if opened.reference is not None:
         return codecs.decode_rle(opened.reference, row["height"], row["width"])
     if row["dice"] is not None:
-        raise InputError(f"its reference mask cannot be read any more ({opened.record.reason})")
+        raise InputError(f"its reference mask cannot be read any more ({opened.record.message})")
     return None
 
 

@@ -6,10 +6,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import replace
 from typing import TypeVar
 
 from lungseg import storage
+from lungseg.ingest.reason_codes import Note, reject
 from lungseg.schema import Record
 
 logger = logging.getLogger(__name__)
@@ -43,8 +43,8 @@ def crashed(record: Record) -> Record:
     """Say of a record that the process which read it died over it."""
     name = storage.name_of(record.image_uri)
     logger.warning("%s ended the process that read it", record.image_uri)
-    reason = f"crashed: {name} or its mask ended the process that read it: look at it, or take it out"
-    return replace(record, status="failed", reason=reason)
+    message = f"{name} or its mask crashed the process that read it: check both files, or remove them"
+    return reject(record, Note("crashed", message))
 
 
 def each_apart(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R | None]:

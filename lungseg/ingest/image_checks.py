@@ -12,6 +12,7 @@ from lungseg.errors import ImageError
 from lungseg.imaging import codecs
 from lungseg.imaging.dicom.reader import Tags
 from lungseg.imaging.thumbnails import border_pixels, correlation, find_visible_area, percentile_ranks, thumbnail
+from lungseg.ingest.reason_codes import Note
 
 _MIN_SIDE = 32  # px; a smaller picture is a thumbnail or an icon
 _MAX_ASPECT = 2.5  # long side to short; frontal chests lie within 1.7
@@ -30,15 +31,12 @@ _OVER_SIDEWAYS = 0.85
 
 @dataclass(frozen=True)
 class Admitted:
-    """A picture that passed: image u8 or u16[H,W], bones light; what its file tells; what was put right; what is odd.
-
-    Each of `repairs` reads `code: sentence`; `flags` are codes.
-    """
+    """A picture that passed: image u8 or u16[H,W], bones light; what its file tells; repairs; flags.    """
 
     image: Grey
     tags: Tags
-    repairs: tuple[str, ...]
-    flags: tuple[str, ...]
+    repairs: tuple[Note, ...]
+    flags: tuple[Note, ...]
 
 
 def admit(content: bytes, what: str, key: bytes | None = None) -> Admitted:
@@ -53,7 +51,7 @@ def admit(content: bytes, what: str, key: bytes | None = None) -> Admitted:
     return Admitted(image, tags, repairs, flags)
 
 
-def check(pixels: Grey, what: str) -> tuple[Grey, tuple[str, ...], tuple[str, ...]]:
+def check(pixels: Grey, what: str) -> tuple[Grey, tuple[Note, ...], tuple[Note, ...]]:
     """Judge decoded pixels, u8 or u16[H,W] or [H,W,3]: the grey picture, its repairs, its flags.
 
     Raises:
@@ -61,21 +59,21 @@ def check(pixels: Grey, what: str) -> tuple[Grey, tuple[str, ...], tuple[str, ..
 
     """
     _refuse_shape(pixels.shape[0], pixels.shape[1], what)
-    repairs: tuple[str, ...] = ()
+    repairs: tuple[Note, ...] = ()
     if pixels.ndim == 3:
         _refuse_colour(pixels, what)
-        repairs += (f"colour: {what} stores a grey picture as colour: its luma was taken",)
+        repairs += (Note("grey_as_colour", f"{what} stores a grey image as colour: its luma is used"),)
         pixels = codecs.to_grey(pixels)
     _refuse_blank(pixels, what)
     upright, sideways = chest_likeness(pixels)
     if upright <= _INVERTED and -upright >= _OVER_SIDEWAYS * sideways:
-        repairs += (f"inverted: {what} shows bones dark: its grey values were turned round",)
+        repairs += (Note("inverted", f"{what} shows dark bones: its grey values were inverted"),)
         return _turn_round(pixels), repairs, ()
-    odd = {
-        "polarity_unsure": upright < 0,
-        "not_chest_like": upright < _CHEST_LIKE,
-    }
-    return pixels, repairs, tuple(code for code, found in odd.items() if found)
+    flags = (
+        (Note("polarity_unsure"), upright < 0),
+        (Note("not_chest_like"), upright < _CHEST_LIKE),
+    )
+    return pixels, repairs, tuple(flag for flag, is_set in flags if is_set)
 
 
 def chest_likeness(image: Grey) -> tuple[float, float]:

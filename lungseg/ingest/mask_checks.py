@@ -12,6 +12,7 @@ from lungseg import storage
 from lungseg.config import OddMasks, PreprocessSettings
 from lungseg.errors import ImageError
 from lungseg.imaging import codecs, thumbnails
+from lungseg.ingest.reason_codes import Note
 from lungseg.schema import Record
 
 Grey = NDArray[np.uint8] | NDArray[np.uint16]
@@ -44,15 +45,12 @@ _TURNED: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
 
 @dataclass(frozen=True)
 class CheckedMask:
-    """A mask that can be used: labels u8[H,W] in 0..classes; the lungs' share of the picture; repairs and flags.
-
-    Each of `repairs` reads `code: sentence`; `flags` are codes.
-    """
+    """A mask that can be used: labels u8[H,W] in 0..classes; the lungs' share of the picture; repairs and flags.    """
 
     labels: Mask
     area: float
-    repairs: tuple[str, ...]
-    flags: tuple[str, ...]
+    repairs: tuple[Note, ...]
+    flags: tuple[Note, ...]
 
 
 def read_mask(
@@ -74,7 +72,7 @@ def read_mask(
     if not any(name == _LUNG for name, _ in wanted):
         return None
     parts: list[tuple[str, Mask]] = []
-    repairs: tuple[str, ...] = ()
+    repairs: tuple[Note, ...] = ()
     for name, uri in wanted:
         what = f"mask {storage.name_of(uri)}"
         found = codecs.decode_mask(read(uri), what)
@@ -85,7 +83,7 @@ def read_mask(
     return replace(checked, repairs=(*repairs, *checked.repairs))
 
 
-def fit(mask: Mask, shape: tuple[int, ...], what: str, image_id: str) -> tuple[Mask, tuple[str, ...]]:
+def fit(mask: Mask, shape: tuple[int, ...], what: str, image_id: str) -> tuple[Mask, tuple[Note, ...]]:
     """Bring u8[h,w] in {0,1} to its picture's size where both have one aspect ratio, within rounding to whole pixels.
 
     Raises:
@@ -103,7 +101,7 @@ def fit(mask: Mask, shape: tuple[int, ...], what: str, image_id: str) -> tuple[M
     shrinking = mask.shape[0] > height
     way = cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR
     resized = cv2.resize(mask * np.uint8(255), (width, height), interpolation=way) > 127
-    return resized.astype(np.uint8), (f"mask_resized: {what} was brought from {found} to its image's {expected}",)
+    return resized.astype(np.uint8), (Note("mask_resized", f"{what} was resized from {found} to {expected}, the size of its image"),)
 
 
 def check(
@@ -133,15 +131,9 @@ def check(
     shown = thumbnails.find_visible_area(thumb)
     _refuse_orientation(lungs, thumb, shown.live, what)
     _refuse_components(lungs, marked, sizes, shown.columns, what)
-    found = {
-        "mask_touches_border": (touching, "touches the picture's border"),
-        "mask_one_component": (len(sizes) == 1, "joins both lungs"),
-        "mask_three_components": (len(sizes) == 3, "has three parts"),
-        "mask_uneven": (len(sizes) == 2 and sizes[1] < _UNEVEN * sizes[0], "has one lung under a quarter of the other"),
-    }
-    flags = tuple(code for code, (present, _) in found.items() if present)
+    flags = _flags(touching, sizes)
     if flags and odd == "reject":
-        raise ImageError(flags[0], f"{what} {found[flags[0]][1]}: mend it, or keep such masks as flagged")
+        raise ImageError(flags[0].code, f"{what} {flags[0].message}: correct it, or pass --odd-masks flag")
     if tuple(classes) == (_LUNG,):
         return CheckedMask(lungs, area, repairs, flags)
     labels = np.zeros(image.shape, np.uint8)
@@ -149,6 +141,20 @@ def check(
         for mask in [lungs] if name == _LUNG else [mask for part, mask in parts if part == name]:
             np.maximum(labels, mask * np.uint8(number), out=labels)  # a later class has the larger number
     return CheckedMask(labels, area, repairs, flags)
+
+
+def _flags(touching: bool, sizes: list[int]) -> tuple[Note, ...]:
+    """Flag a mask that is unusual but may be right; `sizes` are the areas of its components, largest first."""
+    flags = (
+        (Note("mask_touches_border", "touches the border of the image"), touching),
+        (Note("mask_one_component", "joins both lungs"), len(sizes) == 1),
+        (Note("mask_three_components", "has three connected components"), len(sizes) == 3),
+        (
+            Note("mask_uneven", "has one lung smaller than a quarter of the other"),
+            len(sizes) == 2 and sizes[1] < _UNEVEN * sizes[0],
+        ),
+    )
+    return tuple(flag for flag, is_set in flags if is_set)
 
 
 def _count(lungs: Mask, what: str) -> int:
@@ -161,7 +167,7 @@ def _count(lungs: Mask, what: str) -> int:
     return count
 
 
-def _clean(lungs: Mask, marked: int, what: str) -> tuple[Mask, list[int], tuple[str, ...]]:
+def _clean(lungs: Mask, marked: int, what: str) -> tuple[Mask, list[int], tuple[Note, ...]]:
     """Remove specks and fill small holes: the mask, its parts' areas in px, largest first, and what was done."""
     least = _SPECK * marked
     clean = _clean_already(lungs, least)
@@ -177,9 +183,9 @@ def _clean(lungs: Mask, marked: int, what: str) -> tuple[Mask, list[int], tuple[
     holes, gaps, _ = _small_parts(1 - around[1:-1, 1:-1], least)
     repairs = []
     if small:
-        repairs.append(f"mask_specks: {cv2.countNonZero(specks)} px in {small} specks removed from {what}")
+        repairs.append(Note("mask_specks", f"{cv2.countNonZero(specks)} px in {small} specks removed from {what}"))
     if gaps:
-        repairs.append(f"mask_holes: {cv2.countNonZero(holes)} px in {gaps} holes filled in {what}")
+        repairs.append(Note("mask_holes", f"{cv2.countNonZero(holes)} px in {gaps} holes filled in {what}"))
     if repairs:
         lungs = np.zeros_like(lungs)
         lungs[top : top + height, left : left + width] = box + holes

@@ -1,26 +1,185 @@
-"""Reason codes of rows: why a file was rejected, failed or repaired."""
+"""Registry of reason codes: why an image was rejected, failed, repaired or flagged, and what to do about it."""
 
-import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
-from lungseg.schema import USABLE
+from lungseg.schema import USABLE, Record
 
-BETWEEN = " | "  # of several reasons
-
-
-_CODE = re.compile(r"^([a-z][a-z0-9_]*): ")
-
-
-def codes_of(reason: str) -> list[str]:
-    """Name the codes of a record's reason."""
-    return [found[1] for part in reason.split(BETWEEN) if (found := _CODE.match(part))]
+CodeStatus = Literal["rejected", "failed", "repaired", "flag"]
 
 
-def counted_codes(status: str, reason: str) -> list[str]:
-    """Name the codes that count for a status: of what is lost, why it is, and not what had been put right before."""
-    codes = codes_of(reason)
-    return codes if status in USABLE else codes[:1]
+@dataclass(frozen=True)
+class ReasonCode:
+    """One reason code. `status` is what a row with this code becomes; a flag leaves the row's status as it is."""
+
+    code: str
+    status: CodeStatus
+    meaning: str
+    advice: str
 
 
-def was_repaired(reason: str) -> bool:
-    """Whether a picture whose mask cannot be used had been put right itself: its reason says so behind the mask's."""
-    return len(codes_of(reason)) > 1
+@dataclass(frozen=True)
+class Note:
+    """A reason code with its message, one sentence about one file.
+
+    Raises:
+        KeyError: `code` is not in the registry.
+
+    """
+
+    code: str
+    message: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown code."""
+        REGISTRY[self.code]
+
+
+_REJECTED: tuple[tuple[str, str, str], ...] = (
+    ("undecodable", "The file is empty, truncated, damaged, or not an image.", "Download or export the file again."),
+    ("too_large", "The header announces more pixels than any radiograph has.", "Check the file, or remove it."),
+    ("too_small", "A side is shorter than 32 px, as in a thumbnail or an icon.", "Use the original image."),
+    ("depth", "The pixels are neither 8 nor 16 bit grey values.", "Export the image as 8 or 16 bit grey."),
+    ("blank", "The image has almost only one grey value.", "Export the image again, or remove it."),
+    (
+        "colour",
+        "The image is truly coloured, as a photograph or an image with a coloured overlay.",
+        "Export the radiograph without overlay, or remove it.",
+    ),
+    (
+        "extreme_aspect",
+        "One side is more than 2.5 times as long as the other.",
+        "Crop the image to the chest, or remove it.",
+    ),
+    ("multi_frame", "The file has several pages or frames.", "Save the one image that you need as a file of its own."),
+    (
+        "flat_reference",
+        "An image of --match-to has one grey value, so it is not used for the grey-level landmarks.",
+        "Remove it from the --match-to folder.",
+    ),
+    ("no_pixels", "The DICOM file contains no image, as a report or a directory.", "Remove the file."),
+    ("not_radiograph", "The DICOM Modality is not that of a radiograph.", "Remove the file."),
+    ("body_part", "The DICOM tags name a body part other than the chest.", "Remove the file, or correct the tag."),
+    ("lateral_view", "The DICOM tags or the listing name a lateral view.", "Remove it; only frontal views are used."),
+    (
+        "codec_missing",
+        "No installed decoder reads the DICOM transfer syntax.",
+        "Install `lungseg[jpeg-lossless]`, or export the file with another transfer syntax.",
+    ),
+    ("mask_size", "The mask has another aspect ratio than its image.", "Export the mask at the size of its image."),
+    ("mask_empty", "The mask marks no pixel.", "Draw the mask, or remove the image."),
+    ("mask_full", "The mask marks every pixel.", "Draw the mask, or remove the image."),
+    (
+        "mask_area",
+        "The mask covers under 1 % or over 70 % of the image, or its area is far from the rest of the dataset.",
+        "Check the mask; draw it again, or remove the image.",
+    ),
+    (
+        "mask_border",
+        "The mask touches three or four sides of the image, or most of one side.",
+        "Draw lungs light and everything else dark.",
+    ),
+    ("mask_components", "The mask shows one lung only, or more than three components.", "Draw both lungs again."),
+    (
+        "mask_levels",
+        "The mask has several grey values, and they do not say which one is lung.",
+        "Save a mask of the lungs alone.",
+    ),
+    (
+        "mask_orientation",
+        "The mask is mirrored, rotated or transposed; the message says how.",
+        "Save the mask in the orientation of its image.",
+    ),
+    ("one_sided_mask", "Only the left or only the right lung has a mask.", "Add the other mask, or remove the image."),
+    ("duplicate_id", "Another image has the same id.", "Rename one of the files."),
+    ("listed_twice", "The listing names the same image in an earlier row.", "Remove one of the rows."),
+    ("no_image", "The row of the listing names no image.", "Fill in the cell, or remove the row."),
+)
+_FAILED: tuple[tuple[str, str, str], ...] = (
+    ("unreadable", "The file is missing or cannot be read.", "Check the path and the storage; run the same command."),
+    ("crashed", "The process that read the file crashed.", "Run the same command; if it fails again, remove the file."),
+    (
+        "changed",
+        "The file changed after the inference was planned.",
+        "Restore the file, or predict the archive as it is now with another --out.",
+    ),
+    ("shard", "The sample cannot be read from its prepared tar.", "Run jobs/prepare.py again, then the same command."),
+)
+_REPAIRED: tuple[tuple[str, str, str], ...] = (
+    ("inverted", "Bones were dark; the grey values were inverted.", "None needed; check one such image."),
+    ("grey_as_colour", "A grey image was stored as colour; its luma is used.", "None needed."),
+    ("mask_resized", "The mask was resized to its image; both have the same aspect ratio.", "None needed."),
+    ("mask_specks", "Components under 1 % of the mask's area were removed.", "None needed."),
+    ("mask_holes", "Holes under 1 % of the mask's area were filled.", "None needed."),
+)
+_FLAGS: tuple[tuple[str, str, str], ...] = (
+    ("polarity_unsure", "Bones may be dark, but this is not certain enough to invert the image.", "Look at the image."),
+    ("not_chest_like", "The image does not look like a frontal chest X-ray.", "Look at the image."),
+    ("mask_touches_border", "The mask touches the border of the image.", "Check that the lungs are not cut off."),
+    ("mask_one_component", "Both lungs are one connected component.", "Separate the lungs if they do not touch."),
+    ("mask_three_components", "The mask has three connected components.", "Check the mask."),
+    ("mask_uneven", "One lung is smaller than a quarter of the other.", "Check that both lungs are complete."),
+)
+
+_GROUPS: tuple[tuple[CodeStatus, tuple[tuple[str, str, str], ...]], ...] = (
+    ("rejected", _REJECTED),
+    ("failed", _FAILED),
+    ("repaired", _REPAIRED),
+    ("flag", _FLAGS),
+)
+REGISTRY: dict[str, ReasonCode] = {
+    code: ReasonCode(code, status, meaning, advice) for status, rows in _GROUPS for code, meaning, advice in rows
+}
+"""Every reason code by name. `--odd-masks reject` rejects a mask that has a flag, with the flag's code."""
+
+
+def counted_codes(status: str, codes: Sequence[str]) -> list[str]:
+    """Select the codes that summaries count.
+
+    All of them for a usable image. For another one only the first, which is why it cannot be used; repairs that were
+    done before follow it.
+    """
+    return list(codes if status in USABLE else codes[:1])
+
+
+def was_repaired(codes: Sequence[str]) -> bool:
+    """Return whether one of the codes is a repair."""
+    return any(REGISTRY[code].status == "repaired" for code in codes)
+
+
+def reject(record: Record, note: Note) -> Record:
+    """Make a record unusable for one reason, which replaces all earlier ones: failed or rejected, as registered."""
+    status = "failed" if REGISTRY[note.code].status == "failed" else "rejected"
+    return replace(record, status=status, codes=(note.code,), message=note.message)  # type: ignore[arg-type]
+
+
+def with_notes(record: Record, notes: Sequence[Note]) -> Record:
+    """Add codes and messages behind those that a record has."""
+    messages = [record.message, *(note.message for note in notes)]
+    codes = (*record.codes, *(note.code for note in notes))
+    return replace(record, codes=codes, message="; ".join(filter(None, messages)))
+
+
+def as_markdown() -> str:
+    """Write the registry as the page docs/reason-codes.md."""
+    rows = [f"| `{one.code}` | {one.status} | {one.meaning} | {one.advice} |" for one in REGISTRY.values()]
+    return "\n".join([_HEAD, "| code | status | meaning | what to do |", "|---|---|---|---|", *rows, ""])
+
+
+_HEAD = """# Reason codes
+
+Generated by `python -m lungseg.ingest.reason_codes`; do not edit.
+
+`manifest.parquet` of a prepared dataset and the rows of predictions have two columns that explain the status of an
+image: `codes`, a list of the codes below, and `message`, the sentences for a reader. The first code of a rejected or
+failed image says why; repairs that were done before follow. A prediction row with status `ok` or `repaired` has the
+code of a reference mask that could not be used. `flags` of the manifest lists what is unusual about an image
+that is used. `--odd-masks reject` rejects masks that have a flag. An image that failed is tried again by the same
+command.
+"""
+
+
+if __name__ == "__main__":
+    sys.stdout.write(as_markdown())

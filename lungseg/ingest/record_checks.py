@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +13,8 @@ from lungseg.errors import ImageError, InputError
 from lungseg.imaging import codecs
 from lungseg.imaging.dicom.reader import Tags
 from lungseg.ingest import image_checks, mask_checks
-from lungseg.ingest.reason_codes import BETWEEN
-from lungseg.schema import Record, Status
+from lungseg.ingest.reason_codes import Note, reject, with_notes
+from lungseg.schema import Record
 
 Grey = NDArray[np.uint8] | NDArray[np.uint16]
 Opened = tuple[Record, Grey | None, NDArray[np.uint8] | None]
@@ -49,8 +48,8 @@ def refuse_same_ids(records: list[Record], held: Mapping[tuple[str, str], str] =
         other = stays[record.dataset, record.image_id]
         if other != number:
             name = storage.name_of(records[other].image_uri)
-            reason = f"duplicate_id: {name} has the id {record.image_id} already: rename one of them"
-            record = replace(record, status="rejected", reason=reason)  # noqa: PLW2901
+            message = f"{name} already has the id {record.image_id}: rename one of the files"
+            record = reject(record, Note("duplicate_id", message))  # noqa: PLW2901
         checked.append(record)
     return checked
 
@@ -64,7 +63,7 @@ def open_record(
 ) -> Opened:
     """Read and check one record: the completed record, its image at stored depth, its mask u8[H,W] in {0..classes}.
 
-    Whatever is wrong with the files ends in the record's status and reason. Without a usable image both arrays are
+    Whatever is wrong with the files ends in the record's status, codes and message. Without a usable image both arrays are
     None; with a usable image and a mask that is not, the image is there and the record is rejected. A bug is raised.
     """
     if not record.usable:
@@ -80,16 +79,16 @@ def open_record(
             height=height,
             width=width,
             pixel_digest=codecs.pixel_digest(image),
-            **_noted(record, admitted.repairs, admitted.flags),
         )
+        record = _noted(record, admitted.repairs, admitted.flags)
         checked = mask_checks.read_mask(record, image, preprocess, odd_masks, read)
         if checked is not None:
             mask = checked.labels
-            record = replace(record, mask_area=checked.area, **_noted(record, checked.repairs, checked.flags))
+            record = _noted(replace(record, mask_area=checked.area), checked.repairs, checked.flags)
     except ImageError as error:
-        record = _lost(record, "rejected", str(error))
+        record = _rejected(record, Note(error.code, error.message))
     except InputError as error:
-        record = _lost(record, "failed", f"unreadable: {error}")
+        record = _rejected(record, Note("unreadable", str(error)))
     return record, image, mask
 
 
@@ -110,16 +109,21 @@ def area_outliers(areas: Sequence[float | None]) -> list[bool]:
     return [area is not None and bool(next(out)) for area in areas]
 
 
-def _lost(record: Record, status: Status, why: str) -> Record:
-    """Say first why a record is lost, then what had been put right in its picture, which may still be predicted."""
-    return replace(record, status=status, reason=BETWEEN.join([why, *([record.reason] if record.reason else [])]))
+def _rejected(record: Record, note: Note) -> Record:
+    """Make a record unusable; the codes of repairs stay, as the image may still be predicted without its mask."""
+    rejected = reject(record, note)
+    return replace(
+        rejected,
+        codes=(*rejected.codes, *record.codes),
+        message="; ".join(filter(None, [rejected.message, record.message])),
+    )
 
 
-def _noted(record: Record, repairs: tuple[str, ...], flags: tuple[str, ...]) -> dict[str, Any]:
+def _noted(record: Record, repairs: Sequence[Note], flags: Sequence[Note]) -> Record:
     """Add repairs and flags to those that the record has."""
-    reason = BETWEEN.join([*([record.reason] if record.reason else []), *repairs])
     status = "repaired" if repairs else record.status
-    return {"status": status, "reason": reason, "flags": (*record.flags, *flags)}
+    codes = (*record.flags, *(flag.code for flag in flags))
+    return replace(with_notes(record, repairs), status=status, flags=codes)
 
 
 def _with_tags(record: Record, tags: Tags) -> Record:

@@ -152,7 +152,7 @@ def _read_reference(path: str) -> Grey:
     try:
         compute_landmarks([image])
     except ImageError as error:  # raised without a file name
-        raise ImageError(error.reason, f"{name} has one grey value only, expected an X-ray: remove it") from None
+        raise ImageError(error.code, f"{name} has one grey value only, expected an X-ray: remove it") from None
     return image
 
 

@@ -124,7 +124,7 @@ def read_image_and_mask(row: Row) -> tuple[U8, U8 | None, str]:
     checked, image, reference = record_checks.open_record(record)
     if image is None:  # another picture by now, which the gate would not let in
         image = codecs.decode(storage.read_bytes(row["source_uri"]), storage.name_of(row["source_uri"]))
-    note = f"reference mask: {checked.reason}" if compared and reference is None else ""
+    note = f"reference mask: {checked.message}" if compared and reference is None else ""
     return normalise(image, "none"), reference, note
 
 

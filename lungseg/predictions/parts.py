@@ -24,7 +24,7 @@ class Account:
     """What became of images: how many by status, how many by (status, reason code), and the first that failed."""
 
     statuses: Counter[str]
-    reasons: Counter[tuple[str, str]]
+    codes: Counter[tuple[str, str]]
     examples: tuple[str, ...] = ()
 
     @classmethod
@@ -37,18 +37,18 @@ class Account:
         """Account for the rows of a part."""
         account = cls.empty()
         examples: list[str] = []
-        names = ("status", "error", "source_uri")
-        for status, error, uri in zip(*(rows.column(name).to_pylist() for name in names), strict=True):
+        names = ("status", "codes", "message", "source_uri")
+        for status, codes, message, uri in zip(*(rows.column(name).to_pylist() for name in names), strict=True):
             account.statuses[status] += 1
-            account.reasons.update((status, code) for code in counted_codes(status, error or ""))
+            account.codes.update((status, code) for code in counted_codes(status, codes))
             if status not in USABLE and len(examples) < _SHOWN:
-                examples.append(f"{storage.name_of(uri)}: {error}")
-        return cls(account.statuses, account.reasons, tuple(examples))
+                examples.append(f"{storage.name_of(uri)}: {message} ({codes[0]})")
+        return cls(account.statuses, account.codes, tuple(examples))
 
     def add(self, other: "Account") -> "Account":
         """Join two accounts."""
         examples = (*self.examples, *other.examples)[:_SHOWN]
-        return Account(self.statuses + other.statuses, self.reasons + other.reasons, examples)
+        return Account(self.statuses + other.statuses, self.codes + other.codes, examples)
 
     def lost(self) -> int:
         """Count the images that have no mask."""
@@ -58,29 +58,29 @@ class Account:
         """Count images by status, those statuses that there are."""
         return {status: self.statuses[status] for status in STATUSES if self.statuses[status]}
 
-    def reasons_told(self) -> list[dict[str, Any]]:
+    def code_counts(self) -> list[dict[str, Any]]:
         """Count images by status and reason code, as predictions.json tells it."""
         return [
-            {"status": status, "reason": code, "images": count}
-            for (status, code), count in sorted(self.reasons.items())
+            {"status": status, "code": code, "images": count}
+            for (status, code), count in sorted(self.codes.items())
         ]
 
     def told(self) -> str:
         """Name the reasons of what is lost, the most frequent first."""
-        lost = [(code, count) for (status, code), count in self.reasons.most_common() if status not in USABLE]
+        lost = [(code, count) for (status, code), count in self.codes.most_common() if status not in USABLE]
         return ", ".join(f"{count} {code}" for code, count in lost)
 
     def to_json(self) -> str:
         """Write it."""
-        reasons = [[*key, count] for key, count in sorted(self.reasons.items())]
-        return json.dumps({"statuses": self.statuses, "reasons": reasons, "examples": self.examples})
+        codes = [[*key, count] for key, count in sorted(self.codes.items())]
+        return json.dumps({"statuses": self.statuses, "codes": codes, "examples": self.examples})
 
     @classmethod
     def from_json(cls, text: str) -> "Account":
         """Read what `to_json` wrote."""
         found = json.loads(text)
-        reasons = Counter({(status, code): count for status, code, count in found["reasons"]})
-        return cls(Counter(found["statuses"]), reasons, tuple(found["examples"]))
+        codes = Counter({(status, code): count for status, code, count in found["codes"]})
+        return cls(Counter(found["statuses"]), codes, tuple(found["examples"]))
 
 
 def part_path(out: str, number: int) -> str:

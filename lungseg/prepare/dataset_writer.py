@@ -9,7 +9,8 @@ import pyarrow as pa
 
 from lungseg import storage
 from lungseg.errors import InputError
-from lungseg.ingest import reason_codes, record_checks
+from lungseg.ingest import record_checks
+from lungseg.ingest.reason_codes import Note, counted_codes
 from lungseg.prepare.shard_plan import ShardPlan, save_plan
 from lungseg.prepare.shard_writer import write_shard
 from lungseg.schema import INDEX, MANIFEST, USABLE, Record, table
@@ -48,8 +49,8 @@ def finish_dataset(plans: Sequence[ShardPlan]) -> dict[str, Any]:
     records = _without_outliers(pa.concat_tables([records for _, records, _ in parts]))
     index = _usable_rows(pa.concat_tables([index for _, _, index in parts]), records)
     del parts  # GiB for an archive of millions
-    statuses, reasons = records.column("status").to_pylist(), records.column("reason").to_pylist()
-    codes = _count_codes(statuses, reasons)
+    statuses = records.column("status").to_pylist()
+    codes = _count_codes(statuses, records.column("codes").to_pylist())
     manifest_bytes = storage.table_bytes(records)
     storage.write_bytes(storage.join(folder, "manifest.parquet"), manifest_bytes)
     if not index.num_rows:
@@ -66,7 +67,7 @@ def finish_dataset(plans: Sequence[ShardPlan]) -> dict[str, Any]:
         "preprocess": plans[0].preprocess.model_dump(),
         "inputs": len(statuses),
         "counts": dict(sorted(Counter(statuses).items())),
-        "reasons": codes,
+        "codes": codes,
         "flags": dict(sorted(Counter(records.column("flags").combine_chunks().flatten().to_pylist()).items())),
         "samples": index.num_rows,
         "with_mask": sum(1 for size in index.column("mask_size").to_pylist() if size),
@@ -110,18 +111,19 @@ def _without_outliers(records: pa.Table) -> pa.Table:
         return records
     known = sorted(area for area in areas if area is not None)
     middle = known[len(known) // 2]
-    statuses, reasons = records.column("status").to_pylist(), records.column("reason").to_pylist()
+    changed = {name: records.column(name).to_pylist() for name in ("status", "codes", "message")}
     for i, is_outlier in enumerate(outliers):
         if is_outlier:
-            statuses[i] = "rejected"
-            reasons[i] = (
-                f"mask_area: the mask marks {areas[i]:.3f} of the image, the median of this dataset is "
-                f"{middle:.3f}: check it; fix the mask or remove the image"
+            note = Note(
+                "mask_area",
+                f"the mask covers {areas[i]:.3f} of the image, the median of this dataset is {middle:.3f}: "
+                "check the mask; correct it, or remove the image",
             )
-    changed = records
-    for name, values in (("status", statuses), ("reason", reasons)):
-        changed = changed.set_column(MANIFEST.get_field_index(name), MANIFEST.field(name), pa.array(values))
-    return changed
+            changed["status"][i], changed["codes"][i], changed["message"][i] = "rejected", [note.code], note.message
+    for name, values in changed.items():
+        field = MANIFEST.field(name)
+        records = records.set_column(MANIFEST.get_field_index(name), field, pa.array(values, field.type))
+    return records
 
 
 def _usable_rows(index: pa.Table, records: pa.Table) -> pa.Table:
@@ -131,10 +133,10 @@ def _usable_rows(index: pa.Table, records: pa.Table) -> pa.Table:
     return index.filter(pa.array([image_id in usable for image_id in index.column("image_id").to_pylist()], pa.bool_()))
 
 
-def _count_codes(statuses: Sequence[str], reasons: Sequence[str]) -> dict[str, dict[str, int]]:
+def _count_codes(statuses: Sequence[str], codes: Sequence[Sequence[str]]) -> dict[str, dict[str, int]]:
     """Count reason codes by status."""
-    said = zip(statuses, reasons, strict=True)
-    pairs = [(status, code) for status, reason in said for code in reason_codes.counted_codes(status, reason)]
+    rows = zip(statuses, codes, strict=True)
+    pairs = [(status, code) for status, own in rows for code in counted_codes(status, own)]
     counts: dict[str, dict[str, int]] = {}
     for (status, code), count in sorted(Counter(pairs).items()):
         counts.setdefault(status, {})[code] = count

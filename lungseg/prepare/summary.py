@@ -43,7 +43,7 @@ def summarise(infos: Sequence[Summary], totals: WrittenTotals, pairs: Sequence[P
     busy = sum(totals.seconds.values())
     datasets = {
         info["dataset"]: {
-            **{name: info[name] for name in ("inputs", "counts", "reasons", "flags", "samples", "with_mask")},
+            **{name: info[name] for name in ("inputs", "counts", "codes", "flags", "samples", "with_mask")},
             "shards": len(info["shards"]),
             "bytes": sum(shard["bytes"] for shard in info["shards"]),
         }
@@ -105,7 +105,7 @@ def _reason_table(summary: Summary) -> Table:
         table.add_column(head)
     table.add_column("inputs", justify="right")
     for name, info in summary["datasets"].items():
-        for status, codes in info["reasons"].items():
+        for status, codes in info["codes"].items():
             for code, count in codes.items():
                 table.add_row(name, status, code, str(count))
         for code, count in info["flags"].items():

@@ -37,7 +37,7 @@ _TRAINING = _Column("in training", "training")
 _NO_REFERENCE = _Column("no ref.", "without_reference", 0)
 _DISTANCES = (_Column("HD95", "hd95_px", 2), _Column("ASSD", "assd_px", 2))
 _PREDICTIONS = (_DATASET, _TRAINING, _IMAGES, _NO_REFERENCE, *_DICE, *_OVERLAP, *_DISTANCES)
-_REASONS = (_DATASET, _Column("status", "status"), _Column("reason", "reason"), _IMAGES)
+_CODES = (_DATASET, _Column("status", "status"), _Column("reason code", "code"), _IMAGES)
 
 
 def show(
@@ -78,7 +78,7 @@ def _show_predictions(console: Console, predictions: Predictions) -> None:
         [line.as_json() for line in predictions.lines],
     )
     title = f"{about['inputs']} inputs: {counts(about['counts'])}"
-    _print(console, (title, ""), _REASONS if predictions.reasons else (), predictions.reasons)
+    _print(console, (title, ""), _CODES if predictions.codes else (), predictions.codes)
 
 
 def _print(console: Console, head: tuple[str, str], columns: Sequence[_Column], rows: Sequence[Row]) -> None:

@@ -77,7 +77,7 @@ def to_json(page: Page) -> Row:
         and {
             **page.predictions.about,
             "rows": _json_lines(page.predictions.lines),
-            "reasons": list(page.predictions.reasons),
+            "codes": list(page.predictions.codes),
         },
         "overlays": [{name: getattr(one, name) for name in names} for one in page.shown],
     }

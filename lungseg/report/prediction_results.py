@@ -21,11 +21,11 @@ SEEN = {True: "seen", False: "unseen", None: "unknown"}
 
 @dataclass(frozen=True)
 class Predictions:
-    """What infer wrote; about: plan and counts; reasons: rows by data set, status and reason code; rows: no masks."""
+    """What infer wrote; about: plan and counts; codes: rows by data set, status and reason code; rows: no masks."""
 
     about: Row
     lines: tuple[Line, ...]
-    reasons: tuple[Row, ...]
+    codes: tuple[Row, ...]
     rows: tuple[Row, ...]
 
 
@@ -57,7 +57,7 @@ def read_predictions(folder: str) -> Predictions:
         "inputs": len(rows),
         "counts": dict(sorted(Counter(row["status"] for row in rows).items())),
     }
-    return Predictions(about, _prediction_lines(rows), _reasons(rows), tuple(rows))
+    return Predictions(about, _prediction_lines(rows), _count_codes(rows), tuple(rows))
 
 
 def _prediction_lines(rows: Sequence[Row]) -> tuple[Line, ...]:
@@ -76,15 +76,12 @@ def _prediction_lines(rows: Sequence[Row]) -> tuple[Line, ...]:
     return tuple(lines)
 
 
-def _reasons(rows: Sequence[Row]) -> tuple[Row, ...]:
-    """Count the rows that have something to say, by data set, status and reason code."""
-    said = [row for row in rows if row["status"] not in USABLE or row["error"]]
+def _count_codes(rows: Sequence[Row]) -> tuple[Row, ...]:
+    """Count images by dataset, status and reason code."""
     counts = Counter(
-        (row["dataset"], row["status"], code)
-        for row in said
-        for code in counted_codes(row["status"], row["error"] or "") or [(row["error"] or "").split(":")[0]]
+        (row["dataset"], row["status"], code) for row in rows for code in counted_codes(row["status"], row["codes"])
     )
-    names = ("dataset", "status", "reason", "images")
+    names = ("dataset", "status", "code", "images")
     return tuple(dict(zip(names, (*key, count), strict=True)) for key, count in sorted(counts.items()))
 
 

@@ -318,7 +318,7 @@ def test_a_saturated_reference_gives_rising_landmarks() -> None:
 def test_a_reference_of_one_grey_is_named_by_its_number() -> None:
     with pytest.raises(ImageError, match="picture 2 of --match-to") as caught:
         intensity.compute_landmarks([GREY, np.full((50, 50), 9, np.uint8)])
-    assert caught.value.reason == "flat_reference"
+    assert caught.value.code == "flat_reference"
 
 
 def test_no_reference_at_all_is_refused() -> None:

@@ -127,7 +127,7 @@ def test_a_size_rounded_to_whole_pixels_keeps_its_aspect(height: int, width: int
 def test_another_size_of_another_aspect_is_refused(found: tuple[int, int], hint: str) -> None:
     with pytest.raises(ImageError) as caught:
         mask_checks.fit(np.ones(found, np.uint8), (240, 256), "mask m.png", "x")
-    assert caught.value.reason == "mask_size"
+    assert caught.value.code == "mask_size"
     assert f"mask m.png is {found[0]}x{found[1]}, its image is 240x256 (x): {hint}" in caught.value.message
 
 
@@ -150,7 +150,7 @@ def test_another_size_of_another_aspect_is_refused(found: tuple[int, int], hint:
 )
 def test_what_is_no_mask_of_two_lungs_is_refused(mask: U8, reason: str, words: str) -> None:
     error = refusal(mask)
-    assert error.reason == reason
+    assert error.code == reason
     assert words in error.message
 
 
@@ -170,7 +170,7 @@ TURNS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
 def test_a_turned_mask_is_refused_and_its_turn_named(style: phantom.Style, turn: str) -> None:
     image, lungs = phantom.draw(8, style, SIDE)
     error = refusal(np.ascontiguousarray(TURNS[turn](lungs)), image)
-    assert error.reason == "mask_orientation"
+    assert error.code == "mask_orientation"
     assert f"the mask of x is {turn}:" in error.message
 
 
@@ -192,7 +192,7 @@ FLAGGED = {
 def test_what_is_odd_is_flagged_or_refused_as_asked(code: str) -> None:
     mask = np.asarray(FLAGGED[code], np.uint8)
     assert code in check(mask).flags
-    assert refusal(mask, odd="reject").reason == check(mask).flags[0]
+    assert refusal(mask, odd="reject").code == check(mask).flags[0]
 
 
 def write(folder: Path, name: str, mask: U8) -> str:

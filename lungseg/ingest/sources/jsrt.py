@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from lungseg import storage
 from lungseg.errors import InputError
 from lungseg.ingest.file_names import below
+from lungseg.ingest.reason_codes import reject
 from lungseg.ingest.sources.demographics import age_group, sex
 from lungseg.ingest.sources.mask_matching import ONE_SIDED
 from lungseg.schema import Record
@@ -79,7 +80,7 @@ def _record(name: str, uri: str, masks: list[tuple[str, str]], person: tuple[str
     masks = sorted(masks, key=lambda mask: (order.index(mask[0]), mask[1]))
     lungs = {kind for kind, _ in masks if _CLASSES[kind] == "lung"}
     one_sided = lungs in ({"leftlung"}, {"rightlung"})
-    return Record(
+    record = Record(
         image_id=name,
         dataset="jsrt",
         image_uri=uri,
@@ -89,9 +90,8 @@ def _record(name: str, uri: str, masks: list[tuple[str, str]], person: tuple[str
         finding="nodule" if name[3] == "L" else "no_nodule",
         age_group=person[0],
         sex=person[1],
-        status="rejected" if one_sided else "ok",
-        reason=ONE_SIDED if one_sided else "",
     )
+    return reject(record, ONE_SIDED) if one_sided else record
 
 
 def _read_people(uris: Iterable[str]) -> dict[str, tuple[str | None, str | None]]:

@@ -13,6 +13,7 @@ from lungseg.config import ListingColumns
 from lungseg.errors import InputError
 from lungseg.imaging.dicom.pseudonym import pseudonym
 from lungseg.ingest.file_names import dataset_name, dataset_names, digest, image_id, stem
+from lungseg.ingest.reason_codes import Note, reject
 from lungseg.ingest.sources.demographics import age_group, sex
 from lungseg.ingest.sources.mask_matching import ONE_SIDED
 from lungseg.ingest.sources.text_tables import column_names, read_columns
@@ -171,9 +172,9 @@ def _image_ids(uris: Iterable[str]) -> dict[str, str]:
 def _record(listing: _Listing, row: int, own: str, known: tuple[str, int]) -> Record:
     """Make a row's record; `known` are its data set and the first row with the same image."""
     masks = [(kind, cells[row]) for kind, cells in listing.masks if cells[row]]
-    reason = _refusal(listing, row, known[1])
+    note = _refusal(listing, row, known[1])
     patient = listing.cell("patient_id", row)
-    return Record(
+    record = Record(
         image_id=own,
         dataset=known[0],
         image_uri=listing.uris[row],
@@ -184,19 +185,18 @@ def _record(listing: _Listing, row: int, own: str, known: tuple[str, int]) -> Re
         age_group=age_group(listing.cell("age", row)),
         sex=sex(listing.cell("sex", row)),
         view=listing.cell("view", row).upper() or None,
-        status="rejected" if reason else "ok",
-        reason=reason,
     )
+    return reject(record, note) if note else record
 
 
-def _refusal(listing: _Listing, row: int, earlier: int) -> str:
-    """Say why a row cannot be used; `` when it can."""
+def _refusal(listing: _Listing, row: int, earlier: int) -> Note | None:
+    """Return why a row cannot be used; None where it can."""
     what = f"row {row + 1} of {storage.name_of(listing.path)}"
     if not listing.uris[row]:
-        return f"no_image: {what} names no image: fill in the cell, or take the row out"
+        return Note("no_image", f"{what} names no image: fill in the cell, or remove the row")
     if earlier != row:
-        return f"listed_twice: {what} names the image of row {earlier + 1} again: take one of them out"
+        return Note("listed_twice", f"{what} names the same image as row {earlier + 1}: remove one of them")
     if _LATERAL.fullmatch(listing.cell("view", row)):
-        return f"lateral_view: {what} is a lateral view, expected a frontal one: take the row out"
+        return Note("lateral_view", f"{what} is a lateral view, expected a frontal one: remove the row")
     lungs = {bool(cells[row]) for kind, cells in listing.masks if kind == "lung"}
-    return ONE_SIDED if len(lungs) > 1 else ""
+    return ONE_SIDED if len(lungs) > 1 else None

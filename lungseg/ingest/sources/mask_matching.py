@@ -2,16 +2,17 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from lungseg.errors import InputError
 from lungseg.ingest.file_names import below, dataset_names, image_id, stem
+from lungseg.ingest.reason_codes import Note, reject
 from lungseg.schema import Record
 
 _IMAGES = frozenset({"images", "cxr_png"})
 _MASKS = frozenset({"masks", "mask", "manualmask"})
 _SIDES = frozenset({"leftmask", "rightmask"})
-ONE_SIDED = "one_sided_mask: only the left or the right mask is there: add the other, or take the image out"
+ONE_SIDED = Note("one_sided_mask", "only the left or the right mask exists: add the other, or remove the image")
 
 Files = dict[str, str]
 """Name of a picture (its path below its folder, without suffix) -> its uri."""
@@ -96,5 +97,5 @@ def _record(name: str, uri: str, part: DataSet, dataset: str) -> Record:
     own = image_id(name)
     record = Record(own, dataset, uri, masks, ("lung",) * len(masks), patient_id=own)
     if "" not in part.masks and len(masks) == 1:
-        return replace(record, status="rejected", reason=ONE_SIDED)
+        return reject(record, ONE_SIDED)
     return record

@@ -62,7 +62,7 @@ def refused(content: bytes) -> str:
         reader.read(content, "x.dcm", KEY)
     assert "x.dcm" in caught.value.message
     assert not any(secret in str(caught.value) for secret in SECRETS)
-    return caught.value.reason
+    return caught.value.code
 
 
 def stored_file(name: str) -> bytes:

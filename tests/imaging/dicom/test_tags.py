@@ -32,7 +32,7 @@ def refusal(**tags: Any) -> str:
         try:
             check(made, "x.dcm")
         except ImageError as error:
-            return error.reason if "x.dcm" in error.message and ": " in error.message else "not said well"
+            return error.code if "x.dcm" in error.message and ": " in error.message else "not said well"
     return ""
 
 
