@@ -2,7 +2,7 @@
 
 import os
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 MAX_IMAGE_PIXELS = 1 << 28
 """Larger images are refused, px. The largest X-ray detectors have 1 << 25."""

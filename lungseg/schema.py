@@ -1,4 +1,4 @@
-"""What travels between the stages: plain frozen data, the columns of the files, and the schema's number."""
+"""Data types and file columns that the stages share, and the number of the file schema."""
 
 from __future__ import annotations
 
@@ -7,43 +7,52 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
+from lungseg import __version__
 from lungseg.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-SCHEMA = 4
-"""Number of this schema; every file carries it, and a reader refuses one that it does not know."""
+SCHEMA = 5
+"""Number of the file schema. Every file carries it, and readers refuse other numbers."""
+
+_LAST_UNNAMED = 4  # files up to this schema do not say which version of lungseg wrote them
+_METADATA = {"lungseg.schema": str(SCHEMA), "lungseg.version": __version__}
 
 Status = Literal["ok", "repaired", "rejected", "failed"]
 STATUSES: tuple[Status, ...] = ("ok", "repaired", "rejected", "failed")
 USABLE: tuple[Status, ...] = ("ok", "repaired")
 
 
-def check_schema(found: Any, where: str) -> None:
-    """Refuse a file of another schema than this version's.
+def check_schema(number: Any, where: str, version: str = "") -> None:
+    """Refuse a file that another schema wrote; `version` is the lungseg version in the file, where it has one.
 
     Raises:
-        InputError: `found` is not SCHEMA.
+        InputError: `number` is not SCHEMA.
 
     """
-    if found != SCHEMA:
-        raise InputError(
-            f"{where}: schema {found}, this lungseg reads schema {SCHEMA}: make it again, or change version"
-        )
+    if number == SCHEMA:
+        return
+    is_old = isinstance(number, int) and 0 < number <= _LAST_UNNAMED
+    writer = f"lungseg {version}" if version else "lungseg 0.1.0 or older" if is_old else "an unknown version"
+    raise InputError(
+        f"{where}: schema {number}, written by {writer}; this version ({__version__}) reads schema {SCHEMA}: run the "
+        "job that wrote the file again, or install the version that wrote it"
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One X-ray of an archive, as found and then as checked.
+    """One X-ray of an archive.
 
-    `status` is ok once it was read and fits its mask, repaired when that took a safe change; else it cannot be used.
-    `reason` holds what was repaired or what is wrong, each as `code: sentence`, ` | ` between. `flags` are codes of
-    what is odd about a usable one. `height` and `width` are native, px; 0 while unknown. `pixel_digest` is of the
-    image's grey values and size, not of its file's bytes; `phash` is its perceptual hash, 64 hex digits. `mask_uris`
-    are its mask files and `mask_classes` their classes, one each (left and right lung are two files of the class lung).
-    `mask_area` is the lungs' share of the picture. `age_group` is ten years wide, as 40-49, or 90+.
+    `status` is ok for an image that was read and whose mask fits, repaired after a safe correction; other images cannot
+    be used. `codes` are reason codes (`lungseg.ingest.reason_codes`): why the image cannot be used, then the repairs.
+    `message` has their sentences for a reader. `flags` are codes of what is unusual about an image that can be used.
+    `height` and `width` are native, in px; 0 while unknown. `pixel_digest` covers the grey values and the size of the
+    image, not the bytes of its file; `phash` is its perceptual hash, 64 hexadecimal digits. `mask_uris` are the mask
+    files and `mask_classes` their classes, one for each file (left and right lung are two files of the class lung).
+    `mask_area` is the share of the image that the lungs cover. `age_group` covers ten years, as 40-49, or is 90+.
     """
 
     image_id: str
@@ -64,22 +73,23 @@ class Record:
     width: int = 0
     mask_area: float | None = None
     status: Status = "ok"
-    reason: str = ""
+    codes: tuple[str, ...] = ()
+    message: str = ""
     flags: tuple[str, ...] = ()
 
     @property
     def usable(self) -> bool:
-        """Whether it can be prepared and predicted."""
+        """Return whether the image can be prepared and predicted."""
         return self.status in USABLE
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the fields by name, for a table's row or JSON; `asdict` copies each and takes ten times as long."""
+        """Return the fields by name, for a table row or JSON; ten times as fast as `asdict`, which copies."""
         return {name: getattr(self, name) for name in self.__slots__}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Record:
-        """Build a record from a table's row or from JSON, where tuples are lists."""
-        lists = ("mask_uris", "mask_classes", "flags")
+        """Build a record from a table row or from JSON, where tuples are lists."""
+        lists = ("mask_uris", "mask_classes", "codes", "flags")
         return cls(**{**values, **{name: tuple(values[name]) for name in lists}})
 
 
@@ -103,12 +113,13 @@ MANIFEST = pa.schema(
         ("width", pa.int32()),
         ("mask_area", pa.float64()),
         ("status", pa.string()),
-        ("reason", pa.string()),
+        ("codes", pa.list_(pa.string())),
+        ("message", pa.string()),
         ("flags", pa.list_(pa.string())),
     ],
-    metadata={"lungseg.schema": str(SCHEMA)},
+    metadata=_METADATA,
 )
-"""One row an input of prepare, whatever became of it: the fields of Record."""
+"""One row for each input of prepare, whatever its status: the fields of Record."""
 
 INDEX = pa.schema(
     [
@@ -120,22 +131,23 @@ INDEX = pa.schema(
         ("phash", pa.string()),
         ("shard", pa.string()),
         *(
-            (f"{member}_{part}", pa.int64())
+            (f"{member}_{field}", pa.int64())
             for member in ("image", "mask", "json")
-            for part in ("offset", "size", "crc32")
+            for field in ("offset", "size", "crc32")
         ),
     ],
+    # Without the version: the digest of a dataset covers these bytes, and runs are named after it.
     metadata={"lungseg.schema": str(SCHEMA)},
 )
-"""Where each sample's members lie in its tar, in bytes, and their CRC-32; mask_size is 0 where there is no mask."""
+"""Offsets and sizes in bytes of each sample's members in its tar, and their CRC-32; mask_size is 0 without a mask."""
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """The way from a native picture to a square and back: resize to (resized_*), then place at (top, left).
+    """Transform from a native image to a square and back: resize to (resized_*), then place at (top, left).
 
-    All in px. With `pad` the resized picture lies inside the square, top and left are 0 or more; with `crop` it
-    reaches over the square's edges, top and left are 0 or less, and what lies outside is lost.
+    All values in px. With `pad` the resized image is inside the square, top and left are 0 or more. With `crop` it
+    extends beyond the square, top and left are 0 or less, and the pixels outside the square are lost.
     """
 
     native_height: int
@@ -147,7 +159,7 @@ class Geometry:
     size: int
 
     def content(self) -> tuple[slice, slice]:
-        """Rows and columns of the square that show the picture, not padding."""
+        """Return the rows and columns of the square that show the image, not padding."""
         rows = slice(max(self.top, 0), min(self.top + self.resized_height, self.size))
         columns = slice(max(self.left, 0), min(self.left + self.resized_width, self.size))
         return rows, columns
@@ -155,7 +167,7 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Sample:
-    """One prepared X-ray: image u8[S,S] in 0..255, mask u8[S,S] in {0..classes} or None, and its origin."""
+    """One prepared X-ray: image u8[S,S] in 0..255, mask u8[S,S] in {0..classes} or None, and where it comes from."""
 
     image_id: str
     dataset: str
@@ -169,7 +181,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Counts:
-    """Pixels of one image by truth and prediction, over the picture itself (padding is not counted)."""
+    """Confusion matrix of one image in pixels; padding is not counted."""
 
     tp: int
     fp: int
@@ -189,71 +201,77 @@ TEST_ROWS = pa.schema(
         *((name, pa.float64()) for name in ("dice", "iou", "pixel_accuracy", "sensitivity", "precision")),
         *((name, pa.float64()) for name in ("hd95_px", "assd_px")),
     ],
-    metadata={"lungseg.schema": str(SCHEMA)},
+    metadata=_METADATA,
 )
-"""One row an image that a run was tested on, at native size; role is held-out or cross. Null where not defined.
+"""One row for each image that a run was tested on, at native size. Null where a metric is not defined.
 
-group: the same for images of one patient, of one picture, or that the leakage audit linked.
+role: held-out or cross. group: equal for images of the same patient and for images that the leakage audit linked.
 """
 
 STUDY_ROWS = pa.schema(
     [*TEST_ROWS, ("protocol", pa.string()), ("train_on", pa.string()), ("fold", pa.int32())],
     metadata=TEST_ROWS.metadata,
 )
-"""One row an image and run of a study: TEST_ROWS, and who was trained on whom; train_on: data sets, joined by +."""
+"""One row for each image and run of a study. train_on: names of the training datasets, joined by +."""
 
 _PREDICTED: tuple[tuple[str, pa.DataType, str], ...] = (
-    ("image_id", pa.string(), "the image's name in its data set"),
-    ("dataset", pa.string(), "its data set"),
-    ("patient_id", pa.string(), "whose it is; of DICOM a pseudonym; the image's id where nobody is named"),
-    ("source_uri", pa.string(), "its file, or TAR#image_id for prepared data"),
-    ("mask_uris", pa.list_(pa.string()), "files of its reference masks"),
-    ("status", pa.string(), "ok or repaired: it was predicted; rejected or failed: error says why not"),
-    ("error", pa.string(), "code: sentence; of a predicted image what was repaired, or why its reference is not used"),
-    ("height", pa.int32(), "native px"),
-    ("width", pa.int32(), "native px"),
-    ("mask", pa.string(), "the lungs: COCO RLE counts (column-major, ASCII) at height x width; null: not predicted"),
-    ("threshold", pa.float32(), "probability from which a pixel is lung"),
-    ("mean_probability", pa.float64(), "mean over the lung's pixels before post-processing; null where there are none"),
-    ("border_entropy", pa.float64(), "mean binary entropy along the border, bits: 0 sure, 1 undecided"),
-    ("area_px", pa.int64(), "pixels of the mask"),
-    ("right_lung_px", pa.int64(), "of these the patient's right lung, on the picture's left"),
-    ("left_lung_px", pa.int64(), "and the left one"),
-    ("centroid_x_px", pa.float64(), "mean column of the mask; null where it is empty"),
-    ("centroid_y_px", pa.float64(), "mean row of the mask"),
-    ("bbox", pa.list_(pa.int32()), "x, y, width, height, px; empty where the mask is"),
-    ("components", pa.int32(), "parts of the mask, diagonal neighbours joined"),
-    ("components_before", pa.int32(), "parts before post-processing"),
-    ("removed_px", pa.int64(), "pixels that post-processing took away"),
-    ("added_px", pa.int64(), "pixels that it added"),
-    ("iou", pa.float64(), "against the reference mask, at native size; null without one"),
-    ("dice", pa.float64(), "likewise"),
-    ("pixel_accuracy", pa.float64(), "likewise"),
-    ("hd95_px", pa.float64(), "95th percentile of the distances between the borders, px; null where one is empty"),
-    ("assd_px", pa.float64(), "mean of the distances between the borders, px; null where one is empty"),
+    ("image_id", pa.string(), "id of the image, unique in its dataset"),
+    ("dataset", pa.string(), "name of the dataset"),
+    ("patient_id", pa.string(), "id of the patient, a pseudonym for DICOM; the image id where no patient is named"),
+    ("source_uri", pa.string(), "image file, or TAR#image_id for prepared data"),
+    ("mask_uris", pa.list_(pa.string()), "files of the reference masks"),
+    ("status", pa.string(), "ok or repaired: predicted; rejected or failed: not predicted, see codes and message"),
     (
-        "seen_in_training",
-        pa.bool_(),
-        "whether every model was trained on this picture; else those that were are left out",
+        "codes",
+        pa.list_(pa.string()),
+        "reason codes: why it was not predicted, what was repaired, or why its reference is not used",
     ),
-    ("models", pa.int32(), "models that the probability is the mean of"),
-    ("model", pa.string(), "digest of all models' weights"),
-    ("geometry", pa.string(), "JSON: how the picture was resized and placed in the square that the model saw"),
-    ("seconds", pa.float64(), "time taken for this image in all stages"),
+    ("message", pa.string(), "the sentences for these codes; empty without codes"),
+    ("height", pa.int32(), "native height, px"),
+    ("width", pa.int32(), "native width, px"),
+    ("mask", pa.string(), "lung mask as COCO RLE counts (column-major, ASCII) at height x width; null: not predicted"),
+    ("threshold", pa.float32(), "pixels with at least this probability are lung"),
+    ("mean_probability", pa.float64(), "mean probability of the lung pixels before post-processing; null without any"),
+    ("border_entropy", pa.float64(), "mean binary entropy along the mask border, bits: 0 certain, 1 undecided"),
+    ("area_px", pa.int64(), "pixels of the mask"),
+    ("right_lung_px", pa.int64(), "pixels of the patient's right lung, on the left of the image"),
+    ("left_lung_px", pa.int64(), "pixels of the patient's left lung, on the right of the image"),
+    ("centroid_x_px", pa.float64(), "mean column of the mask; null for an empty mask"),
+    ("centroid_y_px", pa.float64(), "mean row of the mask; null for an empty mask"),
+    ("bbox", pa.list_(pa.int32()), "bounding box: x, y, width, height, px; empty for an empty mask"),
+    ("components", pa.int32(), "connected components of the mask, with diagonal neighbours"),
+    ("components_before", pa.int32(), "connected components before post-processing"),
+    ("removed_px", pa.int64(), "pixels that post-processing removed"),
+    ("added_px", pa.int64(), "pixels that post-processing added"),
+    ("iou", pa.float64(), "IoU with the reference mask at native size; null without a reference"),
+    ("dice", pa.float64(), "Dice with the reference mask at native size; null without a reference"),
+    ("pixel_accuracy", pa.float64(), "share of pixels equal to the reference mask; null without a reference"),
+    ("hd95_px", pa.float64(), "95th percentile of the distances between the borders, px; null where a mask is empty"),
+    ("assd_px", pa.float64(), "mean distance between the borders, px; null where a mask is empty"),
+    ("seen_in_training", pa.bool_(), "true: all models were trained on this image; else models that were are not used"),
+    ("models", pa.int32(), "number of models whose mean is the probability"),
+    ("model", pa.string(), "digest of the weights of all models"),
+    ("geometry", pa.string(), "JSON: how the image was resized and placed in the square of the model"),
+    ("seconds", pa.float64(), "time for this image in all stages, s"),
 )
 
 PREDICTIONS = pa.schema(
-    [pa.field(name, kind, metadata={"description": said}) for name, kind, said in _PREDICTED],
-    metadata={"lungseg.schema": str(SCHEMA)},
+    [pa.field(name, kind, metadata={"description": description}) for name, kind, description in _PREDICTED],
+    metadata=_METADATA,
 )
-"""One row an input of infer; each column's description is in its metadata, in the files too.
+"""One row for each input of infer. The files have the description of each column in its metadata.
 
-For prepared data both masks are compared at native size, the reference brought back from the prepared square.
+Masks are compared at native size; the reference of prepared data is restored from the prepared square.
 """
 
 
 def table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
-    """Make a table of exactly the schema's columns; a row that lacks one is a bug and raises KeyError."""
+    """Build a table with the columns of a schema.
+
+    Raises:
+        KeyError: a row lacks a column; this is a bug.
+
+    """
     return pa.table(
         {name: pa.array([row[name] for row in rows], schema.field(name).type) for name in schema.names}, schema
     )

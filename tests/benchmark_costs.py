@@ -42,7 +42,7 @@ def main() -> None:
     for name, coding in (("RG1_UNCR", "uncompressed"), ("RG1_J2KR", "JPEG 2000")):
         item = Item(Record("RG1", "films", str(Path(str(get_testdata_file(f"{name}.dcm"))))))
         opened = open_item(item, preprocess, KEY)
-        assert opened.record.usable, opened.record.reason
+        assert opened.record.usable, opened.record.message
         found[f"open a DICOM, {coding}"] = cost(lambda item=item: open_item(item, preprocess, KEY), 5)  # type: ignore[misc]
     image, mask = phantom.draw(3, "montgomery", SIZE)
     blurred = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 3.0).astype(np.float32)

@@ -17,9 +17,11 @@ TABLES = {name: value for name, value in vars(schema).items() if isinstance(valu
 RECORD = Record("a", "north", "/x/a.png", ("/m/a.png",), ("lung",), "p", flags=("mask_uneven",), height=3, width=4)
 
 
-def test_there_are_five_tables_and_each_carries_the_number() -> None:
+def test_every_table_carries_the_schema_number() -> None:
     assert set(TABLES) == {"MANIFEST", "INDEX", "TEST_ROWS", "STUDY_ROWS", "PREDICTIONS"}
-    assert all(table.metadata == {b"lungseg.schema": str(SCHEMA).encode()} for table in TABLES.values())
+    assert {table.metadata[b"lungseg.schema"] for table in TABLES.values()} == {str(SCHEMA).encode()}
+    named = {name for name, table in TABLES.items() if b"lungseg.version" in table.metadata}
+    assert named == TABLES.keys() - {"INDEX"}  # its bytes name runs, which a new version must not rename
 
 
 def test_the_manifest_has_the_columns_of_a_record() -> None:
@@ -42,8 +44,8 @@ def test_no_rows_make_a_table_of_the_schema(name: str) -> None:
 def test_more_than_the_columns_is_left_out_and_less_is_a_bug() -> None:
     row: dict[str, Any] = {**asdict(RECORD), "PatientName": "Doe"}
     assert schema.table([row], schema.MANIFEST).schema.names == schema.MANIFEST.names
-    del row["reason"]
-    with pytest.raises(KeyError, match="reason"):
+    del row["message"]
+    with pytest.raises(KeyError, match="message"):
         schema.table([row], schema.MANIFEST)
 
 
@@ -56,10 +58,20 @@ def test_this_schema_passes() -> None:
     schema.check_schema(SCHEMA, "x.json")
 
 
-@pytest.mark.parametrize("found", [0, SCHEMA + 1, str(SCHEMA), None, "none"])
-def test_another_schema_is_refused_by_name(found: Any) -> None:
-    with pytest.raises(InputError, match=rf"x\.json: schema {found}, this lungseg reads schema {SCHEMA}"):
-        schema.check_schema(found, "x.json")
+@pytest.mark.parametrize(
+    ("number", "version", "writer"),
+    [
+        (4, "", "lungseg 0.1.0 or older"),
+        (SCHEMA + 1, "9.9.9", "lungseg 9.9.9"),
+        (SCHEMA + 1, "", "an unknown version"),
+        (str(SCHEMA), "", "an unknown version"),
+        (None, "", "an unknown version"),
+    ],
+)
+def test_another_schema_is_refused_with_its_writer(number: Any, version: str, writer: str) -> None:
+    match = rf"x\.json: schema {number}, written by {writer}; this version \(\S+\) reads schema {SCHEMA}: run the job"
+    with pytest.raises(InputError, match=match):
+        schema.check_schema(number, "x.json", version)
 
 
 @pytest.mark.parametrize("value", [RECORD, Geometry(1, 1, 1, 1, 0, 0, 1), schema.Counts(1, 2, 3, 4)])

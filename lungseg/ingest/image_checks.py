@@ -31,7 +31,7 @@ _OVER_SIDEWAYS = 0.85
 
 @dataclass(frozen=True)
 class Admitted:
-    """A picture that passed: image u8 or u16[H,W], bones light; what its file tells; repairs; flags.    """
+    """A picture that passed: image u8 or u16[H,W], bones light; what its file tells; repairs; flags."""
 
     image: Grey
     tags: Tags

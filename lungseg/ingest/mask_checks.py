@@ -45,7 +45,7 @@ _TURNED: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
 
 @dataclass(frozen=True)
 class CheckedMask:
-    """A mask that can be used: labels u8[H,W] in 0..classes; the lungs' share of the picture; repairs and flags.    """
+    """A mask that can be used: labels u8[H,W] in 0..classes; the lungs' share of the picture; repairs and flags."""
 
     labels: Mask
     area: float
@@ -101,7 +101,9 @@ def fit(mask: Mask, shape: tuple[int, ...], what: str, image_id: str) -> tuple[M
     shrinking = mask.shape[0] > height
     way = cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR
     resized = cv2.resize(mask * np.uint8(255), (width, height), interpolation=way) > 127
-    return resized.astype(np.uint8), (Note("mask_resized", f"{what} was resized from {found} to {expected}, the size of its image"),)
+    return resized.astype(np.uint8), (
+        Note("mask_resized", f"{what} was resized from {found} to {expected}, the size of its image"),
+    )
 
 
 def check(

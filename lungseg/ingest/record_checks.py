@@ -61,10 +61,10 @@ def open_record(
     key: bytes | None = None,
     read: Read = storage.read_bytes,
 ) -> Opened:
-    """Read and check one record: the completed record, its image at stored depth, its mask u8[H,W] in {0..classes}.
+    """Read and check one record: return it completed, its image at stored depth, its mask u8[H,W] in {0..classes}.
 
-    Whatever is wrong with the files ends in the record's status, codes and message. Without a usable image both arrays are
-    None; with a usable image and a mask that is not, the image is there and the record is rejected. A bug is raised.
+    Problems with the files end in the record's status, codes and message; a bug is raised. Without a usable image both
+    arrays are None. With a usable image and an unusable mask, the image is returned and the record is rejected.
     """
     if not record.usable:
         return record, None, None

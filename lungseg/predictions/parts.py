@@ -61,8 +61,7 @@ class Account:
     def code_counts(self) -> list[dict[str, Any]]:
         """Count images by status and reason code, as predictions.json tells it."""
         return [
-            {"status": status, "code": code, "images": count}
-            for (status, code), count in sorted(self.codes.items())
+            {"status": status, "code": code, "images": count} for (status, code), count in sorted(self.codes.items())
         ]
 
     def told(self) -> str:

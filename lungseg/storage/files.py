@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 import pyarrow.fs as pafs
 
+from lungseg import __version__
 from lungseg.errors import InputError, first_line
 from lungseg.schema import SCHEMA, check_schema
 from lungseg.storage import filesystems
@@ -250,18 +251,20 @@ def read_json(path: str, content: bytes | None = None) -> dict[str, Any]:
         raise InputError(f"{path}: not JSON: it was damaged; make it again") from None
     if not isinstance(value, dict):
         raise InputError(f"{path}: {type(value).__name__}, expected a JSON object: it was damaged; make it again")
-    check_schema(value.get("schema"), path)
+    check_schema(value.get("schema"), path, str(value.get("lungseg_version") or ""))
     return value
 
 
 def write_json(path: str, value: dict[str, Any], indent: int | None = 1) -> None:
-    """Write a JSON object, with the schema's number first; readable, or with no indent ten times faster."""
-    write_bytes(path, (json.dumps({"schema": SCHEMA, **value}, indent=indent) + "\n").encode())
+    """Write a JSON object, with the schema and the version first; readable, or with no indent ten times faster."""
+    content = {"schema": SCHEMA, "lungseg_version": __version__, **value}
+    write_bytes(path, (json.dumps(content, indent=indent) + "\n").encode())
 
 
 def has_valid_digest(value: dict[str, Any]) -> bool:
     """Whether a JSON object that carries its own digest as `checked` is as it was written."""
-    return value.get("checked") == digest({name: it for name, it in value.items() if name not in ("schema", "checked")})
+    outside = ("schema", "lungseg_version", "checked")
+    return value.get("checked") == digest({name: it for name, it in value.items() if name not in outside})
 
 
 def digest_bytes(content: bytes) -> str:

@@ -22,8 +22,9 @@ def read_table(path: str, content: bytes | None = None) -> pa.Table:
         table = pq.ParquetFile(source, pre_buffer=False, page_checksum_verification=True).read(use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise _no_table(path, error) from None
-    number = (table.schema.metadata or {}).get(b"lungseg.schema", b"none").decode()
-    check_schema(int(number) if number.isdigit() else number, path)
+    metadata = {name: value.decode(errors="replace") for name, value in (table.schema.metadata or {}).items()}
+    number = metadata.get(b"lungseg.schema", "none")
+    check_schema(int(number) if number.isdigit() else number, path, metadata.get(b"lungseg.version", ""))
     return table
 
 

@@ -51,12 +51,12 @@ def test_a_mask_far_larger_than_all_others_is_rejected(tmp_path: Path) -> None:
         write_part(plan, areas[10 * i : 10 * i + 10])
     info = dataset_writer.finish_dataset(plans)
     assert info["counts"] == {"ok": 29, "rejected": 1}
-    assert info["reasons"] == {"rejected": {"mask_area": 1}}
+    assert info["codes"] == {"rejected": {"mask_area": 1}}
     assert info["samples"] == 29
     rows = storage.read_table(str(tmp_path / "north" / "manifest.parquet")).to_pylist()
     (far,) = [row for row in rows if row["status"] == "rejected"]
     assert far["image_id"] == "13"
-    assert "marks 0.680 of the image, the median of this dataset is 0.25" in far["reason"]
+    assert "covers 0.680 of the image, the median of this dataset is 0.25" in far["message"]
     index = storage.read_table(str(tmp_path / "north" / "index.parquet")).column("image_id").to_pylist()
     assert index == [one.image_id for one in records if one.image_id != "13"]
 

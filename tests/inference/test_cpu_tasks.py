@@ -23,7 +23,7 @@ from lungseg.inference.ensemble import Ensemble
 from lungseg.inference.inputs import list_items
 from lungseg.inference.items import How, Item, open_item
 from lungseg.inference.part_plan import Part
-from lungseg.ingest import crash_isolation, reason_codes
+from lungseg.ingest import crash_isolation
 from lungseg.model import checkpoint
 from lungseg.model.checkpoint import ensemble_digest
 from lungseg.predictions.parts import Account
@@ -145,8 +145,8 @@ def test_every_odd_kind_of_input_is_a_row_and_nothing_stops_the_part(job: Job, t
     assert rows.keys() == KINDS.keys()
     for name, kind in KINDS.items():
         row = rows[name]
-        found = row["status"], tuple(code for code in reason_codes.codes_of(row["error"]))
-        assert found == expected_of(kind), f"{name}: {row['error']}"
+        found = row["status"], tuple(row["codes"])
+        assert found == expected_of(kind), f"{name}: {row['message']}"
         assert (row["mask"] is not None) is (row["status"] in USABLE), name
         assert (row["dice"] is not None) is (kind.status in USABLE and kind.mask is not None), name
     assert Account.from_json(written["account"]).statuses.total() == len(KINDS)
@@ -158,7 +158,8 @@ def test_a_decompression_bomb_is_rejected(job: Job, tmp_path: Path) -> None:
     through(job, items_of(path))
     (row,) = rows_of(Path(job.out))
     assert (row["status"], row["mask"]) == ("rejected", None)
-    assert row["error"].startswith("too_large: bomb.png has more than 268435456 px")
+    assert row["codes"] == ["too_large"]
+    assert row["message"].startswith("bomb.png has more than 268435456 px")
 
 
 def test_ids_that_would_climb_out_name_rows_and_no_files(archive: Path, job: Job, tmp_path: Path) -> None:
@@ -207,7 +208,8 @@ def test_a_part_over_which_two_processes_died_is_opened_apart_and_only_what_kill
     through(job, items)
     rows = rows_of(Path(job.out))
     assert [row["status"] for row in rows] == ["ok", "failed", "ok"]
-    assert rows[1]["error"].startswith("crashed: north_01.png or its mask ended the process that read it")
+    assert rows[1]["codes"] == ["crashed"]
+    assert rows[1]["message"].startswith("north_01.png or its mask crashed the process that read it")
     assert not storage.exists(job.note(0))
     through(replace(job, out=f"{job.out}/usual"), items)
     usual = rows_of(Path(job.out) / "usual")
@@ -259,10 +261,10 @@ def test_an_input_that_changed_since_it_was_planned_fails_and_says_so(own_archiv
     paths[3].unlink()
     through(job, items)
     rows = rows_of(Path(job.out))
-    codes = [(row["status"], *reason_codes.codes_of(row["error"])) for row in rows]
+    codes = [(row["status"], *row["codes"]) for row in rows]
     assert codes == [("failed", "changed"), ("ok",), ("failed", "changed"), ("failed", "unreadable"), ("ok",)]
-    assert str(paths[0]) in rows[0]["error"]
-    assert str(mask) in rows[2]["error"]
+    assert str(paths[0]) in rows[0]["message"]
+    assert str(mask) in rows[2]["message"]
     assert [row["mask"] is None for row in rows] == [True, False, True, True, False]
 
 
@@ -276,8 +278,8 @@ def test_a_file_that_was_not_there_when_it_was_planned_is_not_predicted(own_arch
     path.write_bytes(content)
     through(job, items)
     (row,) = rows_of(Path(job.out))
-    assert reason_codes.codes_of(row["error"]) == ["changed"]
-    assert "was not there when the job was planned" in row["error"]
+    assert row["codes"] == ["changed"]
+    assert "was not there when the job was planned" in row["message"]
 
 
 def test_a_reference_mask_that_is_broken_costs_the_comparison_only(own_archive: Path, job: Job) -> None:
@@ -287,8 +289,8 @@ def test_a_reference_mask_that_is_broken_costs_the_comparison_only(own_archive: 
     first, *others = rows_of(Path(job.out))
     assert (first["status"], first["dice"], first["hd95_px"]) == ("ok", None, None)
     assert first["mask"] is not None
-    assert reason_codes.codes_of(first["error"]) == ["undecodable"]
-    assert all(row["dice"] is not None and row["error"] == "" for row in others)
+    assert first["codes"] == ["undecodable"]
+    assert all(row["dice"] is not None and row["codes"] == [] for row in others)
 
 
 def test_a_damaged_tar_fails_its_samples_alone(own_prepared: Path, job: Job) -> None:
@@ -301,8 +303,8 @@ def test_a_damaged_tar_fails_its_samples_alone(own_prepared: Path, job: Job) -> 
     through(job, items)
     rows = rows_of(Path(job.out))
     assert [row["status"] for row in rows] == ["failed"] + ["ok"] * 7
-    assert "shard: " in rows[0]["error"]
-    assert "is damaged (checksum)" in rows[0]["error"]
+    assert rows[0]["codes"] == ["shard"]
+    assert "is damaged (checksum)" in rows[0]["message"]
 
 
 def test_a_part_without_one_usable_image_is_written_too(job: Job, tmp_path: Path) -> None:

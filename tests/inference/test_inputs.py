@@ -14,7 +14,7 @@ from lungseg.config import InferSettings, ListingColumns, PreprocessSettings
 from lungseg.errors import InputError, SettingsError
 from lungseg.inference.inputs import list_items, stats_of
 from lungseg.inference.items import Item
-from lungseg.ingest import reason_codes, sources
+from lungseg.ingest import sources
 
 SMALL = PreprocessSettings(size=64)
 
@@ -70,7 +70,7 @@ def test_a_listing_gives_an_item_a_row_whatever_the_row_names(archive: Path, tmp
         f"{archive}/north/images/north_00.png,,p1",
         ",,p3",
     )
-    items = {item.record.reason.split(":")[0] + item.record.image_id: item for item in items_of(path)}
+    items = {"".join(item.record.codes) + item.record.image_id: item for item in items_of(path)}
     assert len(items) == 4
     whole = items.pop("north_00")
     assert [Path(uri).name for uri in whole.files()] == ["north_00.png", "north_00.png"]
@@ -106,14 +106,14 @@ def test_with_a_key_a_listings_patients_get_pseudonyms(archive: Path, tmp_path: 
 def test_a_manifest_of_prepare_is_judged_anew_but_for_what_its_names_say(prepared: Path, tmp_path: Path) -> None:
     table = storage.read_table(str(prepared / "north" / "manifest.parquet"))
     rows = table.to_pylist()
-    rows[0] |= {"status": "rejected", "reason": "mask_empty: seen by another version", "mask_area": None}
-    rows[1] |= {"status": "rejected", "reason": "duplicate_id: north_00.png has the id already"}
+    rows[0] |= {"status": "rejected", "codes": ["mask_empty"], "message": "seen by another version", "mask_area": None}
+    rows[1] |= {"status": "rejected", "codes": ["duplicate_id"], "message": "north_00.png has the id"}
     storage.write_table(str(tmp_path / "manifest.parquet"), table.from_pylist(rows, table.schema))
     records = [item.record for item in items_of(tmp_path / "manifest.parquet")]
     assert [record.image_id for record in records] == [row["image_id"] for row in rows]
     assert [record.status for record in records] == ["ok", "rejected", "ok", "ok", "ok"]
-    assert reason_codes.codes_of(records[1].reason) == ["duplicate_id"]
-    assert all(not record.pixel_digest and not record.reason for record in records if record.status == "ok")
+    assert records[1].codes == ("duplicate_id",)
+    assert all(not record.pixel_digest and not record.codes for record in records if record.status == "ok")
     assert [record.mask_uris for record in records] == [tuple(row["mask_uris"]) for row in rows]
 
 
@@ -150,7 +150,7 @@ def test_of_two_images_of_one_id_the_second_is_rejected_and_still_an_item(
     items = items_of(own_archive / "south")
     assert len(items) == len(records) + 1
     assert [item.record.status for item in items] == ["ok"] * len(records) + ["rejected"]
-    assert reason_codes.codes_of(items[-1].record.reason) == ["duplicate_id"]
+    assert items[-1].record.codes == ("duplicate_id",)
 
 
 def test_an_archive_that_is_not_there_is_refused(tmp_path: Path) -> None:

@@ -38,7 +38,8 @@ records = st.builds(
     spacing_mm=st.none() | st.floats(0.01, 10),
     height=st.integers(0, 4096),
     status=st.sampled_from(["ok", "repaired", "rejected", "failed"]),
-    reason=texts,
+    codes=st.lists(texts, max_size=3).map(tuple),
+    message=texts,
     flags=st.lists(texts, max_size=3).map(tuple),
 )
 rows = st.none() | st.dictionaries(texts, st.none() | texts | numbers, max_size=3)
@@ -59,7 +60,7 @@ def planned_samples(folder: Path) -> list[Item]:
 
 
 def code(opened: Opened) -> str:
-    return opened.record.reason.split(":")[0]
+    return opened.record.codes[0]
 
 
 def append(path: str) -> None:
@@ -157,7 +158,7 @@ def test_a_file_of_another_size_than_planned_is_a_failed_item_that_says_so(
     assert (opened.square, opened.geometry, opened.reference) == (None, None, None)
     assert before is not None
     assert f"{uri} was of {before[0]} bytes when the job was planned and is of {before[0] + 1} bytes" in (
-        opened.record.reason
+        opened.record.message
     )
     assert open_item(whole, SMALL).record.status == "ok"
 
@@ -183,7 +184,7 @@ def test_a_file_that_was_not_there_when_the_job_was_planned_has_changed(where: s
     item = planned(str(north) if where == "here" else north.as_uri(), "north")[0]
     opened = open_item(replace(item, stats=(None, item.stats[1])), SMALL)
     assert (opened.record.status, code(opened)) == ("failed", "changed")
-    assert "was not there when the job was planned" in opened.record.reason
+    assert "was not there when the job was planned" in opened.record.message
 
 
 def test_an_item_that_was_never_planned_is_opened_as_it_is(archive: Path) -> None:
@@ -199,7 +200,7 @@ def test_an_image_that_is_gone_is_a_failed_item(when: str, own_archive: Path) ->
         assert item.stats[0] is None
     opened = open_item(item, SMALL)
     assert (opened.record.status, code(opened)) == ("failed", "unreadable")
-    assert item.record.image_uri in opened.record.reason
+    assert item.record.image_uri in opened.record.message
     assert opened.square is None
 
 
@@ -228,7 +229,7 @@ def test_a_torn_picture_is_a_rejected_item(own_archive: Path) -> None:
 
 
 def test_what_was_rejected_when_it_was_listed_is_not_read(tmp_path: Path) -> None:
-    record = Record("a", "north", str(tmp_path / "none.png"), status="rejected", reason="duplicate_id: twice")
+    record = Record("a", "north", str(tmp_path / "none.png"), status="rejected", codes=("duplicate_id",))
     opened = open_item(Item(record), SMALL)
     assert replace(opened, seconds=0.0) == Opened(record)
 
@@ -278,7 +279,7 @@ def test_a_damaged_tar_is_a_failed_item_and_its_neighbours_are_opened(member: st
     Path(hurt.tar).write_bytes(content)
     opened = open_item(hurt, SMALL)
     assert (opened.record.status, code(opened), opened.square) == ("failed", "shard", None)
-    assert "damaged" in opened.record.reason
+    assert "damaged" in opened.record.message
     assert [open_item(item, SMALL).record.status for item in others] == ["ok"] * len(others)
 
 

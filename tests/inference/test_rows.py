@@ -41,7 +41,7 @@ MODEL = ModelSettings(encoder="tu-test_efficientnet", weights="none")
 MADE = {"threshold": 0.5, "model": "0123456789abcdef"}
 AS_IT_IS = PostprocessSettings(lungs=False, holes=False)
 PREDICTED_ONLY = set(PREDICTIONS.names) - {
-    *("image_id", "dataset", "patient_id", "source_uri", "mask_uris", "status", "error", "height", "width"),
+    *("image_id", "dataset", "patient_id", "source_uri", "mask_uris", "status", "codes", "message", "height", "width"),
     *("threshold", "model", "seconds"),
 }
 
@@ -64,7 +64,7 @@ def pictures(usable: Sequence[bool]) -> list[Opened]:
     return [
         Opened(Record(str(i), "north", f"/{i}.png", pixel_digest=str(i)), np.full((64, 64), i, np.uint8), geometry)
         if good
-        else Opened(Record(str(i), "north", f"/{i}.png", status="failed", reason="unreadable: gone"))
+        else Opened(Record(str(i), "north", f"/{i}.png", status="failed", codes=("unreadable",)))
         for i, good in enumerate(usable)
     ]
 
@@ -190,7 +190,7 @@ def test_a_row_says_whose_it_is_and_what_made_it(archive: Path, ensemble: Ensemb
         assert (row["dataset"], row["patient_id"]) == (record.dataset, record.patient_id)
         assert (row["source_uri"], row["mask_uris"]) == (record.image_uri, list(record.mask_uris))
         assert (row["height"], row["width"]) == (record.height, record.width)
-        assert (row["status"], row["error"]) == ("ok", "")
+        assert (row["status"], row["codes"], row["message"]) == ("ok", [], "")
         assert (row["threshold"], row["model"]) == (MADE["threshold"], MADE["model"])
         assert json.loads(row["geometry"]) == asdict(plan_geometry(record.height, record.width, SMALL))
         assert row["seconds"] > one.seconds > 0
@@ -305,10 +305,12 @@ def test_an_empty_reference_is_compared_and_none_is_not() -> None:
 
 
 def test_the_row_of_an_unusable_image_says_why_and_holds_no_figure() -> None:
-    record = Record("a", "north", "/a.png", ("/m.png",), ("lung",), status="rejected", reason="too_large: 9 GB")
+    record = Record(
+        "a", "north", "/a.png", ("/m.png",), ("lung",), status="rejected", codes=("too_large",), message="9 GB"
+    )
     row = make_row(Opened(record, seconds=0.25), None, MADE, AS_IT_IS)
     assert list(row) == PREDICTIONS.names
-    assert (row["status"], row["error"], row["seconds"]) == ("rejected", "too_large: 9 GB", 0.25)
+    assert (row["status"], row["codes"], row["message"], row["seconds"]) == ("rejected", ["too_large"], "9 GB", 0.25)
     assert (row["image_id"], row["source_uri"], row["mask_uris"]) == ("a", "/a.png", ["/m.png"])
     assert (row["threshold"], row["model"]) == (MADE["threshold"], MADE["model"])
     assert {name for name, value in row.items() if value is None} == PREDICTED_ONLY
@@ -316,9 +318,9 @@ def test_the_row_of_an_unusable_image_says_why_and_holds_no_figure() -> None:
 
 def test_what_was_repaired_stays_repaired() -> None:
     opened, predicted = drawn(lungs())
-    repaired = replace(opened.record, status="repaired", reason="mask_resized: by half")
+    repaired = replace(opened.record, status="repaired", codes=("mask_resized",), message="by half")
     row = make_row(replace(opened, record=repaired), predicted, MADE, AS_IT_IS)
-    assert (row["status"], row["error"]) == ("repaired", "mask_resized: by half")
+    assert (row["status"], row["codes"], row["message"]) == ("repaired", ["mask_resized"], "by half")
 
 
 @pytest.mark.parametrize(("harm", "code"), [("another size", "mask_size"), ("gone", "unreadable")])
@@ -333,7 +335,7 @@ def test_a_reference_that_cannot_be_used_leaves_the_image_predicted_and_says_so(
     else:
         cv2.imwrite(str(mask), np.full((40, 40), 255, np.uint8))
     after = rows_of(ensemble, [open_item(Item(record), SMALL) for record in records])
-    assert (after[2]["status"], after[2]["error"].split(":")[0]) == ("ok", code)
+    assert (after[2]["status"], after[2]["codes"][0]) == ("ok", code)
     assert [after[2][name] for name in COMPARED] == [None] * len(COMPARED)
     assert [row["mask"] for row in after] == [row["mask"] for row in before]
     assert all(row["dice"] is not None for i, row in enumerate(after) if i != 2)
@@ -347,7 +349,7 @@ def test_bad_files_are_rows_and_their_neighbours_are_not_moved(own_archive: Path
     after = rows_of(ensemble, [open_item(Item(record), SMALL) for record in records])
     assert [row["image_id"] for row in after] == [row["image_id"] for row in before]
     assert (after[1]["status"], after[1]["mask"]) == ("rejected", None)
-    assert (after[3]["status"], after[3]["error"].split(":")[0]) == ("failed", "unreadable")
+    assert (after[3]["status"], after[3]["codes"][0]) == ("failed", "unreadable")
     for i, (row, same) in enumerate(zip(before, after, strict=True)):
         if i not in (1, 3):
             assert np.mean(mask_of(row) != mask_of(same)) < 1e-3
@@ -373,7 +375,7 @@ def test_a_damaged_tar_is_a_row_not_an_end(own_prepared: Path, ensemble: Ensembl
     items = [prepared_item(data.folder, row) for row in data.index.to_pylist()]
     shutil.copyfile(items[-1].tar, items[0].tar)
     rows = rows_of(ensemble, [open_item(item, SMALL) for item in items])
-    assert (rows[0]["status"], rows[0]["error"].split(":")[0], rows[0]["mask"]) == ("failed", "shard", None)
+    assert (rows[0]["status"], rows[0]["codes"][0], rows[0]["mask"]) == ("failed", "shard", None)
     assert rows[-1]["status"] == "ok"
     assert table(rows, PREDICTIONS).num_rows == len(items)
 

@@ -19,7 +19,7 @@ from lungseg.schema import PREDICTIONS
 
 
 def row(name: str, **changes: object) -> dict[str, Any]:
-    values = {"image_id": name, "source_uri": f"/films/{name}.png", "status": "ok", "error": ""}
+    values = {"image_id": name, "source_uri": f"/films/{name}.png", "status": "ok", "codes": [], "message": ""}
     figures = {"height": 100, "width": 200, "area_px": 5000, "right_lung_px": 3000, "left_lung_px": 2000}
     return {**dict.fromkeys(PREDICTIONS.names), **values, **figures, **changes}
 
@@ -70,8 +70,8 @@ def job(tmp_path: Path) -> Job:
 
 
 def write_parts(job: Job) -> Account:
-    first = [row("a"), row("b", status="rejected", error="blank: nothing is on it")]
-    second = [row("c", status="failed", error="unreadable: gone")]
+    first = [row("a"), row("b", status="rejected", codes=["blank"])]
+    second = [row("c", status="failed", codes=["unreadable"])]
     written = [write_part(part_path(job.out, number), rows, "x") for number, rows in enumerate((first, second))]
     return written[0].add(written[1])
 
@@ -84,9 +84,9 @@ def test_predictions_json_tells_counts_that_add_up_and_every_part(job: Job) -> N
     found = storage.read_json(f"{job.out}/predictions.json")
     assert found["images"] == 3 == sum(found["counts"].values())
     assert found["counts"] == {"ok": 1, "rejected": 1, "failed": 1}
-    assert found["reasons"] == [
-        {"status": "failed", "reason": "unreadable", "images": 1},
-        {"status": "rejected", "reason": "blank", "images": 1},
+    assert found["codes"] == [
+        {"status": "failed", "code": "unreadable", "images": 1},
+        {"status": "rejected", "code": "blank", "images": 1},
     ]
     for part, rows in zip(found["parts"], (2, 1), strict=True):
         content = (Path(job.out) / part["name"]).read_bytes()
@@ -123,8 +123,8 @@ def test_a_secret_key_is_not_in_the_account(job: Job) -> None:
             "a.png: lungs 0.0% of 200 x 100 px (right 0.0% and left 0.0%)",
         ),
         (
-            {"status": "rejected", "error": "blank: a.png holds nothing", "area_px": None, "height": None},
-            "a.png: rejected, blank: a.png holds nothing",
+            {"status": "rejected", "codes": ["blank"], "message": "a.png is black", "area_px": None, "height": None},
+            "a.png: rejected (blank), a.png is black",
         ),
     ],
 )

@@ -187,7 +187,7 @@ def test_a_part_without_its_masks_is_named(out: Path, caplog: pytest.LogCaptureF
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("counts", {"ok": 1000}), ("reasons", [{"status": "failed", "reason": "x", "images": 1}])]
+    ("name", "value"), [("counts", {"ok": 1000}), ("codes", [{"status": "failed", "code": "x", "images": 1}])]
 )
 def test_an_account_that_the_rows_do_not_give_is_named(
     name: str, value: Any, out: Path, caplog: pytest.LogCaptureFixture

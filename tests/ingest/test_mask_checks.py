@@ -15,6 +15,7 @@ from lungseg.config import OddMasks, PreprocessSettings
 from lungseg.errors import ImageError
 from lungseg.imaging import codecs, phantom
 from lungseg.ingest import mask_checks
+from lungseg.ingest.reason_codes import Note
 from lungseg.schema import Record
 
 U8 = NDArray[np.uint8]
@@ -39,8 +40,8 @@ def refusal(mask: U8, image: U8 = IMAGE, odd: OddMasks = "flag") -> ImageError:
     return caught.value
 
 
-def codes(repairs: tuple[str, ...]) -> list[str]:
-    return [repair.split(":")[0] for repair in repairs]
+def codes(notes: tuple[Note, ...]) -> list[str]:
+    return [note.code for note in notes]
 
 
 def dotted(value: int, *boxes: tuple[slice, slice]) -> U8:
@@ -79,7 +80,7 @@ def test_specks_are_removed_and_counted() -> None:
     checked = check(specks)
     np.testing.assert_array_equal(checked.labels, LUNGS)
     assert codes(checked.repairs) == ["mask_specks"]
-    assert "7 px in 2 specks" in checked.repairs[0]
+    assert "7 px in 2 specks" in checked.repairs[0].message
 
 
 def test_small_holes_are_filled_and_counted() -> None:
@@ -87,7 +88,7 @@ def test_small_holes_are_filled_and_counted() -> None:
     checked = check(dotted(0, (slice(row, row + 2), slice(column, column + 3))))
     np.testing.assert_array_equal(checked.labels, LUNGS)
     assert codes(checked.repairs) == ["mask_holes"]
-    assert "6 px in 1 holes" in checked.repairs[0]
+    assert "6 px in 1 holes" in checked.repairs[0].message
 
 
 def test_a_large_hole_stays() -> None:
@@ -112,7 +113,7 @@ def test_a_mask_of_another_size_and_the_same_aspect_is_resized(
     assert set(np.unique(fitted)) == {0, 1}
     assert 2 * (fitted * whole).sum() / (fitted.sum() + whole.sum()) > least
     assert codes(repairs) == ["mask_resized"]
-    assert f"{size[0]}x{size[1]}" in repairs[0]
+    assert f"{size[0]}x{size[1]}" in repairs[0].message
 
 
 @given(st.integers(64, 5000), st.integers(64, 5000), st.floats(0.1, 1.0))
@@ -191,8 +192,8 @@ FLAGGED = {
 @pytest.mark.parametrize("code", FLAGGED)
 def test_what_is_odd_is_flagged_or_refused_as_asked(code: str) -> None:
     mask = np.asarray(FLAGGED[code], np.uint8)
-    assert code in check(mask).flags
-    assert refusal(mask, odd="reject").code == check(mask).flags[0]
+    assert code in codes(check(mask).flags)
+    assert refusal(mask, odd="reject").code == check(mask).flags[0].code
 
 
 def write(folder: Path, name: str, mask: U8) -> str:
@@ -210,7 +211,7 @@ def test_a_records_masks_are_read_by_class(tmp_path: Path) -> None:
     assert found is not None
     assert set(np.unique(found.labels)) == {0, 1}
     assert codes(found.repairs) == ["mask_resized"]
-    assert "right.png" in found.repairs[0]
+    assert "right.png" in found.repairs[0].message
     both = mask_checks.read_mask(record, IMAGE, PreprocessSettings(classes=("lung", "heart")), "flag")
     assert both is not None
     assert set(np.unique(both.labels)) == {0, 1, 2}

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lungseg.imaging import codecs, phantom
 from lungseg.imaging.dicom.pseudonym import pseudonym
-from lungseg.ingest import reason_codes, record_checks
+from lungseg.ingest import record_checks
 from lungseg.schema import Record
 from tests.imaging.dicom.dicom_files import write_dicom
 
@@ -51,7 +51,7 @@ def test_a_good_record_is_completed(make: Make) -> None:
     checked, image, mask = record_checks.open_record(record)
     found = {"pixel_digest": codecs.pixel_digest(IMAGE), "mask_area": checked.mask_area}
     assert checked == replace(record, height=96, width=96, **found)
-    assert (checked.status, checked.reason) == ("ok", "")
+    assert (checked.status, checked.codes, checked.message) == ("ok", (), "")
     np.testing.assert_array_equal(image, IMAGE)
     np.testing.assert_array_equal(mask, MASK // 255)
 
@@ -89,8 +89,8 @@ def test_one_empty_side_is_no_empty_mask(make: Make) -> None:
 )
 def test_an_image_that_cannot_be_used(image: NDArray[Any] | bytes | None, status: str, code: str, make: Make) -> None:
     checked, opened, mask = record_checks.open_record(make(image, MASK))
-    assert (checked.status, checked.reason.split(":")[0]) == (status, code)
-    assert "case.png" in checked.reason
+    assert (checked.status, checked.codes) == (status, (code,))
+    assert "case.png" in checked.message
     assert opened is None
     assert mask is None
     assert (checked.height, checked.width, checked.pixel_digest) == (0, 0, "")
@@ -116,7 +116,7 @@ def test_a_mask_that_cannot_be_used_leaves_the_image(
     mask: NDArray[Any] | bytes | None, status: str, code: str, make: Make
 ) -> None:
     checked, image, opened = record_checks.open_record(make(IMAGE, mask))
-    assert (checked.status, checked.reason.split(":")[0]) == (status, code)
+    assert (checked.status, checked.codes) == (status, (code,))
     assert opened is None
     np.testing.assert_array_equal(image, IMAGE)
     assert (checked.height, checked.width) == (96, 96)
@@ -125,17 +125,18 @@ def test_a_mask_that_cannot_be_used_leaves_the_image(
 
 def test_the_second_mask_is_checked_as_the_first(make: Make) -> None:
     checked, _, _ = record_checks.open_record(make(IMAGE, MASK, MASK[:-5]))
-    assert checked.reason.startswith("mask_size: mask mask1.png is 91x96, its image is 96x96 (case)")
+    assert checked.codes == ("mask_size",)
+    assert checked.message.startswith("mask mask1.png is 91x96, its image is 96x96 (case)")
 
 
 def test_masks_that_are_full_only_together_are_full(make: Make) -> None:
     top, bottom = np.zeros_like(MASK), np.zeros_like(MASK)
     top[:50], bottom[50:] = 255, 255
-    assert record_checks.open_record(make(IMAGE, top, bottom))[0].reason.startswith("mask_full")
+    assert record_checks.open_record(make(IMAGE, top, bottom))[0].codes == ("mask_full",)
 
 
 def test_what_was_rejected_before_is_not_opened(make: Make) -> None:
-    record = replace(make(None), status="rejected", reason="one_sided_mask: x")
+    record = replace(make(None), status="rejected", codes=("one_sided_mask",))
     assert record_checks.open_record(record) == (record, None, None)
 
 
@@ -154,30 +155,25 @@ def test_only_the_first_of_an_id_stays() -> None:
     ]
     checked = record_checks.refuse_same_ids(records)
     assert [record.status for record in checked] == ["ok", "ok", "rejected", "ok"]
-    assert checked[2].reason.startswith("duplicate_id: 1.png has the id a already")
-    assert [replace(record, status="ok", reason="") for record in checked] == records
+    assert checked[2].codes == ("duplicate_id",)
+    assert checked[2].message.startswith("1.png already has the id a")
+    assert [replace(record, status="ok", codes=(), message="") for record in checked] == records
 
 
 def test_the_one_that_held_an_id_before_keeps_it() -> None:
     records = [Record("a", "n", f"/a.{end}") for end in ("gif", "jpg", "png")]
     checked = record_checks.refuse_same_ids(records, {("n", "/a.jpg"): "a", ("n", "/a.png"): "b", ("s", "/a.png"): "a"})
     assert [record.status for record in checked] == ["rejected", "ok", "rejected"]
-    assert all(checked[i].reason.startswith("duplicate_id: a.jpg has the id a already") for i in (0, 2))
+    assert all(checked[i].message.startswith("a.jpg already has the id a") for i in (0, 2))
     assert [record.status for record in record_checks.refuse_same_ids([records[1]] * 2, {("n", "/a.jpg"): "a"})] == [
         "ok",
         "rejected",
     ]
-    one_sided = replace(records[1], status="rejected", reason="one_sided_mask: x")
+    one_sided = replace(records[1], status="rejected", codes=("one_sided_mask",))
     for held in ({("n", "/gone.png"): "a"}, {("n", one_sided.image_uri): "a"}):
         checked = record_checks.refuse_same_ids([records[0], one_sided, records[2]], held)
         assert checked[:2] == [records[0], one_sided]
-        assert checked[2].reason.startswith("duplicate_id: a.gif")
-
-
-def test_codes_are_read_back_from_a_reason() -> None:
-    assert reason_codes.codes_of("") == []
-    assert reason_codes.codes_of("blank: it holds 3: export it") == ["blank"]
-    assert reason_codes.codes_of("colour: a: b | mask_specks: 3 px; c: d | no code here") == ["colour", "mask_specks"]
+        assert checked[2].message.startswith("a.gif")
 
 
 def test_repairs_of_picture_and_mask_are_both_told(make: Make) -> None:
@@ -185,7 +181,7 @@ def test_repairs_of_picture_and_mask_are_both_told(make: Make) -> None:
     mask[1:3, 1:3] = 255
     checked, image, labels = record_checks.open_record(make(np.dstack([255 - IMAGE] * 3), mask))
     assert checked.status == "repaired"
-    assert reason_codes.codes_of(checked.reason) == ["colour", "inverted", "mask_specks"]
+    assert checked.codes == ("grey_as_colour", "inverted", "mask_specks")
     np.testing.assert_array_equal(image, IMAGE)
     np.testing.assert_array_equal(labels, MASK // 255)
     assert checked.mask_area == pytest.approx(MASK.mean() / 255)
@@ -195,11 +191,7 @@ def test_what_was_put_right_in_a_picture_stays_told_where_its_mask_cannot_be_use
     checked, image, labels = record_checks.open_record(make(255 - IMAGE, np.zeros_like(MASK)))
     assert (checked.status, labels) == ("rejected", None)
     np.testing.assert_array_equal(image, IMAGE)
-    assert reason_codes.codes_of(checked.reason) == ["mask_empty", "inverted"]
-    assert reason_codes.counted_codes("rejected", checked.reason) == ["mask_empty"]
-    assert reason_codes.counted_codes("repaired", checked.reason) == ["mask_empty", "inverted"]
-    assert reason_codes.was_repaired(checked.reason)
-    assert not reason_codes.was_repaired("mask_empty: it marks no pixel")
+    assert checked.codes == ("mask_empty", "inverted")
 
 
 def test_an_odd_mask_is_flagged_or_rejected(make: Make) -> None:
@@ -208,7 +200,7 @@ def test_an_odd_mask_is_flagged_or_rejected(make: Make) -> None:
     record = make(IMAGE, mask)
     assert record_checks.open_record(record)[0].flags == ("mask_one_component",)
     strict, image, _ = record_checks.open_record(record, odd_masks="reject")
-    assert (strict.status, reason_codes.codes_of(strict.reason)) == ("rejected", ["mask_one_component"])
+    assert (strict.status, strict.codes) == ("rejected", ("mask_one_component",))
     assert image is not None
 
 

@@ -219,7 +219,7 @@ def test_a_file_of_another_checkpoint_is_found(
 @pytest.mark.parametrize("schema", [SCHEMA + 1, None, "1"])
 def test_a_checkpoint_of_another_schema_is_refused(schema: object, own: Path) -> None:
     _change_config(own / "epoch-0001", schema=schema)
-    with pytest.raises(CheckpointError, match=f"this lungseg reads schema {SCHEMA}"):
+    with pytest.raises(CheckpointError, match=f"reads schema {SCHEMA}"):
         checkpoint.verify(str(own / "epoch-0001"))
 
 

@@ -21,7 +21,7 @@ SIZE = 192
 
 @dataclass(frozen=True)
 class Kind:
-    """One odd input: its image file, its mask file (or none), the expected status, and codes of reason and flags.
+    """One odd input: its image file, its mask file (or none), the expected status, and its reason codes.
 
     Links are (name, target) and lie beside the image, or stand for it where there is none.
     """
@@ -182,11 +182,13 @@ def _pictures(rgb: U8, wide: NDArray[np.uint16]) -> dict[str, Kind]:
         "strip": bad(png(cv2.resize(GREY, (600, 100))), ".png", "extreme_aspect"),
         "inverted": good(png(255 - GREY), ".png", "inverted"),
         "inverted_of_16_bits": good(png((255 - GREY).astype(np.uint16) << 8), ".png", "inverted"),
-        "grey_stored_as_rgb": good(png(rgb), ".png", "colour"),
-        "grey_stored_as_rgba": good(png(np.dstack([rgb, np.full(GREY.shape, 255, np.uint8)])), ".png", "colour"),
-        "grey_in_a_colour_jpeg": good(jpeg(rgb, quality=70), ".jpg", "colour"),
-        "tinted_film": good(png(tinted()), ".png", "colour"),
-        "inverted_and_rgb": good(png(255 - rgb), ".png", "colour", "inverted"),
+        "grey_stored_as_rgb": good(png(rgb), ".png", "grey_as_colour"),
+        "grey_stored_as_rgba": good(
+            png(np.dstack([rgb, np.full(GREY.shape, 255, np.uint8)])), ".png", "grey_as_colour"
+        ),
+        "grey_in_a_colour_jpeg": good(jpeg(rgb, quality=70), ".jpg", "grey_as_colour"),
+        "tinted_film": good(png(tinted()), ".png", "grey_as_colour"),
+        "inverted_and_rgb": good(png(255 - rgb), ".png", "grey_as_colour", "inverted"),
         "colour_photograph": bad(png(coloured()), ".png", "colour"),
         "png_of_16_bits_using_12": good(png(wide), ".png"),
         "tiff_of_16_bits": good(tiff(wide), ".tiff"),

@@ -38,7 +38,8 @@ def row_of(image_id: str, source: str, mask: Any, **changes: Any) -> Row:
         "source_uri": source,
         "mask_uris": [],
         "status": "ok",
-        "error": "",
+        "codes": [],
+        "message": "",
         "height": height,
         "width": width,
         "mask": codecs.encode_rle(mask),
@@ -67,7 +68,7 @@ def predictions(tmp_path: Path, draw_pair: Any) -> Path:
     )
     rows.append(row_of("radiograph", str(tmp_path / "x.dcm"), mask, dice=0.95))
     rows.append(row_of("empty", str(tmp_path / "0.png"), np.zeros((90, 80), np.uint8)))
-    torn = row_of("torn", str(tmp_path / "none.png"), mask, status="rejected", error="undecodable: torn")
+    torn = row_of("torn", str(tmp_path / "none.png"), mask, status="rejected", codes=["undecodable"])
     rows.append({**torn, "mask": None, "bbox": None, "area_px": None})
     for number, part in enumerate((rows[:2], rows[2:])):
         write_part(part_path(str(folder), number), part, "digest")

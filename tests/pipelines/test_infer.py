@@ -19,7 +19,7 @@ from lungseg.config import InferSettings, PostprocessSettings, PreprocessSetting
 from lungseg.errors import CheckpointError, InputError, SettingsError
 from lungseg.imaging import codecs
 from lungseg.inference import cpu_tasks
-from lungseg.ingest import reason_codes, record_checks, sources
+from lungseg.ingest import record_checks, sources
 from lungseg.model import checkpoint
 from lungseg.model.checkpoint_io import load_weights
 from lungseg.pipelines import infer
@@ -85,7 +85,7 @@ def test_every_image_has_one_row(whole: tuple[Path, Path]) -> None:
     rows = rows_of(out)
     assert sorted(row["source_uri"] for row in rows) == sorted(str(path) for path in archive.rglob("images/*"))
     bad = {row["image_id"]: row for row in rows if row["status"] != "ok"}
-    assert {name: (row["status"], *reason_codes.codes_of(row["error"])) for name, row in bad.items()} == {
+    assert {name: (row["status"], *row["codes"]) for name, row in bad.items()} == {
         "north_00": ("rejected", "undecodable"),
         "south_99": ("failed", "unreadable"),
     }
@@ -121,7 +121,7 @@ def test_counts_add_up_to_the_inputs(whole: tuple[Path, Path]) -> None:
     assert found["images"] == found["predicted_now"] == count == sum(found["counts"].values())
     assert found["counts"] == {"ok": count - 2, "rejected": 1, "failed": 1}
     assert set(found["counts"]) <= set(STATUSES)
-    assert {(one["status"], one["reason"]): one["images"] for one in found["reasons"]} == {
+    assert {(one["status"], one["code"]): one["images"] for one in found["codes"]} == {
         ("rejected", "undecodable"): 1,
         ("failed", "unreadable"): 1,
     }
@@ -222,7 +222,7 @@ def test_tars_manifest_listing_and_folder_give_same_masks(
     assert [(row["source_uri"], row["mask"], row["dice"]) for row in listed] == [
         (row["source_uri"], row["mask"], row["dice"]) for row in north
     ]
-    assert (gone["status"], reason_codes.codes_of(gone["error"])) == ("failed", ["unreadable"])
+    assert (gone["status"], gone["codes"]) == ("failed", ["unreadable"])
     infer.run(settings_of(archive, trained, tmp_path / "some", pattern="north/*"))
     assert steady(rows_of(tmp_path / "some")) == steady(north)
 
@@ -288,7 +288,7 @@ def test_input_that_changes_during_the_job_fails(
     monkeypatch.setattr(infer, "open_part", late)
     infer.run(settings_of(film, trained, tmp_path / "out"))
     (row,) = rows_of(tmp_path / "out")
-    assert (row["status"], row["mask"], reason_codes.codes_of(row["error"])) == ("failed", None, ["changed"])
+    assert (row["status"], row["mask"], row["codes"]) == ("failed", None, ["changed"])
     with pytest.raises(InputError, match="the archive's files changed"):
         infer.run(settings_of(film, trained, tmp_path / "out"))
 
@@ -380,7 +380,7 @@ def test_hostile_files_are_rejected_with_one_line(film: Path, trained: Path, tmp
     found = {row["image_id"]: row for row in rows_of(tmp_path / "out")}
     assert found.pop("good")["status"] == "ok"
     assert {name: row["status"] for name, row in found.items()} == dict.fromkeys(HOSTILE, "rejected")
-    assert all(row["error"] and "\n" not in row["error"] for row in found.values())
+    assert all(row["codes"] and "\n" not in row["message"] for row in found.values())
 
 
 def plant(run: Path, name: str, marker: Path) -> None:

@@ -16,7 +16,7 @@ from lungseg.config import ListingColumns, PrepareSettings, PreprocessSettings
 from lungseg.dataset import catalog
 from lungseg.dataset.sample_reader import SampleReader
 from lungseg.errors import InputError, SettingsError, ShardError
-from lungseg.ingest import reason_codes, record_checks, sources
+from lungseg.ingest import record_checks, sources
 from lungseg.pipelines import prepare
 from lungseg.prepare import dataset_writer
 from lungseg.prepare.shard_plan import plan_shards
@@ -69,7 +69,7 @@ def test_broken_inputs_become_rejected_rows(ray_cluster: None, own_archive: Path
     prepare.run(PrepareSettings(source=str(own_archive), out=str(tmp_path), preprocess=SMALL))
     rows = [row for path in sorted(tmp_path.rglob("manifest.parquet")) for row in read_table(str(path)).to_pylist()]
     assert len(rows) == len(images)
-    assert sum(row["status"] == "rejected" and row["reason"].startswith("undecodable") for row in rows) == 3
+    assert sum(row["status"] == "rejected" and row["codes"] == ["undecodable"] for row in rows) == 3
     counts = [json.loads(path.read_text())["counts"] for path in tmp_path.rglob("dataset.json")]
     assert sum(sum(count.values()) for count in counts) == len(images)
 
@@ -296,7 +296,7 @@ def test_bad_cells_of_a_listing_become_rows(ray_cluster: None, archive: Path, tm
     (tmp_path / "list.csv").write_text("image\n" + "\n".join(map(str, [*cells, cells[0]])) + "\n")
     prepare.run(PrepareSettings(listing=str(tmp_path / "list.csv"), out=str(tmp_path / "out"), preprocess=SMALL))
     rows = read_table(str(tmp_path / "out" / "list" / "manifest.parquet")).to_pylist()
-    codes = sorted((row["status"], *reason_codes.codes_of(row["reason"])) for row in rows)
+    codes = sorted((row["status"], *row["codes"]) for row in rows)
     assert codes == [("failed", "unreadable")] * 4 + [("ok",)] * 5 + [("rejected", "listed_twice")]
 
 

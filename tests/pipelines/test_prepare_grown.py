@@ -45,9 +45,12 @@ def test_added_file_with_an_existing_id_is_rejected(ray_cluster: None, own_archi
         assert {name: after[name] for name in before} == before
         assert sorted(after.keys() - before.keys()) == ["north/north-000003.tar"]
         rows = read_table(str(tmp_path / "out" / "north" / "manifest.parquet")).to_pylist()
-        refused = {Path(row["image_uri"]).name: row["reason"] for row in rows if row["status"] == "rejected"}
+        refused = {
+            Path(row["image_uri"]).name: (row["codes"], row["message"]) for row in rows if row["status"] == "rejected"
+        }
         assert list(refused) == ["north_01.jpg"]
-        assert refused["north_01.jpg"].startswith("duplicate_id: north_01.png has the id north_01 already")
+        assert refused["north_01.jpg"][0] == ["duplicate_id"]
+        assert refused["north_01.jpg"][1].startswith("north_01.png already has the id north_01")
 
 
 @pytest.mark.parametrize("appended", [True, False])

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from lungseg.config import PrepareSettings, PreprocessSettings
-from lungseg.ingest import reason_codes
 from lungseg.pipelines import prepare
 from lungseg.storage import read_table
 from tests.pipelines.odd_inputs import Kind, kinds
@@ -47,7 +46,7 @@ def test_there_are_sixty_different_kinds() -> None:
 @pytest.mark.parametrize("name", KINDS)
 def test_kind_gets_its_status_and_codes(name: str, made: tuple[Rows, dict[str, Any]]) -> None:
     row, kind = made[0][name], KINDS[name]
-    assert (row["status"], tuple(reason_codes.codes_of(row["reason"]))) == (kind.status, kind.codes), row["reason"]
+    assert (row["status"], tuple(row["codes"])) == (kind.status, kind.codes), row["message"]
     if kind.status in ("ok", "repaired"):
         assert row["pixel_digest"]
         assert row["phash"]
@@ -60,7 +59,7 @@ def test_counts_add_up(made: tuple[Rows, dict[str, Any]]) -> None:
     assert summary["counts"] == {**dict.fromkeys(summary["counts"], 0), **Counter(k.status for k in KINDS.values())}
     expected: Counter[tuple[str, str]] = Counter((kind.status, code) for kind in KINDS.values() for code in kind.codes)
     (found,) = summary["datasets"].values()
-    assert {(status, code): n for status, codes in found["reasons"].items() for code, n in codes.items()} == expected
+    assert {(status, code): n for status, codes in found["codes"].items() for code, n in codes.items()} == expected
 
 
 def test_kinds_are_both_usable_and_unusable() -> None:

@@ -160,7 +160,8 @@ def _predicted(folder: Path, number: int, pair: tuple[U8, U8], **changes: Any) -
         "dataset": "north",
         "patient_id": "secret-patient",
         "status": "ok",
-        "error": "",
+        "codes": [],
+        "message": "",
         "source_uri": str(folder / "images" / f"{number}.png"),
         "mask_uris": [str(folder / "masks" / f"{number}.png")],
         "height": image.shape[0],
@@ -185,9 +186,9 @@ def _without_reference(row: Row) -> Row:
     return {**row, **dict.fromkeys(names), "mask_uris": []}
 
 
-def _not_predicted(image_id: str, status: str, error: str) -> Row:
+def _not_predicted(image_id: str, status: str, code: str) -> Row:
     known = {"image_id": image_id, "dataset": "north", "source_uri": f"/gone/{image_id}.png", "mask_uris": []}
-    return {**dict.fromkeys(PREDICTIONS.names), **known, "status": status, "error": error, "threshold": 0.5}
+    return {**dict.fromkeys(PREDICTIONS.names), **known, "status": status, "codes": [code], "threshold": 0.5}
 
 
 def _write_predictions(folder: Path, rows: list[Row], planned: int | None = None) -> None:
@@ -219,8 +220,8 @@ def rows(tmp_path: Path, draw_pair: DrawPair) -> list[Row]:
     made = [_predicted(tmp_path / "archive", number, pair) for number, pair in enumerate(pairs)]
     for row in made[4:6]:
         row["seen_in_training"] = True
-    made[6] = {**_without_reference(made[6]), "error": "mask_size: mask 6.png is 1x1"}
-    bad = [_not_predicted("torn", "rejected", "undecodable: cut"), _not_predicted("lost", "failed", "unreadable: gone")]
+    made[6] = {**_without_reference(made[6]), "codes": ["mask_size"]}
+    bad = [_not_predicted("torn", "rejected", "undecodable"), _not_predicted("lost", "failed", "unreadable")]
     return [*made, *bad]
 
 
@@ -272,7 +273,7 @@ def test_report_json_has_the_predictions(study: Path, rows: list[Row], tmp_path:
             assert line[name] == pytest.approx(np.mean([row[name] for row in part])), name
     assert found["counts"] == {"failed": 1, "ok": 7, "rejected": 1}
     assert sum(found["counts"].values()) == found["inputs"] == len(rows)
-    reasons = {(row["status"], row["reason"]): row["images"] for row in found["reasons"]}
+    reasons = {(row["status"], row["code"]): row["images"] for row in found["codes"]}
     assert reasons == {("ok", "mask_size"): 1, ("failed", "unreadable"): 1, ("rejected", "undecodable"): 1}
     assert numbers["notes"] == ["1 of 3 runs not finished: their figures are missing."]
     assert "9 inputs: 1 failed, 7 ok, 1 rejected" in " ".join(page.split())
@@ -335,7 +336,7 @@ def test_predictions_folder_without_parts(study: Path, tmp_path: Path) -> None:
 
 def test_page_is_self_contained_and_escapes_names(study: Path, rows: list[Row], tmp_path: Path) -> None:
     hostile = [{**row, "image_id": HOSTILE, "dataset": HOSTILE} for row in rows[:7]]
-    hostile.append({**rows[7], "dataset": HOSTILE, "error": f"{HOSTILE}: x"})
+    hostile.append({**rows[7], "dataset": HOSTILE, "codes": [HOSTILE]})
     _write_predictions(tmp_path / "predictions", hostile)
     tested = [_tested("pooled-fold0", 0, 0.9, HOSTILE, role) for role in ("held-out", "cross")]
     _write_run(study / "pooled-fold0", "pooled-fold0", tested, [HOSTILE])

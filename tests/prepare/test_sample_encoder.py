@@ -60,7 +60,8 @@ def test_record_that_kills_its_process_fails_alone(archive: Path) -> None:
     with_deadly = [records[0], replace(records[1], finding=Deadly("x")), *records[2:]]
     samples, expected = encoded(with_deadly, isolated=True), encoded(records)
     assert [sample.record.status for sample in samples] == ["ok", "failed", "ok", "ok", "ok"]
-    assert samples[1].record.reason.startswith("crashed: north_01.png or its mask ended the process")
+    assert samples[1].record.codes == ("crashed",)
+    assert samples[1].record.message.startswith("north_01.png or its mask crashed the process")
     assert samples[1].members == {}
     assert [sample.members for i, sample in enumerate(samples) if i != 1] == [
         sample.members for i, sample in enumerate(expected) if i != 1
@@ -99,4 +100,4 @@ def test_unreadable_file_becomes_a_failed_record(archive: Path) -> None:
     missing = replace(records[1], image_uri=f"{records[1].image_uri}.gone")
     samples = encoded([records[0], missing, *records[2:]])
     assert [sample.record.status for sample in samples] == ["ok", "failed", "ok", "ok", "ok"]
-    assert "cannot be read" in samples[1].record.reason
+    assert "cannot be read" in samples[1].record.message

@@ -128,9 +128,9 @@ def test_temporarily_unreadable_plan_is_not_replaced(
 
 
 def test_saved_plan_keeps_image_ids(tmp_path: Path) -> None:
-    duplicate = Record("01", "north", "/x/north/01.jpg", status="rejected", reason="duplicate_id: x")
-    lateral = Record("03", "north", "/x/north/03.jpg", status="rejected", reason="lateral_view: x")
-    empty = Record("row_1", "north", "", status="rejected", reason="no_image: x")
+    duplicate = Record("01", "north", "/x/north/01.jpg", status="rejected", codes=("duplicate_id",))
+    lateral = Record("03", "north", "/x/north/03.jpg", status="rejected", codes=("lateral_view",))
+    empty = Record("row_1", "north", "", status="rejected", codes=("no_image",))
     listed = [duplicate, *records([1, 2]), lateral, empty, record("south", 1)]
     assert planned_ids(listed, str(tmp_path)) == {}
     plans = plan_shards(listed, str(tmp_path), SMALL, 2)

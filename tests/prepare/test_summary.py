@@ -13,7 +13,7 @@ def info(dataset: str, counts: dict[str, int]) -> dict[str, Any]:
         "dataset": dataset,
         "inputs": sum(counts.values()),
         "counts": counts,
-        "reasons": {"rejected": {"blank": counts.get("rejected", 0)}},
+        "codes": {"rejected": {"blank": counts.get("rejected", 0)}},
         "flags": {"mask_uneven": 2},
         "samples": counts.get("ok", 0),
         "with_mask": counts.get("ok", 0),

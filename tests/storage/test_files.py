@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, strategies as st
 from pyarrow._fs import _MockFileSystem
 
-from lungseg import storage
+from lungseg import __version__, storage
 from lungseg.errors import InputError
 from lungseg.schema import SCHEMA
 from lungseg.storage import files, filesystems
@@ -325,7 +325,7 @@ def test_a_name_that_is_not_utf8_is_told(tmp_path: Path) -> None:
 def test_json_comes_back_with_the_schemas_number(place: str) -> None:
     path = storage.join(place, "x.json")
     storage.write_json(path, {"b": [1, 2.5, None], "ü": "患"})
-    assert storage.read_json(path) == {"schema": SCHEMA, "b": [1, 2.5, None], "ü": "患"}
+    assert storage.read_json(path) == {"schema": SCHEMA, "lungseg_version": __version__, "b": [1, 2.5, None], "ü": "患"}
 
 
 @pytest.mark.parametrize(

@@ -172,7 +172,7 @@ def test_two_files_of_one_id_are_both_told(tmp_path: Path) -> None:
         ("a", ".png", "rejected"),
         ("b", ".png", "ok"),
     ]
-    assert records[1].reason.startswith("duplicate_id: a.jpg has the id a already")
+    assert records[1].message.startswith("a.jpg already has the id a")
 
 
 def test_the_same_id_in_two_data_sets_is_no_duplicate(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_only_roots_with_images_are_named() -> None:
 def test_a_mask_of_one_side_is_rejected() -> None:
     files = ["/d/images/a.png", "/d/ManualMask/leftMask/a.png"]
     (record,) = join(sort_files("/d", files)[""], "d", "/d")
-    assert (record.status, record.reason, record.mask_classes) == ("rejected", ONE_SIDED, ("lung",))
+    assert (record.status, record.codes, record.mask_classes) == ("rejected", (ONE_SIDED.code,), ("lung",))
 
 
 def test_masks_that_fit_nothing_are_refused() -> None:

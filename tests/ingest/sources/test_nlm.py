@@ -60,14 +60,14 @@ def test_montgomery_with_one_side_missing_is_rejected_aloud(tmp_path: Path) -> N
     both, left, none = sources.discover(str(folder))
     assert (both.status, len(both.mask_uris)) == ("ok", 2)
     assert (left.status, len(left.mask_uris)) == ("rejected", 1)
-    assert left.reason.startswith("one_sided_mask: ")
+    assert left.codes == ("one_sided_mask",)
     assert (none.status, none.mask_uris) == ("ok", ())
 
 
 def test_montgomery_without_one_of_its_mask_folders_is_rejected(tmp_path: Path) -> None:
     folder = fill(tmp_path / "m", "CXR_png/a.png", "ManualMask/leftMask/a.png")
     (record,) = sources.discover(str(folder))
-    assert (record.status, record.reason.split(":")[0]) == ("rejected", "one_sided_mask")
+    assert (record.status, record.codes) == ("rejected", ("one_sided_mask",))
 
 
 def test_montgomery_masks_that_fit_nothing_are_refused(tmp_path: Path) -> None:
