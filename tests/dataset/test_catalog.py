@@ -82,7 +82,7 @@ def test_a_data_set_is_not_written_into_its_own_archive(own_archive: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("old", "new"), [('"preprocess"', '"preproces"'), ('"size": 64', '"size": 96'), (": 5", ": 6")]
+    ("old", "new"), [('"preprocess"', '"preproces"'), ('"size": 64', '"size": 96'), ('"inputs": 5', '"inputs": 6')]
 )
 def test_a_changed_dataset_json_does_not_open(old: str, new: str, own_prepared: Path) -> None:
     path = own_prepared / "north" / "dataset.json"

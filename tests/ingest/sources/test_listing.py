@@ -12,7 +12,6 @@ from lungseg.config import ListingColumns
 from lungseg.errors import InputError
 from lungseg.ingest import sources
 from lungseg.ingest.sources import listing
-from lungseg.ingest.sources.mask_matching import ONE_SIDED
 from lungseg.schema import Record
 
 DEFAULT = ListingColumns()
