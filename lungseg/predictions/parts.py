@@ -40,9 +40,10 @@ class Account:
         names = ("status", "codes", "message", "source_uri")
         for status, codes, message, uri in zip(*(rows.column(name).to_pylist() for name in names), strict=True):
             account.statuses[status] += 1
-            account.codes.update((status, code) for code in counted_codes(status, codes))
+            counted = counted_codes(status, codes)
+            account.codes.update((status, code) for code in counted)
             if status not in USABLE and len(examples) < _SHOWN:
-                examples.append(f"{storage.name_of(uri)}: {message} ({codes[0]})")
+                examples.append(f"{storage.name_of(uri)}: {message} ({', '.join(counted)})")
         return cls(account.statuses, account.codes, tuple(examples))
 
     def add(self, other: "Account") -> "Account":
