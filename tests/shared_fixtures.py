@@ -60,7 +60,7 @@ def _train(prepared: Path, folder: Path, fold: int) -> None:
         data=tuple(catalog.find_datasets([str(prepared)])),
         folds=2,
         model=ModelSettings(encoder="tu-test_efficientnet", weights="none"),
-        loader=LoaderSettings(batch=2),
+        loader=LoaderSettings(batch_size=2),
         optim=OptimSettings(lr=5e-3),
         epochs=EPOCHS,
         wandb={"mode": "disabled"},  # type: ignore[arg-type]
@@ -96,7 +96,9 @@ def predicted(archive: Path, trained: Path, tmp_path_factory: pytest.TempPathFac
     out = tmp_path_factory.mktemp("predicted")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(infer, "_over_cluster", lambda job, rows, _: infer._here(job, rows))
-        infer.run(InferSettings(archive=str(archive), checkpoint=(str(trained),), out=str(out), part=3, batch=2))
+        infer.run(
+            InferSettings(archive=str(archive), checkpoint=(str(trained),), out=str(out), part_size=3, batch_size=2)
+        )
     return out
 
 

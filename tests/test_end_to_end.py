@@ -14,7 +14,16 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 TRAIN = (
     *("--protocols", "source-to-source", "--train-on", "phantom-shenzhen", "--only-folds", "0", "--folds", "3"),
-    *("--epochs", "2", "--model.encoder", "tu-test_efficientnet", "--model.weights", "none", "--loader.batch", "2"),
+    *(
+        "--epochs",
+        "2",
+        "--model.encoder",
+        "tu-test_efficientnet",
+        "--model.weights",
+        "none",
+        "--loader.batch-size",
+        "2",
+    ),
     *("--workers-per-run", "1"),
 )
 

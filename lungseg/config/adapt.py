@@ -16,7 +16,7 @@ class AdaptSettings(JobSettings):
     """prepared data: a data set or a folder of several; their masks are not looked at"""
     out: str = "adapted"
     """where the adapted models go, a folder each under its run's name"""
-    images: Annotated[int, Field(ge=8)] = 1000
+    max_images: Annotated[int, Field(ge=8)] = 1000
     """pictures at most, evenly from the whole data: more hardly change a mean"""
-    batch: Annotated[int, Field(ge=2)] = 16
+    batch_size: Annotated[int, Field(ge=2)] = 16
     """pictures a forward pass"""

@@ -43,9 +43,9 @@ class InferSettings(JobSettings):
     them; several folders: all their models"""
     out: str = "predictions"
     """where the part files go"""
-    batch: Positive = 16
+    batch_size: Positive = 16
     """images a forward pass"""
-    part: Positive = 64
+    part_size: Positive = 64
     """images a part file, which is written and resumed as a whole"""
     workers: Count = "auto"
     """actors that hold the model; auto: one for each GPU, or for each CPU where there is none"""
@@ -73,7 +73,7 @@ class InferSettings(JobSettings):
             raise ValueError(f"--max-failed {self.max_failed!r}: expected 100% at most")
         return self
 
-    def failures_allowed(self, images: int) -> int:
+    def allowed_failures(self, images: int) -> int:
         """Say how many of so many images may fail before the job stops."""
         if self.max_failed.endswith("%"):
             return int(images * Decimal(self.max_failed[:-1]) / 100)

@@ -40,7 +40,7 @@ _AUGMENT = AugmentSettings(
     collimate=0.1,
 )
 _DEMO_OPTIM = OptimSettings(lr=3e-3, weight_decay=1e-2, schedule="one-cycle")
-_SMALL_OPTIM = OptimSettings(lr=1e-3, weight_decay=1e-2, schedule="one-cycle", clip_norm=1.0, ema=0.99)
+_SMALL_OPTIM = OptimSettings(lr=1e-3, weight_decay=1e-2, schedule="one-cycle", clip_norm=1.0, ema_decay=0.99)
 _LITE0 = ModelSettings(encoder="tu-tf_efficientnet_lite0")
 
 Recipes = Mapping[str, tuple[str, JobSettings]]
@@ -77,7 +77,7 @@ TRAIN: Recipes = {
             model=_LITE0,
             optim=_DEMO_OPTIM,
             augment=_AUGMENT,
-            loader=LoaderSettings(batch=4),
+            loader=LoaderSettings(batch_size=4),
             epochs=10,
             workers_per_run=2,
             phantoms=80,
@@ -105,7 +105,7 @@ TRAIN: Recipes = {
     "paper": (
         "The reference project as it is: DeepLabV3+ ResNet-50, ImageNet weights, 512 px, BCE + Dice, Adam at 1e-4, "
         "batch 8, 50 epochs. For GPUs; it states IoU 0.92, Dice 0.94, pixel accuracy 0.97.",
-        TrainSettings(loader=LoaderSettings(batch=8)),
+        TrainSettings(loader=LoaderSettings(batch_size=8)),
     ),
 }
 
@@ -120,7 +120,9 @@ ADAPT: Recipes = {
 INFER: Recipes = {
     "demo": (
         "The archive and the pooled run of the demo.",
-        InferSettings(archive="demo/data/phantoms", checkpoint=("demo/runs/demo",), out="demo/predictions", part=32),
+        InferSettings(
+            archive="demo/data/phantoms", checkpoint=("demo/runs/demo",), out="demo/predictions", part_size=32
+        ),
     ),
     "archive": ("Any archive, any trained run: pass --archive and --checkpoint.", InferSettings()),
 }

@@ -14,7 +14,7 @@ class ReportSettings(JobSettings):
     """folder of a study"""
     predictions: str = ""
     """folder that infer wrote; may be empty"""
-    against: tuple[str, ...] = ()
+    compare_with: tuple[str, ...] = ()
     """other studies to compare it with, image by image: the same data sets and folds, other settings or preparation"""
     out: str = ""
     """where the report goes; the study's folder when empty"""

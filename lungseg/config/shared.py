@@ -52,7 +52,7 @@ class PreprocessSettings(Settings):
             )
         return self
 
-    def unlike(self, expected: Self) -> str:
+    def differences(self, expected: Self) -> str:
         """Name the options in which these settings differ from others, with both values; "" where they do not."""
         mine, theirs = self.model_dump(), expected.model_dump()
         return "; ".join(

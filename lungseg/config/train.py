@@ -34,9 +34,9 @@ class OptimSettings(Settings):
     """share of the run's steps in which the learning rate of a schedule rises"""
     clip_norm: Annotated[float, Field(ge=0.0)] = 0.0
     """largest norm of a step's gradient; 0 clips nothing"""
-    accumulate: Positive = 1
+    accumulate_steps: Positive = 1
     """batches a step: a larger batch than the memory holds"""
-    ema: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """decay a step of the moving average of the weights, which is then what is tested and saved; 0: none"""
 
 
@@ -102,7 +102,7 @@ class AugmentSettings(Settings):
 class LoaderSettings(Settings):
     """How one rank reads its samples."""
 
-    batch: Positive = 8
+    batch_size: Positive = 8
     """images a worker and batch (1 only with --compute.batch-norm frozen)"""
     threads: Count = "auto"
     """threads that read and decode ahead of the device, a worker; auto: 2 on CPUs, a worker's CPUs beside a GPU"""
@@ -112,7 +112,7 @@ class LoaderSettings(Settings):
     """disk for tars that lie in a bucket, MiB a machine, in ~/.cache/lungseg; each is fetched once"""
 
     @property
-    def readers(self) -> int:
+    def reader_threads(self) -> int:
         """Threads, as a number."""
         return 2 if self.threads == "auto" else self.threads
 
@@ -193,7 +193,7 @@ class TrainSettings(JobSettings):
         return self
 
     @property
-    def seats(self) -> int:
+    def planned_world_size(self) -> int:
         """Ranks that a run is planned with."""
         assert self.workers_per_run != "auto", "the pipeline puts a number in its place"
         return self.workers_per_run
@@ -204,15 +204,15 @@ class TrainSettings(JobSettings):
         return bool(self.patience) or self.choose_threshold
 
     @property
-    def least_batch(self) -> int:
+    def min_batch_size(self) -> int:
         """Images that a rank needs for a step: batch norm has no variance over one."""
         return 1 if self.compute.batch_norm == "frozen" else 2
 
     @model_validator(mode="after")
     def _enough(self) -> Self:
-        if self.loader.batch < self.least_batch:
+        if self.loader.batch_size < self.min_batch_size:
             raise ValueError(
-                "--loader.batch 1: batch norm has no variance over one image: pass 2 or more, or "
+                "--loader.batch-size 1: batch norm has no variance over one image: pass 2 or more, or "
                 "--compute.batch-norm frozen"
             )
         if self.workers_per_run != "auto" and self.min_workers > self.workers_per_run:

@@ -41,7 +41,7 @@ class PredictPart:
             return rows.set_column(rows.column_names.index("result"), "result", result)
         began = time.time()
         opened = [opened_row(row) for row in rows.select(["opened", "square"]).to_pylist()]
-        found = predict(self._ensemble, opened, self._job.settings.batch)
+        found = predict(self._ensemble, opened, self._job.settings.batch_size)
         said = [None if one is None else _say(one) for one in found]
         columns = {
             "probability": pa.array(

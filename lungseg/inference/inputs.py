@@ -60,7 +60,7 @@ def _items(archive: str, settings: InferSettings, preprocess: PreprocessSettings
     for folder in catalog.list_unfinished(archive):
         logger.warning("%s is not finished and is left out: run jobs/prepare.py again", folder)
     for data in opened:
-        unlike = data.preprocess.unlike(preprocess)
+        unlike = data.preprocess.differences(preprocess)
         if unlike:
             raise InputError(
                 f"{data.folder} was prepared unlike what the model learnt from ({unlike}): prepare it so, or pass the "

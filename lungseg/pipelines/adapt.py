@@ -37,11 +37,11 @@ def run(settings: AdaptSettings) -> None:
         raise SettingsError("pass --checkpoint FOLDER (a finished run) and --data FOLDER (prepared pictures)")
     models = _models(settings)
     data = [open_dataset(folder) for folder in find_datasets([storage.resolve(path) for path in settings.data])]
-    images = min(settings.images, sum(part.index.num_rows for part in data))
+    images = min(settings.max_images, sum(part.index.num_rows for part in data))
     _require_alike(models, data, images)
     out = storage.resolve(settings.out)
     _require_apart(out, data)
-    fitted_to = {"data": [part.digest for part in data], "images": images, "batch": settings.batch}
+    fitted_to = {"data": [part.digest for part in data], "images": images, "batch_size": settings.batch_size}
     _require_room(out, models, fitted_to)
     connect()
     require_cpus(1)
@@ -90,7 +90,7 @@ def _require_alike(models: dict[str, Checkpoint], data: Sequence[PreparedDataset
         for part in data:
             same = {"classes": ("lung",)}  # of masks, which are not looked at
             found, expected = (one.model_copy(update=same) for one in (part.preprocess, model.preprocess))
-            unlike = found.unlike(expected)
+            unlike = found.differences(expected)
             if unlike:
                 raise InputError(
                     f"{part.folder} was prepared unlike what {model.folder} learnt from ({unlike}): prepare the "
@@ -148,7 +148,7 @@ def _fit(found: Checkpoint, data: Sequence[PreparedDataset], out: str, fitted_to
     from lungseg.model.adabn import adapt_batch_norm
 
     reader = SampleReader(data, masks=False)
-    groups = _batches(len(reader.rows), fitted_to["images"], fitted_to["batch"])
+    groups = _batches(len(reader.rows), fitted_to["images"], fitted_to["batch_size"])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = checkpoint_io.load_model(found).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     yield from adapt_batch_norm(model, ([reader.read(int(position)).image for position in group] for group in groups))

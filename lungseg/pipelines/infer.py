@@ -121,7 +121,7 @@ def _models(settings: InferSettings) -> list[Checkpoint]:
         checkpoint.require_tensors(model)  # whoever made them
         if not model.config.get("trained", True):
             logger.warning("%s: trained for %d of %d epochs so far", model.folder, model.epoch, model.config["epochs"])
-        unlike = model.preprocess.unlike(models[0].preprocess)
+        unlike = model.preprocess.differences(models[0].preprocess)
         if unlike:
             raise InputError(
                 f"{model.folder} learnt from pictures prepared unlike those of {models[0].folder} ({unlike}): pass "
@@ -165,12 +165,12 @@ def _plan(settings: InferSettings, job: Job, models: Sequence[Checkpoint]) -> _W
         "precision": settings.precision,
         "tta": settings.tta,
         "postprocess": settings.postprocess.model_dump(mode="json"),
-        "part": settings.part,
+        "part_size": settings.part_size,
         "patients": pseudonym("", job.key) if job.key else "",  # tells keys apart and tells nothing of them
     }
     shown = storage.digest({name: value for name, value in plan.items() if name != "checkpoints"})
-    starts = enumerate(range(0, len(items), settings.part))
-    planned = [Part.of(number, items[start : start + settings.part], shown) for number, start in starts]
+    starts = enumerate(range(0, len(items), settings.part_size))
+    planned = [Part.of(number, items[start : start + settings.part_size], shown) for number, start in starts]
     part_plan.claim(job.out, {**plan, "digest": storage.digest([part.digest for part in planned])})
     kept = part_plan.finished(job.out, planned)
     logger.info(
@@ -236,7 +236,7 @@ def _stop_if_hopeless(settings: InferSettings, work: _Work, total: Account) -> N
         InputError: they are.
 
     """
-    allowed = settings.failures_allowed(work.images)
+    allowed = settings.allowed_failures(work.images)
     if total.lost() > allowed:
         raise InputError(
             f"{total.lost()} of {total.statuses.total()} images so far have no mask ({total.told()}), --max-failed "

@@ -29,7 +29,7 @@ def run(settings: ReportSettings) -> None:
     predictions = (
         prediction_results.read_predictions(storage.resolve(settings.predictions)) if settings.predictions else None
     )
-    compared, notes = _compare(study, settings.against), _notes(study, predictions)
+    compared, notes = _compare(study, settings.compare_with), _notes(study, predictions)
     console.show(study, compared, predictions, notes)
     chosen = overlays.select_cases(predictions.rows, settings.overlays) if predictions else []
     shown = [overlays.draw_case(row, rank, prediction_results.SEEN[row["seen_in_training"]]) for rank, row in chosen]

@@ -155,7 +155,7 @@ def _check(
             )
     for plan in plans:
         parts = folds.split(rows, plan, linked)
-        require_enough_images(parts, plan.name, settings.seats, settings.least_batch)
+        require_enough_images(parts, plan.name, settings.planned_world_size, settings.min_batch_size)
 
 
 def _linked(study: str, data: Sequence[catalog.PreparedDataset]) -> tuple[folds.Link, ...]:
@@ -198,7 +198,9 @@ def _place(settings: TrainSettings, runs: int, study: str, folders: Sequence[str
             settings.model
         )  # tells of a wrong encoder and of missing weights before any worker starts
     connect()
-    workers = initial_workers(settings.min_workers or settings.seats, settings.seats, settings.device)
+    workers = initial_workers(
+        settings.min_workers or settings.planned_world_size, settings.planned_world_size, settings.device
+    )
     at_once, placed = allocate_runs(workers, settings.device, runs, settings.runs_at_once)
     # After an autoscaler has brought the nodes that it was asked for.
     require_shared_storage(study, [storage.join(folder, "dataset.json") for folder in folders])

@@ -66,7 +66,7 @@ def train(one: Run, placed: WorkerAllocation, line: SharedProgressLine) -> None:
 
 
 def _trainer(one: Run, placed: WorkerAllocation, board: Any) -> TorchTrainer:
-    least, seats = one.settings.min_workers, one.settings.seats
+    least, seats = one.settings.min_workers, one.settings.planned_world_size
     if placed.gpus and one.settings.loader.threads == "auto":
         one = _with_threads(one, placed.cpus)
     return TorchTrainer(

@@ -70,7 +70,7 @@ def start(run: Run, device: torch.device) -> TrainingState:
     data = open_training_data(run.data)
     reader = SampleReader(data, settings.loader.cache_mib, settings.loader.disk_mib)
     parts = split(reader.rows, run.plan, run.linked)
-    require_enough_images(parts, run.name, _ranks(settings)[2], settings.least_batch)
+    require_enough_images(parts, run.name, _ranks(settings)[2], settings.min_batch_size)
     torch.manual_seed(settings.seed)
     if settings.augment.flip and not flips_allowed(data[0].preprocess.classes):
         raise SettingsError(f"--augment.flip {settings.augment.flip}: flipped, {data[0].preprocess.classes} are others")
@@ -156,7 +156,12 @@ def _steps(training: TrainingState) -> list[Step]:
     settings, train = training.run.settings, training.split.train
     key = (settings.seed, training.epoch)
     dealt = training_steps(
-        len(train), settings.loader.batch, _ranks(settings), key, settings.least_batch, settings.optim.accumulate
+        len(train),
+        settings.loader.batch_size,
+        _ranks(settings),
+        key,
+        settings.min_batch_size,
+        settings.optim.accumulate_steps,
     )
     return [replace(step, positions=tuple(train[i] for i in step.positions)) for step in dealt]
 
@@ -171,13 +176,13 @@ def _rates(training: TrainingState, steps: Sequence[Step]) -> list[float]:
 def _ranks(settings: TrainSettings) -> tuple[int, int, int]:
     """Rank, world, and the ranks that the run was planned with: a lost one may leave fewer."""
     rank, world = rank_and_world_size()
-    return rank, world, max(world, settings.seats)
+    return rank, world, max(world, settings.planned_world_size)
 
 
 def _some_batches(training: TrainingState, steps: Sequence[Step], show: ShowProgress) -> None:
     """Learn from the epoch's next batches, up to where a checkpoint is due."""
     settings, total = training.run.settings, steps[-1].batch_index + 1
-    each = settings.save_steps * settings.optim.accumulate
+    each = settings.save_steps * settings.optim.accumulate_steps
     due = min(total, (training.step // each + 1) * each)
     chosen = [i for i, step in enumerate(steps) if training.step <= step.batch_index < due]
     rates = _rates(training, steps)
@@ -194,7 +199,9 @@ def _some_batches(training: TrainingState, steps: Sequence[Step], show: ShowProg
     change = make_augmentation(settings.augment, settings.seed, training.epoch)
     loss, images = train_batches(
         training.learner,
-        clock.waiting(load_batches(training.reader, [steps[i] for i in chosen], settings.loader.readers, change)),
+        clock.waiting(
+            load_batches(training.reader, [steps[i] for i in chosen], settings.loader.reader_threads, change)
+        ),
         [rates[i] for i in chosen],
         [int(np.random.SeedSequence(key).generate_state(1)[0]) for key in keys],
         batch_done,
@@ -206,10 +213,10 @@ def _some_batches(training: TrainingState, steps: Sequence[Step], show: ShowProg
 def _measure(training: TrainingState, positions: Sequence[int], measure: Measure) -> list[dict[str, Any]]:
     """Measure the model on these samples, each once over all ranks."""
     settings = training.run.settings.loader
-    dealt = evaluation_steps(len(positions), settings.batch, rank_and_world_size())
+    dealt = evaluation_steps(len(positions), settings.batch_size, rank_and_world_size())
     steps = [replace(step, positions=tuple(positions[i] for i in step.positions)) for step in dealt]
-    read = load_batches(training.reader, steps, settings.readers)
-    return evaluate(training.learner.eval_model, read, measure, settings.readers)
+    read = load_batches(training.reader, steps, settings.reader_threads)
+    return evaluate(training.learner.eval_model, read, measure, settings.reader_threads)
 
 
 def _test(training: TrainingState, show: ShowProgress) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def open_training_data(folders: Sequence[str]) -> list[PreparedDataset]:
                 f"{part.folder}: masks of {', '.join(part.preprocess.classes)}, this version learns lungs alone: "
                 "prepare it with --preprocess.classes lung"
             )
-        unlike = part.preprocess.unlike(data[0].preprocess)
+        unlike = part.preprocess.differences(data[0].preprocess)
         if unlike:
             raise InputError(f"{part.folder} was prepared unlike {data[0].folder} ({unlike}): prepare both alike")
         if [other.name for other in data].count(part.name) > 1:

@@ -49,7 +49,7 @@ class Learner:
         self._scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
         self._updates = 0
         self._average: AveragedModel | None = None
-        if self._optim.ema:
+        if self._optim.ema_decay:
             self._average = AveragedModel(self.model, multi_avg_fn=self._follow, use_buffers=True)
         self._parallel: Any = None
 
@@ -96,7 +96,7 @@ class Learner:
         if not values[0].is_floating_point():  # batch norm's counts
             torch._foreach_copy_(averages, values)
             return
-        decay = min(self._optim.ema, (1 + self._updates) / (10 + self._updates))
+        decay = min(self._optim.ema_decay, (1 + self._updates) / (10 + self._updates))
         torch._foreach_lerp_(averages, values, 1.0 - decay)
 
     @property

@@ -19,7 +19,7 @@ JOBS: tuple[Job, ...] = ("prepare", "train", "infer", "report", "export")  # eac
 SIZE = 64
 TIMES = {"train_s", "epoch_s", "images_per_second", "device_wait_share"}
 TRAIN = (
-    "--folds 2 --protocols pooled --only-folds 0 --epochs 1 --save-steps 1 --loader.batch 2 --workers-per-run 1 "
+    "--folds 2 --protocols pooled --only-folds 0 --epochs 1 --save-steps 1 --loader.batch-size 2 --workers-per-run 1 "
     "--model.encoder tu-test_efficientnet --model.weights none"
 )
 
@@ -29,8 +29,8 @@ def words(job: Job, place: str, archive: str, *more: str) -> list[str]:
     options: dict[Job, str] = {
         "prepare": f"archive --source {archive} --out {place}/data --preprocess.size {SIZE} --images-per-shard 2",
         "train": f"demo --data {place}/data --out {place}/runs --study one {TRAIN}",
-        "infer": f"archive --archive {archive} --checkpoint {place}/runs/one --out {place}/predictions --part 2 "
-        "--batch 2 --workers 1",
+        "infer": f"archive --archive {archive} --checkpoint {place}/runs/one --out {place}/predictions --part-size 2 "
+        "--batch-size 2 --workers 1",
         "report": f"study --study {place}/runs/one --predictions {place}/predictions --out {place}/report --overlays 2",
         "export": f"archive --predictions {place}/predictions --out {place}/export --formats masks overlays coco",
     }

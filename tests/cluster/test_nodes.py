@@ -32,7 +32,7 @@ TRAIN = {
     "--protocols": "pooled",
     "--model.encoder": "tu-test_efficientnet",
     "--model.weights": "none",
-    "--loader.batch": "2",
+    "--loader.batch-size": "2",
     "--compute.batch-norm": "frozen",
     "--workers-per-run": "2",
     "--save-steps": "1",
@@ -101,7 +101,7 @@ def test_preparation_loses_a_node(ray_cluster: None, nodes: Nodes, films: Path, 
 
 
 def predict_arguments(films: Path, model: Path, out: Path) -> list[str]:
-    options = {"--archive": films, "--checkpoint": model, "--out": out / "p", "--part": 2, "--batch": 2}
+    options = {"--archive": films, "--checkpoint": model, "--out": out / "p", "--part-size": 2, "--batch-size": 2}
     return ["archive", *(str(word) for pair in options.items() for word in pair)]
 
 

@@ -6,7 +6,7 @@ from pydantic import ValidationError
 from lungseg.config import AdaptSettings
 
 
-@pytest.mark.parametrize("settings", [{"images": 7}, {"batch": 1}, {"picture": 9}])
+@pytest.mark.parametrize("settings", [{"max_images": 7}, {"batch_size": 1}, {"picture": 9}])
 def test_what_cannot_be_is_refused(settings: dict[str, int]) -> None:
     with pytest.raises(ValidationError):
         AdaptSettings.model_validate(settings)
@@ -14,4 +14,4 @@ def test_what_cannot_be_is_refused(settings: dict[str, int]) -> None:
 
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValidationError):
-        AdaptSettings().batch = 4  # type: ignore[misc]
+        AdaptSettings().batch_size = 4  # type: ignore[misc]

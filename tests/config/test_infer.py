@@ -35,26 +35,26 @@ def test_a_budget_that_is_neither_a_share_nor_a_number_is_refused(value: str) ->
     ],
 )
 def test_a_share_is_of_all_images_and_a_number_is_itself(budget: str, images: int, allowed: int) -> None:
-    assert InferSettings(max_failed=budget).failures_allowed(images) == allowed
+    assert InferSettings(max_failed=budget).allowed_failures(images) == allowed
 
 
 @given(st.integers(0, 10000), numbers)
 def test_what_may_fail_is_never_more_than_the_share_and_less_by_under_one(hundredths: int, images: int) -> None:
-    allowed = InferSettings(max_failed=f"{hundredths / 100:.2f}%").failures_allowed(images)
+    allowed = InferSettings(max_failed=f"{hundredths / 100:.2f}%").allowed_failures(images)
     share = images * Fraction(hundredths, 10000)
     assert allowed <= share < allowed + 1
 
 
 @given(numbers)
 def test_by_default_every_image_may_fail(images: int) -> None:
-    assert InferSettings().failures_allowed(images) == images
+    assert InferSettings().allowed_failures(images) == images
 
 
 @pytest.mark.parametrize(
     "values",
     [
-        {"batch": 0},
-        {"part": 0},
+        {"batch_size": 0},
+        {"part_size": 0},
         {"workers": -1},
         {"device": "tpu"},
         {"precision": "int8"},

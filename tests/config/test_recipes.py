@@ -138,9 +138,9 @@ def test_an_unknown_recipe_is_answered_with_the_known(job: Job) -> None:
         ("prepare", ["--preprocess.classes", "lung", "Heart"], "--preprocess.classes 'Heart': string should match"),
         ("prepare", ["--preprocess.landmarks", "1", "2"], "--preprocess.histogram none, expected match, which"),
         ("prepare", ["--preprocess.landmarks", "300"], "--preprocess.landmarks 300.0: input should be less than"),
-        ("train", ["--loader.batch", "1"], "batch norm has no variance over one image: pass 2 or more, or"),
+        ("train", ["--loader.batch-size", "1"], "batch norm has no variance over one image: pass 2 or more, or"),
         ("train", ["--folds", "2", "--patience", "3"], "one is held out and one validated on, none is left: pass 3"),
-        ("infer", ["--part", "0"], "--part 0: input should be greater than or equal to 1"),
+        ("infer", ["--part-size", "0"], "--part-size 0: input should be greater than or equal to 1"),
         ("report", ["--overlays", "101"], "less than or equal to 100"),
     ],
 )

@@ -69,10 +69,10 @@ def test_what_stands_on_the_edge_is_taken(kind: type[Settings], values: dict[str
 
 def test_what_was_prepared_unlike_is_told_as_options() -> None:
     plain, other = PreprocessSettings(), PreprocessSettings(size=64, classes=("lung", "heart"))
-    assert plain.unlike(PreprocessSettings()) == ""
-    assert other.unlike(plain) == (
+    assert plain.differences(PreprocessSettings()) == ""
+    assert other.differences(plain) == (
         "found --preprocess.size 64, expected 512; found --preprocess.classes lung heart, expected lung"
     )
-    assert "--preprocess.landmarks (none), expected 1.0 2.0" in plain.unlike(
+    assert "--preprocess.landmarks (none), expected 1.0 2.0" in plain.differences(
         PreprocessSettings(histogram="match", landmarks=(1.0, 2.0))
     )

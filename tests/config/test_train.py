@@ -24,10 +24,10 @@ def test_the_sentence_names_the_remedy() -> None:
 
 def test_a_batch_of_one_is_refused_unless_batch_norm_is_frozen() -> None:
     with pytest.raises(ValidationError, match="batch norm has no variance over one image: pass 2 or more, or --comp"):
-        TrainSettings(loader=LoaderSettings(batch=1))
+        TrainSettings(loader=LoaderSettings(batch_size=1))
     frozen = ComputeSettings(batch_norm="frozen")
-    assert TrainSettings(loader=LoaderSettings(batch=1), compute=frozen).least_batch == 1
-    assert TrainSettings().least_batch == 2
+    assert TrainSettings(loader=LoaderSettings(batch_size=1), compute=frozen).min_batch_size == 1
+    assert TrainSettings().min_batch_size == 2
 
 
 def test_a_validation_fold_is_kept_for_choices_alone_and_needs_three_folds() -> None:
@@ -51,9 +51,9 @@ def test_dry_run_is_not_saved_with_the_settings() -> None:
         (OptimSettings, {"lr": 0.0}),
         (OptimSettings, {"lr": float("nan")}),
         (OptimSettings, {"weight_decay": -1e-4}),
-        (OptimSettings, {"ema": 1.0}),
+        (OptimSettings, {"ema_decay": 1.0}),
         (OptimSettings, {"clip_norm": -0.1}),
-        (OptimSettings, {"accumulate": 0}),
+        (OptimSettings, {"accumulate_steps": 0}),
         (OptimSettings, {"warmup": 1.1}),
         (OptimSettings, {"schedule": "linear"}),
         (ComputeSettings, {"precision": "fp8"}),
@@ -63,7 +63,7 @@ def test_dry_run_is_not_saved_with_the_settings() -> None:
         (LossSettings, {"bce": -1.0}),
         (AugmentSettings, {"scale": 1.0}),
         (AugmentSettings, {"flip": 1.1}),
-        (LoaderSettings, {"batch": 0}),
+        (LoaderSettings, {"batch_size": 0}),
         (LoaderSettings, {"threads": 0}),
         (TrainSettings, {"folds": 1}),
         (TrainSettings, {"folds": 5, "only_folds": (0, 5)}),
@@ -77,8 +77,8 @@ def test_dry_run_is_not_saved_with_the_settings() -> None:
         (TrainSettings, {"runs_at_once": -1}),
         (TrainSettings, {"save_steps": 0}),
         (TrainSettings, {"patience": -1}),
-        (TrainSettings, {"loader": {"batch": 1}}),
-        (TrainSettings, {"loader": {"batch": 1}, "compute": {"batch_norm": "local"}}),
+        (TrainSettings, {"loader": {"batch_size": 1}}),
+        (TrainSettings, {"loader": {"batch_size": 1}, "compute": {"batch_norm": "local"}}),
         (TrainSettings, {"folds": 2, "patience": 1}),
         (TrainSettings, {"folds": 2, "choose_threshold": True}),
     ],
@@ -93,7 +93,7 @@ def test_what_cannot_be_is_refused(kind: type[Settings], values: dict[str, Any])
     [
         (LossSettings, {"bce": 0.0}),
         (LossSettings, {"dice": 0.0}),
-        (LoaderSettings, {"batch": 1, "cache_mib": 0}),
+        (LoaderSettings, {"batch_size": 1, "cache_mib": 0}),
         (TrainSettings, {"folds": 2, "only_folds": (0, 1)}),
         (TrainSettings, {"folds": 3, "patience": 1, "choose_threshold": True}),
     ],

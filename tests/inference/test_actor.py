@@ -26,7 +26,13 @@ from lungseg.model.checkpoint import ensemble_digest
 def job(trained: Path, tmp_path: Path) -> Job:
     model = checkpoint.find_all(str(trained))[0]
     return Job(
-        InferSettings(batch=3), str(tmp_path), (model.folder,), ensemble_digest([model]), model.preprocess, 0.5, How()
+        InferSettings(batch_size=3),
+        str(tmp_path),
+        (model.folder,),
+        ensemble_digest([model]),
+        model.preprocess,
+        0.5,
+        How(),
     )
 
 

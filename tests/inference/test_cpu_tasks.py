@@ -45,7 +45,9 @@ class Deadly:
 
 def job_of(trained: Path, out: Path, **changes: object) -> Job:
     model = checkpoint.find_all(str(trained))[0]
-    settings = InferSettings.model_validate({"checkpoint": (str(trained),), "out": str(out), "batch": 4, **changes})
+    settings = InferSettings.model_validate(
+        {"checkpoint": (str(trained),), "out": str(out), "batch_size": 4, **changes}
+    )
     return Job(settings, str(out), (model.folder,), ensemble_digest([model]), SMALL, 0.5, How())
 
 
@@ -112,7 +114,7 @@ def test_squares_and_probabilities_survive_the_way_from_stage_to_stage(archive: 
 @pytest.mark.parametrize("batch", [1, 3, 16])
 def test_the_rows_are_the_same_whatever_the_batch(batch: int, archive: Path, trained: Path, tmp_path: Path) -> None:
     for name, size in (("usual", 4), ("other", batch)):
-        through(job_of(trained, tmp_path / name, batch=size), items_of(archive))
+        through(job_of(trained, tmp_path / name, batch_size=size), items_of(archive))
     usual, other = (rows_of(tmp_path / name) for name in ("usual", "other"))
     assert [row["mask"] for row in other] == [row["mask"] for row in usual]
     for one, two in zip(steady(usual), steady(other), strict=True):

@@ -65,7 +65,7 @@ def test_stages_too_fast_to_be_measured_divide_by_nothing() -> None:
 
 @pytest.fixture
 def job(tmp_path: Path) -> Job:
-    settings = InferSettings(archive="/films", out=str(tmp_path), part=2)
+    settings = InferSettings(archive="/films", out=str(tmp_path), part_size=2)
     return Job(settings, str(tmp_path), (), "0123456789abcdef", PreprocessSettings(), 0.5, How())
 
 

@@ -30,7 +30,7 @@ def out(predicted: Path, tmp_path: Path) -> Path:
 
 
 def predict(archive: Path, trained: Path, out: Path) -> None:
-    infer.run(InferSettings(archive=str(archive), checkpoint=(str(trained),), out=str(out), part=3))
+    infer.run(InferSettings(archive=str(archive), checkpoint=(str(trained),), out=str(out), part_size=3))
 
 
 def edit(out: Path, change: Callable[[Row], object], name: str = "part-000000.parquet") -> str:

@@ -25,7 +25,7 @@ from lungseg.schema import Record
 def adapted(ray_cluster: None, prepared: Path, study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Both runs of the study, fitted to both data sets; read only."""
     out = tmp_path_factory.mktemp("adapted")
-    adapt.run(AdaptSettings(checkpoint=(str(study),), data=(str(prepared),), out=str(out), batch=4))
+    adapt.run(AdaptSettings(checkpoint=(str(study),), data=(str(prepared),), out=str(out), batch_size=4))
     return out
 
 
@@ -34,7 +34,7 @@ def test_adapted_checkpoint_records_its_model_and_data(adapted: Path, prepared: 
     digests = [catalog.open_dataset(folder).digest for folder in catalog.find_datasets([str(prepared)])]
     for name in ("pooled-fold0-test", "pooled-fold1-test"):
         before, after = checkpoint.find_all(str(study / name))[0], checkpoint.find_all(str(adapted / name))[0]
-        assert after.config["adapted_to"] == {"model": before.digest, "data": digests, "images": 8, "batch": 4}
+        assert after.config["adapted_to"] == {"model": before.digest, "data": digests, "images": 8, "batch_size": 4}
         assert after.digest != before.digest
         assert checkpoint.trained_on(after) == checkpoint.trained_on(before)
         assert checkpoint.stored_threshold(after) == checkpoint.stored_threshold(before)
@@ -47,7 +47,7 @@ def test_adapted_checkpoint_records_its_model_and_data(adapted: Path, prepared: 
 def test_same_command_writes_the_same_models(
     adapted: Path, prepared: Path, trained: Path, tmp_path: Path, ray_cluster: None
 ) -> None:
-    adapt.run(AdaptSettings(checkpoint=(str(trained),), data=(str(prepared),), out=str(tmp_path), batch=4))
+    adapt.run(AdaptSettings(checkpoint=(str(trained),), data=(str(prepared),), out=str(tmp_path), batch_size=4))
     again = checkpoint.find_all(str(tmp_path / trained.name))[0]
     assert again.digest == checkpoint.find_all(str(adapted / trained.name))[0].digest
 
@@ -75,7 +75,7 @@ def test_models_are_not_written_into_the_dataset(prepared: Path, trained: Path) 
 
 def test_adapting_ignores_masks(adapted: Path, archive: Path, trained: Path, tmp_path: Path, ray_cluster: None) -> None:
     data = (str(_bare(archive, trained, tmp_path)),)
-    adapt.run(AdaptSettings(checkpoint=(str(trained),), data=data, out=str(tmp_path / "out"), batch=4))
+    adapt.run(AdaptSettings(checkpoint=(str(trained),), data=data, out=str(tmp_path / "out"), batch_size=4))
     found = checkpoint.find_all(str(tmp_path / "out" / trained.name))[0]
     assert found.digest == checkpoint.find_all(str(adapted / trained.name))[0].digest
 
@@ -145,12 +145,12 @@ def test_runs_and_other_results_are_not_overwritten(adapted: Path, prepared: Pat
     assert "holds a trained run" in refusal(checkpoint=one, data=(str(prepared),), out=str(own))
     assert checkpoint.find_all(one[0])[0].digest == before
     with pytest.raises(InputError, match="adapted to other pictures or settings"):
-        adapt.run(AdaptSettings(checkpoint=one, data=(str(prepared),), out=str(adapted), batch=2))
+        adapt.run(AdaptSettings(checkpoint=one, data=(str(prepared),), out=str(adapted), batch_size=2))
     beside = Path(shutil.copytree(adapted / "pooled-fold1-test", tmp_path / "out" / "pooled-fold1-test")).parent
     with pytest.raises(
         InputError, match=r"pooled-fold1-test was adapted to other pictures"
     ):  # another run's place is free
-        adapt.run(AdaptSettings(checkpoint=one, data=(str(prepared),), out=str(beside), batch=2))
+        adapt.run(AdaptSettings(checkpoint=one, data=(str(prepared),), out=str(beside), batch_size=2))
 
 
 def test_damaged_tar_is_refused(own_prepared: Path, trained: Path, tmp_path: Path, ray_cluster: None) -> None:
@@ -160,7 +160,9 @@ def test_damaged_tar_is_refused(own_prepared: Path, trained: Path, tmp_path: Pat
         tar.write_bytes(content)
     with pytest.raises(InputError, match=r"jobs/prepare\.py"):
         adapt.run(
-            AdaptSettings(checkpoint=(str(trained),), data=(str(own_prepared),), out=str(tmp_path / "out"), batch=4)
+            AdaptSettings(
+                checkpoint=(str(trained),), data=(str(own_prepared),), out=str(tmp_path / "out"), batch_size=4
+            )
         )
     assert not list((tmp_path / "out").glob("*/checkpoint/*/config.json"))
 

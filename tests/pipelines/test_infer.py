@@ -52,7 +52,7 @@ def masks(rows: Iterable[Row]) -> dict[tuple[str, str], str | None]:
 
 
 def settings_of(archive: Path, model: Path, out: Path, **changes: object) -> InferSettings:
-    values = {"archive": str(archive), "checkpoint": (str(model),), "out": str(out), "part": 3, "batch": 2}
+    values = {"archive": str(archive), "checkpoint": (str(model),), "out": str(out), "part_size": 3, "batch_size": 2}
     return InferSettings.model_validate({**values, **changes})
 
 
@@ -132,7 +132,7 @@ def test_counts_add_up_to_the_inputs(whole: tuple[Path, Path]) -> None:
 def test_another_batch_size_and_no_cluster_give_the_same_masks(
     whole: tuple[Path, Path], without_ray: None, trained: Path, tmp_path: Path
 ) -> None:
-    infer.run(settings_of(whole[0], trained, tmp_path / "out", batch=5))
+    infer.run(settings_of(whole[0], trained, tmp_path / "out", batch_size=5))
     assert masks(rows_of(tmp_path / "out")) == masks(rows_of(whole[1]))
 
 
@@ -162,7 +162,7 @@ def test_too_many_failures_stop_and_keep_finished_parts(
         path.write_bytes(path.read_bytes()[:100])
     out = tmp_path / "out"
     with pytest.raises(InputError) as stopped:
-        infer.run(settings_of(own_archive, trained, out, max_failed="1", part=2, workers=1))
+        infer.run(settings_of(own_archive, trained, out, max_failed="1", part_size=2, workers=1))
     said = str(stopped.value)
     assert "of 8" in said
     assert said.startswith("2 of ")
@@ -174,10 +174,10 @@ def test_too_many_failures_stop_and_keep_finished_parts(
     assert "part-000000.parquet" in kept
     # The same command stops at once; one that allows more goes on from there.
     with pytest.raises(InputError, match=r"2 of .* images so far have no mask"):
-        infer.run(settings_of(own_archive, trained, out, max_failed="1", part=2, workers=1))
+        infer.run(settings_of(own_archive, trained, out, max_failed="1", part_size=2, workers=1))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(infer, "_over_cluster", lambda job, rows, _: infer._here(job, rows))
-        infer.run(settings_of(own_archive, trained, out, max_failed="25%", part=2))
+        infer.run(settings_of(own_archive, trained, out, max_failed="25%", part_size=2))
     assert ended(out)["counts"] == {"ok": 6, "rejected": 2}
     assert {name: (out / name).stat().st_mtime_ns for name in kept} == kept
 
@@ -312,7 +312,7 @@ def test_parts_of_other_models_or_settings_never_mix(film: Path, study: Path, tm
         "tta": {"tta": "flip"},
         "precision": {"precision": "bf16"},
         "postprocess": {"postprocess": PostprocessSettings(holes=False)},
-        "part": {"part": 4},
+        "part_size": {"part_size": 4},
         "archive": {"archive": str(archive / "south" / "images" / "south_00.png")},
         "images": {"archive": str(archive)},
         "checkpoints, model": {"checkpoint": (str(other),)},
@@ -333,7 +333,7 @@ def test_moved_model_and_other_batch_size_keep_the_plan(
     infer.run(settings_of(film, trained, tmp_path / "out"))
     moved = Path(shutil.copytree(trained, tmp_path / "moved"))
     caplog.set_level("INFO")
-    infer.run(settings_of(film, moved, tmp_path / "out", batch=7, workers=5))
+    infer.run(settings_of(film, moved, tmp_path / "out", batch_size=7, workers=5))
     assert "1 images in 1 parts (1 kept from before)" in caplog.text
 
 

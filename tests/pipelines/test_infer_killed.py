@@ -41,7 +41,14 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def arguments(films: Path, model: Path, out: Path) -> list[str]:
-    options = {"--archive": films, "--checkpoint": model, "--out": out, "--part": 2, "--batch": 2, "--workers": 1}
+    options = {
+        "--archive": films,
+        "--checkpoint": model,
+        "--out": out,
+        "--part-size": 2,
+        "--batch-size": 2,
+        "--workers": 1,
+    }
     return ["demo", *(str(word) for pair in options.items() for word in pair), "--tta", "flip"]
 
 

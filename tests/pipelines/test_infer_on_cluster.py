@@ -26,7 +26,7 @@ SMALL = PreprocessSettings(size=64)
 
 @pytest.fixture
 def job(trained: Path, tmp_path: Path) -> Job:
-    settings = InferSettings(out=str(tmp_path), batch=2, device="cpu")
+    settings = InferSettings(out=str(tmp_path), batch_size=2, device="cpu")
     model = checkpoint.find_all(str(trained))[0]
     part_plan.claim(str(tmp_path), {"digest": "feed"})
     return Job(settings, str(tmp_path), (model.folder,), ensemble_digest([model]), SMALL, 0.5, How())

@@ -129,7 +129,7 @@ def test_other_study_is_compared_image_by_image(
     (other / "study.json").write_text(json.dumps({**content, "study": "other"}))
     _write_rows(study, "source-to-source", "north", ["pooled-fold0", "pooled-fold1"], cross=0.5)
     _write_rows(other, "source-to-source", "north", ["pooled-fold0", "pooled-fold1"], cross=0.6)
-    made, page = _run(study, against=(str(other),))
+    made, page = _run(study, compare_with=(str(other),))
     held_out, cross = made["study"]["against"]
     assert (held_out["images"], held_out["difference"]) == (6, 0.0)
     assert cross["difference"] == pytest.approx(cross["dice"] - cross["other_dice"]) == pytest.approx(-0.1, abs=0.01)
@@ -143,7 +143,7 @@ def test_study_without_shared_images_is_refused(study: Path, tmp_path: Path) -> 
     other = shutil.copytree(study, tmp_path / "runs" / "other")
     _write_rows(other, "pooled", "south", ["pooled-fold0"])
     with pytest.raises(InputError, match=r"other: no run of trial and of this study was trained on the same data sets"):
-        _run(study, against=(str(other),))
+        _run(study, compare_with=(str(other),))
 
 
 def _predicted(folder: Path, number: int, pair: tuple[U8, U8], **changes: Any) -> Row:

@@ -34,7 +34,7 @@ def _settings(prepared: Path, out: Path, **changes: object) -> TrainSettings:
         "folds": 3,
         "only_folds": (0,),
         "model": TINY,
-        "loader": LoaderSettings(batch=2),
+        "loader": LoaderSettings(batch_size=2),
         "epochs": 1,
         "workers_per_run": 2,
     }

@@ -30,10 +30,10 @@ OPTIONS = {
     "--model.encoder": "tu-mobilenetv3_small_100",
     "--model.weights": "none",
     "--only-folds": "0 1",
-    "--loader.batch": "2",
+    "--loader.batch-size": "2",
     "--epochs": str(EPOCHS),
     "--save-steps": "1",
-    "--optim.ema": "0.9",
+    "--optim.ema-decay": "0.9",
     "--workers-per-run": "1",
     "--runs-at-once": "2",
 }

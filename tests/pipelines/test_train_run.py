@@ -29,7 +29,7 @@ PLACED = WorkerAllocation(2, 1, 0)
 def _run(prepared: Path, folder: Path, **changes: Any) -> Run:
     settings = TrainSettings(
         model=ModelSettings(encoder="tu-mobilenetv3_small_100", weights="none"),
-        loader=LoaderSettings(batch=2),
+        loader=LoaderSettings(batch_size=2),
         epochs=1,
         **changes,
     )

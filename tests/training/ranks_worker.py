@@ -72,7 +72,7 @@ def trained(reader: SampleReader, planned_world_size: int = 0, **optim: Any) -> 
     planned_world_size = planned_world_size or world
     settings = TrainSettings(model=MODEL, compute=FROZEN, optim=OptimSettings(lr=1e-3, **optim))
     learn = Learner(network(), CPU, settings)
-    together = settings.optim.accumulate
+    together = settings.optim.accumulate_steps
     losses, sizes = [], []
     for epoch in range(EPOCHS):
         batch = -(-len(reader.rows) // (planned_world_size * together))
@@ -106,8 +106,8 @@ RUNS = {
     "local": TrainSettings(compute=ComputeSettings(batch_norm="local"), optim=OptimSettings(lr=1e-3)),
     "frozen": TrainSettings(
         compute=FROZEN,
-        loader=LoaderSettings(batch=1),
-        optim=OptimSettings(lr=1e-3, ema=0.9, accumulate=2, clip_norm=1.0),
+        loader=LoaderSettings(batch_size=1),
+        optim=OptimSettings(lr=1e-3, ema_decay=0.9, accumulate_steps=2, clip_norm=1.0),
         choose_threshold=True,
     ),
 }
@@ -177,10 +177,10 @@ def work(rank: int, world: int, prepared: str, out: str) -> None:
         "native": evaluated(reader, network(), evaluation.measure_at_native_size(0.5)),
         "trained_on": trained_on(reader),
     }
-    found["steps"] = {"plain": trained(reader), "accumulating": trained(reader, accumulate=2)}
+    found["steps"] = {"plain": trained(reader), "accumulating": trained(reader, accumulate_steps=2)}
     found["steps"]["of four seats"] = trained(reader, planned_world_size=4)
     if world < 3:
-        found["steps"]["clipped, averaged"] = trained(reader, clip_norm=0.1, ema=0.5)
+        found["steps"]["clipped, averaged"] = trained(reader, clip_norm=0.1, ema_decay=0.5)
     found["buffers"] = shared_buffers()
     if world == 2:
         found["runs"] = {kind: whole_run(folders, f"{out}/{kind}", kind) for kind in RUNS}

@@ -29,7 +29,7 @@ SETTINGS = TrainSettings(
     epochs=3,
     model=ModelSettings(encoder="tu-test_efficientnet", weights="none"),
     augment=AugmentSettings(flip=0.5),
-    loader=LoaderSettings(batch=2, threads=2),
+    loader=LoaderSettings(batch_size=2, threads=2),
 )
 PLAN = RunPlan("source-to-source", ("north",), fold=0, folds=5, seed=3)
 
@@ -58,7 +58,7 @@ def data(prepared: Path) -> list[PreparedDataset]:
         {"optim": OptimSettings(lr=1e-3)},
         {"loss": LossSettings(dice=0.5)},
         {"augment": AugmentSettings()},
-        {"loader": LoaderSettings(batch=4, threads=2)},
+        {"loader": LoaderSettings(batch_size=4, threads=2)},
     ],
     ids=lambda changes: next(iter(changes)),
 )
@@ -78,7 +78,7 @@ def test_what_shapes_the_result_shapes_the_name(changes: dict[str, Any], data: l
         {"protocols": ("pooled", "source-to-source")},
         {"max_failures": 0},
         {"runs_at_once": 2},
-        {"loader": LoaderSettings(batch=2, threads=7, cache_mib=1, disk_mib=0)},
+        {"loader": LoaderSettings(batch_size=2, threads=7, cache_mib=1, disk_mib=0)},
         {"phantoms": 9},
         {"dry_run": True},
     ],

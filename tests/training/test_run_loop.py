@@ -47,7 +47,7 @@ SETTINGS = TrainSettings(
     model=ModelSettings(encoder="tu-test_efficientnet", weights="none"),
     optim=OptimSettings(lr=5e-3, weight_decay=1e-2, schedule="one-cycle"),
     augment=AugmentSettings(rotate_deg=8.0, scale=0.1, shift=0.05, gamma=0.3, flip=0.5),
-    loader=LoaderSettings(batch=2, threads=2),
+    loader=LoaderSettings(batch_size=2, threads=2),
     wandb=WandbSettings(mode="disabled"),
 )
 # From north to south; each of five folds trains on four of north's five and holds one out.
@@ -236,15 +236,15 @@ FROZEN = ComputeSettings(batch_norm="frozen")
 KINDS = {
     "plain": SETTINGS,
     "within epochs, with a moving average": changed(
-        epochs=2, save_steps=1, optim=OptimSettings(lr=5e-3, schedule="cosine", ema=0.9)
+        epochs=2, save_steps=1, optim=OptimSettings(lr=5e-3, schedule="cosine", ema_decay=0.9)
     ),
     # Batches of one image: four an epoch, two steps, the first of which is followed by a checkpoint.
     "accumulating": changed(
         epochs=2,
         save_steps=1,
         compute=FROZEN,
-        loader=LoaderSettings(batch=1, threads=2),
-        optim=OptimSettings(lr=5e-3, schedule="cosine", ema=0.9, clip_norm=0.5, accumulate=2),
+        loader=LoaderSettings(batch_size=1, threads=2),
+        optim=OptimSettings(lr=5e-3, schedule="cosine", ema_decay=0.9, clip_norm=0.5, accumulate_steps=2),
     ),
     "choosing": changed(epochs=4, patience=1, choose_threshold=True, save_steps=1),
 }
@@ -479,12 +479,12 @@ def scripted(dice: Sequence[float], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_loop, "mean_metrics", lambda rows: {**mean_metrics(rows), "dice": next(left)})
 
 
-@pytest.mark.parametrize("ema", [0.0, 0.9])
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
 def test_training_stops_after_so_many_epochs_without_a_better_one_and_tests_the_best(
-    ema: float, folders: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ema_decay: float, folders: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scripted([0.5, 0.6, 0.55, 0.6, 0.59, 0.9], monkeypatch)  # as good again is not better
-    settings = changed(epochs=9, patience=3, optim=OptimSettings(lr=5e-3, ema=ema), save_steps=1)
+    settings = changed(epochs=9, patience=3, optim=OptimSettings(lr=5e-3, ema_decay=ema_decay), save_steps=1)
     training = run_loop.start(a_run(folders, tmp_path, settings), CPU)
     weights: list[dict[str, Tensor]] = []
 

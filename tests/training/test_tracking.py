@@ -356,7 +356,7 @@ def test_an_offline_run_of_a_real_training_says_what_metrics_jsonl_says(
         folds=3,
         epochs=3,
         model=ModelSettings(encoder="tu-test_efficientnet", weights="none"),
-        loader=LoaderSettings(batch=2),
+        loader=LoaderSettings(batch_size=2),
         wandb=WandbSettings(mode="offline"),
     )
     plan = RunPlan("pooled", ("north", "south"), 0, 3, 0)

@@ -134,7 +134,7 @@ def test_training_lowers_the_loss_and_finds_the_square() -> None:
 
 def test_batches_together_have_the_gradient_of_one_great_batch(gradients: Grads) -> None:
     """With frozen batch norm; else it sees fewer images at a time."""
-    great, parts = (a_learner(a_settings(accumulate=n), network()) for n in (1, 2))
+    great, parts = (a_learner(a_settings(accumulate_steps=n), network()) for n in (1, 2))
     for learn, batch, together in ((great, 4, 1), (parts, 2, 2)):
         for step in training_steps(12, batch, (0, 1, 1), (3, 0), 2, together):
             learn(a_batch(*step.positions, global_size=step.global_size, is_last_in_step=step.is_last_in_step), 1e-3)
@@ -184,7 +184,7 @@ def test_a_short_gradient_is_left_alone(gradients: Grads) -> None:
 
 
 def test_what_is_clipped_is_the_whole_step_and_not_each_of_its_batches(gradients: Grads) -> None:
-    learn = a_learner(a_settings(clip_norm=1e-3, accumulate=2))
+    learn = a_learner(a_settings(clip_norm=1e-3, accumulate_steps=2))
     learn(a_batch(0, global_size=2, is_last_in_step=False), 0.0)
     learn(a_batch(1, global_size=2), 0.0)
     a_learner(a_settings(clip_norm=1e-3))(a_batch(0, 1), 0.0)
@@ -197,7 +197,7 @@ def test_what_is_clipped_is_the_whole_step_and_not_each_of_its_batches(gradients
 
 @pytest.mark.parametrize("ema", [0.3, 0.9])
 def test_the_moving_average_is_that_of_its_formula(ema: float) -> None:
-    learn = a_learner(a_settings(ema=ema))
+    learn = a_learner(a_settings(ema_decay=ema))
     average: dict[str, float] = {}
     for update in range(1, 16):
         learn(a_batch(update), 0.05)
@@ -213,7 +213,7 @@ def test_the_moving_average_is_that_of_its_formula(ema: float) -> None:
 
 
 def test_the_moving_average_follows_steps_and_not_batches() -> None:
-    learn = a_learner(a_settings(ema=0.5, accumulate=2))
+    learn = a_learner(a_settings(ema_decay=0.5, accumulate_steps=2))
     before = learn.weights()
     learn(a_batch(0, global_size=2, is_last_in_step=False), 0.1)
     assert same(learn.weights(), before)
@@ -243,7 +243,7 @@ def test_weights_are_a_copy_that_training_does_not_change() -> None:
 
 @pytest.mark.parametrize("ema", [0.0, 0.8])
 def test_what_is_loaded_goes_on_to_the_bit(ema: float) -> None:
-    settings = a_settings(ComputeSettings(), ema=ema, weight_decay=0.1)
+    settings = a_settings(ComputeSettings(), ema_decay=ema, weight_decay=0.1)
     whole = a_learner(settings, network())
     for step in range(3):
         whole(a_batch(step, step + 1), 1e-2)
