@@ -1,1 +1,1 @@
-"""Bytes to pixels and back: codecs, DICOM, intensity, geometry."""
+"""Decode and encode images, normalise intensity, and map geometry."""

@@ -1,4 +1,4 @@
-"""Bytes to arrays and back: the only codec code, with DICOM's in dicom.py."""
+"""Decode and encode image files, masks and run lengths. DICOM decoding is in `dicom`."""
 
 import cv2
 import numpy as np
@@ -36,28 +36,27 @@ _SIGNATURES = (
 )
 _PNG_LEVEL = 2  # as small as level 6 within 5 %, encoded four times faster
 _JSRT_SIDE, _JSRT_LEVELS = 2048, 4096
-# Of a mask's pixels that are not black: what a label holds at least, all of them hold together, a lung has on its side.
+# Shares of a mask's non-black pixels: the least of one label, of all labels together, of a lung on its own side.
 _LABEL, _LABELS, _ONE_SIDE = 0.05, 0.9, 0.9
-_INNER = 0.2  # of a label's pixels, those amid their like: an edge that fades has none
-_RIM = 4  # samples that an edge may fade over, where few grey values make one of it
-_BLACK = 0.25  # of a mask, background
-_SAMPLES = 128  # a side: enough to find what is as large as a lung
+_INNER = 0.2  # share of a label's pixels that only have neighbours of the same label; a soft edge has none
+_RIM = 4  # width of a soft edge, samples
+_BLACK = 0.25  # least share of background in a mask
+_SAMPLES = 128  # a side; enough to find areas as large as a lung
 
 
 def read_image(content: bytes, display_name: str, key: bytes | None = None) -> tuple[Pixels, Tags]:
-    """Decode any file to its pixels, u8 or u16: [H,W] grey, or [H,W,3] in the order RGB; an alpha channel is dropped.
+    """Decode any supported file to u8 or u16, [H,W] grey or [H,W,3] RGB, at its stored depth.
 
-    A PNG, JPEG, TIFF, GIF, BMP, WebP or JPEG 2000 comes as it is stored, at its stored depth and without tags. A
-    DICOM file comes as dicom.read says; key is the secret for its patient's pseudonym. A raw .IMG of JSRT is known by
-    its name and size.
+    Alpha channels and EXIF rotation are ignored. Only DICOM files have tags; key is the secret for the patient's
+    pseudonym. A raw .IMG file of JSRT is recognised by its name and size.
 
     Raises:
-        ImageError: `undecodable`, `depth` for anything but 8 or 16 bits, `too_large`, `multi_frame` where there are
-            several pages or frames, or a reason of dicom.read.
+        ImageError: `undecodable`, `depth` (not 8 or 16 bits), `too_large`, `multi_frame` (several pages or frames), or
+            a reason of `dicom.reader.read`.
 
     """
     if not content:
-        raise ImageError("undecodable", f"{display_name} is empty (0 bytes): fetch it again")
+        raise ImageError("undecodable", f"{display_name} is empty (0 bytes): download it again")
     if display_name.lower().endswith(".img"):
         return _read_jsrt(content, display_name), Tags()
     if reader.is_dicom(content):
@@ -67,7 +66,7 @@ def read_image(content: bytes, display_name: str, key: bytes | None = None) -> t
 
 
 def decode(content: bytes, display_name: str) -> Pixels:
-    """Decode any file to one grey channel at its stored depth, u8 or u16[H,W]; a colour picture is turned to luma.
+    """Decode any supported file to grey, u8 or u16[H,W], at its stored depth; colour becomes luma.
 
     Raises:
         ImageError: as read_image.
@@ -77,45 +76,45 @@ def decode(content: bytes, display_name: str) -> Pixels:
 
 
 def to_grey(pixels: Pixels) -> Pixels:
-    """Turn u8 or u16[H,W,3], RGB, to luma [H,W]; grey stays as it is. Source: ITU-R BT.601."""
+    """Convert RGB, u8 or u16[H,W,3], to luma [H,W]; return grey unchanged. Source: ITU-R BT.601."""
     return cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY) if pixels.ndim == 3 else pixels  # type: ignore[return-value]
 
 
 def decode_mask(content: bytes, display_name: str) -> NDArray[np.uint8]:
-    """Decode a mask file to u8[H,W] in {0,1}: of two levels, whatever they are, antialiased, or of a level each lung.
+    """Decode a mask file to u8[H,W] in {0,1}.
 
-    Lung is what is brighter than half of the brightest value, and where each lung has its own, of the darkest of these;
-    an all-black mask stays empty.
+    Accepts any two grey levels, antialiased edges, and one grey level for each lung. The threshold is half of the
+    brightest level, or half of the darkest lung's level if each lung has its own. An all-black mask stays empty.
 
     Raises:
-        ImageError: as read_image, or `mask_levels` for labels that do not say which of them is lung.
+        ImageError: as read_image, or `mask_levels` if it has labels and none is clearly lung.
 
     """
     array = decode(content, display_name)
-    # Truncated, as nothing lies between whole numbers: u16 and u8 compare alike.
-    return (array > _level_of_lung(array, display_name) // 2).view(np.uint8)
+    # Integer division gives the same result for u8 and u16.
+    return (array > _darkest_lung_level(array, display_name) // 2).view(np.uint8)
 
 
 def encode_image(image: NDArray[np.uint8]) -> bytes:
-    """Encode u8[H,W] grey, or u8[H,W,3] with blue first, as PNG."""
+    """Encode u8[H,W] grey, or u8[H,W,3] in BGR order, as PNG."""
     return _encode(image, [cv2.IMWRITE_PNG_COMPRESSION, _PNG_LEVEL])
 
 
 def encode_mask(mask: NDArray[np.uint8]) -> bytes:
-    """Encode u8[H,W] in {0,1} as a PNG of one bit a pixel; viewers show lungs white."""
+    """Encode u8[H,W] in {0,1} as a 1-bit PNG; viewers show lungs white."""
     return _encode(mask * np.uint8(255), [cv2.IMWRITE_PNG_BILEVEL, 1])
 
 
 def encode_labels(mask: NDArray[np.uint8]) -> bytes:
-    """Encode u8[H,W] of class numbers as a PNG of 8 bits that holds them as they are."""
+    """Encode class numbers, u8[H,W], unchanged as an 8-bit PNG."""
     return _encode(mask, [cv2.IMWRITE_PNG_COMPRESSION, _PNG_LEVEL])
 
 
 def decode_labels(content: bytes, display_name: str) -> NDArray[np.uint8]:
-    """Decode a file of class numbers to u8[H,W], as they are.
+    """Decode a file of class numbers to u8[H,W], unchanged.
 
     Raises:
-        ImageError: as read_image, or `depth` where it is not of one channel of 8 bits.
+        ImageError: as read_image, or `depth` if it is not 8-bit grey.
 
     """
     labels, _ = read_image(content, display_name)
@@ -128,7 +127,7 @@ def decode_labels(content: bytes, display_name: str) -> NDArray[np.uint8]:
 
 def encode_rle(mask: NDArray[np.uint8]) -> str:
     """Encode u8[H,W] in {0,1} as the counts of a compressed COCO RLE (column-major, ASCII)."""
-    # Turned by OpenCV, whose transposed copy is the column-major one, in a fifth of np.asfortranarray's time.
+    # OpenCV's transposed copy is column-major and takes a fifth of the time of np.asfortranarray.
     return bytes(coco.encode(cv2.transpose(mask).T)["counts"]).decode("ascii")
 
 
@@ -138,69 +137,77 @@ def decode_rle(counts: str, height: int, width: int) -> NDArray[np.uint8]:
 
 
 def pixel_digest(image: NDArray[np.uint8] | NDArray[np.uint16]) -> str:
-    """XXH3 of 128 bits of an image's grey values and size: the same for one picture in two lossless files.
+    """Compute the 128-bit XXH3 digest of pixels, size and depth; equal for the same image in two lossless formats.
 
-    It tells pictures apart, and need not withstand forgers; SHA-256 would take as long as the checks of a mask.
+    It is not a cryptographic hash: SHA-256 would take as long as all checks of a mask.
     """
     digest = xxhash.xxh3_128(f"{image.dtype} {image.shape[0]}x{image.shape[1]}".encode())
     digest.update(np.ascontiguousarray(image).data)
     return digest.hexdigest()
 
 
-def _level_of_lung(array: Pixels, display_name: str) -> int:
-    """Find the darkest grey value that stands for lung: the brightest of all, but for lungs of a value each."""
+def _darkest_lung_level(array: Pixels, display_name: str) -> int:
+    """Find the darkest grey level that means lung: the brightest level, unless each lung has its own.
+
+    Works on a subsampled mask. Raises `mask_levels` if large labels overlap both sides.
+    """
     brightest = int(array.max())
     step = max(1, min(array.shape) // _SAMPLES)
-    seen = array[::step, ::step].copy()
-    marked = int(np.count_nonzero(seen))
-    cut_off = marked - int(np.count_nonzero(seen > brightest // 2))
-    if cut_off < _LABEL * marked or marked > (1 - _BLACK) * seen.size or marked == 0:
+    samples = array[::step, ::step].copy()
+    marked = int(np.count_nonzero(samples))
+    cut_off = marked - int(np.count_nonzero(samples > brightest // 2))
+    if cut_off < _LABEL * marked or marked > (1 - _BLACK) * samples.size or marked == 0:
         return brightest
-    labels = _find_labels(seen, marked)
+    labels = _find_labels(samples, marked)
     if len(labels) < 2:
         return brightest
-    columns = [np.nonzero(seen == label)[1] for label in labels]
+    columns = [np.nonzero(samples == label)[1] for label in labels]
     means = [float(places.mean()) for places in columns]
     middle = (min(means) + max(means)) / 2
     left = [float((places < middle).mean()) for places in columns]
     if all(max(share, 1 - share) >= _ONE_SIDE for share in left):
         return min(labels)
-    if sum(places.size for places in columns) < _LABELS * marked:  # many greys: a mask that fades, or a JPEG
+    if sum(places.size for places in columns) < _LABELS * marked:  # many grey levels: soft edges or JPEG noise
         return brightest
-    found = f"{display_name} marks whole areas by the grey values {', '.join(map(str, labels))}"
-    raise ImageError("mask_levels", f"{found}, expected one for lung, or one for each lung: save the lungs alone")
+    raise ImageError(
+        "mask_levels",
+        f"{display_name} marks whole areas by the grey values {', '.join(map(str, labels))}, expected one for lung, or "
+        "one for each lung: save a mask of the lungs alone",
+    )
 
 
-def _find_labels(seen: Pixels, marked: int) -> list[int]:
-    """List the grey values but black that fill whole areas of a mask."""
-    levels, counts = np.unique(seen[seen > 0], return_counts=True)
+def _find_labels(samples: Pixels, marked: int) -> list[int]:
+    """List the non-black grey levels that fill areas of a mask."""
+    levels, counts = np.unique(samples[samples > 0], return_counts=True)
     large = zip(levels[counts >= _LABEL * marked].tolist(), counts[counts >= _LABEL * marked].tolist(), strict=True)
-    return [level for level, count in large if _fills_an_area(seen, level, count)]
+    return [level for level, count in large if _fills_an_area(samples, level, count)]
 
 
-def _fills_an_area(seen: Pixels, level: int, count: int) -> bool:
-    """Whether a grey value of a mask lies amid its like, and not along what is brighter, as an edge that fades does."""
-    own = (seen == level).view(np.uint8)
+def _fills_an_area(samples: Pixels, level: int, count: int) -> bool:
+    """Return whether a grey level fills an area, rather than the soft edge of a brighter one."""
+    own = (samples == level).view(np.uint8)
     if cv2.countNonZero(cv2.erode(own, np.ones((3, 3), np.uint8))) < _INNER * count:
         return False
-    near = cv2.dilate((seen > level).view(np.uint8), np.ones((2 * _RIM + 1, 2 * _RIM + 1), np.uint8))
+    near = cv2.dilate((samples > level).view(np.uint8), np.ones((2 * _RIM + 1, 2 * _RIM + 1), np.uint8))
     return int(np.count_nonzero((own == 1) & (near == 0))) >= _INNER * count
 
 
 def _read_jsrt(content: bytes, display_name: str) -> NDArray[np.uint16]:
-    """Read JSRT's raw file, and turn it round: its 12 bits are a film's optical density, high where air let it blacken.
+    """Read a raw JSRT file and invert it: its 12 bits are optical density, which is high in air.
 
-    Source: Shiraishi et al., AJR 174, 2000: 2048 x 2048, no header, two bytes a pixel, the high one first.
+    Source: Shiraishi et al., AJR 174, 2000: 2048 x 2048, no header, 16-bit big-endian.
     """
     expected = 2 * _JSRT_SIDE * _JSRT_SIDE
     if len(content) != expected:
         raise ImageError(
-            "undecodable", f"{display_name} holds {len(content)} bytes, expected JSRT's {expected}: fetch it again"
+            "undecodable",
+            f"{display_name} holds {len(content)} bytes, expected {expected} for a JSRT film: download it again",
         )
     density = np.frombuffer(content, ">u2").reshape(_JSRT_SIDE, _JSRT_SIDE)
     if density.max() >= _JSRT_LEVELS:
         raise ImageError(
-            "undecodable", f"{display_name} is no JSRT film: {density.max()}, expected less than {_JSRT_LEVELS}"
+            "undecodable",
+            f"{display_name} is not a JSRT film: grey value {density.max()}, expected less than {_JSRT_LEVELS}",
         )
     return (_JSRT_LEVELS - 1 - density).astype(np.uint16)
 

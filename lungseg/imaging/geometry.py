@@ -1,4 +1,4 @@
-"""The one way from a picture of any size to a prepared square, and its inverse; prepare and infer share it."""
+"""Prepare an image of any size as a square, and restore predictions to native size; used by prepare and infer."""
 
 import cv2
 import numpy as np
@@ -10,11 +10,13 @@ from lungseg.imaging.intensity import normalise
 from lungseg.schema import Geometry
 
 _SMOOTHED_FROM = 1.1  # enlargement
-_SMOOTHING_PX = 0.7  # standard deviation; thin lungs of 15 % of a picture come back with Dice 0.9953, unsmoothed 0.9946
+_SMOOTHING_PX = (
+    0.7  # standard deviation; lungs of 15 % of the image are restored with Dice 0.9953, without smoothing 0.9946
+)
 
 
 def plan_geometry(height: int, width: int, settings: PreprocessSettings) -> Geometry:
-    """Say where a picture of height x width px comes to lie in the square; pure arithmetic."""
+    """Compute where an image of height x width px is placed in the square."""
     side = max(height, width) if settings.geometry == "pad" else min(height, width)
     scale = settings.size / side
     resized_height, resized_width = (max(1, round(length * scale)) for length in (height, width))
@@ -27,7 +29,7 @@ def prepare_image(image: Grey, settings: PreprocessSettings) -> tuple[NDArray[np
     """Normalise the histogram at full depth, then resize and place: u8 or u16[H,W] -> u8[S,S], padding black.
 
     Raises:
-        SettingsError: histogram match without its landmarks.
+        SettingsError: histogram match without landmarks.
 
     """
     geometry = plan_geometry(image.shape[0], image.shape[1], settings)
@@ -36,15 +38,15 @@ def prepare_image(image: Grey, settings: PreprocessSettings) -> tuple[NDArray[np
 
 
 def prepare_mask(mask: NDArray[np.uint8], geometry: Geometry, classes: int = 1) -> NDArray[np.uint8]:
-    """Bring a native mask, u8[H,W] in {0..classes}, into the square, u8[S,S] in {0..classes}.
+    """Resize a native mask, u8[H,W] in {0..classes}, to the square, u8[S,S] in {0..classes}.
 
-    A pixel takes the class, background included, that covers most of it, of equal ones the highest: with one class it
-    is lung where half of what it covers is. Padding is background.
+    Each pixel takes the class, or background, that covers most of it; ties go to the highest class. With one class,
+    a pixel is lung if at least half of it is covered. Padding is background.
     """
     if classes == 1:
         return (_place(_resize(mask * np.uint8(255), geometry), geometry) > 127).astype(np.uint8)
     shares = [_resize((mask == label) * np.uint8(255), geometry).astype(np.int16) for label in range(1, classes + 1)]
-    # What is left is the background's: resized by itself it would round apart from the case of one class.
+    # Background is the remainder: resizing it separately would round differently from the case of one class.
     largest = 255 - np.sum(shares, axis=0, dtype=np.int16)
     winner = np.zeros(largest.shape, np.uint8)
     for label, share in enumerate(shares, start=1):
@@ -54,14 +56,14 @@ def prepare_mask(mask: NDArray[np.uint8], geometry: Geometry, classes: int = 1) 
 
 
 def restore(square: NDArray[np.float32], geometry: Geometry) -> NDArray[np.float32]:
-    """Bring probabilities f32[S,S] back to native size, f32[H,W]: the inverse of preparation.
+    """Resize probabilities f32[S,S] to native size, f32[H,W]: the inverse of preparation.
 
-    Probabilities, not masks, so that the native border is interpolated. What `crop` cut off comes back as 0.
+    Probabilities rather than masks, so that the native contour is interpolated. Pixels outside a crop become 0.
     """
     rows, columns = geometry.content()
     inside = square[rows, columns]
     if geometry.native_height > _SMOOTHED_FROM * geometry.resized_height:
-        # The steps of a 0/1 border would be enlarged with it; under this scale smoothing costs more than it mends.
+        # Enlarging a 0/1 contour enlarges its steps; below this scale smoothing loses more than it gains.
         inside = cv2.GaussianBlur(inside, (3, 3), _SMOOTHING_PX, borderType=cv2.BORDER_REPLICATE)  # type: ignore[assignment]
     resized = inside
     if inside.shape != (geometry.resized_height, geometry.resized_width):
@@ -72,7 +74,7 @@ def restore(square: NDArray[np.float32], geometry: Geometry) -> NDArray[np.float
 
 
 def _resize(image: NDArray[np.uint8], geometry: Geometry) -> NDArray[np.uint8]:
-    # Both sides share one scale, but rounding may leave the short one as long as it was.
+    # Both sides share one scale, but rounding may leave the shorter side unchanged.
     shrinking = geometry.resized_height < geometry.native_height or geometry.resized_width < geometry.native_width
     interpolation = cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR
     return cv2.resize(image, (geometry.resized_width, geometry.resized_height), interpolation=interpolation)  # type: ignore[return-value]

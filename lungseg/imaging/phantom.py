@@ -1,8 +1,8 @@
 """Draw synthetic chest X-rays with known lung masks, in two scanner styles.
 
-Anatomy is laid out in chest units: u from -1 (wall of the right lung, left in the picture) to 1, t from 0 (apex) to 1
-(costophrenic angle). Layers add up to an attenuation, which a scanner's tone curve turns into grey. What is random is
-drawn in an order that does not depend on the size, the grain last, so a seed is one patient at any size.
+Anatomy uses chest units: u from -1 (wall of the right lung, left in the image) to 1, t from 0 (apex) to 1 (costophrenic
+angle). Layers add up to an attenuation, which the scanner's tone curve maps to grey. The order of random draws does not
+depend on the size, with grain last, so a seed gives the same patient at any size.
 """
 
 import pathlib
@@ -20,7 +20,7 @@ Points = NDArray[np.float64]  # [..., n, 2] of (u, t)
 
 
 def _table(text: str) -> NDArray[np.float64]:
-    """Read rows of numbers."""
+    """Parse comma-separated rows of numbers."""
     return np.array([row.split() for row in text.split(",")], np.float64)
 
 
@@ -30,31 +30,31 @@ _WALL = _table(""".36 0 .36, .46 .015 .46, .61 .06 .61, .7 .11 .69, .765 .16 .75
 _MEDIAL = _table(""".22 .02 .22, .15 .06 .14, .12 .12 .115, .125 .18 .13, .13 .22 .17, .14 .26 .205, .16 .31 .213,
     .175 .36 .21, .19 .42 .225, .215 .5 .29, .262 .6 .4, .285 .7 .5, .285 .78 .545, .28 .95 .56""")
 _DOME = _table("0 0, .05 .3, .15 .56, .32 .8, .55 .96, .8 1, 1 .93")
-# The body from the neck over shoulder, arm and armpit to the flank; what being stout adds to u, raised arms to t.
+# Columns: u and t from neck to flank, what `stout` adds to u, what `arms` adds to t.
 _BODY = _table(""".28 -.7 .08 0, .31 -.3 .11 0, .6 -.16 .1 0, 1 -.1 .1 0, 1.4 0 .1 0, 1.9 .2 .1 -.14, 2.6 .6 0 -.35,
     2.6 1.6 0 -.56, 1.6 .75 .15 -.14, 1.27 .45 .16 0, 1.2 .64 .22 0, 1.16 .96 .26 0, 1.13 1.3 .27 0, 1.13 2.2 .3 0""")
 _SPINE = _table("0 -.7, 0 .5, .03 1, .03 2.2")
 _HEART = _table("-.22 .5, .1 .36, .33 .55, .52 .82, .3 1.1, -.28 1.1")
-# Lines of bones, with their widths; the cage is the wall that the ribs line.
+# Centre lines of bones, with their widths; the cage follows the chest wall.
 _CAGE = np.stack([_WALL[1:, [0, 2]].mean(1) + 0.03, _WALL[1:, 1], np.full(len(_WALL) - 1, 0.035)], 1)
 _CLAVICLE = _table(".1 .175 .12, .28 .14 .08, .55 .08 .07, .85 .01 .075, 1.12 -.03 .09, 1.32 -.015 .08, 1.36 0 .02")
 _SCAPULA = _table("1.3 .03 .02, 1.22 .12 .1, 1.17 .25 .06, 1.07 .47 .04, 1.02 .48 .03, .96 .3 .03, .98 .1 .02")
 _ARM = _table("1.37 .02 .12, 1.42 .1 .24, 1.6 .25 .14, 1.95 .5 .13, 2.6 .85 .13")
 _VERTEBRA = _table("-1 0, 1 0, .86 .5, 1 .88, -1 .88, -.86 .5")
-# Attenuation, and its grey in either style, fitted to the real pictures' quantiles inside and outside the lungs.
+# Attenuation, and its grey in each style, fitted to quantiles of the real images inside and outside the lungs.
 _TONE = _table("""0 .1 .2 .3 .4 .5 .6 .7 .8 .95 1.1 1.3 1.7, 14 74 106 133 155 175 191 198 203 209 222 234 246,
     6 22 37 62 95 134 165 181 195 214 240 251 255""")
-# Collimation, left top right bottom, least and most: plates across and upright, padded to a square; the tight field.
+# Collimation: minimum and maximum of left, top, right, bottom. Landscape plate, portrait plate, tight field.
 _BOXES = _table(""".05 0 .91 .79 .13 .08 1 .81, .13 .01 .86 .87 .16 .04 .92 .96,
     -.01 -.01 .95 .975 .09 .04 1.02 1.01""")
-_ASPECT = 1.85  # a mean lung is this much longer than a chest is half wide
+_ASPECT = 1.85  # mean lung length over half the chest width
 _CIRCLE = np.stack([np.cos(np.linspace(0, 2 * np.pi, 40)), np.sin(np.linspace(0, 2 * np.pi, 40))], 1)
-_BOTH = np.array([[[-1.0, 1.0]], [[1.0, 1.0]]])  # times a shape of the left side: that shape on both sides
-_SMALL = 128  # what is smooth is computed at this size
+_BOTH = np.array([[[-1.0, 1.0]], [[1.0, 1.0]]])  # multiply a shape of the left side to get both sides
+_SMALL = 128  # size at which smooth fields are computed
 
 
 class Patient(NamedTuple):
-    """Hold what several parts of one patient's anatomy share."""
+    """Parameters that several structures of one patient share."""
 
     place: Points  # [2,3], chest units to fractions of the frame
     stout: float  # 0 thin to 1 stout
@@ -64,7 +64,7 @@ class Patient(NamedTuple):
 
 
 def draw(seed: int | Sequence[int], style: Style, size: int = 512) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Draw one patient: image u8[size,size] in 0..255, mask u8[size,size] in {0,1}, always of two components."""
+    """Draw one patient: image u8[size,size] in 0..255, mask u8[size,size] in {0,1}, always with two components."""
     rng = np.random.default_rng([STYLES.index(style), *np.atleast_1d(seed)])
     patient = _patient(rng, style)
     lungs = [_lung(rng, patient, left) for left in (0, 1)]
@@ -78,7 +78,7 @@ def draw(seed: int | Sequence[int], style: Style, size: int = 512) -> tuple[NDAr
 
 
 def write_archive(folder: pathlib.Path, per_style: int, seed: int = 0, size: int = 512) -> None:
-    """Write `per_style` pairs a style below `folder`, leaving alone the pairs that are there; masks hold 0 and 255."""
+    """Write `per_style` image and mask pairs for each style; keep existing pairs. Masks hold 0 and 255."""
     for style, item in ((style, item) for style in STYLES for item in range(per_style)):
         name = f"PHANTOM_{style[0].upper()}_{item:04d}.png"
         paths = [folder / f"phantom-{style}" / kind / name for kind in ("images", "masks")]
@@ -87,13 +87,13 @@ def write_archive(folder: pathlib.Path, per_style: int, seed: int = 0, size: int
         image, mask = draw((seed, item), style, size)
         for path, pixels in zip(paths, (image, mask * np.uint8(255)), strict=True):
             path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_name(f".{name}.part")  # a name that exists is a file that is whole
-            part.write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
-            part.replace(path)
+            temporary = path.with_name(f".{name}.part")  # renamed when complete, so that no PNG is truncated
+            temporary.write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
+            temporary.replace(path)
 
 
 def _patient(rng: np.random.Generator, style: Style) -> Patient:
-    """Draw body and position; centres and spreads are those of the real masks' boxes."""
+    """Draw body and position, distributed as the bounding boxes of the real masks."""
     build, tall, shift, stout = np.clip(rng.standard_normal(4), -1.9, 1.9)
     width, spread, height = (0.322, 0.032, 0.575) if style == "montgomery" else (0.342, 0.022, 0.668)
     angle, x = np.clip(rng.normal(0, 0.018), -0.04, 0.04), 0.52 + 0.013 * shift
@@ -105,7 +105,7 @@ def _patient(rng: np.random.Generator, style: Style) -> Patient:
 
 
 def _spline(points: Points, steps: int = 8) -> Points:
-    """Thread a Catmull-Rom curve through the points."""
+    """Interpolate the points with a Catmull-Rom spline."""
     ends = np.concatenate([[2 * points[0] - points[1]], points, [2 * points[-1] - points[-2]]])
     a, b, c, d = (ends[i : len(ends) - 3 + i, None, :] for i in range(4))
     s = np.linspace(0, 1, steps, endpoint=False)[None, :, None]
@@ -114,7 +114,7 @@ def _spline(points: Points, steps: int = 8) -> Points:
 
 
 def _ribbon(lines: Points, width: float | NDArray[np.float64]) -> Points:
-    """Give lines a width, in u, along their normals."""
+    """Widen lines along their normals; width in u."""
     step = np.gradient(lines, axis=-2) * (1, _ASPECT)
     normal = step[..., ::-1] * (-1, 1) / (np.hypot(step[..., :1], step[..., 1:]) + 1e-9) / (1, _ASPECT)
     side = 0.5 * np.asarray(width)[..., None] * normal
@@ -122,7 +122,7 @@ def _ribbon(lines: Points, width: float | NDArray[np.float64]) -> Points:
 
 
 def _lung(rng: np.random.Generator, patient: Patient, left: int) -> Points:
-    """Outline one lung as annotators do: up the mediastinum, over the apex, down the wall, back along the dome."""
+    """Outline one lung as annotators do: mediastinum, apex, wall, diaphragm."""
     medial, wall = _MEDIAL[:, [2 * left, 1]], _WALL[:, [2 * left, 1]]
     grown = patient.heart * (0.6 + 0.4 * left) * np.clip((medial[:, 1] - 0.4) / 0.3, 0, 1)
     medial[:, 0] = np.maximum(medial[:, 0] + grown + rng.normal(0, 0.02) + rng.normal(0, 0.007, len(medial)), 0.085)
@@ -136,7 +136,7 @@ def _lung(rng: np.random.Generator, patient: Patient, left: int) -> Points:
 
 
 def _layer(patient: Patient, shapes: Sequence[Points] | Points, size: int, soften: float = 0.0013) -> Floats:
-    """Fill shapes, also where they overlap, then blur by `soften` frames; f32[size,size] in 0..1."""
+    """Fill shapes, including overlaps, then blur by `soften` image sides; f32[size,size] in 0..1."""
     canvas = np.zeros((size, size), np.uint8)
     frame = np.concatenate(list(shapes)) @ patient.place[:, :2].T + patient.place[:, 2]
     pixels = np.asarray(np.rint((frame * size - 0.5) * 16), np.int32)  # four fractional bits: OpenCV's `shift`
@@ -147,29 +147,33 @@ def _layer(patient: Patient, shapes: Sequence[Points] | Points, size: int, softe
 
 
 def _mask(patient: Patient, lungs: list[Points], size: int) -> NDArray[np.uint8]:
-    """Rasterise the lungs, one component each, {0,1}; below 512 from 512, so that sizes agree."""
+    """Rasterise the lungs, one component each, in {0,1}; sizes below 512 px are reduced from 512 px."""
     total = np.zeros((size, size), np.uint8)
     for outline in lungs:
-        one = np.asarray(_resize(_layer(patient, [outline], max(size, 512)), size) > 0.5, np.uint8)
-        _, labels, stats, _ = cv2.connectedComponentsWithStats(one)  # the tip of the angle may have come off
+        lung = np.asarray(_resize(_layer(patient, [outline], max(size, 512)), size) > 0.5, np.uint8)
+        _, labels, stats, _ = cv2.connectedComponentsWithStats(
+            lung
+        )  # the tip of the costophrenic angle may be separate
         total[labels == 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))] = 1
     return total
 
 
 def _resize(field: NDArray[Any], size: int) -> Floats:
-    """Bring a square field to another size, in f32."""
-    way = cv2.INTER_AREA if len(field) > size else cv2.INTER_CUBIC if len(field) < _SMALL else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(np.asarray(field, np.float32), (size, size), interpolation=way), np.float32)
+    """Resize a square field, f32."""
+    interpolation = (
+        cv2.INTER_AREA if len(field) > size else cv2.INTER_CUBIC if len(field) < _SMALL else cv2.INTER_LINEAR
+    )
+    return np.asarray(cv2.resize(np.asarray(field, np.float32), (size, size), interpolation=interpolation), np.float32)
 
 
 def _bone(patient: Patient, lines: Points, width: float | NDArray[np.float64], size: int) -> Floats:
-    """Draw tubes: their rim is brighter than their hollow, which lies high; f32[size,size] in 0..1."""
+    """Draw tubes with a rim brighter than the hollow, which is shifted upwards; f32[size,size] in 0..1."""
     hollow = _layer(patient, _ribbon(lines - (0, 0.004), 0.72 * width), size)
     return _layer(patient, _ribbon(lines, width), size) - np.float32(0.33) * hollow
 
 
 def _soft_tissue(patient: Patient, air: Floats, lungs: list[Points]) -> Floats:
-    """Add up flesh, mediastinum, heart and belly, less the lungs' air; f32[size,size], about 0 to 1.7."""
+    """Sum soft tissue, mediastinum, heart and abdomen, minus the air; f32[size,size], about 0 to 1.7."""
     size, thin_air = len(air), _resize(air, _SMALL)
     half = _spline(_BODY[:, :2] + _BODY[:, 2:] * (patient.stout, patient.arms))
     body = _layer(patient, [np.concatenate([half, (half * (-1, 1))[::-1]])], _SMALL)
@@ -177,7 +181,7 @@ def _soft_tissue(patient: Patient, air: Floats, lungs: list[Points]) -> Floats:
     skin, pleura = (cv2.distanceTransform(field, cv2.DIST_L2, 5) / _SMALL for field in inside)
     t = np.clip((np.arange(_SMALL)[:, None] / _SMALL - patient.place[1, 2]) / patient.place[1, 1], -0.3, 1.3)
     flesh = (1 - np.square(1 - np.minimum(skin / 0.15, 1))) * (0.56 + 0.14 * t + 0.1 * patient.stout)
-    # Lung goes on behind heart and dome, which therefore darken a little towards their edge.
+    # Lung continues behind heart and diaphragm, which therefore darken towards their edge.
     flesh = cv2.GaussianBlur(flesh, (0, 0), 1.2) - 0.14 * cv2.GaussianBlur(thin_air, (0, 0), 4.5)
     core = 0.2 * _layer(patient, [_ribbon(_SPINE, 0.42)], _SMALL, soften=0.035)
     core += 0.14 * _layer(patient, [_spline(np.add(_HEART, (patient.heart, 0)))], _SMALL, soften=0.02)
@@ -191,7 +195,7 @@ def _soft_tissue(patient: Patient, air: Floats, lungs: list[Points]) -> Floats:
 
 
 def _add_hollows(rng: np.random.Generator, patient: Patient, matter: Floats, air: Floats) -> None:
-    """Add windpipe, bronchi and gas below the left dome in place, and breasts, which some have."""
+    """Add trachea, bronchi, gastric gas and, for some patients, breasts, in place."""
     bend, size = rng.normal(-0.02, 0.015), len(air)
     pipes = [_table(f"0 -.7, {bend} .05, {bend} .3, {u / 2 + bend} .36, {u} .41") for u in (-0.2, 0.24)]
     spot = (rng.uniform(0.5, 0.7), 1.11 - patient.domes[1])
@@ -204,7 +208,7 @@ def _add_hollows(rng: np.random.Generator, patient: Patient, matter: Floats, air
 
 
 def _ribs(rng: np.random.Generator) -> tuple[Points, Points]:
-    """Lay the ribs' centre lines, [n,24,2]: the arcs at the back, and those at the front."""
+    """Compute the centre lines of posterior and anterior ribs, [n,24,2] each."""
     s, (left, number) = np.linspace(0, 0.5 * np.pi, 24), np.divmod(np.arange(24)[:, None], 12)
     first, pitch, drop, sweep = rng.uniform((-0.01, 0.086, 0.13, 0.16), (0.04, 0.102, 0.22, 0.26))
     start, fall = first + pitch * number + rng.normal(0, 0.004, (24, 1)), drop * np.minimum(1, 0.55 + 0.12 * number)
@@ -216,7 +220,7 @@ def _ribs(rng: np.random.Generator) -> tuple[Points, Points]:
 
 
 def _add_bones(rng: np.random.Generator, patient: Patient, matter: Floats, air: Floats) -> None:
-    """Add ribs and the wall they line, collar bones, shoulder blades, arms and spine in place."""
+    """Add ribs, chest wall, clavicles, scapulae, arms and spine in place."""
     size, (back, front) = len(matter), _ribs(rng)
     u = np.abs(np.arange(size) / size - patient.place[0, 2]) / patient.place[0, 0]
     ribs = 0.13 * _bone(patient, back, 0.058, size)
@@ -236,10 +240,10 @@ def _add_bones(rng: np.random.Generator, patient: Patient, matter: Floats, air: 
 
 
 def _add_lung_texture(rng: np.random.Generator, patient: Patient, matter: Floats, air: Floats) -> None:
-    """Add hila, vessels and the fine web between them in place, inside the lungs only."""
+    """Add hila, vessels and fine texture in place, inside the lungs only."""
     size, s, shapes = len(matter), np.linspace(0, 1, 9)[:, None], []
     side, angle, start = np.repeat((-1, 1), 13), np.tile(np.linspace(-1.45, 1.5, 13), 2), np.tile((0.2, 0.43), (26, 1))
-    for length, width in ((0.6, 0.05), (0.36, 0.028), (0.22, 0.015)):  # a vessel sends out three thinner ones
+    for length, width in ((0.6, 0.05), (0.36, 0.028), (0.22, 0.015)):  # each vessel has three thinner branches
         bend = angle + rng.normal(0, 0.12, len(angle)) + rng.normal(0, 0.5, len(angle)) * s**1.5
         reach = rng.uniform(0.6, 1.3, (len(angle), 1)) * length / 9
         grown = start + np.cumsum(np.stack([np.cos(bend), np.sin(bend) / _ASPECT], -1) * reach, 0)  # [9,n,2]
@@ -256,7 +260,7 @@ def _add_lung_texture(rng: np.random.Generator, patient: Patient, matter: Floats
 
 
 def _add_findings(rng: np.random.Generator, patient: Patient, matter: Floats, air: Floats) -> None:
-    """Add patchy opacities and fluid in place, inside the lungs only; many patients have none."""
+    """Add patchy opacities and effusion in place, inside the lungs only; many patients have none."""
     noise = [_resize(rng.standard_normal((n, n), np.float32), _SMALL) for n in (20, 45)]
     spot = rng.uniform((0.1, 0.06, -0.75, 0.12), (0.35, 0.22, 0.75, 0.8), (rng.integers(1, 4), 1, 4))
     haze = _layer(patient, _CIRCLE * spot[..., :2] + spot[..., 2:], _SMALL, soften=0.035) * rng.uniform(0.15, 0.35)
@@ -267,7 +271,7 @@ def _add_findings(rng: np.random.Generator, patient: Patient, matter: Floats, ai
 
 
 def _expose(rng: np.random.Generator, patient: Patient, style: Style, matter: Floats) -> NDArray[np.uint8]:
-    """Turn attenuation into the scanner's grey picture: tone, blur, grain, collimation and marks."""
+    """Convert attenuation to the scanner's grey image: tone, blur, grain, collimation and marks."""
     size, montgomery = len(matter), style == "montgomery"
     film = np.asarray(np.interp(matter + rng.normal(0, 0.03), _TONE[0], _TONE[1 + STYLES.index(style)]), np.float32)
     film += (4 if montgomery else 9) * rng.normal(0, 1) * np.sin(film * np.float32(np.pi / 255))
@@ -279,10 +283,10 @@ def _expose(rng: np.random.Generator, patient: Patient, style: Style, matter: Fl
 
 
 def _frame(rng: np.random.Generator, patient: Patient, style: Style, size: int) -> tuple[Floats, Floats]:
-    """Open the collimator, 0 to 1, and burn in the marks, 0 to 255; both f32[size,size]."""
+    """Draw the collimated field, 0 to 1, and the burnt-in marks, 0 to 255; both f32[size,size]."""
     box, left = _BOXES[2 if style == "shenzhen" else int(rng.random() < 0.4)], rng.random() < 0.6
     edges = rng.uniform(box[:4], box[4:])
-    x0, y0 = np.minimum(edges[:2], patient.place @ (-1.1, -0.05, 1))  # no lung is cut off
+    x0, y0 = np.minimum(edges[:2], patient.place @ (-1.1, -0.05, 1))  # keep both lungs in the field
     x1, y1 = np.maximum(edges[2:], patient.place @ (1.1, 1.05, 1))
     corners = np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)]) + rng.normal(0, 0.006, (4, 2))
     words = [("L" if left else "R", 0.8 if left else 0.15, 0.07, 1.4, 240)]
@@ -294,7 +298,7 @@ def _frame(rng: np.random.Generator, patient: Patient, style: Style, size: int) 
     for word, u, v, scale, grey in words:
         x, y = (int(c) for c in np.rint(np.add(move, (u, v)) * size))
         cv2.putText(marks, word, (x, y), 0, scale * size / 1000, grey, max(1, size // 350), cv2.LINE_AA)
-        if len(word) > 1:  # the plate's words stand dark in a bright box
+        if len(word) > 1:  # words on the plate are dark on a bright box
             plate = canvas[:, y - size // 33 : y + size // 150, x - size // 150 : x + len(word) * size // 45]
             plate[0], plate[1] = 0, 250 - plate[1]
     return np.multiply(field, np.float32(1 / 255), dtype=np.float32), np.asarray(marks, np.float32)

@@ -131,7 +131,7 @@ def check(
     _refuse_area(area, what)
     thumb = thumbnails.thumbnail(image, _THUMBNAIL)
     shown = thumbnails.find_visible_area(thumb)
-    _refuse_orientation(lungs, thumb, shown.live, what)
+    _refuse_orientation(lungs, thumb, shown.visible, what)
     _refuse_components(lungs, marked, sizes, shown.columns, what)
     flags = _flags(touching, sizes)
     if flags and odd == "reject":

@@ -1,4 +1,4 @@
-"""Bytes to grey arrays: every coding that an archive may hold, and everything that is no picture."""
+"""Decoding of every supported format and depth; refusal of everything else."""
 
 import contextlib
 import io
@@ -36,8 +36,8 @@ TURNED[0x0112] = 6  # "rotate by 90 degrees"
 
 def pil(array: NDArray[Any], suffix: str, mode: str = "", **options: Any) -> bytes:
     stream = io.BytesIO()
-    picture = Image.fromarray(array)
-    (picture.convert(mode) if mode else picture).save(stream, suffix, **options)
+    image = Image.fromarray(array)
+    (image.convert(mode) if mode else image).save(stream, suffix, **options)
     return stream.getvalue()
 
 
@@ -48,11 +48,11 @@ def opencv(array: NDArray[Any], suffix: str) -> bytes:
 
 
 def palette(levels: U8) -> bytes:
-    """A palette whose numbers run against its greys, so that numbers taken for greys would show."""
-    picture = Image.fromarray(np.uint8(255) - levels)
-    picture.putpalette([255 - number for number in range(256) for _ in range(3)])
+    """A palette in reverse grey order, so that indices taken for greys would show."""
+    image = Image.fromarray(np.uint8(255) - levels)
+    image.putpalette([255 - number for number in range(256) for _ in range(3)])
     stream = io.BytesIO()
-    picture.save(stream, "PNG")
+    image.save(stream, "PNG")
     return stream.getvalue()
 
 
@@ -120,26 +120,26 @@ NEAR = {
 
 
 @pytest.mark.parametrize("name", EXACT)
-def test_a_lossless_picture_is_decoded_at_its_stored_depth(name: str) -> None:
+def test_lossless_images_keep_their_depth_and_pixels(name: str) -> None:
     content, expected = EXACT[name]
-    found = codecs.decode(content, name)
-    assert found.dtype == expected.dtype
-    np.testing.assert_array_equal(found, expected)
+    result = codecs.decode(content, name)
+    assert result.dtype == expected.dtype
+    np.testing.assert_array_equal(result, expected)
 
 
 @pytest.mark.parametrize("name", NEAR)
-def test_a_lossy_picture_is_decoded_as_it_is_stored(name: str) -> None:
-    found = codecs.decode(NEAR[name], name)
-    assert found.dtype == np.uint8
-    assert found.shape == GREY.shape
-    assert np.abs(found.astype(int) - GREY).max() <= 4
+def test_lossy_images_are_close_and_not_rotated(name: str) -> None:
+    result = codecs.decode(NEAR[name], name)
+    assert result.dtype == np.uint8
+    assert result.shape == GREY.shape
+    assert np.abs(result.astype(int) - GREY).max() <= 4
 
 
-def test_colours_are_turned_to_luma() -> None:
+def test_colours_become_luma() -> None:
     red, green, blue = (np.dstack([GREY * np.uint8(channel == i) for i in range(3)]) for channel in range(3))
     for array, weight in ((red, 0.299), (green, 0.587), (blue, 0.114)):
-        found = codecs.decode(pil(array, "PNG"), "colour")
-        assert np.abs(found - weight * GREY).max() <= 1.0
+        result = codecs.decode(pil(array, "PNG"), "colour")
+        assert np.abs(result - weight * GREY).max() <= 1.0
 
 
 @pytest.mark.parametrize(
@@ -156,11 +156,11 @@ def test_colours_are_turned_to_luma() -> None:
         (opencv(GREY.astype(np.int16), ".tiff"), "depth"),
     ],
 )
-def test_what_is_no_picture_is_refused_with_its_reason(content: bytes, reason: str) -> None:
+def test_unsupported_files_are_refused_with_a_reason(content: bytes, reason: str) -> None:
     assert refused(content) == reason
 
 
-def test_a_header_that_promises_more_than_the_file_holds_is_refused() -> None:
+def test_a_header_larger_than_its_data_is_refused() -> None:
     assert refused(png_of_header(16_000, 16_000, b"\0" * 1000)) == "undecodable"
 
 
@@ -171,8 +171,8 @@ def test_a_file_of_several_pages_or_frames_is_refused(suffix: str) -> None:
         codecs.decode_mask(SEVERAL[suffix], "mask m.x")
 
 
-def test_a_tiff_with_a_thumbnail_is_one_picture() -> None:
-    """Pillow writes pages alone, so that its second one is made a thumbnail: tag NewSubfileType, a reduced picture."""
+def test_a_tiff_with_a_thumbnail_is_accepted() -> None:
+    """NewSubfileType 1 marks the second page as a thumbnail."""
     first, second = Image.fromarray(GREY), Image.fromarray(GREY[::4, ::4])
     second.encoderinfo = {"tiffinfo": {254: 1}}
     stream = io.BytesIO()
@@ -245,7 +245,7 @@ def test_importing_lungseg_first_sets_the_limit_of_opencv(tmp_path: Path) -> Non
     assert "CV_IO_MAX_IMAGE_PIXELS" in result.stderr
 
 
-def test_a_picture_of_no_size_is_refused() -> None:
+def test_an_image_of_zero_size_is_refused() -> None:
     assert refused(png_of_header(0, 0, b"")) == "undecodable"
 
 
@@ -257,39 +257,39 @@ def test_colour_channels_do_not_count_as_pixels(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("name", [*EXACT, *NEAR])
-def test_a_file_cut_anywhere_is_refused_or_lacks_nothing(name: str) -> None:
-    """A cut may take what carries no pixel (a checksum); a picture with a part missing must not pass."""
-    whole = EXACT[name][0] if name in EXACT else NEAR[name]
-    expected = codecs.decode(whole, name)
-    cuts = {*range(1, len(whole), max(1, len(whole) // 40)), *range(len(whole) - 24, len(whole))}
+def test_a_truncated_file_is_refused_or_has_all_pixels(name: str) -> None:
+    """A cut may remove a checksum, but no pixel."""
+    complete = EXACT[name][0] if name in EXACT else NEAR[name]
+    expected = codecs.decode(complete, name)
+    cuts = {*range(1, len(complete), max(1, len(complete) // 40)), *range(len(complete) - 24, len(complete))}
     passed = []
     for cut in sorted(cuts):
         with contextlib.suppress(ImageError):
-            found = codecs.decode(whole[:cut], name)
+            result = codecs.decode(complete[:cut], name)
             passed.append(cut)
-            np.testing.assert_array_equal(found, expected)
+            np.testing.assert_array_equal(result, expected)
     assert len(passed) < len(cuts) * 0.8
 
 
-def test_a_flipped_byte_in_a_prepared_image_changes_no_pixel_unnoticed() -> None:
-    whole = codecs.encode_image(GREY)
+def test_flipped_bytes_in_prepared_images_are_detected() -> None:
+    complete = codecs.encode_image(GREY)
     refusals = 0
-    for place in range(len(whole)):
-        hurt = whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :]
+    for place in range(len(complete)):
+        damaged = complete[:place] + bytes([complete[place] ^ 0x10]) + complete[place + 1 :]
         try:
-            np.testing.assert_array_equal(codecs.decode(hurt, "x.png"), GREY)
+            np.testing.assert_array_equal(codecs.decode(damaged, "x.png"), GREY)
         except ImageError:
             refusals += 1
-    assert refusals > len(whole) * 0.98
+    assert refusals > len(complete) * 0.98
 
 
-# What is not one picture a file
+# Colour, DICOM, JSRT
 
 COLOUR = np.dstack([GREY, GREY // 2, 255 - GREY])
 
 
 @pytest.mark.parametrize("suffix", ["PNG", "TIFF"])
-def test_colours_come_in_the_order_rgb_and_without_tags(suffix: str) -> None:
+def test_colour_images_are_rgb_without_tags(suffix: str) -> None:
     pixels, tags = codecs.read_image(pil(COLOUR, suffix), "x")
     np.testing.assert_array_equal(pixels, COLOUR)
     assert tags == Tags()
@@ -297,7 +297,7 @@ def test_colours_come_in_the_order_rgb_and_without_tags(suffix: str) -> None:
     assert codecs.to_grey(GREY) is GREY
 
 
-def test_a_dicom_file_is_known_by_its_bytes_whatever_its_name() -> None:
+def test_dicom_is_detected_by_content_not_name() -> None:
     content = write_dicom(DEEP, PatientSex="F")
     pixels, tags = codecs.read_image(content, "IM000001", b"sixteen bytes or more")
     assert (pixels.dtype, pixels.shape) == (np.uint16, DEEP.shape)
@@ -310,7 +310,7 @@ def test_a_dicom_file_of_two_frames_is_refused() -> None:
     assert refused(write_dicom(GREY, NumberOfFrames=2)) == "multi_frame"
 
 
-def test_a_film_of_jsrt_is_turned_round() -> None:
+def test_jsrt_films_are_inverted() -> None:
     density = np.zeros((2048, 2048), ">u2")
     density[:, 1024:] = 4095
     density[7, 5] = 258
@@ -322,12 +322,12 @@ def test_a_film_of_jsrt_is_turned_round() -> None:
 @pytest.mark.parametrize(
     "content", [b"\0" * 100, bytes(2 * 2048 * 2048 - 1), b"\x10" + bytes(2 * 2048 * 2048 - 1), pil(GREY, "PNG")]
 )
-def test_another_img_file_is_refused(content: bytes) -> None:
+def test_other_img_files_are_refused(content: bytes) -> None:
     with pytest.raises(ImageError, match=r"undecodable: a\.IMG"):
         codecs.decode(content, "a.IMG")
 
 
-def test_a_broken_file_writes_nothing_on_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+def test_truncated_files_print_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     for suffix in ("PNG", "GIF", "JPEG", "TIFF", "BMP", "WEBP", "JPEG2000"):
         with contextlib.suppress(ImageError):
             codecs.decode(pil(GREY, suffix)[:-100], "x")
@@ -347,98 +347,98 @@ cv2.ellipse(MASK, (36, 20), (8, 14), 0.0, 0.0, 360.0, 1, -1)
     ids=["0/1", "0/255", "0/38", "0/1 in 16 bits", "0/65535", "20/220"],
 )
 @pytest.mark.parametrize("suffix", [".png", ".tiff"])
-def test_a_mask_of_any_two_levels_is_understood(coded: NDArray[Any], suffix: str) -> None:
-    found = codecs.decode_mask(opencv(coded, suffix), "mask")
-    assert found.dtype == np.uint8
-    np.testing.assert_array_equal(found, MASK)
+def test_masks_of_any_two_levels_are_decoded(coded: NDArray[Any], suffix: str) -> None:
+    result = codecs.decode_mask(opencv(coded, suffix), "mask")
+    assert result.dtype == np.uint8
+    np.testing.assert_array_equal(result, MASK)
 
 
-def test_a_mask_of_one_bit_of_a_colour_and_of_a_jpeg_is_understood() -> None:
+def test_one_bit_colour_and_jpeg_masks_are_decoded() -> None:
     red = np.dstack([MASK * 255, MASK * 0, MASK * 0])
     for content in (pil(MASK.astype(bool), "PNG"), pil(red, "PNG"), pil(MASK * 255, "JPEG", quality=90)):
         np.testing.assert_array_equal(codecs.decode_mask(content, "mask"), MASK)
 
 
-def test_an_antialiased_mask_is_cut_at_half() -> None:
+def test_antialiased_masks_are_thresholded_at_half() -> None:
     large = cv2.resize(MASK, (200, 160), interpolation=cv2.INTER_NEAREST)
     soft = cv2.resize(large * 255, (100, 80), interpolation=cv2.INTER_AREA)
     soft = cv2.GaussianBlur(soft, (3, 3), 0)
     assert len(np.unique(soft)) > 3
-    found = codecs.decode_mask(opencv(soft, ".png"), "mask")
-    np.testing.assert_array_equal(found, soft > 127)
-    assert abs(int(found.sum()) - 4 * int(MASK.sum())) < 0.02 * 4 * MASK.sum()
+    result = codecs.decode_mask(opencv(soft, ".png"), "mask")
+    np.testing.assert_array_equal(result, soft > 127)
+    assert abs(int(result.sum()) - 4 * int(MASK.sum())) < 0.02 * 4 * MASK.sum()
 
 
 # Lungs of a grey value each, and labels
 
-SIDES = MASK * np.where(np.arange(50) < 25, 1, 2).astype(np.uint8)  # 1 left in the picture, 2 right
+SIDES = MASK * np.where(np.arange(50) < 25, 1, 2).astype(np.uint8)  # 1 left in the image, 2 right
 LOBES = SIDES + np.where(np.arange(40)[:, None] < 20, 0, 2).astype(np.uint8) * MASK
 levels = st.integers(1, 255)
 
 
 def painted(labels: U8, *greys: int, side: int = 1) -> U8:
-    """Each label in its grey; `side` is the width of a pixel."""
+    """Paint each label in its grey, enlarged `side` times."""
     large = np.kron(labels, np.ones((side, side), np.uint8))
     return np.array([0, *greys], np.uint8)[large]
 
 
 @given(levels, levels, st.sampled_from([1, 4, 12]), st.booleans())
-def test_a_lung_in_each_of_any_two_greys_is_lung(left: int, right: int, side: int, deep: bool) -> None:
+def test_one_grey_level_for_each_lung_is_accepted(left: int, right: int, side: int, deep: bool) -> None:
     coded: NDArray[Any] = painted(SIDES, left, right, side=side)
     coded = coded.astype(np.uint16) * 257 if deep else coded
     np.testing.assert_array_equal(codecs.decode_mask(opencv(coded, ".png"), "mask"), painted(MASK, 1, side=side))
 
 
 @given(st.lists(levels, min_size=4, max_size=4, unique=True))
-def test_lobes_of_a_grey_each_are_lung(greys: list[int]) -> None:
+def test_one_grey_level_for_each_lobe_is_accepted(greys: list[int]) -> None:
     lobes = painted(LOBES, *greys, side=4)
     np.testing.assert_array_equal(codecs.decode_mask(opencv(lobes, ".png"), "mask"), painted(MASK, 1, side=4))
 
 
 @pytest.mark.parametrize(("left", "right"), [(127, 254), (254, 127), (85, 170), (60, 255), (128, 255)])
 @pytest.mark.parametrize("way", ["antialiased", "jpeg"])
-def test_two_greys_with_soft_edges_are_both_lung(left: int, right: int, way: str) -> None:
+def test_two_grey_levels_with_soft_edges_are_lung(left: int, right: int, way: str) -> None:
     coded = painted(SIDES, left, right, side=6)
     soft = cv2.resize(coded, (100, 80), interpolation=cv2.INTER_AREA)
     content = opencv(soft, ".png") if way == "antialiased" else pil(coded, "JPEG", quality=80)
-    found = codecs.decode_mask(content, "mask")
-    expected = painted(MASK, 1, side=found.shape[0] // 40)
-    assert 2 * (found & expected).sum() / (found.sum() + expected.sum()) > 0.96
+    result = codecs.decode_mask(content, "mask")
+    expected = painted(MASK, 1, side=result.shape[0] // 40)
+    assert 2 * (result & expected).sum() / (result.sum() + expected.sum()) > 0.96
 
 
-def test_two_colours_are_both_lung() -> None:
+def test_two_colours_are_lung() -> None:
     red, blue = ((side == SIDES) * np.uint8(255) for side in (1, 2))
     content = pil(np.dstack([red, red * 0, blue]), "PNG")
     np.testing.assert_array_equal(codecs.decode_mask(content, "mask"), MASK)
 
 
 @given(st.integers(2, 255), st.integers(32, 200), st.sampled_from(["area", "linear", "cubic", "blurred"]))
-def test_a_mask_of_one_grey_is_cut_at_half_whatever_its_edges(grey: int, side: int, way: str) -> None:
+def test_one_grey_level_with_any_edges_is_thresholded_at_half(grey: int, side: int, way: str) -> None:
     large = painted(MASK, grey, side=4)
     ways = {"area": cv2.INTER_AREA, "linear": cv2.INTER_LINEAR, "cubic": cv2.INTER_CUBIC}
     soft = cv2.resize(large, (side, side), interpolation=ways.get(way, cv2.INTER_AREA))
     soft = cv2.GaussianBlur(soft, (0, 0), side / 64) if way == "blurred" else soft
-    found = codecs.decode_mask(opencv(soft, ".png"), "mask")
-    np.testing.assert_array_equal(found, soft > int(soft.max()) // 2)
+    result = codecs.decode_mask(opencv(soft, ".png"), "mask")
+    np.testing.assert_array_equal(result, soft > int(soft.max()) // 2)
 
 
 @given(st.integers(2, 255), st.integers(5, 100))
-def test_the_ringing_of_a_jpeg_is_no_label(grey: int, quality: int) -> None:
+def test_jpeg_ringing_is_not_a_label(grey: int, quality: int) -> None:
     content = pil(painted(MASK, grey, side=4), "JPEG", quality=quality)
     coded = codecs.decode(content, "mask")
     np.testing.assert_array_equal(codecs.decode_mask(content, "mask"), coded > int(coded.max()) // 2)
 
 
-def test_specks_and_a_rim_of_another_grey_are_no_label() -> None:
+def test_specks_and_thin_rims_are_not_labels() -> None:
     coded = painted(MASK, 255, side=4)
-    coded[::9, ::9] |= 1  # strewn over the picture
+    coded[::9, ::9] |= 1  # scattered over the image
     np.testing.assert_array_equal(codecs.decode_mask(opencv(coded, ".png"), "mask"), painted(MASK, 1, side=4))
     rim = cv2.dilate(painted(MASK, 255, side=4), np.ones((3, 3), np.uint8))
     rim[(rim > 0) & (coded < 255)] = 1
     np.testing.assert_array_equal(codecs.decode_mask(opencv(rim, ".png"), "mask"), painted(MASK, 1, side=4))
 
 
-def test_a_background_that_is_not_black_is_no_label() -> None:
+def test_a_grey_background_is_not_a_label() -> None:
     coded = np.where(painted(MASK, 1, side=4) == 1, np.uint8(220), np.uint8(20))
     coded[:12] = 0
     np.testing.assert_array_equal(codecs.decode_mask(opencv(coded, ".png"), "mask"), painted(MASK, 1, side=4))
@@ -458,9 +458,9 @@ HEART[20:32, 22:34] = 1
     ],
     ids=["lungs 1, heart 2", "lungs 1 and 2, heart 3", "64, 128, 192", "lungs 1, heart 255"],
 )
-def test_labels_that_do_not_say_what_is_lung_are_refused(coded: U8) -> None:
-    """Cut at half, these would be hearts, or a lung and a heart."""
-    with pytest.raises(ImageError, match=r"mask_levels: mask m\.png marks whole areas by the grey values \d+, \d+"):
+def test_ambiguous_labels_are_refused(coded: U8) -> None:
+    """A threshold would select the heart, or one lung and the heart."""
+    with pytest.raises(ImageError, match=r"mask_levels: mask m\.png marks complete areas by the grey values \d+, \d+"):
         codecs.decode_mask(opencv(np.kron(coded, np.ones((4, 4), np.uint8)), ".png"), "mask m.png")
 
 
@@ -469,16 +469,16 @@ def test_an_empty_mask_stays_empty() -> None:
 
 
 @given(hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=24), elements=st.integers(0, 9)))
-def test_labels_go_through_their_file_unchanged(mask: U8) -> None:
+def test_labels_survive_encoding(mask: U8) -> None:
     content = codecs.encode_labels(mask)
     assert (content[24], content[25]) == (8, 0)  # bits, grey
-    found = codecs.decode_labels(content, "x")
-    assert found.dtype == np.uint8
-    np.testing.assert_array_equal(found, mask)
+    result = codecs.decode_labels(content, "x")
+    assert result.dtype == np.uint8
+    np.testing.assert_array_equal(result, mask)
 
 
 @pytest.mark.parametrize("content", [pil(COLOUR, "PNG"), pil(DEEP, "PNG")], ids=["colour", "16 bits"])
-def test_what_holds_no_class_numbers_is_refused(content: bytes) -> None:
+def test_files_without_class_numbers_are_refused(content: bytes) -> None:
     with pytest.raises(ImageError, match=r"depth: x\.png"):
         codecs.decode_labels(content, "x.png")
 
@@ -487,12 +487,12 @@ def test_what_holds_no_class_numbers_is_refused(content: bytes) -> None:
 
 
 @given(hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=24)))
-def test_an_image_goes_through_its_file_unchanged(array: U8) -> None:
+def test_images_survive_encoding(array: U8) -> None:
     np.testing.assert_array_equal(codecs.decode(codecs.encode_image(array), "x"), array)
 
 
 @given(hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=24), elements=st.integers(0, 1)))
-def test_a_mask_goes_through_its_file_and_its_run_lengths_unchanged(mask: U8) -> None:
+def test_masks_survive_png_and_run_length_encoding(mask: U8) -> None:
     np.testing.assert_array_equal(codecs.decode_mask(codecs.encode_mask(mask), "x"), mask)
     counts = codecs.encode_rle(mask)
     assert counts.isascii()
@@ -502,29 +502,29 @@ def test_a_mask_goes_through_its_file_and_its_run_lengths_unchanged(mask: U8) ->
     np.testing.assert_array_equal(back, mask)
 
 
-def test_a_mask_file_holds_one_bit_a_pixel() -> None:
+def test_mask_files_have_one_bit_per_pixel() -> None:
     content = codecs.encode_mask(MASK)
     depth, colour = content[24], content[25]
     assert (depth, colour) == (1, 0)
 
 
-def test_run_lengths_are_those_of_coco() -> None:
+def test_run_lengths_follow_coco() -> None:
     """Column by column, background first: 0 1 / 1 1 is one of background, then three of lung."""
     assert codecs.encode_rle(np.array([[0, 1], [1, 1]], np.uint8)) == "13"
 
 
 @pytest.mark.parametrize("array", [GREY, DEEP], ids=["8 bits", "16 bits"])
-def test_one_picture_in_two_lossless_files_has_one_digest(array: NDArray[Any]) -> None:
+def test_digests_do_not_depend_on_the_file_format(array: NDArray[Any]) -> None:
     digests = {codecs.pixel_digest(codecs.decode(pil(array, suffix), suffix)) for suffix in ("PNG", "TIFF")}
     assert digests == {codecs.pixel_digest(array)}
 
 
-def test_another_pixel_size_or_depth_is_another_digest() -> None:
+def test_digests_depend_on_pixels_size_and_depth() -> None:
     other = GREY.copy()
     other[-1, -1] ^= 1
     arrays = [GREY, other, GREY.reshape(64, 48), GREY.astype(np.uint16)]
     assert len({codecs.pixel_digest(array) for array in arrays}) == len(arrays)
 
 
-def test_a_view_has_the_digest_of_its_copy() -> None:
+def test_digests_do_not_depend_on_memory_layout() -> None:
     assert codecs.pixel_digest(GREY[:, ::2]) == codecs.pixel_digest(GREY[:, ::2].copy())

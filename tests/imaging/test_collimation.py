@@ -1,4 +1,4 @@
-"""What is collimation and what is picture."""
+"""Detection of collimation borders."""
 
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ def chest() -> U8:
 @pytest.mark.parametrize("bits", [8, 12, 16])
 @given(border=BORDERS)
 @settings(max_examples=15)
-def test_a_border_of_any_grey_is_found_to_the_pixel(
+def test_borders_of_any_grey_are_found_exactly(
     chest: U8, value: int, bits: int, border: tuple[int, int, int, int]
 ) -> None:
     image = framed(chest, border, value).astype(np.uint16) << (bits - 8)
@@ -46,7 +46,7 @@ def test_a_border_of_any_grey_is_found_to_the_pixel(
 
 
 @pytest.mark.parametrize("size", [(700, 900), (1400, 1000), (64, 1800)])
-def test_a_border_is_found_at_any_size(chest: U8, size: tuple[int, int]) -> None:
+def test_borders_are_found_at_any_size(chest: U8, size: tuple[int, int]) -> None:
     """Where lines are sampled, too: the border's end lies between two sampled lines."""
     content = cv2.resize(chest, size)
     for border in ((1, 0, 0, 0), (37, 111, 3, 200), (0, 0, 255, 1)):
@@ -55,32 +55,32 @@ def test_a_border_is_found_at_any_size(chest: U8, size: tuple[int, int]) -> None
         assert (rows.stop - rows.start, columns.stop - columns.start) == content.shape
 
 
-def test_borders_within_borders_are_found(chest: U8) -> None:
+def test_nested_borders_are_found(chest: U8) -> None:
     image = framed(framed(framed(chest, (9, 5, 8, 0), 0), (6, 7, 0, 12), 255), (0, 0, 40, 40), 0)
     rows, columns = content_box(image)
     np.testing.assert_array_equal(image[rows, columns], chest)
 
 
-def test_bars_of_two_greys_around_a_corner_are_found(chest: U8) -> None:
+def test_bars_of_two_greys_at_a_corner_are_found(chest: U8) -> None:
     image = framed(framed(chest, (0, 0, 50, 0), 0), (50, 0, 0, 0), 255)
     np.testing.assert_array_equal(image[content_box(image)], chest)
 
 
-def test_a_letter_burnt_into_a_border_does_not_hide_it(chest: U8) -> None:
+def test_a_border_with_a_burnt_in_letter_is_found(chest: U8) -> None:
     image = framed(chest, (40, 0, 0, 0), 0)
     image[10:24, 100:106] = 255
     assert content_box(image)[0].start == 40
 
 
-def test_a_border_saved_as_jpeg_is_found(chest: U8) -> None:
-    whole = framed(cv2.resize(chest, (640, 640)), (64, 64, 64, 64), 0)
-    image = cv2.imdecode(cv2.imencode(".jpg", whole, [cv2.IMWRITE_JPEG_QUALITY, 90])[1], cv2.IMREAD_UNCHANGED)
+def test_borders_in_jpeg_files_are_found(chest: U8) -> None:
+    complete = framed(cv2.resize(chest, (640, 640)), (64, 64, 64, 64), 0)
+    image = cv2.imdecode(cv2.imencode(".jpg", complete, [cv2.IMWRITE_JPEG_QUALITY, 90])[1], cv2.IMREAD_UNCHANGED)
     for side in content_box(image):
         assert 56 <= side.start <= 64
         assert 704 <= side.stop <= 712
 
 
-def test_air_beside_the_body_is_no_border(chest: U8) -> None:
+def test_air_beside_the_body_is_not_a_border(chest: U8) -> None:
     """Dark, but with the grain of film; single pixels show it where means over areas would be even."""
     grain = np.random.default_rng(0).normal(12, 4, (chest.shape[0], 60))
     image = np.hstack([np.clip(grain, 1, 255).astype(np.uint8), chest])
@@ -88,7 +88,7 @@ def test_air_beside_the_body_is_no_border(chest: U8) -> None:
 
 
 @pytest.mark.parametrize("steepness", [0.05, 0.3, 1.0, 2.0])
-def test_a_slope_is_no_border(steepness: float) -> None:
+def test_a_gradient_is_not_a_border(steepness: float) -> None:
     slope = np.rint(np.clip(10 + steepness * np.arange(120), 0, 255)).astype(np.uint8)
     for image in (np.tile(slope, (90, 1)), np.tile(slope[::-1], (90, 1)).T):
         rows, columns = content_box(image)
@@ -97,17 +97,17 @@ def test_a_slope_is_no_border(steepness: float) -> None:
 
 @given(arrays.arrays(np.uint8, arrays.array_shapes(min_dims=2, max_dims=2, max_side=90), elements=st.integers(0, 3)))
 @settings(max_examples=200)
-def test_the_box_is_never_empty_and_lies_in_the_picture(image: U8) -> None:
+def test_the_box_is_inside_the_image_and_never_empty(image: U8) -> None:
     for side, length in zip(content_box(image), image.shape, strict=True):
         assert 0 <= side.start < side.stop <= length
 
 
 @pytest.mark.parametrize("value", [0, 7, 255])
-def test_a_picture_without_content_is_its_own_box(value: int) -> None:
+def test_the_box_of_a_uniform_image_is_the_image(value: int) -> None:
     assert content_box(np.full((30, 200), value, np.uint8)) == (slice(0, 30), slice(0, 200))
 
 
-def test_a_half_black_half_white_picture_keeps_a_box() -> None:
+def test_a_half_black_image_has_a_box() -> None:
     image = np.zeros((100, 80), np.uint8)
     image[50:] = 255
     rows, columns = content_box(image)
@@ -115,16 +115,16 @@ def test_a_half_black_half_white_picture_keeps_a_box() -> None:
 
 
 @pytest.mark.parametrize("dataset", ["montgomery", "shenzhen"])
-def test_the_box_of_a_real_picture_cuts_black_only(cxr256: Path, dataset: str) -> None:
-    pictures = [
+def test_boxes_of_real_images_remove_only_black(cxr256: Path, dataset: str) -> None:
+    images = [
         cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in sorted((cxr256 / dataset / "images").iterdir())[::12]
     ]
     cut = 0
-    for image in pictures:
+    for image in images:
         rows, columns = content_box(image)
         outside = image.astype(int).sum() - image[rows, columns].astype(int).sum()
         assert outside <= 0.005 * image.astype(int).sum()
         assert image[rows, columns].size >= image.size / 4
         cut += image[rows, columns].size < image.size
     # Padding to a square gives most of them bars.
-    assert cut >= len(pictures) / 2
+    assert cut >= len(images) / 2

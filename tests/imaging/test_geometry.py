@@ -1,4 +1,4 @@
-"""A picture of any size to its square and back."""
+"""Preparation of images and masks, and its inverse."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ U8 = NDArray[np.uint8]
 SIDES = st.integers(40, 700)
 
 
-def of(size: int, geometry: str = "pad", histogram: str = "none") -> PreprocessSettings:
+def preprocess_settings(size: int, geometry: str = "pad", histogram: str = "none") -> PreprocessSettings:
     return PreprocessSettings.model_validate({"size": size, "geometry": geometry, "histogram": histogram})
 
 
@@ -30,10 +30,8 @@ def dice(one: NDArray[Any], other: NDArray[Any]) -> float:
 
 
 @given(SIDES, SIDES, st.sampled_from([64, 256, 512]), st.sampled_from(["pad", "crop"]))
-def test_the_picture_keeps_its_proportions_and_lies_in_the_middle(
-    height: int, width: int, size: int, geometry: str
-) -> None:
-    place = geometry_module.plan_geometry(height, width, of(size, geometry))
+def test_the_image_keeps_its_aspect_ratio_and_is_centred(height: int, width: int, size: int, geometry: str) -> None:
+    place = geometry_module.plan_geometry(height, width, preprocess_settings(size, geometry))
     side = max(height, width) if geometry == "pad" else min(height, width)
     assert (place.native_height, place.native_width, place.size) == (height, width, size)
     for native, resized, start in (
@@ -51,19 +49,19 @@ def test_the_picture_keeps_its_proportions_and_lies_in_the_middle(
 @given(
     SIDES, SIDES, st.sampled_from([64, 256]), st.sampled_from(["pad", "crop"]), st.sampled_from([np.uint8, np.uint16])
 )
-def test_a_square_is_whole_and_what_is_around_the_picture_is_black(
+def test_padding_is_black_and_crops_fill_the_square(
     height: int, width: int, size: int, geometry: str, depth: type[Any]
 ) -> None:
     image = np.full((height, width), 200, depth)
     mask = np.ones((height, width), np.uint8)
-    square, place = geometry_module.prepare_image(image, of(size, geometry))
+    square, place = geometry_module.prepare_image(image, preprocess_settings(size, geometry))
     small = geometry_module.prepare_mask(mask, place)
     rows, columns = place.content()
     inside = np.zeros((size, size), bool)
     inside[rows, columns] = True
-    for found, value in ((square, 200), (small, 1)):
-        assert (found.shape, found.dtype) == ((size, size), np.uint8)
-        np.testing.assert_array_equal(found, np.where(inside, value, 0))
+    for result, value in ((square, 200), (small, 1)):
+        assert (result.shape, result.dtype) == ((size, size), np.uint8)
+        np.testing.assert_array_equal(result, np.where(inside, value, 0))
     if geometry == "crop":
         assert inside.all()
     back = geometry_module.restore(small.astype(np.float32), place)
@@ -71,7 +69,7 @@ def test_a_square_is_whole_and_what_is_around_the_picture_is_black(
 
 
 def draw_lungs(height: int, width: int, area: float, seed: int) -> U8:
-    """Two smooth, uneven ellipses that cover about this share of the picture."""
+    """Two smooth, uneven ellipses that cover about this share of the image."""
     random = np.random.default_rng(seed)
     angle = np.linspace(0, 2 * np.pi, 200, endpoint=False)
     scale = np.sqrt(area / (2 * np.pi * 0.13 * 0.32))
@@ -85,18 +83,20 @@ def draw_lungs(height: int, width: int, area: float, seed: int) -> U8:
     return mask
 
 
-def there_and_back(mask: U8, geometry: str) -> tuple[Geometry, NDArray[np.bool_]]:
-    place = geometry_module.plan_geometry(*mask.shape, of(512, geometry))
+def prepare_and_restore(mask: U8, geometry: str) -> tuple[Geometry, NDArray[np.bool_]]:
+    place = geometry_module.plan_geometry(*mask.shape, preprocess_settings(512, geometry))
     return place, geometry_module.restore(geometry_module.prepare_mask(mask, place).astype(np.float32), place) > 0.5
 
 
 @given(st.integers(300, 4000), st.floats(0.6, 1.7), st.floats(0.15, 0.35), st.integers(0, 99))
 @settings(max_examples=25)
 @pytest.mark.parametrize("geometry", ["pad", "crop"])
-def test_lungs_come_back_where_they_were(geometry: str, longer: int, aspect: float, area: float, seed: int) -> None:
+def test_synthetic_lungs_are_restored_in_place(
+    geometry: str, longer: int, aspect: float, area: float, seed: int
+) -> None:
     height, width = (longer, round(longer * aspect)) if aspect < 1 else (round(longer / aspect), longer)
     mask = draw_lungs(height, width, area, seed) == 1
-    _, back = there_and_back(mask.astype(np.uint8), geometry)
+    _, back = prepare_and_restore(mask.astype(np.uint8), geometry)
     kept = (slice(None), slice(None))
     if geometry == "crop":
         side = min(height, width)
@@ -106,32 +106,32 @@ def test_lungs_come_back_where_they_were(geometry: str, longer: int, aspect: flo
 
 
 @pytest.mark.parametrize("dataset", ["montgomery", "shenzhen"])
-def test_real_lungs_come_back_where_they_were(cxr256: Path, dataset: str) -> None:
+def test_real_lungs_are_restored_in_place(cxr256: Path, dataset: str) -> None:
     for path in sorted((cxr256 / dataset / "masks").iterdir())[::40]:
         small = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
         for height, width in ((256, 256), (1024, 900), (1500, 2000)):
             smooth = cv2.GaussianBlur(cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC), (0, 0), 3.0)
             mask = smooth > 127
-            assert dice(there_and_back(mask.astype(np.uint8), "pad")[1], mask) >= 0.995
+            assert dice(prepare_and_restore(mask.astype(np.uint8), "pad")[1], mask) >= 0.995
 
 
-def test_a_mask_of_the_right_size_comes_back_exactly() -> None:
+def test_masks_of_the_target_size_are_restored_exactly() -> None:
     mask = np.random.default_rng(2).integers(0, 2, (512, 512), dtype=np.uint8)
     for geometry in ("pad", "crop"):
-        np.testing.assert_array_equal(there_and_back(mask, geometry)[1], mask == 1)
+        np.testing.assert_array_equal(prepare_and_restore(mask, geometry)[1], mask == 1)
 
 
 @given(st.integers(100, 400), st.integers(100, 400), st.sampled_from([128, 256]))
 @settings(max_examples=40)
-def test_a_crop_loses_only_what_lies_outside(height: int, width: int, size: int) -> None:
-    place = geometry_module.plan_geometry(height, width, of(size, "crop"))
+def test_a_crop_loses_only_pixels_outside_it(height: int, width: int, size: int) -> None:
+    place = geometry_module.plan_geometry(height, width, preprocess_settings(size, "crop"))
     back = geometry_module.restore(np.ones((size, size), np.float32), place)
     side = min(height, width)
     kept = np.zeros((height, width), bool)
     top, left = (height - side) // 2, (width - side) // 2
     kept[top : top + side, left : left + side] = True
     wrong = (back > 0.5) != kept
-    # The kept square's border may lie between two pixels of either grid, or at the picture's own edge.
+    # The kept square's border may lie between two pixels of either grid, or at the image's own edge.
     reach = max(2, -(-2 * side // size))
     border = (
         cv2.dilate(kept.astype(np.uint8), np.ones((2 * reach + 1,) * 2))
@@ -142,12 +142,12 @@ def test_a_crop_loses_only_what_lies_outside(height: int, width: int, size: int)
         assert not wrong.any()
 
 
-def test_restore_goes_through_the_same_place_as_preparation() -> None:
-    """One bright spot off the middle of a wide picture: its centre must come back, in both geometries."""
+def test_restore_inverts_the_placement() -> None:
+    """One bright spot off the middle of a wide image: its centre is restored in both geometries."""
     for geometry, native in (("pad", (150, 300)), ("crop", (150, 220)), ("crop", (220, 150)), ("pad", (300, 150))):
         mask = np.zeros(native, np.uint8)
         mask[40:60, 70:90] = 1
-        place = geometry_module.plan_geometry(*native, of(256, geometry))
+        place = geometry_module.plan_geometry(*native, preprocess_settings(256, geometry))
         back = geometry_module.restore(geometry_module.prepare_mask(mask, place).astype(np.float32), place)
         rows, columns = np.nonzero(back > 0.5)
         assert abs(rows.mean() - 49.5) < 0.5
@@ -155,24 +155,24 @@ def test_restore_goes_through_the_same_place_as_preparation() -> None:
 
 
 def test_restore_keeps_probabilities() -> None:
-    place = geometry_module.plan_geometry(90, 70, of(64))
+    place = geometry_module.plan_geometry(90, 70, preprocess_settings(64))
     back = geometry_module.restore(np.full((64, 64), 0.3, np.float32), place)
     np.testing.assert_allclose(back, 0.3, atol=1e-6)
 
 
 @pytest.mark.parametrize(("height", "width"), [(2, 65), (65, 2), (65, 64), (130, 70)])
-def test_shrinking_averages_even_where_only_one_side_becomes_shorter(height: int, width: int) -> None:
+def test_shrinking_one_side_averages_areas(height: int, width: int) -> None:
     """Of 2 x 65 px the long side becomes 64 and the short one stays 2, by rounding."""
     stripes = (np.indices((height, width)).sum(0) % 2 * 200).astype(np.uint8)
-    square, place = geometry_module.prepare_image(stripes, of(64))
+    square, place = geometry_module.prepare_image(stripes, preprocess_settings(64))
     expected = cv2.resize(stripes, (place.resized_width, place.resized_height), interpolation=cv2.INTER_AREA)
     np.testing.assert_array_equal(square[place.content()], expected)
 
 
-def test_a_picture_of_the_right_size_is_not_touched() -> None:
+def test_images_of_the_target_size_are_unchanged() -> None:
     image = np.random.default_rng(1).integers(0, 256, (64, 64), dtype=np.uint8)
     for geometry in ("pad", "crop"):
-        square, place = geometry_module.prepare_image(image, of(64, geometry))
+        square, place = geometry_module.prepare_image(image, preprocess_settings(64, geometry))
         np.testing.assert_array_equal(square, image)
         assert place == Geometry(64, 64, 64, 64, 0, 0, 64)
 
@@ -182,15 +182,15 @@ def test_a_picture_of_the_right_size_is_not_touched() -> None:
 
 @given(SIDES, SIDES, st.integers(0, 99), st.sampled_from([64, 512]), st.sampled_from(["pad", "crop"]))
 @settings(max_examples=30)
-def test_one_class_is_the_same_alone_and_as_the_first_of_several(
+def test_one_class_gives_the_same_mask_among_several(
     height: int, width: int, seed: int, size: int, geometry: str
 ) -> None:
     noise = cv2.GaussianBlur(np.random.default_rng(seed).random((height, width)), (0, 0), 2.0)
     mask = (noise > 0.5).astype(np.uint8)
-    place = geometry_module.plan_geometry(height, width, of(size, geometry))
+    place = geometry_module.plan_geometry(height, width, preprocess_settings(size, geometry))
     alone = geometry_module.prepare_mask(mask, place)
     np.testing.assert_array_equal(geometry_module.prepare_mask(mask, place, classes=3), alone)
-    # And whichever its number is.
+    # Independent of the class number.
     np.testing.assert_array_equal(geometry_module.prepare_mask(mask * np.uint8(3), place, classes=3), alone * 3)
 
 
@@ -206,33 +206,35 @@ def test_one_class_is_the_same_alone_and_as_the_first_of_several(
         ([0, 0, 1, 2], 0),
     ],
 )
-def test_the_largest_share_wins_and_of_equal_ones_the_highest_class(block: list[int], expected: int) -> None:
+def test_the_largest_share_wins_and_ties_take_the_highest_class(block: list[int], expected: int) -> None:
     mask = np.tile(np.array(block, np.uint8).reshape(2, 2), (64, 64))
-    found = geometry_module.prepare_mask(mask, geometry_module.plan_geometry(128, 128, of(64)), classes=3)
-    assert (found.dtype, found.shape) == (np.uint8, (64, 64))
-    assert (found == expected).all()
+    result = geometry_module.prepare_mask(
+        mask, geometry_module.plan_geometry(128, 128, preprocess_settings(64)), classes=3
+    )
+    assert (result.dtype, result.shape) == (np.uint8, (64, 64))
+    assert (result == expected).all()
 
 
 @given(SIDES, SIDES, st.integers(0, 99), st.sampled_from(["pad", "crop"]))
 @settings(max_examples=30)
-def test_classes_come_back_as_themselves(height: int, width: int, seed: int, geometry: str) -> None:
-    """No class appears between two others, as it would where labels were averaged; padding is background."""
+def test_resizing_adds_no_other_class(height: int, width: int, seed: int, geometry: str) -> None:
+    """Averaging labels would create other classes. Padding is background."""
     mask = np.zeros((height, width), np.uint8)
     mask[:, width // 2 :] = 4
     mask[: height // 3] = seed % 3 + 1
-    place = geometry_module.plan_geometry(height, width, of(256, geometry))
-    found = geometry_module.prepare_mask(mask, place, classes=4)
-    assert set(np.unique(found)) <= {0, *np.unique(mask)}
-    inside = np.zeros(found.shape, bool)
+    place = geometry_module.plan_geometry(height, width, preprocess_settings(256, geometry))
+    result = geometry_module.prepare_mask(mask, place, classes=4)
+    assert set(np.unique(result)) <= {0, *np.unique(mask)}
+    inside = np.zeros(result.shape, bool)
     inside[place.content()] = True
-    assert not found[~inside].any()
+    assert not result[~inside].any()
 
 
-def test_the_landmarks_of_the_settings_are_used() -> None:
+def test_landmarks_of_the_settings_are_used() -> None:
     image = np.random.default_rng(3).integers(1, 256, (64, 64), dtype=np.uint8)
     landmarks = tuple(float(level) for level in range(50, 160, 10))
     matching = PreprocessSettings(size=64, histogram="match", landmarks=landmarks)
     square, _ = geometry_module.prepare_image(image, matching)
     assert abs(float(np.median(square)) - 100) <= 1
     with pytest.raises(SettingsError, match="--match-to"):
-        geometry_module.prepare_image(image, of(64, histogram="match"))
+        geometry_module.prepare_image(image, preprocess_settings(64, histogram="match"))

@@ -1,4 +1,4 @@
-"""Phantoms are the same patient every time and at every size, and their masks are two whole lungs."""
+"""Phantoms are reproducible at every size, with two complete lungs."""
 
 import pathlib
 
@@ -26,7 +26,7 @@ def _contents(folder: pathlib.Path) -> dict[str, bytes]:
 
 
 def _typical(style: phantom.Style, size: int = 128, count: int = 12) -> dict[str, float]:
-    """Average over patients what tells the scanners apart."""
+    """Average the features that distinguish the scanners."""
     pairs = [phantom.draw(seed, style, size) for seed in range(count)]
     return {
         "grey in the lungs": float(np.mean([image[mask > 0].mean() for image, mask in pairs])),
@@ -44,7 +44,7 @@ def test_the_same_seed_gives_the_same_bytes(style: phantom.Style) -> None:
 
 
 @styles
-def test_another_seed_gives_another_patient(style: phantom.Style) -> None:
+def test_different_seeds_give_different_patients(style: phantom.Style) -> None:
     masks = [phantom.draw(seed, style, 128)[1] for seed in range(8)]
     images = [phantom.draw(seed, style, 128)[0].astype(float) for seed in range(2)]
     overlaps = [_dice(one, other) for i, one in enumerate(masks) for other in masks[:i]]
@@ -53,7 +53,7 @@ def test_another_seed_gives_another_patient(style: phantom.Style) -> None:
     assert np.abs(images[0] - images[1]).mean() > 5
 
 
-def test_a_sequence_is_a_seed_of_its_own_in_either_style() -> None:
+def test_seed_sequences_and_styles_give_different_images() -> None:
     seeds: list[int | tuple[int, int]] = [5, (5, 1), (0, 5), (1, 5)]
     drawn = {phantom.draw(seed, style, 64)[0].tobytes() for seed in seeds for style in phantom.STYLES}
     assert len(drawn) == 2 * len(seeds)
@@ -62,7 +62,7 @@ def test_a_sequence_is_a_seed_of_its_own_in_either_style() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**64), style=st.sampled_from(phantom.STYLES), size=st.integers(64, 512))
-def test_any_phantom_has_two_whole_lungs_inside_the_frame(seed: int, style: phantom.Style, size: int) -> None:
+def test_every_phantom_has_two_lungs_inside_the_image(seed: int, style: phantom.Style, size: int) -> None:
     image, mask = phantom.draw(seed, style, size)
     assert image.shape == mask.shape == (size, size)
     assert image.dtype == mask.dtype == np.uint8
@@ -78,7 +78,7 @@ def test_any_phantom_has_two_whole_lungs_inside_the_frame(seed: int, style: phan
 
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 2**32), style=st.sampled_from(phantom.STYLES))
-def test_lungs_are_darker_than_what_lies_around_and_not_cut_off(seed: int, style: phantom.Style) -> None:
+def test_lungs_are_darker_than_their_surroundings_and_inside_the_field(seed: int, style: phantom.Style) -> None:
     image, mask = phantom.draw(seed, style, 192)
     around = cv2.dilate(mask, np.ones((15, 15), np.uint8)) - mask
     assert np.median(image[mask > 0]) < np.median(image[around > 0]) - 20
@@ -87,7 +87,7 @@ def test_lungs_are_darker_than_what_lies_around_and_not_cut_off(seed: int, style
 
 @styles
 @pytest.mark.parametrize("size", [128, 256])
-def test_a_patient_is_the_same_at_every_size(style: phantom.Style, size: int) -> None:
+def test_a_patient_looks_the_same_at_every_size(style: phantom.Style, size: int) -> None:
     for seed in range(3):
         large, small = phantom.draw(seed, style, 512), phantom.draw(seed, style, size)
         assert _dice((_shrink(large[1] * np.uint8(255), size) > 127).astype(np.uint8), small[1]) > 0.97
@@ -95,7 +95,7 @@ def test_a_patient_is_the_same_at_every_size(style: phantom.Style, size: int) ->
         assert np.corrcoef(soft[0].ravel(), soft[1].ravel())[0, 1] > 0.99
 
 
-def test_the_styles_differ_as_the_scanners_do() -> None:
+def test_styles_differ_like_the_scanners() -> None:
     shenzhen, montgomery = _typical("shenzhen"), _typical("montgomery")
     assert shenzhen["grey in the lungs"] > montgomery["grey in the lungs"] + 30
     assert montgomery["black"] > shenzhen["black"] + 0.1
@@ -104,7 +104,7 @@ def test_the_styles_differ_as_the_scanners_do() -> None:
     assert shenzhen["mask height"] > montgomery["mask height"] + 0.03
 
 
-def test_an_archive_holds_the_pairs_it_names(tmp_path: pathlib.Path) -> None:
+def test_an_archive_contains_the_expected_pairs(tmp_path: pathlib.Path) -> None:
     phantom.write_archive(tmp_path, per_style=2, seed=9, size=64)
     names = [
         f"phantom-{style}/{kind}/PHANTOM_{style[0].upper()}_000{item}.png"
@@ -120,25 +120,27 @@ def test_an_archive_holds_the_pairs_it_names(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["images", "masks"])
-def test_an_archive_that_was_cut_off_is_finished(tmp_path: pathlib.Path, kind: str) -> None:
+def test_an_interrupted_archive_is_completed(tmp_path: pathlib.Path, kind: str) -> None:
     phantom.write_archive(tmp_path, per_style=2, size=64)
-    whole = _contents(tmp_path)
+    complete = _contents(tmp_path)
     lost = tmp_path / "phantom-shenzhen" / kind / "PHANTOM_S_0001.png"
     lost.with_name(f".{lost.name}.part").write_bytes(lost.read_bytes()[:50])
     lost.unlink()
     phantom.write_archive(tmp_path, per_style=2, size=64)
-    assert _contents(tmp_path) == whole
+    assert _contents(tmp_path) == complete
 
 
-def test_what_an_archive_holds_is_not_drawn_again(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_existing_pairs_are_not_drawn_again(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     phantom.write_archive(tmp_path, per_style=1, size=64)
     drawn = []
     draw = phantom.draw
 
-    def watched(seed: tuple[int, int], style: phantom.Style, size: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    def recording_draw(
+        seed: tuple[int, int], style: phantom.Style, size: int
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         drawn.append((seed, style))
         return draw(seed, style, size)
 
-    monkeypatch.setattr(phantom, "draw", watched)
+    monkeypatch.setattr(phantom, "draw", recording_draw)
     phantom.write_archive(tmp_path, per_style=2, size=64)
     assert drawn == [((0, 1), style) for style in phantom.STYLES]

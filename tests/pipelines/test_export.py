@@ -160,7 +160,7 @@ def test_missing_image_is_reported_and_others_are_written(
 
 
 def test_format_without_any_file_is_an_error(ray_cluster: None, predictions: Path, tmp_path: Path) -> None:
-    said = r"^not one of 2 rows could be exported as dicom-seg: no dicom-seg of png_[01]: .*is no DICOM file"
+    said = r"^not one of 2 rows could be exported as dicom-seg: no dicom-seg of png_[01]: .*is not a DICOM file"
     with pytest.raises(InputError, match=said):
         run(predictions, tmp_path / "out", "masks", "dicom-seg", where="image_id in ('png_0', 'png_1')")
     assert len(list((tmp_path / "out" / "masks" / "north").iterdir())) == 2

@@ -5,5 +5,5 @@ import hmac
 
 
 def pseudonym(patient_id: str, key: bytes) -> str:
-    """Sixteen hexadecimal digits that stand for a patient, and say for whom only to who has the key (HMAC-SHA256)."""
+    """Return 16 hexadecimal digits of HMAC-SHA256; linking them to the patient requires the key."""
     return hmac.new(key, patient_id.strip().encode(), hashlib.sha256).hexdigest()[:16]

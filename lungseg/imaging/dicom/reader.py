@@ -1,6 +1,6 @@
-"""A DICOM file to the pixels of a frontal chest radiograph and its few tags; the only code that knows pydicom.
+"""Read the pixels and selected tags of frontal chest radiographs in DICOM.
 
-Only the elements named here are ever read, so that nothing else of a patient can reach a row, a reason or a log.
+Only the elements listed here are read, so no other patient data can reach a row, an error or a log.
 """
 
 import io
@@ -51,7 +51,7 @@ _ELEMENTS = [
     *(f"Segmented{colour}Data" for colour in _COLOURS),
 ]
 _JPEG_LS, _END_OF_IMAGE = ("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81"), b"\xff\xd9"
-# One decoder for each coding, so that the pixels do not depend on what else is installed.
+# A fixed decoder for each transfer syntax, so that pixels do not depend on the installed packages.
 _DECODERS = {
     "1.2.840.10008.1.2.4.50": "pillow",  # JPEG
     **dict.fromkeys(_JPEG_LS, "pyjpegls"),
@@ -59,33 +59,33 @@ _DECODERS = {
     "1.2.840.10008.1.2.4.91": "pylibjpeg",
     "1.2.840.10008.1.2.5": "pylibjpeg",  # RLE
 }
-_UNDEFINED = 0xFFFFFFFF  # the length of pixels that come in fragments
+_UNDEFINED = 0xFFFFFFFF  # length of encapsulated pixel data
 _FIRST_GROUPS = (b"\x02\0", b"\x08\0", b"\0\x02", b"\0\x08")
 _JPEG_12_BITS = "1.2.840.10008.1.2.4.51"
 
 
 def is_dicom(content: bytes) -> bool:
-    """Say whether bytes begin as a DICOM file does: with its preamble, or straight with an element of group 2 or 8."""
+    """Return whether a file starts with the DICOM preamble, or directly with an element of group 2 or 8."""
     if content[128:132] == b"DICM":
         return True
     if len(content) < 8 or content[:2] not in _FIRST_GROUPS:
         return False
     explicit = content[4:6].isalpha() and content[4:6].isupper()
-    return explicit or int.from_bytes(content[4:8], "little") <= 64  # bytes in an element without type
+    return explicit or int.from_bytes(content[4:8], "little") <= 64  # plausible length of an element with implicit VR
 
 
 def read(content: bytes, display_name: str, key: bytes | None = None) -> tuple[Pixels, Tags]:
-    """Read a radiograph and its tags: u16[H,W] over the whole range, black is air; colour is u8 or u16[H,W,3], RGB.
+    """Read a radiograph and its tags: u16[H,W] over the whole range with black air, or u8 or u16[H,W,3] RGB.
 
-    Modality LUT or rescale, then the first VOI LUT or window, then MONOCHROME1 turned round. A window that would show
-    next to nothing is left out. Padding becomes black; overlays are ignored.
+    Applies the modality LUT or rescale, then the first VOI LUT or window, then inverts MONOCHROME1. A window that would
+    show almost nothing is skipped. Padding becomes black; overlays are ignored.
 
     Raises:
         ImageError: `undecodable`, `no_pixels`, `not_radiograph`, `body_part`, `lateral_view`, `multi_frame`, `depth`,
-            `too_large` or `codec_missing`; all but some of the first before a pixel is decoded.
+            `too_large` or `codec_missing`. All except some cases of `undecodable` are raised before decoding.
 
     """
-    _hush()
+    _silence_decoders()
     dataset = _open(content, display_name)
     check_chest(dataset, display_name)
     check_frontal(dataset, display_name)
@@ -96,10 +96,10 @@ def read(content: bytes, display_name: str, key: bytes | None = None) -> tuple[P
     return (pixels if pixels.ndim == 3 else render(pixels, _rendering(dataset))), tags
 
 
-def _hush() -> None:
-    """Let no warning or log line of the decoders out: they can quote a patient's tags.
+def _silence_decoders() -> None:
+    """Silence warnings and log lines of the decoders, which can quote patient tags.
 
-    Said each time, as whoever resets the warnings takes it back; not undone, which threads could not share.
+    Repeated for each file, because other code may reset the filters; not undone, because threads share them.
     """
     warnings.filterwarnings("ignore", module=r"(pydicom|pylibjpeg|openjpeg|libjpeg|rle|jpeg_ls|PIL)(\.|$)")
     for name in ("pydicom", "pylibjpeg", "openjpeg", "libjpeg", "rle"):
@@ -107,27 +107,27 @@ def _hush() -> None:
 
 
 @contextmanager
-def _library(display_name: str, done: str) -> Iterator[None]:
-    """Turn whatever a library raises on broken bytes into a reason that quotes none of them."""
+def _wrap_library_errors(display_name: str, action: str) -> Iterator[None]:
+    """Convert any exception of a DICOM library to ImageError, without quoting file content."""
     try:
         yield
     except BaseException as error:
-        # The RLE decoder is written in Rust, and raises its panics outside Exception.
-        broken = isinstance(error, Exception) or type(error).__name__ == "PanicException"
-        if not broken or isinstance(error, MemoryError):
+        # The RLE decoder is written in Rust; its panics are not subclasses of Exception.
+        is_library_error = isinstance(error, Exception) or type(error).__name__ == "PanicException"
+        if not is_library_error or isinstance(error, MemoryError):
             raise
         kind = type(error).__name__
         raise ImageError(
-            "undecodable", f"{display_name} cannot be {done} as DICOM ({kind}): fetch or export it again"
+            "undecodable", f"{display_name} cannot be {action} as DICOM ({kind}): download or export it again"
         ) from None
 
 
 def _open(content: bytes, display_name: str) -> "FileDataset":
-    """Parse the elements that are of use, and refuse what has no pixels."""
+    """Parse the listed elements; refuse files without pixels."""
     from pydicom import dcmread
     from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-    with _library(display_name, "read"):
+    with _wrap_library_errors(display_name, "read"):
         dataset = dcmread(io.BytesIO(content), force=True, specific_tags=[*_ELEMENTS])
         implicit, little = dataset.original_encoding
         plain = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
@@ -138,44 +138,44 @@ def _open(content: bytes, display_name: str) -> "FileDataset":
         return dataset
     if kind and "Image Storage" not in kind:
         raise ImageError(
-            "no_pixels", f"{display_name} is DICOM without a picture (a report, a directory): leave it out"
+            "no_pixels", f"{display_name} is a DICOM file without an image (for example a report): leave it out"
         )
-    raise ImageError("undecodable", f"{display_name} ends before its pixels: fetch or export it again")
+    raise ImageError("undecodable", f"{display_name} ends before its pixels: download or export it again")
 
 
 def _check_length(dataset: "Dataset", display_name: str) -> None:
-    """Refuse pixels of another length than they are said to have: pydicom takes what there is."""
+    """Refuse truncated pixel data, which pydicom accepts."""
     from pydicom.dataelem import RawDataElement
 
     pixels: Any = dataset.get_item("PixelData")
     if not isinstance(pixels, RawDataElement) or pixels.length == _UNDEFINED:
         return
-    found = len(pixels.value or b"")
-    if found != pixels.length:
+    length = len(pixels.value or b"")
+    if length != pixels.length:
         raise ImageError(
-            "undecodable", f"{display_name} holds {found} of {pixels.length} bytes of pixels: fetch it again"
+            "undecodable", f"{display_name} holds {length} of {pixels.length} bytes of pixels: download it again"
         )
 
 
 def _check_layout(dataset: "Dataset", display_name: str) -> None:
-    """Refuse what would not decode to one picture of a radiograph's size and depth."""
+    """Refuse files that do not hold one image of supported size and depth."""
     if element_int(dataset, "NumberOfFrames", 1) > 1:
         raise ImageError(
-            "multi_frame", f"{display_name} holds several frames, expected one: export the picture that counts"
+            "multi_frame", f"{display_name} holds several frames, expected one: export the right one alone"
         )
     allocated, stored = element_int(dataset, "BitsAllocated"), element_int(dataset, "BitsStored")
     height, width = element_int(dataset, "Rows"), element_int(dataset, "Columns")
     if min(allocated, height, width) <= 0 or element_int(dataset, "SamplesPerPixel", 1) not in (1, 3):
-        raise ImageError(
-            "undecodable", f"{display_name} describes no picture (rows, columns, bits, samples): export it again"
-        )
+        raise ImageError("undecodable", f"{display_name} has invalid rows, columns, bits or samples: export it again")
     if "PixelData" not in dataset or allocated not in (8, 16) or not 0 < stored <= allocated:
-        found = f"{allocated} bit" if "PixelData" in dataset else "floating point"
+        kind = f"{allocated} bit" if "PixelData" in dataset else "floating point"
         raise ImageError(
-            "depth", f"{display_name} holds {found} pixels ({stored} stored), expected 8 or 16 bit: export it again"
+            "depth", f"{display_name} holds {kind} pixels ({stored} stored), expected 8 or 16 bit: export it again"
         )
     if height * width > MAX_IMAGE_PIXELS:
-        raise ImageError("too_large", f"{display_name} promises {height}x{width} px: no radiograph is that large")
+        raise ImageError(
+            "too_large", f"{display_name} states {height}x{width} px, more than any radiograph: leave it out"
+        )
 
 
 def _decode(dataset: "FileDataset", display_name: str) -> NDArray[Any]:
@@ -184,19 +184,19 @@ def _decode(dataset: "FileDataset", display_name: str) -> NDArray[Any]:
     from pydicom.pixels.processing import apply_color_lut
     from pydicom.pixels.utils import pixel_array
 
-    with _library(display_name, "decoded"):
+    with _wrap_library_errors(display_name, "decoded"):
         coding = dataset.file_meta.TransferSyntaxUID
         plugins = get_decoder(coding).available_plugins if coding.is_encapsulated else ("none needed",)
         if coding == _JPEG_12_BITS and element_int(dataset, "BitsStored") > 8:
-            plugins = tuple(name for name in plugins if name != "pillow")  # whose JPEG has 8 bits
+            plugins = tuple(name for name in plugins if name != "pillow")  # decodes 8-bit JPEG only
     if not plugins:
-        advice = "pip install 'lungseg[jpeg-lossless]' (its licence is the GPL-3), or export it again"
+        advice = "pip install 'lungseg[jpeg-lossless]' (licence: GPL-3), or export it again"
         raise ImageError(
-            "codec_missing", f"{display_name} is coded as {coding.name}, for which no decoder is there: {advice}"
+            "codec_missing", f"{display_name} uses {coding.name}, and its decoder is not installed: {advice}"
         )
-    with _library(display_name, "decoded"):
+    with _wrap_library_errors(display_name, "decoded"):
         if coding in _JPEG_LS and _END_OF_IMAGE not in dataset.PixelData[-16:]:
-            raise EOFError  # its decoder looks for the end of a file that was cut for seconds
+            raise EOFError  # its decoder spends seconds searching for the end of a truncated file
         decoder = _DECODERS.get(str(coding), "")
         pixels = pixel_array(dataset, decoding_plugin=decoder, correct_unused_bits=False)
         if element_text(dataset, "PhotometricInterpretation") == "PALETTE COLOR":
@@ -205,7 +205,7 @@ def _decode(dataset: "FileDataset", display_name: str) -> NDArray[Any]:
 
 
 def _rendering(dataset: "FileDataset") -> Rendering:
-    """Gather what the file says of how its stored values are to be shown."""
+    """Collect the elements that describe how to display the stored values."""
     bits, coding = element_int(dataset, "BitsStored"), dataset.file_meta.TransferSyntaxUID
     ends = element_numbers(dataset, "PixelPaddingValue")
     centres, widths = element_numbers(dataset, "WindowCenter"), element_numbers(dataset, "WindowWidth")
@@ -225,15 +225,15 @@ def _rendering(dataset: "FileDataset") -> Rendering:
 
 
 def _table(dataset: "Dataset", name: str, little: bool) -> Table | None:
-    """Read the first lookup table of a sequence; entries are numbers, or bytes of 8 or 16 bits each."""
+    """Read the first lookup table of a sequence; its entries are numbers, or bytes with 8 or 16 bits an entry."""
     first = sequence_items(dataset, name)[:1]
-    described = element_numbers(first[0], "LUTDescriptor") if first else []
-    if len(described) != 3:
+    descriptor = element_numbers(first[0], "LUTDescriptor") if first else []
+    if len(descriptor) != 3:
         return None
-    size, data = int(described[0]) or 65536, element_value(first[0], "LUTData")
+    size, data = int(descriptor[0]) or 65536, element_value(first[0], "LUTData")
     if isinstance(data, bytes):
         kind = "u1" if len(data) < 2 * size else "<u2" if little else ">u2"
         entries = np.frombuffer(data[: len(data) // 2 * 2], kind)[:size].astype(np.float64)
     else:
         entries = np.asarray(element_numbers(first[0], "LUTData"), np.float64)
-    return Table(described[1], entries) if entries.size else None
+    return Table(descriptor[1], entries) if entries.size else None

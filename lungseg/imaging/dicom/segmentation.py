@@ -1,4 +1,4 @@
-"""A lung mask as a DICOM Segmentation that belongs to the radiograph's own study."""
+"""Write lung masks as a DICOM Segmentation in the study of the radiograph."""
 
 import hashlib
 import io
@@ -20,62 +20,64 @@ if TYPE_CHECKING:
 
 U8 = NDArray[np.uint8]
 
-_NO_SPACING = 1.0  # mm, where the radiograph tells none: the object must have one, and is drawn by pixels anyway
+_NO_SPACING = 1.0  # mm, if the radiograph has none: the object requires a value, viewers align by pixels
 _CODES = {"right": ("3341006", "Right lung"), "left": ("44029006", "Left lung")}  # SNOMED CT
-_NEEDED = ("Rows", "Columns", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+_REQUIRED = ("Rows", "Columns", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 _PERSON = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex")
-_TAKEN_OVER = (*_PERSON, "StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName")
+_COPIED = (*_PERSON, "StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName")
 
 
 def encode_segmentation(content: bytes, masks: dict[str, U8], model: str, display_name: str) -> bytes:
-    """Make a binary segmentation of a radiograph's lungs, to lie in its study and refer to it.
+    """Encode a binary segmentation of the lungs that refers to the radiograph and belongs to its study.
 
-    content: the radiograph's file. masks: u8[H,W] in {0,1} at its size by name, `right` and `left`; empty ones are left
-    out. model: digest of the weights, as the algorithm's version. The object's UIDs hang on these alone, so the same
-    call makes the same object, but for its times, which are the radiograph's. Unlike all else that is written here it
-    names the patient, as the radiograph does.
+    content: the radiograph's file. masks: u8[H,W] in {0,1} at its size, keys `right` and `left`; empty masks are
+    skipped. model: digest of the weights, stored as the algorithm version. UIDs are derived from these inputs and times
+    are those of the radiograph, so the same call gives the same bytes. The object contains the patient's identity, as
+    the radiograph does; no other output of lungseg does.
 
     Raises:
-        InputError: the file is no DICOM image of that size, or both masks are empty.
+        InputError: the file is not a DICOM image of that size, or both masks are empty.
 
     """
     import pydicom
 
     if not is_dicom(content):
-        raise InputError(f"{display_name} is no DICOM file: DICOM segmentations are for DICOM images")
-    chosen = {side: mask for side, mask in masks.items() if mask.any()}
-    if not chosen:
-        raise InputError(f"{display_name} has an empty mask: a DICOM segmentation needs a lung")
+        raise InputError(f"{display_name} is not a DICOM file: DICOM segmentations need a DICOM image")
+    present = {side: mask for side, mask in masks.items() if mask.any()}
+    if not present:
+        raise InputError(f"{display_name} has an empty mask: a DICOM segmentation needs at least one lung")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom remarks on values of the source that are not quite the standard's
+        warnings.simplefilter("ignore")  # pydicom warns about nonstandard values in the source
         source = pydicom.dcmread(io.BytesIO(content), force=True)
-        missing = [name for name in _NEEDED if not source.get(name)]
+        missing = [name for name in _REQUIRED if not source.get(name)]
         if missing:
-            raise InputError(f"{display_name} lacks {missing[0]}, which ties a segmentation to it: export it again")
+            raise InputError(f"{display_name} lacks {missing[0]}, which a segmentation must refer to: export it again")
         shape = (source.get("Rows"), source.get("Columns"))
-        if shape != next(iter(chosen.values())).shape:
-            raise InputError(f"{display_name} is {shape[0]}x{shape[1]}, its mask is of another size: it was changed")
+        if shape != next(iter(present.values())).shape:
+            raise InputError(
+                f"{display_name} is {shape[0]}x{shape[1]} px, but its mask has another size: predict it again"
+            )
         try:
-            return _build(source, chosen, model)
-        except (TypeError, ValueError, AttributeError, KeyError) as error:  # whatever else its elements may hold
-            first = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
-            raise InputError(f"{display_name}: no segmentation can be made of it ({first}): export it again") from None
+            return _build(source, present, model)
+        except (TypeError, ValueError, AttributeError, KeyError) as error:  # invalid values in other elements
+            message = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
+            raise InputError(f"{display_name}: cannot write a segmentation ({message}): export it again") from None
 
 
 def _build(source: "Dataset", masks: dict[str, U8], model: str) -> bytes:
     import highdicom
 
-    _complete(source)
+    _add_missing_elements(source)
     pixels = np.stack(list(masks.values()), axis=-1)[None].astype(np.uint8)
-    made_of = f"{model} {hashlib.sha256(np.packbits(pixels).tobytes()).hexdigest()}"
-    made = highdicom.seg.Segmentation(
+    inputs_digest = f"{model} {hashlib.sha256(np.packbits(pixels).tobytes()).hexdigest()}"
+    segmentation = highdicom.seg.Segmentation(
         source_images=[source],
         pixel_array=pixels,
         segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=[_segment(number, side, model) for number, side in enumerate(masks, start=1)],
         series_instance_uid=_uid("series", source, model),
         series_number=100,
-        sop_instance_uid=_uid("instance", source, made_of),
+        sop_instance_uid=_uid("instance", source, inputs_digest),
         instance_number=1,
         manufacturer="lungseg",
         manufacturer_model_name="lungseg",
@@ -85,9 +87,9 @@ def _build(source: "Dataset", masks: dict[str, U8], model: str) -> bytes:
         content_label="LUNGS",
         content_description="Lungs by a neural network",
     )
-    _settle(made, source, made_of)
+    _make_deterministic(segmentation, source, inputs_digest)
     stream = io.BytesIO()
-    made.save_as(stream)
+    segmentation.save_as(stream)
     return stream.getvalue()
 
 
@@ -111,36 +113,36 @@ def _segment(number: int, side: str, model: str) -> "highdicom.seg.SegmentDescri
 
 
 def _measures(source: "Dataset") -> "highdicom.PixelMeasuresSequence":
-    """Say how large a pixel is, in mm; 1 where the radiograph tells nothing that could be."""
+    """Return the pixel spacing in mm; 1 if the radiograph has no valid one."""
     import highdicom
 
-    found = element_numbers(source, "ImagerPixelSpacing") or element_numbers(source, "PixelSpacing")
-    spacing = found if len(found) == 2 and min(found) > 0 else [_NO_SPACING] * 2
+    values = element_numbers(source, "ImagerPixelSpacing") or element_numbers(source, "PixelSpacing")
+    spacing = values if len(values) == 2 and min(values) > 0 else [_NO_SPACING] * 2
     return highdicom.PixelMeasuresSequence(pixel_spacing=spacing, slice_thickness=_NO_SPACING)
 
 
-def _complete(source: "Dataset") -> None:
-    """Fill in what a segmentation takes over from its source, where that lacks it."""
-    for name in _TAKEN_OVER:
+def _add_missing_elements(source: "Dataset") -> None:
+    """Add missing elements, empty, that a segmentation copies from its source."""
+    for name in _COPIED:
         if name not in source:
             setattr(source, name, "")
 
 
-def _settle(made: "Dataset", source: "Dataset", made_of: str) -> None:
-    """Put the study's times for those of the call and UIDs of ours for random ones: the same call, the same bytes."""
+def _make_deterministic(segmentation: "Dataset", source: "Dataset", inputs_digest: str) -> None:
+    """Replace current times by the study's and random UIDs by derived ones, so equal calls give equal bytes."""
     date, time = source.get("StudyDate") or "19700101", source.get("StudyTime") or "000000"
     for name in ("Content", "InstanceCreation", "Series"):
-        setattr(made, f"{name}Date", date)
-        setattr(made, f"{name}Time", time)
-    for one in made.get("ContributingEquipmentSequence", ()):
-        one.ContributionDateTime = f"{date}{time}"
-    organization = _uid("organization", source, made_of)
-    for one in (*made.DimensionOrganizationSequence, *made.DimensionIndexSequence):
-        one.DimensionOrganizationUID = organization
-    made.PatientOrientation = source.get("PatientOrientation") or ""
+        setattr(segmentation, f"{name}Date", date)
+        setattr(segmentation, f"{name}Time", time)
+    for equipment in segmentation.get("ContributingEquipmentSequence", ()):
+        equipment.ContributionDateTime = f"{date}{time}"
+    organization = _uid("organization", source, inputs_digest)
+    for item in (*segmentation.DimensionOrganizationSequence, *segmentation.DimensionIndexSequence):
+        item.DimensionOrganizationUID = organization
+    segmentation.PatientOrientation = source.get("PatientOrientation") or ""
 
 
-def _uid(kind: str, source: "Dataset", made_of: str) -> str:
-    """Make a UID that hangs on the radiograph and on what the object is made of. Source: DICOM PS3.5 B.2."""
+def _uid(kind: str, source: "Dataset", inputs_digest: str) -> str:
+    """Derive a UID from the radiograph and the inputs digest. Source: DICOM PS3.5 B.2."""
     series = source.get("SeriesInstanceUID", "") if kind == "series" else source.get("SOPInstanceUID", "")
-    return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, f'lungseg {kind} {series} {made_of}').int}"
+    return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, f'lungseg {kind} {series} {inputs_digest}').int}"

@@ -1,4 +1,4 @@
-"""What a DICOM file's tags say: whether it is a frontal chest radiograph, and the few things that may leave it."""
+"""Check by DICOM tags that a file is a frontal chest radiograph; extract the few tags that may be stored."""
 
 import math
 import re
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 _RADIOGRAPHS = ("", "CR", "DX", "DR", "RG", "OT", "SC")
 _CHEST = re.compile("CHEST|CHST|THORA|TORA|LUNG|PULM|BRUST|POUMON|POLMON|PECHO|BORST")
-_SPINE = re.compile("SPIN|VERTEB|CERVI|LUMB|WIRBEL|RACHIS|COLUMN|COLONN")  # "thoracic spine" is no chest
+_SPINE = re.compile("SPIN|VERTEB|CERVI|LUMB|WIRBEL|RACHIS|COLUMN|COLONN")  # "thoracic spine" is not a chest
 # Chest, lung, structure of the thorax and of its cavity, in SNOMED RT and SNOMED CT (DICOM's context group 4031).
 _CHEST_CODES = ("T-D3000", "T-28000", "51185008", "39607008", "43799004")
-_UNSAID = ("", "UNKNOWN", "OTHER", "NONE", "ANY", "DEFAULT")
+_UNSPECIFIED = ("", "UNKNOWN", "OTHER", "NONE", "ANY", "DEFAULT")
 _VIEWS = ("PA", "AP", "LLD", "RLD", "LAO", "RAO", "LPO", "RPO", "LLO", "RLO")
 _LATERAL = {"LL", "RL", "LAT", "LATERAL", "LLAT", "RLAT"}
 # Lateral, left and right lateral of DICOM's context group 4010, in SNOMED CT.
@@ -25,16 +25,16 @@ _LATERAL_CODES = ("399067008", "399173006", "399198007")
 _SEXES = {"F": "female", "M": "male", "O": "other"}
 _AGE = re.compile(r"(\d{1,3})([DWMY]?)")
 _DAYS = {"D": 1.0, "W": 7.0, "M": 30.4375, "Y": 365.25, "": 365.25}
-_OLDEST = 130  # years; beyond it a date was made up
+_OLDEST = 130  # years; a higher age means an invented date
 _ANISOTROPIC = 1.05
 
 
 @dataclass(frozen=True)
 class Tags:
-    """The only things that ever leave a DICOM file beside its pixels.
+    """The only data that is taken from a DICOM file besides its pixels.
 
-    patient_id: a pseudonym, empty without a key; age_group: ten years, as 40-49, or 90+; sex: female, male or other;
-    view: PA, AP ...; spacing_mm: of a pixel, at the patient where that is known, else at the detector.
+    patient_id: a pseudonym, empty without a key; age_group: ten years such as 40-49, or 90+; sex: female, male or
+    other; view: PA, AP ...; spacing_mm: pixel spacing at the patient if known, else at the detector.
     """
 
     patient_id: str = ""
@@ -46,48 +46,48 @@ class Tags:
 
 
 def element_value(dataset: "Dataset", name: str) -> Any:
-    """Value of an element; None where it is absent, empty or cannot be parsed, as nothing here is worth a picture."""
+    """Return the value of an element; None if it is absent, empty or cannot be parsed."""
     try:
-        found = dataset.get(name)
-        return found if found is None or isinstance(found, bytes) or str(found).strip() else None
+        value = dataset.get(name)
+        return value if value is None or isinstance(value, bytes) or str(value).strip() else None
     except MemoryError:
         raise
-    except Exception:  # pydicom parses an element when it is asked for, and raises anything
+    except Exception:  # pydicom parses elements lazily and may raise anything
         return None
 
 
 def element_text(dataset: "Dataset", name: str) -> str:
-    """First value of an element, in capitals; empty where there is none."""
-    found = element_value(dataset, name)
-    first = found[0] if isinstance(found, Sequence) and not isinstance(found, str | bytes) else found
+    """Return the first value of an element in upper case; empty if there is none."""
+    value = element_value(dataset, name)
+    first = value[0] if isinstance(value, Sequence) and not isinstance(value, str | bytes) else value
     return "" if first is None else str(first).strip().upper()
 
 
 def element_numbers(dataset: "Dataset", name: str) -> list[float]:
-    """All values of an element that are finite numbers."""
-    found = element_value(dataset, name)
+    """Return the values of an element as numbers; empty if one is not a finite number."""
+    value = element_value(dataset, name)
     try:
-        one = isinstance(found, str | bytes | int | float)
-        several = [float(part) for part in ([found] if one else found or [])]
+        is_single = isinstance(value, str | bytes | int | float)
+        numbers = [float(item) for item in ([value] if is_single else value or [])]
     except (TypeError, ValueError):
         return []
-    return several if all(map(math.isfinite, several)) else []
+    return numbers if all(map(math.isfinite, numbers)) else []
 
 
-def element_int(dataset: "Dataset", name: str, otherwise: int = 0) -> int:
-    """First value of an element as a whole number."""
-    found = element_numbers(dataset, name)
-    return int(found[0]) if found else otherwise
+def element_int(dataset: "Dataset", name: str, default: int = 0) -> int:
+    """Return the first value of an element as an integer."""
+    numbers = element_numbers(dataset, name)
+    return int(numbers[0]) if numbers else default
 
 
 def sequence_items(dataset: "Dataset", name: str) -> list["Dataset"]:
-    """Items of a sequence; none where it is absent."""
-    found = element_value(dataset, name)
-    return [] if found is None or isinstance(found, str | bytes) else list(found)
+    """Return the items of a sequence; empty if it is absent."""
+    value = element_value(dataset, name)
+    return [] if value is None or isinstance(value, str | bytes) else list(value)
 
 
 def extract_tags(dataset: "Dataset", patient_id: str) -> Tags:
-    """Take what may leave the file; patient_id is a pseudonym already."""
+    """Extract the tags that may be stored; patient_id must be a pseudonym."""
     position = _words(dataset, "ViewPosition")
     model = element_value(dataset, "ManufacturerModelName")
     return Tags(
@@ -101,7 +101,7 @@ def extract_tags(dataset: "Dataset", patient_id: str) -> Tags:
 
 
 def check_chest(dataset: "Dataset", display_name: str) -> None:
-    """Refuse what its tags say is no radiograph or not of a chest; what they leave open passes.
+    """Refuse files whose tags name another modality or body part; missing tags pass.
 
     Raises:
         ImageError: `not_radiograph` or `body_part`.
@@ -110,18 +110,20 @@ def check_chest(dataset: "Dataset", display_name: str) -> None:
     if element_text(dataset, "Modality") not in _RADIOGRAPHS:
         known = ", ".join(name for name in _RADIOGRAPHS if name)
         raise ImageError(
-            "not_radiograph", f"{display_name} has another Modality (0008,0060) than {known}: leave it out"
+            "not_radiograph", f"{display_name} has an unsupported Modality (0008,0060), expected {known}: leave it out"
         )
-    part = element_text(dataset, "BodyPartExamined")
-    regions = sequence_items(dataset, "AnatomicRegionSequence") if part in _UNSAID else []
-    chest = not regions or any(map(_is_chest_region, regions)) if part in _UNSAID else _is_chest(part)
+    body_part = element_text(dataset, "BodyPartExamined")
+    regions = sequence_items(dataset, "AnatomicRegionSequence") if body_part in _UNSPECIFIED else []
+    chest = not regions or any(map(_is_chest_region, regions)) if body_part in _UNSPECIFIED else _is_chest(body_part)
     if not chest:
         tag = "AnatomicRegionSequence (0008,2218)" if regions else "BodyPartExamined (0018,0015)"
-        raise ImageError("body_part", f"{display_name} is not of a chest by its {tag}: leave it out, or mend the tag")
+        raise ImageError(
+            "body_part", f"{display_name} is not of a chest according to its {tag}: leave it out, or correct the tag"
+        )
 
 
 def check_frontal(dataset: "Dataset", display_name: str) -> None:
-    """Refuse a lateral view; a lateral decubitus is a frontal projection of somebody who lies on the side.
+    """Refuse a lateral view. A lateral decubitus passes: it is a frontal projection.
 
     Raises:
         ImageError: `lateral_view`.
@@ -133,11 +135,11 @@ def check_frontal(dataset: "Dataset", display_name: str) -> None:
     elif any(map(_is_lateral, sequence_items(dataset, "ViewCodeSequence"))):
         tag = "ViewCodeSequence (0054,0220)"
     elif element_text(dataset, "PatientOrientation").startswith(("A", "P")):
-        tag = "PatientOrientation (0020,0020)"  # its rows run between chest and back
+        tag = "PatientOrientation (0020,0020)"  # rows run front to back
     else:
         return
     raise ImageError(
-        "lateral_view", f"{display_name} is a lateral view by its {tag}, expected a frontal one: leave it out"
+        "lateral_view", f"{display_name} is a lateral view according to its {tag}, expected a frontal one: leave it out"
     )
 
 
@@ -160,15 +162,15 @@ def _is_lateral(view: "Dataset") -> bool:
 
 
 def _age_group(dataset: "Dataset") -> str | None:
-    """Ten years wide: from the age as given, else from birth to study."""
-    given = _AGE.fullmatch(element_text(dataset, "PatientAge"))
-    if given:
-        years = int(given[1]) * _DAYS[given[2]] / _DAYS["Y"]
+    """Return the decade of the age, from PatientAge, else from birth and study dates."""
+    age = _AGE.fullmatch(element_text(dataset, "PatientAge"))
+    if age:
+        years = int(age[1]) * _DAYS[age[2]] / _DAYS["Y"]
     else:
-        born, seen = (_date(dataset, name) for name in ("PatientBirthDate", "StudyDate"))
-        if born is None or seen is None:
+        birth, study = (_date(dataset, name) for name in ("PatientBirthDate", "StudyDate"))
+        if birth is None or study is None:
             return None
-        years = seen.year - born.year - ((seen.month, seen.day) < (born.month, born.day))
+        years = study.year - birth.year - ((study.month, study.day) < (birth.month, birth.day))
     if not 0 <= years <= _OLDEST:
         return None
     decade = int(years) // 10 * 10
@@ -184,7 +186,7 @@ def _date(dataset: "Dataset", name: str) -> date | None:
 
 
 def _spacing(dataset: "Dataset") -> float | None:
-    """Mean of rows' and columns' spacing; None where it is 0, or they differ by more than 5 %."""
+    """Return the mean of row and column spacing; None if one is 0 or they differ by more than 5 %."""
     for name in ("PixelSpacing", "ImagerPixelSpacing"):
         sides = element_numbers(dataset, name)
         if len(sides) == 2 and min(sides) > 0:

@@ -1,4 +1,4 @@
-"""DICOM files for tests: a chest radiograph of the pixels and tags that a test wants, in the coding that it wants."""
+"""Write DICOM files with chosen pixels, tags and transfer syntax for tests."""
 
 import io
 from typing import Any
@@ -13,7 +13,7 @@ UID = "1.2.826.0.1.3680043.8.498.1"
 
 
 def write_dicom(pixels: NDArray[Any], **tags: Any) -> bytes:
-    """Write u8, u16 or i16 [H,W], or u8[H,W,3], as an uncompressed CR; a tag that is given None is left out."""
+    """Write u8, u16 or i16 [H,W], or u8[H,W,3], as an uncompressed CR; tags set to None are omitted."""
     colour = pixels.ndim == 3
     values = {
         "SOPClassUID": ComputedRadiographyImageStorage,
@@ -56,7 +56,7 @@ def lut(entries: NDArray[Any], first: int, bits: int) -> Dataset:
 
 
 def coded(content: bytes, coding: str, **options: Any) -> bytes:
-    """Write the same picture in another coding: RLE, JPEG-LS or JPEG 2000."""
+    """Recompress the same image: RLE, JPEG-LS or JPEG 2000."""
     dataset = dcmread(io.BytesIO(content))
     dataset.compress(coding, generate_instance_uid=False, **options)
     return saved(dataset)

@@ -1,4 +1,4 @@
-"""Masks as DICOM segmentations: read back, checked by another tool, the same bytes every time."""
+"""DICOM segmentations: content, validity and reproducible bytes."""
 
 import io
 import shutil
@@ -26,10 +26,10 @@ def radiograph() -> bytes:
     """RG1, a real MONOCHROME1 radiograph of 1955 x 1841 px."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = get_testdata_file("RG1_UNCR.dcm", download=False)
-    if found is None:
+        result = get_testdata_file("RG1_UNCR.dcm", download=False)
+    if result is None:
         pytest.skip("pydicom-data is not installed")
-    return Path(str(found)).read_bytes()
+    return Path(str(result)).read_bytes()
 
 
 @pytest.fixture(scope="module")
@@ -42,31 +42,29 @@ def lungs() -> dict[str, U8]:
 
 
 @pytest.fixture(scope="module")
-def made(radiograph: bytes, lungs: dict[str, U8]) -> bytes:
+def encoded(radiograph: bytes, lungs: dict[str, U8]) -> bytes:
     return encode_segmentation(radiograph, lungs, "feed", "RG1")
 
 
-def test_each_lung_comes_back_to_the_pixel_and_lies_in_the_study(
-    radiograph: bytes, lungs: dict[str, U8], made: bytes
-) -> None:
+def test_segments_equal_the_masks_and_join_the_study(radiograph: bytes, lungs: dict[str, U8], encoded: bytes) -> None:
     source = pydicom.dcmread(io.BytesIO(radiograph), stop_before_pixels=True)
-    found = highdicom.seg.segread(io.BytesIO(made))
-    pixels = found.get_pixels_by_source_instance([source.SOPInstanceUID])
+    result = highdicom.seg.segread(io.BytesIO(encoded))
+    pixels = result.get_pixels_by_source_instance([source.SOPInstanceUID])
     for number, side in enumerate(("right", "left"), start=1):
-        assert found.get_segment_description(number).SegmentLabel == f"{side.capitalize()} lung"
+        assert result.get_segment_description(number).SegmentLabel == f"{side.capitalize()} lung"
         assert (pixels[0, :, :, number - 1] == lungs[side]).all()
-    assert found.StudyInstanceUID == source.StudyInstanceUID
-    assert found.PatientID == source.PatientID
-    assert found.SOPInstanceUID != source.SOPInstanceUID
-    assert found.SegmentSequence[0].SegmentationAlgorithmIdentificationSequence[0].AlgorithmVersion.endswith(" feed")
+    assert result.StudyInstanceUID == source.StudyInstanceUID
+    assert result.PatientID == source.PatientID
+    assert result.SOPInstanceUID != source.SOPInstanceUID
+    assert result.SegmentSequence[0].SegmentationAlgorithmIdentificationSequence[0].AlgorithmVersion.endswith(" feed")
 
 
-def test_the_same_call_makes_the_same_bytes_and_another_model_another_object(
-    radiograph: bytes, lungs: dict[str, U8], made: bytes
+def test_bytes_are_reproducible_and_uids_depend_on_the_inputs(
+    radiograph: bytes, lungs: dict[str, U8], encoded: bytes
 ) -> None:
-    assert encode_segmentation(radiograph, lungs, "feed", "RG1") == made
+    assert encode_segmentation(radiograph, lungs, "feed", "RG1") == encoded
     other = pydicom.dcmread(io.BytesIO(encode_segmentation(radiograph, lungs, "beef", "RG1")))
-    first = pydicom.dcmread(io.BytesIO(made))
+    first = pydicom.dcmread(io.BytesIO(encoded))
     assert other.SOPInstanceUID != first.SOPInstanceUID
     assert other.SeriesInstanceUID != first.SeriesInstanceUID
     smaller = {side: cv2.erode(mask, np.ones((9, 9), np.uint8)) for side, mask in lungs.items()}
@@ -75,28 +73,28 @@ def test_the_same_call_makes_the_same_bytes_and_another_model_another_object(
     assert again.SeriesInstanceUID == first.SeriesInstanceUID
 
 
-def test_another_tool_finds_no_error(made: bytes, tmp_path: Path) -> None:
+def test_dciodvfy_reports_no_error(encoded: bytes, tmp_path: Path) -> None:
     checker = shutil.which("dciodvfy")
     if checker is None:
         pytest.skip("dciodvfy is not installed (Debian: dicom3tools)")
-    (tmp_path / "seg.dcm").write_bytes(made)
-    said = subprocess.run([checker, tmp_path / "seg.dcm"], capture_output=True, text=True, check=False).stderr
-    assert "Segmentation" in said
-    assert not [line for line in said.splitlines() if line.startswith("Error")]
+    (tmp_path / "seg.dcm").write_bytes(encoded)
+    report = subprocess.run([checker, tmp_path / "seg.dcm"], capture_output=True, text=True, check=False).stderr
+    assert "Segmentation" in report
+    assert not [line for line in report.splitlines() if line.startswith("Error")]
 
 
-def test_an_empty_lung_is_left_out(radiograph: bytes, lungs: dict[str, U8]) -> None:
+def test_empty_lungs_are_skipped(radiograph: bytes, lungs: dict[str, U8]) -> None:
     one = {**lungs, "right": np.zeros(SHAPE, np.uint8)}
-    found = highdicom.seg.segread(io.BytesIO(encode_segmentation(radiograph, one, "feed", "RG1")))
-    assert [segment.SegmentLabel for segment in found.SegmentSequence] == ["Left lung"]
+    result = highdicom.seg.segread(io.BytesIO(encode_segmentation(radiograph, one, "feed", "RG1")))
+    assert [segment.SegmentLabel for segment in result.SegmentSequence] == ["Left lung"]
 
 
-def test_what_cannot_be_a_segmentation_is_refused(radiograph: bytes, lungs: dict[str, U8]) -> None:
-    with pytest.raises(InputError, match=r"x\.png is no DICOM file"):
+def test_invalid_inputs_are_refused(radiograph: bytes, lungs: dict[str, U8]) -> None:
+    with pytest.raises(InputError, match=r"x\.png is not a DICOM file"):
         encode_segmentation(b"\x89PNG" + bytes(200), lungs, "feed", "x.png")
     with pytest.raises(InputError, match="empty mask"):
         encode_segmentation(radiograph, {side: mask * np.uint8(0) for side, mask in lungs.items()}, "feed", "RG1")
-    with pytest.raises(InputError, match="RG1 is 1955x1841, its mask is of another size"):
+    with pytest.raises(InputError, match="RG1 is 1955x1841 px, but its mask has another size"):
         encode_segmentation(radiograph, {"left": np.ones((9, 9), np.uint8)}, "feed", "RG1")
-    with pytest.raises(InputError, match="torn lacks Rows"):
-        encode_segmentation(radiograph[:400], lungs, "feed", "torn")
+    with pytest.raises(InputError, match="truncated lacks Rows"):
+        encode_segmentation(radiograph[:400], lungs, "feed", "truncated")

@@ -1,4 +1,4 @@
-"""What tags say: which files are frontal chest radiographs, and what little of a patient may leave them."""
+"""Checks of modality, body part and view; extraction of the permitted tags."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -12,14 +12,15 @@ from lungseg.errors import ImageError
 from lungseg.imaging.dicom import tags as tags_module
 from lungseg.imaging.dicom.tags import Tags
 
+VIEWS = ("PA", "AP", "LLD", "RLD", "LAO", "RAO", "LPO", "RPO", "LLO", "RLO")
 pytestmark = pytest.mark.filterwarnings("ignore:(Invalid|The) value:UserWarning")
 
 
 def dataset(**tags: Any) -> Dataset:
-    made = Dataset()
+    result = Dataset()
     for name, value in tags.items():
-        setattr(made, name, value)
-    return made
+        setattr(result, name, value)
+    return result
 
 
 def described(**tags: Any) -> Tags:
@@ -27,12 +28,12 @@ def described(**tags: Any) -> Tags:
 
 
 def refusal(**tags: Any) -> str:
-    made = dataset(**tags)
+    result = dataset(**tags)
     for check in (tags_module.check_chest, tags_module.check_frontal):
         try:
-            check(made, "x.dcm")
+            check(result, "x.dcm")
         except ImageError as error:
-            return error.code if "x.dcm" in error.message and ": " in error.message else "not said well"
+            return error.code if "x.dcm" in error.message and ": " in error.message else "incomplete message"
     return ""
 
 
@@ -60,7 +61,7 @@ def code(meaning: str, value: str = "0") -> list[Dataset]:
         ("", None),
     ],
 )
-def test_an_age_becomes_ten_years(age: str, expected: str | None) -> None:
+def test_ages_become_decades(age: str, expected: str | None) -> None:
     assert described(PatientAge=age).age_group == expected
 
 
@@ -77,7 +78,7 @@ def test_an_age_becomes_ten_years(age: str, expected: str | None) -> None:
         ("", "20040826", None),
     ],
 )
-def test_without_an_age_it_is_counted_from_birth_to_study(born: str, seen: str, expected: str | None) -> None:
+def test_missing_ages_are_computed_from_dates(born: str, seen: str, expected: str | None) -> None:
     assert described(PatientBirthDate=born, StudyDate=seen).age_group == expected
     assert described(PatientAge="013Y", PatientBirthDate=born, StudyDate=seen).age_group == "10-19"
 
@@ -102,29 +103,29 @@ def test_sex(sex: str, expected: str | None) -> None:
     ],
 )
 def test_spacing(tags: dict[str, Any], expected: float | None) -> None:
-    found = described(**tags).spacing_mm
-    assert found == (None if expected is None else pytest.approx(expected))
+    result = described(**tags).spacing_mm
+    assert result == (None if expected is None else pytest.approx(expected))
 
 
 @pytest.mark.parametrize(
     ("position", "expected"), [("PA", "PA"), ("ap", "AP"), ("AP_SUPINE", "AP"), ("LLD", "LLD"), ("SMITH", None)]
 )
-def test_only_views_that_are_known_leave_the_file(position: str, expected: str | None) -> None:
+def test_only_known_views_are_returned(position: str, expected: str | None) -> None:
     assert described(ViewPosition=position).view == expected
 
 
-def test_the_model_is_one_line() -> None:
+def test_the_model_name_is_one_line() -> None:
     assert described(ManufacturerModelName=" DR  900\t").manufacturer_model == "DR 900"
     assert described().manufacturer_model is None
 
 
 @pytest.mark.parametrize("modality", [None, "", "CR", "DX", "DR", "RG", "OT", "SC"])
-def test_a_radiograph_passes(modality: str | None) -> None:
+def test_radiograph_modalities_pass(modality: str | None) -> None:
     assert refusal(Modality=modality) == ""
 
 
 @pytest.mark.parametrize("modality", ["CT", "MR", "US", "NM", "XA", "RF", "MG", "PX", "SEG", "SR", "RTDOSE"])
-def test_another_modality_does_not(modality: str) -> None:
+def test_other_modalities_are_refused(modality: str) -> None:
     assert refusal(Modality=modality) == "not_radiograph"
 
 
@@ -132,18 +133,18 @@ CHEST = ["CHEST", "Chest", "THORAX", "LUNG", "PORT CHEST", "CHEST PA", "TORAX", 
 
 
 @pytest.mark.parametrize("part", [None, "", "UNKNOWN", *CHEST])
-def test_a_chest_in_any_language_and_an_unnamed_part_pass(part: str | None) -> None:
+def test_chest_in_any_language_and_missing_body_parts_pass(part: str | None) -> None:
     assert refusal(BodyPartExamined=part) == ""
     assert refusal(BodyPartExamined=part, AnatomicRegionSequence=code("Chest")) == ""
 
 
 @pytest.mark.parametrize("part", ["EXTREMITY", "HAND", "ABDOMEN", "SKULL", "THORACIC SPINE", "CSPINE", "BRUSTWIRBEL"])
-def test_another_part_of_the_body_does_not(part: str) -> None:
+def test_other_body_parts_are_refused(part: str) -> None:
     assert refusal(BodyPartExamined=part) == "body_part"
     assert refusal(BodyPartExamined=part, AnatomicRegionSequence=code("Chest")) == "body_part"
 
 
-def test_the_region_counts_where_the_part_is_not_named() -> None:
+def test_the_region_is_used_if_the_body_part_is_missing() -> None:
     assert refusal(AnatomicRegionSequence=code("Hand")) == "body_part"
     assert refusal(AnatomicRegionSequence=code("Thoracic structure")) == ""
     assert refusal(AnatomicRegionSequence=code("", "T-D3000")) == ""
@@ -164,7 +165,7 @@ def test_the_region_counts_where_the_part_is_not_named() -> None:
         {"ViewPosition": "PA", "PatientOrientation": ["AL", "F"]},
     ],
 )
-def test_a_lateral_view_does_not(tags: dict[str, Any]) -> None:
+def test_lateral_views_are_refused(tags: dict[str, Any]) -> None:
     assert refusal(**tags) == "lateral_view"
 
 
@@ -180,7 +181,7 @@ def test_a_lateral_view_does_not(tags: dict[str, Any]) -> None:
         {"ViewPosition": "", "PatientOrientation": ""},
     ],
 )
-def test_a_frontal_view_passes(tags: dict[str, Any]) -> None:
+def test_frontal_views_pass(tags: dict[str, Any]) -> None:
     assert refusal(**tags) == ""
 
 
@@ -188,10 +189,8 @@ def test_a_frontal_view_passes(tags: dict[str, Any]) -> None:
     st.sampled_from(["PatientAge", "PatientBirthDate", "StudyDate", "PatientSex", "ViewPosition", "BodyPartExamined"]),
     st.text(max_size=20),
 )
-def test_no_free_text_gets_out_of_a_coded_tag(name: str, words: str) -> None:
-    known = {None, "", "female", "male", "other", *tags_module._VIEWS, "90+"} | {
-        f"{n}-{n + 9}" for n in range(0, 90, 10)
-    }
+def test_free_text_in_coded_tags_is_not_returned(name: str, words: str) -> None:
+    known = {None, "", "female", "male", "other", *VIEWS, "90+"} | {f"{n}-{n + 9}" for n in range(0, 90, 10)}
     assert set(asdict(described(**{name: words})).values()) <= known
 
 
@@ -203,14 +202,14 @@ def test_no_free_text_gets_out_of_a_coded_tag(name: str, words: str) -> None:
         (tags_module.check_frontal, "ViewPosition"),
     ],
 )
-def test_a_reason_quotes_no_tag(check: Callable[[Dataset, str], None], name: str) -> None:
-    """A name may have been typed anywhere."""
+def test_errors_do_not_quote_tags(check: Callable[[Dataset, str], None], name: str) -> None:
+    """Any tag may contain a patient name."""
     with pytest.raises(ImageError) as caught:
         check(dataset(**{name: "LATERAL DOE"}), "x.dcm")
     assert "DOE" not in str(caught.value)
 
 
-def test_an_optional_tag_that_cannot_be_parsed_is_as_good_as_absent() -> None:
+def test_unparsable_tags_count_as_missing() -> None:
     broken = Dataset()
     broken.add_new("PatientAge", "AS", "045Y")
     broken._dict[broken["PatientAge"].tag] = object()  # type: ignore[assignment]
