@@ -460,7 +460,7 @@ HEART[20:32, 22:34] = 1
 )
 def test_ambiguous_labels_are_refused(coded: U8) -> None:
     """A threshold would select the heart, or one lung and the heart."""
-    with pytest.raises(ImageError, match=r"mask_levels: mask m\.png marks complete areas by the grey values \d+, \d+"):
+    with pytest.raises(ImageError, match=r"mask_levels: mask m\.png marks whole areas by the grey values \d+, \d+"):
         codecs.decode_mask(opencv(np.kron(coded, np.ones((4, 4), np.uint8)), ".png"), "mask m.png")
 
 
