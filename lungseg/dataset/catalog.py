@@ -1,30 +1,29 @@
-"""Prepared data sets as a whole: begun, finished from their parts, found, opened.
+"""Find and open prepared datasets.
 
-A prepared data set is a folder: `<dataset>-000000.tar` ..., `plan.parquet` (which input goes into which tar),
-`parts/<shard>.json` (what each tar was made of, its digest, its members), `manifest.parquet` (every input and its
-status), `index.parquet` (every sample and where it lies) and `dataset.json`, which is written last: a folder without it
-is not finished. The index is what counts: an input that only the whole data set shows to be wrong (a mask far larger
-than all others) lies in its tar, but not in the index.
+A prepared dataset is a folder with `<dataset>-000000.tar` ..., `plan.parquet` (the tar of each input),
+`parts/<shard>.json` (the inputs digest, tar digest and members of each tar), `manifest.parquet` (every input and its
+status), `index.parquet` (every sample and its byte ranges) and `dataset.json`. `dataset.json` is written last: a folder
+without it is incomplete. Readers use the index only: an input that is rejected after all tars are written (a mask far
+larger than all others) is stored in its tar but not in the index.
 """
 
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 
 from lungseg import storage
+from lungseg.arrays import Row
 from lungseg.config import PreprocessSettings
 from lungseg.errors import InputError, ShardError
-from lungseg.storage.files import digest_bytes
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class PreparedDataset:
-    """A finished data set: its folder, its name, its settings, one index row a sample, the digest of all its tars."""
+    """A finished dataset. index: one row per sample. digest: of all its tars."""
 
     folder: str
     name: str
@@ -34,46 +33,53 @@ class PreparedDataset:
 
 
 def list_datasets(path: str) -> list[str]:
-    """List the finished data sets that a folder is or directly holds."""
-    return [folder for folder in [path, *storage.list_folders(path)] if storage.exists(f"{folder}/dataset.json")]
+    """List the finished datasets: the folder itself or its direct subfolders."""
+    return [folder for folder in _candidates(path) if _is_finished(folder)]
 
 
 def list_unfinished(path: str) -> list[str]:
-    """List the data sets that a folder is or directly holds and that were begun but not finished."""
+    """List the datasets whose preparation was started but not finished: the folder itself or its direct subfolders."""
     return [
-        folder
-        for folder in [path, *storage.list_folders(path)]
-        if storage.exists(f"{folder}/plan.parquet") and not storage.exists(f"{folder}/dataset.json")
+        folder for folder in _candidates(path) if storage.exists(f"{folder}/plan.parquet") and not _is_finished(folder)
     ]
 
 
+def _candidates(path: str) -> list[str]:
+    return [path, *storage.list_folders(path)]
+
+
+def _is_finished(folder: str) -> bool:
+    return storage.exists(f"{folder}/dataset.json")
+
+
 def find_datasets(paths: Iterable[str]) -> list[str]:
-    """List the prepared data sets that are named, or that lie directly in a named folder.
+    """List the finished datasets of several folders, each once, and warn about unfinished ones.
 
     Raises:
-        InputError: a path is not there or holds no finished data set.
+        InputError: a path does not exist or holds no finished dataset.
 
     """
-    found: list[str] = []
+    datasets: list[str] = []
     for path in paths:
-        inside = list_datasets(path)
+        finished = list_datasets(path)
         if not storage.exists(path):
             raise InputError(f"{path}: no such folder: prepare it first (jobs/prepare.py --source FOLDER --out {path})")
-        if not inside:
+        if not finished:
             raise InputError(
-                f"{path}: no dataset.json in it or below: not prepared, or not finished; run jobs/prepare.py again"
+                f"{path}: no dataset.json in it or in its subfolders: not prepared, or not finished; "
+                "run jobs/prepare.py again"
             )
         for folder in list_unfinished(path):
-            logger.warning("%s: not finished, and left out: run jobs/prepare.py again", folder)
-        found.extend(inside)
-    return list(dict.fromkeys(found))
+            logger.warning("%s: not finished, skipped: run jobs/prepare.py again", folder)
+        datasets.extend(finished)
+    return list(dict.fromkeys(datasets))
 
 
 def open_dataset(folder: str) -> PreparedDataset:
-    """Open a finished data set; every tar must be there at its full size, with the index that was written with it.
+    """Open a finished dataset; check that each tar has its full size and that the index belongs to it.
 
     Raises:
-        ShardError: a tar is missing or of another size than dataset.json says, or the index is of another run.
+        ShardError: a tar is missing or has another size than in dataset.json, or the index is from another run.
         InputError: dataset.json or the index cannot be read.
 
     """
@@ -83,17 +89,17 @@ def open_dataset(folder: str) -> PreparedDataset:
     path = storage.join(folder, "index.parquet")
     content = storage.read_bytes(path)
     index = storage.read_table(path, content)
-    if digest_bytes(content) != info["files"]["index.parquet"]:
+    if storage.digest_bytes(content) != info["files"]["index.parquet"]:
         raise ShardError(
-            f"{path}: not the index of {info['shards'][0]['name']}.tar and the others here: it is of another run, "
-            "or damaged; run jobs/prepare.py again"
+            f"{path}: does not belong to {info['shards'][0]['name']}.tar and the other tars in this folder: "
+            "damaged, or from another run; run jobs/prepare.py again"
         )
     preprocess = PreprocessSettings.model_validate(info["preprocess"])
     return PreparedDataset(folder, info["dataset"], preprocess, index, info["digest"])
 
 
-def read_dataset_json(folder: str) -> dict[str, Any]:
-    """Read dataset.json, as it was written.
+def read_dataset_json(folder: str) -> Row:
+    """Read and verify dataset.json.
 
     Raises:
         InputError: it cannot be read.
@@ -103,18 +109,20 @@ def read_dataset_json(folder: str) -> dict[str, Any]:
     path = storage.join(folder, "dataset.json")
     info = storage.read_json(path)
     if not storage.has_valid_digest(info):
-        raise ShardError(f"{path}: not as it was written: changed or damaged; run jobs/prepare.py again")
+        raise ShardError(f"{path}: changed or damaged after it was written: run jobs/prepare.py again")
     return info
 
 
-def check_shard_size(folder: str, shard: dict[str, Any]) -> None:
-    """Compare a tar's size with what dataset.json says of it.
+def check_shard_size(folder: str, shard: Row) -> None:
+    """Compare the size of a tar with its entry in dataset.json.
 
     Raises:
-        ShardError: it is missing or of another size: cut, or from another run.
+        ShardError: the tar is missing, truncated, or from another run.
 
     """
     path = storage.join(folder, f"{shard['name']}.tar")
-    found = (storage.try_stat(path) or (0, 0))[0]
-    if found != shard["bytes"]:
-        raise ShardError(f"{path}: {found} bytes, expected {shard['bytes']}: missing or cut; run jobs/prepare.py again")
+    size, _ = storage.try_stat(path) or (0, 0)
+    if size != shard["bytes"]:
+        raise ShardError(
+            f"{path}: {size} bytes, expected {shard['bytes']}: missing or truncated; run jobs/prepare.py again"
+        )

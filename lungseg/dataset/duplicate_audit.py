@@ -1,41 +1,46 @@
-"""The leakage audit over prepared data sets, which reads the pictures that it has to compare."""
+"""Duplicate audit of prepared datasets: reads the images that `duplicates` has to compare."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
+from lungseg import storage
+from lungseg.arrays import U8, Row
 from lungseg.dataset.catalog import PreparedDataset
-from lungseg.dataset.duplicates import INDEX_COLUMNS, Pair, Row, find_pairs
+from lungseg.dataset.duplicates import INDEX_COLUMNS, Pair, find_pairs
 from lungseg.dataset.hash_search import ProgressCallback, no_progress
-from lungseg.dataset.sample_reader import SampleReader
+from lungseg.dataset.sample_reader import read_sample
 
 
 def audit_datasets(
-    data: Sequence[PreparedDataset], wide: bool = True, show: ProgressCallback = no_progress
+    datasets: Sequence[PreparedDataset], wide: bool = True, show: ProgressCallback = no_progress
 ) -> list[Pair]:
-    """Find the images that are one picture or of one patient, within and across data sets.
+    """Find pairs of images, within and across datasets, that show the same image or the same patient.
 
-    `wide` also compares pictures that look alike at most: it finds several visits of one person under different names,
-    and takes 20 s for 700 images. `show` takes how far it is.
+    wide: also compare images whose hashes are farther apart. This finds several visits of one person under different
+    names, and takes 20 s for 700 images. show: receives progress messages.
 
     Raises:
         ShardError: a tar does not hold what its index says.
 
     """
 
-    def read(row: Row) -> NDArray[np.uint8]:
-        # Few are read, so the others' places in their tars do not become objects: of a million they would take 2 GiB.
-        alone = [replace(part, index=_of_image(part.index, row)) for part in data if part.name == row["dataset"]]
-        return SampleReader(alone, masks=False).read(0).image
+    def read(row: Row) -> U8:
+        # Few images are read. Converting the whole index to Python objects would take 2 GiB for a million rows.
+        folder, index_row = next(
+            (data.folder, match)
+            for data in datasets
+            if data.name == row["dataset"]
+            for match in _matching_rows(data.index, row).to_pylist()
+        )
+        return read_sample(storage.join(folder, f"{index_row['shard']}.tar"), index_row, with_mask=False).image
 
-    return find_pairs([row for part in data for row in part.index.select(INDEX_COLUMNS).to_pylist()], read, wide, show)
+    rows = [row for data in datasets for row in data.index.select(INDEX_COLUMNS).to_pylist()]
+    return find_pairs(rows, read, wide, show)
 
 
-def _of_image(index: pa.Table, row: Row) -> pa.Table:
-    """Find an image in an index; a copy of a data set may lie beside it, in which the image has another picture."""
-    same = [pc.equal(index.column(name), row[name]) for name in ("image_id", "pixel_digest")]
-    return index.filter(pc.and_(*same))
+def _matching_rows(index: pa.Table, row: Row) -> pa.Table:
+    """Select an image by id and digest: an older copy of the dataset may hold another image under the same id."""
+    is_same = [pc.equal(index.column(name), row[name]) for name in ("image_id", "pixel_digest")]
+    return index.filter(pc.and_(*is_same))

@@ -1,29 +1,30 @@
-"""Who is in which fold, and which run trains and tests on whom: pure functions of index rows and a seed.
+"""Fold assignment and the split of each run: pure functions of index rows and a seed.
 
-scikit-learn's StratifiedGroupKFold is not used: it deals anew when images are added.
+scikit-learn's StratifiedGroupKFold does not fit: it assigns all images again when images are added.
 """
 
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from lungseg.arrays import Row
 from lungseg.config import Protocol
 from lungseg.errors import SettingsError
 
-Row = dict[str, Any]
 Link = tuple[str, str]
-"""Two images, as `dataset/image_id`, that must not be parted."""
+"""Two images, as `dataset/image_id`, that must be on the same side of a split."""
 
-_SLACK = 1  # images; 0 would fill folds evenly to one image, but move twice as many when one is taken out
+# Images by which a fold may exceed the emptiest one. 0 would balance folds to one image, but move twice as many images
+# when one is removed.
+_MAX_IMBALANCE = 1
 
 
 @dataclass(frozen=True)
 class RunPlan:
-    """One training of a study: the data sets it learns from, and the fold that it never sees.
+    """One training run of a study: the datasets that it trains on and the held-out fold.
 
-    validates: whether the fold after that one is kept for choices, and not trained on either.
+    validates: whether the fold after the held-out fold is the validation fold, which is not trained on either.
     """
 
     protocol: Protocol
@@ -36,7 +37,7 @@ class RunPlan:
 
     @property
     def name(self) -> str:
-        """Readable name, unique within a study."""
+        """Return a readable name, unique within a study."""
         sources = {
             "pooled": "pooled",
             "source-to-source": f"from-{self.train_on[0]}",
@@ -47,7 +48,7 @@ class RunPlan:
 
 @dataclass(frozen=True)
 class Split:
-    """Positions of index rows: what a run trains on, its held-out fold, the other data sets, what it validates on."""
+    """Positions of index rows: training, held-out fold, cross-dataset test, validation fold."""
 
     train: tuple[int, ...]
     held_out: tuple[int, ...]
@@ -63,74 +64,77 @@ def plan_study(
     seed: int,
     validates: bool = False,
 ) -> list[RunPlan]:
-    """List a study's runs: `pooled` one a fold, the other protocols one a fold and data set.
+    """List the runs of a study: `pooled` has one per fold, the other protocols one per fold and dataset.
 
     Raises:
-        SettingsError: leave-one-dataset-out with fewer than two data sets.
+        SettingsError: leave-one-dataset-out with fewer than two datasets.
 
     """
-    chosen = sorted(set(only)) or range(folds)
+    selected_folds = sorted(set(only)) or range(folds)
     runs = []
     for protocol in dict.fromkeys(protocols):
         for sources, left_out in _sources(protocol, tuple(datasets)):
-            runs += [RunPlan(protocol, sources, fold, folds, seed, left_out, validates) for fold in chosen]
+            runs += [RunPlan(protocol, sources, fold, folds, seed, left_out, validates) for fold in selected_folds]
     return runs
 
 
 def split(rows: Sequence[Row], plan: RunPlan, linked: Iterable[Link] = ()) -> Split:
-    """Divide index rows for a run; no patient, no picture and no linked pair is on both sides.
+    """Split index rows for a run; no patient, image or linked pair is on both sides.
 
-    An image of another data set whose group the run trains on is in no part.
+    An image of another dataset whose group the run trains on is in no subset.
 
     Raises:
-        SettingsError: a part that a run needs is empty.
+        SettingsError: a subset that the run needs is empty.
 
     """
     groups = group_rows(rows, linked)
-    own = [row["dataset"] in plan.train_on for row in rows]
-    dealt = assign_folds(rows, groups, plan.folds, plan.seed)
-    kept = (plan.fold + 1) % plan.folds if plan.validates else None
-    parts: dict[str, list[int]] = {"train": [], "held_out": [], "validation": []}
-    for number, (mine, fold) in enumerate(zip(own, dealt, strict=True)):
-        if mine:
-            parts["held_out" if fold == plan.fold else "validation" if fold == kept else "train"].append(number)
-    used = {groups[i] for i in (*parts["train"], *parts["validation"])}
-    cross = tuple(i for i in range(len(rows)) if not own[i] and groups[i] not in used)
+    is_source = [row["dataset"] in plan.train_on for row in rows]
+    fold_of = assign_folds(rows, groups, plan.folds, plan.seed)
+    validation_fold = (plan.fold + 1) % plan.folds if plan.validates else None
+    subsets: dict[str, list[int]] = {"train": [], "held_out": [], "validation": []}
+    for position, (in_source, fold) in enumerate(zip(is_source, fold_of, strict=True)):
+        if in_source:
+            name = "held_out" if fold == plan.fold else "validation" if fold == validation_fold else "train"
+            subsets[name].append(position)
+    used_groups = {groups[i] for i in (*subsets["train"], *subsets["validation"])}
+    cross = tuple(i for i in range(len(rows)) if not is_source[i] and groups[i] not in used_groups)
     for name in ("train", "held_out", *(["validation"] if plan.validates else [])):
-        if not parts[name]:
+        if not subsets[name]:
             raise SettingsError(
-                f"{plan.name}: no image of {sum(own)} for {name.replace('_', '-')}, one or more is needed: "
-                f"lower --folds (now {plan.folds}), or add images"
+                f"{plan.name}: the {name.replace('_', '-')} subset has none of {sum(is_source)} images, expected at "
+                f"least one: lower --folds (now {plan.folds}), or add images"
             )
-    return Split(tuple(parts["train"]), tuple(parts["held_out"]), cross, tuple(parts["validation"]))
+    return Split(tuple(subsets["train"]), tuple(subsets["held_out"]), cross, tuple(subsets["validation"]))
 
 
 def assign_folds(rows: Sequence[Row], groups: Sequence[str], folds: int, seed: int) -> list[int]:
-    """Give each row the fold of its group, 0..folds-1, stratified by data set and finding.
+    """Return the fold of each row's group, 0..folds-1, stratified by dataset and finding.
 
-    A group goes, with its first row, to the fold that its hash likes best among the empty ones of that row's stratum,
-    and then among those that hold at most one image more of it than the emptiest. So where groups are single images,
-    two folds differ by two images of a stratum at most. Rows added at a data set's end move none of the earlier ones,
-    unless they link two groups, or show a patient whom a later data set has too. Taking one image out of 688 moves
-    about 4 % of the others; another order of the rows moves about 40 %.
+    The first row of a group decides the fold of the group. Candidates are the empty folds of that row's stratum, then
+    the folds with at most one image of the stratum more than the emptiest. Among the candidates, the fold with the
+    lowest hash of seed, fold and group wins. Where each group is one image, two folds differ by at most two images per
+    stratum. Rows appended to a dataset move no earlier row, unless they link two groups or show a patient of a later
+    dataset. Removing one of 688 images moves about 4 % of the others; shuffling the rows moves about 40 %.
     """
     filled: defaultdict[tuple[str, str | None], list[int]] = defaultdict(lambda: [0] * folds)
-    found: dict[str, int] = {}
+    fold_of_group: dict[str, int] = {}
     for row, group in zip(rows, groups, strict=True):
         counts = filled[row["dataset"], row.get("finding")]
-        if group not in found:
-            most = min(counts) + _SLACK if min(counts) else 0  # no fold takes a second before each has one
-            open_to = [fold for fold in range(folds) if counts[fold] <= most]
-            found[group] = min(open_to, key=lambda fold: _dislike(group, fold, seed))
-        counts[found[group]] += 1
-    return [found[group] for group in groups]
+        if group not in fold_of_group:
+            limit = (
+                min(counts) + _MAX_IMBALANCE if min(counts) else 0
+            )  # each fold gets one image before any gets a second
+            candidates = [fold for fold in range(folds) if counts[fold] <= limit]
+            fold_of_group[group] = min(candidates, key=lambda fold: _fold_hash(group, fold, seed))
+        counts[fold_of_group[group]] += 1
+    return [fold_of_group[group] for group in groups]
 
 
 def group_rows(rows: Sequence[Row], linked: Iterable[Link] = ()) -> list[str]:
-    """Name each row's group: rows of one patient of a data set, of one picture, or linked by a pair share a group.
+    """Return the group name of each row; rows of one patient, with one pixel digest, or linked by a pair share a group.
 
-    A group is named by the patient of its first row (by the image where nobody is named), which rows added later do not
-    change. A linked image that is not among the rows is passed over.
+    The name is the patient of the group's first row, or its image where the patient is unknown. Rows appended later do
+    not change it. Links to images that are not among the rows are ignored.
     """
     parent: dict[str, str] = {}
 
@@ -153,19 +157,19 @@ def group_rows(rows: Sequence[Row], linked: Iterable[Link] = ()) -> list[str]:
 
 
 def _sources(protocol: Protocol, datasets: tuple[str, ...]) -> list[tuple[tuple[str, ...], str]]:
-    """List what a protocol's runs train on, and the data set that they leave out."""
+    """List the training datasets of a protocol's runs, each with the dataset that is left out."""
     if protocol == "pooled":
         return [(datasets, "")]
     if protocol == "source-to-source":
         return [((dataset,), "") for dataset in datasets]
     if len(datasets) < 2:
         raise SettingsError(
-            f"--protocols leave-one-dataset-out with {len(datasets)} data set ({', '.join(datasets)}), expected two or "
-            "more: pass another --data too, or --protocols pooled"
+            f"--protocols leave-one-dataset-out with {len(datasets)} dataset ({', '.join(datasets)}), expected two or "
+            "more: add another --data, or --protocols pooled"
         )
     return [(tuple(other for other in datasets if other != dataset), dataset) for dataset in datasets]
 
 
-def _dislike(group: str, fold: int, seed: int) -> bytes:
-    """Rank a fold for a group by hash, the same on every machine; another seed ranks anew."""
+def _fold_hash(group: str, fold: int, seed: int) -> bytes:
+    """Return a sort key that ranks folds for a group, the same on every machine."""
     return hashlib.sha256(f"{seed}/{fold}/{group}".encode()).digest()

@@ -1,4 +1,4 @@
-"""Hashes that differ in few bits, found among millions without comparing all pairs. No Ray, no torch."""
+"""Find hashes that differ in few bits, among millions, without comparing all pairs."""
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations
@@ -7,48 +7,50 @@ import numpy as np
 from numpy.typing import NDArray
 
 ProgressCallback = Callable[[str], object]
-"""Takes, in words, how far a long search is."""
+"""Receives progress messages of a long search."""
 
 IndexPairs = NDArray[np.int64]
-"""Two positions and the distance of their hashes, i64[M,3]."""
+"""Positions of both hashes and their Hamming distance, i64[M,3]."""
 
-_FEW = 4096  # hashes, of which all pairs are compared sooner than they are sorted into bands
-_AT_ONCE = 1 << 14  # pairs of hashes compared in one step: 1 MiB, which the cores' caches hold
+_MAX_BRUTE_FORCE = 4096  # hashes; up to this number comparing all pairs is faster than sorting into bands
+_CHUNK_PAIRS = 1 << 14  # pairs of hashes compared in one step: 1 MiB, which fits the CPU cache
 
 
 def no_progress(_: str) -> None:
-    """Show nothing."""
+    """Ignore a progress message."""
 
 
-def near_pairs(phashes: Sequence[str], most: int, show: ProgressCallback = no_progress) -> IndexPairs:
-    """List all pairs i < j of hashes that differ in `most` bits or fewer, each once, sorted.
+def near_pairs(phashes: Sequence[str], max_distance: int, show: ProgressCallback = no_progress) -> IndexPairs:
+    """List all pairs i < j of hashes with Hamming distance `max_distance` or less, each once, sorted.
 
-    Of hashes that are equal each is paired with the first only, and only the first with others: a million copies of one
-    picture are a million pairs. Exact, by multi-index hashing: the bits are dealt to bands, and two hashes within
-    `most` bits differ in some band by no more than their even share. Source: Norouzi, Punjani and Fleet, CVPR 2012.
+    Of several equal hashes, each is paired with the first only, and only the first is compared with others: a million
+    copies of one image give a million pairs. Exact multi-index hashing: the bits are split into bands, and two hashes
+    within the distance differ in at least one band by no more than an equal share of it. Source: Norouzi, Punjani and
+    Fleet, CVPR 2012.
     """
     firsts: dict[str, int] = {}
     copies = [(first, i, 0) for i, phash in enumerate(phashes) if (first := firsts.setdefault(phash, i)) != i]
     packed = np.frombuffer(bytes.fromhex("".join(firsts)), np.uint8).reshape(-1, 32)
-    # Bands of 20 bits or fewer, one of which differs in two at the most, ask for the fewest comparisons. A band takes
-    # every n-th bit: neighbouring frequencies go together and would fill few buckets.
-    count = max(most // 3 + 1, 13)
-    bands = [slice(0, 0)] if len(firsts) <= _FEW else [slice(first, None, count) for first in range(count)]
-    where = np.array(list(firsts.values()), np.int64)
-    found = [np.array(copies, np.int64).reshape(-1, 3)]
+    # Bands of at most 20 bits, one of which differs in at most two bits, need the fewest comparisons. A band takes
+    # every n-th bit: neighbouring frequencies are correlated and would fill few buckets.
+    count = max(max_distance // 3 + 1, 13)
+    is_small = len(firsts) <= _MAX_BRUTE_FORCE
+    bands = [slice(0, 0)] if is_small else [slice(first, None, count) for first in range(count)]
+    positions = np.array(list(firsts.values()), np.int64)
+    pairs = [np.array(copies, np.int64).reshape(-1, 3)]
     for done, band in enumerate(bands):
         show(f"comparing {len(firsts)} hashes, {done} of {len(bands)} bands done")
-        for left, right, distance in _near_in_band(packed, band, most // count, most):
-            found.append(np.column_stack([np.sort(where[np.column_stack([left, right])]), distance]))
-    return np.unique(np.concatenate(found), axis=0)
+        for left, right, distance in _near_in_band(packed, band, max_distance // count, max_distance):
+            pairs.append(np.column_stack([np.sort(positions[np.column_stack([left, right])]), distance]))
+    return np.unique(np.concatenate(pairs), axis=0)
 
 
 def _near_in_band(
-    packed: NDArray[np.uint8], band: slice, flipped: int, most: int
+    packed: NDArray[np.uint8], band: slice, max_flips: int, max_distance: int
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]]:
-    """Yield pairs of hashes u8[N,32] that differ in `flipped` bits of a band and `most` of all, or fewer.
+    """Yield pairs of hashes u8[N,32] that differ in at most `max_flips` bits of a band and `max_distance` in total.
 
-    Positions of both and their distance, i64[M] each. Without a bit in the band, all pairs are compared.
+    Yields positions of both and their distance, i64[M] each. With an empty band, all pairs are compared.
     """
     bits = range(256)[band]
     keys = np.zeros(len(packed), np.int64)
@@ -57,18 +59,19 @@ def _near_in_band(
     order = np.argsort(keys, kind="stable")
     keys, words = keys[order], np.ascontiguousarray(packed[order].view(np.uint64).T)
     starts = np.searchsorted(keys, np.arange((1 << len(bits)) + 1))
-    for flips in range(flipped + 1):
-        for chosen in combinations(range(len(bits)), flips):
-            mask = sum(1 << bit for bit in chosen)
-            # Of two buckets the one without the highest bit looks for the other; inside one, each for those behind it.
-            rows = np.flatnonzero((keys >> chosen[-1]) & 1 == 0) if chosen else np.arange(keys.size)
+    for flips in range(max_flips + 1):
+        for flipped_bits in combinations(range(len(bits)), flips):
+            mask = sum(1 << bit for bit in flipped_bits)
+            # The bucket without the highest flipped bit searches the other bucket. Within one bucket, each hash is
+            # compared with those after it.
+            rows = np.flatnonzero((keys >> flipped_bits[-1]) & 1 == 0) if flipped_bits else np.arange(keys.size)
             ends = starts[(keys[rows] ^ mask) + 1]
-            begins = starts[keys[rows] ^ mask] if chosen else rows + 1
+            begins = starts[keys[rows] ^ mask] if flipped_bits else rows + 1
             for left, right in _expand(rows, begins, ends):
                 distance = np.zeros(left.size, np.int64)
-                for word in words:  # one after the other: sums over rows of four take NumPy several times longer
+                for word in words:  # a sum over an axis of length four is several times slower
                     distance += np.bitwise_count(word[left] ^ word[right])
-                near = np.flatnonzero(distance <= most)
+                near = np.flatnonzero(distance <= max_distance)
                 if near.size:
                     yield order[left[near]], order[right[near]], distance[near]
 
@@ -76,11 +79,11 @@ def _near_in_band(
 def _expand(
     rows: NDArray[np.int64], begins: NDArray[np.int64], ends: NDArray[np.int64]
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Yield the pairs of each row with begins..ends, about _AT_ONCE in one piece."""
+    """Yield the pairs of each row with begins..ends, in chunks of about _CHUNK_PAIRS."""
     filled = np.flatnonzero(ends > begins)
     counts = (ends - begins)[filled]
     before = np.cumsum(counts) - counts
-    for piece in np.split(np.arange(filled.size), np.flatnonzero(np.diff(before // _AT_ONCE)) + 1):
-        own, length = filled[piece], counts[piece]
-        offset = np.repeat(begins[own] - (before[piece] - before[piece[:1]]), length)
-        yield np.repeat(rows[own], length), offset + np.arange(length.sum())
+    for chunk in np.split(np.arange(filled.size), np.flatnonzero(np.diff(before // _CHUNK_PAIRS)) + 1):
+        chunk_rows, length = filled[chunk], counts[chunk]
+        offset = np.repeat(begins[chunk_rows] - (before[chunk] - before[chunk[:1]]), length)
+        yield np.repeat(rows[chunk_rows], length), offset + np.arange(length.sum())

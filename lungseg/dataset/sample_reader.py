@@ -1,68 +1,74 @@
-"""Samples of prepared data sets, read from their tars by position."""
+"""Read samples of prepared datasets from their tars. Every stage that needs a prepared sample reads it here."""
 
 import threading
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from lungseg import storage
+from lungseg.arrays import Row
 from lungseg.dataset.catalog import PreparedDataset
-from lungseg.dataset.shard_cache import ShardCache
+from lungseg.dataset.shard_cache import ShardCache, read_ranges
 from lungseg.dataset.shard_format import decode_sample, member_ranges, verify_checksums
 from lungseg.errors import ShardError
 from lungseg.schema import Sample
 
-Row = dict[str, Any]
+RangeReader = Callable[[str, dict[str, tuple[int, int]]], dict[str, bytes]]
+"""Reads byte ranges (offset, size) of a tar, by name."""
+
+
+def read_sample(
+    tar: str, row: Row, class_count: int = 1, with_mask: bool = True, reader: RangeReader = read_ranges
+) -> Sample:
+    """Read the sample that an index row describes, verify its checksums and decode it.
+
+    Raises:
+        ShardError: the tar is damaged, or does not hold this sample at the offsets of the index.
+        InputError: the tar cannot be read.
+
+    """
+    location = f"{tar}#{row['image_id']}"
+    ranges = member_ranges(row)
+    if not with_mask:
+        ranges.pop("mask", None)
+    members = reader(tar, ranges)
+    verify_checksums(row, members, location)
+    sample = decode_sample(members, location, class_count)
+    if (sample.dataset, sample.image_id) != (row["dataset"], row["image_id"]):
+        raise ShardError(
+            f"{location}: the tar holds {sample.dataset}/{sample.image_id} there, the index expects "
+            f"{row['dataset']}/{row['image_id']}: run jobs/prepare.py again"
+        )
+    return sample
 
 
 class SampleReader:
-    """Reads samples of prepared data sets by position, from any thread, with a cache of decoded ones.
+    """Reads samples of prepared datasets by position, from any thread, and caches decoded samples.
 
-    cache_mib: memory for those. disk_mib: room on this machine's disk for tars that lie in a bucket. masks: whether
-    they are read too.
+    cache_mib: memory for decoded samples. disk_mib: local disk space for copies of tars that are stored in a bucket.
     """
 
-    def __init__(
-        self, datasets: Sequence[PreparedDataset], cache_mib: int = 0, disk_mib: int = 0, masks: bool = True
-    ) -> None:
+    def __init__(self, datasets: Sequence[PreparedDataset], cache_mib: int = 0, disk_mib: int = 0) -> None:
         self.rows: list[Row] = [row for data in datasets for row in data.index.to_pylist()]
         self._folders = [data.folder for data in datasets for _ in range(data.index.num_rows)]
-        self._classes = [len(data.preprocess.classes) for data in datasets for _ in range(data.index.num_rows)]
+        self._class_counts = [len(data.preprocess.classes) for data in datasets for _ in range(data.index.num_rows)]
         self._cache: dict[int, Sample] = {}
-        self._room = cache_mib << 20
-        self._masks = masks
+        self._free_bytes = cache_mib << 20
         self._tars = ShardCache(disk_mib)
         self._lock = threading.Lock()
 
     def read(self, position: int) -> Sample:
-        """Read one sample.
-
-        Raises:
-            ShardError: the tar does not hold it where the index says.
-            InputError: the tar cannot be read.
-
-        """
+        """Read one sample; raises as `read_sample`."""
         cached = self._cache.get(position)
         if cached is not None:
             return cached
         row = self.rows[position]
-        path = storage.join(self._folders[position], f"{row['shard']}.tar")
-        ranges = member_ranges(row)
-        if not self._masks:
-            ranges.pop("mask", None)
-        members = self._tars.read(path, ranges)
-        where = f"{path} ({row['image_id']})"
-        verify_checksums(row, members, where)
-        sample = decode_sample(members, where, self._classes[position])
-        if (sample.dataset, sample.image_id) != (row["dataset"], row["image_id"]):
-            raise ShardError(
-                f"{path}: {sample.image_id} where the index has {row['image_id']}: run jobs/prepare.py again"
-            )
-        self._keep(position, sample)
+        tar = storage.join(self._folders[position], f"{row['shard']}.tar")
+        sample = read_sample(tar, row, self._class_counts[position], reader=self._tars.read)
+        self._add_to_cache(position, sample)
         return sample
 
-    def _keep(self, position: int, sample: Sample) -> None:
+    def _add_to_cache(self, position: int, sample: Sample) -> None:
         size = sample.image.nbytes * (1 if sample.mask is None else 2)
         with self._lock:
-            if position not in self._cache and size <= self._room:
+            if position not in self._cache and size <= self._free_bytes:
                 self._cache[position] = sample
-                self._room -= size
+                self._free_bytes -= size

@@ -1,4 +1,4 @@
-"""Tars of a bucket, kept on this machine's disk: fetched once for all its processes, within a budget."""
+"""Local copies of tars that are stored in a bucket: fetched once for all processes, within a disk budget."""
 
 import fcntl
 import logging
@@ -10,17 +10,26 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lungseg import storage
-from lungseg.errors import InputError
 
 logger = logging.getLogger(__name__)
 
 _FOLDER = Path("~/.cache/lungseg/shards")
-_SPARE = 5 << 30  # bytes of the disk that are left to others, as checkpoints and Ray
-_TODAY_NS = 24 * 3600 * 1_000_000_000
+_RESERVED_BYTES = 5 << 30  # disk space left for others, such as checkpoints and Ray
+_DAY_NS = 24 * 3600 * 1_000_000_000
+
+
+def read_ranges(path: str, ranges: dict[str, tuple[int, int]]) -> dict[str, bytes]:
+    """Read byte ranges (offset, size) of a tar on a disk or in a bucket, by name.
+
+    Raises:
+        InputError: the tar does not exist or cannot be read.
+
+    """
+    return {name: storage.read_range(path, offset, size) for name, (offset, size) in ranges.items()}
 
 
 class ShardCache:
-    """Opens tars of any path or URI for reading; those of a bucket through copies in ~/.cache/lungseg/shards."""
+    """Reads tars at any path or URI; tars in a bucket through copies in ~/.cache/lungseg/shards."""
 
     def __init__(self, budget_mib: int) -> None:
         self._folder = _FOLDER.expanduser()
@@ -28,30 +37,25 @@ class ShardCache:
         self._copies: dict[str, tuple[Path, int]] = {}
 
     def read(self, path: str, ranges: dict[str, tuple[int, int]]) -> dict[str, bytes]:
-        """Read ranges (offset, size) of a tar, bytes by name.
-
-        Raises:
-            InputError: it is not there or cannot be read.
-
-        """
-        if "://" not in path:
-            try:
-                return _read(Path(path), ranges)
-            except OSError as error:
-                raise InputError(f"{path}: cannot be read ({error.strerror}): run jobs/prepare.py again") from None
+        """Read as `read_ranges`, from a local copy where the budget has room for one."""
+        if "://" not in path or not self._budget:
+            return read_ranges(path, ranges)
         if path not in self._copies:
-            size, changed = storage.stat(path)
-            self._copies[path] = (self._folder / f"{storage.digest([path, size, changed])}.tar", size)
+            size, modified = storage.stat(path)
+            self._copies[path] = (self._folder / f"{storage.digest([path, size, modified])}.tar", size)
         copy, size = self._copies[path]
         if size <= self._budget and self._fetch(path, copy, size):
             try:
-                return _read(copy, ranges)
+                return _read_copy(copy, ranges)
             except FileNotFoundError:
-                pass  # another process needed its room
-        return {name: storage.read_range(path, *where) for name, where in ranges.items()}
+                pass  # another process deleted it to make room
+        return read_ranges(path, ranges)
 
     def _fetch(self, path: str, copy: Path, size: int) -> bool:
-        """Make sure of a copy; while one process fetches, the others wait for it. False where there is no room."""
+        """Ensure that a copy exists; return False where there is no room.
+
+        While one process fetches, the others wait for it.
+        """
         if copy.exists():
             return True
         try:
@@ -61,29 +65,32 @@ class ShardCache:
                     with _locked(self._folder / "room.lock"):
                         if not self._make_room(size):
                             return False
-                        _hold(copy, size)
-                    _write(copy, path)
+                        _reserve(copy, size)
+                    _download(copy, path)
         except OSError as error:
-            logger.warning("%s: tars are not kept there (%s): they are read from afar", self._folder, error.strerror)
+            logger.warning(
+                "%s: cannot store copies of tars (%s): tars are read from the bucket", self._folder, error.strerror
+            )
             self._budget = 0
             return False
         return True
 
     def _make_room(self, size: int) -> bool:
-        """Delete copies of earlier days, the oldest first, until `size` more fits; say whether it does.
+        """Delete copies of earlier days, the oldest first, until `size` more bytes fit; return whether they do.
 
-        Not those of today: reading is shuffled over all tars, and each would soon be fetched again.
+        Copies of today stay: training reads all tars in random order and would soon fetch each of them again.
         """
-        found = sorted(
+        copies = sorted(
             (stat.st_mtime_ns, stat.st_size, entry)
-            for kind in ("*.writing", "*.tar")  # so one that ends meanwhile counts twice, not never
-            for entry in self._folder.glob(kind)
-            if (stat := _stat(entry)) is not None
+            # In this order, a download that ends meanwhile is counted twice rather than never.
+            for pattern in ("*.writing", "*.tar")
+            for entry in self._folder.glob(pattern)
+            if (stat := _try_stat(entry)) is not None
         )
-        free = shutil.disk_usage(self._folder).free - _SPARE
-        room = min(free, self._budget - sum(length for _, length, _ in found))
-        for changed, length, entry in found:
-            if room >= size or changed > time.time_ns() - _TODAY_NS:
+        free = shutil.disk_usage(self._folder).free - _RESERVED_BYTES
+        room = min(free, self._budget - sum(length for _, length, _ in copies))
+        for modified, length, entry in copies:
+            if room >= size or modified > time.time_ns() - _DAY_NS:
                 break
             entry.unlink(missing_ok=True)
             entry.with_suffix(".lock").unlink(missing_ok=True)
@@ -91,29 +98,32 @@ class ShardCache:
         return room >= size
 
 
-def _read(file: Path, ranges: dict[str, tuple[int, int]]) -> dict[str, bytes]:
-    descriptor = os.open(file, os.O_RDONLY)
+def _read_copy(copy: Path, ranges: dict[str, tuple[int, int]]) -> dict[str, bytes]:
+    descriptor = os.open(copy, os.O_RDONLY)
     try:
         return {name: os.pread(descriptor, size, offset) for name, (offset, size) in ranges.items()}
     finally:
         os.close(descriptor)
 
 
-def _stat(entry: Path) -> os.stat_result | None:
+def _try_stat(entry: Path) -> os.stat_result | None:
     try:
         return entry.stat()
-    except FileNotFoundError:  # just fetched, or given up
+    except FileNotFoundError:  # just renamed or deleted
         return None
 
 
-def _hold(copy: Path, size: int) -> None:
-    """Take room for a copy before it is fetched, so that others who look for room see what is taken."""
+def _reserve(copy: Path, size: int) -> None:
+    """Reserve disk space for a copy, so that other processes count it before it is downloaded."""
     with copy.with_suffix(".writing").open("wb") as file:
         file.truncate(size)
 
 
-def _write(copy: Path, path: str) -> None:
-    """Fetch a copy that nobody sees before it is whole. Without fsync: each sample's checksum is compared anyway."""
+def _download(copy: Path, path: str) -> None:
+    """Download a copy; it gets its final name when it is complete.
+
+    No fsync: the checksums of each sample are verified on every read.
+    """
     unfinished = copy.with_suffix(".writing")
     try:
         content = storage.read_bytes(path)
@@ -128,7 +138,7 @@ def _write(copy: Path, path: str) -> None:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock among the processes of this machine; it is let go when a process ends, however it ends."""
+    """Hold a lock between the processes of this machine; the system releases it when the process ends."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

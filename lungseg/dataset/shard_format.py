@@ -1,4 +1,4 @@
-"""The members of a tar, their checksums, and how they become a sample."""
+"""Members of a shard: names, offsets, checksums, and decoding to a Sample."""
 
 import json
 import zlib
@@ -10,45 +10,49 @@ from lungseg.schema import Geometry, Sample, check_schema
 
 MEMBER_SUFFIXES = {"image": "image.png", "mask": "mask.png", "json": "json"}
 
-
-def decode_sample(members: dict[str, bytes], where: str, classes: int = 1) -> Sample:
-    """Decode one sample's members (`image`, `json`, and `mask` where there is one), read from the tar `where`.
-
-    Raises:
-        ShardError: the bytes are not those of a sample: the tar is damaged, or its index belongs to another.
-
-    """
-    try:
-        meta = json.loads(members["json"])
-        check_schema(meta["schema"], where)
-        ids = {name: meta[name] for name in SAMPLE_ID_FIELDS}
-        geometry = Geometry(**meta["geometry"])
-        image = codecs.decode(members["image"], where)
-        decode = codecs.decode_mask if classes == 1 else codecs.decode_labels
-        mask = decode(members["mask"], where) if members.get("mask") else None
-    except (ValueError, KeyError, TypeError, InputError) as error:
-        raise ShardError(f"{where}: not a sample where the index says ({error}): run jobs/prepare.py again") from None
-    return Sample(**ids, geometry=geometry, image=image.astype("uint8"), mask=mask)
+SAMPLE_ID_FIELDS = ("image_id", "dataset", "patient_id", "finding", "pixel_digest")
+"""Fields that identify a sample and its source, in its JSON member and in its index row."""
 
 
 def member_ranges(row: Row) -> dict[str, tuple[int, int]]:
-    """Say where an index row's members lie: name to (offset, size), bytes."""
+    """Return the byte ranges (offset, size) of an index row's members; a sample without a mask has no `mask`."""
     return {name: (row[f"{name}_offset"], row[f"{name}_size"]) for name in MEMBER_SUFFIXES if row[f"{name}_size"]}
 
 
-def verify_checksums(row: Row, members: dict[str, bytes], where: str) -> None:
-    """Compare the bytes that were read with the index row's checksums.
+def verify_checksums(row: Row, members: dict[str, bytes], location: str) -> None:
+    """Compare the CRC-32 of each member with the index row.
+
+    location: names the sample in errors.
 
     Raises:
-        ShardError: they differ: the tar `where` is damaged, or the index is of another.
+        ShardError: a checksum differs: the tar is damaged, or the index belongs to another tar.
 
     """
     for name, content in members.items():
         if zlib.crc32(content) != row[f"{name}_crc32"]:
-            raise ShardError(
-                f"{where}: the {name} of {row['image_id']} is damaged (checksum): run jobs/prepare.py again"
-            )
+            raise ShardError(f"{location}: the {name} is damaged (wrong checksum): run jobs/prepare.py again")
 
 
-SAMPLE_ID_FIELDS = ("image_id", "dataset", "patient_id", "finding", "pixel_digest")
-"""What a sample's JSON says of where it comes from."""
+def decode_sample(members: dict[str, bytes], location: str, class_count: int = 1) -> Sample:
+    """Decode the members `image`, `json` and, where present, `mask` of one sample.
+
+    class_count: with one class the mask is decoded as binary, else as class numbers. location: names the sample in
+    errors.
+
+    Raises:
+        ShardError: the bytes are not a sample: the tar is damaged, or the index belongs to another tar.
+
+    """
+    try:
+        meta = json.loads(members["json"])
+        check_schema(meta["schema"], location)
+        ids = {name: meta[name] for name in SAMPLE_ID_FIELDS}
+        geometry = Geometry(**meta["geometry"])
+        image = codecs.decode(members["image"], location)
+        decode = codecs.decode_mask if class_count == 1 else codecs.decode_labels
+        mask = decode(members["mask"], location) if members.get("mask") else None
+    except (ValueError, KeyError, TypeError, InputError) as error:
+        raise ShardError(
+            f"{location}: not a sample at the offsets of the index ({error}): run jobs/prepare.py again"
+        ) from None
+    return Sample(**ids, geometry=geometry, image=image.astype("uint8"), mask=mask)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lungseg import storage
 from lungseg.config import Precision, PreprocessSettings, Tta
-from lungseg.dataset import shard_format
+from lungseg.dataset import sample_reader
 from lungseg.errors import InputError
 from lungseg.imaging import codecs
 from lungseg.imaging.geometry import prepare_image, restore
@@ -148,11 +148,7 @@ def _reader(item: Item, changed: list[str]) -> Callable[[str], bytes]:
 def _open_sample(item: Item) -> Opened:
     assert item.row is not None, "the caller looked"
     try:
-        members = {
-            name: storage.read_range(item.tar, *where) for name, where in shard_format.member_ranges(item.row).items()
-        }
-        shard_format.verify_checksums(item.row, members, item.record.image_uri)
-        sample = shard_format.decode_sample(members, item.record.image_uri)
+        sample = sample_reader.read_sample(item.tar, item.row)
     except InputError as error:
         return Opened(reject(item.record, Note("shard", str(error))))
     geometry = sample.geometry

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lungseg import storage
-from lungseg.dataset import shard_format
+from lungseg.dataset import sample_reader
 from lungseg.errors import InputError
 from lungseg.imaging import codecs
 from lungseg.imaging.geometry import restore
@@ -135,8 +135,7 @@ def _read_sample(tar: str, image_id: str) -> Sample:
     row = _index(storage.join(storage.parent_of(tar), "index.parquet")).get((shard, image_id))
     if row is None:
         raise InputError(f"{tar}: {image_id} is not in its index any more: it was prepared again")
-    members = {name: storage.read_range(tar, *where) for name, where in shard_format.member_ranges(row).items()}
-    return shard_format.decode_sample(members, tar)
+    return sample_reader.read_sample(tar, row)
 
 
 @functools.lru_cache(4)

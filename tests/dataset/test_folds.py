@@ -276,9 +276,9 @@ def test_a_fold_without_an_image_to_validate_on_is_refused() -> None:
     held = fold_of["a/i0"]
     alone = replace(plan(held, 5), validates=True)
     expected = "train" if fold_of["a/i1"] == (held + 1) % 5 else "validation"
-    with pytest.raises(SettingsError, match=f"no image of 2 for {expected}, one or more is needed"):
+    with pytest.raises(SettingsError, match=f"the {expected} subset has none of 2 images, expected at least one"):
         folds.split(rows, alone)
-    with pytest.raises(SettingsError, match="for train"):
+    with pytest.raises(SettingsError, match="the train subset"):
         folds.split(singles(30), replace(plan(0, 2), validates=True))
 
 
@@ -310,7 +310,7 @@ def test_what_the_training_set_shows_is_not_tested_in_another_data_set(by_link: 
 @pytest.mark.parametrize("rows", [[], singles(1, ("a",)), [row("a", f"i{i}", "p1") for i in range(9)]])
 def test_a_fold_that_leaves_nothing_to_train_or_to_test_is_refused(rows: list[folds.Row]) -> None:
     with pytest.raises(
-        SettingsError, match=r"pooled-fold0: no image of \d for (train|held-out), one or.*--folds \(now 5\)"
+        SettingsError, match=r"pooled-fold0: the (train|held-out) subset has none of \d images.*--folds \(now 5\)"
     ):
         folds.split(rows, plan(0, 5))
 
@@ -345,7 +345,7 @@ def test_a_data_set_left_out_is_tested_whole_and_never_learnt() -> None:
 
 
 def test_with_one_data_set_none_can_be_left_out() -> None:
-    with pytest.raises(SettingsError, match=r"leave-one-dataset-out with 1 data set \(a\), expected two or more"):
+    with pytest.raises(SettingsError, match=r"leave-one-dataset-out with 1 dataset \(a\), expected two or more"):
         folds.plan_study(("pooled", "leave-one-dataset-out"), ("a",), 3, (), seed=0)
     assert [run.name for run in folds.plan_study(("source-to-source",), ("a",), 2, (), 0)] == [
         "from-a-fold0",

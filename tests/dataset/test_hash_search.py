@@ -30,8 +30,8 @@ def test_candidates_are_all_pairs_within_the_distance(drawn: list[tuple[int, int
 @given(DRAWN, st.integers(60, 100), st.integers(0, 2**32 - 1))
 def test_bands_leave_out_no_candidate(drawn: list[tuple[int, int]], most: int, seed: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hash_search, "_FEW", 0)
-        patch.setattr(hash_search, "_AT_ONCE", 7)
+        patch.setattr(hash_search, "_MAX_BRUTE_FORCE", 0)
+        patch.setattr(hash_search, "_CHUNK_PAIRS", 7)
         check_candidates(drawn, most, seed)
 
 

@@ -103,7 +103,7 @@ def test_todays_copies_stay_and_the_others_are_read_from_afar(tmp_path: Path, ho
 def test_a_disk_is_not_filled_to_the_end(
     tmp_path: Path, home: Path, fetched: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shard_cache, "_SPARE", 1 << 60)
+    monkeypatch.setattr(shard_cache, "_RESERVED_BYTES", 1 << 60)
     assert ShardCache(9).read(a_tar(tmp_path, "a"), RANGES)["head"] == b"aaaa"
     assert not fetched
     assert not copies(home)
@@ -155,7 +155,7 @@ def test_a_copy_that_goes_while_it_is_used_is_read_from_afar(
         raise FileNotFoundError
 
     cache, uri = ShardCache(9), a_tar(tmp_path, "a")
-    monkeypatch.setattr(shard_cache, "_read", gone)
+    monkeypatch.setattr(shard_cache, "_read_copy", gone)
     assert cache.read(uri, RANGES)["head"] == b"aaaa"
 
 

@@ -306,7 +306,7 @@ def test_a_damaged_tar_fails_its_samples_alone(own_prepared: Path, job: Job) -> 
     rows = rows_of(Path(job.out))
     assert [row["status"] for row in rows] == ["failed"] + ["ok"] * 7
     assert rows[0]["codes"] == ["shard"]
-    assert "is damaged (checksum)" in rows[0]["message"]
+    assert "is damaged (wrong checksum)" in rows[0]["message"]
 
 
 def test_a_part_without_one_usable_image_is_written_too(job: Job, tmp_path: Path) -> None:

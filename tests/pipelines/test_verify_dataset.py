@@ -20,7 +20,7 @@ def test_each_damaged_tar_is_named(ray_cluster: None, own_prepared: Path, caplog
         path.write_bytes(bytes(whole))
     with pytest.raises(ShardError, match="2 problems"):
         verify_dataset.run(str(own_prepared))
-    assert all(f"{name}.tar: its bytes are not those that were written" in caplog.text for name in names)
+    assert all(f"{name}.tar: the content changed after it was written" in caplog.text for name in names)
 
 
 def test_dataset_with_damaged_json_is_named(own_prepared: Path, caplog: pytest.LogCaptureFixture) -> None:

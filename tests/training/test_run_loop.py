@@ -454,7 +454,7 @@ def test_too_few_images_for_the_workers_are_refused(
 
 def test_a_fold_that_holds_nobody_is_refused(folders: tuple[str, ...], tmp_path: Path) -> None:
     plan = replace(PLAN, folds=1000)
-    with pytest.raises(SettingsError, match=r"no image of 5 for held-out.*lower --folds \(now 1000\)"):
+    with pytest.raises(SettingsError, match=r"the held-out subset has none of 5 images.*lower --folds \(now 1000\)"):
         run_loop.start(a_run(folders, tmp_path, plan=plan), CPU)
     assert not (tmp_path / "checkpoint").exists()
 
