@@ -44,14 +44,18 @@ class SampleReader:
     """Reads samples of prepared datasets by position, from any thread, and caches decoded samples.
 
     cache_mib: memory for decoded samples. disk_mib: local disk space for copies of tars that are stored in a bucket.
+    with_masks: whether masks are read too.
     """
 
-    def __init__(self, datasets: Sequence[PreparedDataset], cache_mib: int = 0, disk_mib: int = 0) -> None:
+    def __init__(
+        self, datasets: Sequence[PreparedDataset], cache_mib: int = 0, disk_mib: int = 0, with_masks: bool = True
+    ) -> None:
         self.rows: list[Row] = [row for data in datasets for row in data.index.to_pylist()]
         self._folders = [data.folder for data in datasets for _ in range(data.index.num_rows)]
         self._class_counts = [len(data.preprocess.classes) for data in datasets for _ in range(data.index.num_rows)]
         self._cache: dict[int, Sample] = {}
         self._free_bytes = cache_mib << 20
+        self._with_masks = with_masks
         self._tars = ShardCache(disk_mib)
         self._lock = threading.Lock()
 
@@ -62,7 +66,7 @@ class SampleReader:
             return cached
         row = self.rows[position]
         tar = storage.join(self._folders[position], f"{row['shard']}.tar")
-        sample = read_sample(tar, row, self._class_counts[position], reader=self._tars.read)
+        sample = read_sample(tar, row, self._class_counts[position], self._with_masks, self._tars.read)
         self._add_to_cache(position, sample)
         return sample
 

@@ -147,7 +147,7 @@ def _fit(found: Checkpoint, data: Sequence[PreparedDataset], out: str, fitted_to
     from lungseg.model import checkpoint_io
     from lungseg.model.adabn import adapt_batch_norm
 
-    reader = SampleReader(data, masks=False)
+    reader = SampleReader(data, with_masks=False)
     groups = _batches(len(reader.rows), fitted_to["images"], fitted_to["batch_size"])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = checkpoint_io.load_model(found).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
