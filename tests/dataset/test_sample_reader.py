@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from lungseg.config import AugmentSettings, PreprocessSettings
+from lungseg.config import PreprocessSettings
 from lungseg.dataset import catalog, shard_format
 from lungseg.dataset.catalog import PreparedDataset
 from lungseg.dataset.duplicate_audit import audit_datasets
@@ -75,9 +75,8 @@ def test_every_stage_refuses_a_damaged_tar_alike(own_archive: Path, tmp_path: Pa
     flip_bit(tar, shard_format.member_ranges(row)["image"][0] + 100)
     message = f"{tar}#north_01: the image is damaged (wrong checksum): run jobs/prepare.py again"
 
-    change = loader.augmenting(AugmentSettings(), 0, 0)
     with pytest.raises(ShardError) as refused:
-        list(loader.batches(SampleReader([data]), [loader.Step((position,), 1)], 1, change))
+        list(loader.load_batches(SampleReader([data]), [loader.Step((position,), 1)], 1))
     assert str(refused.value) == message
 
     with pytest.raises(ShardError) as refused:
