@@ -99,14 +99,15 @@ def kill_one(
 ) -> None:
     """Kill one of them once a part more is done, at a random moment soon after, and before the job ends."""
     least, deadline = len(parts(out)) + 1, time.monotonic() + 150
-    moment = None
-    while moment is None or time.monotonic() < moment or not victims(process):
+    moment, candidates = None, list[psutil.Process]()
+    while moment is None or time.monotonic() < moment or not candidates:
         assert process.poll() is None, out.with_suffix(".log").read_text()
         assert time.monotonic() < deadline, out.with_suffix(".log").read_text()
         if moment is None and len(parts(out)) >= least:
             moment = time.monotonic() + chance.uniform(0.0, 0.1)
         time.sleep(0.005)
-    kill(chance.sample(victims(process), 1))
+        candidates = victims(process)
+    kill(chance.sample(candidates, 1))
 
 
 def rows_of(out: Path) -> list[Row]:
