@@ -23,7 +23,7 @@ from tests.shared_fixtures import steady
 
 logger = logging.getLogger(__name__)
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 EPOCHS = 30
 TRAIN = {

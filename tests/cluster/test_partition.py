@@ -24,7 +24,7 @@ NET = "10.231.77"
 ROOT = Path(__file__).resolve().parents[2]
 READY_S = 90.0
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def ip(*words: str) -> subprocess.CompletedProcess[str]:

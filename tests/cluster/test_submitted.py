@@ -18,7 +18,7 @@ from tests.pipelines.processes import family, kill
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(900),  # the first test waits for all jobs
     pytest.mark.skipif(sys.platform != "linux", reason="cluster/local.sh needs Linux"),
 ]
 
