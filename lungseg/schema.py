@@ -275,3 +275,8 @@ def table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
     return pa.table(
         {name: pa.array([row[name] for row in rows], schema.field(name).type) for name in schema.names}, schema
     )
+
+
+def is_superseded(run_state: dict[str, Any]) -> bool:
+    """Return whether a run of study.json was finished with other settings or data, so that it is not in the results."""
+    return run_state.get("state") == "finished" and not run_state.get("in_results", True)

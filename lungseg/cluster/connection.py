@@ -1,4 +1,4 @@
-"""The one way into Ray: join the cluster that a job belongs to, or start one on this machine."""
+"""Connect to Ray: join the cluster of a job, or start one on this machine."""
 
 import logging
 import os
@@ -10,71 +10,73 @@ from typing import Any
 import ray
 from ray.data import DataContext
 
-from lungseg.errors import ResourceError, SettingsError
+from lungseg.errors import ResourceError, SettingsError, first_line
 
 logger = logging.getLogger(__name__)
 
 PLACEMENT_TIMEOUT_VARIABLE = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
-"""Environment variable: how long Ray Train waits for a place for a run's workers before it tries anew, s."""
+"""Environment variable: seconds that Ray Train waits for the placement of a run's workers before it retries."""
 
-# What these two warn of (a token is used; progress bars are off) is as it should be.
-_CHATTY = ("ray._private.authentication.authentication_token_setup", "ray.data._internal.progress")
-_ANSWER_S = 2.0  # a living Ray of this machine takes a connection in milliseconds
+# They warn about intended settings: a token is used, progress bars are off.
+_NOISY_LOGGERS = ("ray._private.authentication.authentication_token_setup", "ray.data._internal.progress")
+_CONNECT_TIMEOUT_S = 2.0  # a running Ray on this machine accepts a connection in milliseconds
 
 
 def connect() -> None:
-    """Join the cluster that this job belongs to or RAY_ADDRESS names; else start one on this machine.
+    """Join the cluster of this job or of RAY_ADDRESS; otherwise start one on this machine.
 
     Raises:
-        SettingsError: RAY_ADDRESS is no address of a cluster.
-        ResourceError: no Ray answers there, or none can be started.
+        SettingsError: RAY_ADDRESS is not a cluster address.
+        ResourceError: Ray does not answer, or cannot be started.
 
     """
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")
     os.environ.setdefault(PLACEMENT_TIMEOUT_VARIABLE, "100")
-    for name in _CHATTY:
+    for name in _NOISY_LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
     address = _address()
-    own = _of_our_own() if address == "local" else {}
-    on_term = signal.getsignal(signal.SIGTERM)
-    # Workers' lines stay in Ray's logs: a pipeline says itself what a user wants to know.
+    local_options = _local_options() if address == "local" else {}
+    sigterm_handler = signal.getsignal(signal.SIGTERM)
+    # Log lines of workers stay in the logs of Ray: the pipelines log what users need.
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, configure_logging=True, **own)
+        ray.init(
+            address=address, log_to_driver=False, logging_level=logging.WARNING, configure_logging=True, **local_options
+        )
     except ConnectionError as error:
-        where = os.environ.get("RAY_ADDRESS", "the address of this job")
+        address_text = os.environ.get("RAY_ADDRESS", "the address of this job")
         raise ResourceError(
-            f"no Ray answers at {where}, or it refuses the token (RAY_AUTH_MODE, RAY_AUTH_TOKEN): start it, give its "
-            "token, or set RAY_ADDRESS=local for one here"
+            f"no Ray answers at {address_text}, or it refuses the token (RAY_AUTH_MODE, RAY_AUTH_TOKEN): start the "
+            "cluster, set its token, or set RAY_ADDRESS=local to use this machine"
         ) from error
     except ValueError as error:
         raise SettingsError(
-            f"RAY_ADDRESS={address}: no address of a cluster ({str(error).splitlines()[0]}): set HOST:PORT, or local"
+            f"RAY_ADDRESS={address}: not a cluster address ({first_line(error)}): set HOST:PORT, or local"
         ) from error
     except Exception as error:
         if type(error) is not Exception:
-            raise  # a bug; where its own processes are not up in 30 s, Ray raises the bare kind
+            raise  # a bug: Ray raises Exception itself if its processes do not start in 30 s
         raise ResourceError(
             f"Ray did not start ({str(error).split('.')[0]}): the machine is too busy, or short of memory or disk; "
-            "the same command tries again"
+            "run the same command again"
         ) from error
-    if callable(on_term):
-        signal.signal(signal.SIGTERM, on_term)  # Ray has put its own in its place, which ends with a bare status 15
+    if callable(sigterm_handler):
+        signal.signal(signal.SIGTERM, sigterm_handler)  # Ray replaced it by one that exits with status 15
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    # Its errors come with tracebacks, and are raised besides.
+    # It logs errors with tracebacks, and also raises them.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     logger.info("Ray %s: %d CPUs, %d GPUs", ray.__version__, cluster_total("CPU"), cluster_total("GPU"))
 
 
-def _of_our_own() -> dict[str, Any]:
-    """Leave out what a Ray of our own does not need, with the options that say so.
+def _local_options() -> dict[str, Any]:
+    """Return the options of a Ray started for this job alone, without what it does not need.
 
-    A dashboard takes a second and a tenth of a small machine; and nobody drains the node, for which Ray Train would
-    watch with a process of 190 MiB a run. The C library gives each of a process's many threads memory of its own, which
-    lets Ray's idle ones grow by a fifth in minutes.
+    The dashboard takes a second to start and a tenth of a small machine. The preemption watcher of Ray Train takes 190
+    MiB a run, and nobody drains this node. glibc gives each thread its own memory arena: without a limit, the idle
+    processes of Ray grow by a fifth in minutes.
     """
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     os.environ.setdefault("MALLOC_ARENA_MAX", "2")
@@ -82,30 +84,30 @@ def _of_our_own() -> dict[str, Any]:
 
 
 def _address() -> str | None:
-    """Say `local` where there is no cluster to join, so that one is started; else let Ray join it.
+    """Return RAY_ADDRESS, None to let Ray join a running cluster of this machine or job, or `local` to start one.
 
-    Ray writes down the last cluster that was started on this machine. A killed one cannot cross itself out, and Ray
-    would knock at its door for minutes.
+    Ray keeps the address of the last cluster of this machine in a file, even if that cluster was killed. Ray would try
+    to connect to it for minutes, so its port is tested first.
     """
-    named = os.environ.get("RAY_ADDRESS")
-    if named and "://" in named:
+    address = os.environ.get("RAY_ADDRESS")
+    if address and "://" in address:
         raise SettingsError(
-            f"RAY_ADDRESS={named}: jobs run inside a cluster: send them there with `ray job submit`, or set "
-            "RAY_ADDRESS to its HOST:PORT, or to local"
+            f"RAY_ADDRESS={address}: jobs run inside a cluster: submit them with `ray job submit`, or set RAY_ADDRESS "
+            "to its HOST:PORT, or to local"
         )
-    if named:
-        return named
-    note = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"  # noqa: S108
-    if not note.is_file():
+    if address:
+        return address
+    address_file = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"  # noqa: S108
+    if not address_file.is_file():
         return "local"
-    host, _, port = note.read_text().strip().rpartition(":")
+    host, _, port = address_file.read_text().strip().rpartition(":")
     try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S):
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_TIMEOUT_S):
             return None
     except (OSError, ValueError):
         return "local"
 
 
 def cluster_total(resource: str) -> int:
-    """CPUs or GPUs of all nodes that are there."""
+    """Number of CPUs or GPUs of all nodes that are alive."""
     return int(ray.cluster_resources().get(resource, 0))  # type: ignore[no-untyped-call]

@@ -1,49 +1,45 @@
-"""Batch normalisation fitted to another hospital's pictures, of which no masks are needed.
+"""AdaBN: adapt batch normalisation to images of another hospital, without masks.
 
-Each layer's running mean and variance, learnt at one hospital, are replaced by those over the other's pictures; the
-weights stay. Source: Li, Wang, Shi, Hou and Liu, Adaptive Batch Normalization for practical domain adaptation, Pattern
-Recognition 80, 2018.
+The running mean and variance of each layer are replaced by those of the new images; the weights stay. Source: Li, Wang,
+Shi, Hou and Liu, Adaptive Batch Normalization for practical domain adaptation, Pattern Recognition 80, 2018.
 """
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lungseg.arrays import U8
 from lungseg.errors import CheckpointError
 from lungseg.model.precision import to_network_input
 
-U8 = NDArray[np.uint8]
-
 
 def adapt_batch_norm(model: nn.Module, batches: Iterator[Sequence[U8]]) -> Iterator[int]:
-    """Fit a model, in place, to batches of prepared squares u8[S,S], equally many in each; yield how many it has seen.
+    """Adapt a model in place to batches of prepared images u8[S,S]; yield the number of images seen so far.
 
-    Two or more a batch: a layer over one value a picture has no variance else. Once all are seen the model is as it
-    was but for its running statistics, the plain mean over the batches.
+    All batches must have the same size, at least 2: a layer with one value an image has no variance otherwise. The
+    running statistics become the plain mean over the batches. Nothing else has changed once the iterator is exhausted.
 
     Raises:
-        CheckpointError: no layer of the network normalises batches.
+        CheckpointError: the network has no batch normalisation.
 
     """
     layers = [layer for layer in model.modules() if isinstance(layer, _BatchNorm)]
     if not layers:
-        raise CheckpointError("the network has no batch normalisation that could be adapted: pass another model")
+        raise CheckpointError("the network has no batch normalisation to adapt: pass another model")
     model.eval()
-    before = [layer.momentum for layer in layers]
+    momenta = [layer.momentum for layer in layers]
     for layer in layers:
         layer.reset_running_stats()
-        layer.momentum = None  # every batch counts alike
+        layer.momentum = None  # every batch has the same weight
         layer.train()
-    device, seen = next(model.parameters()).device, 0
+    device, image_count = next(model.parameters()).device, 0
     with torch.inference_mode():
         for squares in batches:
             model(to_network_input(squares, device))
-            seen += len(squares)
-            yield seen
-    for layer, momentum in zip(layers, before, strict=True):
+            image_count += len(squares)
+            yield image_count
+    for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
     model.eval()

@@ -1,4 +1,4 @@
-"""Write a checkpoint, and load its weights and what else going on needs; checkpoint.py finds and verifies it."""
+"""Save checkpoints; load their weights and training state. checkpoint.py finds and verifies them."""
 
 import io
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from lungseg.storage.files import digest_bytes
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a checkpoint is made of: weights, what else going on needs, and what explains the model (with `epoch`)."""
+    """Content of a checkpoint: weights, training state, config (with `epoch`), and training images."""
 
     weights: dict[str, Tensor]
     state: dict[str, Any]
@@ -28,7 +28,7 @@ class Snapshot:
 
 
 def save(folder: str, snapshot: Snapshot) -> None:
-    """Write a snapshot into a folder of its own below `folder`, and delete the older ones."""
+    """Write a snapshot to its own folder below `folder`, then delete the older ones."""
     config = snapshot.config
     step = f"-step-{config['step']:08d}" if config.get("step") else ""
     target = storage.join(folder, f"epoch-{config['epoch']:04d}{step}")
@@ -46,10 +46,10 @@ def save(folder: str, snapshot: Snapshot) -> None:
 
 
 def load_model(checkpoint: Checkpoint) -> LungNetwork:
-    """Build the checkpoint's network and load its weights, on the CPU.
+    """Build the network of a checkpoint and load its weights, on the CPU.
 
     Raises:
-        CheckpointError: the weights are not its.
+        CheckpointError: the weights do not fit the network.
 
     """
     settings = ModelSettings.model_validate(checkpoint.config["settings"]["model"])
@@ -68,7 +68,7 @@ def load_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
 
 
 def load_state(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Read what else going on needs, onto the CPU."""
+    """Read the training state, onto the CPU."""
     content = io.BytesIO(storage.read_bytes(storage.join(checkpoint.folder, "state.pt")))
     state: dict[str, Any] = torch.load(content, map_location="cpu", weights_only=True)
     return state

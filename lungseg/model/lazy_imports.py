@@ -1,8 +1,8 @@
-"""timm and segmentation-models-pytorch, imported without what networks never ask of them: in half of the time.
+"""Import timm and segmentation-models-pytorch without torch._dynamo and W&B, in half of the time.
 
-An actor of an inference starts with these imports. Of 2.7 s for both, 1.3 are torch._dynamo, which torchvision and timm
-import to ask and to mark what matters when a model is compiled; and 0.3 are W&B, which timm imports for a logger of its
-own. Both can wait. Whatever else is asked of torch._dynamo meanwhile, the real one answers.
+Every inference actor starts with these imports, 2.7 s in all. torch._dynamo takes 1.3 s of them: torchvision and timm
+import it only to query or annotate compiled models. W&B takes 0.3 s: timm imports it for its own logger. Placeholders
+replace both during the import. A placeholder loads the real torch._dynamo when any other attribute of it is read.
 """
 
 import functools
@@ -17,68 +17,68 @@ from typing import Any
 _DYNAMO, _UTILS = "torch._dynamo", "torch._dynamo.utils"
 
 
-class _Later(ModuleType):
-    """Stands in for a module until something is asked of it that cannot wait."""
+class _PlaceholderModule(ModuleType):
+    """Placeholder for a module; loads the real one when an unknown attribute is read."""
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # Python's own, who looks at every module that there is
+        if name.startswith("__"):  # Python itself reads these of every module
             raise AttributeError(name)
-        return getattr(_real(self.__name__), name)
+        return getattr(_import_real(self.__name__), name)
 
 
 @contextmanager
-def _put_off() -> Iterator[None]:
-    """Let the block import without the two, if they are not there already; then nothing stands in for them."""
+def _without_slow_imports() -> Iterator[None]:
+    """Replace torch._dynamo and W&B, where not imported yet, by placeholders inside the block."""
     modules: dict[str, ModuleType | None] = {}
     if _DYNAMO not in sys.modules:
-        modules |= {_DYNAMO: _Later(_DYNAMO), _UTILS: _Later(_UTILS)}
-        setattr(modules[_DYNAMO], "disable", _disable)  # noqa: B010  # a module has no such attribute by its type
+        modules |= {_DYNAMO: _PlaceholderModule(_DYNAMO), _UTILS: _PlaceholderModule(_UTILS)}
+        setattr(modules[_DYNAMO], "disable", _disable)  # noqa: B010  # ModuleType declares no such attribute
         setattr(modules[_UTILS], "is_compile_supported", _is_compile_supported)  # noqa: B010
     if "wandb" not in sys.modules:
-        modules["wandb"] = None  # Python's own way to say that there is none
+        modules["wandb"] = None  # an import of it raises ImportError
     sys.modules.update(modules)  # type: ignore[arg-type]
     try:
         yield
     finally:
-        _take_away()
+        _remove_placeholders()
         if "wandb" in modules:
             del sys.modules["wandb"]
 
 
-def _take_away() -> None:
+def _remove_placeholders() -> None:
     for name in (_DYNAMO, _UTILS):
-        if isinstance(sys.modules.get(name), _Later):
+        if isinstance(sys.modules.get(name), _PlaceholderModule):
             del sys.modules[name]
 
 
-def _real(name: str) -> ModuleType:
-    _take_away()
+def _import_real(name: str) -> ModuleType:
+    _remove_placeholders()
     return importlib.import_module(name)
 
 
 def _is_compile_supported(device_type: str) -> bool:
-    """Ask torch._dynamo.utils; torchvision does so in each RoI align."""
-    return bool(_real(_UTILS).is_compile_supported(device_type))
+    """Call the function of torch._dynamo.utils. torchvision calls it in each RoI align."""
+    return bool(_import_real(_UTILS).is_compile_supported(device_type))
 
 
-def _disable(function: Any = None, *settings: Any, **named: Any) -> Any:
-    """Mark a function as not to be compiled, once it is called; a class, and settings for what follows, at once."""
+def _disable(function: Any = None, *args: Any, **options: Any) -> Any:
+    """Exclude a function from compilation at its first call; anything but a plain function at once."""
     if not inspect.isfunction(function):
-        return _real(_DYNAMO).disable(function, *settings, **named)
+        return _import_real(_DYNAMO).disable(function, *args, **options)
 
     @functools.cache
-    def marked() -> Callable[..., Any]:
-        found: Callable[..., Any] = _real(_DYNAMO).disable(function, *settings, **named)
-        return found
+    def disabled() -> Callable[..., Any]:
+        wrapped: Callable[..., Any] = _import_real(_DYNAMO).disable(function, *args, **options)
+        return wrapped
 
     @functools.wraps(function)
-    def first(*args: Any, **kwargs: Any) -> Any:
-        return marked()(*args, **kwargs)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return disabled()(*args, **kwargs)
 
-    return first
+    return call
 
 
-with _put_off():
+with _without_slow_imports():
     import segmentation_models_pytorch as smp
     import timm
     from timm.layers import norm_act

@@ -1,4 +1,4 @@
-"""BCE + Dice from logits, one value an image."""
+"""Weighted sum of binary cross entropy and soft Dice loss, one value per image."""
 
 import torch
 import torch.nn.functional as F
@@ -6,14 +6,15 @@ from torch import Tensor
 
 from lungseg.config import LossSettings
 
-_SMOOTH = 1.0  # px; makes the Dice loss of an empty mask 0 when the prediction is empty too
+_SMOOTH = 1.0  # px; makes the Dice loss 0 if mask and prediction are both empty
 
 
 def bce_dice(logits: Tensor, masks: Tensor, settings: LossSettings) -> Tensor:
-    """Loss of each image: logits f32[B,1,H,W], masks f32[B,1,H,W] in {0,1} -> f32[B].
+    """Compute the loss of each image: logits f32[B,1,H,W], masks f32[B,1,H,W] in {0,1} -> f32[B].
 
-    Image by image, so that neither batch nor ranks change an image's weight. Source of the Dice term: Milletari et al.,
-    V-Net, 3DV 2016, equation in section 3, with linear denominators and a smoothing of one pixel.
+    One value per image, so that neither batch size nor world size changes the weight of an image.
+    Source of the Dice term: Milletari et al., V-Net, 3DV 2016, equation in section 3, with linear denominators and a
+    smoothing of one pixel.
     """
     axes = (1, 2, 3)
     total = logits.new_zeros(logits.shape[0])

@@ -1,4 +1,4 @@
-"""DeepLabV3+ with any encoder, from grey squares to logits."""
+"""DeepLabV3+ with any encoder: grey images to logits."""
 
 import warnings
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from lungseg.errors import InputError, SettingsError
 from lungseg.model.lazy_imports import smp, timm
 from lungseg.model.pretrained import load_encoder_weights, missing_weights_message
 
-# What smp's own encoders were trained with; timm's (tu-) carry their own figures.
+# Input scaling of smp's own encoders. timm's encoders (tu-) define their own.
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -21,7 +21,7 @@ _IMAGENET_STD = (0.229, 0.224, 0.225)
 class LungNetwork(nn.Module):
     """DeepLabV3+: images f32[B,1,H,W] in [0,1], H and W multiples of 16, to logits f32[B,1,H,W].
 
-    The encoder's scaling is part of the network and of its weights file, so that nobody can forget or repeat it.
+    The input scaling of the encoder is part of the network and of its weights, so callers never scale images.
     """
 
     mean: Tensor
@@ -34,18 +34,18 @@ class LungNetwork(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Grey goes to all three channels of an encoder that was trained on colour."""
+        """Predict logits; the grey channel is broadcast to the three colour channels of the encoder."""
         return self.net((images - self.mean) / self.std)  # type: ignore[no-any-return]
 
 
 def build_network(settings: ModelSettings, pretrained: bool = True) -> LungNetwork:
-    """Build the network; with `pretrained`, its encoder starts from `settings.weights`.
+    """Build the network. With `pretrained`, load `settings.weights` into the encoder.
 
-    The decoder's new weights come from torch's random state.
+    All other weights come from the random state of torch.
 
     Raises:
-        SettingsError: there is no such encoder, or DeepLabV3+ cannot use it.
-        InputError: the weights cannot be had; the text names the remedies.
+        SettingsError: the encoder does not exist, or DeepLabV3+ cannot use it.
+        InputError: the weights are not available.
 
     """
     net = _deeplab(settings.encoder, None, settings.dropout)
@@ -58,28 +58,28 @@ def build_network(settings: ModelSettings, pretrained: bool = True) -> LungNetwo
 
 @contextmanager
 def skip_weight_init() -> Iterator[None]:
-    """Build networks whose weights are what memory holds, to load others right after: in a tenth of the time."""
-    drawn = {name: draw for name, draw in vars(nn.init).items() if name[0] != "_" and name[-1] == "_"}
-    for name in drawn:
+    """Leave the weights of networks built in the block uninitialised, for loading others: ten times faster."""
+    initialisers = {name: function for name, function in vars(nn.init).items() if name[0] != "_" and name[-1] == "_"}
+    for name in initialisers:
         setattr(nn.init, name, lambda tensor, *_, **__: tensor)
     try:
         yield
     finally:
-        for name, draw in drawn.items():
-            setattr(nn.init, name, draw)
+        for name, function in initialisers.items():
+            setattr(nn.init, name, function)
 
 
 def _deeplab(encoder: str, weights: str | None, dropout: float = 0.5) -> Any:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # smp remarks on how tu- encoders name their weights
+            warnings.simplefilter("ignore", UserWarning)  # smp warns about the weight names of tu- encoders
             return smp.DeepLabV3Plus(
                 encoder, encoder_weights=weights, decoder_aspp_dropout=dropout, in_channels=3, classes=1
             )
     except (KeyError, RuntimeError, ValueError, NotImplementedError, TypeError, AssertionError) as error:
-        first = (str(error).strip("'\"") or type(error).__name__).splitlines()[0][:120]
+        reason = (str(error).strip("'\"") or type(error).__name__).splitlines()[0][:120]
         raise SettingsError(
-            f"--model.encoder {encoder}: DeepLabV3+ cannot use it ({first}): pass resnet50, mobilenet_v2 or another"
+            f"--model.encoder {encoder}: DeepLabV3+ cannot use it ({reason}): pass resnet50, mobilenet_v2 or another"
         ) from None
 
 

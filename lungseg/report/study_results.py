@@ -9,6 +9,7 @@ from lungseg import storage
 from lungseg.arrays import Row
 from lungseg.errors import InputError
 from lungseg.report.result_table import MEASURES, Line, figures, group_by
+from lungseg.schema import is_superseded
 from lungseg.study.cross_dataset import CrossDatasetResults, mean_defined, summarise
 
 
@@ -63,7 +64,7 @@ def read_study(folder: str) -> Study:
         )
     study = storage.read_json(path)
     states = study.get("states", {})
-    names = tuple(name for name in study["runs"] if not _of_another(states.get(name, {})))
+    names = tuple(name for name in study["runs"] if not is_superseded(states.get(name, {})))
     done = [name for name in names if storage.exists(storage.join(folder, name, "run.json"))]
     if not done:
         raise InputError(
@@ -97,12 +98,7 @@ def read_rows(folder: str) -> list[Row]:
     path = storage.join(folder, "study.parquet")
     rows = storage.read_table(path).to_pylist() if storage.exists(path) else []
     states = storage.read_json(storage.join(folder, "study.json")).get("states", {})
-    return [row for row in rows if not _of_another(states.get(row["run"], {}))]
-
-
-def _of_another(state: Row) -> bool:
-    """Whether a run is an earlier command's, of other settings or data: its figures do not belong with these."""
-    return state.get("state") == "finished" and not state["in_results"]
+    return [row for row in rows if not is_superseded(states.get(row["run"], {}))]
 
 
 def _state(state: Row) -> Row:

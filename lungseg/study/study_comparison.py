@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from statistics import fmean
 
+from lungseg.arrays import Row
 from lungseg.metrics import bootstrap
-from lungseg.study.cross_dataset import Row, RunGroup, format_difference, mean_per_image
+from lungseg.study.cross_dataset import RunGroup, format_difference, mean_per_image
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The way into Ray: to a cluster that is there, and with one line where none comes up."""
+"""Connecting to Ray, and the error messages if that fails."""
 
 import os
 import socket
@@ -11,25 +11,25 @@ from lungseg.cluster import connection
 from lungseg.errors import ResourceError, SettingsError
 
 
-def test_a_killed_cluster_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ray's note of the last cluster here outlives a killed one, and Ray would knock there for minutes."""
+def test_killed_cluster_is_not_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The address file of Ray outlives a killed cluster, and Ray would try to connect for minutes."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     assert connection._address() == "local"
-    note = tmp_path / "ray" / "ray_current_cluster"
-    note.parent.mkdir()
-    with socket.create_server(("127.0.0.1", 0)) as living:
-        note.write_text(f"127.0.0.1:{living.getsockname()[1]}")
+    address_file = tmp_path / "ray" / "ray_current_cluster"
+    address_file.parent.mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address_file.write_text(f"127.0.0.1:{server.getsockname()[1]}")
         assert connection._address() is None
     assert connection._address() == "local"
-    note.write_text("torn")
+    address_file.write_text("invalid")
     assert connection._address() == "local"
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     assert connection._address() == "auto"
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:8265", "ray://127.0.0.1:10001", "nonsense", "127.0.0.1"])
-def test_what_is_no_address_of_a_cluster_is_told_in_a_line(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_address_is_a_settings_error(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", address)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     with pytest.raises(SettingsError, match=f"RAY_ADDRESS={address}: .*HOST:PORT") as refused:
@@ -38,7 +38,7 @@ def test_what_is_no_address_of_a_cluster_is_told_in_a_line(address: str, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     [
         (
             ConnectionError("refused"),
@@ -49,16 +49,16 @@ def test_what_is_no_address_of_a_cluster_is_told_in_a_line(address: str, monkeyp
             r"Ray did not start \(The current node timed out\)",
         ),
     ],
-    ids=["nobody there", "not in time"],
+    ids=["no answer", "timeout"],
 )
-def test_a_ray_that_does_not_come_up_is_told(error: Exception, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_start_is_a_resource_error(error: Exception, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(**_: object) -> None:
         raise error
 
     monkeypatch.setenv("RAY_ADDRESS", "local")
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", fail)
-    with pytest.raises(ResourceError, match=said):
+    with pytest.raises(ResourceError, match=message):
         connection.connect()
     error = KeyError("a bug")
     with pytest.raises(KeyError, match="a bug"):
@@ -66,9 +66,7 @@ def test_a_ray_that_does_not_come_up_is_told(error: Exception, said: str, monkey
 
 
 @pytest.mark.parametrize(("address", "own"), [("local", True), ("192.0.2.1:6379", False)])
-def test_what_a_cluster_needs_and_a_ray_of_our_own_does_not(
-    address: str, own: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_local_ray_runs_without_dashboard_and_watcher(address: str, own: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, object] = {}
 
     def fail(**options: object) -> None:
@@ -78,7 +76,7 @@ def test_what_a_cluster_needs_and_a_ray_of_our_own_does_not(
     monkeypatch.setenv("RAY_ADDRESS", address)
     own_settings = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0", "MALLOC_ARENA_MAX": "2"}
     for name in own_settings:
-        monkeypatch.setenv(name, "")  # so that it is put back in the end
+        monkeypatch.setenv(name, "")  # so that monkeypatch restores it
         monkeypatch.delenv(name)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", fail)

@@ -1,4 +1,4 @@
-"""What monitoring sees: the figures that were set, under the names and labels that the dashboard asks for."""
+"""Gauges in Prometheus, with the names and labels that the dashboard uses."""
 
 import json
 import re
@@ -14,21 +14,21 @@ from lungseg.cluster import gauges
 DASHBOARD = Path(__file__).resolve().parents[2] / "cluster" / "grafana.json"
 
 
-def scraped() -> str:
-    """Read what Ray's agent on this machine gives to Prometheus."""
+def scrape() -> str:
+    """Read the Prometheus metrics of the Ray agent on this machine."""
     (node,) = [node for node in ray.nodes() if node["Alive"]]
     with urlopen(f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}", timeout=10) as page:
         return str(page.read().decode())
 
 
-def test_prometheus_sees_what_was_set(ray_cluster: None) -> None:
+def test_prometheus_reads_the_gauges(ray_cluster: None) -> None:
     shown = gauges.Gauges("train", "pooled-fold0", 3)
     shown.set("device_wait_share", 0.25)
     shown.set("rows", 7, "failed")
     deadline, page = time.monotonic() + 60, ""
     while "lungseg_rows" not in page and time.monotonic() < deadline:
         time.sleep(0.5)
-        page = scraped()
+        page = scrape()
     lines = [line for line in page.splitlines() if line.startswith("ray_lungseg")]
     (waits,) = [line for line in lines if "device_wait_share" in line]
     (rows,) = [line for line in lines if "lungseg_rows" in line]
@@ -38,7 +38,7 @@ def test_prometheus_sees_what_was_set(ray_cluster: None) -> None:
     assert rows.endswith(" 7.0")
 
 
-def test_without_ray_nothing_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_gauges_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(gauges, "Gauge", lambda name, *_, **__: made.append(name))
@@ -46,7 +46,7 @@ def test_without_ray_nothing_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert made == []
 
 
-def test_the_dashboard_asks_for_gauges_and_labels_that_there_are() -> None:
+def test_dashboard_uses_existing_gauges_and_labels() -> None:
     panels = json.loads(DASHBOARD.read_text())["panels"]
     asked = [target["expr"] for panel in panels for target in panel["targets"]]
     own = {name for expr in asked for name in re.findall(r"ray_(lungseg_\w+)", expr)}

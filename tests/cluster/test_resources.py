@@ -1,4 +1,4 @@
-"""How much of a cluster a job takes, and what it is told where there is not enough."""
+"""Allocation of CPUs and GPUs, and the errors if there are too few."""
 
 from typing import Any
 
@@ -17,17 +17,17 @@ def test_workers_share_the_cpus(ray_cluster: None) -> None:
     )
 
 
-def test_more_workers_than_cpus_is_an_error_not_a_hang(ray_cluster: None) -> None:
+def test_too_many_workers_are_refused(ray_cluster: None) -> None:
     with pytest.raises(ResourceError, match="3 CPUs needed, the cluster has 2: pass --workers 2"):
         resources_module.allocate_workers(3, "cpu")
 
 
-def test_gpus_that_are_not_there(ray_cluster: None) -> None:
+def test_missing_gpus_are_refused(ray_cluster: None) -> None:
     with pytest.raises(ResourceError, match=r"1 GPUs needed, the cluster has 0: pass --device cpu, or add nodes$"):
         resources_module.allocate_workers(1, "gpu")
 
 
-def test_cpus_that_another_job_holds(ray_cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cpus_of_another_job_are_waited_for(ray_cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
     @ray.remote
     class Holder:
         def ready(self) -> bool:
@@ -49,7 +49,7 @@ def test_cpus_that_another_job_holds(ray_cluster: None, monkeypatch: pytest.Monk
 
 @pytest.fixture
 def resources(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[int, int]]:
-    """A cluster of one node whose CPUs and GPUs, in all and free, the test chooses; nobody waits for others' long."""
+    """A cluster of one node with adjustable total and free CPUs and GPUs, and short waits."""
     found = {"CPU": (8, 8), "GPU": (0, 0)}
     monkeypatch.setattr(resources_module, "total", lambda name: found[name][0])
     monkeypatch.setattr(resources_module, "_free", lambda name: found[name][1])
@@ -58,7 +58,7 @@ def resources(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[int, int]]:
         "_node_resources",
         lambda: [{"CPU": found["CPU"][0], "GPU": found["GPU"][0], "memory": 2.0**33}],
     )
-    monkeypatch.setattr(resources_module, "_promised", lambda _: 0)
+    monkeypatch.setattr(resources_module, "_autoscaler_limit", lambda _: 0)
     monkeypatch.setattr(resources_module, "_WAIT_S", 0.6)
     monkeypatch.setattr(resources_module, "_SETTLE_S", 0.1)
     return found
@@ -67,22 +67,22 @@ def resources(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[int, int]]:
 @pytest.mark.parametrize(
     ("cpus", "gpus", "asked", "given"),
     [
-        ((8, 8), (0, 0), (2, "auto", 9, "auto"), (4, resources_module.WorkerAllocation(2, 1, 0))),  # room for four
+        ((8, 8), (0, 0), (2, "auto", 9, "auto"), (4, resources_module.WorkerAllocation(2, 1, 0))),  # capacity for four
         (
             (8, 8),
             (0, 0),
             (2, "auto", 3, "auto"),
             (3, resources_module.WorkerAllocation(2, 1, 0)),
-        ),  # no more than are left
+        ),  # no more than remain
         (
             (8, 8),
             (0, 0),
             (2, "auto", 1, "auto"),
             (1, resources_module.WorkerAllocation(2, 4, 0)),
-        ),  # all CPUs are shared
-        ((8, 8), (0, 0), (1, "cpu", 9, 2), (2, resources_module.WorkerAllocation(1, 4, 0))),  # as asked
+        ),  # one run gets all CPUs
+        ((8, 8), (0, 0), (1, "cpu", 9, 2), (2, resources_module.WorkerAllocation(1, 4, 0))),  # as requested
         ((8, 5), (0, 0), (2, "auto", 9, "auto"), (2, resources_module.WorkerAllocation(2, 1, 0))),  # beside another job
-        ((16, 16), (4, 4), (2, "auto", 9, "auto"), (2, resources_module.WorkerAllocation(2, 4, 1))),  # GPUs decide
+        ((16, 16), (4, 4), (2, "auto", 9, "auto"), (2, resources_module.WorkerAllocation(2, 4, 1))),  # limited by GPUs
         ((16, 16), (4, 3), (1, "auto", 9, "auto"), (3, resources_module.WorkerAllocation(1, 4, 1))),
         (
             (16, 16),
@@ -95,10 +95,10 @@ def resources(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[int, int]]:
             (4, 4),
             (1, "gpu", 9, "auto"),
             (2, resources_module.WorkerAllocation(1, 1, 1)),
-        ),  # each GPU wants a CPU
+        ),  # each GPU needs a CPU
     ],
 )
-def test_as_many_runs_at_once_as_there_is_room_for(
+def test_number_of_concurrent_runs(
     cpus: tuple[int, int],
     gpus: tuple[int, int],
     asked: tuple[int, str, int, int],
@@ -114,43 +114,41 @@ def test_as_many_runs_at_once_as_there_is_room_for(
     [
         ((9, "auto", 3, "auto"), "9 CPUs needed, the cluster has 8: pass --workers-per-run 8, or add nodes"),
         ((1, "gpu", 3, "auto"), "1 GPUs needed, the cluster has 0: pass --device cpu, or add nodes$"),
-        ((2, "cpu", 9, 5), "--runs-at-once 5 of 2 workers each: .* room for 4: pass --runs-at-once 4"),
+        ((2, "cpu", 9, 5), "--runs-at-once 5 with 2 workers each: .* enough for 4: pass --runs-at-once 4"),
     ],
 )
-def test_runs_that_have_no_room(
+def test_runs_that_do_not_fit_are_refused(
     asked: tuple[int, str, int, int], said: str, resources: dict[str, tuple[int, int]]
 ) -> None:
     with pytest.raises(ResourceError, match=said):
         resources_module.allocate_runs(*asked)
 
 
-def test_runs_at_once_that_wait_are_told_to_be_fewer(resources: dict[str, tuple[int, int]]) -> None:
+def test_waiting_runs_suggest_a_lower_runs_at_once(resources: dict[str, tuple[int, int]]) -> None:
     resources["CPU"] = (4, 3)
-    with pytest.raises(ResourceError, match=r"4 CPUs needed, 3 of 4 are free .* pass fewer --runs-at-once$"):
+    with pytest.raises(ResourceError, match=r"4 CPUs needed, 3 of 4 are free .* pass a lower --runs-at-once$"):
         resources_module.allocate_runs(2, "cpu", 3, 2)
 
 
 @pytest.mark.parametrize(("workers", "given"), [(1, (1, 1)), (2, (2, 1)), ("auto", (7, 1))])
-def test_workers_find_room_beside_another_job(
+def test_workers_fit_beside_another_job(
     workers: Any, given: tuple[int, int], resources: dict[str, tuple[int, int]]
 ) -> None:
     resources["CPU"] = (8, 7)
     assert resources_module.allocate_workers(workers, "cpu") == resources_module.WorkerAllocation(*given, 0)
 
 
-def test_gpus_that_are_left_idle_are_told(
-    resources: dict[str, tuple[int, int]], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_unused_gpus_are_reported(resources: dict[str, tuple[int, int]], caplog: pytest.LogCaptureFixture) -> None:
     resources["GPU"] = (2, 2)
     assert resources_module.allocate_workers(4, "auto") == resources_module.WorkerAllocation(4, 2, 0)
-    assert "4 workers on CPUs: the cluster has 2 GPUs, not one for each: pass --workers 2 to use them" in caplog.text
+    assert "4 workers run on CPUs: the cluster has only 2 GPUs: pass --workers 2 to use them" in caplog.text
     caplog.clear()
     assert resources_module.allocate_workers(4, "cpu") == resources_module.WorkerAllocation(4, 2, 0)
     assert resources_module.allocate_workers(2, "auto") == resources_module.WorkerAllocation(2, 4, 1)
     assert not caplog.text
 
 
-def test_runs_wait_for_a_job_that_holds_all(resources: dict[str, tuple[int, int]]) -> None:
+def test_runs_wait_for_another_job(resources: dict[str, tuple[int, int]]) -> None:
     resources["CPU"] = (8, 1)
     with pytest.raises(ResourceError, match="2 CPUs needed, 1 of 8 are free after 1 s: wait for the other job"):
         resources_module.allocate_runs(2, "cpu", 3, "auto")
@@ -173,20 +171,22 @@ def test_no_worker_spans_two_nodes(nodes: list[int], workers: int, each: int) ->
     assert resources_module.cpus_per_worker(nodes, workers) == each
 
 
-def test_the_memory_of_all_workers_is_said_and_checked(
+def test_worker_memory_is_logged_and_checked(
     resources: dict[str, tuple[int, int]], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("INFO", "lungseg"):
         resources_module.require_memory(resources_module.WorkerAllocation(4, 2, 0), 4, 2048)
-    assert "4 workers, each 2 CPUs and 2048 MiB beside its batches" in caplog.text
-    with pytest.raises(ResourceError, match="4 workers of 3000 MiB: the nodes' memory has room for 2: lower --loader"):
+    assert "4 workers, each with 2 CPUs and 2048 MiB plus its batches" in caplog.text
+    with pytest.raises(
+        ResourceError, match="4 workers with 3000 MiB each: the nodes have memory for 2: lower --loader"
+    ):
         resources_module.require_memory(resources_module.WorkerAllocation(4, 2, 0), 4, 3000)
 
 
 @pytest.mark.parametrize(
     ("gpus", "device", "runs", "each"), [(8, "auto", 2, 4), (8, "auto", 3, 2), (4, "gpu", 9, 1), (8, "cpu", 2, 1)]
 )
-def test_auto_shares_the_gpus_among_runs(
+def test_gpus_are_shared_among_runs(
     gpus: int, device: str, runs: int, each: int, resources: dict[str, tuple[int, int]]
 ) -> None:
     resources["GPU"] = (gpus, gpus)
@@ -194,13 +194,15 @@ def test_auto_shares_the_gpus_among_runs(
 
 
 @pytest.mark.parametrize(("cpus", "there"), [(8, 4), (3, 3), (2, 2), (1, 2)])
-def test_an_elastic_run_begins_with_what_there_is(cpus: int, there: int, resources: dict[str, tuple[int, int]]) -> None:
+def test_elastic_run_starts_with_available_workers(
+    cpus: int, there: int, resources: dict[str, tuple[int, int]]
+) -> None:
     resources["CPU"] = (cpus, cpus)
     assert resources_module.initial_workers(2, 4, "cpu") == there
 
 
 class Autoscaler:
-    """Brings a CPU with every look at the cluster, up to what was asked of it and no more than it has."""
+    """Adds a CPU at every query of the cluster, up to the request and its own limit."""
 
     def __init__(self, found: dict[str, tuple[int, int]], has: int) -> None:
         self.found, self.has, self.asked = found, has, [0]
@@ -216,37 +218,37 @@ class Autoscaler:
 
 
 @pytest.mark.parametrize(("has", "asked", "given"), [(6, 4, 4), (6, "auto", 6), (2, "auto", 2)])
-def test_an_autoscaler_is_asked_for_what_is_not_there_yet(
+def test_missing_cpus_are_requested_from_the_autoscaler(
     has: int, asked: Any, given: int, resources: dict[str, tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resources["CPU"] = (0, 0)
     scaler = Autoscaler(resources, has)
-    monkeypatch.setattr(resources_module, "_promised", lambda name: has if name == "CPU" else 0)
+    monkeypatch.setattr(resources_module, "_autoscaler_limit", lambda name: has if name == "CPU" else 0)
     monkeypatch.setattr(resources_module, "request_resources", scaler.request)
     monkeypatch.setattr(resources_module, "total", scaler.total)
     monkeypatch.setattr(resources_module, "_SETTLE_S", 5.0)
     assert resources_module.allocate_workers(asked, "auto").workers == given
-    assert scaler.asked == [0, given, 0]  # asked for once, and taken back
+    assert scaler.asked == [0, given, 0]  # requested once, then released
 
 
-def test_a_small_study_asks_an_autoscaler_for_no_more_than_it_uses(
+def test_small_study_requests_only_what_it_uses(
     resources: dict[str, tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scaler = Autoscaler(resources, 56)
-    monkeypatch.setattr(resources_module, "_promised", lambda name: 56 if name == "CPU" else 0)
+    monkeypatch.setattr(resources_module, "_autoscaler_limit", lambda name: 56 if name == "CPU" else 0)
     monkeypatch.setattr(resources_module, "request_resources", scaler.request)
     monkeypatch.setattr(resources_module, "total", scaler.total)
     assert resources_module.allocate_runs(1, "cpu", 1, "auto") == (1, resources_module.WorkerAllocation(1, 8, 0))
-    assert scaler.asked == [0]  # what is there is enough
+    assert scaler.asked == [0]  # the cluster is large enough
     assert resources_module.allocate_runs(1, "cpu", 10, "auto") == (10, resources_module.WorkerAllocation(1, 1, 0))
     assert scaler.asked == [0, 10, 0]
 
 
-def test_an_autoscaler_that_brings_nothing_ends_in_an_error(
+def test_autoscaler_without_new_nodes_is_an_error(
     resources: dict[str, tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resources["CPU"] = (0, 0)
-    monkeypatch.setattr(resources_module, "_promised", lambda _: 4)
+    monkeypatch.setattr(resources_module, "_autoscaler_limit", lambda _: 4)
     monkeypatch.setattr(resources_module, "request_resources", lambda **_: None)
     monkeypatch.setattr(resources_module, "_SCALE_S", 0.1)
     with pytest.raises(ResourceError, match=r"2 CPUs needed, the cluster has 0: add nodes$"):

@@ -1,4 +1,4 @@
-"""Intervals and tests over patients, against SciPy, simulation and naive resampling."""
+"""Intervals and tests over patients, compared with SciPy, simulation and naive resampling."""
 
 import math
 import time
@@ -15,7 +15,7 @@ from scipy import stats
 from lungseg.metrics import bootstrap
 
 F64 = NDArray[np.float64]
-unhurried = settings(deadline=None, max_examples=40)  # other work may hold the machine up; each draws 2000 resamples
+no_deadline = settings(deadline=None, max_examples=40)  # the machine may be busy; each example draws 2000 resamples
 
 some_values = st.floats(-100, 100, allow_subnormal=False)
 
@@ -29,16 +29,16 @@ def studies(draw: st.DrawFn, least: int = 1) -> tuple[list[float], list[str]]:
 
 
 def simulate(random: np.random.Generator, patients: int, mean: float = 0.9) -> tuple[F64, list[str]]:
-    """Draw figures of one to four images a patient; patients differ more than a patient's images do."""
+    """Draw values of one to four images a patient; patients differ more than a patient's images do."""
     sizes = random.integers(1, 5, patients)
     names = np.repeat(np.arange(patients), sizes)
     values = mean + random.normal(0, 0.03, patients)[names] + random.normal(0, 0.01, names.size)
     return values, [str(name) for name in names]
 
 
-@unhurried
+@no_deadline
 @given(studies())
-def test_a_summary_is_that_of_numpy(study: tuple[list[float], list[str]]) -> None:
+def test_summary_matches_numpy(study: tuple[list[float], list[str]]) -> None:
     values, patients = study
     found = bootstrap.summarise(values, patients)
     assert (found.images, found.patients) == (len(values), len(set(patients)))
@@ -49,9 +49,9 @@ def test_a_summary_is_that_of_numpy(study: tuple[list[float], list[str]]) -> Non
     assert ((found.low is None) and (found.high is None)) == (found.patients < 2)
 
 
-@unhurried
+@no_deadline
 @given(studies(), st.randoms(use_true_random=False))
-def test_the_order_of_the_images_does_not_matter(study: tuple[list[float], list[str]], random: Any) -> None:
+def test_order_of_images_does_not_matter(study: tuple[list[float], list[str]], random: Any) -> None:
     values, patients = study
     order = list(range(len(values)))
     random.shuffle(order)
@@ -67,33 +67,33 @@ def test_the_order_of_the_images_does_not_matter(study: tuple[list[float], list[
         assert bootstrap.gap(*ordered, *rest) == bootstrap.gap(*shuffled, *rest)
 
 
-def test_not_even_the_rounding_of_a_sum_depends_on_the_order() -> None:
+def test_rounding_does_not_depend_on_the_order() -> None:
     assert 0.1 + 0.2 + 0.3 != 0.3 + 0.2 + 0.1
     found = {bootstrap.summarise([*some, 0.9], ["a", "a", "a", "b"]) for some in permutations((0.1, 0.2, 0.3))}
     assert len(found) == 1
 
 
-@unhurried
+@no_deadline
 @given(studies())
-def test_an_interval_lies_within_the_values(study: tuple[list[float], list[str]]) -> None:
+def test_interval_is_within_the_values(study: tuple[list[float], list[str]]) -> None:
     found = bootstrap.summarise(*study)
     assert min(study[0]) <= found.mean <= max(study[0])
     if found.low is not None and found.high is not None:
         assert min(study[0]) <= found.low <= found.high <= max(study[0])
 
 
-@unhurried
+@no_deadline
 @given(st.integers(10, 60), st.integers(0, 2**32 - 1))
-def test_an_interval_holds_the_mean(patients: int, seed: int) -> None:
+def test_interval_contains_the_mean(patients: int, seed: int) -> None:
     found = bootstrap.summarise(*simulate(np.random.default_rng(seed), patients))
     assert found.low is not None
     assert found.high is not None
     assert found.low < found.mean < found.high
 
 
-@unhurried
+@no_deadline
 @given(some_values, st.lists(st.sampled_from("abc"), min_size=1, max_size=50))
-def test_equal_values_leave_no_doubt(value: float, patients: list[str]) -> None:
+def test_equal_values_have_a_zero_width_interval(value: float, patients: list[str]) -> None:
     found = bootstrap.summarise([value] * len(patients), patients)
     ends = (value, value) if len(set(patients)) > 1 else (None, None)
     assert (found.mean, found.median, found.p5, found.low, found.high) == (value, value, value, *ends)
@@ -103,18 +103,18 @@ def test_equal_values_leave_no_doubt(value: float, patients: list[str]) -> None:
     assert (paired.difference, paired.low, paired.high, paired.p) == (0.0, *ends, 1.0)
 
 
-def test_rounding_takes_no_mean_past_equal_values() -> None:
+def test_mean_of_equal_values_is_exact() -> None:
     assert math.fsum([0.05] * 3) / 3 != 0.05
     found = bootstrap.summarise([0.05] * 3, ["a", "b", "b"])
     assert (found.mean, found.sd, found.low, found.high) == (0.05, 0.0, 0.05, 0.05)
 
 
-def _share_covered(whose: str) -> float:
-    """Share of 200 simulated studies of 60 patients whose interval holds the true mean 0.9."""
+def _coverage(clusters: str) -> float:
+    """Share of 200 simulated studies of 60 patients order interval holds the true mean 0.9."""
     random, held = np.random.default_rng(7), 0
     for _ in range(200):
         values, patients = simulate(random, 60)
-        names = patients if whose == "patients" else [str(i) for i in range(len(patients))]
+        names = patients if clusters == "patients" else [str(i) for i in range(len(patients))]
         found = bootstrap.summarise(values, names)
         assert found.low is not None
         assert found.high is not None
@@ -122,15 +122,15 @@ def _share_covered(whose: str) -> float:
     return held / 200
 
 
-def test_95_percent_intervals_hold_the_truth_as_often() -> None:
-    assert 0.90 <= _share_covered("patients") <= 0.98
+def test_intervals_have_95_percent_coverage() -> None:
+    assert 0.90 <= _coverage("patients") <= 0.98
 
 
-def test_a_bootstrap_over_images_would_claim_too_much() -> None:
-    assert _share_covered("images") < 0.85
+def test_bootstrap_over_images_has_too_low_coverage() -> None:
+    assert _coverage("images") < 0.85
 
 
-def test_without_clusters_it_is_scipys_percentile_bootstrap() -> None:
+def test_interval_without_clusters_matches_scipy() -> None:
     values = np.random.default_rng(1).beta(20, 2, 150)
     found = bootstrap.summarise(values, [str(i) for i in range(150)])
     expected = stats.bootstrap((values,), np.mean, n_resamples=9999, method="percentile", rng=np.random.default_rng(2))
@@ -138,7 +138,7 @@ def test_without_clusters_it_is_scipys_percentile_bootstrap() -> None:
     assert (found.low, found.high) == pytest.approx((low, high), abs=0.15 * expected.standard_error)
 
 
-def test_with_clusters_it_is_naive_resampling_of_patients() -> None:
+def test_interval_with_clusters_matches_naive_resampling() -> None:
     values, patients = simulate(np.random.default_rng(3), 25)
     images = [values[np.array(patients) == patient] for patient in sorted(set(patients))]
     random = np.random.default_rng(4)
@@ -147,16 +147,16 @@ def test_with_clusters_it_is_naive_resampling_of_patients() -> None:
     assert (found.low, found.high) == pytest.approx(tuple(np.percentile(naive, [2.5, 97.5])), abs=0.15 * np.std(naive))
 
 
-def test_copies_of_images_tell_nothing_new() -> None:
+def test_copies_of_images_do_not_change_the_interval() -> None:
     values = np.random.default_rng(5).normal(0.9, 0.05, 40).tolist()
     patients = [str(i) for i in range(40)]
     once, thrice = bootstrap.summarise(values, patients), bootstrap.summarise(3 * values, 3 * patients)
     assert (thrice.low, thrice.high) == pytest.approx((once.low, once.high))
 
 
-@unhurried
+@no_deadline
 @given(st.integers(0, 2**32 - 1), st.floats(0.001, 0.2))
-def test_a_paired_difference_has_the_sign_of_first_less_second(seed: int, better: float) -> None:
+def test_paired_difference_is_first_minus_second(seed: int, better: float) -> None:
     random = np.random.default_rng(seed)
     second, patients = simulate(random, 20)
     first = second + better + random.normal(0, better / 50, second.size)
@@ -171,9 +171,9 @@ def test_a_paired_difference_has_the_sign_of_first_less_second(seed: int, better
     assert back.high < 0
 
 
-@unhurried
+@no_deadline
 @given(st.integers(6, 80), st.integers(0, 2**32 - 1))
-def test_p_is_scipys_signed_rank_test_of_patients_means(patients: int, seed: int) -> None:
+def test_p_matches_scipy_over_patient_means(patients: int, seed: int) -> None:
     random = np.random.default_rng(seed)
     first, names = simulate(random, patients)
     second = first + random.normal(0.002, 0.01, first.size)
@@ -182,7 +182,7 @@ def test_p_is_scipys_signed_rank_test_of_patients_means(patients: int, seed: int
     assert bootstrap.compare(first, second, names).p == pytest.approx(stats.wilcoxon(means).pvalue, rel=1e-9)
 
 
-def test_patients_without_a_difference_are_left_out() -> None:
+def test_patients_without_difference_are_excluded_from_p() -> None:
     differences = [0.01, -0.02, 0.03, 0.04, 0.05, 0.06, 0.07]
     names = [str(i) for i in range(12)]
     found = bootstrap.compare(differences + [0.0] * 5, [0.0] * 12, names)
@@ -190,7 +190,7 @@ def test_patients_without_a_difference_are_left_out() -> None:
     assert found.patients == 12
 
 
-def test_rounding_makes_no_differences_and_unties_no_ties() -> None:
+def test_rounding_errors_do_not_change_p() -> None:
     assert 0.1 + 0.2 - 0.3 != 0.0
     same = bootstrap.compare([0.1, 0.2, 0.0], [0.0, 0.0, 0.3], ["a", "a", "a"])
     assert same.p == 1.0
@@ -208,7 +208,7 @@ def test_too_few_differing_patients_have_no_p(differing: int, p: float | None) -
     assert found.p == (p if p is None else pytest.approx(p))
 
 
-def test_a_gap_is_positive_where_the_others_are_worse() -> None:
+def test_gap_is_positive_if_other_images_are_worse() -> None:
     random = np.random.default_rng(6)
     own, own_patients = simulate(random, 60, 0.95)
     other, other_patients = simulate(random, 60, 0.85)
@@ -224,7 +224,7 @@ def test_a_gap_is_positive_where_the_others_are_worse() -> None:
     assert found.high - found.low == pytest.approx(math.hypot(*widths), rel=0.1)
 
 
-def test_a_gap_of_the_same_patients_names_is_drawn_independently() -> None:
+def test_gap_sides_are_drawn_independently() -> None:
     values, patients = simulate(np.random.default_rng(8), 40)
     found, side = bootstrap.gap(values, patients, values, patients), bootstrap.summarise(values, patients)
     assert found.gap == 0.0
@@ -236,7 +236,7 @@ def test_a_gap_of_the_same_patients_names_is_drawn_independently() -> None:
 
 
 @pytest.mark.parametrize("single", ["own", "other"])
-def test_a_gap_has_no_interval_where_a_side_is_one_patient(single: str) -> None:
+def test_gap_with_one_patient_has_no_interval(single: str) -> None:
     one, many = ([0.8, 0.9], ["a", "a"]), ([0.7, 0.8, 0.9], ["a", "b", "c"])
     found = bootstrap.gap(*one, *many) if single == "own" else bootstrap.gap(*many, *one)
     assert abs(found.gap) == pytest.approx(0.05)
@@ -244,7 +244,7 @@ def test_a_gap_has_no_interval_where_a_side_is_one_patient(single: str) -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, None])
-def test_an_undefined_value_is_refused(value: Any) -> None:
+def test_undefined_value_is_refused(value: Any) -> None:
     good, bad, names = [0.5, 0.6], [0.5, value], ["a", "b"]
     with pytest.raises(ValueError, match="NaN"):
         bootstrap.summarise(bad, names)
@@ -255,10 +255,10 @@ def test_an_undefined_value_is_refused(value: Any) -> None:
         bootstrap.gap(good, names, bad, names)
 
 
-def test_what_does_not_fit_is_refused() -> None:
-    with pytest.raises(ValueError, match="one or more in a row"):
+def test_mismatched_lengths_are_refused() -> None:
+    with pytest.raises(ValueError, match="one value or more"):
         bootstrap.summarise([], [])
-    with pytest.raises(ValueError, match="one or more in a row"):
+    with pytest.raises(ValueError, match="one value or more"):
         bootstrap.summarise(np.zeros((2, 2)), ["a", "b", "c", "d"])
     with pytest.raises(ValueError, match="2 values and 3 patients"):
         bootstrap.summarise([0.5, 0.6], ["a", "b", "c"])
@@ -266,7 +266,7 @@ def test_what_does_not_fit_is_refused() -> None:
         bootstrap.compare([0.5, 0.6], [0.5], ["a", "b"])
 
 
-def test_an_archive_fits_in_little_memory() -> None:
+def test_large_archive_needs_little_memory() -> None:
     random = np.random.default_rng(9)
     values, patients = random.beta(20, 2, 100_000), [str(i) for i in random.integers(0, 60_000, 100_000)]
     tracemalloc.start()

@@ -1,4 +1,4 @@
-"""Counts, overlap figures and surface distances against naive numpy and brute-force scipy."""
+"""Counts, overlap metrics and surface distances against naive numpy and brute-force scipy."""
 
 import math
 from fractions import Fraction
@@ -16,7 +16,7 @@ from lungseg.metrics import segmentation
 from lungseg.schema import Counts
 
 U8 = NDArray[np.uint8]
-unhurried = settings(deadline=None)  # other work may hold the machine up
+no_deadline = settings(deadline=None)  # the machine may be busy
 
 sides = st.integers(1, 12)
 pixels = st.integers(0, 10**7)
@@ -47,9 +47,9 @@ def brute_force_distances(prediction: U8, truth: U8) -> tuple[float, float]:
     return max(np.percentile(there, 95), np.percentile(back, 95)), float(np.concatenate([there, back]).mean())
 
 
-@unhurried
+@no_deadline
 @given(mask_pairs())
-def test_counts_are_those_of_naive_counting(pair: tuple[U8, U8]) -> None:
+def test_counts_match_naive_counting(pair: tuple[U8, U8]) -> None:
     prediction, truth = pair
     cells = list(zip(prediction.ravel().tolist(), truth.ravel().tolist(), strict=True))
     expected = Counts(*(cells.count(kind) for kind in ((1, 1), (1, 0), (0, 1), (0, 0))))
@@ -58,7 +58,7 @@ def test_counts_are_those_of_naive_counting(pair: tuple[U8, U8]) -> None:
     assert counts.tp + counts.fp + counts.fn + counts.tn == truth.size
 
 
-@unhurried
+@no_deadline
 @given(mask_pairs())
 def test_swapping_the_masks_swaps_false_positives_and_negatives(pair: tuple[U8, U8]) -> None:
     there, back = segmentation.count_pixels(*pair), segmentation.count_pixels(*reversed(pair))
@@ -67,7 +67,7 @@ def test_swapping_the_masks_swaps_false_positives_and_negatives(pair: tuple[U8, 
     assert segmentation.iou(there) == segmentation.iou(back)
 
 
-@unhurried
+@no_deadline
 @given(any_counts)
 def test_dice_and_iou_satisfy_their_identity(counts: Counts) -> None:
     dice, iou = segmentation.dice(counts), segmentation.iou(counts)
@@ -75,21 +75,21 @@ def test_dice_and_iou_satisfy_their_identity(counts: Counts) -> None:
     assert 0.0 <= iou <= dice <= 1.0
 
 
-@unhurried
+@no_deadline
 @given(any_counts)
 def test_dice_is_the_exact_ratio(counts: Counts) -> None:
     size = 2 * counts.tp + counts.fp + counts.fn
     assert segmentation.dice(counts) == (float(Fraction(2 * counts.tp, size)) if size else 1.0)
 
 
-def test_overlap_figures_of_known_counts() -> None:
+def test_overlap_metrics_of_known_counts() -> None:
     counts = Counts(tp=30, fp=10, fn=20, tn=40)
     assert segmentation.dice(counts) == pytest.approx(60 / 90)
     assert segmentation.iou(counts) == pytest.approx(0.5)
     assert segmentation.pixel_accuracy(counts) == pytest.approx(0.7)
 
 
-@unhurried
+@no_deadline
 @given(any_counts)
 def test_sensitivity_and_precision_bracket_dice(counts: Counts) -> None:
     sensitivity, precision, dice = (
@@ -123,7 +123,7 @@ def test_sensitivity_and_precision_of_empty_masks(counts: Counts, sensitivity: f
     assert (segmentation.sensitivity(counts), segmentation.precision(counts)) == (sensitivity, precision)
 
 
-def test_the_thresholds_hold_one_half_exactly() -> None:
+def test_thresholds_include_exactly_one_half() -> None:
     assert len(segmentation.THRESHOLDS) == 19
     assert (segmentation.THRESHOLDS[0], segmentation.THRESHOLDS[9], segmentation.THRESHOLDS[-1]) == (0.05, 0.5, 0.95)
     assert list(segmentation.THRESHOLDS) == sorted(set(segmentation.THRESHOLDS))
@@ -139,9 +139,9 @@ def probabilities_and_truths(draw: st.DrawFn) -> tuple[NDArray[np.float32], U8]:
     return draw(arrays(np.float32, shape, elements=elements)), draw(arrays(np.uint8, shape, elements=st.integers(0, 1)))
 
 
-@unhurried
+@no_deadline
 @given(probabilities_and_truths())
-def test_counts_at_each_threshold_are_those_of_the_mask_at_it(pair: tuple[NDArray[np.float32], U8]) -> None:
+def test_threshold_counts_match_the_thresholded_mask(pair: tuple[NDArray[np.float32], U8]) -> None:
     probability, truth = pair
     found = segmentation.threshold_counts(probability, truth)
     assert (found.shape, found.dtype) == ((len(segmentation.THRESHOLDS), 3), np.dtype(np.int64))
@@ -150,15 +150,15 @@ def test_counts_at_each_threshold_are_those_of_the_mask_at_it(pair: tuple[NDArra
         assert row == [counts.tp, counts.fp, counts.fn]
 
 
-def test_thresholds_are_compared_as_the_network_compares_them() -> None:
+def test_thresholds_are_compared_as_in_torch() -> None:
     probability = np.float32([[t, np.nextafter(np.float32(t), np.float32(0))] for t in segmentation.THRESHOLDS])
     found = segmentation.threshold_counts(probability, np.ones(probability.shape, np.uint8))
     assert found[:, 0].tolist() == [int((torch.from_numpy(probability) >= t).sum()) for t in segmentation.THRESHOLDS]
 
 
-@unhurried
+@no_deadline
 @given(st.lists(st.lists(st.tuples(*[st.integers(0, 9)] * 3), min_size=19, max_size=19), min_size=1, max_size=6))
-def test_the_best_threshold_has_the_highest_mean_dice(rows: list[list[tuple[int, int, int]]]) -> None:
+def test_best_threshold_has_the_highest_mean_dice(rows: list[list[tuple[int, int, int]]]) -> None:
     counts = np.array(rows, np.int64)
     threshold, value = segmentation.best_threshold(counts)
     means = [
@@ -181,25 +181,23 @@ def test_the_best_threshold_has_the_highest_mean_dice(rows: list[list[tuple[int,
         ((0.2, 0.6, 0.9), (2,), 0.9),
     ],
 )
-def test_of_equal_thresholds_the_nearest_to_one_half(
-    grid: tuple[float, ...], good: tuple[int, ...], best: float
-) -> None:
+def test_ties_go_to_the_threshold_nearest_one_half(grid: tuple[float, ...], good: tuple[int, ...], best: float) -> None:
     counts = np.array([[(5, 0, 0) if i in good else (4, 1, 1) for i in range(len(grid))]] * 2, np.int64)
     assert segmentation.best_threshold(counts, grid) == (best, 1.0)
 
 
-def test_an_image_without_lungs_rewards_the_threshold_that_finds_none() -> None:
+def test_image_without_lungs_favours_an_empty_prediction() -> None:
     empty = segmentation.threshold_counts(np.full((4, 4), 0.62, np.float32), np.zeros((4, 4), np.uint8))
     assert segmentation.best_threshold(empty[None]) == (0.65, 1.0)
 
 
 @pytest.mark.parametrize("shape", [(0, 19, 3), (2, 18, 3), (2, 19, 4), (19, 3)])
-def test_no_threshold_is_chosen_without_fitting_counts(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="one image or more, at 19 thresholds each"):
+def test_mismatched_counts_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="one image or more, with 19 thresholds each"):
         segmentation.best_threshold(np.zeros(shape, np.int64))
 
 
-def test_two_empty_masks_agree_and_one_empty_mask_does_not() -> None:
+def test_overlap_metrics_of_empty_masks() -> None:
     empty, full = np.zeros((4, 4), np.uint8), np.ones((4, 4), np.uint8)
     both = segmentation.count_pixels(empty, empty)
     assert (segmentation.dice(both), segmentation.iou(both), segmentation.pixel_accuracy(both)) == (1.0, 1.0, 1.0)
@@ -212,9 +210,9 @@ def test_two_empty_masks_agree_and_one_empty_mask_does_not() -> None:
         )
 
 
-@unhurried
+@no_deadline
 @given(mask_pairs())
-def test_surface_distances_are_those_of_brute_force(pair: tuple[U8, U8]) -> None:
+def test_surface_distances_match_brute_force(pair: tuple[U8, U8]) -> None:
     prediction, truth = pair
     hd95, assd = segmentation.surface_distances(prediction, truth)
     if not prediction.any() or not truth.any():
@@ -223,7 +221,7 @@ def test_surface_distances_are_those_of_brute_force(pair: tuple[U8, U8]) -> None
     assert (hd95, assd) == pytest.approx(brute_force_distances(prediction, truth), abs=1e-4)
 
 
-def test_surface_distances_of_large_masks_are_those_of_brute_force() -> None:
+def test_surface_distances_of_large_masks_match_brute_force() -> None:
     rows, columns = np.mgrid[:120, :150]
     truth = ((rows - 60) ** 2 + (columns - 50) ** 2 < 40**2).astype(np.uint8)
     prediction = ((rows - 66) ** 2 / 1.3 + (columns - 58) ** 2 < 37**2).astype(np.uint8)
@@ -233,9 +231,9 @@ def test_surface_distances_of_large_masks_are_those_of_brute_force() -> None:
     )
 
 
-@unhurried
+@no_deadline
 @given(mask_pairs())
-def test_surface_distances_do_not_depend_on_the_order_or_on_where_the_masks_lie(pair: tuple[U8, U8]) -> None:
+def test_surface_distances_are_symmetric_and_translation_invariant(pair: tuple[U8, U8]) -> None:
     there = segmentation.surface_distances(*pair)
     assert segmentation.surface_distances(pair[1], pair[0]) == pytest.approx(there)
     moved = [np.pad(mask, ((5, 2), (0, 7))) for mask in pair]
@@ -243,35 +241,35 @@ def test_surface_distances_do_not_depend_on_the_order_or_on_where_the_masks_lie(
 
 
 @pytest.mark.parametrize("top", [0, 3, 12], ids=["at the edge", "inside", "at the far edge"])
-def test_identical_masks_are_at_distance_0(top: int) -> None:
+def test_identical_masks_have_zero_distance(top: int) -> None:
     mask = square(20, top, top, 8)
     assert segmentation.surface_distances(mask, mask) == (0.0, 0.0)
 
 
-def test_a_shifted_square_has_the_known_distances() -> None:
-    # A 9 px square moved by 4 px has 32 border px: the 9 of the side left behind lie 4 off, the 3 before each corner
-    # 3, 2 and 1, and the 7 of the side that came to lie inside 1, 2, 3, 4, 3, 2, 1. The rest lies on the other.
+def test_shifted_square_has_known_distances() -> None:
+    # A 9 px square moved by 4 px has 32 border px: 9 at the trailing side have distance 4, 3 before each corner have
+    # 3, 2 and 1, and 7 of the side inside the other square have 1, 2, 3, 4, 3, 2, 1. All others have distance 0.
     first, second = square(40, 10, 10, 9), square(40, 10, 14, 9)
     assert segmentation.surface_distances(first, second) == pytest.approx((4.0, (9 * 4 + 2 * 6 + 16) / 32))
 
 
-def test_two_single_pixels_are_as_far_apart_as_they_lie() -> None:
+def test_distance_of_two_single_pixels() -> None:
     first, second = np.zeros((10, 10), np.uint8), np.zeros((10, 10), np.uint8)
     first[1, 2], second[4, 6] = 1, 1
     assert segmentation.surface_distances(first, second) == pytest.approx((5.0, 5.0))
 
 
-def test_hd95_takes_the_larger_direction() -> None:
+def test_hd95_is_the_larger_direction() -> None:
     truth = square(60, 20, 20, 4)
     prediction = truth.copy()
-    prediction[20, 50:60] = 1  # 10 stray px against 12: back from the truth there is nothing to find
+    prediction[20, 50:60] = 1  # 10 stray px against 12: from the truth, all distances are 0
     hd95, assd = segmentation.surface_distances(prediction, truth)
     assert hd95 is not None
     assert hd95 > 30.0
     assert segmentation.surface_distances(truth, prediction) == pytest.approx((hd95, assd))
 
 
-def test_a_mask_that_fills_the_frame_has_its_border_at_the_frame() -> None:
+def test_border_of_a_full_mask_is_the_image_edge() -> None:
     full, inner = np.ones((11, 11), np.uint8), square(11, 2, 2, 7)
     hd95, _ = segmentation.surface_distances(full, inner)
     # From the frame's corners 2 sqrt(2), from its sides 2; the corners are 4 of 40 px, more than 5 %.
@@ -280,14 +278,14 @@ def test_a_mask_that_fills_the_frame_has_its_border_at_the_frame() -> None:
 
 
 @pytest.mark.parametrize("empty", ["prediction", "truth", "both"])
-def test_no_distance_where_a_mask_is_empty(empty: str) -> None:
+def test_empty_mask_has_no_surface_distance(empty: str) -> None:
     nothing, something = np.zeros((8, 8), np.uint8), square(8, 2, 2, 3)
     prediction = something if empty == "truth" else nothing
     truth = something if empty == "prediction" else nothing
     assert segmentation.surface_distances(prediction, truth) == (None, None)
 
 
-def test_surface_distances_leave_the_masks_alone() -> None:
+def test_surface_distances_do_not_change_the_masks() -> None:
     prediction, truth = square(20, 0, 0, 8), square(20, 5, 5, 8)
     copies = prediction.copy(), truth.copy()
     segmentation.surface_distances(prediction, truth)
@@ -295,7 +293,7 @@ def test_surface_distances_leave_the_masks_alone() -> None:
     assert (truth == copies[1]).all()
 
 
-def test_the_mean_of_none_is_nan_and_else_exact() -> None:
+def test_mean_is_exact_and_nan_if_empty() -> None:
     assert math.isnan(segmentation.mean([]))
     assert segmentation.mean([0.1] * 10) == 0.1
     assert segmentation.mean([1.0, 0.0, 0.5]) == 0.5

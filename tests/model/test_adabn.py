@@ -1,4 +1,4 @@
-"""Batch normalisation fitted to other pictures: the statistics of the formula, the weights left alone."""
+"""AdaBN: running statistics follow the new images, and the weights stay."""
 
 from typing import cast
 
@@ -24,7 +24,7 @@ def squares() -> list[U8]:
     return [random.integers(40, 90 + 8 * number, (64, 64)).astype(np.uint8) for number in range(12)]
 
 
-def test_running_statistics_become_the_mean_over_batches_of_those_pictures(squares: list[U8]) -> None:
+def test_running_statistics_become_the_mean_over_batches(squares: list[U8]) -> None:
     layer = nn.BatchNorm2d(1)
     layer.running_mean.fill_(7.0)  # type: ignore[union-attr]
     assert list(adapt_batch_norm(nn.Sequential(layer), iter([squares[:6], squares[6:]]))) == [6, 12]
@@ -37,7 +37,7 @@ def test_running_statistics_become_the_mean_over_batches_of_those_pictures(squar
     assert not layer.training
 
 
-def test_of_a_network_nothing_changes_but_the_statistics_and_dropout_stays_off(squares: list[U8]) -> None:
+def test_only_running_statistics_change_and_dropout_stays_off(squares: list[U8]) -> None:
     torch.manual_seed(3)
     model = build_network(ModelSettings(encoder="tu-test_efficientnet", weights="none"))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -55,7 +55,7 @@ def test_of_a_network_nothing_changes_but_the_statistics_and_dropout_stays_off(s
     assert not any(layer.training for layer in model.modules())
 
 
-def test_other_pictures_look_to_it_as_its_own_did_once_it_is_fitted_to_them(squares: list[U8]) -> None:
+def test_adaptation_brings_predictions_closer_to_those_on_own_images(squares: list[U8]) -> None:
     torch.manual_seed(3)
     model = build_network(ModelSettings(encoder="tu-test_efficientnet", weights="none"))
     darker = [(square // 3 + 20).astype(np.uint8) for square in squares]

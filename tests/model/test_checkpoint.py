@@ -1,4 +1,4 @@
-"""Checkpoints: the same model and optimizer come back; what is torn, damaged or foreign does not."""
+"""Checkpoints load unchanged; incomplete, damaged or malicious ones are refused."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ from lungseg.model.network import LungNetwork, build_network
 from lungseg.schema import SCHEMA
 from lungseg.storage import files, tables
 
-torch.set_num_threads(1)  # two threads that wait for each other are ten times slower on a busy machine
+torch.set_num_threads(1)  # two threads are ten times slower on a busy machine
 
 SMALL = ModelSettings(encoder="tu-test_efficientnet", weights="none")
 FILES = ("model.safetensors", "state.pt", "trained_on.parquet")
@@ -97,7 +97,7 @@ def _change_config(folder: Path, **changes: Any) -> None:
     (folder / "config.json").write_text(json.dumps({**content, **changes}))
 
 
-def test_a_checkpoint_says_what_it_is(saved: Path) -> None:
+def test_checkpoint_describes_its_model(saved: Path) -> None:
     found = checkpoint.verify(str(saved / "epoch-0001"))
     assert found.epoch == 1
     assert found.preprocess == PreprocessSettings(size=64, histogram="clahe")
@@ -109,7 +109,7 @@ def test_a_checkpoint_says_what_it_is(saved: Path) -> None:
     assert {path.name for path in (saved / "epoch-0001").iterdir()} == {*FILES, "config.json"}
 
 
-def test_weights_come_back_bit_by_bit(saved: Path, trained: tuple[LungNetwork, torch.optim.Optimizer]) -> None:
+def test_loaded_weights_are_bitwise_equal(saved: Path, trained: tuple[LungNetwork, torch.optim.Optimizer]) -> None:
     torch.manual_seed(77)  # other weights before loading
     found = load_model(checkpoint.verify(str(saved / "epoch-0001"))).state_dict()
     expected = trained[0].state_dict()
@@ -118,7 +118,7 @@ def test_weights_come_back_bit_by_bit(saved: Path, trained: tuple[LungNetwork, t
     assert all(found[name].dtype == expected[name].dtype for name in expected)
 
 
-def test_the_optimizer_goes_on_bit_by_bit(saved: Path, trained: tuple[LungNetwork, torch.optim.Optimizer]) -> None:
+def test_resumed_optimizer_is_bitwise_equal(saved: Path, trained: tuple[LungNetwork, torch.optim.Optimizer]) -> None:
     found = checkpoint.verify(str(saved / "epoch-0001"))
     resumed = load_model(found)
     optimizer = adam(resumed)
@@ -148,7 +148,7 @@ def _same_tensors(one: dict[Any, Any], other: dict[Any, Any]) -> None:
             assert torch.equal(torch.as_tensor(value), torch.as_tensor(other[name])), name
 
 
-def test_a_model_in_channels_last_is_saved_alike(
+def test_channels_last_does_not_change_the_digest(
     saved: Path, trained: tuple[LungNetwork, torch.optim.Optimizer], tmp_path: Path
 ) -> None:
     model = load_model(checkpoint.verify(str(saved / "epoch-0001")))
@@ -160,28 +160,26 @@ def test_a_model_in_channels_last_is_saved_alike(
 
 @pytest.mark.parametrize("file", [*FILES, "config.json"])
 @pytest.mark.parametrize("harm", ["gone", "empty", "cut"])
-def test_a_torn_checkpoint_is_refused_and_passed_over_aloud(
+def test_incomplete_checkpoint_is_refused_and_skipped_with_a_warning(
     file: str, harm: str, own: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    torn = second(own)
-    content = (torn / file).read_bytes()
-    (torn / file).unlink()
+    incomplete = second(own)
+    content = (incomplete / file).read_bytes()
+    (incomplete / file).unlink()
     if harm != "gone":
-        (torn / file).write_bytes(b"" if harm == "empty" else content[: len(content) // 2])
+        (incomplete / file).write_bytes(b"" if harm == "empty" else content[: len(content) // 2])
     with pytest.raises(CheckpointError) as caught:
-        checkpoint.verify(str(torn))
-    assert str(caught.value).startswith(f"{torn}: ")
+        checkpoint.verify(str(incomplete))
+    assert str(caught.value).startswith(f"{incomplete}: ")
     assert "\n" not in str(caught.value)
     found = checkpoint.latest(str(own))
     assert found is not None
     assert found.folder == str(own / "epoch-0001")
-    assert str(torn) in caplog.text
+    assert str(incomplete) in caplog.text
 
 
 @pytest.mark.parametrize("file", [*FILES, "config.json"])
-def test_a_file_that_cannot_be_read_now_is_no_torn_checkpoint(
-    file: str, own: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unreadable_file_is_an_input_error(file: str, own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else a run would begin anew, and delete what it had done, when a bucket is away for a moment."""
     read = storage.read_bytes
 
@@ -197,40 +195,40 @@ def test_a_file_that_cannot_be_read_now_is_no_torn_checkpoint(
 
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("place", [0.0, 0.5, 1.0])
-def test_one_flipped_bit_is_found(file: str, place: float, own: Path) -> None:
+def test_one_flipped_bit_is_detected(file: str, place: float, own: Path) -> None:
     path = own / "epoch-0001" / file
     content = bytearray(path.read_bytes())
     content[int(place * (len(content) - 1))] ^= 1
     path.write_bytes(bytes(content))
-    with pytest.raises(CheckpointError, match=f"{file} is not what config.json says: damaged"):
+    with pytest.raises(CheckpointError, match=f"the digest of {file} differs from config.json: the file is damaged"):
         checkpoint.verify(str(own / "epoch-0001"))
     assert checkpoint.latest(str(own)) is None
 
 
-def test_a_file_of_another_checkpoint_is_found(
+def test_file_of_another_checkpoint_is_refused(
     own: Path, trained: tuple[LungNetwork, torch.optim.Optimizer], tmp_path: Path
 ) -> None:
     save(str(tmp_path / "other"), snapshot(build_network(SMALL), trained[1]))
     shutil.copy(tmp_path / "other" / "epoch-0001" / "model.safetensors", own / "epoch-0001")
-    with pytest.raises(CheckpointError, match=r"model\.safetensors is not what"):
+    with pytest.raises(CheckpointError, match=r"the digest of model\.safetensors differs"):
         checkpoint.verify(str(own / "epoch-0001"))
 
 
 @pytest.mark.parametrize("schema", [SCHEMA + 1, None, "1"])
-def test_a_checkpoint_of_another_schema_is_refused(schema: object, own: Path) -> None:
+def test_other_schema_version_is_refused(schema: object, own: Path) -> None:
     _change_config(own / "epoch-0001", schema=schema)
     with pytest.raises(CheckpointError, match=f"reads schema {SCHEMA}"):
         checkpoint.verify(str(own / "epoch-0001"))
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", "not json", "\xff", '{"schema": 1, "digests": {}}'])
-def test_a_config_that_is_none_is_refused(content: str, own: Path) -> None:
+def test_invalid_config_is_refused(content: str, own: Path) -> None:
     (own / "epoch-0001" / "config.json").write_bytes(content.encode("latin-1"))
-    with pytest.raises(CheckpointError, match="not a whole checkpoint"):
+    with pytest.raises(CheckpointError, match="not a complete checkpoint"):
         checkpoint.verify(str(own / "epoch-0001"))
 
 
-def test_the_newest_whole_checkpoint_is_the_latest(own: Path) -> None:
+def test_latest_is_the_newest_complete_checkpoint(own: Path) -> None:
     newer = second(own)
     for folder in (own / ".hidden", own / "another"):
         folder.mkdir()
@@ -239,13 +237,13 @@ def test_the_newest_whole_checkpoint_is_the_latest(own: Path) -> None:
     assert (found.folder, found.epoch) == (str(newer), 2)
 
 
-def test_there_is_no_latest_where_nothing_was_saved(tmp_path: Path) -> None:
+def test_empty_folder_has_no_latest_checkpoint(tmp_path: Path) -> None:
     assert checkpoint.latest(str(tmp_path)) is None
     assert checkpoint.latest(str(tmp_path / "none")) is None
 
 
 @pytest.mark.parametrize("inner", ["checkpoint/epoch-0001", "."])
-def test_a_checkpoint_is_found_by_its_own_folder_and_by_its_runs(inner: str, own: Path) -> None:
+def test_checkpoint_is_found_from_its_folder_and_its_run(inner: str, own: Path) -> None:
     (found,) = checkpoint.find_all(str(own.parent / inner))
     assert found.folder.endswith("checkpoint/epoch-0001")
 
@@ -262,12 +260,12 @@ def runs_of(found: list[checkpoint.Checkpoint]) -> list[str]:
     return [Path(one.folder).parent.parent.name for one in found]
 
 
-def test_a_study_with_one_pooled_run_means_that_run(own: Path) -> None:
+def test_study_with_one_pooled_run_uses_that_run(own: Path) -> None:
     study = a_study(own, "from-north-fold0-11", "pooled-fold0-22", "from-south-fold0-33")
     assert runs_of(checkpoint.find_all(study)) == ["pooled-fold0-22"]
 
 
-def test_finished_runs_of_an_earlier_command_are_no_part_of_the_ensemble(own: Path) -> None:
+def test_runs_with_other_settings_are_not_in_the_ensemble(own: Path) -> None:
     study = a_study(own, "pooled-fold0-old", "pooled-fold0-new", "pooled-fold1-new")
     states = {
         "pooled-fold0-old": {"state": "finished", "in_results": False},
@@ -277,50 +275,50 @@ def test_finished_runs_of_an_earlier_command_are_no_part_of_the_ensemble(own: Pa
     assert runs_of(checkpoint.find_all(study)) == ["pooled-fold0-new", "pooled-fold1-new"]
 
 
-def test_a_study_of_one_run_means_that_run(own: Path) -> None:
+def test_study_of_one_run_uses_that_run(own: Path) -> None:
     study = a_study(own, "from-north-fold0-11")
     assert checkpoint.find_all(study)[0].folder == f"{study}/from-north-fold0-11/checkpoint/epoch-0001"
 
 
 @pytest.mark.parametrize("runs", [("pooled-fold0-1", "pooled-fold1-2"), ("from-north-fold0-1", "from-south-fold0-2")])
-def test_several_runs_of_one_protocol_are_all_found(runs: tuple[str, ...], own: Path) -> None:
+def test_all_runs_of_one_protocol_are_found(runs: tuple[str, ...], own: Path) -> None:
     assert runs_of(checkpoint.find_all(a_study(own, *runs))) == list(runs)
 
 
-def test_of_a_study_with_pooled_runs_the_others_are_not_asked(own: Path) -> None:
+def test_other_runs_are_ignored_if_pooled_runs_exist(own: Path) -> None:
     study = a_study(own, "pooled-fold0-1", "from-north-fold0-11", "pooled-fold1-2")
     shutil.rmtree(f"{study}/from-north-fold0-11")
     assert runs_of(checkpoint.find_all(study)) == ["pooled-fold0-1", "pooled-fold1-2"]
 
 
-def test_one_run_without_a_whole_checkpoint_refuses_its_study(own: Path) -> None:
+def test_study_with_an_incomplete_checkpoint_is_refused(own: Path) -> None:
     study = a_study(own, "pooled-fold0-1", "pooled-fold1-2")
     Path(study, "pooled-fold1-2", "checkpoint", "epoch-0001", "state.pt").unlink()
     with pytest.raises(CheckpointError, match="pooled-fold1-2: not a checkpoint"):
         checkpoint.find_all(study)
 
 
-def test_a_study_without_a_run_has_no_checkpoint(tmp_path: Path) -> None:
+def test_study_without_runs_is_refused(tmp_path: Path) -> None:
     storage.write_json(str(tmp_path / "study.json"), {"runs": []})
-    with pytest.raises(CheckpointError, match="a study without a run"):
+    with pytest.raises(CheckpointError, match="the study has no runs"):
         checkpoint.find_all(str(tmp_path))
 
 
-def test_a_study_whose_run_is_not_finished_has_no_checkpoint(own: Path) -> None:
+def test_study_without_checkpoints_is_refused(own: Path) -> None:
     study = a_study(own, "pooled-fold0-22")
     shutil.rmtree(f"{study}/pooled-fold0-22/checkpoint")
     with pytest.raises(CheckpointError, match="pooled-fold0-22: not a checkpoint"):
         checkpoint.find_all(study)[0]
 
 
-def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_missing_and_empty_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no such folder: pass the folder of a finished run"):
         checkpoint.find_all(str(tmp_path / "none"))[0]
     with pytest.raises(CheckpointError, match=r"not a checkpoint: expected config\.json"):
         checkpoint.find_all(str(tmp_path))[0]
 
 
-def test_a_torn_checkpoint_is_not_found_by_its_run(own: Path) -> None:
+def test_run_with_an_incomplete_checkpoint_is_refused(own: Path) -> None:
     (own / "epoch-0001" / "state.pt").unlink()
     with pytest.raises(CheckpointError):
         checkpoint.find_all(str(own.parent))[0]
@@ -331,18 +329,18 @@ def settings_with(folder: Path, **values: Any) -> None:
     _change_config(folder, settings={**content["settings"], **values})
 
 
-def test_the_threshold_is_the_one_that_the_finished_run_chose(own: Path) -> None:
+def test_threshold_comes_from_the_finished_run(own: Path) -> None:
     settings_with(own / "epoch-0001", threshold=0.6)
     storage.write_json(str(own.parent / "run.json"), {"threshold": 0.35})
     assert checkpoint.stored_threshold(checkpoint.find_all(str(own.parent))[0]) == 0.35
 
 
-def test_the_threshold_of_a_checkpoint_without_its_run_is_that_of_its_settings(own: Path) -> None:
+def test_threshold_comes_from_the_settings_without_run_json(own: Path) -> None:
     settings_with(own / "epoch-0001", threshold=0.6)
     assert checkpoint.stored_threshold(checkpoint.find_all(str(own.parent))[0]) == 0.6
 
 
-def test_the_threshold_that_nobody_named_is_a_half(own: Path) -> None:
+def test_default_threshold_is_one_half(own: Path) -> None:
     assert checkpoint.stored_threshold(checkpoint.find_all(str(own.parent))[0]) == 0.5
 
 
@@ -364,7 +362,7 @@ def load_all(folder: str) -> None:
 
 @pytest.mark.parametrize("file", ["state.pt", "model.safetensors"])
 @pytest.mark.parametrize("fitting", [False, True], ids=["digest of another", "digest fits"])
-def test_a_planted_pickle_is_refused_and_not_run(file: str, fitting: bool, own: Path, tmp_path: Path) -> None:
+def test_malicious_pickle_is_refused_and_not_run(file: str, fitting: bool, own: Path, tmp_path: Path) -> None:
     marker, folder = tmp_path / "it-ran", own / "epoch-0001"
     planted = pickle.dumps({"optimizer": Planted(marker)}, protocol=2)
     (folder / file).write_bytes(planted)
@@ -380,7 +378,7 @@ def test_a_planted_pickle_is_refused_and_not_run(file: str, fitting: bool, own: 
     assert marker.exists()
 
 
-def test_a_name_that_leaves_the_folder_is_refused(
+def test_run_name_outside_the_study_is_refused(
     trained: tuple[LungNetwork, torch.optim.Optimizer], tmp_path: Path
 ) -> None:
     (tmp_path / "study.json").write_text(json.dumps({"schema": SCHEMA, "runs": ["pooled/../../elsewhere"]}))
@@ -388,15 +386,13 @@ def test_a_name_that_leaves_the_folder_is_refused(
         checkpoint.find_all(str(tmp_path))[0]
 
 
-def test_older_checkpoints_go_once_the_new_one_is_whole(
-    own: Path, trained: tuple[LungNetwork, torch.optim.Optimizer]
-) -> None:
+def test_saving_deletes_older_checkpoints(own: Path, trained: tuple[LungNetwork, torch.optim.Optimizer]) -> None:
     save(str(own), snapshot(*trained, epoch=2))
     assert [path.name for path in own.iterdir()] == ["epoch-0002"]
     assert checkpoint.verify(str(own / "epoch-0002")).epoch == 2
 
 
-def test_a_checkpoint_within_an_epoch_is_newer_than_the_epoch_before_and_older_than_its_end(
+def test_checkpoints_are_ordered_by_epoch_and_step(
     own: Path, trained: tuple[LungNetwork, torch.optim.Optimizer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(storage, "delete", lambda _: None)  # as if each had been killed before it tidied up
@@ -415,7 +411,7 @@ class CrashError(Exception):
 
 
 @pytest.mark.parametrize("writes", [0, 1, 2, 3])
-def test_a_crash_while_saving_leaves_the_older_checkpoint(
+def test_crash_while_saving_keeps_the_older_checkpoint(
     writes: int, own: Path, trained: tuple[LungNetwork, torch.optim.Optimizer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left, write = writes, storage.write_bytes
@@ -441,7 +437,7 @@ def test_a_crash_while_saving_leaves_the_older_checkpoint(
     assert [path.name for path in own.iterdir()] == ["epoch-0002"]
 
 
-def test_a_crash_before_the_older_one_is_deleted_leaves_both_and_the_newer_counts(
+def test_crash_before_deletion_uses_the_newer_checkpoint(
     own: Path, trained: tuple[LungNetwork, torch.optim.Optimizer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def crash(path: str) -> None:
@@ -457,7 +453,7 @@ def test_a_crash_before_the_older_one_is_deleted_leaves_both_and_the_newer_count
     assert found.epoch == 2
 
 
-def test_writing_over_a_checkpoint_never_leaves_a_mixed_one_that_passes(
+def test_interrupted_overwrite_is_never_valid(
     own: Path, trained: tuple[LungNetwork, torch.optim.Optimizer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def crash(path: str, value: dict[str, Any]) -> None:

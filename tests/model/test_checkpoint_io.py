@@ -1,4 +1,4 @@
-"""Weights that are not their network's are told in a line; those that are come back from any folder."""
+"""Saving and loading of weights, and refusal of weights that do not fit."""
 
 import hashlib
 import json
@@ -47,7 +47,7 @@ def replace_weights(folder: Path, content: bytes) -> checkpoint.Checkpoint:
     return checkpoint.verify(str(folder))
 
 
-def test_what_is_saved_comes_back(folder: Path) -> None:
+def test_saved_content_is_loaded_unchanged(folder: Path) -> None:
     found = checkpoint.verify(str(folder))
     torch.manual_seed(0)
     expected = build_network(SMALL).state_dict()
@@ -59,10 +59,10 @@ def test_what_is_saved_comes_back(folder: Path) -> None:
     checkpoint.require_tensors(found)
 
 
-def test_a_pickle_is_refused_without_being_read(folder: Path) -> None:
+def test_pickle_as_weights_is_refused(folder: Path) -> None:
     found = replace_weights(folder, pickle.dumps({"a": 1}))
     for load in (checkpoint.require_tensors, checkpoint_io.load_model):
-        with pytest.raises(CheckpointError, match=r"model\.safetensors is not of its network") as refused:
+        with pytest.raises(CheckpointError, match=r"model\.safetensors does not fit its network") as refused:
             load(found)
         assert len(str(refused.value).splitlines()) == 1
 
@@ -71,6 +71,6 @@ def test_weights_of_another_network_are_refused(folder: Path) -> None:
     other = {name: value[:1] for name, value in build_network(SMALL).state_dict().items() if value.ndim}
     found = replace_weights(folder, safetensors.torch.save({name: value.clone() for name, value in other.items()}))
     checkpoint.require_tensors(found)  # they are tensors, and that is all that it sees
-    with pytest.raises(CheckpointError, match=r"model\.safetensors is not of its network") as refused:
+    with pytest.raises(CheckpointError, match=r"model\.safetensors does not fit its network") as refused:
         checkpoint_io.load_model(found)
     assert len(str(refused.value).splitlines()) == 1

@@ -1,4 +1,4 @@
-"""Buffers kept from step to step: what is freed costs no page faults when it is taken again."""
+"""Freed memory is reused without page faults."""
 
 import subprocess
 import sys
@@ -26,7 +26,7 @@ print(min(step() for _ in range(5)))
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's way with memory, on Linux")
-def test_a_step_after_the_first_takes_no_new_pages_when_buffers_are_kept() -> None:
+def test_kept_memory_causes_no_new_page_faults() -> None:
     taken = {how: int(run(how)) for how in ("kept", "as usual")}
     assert taken["as usual"] > 100, taken  # ten times 32 MiB: 160 pages of 2 MiB, or 81,920 of 4 KiB
     # The fewest of five steps: something small may settle in the place of a freed buffer, so that the next one is taken

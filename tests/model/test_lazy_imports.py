@@ -1,4 +1,4 @@
-"""Libraries imported without what they never need: and what was left out is itself again afterwards."""
+"""Deferred imports: the skipped modules work normally afterwards."""
 
 import subprocess
 import sys
@@ -45,8 +45,8 @@ assert sys.modules['torch._dynamo'] is before and sys.modules['wandb'] is wandb
 ASKED = """
 import torch
 from lungseg.model import lazy_imports
-with lazy_imports._put_off():
-    assert type(torch._dynamo) is lazy_imports._Later
+with lazy_imports._without_slow_imports():
+    assert type(torch._dynamo) is lazy_imports._PlaceholderModule
     assert torch._dynamo.reset.__module__ == 'torch._dynamo'
 assert torch._dynamo.config.recompile_limit > 0 and torch._dynamo.disable is not lazy_imports._disable
 """
@@ -55,9 +55,9 @@ import torch
 from lungseg.model import lazy_imports
 def plain(number):
     return number + 1
-with lazy_imports._put_off():
+with lazy_imports._without_slow_imports():
     assert torch.compiler.disable(plain)(1) == 2
-assert type(torch._dynamo) is not lazy_imports._Later
+assert type(torch._dynamo) is not lazy_imports._PlaceholderModule
 later = lazy_imports._disable
 assert later(plain, recursive=False, wrapping=False)(1) == 2
 assert later(reason='so')(plain)(1) == 2
@@ -65,19 +65,19 @@ assert later(type('Made', (), {'one': 1}))().one == 1
 """
 
 
-def test_after_the_import_all_is_as_without_it() -> None:
+def test_deferred_modules_work_after_the_import() -> None:
     assert run(AFTERWARDS) == (0, "")
 
 
-def test_what_is_there_before_stays() -> None:
+def test_imported_modules_are_not_replaced() -> None:
     assert run(BEFORE) == (0, "")
 
 
-def test_what_else_is_asked_meanwhile_the_real_one_answers() -> None:
+def test_other_attributes_come_from_the_real_module() -> None:
     assert run(ASKED) == (0, "")
 
 
-def test_what_is_called_meanwhile_or_marked_in_other_ways_is_not_compiled_either() -> None:
+def test_disable_works_during_and_after_the_import() -> None:
     assert run(CALLED) == (0, "")
 
 

@@ -1,4 +1,4 @@
-"""BCE + Dice, one value an image."""
+"""BCE + Dice loss, one value per image."""
 
 import numpy as np
 import pytest
@@ -10,10 +10,10 @@ from torch import Tensor
 from lungseg.config import LossSettings
 from lungseg.model.losses import bce_dice
 
-torch.set_num_threads(1)  # two threads that wait for each other are ten times slower on a busy machine
+torch.set_num_threads(1)  # two threads are ten times slower on a busy machine
 
 BOTH = LossSettings()
-unhurried = settings(deadline=None)  # the first call of torch on a busy machine takes its time
+no_deadline = settings(deadline=None)  # the first call of torch is slow on a busy machine
 
 
 def a_batch(count: int, side: int = 8, seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
@@ -31,14 +31,14 @@ def plain_formula(logits: NDArray[np.float64], mask: NDArray[np.float64], terms:
     return float(terms.bce * bce + terms.dice * dice)
 
 
-@unhurried
+@no_deadline
 @given(
     st.integers(1, 4),
     st.integers(0, 1000),
     st.floats(0.0, 5.0),
     st.floats(0.1, 5.0),
 )
-def test_each_image_has_the_loss_of_the_plain_formula(count: int, seed: int, bce: float, dice: float) -> None:
+def test_loss_matches_the_formula(count: int, seed: int, bce: float, dice: float) -> None:
     terms = LossSettings(bce=bce, dice=dice)
     logits, masks = a_batch(count, seed=seed)
     losses = bce_dice(logits, masks, terms)
@@ -47,9 +47,9 @@ def test_each_image_has_the_loss_of_the_plain_formula(count: int, seed: int, bce
     assert losses.tolist() == pytest.approx(expected, rel=1e-10)
 
 
-@unhurried
+@no_deadline
 @given(st.integers(2, 6), st.integers(0, 1000))
-def test_an_image_has_the_same_loss_in_any_company(count: int, seed: int) -> None:
+def test_loss_of_an_image_is_independent_of_its_batch(count: int, seed: int) -> None:
     logits, masks = a_batch(count, seed=seed)
     together = bce_dice(logits, masks, BOTH)
     alone = torch.cat([bce_dice(logits[i : i + 1], masks[i : i + 1], BOTH) for i in range(count)])
@@ -59,12 +59,12 @@ def test_an_image_has_the_same_loss_in_any_company(count: int, seed: int) -> Non
 
 
 @pytest.mark.parametrize("terms", [BOTH, LossSettings(bce=0.0), LossSettings(dice=0.0)], ids=["both", "dice", "bce"])
-def test_the_gradient_is_the_numeric_one(terms: LossSettings) -> None:
+def test_gradient_matches_the_numerical_gradient(terms: LossSettings) -> None:
     logits, masks = a_batch(2, side=3)
     assert torch.autograd.gradcheck(lambda x: bce_dice(x, masks, terms), logits.requires_grad_())
 
 
-def test_an_images_gradient_is_its_own() -> None:
+def test_gradient_of_an_image_is_independent_of_others() -> None:
     logits, masks = a_batch(3)
     logits.requires_grad_()
     bce_dice(logits, masks, BOTH)[1].backward()
@@ -73,7 +73,7 @@ def test_an_images_gradient_is_its_own() -> None:
     assert logits.grad[[0, 2]].abs().sum() == 0
 
 
-def test_a_step_along_the_gradient_lowers_the_loss() -> None:
+def test_gradient_step_lowers_the_loss() -> None:
     logits, masks = a_batch(4)
     logits.requires_grad_()
     before = bce_dice(logits, masks, BOTH)
@@ -83,7 +83,7 @@ def test_a_step_along_the_gradient_lowers_the_loss() -> None:
 
 
 @pytest.mark.parametrize("terms", [BOTH, LossSettings(bce=0.0), LossSettings(dice=0.0)], ids=["both", "dice", "bce"])
-def test_a_perfect_prediction_costs_nearly_nothing_and_its_contrary_much(terms: LossSettings) -> None:
+def test_perfect_prediction_has_low_and_inverted_has_high_loss(terms: LossSettings) -> None:
     _, masks = a_batch(2, side=16)
     sure = 40.0 * (2.0 * masks - 1.0)
     assert (bce_dice(sure, masks, terms) < 1e-9).all()
@@ -91,7 +91,7 @@ def test_a_perfect_prediction_costs_nearly_nothing_and_its_contrary_much(terms: 
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_an_empty_mask_has_a_finite_loss_that_is_0_for_an_empty_prediction(dtype: torch.dtype) -> None:
+def test_empty_mask_has_finite_loss_and_zero_if_predicted(dtype: torch.dtype) -> None:
     masks = torch.zeros(2, 1, 8, 8, dtype=dtype)
     logits = torch.stack([torch.full((1, 8, 8), -100.0, dtype=dtype), torch.full((1, 8, 8), 100.0, dtype=dtype)])
     logits.requires_grad_()
@@ -102,7 +102,7 @@ def test_an_empty_mask_has_a_finite_loss_that_is_0_for_an_empty_prediction(dtype
     assert torch.isfinite(logits.grad).all()
 
 
-def test_extreme_logits_stay_finite_in_float32() -> None:
+def test_extreme_logits_stay_finite() -> None:
     masks = torch.ones(1, 1, 4, 4)
     for value in (-1e4, 1e4):
         logits = torch.full((1, 1, 4, 4), value, requires_grad=True)
@@ -113,7 +113,7 @@ def test_extreme_logits_stay_finite_in_float32() -> None:
         assert torch.isfinite(logits.grad).all()
 
 
-def test_a_weight_scales_its_term_and_0_takes_it_out() -> None:
+def test_weights_scale_the_loss_terms() -> None:
     logits, masks = a_batch(3)
     bce, dice = (bce_dice(logits, masks, LossSettings(bce=b, dice=d)) for b, d in ((1.0, 0.0), (0.0, 1.0)))
     assert not torch.allclose(bce, dice)
@@ -121,7 +121,7 @@ def test_a_weight_scales_its_term_and_0_takes_it_out() -> None:
     assert ((dice > 0) & (dice < 1)).all()
 
 
-def test_float32_is_the_same_loss_within_its_precision() -> None:
+def test_float32_loss_matches_float64() -> None:
     logits, masks = a_batch(2, side=64)
     single = bce_dice(logits.float(), masks.float(), BOTH)
     assert single.dtype == torch.float32

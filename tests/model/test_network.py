@@ -1,4 +1,4 @@
-"""DeepLabV3+ built from settings: shapes, scaling inside, seeds, and encoders that cannot be used."""
+"""DeepLabV3+: output shapes, input scaling, seeds, and unusable encoders."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from lungseg.config.recipes import TRAIN
 from lungseg.errors import InputError, SettingsError
 from lungseg.model.network import LungNetwork, build_network, skip_weight_init
 
-torch.set_num_threads(1)  # two threads that wait for each other are ten times slower on a busy machine
+torch.set_num_threads(1)  # two threads are ten times slower on a busy machine
 
 SMALL = ModelSettings(encoder="tu-test_efficientnet", weights="none")  # 0.6 million weights
 RECIPE_ENCODERS = sorted({made.model.encoder for _, made in TRAIN.values() if isinstance(made, TrainSettings)})
@@ -20,7 +20,7 @@ def seeded(settings: ModelSettings, seed: int = 0) -> LungNetwork:
 
 
 @pytest.mark.parametrize("encoder", RECIPE_ENCODERS)
-def test_every_recipes_encoder_builds_without_weights_and_turns_grey_into_logits(encoder: str) -> None:
+def test_every_recipe_encoder_predicts_logits(encoder: str) -> None:
     network = seeded(ModelSettings(encoder=encoder, weights="none")).eval()
     with torch.inference_mode():
         logits = network(torch.rand(1, 1, 64, 80))
@@ -30,13 +30,13 @@ def test_every_recipes_encoder_builds_without_weights_and_turns_grey_into_logits
 
 
 @pytest.mark.parametrize("encoder", RECIPE_ENCODERS)
-def test_every_weight_gets_a_gradient_as_ddp_demands(encoder: str) -> None:
+def test_every_weight_gets_a_gradient(encoder: str) -> None:
     network = seeded(ModelSettings(encoder=encoder, weights="none")).train()
     network(torch.rand(2, 1, 64, 64)).square().mean().backward()
     assert [name for name, weight in network.named_parameters() if weight.grad is None] == []
 
 
-def test_the_papers_network_is_resnet50() -> None:
+def test_paper_recipe_uses_resnet50() -> None:
     paper = TRAIN["paper"][1]
     assert isinstance(paper, TrainSettings)
     assert paper.model == ModelSettings(encoder="resnet50", weights="imagenet")
@@ -45,7 +45,7 @@ def test_the_papers_network_is_resnet50() -> None:
     assert sum(p.numel() for p in network.net.encoder.parameters()) == 25_557_032 - 2_049_000
 
 
-def test_logits_are_not_probabilities() -> None:
+def test_output_is_not_limited_to_probabilities() -> None:
     network = seeded(SMALL).eval()
     with torch.no_grad():
         network.net.segmentation_head[0].bias.fill_(-7.0)
@@ -63,9 +63,7 @@ def test_logits_are_not_probabilities() -> None:
         ("mobilenet_v2", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     ],
 )
-def test_the_encoder_receives_three_scaled_channels(
-    encoder: str, mean: tuple[float, ...], std: tuple[float, ...]
-) -> None:
+def test_encoder_receives_three_scaled_channels(encoder: str, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
     network = seeded(ModelSettings(encoder=encoder, weights="none")).eval()
     seen: list[torch.Tensor] = []
     network.net.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -76,7 +74,7 @@ def test_the_encoder_receives_three_scaled_channels(
     torch.testing.assert_close(seen[0], expected)
 
 
-def test_the_scaling_travels_with_the_weights() -> None:
+def test_input_scaling_is_part_of_the_state_dict() -> None:
     network, other = seeded(SMALL), seeded(SMALL, seed=1)
     network.mean.fill_(0.25)
     other.load_state_dict(network.state_dict())
@@ -84,21 +82,21 @@ def test_the_scaling_travels_with_the_weights() -> None:
     assert not any(name in ("mean", "std") for name, _ in network.named_parameters())
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
+def test_seed_determines_the_weights() -> None:
     one, same, other = (seeded(SMALL, seed).state_dict() for seed in (3, 3, 4))
     assert one.keys() == same.keys()
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert not all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_without_pretrained_no_weights_are_looked_for() -> None:
+def test_no_weights_are_loaded_without_pretrained() -> None:
     settings = ModelSettings(encoder=SMALL.encoder, weights="/no/such/file.pth")
     with pytest.raises(InputError, match="cannot be read"):
         build_network(settings)
     assert build_network(settings, pretrained=False).mean.shape == (1, 3, 1, 1)
 
 
-def test_an_encoder_without_published_weights_builds_from_scratch() -> None:
+def test_encoder_without_published_weights_builds() -> None:
     network = seeded(ModelSettings(encoder="tu-lcnet_035", weights="none")).eval()
     with torch.inference_mode():
         assert network(torch.rand(1, 1, 64, 64)).shape == (1, 1, 64, 64)
@@ -117,7 +115,7 @@ def test_an_encoder_without_published_weights_builds_from_scratch() -> None:
         "tu-hrnet_w18_small",  # asserts on it
     ],
 )
-def test_an_encoder_that_cannot_be_used_is_a_setting_to_change(encoder: str) -> None:
+def test_unusable_encoder_is_a_settings_error(encoder: str) -> None:
     with pytest.raises(SettingsError) as caught:
         build_network(ModelSettings(encoder=encoder, weights="none"))
     said = str(caught.value)
@@ -127,7 +125,7 @@ def test_an_encoder_that_cannot_be_used_is_a_setting_to_change(encoder: str) -> 
     assert len(said) < 300
 
 
-def test_without_weights_only_the_weights_are_left_out() -> None:
+def test_skipped_weight_init_changes_only_the_weights() -> None:
     made = seeded(SMALL)
     with skip_weight_init():
         hollow = build_network(SMALL, pretrained=False)

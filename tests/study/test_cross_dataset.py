@@ -17,7 +17,7 @@ A, B, C = "a", "b", "c"
 
 
 def rows_of(dataset: str, role: str, dice: dict[str, float | None], run: str = "run") -> list[Row]:
-    """Rows of tested.parquet, by image; of image p1-x the patient is p1."""
+    """Rows of tested.parquet, by image; the patient of image p1-x is p1."""
     return [
         {
             "run": run,
@@ -52,19 +52,19 @@ FROM_A, FROM_B = cross_dataset.RunGroup("source-to-source", A), cross_dataset.Ru
 POOLED = cross_dataset.RunGroup("pooled", "a+b")
 
 
-def test_rows_are_those_of_the_schema() -> None:
+def test_rows_match_the_schema() -> None:
     assert table(STUDY, STUDY_ROWS).num_rows == len(STUDY)
     assert STUDY[-1]["train_on"] == "a+b"
 
 
-def test_images_that_the_audit_linked_are_one_patient() -> None:
-    apart = rows_of(A, "held-out", {"x": 0.9, "y": 0.8, "z": 0.7})
-    linked = [{**row, "group": "a/x" if row["image_id"] in "xy" else None} for row in apart]
-    patients = [cross_dataset.summarise(source(A, 0, rows)).cells[0].dice.patients for rows in (apart, linked)]  # type: ignore[union-attr]
+def test_images_of_one_audit_group_are_one_patient() -> None:
+    separate = rows_of(A, "held-out", {"x": 0.9, "y": 0.8, "z": 0.7})
+    linked = [{**row, "group": "a/x" if row["image_id"] in "xy" else None} for row in separate]
+    patients = [cross_dataset.summarise(source(A, 0, rows)).cells[0].dice.patients for rows in (separate, linked)]  # type: ignore[union-attr]
     assert patients == [3, 2]
 
 
-def test_each_image_counts_once_with_its_mean_over_the_runs() -> None:
+def test_each_image_counts_once_with_its_mean_over_runs() -> None:
     cells = {(cell.run_group, cell.dataset): cell for cell in cross_dataset.summarise(STUDY).cells}
     cross = cells[FROM_A, B]
     assert cross.role == "cross"
@@ -77,7 +77,7 @@ def test_each_image_counts_once_with_its_mean_over_the_runs() -> None:
     assert own.dice.mean == pytest.approx(0.9)
 
 
-def test_what_is_not_defined_is_left_out_and_counted() -> None:
+def test_undefined_values_are_excluded_and_counted() -> None:
     cells = {(cell.run_group, cell.dataset): cell.as_json() for cell in cross_dataset.summarise(STUDY).cells}
     assert cells[FROM_B, A]["hd95_px"] == 2.0
     assert cells[FROM_B, A]["undefined"] == {"hd95_px": 1, "assd_px": 1}
@@ -101,25 +101,27 @@ def test_pooled_comes_first_and_held_out_before_cross() -> None:
 
 def test_gaps_are_held_out_minus_cross() -> None:
     gaps = {(one.run_group, one.dataset): one for one in cross_dataset.summarise(STUDY).gaps}
-    assert set(gaps) == {(FROM_A, B), (FROM_B, A)}  # pooled was tested on no other data set
+    assert set(gaps) == {(FROM_A, B), (FROM_B, A)}  # pooled was not tested on another dataset
     found = gaps[FROM_A, B]
     assert found.gap == bootstrap.gap([0.9, 0.8, 1.0], ["a/p1", "a/p1", "a/p2"], [0.6, 0.7], ["b/x", "b/y"])
     assert found.as_json()["gap"] == pytest.approx(0.9 - 0.65)
     assert str(found) == "gap 0.250 [0.150, 0.400] from a (source-to-source) to b"
 
 
-def test_comparisons_are_paired_on_the_images_of_both() -> None:
+def test_comparisons_use_the_shared_images() -> None:
     found = {(one.dataset, one.first, one.second): one for one in cross_dataset.summarise(STUDY).comparisons}
     assert set(found) == {(A, POOLED, FROM_A), (A, POOLED, FROM_B), (A, FROM_A, FROM_B), (B, FROM_A, FROM_B)}
     pooled = found[A, POOLED, FROM_A]
-    assert pooled.paired == bootstrap.compare([1.0, 0.9], [0.9, 0.8], ["a/p1", "a/p1"])  # p2-1 was in no fold of it
+    assert pooled.paired == bootstrap.compare(
+        [1.0, 0.9], [0.9, 0.8], ["a/p1", "a/p1"]
+    )  # p2-1 is in no fold of the pooled runs
     both = found[B, FROM_A, FROM_B].as_json()
     assert both["first"] == {"protocol": "source-to-source", "train_on": A, "role": "cross"}
     assert both["second"]["role"] == "held-out"
     assert both["difference"] == pytest.approx(0.65 - 0.9)
 
 
-def test_the_grid_and_what_is_shown() -> None:
+def test_table_and_printed_results() -> None:
     found = cross_dataset.summarise(STUDY)
     head, rows = cross_dataset.dice_table(found)
     assert head == ["trained on", A, B]
@@ -134,13 +136,13 @@ def test_the_grid_and_what_is_shown() -> None:
     assert "gap 0.467 [0.250, 0.900] from b (source-to-source) to a" in said
 
 
-def test_nothing_is_shown_of_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_empty_results_print_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     found = cross_dataset.summarise([])
     cross_dataset.print_results(found)
     assert capsys.readouterr().out == ""
     assert found.as_json() == {"cells": [], "gaps": [], "comparisons": []}
 
 
-def test_it_is_imported_without_ray_and_torch() -> None:
+def test_module_imports_neither_ray_nor_torch() -> None:
     script = "import sys, lungseg.study.cross_dataset; assert not {'ray', 'torch'} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

@@ -1,4 +1,4 @@
-"""Two studies on the same images, with figures that are known by hand."""
+"""Comparison of two studies with known values."""
 
 import json
 
@@ -15,7 +15,7 @@ def a_study(own: dict[str, float | None], cross: dict[str, float | None], run: s
     return source(A, 0, [*rows_of(A, "held-out", own, run), *rows_of(B, "cross", cross, run)])
 
 
-def test_the_difference_is_over_the_images_of_both() -> None:
+def test_difference_uses_the_shared_images() -> None:
     other = a_study({"p1-1": 0.8, "p2-1": 0.8, "p3-1": 0.1}, {"x": 0.6, "y": 0.9})
     held_out, cross = study_comparison.compare(a_study(dict(OWN), dict(CROSS)), "other", other)
     assert (held_out.other_study, held_out.run_group, held_out.dataset, held_out.role) == (
@@ -31,7 +31,7 @@ def test_the_difference_is_over_the_images_of_both() -> None:
     assert cross.paired.difference == pytest.approx(-0.15)
 
 
-def test_an_image_of_several_runs_counts_once() -> None:
+def test_image_of_several_runs_counts_once() -> None:
     other = [*a_study({}, {"x": 0.2}), *source(A, 1, rows_of(B, "cross", {"x": 0.6}))]
     own = [*a_study({}, dict(CROSS)), *source(A, 1, rows_of(B, "cross", {"x": 0.9}))]
     (cross,) = study_comparison.compare(own, "other", other)
@@ -53,11 +53,11 @@ def test_an_image_of_several_runs_counts_once() -> None:
     ],
     ids=["nothing", "trained on another", "another role", "another image", "no Dice", "another protocol"],
 )
-def test_only_what_is_alike_is_compared(other: list[Row]) -> None:
+def test_only_matching_rows_are_compared(other: list[Row]) -> None:
     assert study_comparison.compare(a_study({}, dict(CROSS)), "other", other) == []
 
 
-def test_as_json_it_is_flat_and_plain() -> None:
+def test_json_is_flat() -> None:
     (one,) = study_comparison.compare(a_study({}, dict(CROSS)), "other", a_study({}, dict(CROSS)))
     found = json.loads(json.dumps(one.as_json()))
     assert found["difference"] == 0.0

@@ -27,7 +27,7 @@ def _finish(folder: Path, name: str, fold: int, dice: float) -> None:
     storage.write_json(str(folder / name / "run.json"), {"protocol": "pooled", "train_on": ["a", "b"], "fold": fold})
 
 
-def test_both_files_follow_the_runs(tmp_path: Path) -> None:
+def test_both_files_reflect_the_runs(tmp_path: Path) -> None:
     record = _record(tmp_path)
     assert record.write().cells == ()
     study = json.loads((tmp_path / "study.json").read_text())
@@ -54,7 +54,7 @@ def test_both_files_follow_the_runs(tmp_path: Path) -> None:
     assert (row["train_on"], row["fold"], row["protocol"]) == ("a+b", 1, "pooled")
 
 
-def test_earlier_runs_stay_where_they_were_finished(tmp_path: Path) -> None:
+def test_finished_earlier_runs_stay_listed(tmp_path: Path) -> None:
     for name in ("of-other-settings", "of-another-fold"):
         _finish(tmp_path, name, 0, 0.5)
     names = ["of-other-settings", "of-another-fold", "never-finished"]
@@ -66,7 +66,7 @@ def test_earlier_runs_stay_where_they_were_finished(tmp_path: Path) -> None:
     assert [one["in_results"] for one in study["states"].values()] == [False, True, False, False]
 
 
-def test_a_run_that_this_command_does_not_train_keeps_its_state(tmp_path: Path) -> None:
+def test_run_of_another_command_keeps_its_state(tmp_path: Path) -> None:
     other = {"protocol": "pooled", "train_on": ["a", "b"], "fold": 7, "state": "failed", "reason": "why"}
     states = {name: {**other, "in_results": False} for name in ("of-another-fold", "of-other-settings")}
     storage.write_json(str(tmp_path / "study.json"), {"runs": list(states), "states": states})
@@ -76,7 +76,7 @@ def test_a_run_that_this_command_does_not_train_keeps_its_state(tmp_path: Path) 
     assert study["states"]["of-another-fold"] == states["of-another-fold"]
 
 
-def test_results_of_other_settings_are_taken_back_at_once(tmp_path: Path) -> None:
+def test_results_with_other_settings_are_removed(tmp_path: Path) -> None:
     _finish(tmp_path, "pooled-fold0", 0, 0.5)
     _record(tmp_path).write()
     assert study_results.read_rows(str(tmp_path))
@@ -88,7 +88,7 @@ def test_results_of_other_settings_are_taken_back_at_once(tmp_path: Path) -> Non
     assert study_results.read_rows(str(tmp_path)) == []
 
 
-def test_a_finished_run_without_its_rows_is_told(tmp_path: Path) -> None:
+def test_finished_run_without_rows_is_refused(tmp_path: Path) -> None:
     _finish(tmp_path, "pooled-fold0", 0, 0.5)
     (tmp_path / "pooled-fold0" / "tested.parquet").unlink()
     with pytest.raises(InputError, match=r"tested\.parquet: cannot be read"):
