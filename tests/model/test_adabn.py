@@ -1,21 +1,20 @@
 """AdaBN: running statistics follow the new images, and the weights stay."""
 
+import copy
 from typing import cast
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
+from lungseg.arrays import U8
 from lungseg.config import ModelSettings
 from lungseg.errors import CheckpointError
 from lungseg.model.adabn import adapt_batch_norm
-from lungseg.model.network import build_network
+from lungseg.model.network import LungNetwork, build_network
 
 torch.set_num_threads(1)
-
-U8 = NDArray[np.uint8]
 
 
 @pytest.fixture(scope="module")
@@ -24,11 +23,23 @@ def squares() -> list[U8]:
     return [random.integers(40, 90 + 8 * number, (64, 64)).astype(np.uint8) for number in range(12)]
 
 
+@pytest.fixture(scope="module")
+def network() -> LungNetwork:
+    torch.manual_seed(3)
+    return build_network(ModelSettings(encoder="tu-test_efficientnet", weights="none"))
+
+
+@pytest.fixture
+def model(network: LungNetwork) -> LungNetwork:
+    """A copy of the network that a test may change."""
+    return copy.deepcopy(network)
+
+
 def test_running_statistics_become_the_mean_over_batches(squares: list[U8]) -> None:
     layer = nn.BatchNorm2d(1)
     layer.running_mean.fill_(7.0)  # type: ignore[union-attr]
     assert list(adapt_batch_norm(nn.Sequential(layer), iter([squares[:6], squares[6:]]))) == [6, 12]
-    batches = [np.stack(part) / 255.0 for part in (squares[:6], squares[6:])]
+    batches = [np.stack(half) / 255.0 for half in (squares[:6], squares[6:])]
     assert layer.running_mean is not None
     assert layer.running_var is not None
     assert float(layer.running_mean) == pytest.approx(np.mean([batch.mean() for batch in batches]), rel=1e-5)
@@ -37,9 +48,7 @@ def test_running_statistics_become_the_mean_over_batches(squares: list[U8]) -> N
     assert not layer.training
 
 
-def test_only_running_statistics_change_and_dropout_stays_off(squares: list[U8]) -> None:
-    torch.manual_seed(3)
-    model = build_network(ModelSettings(encoder="tu-test_efficientnet", weights="none"))
+def test_only_running_statistics_change_and_dropout_stays_off(model: LungNetwork, squares: list[U8]) -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
     def adapted() -> dict[str, torch.Tensor]:
@@ -55,18 +64,16 @@ def test_only_running_statistics_change_and_dropout_stays_off(squares: list[U8])
     assert not any(layer.training for layer in model.modules())
 
 
-def test_adaptation_brings_predictions_closer_to_those_on_own_images(squares: list[U8]) -> None:
-    torch.manual_seed(3)
-    model = build_network(ModelSettings(encoder="tu-test_efficientnet", weights="none"))
+def test_adaptation_brings_predictions_closer_to_those_on_own_images(model: LungNetwork, squares: list[U8]) -> None:
     darker = [(square // 3 + 20).astype(np.uint8) for square in squares]
 
-    def fit(pictures: list[U8]) -> None:
-        for _ in adapt_batch_norm(model, iter([pictures])):
+    def fit(images: list[U8]) -> None:
+        for _ in adapt_batch_norm(model, iter([images])):
             pass
 
-    def predict(pictures: list[U8]) -> torch.Tensor:
+    def predict(images: list[U8]) -> torch.Tensor:
         with torch.inference_mode():
-            return cast(torch.Tensor, model(torch.from_numpy(np.stack(pictures)[:, None]).float() / 255))
+            return cast(torch.Tensor, model(torch.from_numpy(np.stack(images)[:, None]).float() / 255))
 
     fit(squares)
     own, unfitted = predict(squares), predict(darker)

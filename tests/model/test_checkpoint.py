@@ -6,6 +6,7 @@ import os
 import pickle
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,10 @@ def snapshot(model: LungNetwork, optimizer: torch.optim.Optimizer, epoch: int = 
     return Snapshot(weights, state, config(epoch, step), TRAINED_ON)
 
 
+def with_other_weights(content: Snapshot) -> Snapshot:
+    return replace(content, weights={name: value + 1 for name, value in content.weights.items()})
+
+
 @pytest.fixture(scope="module")
 def trained() -> tuple[LungNetwork, torch.optim.Optimizer]:
     torch.manual_seed(0)
@@ -72,7 +77,7 @@ def trained() -> tuple[LungNetwork, torch.optim.Optimizer]:
 
 @pytest.fixture(scope="module")
 def saved(trained: tuple[LungNetwork, torch.optim.Optimizer], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One checkpoint, epoch-0001, in a folder that is only read."""
+    """One checkpoint, epoch-0001; tests only read it."""
     folder = tmp_path_factory.mktemp("saved")
     save(str(folder), snapshot(*trained))
     return folder
@@ -80,13 +85,13 @@ def saved(trained: tuple[LungNetwork, torch.optim.Optimizer], tmp_path_factory: 
 
 @pytest.fixture
 def own(saved: Path, tmp_path: Path) -> Path:
-    """The same as a run's checkpoint folder, to be changed."""
+    """A copy of it as the checkpoint folder of a run; tests may change it."""
     shutil.copytree(saved, tmp_path / "run" / "checkpoint")
     return tmp_path / "run" / "checkpoint"
 
 
 def second(own: Path) -> Path:
-    """Put a newer checkpoint beside the first, as a killed save leaves both."""
+    """Add a newer checkpoint, as after a kill before the older one is deleted."""
     shutil.copytree(own / "epoch-0001", own / "epoch-0002")
     _change_config(own / "epoch-0002", epoch=2)
     return own / "epoch-0002"
@@ -110,7 +115,7 @@ def test_checkpoint_describes_its_model(saved: Path) -> None:
 
 
 def test_loaded_weights_are_bitwise_equal(saved: Path, trained: tuple[LungNetwork, torch.optim.Optimizer]) -> None:
-    torch.manual_seed(77)  # other weights before loading
+    torch.manual_seed(77)  # different initial weights
     found = load_model(checkpoint.verify(str(saved / "epoch-0001"))).state_dict()
     expected = trained[0].state_dict()
     assert found.keys() == expected.keys()
@@ -134,9 +139,9 @@ def test_resumed_optimizer_is_bitwise_equal(saved: Path, trained: tuple[LungNetw
     step(uninterrupted, original)
     _same_tensors(resumed.state_dict(), uninterrupted.state_dict())
 
-    forgetful = load_model(found)
-    step(forgetful, adam(forgetful))
-    assert not torch.equal(forgetful.net.segmentation_head[0].weight, resumed.net.segmentation_head[0].weight)
+    fresh = load_model(found)
+    step(fresh, adam(fresh))
+    assert not torch.equal(fresh.net.segmentation_head[0].weight, resumed.net.segmentation_head[0].weight)
 
 
 def _same_tensors(one: dict[Any, Any], other: dict[Any, Any]) -> None:
@@ -159,14 +164,14 @@ def test_channels_last_does_not_change_the_digest(
 
 
 @pytest.mark.parametrize("file", [*FILES, "config.json"])
-@pytest.mark.parametrize("harm", ["gone", "empty", "cut"])
+@pytest.mark.parametrize("harm", ["missing", "empty", "truncated"])
 def test_incomplete_checkpoint_is_refused_and_skipped_with_a_warning(
     file: str, harm: str, own: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     incomplete = second(own)
     content = (incomplete / file).read_bytes()
     (incomplete / file).unlink()
-    if harm != "gone":
+    if harm != "missing":
         (incomplete / file).write_bytes(b"" if harm == "empty" else content[: len(content) // 2])
     with pytest.raises(CheckpointError) as caught:
         checkpoint.verify(str(incomplete))
@@ -180,15 +185,15 @@ def test_incomplete_checkpoint_is_refused_and_skipped_with_a_warning(
 
 @pytest.mark.parametrize("file", [*FILES, "config.json"])
 def test_unreadable_file_is_an_input_error(file: str, own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else a run would begin anew, and delete what it had done, when a bucket is away for a moment."""
+    """Otherwise a temporary storage failure would restart a run and delete its progress."""
     read = storage.read_bytes
 
-    def away(path: str) -> bytes:
+    def fail(path: str) -> bytes:
         if path.endswith(file):
             raise InputError(f"{path}: cannot be read (SlowDown)")
         return read(path)
 
-    monkeypatch.setattr(storage, "read_bytes", away)
+    monkeypatch.setattr(storage, "read_bytes", fail)
     with pytest.raises(InputError, match="SlowDown"):
         checkpoint.latest(str(own))
 
@@ -208,7 +213,7 @@ def test_one_flipped_bit_is_detected(file: str, place: float, own: Path) -> None
 def test_file_of_another_checkpoint_is_refused(
     own: Path, trained: tuple[LungNetwork, torch.optim.Optimizer], tmp_path: Path
 ) -> None:
-    save(str(tmp_path / "other"), snapshot(build_network(SMALL), trained[1]))
+    save(str(tmp_path / "other"), with_other_weights(snapshot(*trained)))
     shutil.copy(tmp_path / "other" / "epoch-0001" / "model.safetensors", own / "epoch-0001")
     with pytest.raises(CheckpointError, match=r"the digest of model\.safetensors differs"):
         checkpoint.verify(str(own / "epoch-0001"))
@@ -344,8 +349,8 @@ def test_default_threshold_is_one_half(own: Path) -> None:
     assert checkpoint.stored_threshold(checkpoint.find_all(str(own.parent))[0]) == 0.5
 
 
-class Planted:
-    """What a pickle would run when it is read."""
+class Malicious:
+    """Creates a folder when it is unpickled."""
 
     def __init__(self, marker: Path) -> None:
         self._marker = marker
@@ -361,26 +366,24 @@ def load_all(folder: str) -> None:
 
 
 @pytest.mark.parametrize("file", ["state.pt", "model.safetensors"])
-@pytest.mark.parametrize("fitting", [False, True], ids=["digest of another", "digest fits"])
-def test_malicious_pickle_is_refused_and_not_run(file: str, fitting: bool, own: Path, tmp_path: Path) -> None:
-    marker, folder = tmp_path / "it-ran", own / "epoch-0001"
-    planted = pickle.dumps({"optimizer": Planted(marker)}, protocol=2)
-    (folder / file).write_bytes(planted)
-    if fitting:
+@pytest.mark.parametrize("digest_matches", [False, True], ids=["old digest", "matching digest"])
+def test_malicious_pickle_is_refused_and_not_run(file: str, digest_matches: bool, own: Path, tmp_path: Path) -> None:
+    marker, folder = tmp_path / "executed", own / "epoch-0001"
+    malicious = pickle.dumps({"optimizer": Malicious(marker)}, protocol=2)
+    (folder / file).write_bytes(malicious)
+    if digest_matches:
         digests = json.loads((folder / "config.json").read_text())["digests"]
-        _change_config(folder, digests={**digests, file: hashlib.sha256(planted).hexdigest()})
-    # Behind digests that fit, torch itself refuses the state; of weights a line says it.
-    expected = pickle.UnpicklingError if fitting and file == "state.pt" else CheckpointError
+        _change_config(folder, digests={**digests, file: hashlib.sha256(malicious).hexdigest()})
+    # If the digest matches, torch refuses state.pt and load_model refuses the weights.
+    expected = pickle.UnpicklingError if digest_matches and file == "state.pt" else CheckpointError
     with pytest.raises(expected):
         load_all(str(folder))
     assert not marker.exists()
-    pickle.loads(planted)  # the trap is a real one
+    pickle.loads(malicious)  # the pickle does run code
     assert marker.exists()
 
 
-def test_run_name_outside_the_study_is_refused(
-    trained: tuple[LungNetwork, torch.optim.Optimizer], tmp_path: Path
-) -> None:
+def test_run_name_outside_the_study_is_refused(tmp_path: Path) -> None:
     (tmp_path / "study.json").write_text(json.dumps({"schema": SCHEMA, "runs": ["pooled/../../elsewhere"]}))
     with pytest.raises(InputError, match="leaves its folder"):
         checkpoint.find_all(str(tmp_path))[0]
@@ -395,7 +398,7 @@ def test_saving_deletes_older_checkpoints(own: Path, trained: tuple[LungNetwork,
 def test_checkpoints_are_ordered_by_epoch_and_step(
     own: Path, trained: tuple[LungNetwork, torch.optim.Optimizer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage, "delete", lambda _: None)  # as if each had been killed before it tidied up
+    monkeypatch.setattr(storage, "delete", lambda _: None)  # as if killed before deletion
     names = ["epoch-0001"]
     for epoch, step in ((1, 2), (1, 10), (2, 0), (2, 1)):
         save(str(own), snapshot(*trained, epoch=epoch, step=step))
@@ -407,7 +410,7 @@ def test_checkpoints_are_ordered_by_epoch_and_step(
 
 
 class CrashError(Exception):
-    """Stands for the process's end."""
+    """Simulates the end of the process."""
 
 
 @pytest.mark.parametrize("writes", [0, 1, 2, 3])
@@ -462,6 +465,6 @@ def test_interrupted_overwrite_is_never_valid(
     with monkeypatch.context() as patched:
         patched.setattr(storage, "write_json", crash)
         with pytest.raises(CrashError):
-            save(str(own), snapshot(build_network(SMALL), trained[1]))
+            save(str(own), with_other_weights(snapshot(*trained)))
     with pytest.raises(CheckpointError):
         checkpoint.verify(str(own / "epoch-0001"))

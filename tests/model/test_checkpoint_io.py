@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pickle
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,27 +20,37 @@ from lungseg.schema import SCHEMA
 torch.set_num_threads(1)
 
 SMALL = ModelSettings(encoder="tu-test_efficientnet", weights="none")
-PICTURES = pa.table({"pixel_digest": ["11"]}).replace_schema_metadata({"lungseg.schema": str(SCHEMA)})
+TRAINED_ON = pa.table({"pixel_digest": ["11"]}).replace_schema_metadata({"lungseg.schema": str(SCHEMA)})
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def weights() -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
+    return dict(build_network(SMALL).state_dict())
+
+
+@pytest.fixture(scope="module")
+def saved(weights: dict[str, torch.Tensor], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One checkpoint; tests only read it."""
     config = {
         "epoch": 3,
         "step": 40,
         "preprocess": PreprocessSettings(size=64).model_dump(),
         "settings": {"model": SMALL.model_dump()},
     }
-    state = {"sums": (1.5, 2)}
-    checkpoint_io.save(
-        str(tmp_path), checkpoint_io.Snapshot(dict(build_network(SMALL).state_dict()), state, config, PICTURES)
-    )
-    return tmp_path / "epoch-0003-step-00000040"
+    folder = tmp_path_factory.mktemp("saved")
+    checkpoint_io.save(str(folder), checkpoint_io.Snapshot(weights, {"sums": (1.5, 2)}, config, TRAINED_ON))
+    return folder / "epoch-0003-step-00000040"
+
+
+@pytest.fixture
+def folder(saved: Path, tmp_path: Path) -> Path:
+    """A copy of the checkpoint that a test may change."""
+    return shutil.copytree(saved, tmp_path / saved.name)
 
 
 def replace_weights(folder: Path, content: bytes) -> checkpoint.Checkpoint:
-    """Put other weights in, as somebody would who mends the digest too."""
+    """Replace the weights and their digest."""
     (folder / "model.safetensors").write_bytes(content)
     config = json.loads((folder / "config.json").read_text())
     config["digests"]["model.safetensors"] = hashlib.sha256(content).hexdigest()
@@ -47,14 +58,10 @@ def replace_weights(folder: Path, content: bytes) -> checkpoint.Checkpoint:
     return checkpoint.verify(str(folder))
 
 
-def test_saved_content_is_loaded_unchanged(folder: Path) -> None:
-    found = checkpoint.verify(str(folder))
-    torch.manual_seed(0)
-    expected = build_network(SMALL).state_dict()
-    assert all(torch.equal(value, expected[name]) for name, value in checkpoint_io.load_weights(found).items())
-    assert all(
-        torch.equal(value, expected[name]) for name, value in checkpoint_io.load_model(found).state_dict().items()
-    )
+def test_saved_content_is_loaded_unchanged(saved: Path, weights: dict[str, torch.Tensor]) -> None:
+    found = checkpoint.verify(str(saved))
+    for loaded in (checkpoint_io.load_weights(found), checkpoint_io.load_model(found).state_dict()):
+        assert all(torch.equal(value, weights[name]) for name, value in loaded.items())
     assert checkpoint_io.load_state(found) == {"sums": (1.5, 2)}
     checkpoint.require_tensors(found)
 
@@ -67,10 +74,10 @@ def test_pickle_as_weights_is_refused(folder: Path) -> None:
         assert len(str(refused.value).splitlines()) == 1
 
 
-def test_weights_of_another_network_are_refused(folder: Path) -> None:
-    other = {name: value[:1] for name, value in build_network(SMALL).state_dict().items() if value.ndim}
+def test_weights_of_another_network_are_refused(folder: Path, weights: dict[str, torch.Tensor]) -> None:
+    other = {name: value[:1] for name, value in weights.items() if value.ndim}
     found = replace_weights(folder, safetensors.torch.save({name: value.clone() for name, value in other.items()}))
-    checkpoint.require_tensors(found)  # they are tensors, and that is all that it sees
+    checkpoint.require_tensors(found)  # checks only that they are tensors
     with pytest.raises(CheckpointError, match=r"model\.safetensors does not fit its network") as refused:
         checkpoint_io.load_model(found)
     assert len(str(refused.value).splitlines()) == 1

