@@ -51,7 +51,7 @@ def test_cpus_of_another_job_are_waited_for(ray_cluster: None, monkeypatch: pyte
 def resources(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[int, int]]:
     """A cluster of one node with adjustable total and free CPUs and GPUs, and short waits."""
     found = {"CPU": (8, 8), "GPU": (0, 0)}
-    monkeypatch.setattr(resources_module, "total", lambda name: found[name][0])
+    monkeypatch.setattr(resources_module, "cluster_total", lambda name: found[name][0])
     monkeypatch.setattr(resources_module, "_free", lambda name: found[name][1])
     monkeypatch.setattr(
         resources_module,
@@ -225,7 +225,7 @@ def test_missing_cpus_are_requested_from_the_autoscaler(
     scaler = Autoscaler(resources, has)
     monkeypatch.setattr(resources_module, "_autoscaler_limit", lambda name: has if name == "CPU" else 0)
     monkeypatch.setattr(resources_module, "request_resources", scaler.request)
-    monkeypatch.setattr(resources_module, "total", scaler.total)
+    monkeypatch.setattr(resources_module, "cluster_total", scaler.total)
     monkeypatch.setattr(resources_module, "_SETTLE_S", 5.0)
     assert resources_module.allocate_workers(asked, "auto").workers == given
     assert scaler.asked == [0, given, 0]  # requested once, then released
@@ -237,7 +237,7 @@ def test_small_study_requests_only_what_it_uses(
     scaler = Autoscaler(resources, 56)
     monkeypatch.setattr(resources_module, "_autoscaler_limit", lambda name: 56 if name == "CPU" else 0)
     monkeypatch.setattr(resources_module, "request_resources", scaler.request)
-    monkeypatch.setattr(resources_module, "total", scaler.total)
+    monkeypatch.setattr(resources_module, "cluster_total", scaler.total)
     assert resources_module.allocate_runs(1, "cpu", 1, "auto") == (1, resources_module.WorkerAllocation(1, 8, 0))
     assert scaler.asked == [0]  # the cluster is large enough
     assert resources_module.allocate_runs(1, "cpu", 10, "auto") == (10, resources_module.WorkerAllocation(1, 1, 0))
