@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).resolve().parents[2] / "cluster" / "local.sh"
-READY_S = 90.0
+READY_S = 180.0
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="cluster/local.sh needs Linux")
 

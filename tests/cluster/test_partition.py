@@ -22,7 +22,7 @@ from tests.pipelines.processes import family, kill
 
 NET = "10.231.77"
 ROOT = Path(__file__).resolve().parents[2]
-READY_S = 90.0
+READY_S = 180.0
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
