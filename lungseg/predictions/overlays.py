@@ -1,16 +1,15 @@
-"""X-rays with the outlines of their masks: which to show, where their pixels are, how they become a picture."""
+"""Select cases of the predictions and draw them with the outlines of their masks."""
 
 import base64
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from lungseg import storage
+from lungseg.arrays import U8, Row
 from lungseg.dataset import sample_reader
 from lungseg.errors import InputError
 from lungseg.imaging import codecs
@@ -19,19 +18,16 @@ from lungseg.imaging.intensity import normalise
 from lungseg.ingest import record_checks
 from lungseg.schema import USABLE, Record, Sample
 
-Row = dict[str, Any]
-U8 = NDArray[np.uint8]
-
-MAX_SIDE = 360  # px, the longest side of a picture
-_TOLERANCE = 0.25  # px of the shown picture, by which an outline may be simplified
+MAX_SIDE = 360  # px, the longest side of a drawn image
+_TOLERANCE = 0.25  # px of the drawn image; tolerance of simplified outlines
 
 
 @dataclass(frozen=True)
 class Overlay:
-    """One X-ray for the page.
+    """One X-ray of the report.
 
-    rank: worst, median, best, or empty without a reference. picture: a data URI, empty where note says why there is
-    none. prediction, reference: outlines as SVG path data in px of the picture, empty where there is none.
+    rank: worst, median, best, or empty without a reference. image: data URI of a PNG, empty where `note` gives a
+    reason. prediction, reference: outlines as SVG path data in px of the image, empty for an empty or missing mask.
     """
 
     image_id: str
@@ -39,7 +35,7 @@ class Overlay:
     rank: str
     dice: float | None
     training: str
-    picture: str = ""
+    image: str = ""
     width: int = 0
     height: int = 0
     prediction: str = ""
@@ -48,22 +44,22 @@ class Overlay:
 
 
 def select_cases(rows: Sequence[Row], count: int) -> list[tuple[str, Row]]:
-    """Choose predicted images, each with its rank: a third the worst by Dice, a third median, a third the best.
+    """Select predicted images with their rank: a third the worst by Dice, a third the median, a third the best.
 
-    Only images unseen in training, where there are `count` of them with a reference. Where fewer have a reference at
-    all, some without one fill up.
+    Only images unseen in training are selected where at least `count` of them have a reference. Where fewer than
+    `count` images have a reference, images without one are added.
     """
     predicted = [row for row in rows if row["status"] in USABLE]
     ranked = sorted((row for row in predicted if row["dice"] is not None), key=_by_dice)
     unseen = [row for row in ranked if row["seen_in_training"] is False]
-    chosen = _thirds(unseen if len(unseen) >= count else ranked, count)
+    selected = _thirds(unseen if len(unseen) >= count else ranked, count)
     others = [row for row in predicted if row["dice"] is None]
     others.sort(key=lambda row: (row["seen_in_training"] is not False, row["dataset"], row["image_id"]))
-    return chosen + [("", row) for row in others[: count - len(chosen)]]
+    return selected + [("", row) for row in others[: count - len(selected)]]
 
 
 def draw_case(row: Row, rank: str, training: str) -> Overlay:
-    """Read an image and its masks again and draw them; a file that has gone or changed ends in the note."""
+    """Read an image and its masks again and draw them; `note` reports a missing or changed file."""
     ids = {"image_id": row["image_id"], "dataset": row["dataset"], "rank": rank, "dice": row["dice"]}
     try:
         image, reference, note = read_image_and_mask(row)
@@ -71,17 +67,21 @@ def draw_case(row: Row, rank: str, training: str) -> Overlay:
         return Overlay(**ids, training=training, note=str(error))
     height, width = row["height"], row["width"]
     if image.shape != (height, width):
-        found, expected = f"{image.shape[0]}x{image.shape[1]}", f"{height}x{width}"
-        return Overlay(**ids, training=training, note=f"the image is {found} now, it was {expected}: it was changed")
-    picture = _shrink(image)
+        size, expected = f"{image.shape[0]}x{image.shape[1]}", f"{height}x{width}"
+        return Overlay(
+            **ids,
+            training=training,
+            note=f"the image is {size} px, expected {expected}: it changed after its prediction",
+        )
+    small = _shrink(image)
     scale = MAX_SIDE / max(height, width)
     mask = storage.read_table(row["part"]).column("mask")[row["position"]].as_py()
     return Overlay(
         **ids,
         training=training,
-        picture="data:image/png;base64," + base64.b64encode(codecs.encode_image(picture)).decode("ascii"),
-        width=picture.shape[1],
-        height=picture.shape[0],
+        image="data:image/png;base64," + base64.b64encode(codecs.encode_image(small)).decode("ascii"),
+        width=small.shape[1],
+        height=small.shape[0],
         prediction=_outline(codecs.decode_rle(mask, height, width), scale),
         reference="" if reference is None else _outline(reference, scale),
         note=note,
@@ -106,46 +106,46 @@ def _thirds(ranked: Sequence[Row], count: int) -> list[tuple[str, Row]]:
 
 
 def read_image_and_mask(row: Row) -> tuple[U8, U8 | None, str]:
-    """Read an image u8[H,W], its reference mask u8[H,W] or None, and what there is to say about them.
+    """Read an image u8[H,W], its reference mask u8[H,W] or None, and a note about them.
 
     Raises:
-        InputError: the image cannot be had any more.
+        InputError: the image is missing or cannot be read.
 
     """
-    tar, mark, image_id = row["source_uri"].rpartition("#")
-    if mark and tar.endswith(".tar"):
+    tar, separator, image_id = row["source_uri"].rpartition("#")
+    if separator and tar.endswith(".tar"):
         return _from_sample(_read_sample(tar, image_id))
     if not storage.exists(row["source_uri"]):
-        raise InputError(f"{row['source_uri']} has gone")
-    compared = row["dice"] is not None
-    masks = tuple(row["mask_uris"] or ()) if compared else ()
+        raise InputError(f"{row['source_uri']} is missing")
+    has_dice = row["dice"] is not None
+    masks = tuple(row["mask_uris"] or ()) if has_dice else ()
     record = Record(row["image_id"], row["dataset"], row["source_uri"], masks, ("lung",) * len(masks))
-    # As it was read for its prediction: turned round where bones were dark, the mask with its repairs.
+    # With the same corrections as for the prediction: inverted where bones are dark, the mask repaired.
     checked, image, reference = record_checks.open_record(record)
-    if image is None:  # another picture by now, which the gate would not let in
+    if image is None:  # the file changed and is now rejected by the image checks
         image = codecs.decode(storage.read_bytes(row["source_uri"]), storage.name_of(row["source_uri"]))
-    note = f"reference mask: {checked.message}" if compared and reference is None else ""
+    note = f"reference mask: {checked.message}" if has_dice and reference is None else ""
     return normalise(image, "none"), reference, note
 
 
 def _read_sample(tar: str, image_id: str) -> Sample:
     if not storage.exists(tar):
-        raise InputError(f"{tar} has gone")
+        raise InputError(f"{tar} is missing")
     shard = storage.name_of(tar).removesuffix(".tar")
     row = _index(storage.join(storage.parent_of(tar), "index.parquet")).get((shard, image_id))
     if row is None:
-        raise InputError(f"{tar}: {image_id} is not in its index any more: it was prepared again")
+        raise InputError(f"{tar}: {image_id} is no longer in the index: the dataset was prepared again")
     return sample_reader.read_sample(tar, row)
 
 
 @functools.lru_cache(4)
 def _index(path: str) -> dict[tuple[str, str], Row]:
-    """Read an index once: an export asks for each of its samples."""
+    """Read an index and cache it: an export reads every sample of it."""
     return {(row["shard"], row["image_id"]): row for row in storage.read_table(path).to_pylist()}
 
 
 def _from_sample(sample: Sample) -> tuple[U8, U8 | None, str]:
-    """Place a prepared square back on the canvas of native size."""
+    """Restore a prepared image and its mask to native size."""
     image = np.rint(restore(sample.image.astype(np.float32), sample.geometry)).astype(np.uint8)
     note = "grey values as prepared"
     if sample.mask is None:
@@ -163,12 +163,12 @@ def _shrink(image: U8) -> U8:
 
 
 def _outline(mask: U8, scale: float) -> str:
-    """Trace a mask's borders, holes too, as SVG path data; `scale` brings native px to px of the picture."""
+    """Trace the borders of a mask, holes included, as SVG path data; `scale` converts native px to drawn px."""
     contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     paths = []
     for contour in contours:
         points = cv2.approxPolyDP(contour, _TOLERANCE / scale, closed=True)[:, 0, :]
-        # A pixel's middle lies half a pixel from its corner, where coordinates count from.
+        # OpenCV coordinates are pixel centres, SVG coordinates are pixel corners.
         corners = [f"{(x + 0.5) * scale:.1f} {(y + 0.5) * scale:.1f}" for x, y in points.tolist()]
         paths.append(f"M{'L'.join(corners)}Z")
     return "".join(paths)

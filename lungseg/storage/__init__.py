@@ -1,4 +1,4 @@
-"""Local paths, s3:// and gs://: list, read, write atomically, hash. No unfinished file ever has its final name."""
+"""List, read, hash and atomically write files at local paths, s3:// and gs://."""
 
 from lungseg.storage.files import (
     delete,

@@ -1,4 +1,4 @@
-"""Paths and URIs (local, s3://, gs://) behind pyarrow.fs; no torn file ever bears its final name."""
+"""Files at local paths, s3:// and gs://, through pyarrow.fs. An incomplete file never has its final name."""
 
 import contextlib
 import hashlib
@@ -17,149 +17,152 @@ from lungseg.schema import SCHEMA, check_schema
 from lungseg.storage import filesystems
 from lungseg.storage.paths import parent_of
 
-_HERE = pafs.LocalFileSystem()
+_LOCAL = pafs.LocalFileSystem()
 
 
 def open_filesystem(path: str) -> tuple[pafs.FileSystem, str]:
-    """Split a path or URI into its file system and the path there.
+    """Return the file system of a path or URI, and the path inside that file system.
 
     Raises:
-        InputError: the URI's scheme is not known or its bucket cannot be reached.
+        InputError: the scheme is unknown or the bucket cannot be reached.
 
     """
     try:
-        with _told(path):
+        with _io_errors_as_input_errors(path):
             return filesystems.open_uri(path)
     except ValueError as error:
         raise InputError(
-            f"{path}: not a path that can be opened ({first_line(error)}): pass a folder, s3:// or gs://"
+            f"{path}: not a valid path or URI ({first_line(error)}): pass a local path, s3:// or gs://"
         ) from None
 
 
 def list_files(folder: str, suffixes: Iterable[str] = ()) -> list[str]:
-    """List the files below a folder, sorted; hidden ones and those below hidden folders are left out.
+    """List all files below a folder, sorted, except hidden files and files in hidden folders.
+
+    suffixes: keep only names with one of these endings, in any case.
 
     Raises:
-        InputError: the folder is not there, it or one below it may not be listed, or a name is not UTF-8.
+        InputError: the folder does not exist, it or a subfolder cannot be listed, or a name is not UTF-8.
 
     """
-    filesystem, inner, there = _open_folder(folder)
-    if not there:
+    filesystem, inner, is_present = _open_folder(folder)
+    if not is_present:
         raise InputError(f"{folder}: no such folder: check the path")
     endings = tuple(suffixes) or ("",)
-    with _told(folder):
+    with _io_errors_as_input_errors(folder):
         paths = filesystems.list_files_below(filesystem, inner)
-    return sorted(_inside(folder, path) for path in paths if path.lower().endswith(endings))
+    return sorted(_full_path(folder, path) for path in paths if path.lower().endswith(endings))
 
 
 def list_folders(folder: str) -> list[str]:
-    """List the folders directly below a folder, sorted, without hidden ones; nothing where it is not there.
+    """List the direct subfolders of a folder, sorted, without hidden ones; empty where the folder does not exist.
 
     Raises:
-        InputError: it is a file, may not be listed, or a name in it is not UTF-8.
+        InputError: the path is a file, cannot be listed, or a name in it is not UTF-8.
 
     """
-    filesystem, inner, there = _open_folder(folder)
-    with _told(folder):
-        return sorted(
-            _inside(folder, name) for name in (filesystems.list_subfolders(filesystem, inner) if there else [])
-        )
+    filesystem, inner, is_present = _open_folder(folder)
+    with _io_errors_as_input_errors(folder):
+        names = filesystems.list_subfolders(filesystem, inner) if is_present else []
+        return sorted(_full_path(folder, name) for name in names)
 
 
 def _open_folder(folder: str) -> tuple[pafs.FileSystem, str, bool]:
-    """Open a folder's file system and say whether the folder is there."""
-    filesystem, inner, kind = _look(folder)
+    """Return the file system of a folder, its path inside, and whether it exists."""
+    filesystem, inner, kind = _file_type(folder)
     if kind not in (pafs.FileType.Directory, pafs.FileType.NotFound):
-        raise InputError(f"{folder}: a file, expected a folder: pass the folder that it is in")
+        raise InputError(f"{folder}: a file, expected a folder: pass its parent folder")
     return filesystem, inner, kind == pafs.FileType.Directory
 
 
-def _inside(folder: str, relative: str) -> str:
-    """Name what a listing found; in a URI, spaces and the like are quoted."""
+def _full_path(folder: str, relative: str) -> str:
+    """Join a folder and a listed name; in a URI, spaces and other special characters are quoted."""
     return f"{folder.rstrip('/')}/{quote(relative) if '://' in folder else relative}"
 
 
 def exists(path: str) -> bool:
-    """Say whether a file or folder is there."""
-    return bool(_look(path)[2] != pafs.FileType.NotFound)
+    """Return whether a file or folder exists."""
+    return bool(_file_type(path)[2] != pafs.FileType.NotFound)
 
 
-def _look(path: str) -> tuple[pafs.FileSystem, str, pafs.FileType]:
-    """Open a path's file system and say what is there."""
+def _file_type(path: str) -> tuple[pafs.FileSystem, str, pafs.FileType]:
+    """Return the file system of a path, the path inside, and its file type."""
     filesystem, inner = open_filesystem(path)
-    with _told(path):
+    with _io_errors_as_input_errors(path):
         return filesystem, inner, filesystems.retry(lambda: filesystem.get_file_info(inner)).type
 
 
 @contextlib.contextmanager
-def _told(path: str) -> Iterator[None]:
-    """Tell in one line why a disk or a bucket does not answer: that it does not is never taken for a missing file."""
+def _io_errors_as_input_errors(path: str) -> Iterator[None]:
+    """Convert I/O errors to InputError. An unreachable disk or bucket is never reported as a missing file."""
     try:
         yield
     except PermissionError:
-        raise InputError(f"{path}: in a folder that may not be entered: give execute rights to those above") from None
+        raise InputError(
+            f"{path}: no permission to enter a parent folder: give execute rights on its parent folders"
+        ) from None
     except OSError as error:
         if filesystems.is_temporary(error):
-            raise _unanswered(path, error) from None
+            raise _unavailable(path, error) from None
         if error.errno is not None:
-            raise InputError(f"{path}: the disk does not answer ({os.strerror(error.errno)}): mend it") from None
+            raise InputError(f"{path}: the disk does not answer ({os.strerror(error.errno)}): check the disk") from None
         raise InputError(
-            f"{path}: the bucket refuses ({first_line(error)}): check its name, your keys and their rights"
+            f"{path}: the bucket refuses access ({first_line(error)}): check its name, your keys and their rights"
         ) from None
 
 
-def _unanswered(path: str, error: Exception) -> InputError:
+def _unavailable(path: str, error: Exception) -> InputError:
     return InputError(f"{path}: the bucket does not answer ({first_line(error)}): try again")
 
 
 def stat(path: str) -> tuple[int, int]:
-    """Size in bytes and time of change in ns; what tells a changed file from the one that was planned with.
+    """Return the size in bytes and the modification time in ns of a file.
 
     Raises:
-        InputError: there is no such file.
+        InputError: the file does not exist, or a bucket does not answer.
 
     """
-    found = try_stat(path)
-    if found is None:
+    size_and_time = try_stat(path)
+    if size_and_time is None:
         raise InputError(f"{path}: no such file: check the path")
-    return found
+    return size_and_time
 
 
 def try_stat(path: str) -> tuple[int, int] | None:
-    """Size in bytes and time of change in ns; None where there is no such file, and can be none of that name.
+    """Return the size in bytes and the modification time in ns of a file, or None where it does not exist.
 
     Raises:
-        InputError: a bucket does not answer: then nothing is known.
+        InputError: a bucket does not answer, so whether the file exists is unknown.
 
     """
     try:
-        filesystem, inner = open_filesystem(path) if "://" in path else (_HERE, path)
+        filesystem, inner = open_filesystem(path) if "://" in path else (_LOCAL, path)
     except InputError as error:
-        if isinstance(error.__context__, OSError):  # where the bucket lies cannot be found out now
+        if isinstance(error.__context__, OSError):  # the region of the bucket cannot be determined
             raise
         return None
     if isinstance(filesystem, pafs.LocalFileSystem):
         return filesystems.stat_file(inner)
     try:
-        with _told(path):
+        with _io_errors_as_input_errors(path):
             return _stat(filesystems.retry(lambda: filesystem.get_file_info(inner)))
     except ValueError:
         return None
 
 
 def list_stats(folder: str) -> dict[str, tuple[int, int]]:
-    """Size in bytes and time of change in ns of all files below a bucket's folder, by path, as its listing tells them.
+    """Return size in bytes and modification time in ns of all files below a folder of a bucket, by path.
 
     Raises:
         InputError: the bucket does not answer.
 
     """
-    filesystem, inner, there = _open_folder(folder)
-    if not there:
+    filesystem, inner, is_present = _open_folder(folder)
+    if not is_present:
         return {}
-    with _told(folder):
-        found = filesystems.retry(lambda: filesystem.get_file_info(pafs.FileSelector(inner, recursive=True)))
-    stats = {_inside(folder, info.path[len(inner) :].lstrip("/")): _stat(info) for info in found}
+    with _io_errors_as_input_errors(folder):
+        infos = filesystems.retry(lambda: filesystem.get_file_info(pafs.FileSelector(inner, recursive=True)))
+    stats = {_full_path(folder, info.path[len(inner) :].lstrip("/")): _stat(info) for info in infos}
     return {path: stat for path, stat in stats.items() if stat is not None}
 
 
@@ -168,110 +171,118 @@ def _stat(info: pafs.FileInfo) -> tuple[int, int] | None:
 
 
 def read_bytes(path: str) -> bytes:
-    """Read a whole file.
+    """Read a file.
 
     Raises:
-        InputError: it is not there or cannot be read.
+        InputError: the file does not exist or cannot be read.
 
     """
     return read_range(path, 0, None)
 
 
 def read_range(path: str, offset: int, size: int | None) -> bytes:
-    """Read `size` bytes at `offset`, fewer where the file ends before; with no size, the whole file.
+    """Read `size` bytes at `offset`, fewer at the end of the file; without a size, up to the end.
 
     Raises:
-        InputError: it is not there or cannot be read.
+        InputError: the file does not exist or cannot be read.
 
     """
-    filesystem, inner = open_filesystem(path) if "://" in path else (_HERE, path)
-    local = isinstance(filesystem, pafs.LocalFileSystem)
+    filesystem, inner = open_filesystem(path) if "://" in path else (_LOCAL, path)
+    is_local = isinstance(filesystem, pafs.LocalFileSystem)
     try:
-        if local:
+        if is_local:
             return filesystems.read_file(inner, offset, size)
         return filesystems.retry(lambda: filesystems.read_object(filesystem, inner, offset, size))
     except (OSError, ValueError) as error:
         if filesystems.is_temporary(error):
-            raise _unanswered(path, error) from None
-        why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else first_line(error)
-        if local and os.path.islink(inner):
-            why = f"a link to {filesystems.printable(os.readlink(inner))}: {why}"
-        raise InputError(f"{path}: cannot be read ({why}): check that it is there and may be read") from None
+            raise _unavailable(path, error) from None
+        cause = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else first_line(error)
+        if is_local and os.path.islink(inner):
+            cause = f"a link to {filesystems.printable(os.readlink(inner))}: {cause}"
+        raise InputError(
+            f"{path}: cannot be read ({cause}): check that it exists and that you have read rights"
+        ) from None
 
 
 def write_bytes(path: str, content: bytes) -> None:
-    """Write a whole file, so that at any moment there is the old one, the new one or none.
+    """Write a file atomically: at any moment the path has the complete old content, the complete new content or none.
 
-    On a disk: a temporary file beside it, fsync, rename. An object store shows an object only once it is whole.
+    On a disk: a temporary file in the same folder, fsync, rename. An object store shows an object once it is complete.
 
     Raises:
-        InputError: it cannot be written: no room, no right, a file where a folder should be.
+        InputError: it cannot be written: disk full, no write rights, or a parent is a file.
 
     """
     filesystem, inner = open_filesystem(path)
-    local = isinstance(filesystem, pafs.LocalFileSystem)
+    is_local = isinstance(filesystem, pafs.LocalFileSystem)
     try:
-        if local:
+        if is_local:
             filesystem.create_dir(parent_of(inner), recursive=True)
             filesystems.replace_file(inner, content)
         else:
             filesystems.retry(lambda: filesystems.write_object(filesystem, inner, content))
     except OSError as error:
-        advice = "make room" if local else "check the bucket's name, your keys and their rights"
-        raise InputError(f"{path}: cannot be written ({first_line(error)}): {advice}, or write elsewhere") from error
+        advice = "free disk space" if is_local else "check the bucket's name, your keys and their rights"
+        raise InputError(
+            f"{path}: cannot be written ({first_line(error)}): {advice}, or choose another folder"
+        ) from error
 
 
 def delete_unfinished(folder: str) -> None:
-    """Delete the temporary files below a folder that a killed process left behind; no one may be writing there."""
+    """Delete temporary files that a killed process left below a folder; no other process may be writing there."""
     if "://" not in folder:
         for path in Path(folder).rglob(f"{filesystems.TEMPORARY_PREFIX}*"):
             path.unlink(missing_ok=True)
 
 
 def delete(path: str) -> None:
-    """Delete a file or a folder with all in it; nothing happens where there is none."""
-    filesystem, inner, kind = _look(path)
+    """Delete a file, or a folder with its content; do nothing where the path does not exist."""
+    filesystem, inner, kind = _file_type(path)
     calls = {pafs.FileType.Directory: filesystem.delete_dir, pafs.FileType.File: filesystem.delete_file}
-    # Gone already: deleted by a request of ours whose answer was lost, or by somebody else.
-    with _told(path), contextlib.suppress(FileNotFoundError):
+    # Already deleted: by an earlier request whose response was lost, or by another process.
+    with _io_errors_as_input_errors(path), contextlib.suppress(FileNotFoundError):
         if kind in calls:
             filesystems.retry(lambda: calls[kind](inner))
 
 
 def read_json(path: str, content: bytes | None = None) -> dict[str, Any]:
-    """Read a JSON object that this schema wrote; `content` where its bytes were read before.
+    """Read a JSON object of the current schema version.
+
+    content: the bytes of the file, where they were read before.
 
     Raises:
-        InputError: it is not there, is no JSON object, or carries another schema's number.
+        InputError: the file does not exist, is not a JSON object, or has another schema version.
 
     """
     try:
         value = json.loads(read_bytes(path) if content is None else content)
     except ValueError:
-        raise InputError(f"{path}: not JSON: it was damaged; make it again") from None
+        raise InputError(f"{path}: not valid JSON: the file is damaged; create it again") from None
     if not isinstance(value, dict):
-        raise InputError(f"{path}: {type(value).__name__}, expected a JSON object: it was damaged; make it again")
+        raise InputError(
+            f"{path}: {type(value).__name__}, expected a JSON object: the file is damaged; create it again"
+        )
     check_schema(value.get("schema"), path, str(value.get("lungseg_version") or ""))
     return value
 
 
 def write_json(path: str, value: dict[str, Any], indent: int | None = 1) -> None:
-    """Write a JSON object, with the schema and the version first; readable, or with no indent ten times faster."""
+    """Write a JSON object after the schema version and the lungseg version; indent=None is ten times faster."""
     content = {"schema": SCHEMA, "lungseg_version": __version__, **value}
     write_bytes(path, (json.dumps(content, indent=indent) + "\n").encode())
 
 
 def has_valid_digest(value: dict[str, Any]) -> bool:
-    """Whether a JSON object that carries its own digest as `checked` is as it was written."""
-    outside = ("schema", "lungseg_version", "checked")
-    return value.get("checked") == digest({name: it for name, it in value.items() if name not in outside})
+    """Return whether a JSON object matches the digest in its field `checked`."""
+    not_covered = ("schema", "lungseg_version", "checked")
+    return value.get("checked") == digest({name: field for name, field in value.items() if name not in not_covered})
 
 
 def digest_bytes(content: bytes) -> str:
-    """SHA-256 in hexadecimal digits."""
+    """Return the SHA-256 as hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
 
 
 def digest(value: Any) -> str:
-    """Sixteen hexadecimal digits of the SHA-256 of a JSON value, whatever the order of its keys."""
+    """Return the first 16 hexadecimal digits of the SHA-256 of a JSON value; the order of keys does not matter."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""The file systems behind storage: opened, asked again while busy, folders listed with nothing passed over silently."""
+"""File systems behind storage: open, retry, list folders, read and write files."""
 
 import logging
 import os
@@ -19,18 +19,18 @@ from lungseg.storage.paths import parent_of
 logger = logging.getLogger(__name__)
 
 TEMPORARY_PREFIX = ".writing-"
-"""How the names of files begin that are being written."""
+"""Prefix of the names of files that are being written."""
 _HIDDEN = re.compile(r"(^|/)\.")
-_OWN = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}|\.shared-")  # of files that jobs make for a moment
-# For how long a bucket that is busy or out of reach is asked again. One that takes connections and says nothing is told
-# after three attempts of _SILENT_S: so a bucket that is gone is told in less than a minute, whichever way it is gone.
-_PATIENCE_S = 20.0
-_SILENT_S = 10.0
-_CONNECT_S = 3.0
-_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.2, 3.0
-# In what the libraries of AWS and of Google say, all that may pass by itself. INTERNAL_FAILURE is Arrow's word for a
-# 503 whose text is longer than the range that was to be read: it has no room for it, and does not ask again.
-_PASSES = re.compile(
+_INTERNAL = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}|\.shared-")  # temporary files of our own jobs
+# How long requests to a busy or unreachable bucket are retried. A server that accepts connections but never responds
+# fails after three attempts of _REQUEST_TIMEOUT_S. So any unavailable bucket is reported in less than a minute.
+_RETRY_PERIOD_S = 20.0
+_REQUEST_TIMEOUT_S = 10.0
+_CONNECT_TIMEOUT_S = 3.0
+_FIRST_WAIT_S, _MAX_WAIT_S = 0.2, 3.0
+# Temporary errors in messages of the AWS and Google libraries. Arrow reports INTERNAL_FAILURE for a 503 response whose
+# body is longer than the requested range, and does not retry it.
+_TEMPORARY_ERROR = re.compile(
     r"NETWORK_CONNECTION|SLOW_DOWN|SERVICE_UNAVAILABLE|INTERNAL_FAILURE|THROTTLING|REQUEST_TIMEOUT"
     r"|HTTP status (408|429|5\d\d)|SlowDown|Status\((UNAVAILABLE|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED)"
 )
@@ -38,132 +38,132 @@ _Answer = TypeVar("_Answer")
 
 
 def open_uri(path: str) -> tuple[pafs.FileSystem, str]:
-    """Split a path or URI into its file system and the path there.
+    """Return the file system of a path or URI, and the path inside that file system.
 
     Raises:
-        ValueError: it is none that could be opened.
-        OSError: where its bucket lies cannot be found out.
+        ValueError: the path or URI is not valid.
+        OSError: the region of the bucket cannot be determined.
 
     """
     if path.startswith(("gs://", "gcs://")) and "?" not in path:
-        path = f"{path}?retry_limit_seconds={_PATIENCE_S:.0f}"  # by itself it would try for a quarter of an hour
+        path = f"{path}?retry_limit_seconds={_RETRY_PERIOD_S:.0f}"  # the default is 15 minutes
     opened: tuple[pafs.FileSystem, str] = pafs.FileSystem.from_uri(
         path if "://" in path else Path(path).absolute().as_uri()
     )
     filesystem, inner = opened
     if isinstance(filesystem, pafs.S3FileSystem):
-        # A URI has no word for patience: by itself it would ask a server that says nothing for 100 s, each time.
+        # A URI cannot set timeouts, and by default each request to a server that never responds takes 100 s.
         _, (options, *_) = filesystem.__reduce__()
-        limits = {"request_timeout": _SILENT_S, "connect_timeout": _CONNECT_S}
+        limits = {"request_timeout": _REQUEST_TIMEOUT_S, "connect_timeout": _CONNECT_TIMEOUT_S}
         retries = pafs.AwsStandardS3RetryStrategy(max_attempts=3)
         filesystem = pafs.S3FileSystem(**{**options, **limits}, retry_strategy=retries)
     return filesystem, inner
 
 
 def retry(request: Callable[[], _Answer]) -> _Answer:
-    """Ask a store for something; while it is busy or out of reach, again, for a while. A disk is asked once.
+    """Run a request, and retry it for a limited time while an object store is busy or unreachable.
+
+    Errors of a disk are not retried.
 
     Raises:
-        OSError: what the last answer was.
+        OSError: the last error.
 
     """
-    began, wait = time.monotonic(), _FIRST_WAIT_S
+    started, wait = time.monotonic(), _FIRST_WAIT_S
     while True:
         try:
             return request()
         except OSError as error:
-            if not is_temporary(error) or time.monotonic() - began + wait > _PATIENCE_S:
+            if not is_temporary(error) or time.monotonic() - started + wait > _RETRY_PERIOD_S:
                 raise
-        time.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311  # so that many who were refused do not return at once
-        wait = min(2 * wait, _LONGEST_WAIT_S)
+        time.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311  # spread the retries of many clients
+        wait = min(2 * wait, _MAX_WAIT_S)
 
 
 def is_temporary(error: Exception) -> bool:
-    """Whether a store's error may pass by itself; a disk's does not."""
-    return isinstance(error, OSError) and error.errno is None and bool(_PASSES.search(str(error)))
+    """Return whether an error of an object store may be temporary; an error of a disk is not."""
+    return isinstance(error, OSError) and error.errno is None and bool(_TEMPORARY_ERROR.search(str(error)))
 
 
 def list_files_below(filesystem: pafs.FileSystem, folder: str) -> list[str]:
-    """List the files below a folder, as paths below it, in no order, without the hidden.
+    """List all files below a folder as relative paths, unsorted, without hidden files.
 
-    On a disk links are followed, but for one that leads back to a folder on the way to it: a loop gives each file once.
-    A link to nothing is listed: whoever opens it says so. Pipes, sockets and devices are left out aloud: opening one
-    may wait for ever.
+    On a disk, links are followed, except links to a parent folder: each file in a loop is listed once. Broken links are
+    listed; opening one raises an error. Pipes, sockets and devices are skipped with a warning, because opening one may
+    block forever.
 
     Raises:
-        InputError: a folder may not be listed, or a name is not UTF-8.
+        InputError: a folder cannot be listed, or a name is not UTF-8.
 
     """
     if not isinstance(filesystem, pafs.LocalFileSystem):
-        return _in_store(filesystem, folder, pafs.FileType.File)
-    found: list[str] = []
-    others: list[str] = []
+        return _list_store(filesystem, folder, pafs.FileType.File)
+    files: list[str] = []
+    special: list[str] = []
     hidden: list[str] = []
-    left: list[tuple[str, tuple[str, ...]]] = [("", (os.path.realpath(folder),))]
-    while left:
-        prefix, way = left.pop()
+    pending: list[tuple[str, tuple[str, ...]]] = [("", (os.path.realpath(folder),))]
+    while pending:
+        prefix, parents = pending.pop()
         for entry in _entries(os.path.join(folder, prefix), hidden):
             path, kind = prefix + entry.name, _kind(entry)
             if kind == "file":
-                found.append(path)
-            elif kind == "other":
-                others.append(path)
-            elif (real := _real(entry, way[-1])) not in way:
-                left.append((f"{path}/", (*way, real)))
-    _tell_hidden(folder, hidden)
-    if others:
-        logger.warning("%s: %d pipes, sockets or devices passed over (first: %s)", folder, len(others), min(others))
-    return found
+                files.append(path)
+            elif kind == "special":
+                special.append(path)
+            elif (real := _real_path(entry, parents[-1])) not in parents:
+                pending.append((f"{path}/", (*parents, real)))
+    _log_hidden(folder, hidden)
+    if special:
+        logger.warning("%s: skipped %d pipes, sockets or devices (first: %s)", folder, len(special), min(special))
+    return files
 
 
 def list_subfolders(filesystem: pafs.FileSystem, folder: str) -> list[str]:
-    """List the names of the folders directly in a folder, in no order, without the hidden.
+    """List the names of the direct subfolders of a folder, unsorted, without hidden ones.
 
-    On a disk a link to a folder is one, but for one that leads back to this folder or above; a link to nothing is none.
+    On a disk this includes links to folders, except links to this folder or one of its parents.
 
     Raises:
-        InputError: the folder may not be listed, or a name is not UTF-8.
+        InputError: the folder cannot be listed, or a name is not UTF-8.
 
     """
     if not isinstance(filesystem, pafs.LocalFileSystem):
-        return _in_store(filesystem, folder, pafs.FileType.Directory)
+        return _list_store(filesystem, folder, pafs.FileType.Directory)
     real = os.path.realpath(folder)
-    found = [entry for entry in _entries(folder) if _kind(entry) == "folder"]
-    return [entry.name for entry in found if not f"{real}/".startswith(os.path.join(_real(entry, real), ""))]
+    folders = [entry for entry in _entries(folder) if _kind(entry) == "folder"]
+    return [entry.name for entry in folders if not f"{real}/".startswith(os.path.join(_real_path(entry, real), ""))]
 
 
 def printable(path: str) -> str:
-    r"""Write a path so that it can be printed and stored: a byte that is not UTF-8 becomes `\xff`."""
+    r"""Return a path with each byte that is not UTF-8 written as `\xff`."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def _in_store(filesystem: pafs.FileSystem, folder: str, kind: pafs.FileType) -> list[str]:
-    """Name the files below a folder, or the folders directly in it."""
-    # In Google's store Arrow lists no folder that has no object of its own, as those have none that gsutil copies.
-    unlisted = kind == pafs.FileType.Directory and filesystem.type_name == "gcs"
-    listed = pafs.FileType.File if unlisted else kind
+def _list_store(filesystem: pafs.FileSystem, folder: str, kind: pafs.FileType) -> list[str]:
+    """List the files below a folder of an object store, or its direct subfolders."""
+    # In Google Cloud Storage, Arrow lists only folders that have an object of their own. gsutil creates none.
+    from_files = kind == pafs.FileType.Directory and filesystem.type_name == "gcs"
+    listed = pafs.FileType.File if from_files else kind
     selector = pafs.FileSelector(folder, recursive=listed == pafs.FileType.File)
     infos = retry(lambda: filesystem.get_file_info(selector))
     paths = [info.path[len(folder) :].lstrip("/") for info in infos if info.type == listed]
-    if unlisted:
+    if from_files:
         paths = list(dict.fromkeys(path.split("/")[0] for path in paths if "/" in path))
     if kind == pafs.FileType.File:
-        _tell_hidden(folder, [path.lstrip("/") for path in paths if _HIDDEN.search(path)])
+        _log_hidden(folder, [path.lstrip("/") for path in paths if _HIDDEN.search(path)])
     return [path for path in paths if not _HIDDEN.search(path)]
 
 
-def _tell_hidden(folder: str, hidden: Sequence[str]) -> None:
-    names = [name for name in hidden if not _OWN.match(name)]
+def _log_hidden(folder: str, hidden: Sequence[str]) -> None:
+    names = [name for name in hidden if not _INTERNAL.match(name)]
     if names:
-        logger.info(
-            "%s: %d hidden files and folders passed over (first: %s)", folder, len(names), printable(min(names))
-        )
+        logger.info("%s: skipped %d hidden files and folders (first: %s)", folder, len(names), printable(min(names)))
 
 
 def _entries(folder: str, hidden: list[str] | None = None) -> Iterator[os.DirEntry[str]]:
-    """Give what a folder holds but for the hidden, and for what file systems keep in lost+found, which is root's.
+    """Yield the entries of a folder, except hidden ones and lost+found, which only root can read.
 
-    The names of the hidden are added to `hidden`.
+    hidden: receives the names of the hidden entries.
     """
     try:
         with os.scandir(folder) as entries:
@@ -188,68 +188,68 @@ def _check_name(entry: os.DirEntry[str]) -> None:
         entry.name.encode()
     except UnicodeEncodeError:
         raise InputError(
-            f"{printable(entry.path)}: a name that is not UTF-8: rename it (convmv renames all of an archive)"
+            f"{printable(entry.path)}: the name is not UTF-8: rename it (convmv can rename a complete archive)"
         ) from None
 
 
-def _kind(entry: os.DirEntry[str]) -> Literal["folder", "file", "other"]:
-    """Say what an entry is, or what its link leads to; mostly the folder itself has told, and no stat is needed."""
+def _kind(entry: os.DirEntry[str]) -> Literal["folder", "file", "special"]:
+    """Return the kind of an entry or of its link target; most entries need no extra stat."""
     try:
         if entry.is_dir():
             return "folder"
-        return "other" if not entry.is_file() and os.path.exists(entry.path) else "file"
-    except OSError:  # what bars this look, as a link to itself does, bars the opening too, which says why
+        return "special" if not entry.is_file() and os.path.exists(entry.path) else "file"
+    except OSError:  # such as a link to itself; opening it raises the same error
         return "file"
 
 
-def _real(entry: os.DirEntry[str], parent: str) -> str:
-    """Name a folder by the way without links; only a link needs the disk for that."""
+def _real_path(entry: os.DirEntry[str], parent: str) -> str:
+    """Return the path of a folder with links resolved; only links need disk access."""
     return os.path.realpath(entry.path) if entry.is_symlink() else os.path.join(parent, entry.name)
 
 
 def read_file(path: str, offset: int, size: int | None) -> bytes:
-    """Read a file of a disk, without Arrow, which takes longer to open a small file than to read it.
+    """Read a file from a disk. Arrow is slower here: it takes longer to open a small file than to read it.
 
     Raises:
-        InputError: it is no file but a pipe, socket or device.
-        OSError: it cannot be read.
+        InputError: the path is a pipe, socket or device.
+        OSError: the file cannot be read.
 
     """
-    # Without this flag, to open a pipe may wait for ever.
+    # Without O_NONBLOCK, opening a pipe may block forever.
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise InputError(f"{path}: a pipe, socket or device, expected a file: take it out")
+            raise InputError(f"{path}: a pipe, socket or device, expected a file: remove it from the archive")
         file.seek(offset)
         return file.read(size)
 
 
 def stat_file(path: str) -> tuple[int, int] | None:
-    """Size in bytes and time of change in ns of a file of a disk, without Arrow, which takes ten times as long.
+    """Return size in bytes and modification time in ns of a file on a disk, ten times as fast as Arrow.
 
-    None where there is no file, and where it cannot be looked at: whoever opens it says why.
+    None where the file does not exist or its folder cannot be accessed; opening it then raises an error.
     """
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except (OSError, ValueError):
         return None
-    return (found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else None
+    return (status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
 
 
 def read_object(filesystem: pafs.FileSystem, inner: str, offset: int, size: int | None) -> bytes:
-    """Read `size` bytes at `offset` of a bucket's object, all of them with no size."""
+    """Read `size` bytes at `offset` of an object in a bucket; without a size, up to the end."""
     with filesystem.open_input_file(inner) as file:
         return bytes(file.read() if size is None else file.read_at(size, offset))
 
 
 def write_object(filesystem: pafs.FileSystem, inner: str, content: bytes) -> None:
-    """Write a bucket's object, which shows only once it is whole."""
+    """Write an object to a bucket; it becomes visible when it is complete."""
     filesystem.create_dir(parent_of(inner), recursive=True)
     with filesystem.open_output_stream(inner) as stream:
         stream.write(content)
 
 
 def replace_file(path: str, content: bytes) -> None:
-    """Write a file of a disk under another name, and give it its own once it is whole and safe."""
+    """Write a temporary file on a disk, sync it and rename it to its final name."""
     descriptor, temporary = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=parent_of(path))
     try:
         with os.fdopen(descriptor, "wb") as file:

@@ -1,4 +1,4 @@
-"""Names of files and folders, local or in a bucket; `storage` gives them on."""
+"""Paths and URIs of files and folders, without any I/O."""
 
 import os
 import re
@@ -10,24 +10,24 @@ _ONE_SLASH = re.compile(r"(s3|gs|gcs|file|https?):/(?!/)")
 
 
 def resolve(path: str) -> str:
-    """Make a path absolute; leave a URI as it is.
+    """Return an absolute path; URIs stay unchanged.
 
-    A relative path means the folder that the user stands in. In a job submitted to Ray that folder is a copy which Ray
-    throws away, so there it means ~/lungseg: the same command submitted again finds what the first one left.
+    A relative path starts at the working folder. In a job submitted to Ray the working folder is a temporary copy, so
+    there it starts at ~/lungseg: a second submission of the same command finds the results of the first.
 
     Raises:
-        InputError: there is none (as of an empty shell variable), or a URI lacks a slash or carries options.
+        InputError: the path is empty, or a URI lacks a slash or has options after a question mark.
 
     """
     if not path.strip():
-        raise InputError("an empty path: name a folder (was a shell variable empty?)")
+        raise InputError("an empty path: pass a folder (is a shell variable empty?)")
     if _ONE_SLASH.match(path):
         raise InputError(f"{path}: one slash, expected two: {path.replace(':/', '://', 1)}")
     if "://" in path:
-        if "?" in path:  # what is written below it would be named by the options' end, all of it alike
+        if "?" in path:  # joined names would become part of the options
             raise InputError(
-                f"{path}: options behind a question mark, expected none: set AWS_ENDPOINT_URL, AWS_REGION and the like "
-                "in the environment, and write %3F for a question mark in a name"
+                f"{path}: options after a question mark are not supported: set AWS_ENDPOINT_URL, AWS_REGION and "
+                "others in the environment, and write %3F for a question mark in a name"
             )
         return path.rstrip("/")
     expanded = Path(path).expanduser()
@@ -38,23 +38,23 @@ def resolve(path: str) -> str:
 
 
 def join(folder: str, *names: str) -> str:
-    """Name something inside a folder; `..` and absolute names are refused, as they could climb out of it."""
+    """Join names to a folder; refuse absolute names and `..`, which could leave the folder."""
     for name in names:
         if name.startswith("/") or ".." in name.split("/"):
-            raise InputError(f"{name}: a name that leaves its folder {folder}: rename it")
+            raise InputError(f"{name}: this name leaves its folder {folder}: rename it")
     return "/".join([folder.rstrip("/"), *names])
 
 
 def is_inside(path: str, folder: str) -> bool:
-    """Whether a path is a folder, or anything below it; both as `resolve` gives them."""
+    """Return whether a path is a folder or below it; both as returned by `resolve`."""
     return f"{path}/".startswith(f"{folder}/")
 
 
 def name_of(path: str) -> str:
-    """Last part of a path."""
+    """Return the last component of a path."""
     return path.rstrip("/").rsplit("/", 1)[-1]
 
 
 def parent_of(path: str) -> str:
-    """All but the last part of a path."""
+    """Return a path without its last component."""
     return path.rstrip("/").rsplit("/", 1)[0]

@@ -1,4 +1,4 @@
-"""Prepared data sets as a whole: joined from parts, found, opened only when they are what was written."""
+"""Prepared datasets are finished, found, and opened only when they are complete."""
 
 import shutil
 from pathlib import Path
@@ -61,10 +61,10 @@ def test_a_mask_far_larger_than_all_others_is_rejected(tmp_path: Path) -> None:
     assert index == [one.image_id for one in records if one.image_id != "13"]
 
 
-# What is not ours
+# Unrelated files
 
 
-def test_files_of_others_are_left_alone(own_archive: Path, tmp_path: Path) -> None:
+def test_unrelated_files_stay_unchanged(own_archive: Path, tmp_path: Path) -> None:
     strange = [tmp_path / "out" / "north" / name for name in ("mine.tar", "old/north-000009.tar", "notes.json")]
     for path in strange:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,7 @@ def test_files_of_others_are_left_alone(own_archive: Path, tmp_path: Path) -> No
     assert [path.read_bytes() for path in strange] == [b"mine"] * 3
 
 
-def test_a_data_set_is_not_written_into_its_own_archive(own_archive: Path) -> None:
+def test_a_dataset_is_not_written_into_its_archive(own_archive: Path) -> None:
     before = contents(own_archive)
     plans = plan_shards(sources.discover(str(own_archive)), str(own_archive), SMALL, 2)
     with pytest.raises(InputError, match="north holds files of the archive"):
@@ -84,7 +84,7 @@ def test_a_data_set_is_not_written_into_its_own_archive(own_archive: Path) -> No
 @pytest.mark.parametrize(
     ("old", "new"), [('"preprocess"', '"preproces"'), ('"size": 64', '"size": 96'), ('"inputs": 5', '"inputs": 6')]
 )
-def test_a_changed_dataset_json_does_not_open(old: str, new: str, own_prepared: Path) -> None:
+def test_a_changed_dataset_json_is_refused(old: str, new: str, own_prepared: Path) -> None:
     path = own_prepared / "north" / "dataset.json"
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new, 1))
@@ -93,7 +93,7 @@ def test_a_changed_dataset_json_does_not_open(old: str, new: str, own_prepared: 
 
 
 @pytest.mark.parametrize("change", ['"finding": null', '"inputs_digest"'])
-def test_a_changed_part_is_made_again(change: str, archive: Path, prepared: Path, own_prepared: Path) -> None:
+def test_a_changed_part_is_written_again(change: str, archive: Path, prepared: Path, own_prepared: Path) -> None:
     path = own_prepared / "north" / "parts" / "north-000000.json"
     assert change in path.read_text()
     path.write_text(path.read_text().replace(change, change.replace("i", "I").replace("inputs", "input")))
@@ -101,7 +101,7 @@ def test_a_changed_part_is_made_again(change: str, archive: Path, prepared: Path
     assert contents(own_prepared) == contents(prepared)
 
 
-def test_what_is_not_finished_is_told(own_prepared: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_unfinished_datasets_are_skipped_with_a_warning(own_prepared: Path, caplog: pytest.LogCaptureFixture) -> None:
     (own_prepared / "south" / "dataset.json").unlink()
     assert catalog.list_unfinished(str(own_prepared)) == [str(own_prepared / "south")]
     assert catalog.find_datasets([str(own_prepared)]) == [str(own_prepared / "north")]
@@ -111,7 +111,7 @@ def test_what_is_not_finished_is_told(own_prepared: Path, caplog: pytest.LogCapt
 # Growing
 
 
-def test_images_that_are_added_make_new_tars_and_leave_the_old_ones(own_archive: Path, tmp_path: Path) -> None:
+def test_added_images_go_to_new_tars_only(own_archive: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     late = own_archive / "north" / "images" / "north_00.png"
     away = late.rename(tmp_path / "away.png")
@@ -131,7 +131,7 @@ def test_images_that_are_added_make_new_tars_and_leave_the_old_ones(own_archive:
 # Opening
 
 
-def test_an_index_of_another_run_is_refused(own_prepared: Path, archive: Path, tmp_path: Path) -> None:
+def test_an_index_from_another_run_is_refused(own_prepared: Path, archive: Path, tmp_path: Path) -> None:
     other = PreprocessSettings(size=64, histogram="equalize")
     dataset_writer.write_datasets(plan_shards(sources.discover(str(archive)), str(tmp_path / "other"), other, 2))
     shutil.copy(tmp_path / "other" / "north" / "index.parquet", own_prepared / "north" / "index.parquet")
@@ -139,7 +139,7 @@ def test_an_index_of_another_run_is_refused(own_prepared: Path, archive: Path, t
         catalog.open_dataset(str(own_prepared / "north"))
 
 
-def test_an_index_whose_rows_point_at_each_others_samples_is_refused(own_prepared: Path) -> None:
+def test_an_index_with_swapped_rows_is_refused(own_prepared: Path) -> None:
     """Patients would be in the wrong fold, and nothing else would show it."""
     path = str(own_prepared / "north" / "index.parquet")
     table = storage.read_table(path)
@@ -150,17 +150,17 @@ def test_an_index_whose_rows_point_at_each_others_samples_is_refused(own_prepare
         catalog.open_dataset(str(own_prepared / "north"))
 
 
-# Finding data sets
+# Finding datasets
 
 
-def test_prepared_data_sets_are_found_by_name_and_by_their_folder(prepared: Path) -> None:
+def test_datasets_are_found_directly_and_in_a_folder(prepared: Path) -> None:
     north, south = str(prepared / "north"), str(prepared / "south")
     assert catalog.find_datasets([str(prepared)]) == [north, south]
     assert catalog.find_datasets([south, north]) == [south, north]
     assert catalog.find_datasets([south, str(prepared)]) == [south, north]
 
 
-def test_what_is_not_prepared_is_told(own_prepared: Path, tmp_path: Path) -> None:
+def test_unprepared_folders_are_refused(own_prepared: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nope: no such folder: prepare it first"):
         catalog.find_datasets([str(tmp_path / "nope")])
     with pytest.raises(InputError, match="a file, expected a folder"):
@@ -171,7 +171,7 @@ def test_what_is_not_prepared_is_told(own_prepared: Path, tmp_path: Path) -> Non
         catalog.find_datasets([str(own_prepared / "south"), str(own_prepared / "north")])
 
 
-def test_preparing_through_uris_gives_the_same(archive: Path, prepared: Path, tmp_path: Path) -> None:
+def test_preparing_through_uris_writes_the_same_tars(archive: Path, prepared: Path, tmp_path: Path) -> None:
     """URIs are another name for the same files: the tars must not differ by a byte."""
     records = sources.discover(archive.as_uri())
     dataset_writer.write_datasets(plan_shards(records, (tmp_path / "out").as_uri(), SMALL, 2))

@@ -1,4 +1,4 @@
-"""The audit reads the pictures that it compares from the tars, within and across data sets."""
+"""The audit reads the images that it compares from the tars, within and across datasets."""
 
 import shutil
 from pathlib import Path
@@ -23,7 +23,7 @@ def audited(archive: Path, out: Path) -> list[tuple[str, str, str]]:
     return [(pair.first, pair.second, pair.kind) for pair in pairs]
 
 
-def test_copies_are_found_within_and_across_data_sets(own_archive: Path, tmp_path: Path) -> None:
+def test_copies_are_found_within_and_across_datasets(own_archive: Path, tmp_path: Path) -> None:
     assert audited(own_archive, tmp_path / "before") == []
     for kind in ("images", "masks"):
         north, south = own_archive / "north" / kind, own_archive / "south" / kind
@@ -36,7 +36,7 @@ def test_copies_are_found_within_and_across_data_sets(own_archive: Path, tmp_pat
     ]
 
 
-def test_a_copy_of_a_data_set_that_lies_beside_it_and_is_older_stops_nothing(own_archive: Path, tmp_path: Path) -> None:
+def test_an_older_copy_of_a_dataset_is_tolerated(own_archive: Path, tmp_path: Path) -> None:
     audited(own_archive, tmp_path)
     shutil.copytree(tmp_path / "north", tmp_path / "north-older")
     images = own_archive / "north" / "images"

@@ -1,4 +1,4 @@
-"""Which X-rays are one picture or of one patient: what is found, what is not, and that neither depends on chance."""
+"""Duplicate pairs: which images are found to show the same image or patient, and which are not."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, strategies as st
 from numpy.typing import NDArray
 
+from lungseg.arrays import Row
 from lungseg.config import PreprocessSettings
 from lungseg.dataset import duplicates
 from lungseg.imaging import phantom
@@ -26,7 +27,7 @@ def bits(one: str, other: str) -> int:
     return (int(one, 16) ^ int(other, 16)).bit_count()
 
 
-def row(dataset: str, image: str, patient: str = "", pixel_digest: str = "", phash: str | None = "") -> duplicates.Row:
+def row(dataset: str, image: str, patient: str = "", pixel_digest: str = "", phash: str | None = "") -> Row:
     return {
         "dataset": dataset,
         "image_id": image,
@@ -36,7 +37,7 @@ def row(dataset: str, image: str, patient: str = "", pixel_digest: str = "", pha
     }
 
 
-def never(_: duplicates.Row) -> NDArray[np.uint8]:
+def never(_: Row) -> NDArray[np.uint8]:
     raise AssertionError("no picture needs to be read")
 
 
@@ -105,7 +106,7 @@ def pictures() -> list[NDArray[np.uint8]]:
     return [phantom.draw(seed, styles[seed % 2], 256)[0] for seed in range(6)]
 
 
-def test_a_fingerprint_is_256_bits_and_repeats(pictures: list[NDArray[np.uint8]]) -> None:
+def test_a_fingerprint_has_256_bits_and_is_deterministic(pictures: list[NDArray[np.uint8]]) -> None:
     for picture in pictures:
         found = duplicates.fingerprint(picture)
         assert len(found) == 64
@@ -116,7 +117,7 @@ def test_a_fingerprint_is_256_bits_and_repeats(pictures: list[NDArray[np.uint8]]
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_changed_copy_is_found_again(change: str, pictures: list[NDArray[np.uint8]]) -> None:
+def test_a_changed_copy_is_found(change: str, pictures: list[NDArray[np.uint8]]) -> None:
     for picture in pictures[:3]:
         changed = np.ascontiguousarray(CHANGES[change](picture))
         assert bits(duplicates.fingerprint(picture), duplicates.fingerprint(changed)) <= duplicates.MAX_HASH_DISTANCE
@@ -125,7 +126,7 @@ def test_a_changed_copy_is_found_again(change: str, pictures: list[NDArray[np.ui
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1))
-def test_no_monotone_change_of_contrast_changes_a_fingerprint(seed: int, shape: int) -> None:
+def test_monotone_contrast_changes_keep_the_fingerprint(seed: int, shape: int) -> None:
     """At the hash's own resolution, where no mean over pixels comes in between."""
     random = np.random.default_rng(seed)
     picture = random.integers(0, 256, (64, 64)).astype(np.uint8)
@@ -134,9 +135,7 @@ def test_no_monotone_change_of_contrast_changes_a_fingerprint(seed: int, shape: 
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (33, 2000), (1, 1)])
-def test_a_picture_that_shows_nothing_has_a_fingerprint_and_is_like_no_other(
-    shape: tuple[int, int], pictures: list[NDArray[np.uint8]]
-) -> None:
+def test_a_blank_image_correlates_with_no_other(shape: tuple[int, int], pictures: list[NDArray[np.uint8]]) -> None:
     blank = np.full(shape, 7, np.uint8)
     assert len(duplicates.fingerprint(blank)) == 64
     for other in (blank, pictures[0]):
@@ -147,7 +146,7 @@ def test_a_picture_that_shows_nothing_has_a_fingerprint_and_is_like_no_other(
 @pytest.mark.parametrize(
     ("right", "down", "scale"), [(0, 0, 1.0), (6, 0, 1.0), (-5, 7, 1.0), (0, 0, 1.05), (2, -2, 0.95)]
 )
-def test_a_moved_or_scaled_picture_correlates(
+def test_a_shifted_or_scaled_image_correlates(
     right: int, down: int, scale: float, pictures: list[NDArray[np.uint8]]
 ) -> None:
     one, stranger = duplicates.extract_detail(pictures[0]), duplicates.extract_detail(pictures[2])
@@ -160,7 +159,7 @@ def test_a_moved_or_scaled_picture_correlates(
 # Pairs
 
 
-def test_the_same_grey_values_are_exact_and_each_is_paired_with_the_first() -> None:
+def test_equal_grey_values_are_exact_pairs_with_the_first() -> None:
     rows = [
         row("b", "1", pixel_digest="x"),
         row("a", "2", pixel_digest="x"),
@@ -186,13 +185,13 @@ def test_the_same_grey_values_are_exact_and_each_is_paired_with_the_first() -> N
         (("a", "1", ""), ("a", "2", ""), False),
     ],
 )
-def test_who_is_the_same_patient(one: tuple[str, str, str], other: tuple[str, str, str], same: bool) -> None:
+def test_same_patient_ids_across_datasets(one: tuple[str, str, str], other: tuple[str, str, str], same: bool) -> None:
     rows = [{**row(dataset, image), "patient_id": patient} for dataset, image, patient in (one, other)]
     expected = [duplicates.Pair(f"{one[0]}/1", f"{other[0]}/2", "same_patient")] if same else []
     assert duplicates.find_pairs(rows, never) == expected
 
 
-def test_a_large_group_is_paired_with_its_first() -> None:
+def test_a_large_group_is_paired_with_its_first_image() -> None:
     rows = [row(dataset, f"{i:03}", "9f86d081884c7d65") for dataset in "ab" for i in range(50)]
     found = duplicates.find_pairs(rows, never)
     assert len(found) == 99
@@ -201,11 +200,11 @@ def test_a_large_group_is_paired_with_its_first() -> None:
 
 def drawn_rows(
     pictures: list[NDArray[np.uint8]], dataset: str = "a"
-) -> tuple[list[duplicates.Row], Callable[[duplicates.Row], NDArray[np.uint8]], Counter[str]]:
+) -> tuple[list[Row], Callable[[Row], NDArray[np.uint8]], Counter[str]]:
     rows = [row(dataset, str(i), phash=duplicates.fingerprint(picture)) for i, picture in enumerate(pictures)]
     read: Counter[str] = Counter()
 
-    def reads(one: duplicates.Row) -> NDArray[np.uint8]:
+    def reads(one: Row) -> NDArray[np.uint8]:
         read[one["image_id"]] += 1
         return prepare_image(pictures[int(one["image_id"])], SETTINGS)[0]
 
@@ -231,20 +230,20 @@ def test_near_duplicates_are_found_and_read_once(pictures: list[NDArray[np.uint8
     assert duplicates.find_pairs(rows, read) == found
 
 
-def test_a_row_without_a_hash_is_not_compared_but_may_be_exact(pictures: list[NDArray[np.uint8]]) -> None:
+def test_a_row_without_a_hash_can_still_be_exact(pictures: list[NDArray[np.uint8]]) -> None:
     rows, _, _ = drawn_rows([pictures[0], pictures[0], pictures[0]])
     rows = [{**one, "phash": phash} for one, phash in zip(rows, ("", None, rows[0]["phash"]), strict=True)]
     assert duplicates.find_pairs(rows, never) == []
     assert len(duplicates.find_pairs([{**one, "pixel_digest": "x"} for one in rows], never)) == 2
 
 
-def test_hashes_alone_make_no_pair(pictures: list[NDArray[np.uint8]]) -> None:
+def test_near_hashes_without_correlation_are_no_pair(pictures: list[NDArray[np.uint8]]) -> None:
     rows, read, counts = drawn_rows(pictures)
     assert duplicates.find_pairs([{**one, "phash": rows[0]["phash"]} for one in rows], read) == []
     assert len(counts) == len(rows)
 
 
-def test_copies_with_small_changes_are_found_behind_the_first_rows_too(
+def test_near_copies_are_found_beyond_the_wide_search(
     pictures: list[NDArray[np.uint8]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(duplicates, "WIDE_SEARCH_IMAGES", 6)
@@ -253,7 +252,7 @@ def test_copies_with_small_changes_are_found_behind_the_first_rows_too(
     assert [(pair.first, pair.second) for pair in duplicates.find_pairs(rows, read)] == [("a/4", "a/6")]
 
 
-def test_rows_added_at_the_end_change_no_pair(pictures: list[NDArray[np.uint8]]) -> None:
+def test_appended_rows_change_no_pair(pictures: list[NDArray[np.uint8]]) -> None:
     rows, read, _ = drawn_rows([*pictures, jpeg(60)(pictures[4]), gamma(0.7)(pictures[4])])
     assert set(duplicates.find_pairs(rows[:7], read)) < set(duplicates.find_pairs(rows, read))
 
@@ -261,7 +260,7 @@ def test_rows_added_at_the_end_change_no_pair(pictures: list[NDArray[np.uint8]])
 # Tables
 
 
-def test_a_table_holds_the_pairs_and_the_schemas_number() -> None:
+def test_the_pair_table_has_the_schema_version() -> None:
     pairs = [duplicates.Pair("a/1", "a/2", "near", 12, 0.95), duplicates.Pair("a/1", "b/2", "same_patient")]
     table = duplicates.pairs_to_table(pairs)
     assert table.schema.equals(duplicates.PAIRS, check_metadata=True)
@@ -274,7 +273,7 @@ def test_a_table_holds_the_pairs_and_the_schemas_number() -> None:
 # Real X-rays
 
 
-def real_rows(folder: Path, names: list[str]) -> list[duplicates.Row]:
+def real_rows(folder: Path, names: list[str]) -> list[Row]:
     """Rows of Shenzhen and Montgomery at 256 px; image_id is the file's path below the folder."""
     paths = [next(folder.glob(f"*/images/{name}.png")) for name in names]
     return [row("real", str(path), phash=duplicates.fingerprint(cv2.imread(str(path), 0))) for path in paths]
@@ -286,7 +285,7 @@ def bare(picture: Grey) -> Grey:
     return np.ascontiguousarray(picture[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
 
 
-def read_real(one: duplicates.Row) -> NDArray[np.uint8]:
+def read_real(one: Row) -> NDArray[np.uint8]:
     return prepare_image(cv2.imread(one["image_id"], 0), SETTINGS)[0]
 
 
@@ -312,9 +311,7 @@ TWO_PEOPLE = [
 @pytest.mark.parametrize(
     ("names", "same"), [*((names, True) for names in ONE_PERSON), *((names, False) for names in TWO_PEOPLE)]
 )
-def test_one_person_at_two_visits_is_found_and_two_people_are_not(
-    cxr256: Path, names: tuple[str, str], same: bool
-) -> None:
+def test_two_visits_of_one_person_are_found(cxr256: Path, names: tuple[str, str], same: bool) -> None:
     assert [pair.kind for pair in duplicates.find_pairs(real_rows(cxr256, [*names]), read_real)] == ["near"] * same
 
 

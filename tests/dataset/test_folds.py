@@ -9,6 +9,7 @@ from typing import get_args
 import pytest
 from hypothesis import given, strategies as st
 
+from lungseg.arrays import Row
 from lungseg.config import Protocol
 from lungseg.dataset import folds
 from lungseg.errors import SettingsError
@@ -19,7 +20,7 @@ FINDINGS = ("normal", "abnormal", None)
 PROTOCOLS = get_args(Protocol)
 
 
-def row(dataset: str, image: str, patient: str = "", picture: str = "", finding: str | None = None) -> folds.Row:
+def row(dataset: str, image: str, patient: str = "", picture: str = "", finding: str | None = None) -> Row:
     return {
         "dataset": dataset,
         "image_id": image,
@@ -29,12 +30,12 @@ def row(dataset: str, image: str, patient: str = "", picture: str = "", finding:
     }
 
 
-def key(one: folds.Row) -> str:
+def key(one: Row) -> str:
     return f"{one['dataset']}/{one['image_id']}"
 
 
 @st.composite
-def some_rows(draw: st.DrawFn, datasets: Sequence[str] = DATASETS, most: int = 40) -> list[folds.Row]:
+def some_rows(draw: st.DrawFn, datasets: Sequence[str] = DATASETS, most: int = 40) -> list[Row]:
     """Rows as an index has them, data set by data set; some share a patient or a picture."""
     names = st.tuples(
         st.sampled_from(sorted(datasets)), st.integers(0, 12), st.integers(0, 40), st.sampled_from(FINDINGS)
@@ -46,17 +47,17 @@ def some_rows(draw: st.DrawFn, datasets: Sequence[str] = DATASETS, most: int = 4
 
 
 @st.composite
-def rows_and_links(draw: st.DrawFn) -> tuple[list[folds.Row], list[folds.Link]]:
+def rows_and_links(draw: st.DrawFn) -> tuple[list[Row], list[folds.Link]]:
     rows = draw(some_rows())
     image = st.sampled_from([key(one) for one in rows])
     return rows, draw(st.lists(st.tuples(image, image), max_size=4))
 
 
-def singles(count: int, datasets: Sequence[str] = DATASETS[:2], start: int = 0) -> list[folds.Row]:
+def singles(count: int, datasets: Sequence[str] = DATASETS[:2], start: int = 0) -> list[Row]:
     return [row(dataset, f"i{i}", finding=FINDINGS[i % 2]) for dataset in datasets for i in range(start, start + count)]
 
 
-def assigned(rows: Sequence[folds.Row], count: int, seed: int = 0, linked: Sequence[folds.Link] = ()) -> dict[str, int]:
+def assigned(rows: Sequence[Row], count: int, seed: int = 0, linked: Sequence[folds.Link] = ()) -> dict[str, int]:
     found = folds.assign_folds(rows, folds.group_rows(rows, linked), count, seed)
     return {key(one): fold for one, fold in zip(rows, found, strict=True)}
 
@@ -65,9 +66,7 @@ def plan(number: int, count: int, datasets: Sequence[str] = DATASETS, seed: int 
     return folds.RunPlan("pooled" if len(datasets) > 1 else "source-to-source", tuple(datasets), number, count, seed)
 
 
-def parts_or_none(
-    rows: Sequence[folds.Row], run: folds.RunPlan, linked: Sequence[folds.Link] = ()
-) -> folds.Split | None:
+def parts_or_none(rows: Sequence[Row], run: folds.RunPlan, linked: Sequence[folds.Link] = ()) -> folds.Split | None:
     try:
         return folds.split(rows, run, linked)
     except SettingsError:
@@ -78,14 +77,14 @@ def parts_or_none(
 
 
 @given(rows_and_links())
-def test_groups_are_what_patients_pictures_and_links_connect_and_no_more(
-    drawn: tuple[list[folds.Row], list[folds.Link]],
+def test_groups_are_connected_by_patients_images_and_links(
+    drawn: tuple[list[Row], list[folds.Link]],
 ) -> None:
     rows, linked = drawn
     parts: list[set[int]] = []
     for i, one in enumerate(rows):
 
-        def joined(j: int, one: folds.Row = one) -> bool:
+        def joined(j: int, one: Row = one) -> bool:
             other = rows[j]
             return (
                 other["pixel_digest"] == one["pixel_digest"]
@@ -104,7 +103,7 @@ def test_groups_are_what_patients_pictures_and_links_connect_and_no_more(
 
 
 @given(rows_and_links())
-def test_a_group_is_named_by_its_first_row(drawn: tuple[list[folds.Row], list[folds.Link]]) -> None:
+def test_a_group_is_named_after_its_first_row(drawn: tuple[list[Row], list[folds.Link]]) -> None:
     rows, linked = drawn
     groups = folds.group_rows(rows, linked)
     for group in set(groups):
@@ -112,17 +111,17 @@ def test_a_group_is_named_by_its_first_row(drawn: tuple[list[folds.Row], list[fo
         assert group == f"{first['dataset']}/{first['patient_id']}"
 
 
-def test_the_same_patient_id_in_two_data_sets_is_two_patients() -> None:
+def test_patient_ids_are_separate_per_dataset() -> None:
     first, second = folds.group_rows([row("a", "1", "p1"), row("z", "2", "p1")])
     assert first != second
 
 
-def test_images_of_nobody_are_not_one_group() -> None:
+def test_images_without_a_patient_are_separate_groups() -> None:
     rows = [{**row("a", name), "patient_id": ""} for name in "123"]
     assert folds.group_rows(rows) == ["a/1", "a/2", "a/3"]
 
 
-def test_a_link_to_an_image_that_is_not_there_is_passed_over() -> None:
+def test_links_to_missing_images_are_ignored() -> None:
     rows = singles(3, ("a",))
     links = [("a/i0", "a/gone"), ("a/gone", "a/i1")]
     assert folds.group_rows(rows, links) == folds.group_rows(rows)
@@ -132,7 +131,7 @@ def test_a_link_to_an_image_that_is_not_there_is_passed_over() -> None:
 
 
 @given(some_rows(), st.integers(2, 5), st.integers(0, 3))
-def test_a_group_is_in_one_fold_and_every_row_in_one(rows: list[folds.Row], count: int, seed: int) -> None:
+def test_each_group_is_in_one_fold(rows: list[Row], count: int, seed: int) -> None:
     groups = folds.group_rows(rows)
     found = folds.assign_folds(rows, groups, count, seed)
     assert len(found) == len(rows)
@@ -152,9 +151,7 @@ def test_folds_are_the_same_on_every_machine() -> None:
     st.integers(2, 6),
     st.integers(0, 3),
 )
-def test_folds_hold_equally_many_of_each_stratum_to_two_images(
-    drawn: list[tuple[str, str | None]], count: int, seed: int
-) -> None:
+def test_strata_are_balanced_to_two_images(drawn: list[tuple[str, str | None]], count: int, seed: int) -> None:
     rows = [row(dataset, f"i{i}", finding=finding) for i, (dataset, finding) in enumerate(drawn)]
     found = assigned(rows, count, seed)
     for stratum in set(drawn):
@@ -165,9 +162,7 @@ def test_folds_hold_equally_many_of_each_stratum_to_two_images(
 
 
 @given(some_rows(), st.lists(st.integers(0, 12), max_size=20), st.integers(2, 5), st.integers(0, 3))
-def test_rows_added_at_the_end_of_a_data_set_move_nobody(
-    rows: list[folds.Row], patients: list[int], count: int, seed: int
-) -> None:
+def test_appended_rows_move_no_earlier_row(rows: list[Row], patients: list[int], count: int, seed: int) -> None:
     """Patients that are known already, and strangers; in the first data set and in the last."""
     before = assigned(rows, count, seed)
     for dataset in (rows[0]["dataset"], rows[-1]["dataset"]):
@@ -181,20 +176,20 @@ def test_rows_added_at_the_end_of_a_data_set_move_nobody(
 
 
 @given(some_rows(datasets=("a",)), some_rows(datasets=("z_9",)), st.integers(2, 5))
-def test_another_data_set_beside_it_moves_nobody(one: list[folds.Row], other: list[folds.Row], count: int) -> None:
+def test_another_dataset_moves_no_row(one: list[Row], other: list[Row], count: int) -> None:
     apart = [{**row, "pixel_digest": "other " + row["pixel_digest"]} for row in other]
     together = assigned([*one, *apart], count)
     assert together == {**assigned(one, count), **assigned(apart, count)}
 
 
-def test_another_seed_deals_anew() -> None:
+def test_another_seed_changes_the_folds() -> None:
     rows = singles(300)
     first, second = assigned(rows, 5, 0), assigned(rows, 5, 1)
     same = sum(first[name] == second[name] for name in first)
     assert 60 < same < 180
 
 
-def test_few_move_when_an_image_is_taken_out_and_more_when_the_order_changes() -> None:
+def test_removing_an_image_moves_few_rows() -> None:
     """The shares that assign_folds states, for strata as large as those of Shenzhen and Montgomery."""
     sizes = {("m", "normal"): 80, ("m", "abnormal"): 58, ("s", "normal"): 263, ("s", "abnormal"): 287}
     rows = [row(one, f"{finding}{i}", finding=finding) for (one, finding), size in sizes.items() for i in range(size)]
@@ -209,12 +204,12 @@ def test_few_move_when_an_image_is_taken_out_and_more_when_the_order_changes() -
     assert 0.3 < sum(shuffled) / len(shuffled) < 0.5
 
 
-# Parts
+# Splits
 
 
 @given(rows_and_links(), st.integers(2, 5), st.integers(0, 3), st.sets(st.sampled_from(DATASETS), min_size=1))
-def test_nobody_is_on_both_sides(
-    drawn: tuple[list[folds.Row], list[folds.Link]], count: int, seed: int, sources: set[str]
+def test_no_patient_image_or_link_crosses_a_split(
+    drawn: tuple[list[Row], list[folds.Link]], count: int, seed: int, sources: set[str]
 ) -> None:
     rows, linked = drawn
     for number in range(count):
@@ -231,9 +226,7 @@ def test_nobody_is_on_both_sides(
 
 
 @given(some_rows(), st.integers(2, 5), st.integers(0, 3), st.sets(st.sampled_from(DATASETS), min_size=1))
-def test_every_image_is_held_out_in_exactly_one_fold(
-    rows: list[folds.Row], count: int, seed: int, sources: set[str]
-) -> None:
+def test_every_image_is_held_out_in_exactly_one_fold(rows: list[Row], count: int, seed: int, sources: set[str]) -> None:
     own = [i for i, one in enumerate(rows) if one["dataset"] in sources]
     fold_of = assigned(rows, count, seed)
     for number in range(count):
@@ -248,8 +241,8 @@ def test_every_image_is_held_out_in_exactly_one_fold(
 
 
 @given(rows_and_links(), st.integers(3, 5), st.integers(0, 3), st.sets(st.sampled_from(DATASETS), min_size=1))
-def test_the_validation_fold_is_the_next_runs_held_out_one_and_touches_no_other_part(
-    drawn: tuple[list[folds.Row], list[folds.Link]], count: int, seed: int, sources: set[str]
+def test_the_validation_fold_is_the_next_held_out_fold(
+    drawn: tuple[list[Row], list[folds.Link]], count: int, seed: int, sources: set[str]
 ) -> None:
     rows, linked = drawn
     groups = folds.group_rows(rows, linked)
@@ -270,7 +263,7 @@ def test_the_validation_fold_is_the_next_runs_held_out_one_and_touches_no_other_
         assert not kept & {groups[i] for i in (*parts.train, *parts.held_out, *parts.cross)}
 
 
-def test_a_fold_without_an_image_to_validate_on_is_refused() -> None:
+def test_an_empty_validation_fold_is_refused() -> None:
     rows = singles(2, ("a",))
     fold_of = assigned(rows, 5)
     held = fold_of["a/i0"]
@@ -283,7 +276,7 @@ def test_a_fold_without_an_image_to_validate_on_is_refused() -> None:
 
 
 @given(some_rows(), st.integers(2, 4))
-def test_other_data_sets_are_tested_whole_but_for_what_was_learnt(rows: list[folds.Row], count: int) -> None:
+def test_cross_dataset_tests_exclude_trained_groups_only(rows: list[Row], count: int) -> None:
     for number in range(count):
         parts = parts_or_none(rows, plan(number, count, ("shenzhen",)))
         if parts is None:
@@ -296,7 +289,7 @@ def test_other_data_sets_are_tested_whole_but_for_what_was_learnt(rows: list[fol
 
 
 @pytest.mark.parametrize("by_link", [False, True])
-def test_what_the_training_set_shows_is_not_tested_in_another_data_set(by_link: bool) -> None:
+def test_training_images_are_not_tested_in_another_dataset(by_link: bool) -> None:
     known = singles(30)
     twin = row("twin", "t0", picture="" if by_link else known[1]["pixel_digest"])
     rows = [*known, twin, row("twin", "t1")]
@@ -308,7 +301,7 @@ def test_what_the_training_set_shows_is_not_tested_in_another_data_set(by_link: 
 
 
 @pytest.mark.parametrize("rows", [[], singles(1, ("a",)), [row("a", f"i{i}", "p1") for i in range(9)]])
-def test_a_fold_that_leaves_nothing_to_train_or_to_test_is_refused(rows: list[folds.Row]) -> None:
+def test_an_empty_training_or_held_out_fold_is_refused(rows: list[Row]) -> None:
     with pytest.raises(
         SettingsError, match=r"pooled-fold0: the (train|held-out) subset has none of \d images.*--folds \(now 5\)"
     ):
@@ -334,7 +327,7 @@ def test_a_study_lists_each_fold_of_each_protocol_once() -> None:
     assert all(run.validates for run in folds.plan_study(PROTOCOLS, ("a", "m", "z"), 3, (), 7, validates=True))
 
 
-def test_a_data_set_left_out_is_tested_whole_and_never_learnt() -> None:
+def test_a_left_out_dataset_is_tested_completely() -> None:
     rows = singles(20, ("a", "m", "z"))
     for run in folds.plan_study(("leave-one-dataset-out",), ("a", "m", "z"), 4, (), seed=0):
         parts = folds.split(rows, run)
@@ -344,7 +337,7 @@ def test_a_data_set_left_out_is_tested_whole_and_never_learnt() -> None:
         assert len(parts.train) + len(parts.held_out) == 40
 
 
-def test_with_one_data_set_none_can_be_left_out() -> None:
+def test_leaving_out_the_only_dataset_is_refused() -> None:
     with pytest.raises(SettingsError, match=r"leave-one-dataset-out with 1 dataset \(a\), expected two or more"):
         folds.plan_study(("pooled", "leave-one-dataset-out"), ("a",), 3, (), seed=0)
     assert [run.name for run in folds.plan_study(("source-to-source",), ("a",), 2, (), 0)] == [

@@ -1,4 +1,4 @@
-"""Hashes within a distance: all of them, and no others, whichever way they are looked for."""
+"""Both search methods find exactly the hashes within a distance."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def test_candidates_are_all_pairs_within_the_distance(drawn: list[tuple[int, int
 
 @settings(max_examples=30)
 @given(DRAWN, st.integers(60, 100), st.integers(0, 2**32 - 1))
-def test_bands_leave_out_no_candidate(drawn: list[tuple[int, int]], most: int, seed: int) -> None:
+def test_bands_miss_no_candidate(drawn: list[tuple[int, int]], most: int, seed: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hash_search, "_MAX_BRUTE_FORCE", 0)
         patch.setattr(hash_search, "_CHUNK_PAIRS", 7)
@@ -47,7 +47,7 @@ def check_candidates(drawn: list[tuple[int, int]], most: int, seed: int) -> None
     assert hash_search.near_pairs(phashes, most).tolist() == [list(pair) for pair in sorted(expected)]
 
 
-def test_many_copies_are_linked_to_the_first_only() -> None:
+def test_many_copies_are_paired_with_the_first_only() -> None:
     phashes = ["0f" * 32] * 20_000 + ["0f" * 31 + "0e"]
     found = hash_search.near_pairs(phashes, 40)
     assert found.tolist() == sorted([*([0, i, 0] for i in range(1, 20_000)), [0, 20_000, 1]])

@@ -51,7 +51,7 @@ def copies(home: Path) -> list[int]:
     return sorted(path.stat().st_size for path in home.glob("*.tar"))
 
 
-def test_a_file_of_this_machine_is_read_where_it_is(tmp_path: Path, home: Path, fetched: list[str]) -> None:
+def test_a_local_file_is_read_without_a_copy(tmp_path: Path, home: Path, fetched: list[str]) -> None:
     a_tar(tmp_path, "a")
     assert ShardCache(9).read(str(tmp_path / "a.tar"), RANGES) == {"head": b"aaaa", "tail": b"aaaa"}
     assert not fetched
@@ -64,7 +64,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
             ShardCache(9).read(path, RANGES)
 
 
-def test_a_tar_is_fetched_once_and_again_when_it_changes(tmp_path: Path, home: Path, fetched: list[str]) -> None:
+def test_a_tar_is_fetched_once_and_again_after_a_change(tmp_path: Path, home: Path, fetched: list[str]) -> None:
     uri = a_tar(tmp_path, "a")
     for cache in (ShardCache(9), ShardCache(9)):
         for _ in range(2):
@@ -75,7 +75,7 @@ def test_a_tar_is_fetched_once_and_again_when_it_changes(tmp_path: Path, home: P
     assert fetched == ["a.tar"] * 2
 
 
-def test_the_oldest_copies_make_room(tmp_path: Path, home: Path, fetched: list[str]) -> None:
+def test_the_oldest_copies_are_deleted_first(tmp_path: Path, home: Path, fetched: list[str]) -> None:
     cache = ShardCache(2)
     a_day_ago = time.time() - 25 * 3600
     uris = [a_tar(tmp_path, letter) for letter in "abc"]
@@ -90,7 +90,7 @@ def test_the_oldest_copies_make_room(tmp_path: Path, home: Path, fetched: list[s
     assert fetched[3:] == ["a.tar"]
 
 
-def test_todays_copies_stay_and_the_others_are_read_from_afar(tmp_path: Path, home: Path, fetched: list[str]) -> None:
+def test_copies_of_today_are_kept(tmp_path: Path, home: Path, fetched: list[str]) -> None:
     cache = ShardCache(2)
     uris = [a_tar(tmp_path, letter) for letter in "abc"]
     for _ in range(2):
@@ -100,7 +100,7 @@ def test_todays_copies_stay_and_the_others_are_read_from_afar(tmp_path: Path, ho
     assert copies(home) == [MIB, MIB]
 
 
-def test_a_disk_is_not_filled_to_the_end(
+def test_disk_space_is_left_for_others(
     tmp_path: Path, home: Path, fetched: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shard_cache, "_RESERVED_BYTES", 1 << 60)
@@ -110,13 +110,13 @@ def test_a_disk_is_not_filled_to_the_end(
 
 
 @pytest.mark.parametrize("budget", [0])
-def test_a_tar_beyond_the_budget_is_read_from_afar(budget: int, tmp_path: Path, home: Path, fetched: list[str]) -> None:
+def test_a_tar_beyond_the_budget_is_not_copied(budget: int, tmp_path: Path, home: Path, fetched: list[str]) -> None:
     assert ShardCache(budget).read(a_tar(tmp_path, "a"), RANGES) == {"head": b"aaaa", "tail": b"aaaa"}
     assert not fetched
     assert not home.exists()
 
 
-def test_what_is_being_fetched_holds_its_room(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_running_download_reserves_its_space(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = (a_tar(tmp_path, letter) for letter in "ab")
     whole, others = storage.read_bytes, []
 
@@ -133,7 +133,7 @@ def test_what_is_being_fetched_holds_its_room(tmp_path: Path, home: Path, monkey
     assert not list(home.glob("*.writing"))
 
 
-def test_a_full_disk_costs_the_copy_alone(
+def test_a_full_disk_only_disables_the_cache(
     tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def full(*_: object) -> None:
@@ -148,7 +148,7 @@ def test_a_full_disk_costs_the_copy_alone(
     assert caplog.text.count("No space left on device") == 1
 
 
-def test_a_copy_that_goes_while_it_is_used_is_read_from_afar(
+def test_a_deleted_copy_is_replaced_by_a_direct_read(
     tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def gone(*_: object) -> None:

@@ -301,9 +301,9 @@ def test_missing_source_image_is_a_note(study: Path, rows: list[Row], tmp_path: 
     assert cv2.imwrite(rows[1]["source_uri"], np.eye(40, dtype=np.uint8))
     numbers, page = _run(study, predictions=str(tmp_path / "predictions"), overlays=4)
     notes = {one["image_id"]: one["note"] for one in numbers["overlays"]}
-    assert notes["image_3"] == f"{rows[3]['source_uri']} has gone"
+    assert notes["image_3"] == f"{rows[3]['source_uri']} is missing"
     assert notes["image_2"].startswith("reference mask: ")
-    assert "the image is 40x40 now, it was 96x84" in notes["image_1"]
+    assert "the image is 40x40 px, expected 96x84" in notes["image_1"]
     assert page.count("<img ") == 2
     assert page.count("not shown: ") == 2
 

@@ -33,7 +33,7 @@ def _written(tmp_path: Path, mask: U8, **values: Any) -> Row:
 
 
 def _picture(shown: overlays.Overlay) -> U8:
-    content = base64.b64decode(shown.picture.removeprefix("data:image/png;base64,"))
+    content = base64.b64decode(shown.image.removeprefix("data:image/png;base64,"))
     return codecs.decode(content, "picture").astype(np.uint8)
 
 
@@ -49,7 +49,7 @@ def _filled(path: str, shown: overlays.Overlay) -> U8:
 @pytest.mark.parametrize(
     ("count", "expected"), [(0, (0, 0, 0)), (1, (1, 0, 0)), (2, (1, 0, 1)), (5, (2, 1, 2)), (12, (4, 4, 4))]
 )
-def test_a_third_of_each_rank(count: int, expected: tuple[int, int, int]) -> None:
+def test_cases_are_a_third_of_each_rank(count: int, expected: tuple[int, int, int]) -> None:
     rows = [_row(f"{i:02d}", i / 100) for i in range(40)]
     chosen = overlays.select_cases(rows, count)
     ranks = [rank for rank, _ in chosen]
@@ -60,7 +60,7 @@ def test_a_third_of_each_rank(count: int, expected: tuple[int, int, int]) -> Non
         assert numbers == [0, 1, 2, 3, 18, 19, 20, 21, 36, 37, 38, 39]
 
 
-def test_few_images_are_shown_once_each() -> None:
+def test_few_images_are_selected_once_each() -> None:
     rows = [_row("a", 0.5), _row("b", None), _row("c", 0.9, seen=True), {**_row("d", None), "status": "failed"}]
     assert [(rank, row["image_id"]) for rank, row in overlays.select_cases(rows, 12)] == [
         ("worst", "a"),
@@ -70,7 +70,7 @@ def test_few_images_are_shown_once_each() -> None:
     assert [row["image_id"] for _, row in overlays.select_cases(rows, 1)] == ["a"]
 
 
-def test_a_large_image_of_16_bits_and_two_masks(tmp_path: Path, draw_pair: DrawPair) -> None:
+def test_a_large_16_bit_image_with_two_masks_is_drawn(tmp_path: Path, draw_pair: DrawPair) -> None:
     image, mask = draw_pair(1, 720, 500)
     left, right = mask.copy(), mask.copy()
     left[:, 250:], right[:, :250] = 0, 0
@@ -87,7 +87,7 @@ def test_a_large_image_of_16_bits_and_two_masks(tmp_path: Path, draw_pair: DrawP
     assert np.mean(_filled(shown.prediction, shown) != small) < 0.01
 
 
-def test_a_prepared_sample_goes_back_to_its_native_canvas(tmp_path: Path, prepared: Path, archive: Path) -> None:
+def test_a_prepared_sample_is_drawn_at_native_size(tmp_path: Path, prepared: Path, archive: Path) -> None:
     name = "north_02"
     native = codecs.decode((archive / "north" / "images" / f"{name}.png").read_bytes(), name)
     truth = codecs.decode_mask((archive / "north" / "masks" / f"{name}.png").read_bytes(), name)
@@ -102,15 +102,15 @@ def test_a_prepared_sample_goes_back_to_its_native_canvas(tmp_path: Path, prepar
     assert shown.note == "grey values as prepared"
     both = [_filled(path, shown) for path in (shown.prediction, shown.reference)]
     assert np.mean(both[0] != both[1]) < 0.03
-    gone = overlays.draw_case(_written(tmp_path, truth, source_uri=uri + "x", mask_uris=[]), "worst", "seen")
-    assert (gone.picture, "not in its index" in gone.note) == ("", True)
-    gone = overlays.draw_case(
+    missing = overlays.draw_case(_written(tmp_path, truth, source_uri=uri + "x", mask_uris=[]), "worst", "seen")
+    assert (missing.image, "no longer in the index" in missing.note) == ("", True)
+    missing = overlays.draw_case(
         _written(tmp_path, truth, source_uri=f"{prepared}/no.tar#{name}", mask_uris=[]), "worst", ""
     )
-    assert (gone.picture, gone.note) == ("", f"{prepared}/no.tar has gone")
+    assert (missing.image, missing.note) == ("", f"{prepared}/no.tar is missing")
 
 
-def test_picture_and_reference_are_shown_as_they_were_read(tmp_path: Path, draw_pair: DrawPair) -> None:
+def test_image_and_reference_are_corrected_as_in_prediction(tmp_path: Path, draw_pair: DrawPair) -> None:
     """Bones dark, and a mask of half the size with a speck: what prediction put right is put right here, too."""
     image, mask = draw_pair(1, 360, 300)
     half = cv2.resize(mask * np.uint8(255), (150, 180), interpolation=cv2.INTER_AREA)
@@ -125,13 +125,13 @@ def test_picture_and_reference_are_shown_as_they_were_read(tmp_path: Path, draw_
     assert np.mean(_filled(shown.reference, shown) != mask) < 0.02
 
 
-def test_a_reference_that_cannot_be_used_is_told(tmp_path: Path, draw_pair: DrawPair) -> None:
+def test_an_unusable_reference_is_noted(tmp_path: Path, draw_pair: DrawPair) -> None:
     image, mask = draw_pair(1, 64, 64)
     assert cv2.imwrite(str(tmp_path / "image.png"), image)
     row = _written(tmp_path, mask, source_uri=str(tmp_path / "image.png"), mask_uris=[str(tmp_path / "gone.png")])
     shown = overlays.draw_case(row, "worst", "unseen")
     assert (shown.reference, shown.note[:26]) == ("", "reference mask: unreadable")
-    assert shown.picture
+    assert shown.image
 
 
 def test_an_empty_mask_has_no_outline(tmp_path: Path, draw_pair: DrawPair) -> None:
@@ -140,4 +140,4 @@ def test_an_empty_mask_has_no_outline(tmp_path: Path, draw_pair: DrawPair) -> No
     row = _written(tmp_path, np.zeros_like(mask), source_uri=str(tmp_path / "image.png"), dice=None)
     shown = overlays.draw_case(row, "", "unseen")
     assert (shown.prediction, shown.reference) == ("", "")
-    assert shown.picture
+    assert shown.image

@@ -1,4 +1,4 @@
-"""Paths, whole writes, listings, and readers that refuse what is damaged; on a disk and on a store without folders."""
+"""Atomic writes, listings, and refusal of damaged files, on a disk and on an object store."""
 
 import os
 import subprocess
@@ -26,7 +26,7 @@ TABLE = pa.table({"a": list(range(300)), "b": ["x", "yy", "zzz"] * 100}).replace
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> str:
-    """A store that is no disk, behind mock:// URIs; it lives in memory and for one test."""
+    """An in-memory object store behind mock:// URIs."""
     store = _MockFileSystem()
     opened = storage.open_filesystem
 
@@ -40,7 +40,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture(params=["path", "file-uri", "store"])
 def place(request: pytest.FixtureRequest, tmp_path: Path, bucket: str) -> str:
-    """A folder named in each way in which a user may name one."""
+    """A folder as a local path, a file URI and an object store URI."""
     return {"path": str(tmp_path), "file-uri": tmp_path.as_uri(), "store": bucket}[request.param]
 
 
@@ -48,15 +48,15 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, bucket: str) -> str:
 
 
 @pytest.mark.parametrize("uri", ["ftp://a/b", "https://a/b", "lungs://a"])
-def test_a_scheme_that_nobody_knows_is_refused_by_name(uri: str) -> None:
-    with pytest.raises(InputError, match=f"{uri}: not a path that can be opened"):
+def test_an_unknown_scheme_is_refused(uri: str) -> None:
+    with pytest.raises(InputError, match=f"{uri}: not a valid path or URI"):
         storage.exists(uri)
 
 
-# Whole files
+# Files
 
 
-def test_what_was_written_is_read_at_every_kind_of_place(place: str) -> None:
+def test_written_files_are_read_back_from_every_file_system(place: str) -> None:
     path = storage.join(place, "new", "folders", "x.bin")
     assert not storage.exists(path)
     storage.write_bytes(path, b"0123456789")
@@ -70,7 +70,7 @@ def test_what_was_written_is_read_at_every_kind_of_place(place: str) -> None:
     assert storage.list_files(place) == [path]
 
 
-def test_delete_takes_a_file_a_folder_and_nothing(place: str) -> None:
+def test_delete_accepts_files_folders_and_missing_paths(place: str) -> None:
     for name in ("a/1", "a/b/2", "c"):
         storage.write_bytes(storage.join(place, name), b"x")
     storage.delete(storage.join(place, "a"))
@@ -82,7 +82,7 @@ def test_delete_takes_a_file_a_folder_and_nothing(place: str) -> None:
 
 @pytest.mark.parametrize("call", ["replace", "fsync", "chmod"])
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
+def test_a_failed_write_keeps_the_old_file_only(
     call: str, error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = str(tmp_path / "x.bin")
@@ -99,7 +99,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
     assert storage.read_bytes(path) == b"old"
 
 
-def test_until_the_rename_nobody_lists_the_new_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_not_listed_before_its_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[list[str], bytes]] = []
     replace = os.replace
 
@@ -112,13 +112,13 @@ def test_until_the_rename_nobody_lists_the_new_file(tmp_path: Path, monkeypatch:
     assert seen == [([], b"whole")]
 
 
-def test_others_may_read_what_was_written(tmp_path: Path) -> None:
+def test_written_files_are_readable_by_others(tmp_path: Path) -> None:
     storage.write_bytes(str(tmp_path / "x"), b"1")
     assert (tmp_path / "x").stat().st_mode & 0o777 == 0o644
 
 
 @pytest.mark.parametrize("read", [storage.read_bytes, storage.stat, storage.read_json, storage.read_table])
-def test_a_file_that_is_not_there_is_named(read: Callable[[str], Any], place: str) -> None:
+def test_a_missing_file_is_named(read: Callable[[str], Any], place: str) -> None:
     path = storage.join(place, "nope")
     with pytest.raises(InputError, match="nope"):
         read(path)
@@ -126,13 +126,13 @@ def test_a_file_that_is_not_there_is_named(read: Callable[[str], Any], place: st
         storage.read_range(path, 0, 1)
 
 
-def test_a_folder_is_no_file(tmp_path: Path) -> None:
+def test_reading_a_folder_as_a_file_is_refused(tmp_path: Path) -> None:
     for read in (storage.read_bytes, storage.stat):
         with pytest.raises(InputError, match=str(tmp_path)):
             read(str(tmp_path))
 
 
-def test_stat_tells_a_changed_file(tmp_path: Path) -> None:
+def test_stat_changes_with_the_modification_time(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_bytes(b"1")
     before = storage.stat(str(path))
@@ -143,7 +143,7 @@ def test_stat_tells_a_changed_file(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("link", [False, True])
-def test_a_pipe_is_refused_and_never_waited_for(link: bool, tmp_path: Path) -> None:
+def test_a_pipe_is_refused_without_blocking(link: bool, tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     os.mkfifo(tmp_path / "pipe" if link else path)
     if link:
@@ -162,19 +162,21 @@ def test_a_pipe_is_refused_and_never_waited_for(link: bool, tmp_path: Path) -> N
         (b"\xff.png", r"a link to \xff.png: No such file or directory"),
     ],
 )
-def test_a_link_to_nothing_is_told_by_its_target(target: bytes, why: str, tmp_path: Path) -> None:
+def test_a_broken_link_is_reported_with_its_target(target: bytes, why: str, tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     path.symlink_to(os.fsdecode(target))
     for name in (str(path), path.as_uri()):
         with pytest.raises(InputError) as refused:
             storage.read_bytes(name)
-        assert str(refused.value) == f"{name}: cannot be read ({why}): check that it is there and may be read"
+        assert (
+            str(refused.value) == f"{name}: cannot be read ({why}): check that it exists and that you have read rights"
+        )
         assert storage.try_stat(name) is None
         assert not storage.exists(name)
         storage.delete(name)
 
 
-def test_a_file_that_may_not_be_read_is_told_in_a_few_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_without_read_rights_gives_a_short_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Closed:
         def open_input_file(self, _: str) -> None:
             raise PermissionError(13, "Failed to open, and much more")
@@ -184,23 +186,25 @@ def test_a_file_that_may_not_be_read_is_told_in_a_few_words(tmp_path: Path, monk
         storage.read_bytes("s3://x.png")
 
 
-def test_a_path_in_a_folder_that_may_not_be_entered_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_closed_parent_folder_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     class Closed:
         def get_file_info(self, _: str) -> None:
             raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(files, "open_filesystem", lambda path: (Closed(), path))
     for look in (storage.exists, storage.list_files, storage.list_folders, storage.delete):
-        with pytest.raises(InputError, match=r"^/closed/x: in a folder that may not be entered: give execute rights"):
+        with pytest.raises(
+            InputError, match=r"^/closed/x: no permission to enter a parent folder: give execute rights"
+        ):
             look("/closed/x")
 
 
-def test_a_bucket_that_does_not_answer_is_no_missing_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unavailable_bucket_is_not_a_missing_file(monkeypatch: pytest.MonkeyPatch) -> None:
     class Down:
         def get_file_info(self, _: str) -> None:
             raise OSError("When getting information for key 'x': AWS Error UNKNOWN (HTTP status 503)")
 
-    monkeypatch.setattr(filesystems, "_PATIENCE_S", 0.5)
+    monkeypatch.setattr(filesystems, "_RETRY_PERIOD_S", 0.5)
     monkeypatch.setattr(files, "open_filesystem", lambda path: (Down(), path))
     with pytest.raises(InputError, match=r"s3://x\.png: the bucket does not answer \(.*503\)\): try again"):
         storage.try_stat("s3://x.png")
@@ -213,16 +217,16 @@ def test_a_bucket_that_does_not_answer_is_no_missing_file(monkeypatch: pytest.Mo
             OSError("AWS Error NETWORK_CONNECTION during HeadObject operation"),
             "the bucket does not answer .* try again",
         ),
-        (OSError("AWS Error ACCESS_DENIED during HeadObject operation"), "the bucket refuses .* your keys"),
-        (OSError(5, "Input/output error"), "the disk does not answer .* mend it"),
+        (OSError("AWS Error ACCESS_DENIED during HeadObject operation"), "the bucket refuses access .* your keys"),
+        (OSError(5, "Input/output error"), "the disk does not answer .* check the disk"),
     ],
 )
-def test_whoever_asks_a_bucket_is_told_in_a_line(error: OSError, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bucket_and_disk_errors_are_one_line(error: OSError, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     class Down:
         def get_file_info(self, _: object) -> None:
             raise error
 
-    monkeypatch.setattr(filesystems, "_PATIENCE_S", 0.0)
+    monkeypatch.setattr(filesystems, "_RETRY_PERIOD_S", 0.0)
     monkeypatch.setattr(files, "open_filesystem", lambda path: (Down(), path))
     asks: list[Callable[[str], Any]] = [storage.exists, storage.list_files, storage.list_folders]
     for ask in (*asks, storage.list_stats, storage.delete):
@@ -230,7 +234,7 @@ def test_whoever_asks_a_bucket_is_told_in_a_line(error: OSError, said: str, monk
             ask("s3://b/x")
 
 
-def test_a_bucket_whose_place_cannot_be_found_out_is_no_missing_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_bucket_region_is_not_a_missing_file(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_answer(_: str) -> None:
         raise OSError("When resolving region for bucket 'b': AWS Error NETWORK_CONNECTION during HeadBucket operation")
 
@@ -242,7 +246,7 @@ def test_a_bucket_whose_place_cannot_be_found_out_is_no_missing_file(monkeypatch
 # Listings
 
 
-def test_files_are_listed_sorted_and_without_the_hidden(place: str) -> None:
+def test_files_are_listed_sorted_without_hidden_ones(place: str) -> None:
     names = ["b.png", "a.PNG", "sub/c.png", "sub/deeper/d.jpg", "e.txt", ".hidden.png", ".git/f.png", "sub/.x/g.png"]
     for name in names:
         storage.write_bytes(storage.join(place, name), b"x")
@@ -257,20 +261,20 @@ def test_files_are_listed_sorted_and_without_the_hidden(place: str) -> None:
     assert storage.list_files(place + "/") == storage.list_files(place)
 
 
-def test_a_hidden_folder_may_hold_the_archive(tmp_path: Path) -> None:
+def test_an_archive_in_a_hidden_folder_is_listed(tmp_path: Path) -> None:
     folder = tmp_path / ".cache" / "archive"
     storage.write_bytes(str(folder / "a.png"), b"x")
     assert storage.list_files(str(folder)) == [str(folder / "a.png")]
 
 
-def test_folders_are_listed_sorted_and_without_the_hidden(place: str) -> None:
+def test_folders_are_listed_sorted_without_hidden_ones(place: str) -> None:
     for name in ("b/x", "a/x", "a/deeper/x", ".git/x", "file"):
         storage.write_bytes(storage.join(place, name), b"x")
     assert storage.list_folders(place) == [storage.join(place, name) for name in ("a", "b")]
     assert storage.list_folders(storage.join(place, "nope")) == []
 
 
-def test_listing_a_file_or_nothing_is_refused(tmp_path: Path) -> None:
+def test_listing_a_file_or_missing_folder_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     path.write_bytes(b"x")
     for missing in (str(path), str(tmp_path / "nope")):
@@ -281,7 +285,7 @@ def test_listing_a_file_or_nothing_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["with space", "ümläut", "患者", "100%25", "a#b?c", "a'b\"c", "[x]", "a+b&c"])
-def test_odd_names_are_listed_and_read(name: str, tmp_path: Path) -> None:
+def test_unusual_names_are_listed_and_read(name: str, tmp_path: Path) -> None:
     path = str(tmp_path / name / f"{name}.png")
     storage.write_bytes(path, b"odd")
     assert storage.list_folders(str(tmp_path)) == [str(tmp_path / name)]
@@ -303,7 +307,7 @@ def test_links_are_listed_under_their_own_names(uri: bool, tmp_path: Path) -> No
     assert storage.list_folders(place) == [f"{place}/images"]
 
 
-def test_names_are_sorted_by_their_whole_paths(place: str) -> None:
+def test_files_are_sorted_by_full_path(place: str) -> None:
     names = ["a-b.png", "a.png", "a/z.png", "a/b/c.png", "a0.png", "B.png", "ä.png", "z.png"]
     for name in names:
         storage.write_bytes(storage.join(place, quote(name) if "://" in place else name), b"x")
@@ -312,17 +316,17 @@ def test_names_are_sorted_by_their_whole_paths(place: str) -> None:
     assert len(found) == len(names)
 
 
-def test_a_name_that_is_not_utf8_is_told(tmp_path: Path) -> None:
+def test_a_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png")).touch()
     for place in (str(tmp_path), tmp_path.as_uri()):
-        with pytest.raises(InputError, match=r"/\\xff\.png: a name that is not UTF-8: rename it"):
+        with pytest.raises(InputError, match=r"/\\xff\.png: the name is not UTF-8: rename it"):
             storage.list_files(place)
 
 
 # JSON
 
 
-def test_json_comes_back_with_the_schemas_number(place: str) -> None:
+def test_json_is_read_back_with_its_schema_version(place: str) -> None:
     path = storage.join(place, "x.json")
     storage.write_json(path, {"b": [1, 2.5, None], "ü": "患"})
     assert storage.read_json(path) == {"schema": SCHEMA, "lungseg_version": __version__, "b": [1, 2.5, None], "ü": "患"}
@@ -331,9 +335,9 @@ def test_json_comes_back_with_the_schemas_number(place: str) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "not JSON"),
-        (b'{"schema": 1, "a"', "not JSON"),
-        (b"\xff\xfe\x00", "not JSON"),
+        (b"", "not valid JSON"),
+        (b'{"schema": 1, "a"', "not valid JSON"),
+        (b"\xff\xfe\x00", "not valid JSON"),
         (b"[1]", "list, expected a JSON object"),
         (b"null", "NoneType, expected a JSON object"),
         (b"{}", "schema None"),
@@ -341,25 +345,25 @@ def test_json_comes_back_with_the_schemas_number(place: str) -> None:
         (b'{"schema": "1"}', "schema 1"),
     ],
 )
-def test_json_of_another_make_is_refused_by_name(content: bytes, said: str, tmp_path: Path) -> None:
+def test_json_with_another_schema_is_refused(content: bytes, said: str, tmp_path: Path) -> None:
     path = tmp_path / "dataset.json"
     path.write_bytes(content)
     with pytest.raises(InputError, match=rf"dataset\.json.*{said}"):
         storage.read_json(str(path))
 
 
-def test_json_torn_at_any_byte_is_refused(tmp_path: Path) -> None:
+def test_truncated_json_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     storage.write_json(str(path), {"a": [1, 2], "b": {"c": "d"}})
     whole = path.read_bytes().rstrip()
     for cut in range(len(whole)):
         path.write_bytes(whole[:cut])
-        with pytest.raises(InputError, match="not JSON"):
+        with pytest.raises(InputError, match="not valid JSON"):
             storage.read_json(str(path))
 
 
 @given(st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=5)))
-def test_a_digest_does_not_mind_the_order_of_keys(value: dict[str, Any]) -> None:
+def test_digest_ignores_the_order_of_keys(value: dict[str, Any]) -> None:
     turned = dict(reversed(value.items()))
     assert storage.digest(value) == storage.digest(turned)
     assert storage.digest(value) != storage.digest({**value, "one more": 1})
@@ -369,21 +373,21 @@ def test_a_digest_does_not_mind_the_order_of_keys(value: dict[str, Any]) -> None
 # Parquet
 
 
-def test_a_table_comes_back_as_it_was(place: str) -> None:
+def test_a_table_is_read_back_unchanged(place: str) -> None:
     path = storage.join(place, "x.parquet")
     storage.write_table(path, TABLE)
     assert storage.read_table(path).equals(TABLE, check_metadata=True)
 
 
 @pytest.mark.parametrize("metadata", [None, {"lungseg.schema": "1"}, {"lungseg.schema": "one"}, {"other": "2"}])
-def test_a_table_of_another_make_is_refused_by_name(metadata: dict[str, str] | None, tmp_path: Path) -> None:
+def test_a_table_with_another_schema_is_refused(metadata: dict[str, str] | None, tmp_path: Path) -> None:
     path = str(tmp_path / "x.parquet")
     storage.write_table(path, TABLE.replace_schema_metadata(metadata))
     with pytest.raises(InputError, match=r"x\.parquet: schema"):
         storage.read_table(path)
 
 
-def test_a_damaged_table_is_refused_wherever_it_was_hurt(tmp_path: Path) -> None:
+def test_a_table_damaged_anywhere_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.parquet"
     storage.write_table(str(path), TABLE)
     whole = path.read_bytes()
@@ -402,7 +406,7 @@ def test_a_damaged_table_is_refused_wherever_it_was_hurt(tmp_path: Path) -> None
         assert place >= footer or table.equals(TABLE), f"byte {place} of {len(whole)}"
 
 
-def test_rows_are_counted_from_the_foot_alone(tmp_path: Path) -> None:
+def test_rows_are_counted_from_the_footer(tmp_path: Path) -> None:
     content = storage.table_bytes(TABLE)
     assert storage.count_rows("x.parquet", content) == 300
     assert storage.count_rows("x.parquet", b"\0" * 16 + content[16:]) == 300
@@ -411,7 +415,7 @@ def test_rows_are_counted_from_the_foot_alone(tmp_path: Path) -> None:
             storage.count_rows("x.parquet", torn)
 
 
-def test_a_process_that_read_a_table_ends_well(tmp_path: Path) -> None:
+def test_a_process_that_read_a_table_exits_cleanly(tmp_path: Path) -> None:
     path = tmp_path / "x.parquet"
     storage.write_table(str(path), TABLE)
     code = f"from lungseg import storage; print(storage.read_table({str(path)!r}).num_rows)"
@@ -419,12 +423,12 @@ def test_a_process_that_read_a_table_ends_well(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "300", "")
 
 
-def test_odd_names_come_back_through_a_uri(tmp_path: Path) -> None:
+def test_unusual_names_work_in_a_uri(tmp_path: Path) -> None:
     (tmp_path / "a b%#.png").write_bytes(b"x")
     assert [storage.read_bytes(path) for path in storage.list_files(tmp_path.as_uri())] == [b"x"]
 
 
-def test_writing_below_a_file_is_told(tmp_path: Path) -> None:
+def test_writing_below_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(InputError, match="cannot be written"):
         storage.write_bytes(str(tmp_path / "file" / "x"), b"")

@@ -58,7 +58,7 @@ def test_two_links_to_one_folder_give_its_files_twice(tmp_path: Path) -> None:
     assert listed(tmp_path / "archive") == ["north/images/a.png", "south/images/a.png"]
 
 
-def test_an_archive_may_itself_be_a_link(tmp_path: Path) -> None:
+def test_an_archive_that_is_a_link_is_listed(tmp_path: Path) -> None:
     lay(tmp_path, "raw/a.png")
     (tmp_path / "raw" / "back").symlink_to(tmp_path / "archive")
     (tmp_path / "archive").symlink_to("raw")
@@ -67,7 +67,7 @@ def test_an_archive_may_itself_be_a_link(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(20)  # followed to the end, ten links of these kinds would give 2 ** 40 paths
-def test_a_loop_gives_each_file_once(tmp_path: Path) -> None:
+def test_a_link_loop_lists_each_file_once(tmp_path: Path) -> None:
     lay(tmp_path, "a.png", "sub/deeper/b.png")
     for number in range(5):
         (tmp_path / f"here_{number}").symlink_to(".")
@@ -76,7 +76,7 @@ def test_a_loop_gives_each_file_once(tmp_path: Path) -> None:
     assert listed(tmp_path) == ["a.png", "sub/deeper/b.png"]
 
 
-def test_a_loop_through_a_folder_outside_ends(tmp_path: Path) -> None:
+def test_a_loop_through_an_outside_folder_ends(tmp_path: Path) -> None:
     lay(tmp_path, "archive/images/a.png", "b.png")
     (tmp_path / "archive" / "out").symlink_to("..")
     assert listed(tmp_path / "archive") == ["images/a.png", "out/b.png"]
@@ -89,14 +89,14 @@ def test_two_folders_that_link_to_each_other_end(tmp_path: Path) -> None:
     assert listed(tmp_path) == ["a/1.png", "a/other/2.png", "b/2.png", "b/other/1.png"]
 
 
-def test_what_is_hidden_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_hidden_files_are_counted_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     lay(tmp_path, "a.png", ".b.png", "sub/.c.png", ".git/d.png", ".writing-x", ".shared-1/token")
     with caplog.at_level(logging.INFO, "lungseg"):
         assert listed(tmp_path) == ["a.png"]
-    assert f"{tmp_path}: 3 hidden files and folders passed over (first: .b.png)" in caplog.text
+    assert f"{tmp_path}: skipped 3 hidden files and folders (first: .b.png)" in caplog.text
 
 
-def test_links_to_nothing_are_listed_as_files_and_never_as_folders(tmp_path: Path) -> None:
+def test_broken_links_are_listed_as_files_only(tmp_path: Path) -> None:
     lay(tmp_path, "a.png")
     (tmp_path / "gone.png").symlink_to("nowhere/gone.png")
     (tmp_path / "images").symlink_to("/nowhere/images")
@@ -107,7 +107,7 @@ def test_links_to_nothing_are_listed_as_files_and_never_as_folders(tmp_path: Pat
     assert filesystems.list_subfolders(DISK, str(tmp_path)) == []
 
 
-def test_a_link_that_leads_back_is_none_of_the_folders(tmp_path: Path) -> None:
+def test_a_link_to_a_parent_is_not_a_subfolder(tmp_path: Path) -> None:
     lay(tmp_path, "a/x/1.png", "ab/2.png")
     for name, target in (("here", "."), ("up", ".."), ("root", "/"), ("beside", "../ab"), ("y", "x")):
         (tmp_path / "a" / name).symlink_to(target)
@@ -127,7 +127,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 @pytest.mark.timeout(20)
-def test_pipes_sockets_and_devices_are_left_out_aloud(
+def test_pipes_sockets_and_devices_are_skipped_with_a_warning(
     server: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     lay(tmp_path, "a.png")
@@ -136,10 +136,10 @@ def test_pipes_sockets_and_devices_are_left_out_aloud(
     (tmp_path / "zeros.png").symlink_to("/dev/zero")
     with caplog.at_level(logging.WARNING, "lungseg"):
         assert listed(tmp_path) == ["a.png"]
-    assert f"{tmp_path}: 4 pipes, sockets or devices passed over (first: pipe.png)" in caplog.text
+    assert f"{tmp_path}: skipped 4 pipes, sockets or devices (first: pipe.png)" in caplog.text
 
 
-def test_a_folder_of_files_alone_is_listed_without_a_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_folder_of_plain_files_logs_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     lay(tmp_path, "a.png", "b/c.png")
     with caplog.at_level(logging.DEBUG, "lungseg"):
         listed(tmp_path)
@@ -149,7 +149,7 @@ def test_a_folder_of_files_alone_is_listed_without_a_word(tmp_path: Path, caplog
 # What cannot be listed
 
 
-def test_a_folder_that_may_not_be_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_without_read_rights_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lay(tmp_path, "a.png", "closed/b.png")
     refuse(tmp_path / "closed", PermissionError(13, "Permission denied"), monkeypatch)
     said = (
@@ -162,7 +162,7 @@ def test_a_folder_that_may_not_be_listed_is_named(tmp_path: Path, monkeypatch: p
         filesystems.list_subfolders(DISK, str(tmp_path / "closed"))
 
 
-def test_a_folder_that_the_disk_does_not_give_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_with_a_disk_error_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lay(tmp_path, "torn/b.png")
     refuse(tmp_path / "torn", OSError(5, "Input/output error"), monkeypatch)
     with pytest.raises(
@@ -172,7 +172,7 @@ def test_a_folder_that_the_disk_does_not_give_is_named(tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize("name", [".closed", "lost+found"])
-def test_what_is_left_out_need_not_be_open(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_skipped_folders_need_no_read_rights(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lay(tmp_path, "a.png", f"{name}/b.png")
     refuse(tmp_path / name, PermissionError(13, "Permission denied"), monkeypatch)
     assert listed(tmp_path) == ["a.png"]
@@ -185,24 +185,24 @@ def test_what_is_left_out_need_not_be_open(name: str, tmp_path: Path, monkeypatc
 @pytest.mark.parametrize(
     ("name", "said"), [(b"M\xfcller.png", r"M\xfcller.png"), (b"sub/M\xfcller/a.png", r"sub/M\xfcller")]
 )
-def test_a_name_that_is_not_utf8_is_shown_with_its_bytes(name: bytes, said: str, tmp_path: Path) -> None:
+def test_a_name_that_is_not_utf8_is_escaped_in_errors(name: bytes, said: str, tmp_path: Path) -> None:
     lay(tmp_path, os.fsdecode(name))
     with pytest.raises(InputError) as refused:
         listed(tmp_path)
-    assert str(refused.value).startswith(f"{tmp_path}/{said}: a name that is not UTF-8: rename it")
+    assert str(refused.value).startswith(f"{tmp_path}/{said}: the name is not UTF-8: rename it")
 
 
-def test_a_hidden_name_may_be_of_any_bytes(tmp_path: Path) -> None:
+def test_a_hidden_name_may_have_any_bytes(tmp_path: Path) -> None:
     lay(tmp_path, "a.png", os.fsdecode(b".\xff.png"))
     assert listed(tmp_path) == ["a.png"]
 
 
-def test_a_path_is_shown_as_it_is_or_with_its_bytes() -> None:
+def test_printable_escapes_only_invalid_bytes() -> None:
     assert filesystems.printable("/患者/ümläut.png") == "/患者/ümläut.png"
     assert filesystems.printable(os.fsdecode(b"/\xff\xc3.png")) == r"/\xff\xc3.png"
 
 
-def test_a_part_of_a_file_is_read(tmp_path: Path) -> None:
+def test_a_byte_range_is_read(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_bytes(b"0123456789")
     assert [filesystems.read_file(str(path), *where) for where in ((0, None), (3, 2), (8, 9), (20, 5))] == [
@@ -213,7 +213,7 @@ def test_a_part_of_a_file_is_read(tmp_path: Path) -> None:
     ]
 
 
-def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
+def test_only_regular_files_are_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(InputError, match="pipe: a pipe, socket or device, expected a file"):
         filesystems.read_file(str(tmp_path / "pipe"), 0, None)
@@ -222,17 +222,17 @@ def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
             filesystems.read_file(str(tmp_path / name), 0, None)
 
 
-# A store that is busy, out of reach, or that refuses
+# Retries
 
 
-BUSY = (
+TEMPORARY_ERRORS = (
     "AWS Error NETWORK_CONNECTION during HeadObject operation: curlCode: 7, Could not connect to server",
     "AWS Error UNKNOWN (HTTP status 503) during HeadObject operation: No response body.",
     "AWS Error SLOW_DOWN during PutObject operation: Please reduce your request rate.",
     "AWS Error INTERNAL_FAILURE during GetObject operation: Failed to flush response stream (eof: 0, bad: 1)",
     "google::cloud::Status(UNAVAILABLE: Retry policy exhausted)",
 )
-FINAL = (
+PERMANENT_ERRORS = (
     "AWS Error ACCESS_DENIED during HeadObject operation: No response body.",
     "AWS Error UNKNOWN (HTTP status 400) during HeadObject operation: No response body.",
     "Bucket 'hospitl' not found. To create buckets, enable the allow_bucket_creation option.",
@@ -241,43 +241,45 @@ FINAL = (
 
 
 class _Store:
-    """Answers with an error some times, then with 7."""
+    """Raises an error a number of times, then returns 7."""
 
     def __init__(self, error: OSError, times: int) -> None:
-        self.error, self.left, self.asked = error, times, 0
+        self.error, self.failures, self.calls = error, times, 0
 
     def __call__(self) -> int:
-        self.asked += 1
-        if self.asked <= self.left:
+        self.calls += 1
+        if self.calls <= self.failures:
             raise self.error
         return 7
 
 
-@pytest.mark.parametrize("said", BUSY)
-def test_a_busy_store_is_asked_again(said: str) -> None:
-    store = _Store(OSError(said), times=2)
+@pytest.mark.parametrize("message", TEMPORARY_ERRORS)
+def test_temporary_errors_are_retried(message: str) -> None:
+    store = _Store(OSError(message), times=2)
     assert filesystems.retry(store) == 7
-    assert store.asked == 3
+    assert store.calls == 3
 
 
-@pytest.mark.parametrize("error", [*map(OSError, FINAL), FileNotFoundError(2, "No such file"), OSError(5, "SLOW_DOWN")])
-def test_what_does_not_pass_is_told_at_once(error: OSError) -> None:
+@pytest.mark.parametrize(
+    "error", [*map(OSError, PERMANENT_ERRORS), FileNotFoundError(2, "No such file"), OSError(5, "SLOW_DOWN")]
+)
+def test_permanent_errors_are_raised_at_once(error: OSError) -> None:
     store = _Store(error, times=1)
     with pytest.raises(type(error)):
         filesystems.retry(store)
-    assert store.asked == 1
+    assert store.calls == 1
 
 
-def test_patience_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(filesystems, "_PATIENCE_S", 1.0)
-    store, began = _Store(OSError(BUSY[0]), times=1000), time.monotonic()
+def test_retries_end_after_a_limited_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filesystems, "_RETRY_PERIOD_S", 1.0)
+    store, began = _Store(OSError(TEMPORARY_ERRORS[0]), times=1000), time.monotonic()
     with pytest.raises(OSError, match="NETWORK_CONNECTION"):
         filesystems.retry(store)
-    assert store.asked > 1
+    assert store.calls > 1
     assert time.monotonic() - began < 3.0
 
 
-def test_an_s3_file_system_keeps_its_keys_and_is_given_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_s3_keeps_its_keys_and_gets_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-3")
     filesystem, inner = filesystems.open_uri("s3://me:secret%2F@hospital/a%20b/c")
@@ -289,7 +291,7 @@ def test_an_s3_file_system_keeps_its_keys_and_is_given_limits(monkeypatch: pytes
     assert 0 < options["connect_timeout"] <= options["request_timeout"] <= 10
 
 
-def test_folders_of_googles_store_are_known_by_their_files() -> None:
+def test_google_folders_are_derived_from_their_files() -> None:
     class Store:
         """Lists as Arrow does there: only what is an object."""
 

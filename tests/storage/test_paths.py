@@ -1,4 +1,4 @@
-"""Names of files and folders: absolute, inside their folder, and told where they cannot be meant."""
+"""Paths become absolute, stay inside their folder, and are refused where they are mistyped."""
 
 import os
 from pathlib import Path
@@ -22,17 +22,17 @@ def test_joined_names_stay_below_their_folder(names: list[str]) -> None:
 
 
 @pytest.mark.parametrize("name", ["..", "../x", "a/../../x", "a/..", "/etc/passwd", "/"])
-def test_a_name_that_climbs_is_refused(name: str) -> None:
+def test_a_name_that_leaves_its_folder_is_refused(name: str) -> None:
     with pytest.raises(InputError, match="leaves its folder"):
         paths.join("s3://bucket/data", name)
 
 
 @pytest.mark.parametrize("name", ["a..b", "...", "..a", "a/b.png", "a b"])
-def test_a_name_with_dots_is_a_name(name: str) -> None:
+def test_names_with_dots_are_allowed(name: str) -> None:
     assert paths.join("s3://bucket/data/", name) == f"s3://bucket/data/{name}"
 
 
-def test_resolve_stands_on_the_users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_paths_start_at_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/someone")
     monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
@@ -42,7 +42,7 @@ def test_resolve_stands_on_the_users_folder(tmp_path: Path, monkeypatch: pytest.
     assert paths.resolve("s3://bucket/a/../b/") == "s3://bucket/a/../b"
 
 
-def test_resolve_in_a_submitted_job_stands_on_a_folder_that_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_submitted_jobs_resolve_relative_paths_in_home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/someone")
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     assert paths.resolve("runs") == "/home/someone/lungseg/runs"
@@ -50,7 +50,7 @@ def test_resolve_in_a_submitted_job_stands_on_a_folder_that_stays(monkeypatch: p
     assert paths.resolve("gs://bucket/runs") == "gs://bucket/runs"
 
 
-def test_what_lies_in_a_folder_is_told_by_whole_names() -> None:
+def test_is_inside_compares_complete_names() -> None:
     assert paths.is_inside("/a/b", "/a/b")
     assert paths.is_inside("s3://a/b/c", "s3://a/b")
     assert not paths.is_inside("/a/bc", "/a/b")
@@ -58,7 +58,7 @@ def test_what_lies_in_a_folder_is_told_by_whole_names() -> None:
 
 
 @pytest.mark.parametrize("path", ["/a/b/c.tar", "s3://b/c.tar", "a/c.tar", "/a/b/c.tar/"])
-def test_parent_and_name_take_a_path_apart(path: str) -> None:
+def test_parent_and_name_split_a_path(path: str) -> None:
     assert paths.name_of(path) == "c.tar"
     assert paths.join(paths.parent_of(path), paths.name_of(path)) == path.rstrip("/")
 
@@ -66,12 +66,12 @@ def test_parent_and_name_take_a_path_apart(path: str) -> None:
 @pytest.mark.parametrize(
     ("path", "said"),
     [
-        ("", "an empty path: name a folder"),
+        ("", "an empty path: pass a folder"),
         (" ", "an empty path"),
         ("s3:/bucket/x", "expected two: s3://bucket/x"),
-        ("s3://bucket/x?region=eu-west-1", "options behind a question mark"),
+        ("s3://bucket/x?region=eu-west-1", "options after a question mark"),
     ],
 )
-def test_a_slip_of_the_hand_is_told_before_anything_is_written(path: str, said: str) -> None:
+def test_mistyped_paths_are_refused(path: str, said: str) -> None:
     with pytest.raises(InputError, match=said):
         paths.resolve(path)
