@@ -155,8 +155,8 @@ def correlate(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
 def extract_detail(image: Grey) -> NDArray[np.float32]:
     """Return the ribs and vessels of u8 or u16[H,W] as f32[128,128], mean about 0.
 
-    Computed as the difference of two blurs of the grey level ranks. The outlines of all frontal chests correlate at 0.9;
-    fine detail differs between patients.
+    Computed as the difference of two blurs of the grey level ranks. The outlines of all frontal chests correlate at
+    0.9; fine detail differs between patients.
     """
     ranks = _rank_levels(_crop_and_resize(image, _DETAIL_SIDE))
     between = cv2.GaussianBlur(ranks, (0, 0), 1.0) - cv2.GaussianBlur(ranks, (0, 0), 6.0)

@@ -175,7 +175,7 @@ def test_equal_grey_values_are_exact_pairs_with_the_first() -> None:
 @pytest.mark.parametrize(
     ("one", "other", "same"),
     [
-        (("a", "1", "p"), ("a", "2", "p"), True),  # in one data set, any id counts
+        (("a", "1", "p"), ("a", "2", "p"), True),  # within a dataset, any id counts
         (("a", "1", "p7"), ("b", "2", "p7"), False),  # two hospitals that number their patients
         (("a", "1", "00000012"), ("b", "2", "00000012"), False),
         (("a", "1", "patient00012"), ("b", "2", "patient00012"), False),

@@ -36,7 +36,7 @@ def key(one: Row) -> str:
 
 @st.composite
 def some_rows(draw: st.DrawFn, datasets: Sequence[str] = DATASETS, most: int = 40) -> list[Row]:
-    """Rows as an index has them, data set by data set; some share a patient or a picture."""
+    """Draw index rows, ordered by dataset; some share a patient or a pixel digest."""
     names = st.tuples(
         st.sampled_from(sorted(datasets)), st.integers(0, 12), st.integers(0, 40), st.sampled_from(FINDINGS)
     )
@@ -163,7 +163,7 @@ def test_strata_are_balanced_to_two_images(drawn: list[tuple[str, str | None]], 
 
 @given(some_rows(), st.lists(st.integers(0, 12), max_size=20), st.integers(2, 5), st.integers(0, 3))
 def test_appended_rows_move_no_earlier_row(rows: list[Row], patients: list[int], count: int, seed: int) -> None:
-    """Patients that are known already, and strangers; in the first data set and in the last."""
+    """Append known and new patients, in the first and in the last dataset."""
     before = assigned(rows, count, seed)
     for dataset in (rows[0]["dataset"], rows[-1]["dataset"]):
         added = [
