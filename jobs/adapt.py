@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Fit a model's normalisation to another hospital's pictures: jobs/adapt.py [RECIPE] [--section.option value ...]."""
+"""Fit a model's normalisation to another hospital's pictures: jobs/adapt.py [RECIPE] [--config FILE] [--section.option value ...]."""
 
 from lungseg.cli import run_command
 

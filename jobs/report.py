@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Show a study and its predictions: jobs/report.py [RECIPE] [--section.option value ...]."""
+"""Show a study and its predictions: jobs/report.py [RECIPE] [--config FILE] [--section.option value ...]."""
 
 from lungseg.cli import run_command
 

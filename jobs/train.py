@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Train and test the runs of a study: jobs/train.py [RECIPE] [--section.option value ...]."""
+"""Train and test the runs of a study: jobs/train.py [RECIPE] [--config FILE] [--section.option value ...]."""
 
 from lungseg.cli import run_command
 

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from lungseg import logs
-from lungseg.config.recipes import Job, parse
+from lungseg.config import command_line
+from lungseg.config.recipes import Job
 from lungseg.errors import LungsegError, SettingsError
 
 logger = logging.getLogger(__name__)
@@ -39,10 +40,12 @@ def main(job: Job, args: Sequence[str] | None = None) -> int:
     """Run a job; return 0, 1 (the work cannot be done), 2 (the settings are wrong), 130 (interrupted) or 143."""
     logs.configure()
     try:
-        settings = parse(job, sys.argv[1:] if args is None else args)
+        words = sys.argv[1:] if args is None else args
+        if command_line.wants_help(words):
+            return _print(command_line.help_text(job, words))
+        settings = command_line.parse(job, words)
         if settings.dry_run:
-            sys.stdout.write(settings.model_dump_json(indent=1) + "\n")
-            return 0
+            return _print(command_line.to_yaml(job, settings))
         # Imported only now: torch and ray take seconds, which --help and a wrong option need not.
         importlib.import_module(f"lungseg.pipelines.{job}").run(settings)
     except LungsegError as error:
@@ -55,6 +58,16 @@ def main(job: Job, args: Sequence[str] | None = None) -> int:
             "%s: the same command goes on where this one stopped", "terminated" if terminated else "interrupted"
         )
         return TERMINATED if terminated else INTERRUPTED
+    return 0
+
+
+def _print(text: str) -> int:
+    """Print to standard output; a reader that closes it early, such as head, is no error."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from lungseg.config.recipes import RECIPES, parse
+from lungseg.config.command_line import parse
+from lungseg.config.recipes import RECIPES
 
 ROOT = Path(__file__).resolve().parents[1]
 LINT_IMPORTS = Path(sys.executable).with_name("lint-imports")

@@ -1,4 +1,7 @@
+"""Exit statuses and printed output of the command line."""
+
 import logging
+import os
 import signal
 import sys
 from types import SimpleNamespace
@@ -60,3 +63,16 @@ def test_sigterm_ends_a_job_with_a_line_and_143(
     said = capfd.readouterr().err
     assert "terminated: the same command goes on" in said
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("option", ["--help", "--dry-run"])
+def test_a_reader_that_closes_the_pipe_is_no_error(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as output:
+        monkeypatch.setattr(sys, "stdout", output)
+        assert cli.main("train", ["small", option]) == 0
+
+
+def test_help_with_an_unknown_recipe_ends_with_2() -> None:
+    assert cli.main("train", ["nonesuch", "--help"]) == 2

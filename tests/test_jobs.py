@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import json
 import logging
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import yaml
 
 from lungseg import cli
 from lungseg.config.recipes import Job
@@ -64,7 +64,7 @@ def test_job_file_ends_with_the_status_and_a_line() -> None:
 def test_dry_run_prints_the_settings_and_does_nothing(tmp_path: Path) -> None:
     result = job("train", "paper", "--dry-run", "--out", str(tmp_path / "out"), "--optim.lr", "3e-4")
     assert result.returncode == 0
-    settings = json.loads(result.stdout)
+    settings = yaml.safe_load(result.stdout)
     assert settings["model"]["encoder"] == "resnet50"
     assert settings["optim"]["lr"] == 3e-4
     assert not (tmp_path / "out").exists()
@@ -73,7 +73,7 @@ def test_dry_run_prints_the_settings_and_does_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "args", "expected"),
     [
-        ("train", ["demo", "--optim.rl", "3"], "perhaps you meant --optim.lr"),
+        ("train", ["demo", "--optim.rl", "3"], "did you mean --optim.lr?"),
         ("train", ["nonesuch"], "pass one of demo"),
         ("train", ["paper"], "pass --data FOLDER"),
         ("train", ["demo", "--only-folds", "9"], "pass 0 to 3"),

@@ -1,9 +1,6 @@
-"""The named recipes of every job, and the one way from a command line to settings."""
+"""The named recipes of every job."""
 
-import contextlib
-import io
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal
 
 from lungseg.config import (
@@ -20,7 +17,6 @@ from lungseg.config import (
     ReportSettings,
     TrainSettings,
 )
-from lungseg.errors import SettingsError
 
 Job = Literal["prepare", "train", "adapt", "infer", "export", "report"]
 
@@ -152,84 +148,20 @@ RECIPES: Mapping[Job, Recipes] = {
     "report": REPORT,
 }
 
-
-def parse(job: Job, args: Sequence[str]) -> JobSettings:
-    """Turn a job's command line, `[RECIPE] [--section.option value ...]`, into its settings.
-
-    The recipe is `demo` when none is named. `--help` prints and exits with 0.
-
-    Raises:
-        SettingsError: an unknown recipe or option, or a value that cannot be; one or two lines.
-
-    """
-    import tyro
-
-    words = list(args)
-    if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help")):
-        words.insert(0, "demo")
-    if not words[0].startswith("-") and words[0] not in RECIPES[job]:
-        raise SettingsError(f"jobs/{job}.py has no recipe {words[0]!r}: pass one of {', '.join(RECIPES[job])}")
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            return tyro.extras.overridable_config_cli(
-                dict(RECIPES[job]), prog=f"jobs/{job}.py", args=words, config=(tyro.conf.AvoidSubcommands,)
-            )
-    except SystemExit as end:
-        if end.code in (0, None):
-            raise
-        raise SettingsError(f"{_condense(complaint.getvalue())}; see jobs/{job}.py {words[0]} --help") from None
-
-
-_BAD_VALUE = re.compile(
-    r"Error parsing (?P<where>\S+): \d+ validation errors? for \w+ (?P<first>[a-z]\w*(\.[a-z]\w*)*)(\.\d+)? "
-    r"(?P<what>.+?) \[type=.*?input_value=(?P<value>.*?), input_type=\w+\]"
-)
-
-
-# Of a word or a number pydantic says twice what it should have been; the number says more.
-_NEITHER = re.compile(r" (?P<field>\w+)\.literal\[\S+\] .*?input_type=\w+\] (?P=field)\.constrained-\w+ ")
-_NO_NUMBER = re.compile(
-    r"Error parsing (?P<option>--\S+): (?P<what>invalid literal for int\(\) with base 10|"
-    r"could not convert string to float): (?P<value>'.*?')"
-)
-_NO_KIND = re.compile(
-    r"Error parsing (?P<option>--\S+): no type matching (?P<kinds>\S+) could be instantiated from "
-    r"\[(?P<value>.*?)\]\..*"
-)
-_KINDS = {"INT": "a whole number", "FLOAT": "a number", "STR": "text"}
-
-
-def _name_number(found: re.Match[str]) -> str:
-    """Say `--part 'x': expected a whole number` for what Python says of the text."""
-    kind = "INT" if "int()" in found["what"] else "FLOAT"
-    return f"{found['option']} {found['value']}: expected {_KINDS[kind]}"
-
-
-def _name_kinds(found: re.Match[str]) -> str:
-    """Say `--workers 'x': expected auto or a whole number` for what tyro says of all types that it tried."""
-    kinds = [_KINDS.get(kind, kind.strip("{}").replace(",", " or ")) for kind in found["kinds"].split("|")]
-    return f"{found['option']} {found['value']}: expected {' or '.join(kinds)}"
-
-
-def _name_option(found: re.Match[str]) -> str:
-    """Say `--optim.lr -1.0: input should be greater than 0` for what pydantic says of section and field."""
-    sections = found["where"].split(".")[1:]
-    option = ".".join([*sections, found["first"]]).replace("_", "-")
-    return f"--{option} {found['value']}: {found['what'][0].lower()}{found['what'][1:]}"
-
-
-def _condense(box: str) -> str:
-    """Bring tyro's framed complaint down to what was wrong and, where there is one, the near option."""
-    lines = [line.strip(" │\n") for line in box.splitlines() if line.startswith("│")]
-    rule = next((i for i, line in enumerate(lines) if line.startswith("──")), len(lines))
-    said = " ".join(lines[:rule])
-    said = re.sub(r"\s*For further information visit \S+", "", said)
-    said = re.sub(_NEITHER, r" \g<field> ", said)
-    for pattern, name in ((_BAD_VALUE, _name_option), (_NO_NUMBER, _name_number), (_NO_KIND, _name_kinds)):
-        said = re.sub(pattern, name, said)
-    said = re.sub(r"\s*\[type=.*?input_type=\w+\]", "", said)
-    said = re.sub(r"Error parsing \S+: \d+ validation errors? for \w+ (Value error, )?", "", said).rstrip(".")
-    near = [line for line in lines[rule:] if line.startswith("--")]
-    unknown = said.startswith("Unrecognized options")
-    return f"{said}; perhaps you meant {near[0]}" if near and unknown else said
+# The recipe of a command that names data and no recipe, and the settings that name data.
+DATA_RECIPES: Mapping[Job, str] = {
+    "prepare": "archive",
+    "train": "small",
+    "adapt": "archive",
+    "infer": "archive",
+    "export": "archive",
+    "report": "study",
+}
+DATA_OPTIONS: Mapping[Job, tuple[str, ...]] = {
+    "prepare": ("source", "images", "masks", "listing"),
+    "train": ("data",),
+    "adapt": ("checkpoint", "data"),
+    "infer": ("archive", "checkpoint"),
+    "export": ("predictions",),
+    "report": ("study", "predictions", "compare_with"),
+}

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from lungseg import storage
-from lungseg.config.recipes import Job, parse
+from lungseg.config.command_line import parse
+from lungseg.config.recipes import Job
 from lungseg.model import checkpoint
 from tests.shared_fixtures import steady
 

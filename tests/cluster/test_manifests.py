@@ -14,7 +14,7 @@ import yaml
 from ray._private.runtime_env import packaging
 from ray.runtime_env import RuntimeEnv
 
-from lungseg.config.recipes import parse
+from lungseg.config.command_line import parse
 
 ROOT = Path(__file__).resolve().parents[2]
 CLUSTER = ROOT / "cluster"

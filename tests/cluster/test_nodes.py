@@ -11,7 +11,7 @@ import cv2
 import pytest
 
 from lungseg import storage
-from lungseg.config.recipes import parse
+from lungseg.config.command_line import parse
 from lungseg.imaging import phantom
 from lungseg.model import checkpoint
 from lungseg.model.checkpoint_io import load_weights

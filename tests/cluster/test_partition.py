@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from lungseg.config.recipes import parse
+from lungseg.config.command_line import parse
 from lungseg.pipelines import prepare
 from tests.cluster.nodes import start_job
 from tests.cluster.test_nodes import films, prepare_arguments, tars  # noqa: F401  # a fixture

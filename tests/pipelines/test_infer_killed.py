@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from lungseg import storage
-from lungseg.config.recipes import parse
+from lungseg.config.command_line import parse
 from lungseg.imaging import phantom
 from lungseg.pipelines import infer
 from tests.pipelines.processes import family, kill, title

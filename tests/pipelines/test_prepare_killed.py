@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lungseg.config.recipes import parse
+from lungseg.config.command_line import parse
 from lungseg.imaging import phantom
 from lungseg.pipelines import prepare
 from tests.pipelines.processes import family, kill

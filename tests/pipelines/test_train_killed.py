@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from lungseg import storage
-from lungseg.config.recipes import parse
+from lungseg.config.command_line import parse
 from lungseg.model import checkpoint
 from lungseg.pipelines import train
 from tests.pipelines.processes import family, kill, title

@@ -39,6 +39,6 @@ def test_task_returns_its_error(plan: ShardPlan) -> None:
 
 
 def test_module_does_not_import_torch_or_ray() -> None:
-    code = "import sys, lungseg.prepare.shard_task; print(*{'torch', 'ray', 'rich', 'tyro'} & set(sys.modules))"
+    code = "import sys, lungseg.prepare.shard_task; print(*{'torch', 'ray', 'rich', 'yaml'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
