@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Fit a model's normalisation to another hospital's pictures: jobs/adapt.py [RECIPE] [--config FILE] [--section.option value ...]."""
+"""Adapt trained models to the images of another hospital: jobs/adapt.py --help lists recipes and settings."""
 
 from lungseg.cli import run_command
 

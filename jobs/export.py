@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Turn predictions into masks, overlays, COCO or DICOM files: jobs/export.py [RECIPE] [--config FILE] [--section.option value ...]."""
+"""Turn predictions into masks, overlays, COCO or DICOM files: jobs/export.py --help lists recipes and settings."""
 
 from lungseg.cli import run_command
 

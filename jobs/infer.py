@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Segment an archive into Parquet rows: jobs/infer.py [RECIPE] [--config FILE] [--section.option value ...]."""
+"""Segment an archive into Parquet rows: jobs/infer.py --help lists recipes and settings."""
 
 from lungseg.cli import run_command
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Turn an archive of X-rays into WebDataset tars: jobs/prepare.py [RECIPE] [--config FILE] [--section.option value ...]."""
+"""Turn an archive of X-rays into WebDataset tars: jobs/prepare.py --help lists recipes and settings."""
 
 from lungseg.cli import run_command
 

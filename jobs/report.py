@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Show a study and its predictions: jobs/report.py [RECIPE] [--config FILE] [--section.option value ...]."""
+"""Show a study and its predictions: jobs/report.py --help lists recipes and settings."""
 
 from lungseg.cli import run_command
 

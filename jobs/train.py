@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Train and test the runs of a study: jobs/train.py [RECIPE] [--config FILE] [--section.option value ...]."""
+"""Train and test the runs of a study: jobs/train.py --help lists recipes and settings."""
 
 from lungseg.cli import run_command
 
