@@ -111,7 +111,7 @@ def test_full_disk_is_one_error_and_more_room_finishes(job: Job, undisturbed: Pa
     assert "\n" not in message
     assert str(out) in message
     assert "No space left on device" in message
-    assert "make room" in message
+    assert "free disk space" in message
 
     files = [path for path in out.rglob("*") if path.is_file()]
     assert not [path for path in files if path.name.startswith(".writing-")]

@@ -1,4 +1,4 @@
-"""Who is in which fold: nobody on both sides, nobody twice, and nobody moves when others come."""
+"""Fold assignment: no group on both sides, no image twice, and no image moves when others are added."""
 
 import random
 from collections import Counter, defaultdict
@@ -20,12 +20,12 @@ FINDINGS = ("normal", "abnormal", None)
 PROTOCOLS = get_args(Protocol)
 
 
-def row(dataset: str, image: str, patient: str = "", picture: str = "", finding: str | None = None) -> Row:
+def row(dataset: str, image: str, patient: str = "", pixel_digest: str = "", finding: str | None = None) -> Row:
     return {
         "dataset": dataset,
         "image_id": image,
         "patient_id": patient or image,
-        "pixel_digest": picture or f"of {dataset} {image}",
+        "pixel_digest": pixel_digest or f"of {dataset} {image}",
         "finding": finding,
     }
 
@@ -35,29 +35,30 @@ def key(one: Row) -> str:
 
 
 @st.composite
-def some_rows(draw: st.DrawFn, datasets: Sequence[str] = DATASETS, most: int = 40) -> list[Row]:
+def index_rows(draw: st.DrawFn, datasets: Sequence[str] = DATASETS, most: int = 40) -> list[Row]:
     """Draw index rows, ordered by dataset; some share a patient or a pixel digest."""
     names = st.tuples(
         st.sampled_from(sorted(datasets)), st.integers(0, 12), st.integers(0, 40), st.sampled_from(FINDINGS)
     )
-    drawn = sorted(draw(st.lists(names, min_size=1, max_size=most)), key=lambda one: one[0])
+    drawn = sorted(draw(st.lists(names, min_size=1, max_size=most)), key=lambda row: row[0])
     return [
-        row(dataset, f"i{i}", f"p{who}", f"{what:02x}", found) for i, (dataset, who, what, found) in enumerate(drawn)
+        row(dataset, f"i{i}", f"p{patient}", f"{digest:02x}", finding)
+        for i, (dataset, patient, digest, finding) in enumerate(drawn)
     ]
 
 
 @st.composite
 def rows_and_links(draw: st.DrawFn) -> tuple[list[Row], list[folds.Link]]:
-    rows = draw(some_rows())
+    rows = draw(index_rows())
     image = st.sampled_from([key(one) for one in rows])
     return rows, draw(st.lists(st.tuples(image, image), max_size=4))
 
 
-def singles(count: int, datasets: Sequence[str] = DATASETS[:2], start: int = 0) -> list[Row]:
+def single_image_rows(count: int, datasets: Sequence[str] = DATASETS[:2], start: int = 0) -> list[Row]:
     return [row(dataset, f"i{i}", finding=FINDINGS[i % 2]) for dataset in datasets for i in range(start, start + count)]
 
 
-def assigned(rows: Sequence[Row], count: int, seed: int = 0, linked: Sequence[folds.Link] = ()) -> dict[str, int]:
+def folds_by_image(rows: Sequence[Row], count: int, seed: int = 0, linked: Sequence[folds.Link] = ()) -> dict[str, int]:
     found = folds.assign_folds(rows, folds.group_rows(rows, linked), count, seed)
     return {key(one): fold for one, fold in zip(rows, found, strict=True)}
 
@@ -66,7 +67,7 @@ def plan(number: int, count: int, datasets: Sequence[str] = DATASETS, seed: int 
     return folds.RunPlan("pooled" if len(datasets) > 1 else "source-to-source", tuple(datasets), number, count, seed)
 
 
-def parts_or_none(rows: Sequence[Row], run: folds.RunPlan, linked: Sequence[folds.Link] = ()) -> folds.Split | None:
+def split_or_none(rows: Sequence[Row], run: folds.RunPlan, linked: Sequence[folds.Link] = ()) -> folds.Split | None:
     try:
         return folds.split(rows, run, linked)
     except SettingsError:
@@ -122,7 +123,7 @@ def test_images_without_a_patient_are_separate_groups() -> None:
 
 
 def test_links_to_missing_images_are_ignored() -> None:
-    rows = singles(3, ("a",))
+    rows = single_image_rows(3, ("a",))
     links = [("a/i0", "a/gone"), ("a/gone", "a/i1")]
     assert folds.group_rows(rows, links) == folds.group_rows(rows)
 
@@ -130,7 +131,7 @@ def test_links_to_missing_images_are_ignored() -> None:
 # Folds
 
 
-@given(some_rows(), st.integers(2, 5), st.integers(0, 3))
+@given(index_rows(), st.integers(2, 5), st.integers(0, 3))
 def test_each_group_is_in_one_fold(rows: list[Row], count: int, seed: int) -> None:
     groups = folds.group_rows(rows)
     found = folds.assign_folds(rows, groups, count, seed)
@@ -142,8 +143,8 @@ def test_each_group_is_in_one_fold(rows: list[Row], count: int, seed: int) -> No
 def test_folds_are_the_same_on_every_machine() -> None:
     """Fixed values: a change of these moves patients between training and test of every study that was run."""
     # The first is the fold f with the least `printf 0/f/a/i0 | sha256sum`.
-    assert list(assigned(singles(10, ("a",)), 5).values()) == [1, 2, 4, 1, 2, 3, 0, 4, 3, 0]
-    assert list(assigned(singles(10, ("a",)), 5, seed=1).values()) != [1, 2, 4, 1, 2, 3, 0, 4, 3, 0]
+    assert list(folds_by_image(single_image_rows(10, ("a",)), 5).values()) == [1, 2, 4, 1, 2, 3, 0, 4, 3, 0]
+    assert list(folds_by_image(single_image_rows(10, ("a",)), 5, seed=1).values()) != [1, 2, 4, 1, 2, 3, 0, 4, 3, 0]
 
 
 @given(
@@ -153,7 +154,7 @@ def test_folds_are_the_same_on_every_machine() -> None:
 )
 def test_strata_are_balanced_to_two_images(drawn: list[tuple[str, str | None]], count: int, seed: int) -> None:
     rows = [row(dataset, f"i{i}", finding=finding) for i, (dataset, finding) in enumerate(drawn)]
-    found = assigned(rows, count, seed)
+    found = folds_by_image(rows, count, seed)
     for stratum in set(drawn):
         held = [found[key(one)] for one in rows if (one["dataset"], one["finding"]) == stratum]
         counts = [held.count(fold) for fold in range(count)]
@@ -161,30 +162,30 @@ def test_strata_are_balanced_to_two_images(drawn: list[tuple[str, str | None]], 
         assert min(counts) > 0 or max(counts) == 1
 
 
-@given(some_rows(), st.lists(st.integers(0, 12), max_size=20), st.integers(2, 5), st.integers(0, 3))
+@given(index_rows(), st.lists(st.integers(0, 12), max_size=20), st.integers(2, 5), st.integers(0, 3))
 def test_appended_rows_move_no_earlier_row(rows: list[Row], patients: list[int], count: int, seed: int) -> None:
     """Append known and new patients, in the first and in the last dataset."""
-    before = assigned(rows, count, seed)
+    before = folds_by_image(rows, count, seed)
     for dataset in (rows[0]["dataset"], rows[-1]["dataset"]):
         added = [
-            row(dataset, f"new{i}", f"p{who}" if i % 2 else "", finding=FINDINGS[i % 3])
-            for i, who in enumerate(patients)
+            row(dataset, f"new{i}", f"p{patient}" if i % 2 else "", finding=FINDINGS[i % 3])
+            for i, patient in enumerate(patients)
         ]
-        grown = sorted([*rows, *added], key=lambda one: one["dataset"])
-        after = assigned(grown, count, seed)
+        grown = sorted([*rows, *added], key=lambda row: row["dataset"])
+        after = folds_by_image(grown, count, seed)
         assert {name: after[name] for name in before} == before
 
 
-@given(some_rows(datasets=("a",)), some_rows(datasets=("z_9",)), st.integers(2, 5))
+@given(index_rows(datasets=("a",)), index_rows(datasets=("z_9",)), st.integers(2, 5))
 def test_another_dataset_moves_no_row(one: list[Row], other: list[Row], count: int) -> None:
     apart = [{**row, "pixel_digest": "other " + row["pixel_digest"]} for row in other]
-    together = assigned([*one, *apart], count)
-    assert together == {**assigned(one, count), **assigned(apart, count)}
+    together = folds_by_image([*one, *apart], count)
+    assert together == {**folds_by_image(one, count), **folds_by_image(apart, count)}
 
 
 def test_another_seed_changes_the_folds() -> None:
-    rows = singles(300)
-    first, second = assigned(rows, 5, 0), assigned(rows, 5, 1)
+    rows = single_image_rows(300)
+    first, second = folds_by_image(rows, 5, 0), folds_by_image(rows, 5, 1)
     same = sum(first[name] == second[name] for name in first)
     assert 60 < same < 180
 
@@ -195,10 +196,10 @@ def test_removing_an_image_moves_few_rows() -> None:
     rows = [row(one, f"{finding}{i}", finding=finding) for (one, finding), size in sizes.items() for i in range(size)]
     fewer, shuffled = [], []
     for seed in range(12):
-        before, chance = assigned(rows, 5, seed), random.Random(seed)
+        before, chance = folds_by_image(rows, 5, seed), random.Random(seed)
         gone = chance.randrange(len(rows))
         for changed, moved in ((rows[:gone] + rows[gone + 1 :], fewer), (chance.sample(rows, len(rows)), shuffled)):
-            after = assigned(changed, 5, seed)
+            after = folds_by_image(changed, 5, seed)
             moved.append(sum(after[name] != before[name] for name in after) / len(after))
     assert 0.01 < sum(fewer) / len(fewer) < 0.08
     assert 0.3 < sum(shuffled) / len(shuffled) < 0.5
@@ -213,31 +214,31 @@ def test_no_patient_image_or_link_crosses_a_split(
 ) -> None:
     rows, linked = drawn
     for number in range(count):
-        parts = parts_or_none(rows, plan(number, count, sorted(sources), seed), linked)
-        if parts is None:
+        subsets = split_or_none(rows, plan(number, count, sorted(sources), seed), linked)
+        if subsets is None:
             continue
-        learnt = [rows[i] for i in parts.train]
-        tested = [rows[i] for i in (*parts.held_out, *parts.cross)]
+        trained = [rows[i] for i in subsets.train]
+        tested = [rows[i] for i in (*subsets.held_out, *subsets.cross)]
         for names in (("dataset", "patient_id"), ("pixel_digest",)):
-            known = {tuple(one[name] for name in names) for one in learnt}
+            known = {tuple(one[name] for name in names) for one in trained}
             assert not known & {tuple(one[name] for name in names) for one in tested}
-        sides = {**{key(one): 0 for one in learnt}, **{key(one): 1 for one in tested}}
+        sides = {**{key(one): 0 for one in trained}, **{key(one): 1 for one in tested}}
         assert all(sides[one] == sides[other] for one, other in linked if {one, other} <= sides.keys())
 
 
-@given(some_rows(), st.integers(2, 5), st.integers(0, 3), st.sets(st.sampled_from(DATASETS), min_size=1))
+@given(index_rows(), st.integers(2, 5), st.integers(0, 3), st.sets(st.sampled_from(DATASETS), min_size=1))
 def test_every_image_is_held_out_in_exactly_one_fold(rows: list[Row], count: int, seed: int, sources: set[str]) -> None:
     own = [i for i, one in enumerate(rows) if one["dataset"] in sources]
-    fold_of = assigned(rows, count, seed)
+    fold_of = folds_by_image(rows, count, seed)
     for number in range(count):
         expected = [i for i in own if fold_of[key(rows[i])] == number]
-        parts = parts_or_none(rows, plan(number, count, sorted(sources), seed))
-        if parts is None:
+        subsets = split_or_none(rows, plan(number, count, sorted(sources), seed))
+        if subsets is None:
             assert len(expected) in (0, len(own))
             continue
-        assert list(parts.held_out) == expected
-        assert sorted((*parts.train, *parts.held_out)) == own
-        assert not set(parts.cross) & set(own)
+        assert list(subsets.held_out) == expected
+        assert sorted((*subsets.train, *subsets.held_out)) == own
+        assert not set(subsets.cross) & set(own)
 
 
 @given(rows_and_links(), st.integers(3, 5), st.integers(0, 3), st.sets(st.sampled_from(DATASETS), min_size=1))
@@ -248,59 +249,59 @@ def test_the_validation_fold_is_the_next_held_out_fold(
     groups = folds.group_rows(rows, linked)
     for number in range(count):
         plain = plan(number, count, sorted(sources), seed)
-        parts = parts_or_none(rows, replace(plain, validates=True), linked)
-        if parts is None:
+        subsets = split_or_none(rows, replace(plain, validates=True), linked)
+        if subsets is None:
             continue
         without = folds.split(rows, plain, linked)
         assert without.validation == ()
-        assert parts.held_out == without.held_out
-        assert sorted((*parts.train, *parts.validation)) == list(without.train)
-        assert parts.cross == without.cross
-        following = parts_or_none(rows, plan((number + 1) % count, count, sorted(sources), seed), linked)
+        assert subsets.held_out == without.held_out
+        assert sorted((*subsets.train, *subsets.validation)) == list(without.train)
+        assert subsets.cross == without.cross
+        following = split_or_none(rows, plan((number + 1) % count, count, sorted(sources), seed), linked)
         assert following is not None
-        assert following.held_out == parts.validation
-        kept = {groups[i] for i in parts.validation}
-        assert not kept & {groups[i] for i in (*parts.train, *parts.held_out, *parts.cross)}
+        assert following.held_out == subsets.validation
+        kept = {groups[i] for i in subsets.validation}
+        assert not kept & {groups[i] for i in (*subsets.train, *subsets.held_out, *subsets.cross)}
 
 
 def test_an_empty_validation_fold_is_refused() -> None:
-    rows = singles(2, ("a",))
-    fold_of = assigned(rows, 5)
+    rows = single_image_rows(2, ("a",))
+    fold_of = folds_by_image(rows, 5)
     held = fold_of["a/i0"]
     alone = replace(plan(held, 5), validates=True)
     expected = "train" if fold_of["a/i1"] == (held + 1) % 5 else "validation"
     with pytest.raises(SettingsError, match=f"the {expected} subset has none of 2 images, expected at least one"):
         folds.split(rows, alone)
     with pytest.raises(SettingsError, match="the train subset"):
-        folds.split(singles(30), replace(plan(0, 2), validates=True))
+        folds.split(single_image_rows(30), replace(plan(0, 2), validates=True))
 
 
-@given(some_rows(), st.integers(2, 4))
+@given(index_rows(), st.integers(2, 4))
 def test_cross_dataset_tests_exclude_trained_groups_only(rows: list[Row], count: int) -> None:
     for number in range(count):
-        parts = parts_or_none(rows, plan(number, count, ("shenzhen",)))
-        if parts is None:
+        subsets = split_or_none(rows, plan(number, count, ("shenzhen",)))
+        if subsets is None:
             continue
         groups = folds.group_rows(rows)
-        learnt = {groups[i] for i in parts.train}
-        assert set(parts.cross) == {
-            i for i, one in enumerate(rows) if one["dataset"] != "shenzhen" and groups[i] not in learnt
+        trained = {groups[i] for i in subsets.train}
+        assert set(subsets.cross) == {
+            i for i, one in enumerate(rows) if one["dataset"] != "shenzhen" and groups[i] not in trained
         }
 
 
 @pytest.mark.parametrize("by_link", [False, True])
 def test_training_images_are_not_tested_in_another_dataset(by_link: bool) -> None:
-    known = singles(30)
-    twin = row("twin", "t0", picture="" if by_link else known[1]["pixel_digest"])
+    known = single_image_rows(30)
+    twin = row("twin", "t0", pixel_digest="" if by_link else known[1]["pixel_digest"])
     rows = [*known, twin, row("twin", "t1")]
     links = [(key(known[1]), key(twin))] if by_link else []
     runs = [folds.split(rows, plan(number, 4, DATASETS[:2]), links) for number in range(4)]
-    assert all(len(rows) - 1 in parts.cross for parts in runs)
-    assert [len(rows) - 2 in parts.cross for parts in runs] == [1 in parts.held_out for parts in runs]
-    assert sum(1 in parts.held_out for parts in runs) == 1
+    assert all(len(rows) - 1 in subsets.cross for subsets in runs)
+    assert [len(rows) - 2 in subsets.cross for subsets in runs] == [1 in subsets.held_out for subsets in runs]
+    assert sum(1 in subsets.held_out for subsets in runs) == 1
 
 
-@pytest.mark.parametrize("rows", [[], singles(1, ("a",)), [row("a", f"i{i}", "p1") for i in range(9)]])
+@pytest.mark.parametrize("rows", [[], single_image_rows(1, ("a",)), [row("a", f"i{i}", "p1") for i in range(9)]])
 def test_an_empty_training_or_held_out_fold_is_refused(rows: list[Row]) -> None:
     with pytest.raises(
         SettingsError, match=r"pooled-fold0: the (train|held-out) subset has none of \d images.*--folds \(now 5\)"
@@ -328,13 +329,13 @@ def test_a_study_lists_each_fold_of_each_protocol_once() -> None:
 
 
 def test_a_left_out_dataset_is_tested_completely() -> None:
-    rows = singles(20, ("a", "m", "z"))
+    rows = single_image_rows(20, ("a", "m", "z"))
     for run in folds.plan_study(("leave-one-dataset-out",), ("a", "m", "z"), 4, (), seed=0):
-        parts = folds.split(rows, run)
-        assert {rows[i]["dataset"] for i in parts.cross} == {run.left_out}
-        assert len(parts.cross) == 20
-        assert {rows[i]["dataset"] for i in parts.train} == set(run.train_on) == {"a", "m", "z"} - {run.left_out}
-        assert len(parts.train) + len(parts.held_out) == 40
+        subsets = folds.split(rows, run)
+        assert {rows[i]["dataset"] for i in subsets.cross} == {run.left_out}
+        assert len(subsets.cross) == 20
+        assert {rows[i]["dataset"] for i in subsets.train} == set(run.train_on) == {"a", "m", "z"} - {run.left_out}
+        assert len(subsets.train) + len(subsets.held_out) == 40
 
 
 def test_leaving_out_the_only_dataset_is_refused() -> None:

@@ -28,7 +28,7 @@ def test_dataset_with_damaged_json_is_named(own_prepared: Path, caplog: pytest.L
         (own_prepared / name / "dataset.json").write_text("{")
     with pytest.raises(ShardError, match="2 problems"):
         verify_dataset.run(str(own_prepared))
-    assert "north/dataset.json: not JSON" in caplog.text
+    assert "north/dataset.json: not valid JSON" in caplog.text
 
 
 def test_no_dataset_is_an_error(tmp_path: Path) -> None:
