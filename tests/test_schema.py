@@ -90,16 +90,6 @@ def test_content_is_where_picture_and_square_overlap(height: int, width: int, si
     assert list(range(size))[columns] == shown_columns
 
 
-def test_the_readme_tells_of_every_column_as_the_files_do() -> None:
-    told = [
-        f"| `{field.name}` | {str(field.type).replace('list<item: ', 'list of ').rstrip('>')} | "
-        f"{field.metadata[b'description'].decode()} |"
-        for field in PREDICTIONS
-    ]
-    readme = Path(__file__).resolve().parents[1] / "README.md"
-    assert "\n".join(told) in readme.read_text()
-
-
 def test_four_tools_read_the_rows_that_infer_writes(tmp_path: Path) -> None:
     import duckdb
     import pandas as pd

@@ -1,0 +1,112 @@
+"""The README and docs are true: links resolve, commands parse, snippets run, generated tables are current."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from lungseg.config.command_line import parse
+from lungseg.config.recipes import RECIPES
+from lungseg.schema import PREDICTIONS
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "cluster" / "README.md"])
+_LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+
+
+def _fenced(text: str, language: str) -> list[str]:
+    return re.findall(rf"```(?:{language})\n(.*?)```", text, re.DOTALL)
+
+
+def _anchors(page: Path) -> set[str]:
+    """Anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_resolves(page: Path) -> None:
+    for link in _LINK.findall(page.read_text()):
+        if "://" in link:
+            continue
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), f"{page.name}: {link}"
+        assert not anchor or anchor in _anchors(target), f"{page.name}: {link}"
+
+
+def _commands() -> list[str]:
+    """Commands in all pages' shell blocks, continued lines joined, comments dropped."""
+    blocks = [block for page in PAGES for block in _fenced(page.read_text(), "sh|bash|console")]
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return sorted({command for line in lines if (command := line.split(" #")[0].strip().removeprefix("$ "))})
+
+
+def test_the_readme_is_short_and_names_the_two_commands() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert readme.count("\n") < 200
+    assert {"make demo", "make test"} <= set(_commands())
+
+
+@pytest.mark.parametrize("command", _commands())
+def test_a_documented_command_parses(command: str) -> None:
+    words = shlex.split(command.split(" > ", maxsplit=1)[0])
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    if words[0] == "make":
+        assert all(word in targets for word in words[1:] if "=" not in word)
+        return
+    jobs = [i for i, word in enumerate(words) if re.fullmatch(r"jobs/\w+\.py", word)]
+    for i in jobs:
+        job = Path(words[i]).stem
+        assert job in RECIPES
+        if "--config" not in words:
+            assert parse(job, words[i + 1 :]) is not None  # type: ignore[arg-type]
+    files = [word for word in words if word.startswith(("cluster/", ".venv/bin/", ".ci/", "tests/"))]
+    assert all((ROOT / word).exists() for word in files)
+    known = {"python", "ray", "eval", "export", "git", "cd", "kubectl", "pip", "uv", "wandb", "RAY_ADDRESS=local"}
+    assert jobs or files or words[0] in known, f"nothing shows that this exists: {command}"
+
+
+def test_the_python_snippets_run(
+    prepared: Path, study: Path, predicted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"train_on": "north", "dataset": "south", "role": "cross", "dice": 0.9}]
+    for name, target in {"data/prepared/montgomery": prepared / "north", "predictions": predicted}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).symlink_to(target)
+    (tmp_path / "runs" / "first").mkdir(parents=True)
+    import pandas as pd
+
+    pd.DataFrame(rows).to_parquet(tmp_path / "runs" / "first" / "study.parquet")
+    monkeypatch.chdir(tmp_path)
+    snippets = _fenced((ROOT / "docs" / "building-on-lungseg.md").read_text(), "python")
+    names: dict[str, object] = {}
+    exec("\n".join(snippets), names)
+    batch = next(iter(names["loader"]))  # type: ignore[call-overload]
+    assert batch["image"].shape == batch["mask"].shape
+    assert batch["image"].shape[1:] == (1, 64, 64)
+    assert names["mask"].shape == tuple(names["row"][["height", "width"]])  # type: ignore[attr-defined,index]
+
+
+def test_the_column_table_matches_the_schema() -> None:
+    """`python tests/test_docs.py` writes the table anew."""
+    assert _with_columns() == (ROOT / "docs" / "inference.md").read_text()
+
+
+def _with_columns() -> str:
+    rows = ["| column | type | description |", "|---|---|---|"]
+    for field in PREDICTIONS:
+        kind = str(field.type).replace("list<item: ", "list of ").replace("element: ", "").rstrip(">")
+        rows.append(f"| `{field.name}` | {kind} | {field.metadata[b'description'].decode()} |")
+    text = (ROOT / "docs" / "inference.md").read_text()
+    return re.sub(
+        r"(<!-- columns:start -->\n).*?(<!-- columns:end -->)",
+        lambda found: found[1] + "\n".join(rows) + "\n" + found[2],
+        text,
+        flags=re.DOTALL,
+    )
+
+
+if __name__ == "__main__":
+    (ROOT / "docs" / "inference.md").write_text(_with_columns())
