@@ -1,4 +1,5 @@
-# make demo              prepare, train, infer and report on phantoms; make demo DATA=folder: on your X-rays
+# make demo              prepare, train, infer and report on phantoms; make demo DATA=folder: on your X-rays and masks
+#                        (X-rays without masks are segmented by the model of an earlier demo)
 # make test              all but what is slow; make check: its quick half (format, lint, types, imports)
 # make test-slow         several Ray nodes, buckets, submitted jobs, full disks, jobs that are killed and started again
 # make clean             delete what demo and test made; the installation stays (make distclean deletes it too)
@@ -8,16 +9,33 @@ DATA ?=
 WORK := demo/$(if $(DATA),$(notdir $(abspath $(DATA))),phantoms)
 ARCHIVE := $(if $(DATA),$(DATA),$(WORK)/data/phantoms)
 RUN := .venv/bin/python
+# Models of earlier demos; those trained on X-rays come before the one trained on phantoms.
+MODELS = $(wildcard demo/*/runs/demo)
+MODEL = $(firstword $(filter-out demo/phantoms/%,$(MODELS)) $(MODELS))
+COUNT_MASKS := import sys; from lungseg import storage; from lungseg.ingest import sources; \
+	print(sum(bool(record.mask_classes) for record in sources.discover(storage.resolve(sys.argv[1]))))
 # A Ray of our own, whatever other cluster this machine belongs to.
 export RAY_ADDRESS := local
 
-.PHONY: demo test test-slow check clean distclean
+.PHONY: demo demo-with-masks demo-without-masks test test-slow check clean distclean
 
+# Anything but a count of 0, an error too, is left to the preparation, which reports it.
 demo: .venv/installed
+	@if test -n "$(DATA)" && test "$$($(RUN) -c '$(COUNT_MASKS)' "$(DATA)" 2>/dev/null)" = 0; \
+	then $(MAKE) --no-print-directory demo-without-masks; else $(MAKE) --no-print-directory demo-with-masks; fi
+
+demo-with-masks:
 	$(RUN) jobs/prepare.py demo $(if $(DATA),--source "$(DATA)") --out "$(WORK)/data"
 	$(RUN) jobs/train.py demo --data "$(WORK)/data" --out "$(WORK)/runs"
 	$(RUN) jobs/infer.py demo --archive "$(ARCHIVE)" --checkpoint "$(WORK)/runs/demo" --out "$(WORK)/predictions"
 	$(RUN) jobs/report.py demo --study "$(WORK)/runs/demo" --predictions "$(WORK)/predictions" --out "$(WORK)/report"
+
+demo-without-masks:
+	@test -n "$(MODEL)" || { echo "$(DATA): no image has a mask, and training needs masks: add masks, or run make demo \
+	once without DATA and then this again, which segments the images with that model" >&2; exit 2; }
+	@echo "$(DATA): no image has a mask: segmenting the images with $(MODEL)"
+	$(RUN) jobs/infer.py archive --archive "$(DATA)" --checkpoint "$(MODEL)" --out "$(WORK)/predictions"
+	$(RUN) jobs/export.py archive --predictions "$(WORK)/predictions" --formats overlays --out "$(WORK)/overlays"
 
 test: check
 	$(RUN) -m pytest -m "not slow"

@@ -147,40 +147,36 @@ print(*wanted)
 PYTHON
 }
 
-# Waits until a job has run: the job server answers some seconds before an agent takes its jobs.
+# Waits until the job server and the agent that starts its jobs answer: the server alone is some seconds early.
 await_ready() {
-    python3 - "$pgid" "$READY_S" <<'PYTHON'
+    python3 - "$pgid" "$READY_S" "$RAY_API_SERVER_ADDRESS/api/version" \
+        "http://127.0.0.1:$agent/api/local_raylet_healthz" <<'PYTHON'
 import os
 import sys
 import time
+import urllib.request
 
-from ray.job_submission import JobStatus, JobSubmissionClient
-
-head, limit = int(sys.argv[1]), float(sys.argv[2])
-begin = told = time.monotonic()
-client = job = None
+head, limit, waiting = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3:]
+begin = reported = time.monotonic()
+token = {"Authorization": f"Bearer {os.environ['RAY_AUTH_TOKEN']}"}
+direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 why = "no answer"
-while (now := time.monotonic()) < begin + limit:
+while waiting and (now := time.monotonic()) < begin + limit:
     try:
         os.kill(head, 0)
     except ProcessLookupError:
         sys.exit("it ended while starting")
-    if now > told + 5:
-        told = now
+    if now > reported + 5:
+        reported = now
         print(f"waiting for Ray, {now - begin:.0f} of {limit:.0f} s", file=sys.stderr)
     try:
-        client = client or JobSubmissionClient()
-        job = job or client.submit_job(entrypoint="true")
-        status = client.get_job_status(job)
-        if status == JobStatus.SUCCEEDED:
-            client.delete_job(job)
-            sys.exit(0)
-        if status.is_terminal():
-            sys.exit(f"a first job ended as {status}")
-    except Exception as error:  # until it is ready, it answers in many ways that it is not
-        why = str(error).strip().splitlines()[-1] if str(error).strip() else repr(error)
-    time.sleep(0.3)
-sys.exit(f"not ready after {limit:.0f} s: {why}")
+        direct.open(urllib.request.Request(waiting[0], headers=token), timeout=5).close()
+        del waiting[0]
+    except OSError as error:
+        why = f"{waiting[0]}: {error}"
+        time.sleep(0.3)
+if waiting:
+    sys.exit(f"not ready after {limit:.0f} s: {why}")
 PYTHON
 }
 

@@ -2,14 +2,14 @@
 
 import argparse
 import types
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from lungseg.config.shared import JobSettings, Settings
+from lungseg.config.shared import JobSettings, Settings, format_value
 
 _TYPE_NAMES = {int: "INT", float: "FLOAT", str: "TEXT"}
 _EXPECTED = {"int_parsing": "a whole number", "int_type": "a whole number", "int_from_float": "a whole number"} | {
@@ -38,7 +38,7 @@ class Option:
 
     def add_to(self, group: argparse._ArgumentGroup) -> None:
         """Add the option to a group of an argparse parser."""
-        default = "" if self.default in ("", ()) else f" (default: {_shown(self.default)})"
+        default = "" if self.default in ("", (), None) else f" (default: {format_value(self.default)})"
         text, dest = (self.help + default).replace("%", "%%"), ".".join(self.path)
         if self.annotation is bool:
             head, _, last = self.name.rpartition("." if len(self.path) > 1 else "--")
@@ -98,7 +98,7 @@ def describe(error: ValidationError, names: Iterable[str]) -> tuple[str, str]:
     first = next((one for one in same if one["type"] != "literal_error" and one["type"] not in _EXPECTED), None)
     if first and first["type"] == "value_error":
         return dotted, str(first["ctx"]["error"])
-    option = f"--{dotted.replace('_', '-')} {_shown(same[0]['input'])}"
+    option = f"--{dotted.replace('_', '-')} {format_value(same[0]['input'])}"
     if first:
         return dotted, f"{option}: {first['msg'][0].lower()}{first['msg'][1:]}"
     expected = [one["ctx"]["expected"] if one["type"] == "literal_error" else _EXPECTED[one["type"]] for one in same]
@@ -131,12 +131,3 @@ def _type_name(annotation: Any) -> str:
     if origin in (Union, types.UnionType):
         return "|".join("none" if arg is type(None) else _type_name(arg) for arg in args)
     return _TYPE_NAMES[annotation]
-
-
-def _shown(value: object) -> str:
-    """Write a value as it is typed."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return " ".join(map(_shown, value)) or "empty"
-    return "none" if value is None else str(value) or "empty"

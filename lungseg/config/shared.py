@@ -1,5 +1,6 @@
 """What settings have in common, and how pictures are prepared, by prepare and infer alike."""
 
+from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -56,12 +57,16 @@ class PreprocessSettings(Settings):
         """Name the options in which these settings differ from others, with both values; "" where they do not."""
         mine, theirs = self.model_dump(), expected.model_dump()
         return "; ".join(
-            f"found --preprocess.{name} {_shown(mine[name])}, expected {_shown(theirs[name])}"
+            f"found --preprocess.{name} {format_value(mine[name])}, expected {format_value(theirs[name])}"
             for name in mine
             if mine[name] != theirs[name]
         )
 
 
-def _shown(value: object) -> str:
+def format_value(value: object) -> str:
     """Write a value as on the command line."""
-    return " ".join(map(str, value)) or "(none)" if isinstance(value, tuple) else str(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return " ".join(map(format_value, value)) or "(none)"
+    return "(none)" if value is None or value == "" else str(value)

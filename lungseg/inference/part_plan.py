@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lungseg import storage
+from lungseg.config.options import flatten
+from lungseg.config.shared import format_value
 from lungseg.errors import InputError
 from lungseg.inference.items import Item
 from lungseg.predictions.parts import Account, part_files, part_path, read_paper, read_part, told_digests
@@ -16,6 +18,14 @@ from lungseg.storage.files import digest_bytes
 
 logger = logging.getLogger(__name__)
 
+# Entries of plan.json that no option has the name of, and those that only tell two things apart.
+_LABELS = {
+    "images": "images",
+    "checkpoints": "--checkpoint",
+    "model": "model",
+    "patients": "--patient-key of digest",
+}
+_DIGESTS = {"digest", "model"}
 _READERS = 8  # threads that look at parts; in a bucket, reading is waiting
 
 
@@ -51,9 +61,22 @@ def claim(out: str, plan: dict[str, Any]) -> None:
         return
     found = read_paper(path, f"what its parts are of cannot be told: pass another --out, or delete {out}")
     if found.get("digest") != plan["digest"]:
-        changed = [name for name, value in plan.items() if name != "digest" and found.get(name) != value]
-        what = ", ".join(changed) or "the archive's files"
-        raise InputError(f"{out} holds predictions of another plan ({what} changed): pass another --out, or delete it")
+        changed = _differences(found, plan) or "files in the archive that have changed since"
+        raise InputError(f"{out}: predictions made with {changed}: repeat that or name another --out")
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """List the settings that differ, each with both values, as `--part-size 32, now 64`."""
+    old, new = flatten(before), flatten(now)
+    changed = [name for name in new if name not in _DIGESTS and old.get(name) != new[name]]
+    if old.get("model") != new["model"]:  # its runs, epochs and preprocessing follow from it
+        changed = [name for name in changed if not name.startswith(("runs", "epochs", "preprocess"))]
+        if "checkpoints" not in changed:
+            changed.append("model")
+    else:
+        changed = [name for name in changed if name != "checkpoints"]  # the same model in another folder
+    values = [(_LABELS.get(name, f"--{name.replace('_', '-')}"), old.get(name), new[name]) for name in changed]
+    return "; ".join(f"{label} {format_value(was)}, now {format_value(value)}" for label, was, value in values)
 
 
 def claim_device(out: str, device: str) -> None:

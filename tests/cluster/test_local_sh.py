@@ -163,6 +163,8 @@ def test_start_submit_crash_restart_and_stop(head: Head, bystander: subprocess.P
     assert (head.state / "token").stat().st_mode & 0o777 == 0o600
     assert Path(head.recorded("temp")).stat().st_mode & 0o777 == 0o700
     assert head("status").returncode == 0
+    jobs = head("run", "ray", "job", "list")
+    assert "[]" in jobs.stdout + jobs.stderr  # the start leaves no job
     again = head("start")
     assert (again.returncode, int(head.recorded("pgid"))) == (0, first)
     assert "Ray is running" in again.stderr

@@ -19,7 +19,8 @@ from lungseg.predictions.parts import Account
 from lungseg.schema import PREDICTIONS, SCHEMA, Record
 from lungseg.storage.files import digest_bytes
 
-PLAN = {"archive": "/films", "images": 4, "threshold": 0.5, "digest": "1234"}
+PLAN = {"archive": "/films", "images": 4, "checkpoints": ["/runs/a"], "model": "ab", "runs": ["a"], "threshold": 0.5}
+PLAN |= {"part_size": 32, "preprocess": {"size": 256}, "postprocess": {"lungs": True}, "digest": "1234"}
 
 
 def items(*names: str, size: int = 5) -> list[Item]:
@@ -60,16 +61,33 @@ def test_a_parts_items_come_back() -> None:
     assert [Item.from_dict(one) for one in json.loads(planned.items)] == items("a", "b")
 
 
-def test_a_folder_taken_for_a_plan_is_refused_to_any_other_which_names_what_changed(tmp_path: Path) -> None:
+def test_same_plan_continues(tmp_path: Path) -> None:
     out = str(tmp_path / "out")
     part_plan.claim(out, PLAN)
     part_plan.claim(out, PLAN)
     assert storage.read_json(f"{out}/plan.json") == {"schema": SCHEMA, "lungseg_version": __version__, **PLAN}
-    with pytest.raises(InputError, match=r"another plan \(images, threshold changed\): pass another --out"):
-        part_plan.claim(out, {**PLAN, "digest": "5678", "threshold": 0.4, "images": 5})
-    with pytest.raises(InputError, match=r"another plan \(the archive's files changed\)"):
-        part_plan.claim(out, {**PLAN, "digest": "5678"})
-    assert storage.read_json(f"{out}/plan.json") == {"schema": SCHEMA, "lungseg_version": __version__, **PLAN}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"part_size": 64}, "--part-size 32, now 64"),
+        ({"part_size": 64, "threshold": 0.4}, "--threshold 0.5, now 0.4; --part-size 32, now 64"),
+        ({"postprocess": {"lungs": False}}, "--postprocess.lungs yes, now no"),
+        ({"images": 5}, "images 4, now 5"),
+        ({"model": "cd", "runs": ["b"]}, "model ab, now cd"),
+        ({"model": "cd", "checkpoints": ["/b"], "preprocess": {"size": 512}}, "--checkpoint /runs/a, now /b"),
+        ({"checkpoints": ["/moved/a"], "part_size": 64}, "--part-size 32, now 64"),
+        ({}, "files in the archive that have changed since"),
+    ],
+)
+def test_another_plan_is_refused_with_both_values(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    out = str(tmp_path / "out")
+    part_plan.claim(out, PLAN)
+    with pytest.raises(InputError) as error:
+        part_plan.claim(out, {**PLAN, **changes, "digest": "5678"})
+    assert str(error.value) == f"{out}: predictions made with {message}: repeat that or name another --out"
+    assert storage.read_json(f"{out}/plan.json")["digest"] == PLAN["digest"]
 
 
 def test_parts_without_a_plan_are_refused(tmp_path: Path, planned: list[Part]) -> None:

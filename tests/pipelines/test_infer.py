@@ -308,20 +308,18 @@ def test_parts_of_other_models_or_settings_never_mix(film: Path, study: Path, tm
     infer.run(settings_of(film, first, out))
     before = {path: path.read_bytes() for path in out.iterdir() if path.is_file()}
     changes: dict[str, dict[str, object]] = {
-        "threshold": {"threshold": 0.4},
-        "tta": {"tta": "flip"},
-        "precision": {"precision": "bf16"},
-        "postprocess": {"postprocess": PostprocessSettings(holes=False)},
-        "part_size": {"part_size": 4},
-        "archive": {"archive": str(archive / "south" / "images" / "south_00.png")},
+        "--threshold": {"threshold": 0.4},
+        "--tta none, now flip": {"tta": "flip"},
+        "--precision": {"precision": "bf16"},
+        "--postprocess.holes yes, now no": {"postprocess": PostprocessSettings(holes=False)},
+        "--part-size 3, now 4": {"part_size": 4},
+        "--archive": {"archive": str(archive / "south" / "images" / "south_00.png")},
         "images": {"archive": str(archive)},
-        "checkpoints, model": {"checkpoint": (str(other),)},
-        "model, runs": {"checkpoint": (str(study),)},
+        "--checkpoint": {"checkpoint": (str(other),)},
+        "--checkpoint, now": {"checkpoint": (str(study),)},
     }
     for what, change in changes.items():
-        with pytest.raises(
-            InputError, match=r"holds predictions of another plan \(.*changed\): pass another --out"
-        ) as no:
+        with pytest.raises(InputError, match=r"predictions made with .*: repeat that or name another --out") as no:
             infer.run(settings_of(film, first, out).model_copy(update=change))
         assert all(name in str(no.value) for name in what.split(", ")), str(no.value)
     assert {path: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
