@@ -88,7 +88,7 @@ def drive(archive: Path, out: str) -> dict[str, dict[str, float]]:
     stages = Stages()
     with stages.stage("list"):
         records = sources.discover(str(archive), "archive")
-        records = record_checks.refuse_same_ids(records, planned_ids(records, out))
+        records = record_checks.reject_duplicate_ids(records, planned_ids(records, out))
     with stages.stage("plan"):
         plans = plan_shards(records, out, PreprocessSettings())
         del records

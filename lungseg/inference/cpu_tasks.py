@@ -24,7 +24,14 @@ from lungseg.errors import InputError, LungsegError, TaskResult
 from lungseg.inference.items import How, Item, Opened, Predicted, open_item
 from lungseg.inference.part_plan import write_part
 from lungseg.inference.rows import make_row
-from lungseg.ingest.crash_isolation import APART_AFTER, MOST_DEATHS, begin, crashed, each_apart, workers_died
+from lungseg.ingest.crash_isolation import (
+    ISOLATE_AFTER,
+    MAX_CRASHES,
+    map_isolated,
+    mark_started,
+    reject_crashed,
+    too_many_crashes,
+)
 from lungseg.predictions.parts import part_path
 from lungseg.schema import Record
 
@@ -63,7 +70,7 @@ def open_part(rows: pa.Table, job: Job) -> pa.Table:
     items = [Item.from_dict(item) for item in json.loads(part["items"])]
     note = job.note(part["number"])
     try:
-        deaths = begin(note)
+        deaths = mark_started(note)
         try:
             opened = list(_open(items, job, deaths))
         finally:
@@ -103,9 +110,9 @@ def _write_masks(images: Sequence[dict[str, Any]], job: Job) -> dict[str, Any]:
 
 
 def _open(items: Sequence[Item], job: Job, deaths: int) -> Iterator[Opened]:
-    if deaths > MOST_DEATHS:
-        raise InputError(workers_died(f"{job.out}: one part", deaths))
-    yield from _open_apart(items, job) if deaths >= APART_AFTER else _open_all(items, job)
+    if deaths > MAX_CRASHES:
+        raise InputError(too_many_crashes(f"{job.out}: one part", deaths))
+    yield from _open_apart(items, job) if deaths >= ISOLATE_AFTER else _open_all(items, job)
 
 
 def _open_all(items: Sequence[Item], job: Job) -> Iterator[Opened]:
@@ -115,8 +122,8 @@ def _open_all(items: Sequence[Item], job: Job) -> Iterator[Opened]:
 
 def _open_apart(items: Sequence[Item], job: Job) -> Iterator[Opened]:
     work = functools.partial(open_item, preprocess=job.preprocess, key=job.key)
-    for item, opened in zip(items, each_apart(work, items), strict=True):
-        yield opened or Opened(crashed(item.record))
+    for item, opened in zip(items, map_isolated(work, items), strict=True):
+        yield opened or Opened(reject_crashed(item.record))
 
 
 def _table(part: dict[str, Any], opened: Sequence[Opened], result: TaskResult) -> pa.Table:

@@ -50,11 +50,11 @@ def list_items(settings: InferSettings, preprocess: PreprocessSettings, key: byt
 def _items(archive: str, settings: InferSettings, preprocess: PreprocessSettings, key: bytes | None) -> list[Item]:
     if storage.try_stat(archive) is not None:
         listed = _fitting(_from_file(archive, settings, key), storage.parent_of(archive), settings.pattern)
-        return [Item(record) for record in record_checks.refuse_same_ids(listed)]
+        return [Item(record) for record in record_checks.reject_duplicate_ids(listed)]
     prepared = catalog.list_datasets(archive)
     if not prepared:
         found = _fitting(sources.discover(archive), archive, settings.pattern)
-        return [Item(record) for record in record_checks.refuse_same_ids(found)]
+        return [Item(record) for record in record_checks.reject_duplicate_ids(found)]
     _require_nothing_else(archive, prepared)
     opened = [catalog.open_dataset(folder) for folder in prepared]
     for folder in catalog.list_unfinished(archive):
@@ -96,8 +96,8 @@ def _from_file(path: str, settings: InferSettings, key: bytes | None) -> list[Re
         content = storage.read_bytes(path)
         if set(MANIFEST.names) <= set(text_tables.column_names(content, path)):
             return [_again(row) for row in storage.read_table(path, content).select(MANIFEST.names).to_pylist()]
-    listed = sources.from_listing(path, settings.columns)
-    return [sources.hide_patient(record, key) for record in listed] if key else listed
+    listed = sources.read_listing(path, settings.columns)
+    return [sources.pseudonymise_patient(record, key) for record in listed] if key else listed
 
 
 def _again(row: dict[str, Any]) -> Record:
@@ -116,7 +116,7 @@ def _fitting(records: list[Record], folder: str, pattern: str) -> list[Record]:
 
 
 def _fits(record: Record, folder: str, pattern: str) -> bool:
-    return not pattern or fnmatch.fnmatch(file_names.below(folder, record.image_uri), pattern)
+    return not pattern or fnmatch.fnmatch(file_names.relative_path(folder, record.image_uri), pattern)
 
 
 def stats_of(uris: set[str], folder: str = "") -> dict[str, Stat]:

@@ -17,11 +17,11 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 R = TypeVar("R")
 
-APART_AFTER, MOST_DEATHS = 2, 5
+ISOLATE_AFTER, MAX_CRASHES = 2, 5
 """Processes that died over a piece of work, until it is done apart; until it is given up."""
 
 
-def begin(note: str) -> int:
+def mark_started(note: str) -> int:
     """Note in a file that a piece of work begins; return how many earlier attempts ended with their process.
 
     Who ends it deletes the note, whether it went well or not: only a process that dies leaves it behind.
@@ -31,7 +31,7 @@ def begin(note: str) -> int:
     return deaths
 
 
-def workers_died(subject: str, deaths: int) -> str:
+def too_many_crashes(subject: str, deaths: int) -> str:
     """Return the message for work that is given up because its processes died."""
     return (
         f"{subject}: {deaths} workers died while they processed it: they ran out of memory (give Ray fewer CPUs, so "
@@ -39,7 +39,7 @@ def workers_died(subject: str, deaths: int) -> str:
     )
 
 
-def crashed(record: Record) -> Record:
+def reject_crashed(record: Record) -> Record:
     """Say of a record that the process which read it died over it."""
     name = storage.name_of(record.image_uri)
     logger.warning("%s ended the process that read it", record.image_uri)
@@ -47,7 +47,7 @@ def crashed(record: Record) -> Record:
     return reject(record, Note("crashed", message))
 
 
-def each_apart(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R | None]:
+def map_isolated(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R | None]:
     """Call a function for each item in another process, and start a new one where it died: None for that item."""
     left = deque(items)
     while left:

@@ -18,13 +18,13 @@ _TEXT = re.compile(
 )
 
 
-def below(folder: str, uri: str) -> str:
+def relative_path(folder: str, uri: str) -> str:
     """Name a file by its path below a folder; what a URI quotes is unquoted."""
     relative = uri[len(folder) :].lstrip("/")
     return unquote(relative) if "://" in uri else relative
 
 
-def is_litter(path: str) -> bool:
+def is_system_file(path: str) -> bool:
     """Tell what operating systems leave behind: hidden files, `__MACOSX` folders, Thumbs.db and desktop.ini."""
     parts = path.lower().split("/")
     return parts[-1] in _LITTER or any(part.startswith(".") or part == "__macosx" for part in parts)
@@ -43,12 +43,12 @@ def is_image(path: str) -> bool:
     return last.isdecimal() if dot else not _TEXT.fullmatch(name)
 
 
-def named_as_dicom(path: str) -> bool:
+def has_dicom_suffix(path: str) -> bool:
     """Tell by its name that a file is DICOM."""
     return path.lower().endswith((".dcm", ".dicom"))
 
 
-def without_suffix(path: str) -> bool:
+def has_no_known_suffix(path: str) -> bool:
     """Tell an image whose name says nothing of its format: DICOM, most likely."""
     return bool(path) and is_image(path) and not path.lower().endswith(SUFFIXES)
 
@@ -63,7 +63,7 @@ def image_id(name: str) -> str:
     """Make an id of letters that are safe in tar members; where letters are lost, a digest tells apart."""
     plain = name.replace("/", "_")
     safe = _UNSAFE.sub("_", plain)
-    return safe if safe == plain else f"{safe}-{digest(name)}"
+    return safe if safe == plain else f"{safe}-{short_digest(name)}"
 
 
 def dataset_name(folder: str) -> str:
@@ -78,9 +78,9 @@ def dataset_names(titles: Iterable[str], archive: str) -> dict[str, str]:
     """
     plain = {title: dataset_name(title.replace("/", "_") or archive) for title in titles}
     counts = Counter(plain.values())
-    return {title: name if counts[name] == 1 else f"{name}-{digest(title)}" for title, name in plain.items()}
+    return {title: name if counts[name] == 1 else f"{name}-{short_digest(title)}" for title, name in plain.items()}
 
 
-def digest(name: str) -> str:
+def short_digest(name: str) -> str:
     """Six hexadecimal digits of a name's SHA-256."""
     return hashlib.sha256(name.encode()).hexdigest()[:6]

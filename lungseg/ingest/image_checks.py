@@ -30,7 +30,7 @@ _OVER_SIDEWAYS = 0.85
 
 
 @dataclass(frozen=True)
-class Admitted:
+class CheckedImage:
     """A picture that passed: image u8 or u16[H,W], bones light; what its file tells; repairs; flags."""
 
     image: Grey
@@ -39,7 +39,7 @@ class Admitted:
     flags: tuple[Note, ...]
 
 
-def admit(content: bytes, what: str, key: bytes | None = None) -> Admitted:
+def read_image(content: bytes, what: str, key: bytes | None = None) -> CheckedImage:
     """Read a file and let it in as one grey picture with light bones, or say why not.
 
     Raises:
@@ -47,11 +47,11 @@ def admit(content: bytes, what: str, key: bytes | None = None) -> Admitted:
 
     """
     pixels, tags = codecs.read_image(content, what, key)
-    image, repairs, flags = check(pixels, what)
-    return Admitted(image, tags, repairs, flags)
+    image, repairs, flags = check_pixels(pixels, what)
+    return CheckedImage(image, tags, repairs, flags)
 
 
-def check(pixels: Grey, what: str) -> tuple[Grey, tuple[Note, ...], tuple[Note, ...]]:
+def check_pixels(pixels: Grey, what: str) -> tuple[Grey, tuple[Note, ...], tuple[Note, ...]]:
     """Judge decoded pixels, u8 or u16[H,W] or [H,W,3]: the grey picture, its repairs, its flags.
 
     Raises:

@@ -76,14 +76,14 @@ def read_mask(
     for name, uri in wanted:
         what = f"mask {storage.name_of(uri)}"
         found = codecs.decode_mask(read(uri), what)
-        mask, repair = fit(found, image.shape, what, record.image_id)
+        mask, repair = resize_to_image(found, image.shape, what, record.image_id)
         parts.append((name, mask))
         repairs += repair
-    checked = check(parts, image, record.image_id, settings.classes, odd)
+    checked = check_mask(parts, image, record.image_id, settings.classes, odd)
     return replace(checked, repairs=(*repairs, *checked.repairs))
 
 
-def fit(mask: Mask, shape: tuple[int, ...], what: str, image_id: str) -> tuple[Mask, tuple[Note, ...]]:
+def resize_to_image(mask: Mask, shape: tuple[int, ...], what: str, image_id: str) -> tuple[Mask, tuple[Note, ...]]:
     """Bring u8[h,w] in {0,1} to its picture's size where both have one aspect ratio, within rounding to whole pixels.
 
     Raises:
@@ -106,7 +106,7 @@ def fit(mask: Mask, shape: tuple[int, ...], what: str, image_id: str) -> tuple[M
     )
 
 
-def check(
+def check_mask(
     parts: Sequence[tuple[str, Mask]], image: Grey, image_id: str, classes: Sequence[str], odd: OddMasks
 ) -> CheckedMask:
     """Join masks, each a class and u8[H,W] in {0,1}, repair the lungs, and check them against their picture.
@@ -240,7 +240,7 @@ def _refuse_area(area: float, what: str) -> None:
 
 def _refuse_orientation(lungs: Mask, thumb: NDArray[np.float32], live: NDArray[np.bool_], what: str) -> None:
     """Refuse a mask that was turned: turned back, its outline parts dark from light far better."""
-    fits = orientation(lungs, thumb, live)
+    fits = orientation_scores(lungs, thumb, live)
     if len(fits) == 1:
         return
     as_is = fits.pop("")
@@ -254,7 +254,7 @@ def _refuse_orientation(lungs: Mask, thumb: NDArray[np.float32], live: NDArray[n
         )
 
 
-def orientation(lungs: Mask, thumb: NDArray[np.float32], live: NDArray[np.bool_]) -> dict[str, float]:
+def orientation_scores(lungs: Mask, thumb: NDArray[np.float32], live: NDArray[np.bool_]) -> dict[str, float]:
     """Correlate lung with darkness along the mask's outline, for the mask as it is (named "") and turned each way.
 
     Only a band of a few hundredths of the picture on both sides of the outline counts, so that a picture's slow changes

@@ -17,15 +17,17 @@ from lungseg.ingest.reason_codes import Note, reject, with_notes
 from lungseg.schema import Record
 
 Grey = NDArray[np.uint8] | NDArray[np.uint16]
-Opened = tuple[Record, Grey | None, NDArray[np.uint8] | None]
-Read = Callable[[str], bytes]
+OpenedRecord = tuple[Record, Grey | None, NDArray[np.uint8] | None]
+ReadFile = Callable[[str], bytes]
 
 _OUTLIER_Z, _OUTLIER_COUNT = 5.0, 20
 _LEAST_SPREAD = 0.05  # of logits: areas that differ by a few per cent are alike, however narrow the others lie
 _USUAL = PreprocessSettings()
 
 
-def refuse_same_ids(records: list[Record], held: Mapping[tuple[str, str], str] = MappingProxyType({})) -> list[Record]:
+def reject_duplicate_ids(
+    records: list[Record], held: Mapping[tuple[str, str], str] = MappingProxyType({})
+) -> list[Record]:
     """Reject all but one usable record of each (dataset, image_id): ids name tar members and rows.
 
     The one that `held` the id before, (dataset, image_uri) to id, stays, so that a file which is added changes no older
@@ -59,8 +61,8 @@ def open_record(
     preprocess: PreprocessSettings = _USUAL,
     odd_masks: OddMasks = "flag",
     key: bytes | None = None,
-    read: Read = storage.read_bytes,
-) -> Opened:
+    read: ReadFile = storage.read_bytes,
+) -> OpenedRecord:
     """Read and check one record: return it completed, its image at stored depth, its mask u8[H,W] in {0..classes}.
 
     Problems with the files end in the record's status, codes and message; a bug is raised. Without a usable image both
@@ -71,7 +73,7 @@ def open_record(
     image = mask = None
     try:
         name = storage.name_of(record.image_uri)
-        admitted = image_checks.admit(read(record.image_uri), name, key)
+        admitted = image_checks.read_image(read(record.image_uri), name, key)
         image = admitted.image
         height, width = image.shape
         record = replace(

@@ -26,7 +26,7 @@ from lungseg.inference.actor import PredictPart
 from lungseg.inference.cpu_tasks import Job, finish_part, open_part
 from lungseg.inference.items import Item
 from lungseg.inference.summary import Times
-from lungseg.ingest.crash_isolation import workers_died
+from lungseg.ingest.crash_isolation import too_many_crashes
 from lungseg.predictions.parts import Account
 
 logger = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ def spread(job: Job, rows: Sequence[dict[str, Any]], times: Times) -> Iterator[d
         except ray.exceptions.RayError as error:
             lost += 1
             if lost > _LOSSES:
-                raise ResourceError(workers_died(f"{job.out} ({first_line(error)})", lost)) from error
+                raise ResourceError(too_many_crashes(f"{job.out} ({first_line(error)})", lost)) from error
             logger.warning("a worker was lost: going on with what is there, %d parts are left", len(left))
             placed = _what_is_left(job)
 

@@ -160,16 +160,18 @@ def _records(settings: PrepareSettings, out: str, key: bytes | None) -> list[Rec
     """List the records of the archive; images that an earlier run planned keep their ids."""
     records = _list(settings, out, key)
     planned = planned_ids(records, out)
-    return record_checks.refuse_same_ids(sources.keep_ids(records, planned) if settings.listing else records, planned)
+    if settings.listing:
+        records = sources.keep_ids(records, planned)
+    return record_checks.reject_duplicate_ids(records, planned)
 
 
 def _list(settings: PrepareSettings, out: str, key: bytes | None) -> list[Record]:
     if settings.images:
         images, masks = (storage.resolve(path) if path else "" for path in (settings.images, settings.masks))
-        return sources.pair(images, masks, settings.dataset or sources.dataset_name(images))
+        return sources.pair_folders(images, masks, settings.dataset or sources.dataset_name(images))
     if settings.listing:
-        records = sources.from_listing(storage.resolve(settings.listing), settings.columns, settings.dataset)
-        return [sources.hide_patient(record, key) for record in records] if key else records
+        records = sources.read_listing(storage.resolve(settings.listing), settings.columns, settings.dataset)
+        return [sources.pseudonymise_patient(record, key) for record in records] if key else records
     if settings.source:
         return sources.discover(storage.resolve(settings.source), settings.dataset)
     if not settings.phantoms:
@@ -188,9 +190,9 @@ def _require_key(records: Sequence[Record], key: bytes | None) -> None:
         SettingsError: there is DICOM and no key.
 
     """
-    dicom = next((uri for record in records if file_names.named_as_dicom(uri := record.image_uri)), None)
-    unnamed = [record.image_uri for record in records if file_names.without_suffix(record.image_uri)][:_SNIFFED_FILES]
-    dicom = dicom or next((uri for uri in unnamed if _begins_as_dicom(uri)), None)
+    dicom = next((uri for record in records if file_names.has_dicom_suffix(uri := record.image_uri)), None)
+    unnamed = [record.image_uri for record in records if file_names.has_no_known_suffix(record.image_uri)]
+    dicom = dicom or next((uri for uri in unnamed[:_SNIFFED_FILES] if _begins_as_dicom(uri)), None)
     if dicom and key is None:
         raise SettingsError(
             f"{dicom}: DICOM files identify patients; make a key for pseudonyms (openssl rand -hex 32 > KEYFILE) and "

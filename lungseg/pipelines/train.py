@@ -184,7 +184,7 @@ def _data(settings: TrainSettings) -> list[str]:
     if not settings.phantoms:
         raise SettingsError("no data named: pass --data FOLDER (prepared by jobs/prepare.py)")
     out = storage.join(storage.resolve(settings.out), "phantom-data")
-    records = record_checks.refuse_same_ids(sources.discover(draw_phantoms(out, settings.phantoms)))
+    records = record_checks.reject_duplicate_ids(sources.discover(draw_phantoms(out, settings.phantoms)))
     dataset_writer.write_datasets(
         plan_shards(records, out, PreprocessSettings(size=_PHANTOM_SIZE), images_per_shard=64)
     )

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from lungseg import storage
 from lungseg.errors import InputError
-from lungseg.ingest.file_names import below
+from lungseg.ingest.file_names import relative_path
 from lungseg.ingest.reason_codes import counted_codes
 from lungseg.schema import PREDICTIONS, STATUSES, USABLE
 
@@ -91,7 +91,8 @@ def part_path(out: str, number: int) -> str:
 def part_files(out: str) -> list[str]:
     """List the part files that there are; those of predictions in a folder below are not among them."""
     paths = storage.list_files(out, (".parquet",))
-    return [path for path in paths if below(out, path).startswith("part-") and "/" not in below(out, path)]
+    names = ((path, relative_path(out, path)) for path in paths)
+    return [path for path, name in names if name.startswith("part-") and "/" not in name]
 
 
 def read_paper(path: str, advice: str) -> dict[str, Any]:

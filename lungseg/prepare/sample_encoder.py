@@ -17,7 +17,7 @@ from lungseg.errors import InputError
 from lungseg.imaging import codecs
 from lungseg.imaging.geometry import prepare_image, prepare_mask
 from lungseg.ingest import record_checks
-from lungseg.ingest.crash_isolation import crashed, each_apart
+from lungseg.ingest.crash_isolation import map_isolated, reject_crashed
 from lungseg.prepare.shard_plan import ShardPlan
 from lungseg.schema import SCHEMA, Record
 
@@ -131,9 +131,9 @@ def _read(record: Record) -> FileContents:
 
 def _encode_isolated(plan: ShardPlan, key: bytes | None, watch: Stopwatch) -> Iterator[EncodedSample]:
     encode = functools.partial(_encode_one, plan=replace(plan, records=()), key=key)
-    for record, result in zip(plan.records, each_apart(encode, plan.records), strict=True):
+    for record, result in zip(plan.records, map_isolated(encode, plan.records), strict=True):
         if result is None:
-            yield EncodedSample(crashed(record), {})
+            yield EncodedSample(reject_crashed(record), {})
             continue
         sample, seconds = result
         watch.seconds.update({stage: watch.seconds[stage] + elapsed for stage, elapsed in seconds.items()})

@@ -12,7 +12,7 @@ from lungseg.arrays import Row
 from lungseg.dataset.shard_format import MEMBER_SUFFIXES, SAMPLE_ID_FIELDS
 from lungseg.errors import InputError
 from lungseg.imaging.dicom.pseudonym import pseudonym
-from lungseg.ingest.crash_isolation import APART_AFTER, MOST_DEATHS, begin, workers_died
+from lungseg.ingest.crash_isolation import ISOLATE_AFTER, MAX_CRASHES, mark_started, too_many_crashes
 from lungseg.prepare.sample_encoder import READ_THREADS, EncodedSample, Stopwatch, encode_samples
 from lungseg.prepare.shard_plan import ShardPlan
 from lungseg.schema import SCHEMA, Record
@@ -35,7 +35,7 @@ def write_shard(plan: ShardPlan, key: bytes | None = None) -> Row:
         return {**_counts(finished), "kept": True, "seconds": {}}
     deaths = _mark_begun(plan)
     try:
-        return _write_new(plan, key, inputs_digest, isolated=deaths >= APART_AFTER)
+        return _write_new(plan, key, inputs_digest, isolated=deaths >= ISOLATE_AFTER)
     except Exception:  # only a process that dies leaves the marker behind
         storage.delete(_marker_path(plan))
         raise
@@ -73,10 +73,10 @@ def _mark_begun(plan: ShardPlan) -> int:
 
     """
     path = _marker_path(plan)
-    deaths = begin(path)
-    if deaths > MOST_DEATHS:
+    deaths = mark_started(path)
+    if deaths > MAX_CRASHES:
         storage.delete(path)
-        raise InputError(workers_died(f"{plan.folder}/{plan.name}.tar", deaths))
+        raise InputError(too_many_crashes(f"{plan.folder}/{plan.name}.tar", deaths))
     return deaths
 
 

@@ -199,14 +199,14 @@ def test_a_part_over_which_two_processes_died_is_opened_apart_and_only_what_kill
     archive: Path, job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def with_a_deadly_one(function: Any, items: list[Item]) -> Any:
-        return crash_isolation.each_apart(
+        return crash_isolation.map_isolated(
             function, [Deadly() if one.record.image_id == "north_01" else one for one in items]
         )
 
-    monkeypatch.setattr(cpu_tasks, "each_apart", with_a_deadly_one)
+    monkeypatch.setattr(cpu_tasks, "map_isolated", with_a_deadly_one)
     items = items_of(archive)[:3]
-    for deaths in range(crash_isolation.APART_AFTER):
-        assert crash_isolation.begin(job.note(0)) == deaths
+    for deaths in range(crash_isolation.ISOLATE_AFTER):
+        assert crash_isolation.mark_started(job.note(0)) == deaths
     through(job, items)
     rows = rows_of(Path(job.out))
     assert [row["status"] for row in rows] == ["ok", "failed", "ok"]
@@ -225,9 +225,9 @@ def test_a_part_over_which_at_most_one_process_died_is_opened_as_usual(
     def never(*_: Any) -> Any:
         raise AssertionError("opened apart")
 
-    monkeypatch.setattr(cpu_tasks, "each_apart", never)
+    monkeypatch.setattr(cpu_tasks, "map_isolated", never)
     for _ in range(deaths):
-        crash_isolation.begin(job.note(0))
+        crash_isolation.mark_started(job.note(0))
     assert open_part(part_of(items_of(archive)), job).num_rows == 8
 
 

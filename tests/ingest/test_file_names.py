@@ -30,12 +30,12 @@ def test_a_name_tells_an_image(name: str) -> None:
 
 @pytest.mark.parametrize("path", [".a.png", "x/.git/a.png", "__MACOSX/a.png", "x/Thumbs.db", "desktop.ini", "._a"])
 def test_litter(path: str) -> None:
-    assert file_names.is_litter(path)
+    assert file_names.is_system_file(path)
 
 
 @pytest.mark.parametrize("path", ["a.png", "x.y/a", "MACOSX/a.png", "Thumbs.db/a.png", "a..b"])
 def test_no_litter(path: str) -> None:
-    assert not file_names.is_litter(path)
+    assert not file_names.is_system_file(path)
 
 
 @pytest.mark.parametrize(
@@ -59,5 +59,5 @@ def test_names_of_data_sets_differ(titles: set[str]) -> None:
 
 
 def test_a_path_below_a_folder_is_unquoted_in_a_uri_only() -> None:
-    assert file_names.below("s3://b/x", "s3://b/x/a%20b/c.png") == "a b/c.png"
-    assert file_names.below("/b/x/", "/b/x/a%20b/c.png") == "a%20b/c.png"
+    assert file_names.relative_path("s3://b/x", "s3://b/x/a%20b/c.png") == "a b/c.png"
+    assert file_names.relative_path("/b/x/", "/b/x/a%20b/c.png") == "a%20b/c.png"

@@ -28,7 +28,7 @@ def codes(notes: tuple[Note, ...]) -> list[str]:
 
 def refusal(pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> ImageError:
     with pytest.raises(ImageError) as caught:
-        image_checks.admit(png(pixels), "x.png")
+        image_checks.read_image(png(pixels), "x.png")
     assert "x.png" in caught.value.message
     return caught.value
 
@@ -37,7 +37,7 @@ def refusal(pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> ImageError:
 @pytest.mark.parametrize("bits", [8, 12, 16])
 def test_a_chest_of_any_depth_is_let_in_as_it_is(style: phantom.Style, bits: int) -> None:
     image = CHEST[style] if bits == 8 else CHEST[style].astype(np.uint16) << (bits - 8)
-    admitted = image_checks.admit(png(image), "x.png")
+    admitted = image_checks.read_image(png(image), "x.png")
     assert (admitted.repairs, admitted.flags) == ((), ())
     np.testing.assert_array_equal(admitted.image, image)
     assert admitted.tags.patient_id == ""
@@ -49,14 +49,14 @@ def test_dark_bones_are_turned_round_in_the_depth_in_use(style: phantom.Style, f
     image = CHEST[style] if full == 255 else CHEST[style].astype(np.uint16) * 16
     image = np.maximum(image, 1)
     turned = np.subtract(image.dtype.type(full), image)
-    admitted = image_checks.admit(png(turned), "x.png")
+    admitted = image_checks.read_image(png(turned), "x.png")
     assert codes(admitted.repairs) == ["inverted"]
     np.testing.assert_array_equal(admitted.image, image)
 
 
 def test_padding_around_dark_bones_stays_black() -> None:
     image = np.maximum(CHEST["shenzhen"], 1)
-    admitted = image_checks.admit(png(np.pad(255 - image, ((0, 0), (64, 64)))), "x.png")
+    admitted = image_checks.read_image(png(np.pad(255 - image, ((0, 0), (64, 64)))), "x.png")
     assert codes(admitted.repairs) == ["inverted"]
     assert not admitted.image[:, :64].any()
     assert (admitted.image[:, 64:-64] == image).mean() > 0.99
@@ -65,7 +65,7 @@ def test_padding_around_dark_bones_stays_black() -> None:
 @pytest.mark.parametrize("turns", [1, 3])
 @pytest.mark.parametrize("style", phantom.STYLES)
 def test_a_chest_on_its_side_is_flagged_and_not_turned_round(style: phantom.Style, turns: int) -> None:
-    _, repairs, flags = image_checks.check(np.rot90(CHEST[style], turns), "x.png")
+    _, repairs, flags = image_checks.check_pixels(np.rot90(CHEST[style], turns), "x.png")
     assert repairs == ()
     assert "not_chest_like" in codes(flags)
 
@@ -83,7 +83,7 @@ def test_an_odd_shape_is_refused(height: int, width: int, reason: str) -> None:
 def test_a_shape_at_the_limit_is_let_in() -> None:
     for width, height in ((250, 100), (32, 32)):
         picture = cv2.resize(CHEST["shenzhen"], (width, height))
-        np.testing.assert_array_equal(image_checks.admit(png(picture), "x.png").image, picture)
+        np.testing.assert_array_equal(image_checks.read_image(png(picture), "x.png").image, picture)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_a_picture_of_nearly_one_grey_is_blank(low: int, high: int, dtype: type[
     if blank:
         assert refusal(image).code == "blank"
     else:
-        image_checks.check(image, "x.png")
+        image_checks.check_pixels(image, "x.png")
 
 
 def test_a_burnt_in_letter_makes_no_picture_of_a_blank_film() -> None:
@@ -119,14 +119,14 @@ def test_pages_and_frames_are_refused(suffix: str) -> None:
     done, several = cv2.imencodemulti(suffix, [image, 255 - image])
     assert done
     with pytest.raises(ImageError, match=r"multi_frame: x\.y holds several pages or frames"):
-        image_checks.admit(several.tobytes(), "x.y")
+        image_checks.read_image(several.tobytes(), "x.y")
 
 
 @pytest.mark.parametrize("suffix", [".bmp", ".jp2", ".webp"])
 def test_other_formats_are_let_in(suffix: str) -> None:
     done, content = cv2.imencode(suffix, CHEST["montgomery"])
     assert done
-    admitted = image_checks.admit(content.tobytes(), f"x{suffix}")
+    admitted = image_checks.read_image(content.tobytes(), f"x{suffix}")
     assert admitted.flags == ()
     assert np.abs(admitted.image.astype(int) - CHEST["montgomery"]).mean() < 4
 
@@ -142,7 +142,7 @@ COLOURS = {
 @pytest.mark.parametrize("name", COLOURS)
 @pytest.mark.parametrize("style", phantom.STYLES)
 def test_a_grey_picture_stored_as_colour_becomes_grey(name: str, style: phantom.Style) -> None:
-    image, repairs, flags = image_checks.check(COLOURS[name](CHEST[style]), "x.png")
+    image, repairs, flags = image_checks.check_pixels(COLOURS[name](CHEST[style]), "x.png")
     assert image.shape == CHEST[style].shape
     assert codes(repairs) == ["grey_as_colour"]
     assert flags == ()
@@ -152,7 +152,7 @@ def test_noise_of_jpeg_chroma_is_no_colour() -> None:
     grey = np.dstack([CHEST["montgomery"]] * 3).astype(np.int16)
     noisy = np.clip(grey + np.random.default_rng(0).integers(-6, 7, grey.shape), 0, 255).astype(np.uint8)
     content = cv2.imencode(".jpg", noisy, [cv2.IMWRITE_JPEG_QUALITY, 60])[1].tobytes()
-    assert codes(image_checks.admit(content, "x.jpg").repairs) == ["grey_as_colour"]
+    assert codes(image_checks.read_image(content, "x.jpg").repairs) == ["grey_as_colour"]
 
 
 @pytest.mark.parametrize("scheme", [cv2.COLORMAP_JET, cv2.COLORMAP_HSV])
@@ -164,7 +164,7 @@ def test_a_picture_truly_coloured_is_refused(scheme: int) -> None:
 
 def test_noise_is_let_in_and_flagged() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (256, 256), dtype=np.uint8)
-    _, repairs, flags = image_checks.check(noise, "x.png")
+    _, repairs, flags = image_checks.check_pixels(noise, "x.png")
     assert repairs == ()
     assert "not_chest_like" in codes(flags)
 
@@ -182,7 +182,7 @@ def test_phantoms_are_chests(style: phantom.Style) -> None:
 def test_what_passes_has_one_channel_and_its_size(image: U8, pad: int) -> None:
     image = np.pad(image, pad)
     try:
-        found, _, _ = image_checks.check(image, "x.png")
+        found, _, _ = image_checks.check_pixels(image, "x.png")
     except ImageError as error:
         assert error.code in ("blank", "extreme_aspect")  # noqa: PT017 - either outcome is right
     else:
@@ -223,5 +223,5 @@ def test_real_chests_are_let_in_untouched_and_their_negatives_turned(cxr256: Pat
         assert image is not None
         upright, _ = image_checks.chest_likeness(image)
         assert upright > 0.25, path.name
-        assert image_checks.check(image, path.name)[1:] == ((), ()), path.name
-        assert codes(image_checks.check(255 - image, path.name)[1]) == ["inverted"], path.name
+        assert image_checks.check_pixels(image, path.name)[1:] == ((), ()), path.name
+        assert codes(image_checks.check_pixels(255 - image, path.name)[1]) == ["inverted"], path.name

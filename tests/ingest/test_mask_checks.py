@@ -30,7 +30,7 @@ DUST[4:-4:4, 4:-4:4] = 1
 
 
 def check(mask: U8, image: U8 = IMAGE, odd: OddMasks = "flag") -> mask_checks.CheckedMask:
-    return mask_checks.check([("lung", mask)], image, "x", ("lung",), odd)
+    return mask_checks.check_mask([("lung", mask)], image, "x", ("lung",), odd)
 
 
 def refusal(mask: U8, image: U8 = IMAGE, odd: OddMasks = "flag") -> ImageError:
@@ -68,9 +68,9 @@ def test_a_good_mask_comes_back_as_it_is() -> None:
 def test_two_lungs_in_two_files_are_joined_and_later_classes_paint_over() -> None:
     heart = box_mask(0.5, 0.4, 0.7, 0.6)
     parts = [("heart", heart), ("lung", LEFT), ("lung", RIGHT)]
-    checked = mask_checks.check(parts, IMAGE, "x", ("lung", "heart"), "flag")
+    checked = mask_checks.check_mask(parts, IMAGE, "x", ("lung", "heart"), "flag")
     np.testing.assert_array_equal(checked.labels, np.where(heart == 1, 2, LUNGS))
-    first = mask_checks.check(parts, IMAGE, "x", ("heart", "lung"), "flag")
+    first = mask_checks.check_mask(parts, IMAGE, "x", ("heart", "lung"), "flag")
     np.testing.assert_array_equal(first.labels, np.where(LUNGS == 1, 2, heart))
     assert checked.area == first.area == pytest.approx(LUNGS.mean())
 
@@ -108,7 +108,7 @@ def test_a_mask_of_another_size_and_the_same_aspect_is_resized(
     mask = np.asarray(
         cv2.resize(whole.astype(np.uint8) * 255, size[::-1], interpolation=cv2.INTER_AREA) > 127, np.uint8
     )
-    fitted, repairs = mask_checks.fit(mask, shape, "mask m.png", "x")
+    fitted, repairs = mask_checks.resize_to_image(mask, shape, "mask m.png", "x")
     assert fitted.shape == shape
     assert set(np.unique(fitted)) == {0, 1}
     assert 2 * (fitted * whole).sum() / (fitted.sum() + whole.sum()) > least
@@ -119,7 +119,7 @@ def test_a_mask_of_another_size_and_the_same_aspect_is_resized(
 @given(st.integers(64, 5000), st.integers(64, 5000), st.floats(0.1, 1.0))
 def test_a_size_rounded_to_whole_pixels_keeps_its_aspect(height: int, width: int, scale: float) -> None:
     size = (max(1, round(height * scale)), max(1, round(width * scale)))
-    assert mask_checks.fit(np.ones(size, np.uint8), (height, width), "m", "x")[0].shape == (height, width)
+    assert mask_checks.resize_to_image(np.ones(size, np.uint8), (height, width), "m", "x")[0].shape == (height, width)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_a_size_rounded_to_whole_pixels_keeps_its_aspect(height: int, width: int
 )
 def test_another_size_of_another_aspect_is_refused(found: tuple[int, int], hint: str) -> None:
     with pytest.raises(ImageError) as caught:
-        mask_checks.fit(np.ones(found, np.uint8), (240, 256), "mask m.png", "x")
+        mask_checks.resize_to_image(np.ones(found, np.uint8), (240, 256), "mask m.png", "x")
     assert caught.value.code == "mask_size"
     assert f"mask m.png is {found[0]}x{found[1]}, its image is 240x256 (x): {hint}" in caught.value.message
 

@@ -153,7 +153,7 @@ def test_only_the_first_of_an_id_stays() -> None:
         Record("a", "n", "/3.png"),
         Record("a", "s", "/4.png"),
     ]
-    checked = record_checks.refuse_same_ids(records)
+    checked = record_checks.reject_duplicate_ids(records)
     assert [record.status for record in checked] == ["ok", "ok", "rejected", "ok"]
     assert checked[2].codes == ("duplicate_id",)
     assert checked[2].message.startswith("1.png already has the id a")
@@ -162,16 +162,20 @@ def test_only_the_first_of_an_id_stays() -> None:
 
 def test_the_one_that_held_an_id_before_keeps_it() -> None:
     records = [Record("a", "n", f"/a.{end}") for end in ("gif", "jpg", "png")]
-    checked = record_checks.refuse_same_ids(records, {("n", "/a.jpg"): "a", ("n", "/a.png"): "b", ("s", "/a.png"): "a"})
+    checked = record_checks.reject_duplicate_ids(
+        records, {("n", "/a.jpg"): "a", ("n", "/a.png"): "b", ("s", "/a.png"): "a"}
+    )
     assert [record.status for record in checked] == ["rejected", "ok", "rejected"]
     assert all(checked[i].message.startswith("a.jpg already has the id a") for i in (0, 2))
-    assert [record.status for record in record_checks.refuse_same_ids([records[1]] * 2, {("n", "/a.jpg"): "a"})] == [
+    assert [
+        record.status for record in record_checks.reject_duplicate_ids([records[1]] * 2, {("n", "/a.jpg"): "a"})
+    ] == [
         "ok",
         "rejected",
     ]
     one_sided = replace(records[1], status="rejected", codes=("one_sided_mask",))
     for held in ({("n", "/gone.png"): "a"}, {("n", one_sided.image_uri): "a"}):
-        checked = record_checks.refuse_same_ids([records[0], one_sided, records[2]], held)
+        checked = record_checks.reject_duplicate_ids([records[0], one_sided, records[2]], held)
         assert checked[:2] == [records[0], one_sided]
         assert checked[2].message.startswith("a.gif")
 
@@ -220,7 +224,7 @@ def test_tags_fill_what_the_archive_left_open(make: Make) -> None:
 
 def test_one_file_twice_is_one_id_twice() -> None:
     record = Record("a", "n", "/1.png")
-    assert [one.status for one in record_checks.refuse_same_ids([record, record])] == ["ok", "rejected"]
+    assert [one.status for one in record_checks.reject_duplicate_ids([record, record])] == ["ok", "rejected"]
 
 
 @given(st.lists(AREAS, max_size=60), st.randoms(use_true_random=False))

@@ -415,7 +415,7 @@ def test_pickled_weights_are_refused_before_writing(film: Path, trained: Path, t
 def test_data_or_models_of_other_preparation_are_refused(
     archive: Path, trained: Path, film: Path, tmp_path: Path
 ) -> None:
-    records = record_checks.refuse_same_ids(sources.discover(str(archive)))
+    records = record_checks.reject_duplicate_ids(sources.discover(str(archive)))
     dataset_writer.write_datasets(plan_shards(records, str(tmp_path / "other"), PreprocessSettings(size=80), 4))
     with pytest.raises(InputError, match=r"found --preprocess\.size 80, expected 64.*prepare it so"):
         infer.run(settings_of(tmp_path / "other", trained, tmp_path / "out"))

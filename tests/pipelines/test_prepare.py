@@ -36,7 +36,7 @@ def test_cluster_writes_what_one_process_writes(ray_cluster: None, archive: Path
     settings = PrepareSettings(source=str(archive), out=str(tmp_path / "ray"), preprocess=SMALL, images_per_shard=3)
     prepare.run(settings)
     plans = plan_shards(
-        record_checks.refuse_same_ids(sources.discover(str(archive))),
+        record_checks.reject_duplicate_ids(sources.discover(str(archive))),
         str(tmp_path / "alone"),
         SMALL,
         images_per_shard=3,

@@ -336,7 +336,7 @@ def test_manifest_lists_every_input_with_its_reason(own_archive: Path, tmp_path:
     mask = cv2.imread(str(north / "masks" / "north_01.png"), cv2.IMREAD_UNCHANGED)
     cv2.imwrite(str(north / "masks" / "north_01.png"), mask * 0)
     cv2.imwrite(str(north / "masks" / "north_03.png"), mask)
-    records = record_checks.refuse_same_ids(sources.discover(str(own_archive)))
+    records = record_checks.reject_duplicate_ids(sources.discover(str(own_archive)))
     removed = own_archive / "south" / "images" / "south_02.png"
     removed.unlink()
     plans = plan_shards(records, str(tmp_path / "out"), SMALL, 3)

@@ -32,7 +32,7 @@ def test_data_sets_come_in_the_order_in_which_they_were_named(folders: tuple[str
 
 
 def test_data_without_any_mask_cannot_be_trained_on(archive: Path, tmp_path: Path) -> None:
-    maskless = prepare(sources.pair(str(archive / "south" / "images"), "", "maskless"), tmp_path)
+    maskless = prepare(sources.pair_folders(str(archive / "south" / "images"), "", "maskless"), tmp_path)
     with pytest.raises(InputError, match="maskless: none of 3 images has a mask: training needs masks"):
         study_data.open_training_data(maskless)
 
@@ -43,7 +43,7 @@ def test_images_without_a_mask_are_left_out_aloud(
     records = sources.discover(str(archive / "south"), "mixed")
     records[1] = replace(records[1], mask_uris=(), mask_classes=())
     mixed = prepare(records, tmp_path)
-    maskless = prepare(sources.pair(str(archive / "south" / "images"), "", "maskless"), tmp_path / "other")
+    maskless = prepare(sources.pair_folders(str(archive / "south" / "images"), "", "maskless"), tmp_path / "other")
     data = study_data.open_training_data([folders[0], *mixed, *maskless])
     assert [(part.name, part.index.num_rows) for part in data] == [("north", 5), ("mixed", 2)]
     assert records[1].image_id not in data[1].index.column("image_id").to_pylist()

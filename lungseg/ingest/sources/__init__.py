@@ -7,10 +7,10 @@ from dataclasses import replace
 from lungseg import storage
 from lungseg.errors import InputError
 from lungseg.imaging.codecs import SUFFIXES
-from lungseg.ingest.file_names import below, dataset_name, is_image, is_litter
+from lungseg.ingest.file_names import dataset_name, is_image, is_system_file, relative_path
 from lungseg.ingest.sources import folders, jsrt, nlm
-from lungseg.ingest.sources.folders import pair
-from lungseg.ingest.sources.listing import from_listing, hide_patient, keep_ids
+from lungseg.ingest.sources.folders import pair_folders
+from lungseg.ingest.sources.listing import keep_ids, pseudonymise_patient, read_listing
 from lungseg.schema import Record
 
 __all__ = [
@@ -19,10 +19,10 @@ __all__ = [
     "Source",
     "dataset_name",
     "discover",
-    "from_listing",
-    "hide_patient",
     "keep_ids",
-    "pair",
+    "pair_folders",
+    "pseudonymise_patient",
+    "read_listing",
 ]
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ def discover(folder: str, dataset: str = "") -> list[Record]:
 
     """
     listed = storage.list_files(folder)
-    left: Sequence[str] = [uri for uri in listed if not is_litter(below(folder, uri))]
+    left: Sequence[str] = [uri for uri in listed if not is_system_file(relative_path(folder, uri))]
     litter = len(listed) - len(left)
     records: list[Record] = []
     for source in SOURCES:

@@ -26,7 +26,7 @@ _AGE_LINE = re.compile(r"\bage\W+(\d+\s*[a-z]*)", re.IGNORECASE)
 _WORD = re.compile(r"(?<![a-z])([a-z]+)[\s,;:.]*(\d+\s*[a-z]*)?", re.IGNORECASE)
 
 
-def age_group(text: str) -> str | None:
+def parse_age_group(text: str) -> str | None:
     """Bring an age (`45`, `045Y`, `45 years`, `7 months`, `40-44`) into a group of ten years, 40-49 or 90+.
 
     A number without a unit is years. A range that reaches over two groups, and what is more than 122 years, is None.
@@ -41,12 +41,12 @@ def age_group(text: str) -> str | None:
     return _group(text)
 
 
-def sex(text: str) -> str | None:
+def parse_sex(text: str) -> str | None:
     """Bring a sex in any usual spelling to female, male or other."""
     return _SEXES.get(text.strip().strip(".").lower())
 
 
-def read_reading(text: str) -> tuple[str | None, str | None]:
+def parse_clinical_reading(text: str) -> tuple[str | None, str | None]:
     """Read age group and sex out of the text beside an image of Montgomery or Shenzhen.
 
     Montgomery has a line for each (`Patient's Sex: F`, `Patient's Age: 027Y`), Shenzhen one for both (`male 45yrs`,
@@ -54,15 +54,15 @@ def read_reading(text: str) -> tuple[str | None, str | None]:
     """
     sex_line, age_line = _SEX_LINE.search(text), _AGE_LINE.search(text)
     if sex_line or age_line:
-        return age_group(age_line[1]) if age_line else None, sex(sex_line[1]) if sex_line else None
+        return parse_age_group(age_line[1]) if age_line else None, parse_sex(sex_line[1]) if sex_line else None
     return next(_brief(text), (None, None))
 
 
 def _brief(text: str) -> Iterator[tuple[str | None, str | None]]:
     for word, age in _WORD.findall(text):
         # A lone letter is a sex only before an age: the reading itself may hold one.
-        if sex(word) in ("female", "male") and (len(word) > 1 or age):
-            yield age_group(age), sex(word)
+        if parse_sex(word) in ("female", "male") and (len(word) > 1 or age):
+            yield parse_age_group(age), parse_sex(word)
 
 
 def _group(text: str) -> str | None:

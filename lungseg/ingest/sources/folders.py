@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from lungseg import storage
 from lungseg.errors import InputError
 from lungseg.imaging.codecs import SUFFIXES
-from lungseg.ingest.file_names import below, is_image, is_litter
+from lungseg.ingest.file_names import is_image, is_system_file, relative_path
 from lungseg.ingest.sources import nlm
-from lungseg.ingest.sources.mask_matching import DataSet, join, name_roots, sort_files
+from lungseg.ingest.sources.mask_matching import DatasetFiles, group_by_dataset, match_masks, names_by_root
 from lungseg.schema import Record
 
 logger = logging.getLogger(__name__)
@@ -23,8 +23,8 @@ def recognise(folder: str, files: Sequence[str]) -> list[Record]:
         InputError: masks lie beside images and not one fits.
 
     """
-    found = sort_files(folder, (uri for uri in files if is_image(uri)))
-    titles = name_roots(folder, found)
+    found = group_by_dataset(folder, (uri for uri in files if is_image(uri)))
+    titles = names_by_root(folder, found)
     return [
         record
         for root, part in found.items()
@@ -32,14 +32,14 @@ def recognise(folder: str, files: Sequence[str]) -> list[Record]:
     ]
 
 
-def pair(images: str, masks: str, dataset: str) -> list[Record]:
+def pair_folders(images: str, masks: str, dataset: str) -> list[Record]:
     """List any folder of images with any folder of masks; a mask has its image's path, an ending _mask may follow.
 
     Raises:
         InputError: a folder is not there or empty, or masks were given and not one of them fits an image.
 
     """
-    part = DataSet()
+    part = DatasetFiles()
     for path, uri in _list_images(images):
         part.add_image(path, uri)
     for path, uri in _list_images(masks) if masks else []:
@@ -52,12 +52,12 @@ def pair(images: str, masks: str, dataset: str) -> list[Record]:
 
 
 def _list_images(folder: str) -> list[tuple[str, str]]:
-    paths = [(below(folder, uri), uri) for uri in storage.list_files(folder)]
-    return [(path, uri) for path, uri in paths if is_image(path) and not is_litter(path)]
+    paths = [(relative_path(folder, uri), uri) for uri in storage.list_files(folder)]
+    return [(path, uri) for path, uri in paths if is_image(path) and not is_system_file(path)]
 
 
-def _join_aloud(part: DataSet, dataset: str, where: str) -> list[Record]:
-    records = join(part, dataset, where)
+def _join_aloud(part: DatasetFiles, dataset: str, where: str) -> list[Record]:
+    records = match_masks(part, dataset, where)
     masks = part.mask_uris()
     left = sorted(set(masks) - {uri for record in records for uri in record.mask_uris})
     if left:

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 
 from lungseg import storage
 from lungseg.errors import InputError
-from lungseg.ingest.file_names import below
+from lungseg.ingest.file_names import relative_path
 from lungseg.ingest.reason_codes import reject
-from lungseg.ingest.sources.demographics import age_group, sex
-from lungseg.ingest.sources.mask_matching import ONE_SIDED
+from lungseg.ingest.sources.demographics import parse_age_group, parse_sex
+from lungseg.ingest.sources.mask_matching import ONE_SIDED_MASK
 from lungseg.schema import Record
 
 logger = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ def recognise(folder: str, files: Sequence[str]) -> list[Record]:
     """
     found = _Found()
     for uri in files:
-        _sort_in(found, below(folder, uri), uri)
+        _sort_in(found, relative_path(folder, uri), uri)
     people = _read_people(found.clinical) if found.images else {}
     return [_record(name, uri, found.masks[name], people.get(name, (None, None))) for name, uri in found.images]
 
@@ -91,7 +91,7 @@ def _record(name: str, uri: str, masks: list[tuple[str, str]], person: tuple[str
         age_group=person[0],
         sex=person[1],
     )
-    return reject(record, ONE_SIDED) if one_sided else record
+    return reject(record, ONE_SIDED_MASK) if one_sided else record
 
 
 def _read_people(uris: Iterable[str]) -> dict[str, tuple[str | None, str | None]]:
@@ -106,5 +106,5 @@ def _read_people(uris: Iterable[str]) -> dict[str, tuple[str | None, str | None]
         for name, cells in _ROW.findall(text):
             person = _PERSON.search(cells)
             if person:
-                people[name.upper()] = (age_group(person[1]), sex(person[2]))
+                people[name.upper()] = (parse_age_group(person[1]), parse_sex(person[2]))
     return people

@@ -12,10 +12,10 @@ from lungseg import storage
 from lungseg.config import ListingColumns
 from lungseg.errors import InputError
 from lungseg.imaging.dicom.pseudonym import pseudonym
-from lungseg.ingest.file_names import dataset_name, dataset_names, digest, image_id, stem
+from lungseg.ingest.file_names import dataset_name, dataset_names, image_id, short_digest, stem
 from lungseg.ingest.reason_codes import Note, reject
-from lungseg.ingest.sources.demographics import age_group, sex
-from lungseg.ingest.sources.mask_matching import ONE_SIDED
+from lungseg.ingest.sources.demographics import parse_age_group, parse_sex
+from lungseg.ingest.sources.mask_matching import ONE_SIDED_MASK
 from lungseg.ingest.sources.text_tables import column_names, read_columns
 from lungseg.schema import Record
 
@@ -42,7 +42,7 @@ class _Listing:
         return self.cells[role][row] if role in self.cells else ""
 
 
-def from_listing(path: str, columns: ListingColumns, dataset: str = "") -> list[Record]:
+def read_listing(path: str, columns: ListingColumns, dataset: str = "") -> list[Record]:
     """List the X-rays of a CSV or Parquet file, as many records as it has rows, sorted by data set and id.
 
     Relative paths start at the listing's folder. `dataset` names the rows whose own data set is not told, the listing's
@@ -81,13 +81,13 @@ def keep_ids(records: Sequence[Record], held: Mapping[tuple[str, str], str]) -> 
         own = held.get((record.dataset, record.image_uri))
         if own is None:
             clash = (record.dataset, record.image_id) in taken
-            own = f"{record.image_id}-{digest(record.image_uri)}" if clash else record.image_id
+            own = f"{record.image_id}-{short_digest(record.image_uri)}" if clash else record.image_id
         alone = record.patient_id == record.image_id  # nobody is named, so the image stands for the patient
         kept.append(replace(record, image_id=own, patient_id=own if alone else record.patient_id))
     return _sort(kept)
 
 
-def hide_patient(record: Record, key: bytes) -> Record:
+def pseudonymise_patient(record: Record, key: bytes) -> Record:
     """Put a pseudonym for the patient's id of a listing; where there is none, the image's id stands for it."""
     if record.patient_id == record.image_id:
         return record
@@ -166,7 +166,7 @@ def _image_ids(uris: Iterable[str]) -> dict[str, str]:
     paths = {uri: unquote(path) if "://" in uri else path for uri, path in paths.items()}
     ids = {uri: image_id(stem(path)) for uri, path in paths.items()}
     counts = Counter(ids.values())
-    return {uri: own if counts[own] == 1 else f"{own}-{digest(paths[uri])}" for uri, own in ids.items()}
+    return {uri: own if counts[own] == 1 else f"{own}-{short_digest(paths[uri])}" for uri, own in ids.items()}
 
 
 def _record(listing: _Listing, row: int, own: str, known: tuple[str, int]) -> Record:
@@ -182,8 +182,8 @@ def _record(listing: _Listing, row: int, own: str, known: tuple[str, int]) -> Re
         mask_classes=tuple(kind for kind, _ in masks),
         patient_id=own if patient.lower() in _NOBODY else patient or own,
         finding=listing.cell("finding", row) or None,
-        age_group=age_group(listing.cell("age", row)),
-        sex=sex(listing.cell("sex", row)),
+        age_group=parse_age_group(listing.cell("age", row)),
+        sex=parse_sex(listing.cell("sex", row)),
         view=listing.cell("view", row).upper() or None,
     )
     return reject(record, note) if note else record
@@ -199,4 +199,4 @@ def _refusal(listing: _Listing, row: int, earlier: int) -> Note | None:
     if _LATERAL.fullmatch(listing.cell("view", row)):
         return Note("lateral_view", f"{what} is a lateral view, expected a frontal one: remove the row")
     lungs = {bool(cells[row]) for kind, cells in listing.masks if kind == "lung"}
-    return ONE_SIDED if len(lungs) > 1 else None
+    return ONE_SIDED_MASK if len(lungs) > 1 else None

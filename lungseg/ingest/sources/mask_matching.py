@@ -5,14 +5,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from lungseg.errors import InputError
-from lungseg.ingest.file_names import below, dataset_names, image_id, stem
+from lungseg.ingest.file_names import dataset_names, image_id, relative_path, stem
 from lungseg.ingest.reason_codes import Note, reject
 from lungseg.schema import Record
 
 _IMAGES = frozenset({"images", "cxr_png"})
 _MASKS = frozenset({"masks", "mask", "manualmask"})
 _SIDES = frozenset({"leftmask", "rightmask"})
-ONE_SIDED = Note("one_sided_mask", "only the left or the right mask exists: add the other, or remove the image")
+ONE_SIDED_MASK = Note("one_sided_mask", "only the left or the right mask exists: add the other, or remove the image")
 
 Files = dict[str, str]
 """Name of a picture (its path below its folder, without suffix) -> its uri."""
@@ -22,18 +22,18 @@ Masks = dict[str, list[str]]
 
 
 @dataclass
-class DataSet:
+class DatasetFiles:
     """What was found of one data set; masks by side (`` where one file holds both lungs)."""
 
     images: Files = field(default_factory=dict)
     masks: defaultdict[str, Masks] = field(default_factory=lambda: defaultdict(dict))
-    doubles: list[tuple[str, str]] = field(default_factory=list)
+    same_name_images: list[tuple[str, str]] = field(default_factory=list)
 
     def add_image(self, path: str, uri: str) -> None:
         """Put an image in under its name; a second one of that name is kept too, as a double."""
         name = stem(path)
         if name in self.images:
-            self.doubles.append((name, uri))
+            self.same_name_images.append((name, uri))
         else:
             self.images[name] = uri
 
@@ -46,34 +46,34 @@ class DataSet:
         return [uri for files in self.masks.values() for uris in files.values() for uri in uris]
 
 
-def sort_files(folder: str, pictures: Iterable[str]) -> dict[str, DataSet]:
+def group_by_dataset(folder: str, pictures: Iterable[str]) -> dict[str, DatasetFiles]:
     """Put pictures where they belong, by the root of their data set (its path below the folder)."""
-    found: defaultdict[str, DataSet] = defaultdict(DataSet)
+    found: defaultdict[str, DatasetFiles] = defaultdict(DatasetFiles)
     for uri in pictures:
-        _sort_in(found, below(folder, uri), uri)
+        _sort_in(found, relative_path(folder, uri), uri)
     return dict(found)
 
 
-def name_roots(folder: str, found: dict[str, DataSet]) -> dict[str, str]:
+def names_by_root(folder: str, found: dict[str, DatasetFiles]) -> dict[str, str]:
     """Name the data sets that hold images after their roots."""
     return dataset_names((root for root, part in found.items() if part.images), folder)
 
 
-def join(part: DataSet, dataset: str, where: str) -> list[Record]:
+def match_masks(part: DatasetFiles, dataset: str, where: str) -> list[Record]:
     """Give each image its masks.
 
     Raises:
         InputError: there are images and masks, and not one mask fits.
 
     """
-    records = [_record(name, uri, part, dataset) for name, uri in [*part.images.items(), *part.doubles]]
+    records = [_record(name, uri, part, dataset) for name, uri in [*part.images.items(), *part.same_name_images]]
     masks = part.mask_uris()
     if masks and records and not any(record.mask_uris for record in records):
         raise InputError(f"{where}: no mask has the name of an image ({min(masks)}): name it NAME.png or NAME_mask.png")
     return records
 
 
-def _sort_in(found: defaultdict[str, DataSet], path: str, uri: str) -> None:
+def _sort_in(found: defaultdict[str, DatasetFiles], path: str, uri: str) -> None:
     """Put one file in: the names of the folders above it say what it is, and of which data set."""
     *folders, name = path.split("/")
     kinds = [folder.lower() for folder in folders]
@@ -89,7 +89,7 @@ def _sort_in(found: defaultdict[str, DataSet], path: str, uri: str) -> None:
     part.add_mask("/".join(rest[1:] if side else rest), uri, side)
 
 
-def _record(name: str, uri: str, part: DataSet, dataset: str) -> Record:
+def _record(name: str, uri: str, part: DatasetFiles, dataset: str) -> Record:
     fitting = [files.get(name) or files.get(f"{name}_mask") for _, files in sorted(part.masks.items())]
     suffix = uri[len(stem(uri)) :]
     # Of several, the one with the image's own suffix: the others may be those of another image of that name.
@@ -97,5 +97,5 @@ def _record(name: str, uri: str, part: DataSet, dataset: str) -> Record:
     own = image_id(name)
     record = Record(own, dataset, uri, masks, ("lung",) * len(masks), patient_id=own)
     if "" not in part.masks and len(masks) == 1:
-        return reject(record, ONE_SIDED)
+        return reject(record, ONE_SIDED_MASK)
     return record

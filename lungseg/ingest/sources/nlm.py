@@ -12,9 +12,9 @@ from dataclasses import replace
 
 from lungseg import storage
 from lungseg.errors import InputError
-from lungseg.ingest.file_names import below, is_image
-from lungseg.ingest.sources.demographics import read_reading
-from lungseg.ingest.sources.mask_matching import join, name_roots, sort_files
+from lungseg.ingest.file_names import is_image, relative_path
+from lungseg.ingest.sources.demographics import parse_clinical_reading
+from lungseg.ingest.sources.mask_matching import group_by_dataset, match_masks, names_by_root
 from lungseg.schema import Record
 
 logger = logging.getLogger(__name__)
@@ -39,13 +39,13 @@ def recognise(folder: str, files: Sequence[str]) -> list[Record]:
     """
     if not any(prefix in uri for uri in files for prefix in _HOSPITALS):
         return []
-    found = sort_files(folder, (uri for uri in files if is_image(uri)))
-    titles = name_roots(folder, found)
+    found = group_by_dataset(folder, (uri for uri in files if is_image(uri)))
+    titles = names_by_root(folder, found)
     readings = _list_readings(folder, files)
     records, texts = [], {}
     for root, part in found.items():
         if any(_ID.match(name) for name in part.images):
-            own = join(part, titles[root], storage.join(folder, root) if root else folder)
+            own = match_masks(part, titles[root], storage.join(folder, root) if root else folder)
             texts.update({record.image_uri: readings.get((root, record.image_id), "") for record in own})
             records += _split_merged(add_findings(own))
     return _add_readings(records, {image: text for image, text in texts.items() if text})
@@ -74,7 +74,7 @@ def _list_readings(folder: str, files: Sequence[str]) -> Readings:
     readings = {}
     for uri in files:
         if uri.lower().endswith(".txt"):
-            *above, name = below(folder, uri).split("/")
+            *above, name = relative_path(folder, uri).split("/")
             if above and above[-1].lower() == "clinicalreadings":
                 readings["/".join(above[:-1]), name[: -len(".txt")]] = uri
     return readings
@@ -96,6 +96,6 @@ def _add_readings(records: list[Record], texts: dict[str, str]) -> list[Record]:
 
 def _read(uri: str) -> tuple[str | None, str | None] | None:
     try:
-        return read_reading(storage.read_bytes(uri).decode("utf-8", "replace"))
+        return parse_clinical_reading(storage.read_bytes(uri).decode("utf-8", "replace"))
     except InputError:
         return None

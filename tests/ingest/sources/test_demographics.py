@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given, strategies as st
 
-from lungseg.ingest.sources.demographics import age_group, read_reading, sex
+from lungseg.ingest.sources.demographics import parse_age_group, parse_clinical_reading, parse_sex
 
 
 @pytest.mark.parametrize(
@@ -19,13 +19,13 @@ from lungseg.ingest.sources.demographics import age_group, read_reading, sex
     ],
 )
 def test_an_age_becomes_a_group_of_ten_years(text: str, group: str | None) -> None:
-    assert age_group(text) == group
+    assert parse_age_group(text) == group
 
 
 @given(st.integers(0, 122))
 def test_every_age_lies_in_its_group(years: int) -> None:
     for text in (str(years), f"{years:03d}Y", f"{years} yrs", f"{years}.5", f"{years}-{years}"):
-        group = age_group(text)
+        group = parse_age_group(text)
         if years == 122 and text.endswith(".5"):
             assert group is None
         elif years >= 90:
@@ -47,7 +47,7 @@ def test_every_age_lies_in_its_group(years: int) -> None:
     ],
 )
 def test_a_sex_in_any_spelling(spellings: tuple[str, ...], value: str | None) -> None:
-    assert {sex(spelling) for spelling in spellings} == {value}
+    assert {parse_sex(spelling) for spelling in spellings} == {value}
 
 
 @pytest.mark.parametrize(
@@ -73,11 +73,11 @@ def test_a_sex_in_any_spelling(spellings: tuple[str, ...], value: str | None) ->
     ],
 )
 def test_a_reading(text: str, age: str | None, who: str | None) -> None:
-    assert read_reading(text) == (age, who)
+    assert parse_clinical_reading(text) == (age, who)
 
 
 @given(st.text())
 def test_no_text_is_an_error(text: str) -> None:
     groups = {None, "90+", *(f"{low}-{low + 9}" for low in range(0, 90, 10))}
-    assert {age_group(text), read_reading(text)[0]} <= groups
-    assert {sex(text), read_reading(text)[1]} <= {None, "female", "male", "other"}
+    assert {parse_age_group(text), parse_clinical_reading(text)[0]} <= groups
+    assert {parse_sex(text), parse_clinical_reading(text)[1]} <= {None, "female", "male", "other"}

@@ -8,7 +8,7 @@ import pytest
 
 from lungseg.errors import InputError
 from lungseg.ingest import sources
-from lungseg.ingest.record_checks import refuse_same_ids
+from lungseg.ingest.record_checks import reject_duplicate_ids
 from lungseg.schema import Record
 
 
@@ -72,7 +72,7 @@ def test_a_folder_of_data_sets(tmp_path: Path) -> None:
 def test_masks_follow_file_names_not_cleaned_ids(tmp_path: Path) -> None:
     names = ("a b", "a_b", "患", "者")
     folder = fill(tmp_path / "x", *(f"{kind}/{name}.png" for kind in ("images", "masks") for name in names))
-    records = refuse_same_ids(sources.discover(str(folder)))
+    records = reject_duplicate_ids(sources.discover(str(folder)))
     assert all(Path(record.image_uri).name == Path(record.mask_uris[0]).name for record in records)
     assert {record.status for record in records} == {"ok"}
     assert len({record.image_id for record in records}) == len(names)
@@ -93,7 +93,7 @@ def test_masks_are_never_taken_for_images(names: tuple[str, ...], tmp_path: Path
 def test_names_that_would_be_one_are_told_apart(tmp_path: Path) -> None:
     folders = ("Москва", "Киев", "Set", "set")
     folder = fill(tmp_path / "x", *(f"{name}/{kind}/p.png" for name in folders for kind in ("images", "masks")))
-    records = refuse_same_ids(sources.discover(str(folder)))
+    records = reject_duplicate_ids(sources.discover(str(folder)))
     assert len({record.dataset for record in records}) == len(folders)
     assert {record.status for record in records} == {"ok"}
 
@@ -120,11 +120,11 @@ def test_an_image_whose_own_name_ends_in_mask(tmp_path: Path) -> None:
 
 def test_any_pair_of_folders(tmp_path: Path) -> None:
     fill(tmp_path, "xrays/1/a.png", "xrays/2/a.png", "drawn/1/a.png", "drawn/2/a_mask.tiff", "drawn/3/a.png")
-    assert found(tmp_path, sources.pair(str(tmp_path / "xrays"), str(tmp_path / "drawn"), "mine")) == {
+    assert found(tmp_path, sources.pair_folders(str(tmp_path / "xrays"), str(tmp_path / "drawn"), "mine")) == {
         ("mine", "1_a"): ("drawn/1/a.png",),
         ("mine", "2_a"): ("drawn/2/a_mask.tiff",),
     }
-    assert found(tmp_path, sources.pair(str(tmp_path / "xrays"), "", "mine")) == {
+    assert found(tmp_path, sources.pair_folders(str(tmp_path / "xrays"), "", "mine")) == {
         ("mine", "1_a"): (),
         ("mine", "2_a"): (),
     }
@@ -166,7 +166,7 @@ def test_ids_do_not_depend_on_where_the_archive_lies(tmp_path: Path, monkeypatch
 
 def test_two_files_of_one_id_are_both_told(tmp_path: Path) -> None:
     folder = fill(tmp_path / "x", "images/a.png", "images/a.jpg", "images/b.png", "masks/a.png", "masks/b.png")
-    records = refuse_same_ids(sources.discover(str(folder)))
+    records = reject_duplicate_ids(sources.discover(str(folder)))
     assert [(record.image_id, record.image_uri[-4:], record.status) for record in records] == [
         ("a", ".jpg", "ok"),
         ("a", ".png", "rejected"),
@@ -177,7 +177,7 @@ def test_two_files_of_one_id_are_both_told(tmp_path: Path) -> None:
 
 def test_the_same_id_in_two_data_sets_is_no_duplicate(tmp_path: Path) -> None:
     folder = fill(tmp_path / "all", "n/images/a.png", "s/images/a.png")
-    assert {record.status for record in refuse_same_ids(sources.discover(str(folder)))} == {"ok"}
+    assert {record.status for record in reject_duplicate_ids(sources.discover(str(folder)))} == {"ok"}
 
 
 def test_litter_is_not_taken_for_images(tmp_path: Path) -> None:
@@ -218,9 +218,9 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
         sources.discover(str(tmp_path / "nope"))
     fill(tmp_path, "images/a.png")
     with pytest.raises(InputError, match="nope: no such folder"):
-        sources.pair(str(tmp_path / "images"), str(tmp_path / "nope"), "x")
+        sources.pair_folders(str(tmp_path / "images"), str(tmp_path / "nope"), "x")
     with pytest.raises(InputError, match="nope: no such folder"):
-        sources.pair(str(tmp_path / "nope"), "", "x")
+        sources.pair_folders(str(tmp_path / "nope"), "", "x")
 
 
 def test_a_file_is_no_archive(tmp_path: Path) -> None:
@@ -248,7 +248,7 @@ def test_an_empty_folder_of_masks_is_refused(tmp_path: Path) -> None:
     folder = fill(tmp_path / "x", "images/a.png")
     (folder / "masks").mkdir()
     with pytest.raises(InputError, match="no mask in it"):
-        sources.pair(str(folder / "images"), str(folder / "masks"), "x")
+        sources.pair_folders(str(folder / "images"), str(folder / "masks"), "x")
 
 
 # DICOM exports
@@ -258,7 +258,7 @@ def test_files_without_a_suffix_are_images_and_uids_keep_their_last_number(tmp_p
     folder = fill(tmp_path / "x", "IM0001", "st/1.2.840.1", "st/1.2.840.2", "DICOMDIR", "README", "notes.v2", "st/x.")
     records = sources.discover(str(folder))
     assert [storage_name(record) for record in records] == ["IM0001", "1.2.840.1", "1.2.840.2"]
-    assert {record.status for record in refuse_same_ids(records)} == {"ok"}
+    assert {record.status for record in reject_duplicate_ids(records)} == {"ok"}
     assert len({record.image_id for record in records}) == 3
 
 
@@ -269,7 +269,7 @@ def storage_name(record: Record) -> str:
 def test_dicom_names_find_their_masks(tmp_path: Path) -> None:
     folder = fill(tmp_path / "x", "images/1.2.3", "images/1.2.4", "masks/1.2.3.png", "masks/1.2.4_mask.png")
     assert [len(record.mask_uris) for record in sources.discover(str(folder))] == [1, 1]
-    records = sources.pair(str(folder / "images"), str(folder / "masks"), "x")
+    records = sources.pair_folders(str(folder / "images"), str(folder / "masks"), "x")
     assert [len(record.mask_uris) for record in records] == [1, 1]
 
 
@@ -282,7 +282,7 @@ def test_each_mask_has_its_class(tmp_path: Path) -> None:
 
 def test_a_pair_of_folders_passes_litter_and_texts_over_and_reads_findings(tmp_path: Path) -> None:
     fill(tmp_path, "i/CHNCXR_0001_1.png", "i/Thumbs.db", "i/README", "i/__MACOSX/a.png", "m/CHNCXR_0001_1.png")
-    (record,) = sources.pair(str(tmp_path / "i"), str(tmp_path / "m"), "x")
+    (record,) = sources.pair_folders(str(tmp_path / "i"), str(tmp_path / "m"), "x")
     assert (record.finding, record.mask_classes) == ("abnormal", ("lung",))
 
 

@@ -19,7 +19,7 @@ DEFAULT = ListingColumns()
 
 def read(tmp_path: Path, text: str, columns: ListingColumns = DEFAULT, dataset: str = "") -> list[Record]:
     (tmp_path / "My List.csv").write_text(text)
-    return sources.from_listing(str(tmp_path / "My List.csv"), columns, dataset)
+    return sources.read_listing(str(tmp_path / "My List.csv"), columns, dataset)
 
 
 FULL = (
@@ -64,7 +64,7 @@ def test_parquet_gives_the_same(tmp_path: Path) -> None:
     columns |= {"patient_id": ["p1", None], "dataset": ["North", "St. Mary's"], "finding": ["normal", None]}
     columns |= {"age": [45, None], "sex": ["Female", None], "view": ["PA", None]}
     pq.write_table(pa.table(columns), tmp_path / "list.parquet")
-    assert sources.from_listing(str(tmp_path / "list.parquet"), DEFAULT, "") == rows
+    assert sources.read_listing(str(tmp_path / "list.parquet"), DEFAULT, "") == rows
 
 
 @pytest.mark.parametrize(("dataset", "name"), [("mine", "mine"), ("", "my_list")])
@@ -90,7 +90,7 @@ def test_a_listing_behind_a_uri(tmp_path: Path) -> None:
     folder = tmp_path / "a b"
     folder.mkdir()
     (folder / "list.csv").write_text("image\nx y.png\n../z.png\n")
-    records = sources.from_listing((folder / "list.csv").as_uri(), DEFAULT, "")
+    records = sources.read_listing((folder / "list.csv").as_uri(), DEFAULT, "")
     assert [record.image_uri for record in records] == [f"{folder.as_uri()}/x%20y.png", f"{tmp_path.as_uri()}/z.png"]
     assert [record.image_id[:7] for record in records] == ["a_b_x_y", "z"]
 
@@ -231,11 +231,11 @@ def test_a_named_column_must_be_there(columns: ListingColumns, message: str, tmp
 
 def test_what_is_no_listing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"list\.csv: no such file"):
-        sources.from_listing(str(tmp_path / "list.csv"), DEFAULT, "")
+        sources.read_listing(str(tmp_path / "list.csv"), DEFAULT, "")
     with pytest.raises(InputError, match="no rows, expected one for each image"):
         read(tmp_path, "image\n")
     with pytest.raises(InputError, match="no such file"):
-        sources.from_listing(str(tmp_path), DEFAULT, "")
+        sources.read_listing(str(tmp_path), DEFAULT, "")
 
 
 def test_the_real_archive_as_a_listing(cxr256: Path, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from lungseg.errors import InputError
-from lungseg.ingest.sources.mask_matching import ONE_SIDED, join, name_roots, sort_files
+from lungseg.ingest.sources.mask_matching import ONE_SIDED_MASK, group_by_dataset, match_masks, names_by_root
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ from lungseg.ingest.sources.mask_matching import ONE_SIDED, join, name_roots, so
     ],
 )
 def test_a_file_is_put_where_it_belongs(path: str, root: str, image: str | None, mask: tuple[str, str] | None) -> None:
-    ((found, part),) = sort_files("/d", [f"/d/{path}"]).items()
+    ((found, part),) = group_by_dataset("/d", [f"/d/{path}"]).items()
     assert found == root
     assert list(part.images) == ([image] if image else [])
     assert [(side, name) for side, files in part.masks.items() for name in files] == ([mask] if mask else [])
@@ -31,10 +31,10 @@ def test_a_file_is_put_where_it_belongs(path: str, root: str, image: str | None,
 
 def test_doubles_have_the_masks_of_their_own_suffix() -> None:
     files = [f"/d/{kind}/a.{suffix}" for kind in ("images", "masks") for suffix in ("png", "tif")]
-    (part,) = sort_files("/d", files).values()
-    assert part.doubles == [("a", "/d/images/a.tif")]
+    (part,) = group_by_dataset("/d", files).values()
+    assert part.same_name_images == [("a", "/d/images/a.tif")]
     assert part.mask_uris() == ["/d/masks/a.png", "/d/masks/a.tif"]
-    assert [record.mask_uris for record in join(part, "d", "/d")] == [("/d/masks/a.png",), ("/d/masks/a.tif",)]
+    assert [record.mask_uris for record in match_masks(part, "d", "/d")] == [("/d/masks/a.png",), ("/d/masks/a.tif",)]
 
 
 @pytest.mark.parametrize(
@@ -42,21 +42,21 @@ def test_doubles_have_the_masks_of_their_own_suffix() -> None:
 )
 def test_of_several_masks_the_one_of_the_images_suffix_is_taken(image: str, ending: str, mask: str) -> None:
     files = [f"/d/images/{image}", *(f"/d/masks/a{ending}.{suffix}" for suffix in ("gif", "png"))]
-    (record,) = join(sort_files("/d", files)[""], "d", "/d")
+    (record,) = match_masks(group_by_dataset("/d", files)[""], "d", "/d")
     assert record.mask_uris == (f"/d/masks/a{ending}.{mask}",)
 
 
 def test_only_roots_with_images_are_named() -> None:
-    found = sort_files("/d", ["/d/N/images/a.png", "/d/S/masks/a.png", "/d/b.png"])
-    assert name_roots("/d", found) == {"N": "n", "": "d"}
+    found = group_by_dataset("/d", ["/d/N/images/a.png", "/d/S/masks/a.png", "/d/b.png"])
+    assert names_by_root("/d", found) == {"N": "n", "": "d"}
 
 
 def test_a_mask_of_one_side_is_rejected() -> None:
     files = ["/d/images/a.png", "/d/ManualMask/leftMask/a.png"]
-    (record,) = join(sort_files("/d", files)[""], "d", "/d")
-    assert (record.status, record.codes, record.mask_classes) == ("rejected", (ONE_SIDED.code,), ("lung",))
+    (record,) = match_masks(group_by_dataset("/d", files)[""], "d", "/d")
+    assert (record.status, record.codes, record.mask_classes) == ("rejected", (ONE_SIDED_MASK.code,), ("lung",))
 
 
 def test_masks_that_fit_nothing_are_refused() -> None:
     with pytest.raises(InputError, match=r"/d: no mask has the name of an image \(/d/masks/b.png\)"):
-        join(sort_files("/d", ["/d/images/a.png", "/d/masks/b.png"])[""], "d", "/d")
+        match_masks(group_by_dataset("/d", ["/d/images/a.png", "/d/masks/b.png"])[""], "d", "/d")

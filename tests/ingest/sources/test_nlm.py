@@ -8,7 +8,7 @@ import pytest
 from lungseg import storage
 from lungseg.errors import InputError
 from lungseg.ingest import sources
-from lungseg.ingest.record_checks import refuse_same_ids
+from lungseg.ingest.record_checks import reject_duplicate_ids
 from lungseg.schema import Record
 
 
@@ -126,7 +126,7 @@ def test_the_real_archive_is_found_whole(cxr256: Path) -> None:
         ("montgomery", "normal"): 80,
     }
     assert all(len(record.mask_uris) == 1 for record in records)
-    assert all(record.status == "ok" for record in refuse_same_ids(records))
+    assert all(record.status == "ok" for record in reject_duplicate_ids(records))
 
 
 # Clinical readings
