@@ -291,7 +291,9 @@ def test_a_reference_mask_or_image_that_cannot_be_read_any_more_is_named(
     (own_archive / "south" / kind / "south_01.png").unlink()
     (said,) = named(own_out, caplog)
     where = f"{own_out}/part-000002.parquet, south_01: "
-    assert said.startswith(f"{where}its reference mask cannot be read any more (unreadable: ")
+    assert said.startswith(
+        f"{where}its reference mask cannot be read any more ({own_archive}/south/{kind}/south_01.png: "
+    )
 
 
 def test_a_sample_that_has_gone_or_is_damaged_is_named(
@@ -309,7 +311,7 @@ def test_a_sample_that_has_gone_or_is_damaged_is_named(
     assert gone.startswith(where)
     assert gone.endswith("#north_77 has gone")
     place = f"{out}/part-000002.parquet, south_02: "
-    assert damaged.startswith(f"{place}its reference mask cannot be read any more (shard: ")
+    assert damaged.startswith(f"{place}its reference mask cannot be read any more ({tar}#south_02: ")
 
 
 def test_prepared_data_that_has_gone_is_named(
