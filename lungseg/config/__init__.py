@@ -1,6 +1,6 @@
-"""Every setting of every job: frozen pydantic models, checked when built. The named recipes stand in recipes.py.
+"""Settings of every job: frozen pydantic models, validated on construction. Recipes are in recipes.py.
 
-Nothing here imports numpy, torch or ray, so that `--help` answers at once.
+Nothing here imports numpy, torch or ray, so that `--help` is fast.
 """
 
 from lungseg.config.adapt import AdaptSettings

@@ -8,15 +8,15 @@ from lungseg.config.shared import JobSettings
 
 
 class AdaptSettings(JobSettings):
-    """Trained models + prepared pictures of another hospital, no masks -> the same models, fitted to those pictures."""
+    """Adapt the batch normalization of trained models to prepared images of another hospital; no masks are needed."""
 
     checkpoint: tuple[str, ...] = ()
-    """folder of a finished run, or of a study: each of its models is adapted; several folders: all their models"""
+    """folders of finished runs or studies; each of their models is adapted"""
     data: tuple[str, ...] = ()
-    """prepared data: a data set or a folder of several; their masks are not looked at"""
+    """folders of prepared datasets; their masks are not used"""
     out: str = "adapted"
-    """where the adapted models go, a folder each under its run's name"""
+    """output folder; each adapted model gets a subfolder with the name of its run"""
     max_images: Annotated[int, Field(ge=8)] = 1000
-    """pictures at most, evenly from the whole data: more hardly change a mean"""
+    """largest number of images, taken evenly from all data; more hardly change the statistics"""
     batch_size: Annotated[int, Field(ge=2)] = 16
-    """pictures a forward pass"""
+    """images per forward pass"""

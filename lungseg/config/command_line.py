@@ -136,6 +136,13 @@ def _command(job: Job, recipe: str) -> str:
     return " ".join(filter(None, (f"jobs/{job}.py", recipe)))
 
 
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Wrap help without breaking words such as tu-tf_efficientnet_lite0 at a hyphen."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
+
+
 def _parser(job: Job, recipe: str) -> argparse.ArgumentParser:
     """Build the parser of a job; defaults are shown in help only and are not set by it."""
     shown = recipe or DATA_RECIPES[job]
@@ -145,15 +152,17 @@ def _parser(job: Job, recipe: str) -> argparse.ArgumentParser:
         prog=f"jobs/{job}.py",
         usage=f"jobs/{job}.py [RECIPE] [--config FILE] [--section.option value ...]",
         description=_description(job, shown, width),
-        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=30, width=width),
+        formatter_class=lambda prog: _HelpFormatter(prog, max_help_position=30, width=width),
         add_help=False,
         allow_abbrev=False,
         exit_on_error=False,
         argument_default=argparse.SUPPRESS,
     )
     general = parser.add_argument_group("every job")
-    general.add_argument("--help", "-h", action="store_true", help="print this text and end")
-    general.add_argument("--config", metavar="FILE", help="settings as --dry-run prints them; options override them")
+    general.add_argument("--help", "-h", action="store_true", help="print this text and exit")
+    general.add_argument(
+        "--config", metavar="FILE", help="YAML file of settings, as --dry-run prints it; options override it"
+    )
     for section, options in options_of(settings).items():
         part = getattr(settings, section) if section else settings
         title = f"--{section}.*".replace("_", "-") if section else "this job"

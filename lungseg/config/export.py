@@ -8,16 +8,16 @@ ExportFormat = Literal["masks", "overlays", "coco", "dicom-seg"]
 
 
 class ExportSettings(JobSettings):
-    """Predictions -> files that other tools open."""
+    """Export predictions as files for other tools."""
 
     predictions: str = ""
-    """folder that infer wrote"""
+    """folder that jobs/infer.py wrote"""
     out: str = "export"
-    """where the files go, a folder a format"""
+    """output folder, with a subfolder for each format"""
     formats: tuple[ExportFormat, ...] = ("masks",)
-    """masks: PNG, 0 and 255, native size; overlays: the outline on the picture; coco: annotations.json; dicom-seg: a
-    DICOM segmentation for each DICOM image"""
+    """masks: PNG with values 0 and 255 at the size of the original; overlays: outline on the image; coco:
+    annotations.json; dicom-seg: a DICOM segmentation for each DICOM image"""
     where: str = ""
-    """only rows for which this holds, as "dice < 0.9 and dataset == 'shenzhen'"; names are the columns"""
+    """export only rows that satisfy this condition on their columns, e.g. "dice < 0.9 and dataset == 'shenzhen'\""""
     overlay_px: Positive = 1024
-    """longer side of an overlay; smaller pictures keep their size"""
+    """longer side of an overlay in pixels; smaller images keep their size"""

@@ -14,67 +14,70 @@ Tta = Literal["none", "flip"]
 
 
 class PostprocessSettings(Settings):
-    """What is done to a predicted mask, in this order; what it changed is in the image's row.
+    """Steps applied to a predicted mask, in this order; the row of the image lists what they changed.
 
-    What is on by default lowers HD95 and not Dice on images that the models did not see (README, Results).
+    The defaults lower HD95 and not Dice on held-out images (README, Results).
     """
 
     specks: Fraction = 0.0
-    """drop components smaller than this share of the mask"""
+    """remove connected components smaller than this fraction of the mask; 0: none"""
     lungs: bool = True
-    """on each side of the midline keep the component that has most there, drop the others"""
+    """keep the largest connected component on each side of the midline and remove the others"""
     holes: bool = True
-    """fill what is enclosed"""
+    """fill holes"""
     smooth: Annotated[float, Field(ge=0.0, le=0.05)] = 0.0
-    """radius of the disk that smooths the border, as a share of the picture's longer side; 0: no smoothing"""
+    """radius of the disk that smooths the border, as a fraction of the longer side of the image; 0: no smoothing"""
 
 
 class InferSettings(JobSettings):
-    """An archive or prepared data + one trained model, or several -> one Parquet row an image, with its mask."""
+    """Segment images with one or more trained models; write one Parquet row per image, with its mask."""
 
     archive: str = ""
-    """images (as prepare's --source reads them, masks optional), one image, a listing, a manifest, or prepared data"""
+    """a folder of images (any layout that jobs/prepare.py reads; masks optional), one image, a listing, a manifest, or
+    prepared data"""
     pattern: str = ""
-    """of a folder of images only those whose path below it fits, as *_PA.png or 2019/*; * is anything"""
+    """use only images of the folder whose relative path matches, e.g. *_PA.png or 2019/*"""
     columns: ListingColumns = ListingColumns()
-    """of a listing"""
     checkpoint: tuple[str, ...] = ()
-    """folder of a finished run, or of a study: the mean of its models, for images of its data of those that never saw
-    them; several folders: all their models"""
+    """folder of a finished run or study; a study predicts with the mean of its models, but its own images only with
+    models not trained on them; several folders: the mean of all their models"""
     out: str = "predictions"
-    """where the part files go"""
+    """output folder of the Parquet parts"""
     batch_size: Positive = 16
-    """images a forward pass"""
+    """images per forward pass"""
     part_size: Positive = 64
-    """images a part file, which is written and resumed as a whole"""
+    """images per Parquet part, the unit of writing and resuming"""
     workers: Count = "auto"
-    """actors that hold the model; auto: one for each GPU, or for each CPU where there is none"""
+    """number of actors that hold the model; auto: one per GPU, or one per CPU without GPUs"""
     device: Literal["auto", "cpu", "gpu"] = "auto"
-    """where the model runs"""
+    """device that the model runs on"""
     precision: Precision = "auto"
     """auto: bf16 or fp16 on GPUs, fp32 on CPUs"""
     tta: Tta = "none"
-    """flip: the mean of the prediction and that of the mirrored picture, at twice the time"""
+    """test-time augmentation; flip: mean of the predictions of the image and its mirror image, in twice the time"""
     threshold: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
-    """probability from which a pixel is lung; when not given the models' own: 0.5, or what their training chose"""
+    """pixels with at least this probability are lung; default: that of the models (0.5, or chosen in training)"""
     postprocess: PostprocessSettings = PostprocessSettings()
     patient_key: str = ""
-    """file with the secret that turns DICOM patient ids into pseudonyms, as for prepare; without it rows carry none"""
+    """file with the secret key that turns DICOM patient ids into pseudonyms, as in jobs/prepare.py; without it rows
+    have no patient id"""
     max_failed: str = "100%"
-    """stop once more images than this are rejected or failed: a share of all, as 1%, or a number"""
+    """stop when more images than this are rejected or failed: a percentage of all, e.g. 1%, or a number"""
     verify: bool = False
-    """predict nothing: recompute every figure in --out from the masks stored there and name what differs"""
+    """do not predict: recompute all values in --out from the stored masks and list differences"""
 
     @model_validator(mode="after")
-    def _budget_is_a_share_or_a_number(self) -> Self:
+    def _max_failed_is_a_percentage_or_number(self) -> Self:
         if not re.fullmatch(r"\d+|\d+(\.\d+)?%", self.max_failed):
-            raise ValueError(f"--max-failed {self.max_failed!r}: expected a share as 1% or a number as 500")
+            raise ValueError(
+                f"--max-failed {self.max_failed!r}: expected a percentage such as 1% or a number such as 500"
+            )
         if self.max_failed.endswith("%") and Decimal(self.max_failed[:-1]) > 100:
             raise ValueError(f"--max-failed {self.max_failed!r}: expected 100% at most")
         return self
 
     def allowed_failures(self, images: int) -> int:
-        """Say how many of so many images may fail before the job stops."""
+        """Return how many of this many images may fail before the job stops."""
         if self.max_failed.endswith("%"):
             return int(images * Decimal(self.max_failed[:-1]) / 100)
         return int(self.max_failed)

@@ -11,57 +11,57 @@ OddMasks = Literal["flag", "reject"]
 
 
 class ListingColumns(Settings):
-    """Which columns of a listing hold what; a column that is named here must be there, the others may be."""
+    """Column names of a listing. A column named here must exist; columns with the default names are optional."""
 
     image: str = "image"
-    """path or URI of the image; relative to the listing's folder"""
+    """path or URI of the image, relative to the folder of the listing"""
     masks: tuple[str, ...] = ()
-    """mask files, a column each: COLUMN for lungs (left and right may be two), or CLASS=COLUMN; mask when empty"""
+    """one column per mask file: COLUMN for lungs (left and right may be two columns), or CLASS=COLUMN; default: mask"""
     patient_id: str = ""
-    """who it is of; patient_id when empty"""
+    """patient id; default: patient_id"""
     dataset: str = ""
-    """hospital or data set; dataset when empty"""
+    """hospital or dataset; default: dataset"""
     finding: str = ""
-    """what the folds are stratified by; finding when empty"""
+    """label that stratifies the folds; default: finding"""
     age: str = ""
-    """years; age when empty"""
+    """age in years; default: age"""
     sex: str = ""
-    """F or M, in any spelling; sex when empty"""
+    """sex, F or M in any spelling; default: sex"""
     view: str = ""
-    """PA, AP ...; a lateral one is rejected; view when empty"""
+    """view, such as PA or AP; lateral images are rejected; default: view"""
 
 
 class PrepareSettings(JobSettings):
-    """An archive of X-rays and masks -> checked manifest -> WebDataset tars with an index."""
+    """Check an archive of X-rays and masks and write it as WebDataset tars with a manifest and an index."""
 
     source: str = ""
-    """archive: a known layout (Montgomery, Kaggle, images/ + masks/) or a folder of such folders"""
+    """archive in a known layout (Montgomery, Kaggle, images/ + masks/), or a folder of such archives"""
     images: str = ""
     """instead of --source: any folder of images"""
     masks: str = ""
-    """with --images: the folder of their masks, same file names (an ending _mask is understood)"""
+    """with --images: folder of the masks, with the same file names (the suffix _mask is allowed)"""
     dataset: str = ""
-    """name of the data set, of letters, digits, _ and -; the folder's name when empty"""
+    """name of the dataset (letters, digits, _ and -); default: the name of the folder"""
     out: str = "data/prepared"
-    """where the prepared data sets go, a folder each"""
+    """output folder; each prepared dataset gets a subfolder"""
     preprocess: PreprocessSettings = PreprocessSettings()
     listing: str = ""
-    """instead of --source: a CSV or Parquet file with a row for each image"""
+    """instead of --source: a CSV or Parquet file with one row per image"""
     columns: ListingColumns = ListingColumns()
     match_to: str = ""
-    """with histogram match: the picture, or the folder of pictures, whose grey levels all are brought to"""
+    """with --preprocess.histogram match: image, or folder of images, that all grey levels are matched to"""
     odd_masks: OddMasks = "flag"
-    """what becomes of an image whose mask is odd but possible: kept with a flag in the manifest, or rejected"""
+    """keep an image with an unusual mask and flag it in the manifest, or reject it"""
     patient_key: str = ""
-    """file with the secret that turns DICOM patient ids into pseudonyms (or set LUNGSEG_PATIENT_KEY)"""
+    """file with the secret key that turns DICOM patient ids into pseudonyms (or set LUNGSEG_PATIENT_KEY)"""
     shard_mib: Positive = 32
-    """a tar holds about this much, MiB"""
+    """approximate size of a tar, MiB"""
     images_per_shard: Positive = 256
-    """and at most so many inputs"""
+    """largest number of images per tar"""
     verify: bool = False
-    """prepare nothing: check every byte of the data sets in --out and name what is wrong"""
+    """do not prepare: check every byte of the datasets in --out and list errors"""
     phantoms: Annotated[int, Field(ge=0, le=9999)] = 0
-    """with neither --source nor --images: draw this many phantoms in each of two scanner styles"""
+    """without an archive: draw this many phantoms (synthetic X-rays) in each of two scanner styles"""
 
     @model_validator(mode="after")
     def _dataset_is_a_folders_name(self) -> Self:

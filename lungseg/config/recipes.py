@@ -43,27 +43,27 @@ Recipes = Mapping[str, tuple[str, JobSettings]]
 
 PREPARE: Recipes = {
     "demo": (
-        "Phantoms in two scanner styles (or --source FOLDER) at 128 px, in seconds on two cores.",
+        "Phantoms (synthetic X-rays) in two scanner styles, or --source FOLDER, at 128 px; seconds on two cores.",
         PrepareSettings(out="demo/data", preprocess=PreprocessSettings(size=128), images_per_shard=64, phantoms=80),
     ),
     "archive": (
-        "512 px, the whole picture padded: any archive; pass --source, --images or --listing.",
+        "Any archive at 512 px, the whole image padded; pass --source, --images or --listing.",
         PrepareSettings(),
     ),
     "small": (
-        "256 px, the whole picture padded: for light encoders and CPUs.",
+        "As archive at 256 px, for light encoders and CPUs.",
         PrepareSettings(preprocess=PreprocessSettings(size=256)),
     ),
     "paper": (
-        "512 px, resized and centre-cropped, histogram equalised: the reference project's preparation.",
+        "The preparation of the reference project: 512 px, resized and centre-cropped, histogram equalized.",
         PrepareSettings(preprocess=PreprocessSettings(size=512, geometry="crop", histogram="equalize")),
     ),
 }
 
 TRAIN: Recipes = {
     "demo": (
-        "Fold 0 pooled and source-to-source, EfficientNet-Lite0, two workers, minutes on two cores; draws phantoms "
-        "when --data is not named.",
+        "Fold 0, pooled and source-to-source, EfficientNet-Lite0, two workers; minutes on two cores. Draws phantoms "
+        "without --data.",
         TrainSettings(
             out="demo/runs",
             study="demo",
@@ -80,8 +80,8 @@ TRAIN: Recipes = {
         ),
     ),
     "small": (
-        "EfficientNet-Lite0 for two CPU cores on real data prepared at 256 px; AdamW, one-cycle, averaged weights, "
-        "augmentation.",
+        "EfficientNet-Lite0 for real data prepared at 256 px, feasible on two CPU cores: AdamW, one-cycle schedule, "
+        "averaged weights, augmentation.",
         TrainSettings(
             model=_LITE0,
             optim=_SMALL_OPTIM,
@@ -90,7 +90,7 @@ TRAIN: Recipes = {
         ),
     ),
     "mobile": (
-        "MobileNetV2, as `small`: an encoder that every edge runtime knows.",
+        "As small with MobileNetV2, an encoder that every edge runtime supports.",
         TrainSettings(
             model=ModelSettings(encoder="mobilenet_v2"),
             optim=_SMALL_OPTIM,
@@ -99,28 +99,28 @@ TRAIN: Recipes = {
         ),
     ),
     "paper": (
-        "The reference project as it is: DeepLabV3+ ResNet-50, ImageNet weights, 512 px, BCE + Dice, Adam at 1e-4, "
-        "batch 8, 50 epochs. For GPUs; it states IoU 0.92, Dice 0.94, pixel accuracy 0.97.",
+        "The reference project: DeepLabV3+ with ResNet-50, ImageNet weights, 512 px, BCE + Dice, Adam at 1e-4, "
+        "batch size 8, 50 epochs; needs a GPU. It reports IoU 0.92, Dice 0.94, pixel accuracy 0.97.",
         TrainSettings(loader=LoaderSettings(batch_size=8)),
     ),
 }
 
 ADAPT: Recipes = {
     "demo": (
-        "The pooled run of the demo, fitted to the pictures of one scanner style.",
+        "The runs of the demo, adapted to the images of one scanner style.",
         AdaptSettings(checkpoint=("demo/runs/demo",), data=("demo/data/phantom-montgomery",), out="demo/adapted"),
     ),
-    "archive": ("Any trained runs, any prepared pictures: pass --checkpoint and --data.", AdaptSettings()),
+    "archive": ("Any trained models and prepared images; pass --checkpoint and --data.", AdaptSettings()),
 }
 
 INFER: Recipes = {
     "demo": (
-        "The archive and the pooled run of the demo.",
+        "The archive and the models of the demo.",
         InferSettings(
             archive="demo/data/phantoms", checkpoint=("demo/runs/demo",), out="demo/predictions", part_size=32
         ),
     ),
-    "archive": ("Any archive, any trained run: pass --archive and --checkpoint.", InferSettings()),
+    "archive": ("Any archive and trained models; pass --archive and --checkpoint.", InferSettings()),
 }
 
 EXPORT: Recipes = {
@@ -128,7 +128,7 @@ EXPORT: Recipes = {
         "Masks and overlays of the demo's predictions.",
         ExportSettings(predictions="demo/predictions", out="demo/export", formats=("masks", "overlays")),
     ),
-    "archive": ("Any predictions: pass --predictions and --formats.", ExportSettings()),
+    "archive": ("Any predictions; pass --predictions and --formats.", ExportSettings()),
 }
 
 REPORT: Recipes = {
@@ -136,7 +136,7 @@ REPORT: Recipes = {
         "The study and the predictions of the demo.",
         ReportSettings(study="demo/runs/demo", predictions="demo/predictions", out="demo/report"),
     ),
-    "study": ("Any study: pass --study, and --predictions where there are some.", ReportSettings()),
+    "study": ("Any study; pass --study, and --predictions if there are any.", ReportSettings()),
 }
 
 RECIPES: Mapping[Job, Recipes] = {

@@ -1,4 +1,4 @@
-"""Settings of jobs/report.py and jobs/export.py."""
+"""Settings of jobs/report.py."""
 
 from typing import Annotated
 
@@ -8,15 +8,15 @@ from lungseg.config.shared import JobSettings
 
 
 class ReportSettings(JobSettings):
-    """Runs and predictions -> a table on the terminal, report.json and report.html."""
+    """Report a study and its predictions as tables on the terminal, report.json and report.html."""
 
     study: str = ""
-    """folder of a study"""
+    """folder of a study, OUT/STUDY of jobs/train.py"""
     predictions: str = ""
-    """folder that infer wrote; may be empty"""
+    """folder that jobs/infer.py wrote; optional"""
     compare_with: tuple[str, ...] = ()
-    """other studies to compare it with, image by image: the same data sets and folds, other settings or preparation"""
+    """other studies to compare with, image by image: same datasets and folds, other settings or preparation"""
     out: str = ""
-    """where the report goes; the study's folder when empty"""
+    """output folder; default: the folder of the study"""
     overlays: Annotated[int, Field(ge=0, le=100)] = 12
-    """images shown with their masks"""
+    """number of images to show with their masks"""

@@ -1,4 +1,4 @@
-"""What settings have in common, and how pictures are prepared, by prepare and infer alike."""
+"""Base classes of all settings, and the preprocessing that prepare and infer share."""
 
 from collections.abc import Sequence
 from typing import Annotated, Literal, Self
@@ -12,31 +12,31 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
 
 class Settings(BaseModel):
-    """What all settings share: frozen, and an unknown name is an error."""
+    """Frozen settings that reject unknown names."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class JobSettings(Settings):
-    """What every job takes."""
+    """Settings of every job."""
 
     dry_run: Annotated[bool, Field(exclude=True)] = False
-    """print the resolved settings as JSON and end"""
+    """print all resolved settings as YAML and exit"""
 
 
 class PreprocessSettings(Settings):
-    """How a picture of any size becomes a square of grey values; the same object serves prepare and infer."""
+    """Conversion of an image of any size to a square of 8-bit grey values."""
 
     size: Annotated[int, Field(ge=64, le=4096, multiple_of=16)] = 512
-    """side of the square, px"""
+    """side of the square in pixels"""
     geometry: Literal["pad", "crop"] = "pad"
-    """pad: the whole picture, black bars; crop: the short side fills the square, the rest is cut (the reference's)"""
+    """pad: the whole image with black bars; crop: the short side fills the square and the rest is cut off"""
     histogram: Literal["equalize", "clahe", "percentile", "match", "none"] = "none"
-    """grey-level normalisation, computed at full depth before 8 bits (clahe: at 8 bits)"""
+    """normalization of grey levels at full bit depth (clahe: at 8 bits)"""
     landmarks: tuple[Annotated[float, Field(ge=0.0, le=255.0)], ...] = ()
-    """of match: grey levels that the percentiles of a picture are brought to; learnt by prepare --match-to"""
+    """with histogram match: target grey levels of the percentiles; computed by jobs/prepare.py --match-to"""
     classes: tuple[Name, ...] = ("lung",)
-    """classes of the masks, background 0 and then 1, 2 ... in this order; where two overlap the later one shows"""
+    """mask classes, numbered 1, 2, ... in this order (0 is background); where two overlap, the later one wins"""
 
     @model_validator(mode="after")
     def _classes_differ(self) -> Self:
@@ -48,13 +48,13 @@ class PreprocessSettings(Settings):
     def _landmarks_are_for_match(self) -> Self:
         if self.landmarks and self.histogram != "match":
             raise ValueError(
-                f"--preprocess.landmarks with --preprocess.histogram {self.histogram}, expected match, which alone has "
-                "landmarks: pass it, or leave them out"
+                f"--preprocess.landmarks with --preprocess.histogram {self.histogram}, expected match: pass "
+                "--preprocess.histogram match, or no landmarks"
             )
         return self
 
     def differences(self, expected: Self) -> str:
-        """Name the options in which these settings differ from others, with both values; "" where they do not."""
+        """List the options that differ from the expected settings, with both values; "" if none differ."""
         mine, theirs = self.model_dump(), expected.model_dump()
         return "; ".join(
             f"found --preprocess.{name} {format_value(mine[name])}, expected {format_value(theirs[name])}"

@@ -11,55 +11,56 @@ Protocol = Literal["pooled", "source-to-source", "leave-one-dataset-out"]
 
 
 class ModelSettings(Settings):
-    """DeepLabV3+ and its encoder."""
+    """DeepLabV3+ network and its encoder."""
 
     encoder: str = "resnet50"
     """any encoder of segmentation-models-pytorch, e.g. resnet50, mobilenet_v2, tu-tf_efficientnet_lite0"""
     weights: str = "imagenet"
-    """imagenet, none, or the path of a file with the encoder's weights (.safetensors, .pth)"""
+    """initial encoder weights: imagenet, none, or a file (.safetensors, .pth)"""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
-    """share of the pooled pyramid's values that a training step leaves out"""
+    """dropout rate after the spatial pyramid pooling"""
 
 
 class OptimSettings(Settings):
-    """Adam and its schedule."""
+    """Optimizer (Adam or AdamW) and learning-rate schedule."""
 
     lr: Annotated[float, Field(gt=0.0, le=10.0)] = 1e-4
-    """learning rate; the peak of it where there is a schedule"""
+    """learning rate; with a schedule, its peak"""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
     """decoupled weight decay (AdamW); 0 is plain Adam"""
     schedule: Literal["constant", "cosine", "one-cycle"] = "constant"
-    """of the learning rate; cosine: up in a line, down in a half cosine; one-cycle: up and down in half cosines"""
+    """learning-rate schedule; cosine: linear warm-up, cosine decay; one-cycle: cosine warm-up, cosine decay"""
     warmup: Fraction = 0.1
-    """share of the run's steps in which the learning rate of a schedule rises"""
+    """fraction of all steps that the schedule uses for warm-up"""
     clip_norm: Annotated[float, Field(ge=0.0)] = 0.0
-    """largest norm of a step's gradient; 0 clips nothing"""
+    """largest gradient norm; 0: no clipping"""
     accumulate_steps: Positive = 1
-    """batches a step: a larger batch than the memory holds"""
+    """batches per optimizer step (gradient accumulation)"""
     ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
-    """decay a step of the moving average of the weights, which is then what is tested and saved; 0: none"""
+    """decay per step of the exponential moving average of the weights, which is then tested and saved; 0: none"""
 
 
 class ComputeSettings(Settings):
-    """How a device computes."""
+    """Precision and execution on the device."""
 
     precision: Precision = "auto"
-    """of training; auto: bf16 on GPUs that have it, fp16 with scaling on others, fp32 on CPUs"""
+    """training precision; auto: bf16 on GPUs that support it, fp16 with loss scaling on others, fp32 on CPUs"""
     batch_norm: Literal["auto", "local", "sync", "frozen"] = "auto"
-    """whose images batch norm sees; auto: sync over several GPUs, else local; frozen: none, for batches of 1"""
+    """local: statistics per rank; sync: over all ranks; frozen: fixed statistics, for batches of 1; auto: sync on
+    several GPUs, else local"""
     compile: bool = False
-    """torch.compile the network: minutes at the start, faster steps"""
+    """use torch.compile: slower start, faster steps"""
     deterministic: bool = False
-    """the same bits from the same GPUs, slower; on CPUs it is always so"""
+    """bit-identical results on the same GPUs, slower; always the case on CPUs"""
 
 
 class LossSettings(Settings):
-    """Weights of the two terms, each a mean over images."""
+    """Weights of the two loss terms; each term is a mean over images."""
 
     bce: Annotated[float, Field(ge=0.0)] = 1.0
-    """weight of binary cross entropy"""
+    """weight of the binary cross-entropy loss"""
     dice: Annotated[float, Field(ge=0.0)] = 1.0
-    """weight of soft Dice loss"""
+    """weight of the soft Dice loss"""
 
     @model_validator(mode="after")
     def _some_term(self) -> Self:
@@ -69,85 +70,86 @@ class LossSettings(Settings):
 
 
 class AugmentSettings(Settings):
-    """Random changes to training images, seeded by (seed, epoch, image_id); all zero is none."""
+    """Random augmentation of training images, seeded by (seed, epoch, image_id); 0 turns a setting off."""
 
     rotate_deg: Annotated[float, Field(ge=0.0, le=180.0)] = 0.0
-    """rotation, uniform in +- this, degrees"""
+    """rotation in degrees, uniform in +- this"""
     scale: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
-    """enlargement, uniform in 1 +- this"""
+    """scale factor, uniform in 1 +- this"""
     shift: Fraction = 0.0
-    """translation, uniform in +- this share of the side"""
+    """translation, uniform in +- this fraction of the side"""
     elastic: Annotated[float, Field(ge=0.0, le=0.03)] = 0.0
-    """smooth bending, displacements up to about this share of the side; from 0.05 on a picture would fold"""
+    """elastic deformation, displacements up to about this fraction of the side"""
     flip: Fraction = 0.0
-    """chance of a left-right flip"""
+    """probability of a left-right flip"""
     gamma: Annotated[float, Field(ge=0.0, le=3.0)] = 0.0
-    """grey-level exponent, exp(uniform in +- this)"""
+    """gamma exponent, exp(uniform in +- this)"""
     contrast: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
-    """contrast about mid-grey, a factor uniform in 1 +- this"""
+    """contrast factor around mid-grey, uniform in 1 +- this"""
     brightness: Fraction = 0.0
-    """added grey, uniform in +- this share of the full range"""
+    """brightness offset, uniform in +- this fraction of the full range"""
     jitter: Annotated[float, Field(ge=0.0, le=3.0)] = 0.0
-    """random rising grey curve of 9 straight pieces, the slope of each a factor exp(uniform in +- this)"""
+    """random monotonic grey-level curve of 9 linear pieces; slope factors exp(uniform in +- this)"""
     shadow: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
-    """soft blobs and rib-like bands, brighter and darker by up to this share of a dark grey, less of a bright one"""
+    """soft blobs and rib-like bands that brighten or darken by up to this fraction, less in bright areas"""
     blur: Annotated[float, Field(ge=0.0, le=10.0)] = 0.0
-    """Gaussian blur, standard deviation uniform from 0 to this, px"""
+    """Gaussian blur, standard deviation in pixels uniform from 0 to this"""
     noise: Annotated[float, Field(ge=0.0, le=0.5)] = 0.0
-    """Gaussian noise, standard deviation uniform from 0 to this share of the full range"""
+    """Gaussian noise, standard deviation uniform from 0 to this fraction of the full range"""
     collimate: Fraction = 0.0
-    """chance of black or grey borders, one to four, never over the lungs of the mask"""
+    """probability of one to four black or grey borders (collimation), never over the lung mask"""
 
 
 class LoaderSettings(Settings):
-    """How one rank reads its samples."""
+    """Data loading of each rank."""
 
     batch_size: Positive = 8
-    """images a worker and batch (1 only with --compute.batch-norm frozen)"""
+    """images per rank and batch (1 only with --compute.batch-norm frozen)"""
     threads: Count = "auto"
-    """threads that read and decode ahead of the device, a worker; auto: 2 on CPUs, a worker's CPUs beside a GPU"""
+    """threads per rank that read and decode; auto: 2 on CPUs, all CPUs of the rank with a GPU"""
     cache_mib: Annotated[int, Field(ge=0)] = 1024
-    """memory for decoded samples, MiB a worker; 704 samples of 512 px take 360"""
+    """memory for decoded samples, MiB per rank; 704 samples of 512 px take 360"""
     disk_mib: Annotated[int, Field(ge=0)] = 100_000
-    """disk for tars that lie in a bucket, MiB a machine, in ~/.cache/lungseg; each is fetched once"""
+    """disk cache in ~/.cache/lungseg for tars from a bucket, MiB per machine"""
 
     @property
     def reader_threads(self) -> int:
-        """Threads, as a number."""
+        """Number of threads."""
         return 2 if self.threads == "auto" else self.threads
 
 
 class WandbSettings(Settings):
-    """Weights & Biases; metrics.jsonl is the truth and this its mirror."""
+    """Weights & Biases, a copy of what metrics.jsonl records."""
 
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
-    """auto: online where a key is found, else offline"""
+    """auto: online if an API key is found, else offline"""
     project: str = "lungseg"
     """name of the W&B project"""
     artifact: bool = False
-    """give W&B each run's last checkpoint too, as an artifact"""
+    """upload the last checkpoint of each run as an artifact"""
     images: Annotated[int, Field(ge=0, le=100)] = 0
-    """held-out images of each run that W&B gets, with their masks; 0: no picture leaves the machine"""
+    """number of held-out images per run to upload with their masks; 0: no image leaves the machine"""
 
 
 class TrainSettings(JobSettings):
-    """Prepared data sets -> k-fold runs, each trained with DDP and tested image by image."""
+    """Train and test a k-fold study on prepared datasets, each run with distributed data parallel (DDP)."""
 
     data: tuple[str, ...] = ()
-    """prepared data sets, or folders that hold them"""
+    """folders of prepared datasets"""
     out: str = "runs"
-    """where studies go"""
+    """output folder of all studies"""
     study: str = "study"
-    """name of this study: a folder under out, the group in W&B"""
+    """name of this study: its subfolder of --out and its group in W&B"""
     protocols: tuple[Protocol, ...] = ("pooled",)
-    """pooled: train on all data sets but the fold; source-to-source: train on one, test on its fold and the others;
-    leave-one-dataset-out: train on all but one, test on their fold and on the one"""
+    """pooled: train on all datasets without the held-out fold; source-to-source: train on one dataset, test on its
+    held-out fold and on the others; leave-one-dataset-out: train on all datasets but one, test on their held-out fold
+    and on that one"""
     folds: Annotated[int, Field(ge=2)] = 5
-    """number of folds, by patient"""
+    """number of folds; all images of a patient are in one fold"""
     only_folds: tuple[Annotated[int, Field(ge=0)], ...] = ()
-    """folds to run; all when empty"""
+    """held-out folds to run; default: all"""
     train_on: tuple[str, ...] = ()
-    """data sets that source-to-source trains on, one a run; all when empty"""
+    """datasets that source-to-source trains on, one per run; default: all"""
     model: ModelSettings = ModelSettings()
     optim: OptimSettings = OptimSettings()
     compute: ComputeSettings = ComputeSettings()
@@ -155,33 +157,33 @@ class TrainSettings(JobSettings):
     augment: AugmentSettings = AugmentSettings()
     loader: LoaderSettings = LoaderSettings()
     epochs: Positive = 50
-    """passes over the training images"""
+    """number of epochs"""
     patience: Annotated[int, Field(ge=0)] = 0
-    """stop after so many epochs without a better validation Dice, and test the best one; 0: never. The fold after the
-    held-out one is then not trained on but validated on"""
+    """stop after this many epochs without a better validation Dice and test the best epoch; 0: off. The fold after the
+    held-out one is then used for validation, not for training"""
     threshold: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
-    """probability from which a pixel is lung; fixed before testing"""
+    """pixels with at least this probability are lung; fixed before testing"""
     choose_threshold: bool = False
-    """instead, choose it on the fold after the held-out one, which is then not trained on"""
+    """instead of --threshold, choose it on the fold after the held-out one, which is then not used for training"""
     save_steps: Positive = 1000
-    """save also within an epoch, every so many steps"""
+    """save a checkpoint every this many steps, and after each epoch"""
     seed: Annotated[int, Field(ge=0)] = 0
-    """of folds, shuffles, augmentation and new weights"""
+    """seed of folds, shuffling, augmentation and new weights"""
     workers_per_run: Count = 1
-    """DDP ranks a run; auto: the GPUs that are there, shared out among the study's runs, and 1 without GPUs. They are
-    part of the training, as a step takes `batch` images of each: a study keeps those that it began with"""
+    """DDP ranks per run; auto: the available GPUs divided among the runs of the study, 1 without GPUs. A study keeps
+    the number it started with, because each step uses --loader.batch-size images of every rank"""
     min_workers: Annotated[int, Field(ge=0)] = 0
-    """ranks that a run goes on with when others are lost and no node takes their place: the same steps by fewer, more
-    slowly; 0: as many as --workers-per-run, it waits"""
+    """continue with at least this many ranks when others are lost: same steps, more slowly; 0: wait for all
+    --workers-per-run"""
     runs_at_once: Count = "auto"
-    """runs that train at the same time; auto: as many as the cluster has room for"""
+    """number of runs that train at the same time; auto: as many as fit on the cluster"""
     device: Literal["auto", "cpu", "gpu"] = "auto"
-    """gpu: one for each worker; auto: gpu where the cluster has enough of them"""
+    """gpu: one GPU per rank; auto: gpu if the cluster has enough"""
     max_failures: Annotated[int, Field(ge=0)] = 3
-    """lost workers a run may survive"""
+    """number of worker failures that a run recovers from"""
     wandb: WandbSettings = WandbSettings()
     phantoms: Annotated[int, Field(ge=0, le=9999)] = 0
-    """when --data is not named: phantoms to draw and train on, in each of two scanner styles"""
+    """without --data: train on this many phantoms (synthetic X-rays) in each of two scanner styles"""
 
     @model_validator(mode="after")
     def _folds_exist(self) -> Self:
@@ -189,23 +191,25 @@ class TrainSettings(JobSettings):
         if wrong:
             raise ValueError(f"--only-folds {wrong[0]} of {self.folds} folds: pass 0 to {self.folds - 1}")
         if not self.protocols:
-            raise ValueError("--protocols is empty: pass pooled, source-to-source, leave-one-dataset-out or some")
+            raise ValueError(
+                "--protocols is empty: pass one or more of pooled, source-to-source, leave-one-dataset-out"
+            )
         return self
 
     @property
     def planned_world_size(self) -> int:
-        """Ranks that a run is planned with."""
+        """Number of ranks that a run is planned with."""
         assert self.workers_per_run != "auto", "the pipeline puts a number in its place"
         return self.workers_per_run
 
     @property
     def validates(self) -> bool:
-        """Whether a fold is kept for choices that the held-out one must not make."""
+        """Whether a fold is used for validation."""
         return bool(self.patience) or self.choose_threshold
 
     @property
     def min_batch_size(self) -> int:
-        """Images that a rank needs for a step: batch norm has no variance over one."""
+        """Images that a rank needs per batch: batch norm has no variance over one."""
         return 1 if self.compute.batch_norm == "frozen" else 2
 
     @model_validator(mode="after")
@@ -219,6 +223,6 @@ class TrainSettings(JobSettings):
             raise ValueError(f"--min-workers {self.min_workers}: more than --workers-per-run {self.workers_per_run}")
         if self.validates and self.folds < 3:
             raise ValueError(
-                f"--folds {self.folds}: one is held out and one validated on, none is left: pass 3 or more"
+                f"--folds {self.folds}: one is held out, one for validation, none is left to train on: pass 3 or more"
             )
         return self

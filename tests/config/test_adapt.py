@@ -1,4 +1,4 @@
-"""Settings of adapting models: what cannot be is refused when they are built."""
+"""Settings of jobs/adapt.py."""
 
 import pytest
 from pydantic import ValidationError
@@ -7,7 +7,7 @@ from lungseg.config import AdaptSettings
 
 
 @pytest.mark.parametrize("settings", [{"max_images": 7}, {"batch_size": 1}, {"picture": 9}])
-def test_what_cannot_be_is_refused(settings: dict[str, int]) -> None:
+def test_invalid_values_are_refused(settings: dict[str, int]) -> None:
     with pytest.raises(ValidationError):
         AdaptSettings.model_validate(settings)
 

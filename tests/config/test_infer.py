@@ -1,4 +1,4 @@
-"""Settings of infer: what is refused, and how many images may fail."""
+"""Settings of jobs/infer.py: invalid values, and how many images may fail."""
 
 from fractions import Fraction
 from typing import Any
@@ -13,8 +13,10 @@ numbers = st.integers(0, 10**6)
 
 
 @pytest.mark.parametrize("value", ["", "%", "1.5", "-1", "-1%", "1 %", "1%%", "% 1", "a", ".5%", "1.%", "1e3", "5\n"])
-def test_a_budget_that_is_neither_a_share_nor_a_number_is_refused(value: str) -> None:
-    with pytest.raises(ValidationError, match=r"--max-failed .*: expected a share as 1% or a number as 500"):
+def test_max_failed_must_be_a_percentage_or_number(value: str) -> None:
+    with pytest.raises(
+        ValidationError, match=r"--max-failed .*: expected a percentage such as 1% or a number such as 500"
+    ):
         InferSettings(max_failed=value)
 
 
@@ -34,19 +36,19 @@ def test_a_budget_that_is_neither_a_share_nor_a_number_is_refused(value: str) ->
         ("10%", 0, 0),
     ],
 )
-def test_a_share_is_of_all_images_and_a_number_is_itself(budget: str, images: int, allowed: int) -> None:
+def test_allowed_failures_of_percentages_and_numbers(budget: str, images: int, allowed: int) -> None:
     assert InferSettings(max_failed=budget).allowed_failures(images) == allowed
 
 
 @given(st.integers(0, 10000), numbers)
-def test_what_may_fail_is_never_more_than_the_share_and_less_by_under_one(hundredths: int, images: int) -> None:
+def test_allowed_failures_are_rounded_down(hundredths: int, images: int) -> None:
     allowed = InferSettings(max_failed=f"{hundredths / 100:.2f}%").allowed_failures(images)
     share = images * Fraction(hundredths, 10000)
     assert allowed <= share < allowed + 1
 
 
 @given(numbers)
-def test_by_default_every_image_may_fail(images: int) -> None:
+def test_every_image_may_fail_by_default(images: int) -> None:
     assert InferSettings().allowed_failures(images) == images
 
 
@@ -69,16 +71,16 @@ def test_by_default_every_image_may_fail(images: int) -> None:
         {"checkpoint": "one"},
     ],
 )
-def test_what_cannot_be_is_refused(values: dict[str, Any]) -> None:
+def test_invalid_values_are_refused(values: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         InferSettings.model_validate(values)
 
 
-def test_a_threshold_that_was_not_given_is_left_to_the_models() -> None:
+def test_threshold_defaults_to_that_of_the_models() -> None:
     assert InferSettings().threshold is None
     assert InferSettings(threshold=0.4).threshold == 0.4
 
 
-def test_lungs_are_kept_and_holes_filled_unless_told_otherwise() -> None:
-    asked = PostprocessSettings().model_dump()
-    assert asked == {"specks": 0.0, "lungs": True, "holes": True, "smooth": 0.0}
+def test_lungs_and_holes_are_postprocessed_by_default() -> None:
+    settings = PostprocessSettings().model_dump()
+    assert settings == {"specks": 0.0, "lungs": True, "holes": True, "smooth": 0.0}

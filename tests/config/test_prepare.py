@@ -1,4 +1,4 @@
-"""Settings of prepare: rules between fields."""
+"""Settings of jobs/prepare.py: rules between fields."""
 
 from typing import Any
 
@@ -8,12 +8,12 @@ from pydantic import ValidationError
 from lungseg.config import PrepareSettings, Settings
 
 
-def test_a_section_is_checked_when_it_is_part_of_a_job() -> None:
+def test_sections_are_validated() -> None:
     with pytest.raises(ValidationError, match=r"preprocess\.size"):
         PrepareSettings.model_validate({"preprocess": {"size": 65}})
 
 
-def test_a_data_sets_name_is_one_folder() -> None:
+def test_dataset_name_is_one_folder_name() -> None:
     for name in ("a/b", "..", "a b", "é", "a\n"):
         with pytest.raises(ValidationError, match=r"--dataset .*: expected A-Z, a-z, 0-9, _ and - only"):
             PrepareSettings(dataset=name)
@@ -30,7 +30,7 @@ def test_a_data_sets_name_is_one_folder() -> None:
         (PrepareSettings, {"images_per_shard": 0}),
     ],
 )
-def test_what_cannot_be_is_refused(kind: type[Settings], values: dict[str, Any]) -> None:
+def test_invalid_values_are_refused(kind: type[Settings], values: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         kind.model_validate(values)
 
@@ -42,6 +42,6 @@ def test_what_cannot_be_is_refused(kind: type[Settings], values: dict[str, Any])
         (PrepareSettings, {"images": "a"}),
     ],
 )
-def test_what_stands_on_the_edge_is_taken(kind: type[Settings], values: dict[str, Any]) -> None:
+def test_limits_are_accepted(kind: type[Settings], values: dict[str, Any]) -> None:
     settings = kind.model_validate(values)
     assert {name: getattr(settings, name) for name in values} == values

@@ -1,4 +1,4 @@
-"""Settings of report and export: what is refused."""
+"""Settings of jobs/report.py and jobs/export.py."""
 
 from typing import Any
 
@@ -17,6 +17,6 @@ from lungseg.config import ExportSettings, ReportSettings, Settings
         (ExportSettings, {"overlay_px": 0}),
     ],
 )
-def test_what_cannot_be_is_refused(kind: type[Settings], values: dict[str, Any]) -> None:
+def test_invalid_values_are_refused(kind: type[Settings], values: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         kind.model_validate(values)

@@ -1,4 +1,4 @@
-"""Settings of every job: frozen, unknown names refused, documented; and how pictures are prepared."""
+"""All settings: frozen, documented, no unknown names; and preprocessing."""
 
 from typing import Any
 
@@ -12,14 +12,14 @@ ALL = [kind for kind in vars(config).values() if isinstance(kind, type) and issu
 
 
 @pytest.mark.parametrize("kind", ALL)
-def test_every_settings_class_stands_on_its_defaults_and_survives_json(kind: type[Settings]) -> None:
+def test_defaults_survive_json(kind: type[Settings]) -> None:
     settings = kind()
     assert kind.model_validate_json(settings.model_dump_json()) == settings
     assert hash(settings) == hash(kind())
 
 
 @pytest.mark.parametrize("kind", ALL)
-def test_an_unknown_setting_is_refused(kind: type[Settings]) -> None:
+def test_unknown_settings_are_refused(kind: type[Settings]) -> None:
     with pytest.raises(ValidationError, match="learning_rate"):
         kind.model_validate({"learning_rate": 1})
 
@@ -49,7 +49,7 @@ def test_every_setting_is_documented(kind: type[Settings]) -> None:
         (PreprocessSettings, {"landmarks": (1.0, 2.0)}),
     ],
 )
-def test_what_cannot_be_is_refused(kind: type[Settings], values: dict[str, Any]) -> None:
+def test_invalid_values_are_refused(kind: type[Settings], values: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         kind.model_validate(values)
 
@@ -62,12 +62,12 @@ def test_what_cannot_be_is_refused(kind: type[Settings], values: dict[str, Any])
         (PreprocessSettings, {"histogram": "match", "landmarks": (1.0, 2.0)}),
     ],
 )
-def test_what_stands_on_the_edge_is_taken(kind: type[Settings], values: dict[str, Any]) -> None:
+def test_limits_are_accepted(kind: type[Settings], values: dict[str, Any]) -> None:
     settings = kind.model_validate(values)
     assert {name: getattr(settings, name) for name in values} == values
 
 
-def test_what_was_prepared_unlike_is_told_as_options() -> None:
+def test_different_preprocessing_is_reported_as_options() -> None:
     plain, other = PreprocessSettings(), PreprocessSettings(size=64, classes=("lung", "heart"))
     assert plain.differences(PreprocessSettings()) == ""
     assert other.differences(plain) == (

@@ -17,12 +17,12 @@ from lungseg.config import (
 )
 
 
-def test_the_sentence_names_the_remedy() -> None:
+def test_error_names_the_remedy() -> None:
     with pytest.raises(ValidationError, match="--only-folds 9 of 4 folds: pass 0 to 3"):
         TrainSettings(folds=4, only_folds=(9,))
 
 
-def test_a_batch_of_one_is_refused_unless_batch_norm_is_frozen() -> None:
+def test_batch_of_one_needs_frozen_batch_norm() -> None:
     with pytest.raises(ValidationError, match="batch norm has no variance over one image: pass 2 or more, or --comp"):
         TrainSettings(loader=LoaderSettings(batch_size=1))
     frozen = ComputeSettings(batch_norm="frozen")
@@ -30,13 +30,15 @@ def test_a_batch_of_one_is_refused_unless_batch_norm_is_frozen() -> None:
     assert TrainSettings().min_batch_size == 2
 
 
-def test_a_validation_fold_is_kept_for_choices_alone_and_needs_three_folds() -> None:
-    assert [TrainSettings(**asked).validates for asked in ({}, {"patience": 1}, {"choose_threshold": True})] == [
+def test_validation_fold_needs_three_folds() -> None:
+    assert [TrainSettings(**values).validates for values in ({}, {"patience": 1}, {"choose_threshold": True})] == [
         False,
         True,
         True,
     ]
-    with pytest.raises(ValidationError, match="--folds 2: one is held out and one validated on, none is left: pass 3"):
+    with pytest.raises(
+        ValidationError, match="--folds 2: one is held out, one for validation, none is left to train on: pass 3"
+    ):
         TrainSettings(folds=2, patience=1)
 
 
@@ -83,7 +85,7 @@ def test_dry_run_is_not_saved_with_the_settings() -> None:
         (TrainSettings, {"folds": 2, "choose_threshold": True}),
     ],
 )
-def test_what_cannot_be_is_refused(kind: type[Settings], values: dict[str, Any]) -> None:
+def test_invalid_values_are_refused(kind: type[Settings], values: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         kind.model_validate(values)
 
@@ -98,6 +100,6 @@ def test_what_cannot_be_is_refused(kind: type[Settings], values: dict[str, Any])
         (TrainSettings, {"folds": 3, "patience": 1, "choose_threshold": True}),
     ],
 )
-def test_what_stands_on_the_edge_is_taken(kind: type[Settings], values: dict[str, Any]) -> None:
+def test_limits_are_accepted(kind: type[Settings], values: dict[str, Any]) -> None:
     settings = kind.model_validate(values)
     assert {name: getattr(settings, name) for name in values} == values
