@@ -18,7 +18,7 @@ from pydicom.data import get_testdata_file
 from lungseg.config import PostprocessSettings, PreprocessSettings
 from lungseg.config.recipes import TRAIN
 from lungseg.imaging import codecs, phantom
-from lungseg.inference.items import Item, Predicted, open_item
+from lungseg.inference.items import Item, Prediction, open_item
 from lungseg.inference.rows import make_row
 from lungseg.schema import Record
 from lungseg.training.augment import augment
@@ -46,7 +46,7 @@ def main() -> None:
         found[f"open a DICOM, {coding}"] = cost(lambda item=item: open_item(item, preprocess, KEY), 5)  # type: ignore[misc]
     image, mask = phantom.draw(3, "montgomery", SIZE)
     blurred = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 3.0).astype(np.float32)
-    predicted = Predicted(blurred, 1, False)
+    predicted = Prediction(blurred, 1, False)
     made = {"threshold": 0.5, "model": "none"}
     found["finish it"] = cost(lambda: make_row(opened, predicted, made, PostprocessSettings()), 5)
     numbers, settings = count(), TRAIN["small"][1].augment  # type: ignore[attr-defined]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from lungseg import storage
 from lungseg.config import ExportSettings
 from lungseg.errors import InputError, SettingsError
-from lungseg.predictions.parts import part_files, read_part, told_digests
+from lungseg.predictions.parts import part_files, read_part, recorded_digests
 from lungseg.schema import USABLE
 from lungseg.storage.files import digest_bytes
 
@@ -40,7 +40,7 @@ def claim(out: str, folder: str, settings: ExportSettings) -> None:
 
     """
     path = storage.join(out, "export.json")
-    told = storage.digest(sorted(told_digests(folder).items()))
+    told = storage.digest(sorted(recorded_digests(folder).items()))
     export = {"predictions": folder, "parts": told, "where": settings.where}
     if storage.exists(path):
         found = storage.read_json(path)
@@ -63,7 +63,7 @@ def whole_parts(folder: str) -> list[str]:
         InputError: one is missing, was changed, or is of another plan.
 
     """
-    told = told_digests(folder)
+    told = recorded_digests(folder)
     paths = part_files(folder)
     there = {storage.name_of(path): path for path in paths}
     with ThreadPoolExecutor(_READERS) as pool:

@@ -87,7 +87,7 @@ def _write_overlay(row: Row, mask: U8, settings: ExportSettings) -> _Written:
 def _write_segmentation(row: Row, mask: U8, settings: ExportSettings) -> _Written:  # noqa: ARG001
     if not is_dicom(storage.read_range(row["source_uri"], 0, _HEAD)):
         raise InputError(f"{row['source_uri']} is not a DICOM file")
-    right, left = mask_shape.split(mask)
+    right, left = mask_shape.split_lungs(mask)
     content = storage.read_bytes(row["source_uri"])
     name = storage.name_of(row["source_uri"])
     return encode_segmentation(content, {"right": right, "left": left}, row["model"], name), ".dcm", ""

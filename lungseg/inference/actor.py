@@ -10,8 +10,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from lungseg.errors import CheckpointError, LungsegError, TaskResult
-from lungseg.inference.cpu_tasks import LEVELS, Job, opened_row
-from lungseg.inference.items import Predicted
+from lungseg.inference.cpu_tasks import PROBABILITY_SCALE, InferenceJob, opened_row
+from lungseg.inference.items import Prediction
 from lungseg.model import checkpoint
 from lungseg.model.cpu_memory import keep_freed_memory
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class PredictPart:
     """An actor that holds the models and predicts part after part. torch is imported as it begins: by actors alone."""
 
-    def __init__(self, job: Job, threads: int = 0) -> None:
+    def __init__(self, job: InferenceJob, threads: int = 0) -> None:
         self._job, self._load_error = job, TaskResult()
         gc.disable()  # all that torch, timm and smp make stays: looking through it is a sixth of their start
         try:
@@ -56,7 +56,7 @@ class PredictPart:
         return rows
 
 
-def _load(job: Job, threads: int) -> "Ensemble":
+def _load(job: InferenceJob, threads: int) -> "Ensemble":
     import torch
 
     from lungseg.inference.ensemble import Ensemble
@@ -64,18 +64,20 @@ def _load(job: Job, threads: int) -> "Ensemble":
     if threads:
         keep_freed_memory()
         torch.set_num_threads(threads)
-    found = [checkpoint.verify(folder) for folder in job.models]
-    if checkpoint.ensemble_digest(found) != job.model:  # an actor may start again hours later
+    found = [checkpoint.verify(folder) for folder in job.checkpoints]
+    if checkpoint.ensemble_digest(found) != job.model_digest:  # an actor may start again hours later
         raise CheckpointError(
-            f"{job.models[0]}: its weights changed while the job ran: start it again, with another --out"
+            f"{job.checkpoints[0]}: its weights changed while the job ran: start it again, with another --out"
         )
-    return Ensemble(found, job.how)
+    return Ensemble(found, job.options)
 
 
-def _levels(predicted: Predicted) -> NDArray[np.uint16]:
-    levels: NDArray[np.uint16] = np.rint(predicted.probability * LEVELS).astype(np.uint16)
+def _levels(predicted: Prediction) -> NDArray[np.uint16]:
+    levels: NDArray[np.uint16] = np.rint(predicted.probability * PROBABILITY_SCALE).astype(np.uint16)
     return levels
 
 
-def _say(predicted: Predicted) -> str:
-    return json.dumps({"models": predicted.models, "seen": predicted.seen, "seconds": predicted.seconds})
+def _say(predicted: Prediction) -> str:
+    return json.dumps(
+        {"models": predicted.models, "seen_in_training": predicted.seen_in_training, "seconds": predicted.seconds}
+    )

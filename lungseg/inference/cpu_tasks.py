@@ -21,7 +21,7 @@ import pyarrow as pa
 from lungseg import storage
 from lungseg.config import InferSettings, PreprocessSettings
 from lungseg.errors import InputError, LungsegError, TaskResult
-from lungseg.inference.items import How, Item, Opened, Predicted, open_item
+from lungseg.inference.items import Item, OpenedImage, Prediction, PredictOptions, open_item
 from lungseg.inference.part_plan import write_part
 from lungseg.inference.rows import make_row
 from lungseg.ingest.crash_isolation import (
@@ -35,12 +35,12 @@ from lungseg.ingest.crash_isolation import (
 from lungseg.predictions.parts import part_path
 from lungseg.schema import Record
 
-LEVELS = np.float32(65535.0)
+PROBABILITY_SCALE = np.float32(65535.0)
 _READERS = 4  # threads of a task that open images: in a bucket reading is waiting, and decoding leaves the lock
 
 
 @dataclass(frozen=True)
-class Job:
+class InferenceJob:
     """What every stage knows.
 
     out: where the parts go. models: the checkpoints' folders; model: their digest. key: for pseudonyms.
@@ -48,19 +48,19 @@ class Job:
 
     settings: InferSettings
     out: str
-    models: tuple[str, ...]
-    model: str
+    checkpoints: tuple[str, ...]
+    model_digest: str
     preprocess: PreprocessSettings
     threshold: float
-    how: How
+    options: PredictOptions
     key: bytes | None = None
 
-    def note(self, number: int) -> str:
+    def marker_path(self, number: int) -> str:
         """Name the file that says that a part is being opened."""
         return storage.join(self.out, "begun", f"part-{number:06d}.json")
 
 
-def open_part(rows: pa.Table, job: Job) -> pa.Table:
+def open_part(rows: pa.Table, job: InferenceJob) -> pa.Table:
     """Read, decode and prepare the images of one part: a row of `number`, `items`, `digest` to a row an image.
 
     A part over which workers died is opened image by image, each in a process of its own.
@@ -68,7 +68,7 @@ def open_part(rows: pa.Table, job: Job) -> pa.Table:
     cv2.setNumThreads(1)  # Ray runs one task a core
     (part,) = rows.to_pylist()
     items = [Item.from_dict(item) for item in json.loads(part["items"])]
-    note = job.note(part["number"])
+    note = job.marker_path(part["number"])
     try:
         deaths = mark_started(note)
         try:
@@ -76,11 +76,11 @@ def open_part(rows: pa.Table, job: Job) -> pa.Table:
         finally:
             storage.delete(note)
     except LungsegError as error:
-        return _table(part, [Opened(Record("", "", "", status="failed"))], TaskResult(error=error))
+        return _table(part, [OpenedImage(Record("", "", "", status="failed"))], TaskResult(error=error))
     return _table(part, opened, TaskResult())
 
 
-def finish_part(rows: pa.Table, job: Job) -> pa.Table:
+def finish_part(rows: pa.Table, job: InferenceJob) -> pa.Table:
     """Restore, post-process, compare and encode the masks of one part and write its file.
 
     Returns one row: `number` and `result`, a TaskResult of `images`, `account` and `times`.
@@ -93,10 +93,10 @@ def finish_part(rows: pa.Table, job: Job) -> pa.Table:
     return pa.Table.from_pylist([{"number": images[0]["number"], "result": result.to_json()}])
 
 
-def _write_masks(images: Sequence[dict[str, Any]], job: Job) -> dict[str, Any]:
+def _write_masks(images: Sequence[dict[str, Any]], job: InferenceJob) -> dict[str, Any]:
     began = time.perf_counter()
     part = images[0]
-    made = {"threshold": job.threshold, "model": job.model}
+    made = {"threshold": job.threshold, "model": job.model_digest}
     pairs = [(opened_row(row), _predicted(row)) for row in images]
     rows = [make_row(opened, predicted, made, job.settings.postprocess) for opened, predicted in pairs]
     account = write_part(part_path(job.out, part["number"]), rows, part["digest"])
@@ -109,24 +109,24 @@ def _write_masks(images: Sequence[dict[str, Any]], job: Job) -> dict[str, Any]:
     return {"images": len(rows), "account": account.to_json(), "times": json.dumps(times)}
 
 
-def _open(items: Sequence[Item], job: Job, deaths: int) -> Iterator[Opened]:
+def _open(items: Sequence[Item], job: InferenceJob, deaths: int) -> Iterator[OpenedImage]:
     if deaths > MAX_CRASHES:
         raise InputError(too_many_crashes(f"{job.out}: one part", deaths))
     yield from _open_apart(items, job) if deaths >= ISOLATE_AFTER else _open_all(items, job)
 
 
-def _open_all(items: Sequence[Item], job: Job) -> Iterator[Opened]:
+def _open_all(items: Sequence[Item], job: InferenceJob) -> Iterator[OpenedImage]:
     with ThreadPoolExecutor(_READERS if any("://" in uri for item in items for uri in item.files()) else 1) as pool:
         yield from pool.map(functools.partial(open_item, preprocess=job.preprocess, key=job.key), items)
 
 
-def _open_apart(items: Sequence[Item], job: Job) -> Iterator[Opened]:
+def _open_apart(items: Sequence[Item], job: InferenceJob) -> Iterator[OpenedImage]:
     work = functools.partial(open_item, preprocess=job.preprocess, key=job.key)
     for item, opened in zip(items, map_isolated(work, items), strict=True):
-        yield opened or Opened(reject_crashed(item.record))
+        yield opened or OpenedImage(reject_crashed(item.record))
 
 
-def _table(part: dict[str, Any], opened: Sequence[Opened], result: TaskResult) -> pa.Table:
+def _table(part: dict[str, Any], opened: Sequence[OpenedImage], result: TaskResult) -> pa.Table:
     squares = [None if one.square is None else one.square.tobytes() for one in opened]
     same = {name: [part[name]] * len(opened) for name in ("number", "digest")}
     return pa.table(
@@ -139,9 +139,9 @@ def _table(part: dict[str, Any], opened: Sequence[Opened], result: TaskResult) -
     )
 
 
-def opened_row(row: dict[str, Any]) -> Opened:
+def opened_row(row: dict[str, Any]) -> OpenedImage:
     """Read what `open_part` wrote of an image, with its square where the row still has it."""
-    opened = Opened.from_json(row["opened"])
+    opened = OpenedImage.from_json(row["opened"])
     content = row.get("square")
     if content is None or opened.geometry is None:
         return opened
@@ -149,9 +149,9 @@ def opened_row(row: dict[str, Any]) -> Opened:
     return replace(opened, square=np.frombuffer(content, np.uint8).reshape(size, size))
 
 
-def _predicted(row: dict[str, Any]) -> Predicted | None:
+def _predicted(row: dict[str, Any]) -> Prediction | None:
     if row["predicted"] is None:
         return None
     levels = np.frombuffer(row["probability"], np.uint16)
     side = math.isqrt(levels.size)
-    return Predicted(levels.reshape(side, side).astype(np.float32) / LEVELS, **json.loads(row["predicted"]))
+    return Prediction(levels.reshape(side, side).astype(np.float32) / PROBABILITY_SCALE, **json.loads(row["predicted"]))

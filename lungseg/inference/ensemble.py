@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lungseg.arrays import F32, U8
 from lungseg.imaging.geometry import restore
-from lungseg.inference.items import How, Opened, Predicted
+from lungseg.inference.items import OpenedImage, Prediction, PredictOptions
 from lungseg.model.checkpoint import Checkpoint, trained_on
 from lungseg.model.checkpoint_io import load_model
 from lungseg.model.precision import resolve_precision, to_network_input
@@ -22,8 +22,8 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 class Predictor:
     """Loads a checkpoint once and predicts batch after batch."""
 
-    def __init__(self, checkpoint: Checkpoint, how: How | None = None, threshold: float = 0.5) -> None:
-        how = how or How()
+    def __init__(self, checkpoint: Checkpoint, how: PredictOptions | None = None, threshold: float = 0.5) -> None:
+        how = how or PredictOptions()
         self._device = torch.device(how.device)
         self._threshold = threshold
         self._flip = how.tta == "flip"
@@ -54,10 +54,10 @@ class Predictor:
 class Ensemble:
     """The mean of several models; of those that were trained on a picture none counts for it, unless all were."""
 
-    def __init__(self, checkpoints: Sequence[Checkpoint], how: How | None = None) -> None:
+    def __init__(self, checkpoints: Sequence[Checkpoint], how: PredictOptions | None = None) -> None:
         self._members = [(Predictor(found, how), trained_on(found)) for found in checkpoints]
 
-    def __call__(self, squares: Sequence[U8], digests: Sequence[str]) -> list[Predicted]:
+    def __call__(self, squares: Sequence[U8], digests: Sequence[str]) -> list[Prediction]:
         """Predict prepared squares u8[S,S]; digests: of their pictures, as Record.pixel_digest."""
         seen = [all(digest in pictures for _, pictures in self._members) for digest in digests]
         totals = np.zeros((len(squares), *squares[0].shape), np.float32)
@@ -68,12 +68,12 @@ class Ensemble:
                 totals[asked] += predictor.probabilities([squares[i] for i in asked])
                 counts[asked] += 1
         means = totals / counts.astype(np.float32)[:, None, None]
-        return [Predicted(means[i], int(counts[i]), seen[i]) for i in range(len(squares))]
+        return [Prediction(means[i], int(counts[i]), seen[i]) for i in range(len(squares))]
 
 
-def predict(ensemble: Ensemble, opened: Sequence[Opened], batch: int) -> list[Predicted | None]:
+def predict(ensemble: Ensemble, opened: Sequence[OpenedImage], batch: int) -> list[Prediction | None]:
     """Predict what can be predicted, `batch` squares a forward pass, over the gaps; None for the others."""
-    found: list[Predicted | None] = [None] * len(opened)
+    found: list[Prediction | None] = [None] * len(opened)
     usable = [i for i, one in enumerate(opened) if one.square is not None]
     for start in range(0, len(usable), batch):
         chosen = usable[start : start + batch]

@@ -44,7 +44,7 @@ def list_items(settings: InferSettings, preprocess: PreprocessSettings, key: byt
         raise InputError(f"{archive}: no path below it fits --pattern {settings.pattern}: check it, * is anything")
     if not items:
         raise InputError(f"{archive}: no row in it, expected one for each image: fill it in")
-    return with_stats(items, stats_of({uri for item in items for uri in item.files()}, archive))
+    return with_stats(items, stat_files({uri for item in items for uri in item.files()}, archive))
 
 
 def _items(archive: str, settings: InferSettings, preprocess: PreprocessSettings, key: bytes | None) -> list[Item]:
@@ -119,7 +119,7 @@ def _fits(record: Record, folder: str, pattern: str) -> bool:
     return not pattern or fnmatch.fnmatch(file_names.relative_path(folder, record.image_uri), pattern)
 
 
-def stats_of(uris: set[str], folder: str = "") -> dict[str, Stat]:
+def stat_files(uris: set[str], folder: str = "") -> dict[str, Stat]:
     """Ask what files are like: size in bytes and time of change; None: not there, the row will say so.
 
     In a bucket the listing of `folder` knows it of most: a million requests less.

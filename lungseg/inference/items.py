@@ -54,7 +54,7 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenedImage:
     """An item that was read.
 
     square u8[S,S] and geometry: None where there is nothing to predict, and the record says why. reference: its
@@ -82,7 +82,7 @@ class Opened:
 
 
 @dataclass(frozen=True)
-class How:
+class PredictOptions:
     """How a model computes. precision: auto is bf16 or fp16 on a GPU, fp32 on a CPU."""
 
     device: str = "cpu"
@@ -91,7 +91,7 @@ class How:
 
 
 @dataclass(frozen=True)
-class Predicted:
+class Prediction:
     """What models say of one square.
 
     probability f32[S,S]; models: how many it is the mean of; seen: whether these were trained on this picture;
@@ -100,11 +100,11 @@ class Predicted:
 
     probability: F32
     models: int
-    seen: bool
+    seen_in_training: bool
     seconds: float = 0.0
 
 
-def open_item(item: Item, preprocess: PreprocessSettings, key: bytes | None = None) -> Opened:
+def open_item(item: Item, preprocess: PreprocessSettings, key: bytes | None = None) -> OpenedImage:
     """Read one item, check and prepare it; whatever is wrong with it ends in the record's status, codes and message.
 
     key: turns DICOM patient ids into pseudonyms.
@@ -114,17 +114,17 @@ def open_item(item: Item, preprocess: PreprocessSettings, key: bytes | None = No
     return replace(opened, seconds=time.perf_counter() - began)
 
 
-def _open_record(item: Item, preprocess: PreprocessSettings, key: bytes | None) -> Opened:
+def _open_record(item: Item, preprocess: PreprocessSettings, key: bytes | None) -> OpenedImage:
     changed: list[str] = []
     read = _reader(item, changed)
     lungs = preprocess.model_copy(update={"classes": ("lung",)})  # all that a prediction is compared with
     record, image, mask = record_checks.open_record(item.record, lungs, key=key, read=read)
     if changed:
-        return Opened(reject(record, Note("changed", changed[0])))
+        return OpenedImage(reject(record, Note("changed", changed[0])))
     if image is None:
-        return Opened(record)
+        return OpenedImage(record)
     square, geometry = prepare_image(image, preprocess)
-    return Opened(record, square, geometry, None if mask is None else codecs.encode_rle(mask))
+    return OpenedImage(record, square, geometry, None if mask is None else codecs.encode_rle(mask))
 
 
 def _reader(item: Item, changed: list[str]) -> Callable[[str], bytes]:
@@ -145,18 +145,18 @@ def _reader(item: Item, changed: list[str]) -> Callable[[str], bytes]:
     return read
 
 
-def _open_sample(item: Item) -> Opened:
+def _open_sample(item: Item) -> OpenedImage:
     assert item.row is not None, "the caller looked"
     try:
         sample = sample_reader.read_sample(item.tar, item.row)
     except InputError as error:
-        return Opened(reject(item.record, Note("shard", str(error))))
+        return OpenedImage(reject(item.record, Note("shard", str(error))))
     geometry = sample.geometry
     record = replace(item.record, height=geometry.native_height, width=geometry.native_width)
     reference = (
         None if sample.mask is None else codecs.encode_rle(_native((sample.mask == 1).astype(np.uint8), geometry))
     )
-    return Opened(record, sample.image, geometry, reference)
+    return OpenedImage(record, sample.image, geometry, reference)
 
 
 def _native(mask: U8, geometry: Geometry) -> U8:

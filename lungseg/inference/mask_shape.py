@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lungseg.inference.postprocess import Parts, parts_of
+from lungseg.inference.postprocess import Components, label_components
 
 U8 = NDArray[np.uint8]
 F32 = NDArray[np.float32]
@@ -58,9 +58,9 @@ def _areas(right: int, left: int) -> dict[str, int]:
     return {"area_px": right + left, "right_lung_px": right, "left_lung_px": left}
 
 
-def split(mask: U8) -> tuple[U8, U8]:
+def split_lungs(mask: U8) -> tuple[U8, U8]:
     """Part a mask u8[H,W] in {0,1} into the patient's right lung, on the picture's left, and the left one."""
-    parts = parts_of(mask)
+    parts = label_components(mask)
     right, both = _whose(parts)
     inside = right[parts.labels]
     inside[:, : parts.cut] |= both[parts.labels[:, : parts.cut]]
@@ -71,13 +71,13 @@ def split(mask: U8) -> tuple[U8, U8]:
 
 def _sides(mask: U8) -> tuple[int, int]:
     """Count the pixels of the right and of the left lung."""
-    parts = parts_of(mask)
+    parts = label_components(mask)
     right, both = _whose(parts)
     counts = np.where(both, parts.before, np.where(right, parts.before + parts.after, 0))
     return int(counts.sum()), int((parts.before + parts.after - counts).sum())
 
 
-def _whose(parts: Parts) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def _whose(parts: Components) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Say of each component whether it is the right lung, or both in one."""
     whole = parts.before + parts.after
     both = (np.minimum(parts.before, parts.after) >= _JOINED * whole) & (whole > 0)

@@ -12,7 +12,14 @@ from lungseg.config.options import flatten
 from lungseg.config.shared import format_value
 from lungseg.errors import InputError
 from lungseg.inference.items import Item
-from lungseg.predictions.parts import Account, part_files, part_path, read_paper, read_part, told_digests
+from lungseg.predictions.parts import (
+    StatusCounts,
+    part_files,
+    part_path,
+    read_inference_json,
+    read_part,
+    recorded_digests,
+)
 from lungseg.schema import PREDICTIONS, table
 from lungseg.storage.files import digest_bytes
 
@@ -30,7 +37,7 @@ _READERS = 8  # threads that look at parts; in a bucket, reading is waiting
 
 
 @dataclass(frozen=True)
-class Part:
+class PlannedPart:
     """A part of the plan: its items as JSON, and the digest of these and of all settings that show in a row."""
 
     number: int
@@ -39,7 +46,7 @@ class Part:
     digest: str
 
     @classmethod
-    def of(cls, number: int, items: Sequence[Item], settings: str) -> "Part":
+    def of(cls, number: int, items: Sequence[Item], settings: str) -> "PlannedPart":
         """Plan one part; settings: their digest."""
         text = json.dumps([item.to_dict() for item in items])
         return cls(number, text, len(items), storage.digest([settings, text]))
@@ -59,7 +66,7 @@ def claim(out: str, plan: dict[str, Any]) -> None:
             raise InputError(f"{out} holds {storage.name_of(strangers[0])} but no plan.json: pass another --out")
         storage.write_json(path, plan)
         return
-    found = read_paper(path, f"what its parts are of cannot be told: pass another --out, or delete {out}")
+    found = read_inference_json(path, f"what its parts are of cannot be told: pass another --out, or delete {out}")
     if found.get("digest") != plan["digest"]:
         changed = _differences(found, plan) or "files in the archive that have changed since"
         raise InputError(f"{out}: predictions made with {changed}: repeat that or name another --out")
@@ -97,16 +104,16 @@ def claim_device(out: str, device: str) -> None:
     storage.write_json(path, {**plan, "device": device})
 
 
-def write_part(path: str, rows: list[dict[str, Any]], digest: str) -> Account:
+def write_part(path: str, rows: list[dict[str, Any]], digest: str) -> StatusCounts:
     """Write a part's file, whole or not at all; it says of which plan it is, and what became of its rows."""
     content = table(rows, PREDICTIONS)
-    account = Account.of(content)
+    account = StatusCounts.from_rows(content)
     said = {"lungseg.part": digest, "lungseg.rows": str(len(rows)), "lungseg.account": account.to_json()}
     storage.write_table(path, content.replace_schema_metadata({**(content.schema.metadata or {}), **said}))
     return account
 
 
-def finished(out: str, parts: Sequence[Part]) -> dict[int, Account]:
+def find_finished(out: str, parts: Sequence[PlannedPart]) -> dict[int, StatusCounts]:
     """Find the parts that are there, whole and as planned; one with files that could not be read is made again.
 
     So is one that predictions.json of an earlier end tells otherwise: somebody changed it.
@@ -120,9 +127,9 @@ def finished(out: str, parts: Sequence[Part]) -> dict[int, Account]:
     if strangers:
         raise InputError(f"{min(strangers)} is of another plan: pass another --out, or delete it")
     left = [part for part in parts if part_path(out, part.number) in there]
-    told = told_digests(out)
+    told = recorded_digests(out)
 
-    def look(part: Part) -> Account | None:
+    def look(part: PlannedPart) -> StatusCounts | None:
         path = part_path(out, part.number)
         return _look(path, part, told.get(storage.name_of(path)))
 
@@ -131,12 +138,12 @@ def finished(out: str, parts: Sequence[Part]) -> dict[int, Account]:
         return {part.number: account for part, account in zip(left, accounts, strict=True) if account is not None}
 
 
-def reopen(out: str, parts: Sequence[Part]) -> None:
+def discard_outdated(out: str, parts: Sequence[PlannedPart]) -> None:
     """Take back what tells that an inference has ended, before these parts are made: what tells of them is not true.
 
     One that was found changed is deleted first: else a job that is killed now would find it untold of, and keep it.
     """
-    told = told_digests(out)
+    told = recorded_digests(out)
     for part in parts:
         path = part_path(out, part.number)
         digest = told.get(storage.name_of(path))
@@ -145,7 +152,7 @@ def reopen(out: str, parts: Sequence[Part]) -> None:
     storage.delete(storage.join(out, "predictions.json"))
 
 
-def _look(path: str, part: Part, told: str | None) -> Account | None:
+def _look(path: str, part: PlannedPart, told: str | None) -> StatusCounts | None:
     content = storage.read_bytes(path)
     try:
         rows = read_part(path, content)
@@ -155,7 +162,7 @@ def _look(path: str, part: Part, told: str | None) -> Account | None:
     said = rows.schema.metadata
     if said.get(b"lungseg.part", b"").decode() != part.digest:
         raise InputError(f"{path} is of another plan: pass another --out, or delete it")
-    account = Account.of(rows)
+    account = StatusCounts.from_rows(rows)
     whole = rows.num_rows == part.images == int(said[b"lungseg.rows"])
     if told is not None and told != digest_bytes(content):
         logger.warning("made again: %s is not the file that predictions.json tells of", path)

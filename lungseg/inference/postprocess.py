@@ -15,7 +15,7 @@ _FEW = 8  # components that are counted faster one by one
 
 
 @dataclass(frozen=True)
-class Parts:
+class Components:
     """A mask's components inside its box, 0 the background, and how many px of each lie on either side of the midline.
 
     labels i32[h,w] of the rows and columns of `box`. middle: the midline's column in the mask. before, after:
@@ -46,21 +46,21 @@ def clean(mask: U8, settings: PostprocessSettings) -> U8:
     return smooth(mask, settings.smooth) if settings.smooth else mask
 
 
-def components(mask: U8) -> int:
+def count_components(mask: U8) -> int:
     """Count a mask's components, u8[H,W] in {0,1}, diagonal neighbours joined."""
     return int(np.count_nonzero(~_holes(mask)))
 
 
-def parts_of(mask: U8) -> Parts:
+def label_components(mask: U8) -> Components:
     """Label the components of a mask u8[H,W] in {0,1} and count them on both sides of the midline."""
     left, top, width, height = cv2.boundingRect(mask)
     box = slice(top, top + height), slice(left, left + width)
     count, labels = cv2.connectedComponents(mask[box], connectivity=8) if width else (1, np.zeros((0, 0), np.int32))
     nothing = np.zeros(count, np.int64)
-    found = Parts(np.asarray(labels, np.int32), box, midline(mask), nothing, nothing)
+    found = Components(np.asarray(labels, np.int32), box, midline(mask), nothing, nothing)
     halves = found.labels[:, : found.cut], found.labels[:, found.cut :]
     before, after = (_count(half, count) for half in halves)
-    return Parts(found.labels, box, found.middle, before, after)
+    return Components(found.labels, box, found.middle, before, after)
 
 
 def drop_specks(mask: U8, share: float) -> U8:
@@ -127,9 +127,9 @@ def _holes(mask: U8) -> NDArray[np.bool_]:
 
 
 def _keep_one_a_side(mask: U8) -> U8:
-    if components(mask) <= 1:
+    if count_components(mask) <= 1:
         return mask
-    parts = parts_of(mask)
+    parts = label_components(mask)
     chosen = {int(np.argmax(areas)) for areas in (parts.before, parts.after) if areas.any()}
     areas = {label: int(parts.before[label] + parts.after[label]) for label in chosen}
     lungs = [label for label in chosen if areas[label] >= _LEAST_LUNG * max(areas.values())]

@@ -12,7 +12,7 @@ from lungseg.config import PostprocessSettings
 from lungseg.imaging import codecs
 from lungseg.imaging.geometry import restore
 from lungseg.inference import mask_shape, postprocess
-from lungseg.inference.items import Opened, Predicted
+from lungseg.inference.items import OpenedImage, Prediction
 from lungseg.ingest.reason_codes import was_repaired
 from lungseg.metrics import segmentation
 from lungseg.schema import PREDICTIONS, Record
@@ -23,7 +23,7 @@ Row = dict[str, Any]
 COMPARED = ("iou", "dice", "pixel_accuracy", "hd95_px", "assd_px")
 
 
-def make_row(opened: Opened, predicted: Predicted | None, made: Row, settings: PostprocessSettings) -> Row:
+def make_row(opened: OpenedImage, predicted: Prediction | None, made: Row, settings: PostprocessSettings) -> Row:
     """Make one row of PREDICTIONS.
 
     made: what all rows have in common: threshold, and model, the digest of the weights.
@@ -42,14 +42,14 @@ def make_row(opened: Opened, predicted: Predicted | None, made: Row, settings: P
         "status": _status(opened.record),
         "mask": codecs.encode_rle(mask),
         "geometry": json.dumps(asdict(geometry)),
-        "components": postprocess.components(mask),
-        "components_before": postprocess.components(raw),
+        "components": postprocess.count_components(mask),
+        "components_before": postprocess.count_components(raw),
         "removed_px": int(np.count_nonzero(raw > mask)),
         "added_px": int(np.count_nonzero(mask > raw)),
         **mask_shape.describe(mask),
         **mask_shape.confidence(predicted.probability[geometry.content()], threshold),
         **compare(mask, reference if isinstance(reference, np.ndarray) else None),
-        "seen_in_training": predicted.seen,
+        "seen_in_training": predicted.seen_in_training,
         "models": predicted.models,
         "seconds": opened.seconds + predicted.seconds + time.perf_counter() - began,
     }

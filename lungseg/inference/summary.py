@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lungseg import storage
-from lungseg.inference.cpu_tasks import Job
-from lungseg.predictions.parts import Account, part_files
+from lungseg.inference.cpu_tasks import InferenceJob
+from lungseg.predictions.parts import StatusCounts, part_files
 from lungseg.schema import USABLE
 from lungseg.storage.files import digest_bytes
 from lungseg.versions import versions
@@ -24,7 +24,7 @@ _STAGES = ("open", "predict", "finish")
 
 
 @dataclass
-class Times:
+class StageTimes:
     """What was done now: images, seconds by stage summed over all workers, and when the actors were at work."""
 
     device: str = "cpu"
@@ -71,7 +71,7 @@ class Times:
         }
 
 
-def write_account(job: Job, total: Account, times: Times, now: dict[str, Any]) -> None:
+def write_summary(job: InferenceJob, total: StatusCounts, times: StageTimes, now: dict[str, Any]) -> None:
     """Write predictions.json: settings, versions, counts, times, and every part's rows, bytes and digest."""
     with ThreadPoolExecutor(_READERS) as pool:
         parts = list(pool.map(_tell, part_files(job.out)))
@@ -82,7 +82,7 @@ def write_account(job: Job, total: Account, times: Times, now: dict[str, Any]) -
             "images": now["images"],
             "counts": total.counts(),
             "codes": total.code_counts(),
-            "model": job.model,
+            "model": job.model_digest,
             "settings": job.settings.model_dump(mode="json"),
             "versions": versions(_LIBRARIES),
             "predicted_now": now["predicted_now"],
@@ -101,7 +101,7 @@ def _tell(path: str) -> dict[str, Any]:
     return {"name": storage.name_of(path), "rows": rows, "bytes": len(content), "sha256": digest_bytes(content)}
 
 
-def show_one(out: str) -> None:
+def print_image_summary(out: str) -> None:
     """Tell of a single picture in two lines."""
     (path,) = part_files(out)
     (row,) = storage.read_table(path).to_pylist()

@@ -18,7 +18,7 @@ from lungseg.imaging import codecs
 from lungseg.inference import mask_shape, postprocess
 from lungseg.inference.items import Item, open_item, prepared_item
 from lungseg.inference.rows import compare
-from lungseg.predictions.parts import Account, part_files, read_part
+from lungseg.predictions.parts import StatusCounts, part_files, read_part
 from lungseg.progress import ProgressLine
 from lungseg.schema import USABLE, Geometry, Record
 from lungseg.storage import files
@@ -49,7 +49,7 @@ def run(out: str) -> None:
         raise InputError(
             f"{out}: predictions.json or plan.json is not as jobs/infer.py writes it ({first_line(error)})"
         ) from None
-    ids, total = Counter[tuple[str, str, str]](), Account.empty()
+    ids, total = Counter[tuple[str, str, str]](), StatusCounts.empty()
     line, samples = ProgressLine(logger), _Samples()
     for path in part_files(out):
         try:
@@ -57,7 +57,7 @@ def run(out: str) -> None:
         except InputError as error:
             wrong.append(str(error))
             continue
-        total = total.add(Account.of(table))
+        total = total.add(StatusCounts.from_rows(table))
         for row in table.to_pylist():
             if row["status"] in USABLE:  # a listing may name an image twice: the second row is rejected
                 ids[row["dataset"], row["image_id"], row["source_uri"]] += 1
@@ -69,7 +69,7 @@ def run(out: str) -> None:
     logger.info("%s: %d rows, every figure as it comes from the stored masks", out, total.statuses.total())
 
 
-def _check_account(total: Account, ended: Row) -> list[str]:
+def _check_account(total: StatusCounts, ended: Row) -> list[str]:
     """Compare what the rows add up to with what predictions.json tells of them."""
     found = {"images": total.statuses.total(), "counts": total.counts(), "codes": total.code_counts()}
     if found["images"] != ended["images"]:
@@ -137,7 +137,11 @@ def _check_row(row: Row, same: Row, preprocess: PreprocessSettings, samples: _Sa
         reference = _reference(row, preprocess, samples)
     except (InputError, ValueError, TypeError) as error:
         return [str(error)]
-    expected = {**mask_shape.describe(mask), "components": postprocess.components(mask), **compare(mask, reference)}
+    expected = {
+        **mask_shape.describe(mask),
+        "components": postprocess.count_components(mask),
+        **compare(mask, reference),
+    }
     return [
         f"{name} is {row[name]}, its mask gives {value}"
         for name, value in expected.items()

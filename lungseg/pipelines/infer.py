@@ -17,16 +17,16 @@ from lungseg.errors import InputError, SettingsError, TaskResult
 from lungseg.imaging.dicom.pseudonym import pseudonym
 from lungseg.inference import part_plan, verify
 from lungseg.inference.actor import PredictPart
-from lungseg.inference.cpu_tasks import Job, finish_part, open_part
+from lungseg.inference.cpu_tasks import InferenceJob, finish_part, open_part
 from lungseg.inference.inputs import list_items
-from lungseg.inference.items import How
-from lungseg.inference.part_plan import Part
-from lungseg.inference.summary import Times, show_one, write_account
+from lungseg.inference.items import PredictOptions
+from lungseg.inference.part_plan import PlannedPart
+from lungseg.inference.summary import StageTimes, print_image_summary, write_summary
 from lungseg.ingest.pseudonyms import read_key
 from lungseg.model import checkpoint
 from lungseg.model.checkpoint import Checkpoint, ensemble_digest
 from lungseg.predictions import parts
-from lungseg.predictions.parts import Account
+from lungseg.predictions.parts import StatusCounts
 from lungseg.progress import ProgressLine
 
 logger = logging.getLogger(__name__)
@@ -36,8 +36,8 @@ logger = logging.getLogger(__name__)
 class _Work:
     """What is to be done: all parts of the plan, what became of those that are done, and which are made again."""
 
-    planned: Sequence[Part]
-    kept: dict[int, Account]
+    planned: Sequence[PlannedPart]
+    kept: dict[int, StatusCounts]
     again: frozenset[int] = frozenset()
 
     @property
@@ -45,7 +45,7 @@ class _Work:
         return sum(part.images for part in self.planned)
 
     @property
-    def left(self) -> list[Part]:
+    def left(self) -> list[PlannedPart]:
         """What has never been done comes first: what failed before may fail again."""
         left = [part for part in self.planned if part.number not in self.kept]
         return sorted(left, key=lambda part: part.number in self.again)
@@ -59,7 +59,7 @@ def run(settings: InferSettings) -> None:
             allowed, or the cluster is too small.
 
     """
-    times, out = Times(), storage.resolve(settings.out)
+    times, out = StageTimes(), storage.resolve(settings.out)
     if settings.verify:
         verify.run(out)
         return
@@ -69,10 +69,10 @@ def run(settings: InferSettings) -> None:
     require_fp16_device(settings.precision, settings.device != "cpu", "--precision")
     work = _plan(settings, job, models)
     began = time.monotonic()
-    total = functools.reduce(Account.add, work.kept.values(), Account.empty())
+    total = functools.reduce(StatusCounts.add, work.kept.values(), StatusCounts.empty())
     _stop_if_hopeless(settings, work, total)
     if work.left:
-        part_plan.reopen(out, work.left)
+        part_plan.discard_outdated(out, work.left)
         for account in _predict(job, work, times, total):
             total = account
             _stop_if_hopeless(settings, work, total)
@@ -80,18 +80,18 @@ def run(settings: InferSettings) -> None:
     storage.delete(storage.join(out, "begun"))
     storage.delete_unfinished(out)
     done = sum(part.images for part in work.left)
-    write_account(
+    write_summary(
         job, total, times, {"images": work.images, "predicted_now": done, "seconds": time.monotonic() - began}
     )
     if work.images == 1:
-        show_one(out)
+        print_image_summary(out)
         return
     said = ", ".join(f"{count} {status}" for status, count in total.counts().items())
     logger.info(
         "%d rows (%s) in %s; %d predicted now, in %.1f s", work.images, said, out, done, time.monotonic() - began
     )
-    if total.lost():
-        logger.info("without a mask: %s", total.told())
+    if total.without_mask():
+        logger.info("without a mask: %s", total.describe_without_mask())
 
 
 def _require_named(settings: InferSettings, out: str) -> None:
@@ -135,21 +135,21 @@ def _models(settings: InferSettings) -> list[Checkpoint]:
     return models
 
 
-def _job(settings: InferSettings, out: str, models: Sequence[Checkpoint]) -> Job:
+def _job(settings: InferSettings, out: str, models: Sequence[Checkpoint]) -> InferenceJob:
     chosen = [checkpoint.stored_threshold(model) for model in models]
-    return Job(
+    return InferenceJob(
         settings,
         out,
         tuple(model.folder for model in models),
         ensemble_digest(models),
         models[0].preprocess,
         settings.threshold or sum(chosen) / len(chosen),
-        How("cpu", settings.precision, settings.tta),
+        PredictOptions("cpu", settings.precision, settings.tta),
         read_key(settings.patient_key),
     )
 
 
-def _plan(settings: InferSettings, job: Job, models: Sequence[Checkpoint]) -> _Work:
+def _plan(settings: InferSettings, job: InferenceJob, models: Sequence[Checkpoint]) -> _Work:
     """Say what the parts are made of; two plans that differ in anything that shows in a row never share a folder."""
     logger.info("listing images")
     items = list_items(settings, job.preprocess, job.key)
@@ -157,7 +157,7 @@ def _plan(settings: InferSettings, job: Job, models: Sequence[Checkpoint]) -> _W
         "archive": storage.resolve(settings.archive),
         "images": len(items),
         "checkpoints": [model.folder for model in models],
-        "model": job.model,
+        "model": job.model_digest,
         "runs": [model.config["run"] for model in models],
         "epochs": [model.epoch for model in models],
         "preprocess": job.preprocess.model_dump(mode="json"),
@@ -170,9 +170,9 @@ def _plan(settings: InferSettings, job: Job, models: Sequence[Checkpoint]) -> _W
     }
     shown = storage.digest({name: value for name, value in plan.items() if name != "checkpoints"})
     starts = enumerate(range(0, len(items), settings.part_size))
-    planned = [Part.of(number, items[start : start + settings.part_size], shown) for number, start in starts]
+    planned = [PlannedPart.of(number, items[start : start + settings.part_size], shown) for number, start in starts]
     part_plan.claim(job.out, {**plan, "digest": storage.digest([part.digest for part in planned])})
-    kept = part_plan.finished(job.out, planned)
+    kept = part_plan.find_finished(job.out, planned)
     logger.info(
         "%d images in %d parts (%d kept from before), model %s",
         len(items),
@@ -191,7 +191,7 @@ def _name(runs: Any) -> str:
     return str(runs[0]) if len(runs) == 1 else f"the mean of {len(runs)} runs"
 
 
-def _predict(job: Job, work: _Work, times: Times, total: Account) -> Iterator[Account]:
+def _predict(job: InferenceJob, work: _Work, times: StageTimes, total: StatusCounts) -> Iterator[StatusCounts]:
     """Predict what is left, in this process where it is one image, else over the cluster; tell of all after each."""
     line, before, began = ProgressLine(logger), total.statuses.total(), 0.0
     rows = [{"number": part.number, "items": part.items, "digest": part.digest} for part in work.left]
@@ -199,7 +199,7 @@ def _predict(job: Job, work: _Work, times: Times, total: Account) -> Iterator[Ac
     for row in done:
         part = TaskResult.from_json(row["result"]).unwrap()
         times.add(part["images"], part["times"])
-        total = total.add(Account.from_json(part["account"]))
+        total = total.add(StatusCounts.from_json(part["account"]))
         now = total.statuses.total()
         pace = ""
         if began:
@@ -207,12 +207,12 @@ def _predict(job: Job, work: _Work, times: Times, total: Account) -> Iterator[Ac
             pace = f", {rate:.1f}/s, {(work.images - now) / rate:.0f} s left"
         else:  # starting up says nothing of what is left
             began, before = time.monotonic(), now
-        lost = f", {total.lost()} without a mask" if total.lost() else ""
+        lost = f", {total.without_mask()} without a mask" if total.without_mask() else ""
         line.update(f"{now} of {work.images} images{pace}{lost}")
         yield total
 
 
-def _here(job: Job, rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _here(job: InferenceJob, rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     require_fp16_device(job.settings.precision, False, "--precision")
     predict = PredictPart(job)
     for row in rows:
@@ -220,16 +220,16 @@ def _here(job: Job, rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         yield from finish_part(predict(opened), job).to_pylist()
 
 
-def _over_cluster(job: Job, rows: Sequence[dict[str, Any]], times: Times) -> Iterator[dict[str, Any]]:
+def _over_cluster(job: InferenceJob, rows: Sequence[dict[str, Any]], times: StageTimes) -> Iterator[dict[str, Any]]:
     # Imported only now: one picture is predicted without Ray.
-    from lungseg.pipelines.infer_on_cluster import spread
+    from lungseg.pipelines.infer_on_cluster import predict_on_cluster
 
     # Ray's core remarks, as an error, on how Ray Data starts its actors (ray issue 53727); real errors are raised.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    yield from spread(job, rows, times)
+    yield from predict_on_cluster(job, rows, times)
 
 
-def _stop_if_hopeless(settings: InferSettings, work: _Work, total: Account) -> None:
+def _stop_if_hopeless(settings: InferSettings, work: _Work, total: StatusCounts) -> None:
     """Stop once more images are lost than the settings allow.
 
     Raises:
@@ -237,15 +237,16 @@ def _stop_if_hopeless(settings: InferSettings, work: _Work, total: Account) -> N
 
     """
     allowed = settings.allowed_failures(work.images)
-    if total.lost() > allowed:
+    if total.without_mask() > allowed:
         raise InputError(
-            f"{total.lost()} of {total.statuses.total()} images so far have no mask ({total.told()}), --max-failed "
-            f"{settings.max_failed} allows {allowed} of {work.images}; first: {'; '.join(total.examples)}: mend or "
-            "take out these, or allow more; what is done is kept"
+            f"{total.without_mask()} of {total.statuses.total()} images so far have no mask "
+            f"({total.describe_without_mask()}), --max-failed {settings.max_failed} allows {allowed} of "
+            f"{work.images}; first: {'; '.join(total.examples)}: fix or remove these files, or allow more failures; "
+            "finished parts are kept"
         )
 
 
-def _require_all(out: str, work: _Work, total: Account) -> None:
+def _require_all(out: str, work: _Work, total: StatusCounts) -> None:
     """Make sure that every image has its row.
 
     Raises:

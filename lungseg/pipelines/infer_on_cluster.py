@@ -23,11 +23,11 @@ from lungseg.config.precision import require_fp16_device
 from lungseg.errors import ResourceError, TaskResult, first_line
 from lungseg.inference import part_plan
 from lungseg.inference.actor import PredictPart
-from lungseg.inference.cpu_tasks import Job, finish_part, open_part
+from lungseg.inference.cpu_tasks import InferenceJob, finish_part, open_part
 from lungseg.inference.items import Item
-from lungseg.inference.summary import Times
+from lungseg.inference.summary import StageTimes
 from lungseg.ingest.crash_isolation import too_many_crashes
-from lungseg.predictions.parts import Account
+from lungseg.predictions.parts import StatusCounts
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,9 @@ _LEAST_TASKS = 2  # at once: with room for one, Ray Data would open all parts be
 _LOSSES = 3  # of actors, one after the other, without a part between them
 
 
-def spread(job: Job, rows: Sequence[dict[str, Any]], times: Times) -> Iterator[dict[str, Any]]:
+def predict_on_cluster(
+    job: InferenceJob, rows: Sequence[dict[str, Any]], times: StageTimes
+) -> Iterator[dict[str, Any]]:
     """Send parts (number, items, digest) through the stages; give what `finish_part` says of each, as they end.
 
     An actor that is lost, with its node or alone, ends Ray Data's work: it is begun anew with what there is then.
@@ -55,7 +57,7 @@ def spread(job: Job, rows: Sequence[dict[str, Any]], times: Times) -> Iterator[d
     gauges, counts = Gauges("infer"), Counter[str]()
     placed = allocate_workers(job.settings.workers, job.settings.device)
     # After an autoscaler has brought the nodes that it was asked for.
-    require_shared_storage(job.out, [storage.join(folder, "config.json") for folder in job.models], first)
+    require_shared_storage(job.out, [storage.join(folder, "config.json") for folder in job.checkpoints], first)
     threads = 0 if placed.gpus else placed.cpus  # to the end: how many sum up changes the last bits
     left, lost = {row["number"]: row for row in rows}, 0
     while left:
@@ -75,7 +77,7 @@ def spread(job: Job, rows: Sequence[dict[str, Any]], times: Times) -> Iterator[d
             placed = _what_is_left(job)
 
 
-def _what_is_left(job: Job) -> WorkerAllocation:
+def _what_is_left(job: InferenceJob) -> WorkerAllocation:
     """Place as many actors as before, or where a node is lost as many as there is room for."""
     try:
         return allocate_workers(job.settings.workers, job.settings.device)
@@ -84,7 +86,7 @@ def _what_is_left(job: Job) -> WorkerAllocation:
 
 
 def _through(
-    job: Job, rows: Sequence[dict[str, Any]], placed: WorkerAllocation, threads: int, times: Times
+    job: InferenceJob, rows: Sequence[dict[str, Any]], placed: WorkerAllocation, threads: int, times: StageTimes
 ) -> Iterator[dict[str, Any]]:
     """Send parts through the stages once."""
     count = min(placed.workers, len(rows))
@@ -95,7 +97,7 @@ def _through(
     actor = _ACTOR_PART * (1 if placed.gpus else placed.cpus)
     work = _task_part(placed, cluster_total("CPU") - count * actor)
     logger.info("%d %s actors hold the model", count, "GPU" if placed.gpus else "CPU")
-    job = replace(job, how=replace(job.how, device=times.device))
+    job = replace(job, options=replace(job.options, device=times.device))
     with warnings.catch_warnings():
         # Ray 2.64 will have another word for max_restarts; 2.60 has none yet.
         warnings.simplefilter("ignore", ray.util.annotations.RayDeprecationWarning)
@@ -127,12 +129,12 @@ def _task_part(placed: WorkerAllocation, free: float) -> float:
     return min(part, math.floor(100 * free / _LEAST_TASKS) / 100)
 
 
-def _show(gauges: Gauges, times: Times, counts: Counter[str], row: dict[str, Any]) -> None:
+def _show(gauges: Gauges, times: StageTimes, counts: Counter[str], row: dict[str, Any]) -> None:
     """Tell the cluster's monitoring how far this start is."""
     result = TaskResult.from_json(row["result"])
     if result.error is not None:
         return
-    counts.update(Account.from_json(result.value["account"]).statuses)
+    counts.update(StatusCounts.from_json(result.value["account"]).statuses)
     for status, count in counts.items():
         gauges.set("rows", count, status)
     gauges.set("images_per_second", times.images / (time.time() - times.began))

@@ -20,7 +20,7 @@ from lungseg.cluster.gauges import Gauges
 from lungseg.cluster.resources import WorkerAllocation
 from lungseg.errors import InputError, LungsegError, ResourceError, TaskResult, unwrapped
 from lungseg.inference.ensemble import Predictor
-from lungseg.inference.items import How
+from lungseg.inference.items import PredictOptions
 from lungseg.model import checkpoint
 from lungseg.model.cpu_memory import keep_freed_memory
 from lungseg.progress import SharedProgressLine
@@ -161,7 +161,7 @@ def _add_results(training: run_loop.TrainingState, device: torch.device) -> None
         found = checkpoint.latest(storage.join(run.folder, "checkpoint"))
         assert found is not None, "a finished run has one"
         with tracking.WandbMirror(asked, run.settings.study, run.name, run.folder, run.settings.model_dump()) as mirror:
-            mirror.show(_pictures(training, Predictor(found, How(str(device)))))
+            mirror.show(_pictures(training, Predictor(found, PredictOptions(str(device)))))
             mirror.keep(run.name, found.folder)
     except Exception as error:  # the run is finished: it must not be tried again for its pictures
         bug = None if isinstance(error, LungsegError) else error  # W&B's own failures end in the mirror

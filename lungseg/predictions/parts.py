@@ -20,7 +20,7 @@ _STRANGE = "not as jobs/infer.py writes it"
 
 
 @dataclass(frozen=True)
-class Account:
+class StatusCounts:
     """What became of images: how many by status, how many by (status, reason code), and the first that failed."""
 
     statuses: Counter[str]
@@ -28,12 +28,12 @@ class Account:
     examples: tuple[str, ...] = ()
 
     @classmethod
-    def empty(cls) -> "Account":
+    def empty(cls) -> "StatusCounts":
         """Account for nothing yet."""
         return cls(Counter(), Counter())
 
     @classmethod
-    def of(cls, rows: pa.Table) -> "Account":
+    def from_rows(cls, rows: pa.Table) -> "StatusCounts":
         """Account for the rows of a part."""
         account = cls.empty()
         examples: list[str] = []
@@ -46,12 +46,12 @@ class Account:
                 examples.append(f"{storage.name_of(uri)}: {message} ({', '.join(counted)})")
         return cls(account.statuses, account.codes, tuple(examples))
 
-    def add(self, other: "Account") -> "Account":
+    def add(self, other: "StatusCounts") -> "StatusCounts":
         """Join two accounts."""
         examples = (*self.examples, *other.examples)[:_SHOWN]
-        return Account(self.statuses + other.statuses, self.codes + other.codes, examples)
+        return StatusCounts(self.statuses + other.statuses, self.codes + other.codes, examples)
 
-    def lost(self) -> int:
+    def without_mask(self) -> int:
         """Count the images that have no mask."""
         return sum(count for status, count in self.statuses.items() if status not in USABLE)
 
@@ -65,7 +65,7 @@ class Account:
             {"status": status, "code": code, "images": count} for (status, code), count in sorted(self.codes.items())
         ]
 
-    def told(self) -> str:
+    def describe_without_mask(self) -> str:
         """Name the reasons of what is lost, the most frequent first."""
         lost = [(code, count) for (status, code), count in self.codes.most_common() if status not in USABLE]
         return ", ".join(f"{count} {code}" for code, count in lost)
@@ -76,7 +76,7 @@ class Account:
         return json.dumps({"statuses": self.statuses, "codes": codes, "examples": self.examples})
 
     @classmethod
-    def from_json(cls, text: str) -> "Account":
+    def from_json(cls, text: str) -> "StatusCounts":
         """Read what `to_json` wrote."""
         found = json.loads(text)
         codes = Counter({(status, code): count for status, code, count in found["codes"]})
@@ -95,7 +95,7 @@ def part_files(out: str) -> list[str]:
     return [path for path, name in names if name.startswith("part-") and "/" not in name]
 
 
-def read_paper(path: str, advice: str) -> dict[str, Any]:
+def read_inference_json(path: str, advice: str) -> dict[str, Any]:
     """Read plan.json or predictions.json; of one that is damaged, say what mends it."""
     content = storage.read_bytes(path)  # a bucket that does not answer has damaged nothing
     try:
@@ -107,7 +107,7 @@ def read_paper(path: str, advice: str) -> dict[str, Any]:
     return storage.read_json(path, content)
 
 
-def told_digests(out: str) -> dict[str, str]:
+def recorded_digests(out: str) -> dict[str, str]:
     """Say which SHA-256 predictions.json tells of each part, by name; of none where no inference has ended here.
 
     Raises:
@@ -119,7 +119,7 @@ def told_digests(out: str) -> dict[str, str]:
         return {}
     advice = "delete it, and run the same jobs/infer.py"
     try:
-        return {str(part["name"]): str(part["sha256"]) for part in read_paper(path, advice)["parts"]}
+        return {str(part["name"]): str(part["sha256"]) for part in read_inference_json(path, advice)["parts"]}
     except (KeyError, TypeError):
         raise InputError(f"{path}: {_STRANGE}: {advice}") from None
 

@@ -18,15 +18,15 @@ from lungseg.errors import TaskResult
 from lungseg.imaging import codecs
 from lungseg.inference import cpu_tasks
 from lungseg.inference.actor import PredictPart
-from lungseg.inference.cpu_tasks import Job, finish_part, open_part
+from lungseg.inference.cpu_tasks import InferenceJob, finish_part, open_part
 from lungseg.inference.ensemble import Ensemble
 from lungseg.inference.inputs import list_items
-from lungseg.inference.items import How, Item, open_item
-from lungseg.inference.part_plan import Part
+from lungseg.inference.items import Item, PredictOptions, open_item
+from lungseg.inference.part_plan import PlannedPart
 from lungseg.ingest import crash_isolation
 from lungseg.model import checkpoint
 from lungseg.model.checkpoint import ensemble_digest
-from lungseg.predictions.parts import Account
+from lungseg.predictions.parts import StatusCounts
 from lungseg.schema import USABLE, Record
 from tests.pipelines.odd_inputs import Kind, kinds
 from tests.shared_fixtures import steady
@@ -43,12 +43,12 @@ class Deadly:
         return os._exit, (9,)
 
 
-def job_of(trained: Path, out: Path, **changes: object) -> Job:
+def job_of(trained: Path, out: Path, **changes: object) -> InferenceJob:
     model = checkpoint.find_all(str(trained))[0]
     settings = InferSettings.model_validate(
         {"checkpoint": (str(trained),), "out": str(out), "batch_size": 4, **changes}
     )
-    return Job(settings, str(out), (model.folder,), ensemble_digest([model]), SMALL, 0.5, How())
+    return InferenceJob(settings, str(out), (model.folder,), ensemble_digest([model]), SMALL, 0.5, PredictOptions())
 
 
 def items_of(archive: Path) -> list[Item]:
@@ -56,11 +56,11 @@ def items_of(archive: Path) -> list[Item]:
 
 
 def part_of(items: list[Item], number: int = 0) -> pa.Table:
-    part = Part.of(number, items, "settings")
+    part = PlannedPart.of(number, items, "settings")
     return pa.Table.from_pylist([{"number": number, "items": part.items, "digest": part.digest}])
 
 
-def through(job: Job, items: list[Item], number: int = 0) -> TaskResult:
+def through(job: InferenceJob, items: list[Item], number: int = 0) -> TaskResult:
     (row,) = finish_part(PredictPart(job)(open_part(part_of(items, number), job)), job).to_pylist()
     assert row["number"] == number
     return TaskResult.from_json(row["result"])
@@ -71,11 +71,11 @@ def rows_of(out: Path) -> list[Row]:
 
 
 @pytest.fixture
-def job(trained: Path, tmp_path: Path) -> Job:
+def job(trained: Path, tmp_path: Path) -> InferenceJob:
     return job_of(trained, tmp_path / "out")
 
 
-def test_a_part_becomes_one_file_with_a_row_an_image_in_the_plans_order(archive: Path, job: Job) -> None:
+def test_a_part_becomes_one_file_with_a_row_an_image_in_the_plans_order(archive: Path, job: InferenceJob) -> None:
     items = items_of(archive)
     written = through(job, items, 7).unwrap()
     out = Path(job.out)
@@ -86,24 +86,24 @@ def test_a_part_becomes_one_file_with_a_row_an_image_in_the_plans_order(archive:
         mask = codecs.decode_rle(row["mask"], row["height"], row["width"])
         assert int(mask.sum()) == row["area_px"] == row["right_lung_px"] + row["left_lung_px"]
         assert mask.shape == codecs.decode(Path(row["source_uri"]).read_bytes(), "").shape
-        assert (row["status"], row["model"], row["models"], row["threshold"]) == ("ok", job.model, 1, 0.5)
+        assert (row["status"], row["model"], row["models"], row["threshold"]) == ("ok", job.model_digest, 1, 0.5)
         assert row["dice"] is not None
         assert row["seconds"] > 0
     assert written["images"] == len(items)
-    assert Account.from_json(written["account"]).statuses == {"ok": len(items)}
+    assert StatusCounts.from_json(written["account"]).statuses == {"ok": len(items)}
     times = json.loads(written["times"])
     assert all(times[name] > 0 for name in ("open", "predict", "finish"))
     assert times["busy"][0] <= times["busy"][1]
 
 
-def test_squares_and_probabilities_survive_the_way_from_stage_to_stage(archive: Path, job: Job) -> None:
+def test_squares_and_probabilities_survive_the_way_from_stage_to_stage(archive: Path, job: InferenceJob) -> None:
     items = items_of(archive)
     opened = open_part(part_of(items), job)
     squares = [open_item(item, SMALL).square for item in items]
     assert [square.tobytes() for square in squares if square is not None] == opened.column("square").to_pylist()
     predicted = PredictPart(job)(opened)
     assert "square" not in predicted.column_names
-    ensemble = Ensemble([checkpoint.verify(folder) for folder in job.models])
+    ensemble = Ensemble([checkpoint.verify(folder) for folder in job.checkpoints])
     for start in (0, 4):
         expected = ensemble([square for square in squares[start : start + 4] if square is not None], [""] * 4)
         for row, one in zip(predicted.slice(start, 4).to_pylist(), expected, strict=True):
@@ -132,7 +132,7 @@ def expected_of(kind: Kind) -> tuple[str, tuple[str, ...]]:
     return ("ok" if kind.status == "rejected" and spoilt_mask else kind.status), kind.codes
 
 
-def test_every_odd_kind_of_input_is_a_row_and_nothing_stops_the_part(job: Job, tmp_path: Path) -> None:
+def test_every_odd_kind_of_input_is_a_row_and_nothing_stops_the_part(job: InferenceJob, tmp_path: Path) -> None:
     for name, kind in KINDS.items():
         for folder, content, suffix in (("images", kind.image, kind.suffix), ("masks", kind.mask, ".png")):
             if content is not None:
@@ -151,10 +151,10 @@ def test_every_odd_kind_of_input_is_a_row_and_nothing_stops_the_part(job: Job, t
         assert found == expected_of(kind), f"{name}: {row['message']}"
         assert (row["mask"] is not None) is (row["status"] in USABLE), name
         assert (row["dice"] is not None) is (kind.status in USABLE and kind.mask is not None), name
-    assert Account.from_json(written["account"]).statuses.total() == len(KINDS)
+    assert StatusCounts.from_json(written["account"]).statuses.total() == len(KINDS)
 
 
-def test_a_decompression_bomb_is_rejected(job: Job, tmp_path: Path) -> None:
+def test_a_decompression_bomb_is_rejected(job: InferenceJob, tmp_path: Path) -> None:
     path = tmp_path / "bomb.png"
     path.write_bytes(KINDS["bomb_of_50000_px"].image or b"")
     through(job, items_of(path))
@@ -164,7 +164,7 @@ def test_a_decompression_bomb_is_rejected(job: Job, tmp_path: Path) -> None:
     assert row["message"].startswith("bomb.png has more than 268435456 px")
 
 
-def test_ids_that_would_climb_out_name_rows_and_no_files(archive: Path, job: Job, tmp_path: Path) -> None:
+def test_ids_that_would_climb_out_name_rows_and_no_files(archive: Path, job: InferenceJob, tmp_path: Path) -> None:
     evil = ["../../evil", "/etc/evil", "..", "a\nb", ""]
     items = [
         replace(item, record=replace(item.record, image_id=name, dataset=f"../{name}", patient_id=name))
@@ -178,11 +178,11 @@ def test_ids_that_would_climb_out_name_rows_and_no_files(archive: Path, job: Job
     assert not list(tmp_path.parent.rglob("*evil*"))
 
 
-def test_no_note_is_left_of_a_part_that_was_opened(archive: Path, job: Job) -> None:
+def test_no_note_is_left_of_a_part_that_was_opened(archive: Path, job: InferenceJob) -> None:
     seen = []
 
     def watched(*_: Any, **__: Any) -> Any:
-        seen.append(storage.read_json(job.note(3)))
+        seen.append(storage.read_json(job.marker_path(3)))
         raise RuntimeError("a bug")
 
     with pytest.MonkeyPatch.context() as patch:
@@ -190,13 +190,13 @@ def test_no_note_is_left_of_a_part_that_was_opened(archive: Path, job: Job) -> N
         with pytest.raises(RuntimeError, match="a bug"):
             open_part(part_of(items_of(archive), 3), job)
     assert {one["times"] for one in seen} == {1}
-    assert not storage.exists(job.note(3))
+    assert not storage.exists(job.marker_path(3))
     open_part(part_of(items_of(archive), 3), job)
-    assert not storage.exists(job.note(3))
+    assert not storage.exists(job.marker_path(3))
 
 
 def test_a_part_over_which_two_processes_died_is_opened_apart_and_only_what_kills_fails(
-    archive: Path, job: Job, monkeypatch: pytest.MonkeyPatch
+    archive: Path, job: InferenceJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def with_a_deadly_one(function: Any, items: list[Item]) -> Any:
         return crash_isolation.map_isolated(
@@ -206,13 +206,13 @@ def test_a_part_over_which_two_processes_died_is_opened_apart_and_only_what_kill
     monkeypatch.setattr(cpu_tasks, "map_isolated", with_a_deadly_one)
     items = items_of(archive)[:3]
     for deaths in range(crash_isolation.ISOLATE_AFTER):
-        assert crash_isolation.mark_started(job.note(0)) == deaths
+        assert crash_isolation.mark_started(job.marker_path(0)) == deaths
     through(job, items)
     rows = rows_of(Path(job.out))
     assert [row["status"] for row in rows] == ["ok", "failed", "ok"]
     assert rows[1]["codes"] == ["crashed"]
     assert rows[1]["message"].startswith("north_01.png or its mask crashed the process that read it")
-    assert not storage.exists(job.note(0))
+    assert not storage.exists(job.marker_path(0))
     through(replace(job, out=f"{job.out}/usual"), items)
     usual = rows_of(Path(job.out) / "usual")
     assert [steady(rows)[i] for i in (0, 2)] == [steady(usual)[i] for i in (0, 2)]
@@ -220,25 +220,25 @@ def test_a_part_over_which_two_processes_died_is_opened_apart_and_only_what_kill
 
 @pytest.mark.parametrize("deaths", [0, 1])
 def test_a_part_over_which_at_most_one_process_died_is_opened_as_usual(
-    deaths: int, archive: Path, job: Job, monkeypatch: pytest.MonkeyPatch
+    deaths: int, archive: Path, job: InferenceJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def never(*_: Any) -> Any:
         raise AssertionError("opened apart")
 
     monkeypatch.setattr(cpu_tasks, "map_isolated", never)
     for _ in range(deaths):
-        crash_isolation.mark_started(job.note(0))
+        crash_isolation.mark_started(job.marker_path(0))
     assert open_part(part_of(items_of(archive)), job).num_rows == 8
 
 
-def test_a_folder_that_cannot_be_written_is_an_error_of_the_part(archive: Path, job: Job) -> None:
+def test_a_folder_that_cannot_be_written_is_an_error_of_the_part(archive: Path, job: InferenceJob) -> None:
     Path(job.out).write_text("a file where the folder should be")
     assert "cannot be written" in str(through(job, items_of(archive), 2).error)
     assert Path(job.out).read_text() == "a file where the folder should be"
 
 
 def test_a_disk_that_is_full_is_an_error_of_the_part_and_leaves_nothing_torn(
-    archive: Path, job: Job, monkeypatch: pytest.MonkeyPatch
+    archive: Path, job: InferenceJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     predicted = PredictPart(job)(open_part(part_of(items_of(archive)), job))
 
@@ -254,7 +254,7 @@ def test_a_disk_that_is_full_is_an_error_of_the_part_and_leaves_nothing_torn(
     assert len(rows_of(Path(job.out))) == 8
 
 
-def test_an_input_that_changed_since_it_was_planned_fails_and_says_so(own_archive: Path, job: Job) -> None:
+def test_an_input_that_changed_since_it_was_planned_fails_and_says_so(own_archive: Path, job: InferenceJob) -> None:
     items = items_of(own_archive / "north")
     paths = [Path(item.record.image_uri) for item in items]
     shutil.copy(paths[1], paths[0])
@@ -270,7 +270,7 @@ def test_an_input_that_changed_since_it_was_planned_fails_and_says_so(own_archiv
     assert [row["mask"] is None for row in rows] == [True, False, True, True, False]
 
 
-def test_a_file_that_was_not_there_when_it_was_planned_is_not_predicted(own_archive: Path, job: Job) -> None:
+def test_a_file_that_was_not_there_when_it_was_planned_is_not_predicted(own_archive: Path, job: InferenceJob) -> None:
     path = own_archive / "north" / "images" / "north_00.png"
     content = path.read_bytes()
     listing = own_archive / "list.csv"
@@ -284,7 +284,7 @@ def test_a_file_that_was_not_there_when_it_was_planned_is_not_predicted(own_arch
     assert "was not there when the job was planned" in row["message"]
 
 
-def test_a_reference_mask_that_is_broken_costs_the_comparison_only(own_archive: Path, job: Job) -> None:
+def test_a_reference_mask_that_is_broken_costs_the_comparison_only(own_archive: Path, job: InferenceJob) -> None:
     mask = own_archive / "north" / "masks" / "north_00.png"
     mask.write_bytes(mask.read_bytes()[:60])
     through(job, items_of(own_archive / "north"))
@@ -295,7 +295,7 @@ def test_a_reference_mask_that_is_broken_costs_the_comparison_only(own_archive: 
     assert all(row["dice"] is not None and row["codes"] == [] for row in others)
 
 
-def test_a_damaged_tar_fails_its_samples_alone(own_prepared: Path, job: Job) -> None:
+def test_a_damaged_tar_fails_its_samples_alone(own_prepared: Path, job: InferenceJob) -> None:
     items = items_of(own_prepared)
     tar = own_prepared / "north" / "north-000000.tar"
     content = bytearray(tar.read_bytes())
@@ -309,8 +309,8 @@ def test_a_damaged_tar_fails_its_samples_alone(own_prepared: Path, job: Job) -> 
     assert "is damaged (wrong checksum)" in rows[0]["message"]
 
 
-def test_a_part_without_one_usable_image_is_written_too(job: Job, tmp_path: Path) -> None:
+def test_a_part_without_one_usable_image_is_written_too(job: InferenceJob, tmp_path: Path) -> None:
     items = [Item(Record(name, "north", str(tmp_path / name)), stats=(None,)) for name in ("a.png", "b.png")]
     written = through(job, items).unwrap()
-    assert Account.from_json(written["account"]).statuses == {"failed": 2}
+    assert StatusCounts.from_json(written["account"]).statuses == {"failed": 2}
     assert [row["mask"] for row in rows_of(Path(job.out))] == [None, None]

@@ -13,7 +13,7 @@ from lungseg import storage
 from lungseg.config import ModelSettings, PreprocessSettings
 from lungseg.imaging.geometry import prepare_image, restore
 from lungseg.inference.ensemble import Ensemble, Predictor
-from lungseg.inference.items import How
+from lungseg.inference.items import PredictOptions
 from lungseg.model import checkpoint
 from lungseg.model.checkpoint import ensemble_digest
 from lungseg.model.checkpoint_io import Snapshot, save
@@ -158,7 +158,7 @@ def test_a_predictor_that_is_told_nothing_computes_in_full_precision_and_once(
 ) -> None:
     squares, _ = prepared_pictures
     found = Predictor(saved).probabilities(squares)
-    for how in (How(), How(precision="fp32"), How("cpu", "auto", "none")):
+    for how in (PredictOptions(), PredictOptions(precision="fp32"), PredictOptions("cpu", "auto", "none")):
         assert (Predictor(saved, how).probabilities(squares) == found).all()
 
 
@@ -166,7 +166,7 @@ def test_half_precision_is_near_full_precision_and_not_the_same(
     saved: checkpoint.Checkpoint, prepared_pictures: Prepared
 ) -> None:
     squares, _ = prepared_pictures
-    full, half = (Predictor(saved, How(precision=way)).probabilities(squares) for way in ("fp32", "bf16"))
+    full, half = (Predictor(saved, PredictOptions(precision=way)).probabilities(squares) for way in ("fp32", "bf16"))
     assert half.dtype == np.float32
     assert (half != full).any()
     assert np.abs(half - full).mean() < 0.05
@@ -181,7 +181,7 @@ def test_flip_is_the_mean_with_the_mirrored_picture(saved: checkpoint.Checkpoint
     plain = Predictor(saved)
     there, back = plain.probabilities(squares), plain.probabilities(mirrored(squares))[..., ::-1]
     assert np.abs(there - back).max() > 0.05
-    found = Predictor(saved, How(tta="flip")).probabilities(squares)
+    found = Predictor(saved, PredictOptions(tta="flip")).probabilities(squares)
     np.testing.assert_allclose(found, (there + back) / 2, atol=1e-5)
 
 
@@ -189,23 +189,25 @@ def test_with_flip_a_mirrored_picture_has_the_mirrored_prediction(
     saved: checkpoint.Checkpoint, prepared_pictures: Prepared
 ) -> None:
     squares, _ = prepared_pictures
-    predictor = Predictor(saved, How(tta="flip"))
+    predictor = Predictor(saved, PredictOptions(tta="flip"))
     found = predictor.probabilities(mirrored(squares))
     np.testing.assert_allclose(found[..., ::-1], predictor.probabilities(squares), atol=1e-5)
 
 
-def mean_of(models: list[checkpoint.Checkpoint], squares: list[U8], how: How | None = None) -> NDArray[np.float32]:
+def mean_of(
+    models: list[checkpoint.Checkpoint], squares: list[U8], how: PredictOptions | None = None
+) -> NDArray[np.float32]:
     every = [Predictor(one, how).probabilities(squares) for one in models]
     return np.mean(every, axis=0, dtype=np.float64).astype(np.float32)
 
 
-@pytest.mark.parametrize("how", [How(), How(tta="flip")], ids=["plain", "flip"])
+@pytest.mark.parametrize("how", [PredictOptions(), PredictOptions(tta="flip")], ids=["plain", "flip"])
 def test_an_ensemble_is_the_mean_of_its_members(
-    how: How, models: list[checkpoint.Checkpoint], prepared_pictures: Prepared
+    how: PredictOptions, models: list[checkpoint.Checkpoint], prepared_pictures: Prepared
 ) -> None:
     squares, _ = prepared_pictures
     found = Ensemble(models, how)(squares, [f"new {i}" for i in range(len(squares))])
-    assert [(one.models, one.seen) for one in found] == [(3, False)] * len(squares)
+    assert [(one.models, one.seen_in_training) for one in found] == [(3, False)] * len(squares)
     means = np.stack([one.probability for one in found])
     assert means.dtype == np.float32
     np.testing.assert_allclose(means, mean_of(models, squares, how), atol=1e-5)
@@ -214,7 +216,7 @@ def test_an_ensemble_is_the_mean_of_its_members(
 def test_an_ensemble_of_one_is_that_one(models: list[checkpoint.Checkpoint], prepared_pictures: Prepared) -> None:
     squares, _ = prepared_pictures
     found = Ensemble(models[:1])(squares, ["one"] * len(squares))
-    assert all((one.models, one.seen) == (1, True) for one in found)
+    assert all((one.models, one.seen_in_training) == (1, True) for one in found)
     assert (np.stack([one.probability for one in found]) == Predictor(models[0]).probabilities(squares)).all()
 
 
@@ -227,7 +229,7 @@ def test_a_member_that_was_trained_on_a_picture_is_left_out_for_it(
 ) -> None:
     square = prepared_pictures[0][0]
     (found,) = Ensemble(models)([square], [digest])
-    assert (found.models, found.seen) == (len(counting), False)
+    assert (found.models, found.seen_in_training) == (len(counting), False)
     np.testing.assert_allclose(found.probability, mean_of([models[i] for i in counting], [square])[0], atol=1e-5)
 
 
@@ -236,7 +238,7 @@ def test_where_all_members_were_trained_on_a_picture_it_is_seen_and_all_count(
 ) -> None:
     square = prepared_pictures[0][0]
     (found,) = Ensemble(models)([square], ["all"])
-    assert (found.models, found.seen) == (3, True)
+    assert (found.models, found.seen_in_training) == (3, True)
     np.testing.assert_allclose(found.probability, mean_of(models, [square])[0], atol=1e-5)
 
 
@@ -246,7 +248,13 @@ def test_in_one_batch_each_picture_has_its_own_members(
     squares, digests = prepared_pictures[0][:5], ["mine", "new", "all", "one", "two"]
     ensemble = Ensemble(models)
     together = ensemble(squares, digests)
-    assert [(one.models, one.seen) for one in together] == [(1, False), (3, False), (3, True), (2, False), (2, False)]
+    assert [(one.models, one.seen_in_training) for one in together] == [
+        (1, False),
+        (3, False),
+        (3, True),
+        (2, False),
+        (2, False),
+    ]
     for one, square, digest in zip(together, squares, digests, strict=True):
         (alone,) = ensemble([square], [digest])
         np.testing.assert_allclose(one.probability, alone.probability, atol=1e-5)
@@ -268,7 +276,7 @@ def test_the_order_of_the_members_does_not_matter(
     first, second = Ensemble(models)(squares, digests), Ensemble(models[::-1])(squares, digests)
     for one, other in zip(first, second, strict=True):
         np.testing.assert_allclose(one.probability, other.probability, atol=1e-6)
-        assert (one.models, one.seen) == (other.models, other.seen)
+        assert (one.models, one.seen_in_training) == (other.models, other.seen_in_training)
 
 
 def test_one_models_digest_is_that_of_its_weights(models: list[checkpoint.Checkpoint]) -> None:

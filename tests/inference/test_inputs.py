@@ -12,7 +12,7 @@ import pytest
 from lungseg import storage
 from lungseg.config import InferSettings, ListingColumns, PreprocessSettings
 from lungseg.errors import InputError, SettingsError
-from lungseg.inference.inputs import list_items, stats_of
+from lungseg.inference.inputs import list_items, stat_files
 from lungseg.inference.items import Item
 from lungseg.ingest import sources
 
@@ -163,7 +163,7 @@ def test_what_is_no_file_is_like_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"abc")
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     uris = {str(tmp_path / name): name for name in ("file", "dangling", "missing", "")} | {"": "no name"}
-    found = {uris[uri]: stat for uri, stat in stats_of(set(uris)).items()}
+    found = {uris[uri]: stat for uri, stat in stat_files(set(uris)).items()}
     assert found.pop("file") == (3, (tmp_path / "file").stat().st_mtime_ns)
     assert set(found.values()) == {None}
 
@@ -196,9 +196,9 @@ def test_a_buckets_listing_tells_what_its_objects_are_like(bucket: str, monkeypa
         storage.write_bytes(uri.replace(" ", "%20"), b"abc")
     storage.delete(f"{bucket}/films/gone.png")
     named = {uri.replace(" ", "%20") for uri in uris}
-    asked = stats_of(named)
+    asked = stat_files(named)
     assert sum(stat is None for stat in asked.values()) == 1
     requests: list[str] = []
     monkeypatch.setattr(storage, "try_stat", requests.append)
-    assert stats_of(named, f"{bucket}/films") == asked
+    assert stat_files(named, f"{bucket}/films") == asked
     assert requests == [f"{bucket}/films/gone.png"]

@@ -17,7 +17,7 @@ from lungseg.config import PreprocessSettings
 from lungseg.dataset import catalog
 from lungseg.imaging import codecs
 from lungseg.imaging.geometry import prepare_image, prepare_mask
-from lungseg.inference.items import Item, Opened, open_item, prepared_item, with_stats
+from lungseg.inference.items import Item, OpenedImage, open_item, prepared_item, with_stats
 from lungseg.ingest import sources
 from lungseg.prepare import dataset_writer
 from lungseg.prepare.shard_plan import plan_shards
@@ -45,7 +45,7 @@ records = st.builds(
 rows = st.none() | st.dictionaries(texts, st.none() | texts | numbers, max_size=3)
 items = st.builds(Item, records, texts, rows, st.lists(stats, max_size=3).map(tuple))
 geometries = st.none() | st.builds(Geometry, *[numbers] * 7)
-seen = st.builds(Opened, records, st.none(), geometries, st.none() | texts, st.floats(0, 1e6))
+seen = st.builds(OpenedImage, records, st.none(), geometries, st.none() | texts, st.floats(0, 1e6))
 
 
 def planned(folder: Path | str, dataset: str = "") -> list[Item]:
@@ -59,7 +59,7 @@ def planned_samples(folder: Path) -> list[Item]:
     return [prepared_item(data.folder, row) for row in data.index.to_pylist()]
 
 
-def code(opened: Opened) -> str:
+def code(opened: OpenedImage) -> str:
     return opened.record.codes[0]
 
 
@@ -75,16 +75,16 @@ def test_an_item_comes_back_from_json_unchanged(item: Item) -> None:
 
 
 @given(seen)
-def test_what_was_opened_comes_back_from_json_unchanged(opened: Opened) -> None:
-    assert Opened.from_json(opened.to_json()) == opened
+def test_what_was_opened_comes_back_from_json_unchanged(opened: OpenedImage) -> None:
+    assert OpenedImage.from_json(opened.to_json()) == opened
 
 
 def test_the_square_does_not_travel_as_json(archive: Path) -> None:
     opened = open_item(planned(archive)[0], SMALL)
     assert opened.square is not None
-    found = Opened.from_json(opened.to_json())
+    found = OpenedImage.from_json(opened.to_json())
     assert found == replace(opened, square=None)
-    assert Opened.from_json(opened.to_json(), opened.square).square is opened.square
+    assert OpenedImage.from_json(opened.to_json(), opened.square).square is opened.square
 
 
 def test_an_item_names_the_files_that_it_is_read_from(archive: Path, prepared: Path) -> None:
@@ -231,7 +231,7 @@ def test_a_torn_picture_is_a_rejected_item(own_archive: Path) -> None:
 def test_what_was_rejected_when_it_was_listed_is_not_read(tmp_path: Path) -> None:
     record = Record("a", "north", str(tmp_path / "none.png"), status="rejected", codes=("duplicate_id",))
     opened = open_item(Item(record), SMALL)
-    assert replace(opened, seconds=0.0) == Opened(record)
+    assert replace(opened, seconds=0.0) == OpenedImage(record)
 
 
 def test_a_prepared_sample_is_opened_with_its_native_size_and_square(archive: Path, prepared: Path) -> None:

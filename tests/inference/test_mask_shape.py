@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from lungseg.inference.mask_shape import confidence, describe, split
+from lungseg.inference.mask_shape import confidence, describe, split_lungs
 from lungseg.inference.postprocess import midline
 
 U8 = NDArray[np.uint8]
@@ -84,7 +84,7 @@ def test_what_crosses_the_midline_a_little_stays_whole_and_joined_lungs_are_part
 
 @given(masks)
 def test_splitting_parts_the_mask_in_two_as_it_is_described(mask: U8) -> None:
-    right, left = split(mask)
+    right, left = split_lungs(mask)
     for lung in (right, left):
         assert lung.dtype == np.uint8
         assert lung.shape == mask.shape
@@ -94,7 +94,7 @@ def test_splitting_parts_the_mask_in_two_as_it_is_described(mask: U8) -> None:
 
 @given(masks)
 def test_only_the_midline_splits_a_component(mask: U8) -> None:
-    right, left = split(mask)
+    right, left = split_lungs(mask)
     labels, count = ndimage.label(mask, EIGHT)
     middle = midline(mask)
     for label in range(1, count + 1):

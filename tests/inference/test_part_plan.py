@@ -13,9 +13,9 @@ from lungseg import __version__, storage
 from lungseg.errors import InputError
 from lungseg.inference import part_plan
 from lungseg.inference.items import Item
-from lungseg.inference.part_plan import Part
+from lungseg.inference.part_plan import PlannedPart
 from lungseg.predictions import parts
-from lungseg.predictions.parts import Account
+from lungseg.predictions.parts import StatusCounts
 from lungseg.schema import PREDICTIONS, SCHEMA, Record
 from lungseg.storage.files import digest_bytes
 
@@ -32,31 +32,31 @@ def row(name: str, status: str = "ok", *codes: str) -> dict[str, Any]:
     return {**dict.fromkeys(PREDICTIONS.names), **known, "codes": list(codes), "message": f"why {name}"}
 
 
-def write(out: Path, part: Part, *rows: dict[str, Any]) -> Path:
+def write(out: Path, part: PlannedPart, *rows: dict[str, Any]) -> Path:
     path = Path(parts.part_path(str(out), part.number))
     part_plan.write_part(str(path), list(rows), part.digest)
     return path
 
 
 @pytest.fixture
-def planned() -> list[Part]:
-    return [Part.of(number, items(f"a{number}", f"b{number}"), "settings") for number in range(3)]
+def planned() -> list[PlannedPart]:
+    return [PlannedPart.of(number, items(f"a{number}", f"b{number}"), "settings") for number in range(3)]
 
 
 def test_a_part_is_named_by_its_items_what_their_files_are_like_and_the_settings() -> None:
     digests = [
-        Part.of(0, items("a", "b"), "settings").digest,
-        Part.of(0, items("b", "a"), "settings").digest,
-        Part.of(0, items("a"), "settings").digest,
-        Part.of(0, items("a", "b", size=6), "settings").digest,
-        Part.of(0, items("a", "b"), "others").digest,
+        PlannedPart.of(0, items("a", "b"), "settings").digest,
+        PlannedPart.of(0, items("b", "a"), "settings").digest,
+        PlannedPart.of(0, items("a"), "settings").digest,
+        PlannedPart.of(0, items("a", "b", size=6), "settings").digest,
+        PlannedPart.of(0, items("a", "b"), "others").digest,
     ]
     assert len(set(digests)) == len(digests)
-    assert Part.of(7, items("a", "b"), "settings").digest == digests[0]
+    assert PlannedPart.of(7, items("a", "b"), "settings").digest == digests[0]
 
 
 def test_a_parts_items_come_back() -> None:
-    planned = Part.of(0, items("a", "b"), "settings")
+    planned = PlannedPart.of(0, items("a", "b"), "settings")
     assert planned.images == 2
     assert [Item.from_dict(one) for one in json.loads(planned.items)] == items("a", "b")
 
@@ -90,7 +90,7 @@ def test_another_plan_is_refused_with_both_values(changes: dict[str, Any], messa
     assert storage.read_json(f"{out}/plan.json")["digest"] == PLAN["digest"]
 
 
-def test_parts_without_a_plan_are_refused(tmp_path: Path, planned: list[Part]) -> None:
+def test_parts_without_a_plan_are_refused(tmp_path: Path, planned: list[PlannedPart]) -> None:
     write(tmp_path, planned[0], row("a0"), row("b0"))
     with pytest.raises(InputError, match=r"part-000000\.parquet but no plan\.json"):
         part_plan.claim(str(tmp_path), PLAN)
@@ -117,7 +117,7 @@ def test_a_plan_that_cannot_be_read_just_now_is_not_called_damaged(
         part_plan.claim(str(tmp_path), PLAN)
 
 
-def test_parts_computed_on_a_cpu_and_on_a_gpu_do_not_mix(tmp_path: Path, planned: list[Part]) -> None:
+def test_parts_computed_on_a_cpu_and_on_a_gpu_do_not_mix(tmp_path: Path, planned: list[PlannedPart]) -> None:
     part_plan.claim(str(tmp_path), PLAN)
     for device in ("cuda", "cpu"):  # nothing is there yet
         part_plan.claim_device(str(tmp_path), device)
@@ -128,110 +128,110 @@ def test_parts_computed_on_a_cpu_and_on_a_gpu_do_not_mix(tmp_path: Path, planned
     part_plan.claim(str(tmp_path), PLAN)
 
 
-def test_whole_parts_are_kept_with_their_accounts(tmp_path: Path, planned: list[Part]) -> None:
+def test_whole_parts_are_kept_with_their_accounts(tmp_path: Path, planned: list[PlannedPart]) -> None:
     write(tmp_path, planned[0], row("a0"), row("b0", "rejected", "blank"))
     write(tmp_path, planned[2], row("a2", "repaired", "inverted"), row("b2"))
-    kept = part_plan.finished(str(tmp_path), planned)
+    kept = part_plan.find_finished(str(tmp_path), planned)
     assert kept.keys() == {0, 2}
     assert kept[0].statuses == {"ok": 1, "rejected": 1}
     assert kept[0].codes == {("rejected", "blank"): 1}
     assert kept[2].codes == {("repaired", "inverted"): 1}
 
 
-def test_a_part_with_a_failed_row_is_made_again(tmp_path: Path, planned: list[Part]) -> None:
+def test_a_part_with_a_failed_row_is_made_again(tmp_path: Path, planned: list[PlannedPart]) -> None:
     write(tmp_path, planned[0], row("a0"), row("b0", "failed", "unreadable"))
     write(tmp_path, planned[1], row("a1"), row("b1"))
-    assert part_plan.finished(str(tmp_path), planned).keys() == {1}
+    assert part_plan.find_finished(str(tmp_path), planned).keys() == {1}
 
 
 def test_a_torn_or_short_part_is_made_again_and_told(
-    tmp_path: Path, planned: list[Part], caplog: pytest.LogCaptureFixture
+    tmp_path: Path, planned: list[PlannedPart], caplog: pytest.LogCaptureFixture
 ) -> None:
     torn = write(tmp_path, planned[0], row("a0"), row("b0"))
     torn.write_bytes(torn.read_bytes()[:-20])
     write(tmp_path, planned[1], row("a1"))
-    assert part_plan.finished(str(tmp_path), planned) == {}
+    assert part_plan.find_finished(str(tmp_path), planned) == {}
     assert f"made again: {torn}" in caplog.text
 
 
-def test_a_part_that_lost_rows_after_it_was_written_is_made_again(tmp_path: Path, planned: list[Part]) -> None:
+def test_a_part_that_lost_rows_after_it_was_written_is_made_again(tmp_path: Path, planned: list[PlannedPart]) -> None:
     path = write(tmp_path, planned[0], row("a0"), row("b0"))
     storage.write_table(str(path), storage.read_table(str(path)).slice(0, 1))
-    assert part_plan.finished(str(tmp_path), planned) == {}
+    assert part_plan.find_finished(str(tmp_path), planned) == {}
 
 
-def test_a_part_of_another_plan_is_refused(tmp_path: Path, planned: list[Part]) -> None:
-    write(tmp_path / "one", Part.of(1, items("a1", "b1"), "other settings"), row("a1"), row("b1"))
+def test_a_part_of_another_plan_is_refused(tmp_path: Path, planned: list[PlannedPart]) -> None:
+    write(tmp_path / "one", PlannedPart.of(1, items("a1", "b1"), "other settings"), row("a1"), row("b1"))
     with pytest.raises(InputError, match=r"part-000001\.parquet is of another plan"):
-        part_plan.finished(str(tmp_path / "one"), planned)
+        part_plan.find_finished(str(tmp_path / "one"), planned)
 
 
-def test_a_part_in_another_ones_place_is_refused(tmp_path: Path, planned: list[Part]) -> None:
+def test_a_part_in_another_ones_place_is_refused(tmp_path: Path, planned: list[PlannedPart]) -> None:
     path = write(tmp_path, planned[0], row("a0"), row("b0"))
     shutil.copy(path, tmp_path / "part-000001.parquet")
     with pytest.raises(InputError, match=r"part-000001\.parquet is of another plan"):
-        part_plan.finished(str(tmp_path), planned)
+        part_plan.find_finished(str(tmp_path), planned)
 
 
 @pytest.mark.parametrize("name", ["part-000003.parquet", "part-0.parquet"])
-def test_a_part_that_the_plan_does_not_have_is_refused(name: str, tmp_path: Path, planned: list[Part]) -> None:
+def test_a_part_that_the_plan_does_not_have_is_refused(name: str, tmp_path: Path, planned: list[PlannedPart]) -> None:
     path = write(tmp_path, planned[0], row("a0"), row("b0"))
     shutil.copy(path, tmp_path / name)
     with pytest.raises(InputError, match=f"{name} is of another plan"):
-        part_plan.finished(str(tmp_path), planned)
+        part_plan.find_finished(str(tmp_path), planned)
 
 
-def test_predictions_in_a_folder_below_are_others(tmp_path: Path, planned: list[Part]) -> None:
+def test_predictions_in_a_folder_below_are_others(tmp_path: Path, planned: list[PlannedPart]) -> None:
     path = write(tmp_path, planned[0], row("a0"), row("b0"))
     (tmp_path / "flipped").mkdir()
     shutil.copy(path, tmp_path / "flipped" / "part-000003.parquet")
     assert parts.part_files(str(tmp_path)) == [str(path)]
-    assert set(part_plan.finished(str(tmp_path), planned)) == {0}
+    assert set(part_plan.find_finished(str(tmp_path), planned)) == {0}
 
 
-def test_what_a_killed_writer_left_is_no_part(tmp_path: Path, planned: list[Part]) -> None:
+def test_what_a_killed_writer_left_is_no_part(tmp_path: Path, planned: list[PlannedPart]) -> None:
     path = write(tmp_path, planned[0], row("a0"), row("b0"))
     path.rename(tmp_path / ".writing-part-000000.parquet")
     (tmp_path / "plan.json").write_text("{}")
     assert parts.part_files(str(tmp_path)) == []
-    assert part_plan.finished(str(tmp_path), planned) == {}
+    assert part_plan.find_finished(str(tmp_path), planned) == {}
 
 
-def test_a_parts_file_says_of_which_plan_it_is_and_explains_its_columns(tmp_path: Path, planned: list[Part]) -> None:
+def test_part_file_names_its_plan_and_describes_its_columns(tmp_path: Path, planned: list[PlannedPart]) -> None:
     path = write(tmp_path, planned[0], row("a0"), row("b0"))
     table = storage.read_table(str(path))
     assert table.schema.metadata[b"lungseg.part"].decode() == planned[0].digest
-    assert Account.from_json(table.schema.metadata[b"lungseg.account"].decode()) == Account.of(table)
+    assert StatusCounts.from_json(table.schema.metadata[b"lungseg.account"].decode()) == StatusCounts.from_rows(table)
     assert table.schema.names == PREDICTIONS.names
     assert all(field.metadata[b"description"] for field in table.schema)
 
 
 def test_a_part_that_was_changed_after_the_end_is_made_again(
-    tmp_path: Path, planned: list[Part], caplog: pytest.LogCaptureFixture
+    tmp_path: Path, planned: list[PlannedPart], caplog: pytest.LogCaptureFixture
 ) -> None:
     kept, changed = (write(tmp_path, part, row(f"a{part.number}"), row(f"b{part.number}")) for part in planned[:2])
     told = [{"name": path.name, "sha256": digest_bytes(path.read_bytes())} for path in (kept, changed)]
     storage.write_json(str(tmp_path / "predictions.json"), {"parts": told})
-    assert set(part_plan.finished(str(tmp_path), planned)) == {0, 1}
+    assert set(part_plan.find_finished(str(tmp_path), planned)) == {0, 1}
     write(tmp_path, planned[1], row("b1"), row("a1"))  # whole, of the same plan, and not what was told of
-    assert set(part_plan.finished(str(tmp_path), planned)) == {0}
+    assert set(part_plan.find_finished(str(tmp_path), planned)) == {0}
     assert "part-000001.parquet is not the file that predictions.json tells of" in caplog.text
-    part_plan.reopen(str(tmp_path), planned)
+    part_plan.discard_outdated(str(tmp_path), planned)
     assert (kept.exists(), changed.exists(), (tmp_path / "predictions.json").exists()) == (True, False, False)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "7", "null", "{}", f'{{"schema": {SCHEMA}, "images": 2}}'])
-def test_an_account_that_no_inference_wrote_is_named(content: str, tmp_path: Path, planned: list[Part]) -> None:
+def test_an_account_that_no_inference_wrote_is_named(content: str, tmp_path: Path, planned: list[PlannedPart]) -> None:
     write(tmp_path, planned[0], row("a0"), row("b0"))
     (tmp_path / "predictions.json").write_text(content)
     with pytest.raises(InputError, match=r"predictions.json: not as jobs/infer.py writes it: delete it, and run"):
-        part_plan.finished(str(tmp_path), planned)
+        part_plan.find_finished(str(tmp_path), planned)
 
 
-def test_a_part_with_a_mask_that_could_not_be_read_is_made_again(tmp_path: Path, planned: list[Part]) -> None:
+def test_a_part_with_a_mask_that_could_not_be_read_is_made_again(tmp_path: Path, planned: list[PlannedPart]) -> None:
     write(tmp_path, planned[0], row("a0", "ok", "unreadable"), row("b0"))
     write(tmp_path, planned[1], row("a1", "ok", "mask_size"), row("b1"))
-    assert set(part_plan.finished(str(tmp_path), planned)) == {1}
+    assert set(part_plan.find_finished(str(tmp_path), planned)) == {1}
 
 
 def test_what_is_lost_counts_for_why_and_not_for_what_was_put_right() -> None:
@@ -246,8 +246,8 @@ def test_what_is_lost_counts_for_why_and_not_for_what_was_put_right() -> None:
     ]
 
 
-def account(*rows: dict[str, Any]) -> Account:
-    return Account.of(pa.Table.from_pylist(list(rows)))
+def account(*rows: dict[str, Any]) -> StatusCounts:
+    return StatusCounts.from_rows(pa.Table.from_pylist(list(rows)))
 
 
 def test_an_account_counts_statuses_and_every_reason_of_a_row() -> None:
@@ -258,7 +258,7 @@ def test_an_account_counts_statuses_and_every_reason_of_a_row() -> None:
         row("d", "failed", "unreadable"),
     )
     assert found.counts() == {"ok": 1, "repaired": 1, "rejected": 1, "failed": 1}
-    assert found.lost() == 2
+    assert found.without_mask() == 2
     assert found.codes == {
         ("repaired", "inverted"): 1,
         ("repaired", "grey_as_colour"): 1,
@@ -272,25 +272,25 @@ def test_accounts_add_up_and_keep_the_first_three_examples() -> None:
     first, second = account(row("a"), row("b", "failed", "x")), account(*[row(n, "failed", "y") for n in "cdefg"])
     both = first.add(second)
     assert both.statuses == Counter(ok=1, failed=6)
-    assert both.lost() == 6
-    assert both.told() == "5 y, 1 x"
+    assert both.without_mask() == 6
+    assert both.describe_without_mask() == "5 y, 1 x"
     assert both.examples == ("b.png: why b (x)", "c.png: why c (y)", "d.png: why d (y)")
-    assert Account.empty().add(first) == first
+    assert StatusCounts.empty().add(first) == first
 
 
 def test_what_was_repaired_is_not_told_as_lost() -> None:
     found = account(row("a", "repaired", "inverted"), row("b", "rejected", "blank"))
-    assert found.told() == "1 blank"
+    assert found.describe_without_mask() == "1 blank"
 
 
 def test_an_account_comes_back_from_its_json() -> None:
     found = account(row("a"), row("b", "repaired", "x", "y"), row("c", "failed", "z"))
-    assert Account.from_json(found.to_json()) == found
-    assert Account.from_json(Account.empty().to_json()) == Account.empty()
+    assert StatusCounts.from_json(found.to_json()) == found
+    assert StatusCounts.from_json(StatusCounts.empty().to_json()) == StatusCounts.empty()
 
 
 def test_a_part_without_one_of_its_columns_is_made_again_and_refused_by_who_reads_it(
-    tmp_path: Path, planned: list[Part], caplog: pytest.LogCaptureFixture
+    tmp_path: Path, planned: list[PlannedPart], caplog: pytest.LogCaptureFixture
 ) -> None:
     path = str(write(tmp_path, planned[0], row("a0"), row("b0")))
     whole = storage.read_table(path)
@@ -298,7 +298,7 @@ def test_a_part_without_one_of_its_columns_is_made_again_and_refused_by_who_read
     for rows in (whole.drop_columns(["mask"]), whole.set_column(number, "mask", pa.array([1, 2]))):
         storage.write_table(path, rows.replace_schema_metadata(whole.schema.metadata))
         caplog.clear()
-        assert part_plan.finished(str(tmp_path), planned) == {}
+        assert part_plan.find_finished(str(tmp_path), planned) == {}
         assert "part-000000.parquet: mask is not a column of it, or of another type" in caplog.text
         with pytest.raises(InputError, match=r"mask is not a column of it, .*: delete it, and run the same"):
             parts.read_part(path)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from lungseg.config import PostprocessSettings
-from lungseg.inference.postprocess import clean, components, drop_specks, fill_holes, keep_lungs, midline, smooth
+from lungseg.inference.postprocess import clean, count_components, drop_specks, fill_holes, keep_lungs, midline, smooth
 
 U8 = NDArray[np.uint8]
 NOTHING = {"lungs": False, "holes": False}
@@ -43,14 +43,14 @@ def most_on(part: U8, side: slice) -> int:
 
 @given(masks)
 def test_components_are_those_of_scipy(mask: U8) -> None:
-    assert components(mask) == ndimage.label(mask, EIGHT)[1]
+    assert count_components(mask) == ndimage.label(mask, EIGHT)[1]
 
 
 def test_diagonal_neighbours_are_one_component() -> None:
-    assert components(drawn("#..", ".#.", "..#")) == 1
-    assert components(drawn("#.#", "...", "#.#")) == 4
-    assert components(np.zeros((5, 5), np.uint8)) == 0
-    assert components(np.ones((5, 5), np.uint8)) == 1
+    assert count_components(drawn("#..", ".#.", "..#")) == 1
+    assert count_components(drawn("#.#", "...", "#.#")) == 4
+    assert count_components(np.zeros((5, 5), np.uint8)) == 0
+    assert count_components(np.ones((5, 5), np.uint8)) == 1
 
 
 @given(masks, shares)
@@ -134,7 +134,7 @@ def test_a_second_lung_under_a_twentieth_of_the_first_is_none(height: int, stays
     mask = np.zeros((10, 16), np.uint8)
     mask[:, :4] = 1  # 40
     mask[:height, 14] = 1
-    assert components(keep_lungs(mask)) == 1 + stays
+    assert count_components(keep_lungs(mask)) == 1 + stays
 
 
 def test_a_lung_alone_stays_alone_on_either_side() -> None:

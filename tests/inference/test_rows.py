@@ -22,7 +22,7 @@ from lungseg.imaging import codecs
 from lungseg.imaging.geometry import plan_geometry, restore
 from lungseg.inference import mask_shape
 from lungseg.inference.ensemble import Ensemble, predict
-from lungseg.inference.items import Item, Opened, Predicted, open_item, prepared_item
+from lungseg.inference.items import Item, OpenedImage, Prediction, open_item, prepared_item
 from lungseg.inference.rows import COMPARED, compare, make_row
 from lungseg.ingest import sources
 from lungseg.metrics import segmentation
@@ -52,29 +52,29 @@ class Counting:
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
 
-    def __call__(self, squares: Sequence[U8], digests: Sequence[str]) -> list[Predicted]:
+    def __call__(self, squares: Sequence[U8], digests: Sequence[str]) -> list[Prediction]:
         self.batches.append(list(digests))
         pairs = zip(squares, digests, strict=True)
-        return [Predicted(square.astype(np.float32) / 255, 1, digest == "seen") for square, digest in pairs]
+        return [Prediction(square.astype(np.float32) / 255, 1, digest == "seen") for square, digest in pairs]
 
 
-def pictures(usable: Sequence[bool]) -> list[Opened]:
+def pictures(usable: Sequence[bool]) -> list[OpenedImage]:
     """Make opened items, each of a grey of its own, with gaps where one is not usable."""
     geometry = plan_geometry(64, 64, SMALL)
     return [
-        Opened(Record(str(i), "north", f"/{i}.png", pixel_digest=str(i)), np.full((64, 64), i, np.uint8), geometry)
+        OpenedImage(Record(str(i), "north", f"/{i}.png", pixel_digest=str(i)), np.full((64, 64), i, np.uint8), geometry)
         if good
-        else Opened(Record(str(i), "north", f"/{i}.png", status="failed", codes=("unreadable",)))
+        else OpenedImage(Record(str(i), "north", f"/{i}.png", status="failed", codes=("unreadable",)))
         for i, good in enumerate(usable)
     ]
 
 
-def drawn(mask: U8, reference: U8 | None = None) -> tuple[Opened, Predicted]:
+def drawn(mask: U8, reference: U8 | None = None) -> tuple[OpenedImage, Prediction]:
     """Make an opened item, and a prediction that is sure of this mask u8[64,64]."""
     record = Record("a", "north", "/a.png", ("/m.png",), ("lung",), "p", height=64, width=64)
     counts = None if reference is None else codecs.encode_rle(reference)
-    opened = Opened(record, mask * np.uint8(255), plan_geometry(64, 64, SMALL), counts)
-    return opened, Predicted(np.where(mask == 1, 0.9, 0.1).astype(np.float32), 1, False)
+    opened = OpenedImage(record, mask * np.uint8(255), plan_geometry(64, 64, SMALL), counts)
+    return opened, Prediction(np.where(mask == 1, 0.9, 0.1).astype(np.float32), 1, False)
 
 
 def lungs() -> U8:
@@ -102,12 +102,12 @@ def ensemble(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> Ensemb
     return Ensemble([checkpoint.find_all(f"{folder}/epoch-0001")[0]])
 
 
-def opened_from(archive: Path) -> list[Opened]:
+def opened_from(archive: Path) -> list[OpenedImage]:
     return [open_item(Item(record), SMALL) for record in sources.discover(str(archive))]
 
 
 def rows_of(
-    ensemble: Ensemble, opened: Sequence[Opened], batch: int = 4, asked: PostprocessSettings = AS_IT_IS
+    ensemble: Ensemble, opened: Sequence[OpenedImage], batch: int = 4, asked: PostprocessSettings = AS_IT_IS
 ) -> list[Row]:
     found = predict(ensemble, opened, batch)
     return [make_row(one, predicted, MADE, asked) for one, predicted in zip(opened, found, strict=True)]
@@ -213,8 +213,8 @@ def test_the_mask_is_where_the_restored_probability_reaches_the_threshold(
     probability = cv2.GaussianBlur(np.random.default_rng(1).random((64, 64)).astype(np.float32), (9, 9), 3)
     probability = (probability - probability.min()) / np.ptp(probability)
     record = Record("a", "north", "/a.png", height=size[0], width=size[1])
-    opened = Opened(record, np.zeros((64, 64), np.uint8), geometry)
-    row = make_row(opened, Predicted(probability, 1, False), {**MADE, "threshold": threshold}, AS_IT_IS)
+    opened = OpenedImage(record, np.zeros((64, 64), np.uint8), geometry)
+    row = make_row(opened, Prediction(probability, 1, False), {**MADE, "threshold": threshold}, AS_IT_IS)
     expected = (restore(probability, geometry) >= threshold).astype(np.uint8)
     assert 0 < expected.mean() < 1
     assert (mask_of(row) == expected).all()
@@ -229,8 +229,8 @@ def test_padding_is_no_part_of_what_the_model_is_sure_of() -> None:
     probability = np.full((64, 64), 0.99, np.float32)
     probability[geometry.content()] = 0.6
     record = Record("a", "north", "/a.png", height=32, width=64)
-    opened = Opened(record, np.zeros((64, 64), np.uint8), geometry)
-    row = make_row(opened, Predicted(probability, 1, False), MADE, AS_IT_IS)
+    opened = OpenedImage(record, np.zeros((64, 64), np.uint8), geometry)
+    row = make_row(opened, Prediction(probability, 1, False), MADE, AS_IT_IS)
     assert row["mean_probability"] == pytest.approx(0.6)
 
 
@@ -308,7 +308,7 @@ def test_the_row_of_an_unusable_image_says_why_and_holds_no_figure() -> None:
     record = Record(
         "a", "north", "/a.png", ("/m.png",), ("lung",), status="rejected", codes=("too_large",), message="9 GB"
     )
-    row = make_row(Opened(record, seconds=0.25), None, MADE, AS_IT_IS)
+    row = make_row(OpenedImage(record, seconds=0.25), None, MADE, AS_IT_IS)
     assert list(row) == PREDICTIONS.names
     assert (row["status"], row["codes"], row["message"], row["seconds"]) == ("rejected", ["too_large"], "9 GB", 0.25)
     assert (row["image_id"], row["source_uri"], row["mask_uris"]) == ("a", "/a.png", ["/m.png"])

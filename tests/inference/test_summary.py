@@ -10,11 +10,11 @@ import pytest
 
 from lungseg import storage
 from lungseg.config import InferSettings, PreprocessSettings
-from lungseg.inference.cpu_tasks import Job
-from lungseg.inference.items import How
+from lungseg.inference.cpu_tasks import InferenceJob
+from lungseg.inference.items import PredictOptions
 from lungseg.inference.part_plan import write_part
-from lungseg.inference.summary import Times, show_one, write_account
-from lungseg.predictions.parts import Account, part_path
+from lungseg.inference.summary import StageTimes, print_image_summary, write_summary
+from lungseg.predictions.parts import StatusCounts, part_path
 from lungseg.schema import PREDICTIONS
 
 
@@ -29,7 +29,7 @@ def said(open_: float, predict: float, finish: float, busy: tuple[float, float])
 
 
 def test_speeds_are_those_of_one_worker_in_a_stage() -> None:
-    times = Times("cuda", actors=2)
+    times = StageTimes("cuda", actors=2)
     times.add(30, said(3.0, 1.0, 2.0, (100.0, 101.0)))
     times.add(10, said(1.0, 1.0, 6.0, (103.0, 104.0)))
     found = times.as_json()
@@ -45,7 +45,7 @@ def test_parts_may_be_told_of_in_any_order() -> None:
     parts = [said(1.0, 1.0, 1.0, (5.0, 6.0)), said(2.0, 1.0, 1.0, (1.0, 3.0)), said(1.0, 1.0, 3.0, (2.0, 9.0))]
     found = []
     for order in (parts, parts[::-1]):
-        times = Times(actors=2)
+        times = StageTimes(actors=2)
         for one in order:
             times.add(1, one)
         found.append(times.as_json())
@@ -54,33 +54,33 @@ def test_parts_may_be_told_of_in_any_order() -> None:
 
 
 def test_where_nothing_was_done_no_speed_is_told() -> None:
-    assert Times("cpu", 3).as_json() == {"device": "cpu", "actors": 3, "images": 0}
+    assert StageTimes("cpu", 3).as_json() == {"device": "cpu", "actors": 3, "images": 0}
 
 
 def test_stages_too_fast_to_be_measured_divide_by_nothing() -> None:
-    times = Times()
+    times = StageTimes()
     times.add(1, said(0.0, 0.0, 0.0, (5.0, 5.0)))
     assert times.as_json()["device_idle_share"] is None
 
 
 @pytest.fixture
-def job(tmp_path: Path) -> Job:
+def job(tmp_path: Path) -> InferenceJob:
     settings = InferSettings(archive="/films", out=str(tmp_path), part_size=2)
-    return Job(settings, str(tmp_path), (), "0123456789abcdef", PreprocessSettings(), 0.5, How())
+    return InferenceJob(settings, str(tmp_path), (), "0123456789abcdef", PreprocessSettings(), 0.5, PredictOptions())
 
 
-def write_parts(job: Job) -> Account:
+def write_parts(job: InferenceJob) -> StatusCounts:
     first = [row("a"), row("b", status="rejected", codes=["blank"])]
     second = [row("c", status="failed", codes=["unreadable"])]
     written = [write_part(part_path(job.out, number), rows, "x") for number, rows in enumerate((first, second))]
     return written[0].add(written[1])
 
 
-def test_predictions_json_tells_counts_that_add_up_and_every_part(job: Job) -> None:
+def test_predictions_json_tells_counts_that_add_up_and_every_part(job: InferenceJob) -> None:
     total = write_parts(job)
-    times = Times()
+    times = StageTimes()
     times.add(3, said(1.0, 2.0, 3.0, (0.0, 2.0)))
-    write_account(job, total, times, {"images": 3, "predicted_now": 3, "seconds": 2.0})
+    write_summary(job, total, times, {"images": 3, "predicted_now": 3, "seconds": 2.0})
     found = storage.read_json(f"{job.out}/predictions.json")
     assert found["images"] == 3 == sum(found["counts"].values())
     assert found["counts"] == {"ok": 1, "rejected": 1, "failed": 1}
@@ -92,21 +92,21 @@ def test_predictions_json_tells_counts_that_add_up_and_every_part(job: Job) -> N
         content = (Path(job.out) / part["name"]).read_bytes()
         assert (part["rows"], part["bytes"]) == (rows, len(content))
         assert part["sha256"] == hashlib.sha256(content).hexdigest()
-    assert (found["model"], found["images_per_second"], found["predicted_now"]) == (job.model, 1.5, 3)
+    assert (found["model"], found["images_per_second"], found["predicted_now"]) == (job.model_digest, 1.5, 3)
     assert found["settings"] == job.settings.model_dump(mode="json")
     assert {"lungseg", "python", "torch", "ray"} <= found["versions"].keys()
     assert found["stages"] == times.as_json()
 
 
-def test_a_start_that_found_all_done_tells_no_speed(job: Job) -> None:
-    write_account(job, write_parts(job), Times(), {"images": 3, "predicted_now": 0, "seconds": 0.01})
+def test_a_start_that_found_all_done_tells_no_speed(job: InferenceJob) -> None:
+    write_summary(job, write_parts(job), StageTimes(), {"images": 3, "predicted_now": 0, "seconds": 0.01})
     found = storage.read_json(f"{job.out}/predictions.json")
     assert (found["predicted_now"], found["images_per_second"], found["stages"]["images"]) == (0, None, 0)
 
 
-def test_a_secret_key_is_not_in_the_account(job: Job) -> None:
+def test_a_secret_key_is_not_in_the_account(job: InferenceJob) -> None:
     job = replace(job, key=b"a secret that is long enough")
-    write_account(job, write_parts(job), Times(), {"images": 3, "predicted_now": 0, "seconds": 0.01})
+    write_summary(job, write_parts(job), StageTimes(), {"images": 3, "predicted_now": 0, "seconds": 0.01})
     assert b"a secret" not in (Path(job.out) / "predictions.json").read_bytes()
 
 
@@ -133,5 +133,5 @@ def test_one_picture_is_told_in_two_lines(
 ) -> None:
     path = part_path(str(tmp_path), 0)
     write_part(path, [row("a", **changes)], "x")
-    show_one(str(tmp_path))
+    print_image_summary(str(tmp_path))
     assert capsys.readouterr().out.splitlines() == [line, path]

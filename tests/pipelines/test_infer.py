@@ -168,7 +168,7 @@ def test_too_many_failures_stop_and_keep_finished_parts(
     assert said.startswith("2 of ")
     assert "images so far have no mask (2 undecodable), --max-failed 1 allows 1" in said
     assert "first: north_00.png: undecodable: " in said
-    assert said.endswith("what is done is kept")
+    assert said.endswith("finished parts are kept")
     assert not (out / "predictions.json").exists()
     kept = {path.name: path.stat().st_mtime_ns for path in out.glob("part-*")}
     assert "part-000000.parquet" in kept

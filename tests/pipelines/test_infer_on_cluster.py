@@ -12,35 +12,37 @@ from lungseg.cluster.resources import WorkerAllocation
 from lungseg.config import InferSettings, PreprocessSettings
 from lungseg.errors import ResourceError, SettingsError, TaskResult
 from lungseg.inference import part_plan
-from lungseg.inference.cpu_tasks import Job
+from lungseg.inference.cpu_tasks import InferenceJob
 from lungseg.inference.inputs import list_items
-from lungseg.inference.items import How
-from lungseg.inference.part_plan import Part
-from lungseg.inference.summary import Times
+from lungseg.inference.items import PredictOptions
+from lungseg.inference.part_plan import PlannedPart
+from lungseg.inference.summary import StageTimes
 from lungseg.model import checkpoint
 from lungseg.model.checkpoint import ensemble_digest
-from lungseg.pipelines.infer_on_cluster import _task_part, spread
+from lungseg.pipelines.infer_on_cluster import _task_part, predict_on_cluster
 
 SMALL = PreprocessSettings(size=64)
 
 
 @pytest.fixture
-def job(trained: Path, tmp_path: Path) -> Job:
+def job(trained: Path, tmp_path: Path) -> InferenceJob:
     settings = InferSettings(out=str(tmp_path), batch_size=2, device="cpu")
     model = checkpoint.find_all(str(trained))[0]
     part_plan.claim(str(tmp_path), {"digest": "feed"})
-    return Job(settings, str(tmp_path), (model.folder,), ensemble_digest([model]), SMALL, 0.5, How())
+    return InferenceJob(
+        settings, str(tmp_path), (model.folder,), ensemble_digest([model]), SMALL, 0.5, PredictOptions()
+    )
 
 
 def test_parts_return_once_and_unwritable_ones_as_errors(
-    ray_cluster: None, archive: Path, job: Job, tmp_path: Path
+    ray_cluster: None, archive: Path, job: InferenceJob, tmp_path: Path
 ) -> None:
     items = list_items(InferSettings(archive=str(archive)), SMALL)
-    planned = [Part.of(number, items[4 * number : 4 * number + 4], "settings") for number in range(2)]
+    planned = [PlannedPart.of(number, items[4 * number : 4 * number + 4], "settings") for number in range(2)]
     (tmp_path / "part-000001.parquet").mkdir()
-    times = Times()
+    times = StageTimes()
     rows = [{"number": part.number, "items": part.items, "digest": part.digest} for part in planned]
-    found = sorted(spread(job, rows, times), key=lambda row: row["number"])
+    found = sorted(predict_on_cluster(job, rows, times), key=lambda row: row["number"])
     assert [row["number"] for row in found] == [0, 1]
     done, failed = (TaskResult.from_json(row["result"]) for row in found)
     assert "part-000001.parquet: cannot be written" in str(failed.error)
@@ -65,13 +67,13 @@ def test_two_tasks_always_have_room(ray_cluster: None, monkeypatch: pytest.Monke
             assert part != 0.49, "as an actor's: Ray Data would open within the actors"
 
 
-def test_more_workers_than_cpus_are_refused(ray_cluster: None, job: Job) -> None:
+def test_more_workers_than_cpus_are_refused(ray_cluster: None, job: InferenceJob) -> None:
     job = replace(job, settings=job.settings.model_copy(update={"workers": 64}))
     with pytest.raises(ResourceError, match="64 CPUs needed, the cluster has 2"):
-        list(spread(job, [{"number": 0, "items": "[]", "digest": ""}], Times()))
+        list(predict_on_cluster(job, [{"number": 0, "items": "[]", "digest": ""}], StageTimes()))
 
 
-def test_fp16_without_a_gpu_is_refused(ray_cluster: None, job: Job) -> None:
+def test_fp16_without_a_gpu_is_refused(ray_cluster: None, job: InferenceJob) -> None:
     job = replace(job, settings=job.settings.model_copy(update={"precision": "fp16", "device": "auto"}))
     with pytest.raises(SettingsError, match="--precision fp16 on a CPU"):
-        list(spread(job, [{"number": 0, "items": "[]", "digest": ""}], Times()))
+        list(predict_on_cluster(job, [{"number": 0, "items": "[]", "digest": ""}], StageTimes()))

@@ -16,9 +16,9 @@ from lungseg.config import InferSettings
 from lungseg.errors import TaskResult
 from lungseg.imaging import codecs
 from lungseg.inference.actor import PredictPart
-from lungseg.inference.cpu_tasks import Job, finish_part, open_part
+from lungseg.inference.cpu_tasks import InferenceJob, finish_part, open_part
 from lungseg.inference.inputs import list_items
-from lungseg.inference.items import How
+from lungseg.inference.items import PredictOptions
 from lungseg.ingest import sources
 from lungseg.model import checkpoint
 from lungseg.model.checkpoint import ensemble_digest
@@ -34,7 +34,9 @@ def masks_of(archive: str, trained: Path, out: str) -> dict[str, str]:
     """Predict an archive in this process; masks by image."""
     model = checkpoint.find_all(str(trained))[0]
     settings = InferSettings(archive=archive, checkpoint=(str(trained),), out=out)
-    job = Job(settings, out, (model.folder,), ensemble_digest([model]), model.preprocess, 0.5, How())
+    job = InferenceJob(
+        settings, out, (model.folder,), ensemble_digest([model]), model.preprocess, 0.5, PredictOptions()
+    )
     items = json.dumps([item.to_dict() for item in list_items(settings, model.preprocess)])
     part = pa.Table.from_pylist([{"number": 0, "items": items, "digest": "feed"}])
     (said,) = finish_part(PredictPart(job)(open_part(part, job)), job).to_pylist()
