@@ -117,7 +117,7 @@ def rows_of(out: Path) -> list[Row]:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_killed_inference_ends_with_the_undisturbed_rows(
-    without_ray: None, films: Path, trained: Path, tmp_path: Path
+    ray_cluster: None, films: Path, trained: Path, tmp_path: Path
 ) -> None:
     undisturbed, out = tmp_path / "undisturbed", tmp_path / "killed"
     infer.run(parse("infer", arguments(films, trained, undisturbed)))  # type: ignore[arg-type]
