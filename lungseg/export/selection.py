@@ -20,7 +20,7 @@ Row = dict[str, Any]
 _READERS = 8  # threads that read parts; in a bucket, reading is waiting
 
 
-def require_apart(folder: str, out: str) -> None:
+def require_outside_archive(folder: str, out: str) -> None:
     """Refuse to write among an archive's pictures, where its next reader would find them.
 
     Raises:
@@ -32,7 +32,7 @@ def require_apart(folder: str, out: str) -> None:
         raise InputError(f"--out {out} lies in the archive {archive}: pass a folder outside of it")
 
 
-def claim(out: str, folder: str, settings: ExportSettings) -> None:
+def reserve_output(out: str, folder: str, settings: ExportSettings) -> None:
     """Take an output folder for an export, or find it taken for the same one: two would lie there as if they were one.
 
     Raises:
@@ -56,7 +56,7 @@ def claim(out: str, folder: str, settings: ExportSettings) -> None:
     storage.write_json(path, export)
 
 
-def whole_parts(folder: str) -> list[str]:
+def verified_parts(folder: str) -> list[str]:
     """List the parts, which must be those that the inference ended with.
 
     Raises:
@@ -77,12 +77,12 @@ def whole_parts(folder: str) -> list[str]:
     return paths
 
 
-def predicted(rows: pa.Table) -> pa.Table:
+def rows_with_mask(rows: pa.Table) -> pa.Table:
     """Leave out the rows that have no mask."""
     return rows.filter(pa.compute.is_in(rows.column("status"), pa.array(USABLE)))
 
 
-def asked(rows: pa.Table, where: str) -> NDArray[np.bool_]:
+def evaluate_query(rows: pa.Table, where: str) -> NDArray[np.bool_]:
     """Say for which of these rows, of all parts, a query over their columns holds, as pandas asks it.
 
     Raises:
@@ -105,7 +105,7 @@ def asked(rows: pa.Table, where: str) -> NDArray[np.bool_]:
     return np.asarray(found, bool)
 
 
-def choose(paths: list[str], where: str) -> list[Row]:
+def select_rows(paths: list[str], where: str) -> list[Row]:
     """Choose rows over all parts: each part's path, and which of its predicted rows are chosen; None where all are.
 
     Raises:
@@ -116,7 +116,7 @@ def choose(paths: list[str], where: str) -> list[Row]:
         return [{"path": path, "rows": None} for path in paths]
     with ThreadPoolExecutor(_READERS) as pool:
         tables = list(pool.map(lambda path: _without_masks(read_part(path)), paths))
-    holds = asked(pa.concat_tables(tables), where)
+    holds = evaluate_query(pa.concat_tables(tables), where)
     ends = np.cumsum([table.num_rows for table in tables])[:-1]
     return [
         {"path": path, "rows": np.flatnonzero(of).tolist()}
@@ -125,6 +125,6 @@ def choose(paths: list[str], where: str) -> list[Row]:
 
 
 def _without_masks(rows: pa.Table) -> pa.Table:
-    found = predicted(rows)
+    found = rows_with_mask(rows)
     place = found.schema.get_field_index("mask")
     return found.set_column(place, "mask", pa.nulls(found.num_rows, pa.string())).replace_schema_metadata(None)

@@ -13,7 +13,7 @@ from lungseg import storage
 from lungseg.arrays import U8, Row
 from lungseg.config import ExportSettings
 from lungseg.errors import InputError, TaskResult
-from lungseg.export.selection import predicted
+from lungseg.export.selection import rows_with_mask
 from lungseg.imaging import codecs
 from lungseg.imaging.dicom.reader import is_dicom
 from lungseg.imaging.dicom.segmentation import encode_segmentation
@@ -39,7 +39,7 @@ def export_part(item: Row, settings: ExportSettings, out: str) -> Row:
 def _export(part: Row, settings: ExportSettings, out: str) -> Row:
     done: dict[str, Any] = {"counts": Counter(), "notes": [], "coco": []}
     table = read_part(part["path"])
-    found = predicted(table)
+    found = rows_with_mask(table)
     chosen = (found if part["rows"] is None else found.take(pa.array(part["rows"], pa.int64()))).to_pylist()
     done["counts"].update(rows=table.num_rows, chosen=len(chosen))
     for row in chosen:

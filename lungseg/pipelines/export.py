@@ -15,7 +15,13 @@ from lungseg.cluster.connection import connect
 from lungseg.cluster.resources import require_cpus
 from lungseg.config import ExportSettings
 from lungseg.errors import InputError, SettingsError, TaskResult
-from lungseg.export.selection import asked, choose, claim, require_apart, whole_parts
+from lungseg.export.selection import (
+    evaluate_query,
+    select_rows,
+    reserve_output,
+    require_outside_archive,
+    verified_parts,
+)
 from lungseg.export.writers import export_part, to_coco
 from lungseg.progress import ProgressLine
 from lungseg.schema import PREDICTIONS
@@ -23,7 +29,7 @@ from lungseg.schema import PREDICTIONS
 logger = logging.getLogger(__name__)
 
 
-_TOLD = 5
+_SHOWN_NOTES = 5
 
 
 def run(settings: ExportSettings) -> None:
@@ -34,11 +40,13 @@ def run(settings: ExportSettings) -> None:
 
     """
     folder, out = _folder(settings), storage.resolve(settings.out)
-    asked(PREDICTIONS.empty_table(), settings.where)  # tells of a query that cannot be asked before anything is done
-    require_apart(folder, out)
-    paths = whole_parts(folder)
-    chosen = choose(paths, settings.where)
-    claim(out, folder, settings)
+    evaluate_query(
+        PREDICTIONS.empty_table(), settings.where
+    )  # tells of a query that cannot be asked before anything is done
+    require_outside_archive(folder, out)
+    paths = verified_parts(folder)
+    chosen = select_rows(paths, settings.where)
+    reserve_output(out, folder, settings)
     connect()
     require_cpus(1)
     counts: Counter[str] = Counter()
@@ -53,10 +61,10 @@ def run(settings: ExportSettings) -> None:
     coco.sort(key=lambda row: (row["dataset"], row["image_id"], row["source_uri"]))  # parts end in any order
     if "coco" in settings.formats:
         storage.write_json(storage.join(out, "annotations.json"), to_coco(coco, folder))
-    for note in notes[:_TOLD]:
+    for note in notes[:_SHOWN_NOTES]:
         logger.warning("%s", note)
-    if len(notes) > _TOLD:
-        logger.warning("and %d more", len(notes) - _TOLD)
+    if len(notes) > _SHOWN_NOTES:
+        logger.warning("and %d more", len(notes) - _SHOWN_NOTES)
     said = ", ".join(f"{counts[name]} {name}" for name in settings.formats)
     logger.info("%d of %d rows chosen; written to %s: %s", counts["chosen"], counts["rows"], out, said)
     if not counts["chosen"]:

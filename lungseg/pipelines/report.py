@@ -30,9 +30,12 @@ def run(settings: ReportSettings) -> None:
         prediction_results.read_predictions(storage.resolve(settings.predictions)) if settings.predictions else None
     )
     compared, notes = _compare(study, settings.compare_with), _notes(study, predictions)
-    console.show(study, compared, predictions, notes)
+    console.print_report(study, compared, predictions, notes)
     chosen = overlays.select_cases(predictions.rows, settings.overlays) if predictions else []
-    shown = [overlays.draw_case(row, rank, prediction_results.SEEN[row["seen_in_training"]]) for rank, row in chosen]
+    shown = [
+        overlays.draw_case(row, rank, prediction_results.TRAINING_LABELS[row["seen_in_training"]])
+        for rank, row in chosen
+    ]
     out = storage.resolve(settings.out) if settings.out else study.folder
     page = Page(study, compared, predictions, shown, notes)
     storage.write_json(storage.join(out, "report.json"), to_json(page))
@@ -83,5 +86,5 @@ def _notes(study: Study, predictions: Predictions | None) -> list[str]:
         )
     strangers = [run for run in about["runs"] if run not in study.runs]
     if strangers:
-        notes.append(f"The predictions were made by run {console.join(strangers)}, not of this study.")
+        notes.append(f"The predictions were made by run {console.join_names(strangers)}, not of this study.")
     return notes

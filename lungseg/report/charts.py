@@ -66,12 +66,12 @@ def learning_curves(runs: Mapping[str, Sequence[Row]]) -> dict[str, tuple[Curve 
     if not rows:
         return {}
     epochs = max(row["epoch"] for row in rows)
-    low = lowest([_dice(row) for row in rows if math.isfinite(_dice(row))])
+    low = axis_start([_dice(row) for row in rows if math.isfinite(_dice(row))])
     high = max((row["loss"] for row in rows if math.isfinite(row["loss"])), default=1.0)
     return {
         name: (
-            curve([(row["epoch"], _dice(row)) for row in part], low, 1.0, epochs),
-            curve([(row["epoch"], row["loss"]) for row in part], 0.0, high, epochs),
+            place_curve([(row["epoch"], _dice(row)) for row in part], low, 1.0, epochs),
+            place_curve([(row["epoch"], row["loss"]) for row in part], 0.0, high, epochs),
         )
         for name, part in runs.items()
         if part
@@ -82,14 +82,14 @@ def _dice(row: Row) -> float:
     return float(row["validation_dice"] if "validation_dice" in row else row["held_out_dice"])
 
 
-def curve(values: Sequence[tuple[int, float]], low: float, high: float, epochs: int) -> Curve | None:
+def place_curve(values: Sequence[tuple[int, float]], low: float, high: float, epochs: int) -> Curve | None:
     """Place (epoch, value) pairs in a plot of low..high by 1..epochs; None where there is no finite value."""
     finite = [(epoch, value) for epoch, value in values if math.isfinite(value)]
     if not finite:
         return None
     across, up = Scale(1, max(epochs, 2), LEFT, WIDTH - RIGHT), _upward(low, high)
     points = tuple((across.at(epoch), up.at(value)) for epoch, value in finite)
-    wholes = [value for value in ticks(1, max(epochs, 2), 5) if value >= 1 and value == int(value)]
+    wholes = [value for value in round_ticks(1, max(epochs, 2), 5) if value >= 1 and value == int(value)]
     x_ticks = tuple(Tick(across.at(value), f"{value:.0f}") for value in dict.fromkeys([1.0, *wholes]))
     return Curve(points, x_ticks, _y_ticks(up), f"{finite[-1][1]:.3f}")
 
@@ -105,17 +105,17 @@ def histogram(values: Sequence[float], low: float) -> Histogram:
         left, right = across.at(low + number * size), across.at(low + (number + 1) * size)
         height = max(floor - up.at(count), 1.5)  # one image among thousands must still be seen
         bars.append((left, round(floor - height, 2), round(right - left - 0.6, 2), round(height, 2)))
-    x_ticks = tuple(Tick(across.at(value), f"{value:g}") for value in ticks(low, 1.0, 5))
+    x_ticks = tuple(Tick(across.at(value), f"{value:g}") for value in round_ticks(low, 1.0, 5))
     y_ticks = tuple(tick for tick in _y_ticks(up, 3) if float(tick.text).is_integer())
     return Histogram(tuple(bars), x_ticks, y_ticks, across.at(math.fsum(values) / len(values)))
 
 
-def lowest(values: Sequence[float]) -> float:
+def axis_start(values: Sequence[float]) -> float:
     """Round down to where a Dice axis of these values begins: a multiple of 0.1 below 1."""
     return min(math.floor(min(values, default=0.9) * 10 + 1e-9) / 10, 0.9)
 
 
-def ticks(low: float, high: float, count: int) -> list[float]:
+def round_ticks(low: float, high: float, count: int) -> list[float]:
     """Choose about `count` round values within low..high."""
     rough = (high - low) / count
     power = 10.0 ** math.floor(math.log10(rough))
@@ -129,4 +129,4 @@ def _upward(low: float, high: float) -> Scale:
 
 
 def _y_ticks(up: Scale, count: int = 4) -> tuple[Tick, ...]:
-    return tuple(Tick(up.at(value), f"{value:g}") for value in ticks(up.low, up.high, count))
+    return tuple(Tick(up.at(value), f"{value:g}") for value in round_ticks(up.low, up.high, count))

@@ -40,7 +40,7 @@ _PREDICTIONS = (_DATASET, _TRAINING, _IMAGES, _NO_REFERENCE, *_DICE, *_OVERLAP, 
 _CODES = (_DATASET, _Column("status", "status"), _Column("reason code", "code"), _IMAGES)
 
 
-def show(
+def print_report(
     study: Study, compared: Sequence[StudyComparison], predictions: Predictions | None, notes: Sequence[str]
 ) -> None:
     """Print every table and note on standard output."""
@@ -50,8 +50,8 @@ def show(
     for table in study.tables:
         about, joint = table.about, f"all {table.about['runs']} runs"
         rows = [line.as_json() for line in table.lines] + [{"run": joint, **line.as_json()} for line in table.joint]
-        title = f"{study.name}: trained on {join(about['train_on'])} ({about['protocol']})"
-        _print(console, (title, made(about)), _STUDY, rows)
+        title = f"{study.name}: trained on {join_names(about['train_on'])} ({about['protocol']})"
+        _print(console, (title, describe_metrics(about)), _STUDY, rows)
     cross_dataset.print_results(study.matrix, console)
     if compared:
         _print(
@@ -70,14 +70,14 @@ def show(
 
 def _show_predictions(console: Console, predictions: Predictions) -> None:
     about = predictions.about
-    said = f"{made(about)}; HD95 and ASSD in px"
+    said = f"{describe_metrics(about)}; HD95 and ASSD in px"
     _print(
         console,
-        (f"Predictions of {predictors(about['runs'])}", said),
+        (f"Predictions of {predicting_runs(about['runs'])}", said),
         _PREDICTIONS,
         [line.as_json() for line in predictions.lines],
     )
-    title = f"{about['inputs']} inputs: {counts(about['counts'])}"
+    title = f"{about['inputs']} inputs: {format_counts(about['counts'])}"
     _print(console, (title, ""), _CODES if predictions.codes else (), predictions.codes)
 
 
@@ -99,11 +99,11 @@ def _table(columns: Sequence[_Column], rows: Sequence[Row], gap: int) -> RichTab
         figure = column.decimals is not None
         table.add_column(column.head, justify="right" if figure else "left", no_wrap=figure, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(_plain(number(row[one.key], one.decimals))) for one in columns))
+        table.add_row(*(Text(_plain(format_number(row[one.key], one.decimals))) for one in columns))
     return table
 
 
-def number(value: Any, decimals: int | None) -> str:
+def format_number(value: Any, decimals: int | None) -> str:
     """Write a figure with so many decimals, a word as it is, and what is not there as a dash."""
     if value is None:
         return "-"
@@ -115,7 +115,7 @@ def _plain(text: str) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
-def made(about: Row) -> str:
+def describe_metrics(about: Row) -> str:
     """Say how a table's figures were made."""
     steps = [name for name, value in about.get("postprocess", {}).items() if value]
     after = f", post-processed ({', '.join(steps)})" if steps else ""
@@ -124,16 +124,16 @@ def made(about: Row) -> str:
     return f"{about['aggregation']}, at {about['resolution']}, threshold {threshold}{after}"
 
 
-def predictors(runs: Sequence[str]) -> str:
+def predicting_runs(runs: Sequence[str]) -> str:
     """Name the runs whose models predicted."""
     return runs[0] if len(runs) == 1 else f"the mean of {len(runs)} runs"
 
 
-def counts(found: dict[str, int]) -> str:
+def format_counts(found: dict[str, int]) -> str:
     """Write counts by status."""
     return ", ".join(f"{count} {status}" for status, count in found.items()) or "none"
 
 
-def join(names: Sequence[str]) -> str:
+def join_names(names: Sequence[str]) -> str:
     """Write the names of data sets that belong together."""
     return " + ".join(names)

@@ -10,7 +10,7 @@ from lungseg.arrays import Row
 from lungseg.predictions import overlays
 from lungseg.report import charts, console
 from lungseg.report.prediction_results import Predictions
-from lungseg.report.result_table import Line
+from lungseg.report.result_table import ResultLine
 from lungseg.report.study_results import Study
 from lungseg.study import cross_dataset, study_comparison
 from lungseg.versions import versions
@@ -40,12 +40,12 @@ def headline(study: Study) -> list[str]:
     if held_out:
         folds = f"{first.about['runs']} of {first.about['folds']} folds"
         said.append(
-            f"Trained on {console.join(first.about['train_on'])}, mean Dice is {sum(held_out) / len(held_out):.4f} "
-            f"on {len(held_out)} held-out images of the same data ({folds}; {console.made(first.about)})."
+            f"Trained on {console.join_names(first.about['train_on'])}, mean Dice is {sum(held_out) / len(held_out):.4f} "
+            f"on {len(held_out)} held-out images of the same data ({folds}; {console.describe_metrics(first.about)})."
         )
     crossed = [
         f"{line.figures['dice']:.4f} on {line.figures['images']} images of {line.about['dataset']} "
-        f"(trained on {console.join(table.about['train_on'])})"
+        f"(trained on {console.join_names(table.about['train_on'])})"
         for table in study.tables
         for line in table.summary()
         if line.about["role"] == "cross"
@@ -83,7 +83,7 @@ def to_json(page: Page) -> Row:
     }
 
 
-def _json_lines(lines: Sequence[Line]) -> list[Row]:
+def _json_lines(lines: Sequence[ResultLine]) -> list[Row]:
     return [line.as_json() for line in lines]
 
 
@@ -92,8 +92,13 @@ def to_html(page: Page) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(number=console.number, counts=console.counts, names=console.join, made=console.made)
-    environment.filters["predictors"] = console.predictors
+    environment.filters.update(
+        number=console.format_number,
+        counts=console.format_counts,
+        names=console.join_names,
+        made=console.describe_metrics,
+    )
+    environment.filters["predictors"] = console.predicting_runs
     template = environment.from_string(Path(__file__).with_name("report.html").read_text(encoding="utf-8"))
     return template.render(
         study=page.study,
@@ -110,10 +115,13 @@ def to_html(page: Page) -> str:
     )
 
 
-def _histograms(study: Study, predictions: Predictions | None) -> list[tuple[str, Line, charts.Histogram]]:
+def _histograms(study: Study, predictions: Predictions | None) -> list[tuple[str, ResultLine, charts.Histogram]]:
     """Draw the per-image Dice of every line that counts each image once, all on one axis."""
     lines = [
-        (f"{line.about['dataset']}, {line.about['role']}; trained on {console.join(table.about['train_on'])}", line)
+        (
+            f"{line.about['dataset']}, {line.about['role']}; trained on {console.join_names(table.about['train_on'])}",
+            line,
+        )
         for table in study.tables
         for line in table.summary()
     ]
@@ -123,5 +131,5 @@ def _histograms(study: Study, predictions: Predictions | None) -> list[tuple[str
             for line in predictions.lines
             if line.dice
         ]
-    low = charts.lowest([value for _, line in lines for value in line.dice])
+    low = charts.axis_start([value for _, line in lines for value in line.dice])
     return [(title, line, charts.histogram(line.dice, low)) for title, line in lines]

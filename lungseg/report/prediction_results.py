@@ -9,14 +9,14 @@ from lungseg.arrays import Row
 from lungseg.errors import InputError
 from lungseg.ingest.reason_codes import counted_codes
 from lungseg.predictions.parts import part_files, read_part
-from lungseg.report.result_table import Line, figures, group_by
+from lungseg.report.result_table import ResultLine, compute_metrics, group_by
 from lungseg.schema import USABLE
 from lungseg.study.cross_dataset import mean_defined
 
 DISTANCES = ("hd95_px", "assd_px")
 
 
-SEEN = {True: "seen", False: "unseen", None: "unknown"}
+TRAINING_LABELS = {True: "seen", False: "unseen", None: "unknown"}
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Predictions:
     """What infer wrote; about: plan and counts; codes: rows by data set, status and reason code; rows: no masks."""
 
     about: Row
-    lines: tuple[Line, ...]
+    lines: tuple[ResultLine, ...]
     codes: tuple[Row, ...]
     rows: tuple[Row, ...]
 
@@ -60,19 +60,19 @@ def read_predictions(folder: str) -> Predictions:
     return Predictions(about, _prediction_lines(rows), _count_codes(rows), tuple(rows))
 
 
-def _prediction_lines(rows: Sequence[Row]) -> tuple[Line, ...]:
+def _prediction_lines(rows: Sequence[Row]) -> tuple[ResultLine, ...]:
     """Make a line a data set and whether the model was trained on its images, the unseen first."""
     parts = group_by([row for row in rows if row["status"] in USABLE], ("dataset", "seen_in_training"))
     lines = []
     for (dataset, seen), part in sorted(parts.items(), key=lambda pair: (pair[0][0], bool(pair[0][1]))):
         dice = tuple(row["dice"] for row in part if row["dice"] is not None)
         values = {
-            **figures(part),
+            **compute_metrics(part),
             **{name: mean_defined(row[name] for row in part if row[name] is not None) for name in DISTANCES},
             "without_reference": len(part) - len(dice),
             "without_distance": sum(1 for row in part if row["dice"] is not None and row["hd95_px"] is None),
         }
-        lines.append(Line({"dataset": dataset, "training": SEEN[seen]}, values, dice))
+        lines.append(ResultLine({"dataset": dataset, "training": TRAINING_LABELS[seen]}, values, dice))
     return tuple(lines)
 
 

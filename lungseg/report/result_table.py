@@ -9,18 +9,18 @@ from lungseg.arrays import Row
 from lungseg.metrics import bootstrap
 from lungseg.study.cross_dataset import mean_defined, patient_key
 
-MEASURES = ("dice", "iou", "pixel_accuracy")
+METRICS = ("dice", "iou", "pixel_accuracy")
 
 
 _DICE = ("low", "high", "sd", "median", "p5")  # of statistics.Summary
 
 
 @dataclass(frozen=True)
-class Line:
+class ResultLine:
     """One line of a table: what it is about, its figures, and the Dice of each image behind them."""
 
     about: Row
-    figures: Row
+    compute_metrics: Row
     dice: tuple[float, ...]
 
     def as_json(self) -> Row:
@@ -28,7 +28,7 @@ class Line:
         return {**self.about, **self.figures}
 
 
-def figures(rows: Sequence[Row]) -> Row:
+def compute_metrics(rows: Sequence[Row]) -> Row:
     """Take per-image means of the rows that were compared with a reference; None where there is none.
 
     dice_low, dice_high: 95 % interval of the mean Dice, by a bootstrap over patients; None for fewer than two.
@@ -39,7 +39,7 @@ def figures(rows: Sequence[Row]) -> Row:
     found = bootstrap.summarise(dice, [patient_key(row) for row in compared]) if compared else None
     return {
         "images": len(rows),
-        **{name: mean_defined(row[name] for row in compared) for name in MEASURES},
+        **{name: mean_defined(row[name] for row in compared) for name in METRICS},
         **{f"dice_{name}": getattr(found, name) if found else None for name in _DICE},
         "dice_min": min(dice, default=None),
     }

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from lungseg import storage
 from lungseg.arrays import Row
 from lungseg.errors import InputError
-from lungseg.report.result_table import MEASURES, Line, figures, group_by
+from lungseg.report.result_table import METRICS, ResultLine, compute_metrics, group_by
 from lungseg.schema import is_superseded
 from lungseg.study.cross_dataset import CrossDatasetResults, mean_defined, summarise
 
 
 @dataclass(frozen=True)
-class Table:
+class RunTable:
     """Runs that were trained on the same data sets in the same way.
 
     lines: one a run, role and data set. joint: one a role and data set over all these runs, each image once; an image
@@ -22,10 +22,10 @@ class Table:
     """
 
     about: Row
-    lines: tuple[Line, ...]
-    joint: tuple[Line, ...]
+    lines: tuple[ResultLine, ...]
+    joint: tuple[ResultLine, ...]
 
-    def summary(self) -> tuple[Line, ...]:
+    def summary(self) -> tuple[ResultLine, ...]:
         """Lines that count each image once: the joint ones, or the only run's."""
         return self.joint or self.lines
 
@@ -41,7 +41,7 @@ class Study:
     name: str
     folder: str
     runs: tuple[str, ...]
-    tables: tuple[Table, ...]
+    tables: tuple[RunTable, ...]
     curves: dict[str, list[Row]]
     unfinished: tuple[Row, ...]
     matrix: CrossDatasetResults
@@ -116,21 +116,23 @@ def _alike(summary: Row) -> Row:
     return {**{name: summary[name] for name in names}, **more}
 
 
-def _table(runs: Sequence[tuple[Row, list[Row]]]) -> Table:
-    lines: list[Line] = []
+def _table(runs: Sequence[tuple[Row, list[Row]]]) -> RunTable:
+    lines: list[ResultLine] = []
     every: list[Row] = []
     for summary, tested in runs:
         every += tested
         lines += _tested_lines(tested, {"run": summary["run"], "fold": summary["fold"]})
     about = {**_alike(runs[0][0]), "runs": len(runs)}
-    return Table(about, tuple(lines), tuple(_tested_lines(_each_once(every), {})) if len(runs) > 1 else ())
+    return RunTable(about, tuple(lines), tuple(_tested_lines(_each_once(every), {})) if len(runs) > 1 else ())
 
 
-def _tested_lines(rows: Sequence[Row], about: Row) -> list[Line]:
+def _tested_lines(rows: Sequence[Row], about: Row) -> list[ResultLine]:
     """Make a line a role and data set, the held-out ones first."""
     parts = group_by(rows, ("role", "dataset"))
     return [
-        Line({**about, "role": role, "dataset": dataset}, figures(part), tuple(row["dice"] for row in part))
+        ResultLine(
+            {**about, "role": role, "dataset": dataset}, compute_metrics(part), tuple(row["dice"] for row in part)
+        )
         for (role, dataset), part in sorted(parts.items(), key=lambda pair: (pair[0][0] != "held-out", pair[0]))
     ]
 
@@ -138,7 +140,7 @@ def _tested_lines(rows: Sequence[Row], about: Row) -> list[Line]:
 def _each_once(rows: Sequence[Row]) -> list[Row]:
     """Join the rows of one image in one role to one, with the mean over the runs that were tested on it."""
     return [
-        {**part[0], **{name: mean_defined(row[name] for row in part) for name in MEASURES}}
+        {**part[0], **{name: mean_defined(row[name] for row in part) for name in METRICS}}
         for part in group_by(rows, ("role", "dataset", "image_id")).values()
     ]
 

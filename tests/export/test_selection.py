@@ -22,16 +22,16 @@ def test_a_query_that_is_no_condition_is_refused(where: str, predictions: Path, 
 
 
 def test_a_query_is_asked_of_all_parts_at_once(predictions: Path) -> None:
-    paths = selection.whole_parts(str(predictions))
-    found = selection.choose(paths, "dice <= dice.quantile(0.5)")  # of 0.8, 0.9 in the first, 0.95 in the second
+    paths = selection.verified_parts(str(predictions))
+    found = selection.select_rows(paths, "dice <= dice.quantile(0.5)")  # of 0.8, 0.9 in the first, 0.95 in the second
     assert [part["rows"] for part in found] == [[0, 1], []]
-    assert [part["rows"] for part in selection.choose(paths, "")] == [None, None]
+    assert [part["rows"] for part in selection.select_rows(paths, "")] == [None, None]
 
 
 def test_predicted_rows_are_those_with_a_mask(draw_pair: Any) -> None:
     _, mask = draw_pair(1, 40, 40)
     rows = [row_of(str(i), "x.png", mask, status=("ok", "rejected", "repaired")[i % 3]) for i in range(6)]
-    assert selection.predicted(table(rows, PREDICTIONS)).column("image_id").to_pylist() == ["0", "2", "3", "5"]
+    assert selection.rows_with_mask(table(rows, PREDICTIONS)).column("image_id").to_pylist() == ["0", "2", "3", "5"]
 
 
 def test_parts_that_are_missing_or_of_another_start_are_refused(predictions: Path, tmp_path: Path) -> None:

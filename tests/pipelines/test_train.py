@@ -86,7 +86,7 @@ def test_each_dataset_is_left_out_once(
     assert sides["south"]["cross"] == ("north", 5)
     assert sides["north"]["cross"] == ("south", 3)
     assert sides["north"]["held-out"][0] == "north"
-    console.show(study, [], None, [])
+    console.print_report(study, [], None, [])
     assert "trained on north (leave-one-dataset-out)" in capsys.readouterr().out
 
 

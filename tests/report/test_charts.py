@@ -10,7 +10,7 @@ from lungseg.report import charts
     [(0.0, 1.0, [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]), (0.9, 1.0, [0.9, 0.92, 0.94, 0.96, 0.98, 1.0]), (1, 2, [1.0, 1.2])],
 )
 def test_ticks_are_round(low: float, high: float, expected: list[float]) -> None:
-    assert charts.ticks(low, high, 5)[: len(expected)] == pytest.approx(expected)
+    assert charts.round_ticks(low, high, 5)[: len(expected)] == pytest.approx(expected)
 
 
 def test_a_histogram_counts_every_image() -> None:
@@ -35,8 +35,8 @@ def test_a_curve_passes_over_what_is_not_finite() -> None:
 
 
 def test_one_epoch_is_a_point() -> None:
-    chart = charts.curve([(1, 0.9)], 0.9, 0.9, 1)
+    chart = charts.place_curve([(1, 0.9)], 0.9, 0.9, 1)
     assert chart is not None
     assert len(chart.points) == 1
-    assert charts.lowest([0.97]) == 0.9
-    assert charts.lowest([0.43]) == pytest.approx(0.4)
+    assert charts.axis_start([0.97]) == 0.9
+    assert charts.axis_start([0.43]) == pytest.approx(0.4)

@@ -3,21 +3,21 @@ import re
 import pytest
 
 from lungseg.report import console
-from lungseg.report.result_table import Line
-from lungseg.report.study_results import Study, Table
+from lungseg.report.result_table import ResultLine
+from lungseg.report.study_results import Study, RunTable
 from lungseg.study.cross_dataset import summarise
 
 
 def _show(capsys: pytest.CaptureFixture[str], run: str, dataset: str) -> str:
     names = ("dice", "dice_p5", "dice_min", "iou", "pixel_accuracy")
     named = {"run": run, "fold": 0, "role": "held-out", "dataset": dataset}
-    line = Line(named, {"images": 138, **dict.fromkeys(names, 0.98765)}, ())
+    line = ResultLine(named, {"images": 138, **dict.fromkeys(names, 0.98765)}, ())
     about = {
         "runs": 1, "train_on": ["a", "b"], "protocol": "pooled", "aggregation": "mean over images",
         "resolution": "64 px", "threshold": 0.5,
     }  # fmt: skip
-    console.show(
-        Study("trial", "/trial", (run,), (Table(about, (line,), ()),), {}, (), summarise([])), [], None, ["one"]
+    console.print_report(
+        Study("trial", "/trial", (run,), (RunTable(about, (line,), ()),), {}, (), summarise([])), [], None, ["one"]
     )
     return capsys.readouterr().out
 
@@ -44,7 +44,7 @@ def test_a_name_is_no_markup_and_steers_no_terminal(capsys: pytest.CaptureFixtur
 
 
 def test_a_figure_in_words() -> None:
-    assert console.number(0.98765, 4) == "0.9877"
-    assert console.number(None, 4) == "-"
-    assert console.number("north", None) == "north"
-    assert console.counts({}) == "none"
+    assert console.format_number(0.98765, 4) == "0.9877"
+    assert console.format_number(None, 4) == "-"
+    assert console.format_number("north", None) == "north"
+    assert console.format_counts({}) == "none"

@@ -10,16 +10,16 @@ from lungseg.report import result_table, study_results
 
 def _row(image: int, dice: float | None, patient: str = "") -> dict[str, Any]:
     named = {"image_id": str(image), "dataset": "north", "patient_id": patient}
-    return {**named, **dict.fromkeys(result_table.MEASURES, dice)}
+    return {**named, **dict.fromkeys(result_table.METRICS, dice)}
 
 
 def test_figures_leave_out_what_has_no_reference() -> None:
     rows = [_row(image, dice) for image, dice in enumerate((0.5, 1.0, None))]
-    found = result_table.figures(rows)
+    found = result_table.compute_metrics(rows)
     assert (found["images"], found["dice"], found["dice_min"], found["dice_median"]) == (3, 0.75, 0.5, 0.75)
     assert found["dice_sd"] == pytest.approx(0.125**0.5)
     assert found["dice_p5"] == pytest.approx(0.525)
-    none = result_table.figures(rows[2:])
+    none = result_table.compute_metrics(rows[2:])
     assert none.keys() == found.keys()
     assert none.pop("images") == 1
     assert set(none.values()) == {None}
@@ -27,19 +27,19 @@ def test_figures_leave_out_what_has_no_reference() -> None:
 
 def test_the_interval_is_over_patients() -> None:
     values = np.random.default_rng(0).normal(0.9, 0.02, 400).tolist()
-    apart = result_table.figures([_row(image, dice) for image, dice in enumerate(values)])
+    apart = result_table.compute_metrics([_row(image, dice) for image, dice in enumerate(values)])
     assert apart["dice_high"] - apart["dice_low"] == pytest.approx(2 * 1.96 * 0.02 / 20, rel=0.15)
-    fourfold = result_table.figures(
+    fourfold = result_table.compute_metrics(
         [_row(image, dice, f"p{image % 100}") for image, dice in enumerate(4 * values[:100])]
     )
     assert fourfold["dice_high"] - fourfold["dice_low"] == pytest.approx(2 * 1.96 * 0.02 / 10, rel=0.2)
-    one = result_table.figures([_row(image, dice, "p") for image, dice in enumerate(values)])
+    one = result_table.compute_metrics([_row(image, dice, "p") for image, dice in enumerate(values)])
     assert (one["dice_low"], one["dice_high"]) == (None, None)
 
 
 def test_a_patient_belongs_to_a_data_set() -> None:
     rows = [_row(0, 0.8, "p"), {**_row(1, 0.9, "p"), "dataset": "south"}]
-    found = result_table.figures(rows)
+    found = result_table.compute_metrics(rows)
     assert (found["dice_low"], found["dice_high"]) == (0.8, 0.9)
 
 
