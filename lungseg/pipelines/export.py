@@ -17,9 +17,9 @@ from lungseg.config import ExportSettings
 from lungseg.errors import InputError, SettingsError, TaskResult
 from lungseg.export.selection import (
     evaluate_query,
-    select_rows,
-    reserve_output,
     require_outside_archive,
+    reserve_output,
+    select_rows,
     verified_parts,
 )
 from lungseg.export.writers import export_part, to_coco

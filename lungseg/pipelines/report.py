@@ -54,10 +54,10 @@ def _compare(study: Study, others: Sequence[str]) -> list[study_comparison.Study
     found = []
     for folder in map(storage.resolve, others):
         other = study_results.read_study(folder)
-        if other.dealt != study.dealt:
+        if other.folds_and_seed != study.folds_and_seed:
             raise InputError(
-                f"{folder}: its folds were dealt otherwise (folds, seed: {other.dealt}, expected {study.dealt}): "
-                "compare studies of the same --folds and --seed"
+                f"{folder}: --folds and --seed are {other.folds_and_seed}, expected {study.folds_and_seed}: "
+                "compare studies with the same folds"
             )
         pairs = study_comparison.compare(
             study_results.read_rows(study.folder), other.name, study_results.read_rows(folder)

@@ -49,7 +49,7 @@ def print_report(
     console = Console(file=sys.stdout, markup=False, highlight=False, emoji=False, width=width)
     for table in study.tables:
         about, joint = table.about, f"all {table.about['runs']} runs"
-        rows = [line.as_json() for line in table.lines] + [{"run": joint, **line.as_json()} for line in table.joint]
+        rows = [line.as_json() for line in table.lines] + [{"run": joint, **line.as_json()} for line in table.all_runs]
         title = f"{study.name}: trained on {join_names(about['train_on'])} ({about['protocol']})"
         _print(console, (title, describe_metrics(about)), _STUDY, rows)
     cross_dataset.print_results(study.matrix, console)

@@ -16,9 +16,7 @@ from lungseg.study import cross_dataset, study_comparison
 from lungseg.versions import versions
 
 _LIBRARIES = ("numpy", "pyarrow", "jinja2")
-
-
-_CLAUSES = 4  # results across data sets that the page's first sentences name
+_MAX_CROSS = 4  # cross-dataset results that the headline lists
 
 
 @dataclass(frozen=True)
@@ -33,27 +31,28 @@ class Page:
 
 
 def headline(study: Study) -> list[str]:
-    """Say the most important figures in a sentence or two: which images, resolution, threshold, aggregation."""
-    first = study.tables[0]
-    held_out = [value for line in first.summary() if line.about["role"] == "held-out" for value in line.dice]
-    said = []
+    """Summarise the main results in one or two sentences."""
+    table = study.tables[0]
+    sentences = []
+    held_out = [value for line in table.summary_lines() if line.about["role"] == "held-out" for value in line.dice]
     if held_out:
-        folds = f"{first.about['runs']} of {first.about['folds']} folds"
-        said.append(
-            f"Trained on {console.join_names(first.about['train_on'])}, mean Dice is {sum(held_out) / len(held_out):.4f} "
-            f"on {len(held_out)} held-out images of the same data ({folds}; {console.describe_metrics(first.about)})."
+        folds = f"{table.about['runs']} of {table.about['folds']} folds"
+        mean = sum(held_out) / len(held_out)
+        sentences.append(
+            f"Trained on {console.join_names(table.about['train_on'])}: mean Dice {mean:.4f} on {len(held_out)} "
+            f"held-out images of the same data ({folds}; {console.describe_metrics(table.about)})."
         )
-    crossed = [
-        f"{line.figures['dice']:.4f} on {line.figures['images']} images of {line.about['dataset']} "
+    cross = [
+        f"{line.metrics['dice']:.4f} on {line.metrics['images']} images of {line.about['dataset']} "
         f"(trained on {console.join_names(table.about['train_on'])})"
         for table in study.tables
-        for line in table.summary()
+        for line in table.summary_lines()
         if line.about["role"] == "cross"
     ]
-    if crossed:
-        more = f"; {len(crossed) - _CLAUSES} more below" if len(crossed) > _CLAUSES else ""
-        said.append(f"On data sets never trained on: {'; '.join(crossed[:_CLAUSES])}{more}.")
-    return said
+    if cross:
+        more = f"; {len(cross) - _MAX_CROSS} more below" if len(cross) > _MAX_CROSS else ""
+        sentences.append(f"On datasets not used for training: {'; '.join(cross[:_MAX_CROSS])}{more}.")
+    return sentences
 
 
 def to_json(page: Page) -> Row:
@@ -69,7 +68,7 @@ def to_json(page: Page) -> Row:
             "results": page.study.matrix.as_json(),
             "against": [one.as_json() for one in page.compared],
             "tables": [
-                {**one.about, "rows": _json_lines(one.lines), "all_runs": _json_lines(one.joint)}
+                {**one.about, "rows": _json_lines(one.lines), "all_runs": _json_lines(one.all_runs)}
                 for one in page.study.tables
             ],
         },
@@ -123,7 +122,7 @@ def _histograms(study: Study, predictions: Predictions | None) -> list[tuple[str
             line,
         )
         for table in study.tables
-        for line in table.summary()
+        for line in table.summary_lines()
     ]
     if predictions is not None:
         lines += [

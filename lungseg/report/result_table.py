@@ -1,4 +1,4 @@
-"""One line of a results table: metrics of a group of images."""
+"""Lines of the result tables: metrics of groups of images."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -10,44 +10,43 @@ from lungseg.metrics import bootstrap
 from lungseg.study.cross_dataset import mean_defined, patient_key
 
 METRICS = ("dice", "iou", "pixel_accuracy")
-
-
-_DICE = ("low", "high", "sd", "median", "p5")  # of statistics.Summary
+_DICE_STATISTICS = ("low", "high", "sd", "median", "p5")
 
 
 @dataclass(frozen=True)
 class ResultLine:
-    """One line of a table: what it is about, its figures, and the Dice of each image behind them."""
+    """Metrics of a group of images. about: the columns that name the group. dice: one value per image."""
 
     about: Row
-    compute_metrics: Row
+    metrics: Row
     dice: tuple[float, ...]
 
     def as_json(self) -> Row:
-        """Join what it is about with its figures."""
-        return {**self.about, **self.figures}
+        """Flatten to one level."""
+        return {**self.about, **self.metrics}
 
 
 def compute_metrics(rows: Sequence[Row]) -> Row:
-    """Take per-image means of the rows that were compared with a reference; None where there is none.
+    """Compute means over the images that have a reference mask; None if there is none.
 
-    dice_low, dice_high: 95 % interval of the mean Dice, by a bootstrap over patients; None for fewer than two.
-    dice_sd, dice_median, dice_p5: standard deviation, median and 5th percentile of the images' Dice.
+    images: number of all rows.
+    dice_low, dice_high: 95 % interval of the mean Dice, by bootstrap over patients; None for fewer than two patients.
+    dice_sd, dice_median, dice_p5: standard deviation, median and 5th percentile of the Dice over images.
     """
-    compared = [row for row in rows if row["dice"] is not None]
-    dice = [row["dice"] for row in compared]
-    found = bootstrap.summarise(dice, [patient_key(row) for row in compared]) if compared else None
+    with_reference = [row for row in rows if row["dice"] is not None]
+    dice = [row["dice"] for row in with_reference]
+    summary = bootstrap.summarise(dice, [patient_key(row) for row in with_reference]) if dice else None
     return {
         "images": len(rows),
-        **{name: mean_defined(row[name] for row in compared) for name in METRICS},
-        **{f"dice_{name}": getattr(found, name) if found else None for name in _DICE},
+        **{name: mean_defined(row[name] for row in with_reference) for name in METRICS},
+        **{f"dice_{name}": getattr(summary, name) if summary else None for name in _DICE_STATISTICS},
         "dice_min": min(dice, default=None),
     }
 
 
 def group_by(rows: Iterable[Row], names: Sequence[str]) -> dict[tuple[Any, ...], list[Row]]:
     """Group rows by the values of the named columns, in order of first appearance."""
-    parts: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
+    groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     for row in rows:
-        parts[tuple(row[name] for name in names)].append(row)
-    return parts
+        groups[tuple(row[name] for name in names)].append(row)
+    return groups

@@ -1,4 +1,4 @@
-"""What a study's runs and infer's rows come to: their files read, their figures taken as means over images."""
+"""Read the results of a study."""
 
 import json
 from collections import defaultdict
@@ -15,27 +15,28 @@ from lungseg.study.cross_dataset import CrossDatasetResults, mean_defined, summa
 
 @dataclass(frozen=True)
 class RunTable:
-    """Runs that were trained on the same data sets in the same way.
+    """Results of runs that differ only in their fold.
 
-    lines: one a run, role and data set. joint: one a role and data set over all these runs, each image once; an image
-    that several runs were tested on (a cross one) counts with its mean over them. Empty for a single run.
+    about: the settings that the runs share. lines: one per run, role and dataset. all_runs: one per role and dataset
+    over all runs, each image once; an image tested by several runs counts with its mean over them. Empty for a single
+    run.
     """
 
     about: Row
     lines: tuple[ResultLine, ...]
-    joint: tuple[ResultLine, ...]
+    all_runs: tuple[ResultLine, ...]
 
-    def summary(self) -> tuple[ResultLine, ...]:
-        """Lines that count each image once: the joint ones, or the only run's."""
-        return self.joint or self.lines
+    def summary_lines(self) -> tuple[ResultLine, ...]:
+        """Return the lines that count each image once."""
+        return self.all_runs or self.lines
 
 
 @dataclass(frozen=True)
 class Study:
-    """A study as its folder shows it.
+    """Results of a study, finished or not.
 
-    dealt: number of folds, and the seed by which they were dealt. curves: rows of metrics.jsonl by run. unfinished: a
-    row a run that is. matrix: what study.parquet comes to.
+    curves: rows of metrics.jsonl by run. unfinished: run, state and epochs of each unfinished run. folds_and_seed:
+    settings that determine the folds.
     """
 
     name: str
@@ -45,51 +46,46 @@ class Study:
     curves: dict[str, list[Row]]
     unfinished: tuple[Row, ...]
     matrix: CrossDatasetResults
-    dealt: tuple[int | None, int | None] = (None, None)
+    folds_and_seed: tuple[int | None, int | None] = (None, None)
 
 
 def read_study(folder: str) -> Study:
-    """Read a study's runs, finished or not.
+    """Read the results of a study, finished or not.
 
     Raises:
-        InputError: the folder is no study, none of its runs is finished, or a file of it is damaged.
+        InputError: the folder is not a study, no run is finished, or a file is damaged.
 
     """
-    if not storage.exists(folder):
-        raise InputError(f"{folder}: no such folder, expected a study: pass --study FOLDER (jobs/train.py makes it)")
-    path = storage.join(folder, "study.json")
-    if not storage.exists(path):
-        raise InputError(
-            f"{folder}: no study.json in it, expected the folder of a study: pass OUT/STUDY of jobs/train.py"
-        )
-    study = storage.read_json(path)
+    study = _read_study_json(folder)
     states = study.get("states", {})
-    names = tuple(name for name in study["runs"] if not is_superseded(states.get(name, {})))
-    done = [name for name in names if storage.exists(storage.join(folder, name, "run.json"))]
-    if not done:
+    runs = tuple(name for name in study["runs"] if not is_superseded(states.get(name, {})))
+    finished = [name for name in runs if storage.exists(storage.join(folder, name, "run.json"))]
+    if not finished:
         raise InputError(
-            f"{folder}: none of {len(names)} runs has a run.json, expected one finished run or more: "
-            "run the same jobs/train.py command again, it goes on"
+            f"{folder}: none of {len(runs)} runs has a run.json, expected at least one finished run: "
+            "run the same jobs/train.py command again to resume"
         )
-    grouped: dict[str, list[tuple[Row, list[Row]]]] = defaultdict(list)
-    for name in done:
-        summary = storage.read_json(storage.join(folder, name, "run.json"))
-        tested = storage.read_table(storage.join(folder, name, "tested.parquet")).to_pylist()
-        grouped[storage.digest([_alike(summary)])].append((summary, tested))
-    curves = {name: _read_curve(storage.join(folder, name, "metrics.jsonl")) for name in names}
-    unfinished = tuple(
-        {"run": name, **_state(states.get(name, {})), "epochs": len(curves[name])} for name in names if name not in done
+    curves = {name: _read_curve(storage.join(folder, name, "metrics.jsonl")) for name in runs}
+    return Study(
+        name=study["study"],
+        folder=folder,
+        runs=runs,
+        tables=_run_tables(folder, finished),
+        curves=curves,
+        unfinished=tuple(
+            {"run": name, "state": _state_text(states.get(name, {})), "epochs": len(curves[name])}
+            for name in runs
+            if name not in finished
+        ),
+        matrix=summarise(read_rows(folder)),
+        folds_and_seed=tuple(study.get("settings", {}).get(name) for name in ("folds", "seed")),
     )
-    tables = tuple(_table(runs) for runs in grouped.values())
-    dealt = tuple(study.get("settings", {}).get(name) for name in ("folds", "seed"))
-    return Study(study["study"], folder, names, tables, curves, unfinished, summarise(read_rows(folder)), dealt)
 
 
 def read_rows(folder: str) -> list[Row]:
-    """Read a study's rows, one an image and run; none before a run is finished.
+    """Read study.parquet: one row per image and run; none before the first run is finished.
 
-    Rows of an earlier command's runs, of other settings or data, are left out: until a study that was begun anew ends,
-    they are all that the file has.
+    Rows of superseded runs (of an earlier command with other settings or data) are left out.
 
     Raises:
         InputError: a file is damaged.
@@ -101,56 +97,84 @@ def read_rows(folder: str) -> list[Row]:
     return [row for row in rows if not is_superseded(states.get(row["run"], {}))]
 
 
-def _state(state: Row) -> Row:
+def _read_study_json(folder: str) -> Row:
+    if not storage.exists(folder):
+        raise InputError(
+            f"{folder}: no such folder, expected a study: pass --study FOLDER (OUT/STUDY of jobs/train.py)"
+        )
+    path = storage.join(folder, "study.json")
+    if not storage.exists(path):
+        raise InputError(f"{folder}: no study.json, expected the folder of a study: pass OUT/STUDY of jobs/train.py")
+    return storage.read_json(path)
+
+
+def _state_text(state: Row) -> str:
     reason = state.get("reason")
-    return {"state": f"failed: {reason}" if reason else "not finished"}
+    return f"failed: {reason}" if reason else "not finished"
 
 
-def _alike(summary: Row) -> Row:
-    """Say what runs of one table have in common, so that its title is true for each of its figures."""
+def _run_tables(folder: str, runs: Sequence[str]) -> tuple[RunTable, ...]:
+    """Group finished runs by their shared settings."""
+    groups: dict[str, list[tuple[Row, list[Row]]]] = defaultdict(list)
+    for name in runs:
+        summary = storage.read_json(storage.join(folder, name, "run.json"))
+        tested = storage.read_table(storage.join(folder, name, "tested.parquet")).to_pylist()
+        groups[storage.digest([_shared_settings(summary)])].append((summary, tested))
+    return tuple(_run_table(group) for group in groups.values())
+
+
+def _shared_settings(summary: Row) -> Row:
+    """Return the settings that all runs of a table share."""
     names = ("protocol", "train_on", "folds", "resolution", "aggregation", "input")
     settings = summary["settings"]
-    # Not what a run came to: with early stopping and a chosen threshold each fold has its own.
+    # The settings, not the outcome: early stopping and a chosen threshold differ between folds.
     threshold = "chosen on a validation fold" if settings["choose_threshold"] else summary["threshold"]
-    more = {"epochs": settings["epochs"], "threshold": threshold, "encoder": settings["model"]["encoder"]}
-    return {**{name: summary[name] for name in names}, **more}
+    return {
+        **{name: summary[name] for name in names},
+        "epochs": settings["epochs"],
+        "threshold": threshold,
+        "encoder": settings["model"]["encoder"],
+    }
 
 
-def _table(runs: Sequence[tuple[Row, list[Row]]]) -> RunTable:
+def _run_table(runs: Sequence[tuple[Row, list[Row]]]) -> RunTable:
     lines: list[ResultLine] = []
-    every: list[Row] = []
+    rows: list[Row] = []
     for summary, tested in runs:
-        every += tested
-        lines += _tested_lines(tested, {"run": summary["run"], "fold": summary["fold"]})
-    about = {**_alike(runs[0][0]), "runs": len(runs)}
-    return RunTable(about, tuple(lines), tuple(_tested_lines(_each_once(every), {})) if len(runs) > 1 else ())
+        rows += tested
+        lines += _result_lines(tested, {"run": summary["run"], "fold": summary["fold"]})
+    about = {**_shared_settings(runs[0][0]), "runs": len(runs)}
+    all_runs = _result_lines(_mean_per_image(rows), {}) if len(runs) > 1 else []
+    return RunTable(about, tuple(lines), tuple(all_runs))
 
 
-def _tested_lines(rows: Sequence[Row], about: Row) -> list[ResultLine]:
-    """Make a line a role and data set, the held-out ones first."""
-    parts = group_by(rows, ("role", "dataset"))
+def _result_lines(rows: Sequence[Row], about: Row) -> list[ResultLine]:
+    """Summarise rows by role and dataset, held-out first."""
+    groups = group_by(rows, ("role", "dataset"))
     return [
         ResultLine(
-            {**about, "role": role, "dataset": dataset}, compute_metrics(part), tuple(row["dice"] for row in part)
+            {**about, "role": role, "dataset": dataset}, compute_metrics(group), tuple(row["dice"] for row in group)
         )
-        for (role, dataset), part in sorted(parts.items(), key=lambda pair: (pair[0][0] != "held-out", pair[0]))
+        for (role, dataset), group in sorted(groups.items(), key=lambda item: (item[0][0] != "held-out", item[0]))
     ]
 
 
-def _each_once(rows: Sequence[Row]) -> list[Row]:
-    """Join the rows of one image in one role to one, with the mean over the runs that were tested on it."""
+def _mean_per_image(rows: Sequence[Row]) -> list[Row]:
+    """Merge the rows of each image and role into their mean over the runs."""
     return [
-        {**part[0], **{name: mean_defined(row[name] for row in part) for name in METRICS}}
-        for part in group_by(rows, ("role", "dataset", "image_id")).values()
+        {**same[0], **{name: mean_defined(row[name] for row in same) for name in METRICS}}
+        for same in group_by(rows, ("role", "dataset", "image_id")).values()
     ]
 
 
 def _read_curve(path: str) -> list[Row]:
-    """Read metrics.jsonl, one row an epoch; nothing where a run has not come that far."""
+    """Read metrics.jsonl, one row per epoch; a resumed run may have written an epoch twice: the last one counts."""
     if not storage.exists(path):
         return []
     try:
         rows = [json.loads(line) for line in storage.read_bytes(path).decode().splitlines()]
     except ValueError:
-        raise InputError(f"{path}: not one JSON object a line, it was damaged: delete it, or train again") from None
+        raise InputError(
+            f"{path}: the file is damaged, expected one JSON object per line: delete it, or train again"
+        ) from None
     return [row for _, row in sorted({row["epoch"]: row for row in rows}.items())]

@@ -79,7 +79,7 @@ def test_each_dataset_is_left_out_once(
     assert sorted(name.rsplit("-", 1)[0] for name in study.runs) == ["without-north-fold0", "without-south-fold0"]
     sides = {
         table.about["train_on"][0]: {
-            line.about["role"]: (line.about["dataset"], line.figures["images"]) for line in table.lines
+            line.about["role"]: (line.about["dataset"], line.metrics["images"]) for line in table.lines
         }
         for table in study.tables
     }

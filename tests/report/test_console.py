@@ -4,7 +4,7 @@ import pytest
 
 from lungseg.report import console
 from lungseg.report.result_table import ResultLine
-from lungseg.report.study_results import Study, RunTable
+from lungseg.report.study_results import RunTable, Study
 from lungseg.study.cross_dataset import summarise
 
 
