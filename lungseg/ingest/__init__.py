@@ -1,1 +1,1 @@
-"""From a file to a checked Record."""
+"""From files to checked records."""

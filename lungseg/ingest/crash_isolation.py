@@ -1,4 +1,4 @@
-"""Work that may end its process (a codec may crash over broken bytes): its deaths counted, then each piece apart."""
+"""Work that may crash its process, as a codec may on damaged bytes: count the crashes, then isolate each item."""
 
 import logging
 import multiprocessing
@@ -18,46 +18,49 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 ISOLATE_AFTER, MAX_CRASHES = 2, 5
-"""Processes that died over a piece of work, until it is done apart; until it is given up."""
+"""Crashes after which a task processes its items in isolation; crashes that are allowed before the task is given up."""
 
 
-def mark_started(note: str) -> int:
-    """Note in a file that a piece of work begins; return how many earlier attempts ended with their process.
+def mark_started(marker: str) -> int:
+    """Write a marker file for a task that starts; return how many earlier attempts crashed.
 
-    Who ends it deletes the note, whether it went well or not: only a process that dies leaves it behind.
+    The caller deletes the marker at the end of the task, also after an error: only a crash leaves it behind.
     """
-    deaths = int(storage.read_json(note)["times"]) if storage.exists(note) else 0
-    storage.write_json(note, {"times": deaths + 1})
-    return deaths
+    crashes = int(storage.read_json(marker)["times"]) if storage.exists(marker) else 0
+    storage.write_json(marker, {"times": crashes + 1})
+    return crashes
 
 
-def too_many_crashes(subject: str, deaths: int) -> str:
-    """Return the message for work that is given up because its processes died."""
+def too_many_crashes(subject: str, crashes: int) -> str:
+    """Return the message for a task that is given up because too many of its workers died."""
     return (
-        f"{subject}: {deaths} workers died while they processed it: they ran out of memory (give Ray fewer CPUs, so "
+        f"{subject}: {crashes} workers died while they processed it: they ran out of memory (give Ray fewer CPUs, so "
         "that fewer run at once) or were killed; finished work is kept, run the same command to try again"
     )
 
 
 def reject_crashed(record: Record) -> Record:
-    """Say of a record that the process which read it died over it."""
+    """Mark a record as failed because the process that read its files crashed."""
     name = storage.name_of(record.image_uri)
-    logger.warning("%s ended the process that read it", record.image_uri)
+    logger.warning("%s or its mask crashed the process that read it", record.image_uri)
     message = f"{name} or its mask crashed the process that read it: check both files, or remove them"
     return reject(record, Note("crashed", message))
 
 
 def map_isolated(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R | None]:
-    """Call a function for each item in another process, and start a new one where it died: None for that item."""
-    left = deque(items)
-    while left:
-        # Spawned: a copy of a process that has threads, as a worker of Ray has, may hang.
+    """Apply a function to each item in another process, and start a new process after a crash.
+
+    Yields the results in order, and None for an item that crashed the process.
+    """
+    remaining = deque(items)
+    while remaining:
+        # Spawned: a forked copy of a process with threads, such as a Ray worker, may hang.
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
             try:
-                while left:
-                    result = pool.submit(function, left[0]).result()
-                    left.popleft()
+                while remaining:
+                    result = pool.submit(function, remaining[0]).result()
+                    remaining.popleft()
                     yield result
             except BrokenProcessPool:
-                left.popleft()
+                remaining.popleft()
                 yield None

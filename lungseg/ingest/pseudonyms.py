@@ -5,11 +5,11 @@ import os
 from lungseg import storage
 from lungseg.errors import InputError, SettingsError
 
-_KEY_VARIABLE, _KEY_BYTES = "LUNGSEG_PATIENT_KEY", 16
+_KEY_VARIABLE, _MIN_KEY_BYTES = "LUNGSEG_PATIENT_KEY", 16
 
 
 def read_key(path: str) -> bytes | None:
-    """Read the secret of the pseudonyms from a file, or from LUNGSEG_PATIENT_KEY where no path is given.
+    """Read the secret key for pseudonyms from a file, or from LUNGSEG_PATIENT_KEY if no path is given.
 
     Raises:
         SettingsError: the file cannot be read, or the key has fewer than 16 bytes.
@@ -24,7 +24,9 @@ def read_key(path: str) -> bytes | None:
         key = os.environ.get(_KEY_VARIABLE, "").strip().encode()
         if not key:
             return None
-    if len(key) < _KEY_BYTES:
-        found = f"{path or _KEY_VARIABLE} holds {len(key)} bytes, expected {_KEY_BYTES} or more"
-        raise SettingsError(f"patient_key: {found}: make one with `openssl rand -hex 32`")
+    if len(key) < _MIN_KEY_BYTES:
+        raise SettingsError(
+            f"patient_key: {path or _KEY_VARIABLE} has {len(key)} bytes, expected {_MIN_KEY_BYTES} or more: make a key "
+            "with `openssl rand -hex 32`"
+        )
     return key

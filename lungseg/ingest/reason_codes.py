@@ -12,7 +12,7 @@ CodeStatus = Literal["rejected", "failed", "repaired", "flag"]
 
 @dataclass(frozen=True)
 class ReasonCode:
-    """One reason code. `status` is what a row with this code becomes; a flag leaves the row's status as it is."""
+    """One reason code. `status` is the status of a row with this code; a flag does not change the status."""
 
     code: str
     status: CodeStatus
@@ -136,10 +136,9 @@ REGISTRY: dict[str, ReasonCode] = {
 
 
 def counted_codes(status: str, codes: Sequence[str]) -> list[str]:
-    """Select the codes that summaries count.
+    """Select the codes that summaries count: all of a usable image, only the first of another one.
 
-    All of them for a usable image. For another one only the first, which is why it cannot be used; repairs that were
-    done before follow it.
+    The first code is why an image cannot be used. Repairs that were done before follow it.
     """
     return list(codes if status in USABLE else codes[:1])
 
@@ -150,13 +149,13 @@ def was_repaired(codes: Sequence[str]) -> bool:
 
 
 def reject(record: Record, note: Note) -> Record:
-    """Make a record unusable for one reason, which replaces all earlier ones: failed or rejected, as registered."""
+    """Reject or fail a record, as registered for the code; the note replaces all earlier ones."""
     status = "failed" if REGISTRY[note.code].status == "failed" else "rejected"
     return replace(record, status=status, codes=(note.code,), message=note.message)  # type: ignore[arg-type]
 
 
 def with_notes(record: Record, notes: Sequence[Note]) -> Record:
-    """Add codes and messages behind those that a record has."""
+    """Append codes and messages to those of a record."""
     messages = [record.message, *(note.message for note in notes)]
     codes = (*record.codes, *(note.code for note in notes))
     return replace(record, codes=codes, message="; ".join(filter(None, messages)))
@@ -164,7 +163,7 @@ def with_notes(record: Record, notes: Sequence[Note]) -> Record:
 
 def as_markdown() -> str:
     """Write the registry as the page docs/reason-codes.md."""
-    rows = [f"| `{one.code}` | {one.status} | {one.meaning} | {one.advice} |" for one in REGISTRY.values()]
+    rows = [f"| `{entry.code}` | {entry.status} | {entry.meaning} | {entry.advice} |" for entry in REGISTRY.values()]
     return "\n".join([_HEAD, "| code | status | meaning | what to do |", "|---|---|---|---|", *rows, ""])
 
 

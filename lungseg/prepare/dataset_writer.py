@@ -54,9 +54,9 @@ def finish_dataset(plans: Sequence[ShardPlan]) -> dict[str, Any]:
     manifest_bytes = storage.table_bytes(records)
     storage.write_bytes(storage.join(folder, "manifest.parquet"), manifest_bytes)
     if not index.num_rows:
-        said = "; ".join(f"{count} {status} {code}" for status, found in codes.items() for code, count in found.items())
         raise InputError(
-            f"{storage.name_of(folder)}: none of {len(statuses)} inputs can be used ({said}): see manifest.parquet"
+            f"{storage.name_of(folder)}: none of {len(statuses)} inputs is usable ({_describe(codes)}): see the codes "
+            f"and messages in {storage.join(folder, 'manifest.parquet')}"
         )
     index_bytes = storage.table_bytes(index)
     storage.write_bytes(storage.join(folder, "index.parquet"), index_bytes)
@@ -110,17 +110,17 @@ def _without_outliers(records: pa.Table) -> pa.Table:
     if not any(outliers):
         return records
     known = sorted(area for area in areas if area is not None)
-    middle = known[len(known) // 2]
-    changed = {name: records.column(name).to_pylist() for name in ("status", "codes", "message")}
+    median = known[len(known) // 2]
+    columns = {name: records.column(name).to_pylist() for name in ("status", "codes", "message")}
     for i, is_outlier in enumerate(outliers):
         if is_outlier:
             note = Note(
                 "mask_area",
-                f"the mask covers {areas[i]:.3f} of the image, the median of this dataset is {middle:.3f}: "
+                f"the mask covers {areas[i]:.3f} of the image, the median of this dataset is {median:.3f}: "
                 "check the mask; correct it, or remove the image",
             )
-            changed["status"][i], changed["codes"][i], changed["message"][i] = "rejected", [note.code], note.message
-    for name, values in changed.items():
+            columns["status"][i], columns["codes"][i], columns["message"][i] = "rejected", [note.code], note.message
+    for name, values in columns.items():
         field = MANIFEST.field(name)
         records = records.set_column(MANIFEST.get_field_index(name), field, pa.array(values, field.type))
     return records
@@ -134,13 +134,19 @@ def _usable_rows(index: pa.Table, records: pa.Table) -> pa.Table:
 
 
 def _count_codes(statuses: Sequence[str], codes: Sequence[Sequence[str]]) -> dict[str, dict[str, int]]:
-    """Count reason codes by status."""
+    """Count reason codes by status: result[status][code]."""
     rows = zip(statuses, codes, strict=True)
-    pairs = [(status, code) for status, own in rows for code in counted_codes(status, own)]
+    pairs = [(status, code) for status, row_codes in rows for code in counted_codes(status, row_codes)]
     counts: dict[str, dict[str, int]] = {}
     for (status, code), count in sorted(Counter(pairs).items()):
         counts.setdefault(status, {})[code] = count
     return counts
+
+
+def _describe(codes: dict[str, dict[str, int]]) -> str:
+    """Format counts of reason codes, as in `rejected: 2 blank, 1 depth; failed: 1 unreadable`."""
+    counts = {status: ", ".join(f"{count} {code}" for code, count in of.items()) for status, of in codes.items()}
+    return "; ".join(f"{status}: {text}" for status, text in counts.items())
 
 
 def _delete_old_shards(folder: str, names: set[str]) -> None:

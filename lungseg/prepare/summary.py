@@ -1,4 +1,4 @@
-"""Summary of a preparation: inputs by status and reason, duplicates, and where the time went."""
+"""Summary of a preparation: inputs by status and reason code, duplicates, and where the time went."""
 
 import sys
 from collections import Counter
@@ -66,13 +66,13 @@ def summarise(infos: Sequence[Summary], totals: WrittenTotals, pairs: Sequence[P
 
 
 def print_summary(summary: Summary, out: str) -> None:
-    """Print the summary on standard output: tables of datasets and of reasons, then totals."""
+    """Print the summary on standard output: tables of datasets and of reason codes, then totals."""
     console = Console(file=sys.stdout, markup=False, highlight=False, emoji=False, width=max(100, Console().width))
     console.print(_dataset_table(summary))
-    reasons = _reason_table(summary)
-    if reasons.row_count:
+    codes = _code_table(summary)
+    if codes.row_count:
         console.print()
-        console.print(reasons)
+        console.print(codes)
     counts = " + ".join(f"{count} {status}" for status, count in summary["counts"].items())
     console.print()
     pairs = summary["duplicates"]
@@ -98,10 +98,10 @@ def _dataset_table(summary: Summary) -> Table:
     return table
 
 
-def _reason_table(summary: Summary) -> Table:
+def _code_table(summary: Summary) -> Table:
     """Count repairs and rejections by reason code, and flags of inputs that were kept."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for head in ("dataset", "result", "reason"):
+    for head in ("dataset", "result", "code"):
         table.add_column(head)
     table.add_column("inputs", justify="right")
     for name, info in summary["datasets"].items():

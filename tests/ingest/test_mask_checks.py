@@ -123,7 +123,8 @@ def test_a_size_rounded_to_whole_pixels_keeps_its_aspect(height: int, width: int
 
 
 @pytest.mark.parametrize(
-    ("found", "hint"), [((200, 256), "export"), ((250, 256), "export"), ((256, 240), "turn it"), ((255, 240), "export")]
+    ("found", "hint"),
+    [((200, 256), "export"), ((250, 256), "export"), ((256, 240), "rotate it"), ((255, 240), "export")],
 )
 def test_another_size_of_another_aspect_is_refused(found: tuple[int, int], hint: str) -> None:
     with pytest.raises(ImageError) as caught:
@@ -145,7 +146,7 @@ def test_another_size_of_another_aspect_is_refused(found: tuple[int, int], hint:
         (DUST, "mask_area", "0.0%"),
         (LEFT, "mask_components", "right half"),
         (RIGHT, "mask_components", "left half"),
-        (LUNGS * (np.arange(SIDE) % 64 > 12).astype(np.uint8)[:, None], "mask_components", "parts"),
+        (LUNGS * (np.arange(SIDE) % 64 > 12).astype(np.uint8)[:, None], "mask_components", "connected components"),
         (LEFT * (np.arange(SIDE) // 4 != 32).astype(np.uint8)[:, None], "mask_components", "one lung only"),
     ],
 )
@@ -158,11 +159,11 @@ def test_what_is_no_mask_of_two_lungs_is_refused(mask: U8, reason: str, words: s
 TURNS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
     "mirrored left-right": np.fliplr,
     "upside down": np.flipud,
-    "turned by 180 degrees": lambda mask: mask[::-1, ::-1],
-    "turned by 90 degrees to the left": np.rot90,
-    "turned by 90 degrees to the right": lambda mask: np.rot90(mask, 3),
+    "rotated by 180 degrees": lambda mask: mask[::-1, ::-1],
+    "rotated by 90 degrees to the left": np.rot90,
+    "rotated by 90 degrees to the right": lambda mask: np.rot90(mask, 3),
     "transposed": np.transpose,
-    "transposed and turned by 180 degrees": lambda mask: mask.T[::-1, ::-1],
+    "transposed and rotated by 180 degrees": lambda mask: mask.T[::-1, ::-1],
 }
 
 

@@ -273,7 +273,7 @@ def test_several_classes_share_one_mask(ray_cluster: None, draw_pair: DrawPair, 
 def test_unusable_dataset_does_not_stop_the_others(ray_cluster: None, own_archive: Path, tmp_path: Path) -> None:
     (own_archive / "logo.png").write_bytes(b"no picture")
     settings = PrepareSettings(source=str(own_archive), out=str(tmp_path / "out"), preprocess=SMALL)
-    with pytest.raises(InputError, match="none of 1 inputs can be used"):
+    with pytest.raises(InputError, match="none of 1 inputs is usable"):
         prepare.run(settings)
     assert [catalog.open_dataset(folder).name for folder in catalog.list_datasets(str(tmp_path / "out"))] == [
         "north",

@@ -368,7 +368,7 @@ def test_dataset_without_usable_input_is_an_error(own_archive: Path, tmp_path: P
     for path in (own_archive / "south" / "images").iterdir():
         path.write_bytes(b"not an image")
     plans = [plan for plan in planned(own_archive, tmp_path / "out") if plan.folder.endswith("south")]
-    with pytest.raises(InputError, match=r"south: none of 3 inputs can be used \(3 rejected undecodable\)"):
+    with pytest.raises(InputError, match=r"south: none of 3 inputs is usable \(rejected: 3 undecodable\)"):
         dataset_writer.write_datasets(plans)
     rows = storage.read_table(str(tmp_path / "out" / "south" / "manifest.parquet")).to_pylist()
     assert [row["status"] for row in rows] == ["rejected"] * 3

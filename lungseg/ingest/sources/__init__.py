@@ -1,4 +1,4 @@
-"""Archives to Records: each layout is a function in a file of its own, named in SOURCES."""
+"""From an archive to records. Each layout has a module with a `recognise` function, listed in SOURCES."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -28,37 +28,37 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 Source = Callable[[str, Sequence[str]], list[Record]]
-"""An archive's folder and those of its files that no source before has claimed -> the records it recognises.
+"""Takes an archive's folder and the files that no earlier source claimed; returns the records that it recognises.
 
 A record claims its image_uri and its mask_uris."""
 
 SOURCES: tuple[Source, ...] = (jsrt.recognise, nlm.recognise, folders.recognise)
-"""Asked in this order; the last one takes every image that is left."""
+"""Called in this order; the last one takes every remaining image."""
 
 
 def discover(folder: str, dataset: str = "") -> list[Record]:
-    """List the X-rays of an archive, whatever its layout, each with its masks where there are some.
+    """List the X-rays of an archive of any known layout, each with its masks; sorted by dataset and id.
 
-    Known, at any depth: Shenzhen and Montgomery as published and as Kaggle merges them, JSRT with SCR's masks, `images`
-    or `CXR_png` beside `masks` or `ManualMask`. Images elsewhere are images without masks. `dataset` names them all;
-    else each source does. Sorted by data set and id; no image is opened.
+    Known layouts, at any depth: Shenzhen and Montgomery as published and as merged on Kaggle, JSRT with the SCR masks,
+    `images` or `CXR_png` beside `masks` or `ManualMask`. Images elsewhere have no masks. `dataset` names all records;
+    otherwise each source does. No image is opened.
 
     Raises:
-        InputError: the folder is not there, holds no image, or masks lie beside images and not one fits.
+        InputError: the folder does not exist, has no image, or has images and masks and no mask matches.
 
     """
-    listed = storage.list_files(folder)
-    left: Sequence[str] = [uri for uri in listed if not is_system_file(relative_path(folder, uri))]
-    litter = len(listed) - len(left)
+    uris = storage.list_files(folder)
+    remaining: Sequence[str] = [uri for uri in uris if not is_system_file(relative_path(folder, uri))]
+    system_files = len(uris) - len(remaining)
     records: list[Record] = []
     for source in SOURCES:
-        found = source(folder, left)
-        claimed = {uri for record in found for uri in (record.image_uri, *record.mask_uris)}
-        left = [uri for uri in left if uri not in claimed]
-        records += found
-    others = sum(not is_image(uri) for uri in left)
-    if others or litter:
-        logger.info("%s: %d files of other types passed over, and %d of operating systems", folder, others, litter)
+        recognised = source(folder, remaining)
+        claimed = {uri for record in recognised for uri in (record.image_uri, *record.mask_uris)}
+        remaining = [uri for uri in remaining if uri not in claimed]
+        records += recognised
+    others = sum(not is_image(uri) for uri in remaining)
+    if others or system_files:
+        logger.info("%s: ignored %d files of other types and %d of operating systems", folder, others, system_files)
     if not records:
         raise InputError(
             f"{folder}: no image in it; expected {', '.join(SUFFIXES)} files, or images/ and masks/ folders"

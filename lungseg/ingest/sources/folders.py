@@ -1,4 +1,4 @@
-"""Any folder of images, with a folder of masks or without; what no other source knows ends here."""
+"""Folders of images with or without folders of masks; the source of every image that no other source recognises."""
 
 import logging
 from collections.abc import Sequence
@@ -15,40 +15,40 @@ logger = logging.getLogger(__name__)
 
 
 def recognise(folder: str, files: Sequence[str]) -> list[Record]:
-    """Take every image, with its masks where `images` or `CXR_png` lies beside `masks`, `mask` or `ManualMask`.
+    """Take every image, with its masks if `images` or `CXR_png` is beside `masks`, `mask` or `ManualMask`.
 
-    An image elsewhere is one without a mask. Masks that fit no image are warned of.
+    Images elsewhere have no masks. Masks that match no image are logged as a warning.
 
     Raises:
-        InputError: masks lie beside images and not one fits.
+        InputError: there are images and masks and no mask matches.
 
     """
-    found = group_by_dataset(folder, (uri for uri in files if is_image(uri)))
-    titles = names_by_root(folder, found)
+    groups = group_by_dataset(folder, (uri for uri in files if is_image(uri)))
+    names = names_by_root(folder, groups)
     return [
         record
-        for root, part in found.items()
-        for record in _join_aloud(part, titles.get(root, ""), storage.join(folder, root) if root else folder)
+        for root, group in groups.items()
+        for record in _match_and_warn(group, names.get(root, ""), storage.join(folder, root) if root else folder)
     ]
 
 
 def pair_folders(images: str, masks: str, dataset: str) -> list[Record]:
-    """List any folder of images with any folder of masks; a mask has its image's path, an ending _mask may follow.
+    """List a folder of images with a folder of masks; a mask has its image's path, with or without _mask at the end.
 
     Raises:
-        InputError: a folder is not there or empty, or masks were given and not one of them fits an image.
+        InputError: a folder does not exist or is empty, or masks were given and none of them matches an image.
 
     """
-    part = DatasetFiles()
+    files = DatasetFiles()
     for path, uri in _list_images(images):
-        part.add_image(path, uri)
+        files.add_image(path, uri)
     for path, uri in _list_images(masks) if masks else []:
-        part.add_mask(path, uri)
-    if masks and not part.masks:
+        files.add_mask(path, uri)
+    if masks and not files.masks:
         raise InputError(f"{masks}: no mask in it; expected {', '.join(SUFFIXES)} files, named as their images")
-    if not part.images:
+    if not files.images:
         raise InputError(f"{images}: no image in it; expected {', '.join(SUFFIXES)} files")
-    return nlm.add_findings(_join_aloud(part, dataset, masks))
+    return nlm.add_findings(_match_and_warn(files, dataset, masks))
 
 
 def _list_images(folder: str) -> list[tuple[str, str]]:
@@ -56,11 +56,11 @@ def _list_images(folder: str) -> list[tuple[str, str]]:
     return [(path, uri) for path, uri in paths if is_image(path) and not is_system_file(path)]
 
 
-def _join_aloud(part: DatasetFiles, dataset: str, where: str) -> list[Record]:
-    records = match_masks(part, dataset, where)
-    masks = part.mask_uris()
-    left = sorted(set(masks) - {uri for record in records for uri in record.mask_uris})
-    if left:
-        share = f"{len(left)} of {len(masks)}" if records else len(left)
-        logger.warning("%s: %s masks fit no image (first: %s)", where, share, left[0])
+def _match_and_warn(files: DatasetFiles, dataset: str, folder: str) -> list[Record]:
+    records = match_masks(files, dataset, folder)
+    masks = files.mask_uris()
+    unmatched = sorted(set(masks) - {uri for record in records for uri in record.mask_uris})
+    if unmatched:
+        count = f"{len(unmatched)} of {len(masks)}" if records else len(unmatched)
+        logger.warning("%s: %s masks match no image (first: %s)", folder, count, unmatched[0])
     return records

@@ -1,7 +1,7 @@
-"""JSRT's radiographs with and without a lung nodule, and SCR's masks of them in several classes.
+"""JSRT radiographs with and without a lung nodule, and the SCR masks of them in several classes.
 
 Source of the names: the files of db.jsrt.or.jp (Shiraishi et al., AJR 2000) and of SCR (van Ginneken et al., Med Image
-Anal 2006), whose masks are half as wide and high as the images.
+Anal 2006). SCR masks are half as wide and high as the images.
 """
 
 import logging
@@ -21,7 +21,7 @@ from lungseg.schema import Record
 logger = logging.getLogger(__name__)
 
 _FILE = re.compile(r"(JPC[LN]N\d{3})(?:_mask)?\.(?:img|png|gif|tiff?|jpe?g|bmp|dcm|dicom)", re.IGNORECASE)
-# Folders' names without blanks. `masks` alone is what people make who join SCR's two lungs.
+# Names of folders without blanks. `masks` alone is usual for lungs of SCR that were joined.
 _CLASSES = {
     "leftlung": "lung",
     "rightlung": "lung",
@@ -32,15 +32,18 @@ _CLASSES = {
     "rightclavicle": "clavicle",
 }
 _CLINICAL = frozenset({"clndat_en.txt", "cnndat_en.txt"})
-# One file parts its cells by tabs, the other by blanks, and lines end in old ways: the image's name begins a row, and
-# the age stands before the sex in both, a ? where it is not known.
+# One file has tabs between cells, the other blanks, and their line ends differ. In both a row starts with the image's
+# name, and the age, or ? if unknown, comes before the sex.
 _ROW = re.compile(r"(JPC[LN]N\d{3})\.IMG((?:(?!JPC[LN]N\d{3}).)*)", re.IGNORECASE | re.DOTALL)
-_PERSON = re.compile(r"(\S+)\s+(male|female)\b", re.IGNORECASE)
+_AGE_AND_SEX = re.compile(r"(\S+)\s+(male|female)\b", re.IGNORECASE)
+
+
+AgeAndSex = tuple[str | None, str | None]
 
 
 @dataclass
-class _Found:
-    """The files of JSRT and SCR in an archive; masks by image, then by folder in the order of _CLASSES."""
+class _Files:
+    """The files of JSRT and SCR in an archive; `masks` by image, as (folder's name without blanks, uri)."""
 
     images: list[tuple[str, str]] = field(default_factory=list)
     masks: defaultdict[str, list[tuple[str, str]]] = field(default_factory=lambda: defaultdict(list))
@@ -48,38 +51,40 @@ class _Found:
 
 
 def recognise(folder: str, files: Sequence[str]) -> list[Record]:
-    """Take JPCLN001.IMG to JPCNN093.IMG, in whatever folder and format, as the data set jsrt, with SCR's masks.
+    """Take JPCLN001.IMG to JPCNN093.IMG, in any folder and format, as the dataset jsrt, with the SCR masks.
 
-    Left and right of a class are two files. The finding is nodule or no_nodule; age and sex come from `CLNDAT_EN.txt`
-    and `CNNDAT_EN.TXT` where these are there.
+    Left and right of a class are two files. The finding is nodule or no_nodule. Age and sex come from `CLNDAT_EN.txt`
+    and `CNNDAT_EN.TXT`, if present.
     """
-    found = _Found()
+    jsrt_files = _Files()
     for uri in files:
-        _sort_in(found, relative_path(folder, uri), uri)
-    people = _read_people(found.clinical) if found.images else {}
-    return [_record(name, uri, found.masks[name], people.get(name, (None, None))) for name, uri in found.images]
+        _add_file(jsrt_files, relative_path(folder, uri), uri)
+    people = _read_people(jsrt_files.clinical) if jsrt_files.images else {}
+    return [
+        _record(name, uri, jsrt_files.masks[name], people.get(name, (None, None))) for name, uri in jsrt_files.images
+    ]
 
 
-def _sort_in(found: _Found, path: str, uri: str) -> None:
-    *above, name = path.split("/")
+def _add_file(jsrt_files: _Files, path: str, uri: str) -> None:
+    *folders, name = path.split("/")
     if name.lower() in _CLINICAL:
-        found.clinical.append(uri)
+        jsrt_files.clinical.append(uri)
         return
-    known = _FILE.fullmatch(name)
-    if not known:
+    match = _FILE.fullmatch(name)
+    if not match:
         return
-    kind = re.sub(r"[ _-]", "", above[-1].lower()) if above else ""
+    kind = re.sub(r"[ _-]", "", folders[-1].lower()) if folders else ""
     if kind in _CLASSES:
-        found.masks[known[1].upper()].append((kind, uri))
+        jsrt_files.masks[match[1].upper()].append((kind, uri))
     else:
-        found.images.append((known[1].upper(), uri))
+        jsrt_files.images.append((match[1].upper(), uri))
 
 
-def _record(name: str, uri: str, masks: list[tuple[str, str]], person: tuple[str | None, str | None]) -> Record:
+def _record(name: str, uri: str, masks: list[tuple[str, str]], person: AgeAndSex) -> Record:
     order = list(_CLASSES)
     masks = sorted(masks, key=lambda mask: (order.index(mask[0]), mask[1]))
     lungs = {kind for kind, _ in masks if _CLASSES[kind] == "lung"}
-    one_sided = lungs in ({"leftlung"}, {"rightlung"})
+    is_one_sided = lungs in ({"leftlung"}, {"rightlung"})
     record = Record(
         image_id=name,
         dataset="jsrt",
@@ -91,20 +96,20 @@ def _record(name: str, uri: str, masks: list[tuple[str, str]], person: tuple[str
         age_group=person[0],
         sex=person[1],
     )
-    return reject(record, ONE_SIDED_MASK) if one_sided else record
+    return reject(record, ONE_SIDED_MASK) if is_one_sided else record
 
 
-def _read_people(uris: Iterable[str]) -> dict[str, tuple[str | None, str | None]]:
-    """Age group and sex by image, from the files that can be read."""
+def _read_people(uris: Iterable[str]) -> dict[str, AgeAndSex]:
+    """Read age group and sex by image; log a warning for a file that cannot be read."""
     people = {}
     for uri in uris:
         try:
             text = storage.read_bytes(uri).decode("utf-8", "replace")
         except InputError as error:
-            logger.warning("%s: age and sex stay unknown: fetch it again", error)
+            logger.warning("%s; age and sex stay unknown: download the file again", error)
             continue
         for name, cells in _ROW.findall(text):
-            person = _PERSON.search(cells)
-            if person:
-                people[name.upper()] = (parse_age_group(person[1]), parse_sex(person[2]))
+            match = _AGE_AND_SEX.search(cells)
+            if match:
+                people[name.upper()] = (parse_age_group(match[1]), parse_sex(match[2]))
     return people

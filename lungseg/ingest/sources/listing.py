@@ -1,4 +1,4 @@
-"""A listing, CSV or Parquet, with a row for each X-ray: one record a row, whatever the row holds."""
+"""Read a listing, a CSV or Parquet file with a row for each X-ray; every row becomes a record."""
 
 import difflib
 import posixpath
@@ -20,18 +20,18 @@ from lungseg.ingest.sources.text_tables import column_names, read_columns
 from lungseg.schema import Record
 
 _OPTIONAL = ("patient_id", "dataset", "finding", "age", "sex", "view")
-# A decubitus view is taken lying on a side, but frontally.
+# A decubitus view is frontal; the patient lies on a side.
 _LATERAL = re.compile(r"(?!.*decub)(.*\blat(eral)?\b.*|l|ll|rl|llat|rlat)", re.IGNORECASE)
-# What programs write where nobody is named: as an id, it would make all of these one patient.
-_NOBODY = frozenset({"nan", "na", "n/a", "<na>", "none", "null", "unknown", "-"})
+# What programs write for a missing patient id; taken as an id, it would make all these images one patient's.
+_MISSING = frozenset({"nan", "na", "n/a", "<na>", "none", "null", "unknown", "-"})
 
-Masks = list[tuple[str, str]]
+MaskColumns = list[tuple[str, str]]
 """(class, column) of each mask."""
 
 
 @dataclass(frozen=True)
 class _Listing:
-    """What a listing holds: its cells by role (absent roles are missing), its masks' cells by class, its images."""
+    """Content of a listing: cells by role, without roles that have no column; mask uris by class; image uris."""
 
     path: str
     cells: dict[str, list[str]]
@@ -43,52 +43,54 @@ class _Listing:
 
 
 def read_listing(path: str, columns: ListingColumns, dataset: str = "") -> list[Record]:
-    """List the X-rays of a CSV or Parquet file, as many records as it has rows, sorted by data set and id.
+    """List the X-rays of a CSV or Parquet file: one record a row, sorted by dataset and id.
 
-    Relative paths start at the listing's folder. `dataset` names the rows whose own data set is not told, the listing's
-    name where it is empty. Rows are counted from 1 below the header. No image is opened.
+    Relative paths start at the folder of the listing. `dataset` names rows without a dataset of their own; if it is
+    empty, the name of the listing does. Messages count rows from 1 below the header. No image is opened.
 
     Raises:
-        InputError: the file is missing, unreadable or without rows, or has not a column that is named.
+        InputError: the file is missing, unreadable or without rows, or a named column does not exist.
 
     """
     path = storage.resolve(path)
     storage.stat(path)
     listing = _open(path, columns)
-    ids = _image_ids(listing.uris)
+    ids = image_ids(listing.uris)
     titles = [title.lower() for title in listing.cells.get("dataset", [])]
-    named = dataset_names(sorted({*titles} - {""}), "")
-    own = dataset or dataset_name(storage.name_of(path).rpartition(".")[0])
-    first: dict[tuple[str, str], int] = {}
+    names = dataset_names(sorted({*titles} - {""}), "")
+    default = dataset or dataset_name(storage.name_of(path).rpartition(".")[0])
+    first_rows: dict[tuple[str, str], int] = {}
     records = []
     for row, uri in enumerate(listing.uris):
-        title = named.get(titles[row], own) if titles else own
-        earlier = first.setdefault((title, uri), row)
-        records.append(_record(listing, row, ids.get(uri) or f"row_{row + 1:07d}_without_image", (title, earlier)))
+        name = names.get(titles[row], default) if titles else default
+        first_row = first_rows.setdefault((name, uri), row)
+        row_id = ids.get(uri) or f"row_{row + 1:07d}_without_image"
+        records.append(_record(listing, row, row_id, name, first_row))
     return _sort(records)
 
 
-def keep_ids(records: Sequence[Record], held: Mapping[tuple[str, str], str]) -> list[Record]:
-    """Give a listing's records the ids that they held before, (dataset, image_uri) to id, and sort them again.
+def keep_ids(records: Sequence[Record], earlier_ids: Mapping[tuple[str, str], str]) -> list[Record]:
+    """Give records of a listing the ids that an earlier plan gave them, and sort them again.
 
-    Rows that are added may move the folder that holds all images, or bring a second file of one name: the ids of the
-    earlier rows, and so their tars, stay. A new record whose id an earlier one has gets a digest of its URI besides.
+    earlier_ids: (dataset, image_uri) to id. Added rows may change the common folder of all images, or bring a second
+    file of one name. The earlier rows keep their ids, and so their tars. A new record with an id of an earlier one
+    gets a digest of its URI appended.
     """
-    places = {(record.dataset, record.image_uri) for record in records}
-    taken = {(place[0], own) for place, own in held.items() if place in places}
+    present = {(record.dataset, record.image_uri) for record in records}
+    taken = {(key[0], earlier_id) for key, earlier_id in earlier_ids.items() if key in present}
     kept = []
     for record in records:
-        own = held.get((record.dataset, record.image_uri))
-        if own is None:
-            clash = (record.dataset, record.image_id) in taken
-            own = f"{record.image_id}-{short_digest(record.image_uri)}" if clash else record.image_id
-        alone = record.patient_id == record.image_id  # nobody is named, so the image stands for the patient
-        kept.append(replace(record, image_id=own, patient_id=own if alone else record.patient_id))
+        new_id = earlier_ids.get((record.dataset, record.image_uri))
+        if new_id is None:
+            is_taken = (record.dataset, record.image_id) in taken
+            new_id = f"{record.image_id}-{short_digest(record.image_uri)}" if is_taken else record.image_id
+        has_patient = record.patient_id != record.image_id
+        kept.append(replace(record, image_id=new_id, patient_id=record.patient_id if has_patient else new_id))
     return _sort(kept)
 
 
 def pseudonymise_patient(record: Record, key: bytes) -> Record:
-    """Put a pseudonym for the patient's id of a listing; where there is none, the image's id stands for it."""
+    """Replace the patient id of a listing by a pseudonym; a record without a patient id keeps the image id."""
     if record.patient_id == record.image_id:
         return record
     return replace(record, patient_id=pseudonym(record.patient_id, key))
@@ -101,7 +103,7 @@ def _sort(records: Iterable[Record]) -> list[Record]:
 def _open(path: str, columns: ListingColumns) -> _Listing:
     content = storage.read_bytes(path)
     names = column_names(content, path)
-    roles, masks = _choose(columns, names, path)
+    roles, masks = _find_columns(columns, names, path)
     cells = read_columns(content, path, [*roles.values(), *(column for _, column in masks)])
     if not cells[roles["image"]]:
         raise InputError(f"{path}: no rows, expected one for each image: fill it in")
@@ -114,16 +116,16 @@ def _open(path: str, columns: ListingColumns) -> _Listing:
     )
 
 
-def _choose(columns: ListingColumns, names: Sequence[str], path: str) -> tuple[dict[str, str], Masks]:
-    """Find the column of each role, and of each mask; what is not named is taken where its usual name is there."""
-    chosen = {"image": columns.image, **{role: getattr(columns, role) or role for role in _OPTIONAL}}
+def _find_columns(columns: ListingColumns, names: Sequence[str], path: str) -> tuple[dict[str, str], MaskColumns]:
+    """Find the column of each role and of each mask; a role without a named column uses its usual name, if present."""
+    candidates = {"image": columns.image, **{role: getattr(columns, role) or role for role in _OPTIONAL}}
     masks = [_mask_column(entry, names) for entry in columns.masks or ("mask",)]
-    named = [columns.image, *(getattr(columns, role) for role in _OPTIONAL)]
+    required = [columns.image, *(getattr(columns, role) for role in _OPTIONAL)]
     if columns.masks:
-        named += [column for _, column in masks]
-    for column in filter(None, named):
+        required += [column for _, column in masks]
+    for column in filter(None, required):
         _require(column, names, path)
-    roles = {role: column for role, column in chosen.items() if column in names}
+    roles = {role: column for role, column in candidates.items() if column in names}
     return roles, [(kind, column) for kind, column in masks if column in names]
 
 
@@ -147,40 +149,40 @@ def _require(column: str, names: Sequence[str], path: str) -> None:
 
 
 def _uri(folder: str, cell: str) -> str:
-    """Name a cell's file: relative to the listing's folder, or as it stands; `` for an empty cell."""
+    """Convert a cell to a URI; relative paths start at the listing's folder; `` for an empty cell."""
     if not cell or "://" in cell or cell.startswith("/"):
         return cell
-    scheme, divider, place = folder.rpartition("://")
-    return scheme + divider + posixpath.normpath(f"{place}/{quote(cell) if divider else cell}")
+    scheme, separator, parent = folder.rpartition("://")
+    return scheme + separator + posixpath.normpath(f"{parent}/{quote(cell) if separator else cell}")
 
 
-def _image_ids(uris: Iterable[str]) -> dict[str, str]:
-    """Give each image an id from its path below the folder that holds them all; a digest parts those of one id."""
-    parts = {uri: uri.split("/") for uri in dict.fromkeys(uris) if uri}
-    if not parts:
+def image_ids(uris: Iterable[str]) -> dict[str, str]:
+    """Build the id of each image from its path below the common folder of all; equal ids get a digest."""
+    components = {uri: uri.split("/") for uri in dict.fromkeys(uris) if uri}
+    if not components:
         return {}
-    low, high = (extreme(part[:-1] for part in parts.values()) for extreme in (min, max))
+    low, high = (extreme(names[:-1] for names in components.values()) for extreme in (min, max))
     pairs = enumerate(zip(low, high, strict=False))
-    common = next((i for i, (one, other) in pairs if one != other), min(len(low), len(high)))
-    paths = {uri: "/".join(part[common:]) for uri, part in parts.items()}
+    common = next((i for i, (first, last) in pairs if first != last), min(len(low), len(high)))
+    paths = {uri: "/".join(names[common:]) for uri, names in components.items()}
     paths = {uri: unquote(path) if "://" in uri else path for uri, path in paths.items()}
     ids = {uri: image_id(stem(path)) for uri, path in paths.items()}
     counts = Counter(ids.values())
     return {uri: own if counts[own] == 1 else f"{own}-{short_digest(paths[uri])}" for uri, own in ids.items()}
 
 
-def _record(listing: _Listing, row: int, own: str, known: tuple[str, int]) -> Record:
-    """Make a row's record; `known` are its data set and the first row with the same image."""
+def _record(listing: _Listing, row: int, row_id: str, dataset: str, first_row: int) -> Record:
+    """Build the record of a row; `first_row` is the first one with the same image."""
     masks = [(kind, cells[row]) for kind, cells in listing.masks if cells[row]]
-    note = _refusal(listing, row, known[1])
+    note = _find_problem(listing, row, first_row)
     patient = listing.cell("patient_id", row)
     record = Record(
-        image_id=own,
-        dataset=known[0],
+        image_id=row_id,
+        dataset=dataset,
         image_uri=listing.uris[row],
         mask_uris=tuple(uri for _, uri in masks),
         mask_classes=tuple(kind for kind, _ in masks),
-        patient_id=own if patient.lower() in _NOBODY else patient or own,
+        patient_id=row_id if patient.lower() in _MISSING else patient or row_id,
         finding=listing.cell("finding", row) or None,
         age_group=parse_age_group(listing.cell("age", row)),
         sex=parse_sex(listing.cell("sex", row)),
@@ -189,14 +191,15 @@ def _record(listing: _Listing, row: int, own: str, known: tuple[str, int]) -> Re
     return reject(record, note) if note else record
 
 
-def _refusal(listing: _Listing, row: int, earlier: int) -> Note | None:
-    """Return why a row cannot be used; None where it can."""
-    what = f"row {row + 1} of {storage.name_of(listing.path)}"
+def _find_problem(listing: _Listing, row: int, first_row: int) -> Note | None:
+    """Return why a row cannot be used, or None."""
+    display_name = f"row {row + 1} of {storage.name_of(listing.path)}"
     if not listing.uris[row]:
-        return Note("no_image", f"{what} names no image: fill in the cell, or remove the row")
-    if earlier != row:
-        return Note("listed_twice", f"{what} names the same image as row {earlier + 1}: remove one of them")
+        return Note("no_image", f"{display_name} names no image: fill in the cell, or remove the row")
+    if first_row != row:
+        message = f"{display_name} names the same image as row {first_row + 1}: remove one of them"
+        return Note("listed_twice", message)
     if _LATERAL.fullmatch(listing.cell("view", row)):
-        return Note("lateral_view", f"{what} is a lateral view, expected a frontal one: remove the row")
-    lungs = {bool(cells[row]) for kind, cells in listing.masks if kind == "lung"}
-    return ONE_SIDED_MASK if len(lungs) > 1 else None
+        return Note("lateral_view", f"{display_name} is a lateral view, expected a frontal one: remove the row")
+    has_lung = {bool(cells[row]) for kind, cells in listing.masks if kind == "lung"}
+    return ONE_SIDED_MASK if len(has_lung) > 1 else None

@@ -1,11 +1,10 @@
-"""The two sets of the National Library of Medicine, Shenzhen and Montgomery: as published, and as Kaggle merges them.
+"""Shenzhen and Montgomery of the National Library of Medicine, as published and as merged on Kaggle.
 
-Both write what the radiologist found into an image's name, and age and sex into a small text beside the images.
+Both have the finding in the name of an image, and age and sex in a text file beside the images.
 """
 
 import logging
 import re
-from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -22,48 +21,54 @@ logger = logging.getLogger(__name__)
 # CHNCXR_0001_0 is normal, CHNCXR_0401_1 is not (Jaeger et al., Quant Imaging Med Surg 2014).
 _ID = re.compile(r"^(?P<set>CHNCXR|MCUCXR)_\d+_(?P<abnormal>[01])$")
 _HOSPITALS = {"CHNCXR": "shenzhen", "MCUCXR": "montgomery"}
-_READERS = 16  # threads; in a bucket a small file is all waiting
+_READ_THREADS = 16  # reading a small file from a bucket is mostly waiting
 
 Readings = dict[tuple[str, str], str]
-"""(root of the data set, image's name) -> uri of its clinical reading."""
+"""(root of the dataset, name of the image) -> uri of the clinical reading."""
+
+AgeAndSex = tuple[str | None, str | None]
 
 
 def recognise(folder: str, files: Sequence[str]) -> list[Record]:
-    """Take the data sets that hold images with the two sets' names, with the age and sex of `ClinicalReadings/ID.txt`.
+    """Take the datasets that have images with the names of Shenzhen or Montgomery.
 
-    Shenzhen and Montgomery in one folder become two data sets. The readings' free text is not kept: it may identify.
+    Both in one folder become two datasets. Age and sex come from `ClinicalReadings/ID.txt`. The free text of a reading
+    is not kept, because it may identify a patient.
 
     Raises:
-        InputError: masks lie beside images and not one fits.
+        InputError: there are images and masks and no mask matches.
 
     """
     if not any(prefix in uri for uri in files for prefix in _HOSPITALS):
         return []
-    found = group_by_dataset(folder, (uri for uri in files if is_image(uri)))
-    titles = names_by_root(folder, found)
+    groups = group_by_dataset(folder, (uri for uri in files if is_image(uri)))
+    names = names_by_root(folder, groups)
     readings = _list_readings(folder, files)
-    records, texts = [], {}
-    for root, part in found.items():
-        if any(_ID.match(name) for name in part.images):
-            own = match_masks(part, titles[root], storage.join(folder, root) if root else folder)
-            texts.update({record.image_uri: readings.get((root, record.image_id), "") for record in own})
-            records += _split_merged(add_findings(own))
-    return _add_readings(records, {image: text for image, text in texts.items() if text})
+    records: list[Record] = []
+    uris_by_image = {}
+    for root, group in groups.items():
+        if any(_ID.match(name) for name in group.images):
+            matched = match_masks(group, names[root], storage.join(folder, root) if root else folder)
+            for record in matched:
+                if (root, record.image_id) in readings:
+                    uris_by_image[record.image_uri] = readings[root, record.image_id]
+            records += _split_hospitals(add_findings(matched))
+    return _add_readings(records, uris_by_image)
 
 
 def add_findings(records: list[Record]) -> list[Record]:
-    """Set the finding, normal or abnormal, of those whose id says it."""
-    found = [(record, _ID.match(record.image_id)) for record in records]
+    """Set the finding, normal or abnormal, of records whose id has it."""
+    matches = [(record, _ID.match(record.image_id)) for record in records]
     return [
-        replace(record, finding=("normal", "abnormal")[int(name["abnormal"])]) if name else record
-        for record, name in found
+        replace(record, finding=("normal", "abnormal")[int(match["abnormal"])]) if match else record
+        for record, match in matches
     ]
 
 
-def _split_merged(records: list[Record]) -> list[Record]:
-    """Tell apart the hospitals that one folder merges, as Kaggle's does; cross-data-set studies need to."""
+def _split_hospitals(records: list[Record]) -> list[Record]:
+    """Split a folder that merges both hospitals, as on Kaggle; cross-dataset studies need them separately."""
     hospitals = {
-        record.image_uri: _HOSPITALS[name["set"]] for record in records if (name := _ID.match(record.image_id))
+        record.image_uri: _HOSPITALS[match["set"]] for record in records if (match := _ID.match(record.image_id))
     }
     if len(set(hospitals.values())) < 2:
         return records
@@ -74,27 +79,29 @@ def _list_readings(folder: str, files: Sequence[str]) -> Readings:
     readings = {}
     for uri in files:
         if uri.lower().endswith(".txt"):
-            *above, name = relative_path(folder, uri).split("/")
-            if above and above[-1].lower() == "clinicalreadings":
-                readings["/".join(above[:-1]), name[: -len(".txt")]] = uri
+            *folders, name = relative_path(folder, uri).split("/")
+            if folders and folders[-1].lower() == "clinicalreadings":
+                readings["/".join(folders[:-1]), name[: -len(".txt")]] = uri
     return readings
 
 
-def _add_readings(records: list[Record], texts: dict[str, str]) -> list[Record]:
-    """Add age and sex; `texts` are the readings' uris by image_uri. Those that cannot be read are warned of in sum."""
-    with ThreadPoolExecutor(_READERS) as pool:
-        read = dict(zip(texts, pool.map(_read, texts.values()), strict=True))
-    lost = [texts[image] for image, values in read.items() if values is None]
-    if lost:
+def _add_readings(records: list[Record], uris_by_image: dict[str, str]) -> list[Record]:
+    """Add age and sex from the readings, image_uri to reading's uri; log one warning for all unreadable ones."""
+    with ThreadPoolExecutor(_READ_THREADS) as pool:
+        values = dict(zip(uris_by_image, pool.map(_read, uris_by_image.values()), strict=True))
+    unreadable = [uris_by_image[image] for image, value in values.items() if value is None]
+    if unreadable:
         logger.warning(
-            "%d of %d clinical readings cannot be read (first: %s): age and sex stay unknown: fetch them again",
-            *(len(lost), len(texts), lost[0]),
+            "%d of %d clinical readings cannot be read (first: %s); age and sex stay unknown: download them again",
+            *(len(unreadable), len(values), unreadable[0]),
         )
-    known = defaultdict(lambda: (None, None), {image: values for image, values in read.items() if values})
-    return [replace(record, age_group=known[record.image_uri][0], sex=known[record.image_uri][1]) for record in records]
+    known = {image: value for image, value in values.items() if value is not None}
+    unknown: AgeAndSex = (None, None)
+    people = [(record, *known.get(record.image_uri, unknown)) for record in records]
+    return [replace(record, age_group=age_group, sex=sex) for record, age_group, sex in people]
 
 
-def _read(uri: str) -> tuple[str | None, str | None] | None:
+def _read(uri: str) -> AgeAndSex | None:
     try:
         return parse_clinical_reading(storage.read_bytes(uri).decode("utf-8", "replace"))
     except InputError:

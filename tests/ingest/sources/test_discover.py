@@ -56,7 +56,7 @@ def test_files_of_operating_systems_are_counted_apart(
     list_as(["images/a.png", "images/Thumbs.db", "__MACOSX/a.png", ".x/a.png", "notes.txt"], monkeypatch)
     with caplog.at_level(logging.INFO, "lungseg"):
         assert len(sources.discover("/d")) == 1
-    assert "1 files of other types passed over, and 3 of operating systems" in caplog.text
+    assert "ignored 1 files of other types and 3 of operating systems" in caplog.text
 
 
 def test_a_hundred_thousand_files_take_seconds(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,8 +108,8 @@ def test_what_is_passed_over_is_told(tmp_path: Path, caplog: pytest.LogCaptureFi
     folder = fill(tmp_path / "x", "images/a.png", "images/b.txt", "masks/a.png", "masks/a.tif", "masks/z.png")
     with caplog.at_level(logging.INFO, "lungseg"):
         sources.discover(str(folder))
-    assert "1 files of other types passed over" in caplog.text
-    assert "2 of 3 masks fit no image" in caplog.text
+    assert "ignored 1 files of other types" in caplog.text
+    assert "2 of 3 masks match no image" in caplog.text
 
 
 def test_an_image_whose_own_name_ends_in_mask(tmp_path: Path) -> None:
@@ -289,4 +289,4 @@ def test_a_pair_of_folders_passes_litter_and_texts_over_and_reads_findings(tmp_p
 def test_masks_of_a_folder_without_images_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = fill(tmp_path / "x", "a/images/1.png", "b/masks/1.png", "b/masks/2.png")
     assert len(sources.discover(str(folder))) == 1
-    assert "b: 2 masks fit no image" in caplog.text
+    assert "b: 2 masks match no image" in caplog.text

@@ -111,10 +111,10 @@ def _listed(folder: Path, cells: list[str]) -> list[Record]:
 @given(st.sets(st.lists(st.text("aB_-.é ", min_size=1, max_size=3), min_size=1, max_size=3).map("/".join), min_size=1))
 def test_different_paths_have_different_ids(paths: set[str]) -> None:
     uris = [f"/d/{path}.png" for path in sorted(paths)]
-    ids = listing._image_ids(uris)
+    ids = listing.image_ids(uris)
     assert list(ids) == uris
     assert len(set(ids.values())) == len(uris)
-    assert set(listing._image_ids([uri.replace("/d/", "/e/f/") for uri in uris]).values()) == set(ids.values())
+    assert set(listing.image_ids([uri.replace("/d/", "/e/f/") for uri in uris]).values()) == set(ids.values())
 
 
 def test_ids_that_were_held_are_kept(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_a_grown_listing_keeps_its_ids_and_all_differ(paths: list[str], first: i
     ids: dict[str, str] = {}
     for count in (first, len(paths)):
         uris = [f"/d/{path}" for path in paths[:count]]
-        named = [Record(own, "d", uri) for uri, own in listing._image_ids(uris).items()]
+        named = [Record(own, "d", uri) for uri, own in listing.image_ids(uris).items()]
         kept = {
             record.image_uri: record.image_id
             for record in listing.keep_ids(named, {("d", uri): own for uri, own in ids.items()})

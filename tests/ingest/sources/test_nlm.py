@@ -204,4 +204,4 @@ def test_masks_left_over_are_told_and_stop_nothing(tmp_path: Path, caplog: pytes
     # Kaggle's pictures for testing lie in no images folder: they must not be measured by the masks of the others.
     folder = fill(tmp_path / "data", *KAGGLE, "masks/CHNCXR_0999_0_mask.png")
     assert len(sources.discover(str(folder))) == 5
-    assert "1 masks fit no image" in caplog.text
+    assert "1 masks match no image" in caplog.text

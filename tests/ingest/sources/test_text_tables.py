@@ -73,8 +73,8 @@ def test_parquet_of_any_type() -> None:
         (b'image,note\na,"Wu\nb,x"y\nc,z\n', "row 1 has a double quote that is not closed"),
         (b"PAR1 torn", "not a Parquet file"),
         (parquet(image=["a"], age=[1])[:-9] + b"123456789", "not a Parquet file"),
-        (parquet(image=[b"\x89PNG"], age=[1]), "column image holds binary, expected text"),
-        (parquet(image=[{"path": "a", "bytes": b""}], age=[1]), "column image holds struct"),
+        (parquet(image=[b"\x89PNG"], age=[1]), "column image has the type binary, expected text"),
+        (parquet(image=[{"path": "a", "bytes": b""}], age=[1]), "column image has the type struct"),
     ],
 )
 def test_what_is_broken_is_named_and_no_cell_is_shown(content: bytes, message: str) -> None:
