@@ -1,8 +1,8 @@
-# make demo              prepare, train, infer and report on phantoms; make demo DATA=folder: on your X-rays and masks
-#                        (X-rays without masks are segmented by the model of an earlier demo)
-# make test              all but what is slow; make check: its quick half (format, lint, types, imports)
-# make test-slow         several Ray nodes, buckets, submitted jobs, full disks, jobs that are killed and started again
-# make clean             delete what demo and test made; the installation stays (make distclean deletes it too)
+# make demo              prepare, train, infer and report on phantoms; with DATA=folder, on your X-rays and masks
+#                        (X-rays without masks are segmented with the model of an earlier demo)
+# make test              run the checks and all tests that are not slow; make check: only format, lint, types, imports
+# make test-slow         run the slow tests: several Ray nodes, buckets, submitted jobs, full disks, killed jobs
+# make clean             delete the files of demo and test; make distclean also deletes the installation
 
 PYTHON ?= python3
 DATA ?=
@@ -14,12 +14,12 @@ MODELS = $(wildcard demo/*/runs/demo)
 MODEL = $(firstword $(filter-out demo/phantoms/%,$(MODELS)) $(MODELS))
 COUNT_MASKS := import sys; from lungseg import storage; from lungseg.ingest import sources; \
 	print(sum(bool(record.mask_classes) for record in sources.discover(storage.resolve(sys.argv[1]))))
-# A Ray of our own, whatever other cluster this machine belongs to.
+# Start a separate Ray, even if this machine belongs to another cluster.
 export RAY_ADDRESS := local
 
 .PHONY: demo demo-with-masks demo-without-masks test test-slow check clean distclean
 
-# Anything but a count of 0, an error too, is left to the preparation, which reports it.
+# Every result except a count of 0 goes to the preparation, which reports errors.
 demo: .venv/installed
 	@if test -n "$(DATA)" && test "$$($(RUN) -c '$(COUNT_MASKS)' "$(DATA)" 2>/dev/null)" = 0; \
 	then $(MAKE) --no-print-directory demo-without-masks; else $(MAKE) --no-print-directory demo-with-masks; fi
@@ -49,8 +49,8 @@ check: .venv/installed
 	$(RUN) -m mypy
 	.venv/bin/lint-imports
 
-# The lock names every package with its hashes, so nothing is resolved anew; --no-deps because it leaves out
-# opencv-python, which one package asks for and which must not lie beside the headless wheel.
+# The lock lists every package with its hashes, so pip resolves nothing. --no-deps: the lock omits opencv-python, which
+# one package requires, because it must not be installed beside opencv-python-headless.
 .venv/installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
 		{ echo "$(PYTHON) is not Python 3.11 to 3.13: pass PYTHON=python3.11" >&2; exit 2; }

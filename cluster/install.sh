@@ -1,24 +1,24 @@
 #!/usr/bin/env bash
-# Installs the packages of requirements.lock into the environment whose python comes first on PATH.
+# Install the packages of requirements.lock into the environment of the first python on PATH.
 #
-#   cluster/install.sh gpu         as they are locked: torch's wheels bring CUDA 13, the host its driver (580 or newer)
-#   cluster/install.sh cpu         without CUDA, which is two thirds of it all
-#   cluster/install.sh cpu-lock    print the part of the lock that cpu installs as it is locked
+#   cluster/install.sh gpu         as locked: torch's wheels include CUDA 13; the host needs the driver (580 or newer)
+#   cluster/install.sh cpu         without CUDA, which is two thirds of the total size
+#   cluster/install.sh cpu-lock    print the locked packages that cpu installs unchanged
 #
-# For cpu, torch and torchvision come in the locked versions from PyTorch's own index (or TORCH_CPU_INDEX, a mirror of
-# it). They are other files than PyPI's, and the lock has no hashes for them: of these two nothing but the name, the
-# version and the connection is checked. All others are, by their hashes.
+# For cpu, torch and torchvision come from PyTorch's index (or from TORCH_CPU_INDEX, a mirror), in the locked versions.
+# These files differ from those on PyPI, and the lock has no hashes for them: only name, version and the TLS connection
+# are checked. All other packages are checked by their hashes.
 set -euo pipefail
 
 LOCK=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)/requirements.lock
 
-# A package is a line that begins with its name, and the lines of its hashes after it.
+# An entry of the lock is a line that starts with the package name, followed by the lines with its hashes.
 cpu_lock() {
     awk '/^[^ ]/ { name = $1; sub(/==.*/, "", name); cuda = name ~ /^(torch|torchvision|triton|(nvidia|cuda)-.*)$/ } !cuda' "$LOCK"
 }
 
-# --no-deps: the lock is complete, but for opencv-python, which one package asks for and which must not lie beside the
-# headless wheel.
+# --no-deps: the lock is complete except for opencv-python, which one package requires. It must not be installed beside
+# opencv-python-headless.
 install() { python -m pip install --no-cache-dir --no-deps "$@"; }
 
 case ${1:-} in
@@ -30,7 +30,7 @@ cpu)
     ;;
 cpu-lock) cpu_lock ;;
 *)
-    echo "cluster/install.sh: no device '${1:-}': pass gpu or cpu" >&2
+    echo "cluster/install.sh: unknown device '${1:-}': pass gpu or cpu" >&2
     exit 2
     ;;
 esac

@@ -36,6 +36,12 @@ def test_every_link_resolves(page: Path) -> None:
         assert not anchor or anchor in _anchors(target), f"{page.name}: {link}"
 
 
+def test_named_test_files_exist() -> None:
+    named = set(re.findall(r"`(test_[\w*]+\.py)`", (ROOT / "cluster" / "README.md").read_text()))
+    assert named
+    assert not [name for name in named if not list((ROOT / "tests").rglob(name))]
+
+
 def _commands() -> list[str]:
     """Commands in all pages' shell blocks, continued lines joined, comments dropped."""
     blocks = [block for page in PAGES for block in _fenced(page.read_text(), "sh|bash|console")]

@@ -1,4 +1,4 @@
-"""The image keeps its promises as far as a file can show them, and its installer takes from the lock what it should."""
+"""Static checks of the Dockerfile, and the packages that install.sh installs."""
 
 import re
 import subprocess
@@ -13,9 +13,9 @@ Steps = list[tuple[str, str]]
 
 
 def _steps(text: str) -> Steps:
-    """Read a Dockerfile's instructions, continued lines joined, comments dropped."""
-    kept = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
-    lines = [line.strip() for line in kept.replace("\\\n", " ").splitlines() if line.strip()]
+    """Return the instructions of a Dockerfile, with continued lines joined and comments removed."""
+    code = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
+    lines = [line.strip() for line in code.replace("\\\n", " ").splitlines() if line.strip()]
     return [(line.split(maxsplit=1)[0].upper(), line.split(maxsplit=1)[1]) for line in lines]
 
 
@@ -27,7 +27,7 @@ def _of(name: str) -> list[str]:
 
 
 def _packages(lock: str) -> dict[str, str]:
-    """Split a lock into blocks: the line with name and version, and that with its hashes."""
+    """Split a lock file into one block per package: the line with the version and the lines with hashes."""
     blocks = re.split(r"^(?=[^ \n])", lock, flags=re.MULTILINE)
     return {block.split(" ", 1)[0]: block for block in blocks if block}
 
@@ -60,14 +60,14 @@ def test_build_downloads_only_packages() -> None:
     assert "wget" in runs, "KubeRay's probes need it"
 
 
-def test_image_holds_no_secret() -> None:
+def test_image_contains_no_secret() -> None:
     text = (ROOT / "cluster" / "Dockerfile").read_text() + (ROOT / "cluster" / "Dockerfile.dockerignore").read_text()
-    given = " ".join(_of("ARG") + _of("ENV") + _of("RUN"))
-    assert not re.search(r"token|secret|passw|credential|_key", given, re.IGNORECASE)
+    settings = " ".join(_of("ARG") + _of("ENV") + _of("RUN"))
+    assert not re.search(r"token|secret|passw|credential|_key", settings, re.IGNORECASE)
     assert "--mount=type=secret" not in text
 
 
-def test_build_context_holds_only_copied_files() -> None:
+def test_build_context_contains_only_copied_files() -> None:
     lines = (ROOT / "cluster" / "Dockerfile.dockerignore").read_text().splitlines()
     rules = [line for line in lines if line and not line.startswith("#")]
     assert rules[0] == "*"
@@ -76,31 +76,31 @@ def test_build_context_holds_only_copied_files() -> None:
     assert all((ROOT / name).exists() for name in copied)
 
 
-def test_cpu_lock_leaves_out_only_cuda() -> None:
-    said = subprocess.run([INSTALL, "cpu-lock"], capture_output=True, text=True, check=True, timeout=30)
-    whole, part = _packages(LOCK), _packages(said.stdout)
-    left_out = whole.keys() - part.keys()
-    assert {name.split("==")[0] for name in left_out} >= {"torch", "torchvision", "triton", "nvidia-cublas"}
-    assert all(CUDA.fullmatch(name.split("==")[0]) for name in left_out)
-    assert not [name for name in part if CUDA.fullmatch(name.split("==")[0])]
-    assert all(block == whole[name] for name, block in part.items())
-    assert all("--hash=sha256:" in block for block in part.values())
+def test_cpu_lock_omits_only_torch_and_cuda() -> None:
+    result = subprocess.run([INSTALL, "cpu-lock"], capture_output=True, text=True, check=True, timeout=30)
+    locked, cpu = _packages(LOCK), _packages(result.stdout)
+    omitted = locked.keys() - cpu.keys()
+    assert {name.split("==")[0] for name in omitted} >= {"torch", "torchvision", "triton", "nvidia-cublas"}
+    assert all(CUDA.fullmatch(name.split("==")[0]) for name in omitted)
+    assert not [name for name in cpu if CUDA.fullmatch(name.split("==")[0])]
+    assert all(block == locked[name] for name, block in cpu.items())
+    assert all("--hash=sha256:" in block for block in cpu.values())
 
 
 def _installs(tmp_path: Path, *words: str, **env: str) -> list[str]:
-    """Run the installer with a python that only writes down what it is asked, and the lock that it is given."""
+    """Run the installer with a fake python; return its arguments and the lock files passed to it."""
     fake = tmp_path / "python"
-    fake.write_text('#!/usr/bin/env bash\necho "$@" >>"$ASKED"\nfor file; do [[ $file != /* ]] || cat "$file"; done\n')
+    fake.write_text('#!/usr/bin/env bash\necho "$@" >>"$CALLS"\nfor file; do [[ $file != /* ]] || cat "$file"; done\n')
     fake.chmod(0o755)
-    asked = tmp_path / "asked"
+    calls = tmp_path / "calls"
     path = f"{tmp_path}:/usr/bin:/bin"
-    subprocess.run([INSTALL, *words], env={"PATH": path, "ASKED": str(asked), **env}, check=True, timeout=30)
-    return asked.read_text().splitlines()
+    subprocess.run([INSTALL, *words], env={"PATH": path, "CALLS": str(calls), **env}, check=True, timeout=30)
+    return calls.read_text().splitlines()
 
 
-def test_gpu_install_uses_the_whole_lock_with_hashes(tmp_path: Path) -> None:
-    (one,) = _installs(tmp_path, "gpu")
-    assert re.fullmatch(r"-m pip install --no-cache-dir --no-deps --require-hashes -r \S+/requirements\.lock", one)
+def test_gpu_install_uses_the_complete_lock_with_hashes(tmp_path: Path) -> None:
+    (command,) = _installs(tmp_path, "gpu")
+    assert re.fullmatch(r"-m pip install --no-cache-dir --no-deps --require-hashes -r \S+/requirements\.lock", command)
 
 
 def test_cpu_install_uses_the_locked_torch_version(tmp_path: Path) -> None:
@@ -111,12 +111,12 @@ def test_cpu_install_uses_the_locked_torch_version(tmp_path: Path) -> None:
     assert "--index-url https://download.pytorch.org/whl/cpu" in torch
 
 
-def test_mirror_replaces_the_index(tmp_path: Path) -> None:
+def test_mirror_variable_replaces_the_index(tmp_path: Path) -> None:
     torch = _installs(tmp_path, "cpu", TORCH_CPU_INDEX="https://mirror.example.com/cpu")[1]
     assert "--index-url https://mirror.example.com/cpu" in torch
 
 
 def test_unknown_device_is_refused() -> None:
-    said = subprocess.run([INSTALL, "tpu"], capture_output=True, text=True, check=False, timeout=30)
-    assert (said.returncode, said.stderr.count("\n")) == (2, 1)
-    assert "'tpu'" in said.stderr
+    result = subprocess.run([INSTALL, "tpu"], capture_output=True, text=True, check=False, timeout=30)
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+    assert "'tpu'" in result.stderr

@@ -1,4 +1,4 @@
-"""cluster/local.sh: one Ray of its own from start to stop, which takes jobs from nobody else and ends nobody else."""
+"""cluster/local.sh starts and stops one Ray, requires its token, and kills only its own processes."""
 
 import os
 import signal
@@ -18,11 +18,11 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="cluster/local.s
 
 
 class Head:
-    """The script with a state folder of its own."""
+    """Runs the script with its own state folder."""
 
     def __init__(self, state: Path) -> None:
         self.state = state
-        # Ray's own variables would lead a command to another Ray.
+        # Ray's variables could lead a command to another Ray.
         kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         self.env = kept | {"LUNGSEG_RAY_STATE": str(state)}
 
@@ -32,7 +32,7 @@ class Head:
         )
 
     def submit(self, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-        """Submit a job; again while no agent takes it, as may be for a moment after the start."""
+        """Submit a job. Retry while no agent is available, which can happen just after the start."""
         deadline = time.monotonic() + READY_S
         while True:
             done = self("run", "ray", "job", "submit", "--working-dir", str(folder), *words)
@@ -47,16 +47,16 @@ class Head:
 
 @pytest.fixture
 def head(tmp_path: Path) -> Iterator[Head]:
-    one = Head(tmp_path / "state")
+    script = Head(tmp_path / "state")
     try:
-        yield one
+        yield script
     finally:
-        one("stop")
+        script("stop")
 
 
 @pytest.fixture
 def bystander() -> Iterator[subprocess.Popen[bytes]]:
-    """A process group of somebody else whose command line speaks of ray."""
+    """An unrelated process group whose command line contains ray."""
     words = [sys.executable, "-c", "import time; time.sleep(280)", "ray", "start", "--head", "raylet"]
     process = subprocess.Popen(words, start_new_session=True)
     try:
@@ -75,56 +75,56 @@ def _working_dir(tmp_path: Path) -> Path:
     return folder
 
 
-def _gone(pid: int) -> bool:
-    """Whether no process of this id runs; one that only waits for its parent to look has ended."""
+def _has_ended(pid: int) -> bool:
+    """Return whether no process with this id runs; a zombie counts as ended."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].startswith("Z")
     except FileNotFoundError:
         return True
 
 
-def test_help_names_every_subcommand(head: Head) -> None:
+def test_help_lists_every_subcommand(head: Head) -> None:
     done = head("--help")
     assert done.returncode == 0
     assert all(f"cluster/local.sh {word}" in done.stdout for word in ("start", "run", "env", "status", "stop"))
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ((), "pass start"),
-        (("restart",), "no subcommand 'restart'"),
-        (("start", "--gpus", "1"), "does not know '--gpus'"),
+        (("restart",), "unknown subcommand 'restart'"),
+        (("start", "--gpus", "1"), "has no option '--gpus'"),
         (("start", "--cpus", "none"), "--cpus takes a number"),
         (("start", "--port", "65536"), "--port takes a number"),
-        (("stop", "now"), "stop takes nothing"),
+        (("stop", "now"), "stop takes no arguments"),
         (("env",), "Ray is not running"),
-        (("run",), "run takes a command"),
+        (("run",), "run needs a command"),
         (("run", "true"), "Ray is not running"),
     ],
 )
-def test_wrong_use_is_one_line(head: Head, words: tuple[str, ...], said: str) -> None:
+def test_wrong_arguments_give_a_one_line_error(head: Head, words: tuple[str, ...], message: str) -> None:
     done = head(*words)
     assert done.returncode not in (0, 3)
-    assert said in done.stderr
+    assert message in done.stderr
     assert done.stderr.count("\n") == 1
     assert not done.stdout
 
 
-def test_status_without_a_head_is_stopped(head: Head) -> None:
+def test_status_without_a_head_reports_stopped(head: Head) -> None:
     assert head("status").returncode == 3
     assert head("stop").returncode == 0
 
 
 def test_record_with_a_reused_process_id_kills_nothing(head: Head, bystander: subprocess.Popen[bytes]) -> None:
     head.state.mkdir()
-    # The id was given to another since.
+    # The process id now belongs to another process.
     (head.state / "head").write_text(
         f"pgid={bystander.pid}\nborn=1\ntemp=/tmp/lungseg-none\ngcs=1\ndashboard=1\nlog=x\n"
     )
     status = head("status")
     assert status.returncode == 3
-    assert "without being stopped" in status.stderr
+    assert "without cluster/local.sh stop" in status.stderr
     assert head("stop").returncode == 0
     assert bystander.poll() is None
     assert "Ray is stopped" in head("status").stderr
@@ -136,7 +136,7 @@ def test_record_with_a_reused_process_id_kills_nothing(head: Head, bystander: su
 def test_damaged_record_kills_nothing(head: Head, bystander: subprocess.Popen[bytes], record: str) -> None:
     head.state.mkdir()
     (head.state / "head").write_text(record.format(pid=bystander.pid))
-    # First what signals nobody: were the record believed, stop would end all that writes to a file, this test included.
+    # `status` first, because it sends no signal. If the script trusted the record, `stop` would kill this test too.
     status = head("status")
     assert status.returncode == 3
     assert "is damaged" in status.stderr
@@ -145,11 +145,11 @@ def test_damaged_record_kills_nothing(head: Head, bystander: subprocess.Popen[by
     assert "Ray is stopped" in head("status").stderr
 
 
-def test_taken_port_is_reported_before_the_start(head: Head) -> None:
+def test_port_in_use_is_reported_before_the_start(head: Head) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         done = head("start", "--dashboard-port", str(other.getsockname()[1]))
     assert done.returncode == 1
-    assert "is taken" in done.stderr
+    assert "is in use" in done.stderr
     assert done.stderr.count("\n") == 1
     assert not (head.state / "head").exists()
 
@@ -167,7 +167,7 @@ def test_start_submit_crash_restart_and_stop(head: Head, bystander: subprocess.P
     assert "[]" in jobs.stdout + jobs.stderr  # the start leaves no job
     again = head("start")
     assert (again.returncode, int(head.recorded("pgid"))) == (0, first)
-    assert "Ray is running" in again.stderr
+    assert "Ray is running already" in again.stderr
 
     answer = head.submit(work, "--", "python", "-c", "print(6*7)")
     assert answer.returncode == 0, answer.stdout + answer.stderr
@@ -192,7 +192,7 @@ def test_start_submit_crash_restart_and_stop(head: Head, bystander: subprocess.P
     assert refused.returncode != 0
     assert "oken" in refused.stderr + refused.stdout
 
-    # A head that is killed leaves a state that is noticed, and a job that Ray loses is ended by the next start.
+    # After the head is killed, status reports it, and the next start ends the job that the head left running.
     marker = work / "pid"
     (work / "jobs" / "wait.py").write_text(
         "import os, pathlib, sys, time\npathlib.Path(sys.argv[1]).write_text(str(os.getpid()))\ntime.sleep(250)\n"
@@ -201,20 +201,20 @@ def test_start_submit_crash_restart_and_stop(head: Head, bystander: subprocess.P
     deadline = time.monotonic() + READY_S
     while not (marker.exists() and marker.read_text()) and time.monotonic() < deadline:
         time.sleep(0.2)
-    lost = int(marker.read_text())
+    orphan = int(marker.read_text())
     os.killpg(first, signal.SIGKILL)
-    while not _gone(first) and time.monotonic() < deadline:  # a killed process takes a moment to end
+    while not _has_ended(first) and time.monotonic() < deadline:  # a killed process needs a moment to end
         time.sleep(0.1)
     assert head("status").returncode == 3
     restarted = head("start", "--cpus", "1")
     assert restarted.returncode == 0, restarted.stderr
     assert "cleaning up" in restarted.stderr
-    assert _gone(lost)
+    assert _has_ended(orphan)
 
     second, temp = int(head.recorded("pgid")), Path(head.recorded("temp"))
     stopped = head("stop")
     assert stopped.returncode == 0, stopped.stderr
-    assert _gone(second)
+    assert _has_ended(second)
     assert not temp.exists()
     status = head("status")
     assert (status.returncode, status.stderr) == (3, "Ray is stopped\n")

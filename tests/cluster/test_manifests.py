@@ -1,4 +1,4 @@
-"""The files of cluster/ are what their readers accept: KubeRay's schemas, Ray's own validation, the jobs' options."""
+"""Manifests in cluster/ pass KubeRay's schemas, Ray's validation and the jobs' option parser."""
 
 import copy
 import json
@@ -23,12 +23,12 @@ SECRET = ("token", "secret", "password", "passwd", "credential", "api_key", "acc
 
 
 def _documents() -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
+    documents: dict[str, dict[str, Any]] = {}
     for path in sorted(CLUSTER.glob("*.yaml")):
         for number, document in enumerate(yaml.safe_load_all(path.read_text())):
             if str(document.get("apiVersion", "")).startswith("ray.io/"):
-                found[f"{path.name}-{number}"] = document
-    return found
+                documents[f"{path.name}-{number}"] = document
+    return documents
 
 
 DOCUMENTS = _documents()
@@ -46,12 +46,12 @@ def _settings(name: str) -> Any:
 
 
 def _gpus(group: dict[str, Any]) -> int:
-    """GPUs that a pod of the group asks for."""
+    """Return the number of GPUs that a pod of the group requests."""
     limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
     return int(limits.get("nvidia.com/gpu", 0))
 
 
-def test_there_are_jobs_and_a_lasting_cluster() -> None:
+def test_manifests_cover_each_job_and_a_permanent_cluster() -> None:
     files = {name.rsplit("-", 1)[0] for name in DOCUMENTS}
     jobs = {f"rayjob-{job}.yaml" for job in ("prepare", "train", "infer", "train-kueue")}
     assert files == jobs | {"raycluster.yaml"}
@@ -61,7 +61,7 @@ def test_there_are_jobs_and_a_lasting_cluster() -> None:
 def test_kuberay_accepts_the_file(name: str) -> None:
     path = SCHEMAS / f"{DOCUMENTS[name]['kind'].lower()}.schema.json"
     if not path.is_file():
-        pytest.skip(f"KubeRay's schemas are not at hand: no file {path}")
+        pytest.skip(f"KubeRay's schemas are not available: no file {path}")
     schema = json.loads(path.read_text())
     errors = jsonschema.Draft202012Validator(schema).iter_errors(DOCUMENTS[name])
     assert not [f"{error.json_path}: {error.message[:200]}" for error in errors]
@@ -73,12 +73,12 @@ def test_entrypoint_is_a_job_with_valid_options(name: str) -> None:
     assert words[0] == "python"
     assert (ROOT / words[1]).is_file()
     settings = _settings(name)
-    # What a pod writes elsewhere is gone with it.
+    # Files outside /shared are lost with the pod.
     assert settings.out.startswith("/shared/")
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_workers_have_their_gpus_from_the_start(name: str) -> None:
+def test_gpu_pods_match_the_number_of_workers(name: str) -> None:
     groups = [group for group in _cluster(name)["workerGroupSpecs"] if _gpus(group)]
     job = Path(shlex.split(DOCUMENTS[name]["spec"]["entrypoint"])[1]).stem
     if job == "prepare":
@@ -87,7 +87,7 @@ def test_workers_have_their_gpus_from_the_start(name: str) -> None:
     settings = _settings(name)
     assert settings.device == "gpu"
     workers = settings.workers_per_run if job == "train" else settings.workers
-    # A job counts the GPUs when it starts, which is when the pods of `replicas` are ready: none may come later.
+    # A job counts the GPUs when it starts, which is when the pods of `replicas` are ready. It ignores later pods.
     assert workers == sum(group["replicas"] * _gpus(group) for group in groups)
     assert all(group["minReplicas"] == group["replicas"] == group["maxReplicas"] for group in groups)
     assert all(
@@ -116,7 +116,7 @@ def test_file_requires_a_token_and_holds_none(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
-def test_head_takes_no_work(name: str) -> None:
+def test_head_runs_no_tasks(name: str) -> None:
     head = _cluster(name)["headGroupSpec"]
     assert {key: head["rayStartParams"][key] for key in ("num-cpus", "num-gpus")} == {"num-cpus": "0", "num-gpus": "0"}
     assert not _gpus(head)
@@ -146,37 +146,37 @@ def test_autoscaled_pool_is_bounded_and_starts_with_one(name: str) -> None:
         assert pools["cpu"]["minReplicas"] == pools["cpu"]["replicas"] == 1
         assert pools["cpu"]["maxReplicas"] <= 16
         assert cluster["autoscalerOptions"]["idleTimeoutSeconds"] >= 60
-        # Else a container that starts again would be another Ray node in the pod of the first.
+        # Otherwise a restarted container would be a second Ray node in the same pod.
         groups = [cluster["headGroupSpec"], *pools.values()]
         assert all(group["template"]["spec"]["restartPolicy"] == "Never" for group in groups)
 
 
 @pytest.mark.parametrize("path", sorted(CLUSTER.glob("ray[jc]*.yaml")), ids=lambda path: path.name)
-def test_images_have_a_fixed_tag_to_change(path: Path) -> None:
+def test_images_have_a_fixed_tag_marked_change(path: Path) -> None:
     lines = re.findall(r"^ +image: (\S+)(.*)$", path.read_text(), re.MULTILINE)
     assert lines
     assert all(re.search(r":[0-9][^:/]*$", image) and "# CHANGE" in comment for image, comment in lines)
 
 
-def test_kueue_job_equals_the_plain_training() -> None:
+def test_kueue_job_equals_the_training_job_otherwise() -> None:
     plain, queued = (copy.deepcopy(DOCUMENTS[f"rayjob-{name}.yaml-0"]) for name in ("train", "train-kueue"))
     labels = queued["metadata"].pop("labels")
     assert queued["spec"].pop("suspend") is True
     assert queued == plain
-    kinds = {one["kind"]: one for one in yaml.safe_load_all((CLUSTER / "kueue.yaml").read_text())}
-    assert {one["apiVersion"] for one in kinds.values()} == {"kueue.x-k8s.io/v1beta2"}
+    kinds = {item["kind"]: item for item in yaml.safe_load_all((CLUSTER / "kueue.yaml").read_text())}
+    assert {item["apiVersion"] for item in kinds.values()} == {"kueue.x-k8s.io/v1beta2"}
     assert labels == {"kueue.x-k8s.io/queue-name": kinds["LocalQueue"]["metadata"]["name"]}
     assert kinds["LocalQueue"]["spec"] == {"clusterQueue": kinds["ClusterQueue"]["metadata"]["name"]}
     (group,) = kinds["ClusterQueue"]["spec"]["resourceGroups"]
     (flavor,) = group["flavors"]
     assert flavor["name"] == kinds["ResourceFlavor"]["metadata"]["name"]
-    assert [one["name"] for one in flavor["resources"]] == group["coveredResources"]
-    quota = {one["name"]: _number(one["nominalQuota"]) for one in flavor["resources"]}
+    assert [item["name"] for item in flavor["resources"]] == group["coveredResources"]
+    quotas = {item["name"]: _number(item["nominalQuota"]) for item in flavor["resources"]}
     cluster = plain["spec"]["rayClusterSpec"]
-    pods = [(cluster["headGroupSpec"], 1), *((one, one["replicas"]) for one in cluster["workerGroupSpecs"])]
-    for resource, most in quota.items():
-        asked = [(group["template"]["spec"]["containers"][0]["resources"]["requests"], n) for group, n in pods]
-        assert sum(_number(requests.get(resource, "0")) * n for requests, n in asked) < most
+    pods = [(cluster["headGroupSpec"], 1), *((group, group["replicas"]) for group in cluster["workerGroupSpecs"])]
+    for resource, quota in quotas.items():
+        requested = [(group["template"]["spec"]["containers"][0]["resources"]["requests"], n) for group, n in pods]
+        assert sum(_number(requests.get(resource, "0")) * n for requests, n in requested) < quota
 
 
 def _number(quantity: str) -> int:
@@ -191,9 +191,9 @@ def _runtime_env() -> dict[str, Any]:
 
 def test_ray_accepts_the_runtime_env() -> None:
     loaded = _runtime_env()
-    taken = RuntimeEnv(**loaded)
-    assert taken["excludes"] == loaded["excludes"]
-    assert taken["env_vars"] == loaded["env_vars"]
+    validated = RuntimeEnv(**loaded)
+    assert validated["excludes"] == loaded["excludes"]
+    assert validated["env_vars"] == loaded["env_vars"]
 
 
 def test_runtime_env_holds_no_secret() -> None:
@@ -201,14 +201,14 @@ def test_runtime_env_holds_no_secret() -> None:
     assert not [name for name in names if any(word in name for word in SECRET)]
 
 
-KEPT = (
+UPLOADED = (
     "jobs/train.py",
     "lungseg/__init__.py",
     "lungseg/dataset/__init__.py",
     "lungseg/dataset/catalog.py",
     "pyproject.toml",
 )
-LEFT = (
+EXCLUDED = (
     "data/prepared/index.parquet",
     "data/notes.txt",
     "runs/study/run.json",
@@ -223,19 +223,19 @@ LEFT = (
 )
 
 
-@pytest.mark.parametrize("by", [".rayignore", "cluster/runtime_env.yaml"])
-def test_upload_contains_code_without_data(by: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("rules", [".rayignore", "cluster/runtime_env.yaml"])
+def test_upload_contains_code_without_data(rules: str, tmp_path: Path) -> None:
     tree = tmp_path / "tree"
-    for name in KEPT + LEFT:
+    for name in UPLOADED + EXCLUDED:
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / name).write_text("x")
-    if by == ".rayignore":
-        (tree / by).write_bytes((ROOT / by).read_bytes())
+    if rules == ".rayignore":
+        (tree / rules).write_bytes((ROOT / rules).read_bytes())
     package = tmp_path / "package.zip"
-    excludes = [] if by == ".rayignore" else _runtime_env()["excludes"]
+    excludes = [] if rules == ".rayignore" else _runtime_env()["excludes"]
     packaging.create_package(str(tree), package, include_gitignore=False, excludes=excludes)
     with zipfile.ZipFile(package) as archive:
-        assert set(archive.namelist()) - {".rayignore"} == set(KEPT)
+        assert set(archive.namelist()) - {".rayignore"} == set(UPLOADED)
 
 
 def test_project_is_small_enough_to_upload(tmp_path: Path) -> None:

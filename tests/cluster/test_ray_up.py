@@ -1,4 +1,4 @@
-"""The files for `ray up` are what Ray takes, hold no token, and ask for no more than they say."""
+"""Files for `ray up` pass Ray's validation, contain no token, and stay within their node limits."""
 
 import copy
 import re
@@ -14,7 +14,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = ("ray-aws.yaml", "ray-gcp.yaml")
-# Taken out in a login shell of the node, where the environment is not active.
+# Ray runs the commands in a login shell, where the environment is not active.
 ACTIVE = ". ~/env/bin/activate && "
 
 
@@ -39,7 +39,7 @@ def test_ray_accepts_the_file(name: str) -> None:
     validate_config(_prepared(name))
 
 
-def test_head_is_on_demand_and_takes_no_work(name: str) -> None:
+def test_head_is_on_demand_and_runs_no_tasks(name: str) -> None:
     loaded = _load(name)
     head = loaded["available_node_types"][loaded["head_node_type"]]
     assert head["resources"] == {"CPU": 0}
@@ -83,23 +83,23 @@ def test_ray_adds_no_setup_command(name: str) -> None:
     assert prepared["initialization_commands"] == []
     assert prepared["worker_setup_commands"] == ours
     assert prepared["head_setup_commands"][: len(ours)] == ours
-    late = prepared["head_setup_commands"][len(ours) :]
-    assert all(command.startswith(ACTIVE) and "--no-deps" in command for command in late)
+    added = prepared["head_setup_commands"][len(ours) :]
+    assert all(command.startswith(ACTIVE) and "--no-deps" in command for command in added)
     assert any(f"{ACTIVE}~/lungseg/cluster/install.sh " in command for command in ours)
-    # In its default another command would install Ray's nightly build over the locked one.
+    # By default, Ray would install its nightly build over the locked version.
     assert "wheels" not in str(prepared["worker_setup_commands"])
 
 
 @pytest.fixture
 def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """AWS as moto plays it; an image of it."""
+    """Mock AWS with moto; yield the id of a machine image."""
     (tmp_path / ".ssh").mkdir()
     monkeypatch.setenv("HOME", str(tmp_path))  # Ray writes a key pair there
     for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(variable, "testing")
     monkeypatch.setenv("AWS_DEFAULT_REGION", _load("ray-aws.yaml")["provider"]["region"])
-    monkeypatch.setattr("time.sleep", lambda _: None)  # Ray waits for AWS to spread the news
-    monkeypatch.setenv("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")  # ten seconds
+    monkeypatch.setattr("time.sleep", lambda _: None)  # Ray waits for changes to reach all of AWS
+    monkeypatch.setenv("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")  # loading them takes ten seconds
     with mock_aws():
         boto3.client("iam").create_instance_profile(InstanceProfileName="lungseg")
         yield boto3.client("ec2").register_image(Name="ubuntu", RootDeviceName="/dev/sda1")["ImageId"]
@@ -111,7 +111,10 @@ def test_aws_accepts_the_nodes(cloud: str) -> None:
 
     config = _prepared("ray-aws.yaml")
     for kind in config["available_node_types"].values():
-        kind["node_config"] |= {"ImageId": cloud, "IamInstanceProfile": {"Name": "lungseg"}}  # else Ray makes one
+        kind["node_config"] |= {
+            "ImageId": cloud,
+            "IamInstanceProfile": {"Name": "lungseg"},
+        }  # otherwise Ray creates one
     config = AWSNodeProvider.fillout_available_node_types_resources(config)
     resources = {key: value["resources"] for key, value in config["available_node_types"].items()}
     assert resources["head"]["CPU"] == 0
@@ -122,6 +125,6 @@ def test_aws_accepts_the_nodes(cloud: str) -> None:
     for kind, value in config["available_node_types"].items():
         provider.create_node(value["node_config"], {"ray-user-node-type": kind}, 1)
     reservations = boto3.client("ec2").describe_instances()["Reservations"]
-    nodes = {one["InstanceType"]: one for group in reservations for one in group["Instances"]}
+    nodes = {node["InstanceType"]: node for group in reservations for node in group["Instances"]}
     assert [node.get("InstanceLifecycle") for node in nodes.values()] == [None, "spot", "spot"]
     assert {node["MetadataOptions"]["HttpTokens"] for node in nodes.values()} == {"required"}
