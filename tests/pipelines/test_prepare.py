@@ -264,7 +264,7 @@ def test_several_classes_share_one_mask(ray_cluster: None, draw_pair: DrawPair, 
     masks = [reader.read(position).mask for position in range(2)]
     assert all(mask is not None and set(np.unique(mask)) == {0, 1, 2} for mask in masks)
     with pytest.raises(InputError, match=r"lung, heart.*prepare it with --preprocess\.classes lung"):
-        run_loop.open_data([data.folder])
+        run_loop.open_training_data([data.folder])
 
 
 # What must not spoil the rest
