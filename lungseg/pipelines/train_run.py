@@ -20,11 +20,11 @@ from lungseg.cluster.gauges import Gauges
 from lungseg.cluster.resources import WorkerAllocation
 from lungseg.errors import InputError, LungsegError, ResourceError, TaskResult, unwrapped
 from lungseg.inference.ensemble import Predictor
-from lungseg.inference.items import PredictOptions
+from lungseg.inference.items import How
 from lungseg.model import checkpoint
 from lungseg.model.cpu_memory import keep_freed_memory
 from lungseg.progress import SharedProgressLine
-from lungseg.training import run_loop, tracking
+from lungseg.training import run_loop, run_state, tracking
 from lungseg.training.distributed import gather, rank_and_world_size
 from lungseg.training.run import Progress, Run, ShowProgress, name_run
 from lungseg.training.study_data import open_training_data
@@ -108,7 +108,7 @@ def _one_rank(config: dict[str, Any]) -> TaskResult:
     errors = [error for error in gather(started.error) if error is not None]
     if errors:
         return TaskResult(error=errors[0])
-    training: run_loop.TrainingState = started.value
+    training: run_state.TrainingState = started.value
     if len(set(gather((training.epoch, training.step, *training.learner.compute_mode.values())))) > 1:
         # Raised, so that Ray tries again: a network file system shows a new checkpoint late.
         raise LungsegError(f"{training.run.name}: its ranks found different checkpoints, or compute in other ways")
@@ -140,10 +140,10 @@ def _shower(run: Run, rank: int, board: Any) -> ShowProgress:
     return show
 
 
-def _start(run: Run, device: torch.device) -> run_loop.TrainingState:
+def _start(run: Run, device: torch.device) -> run_state.TrainingState:
     if rank_and_world_size()[0] == 0:
         _require_same_data(run)
-    return run_loop.start(run, device)
+    return run_state.start(run, device)
 
 
 def _require_same_data(run: Run) -> None:
@@ -152,7 +152,7 @@ def _require_same_data(run: Run) -> None:
         raise InputError(f"{run.name}: its data changed since the study began: start the same command again")
 
 
-def _add_results(training: run_loop.TrainingState, device: torch.device) -> None:
+def _add_results(training: run_state.TrainingState, device: torch.device) -> None:
     """Give W&B the checkpoint and some pictures, where asked."""
     run, asked = training.run, training.run.settings.wandb
     if not (asked.artifact or asked.images):
@@ -161,14 +161,14 @@ def _add_results(training: run_loop.TrainingState, device: torch.device) -> None
         found = checkpoint.latest(storage.join(run.folder, "checkpoint"))
         assert found is not None, "a finished run has one"
         with tracking.WandbMirror(asked, run.settings.study, run.name, run.folder, run.settings.model_dump()) as mirror:
-            mirror.show(_pictures(training, Predictor(found, PredictOptions(str(device)))))
-            mirror.keep(run.name, found.folder)
+            mirror.log_images(_pictures(training, Predictor(found, How(str(device)))))
+            mirror.log_artifact(run.name, found.folder)
     except Exception as error:  # the run is finished: it must not be tried again for its pictures
         bug = None if isinstance(error, LungsegError) else error  # W&B's own failures end in the mirror
         logger.warning("%s: W&B gets no results (%s)", run.name, error, exc_info=bug)
 
 
-def _pictures(training: run_loop.TrainingState, predictor: Predictor) -> list[tracking.TrackedImage]:
+def _pictures(training: run_state.TrainingState, predictor: Predictor) -> list[tracking.TrackedImage]:
     """Predict as many held-out images as the settings ask for, spread evenly over all."""
     run, held_out = training.run, training.split.held_out
     count = min(run.settings.wandb.images, len(held_out))

@@ -5,93 +5,97 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lungseg.arrays import Row
 from lungseg.errors import LungsegError
 from lungseg.schema import Sample
 from lungseg.training.distributed import gather
 from lungseg.training.loader import Batch
 
-_WAITING = 4  # batches whose rows are being made; without a bound a fast GPU would fill the memory with predictions
-_ASKED_EVERY = 20  # batches; asking a GPU for the loss more often would make it wait
+_MAX_PENDING_BATCHES = 4  # predictions waiting to be measured; a fast GPU would otherwise fill the memory
+_REPORT_INTERVAL = 20  # batches; reading the loss waits for the GPU
 
-Row = dict[str, Any]
 TrainOnBatch = Callable[[Batch, float], Tensor]
 ReportLoss = Callable[[int, float], None]
 Measure = Callable[[Sample, NDArray[np.float32]], Row]
-"""Makes a row of a sample and the probabilities f32[S,S] predicted for it."""
+"""Returns the row of a sample, given its predicted probabilities f32[S,S]."""
 
 
 class BatchClock:
-    """How long something takes, and how much of that is spent waiting for batches."""
+    """Measures elapsed time and the part of it spent waiting for batches."""
 
     def __init__(self) -> None:
-        self._began = time.monotonic()
+        self._start = time.monotonic()
         self.waited = 0.0
 
     @property
     def seconds(self) -> float:
-        """Since this clock was made."""
-        return max(time.monotonic() - self._began, 1e-9)
+        """Seconds since this clock was created."""
+        return max(time.monotonic() - self._start, 1e-9)
 
-    def waiting(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """Pass batches on, and add up how long each is waited for."""
-        source = iter(batches)
+    def timed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Yield batches and add the time spent waiting for each to `waited`."""
+        iterator = iter(batches)
         while True:
-            began = time.monotonic()
-            batch = next(source, None)
-            self.waited += time.monotonic() - began
+            start = time.monotonic()
+            batch = next(iterator, None)
+            self.waited += time.monotonic() - start
             if batch is None:
                 return
             yield batch
 
 
 def train_batches(
-    learn: TrainOnBatch, batches: Iterable[Batch], rates: Iterable[float], seeds: Iterable[int], batch_done: ReportLoss
+    train_on_batch: TrainOnBatch,
+    batches: Iterable[Batch],
+    rates: Iterable[float],
+    seeds: Iterable[int],
+    report_loss: ReportLoss,
 ) -> tuple[float, int]:
-    """Learn from every batch; return the sum of the losses of all ranks' images, and how many there were.
+    """Train on every batch; return the sum of the losses over the images of all ranks, and the number of images.
 
-    `seeds` are of dropout, one a batch, so that a run that goes on repeats what it would have done.
+    seeds: one per batch, for dropout, so that a resumed run draws the same values.
 
     Raises:
         LungsegError: the loss is not finite.
 
     """
     total, images = torch.zeros((), dtype=torch.float64), 0
-    for number, (batch, rate, seed) in enumerate(zip(batches, rates, seeds, strict=True)):
+    for index, (batch, rate, seed) in enumerate(zip(batches, rates, seeds, strict=True)):
         torch.manual_seed(seed)
-        losses = learn(batch, rate)
+        losses = train_on_batch(batch, rate)
         total = total.to(losses.device) + losses.sum().double()
         images += len(losses)
-        if losses.device.type == "cpu" or number % _ASKED_EVERY == 0:
-            batch_done(number + 1, _finite(float(losses.mean()), rate))
-    # Added up in the order of ranks: the same sum on each of them, and after a restart.
-    parts = gather((float(total), images))
-    _finite(sum(part for part, _ in parts), math.nan)
-    return math.fsum(part for part, _ in parts), sum(count for _, count in parts)
+        if losses.device.type == "cpu" or index % _REPORT_INTERVAL == 0:
+            report_loss(index + 1, _require_finite(float(losses.mean()), rate))
+    # Summed in rank order, so that every rank has the same total, also after a restart.
+    totals = gather((float(total), images))
+    _require_finite(sum(loss for loss, _ in totals), math.nan)
+    return math.fsum(loss for loss, _ in totals), sum(count for _, count in totals)
 
 
 def evaluate(model: nn.Module, batches: Iterable[Batch], measure: Measure, threads: int = 1) -> list[Row]:
-    """Measure every image of all ranks' batches once, in threads beside the network: rows sorted, the same everywhere.
+    """Measure every image of all ranks once; return the sorted rows of all ranks on every rank.
 
-    In fp32, as jobs/infer.py predicts by default, whatever the training's precision.
+    Predicts in fp32 for any training precision, as jobs/infer.py does by default. `measure` runs in threads while
+    the network predicts.
     """
     device = next(model.parameters()).device
     model.eval()
     with ThreadPoolExecutor(threads, thread_name_prefix="measure") as pool:
         own: list[Row] = []
-        waiting: deque[Iterator[Row]] = deque()
+        pending: deque[Iterator[Row]] = deque()
         for batch in batches:
-            waiting.append(pool.map(measure, batch.samples, _predict(model, batch, device)))
-            if len(waiting) > _WAITING:
-                own += waiting.popleft()
-        own += [row for rows in waiting for row in rows]
-    rows = [row for part in gather(own) for row in part]
+            pending.append(pool.map(measure, batch.samples, _predict(model, batch, device)))
+            if len(pending) > _MAX_PENDING_BATCHES:
+                own += pending.popleft()
+        own += [row for rows in pending for row in rows]
+    rows = [row for rank_rows in gather(own) for row in rank_rows]
     return sorted(rows, key=lambda row: (row["dataset"], row["image_id"]))
 
 
@@ -101,8 +105,8 @@ def _predict(model: nn.Module, batch: Batch, device: torch.device) -> NDArray[np
     return torch.sigmoid(model(images))[:, 0].float().cpu().numpy()
 
 
-def _finite(loss: float, rate: float) -> float:
+def _require_finite(loss: float, rate: float) -> float:
     if not math.isfinite(loss):
-        now = "" if math.isnan(rate) else f" (now {rate:.2g})"
-        raise LungsegError(f"the loss became {loss}: lower --optim.lr{now}, and check the masks")
+        current = "" if math.isnan(rate) else f" (now {rate:.2g})"
+        raise LungsegError(f"the loss became {loss}: lower --optim.lr{current}, and check the masks")
     return loss

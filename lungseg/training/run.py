@@ -1,4 +1,4 @@
-"""What a run is: who is trained on whom with which settings, under a name that tells it from all others."""
+"""The definition of one run: its settings, split, data and name."""
 
 import functools
 import hashlib
@@ -15,9 +15,10 @@ from lungseg.schema import SCHEMA
 
 @dataclass(frozen=True)
 class Run:
-    """One run, as every rank receives it: settings, who trains on whom, the data sets' folders, and its own folder.
+    """One run, as every rank receives it.
 
-    linked: images, as `dataset/image_id`, that the audit found to be one picture or of one patient.
+    data: folders of the prepared datasets. folder: where the run writes. linked: pairs of images, as
+    `dataset/image_id`, that the audit reported as duplicates or as images of one patient.
     """
 
     settings: TrainSettings
@@ -48,24 +49,28 @@ class Progress:
 
 ShowProgress = Callable[[Progress], None]
 
+# Settings that do not change a run's result; changing them resumes the same run.
+_SELECTION = {"data", "out", "study", "protocols", "only_folds", "train_on", "phantoms"}
+_EXECUTION = {"wandb", "max_failures", "runs_at_once", "min_workers"}
+_LOADER = {"threads", "cache_mib", "disk_mib"}
+
 
 def name_run(settings: TrainSettings, plan: RunPlan, data: list[PreparedDataset]) -> str:
-    """Name a run after its plan and a digest of all that shapes its result, so that no other setting resumes it.
+    """Return the plan's name and a digest of everything that affects the result, so that no other settings resume it.
 
     Raises:
-        InputError: a file of weights cannot be read.
+        InputError: a weights file cannot be read.
 
     """
-    elsewhere = {"data", "out", "study", "protocols", "only_folds", "train_on", "phantoms"}
-    how, reading = {"wandb", "max_failures", "runs_at_once", "min_workers"}, {"threads", "cache_mib", "disk_mib"}
-    shaping: dict[str, Any] = settings.model_dump(exclude={**dict.fromkeys(elsewhere | how, True), "loader": reading})
+    excluded: Any = {**dict.fromkeys(_SELECTION | _EXECUTION, True), "loader": _LOADER}
+    hashed: dict[str, Any] = settings.model_dump(exclude=excluded)
     if settings.model.weights not in ("imagenet", "none"):
-        shaping["model"]["weights"] = _digest_file(settings.model.weights)
-    made_of = [SCHEMA, plan.protocol, plan.train_on, plan.fold, shaping]
-    return f"{plan.name}-{storage.digest([*made_of, [part.digest for part in data]])[:8]}"
+        hashed["model"]["weights"] = _digest_file(settings.model.weights)
+    inputs = [SCHEMA, plan.protocol, plan.train_on, plan.fold, hashed]
+    return f"{plan.name}-{storage.digest([*inputs, [dataset.digest for dataset in data]])[:8]}"
 
 
 @functools.cache
 def _digest_file(path: str) -> str:
-    """SHA-256 of a file of weights, which may be replaced under its name; read once a process."""
+    """Return the SHA-256 of a weights file; read once per process."""
     return hashlib.sha256(storage.read_bytes(path)).hexdigest()

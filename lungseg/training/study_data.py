@@ -1,4 +1,4 @@
-"""The prepared data that a study learns from: opened, checked against each other, and enough for every rank."""
+"""The prepared datasets of a study, checked for training."""
 
 import logging
 from collections.abc import Sequence
@@ -14,52 +14,58 @@ logger = logging.getLogger(__name__)
 
 
 def open_training_data(folders: Sequence[str]) -> list[PreparedDataset]:
-    """Open prepared data sets for training: all prepared alike, and of each the samples with a mask.
+    """Open prepared datasets and keep their samples with a mask.
 
     Raises:
-        InputError: no sample has a mask, two data sets bear one name, or they were prepared differently.
+        InputError: no sample has a mask, two datasets have the same name, or they were prepared differently.
 
     """
     opened = [open_dataset(folder) for folder in folders]
-    data = [kept for part in opened if (kept := _with_masks(part)) is not None]
+    data = [kept for dataset in opened if (kept := _with_masks(dataset)) is not None]
     if not data:
-        images = sum(part.index.num_rows for part in opened)
+        images = sum(dataset.index.num_rows for dataset in opened)
         raise InputError(
             f"{', '.join(folders)}: none of {images} images has a mask: training needs masks; prepare them too"
         )
-    for part in data:
-        if part.preprocess.classes != ("lung",):
+    for dataset in data:
+        if dataset.preprocess.classes != ("lung",):
             raise InputError(
-                f"{part.folder}: masks of {', '.join(part.preprocess.classes)}, this version learns lungs alone: "
-                "prepare it with --preprocess.classes lung"
+                f"{dataset.folder}: masks of {', '.join(dataset.preprocess.classes)}, but this version trains on lungs "
+                "only: prepare it with --preprocess.classes lung"
             )
-        unlike = part.preprocess.differences(data[0].preprocess)
-        if unlike:
-            raise InputError(f"{part.folder} was prepared unlike {data[0].folder} ({unlike}): prepare both alike")
-        if [other.name for other in data].count(part.name) > 1:
-            raise InputError(f"{part.folder}: a second data set named {part.name}: prepare it with another --dataset")
+        differences = dataset.preprocess.differences(data[0].preprocess)
+        if differences:
+            raise InputError(
+                f"{dataset.folder} was not prepared like {data[0].folder} ({differences}): prepare both with the same "
+                "settings"
+            )
+        if [other.name for other in data].count(dataset.name) > 1:
+            raise InputError(
+                f"{dataset.folder}: a second dataset named {dataset.name}: prepare it with another --dataset"
+            )
     return data
 
 
-def _with_masks(part: PreparedDataset) -> PreparedDataset | None:
-    """Keep the samples that can be learnt from, and say how many cannot; None where there is none."""
-    having = pc.greater(part.index.column("mask_size"), 0)
-    index = part.index.filter(having)
-    without = part.index.num_rows - index.num_rows
-    if without:
-        logger.warning("%s: %d of %d images have no mask and are left out", part.name, without, part.index.num_rows)
-    return replace(part, index=index) if index.num_rows else None
+def _with_masks(dataset: PreparedDataset) -> PreparedDataset | None:
+    """Keep the samples with a mask and log how many have none; None if no sample has one."""
+    index = dataset.index.filter(pc.greater(dataset.index.column("mask_size"), 0))
+    missing = dataset.index.num_rows - index.num_rows
+    if missing:
+        total = dataset.index.num_rows
+        logger.warning("%s: %d of %d images have no mask and are skipped", dataset.name, missing, total)
+    return replace(dataset, index=index) if index.num_rows else None
 
 
-def require_enough_images(parts: Split, name: str, workers: int, least: int) -> None:
-    """Refuse a run in which some rank would train on fewer than `least` images.
+def require_enough_images(split: Split, name: str, workers: int, min_batch_size: int) -> None:
+    """Check that every rank has at least min_batch_size training images.
 
     Raises:
-        SettingsError: it would.
+        SettingsError: there are too few.
 
     """
-    if len(parts.train) < least * workers:
+    needed = min_batch_size * workers
+    if len(split.train) < needed:
         raise SettingsError(
-            f"{name}: {len(parts.train)} training images, {least * workers} needed for {workers} workers: "
+            f"{name}: {len(split.train)} training images, {needed} needed for {workers} workers: "
             "lower --workers-per-run"
         )

@@ -1,4 +1,4 @@
-"""metrics.jsonl, which is the truth, and W&B, which mirrors it and may fail without harm."""
+"""metrics.jsonl, the authoritative record of a run, and its copy in Weights & Biases, which may fail."""
 
 import json
 import logging
@@ -10,25 +10,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
-from numpy.typing import NDArray
-
 from lungseg import storage
+from lungseg.arrays import U8, Row
 from lungseg.config import WandbSettings
 
 logger = logging.getLogger(__name__)
 
-Metrics = dict[str, Any]
-U8 = NDArray[np.uint8]
-
-_START_S = 60.0  # for W&B's answer at the start
-_FINISH_S = 60.0  # for its last uploads
-_GRACE_S = 5.0  # for W&B to say itself that it gave up
+_START_S = 60.0  # limit for W&B's answer at the start
+_FINISH_S = 60.0  # limit for its last uploads
+_GRACE_S = 5.0  # further wait for W&B's own message that it gave up
 
 
 @dataclass(frozen=True)
 class TrackedImage:
-    """A prepared image u8[S,S] in 0..255, its reference u8[S,S] or None, and what was predicted u8[S,S] in {0,1}."""
+    """A prepared image u8[S,S], its reference mask u8[S,S] or None, and the predicted mask u8[S,S] in {0,1}."""
 
     name: str
     image: U8
@@ -37,41 +32,41 @@ class TrackedImage:
 
 
 class MetricsLog:
-    """A run's metrics.jsonl: one line an epoch, on disk before the next begins, never two of one epoch."""
+    """A run's metrics.jsonl: one line per epoch, written before the next epoch starts."""
 
     def __init__(self, path: str, epochs_done: int) -> None:
-        """Keep an earlier start's first `epochs_done` lines; what came after belongs to an epoch that is redone."""
+        """Keep the first `epochs_done` lines of an interrupted run; later epochs are repeated."""
         self._path = path
         lines = storage.read_bytes(path).decode().splitlines() if storage.exists(path) else []
         rows = [json.loads(line) for line in lines]
-        self.rows: list[Metrics] = [row for row in rows if row["epoch"] <= epochs_done]
+        self.rows: list[Row] = [row for row in rows if row["epoch"] <= epochs_done]
 
-    def add(self, row: Metrics) -> None:
-        """Append one epoch. The file is replaced whole: it is small, and a bucket knows no appending."""
+    def add(self, row: Row) -> None:
+        """Append one epoch; rewrites the file, because object stores cannot append."""
         self.rows.append(row)
         storage.write_bytes(self._path, "".join(json.dumps(line) + "\n" for line in self.rows).encode())
 
 
 class WandbMirror:
-    """Mirrors a run to Weights & Biases; whatever W&B does, training goes on."""
+    """Copies a run to Weights & Biases; its failures are logged and never stop training."""
 
     job_type = "train"
 
-    def __init__(self, settings: WandbSettings, study: str, run: str, folder: str, config: Metrics) -> None:
+    def __init__(self, settings: WandbSettings, study: str, run: str, folder: str, config: Row) -> None:
         self._run: Any = None
         self._settings = settings
-        mode = _mode(settings)
-        if mode == "disabled":
+        configured = _mode(settings)
+        if configured == "disabled":
             return
-        # With a key but no way to the server, what is written offline can be synced later.
-        for tried in dict.fromkeys([mode, "offline"] if settings.mode == "auto" else [mode]):
+        # If the server cannot be reached, an offline run can be synced later.
+        for mode in dict.fromkeys([configured, "offline"] if settings.mode == "auto" else [configured]):
             try:
-                self._run = self._begin(tried, study, run, folder, config)
+                self._run = self._init(mode, study, run, folder, config)
                 return
             except Exception as error:
-                logger.warning("W&B is not written %s (%s); metrics.jsonl is", tried, error)
+                logger.warning("W&B could not start %s (%s); metrics.jsonl is still written", mode, error)
 
-    def _begin(self, mode: str, study: str, run: str, folder: str, config: Metrics) -> Any:
+    def _init(self, mode: str, study: str, run: str, folder: str, config: Row) -> Any:
         import wandb
 
         return wandb.init(
@@ -81,53 +76,66 @@ class WandbMirror:
             job_type=self.job_type,
             id=storage.digest([study, folder]),
             resume="allow",
-            mode=mode,  # type: ignore[arg-type]  # from the environment it may be anything; W&B checks
-            dir=_local(folder),
+            mode=mode,  # type: ignore[arg-type]  # WANDB_MODE may hold anything; W&B checks it
+            dir=_local_folder(folder),
             config=config,
-            settings=wandb.Settings(silent=True, console="off", init_timeout=_START_S, **_limit()),
+            settings=wandb.Settings(silent=True, console="off", init_timeout=_START_S, **_finish_limit()),
         )
 
     def __enter__(self) -> Self:
-        """Nothing more to open."""
+        """Return the mirror."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End the W&B run; one that failed is marked so. A slow upload is not waited for longer than a minute."""
+        """End the W&B run, with exit code 1 after an exception; waits a minute at most for uploads."""
         if self._run is None:
             return
-        ending = threading.Thread(target=self._guarded, args=(_finish(int(kind is not None)),), daemon=True)
-        ending.start()
-        ending.join(_FINISH_S + _GRACE_S)
-        if ending.is_alive():
+        exit_code = int(kind is not None)
+        thread = threading.Thread(
+            target=self._guarded, args=(lambda run: run.finish(exit_code=exit_code),), daemon=True
+        )
+        thread.start()
+        thread.join(_FINISH_S + _GRACE_S)
+        if thread.is_alive():
             logger.warning(
-                "W&B did not take all within %.0f s and is left to itself; metrics.jsonl is whole, and `wandb sync` "
-                "sends the rest from the run's wandb folder",
+                "W&B did not finish its uploads within %.0f s; metrics.jsonl is complete, and `wandb sync` sends the "
+                "rest from the run's wandb folder",
                 _FINISH_S,
             )
 
-    def log(self, row: Metrics) -> None:
-        """Mirror one line of metrics.jsonl."""
+    def log_epoch(self, row: Row) -> None:
+        """Copy one line of metrics.jsonl."""
         self._guarded(lambda run: run.log(row, step=row["epoch"]))
 
-    def summarise(self, values: Metrics) -> None:
+    def set_summary(self, values: Row) -> None:
         """Set the run's summary."""
         self._guarded(lambda run: run.summary.update(values))
 
-    def show(self, pictures: Sequence[TrackedImage]) -> None:
-        """Log images with their masks; nothing for none."""
+    def log_images(self, images: Sequence[TrackedImage]) -> None:
+        """Log images with their masks."""
 
         def log(run: Any) -> None:
             import wandb
 
-            run.log({"held_out_images": [_image(wandb, one) for one in pictures]})
+            run.log({"held_out_images": [_image(wandb, image) for image in images]})
 
-        if pictures:
+        if images:
             self._guarded(log)
 
-    def keep(self, name: str, folder: str) -> None:
-        """Log a checkpoint's folder as an artifact, where the settings ask for it."""
+    def log_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Log a table."""
+
+        def log(run: Any) -> None:
+            import wandb
+
+            run.log({name: wandb.Table(columns=[*columns], data=[*rows])})
+
+        self._guarded(log)
+
+    def log_artifact(self, name: str, folder: str) -> None:
+        """Log a checkpoint's folder as an artifact if the settings enable it."""
 
         def log(run: Any) -> None:
             import wandb
@@ -137,61 +145,50 @@ class WandbMirror:
             run.log_artifact(artifact)
 
         if self._settings.artifact and "://" in folder:
-            logger.warning("W&B gets no artifact of %s: it is in a bucket; link to it there", folder)
+            logger.warning("W&B gets no artifact of %s, because it is in a bucket: add a link to it in W&B", folder)
         elif self._settings.artifact:
             self._guarded(log)
 
-    def _guarded(self, work: Callable[[Any], object]) -> None:
+    def _guarded(self, call: Callable[[Any], object]) -> None:
         if self._run is None:
             return
         try:
-            work(self._run)
-        except Exception as error:  # a mirror's failure, whatever it is, is no reason to stop
-            logger.warning("W&B stopped (%s); metrics.jsonl goes on", error)
+            call(self._run)
+        except Exception as error:  # no failure of W&B may stop training
+            logger.warning("W&B stopped (%s); metrics.jsonl is still written", error)
             self._run = None
 
 
 class _SummaryMirror(WandbMirror):
-    """The run of a study that no fold has: what all came to."""
+    """The W&B run with a study's results over all its runs."""
 
     job_type = "summary"
 
 
-def log_study_table(settings: WandbSettings, folder: str, grid: tuple[list[str], list[list[str]]]) -> None:
+def log_study_table(settings: WandbSettings, folder: str, table: tuple[list[str], list[list[str]]]) -> None:
     """Log a study's cross-dataset table (header and rows) to a W&B run named summary."""
-
-    def log(run: Any) -> None:
-        import wandb
-
-        head, rows = grid
-        run.log({"matrix": wandb.Table(columns=[*head], data=[*rows])})
-
     with _SummaryMirror(settings, storage.name_of(folder), "summary", folder, {}) as mirror:
-        mirror._guarded(log)
+        mirror.log_table("matrix", *table)
 
 
-def _finish(status: int) -> Callable[[Any], object]:
-    return lambda run: run.finish(exit_code=status)
-
-
-def _image(wandb: Any, one: TrackedImage) -> Any:
+def _image(wandb: Any, image: TrackedImage) -> Any:
     labels = {0: "background", 1: "lung"}
-    masks = {"prediction": {"mask_data": one.predicted, "class_labels": labels}}
-    if one.reference is not None:
-        masks["reference"] = {"mask_data": one.reference, "class_labels": labels}
-    return wandb.Image(one.image, masks=masks, caption=one.name)
+    masks = {"prediction": {"mask_data": image.predicted, "class_labels": labels}}
+    if image.reference is not None:
+        masks["reference"] = {"mask_data": image.reference, "class_labels": labels}
+    return wandb.Image(image.image, masks=masks, caption=image.name)
 
 
-def _limit() -> dict[str, Any]:
-    """Bound the uploads at the process's end too, where this W&B knows how."""
+def _finish_limit() -> dict[str, Any]:
+    """Return the settings that also limit uploads at the end of the process, if this W&B version has them."""
     import wandb
 
-    known = {"finish_timeout": _FINISH_S, "finish_timeout_raises": True}
-    return known if known.keys() <= wandb.Settings.model_fields.keys() else {}
+    limits = {"finish_timeout": _FINISH_S, "finish_timeout_raises": True}
+    return limits if limits.keys() <= wandb.Settings.model_fields.keys() else {}
 
 
 def _mode(settings: WandbSettings) -> str:
-    """Online wants a key: without one W&B would ask on the terminal, which in a job hangs."""
+    """Return the configured mode; for `auto`, online only if there is a key, because W&B would prompt for one."""
     if settings.mode != "auto":
         return settings.mode
     if os.environ.get("WANDB_MODE"):
@@ -201,8 +198,8 @@ def _mode(settings: WandbSettings) -> str:
     return "online" if has_key else "offline"
 
 
-def _local(folder: str) -> str:
-    """W&B writes to disks only; a run in a bucket keeps its mirror in the user's cache."""
+def _local_folder(folder: str) -> str:
+    """Return and create W&B's folder: the run's own, or one in the user's cache for a run in a bucket."""
     path = Path.home() / ".cache" / "lungseg" / "wandb" if "://" in folder else Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     return str(path)

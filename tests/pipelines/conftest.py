@@ -5,13 +5,13 @@ import torch
 
 from lungseg.cluster.resources import WorkerAllocation
 from lungseg.pipelines import train, train_run
-from lungseg.training import run_loop
+from lungseg.training import run_loop, run_state
 from lungseg.training.run import Run
 
 
 def train_here(run: Run, *_: object) -> None:
     """Train a run in this process."""
-    run_loop.finish(run_loop.start(run, torch.device("cpu")), lambda _: None)
+    run_loop.finish(run_state.start(run, torch.device("cpu")), lambda _: None)
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from lungseg.pipelines import prepare
 from lungseg.prepare import dataset_writer
 from lungseg.prepare.shard_plan import plan_shards
 from lungseg.storage import read_table
-from lungseg.training import run_loop
+from lungseg.training import study_data
 from tests.imaging.dicom.dicom_files import coded
 
 DrawPair = Callable[[int, int, int], tuple[NDArray[np.uint8], NDArray[np.uint8]]]
@@ -264,7 +264,7 @@ def test_several_classes_share_one_mask(ray_cluster: None, draw_pair: DrawPair, 
     masks = [reader.read(position).mask for position in range(2)]
     assert all(mask is not None and set(np.unique(mask)) == {0, 1, 2} for mask in masks)
     with pytest.raises(InputError, match=r"lung, heart.*prepare it with --preprocess\.classes lung"):
-        run_loop.open_training_data([data.folder])
+        study_data.open_training_data([data.folder])
 
 
 # What must not spoil the rest

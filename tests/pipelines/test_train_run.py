@@ -20,7 +20,7 @@ from lungseg.dataset.folds import RunPlan
 from lungseg.errors import ResourceError, SettingsError, TaskResult
 from lungseg.pipelines import train_run
 from lungseg.progress import SharedProgressLine
-from lungseg.training import run_loop, tracking
+from lungseg.training import run_loop, run_state, tracking
 from lungseg.training.run import Run
 
 PLACED = WorkerAllocation(2, 1, 0)
@@ -101,10 +101,10 @@ class Mirror:
     def __exit__(self, *_: object) -> None:
         return None
 
-    def show(self, pictures: list[tracking.TrackedImage]) -> None:
-        self.given += pictures
+    def log_images(self, images: list[tracking.TrackedImage]) -> None:
+        self.given += images
 
-    def keep(self, name: str, folder: str) -> None:
+    def log_artifact(self, name: str, folder: str) -> None:
         self.given.append((name, folder))
 
 
@@ -113,7 +113,7 @@ def test_wandb_receives_images_and_checkpoint_if_enabled(
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
     wanted = WandbSettings(images=2, artifact=True)
-    training = run_loop.start(_run(prepared, tmp_path / "run", wandb=wanted), torch.device("cpu"))
+    training = run_state.start(_run(prepared, tmp_path / "run", wandb=wanted), torch.device("cpu"))
     run_loop.finish(training, lambda _: None)
     monkeypatch.setattr(tracking, "WandbMirror", Mirror)
     train_run._add_results(training, torch.device("cpu"))
@@ -141,7 +141,7 @@ def test_resumed_run_logs_that_it_continues(prepared: Path, tmp_path: Path, monk
     monkeypatch.setattr(train_run.logs, "configure", lambda **_: None)
     monkeypatch.setattr(train_run, "_require_same_data", lambda _: None)
     with monkeypatch.context() as patch:
-        patch.setattr(run_loop, "_measure", lambda *_: 1 / 0)
+        patch.setattr(run_loop, "measure_samples", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             train_run._one_rank({"run": run, "board": board})
     (saved,) = (tmp_path / "run" / "checkpoint").iterdir()
@@ -154,6 +154,6 @@ def test_resumed_run_logs_that_it_continues(prepared: Path, tmp_path: Path, monk
 def test_wandb_receives_nothing_by_default(monkeypatch: pytest.MonkeyPatch, prepared: Path, tmp_path: Path) -> None:
     opened: list[Any] = []
     monkeypatch.setattr(tracking, "WandbMirror", lambda *given: opened.append(given))
-    training = run_loop.start(_run(prepared, tmp_path / "run"), torch.device("cpu"))
+    training = run_state.start(_run(prepared, tmp_path / "run"), torch.device("cpu"))
     train_run._add_results(training, torch.device("cpu"))
     assert not opened

@@ -29,7 +29,7 @@ from lungseg.dataset.sample_reader import SampleReader
 from lungseg.errors import LungsegError
 from lungseg.model import checkpoint_io as saved_weights
 from lungseg.model.network import LungNetwork, build_network
-from lungseg.training import distributed, epoch_loop, evaluation, loader, run_loop
+from lungseg.training import distributed, epoch_loop, evaluation, loader, run_loop, run_state
 from lungseg.training.run import Progress, Run
 from lungseg.training.study_data import open_training_data
 from lungseg.training.train_step import Learner
@@ -137,7 +137,7 @@ def whole_run(folders: list[str], folder: str, kind: str, ends: tuple[int, int] 
         if (progress.epoch, progress.step) == ends:
             raise CrashError
 
-    training = run_loop.start(run, CPU)
+    training = run_state.start(run, CPU)
     with mock.patch.object(saved_weights, "save", wraps=saved_weights.save) as save:
         try:
             run_loop.finish(training, show)
@@ -147,7 +147,7 @@ def whole_run(folders: list[str], folder: str, kind: str, ends: tuple[int, int] 
     tested = training.learner.eval_model
     state = [*weights(tested), *(float(buffer.double().sum()) for buffer in tested.buffers())]
     return {
-        "summary": run_loop.finish(run_loop.start(run, CPU), lambda _: None),
+        "summary": run_loop.finish(run_state.start(run, CPU), lambda _: None),
         "state": state,
         "saved": save.call_count,
     }
@@ -158,7 +158,7 @@ def refused(folders: list[str], folder: str) -> str:
     settings = TrainSettings(folds=5, model=MODEL, wandb=WandbSettings(mode="disabled"))
     plan = RunPlan("source-to-source", ("north",), fold=0, folds=5, seed=3)
     try:
-        run_loop.start(Run(settings, plan, tuple(folders), "too-few", folder), CPU)
+        run_state.start(Run(settings, plan, tuple(folders), "too-few", folder), CPU)
     except LungsegError as error:
         return str(error)
     return ""

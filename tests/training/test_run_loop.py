@@ -32,9 +32,10 @@ from lungseg.model.checkpoint_io import load_state, load_weights
 from lungseg.prepare import dataset_writer
 from lungseg.prepare.shard_plan import plan_shards
 from lungseg.schema import SCHEMA, TEST_ROWS
-from lungseg.training import run_loop
+from lungseg.training import run_loop, run_state
 from lungseg.training.run import Progress, Run, ShowProgress, name_run
 from lungseg.training.study_data import open_training_data
+from lungseg.training.train_step import learning_rate
 
 torch.set_num_threads(1)  # two threads that wait for each other are ten times slower on a busy machine
 
@@ -80,7 +81,7 @@ def a_run(folders: tuple[str, ...], folder: Path, settings: TrainSettings = SETT
 
 
 def go(run: Run, show: ShowProgress = nobody) -> dict[str, Any]:
-    return run_loop.finish(run_loop.start(run, CPU), show)
+    return run_loop.finish(run_state.start(run, CPU), show)
 
 
 @pytest.fixture(scope="module")
@@ -149,14 +150,16 @@ def test_each_image_is_tested_once_and_none_that_was_trained_on(finished: Run) -
 
 
 def test_a_linked_image_is_held_out_with_its_double(folders: tuple[str, ...], finished: Run, tmp_path: Path) -> None:
-    (held,) = run_loop.start(finished, CPU).parts.held_out
+    (held,) = run_state.start(finished, CPU).split.held_out
     rows = index_rows(finished)
     double = next(i for i, row in enumerate(rows) if row["dataset"] == "north" and i != held)
     south = next(i for i, row in enumerate(rows) if row["dataset"] == "south")
     names = [f"{rows[i]['dataset']}/{rows[i]['image_id']}" for i in (held, double, south)]
     linked = (names[0], names[1]), (names[1], names[2])
     splits = [
-        run_loop.start(replace(finished, folder=str(tmp_path), linked=linked, plan=replace(PLAN, fold=fold)), CPU).parts
+        run_state.start(
+            replace(finished, folder=str(tmp_path), linked=linked, plan=replace(PLAN, fold=fold)), CPU
+        ).split
         for fold in range(5)
         if fold_has_rows(rows, linked, fold)
     ]
@@ -269,7 +272,8 @@ def go_until(run: Run, ends: Callable[[Event], bool]) -> list[Event]:
 
     torch.manual_seed(len(run.folder))  # a new process has another random state
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(storage, "write_bytes", writing)
+        for module in (storage, storage.files, storage.tables):
+            patched.setattr(module, "write_bytes", writing)
         try:
             go(run, lambda p: happens("shown", str(p.epoch), str(p.step), p.note.split(" ")[0]))
         except CrashError:
@@ -334,7 +338,7 @@ def test_a_run_that_goes_on_within_an_epoch_does_not_repeat_its_batches(
 ) -> None:
     run = a_run(folders, tmp_path, KINDS["accumulating"])
     go_until(run, lambda event: event[:3] == ("shown", "1", "3"))
-    training = run_loop.start(run, CPU)
+    training = run_state.start(run, CPU)
     assert (training.epoch, training.step, training.sums[1]) == (0, 2, 2)
     shown = [event for event in go_until(run, lambda _: False) if event[0] == "shown"]
     assert shown[:3] == [("shown", "1", "3", ""), ("shown", "1", "4", ""), ("shown", "1", "4", "loss")]
@@ -394,12 +398,12 @@ def test_what_began_in_another_precision_or_with_more_threads_goes_on_as_it_bega
     content = json.loads(config.read_text())
     assert content["compute_mode"] == {"device": "cpu", "precision": "fp32", "threads": 1}
     config.write_text(json.dumps({**content, "compute_mode": {**content["compute_mode"], "threads": 2}}))
-    run_loop.start(run, CPU)
+    run_state.start(run, CPU)
     assert torch.get_num_threads() == 2
     torch.set_num_threads(1)
     config.write_text(json.dumps({**content, "compute_mode": {"device": "cuda", "precision": "bf16", "threads": 1}}))
-    with pytest.raises(SettingsError, match=r"began on cuda in bf16, and would go on on cpu in fp32: wait for"):
-        run_loop.start(run, CPU)
+    with pytest.raises(SettingsError, match=r"started on cuda in bf16 and cannot continue on cpu in fp32: wait for"):
+        run_state.start(run, CPU)
 
 
 def test_an_adapted_model_is_not_trained_on(folders: tuple[str, ...], tmp_path: Path) -> None:
@@ -408,15 +412,15 @@ def test_an_adapted_model_is_not_trained_on(folders: tuple[str, ...], tmp_path: 
     (config,) = tmp_path.glob("checkpoint/*/config.json")
     config.write_text(json.dumps({**json.loads(config.read_text()), "adapted_to": {}}))
     with pytest.raises(SettingsError, match="was adapted and cannot be trained on"):
-        run_loop.start(run, CPU)
+        run_state.start(run, CPU)
 
 
 def test_flips_are_refused_where_they_swap_classes(
     folders: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_loop, "flips_allowed", lambda _: False)
+    monkeypatch.setattr(run_state, "flips_allowed", lambda _: False)
     with pytest.raises(SettingsError, match=r"--augment\.flip 0\.5"):
-        run_loop.start(a_run(folders, tmp_path), CPU)
+        run_state.start(a_run(folders, tmp_path), CPU)
 
 
 def test_another_seed_is_another_model(folders: tuple[str, ...], finished: Run, tmp_path: Path) -> None:
@@ -447,15 +451,15 @@ def test_too_few_images_for_the_workers_are_refused(
     folders: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = a_run(folders, tmp_path)
-    monkeypatch.setattr(run_loop, "rank_and_world_size", lambda: (0, 3))
+    monkeypatch.setattr(run_state, "rank_and_world_size", lambda: (0, 3))
     with pytest.raises(SettingsError, match="4 training images, 6 needed for 3 workers: lower --workers-per-run"):
-        run_loop.start(run, CPU)
+        run_state.start(run, CPU)
 
 
 def test_a_fold_that_holds_nobody_is_refused(folders: tuple[str, ...], tmp_path: Path) -> None:
     plan = replace(PLAN, folds=1000)
     with pytest.raises(SettingsError, match=r"the held-out subset has none of 5 images.*lower --folds \(now 1000\)"):
-        run_loop.start(a_run(folders, tmp_path, plan=plan), CPU)
+        run_state.start(a_run(folders, tmp_path, plan=plan), CPU)
     assert not (tmp_path / "checkpoint").exists()
 
 
@@ -485,7 +489,7 @@ def test_training_stops_after_so_many_epochs_without_a_better_one_and_tests_the_
 ) -> None:
     scripted([0.5, 0.6, 0.55, 0.6, 0.59, 0.9], monkeypatch)  # as good again is not better
     settings = changed(epochs=9, patience=3, optim=OptimSettings(lr=5e-3, ema_decay=ema_decay), save_steps=1)
-    training = run_loop.start(a_run(folders, tmp_path, settings), CPU)
+    training = run_state.start(a_run(folders, tmp_path, settings), CPU)
     weights: list[dict[str, Tensor]] = []
 
     def show(progress: Progress) -> None:
@@ -521,7 +525,7 @@ def test_the_validation_fold_is_neither_learnt_from_nor_tested_on(
 
     monkeypatch.setattr(run_loop, "make_augmentation", noting)
     run = a_run(folders, tmp_path, changed(patience=1, choose_threshold=True))
-    training = run_loop.start(run, CPU)
+    training = run_state.start(run, CPU)
     train, held_out, cross, validation = (
         {training.reader.rows[i]["image_id"] for i in part}
         for part in (
@@ -549,7 +553,7 @@ def test_the_validation_fold_is_neither_learnt_from_nor_tested_on(
 def test_the_threshold_is_chosen_on_the_validation_fold_and_recorded(
     folders: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_loop, "build_network", lambda _: ByGrey())
+    monkeypatch.setattr(run_state, "build_network", lambda _: ByGrey())
     still = changed(epochs=1, optim=OptimSettings(lr=1e-12))
     fixed = go(a_run(folders, tmp_path / "fixed", still.model_copy(update={"patience": 1})))
     run = a_run(folders, tmp_path / "chosen", still.model_copy(update={"choose_threshold": True}))
@@ -569,7 +573,7 @@ def test_the_threshold_is_chosen_on_the_validation_fold_and_recorded(
 def test_a_loss_that_is_not_finite_ends_the_run_with_its_rate(folders: tuple[str, ...], tmp_path: Path) -> None:
     settings = changed(optim=OptimSettings(lr=10.0), epochs=50, augment=AugmentSettings(), compute=FROZEN)
     run = a_run(folders, tmp_path, settings)
-    training = run_loop.start(run, CPU)
+    training = run_state.start(run, CPU)
     with torch.no_grad():
         training.learner.model.net.segmentation_head[0].bias.fill_(torch.nan)  # type: ignore[union-attr,index]
     with pytest.raises(LungsegError, match=r"the loss became nan: lower --optim\.lr \(now 10\), and check the masks"):
@@ -577,31 +581,24 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_rate(folders: tuple[str
     assert not (tmp_path / "checkpoint").exists()
 
 
-def test_a_constant_rate_is_every_epochs_and_a_schedule_falls_over_the_run(
-    folders: tuple[str, ...], tmp_path: Path
-) -> None:
-    run = a_run(folders, tmp_path, KINDS["accumulating"])
-    training = run_loop.start(run, CPU)
-    rates = []
-    for training.epoch in range(2):
-        rates += run_loop._rates(training, run_loop._steps(training))
-    expected = [run_loop.learning_rate(step, 4, run.settings.optim) for step in range(4)]
-    assert rates == [rate for rate in expected for _ in range(2)]  # two batches each
-
-
-def test_every_batch_of_every_epoch_and_rank_has_a_random_state_of_its_own(
+def test_batches_get_scheduled_rates_and_distinct_seeds(
     folders: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seeds: list[int] = []
+    used_rates: list[float] = []
+    used_seeds: list[int] = []
     train_batches = run_loop.train_batches
 
-    def noting(learn: Any, batches: Any, rates: Any, given: list[int], batch_done: Any) -> tuple[float, int]:
-        seeds.extend(given)
-        return train_batches(learn, batches, rates, given, batch_done)
+    def record(learner: Any, batches: Any, rates: list[float], seeds: list[int], report: Any) -> tuple[float, int]:
+        used_rates.extend(rates)
+        used_seeds.extend(seeds)
+        return train_batches(learner, batches, rates, seeds, report)
 
-    monkeypatch.setattr(run_loop, "train_batches", noting)
-    go(a_run(folders, tmp_path, KINDS["accumulating"]))
-    assert len(seeds) == len(set(seeds)) == 8  # four batches an epoch, in two pieces each
+    monkeypatch.setattr(run_loop, "train_batches", record)
+    run = a_run(folders, tmp_path, KINDS["accumulating"])
+    go(run)
+    assert len(used_seeds) == len(set(used_seeds)) == 8  # four batches per epoch
+    expected = [learning_rate(step, 4, run.settings.optim) for step in range(4)]
+    assert used_rates == [rate for rate in expected for _ in range(2)]  # two batches per step
 
 
 @pytest.mark.parametrize("asked", [False, True])
@@ -618,7 +615,7 @@ def test_determinism_is_asked_of_torch_for_the_run_alone(
 
 def test_a_run_in_bf16_is_measured_in_fp32(folders: tuple[str, ...], tmp_path: Path) -> None:
     run = a_run(folders, tmp_path, changed(epochs=1, compute=ComputeSettings(precision="bf16")))
-    training = run_loop.start(run, CPU)
+    training = run_state.start(run, CPU)
     seen: set[torch.dtype] = set()
     training.learner.model.register_forward_hook(lambda model, _, out: None if model.training else seen.add(out.dtype))
     run_loop.finish(training, nobody)

@@ -53,13 +53,13 @@ def test_images_without_a_mask_are_left_out_aloud(
 
 def test_data_prepared_differently_cannot_be_mixed(archive: Path, folders: tuple[str, ...], tmp_path: Path) -> None:
     records = sources.discover(str(archive / "south"), "south")
-    with pytest.raises(InputError, match="prepare both alike") as caught:
+    with pytest.raises(InputError, match="prepare both with the same") as caught:
         study_data.open_training_data([folders[0], *prepare(records, tmp_path, size=80)])
     assert "(found --preprocess.size 80, expected 64)" in str(caught.value)
 
 
 def test_one_name_for_two_data_sets_is_refused(folders: tuple[str, ...]) -> None:
-    with pytest.raises(InputError, match="a second data set named north"):
+    with pytest.raises(InputError, match="a second dataset named north"):
         study_data.open_training_data([folders[0], folders[0]])
 
 
@@ -69,7 +69,7 @@ def test_masks_of_other_classes_are_refused(folders: tuple[str, ...], monkeypatc
         return replace(part, preprocess=part.preprocess.model_copy(update={"classes": ("lung", "heart")}))
 
     monkeypatch.setattr(study_data, "open_dataset", opened)
-    with pytest.raises(InputError, match="masks of lung, heart, this version learns lungs alone"):
+    with pytest.raises(InputError, match="masks of lung, heart, but this version trains on lungs only"):
         study_data.open_training_data(folders)
 
 

@@ -17,7 +17,7 @@ from lungseg.config import LoaderSettings, ModelSettings, TrainSettings, WandbSe
 from lungseg.dataset import catalog
 from lungseg.dataset.folds import RunPlan
 from lungseg.errors import InputError
-from lungseg.training import run_loop, tracking
+from lungseg.training import run_loop, run_state, tracking
 from lungseg.training.run import Run
 from lungseg.training.tracking import MetricsLog, TrackedImage, WandbMirror, log_study_table
 
@@ -145,8 +145,8 @@ def test_disabled_starts_nothing_and_takes_everything(
 ) -> None:
     asked = started(monkeypatch, FakeRun())
     with mirror(DISABLED, tmp_path / "run") as disabled:
-        disabled.log(row(1))
-        disabled.summarise({"dice": 0.9})
+        disabled.log_epoch(row(1))
+        disabled.set_summary({"dice": 0.9})
     assert asked == []
     assert not (tmp_path / "run").exists()
 
@@ -173,8 +173,8 @@ def test_lines_and_summary_are_mirrored_and_the_run_is_ended(
     run = FakeRun()
     started(monkeypatch, run)
     with mirror(OFFLINE, tmp_path) as online:
-        online.log(row(1))
-        online.summarise({"dice": 0.9})
+        online.log_epoch(row(1))
+        online.set_summary({"dice": 0.9})
     assert run.calls == [("log", (row(1), 1)), ("summary", {"dice": 0.9}), ("finish", 0)]
 
 
@@ -202,8 +202,8 @@ def test_a_start_that_fails_is_told_and_training_goes_on(
 ) -> None:
     started(monkeypatch, error)
     with caplog.at_level(logging.WARNING), mirror(OFFLINE, tmp_path) as broken:
-        broken.log(row(1))
-        broken.summarise({"dice": 0.9})
+        broken.log_epoch(row(1))
+        broken.set_summary({"dice": 0.9})
     assert str(error) in caplog.text
     assert "metrics.jsonl" in caplog.text
 
@@ -222,10 +222,10 @@ def test_with_a_key_and_no_way_to_the_server_it_is_written_offline(
 
     monkeypatch.setattr(wandb, "init", init)
     with caplog.at_level(logging.WARNING), mirror(WandbSettings(), tmp_path) as fallen:
-        fallen.log(row(1))
+        fallen.log_epoch(row(1))
     assert modes == ["online", "offline"]
     assert [name for name, _ in answer.calls] == ["log", "finish"]
-    assert "W&B is not written online (no server)" in caplog.text
+    assert "W&B could not start online (no server)" in caplog.text
     modes.clear()
     with mirror(WandbSettings(mode="online"), tmp_path):
         assert modes == ["online"]
@@ -238,9 +238,9 @@ def test_whatever_fails_later_is_told_once_and_training_goes_on(
     run = FakeRun(broken)
     started(monkeypatch, run)
     with caplog.at_level(logging.WARNING), mirror(OFFLINE, tmp_path) as mirrored:
-        mirrored.log(row(1))
-        mirrored.log(row(2))
-        mirrored.summarise({"dice": 0.9})
+        mirrored.log_epoch(row(1))
+        mirrored.log_epoch(row(2))
+        mirrored.set_summary({"dice": 0.9})
     assert [kind for kind, _ in run.calls].count(broken) == 1
     assert len([record for record in caplog.records if "the server is gone" in record.message]) == 1
     assert run.calls[-1][0] == broken  # nothing more is asked of a run that failed
@@ -252,9 +252,9 @@ def test_a_folder_that_cannot_be_made_is_told_and_training_goes_on(
     asked = started(monkeypatch, FakeRun())
     (tmp_path / "run").write_text("a file, not a folder")
     with caplog.at_level(logging.WARNING), mirror(OFFLINE, tmp_path / "run") as broken:
-        broken.log(row(1))
+        broken.log_epoch(row(1))
     assert asked == []
-    assert "W&B is not written" in caplog.text
+    assert "W&B could not start" in caplog.text
 
 
 def test_a_run_in_a_bucket_keeps_its_mirror_in_the_users_cache(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,8 +303,8 @@ def test_wandb_mode_disabled_starts_nothing(tmp_path: Path, home: Path, monkeypa
 
 def test_wandb_itself_writes_an_offline_run_without_a_key(tmp_path: Path, home: Path) -> None:
     with mirror(WandbSettings(), tmp_path / "run") as offline:
-        offline.log(row(1))
-        offline.summarise({"dice": 0.9})
+        offline.log_epoch(row(1))
+        offline.set_summary({"dice": 0.9})
     name = storage.digest(["study", str(tmp_path / "run")])
     (folder,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
     values, deadline = (b"pooled-fold0-1234", b"study", b"loss", b"dice"), time.monotonic() + 60
@@ -362,7 +362,7 @@ def test_an_offline_run_of_a_real_training_says_what_metrics_jsonl_says(
     plan = RunPlan("pooled", ("north", "south"), 0, 3, 0)
     folder = tmp_path / "first" / "pooled-fold0-1234"
     run = Run(settings, plan, tuple(catalog.find_datasets([str(prepared)])), folder.name, str(folder))
-    summary = run_loop.finish(run_loop.start(run, torch.device("cpu")), lambda _: None)
+    summary = run_loop.finish(run_state.start(run, torch.device("cpu")), lambda _: None)
     (path,) = folder.glob("wandb/offline-run-*/*.wandb")
     records = records_of(path)
     (told,) = [record.run for record in records if record.WhichOneof("record_type") == "run"]
@@ -415,9 +415,11 @@ def test_pictures_and_checkpoints_go_where_asked(tmp_path: Path, home: Path, cap
     masks = [np.pad(np.ones((8, size), np.uint8), ((4, 4), (0, 16 - size))) for size in (3, 5, 7)]
     settings = WandbSettings(mode="offline", artifact=True, images=2)
     with mirror(settings, tmp_path / "run") as asked:
-        asked.show([TrackedImage("a/1", images[0], masks[0], masks[1]), TrackedImage("a/2", images[1], None, masks[2])])
-        asked.keep("pooled-fold0", str(weights.parent))
-        asked.keep("pooled-fold0", "s3://bucket/runs/checkpoint")
+        asked.log_images(
+            [TrackedImage("a/1", images[0], masks[0], masks[1]), TrackedImage("a/2", images[1], None, masks[2])]
+        )
+        asked.log_artifact("pooled-fold0", str(weights.parent))
+        asked.log_artifact("pooled-fold0", "s3://bucket/runs/checkpoint")
     assert "s3://bucket/runs/checkpoint: it is in a bucket" in caplog.text
     assert "W&B stopped" not in caplog.text
     (path,) = (tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb")
@@ -431,8 +433,8 @@ def test_nothing_is_given_that_was_not_asked_for(tmp_path: Path, home: Path, mon
     run = FakeRun()
     started(monkeypatch, run)
     with mirror(OFFLINE, tmp_path) as silent:
-        silent.show([])
-        silent.keep("pooled-fold0", str(tmp_path))
+        silent.log_images([])
+        silent.log_artifact("pooled-fold0", str(tmp_path))
     assert run.calls == [("finish", 0)]
 
 
@@ -450,7 +452,7 @@ def test_an_upload_that_takes_too_long_is_left_to_itself(
     with mirror(OFFLINE, tmp_path):
         pass
     assert time.monotonic() - began < 10
-    assert "W&B did not take all within 0 s and is left to itself" in caplog.text
+    assert "W&B did not finish its uploads within 0 s" in caplog.text
     assert asked[0]["settings"].finish_timeout == 0.2
 
 
@@ -459,5 +461,5 @@ def test_a_mode_that_wandb_refuses_is_told_and_training_goes_on(
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "nonsense")
     with caplog.at_level(logging.WARNING), mirror(WandbSettings(), tmp_path) as broken:
-        broken.log(row(1))
-    assert "W&B is not written" in caplog.text
+        broken.log_epoch(row(1))
+    assert "W&B could not start" in caplog.text

@@ -1,0 +1,74 @@
+"""Evaluation of a run's model: on chosen samples, and the final test."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from lungseg import storage
+from lungseg.arrays import Row
+from lungseg.dataset.duplicates import image_key
+from lungseg.dataset.folds import group_rows
+from lungseg.schema import TEST_ROWS, table
+from lungseg.training.distributed import rank_and_world_size, wait_for_all_ranks
+from lungseg.training.epoch_loop import Measure, evaluate
+from lungseg.training.evaluation import (
+    best_threshold,
+    count_at_thresholds,
+    mean_metrics_by_dataset,
+    measure_at_native_size,
+)
+from lungseg.training.loader import evaluation_steps, load_batches
+from lungseg.training.run_state import TrainingState
+
+
+def measure_samples(training: TrainingState, positions: Sequence[int], measure: Measure) -> list[Row]:
+    """Measure the model on samples, each once over all ranks."""
+    loader = training.run.settings.loader
+    steps = evaluation_steps(len(positions), loader.batch_size, rank_and_world_size())
+    steps = [replace(step, positions=tuple(positions[i] for i in step.positions)) for step in steps]
+    batches = load_batches(training.reader, steps, loader.reader_threads)
+    return evaluate(training.learner.eval_model, batches, measure, loader.reader_threads)
+
+
+def run_final_test(training: TrainingState) -> Row:
+    """Test on the held-out fold and the other datasets; write tested.parquet and run.json, and return the latter.
+
+    Neither subset influenced training, the selected epoch or the threshold.
+    """
+    run = training.run
+    threshold = run.settings.threshold
+    if run.settings.choose_threshold:
+        threshold = best_threshold(measure_samples(training, training.split.validation, count_at_thresholds))
+    images = training.reader.rows
+    groups = dict(zip(map(image_key, images), group_rows(images, run.linked), strict=True))
+    rows = []
+    for role, positions in (("held-out", training.split.held_out), ("cross", training.split.cross)):
+        measured = measure_samples(training, positions, measure_at_native_size(threshold))
+        rows += [{**row, "run": run.name, "role": role, "group": groups[image_key(row)]} for row in measured]
+    summary = _summary(training, threshold, rows)
+    if rank_and_world_size()[0] == 0:
+        storage.write_table(storage.join(run.folder, "tested.parquet"), table(rows, TEST_ROWS))
+        storage.write_json(storage.join(run.folder, "run.json"), summary)
+    wait_for_all_ranks()
+    return summary
+
+
+def _summary(training: TrainingState, threshold: float, rows: Sequence[Row]) -> Row:
+    run = training.run
+    return {
+        "run": run.name,
+        "protocol": run.plan.protocol,
+        "train_on": list(run.plan.train_on),
+        "fold": run.plan.fold,
+        "folds": run.plan.folds,
+        "epochs": training.epoch,
+        "best_epoch": training.best["epoch"] if training.best else training.epoch,
+        "trained_images": len(training.split.train),
+        "validation_images": len(training.split.validation),
+        "input": f"{training.preprocess['size']} px",
+        "resolution": "native size",
+        "threshold": threshold,
+        "threshold_from": "validation fold" if run.settings.choose_threshold else "settings",
+        "aggregation": "mean over images",
+        "tested": mean_metrics_by_dataset(rows),
+        "settings": run.settings.model_dump(),
+    }

@@ -1,0 +1,127 @@
+"""The state of a run on one rank: started, saved as a checkpoint, and resumed from one."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from lungseg import storage
+from lungseg.config import TrainSettings
+from lungseg.dataset.folds import Split, split
+from lungseg.dataset.sample_reader import SampleReader
+from lungseg.errors import SettingsError
+from lungseg.model import checkpoint, checkpoint_io
+from lungseg.model.network import build_network
+from lungseg.schema import SCHEMA, table
+from lungseg.training.augment import flips_allowed
+from lungseg.training.distributed import rank_and_world_size, wait_for_all_ranks
+from lungseg.training.run import Run
+from lungseg.training.study_data import open_training_data, require_enough_images
+from lungseg.training.train_step import Learner
+
+
+@dataclass
+class TrainingState:
+    """A run in training on one rank.
+
+    epoch: finished epochs. step: global batches done in the current epoch. sums: sum of the losses over the images of
+    those batches on all ranks, and the number of images. best: epoch, validation Dice and weights of the best epoch,
+    with early stopping. trained: training has ended. waited: seconds of this epoch, since this start, that the device
+    waited for data.
+    """
+
+    run: Run
+    reader: SampleReader
+    split: Split
+    learner: Learner
+    preprocess: dict[str, Any]
+    epoch: int = 0
+    step: int = 0
+    sums: tuple[float, int] = (0.0, 0)
+    best: dict[str, Any] | None = None
+    trained: bool = False
+    waited: float = 0.0
+
+
+def start(run: Run, device: torch.device) -> TrainingState:
+    """Open the data, build the network, and resume from the last checkpoint if there is one.
+
+    Raises:
+        LungsegError: the run cannot start; raised on every rank.
+
+    """
+    settings = run.settings
+    data = open_training_data(run.data)
+    reader = SampleReader(data, settings.loader.cache_mib, settings.loader.disk_mib)
+    own_split = split(reader.rows, run.plan, run.linked)
+    require_enough_images(own_split, run.name, planned_ranks(settings)[2], settings.min_batch_size)
+    torch.manual_seed(settings.seed)
+    classes = data[0].preprocess.classes
+    if settings.augment.flip and not flips_allowed(classes):
+        raise SettingsError(
+            f"--augment.flip {settings.augment.flip}: a flip swaps left and right in the classes "
+            f"{', '.join(classes)}: pass --augment.flip 0"
+        )
+    learner = Learner(build_network(settings.model), device, settings)
+    training = TrainingState(run, reader, own_split, learner, data[0].preprocess.model_dump())
+    latest = checkpoint.latest(storage.join(run.folder, "checkpoint"))
+    if latest is not None:
+        _resume(training, latest)
+    return training
+
+
+def planned_ranks(settings: TrainSettings) -> tuple[int, int, int]:
+    """Return rank, world_size and planned_world_size, which is larger after ranks were lost."""
+    rank, world_size = rank_and_world_size()
+    return rank, world_size, max(world_size, settings.planned_world_size)
+
+
+def save(training: TrainingState) -> None:
+    """Write a checkpoint from rank 0; every rank calls it."""
+    run, rows, own_split = training.run, training.reader.rows, training.split
+    if rank_and_world_size()[0] == 0:
+        # Validation images count as trained on: they select the epoch and the threshold.
+        seen = [rows[i] for i in (*own_split.train, *own_split.validation)]
+        names = ("image_id", "dataset", "pixel_digest")
+        schema = pa.schema([(name, pa.string()) for name in names], metadata={"lungseg.schema": str(SCHEMA)})
+        config = {
+            "run": run.name,
+            "epoch": training.epoch,
+            "step": training.step,
+            "epochs": run.settings.epochs,
+            "trained": training.trained,
+            "train_on": list(run.plan.train_on),
+            "fold": run.plan.fold,
+            "preprocess": training.preprocess,
+            "compute_mode": {**training.learner.compute_mode, "threads": torch.get_num_threads()},
+            "settings": run.settings.model_dump(),
+        }
+        state = {"learner": training.learner.state(), "sums": training.sums, "best": training.best}
+        snapshot = checkpoint_io.Snapshot(training.learner.weights(), state, config, table(seen, schema))
+        checkpoint_io.save(storage.join(run.folder, "checkpoint"), snapshot)
+    wait_for_all_ranks()
+
+
+def _resume(training: TrainingState, saved: checkpoint.Checkpoint) -> None:
+    """Restore the state of a checkpoint.
+
+    Raises:
+        SettingsError: it was written on another device type or in another precision, or it was adapted.
+
+    """
+    if "adapted_to" in saved.config:
+        raise SettingsError(f"{saved.folder} was adapted and cannot be trained on: pass another --study or --out")
+    earlier, current = saved.config["compute_mode"], training.learner.compute_mode
+    if any(earlier[name] != current[name] for name in current):
+        raise SettingsError(
+            f"{training.run.name} was started on {earlier['device']} in {earlier['precision']} and cannot continue on "
+            f"{current['device']} in {current['precision']}: wait for that device, or pass the --device and "
+            "--compute.precision of the first start, or train again under another --study"
+        )
+    torch.set_num_threads(earlier["threads"])  # the number of threads changes the last bits of sums on a CPU
+    state = checkpoint_io.load_state(saved)
+    training.learner.load(checkpoint_io.load_weights(saved), state["learner"])
+    training.epoch, training.step = saved.epoch, int(saved.config["step"])
+    training.sums, training.best = tuple(state["sums"]), state["best"]
+    training.trained = bool(saved.config["trained"])
