@@ -160,7 +160,7 @@ def test_stopped_job_continues_when_submitted_again(
     assert "terminated: the same command goes on where this one stopped" in outputs["stopped"]
     answer = head("run", "ray", "job", "status", STOPPED)
     assert f"Job '{STOPPED}' was stopped" in answer.stdout + answer.stderr
-    assert "going on from its checkpoint" in outputs["train"]
+    assert "resuming from its checkpoint" in outputs["train"]
     commands.run("train", place, "--out", str(tmp_path), "--epochs", str(EPOCHS))
     assert _trained(place / "runs" / "one") == _trained(tmp_path / "one")
 

@@ -70,7 +70,7 @@ def test_model_and_its_adapted_copy_are_not_averaged(
 
 def test_models_are_not_written_into_the_dataset(prepared: Path, trained: Path) -> None:
     out = str(prepared / "south" / "adapted")
-    assert "lies in the data set" in refusal(checkpoint=(str(trained),), data=(str(prepared),), out=out)
+    assert "is inside the dataset" in refusal(checkpoint=(str(trained),), data=(str(prepared),), out=out)
 
 
 def test_adapting_ignores_masks(adapted: Path, archive: Path, trained: Path, tmp_path: Path, ray_cluster: None) -> None:
@@ -120,11 +120,11 @@ def test_other_preparation_is_refused(archive: Path, trained: Path, tmp_path: Pa
     dataset_writer.write_datasets(plan_shards(records, str(tmp_path), other, images_per_shard=8))
     said = refusal(checkpoint=(str(trained),), data=(str(tmp_path),))
     assert "(found --preprocess.histogram clahe, expected none)" in said
-    assert "prepare the pictures as the model's were" in said
+    assert "prepare the images with the model's settings" in said
 
 
 def test_too_few_images_are_refused(prepared: Path, trained: Path) -> None:
-    assert "3 pictures, at least 8" in refusal(checkpoint=(str(trained),), data=(str(prepared / "south"),))
+    assert "3 images, at least 8" in refusal(checkpoint=(str(trained),), data=(str(prepared / "south"),))
 
 
 def test_two_runs_of_one_name_are_refused(prepared: Path, trained: Path) -> None:
@@ -144,11 +144,11 @@ def test_runs_and_other_results_are_not_overwritten(adapted: Path, prepared: Pat
     one = (str(own / "pooled-fold0-test"),)
     assert "holds a trained run" in refusal(checkpoint=one, data=(str(prepared),), out=str(own))
     assert checkpoint.find_all(one[0])[0].digest == before
-    with pytest.raises(InputError, match="adapted to other pictures or settings"):
+    with pytest.raises(InputError, match="adapted to other images or settings"):
         adapt.run(AdaptSettings(checkpoint=one, data=(str(prepared),), out=str(adapted), batch_size=2))
     beside = Path(shutil.copytree(adapted / "pooled-fold1-test", tmp_path / "out" / "pooled-fold1-test")).parent
     with pytest.raises(
-        InputError, match=r"pooled-fold1-test was adapted to other pictures"
+        InputError, match=r"pooled-fold1-test was adapted to other images"
     ):  # another run's place is free
         adapt.run(AdaptSettings(checkpoint=one, data=(str(prepared),), out=str(beside), batch_size=2))
 

@@ -14,13 +14,14 @@ from lungseg.config import LoaderSettings, ModelSettings, PreprocessSettings, Tr
 from lungseg.dataset import catalog, duplicate_audit, duplicates, folds
 from lungseg.errors import LungsegError, ResourceError, SettingsError
 from lungseg.ingest import sources
-from lungseg.pipelines import train, train_run
+from lungseg.pipelines import train, train_pool, train_run
 from lungseg.prepare import dataset_writer
 from lungseg.prepare.shard_plan import plan_shards
 from lungseg.progress import SharedProgressLine
 from lungseg.report import console, study_results
 from lungseg.schema import STUDY_ROWS
 from lungseg.storage import read_table
+from lungseg.study import study_plan
 from lungseg.training.run import Run, name_run
 from tests.pipelines.conftest import train_here
 
@@ -127,7 +128,7 @@ def test_duplicates_are_listed_and_stay_in_one_fold(
         ("north/north_03", "south/south_08", "near"),
     }
     assert table.schema.equals(duplicates.PAIRS)
-    said = "audit: 1 exact, 1 near duplicate pairs, 0 patients with several images; they stay in one fold: "
+    said = "audit: 1 exact, 1 near duplicate pairs, 0 patients with several images; each pair stays in one fold: "
     assert f"{said}{path}" in caplog.text
     runs = json.loads((tmp_path / "study" / "study.json").read_text())["runs"]
     assert len(runs) == 4
@@ -233,9 +234,9 @@ def test_one_source_can_be_trained_on_alone(in_this_process: None, prepared: Pat
         ("source-to-source", ["south"]),
         ("pooled", ["north", "south"]),
     ]
-    with pytest.raises(SettingsError, match=r"--train-on west: data sets that a run trains on alone: north, south"):
+    with pytest.raises(SettingsError, match=r"--train-on west: datasets that a run trains on alone: north, south"):
         train.run(_settings(prepared, tmp_path, **settings, train_on=("west",)))
-    with pytest.raises(SettingsError, match=r"--train-on south: .*: none: it is for --protocols source-to-source"):
+    with pytest.raises(SettingsError, match=r"--train-on south: .*: none: it requires --protocols source-to-source"):
         train.run(_settings(prepared, tmp_path, protocols=("pooled",), train_on=("south",)))
 
 
@@ -257,7 +258,7 @@ def test_failed_runs_are_named_and_repeated(
     settings = _settings(prepared, tmp_path, only_folds=(), workers_per_run=1)
     said = (
         r"^1 of 3 runs finished; pooled-fold0-\w+ failed: the loss became nan: lower --optim.lr; "
-        r"pooled-fold1-\w+ failed: KeyError: 'a bug'; the same command goes on$"
+        r"pooled-fold1-\w+ failed: KeyError: 'a bug'; to continue, run the same command again$"
     )
     with pytest.raises(LungsegError, match=said) as caught:
         train.run(settings)
@@ -300,12 +301,14 @@ def test_runs_at_once_are_limited_and_stop_with_the_job(monkeypatch: pytest.Monk
     monkeypatch.setattr(train_run, "train", slow)
     names = [str(i) for i in range(5)]
     line = SharedProgressLine(logging.getLogger("test"))
-    ended = train._in_threads(names, 2, WorkerAllocation(1, 1, 0), line)  # type: ignore[arg-type]
+    ended = train_pool.train_in_threads(names, 2, WorkerAllocation(1, 1, 0), line)  # type: ignore[arg-type]
     assert sorted(name for name, error in ended if error is None) == names  # type: ignore[type-var]
     assert most == 2
     assert line.closed.is_set()
     done.clear()
-    ended = train._in_threads(names, 2, WorkerAllocation(1, 1, 0), SharedProgressLine(logging.getLogger("test")))  # type: ignore[arg-type]
+    ended = train_pool.train_in_threads(
+        names, 2, WorkerAllocation(1, 1, 0), SharedProgressLine(logging.getLogger("test"))
+    )  # type: ignore[arg-type]
     next(ended)
     ended.close()  # as Ctrl-C does
     time.sleep(0.5)
@@ -326,7 +329,7 @@ def test_failed_run_does_not_stop_the_run_beside_it(
             (tmp_path / "study" / run / "checkpoint").write_text("no folder")
         return run
 
-    monkeypatch.setattr(train, "name_run", name)
+    monkeypatch.setattr(study_plan, "name_run", name)
     with pytest.raises(
         LungsegError, match=r"^1 of 2 runs finished; pooled-fold0-\w+ failed: .*checkpoint: a file, exp"
     ):

@@ -54,19 +54,19 @@ class WorkerGroupStartupTimeoutError(Exception):
 
 def test_cause_of_a_failure_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def said(error: Exception) -> str:
-        return str(train_run._explained(error, PLACED))
+        return str(train_run._cause(error, PLACED))
 
     story = ValueError("Traceback...\nValueError: the story")
     assert said(FailedError({0: story, 1: RuntimeError("x")})) == "ValueError: the story"
     lost, wrong = RuntimeError("RuntimeError: connection closed"), SettingsError("the loss became nan: lower")
     failure = UserExceptionWithTraceback(wrong, "Traceback ...")
-    assert train_run._explained(FailedError({0: lost, 1: failure}), PLACED) is wrong
+    assert train_run._cause(FailedError({0: lost, 1: failure}), PLACED) is wrong
     assert said(FailedError(controller=ValueError("a\nb"))) == "b"
     assert said(FailedError()) == "the last line"
     monkeypatch.setenv(PLACEMENT_TIMEOUT_VARIABLE, "100")
-    error = train_run._explained(FailedError(controller=WorkerGroupStartupTimeoutError()), WorkerAllocation(2, 1, 1))
+    error = train_run._cause(FailedError(controller=WorkerGroupStartupTimeoutError()), WorkerAllocation(2, 1, 1))
     assert isinstance(error, ResourceError)
-    assert str(error).startswith("no place for 2 workers of 1 CPUs and a GPU in 300 s: another job holds them")
+    assert str(error).startswith("no place for 2 workers of 1 CPUs and a GPU in 300 s: another job holds the resources")
 
 
 def test_run_without_free_cpus_fails(
@@ -81,7 +81,9 @@ def test_run_without_free_cpus_fails(
     holder = Holder.remote()  # type: ignore[attr-defined]
     ray.get(holder.ready.remote())
     try:
-        with pytest.raises(ResourceError, match=r"^no place for 2 workers of 1 CPUs in 3 s: another job holds them"):
+        with pytest.raises(
+            ResourceError, match=r"^no place for 2 workers of 1 CPUs in 3 s: another job holds the resources"
+        ):
             train_run.train(_run(prepared, tmp_path / "run"), PLACED, SharedProgressLine(logging.getLogger("test")))
     finally:
         ray.kill(holder)
@@ -116,7 +118,7 @@ def test_wandb_receives_images_and_checkpoint_if_enabled(
     training = run_state.start(_run(prepared, tmp_path / "run", wandb=wanted), torch.device("cpu"))
     run_loop.finish(training, lambda _: None)
     monkeypatch.setattr(tracking, "WandbMirror", Mirror)
-    train_run._add_results(training, torch.device("cpu"))
+    train_run._log_results(training, torch.device("cpu"))
     *pictures, (name, folder) = Mirror.given
     assert name == "run"
     assert Path(folder).parent == tmp_path / "run" / "checkpoint"
@@ -127,8 +129,8 @@ def test_wandb_receives_images_and_checkpoint_if_enabled(
         assert one.image.shape == one.predicted.shape == one.reference.shape == (64, 64)
         assert set(np.unique(one.predicted)) <= {0, 1}
     # What goes wrong here is told; the run is finished, and must not be tried again.
-    monkeypatch.setattr(train_run, "_pictures", lambda *_: 1 / 0)
-    train_run._add_results(training, torch.device("cpu"))
+    monkeypatch.setattr(train_run, "_tracked_images", lambda *_: 1 / 0)
+    train_run._log_results(training, torch.device("cpu"))
     assert "run: W&B gets no results (division by zero)" in caplog.text
     assert "ZeroDivisionError" in caplog.text  # a bug keeps its traceback
 
@@ -143,17 +145,17 @@ def test_resumed_run_logs_that_it_continues(prepared: Path, tmp_path: Path, monk
     with monkeypatch.context() as patch:
         patch.setattr(run_loop, "measure_samples", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            train_run._one_rank({"run": run, "board": board})
+            train_run._train_rank({"run": run, "board": board})
     (saved,) = (tmp_path / "run" / "checkpoint").iterdir()
     assert saved.name.startswith("epoch-0000-step-")
-    assert "going on from its checkpoint" not in notes
-    assert train_run._one_rank({"run": run, "board": board}) == TaskResult()
-    assert next(note for note in notes if note) == "going on from its checkpoint"
+    assert "resuming from its checkpoint" not in notes
+    assert train_run._train_rank({"run": run, "board": board}) == TaskResult()
+    assert next(note for note in notes if note) == "resuming from its checkpoint"
 
 
 def test_wandb_receives_nothing_by_default(monkeypatch: pytest.MonkeyPatch, prepared: Path, tmp_path: Path) -> None:
     opened: list[Any] = []
     monkeypatch.setattr(tracking, "WandbMirror", lambda *given: opened.append(given))
     training = run_state.start(_run(prepared, tmp_path / "run"), torch.device("cpu"))
-    train_run._add_results(training, torch.device("cpu"))
+    train_run._log_results(training, torch.device("cpu"))
     assert not opened

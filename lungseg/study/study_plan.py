@@ -1,0 +1,108 @@
+"""The runs of a study: planned, named, checked, and kept free of duplicates across the split."""
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from lungseg import storage
+from lungseg.config import Protocol, TrainSettings
+from lungseg.dataset import duplicates, folds
+from lungseg.dataset.catalog import PreparedDataset
+from lungseg.dataset.duplicate_audit import audit_datasets
+from lungseg.errors import SettingsError
+from lungseg.progress import ProgressLine
+from lungseg.training.run import name_run
+from lungseg.training.study_data import require_enough_images
+
+logger = logging.getLogger(__name__)
+
+_PROTOCOLS: tuple[Protocol, ...] = ("pooled", "source-to-source", "leave-one-dataset-out")
+
+
+def plan_runs(settings: TrainSettings, data: Sequence[PreparedDataset]) -> list[folds.RunPlan]:
+    """Return the runs that the settings select.
+
+    Raises:
+        SettingsError: no run trains on a dataset of --train-on alone.
+
+    """
+    plans = _plans(settings, data, settings.protocols, settings.only_folds)
+    sources = [plan.train_on[0] for plan in plans if plan.protocol == "source-to-source"]
+    unknown = [name for name in settings.train_on if name not in sources]
+    if unknown:
+        expected = ", ".join(dict.fromkeys(sources)) or "none: it requires --protocols source-to-source"
+        raise SettingsError(f"--train-on {unknown[0]}: datasets that a run trains on alone: {expected}")
+    return [
+        plan
+        for plan in plans
+        if plan.protocol != "source-to-source" or not settings.train_on or plan.train_on[0] in settings.train_on
+    ]
+
+
+def _plans(
+    settings: TrainSettings, data: Sequence[PreparedDataset], protocols: Sequence[Protocol], only_folds: Sequence[int]
+) -> list[folds.RunPlan]:
+    names = [dataset.name for dataset in data]
+    return folds.plan_study(protocols, names, settings.folds, only_folds, settings.seed, settings.validates)
+
+
+def name_plans(
+    settings: TrainSettings, plans: Sequence[folds.RunPlan], data: list[PreparedDataset]
+) -> dict[str, folds.RunPlan]:
+    """Return the plans by run name."""
+    return {name_run(settings, plan, data): plan for plan in plans}
+
+
+def matching_runs(settings: TrainSettings, data: list[PreparedDataset]) -> frozenset[str]:
+    """Return the names of all runs that these settings and data allow, for every protocol and fold."""
+    protocols = _PROTOCOLS if len(data) > 1 else _PROTOCOLS[:2]
+    return frozenset(name_plans(settings, _plans(settings, data, protocols, ()), data))
+
+
+def require_feasible(
+    settings: TrainSettings,
+    data: Sequence[PreparedDataset],
+    plans: Sequence[folds.RunPlan],
+    linked: Sequence[folds.Link] = (),
+) -> None:
+    """Check every run before the first one starts.
+
+    Raises:
+        SettingsError: a dataset has fewer groups of images than folds, or a run has too few images for its workers.
+
+    """
+    rows = [row for dataset in data for row in dataset.index.to_pylist()]
+    groups = folds.group_rows(rows, linked)
+    for name in dict.fromkeys(name for plan in plans for name in plan.train_on):
+        own_groups = {group for row, group in zip(rows, groups, strict=True) if row["dataset"] == name}
+        if len(own_groups) < settings.folds:
+            raise SettingsError(
+                f"--folds {settings.folds}: {name} has {len(own_groups)} groups of images (one per patient), but each "
+                f"fold needs one: lower --folds, or leave {name} out of --data"
+            )
+    for plan in plans:
+        split = folds.split(rows, plan, linked)
+        require_enough_images(split, plan.name, settings.planned_world_size, settings.min_batch_size)
+
+
+def find_linked_images(study: str, data: Sequence[PreparedDataset]) -> tuple[folds.Link, ...]:
+    """Return the pairs of images that must be in one fold; audit the data unless the study has its audit already."""
+    path = storage.join(study, "duplicates.parquet")
+    phashes = [dataset.index.column("phash").to_pylist() for dataset in data]
+    inputs_digest = storage.digest([[dataset.digest for dataset in data], phashes])
+    table = storage.read_table(path) if storage.exists(path) else None
+    if table is None or table.schema.metadata.get(b"lungseg.audited") != inputs_digest.encode():
+        logger.info("audit: looking for duplicates among %d images", sum(dataset.index.num_rows for dataset in data))
+        table = duplicates.pairs_to_table(audit_datasets(data, show=ProgressLine(logger).update))
+        table = table.replace_schema_metadata({**table.schema.metadata, "lungseg.audited": inputs_digest})
+        storage.write_table(path, table)
+    pairs = table.to_pylist()
+    _log_audit(pairs, path)
+    return tuple((pair["first"], pair["second"]) for pair in pairs)
+
+
+def _log_audit(pairs: Sequence[Mapping[str, str]], path: str) -> None:
+    kinds = Counter(pair["kind"] for pair in pairs)
+    patients = len({pair["first"] for pair in pairs if pair["kind"] == "same_patient"})
+    counts = f"{kinds['exact']} exact, {kinds['near']} near duplicate pairs, {patients} patients with several images"
+    logger.info("audit: %s; each pair stays in one fold: %s", counts, path)
