@@ -420,7 +420,7 @@ def test_pictures_and_checkpoints_go_where_asked(tmp_path: Path, home: Path, cap
         )
         asked.log_artifact("pooled-fold0", str(weights.parent))
         asked.log_artifact("pooled-fold0", "s3://bucket/runs/checkpoint")
-    assert "s3://bucket/runs/checkpoint: it is in a bucket" in caplog.text
+    assert "s3://bucket/runs/checkpoint, because it is in a bucket" in caplog.text
     assert "W&B stopped" not in caplog.text
     (path,) = (tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb")
     assert len(list(path.parent.glob("files/media/images/*.png"))) == 2
