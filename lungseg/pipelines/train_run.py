@@ -17,7 +17,7 @@ from lungseg.cluster.connection import PLACEMENT_TIMEOUT_VARIABLE
 from lungseg.cluster.resources import WorkerAllocation
 from lungseg.errors import InputError, LungsegError, ResourceError, TaskResult, unwrapped
 from lungseg.inference.ensemble import Predictor
-from lungseg.inference.items import How
+from lungseg.inference.items import PredictOptions
 from lungseg.model import checkpoint
 from lungseg.model.cpu_memory import keep_freed_memory
 from lungseg.pipelines import train_progress
@@ -134,7 +134,7 @@ def _log_results(training: run_state.TrainingState, device: torch.device) -> Non
         saved = checkpoint.latest(storage.join(run.folder, "checkpoint"))
         assert saved is not None, "a finished run has one"
         with tracking.WandbMirror(wandb, run.settings.study, run.name, run.folder, run.settings.model_dump()) as mirror:
-            mirror.log_images(_tracked_images(training, Predictor(saved, How(str(device)))))
+            mirror.log_images(_tracked_images(training, Predictor(saved, PredictOptions(str(device)))))
             mirror.log_artifact(run.name, saved.folder)
     except Exception as error:  # the run is finished and must not be retried for its images
         bug = None if isinstance(error, LungsegError) else error  # the mirror handles W&B's own failures
