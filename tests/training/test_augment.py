@@ -31,14 +31,14 @@ def pair(draw_pair: Callable[[int, int, int], tuple[U8, U8]]) -> tuple[U8, U8]:
     return draw_pair(1, 96, 96)
 
 
-def test_a_key_gives_one_change_on_every_rank_and_after_every_restart(pair: tuple[U8, U8]) -> None:
+def test_same_key_gives_the_same_augmentation(pair: tuple[U8, U8]) -> None:
     first, again = (augment(*pair, ALL, KEY) for _ in range(2))
     np.testing.assert_array_equal(first[0], again[0])
     np.testing.assert_array_equal(first[1], again[1])
 
 
 @pytest.mark.parametrize("key", [(4, 5, "case_01"), (3, 6, "case_01"), (3, 5, "case_02")])
-def test_another_seed_epoch_or_image_gives_another_change(key: tuple[int, int, str], pair: tuple[U8, U8]) -> None:
+def test_seed_epoch_and_image_change_the_augmentation(key: tuple[int, int, str], pair: tuple[U8, U8]) -> None:
     assert (augment(*pair, ALL, key)[0] != augment(*pair, ALL, KEY)[0]).mean() > 0.2
 
 
@@ -56,7 +56,7 @@ def test_a_certain_flip_is_a_mirror(pair: tuple[U8, U8]) -> None:
     np.testing.assert_array_equal(mask, pair[1][:, ::-1])
 
 
-def test_half_the_flips_of_one_half_are_mirrors(pair: tuple[U8, U8]) -> None:
+def test_flip_probability_is_respected(pair: tuple[U8, U8]) -> None:
     left = np.zeros((16, 16), np.uint8)
     left[:, :4] = 1
     flips = sum(int(augment(left, left, AugmentSettings(flip=0.5), (0, i, "x"))[1][0, -1]) for i in range(400))
@@ -73,7 +73,7 @@ def test_image_and_mask_move_together(pair: tuple[U8, U8], epoch: int) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_changes_the_image_and_only_movements_the_mask(kind: str, pair: tuple[U8, U8]) -> None:
+def test_only_geometric_augmentation_changes_the_mask(kind: str, pair: tuple[U8, U8]) -> None:
     changed = np.empty((10, 2))
     for epoch in range(10):
         image, mask = augment(*pair, AugmentSettings(**{kind: KINDS[kind]}), (0, epoch, "x"))
@@ -119,7 +119,7 @@ def _draws(pair: tuple[U8, U8], chosen: AugmentSettings) -> dict[Any, Any]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_kind_draws_the_same_whatever_its_strength_and_the_others(kind: str, pair: tuple[U8, U8]) -> None:
+def test_random_draws_are_independent_of_other_settings(kind: str, pair: tuple[U8, U8]) -> None:
     together = _draws(pair, ALL)
     assert len(together) == len(KINDS)
     strong, weak = (_draws(pair, AugmentSettings(**{kind: share * KINDS[kind]})) for share in (1.0, 1e-3))
@@ -127,7 +127,7 @@ def test_a_kind_draws_the_same_whatever_its_strength_and_the_others(kind: str, p
     assert strong == {seed: together[seed] for seed in strong}
 
 
-def test_gamma_changes_greys_in_order_and_no_place(pair: tuple[U8, U8]) -> None:
+def test_gamma_keeps_the_order_of_grey_levels(pair: tuple[U8, U8]) -> None:
     means = []
     for epoch in range(40):
         image, mask = augment(RAMP, RAMP // 128, AugmentSettings(gamma=0.7), (0, epoch, "x"))
@@ -139,7 +139,7 @@ def test_gamma_changes_greys_in_order_and_no_place(pair: tuple[U8, U8]) -> None:
     assert max(means) > 140
 
 
-def test_a_turn_is_about_the_centre_and_keeps_angles_and_lengths() -> None:
+def test_rotation_is_about_the_centre_and_rigid() -> None:
     square = np.zeros((201, 201), np.uint8)
     square[60:141, 60:141] = 1
     for epoch in range(30):
@@ -167,7 +167,7 @@ def test_movements_stay_within_their_bounds() -> None:
     assert 1.3 < max(areas) < 1.5
 
 
-def test_one_setting_does_not_change_what_another_draws(pair: tuple[U8, U8]) -> None:
+def test_geometric_draws_are_independent_of_grey_settings(pair: tuple[U8, U8]) -> None:
     turned = AugmentSettings(rotate_deg=15.0)
     more = turned.model_copy(update={**GREYS, "collimate": 1.0})
     np.testing.assert_array_equal(augment(*pair, turned, KEY)[1], augment(*pair, more, KEY)[1])
@@ -175,7 +175,7 @@ def test_one_setting_does_not_change_what_another_draws(pair: tuple[U8, U8]) -> 
     assert (mirrored[:, ::-1] != augment(*pair, turned, KEY)[1]).mean() < 0.01
 
 
-def test_what_comes_in_from_outside_is_black() -> None:
+def test_pixels_from_outside_are_black() -> None:
     white = np.full((64, 64), 255, np.uint8)
     image, _ = augment(white, white // 255, AugmentSettings(shift=0.5), (0, 1, "x"))
     assert set(np.unique(image)) >= {0, 255}
@@ -196,14 +196,14 @@ def test_bending_is_smooth_and_folds_nothing(epoch: int) -> None:
 
 @given(ANY, st.integers(0, 1000))
 @settings(max_examples=100)
-def test_the_grey_curve_rises_from_black_whatever_it_is_made_of(chosen: AugmentSettings, epoch: int) -> None:
+def test_grey_curve_always_rises_from_black(chosen: AugmentSettings, epoch: int) -> None:
     only_curve = AugmentSettings(**{kind: getattr(chosen, kind) for kind in CURVES})
     image, _ = augment(RAMP, RAMP // 128, only_curve, (0, epoch, "x"))
     assert (np.diff(image[0].astype(int)) >= 0).all()
     assert image[0, 0] == 0
 
 
-def test_contrast_and_brightness_go_both_ways_and_press_white_together() -> None:
+def test_contrast_and_brightness_vary_both_ways_without_clipping() -> None:
     for kind in ("contrast", "brightness"):
         curves = [augment(RAMP, RAMP // 128, AugmentSettings(**{kind: 0.2}), (0, i, "x"))[0][0] for i in range(60)]
         spread = np.array(curves, int) - RAMP[0]
@@ -214,7 +214,7 @@ def test_contrast_and_brightness_go_both_ways_and_press_white_together() -> None
     assert np.abs(spread[:, 60] - spread[:, 150]).max() <= 1
 
 
-def test_a_jittered_curve_has_no_plateaus_and_ends_at_white() -> None:
+def test_jittered_curve_has_no_plateaus_and_reaches_white() -> None:
     curves = [augment(RAMP, RAMP // 128, AugmentSettings(jitter=0.5), (0, i, "x"))[0][0] for i in range(60)]
     slopes = np.array([(curve[10:].astype(int) - curve[:-10]) / 10 for curve in curves])
     assert all(curve[-1] == 255 for curve in curves)
@@ -223,7 +223,7 @@ def test_a_jittered_curve_has_no_plateaus_and_ends_at_white() -> None:
     assert np.abs(np.array(curves, int) - RAMP[0]).max() > 20
 
 
-def test_shading_is_soft_and_within_its_share_of_the_grey() -> None:
+def test_shading_is_smooth_and_limited() -> None:
     largest = 0.0
     for epoch in range(30):
         flat = np.full((512, 512), 50, np.uint8)
@@ -236,7 +236,7 @@ def test_shading_is_soft_and_within_its_share_of_the_grey() -> None:
     assert 0.25 < largest <= 0.41
 
 
-def test_noise_has_the_deviation_that_was_asked_for() -> None:
+def test_noise_has_the_configured_deviation() -> None:
     flat = np.full((256, 256), 128, np.uint8)
     grains = np.array([augment(flat, flat, AugmentSettings(noise=0.05), (0, i, "x"))[0] for i in range(60)], float)
     deviations = grains.std(axis=(1, 2)) / 255
@@ -266,7 +266,7 @@ def test_black_bars_stay_black(pair: tuple[U8, U8], chosen: AugmentSettings, epo
 
 @given(st.tuples(*[st.integers(0, 95)] * 4), st.integers(0, 10**6), st.sampled_from([0.0, 1.0]))
 @settings(max_examples=150)
-def test_no_shutter_covers_the_lungs(box: tuple[int, int, int, int], epoch: int, moves: float) -> None:
+def test_collimation_never_covers_the_lungs(box: tuple[int, int, int, int], epoch: int, moves: float) -> None:
     mask = np.zeros((96, 96), np.uint8)
     mask[min(box[:2]) : max(box[:2]) + 1, min(box[2:]) : max(box[2:]) + 1] = 1
     moving = AugmentSettings(**{kind: moves * amount for kind, amount in MOVES.items()}, collimate=1.0)
@@ -276,7 +276,7 @@ def test_no_shutter_covers_the_lungs(box: tuple[int, int, int, int], epoch: int,
         assert image[cv2.dilate(mask, np.ones((3, 3), np.uint8)) == 1].min(initial=255) == 255
 
 
-def test_shutters_close_on_one_to_four_sides_black_or_grey_and_never_over_the_padding() -> None:
+def test_collimation_covers_one_to_four_sides_but_no_padding() -> None:
     white, mask = np.zeros((256, 256), np.uint8), np.zeros((256, 256), np.uint8)
     white[:, 28:-28] = 255
     mask[80:176, 80:176] = 1
@@ -295,13 +295,13 @@ def test_shutters_close_on_one_to_four_sides_black_or_grey_and_never_over_the_pa
     assert np.mean([grey <= 160 for grey in greys if grey < 255]) > 0.95  # the others are on an edge
 
 
-def test_shutters_close_as_often_as_asked(pair: tuple[U8, U8]) -> None:
+def test_collimation_probability_is_respected(pair: tuple[U8, U8]) -> None:
     closed = sum(augment(*pair, AugmentSettings(collimate=0.3), (0, i, "x"))[0] is not pair[0] for i in range(400))
     assert 90 < closed < 150
 
 
 @pytest.mark.parametrize(("grey", "label"), [(0, 0), (0, 1), (200, 0), (200, 1)])
-def test_odd_pictures_pass(grey: int, label: int) -> None:
+def test_uniform_images_are_accepted(grey: int, label: int) -> None:
     for epoch in range(20):
         shape = np.ones((64, 64), np.uint8)
         image, mask = augment(shape * np.uint8(grey), shape * np.uint8(label), ALL, (0, epoch, "x"))
@@ -321,5 +321,5 @@ def test_odd_pictures_pass(grey: int, label: int) -> None:
         (("lung", "left"), False),
     ],
 )
-def test_flips_are_allowed_where_no_class_names_a_side(classes: tuple[str, ...], allowed: bool) -> None:
+def test_flips_need_classes_without_sides(classes: tuple[str, ...], allowed: bool) -> None:
     assert flips_allowed(classes) is allowed

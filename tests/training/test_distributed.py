@@ -51,12 +51,12 @@ def test_every_rank_knows_its_number(results: Results) -> None:
         assert [one["rank_and_world_size"] for one in found] == [[rank, world] for rank in range(world)]
 
 
-def test_every_rank_gathers_all_values_in_the_order_of_ranks(results: Results) -> None:
+def test_every_rank_gathers_all_values_in_rank_order(results: Results) -> None:
     for world, found in results.items():
         assert all(one["gathered"] == [f"of {rank}" for rank in range(world)] for one in found)
 
 
-def test_any_number_of_ranks_measures_every_image_once_and_alike_to_the_pixel(results: Results) -> None:
+def test_any_world_size_measures_every_image_equally(results: Results) -> None:
     (alone,) = results[1]
     assert len(alone["rows"]) == len({(row["dataset"], row["image_id"]) for row in alone["rows"]}) == 8
     assert 0 < sum(row["tp"] for row in alone["rows"]) < sum(row["tp"] + row["fn"] for row in alone["rows"])
@@ -91,14 +91,14 @@ def test_any_number_of_ranks_takes_the_same_steps(kind: str, results: Results) -
             assert one["weights"] == found[0]["steps"][kind]["weights"]
 
 
-def test_accumulated_steps_are_those_of_the_whole_batch(results: Results) -> None:
+def test_accumulated_steps_equal_those_of_the_whole_batch(results: Results) -> None:
     for world in (1, 2):
         steps = results[world][0]["steps"]
         assert steps["accumulating"]["losses"] == pytest.approx(steps["plain"]["losses"], abs=1e-5)
         assert steps["clipped, averaged"]["losses"] != pytest.approx(steps["plain"]["losses"], abs=1e-5)
 
 
-def test_ranks_that_take_over_from_lost_ones_take_the_same_steps(results: Results) -> None:
+def test_ranks_that_replace_lost_ones_take_the_same_steps(results: Results) -> None:
     """Four were planned; one, two or three take their batches, two images each, three of them unevenly."""
     plain = results[1][0]["steps"]["plain"]["losses"]
     for world, shares in ((1, [40]), (2, [20, 20]), (3, [20, 10, 10])):
@@ -115,7 +115,7 @@ def test_shared_buffers_are_those_of_rank_0(results: Results) -> None:
         assert all(before != befores[0] for before in befores[1:])
 
 
-def test_a_run_of_two_ranks_ends_with_one_model_and_one_summary(results: Results, out: Path) -> None:
+def test_two_ranks_end_with_one_model_and_summary(results: Results, out: Path) -> None:
     for kind, saved, tested_images in (("local", 2, 4), ("frozen", 4, 1)):
         first, second = (one["runs"][kind] for one in results[2])
         assert first["summary"] == second["summary"]
@@ -132,7 +132,7 @@ def test_a_run_of_two_ranks_ends_with_one_model_and_one_summary(results: Results
 
 
 @pytest.mark.parametrize("kind", ["local", "frozen"])
-def test_a_run_of_two_ranks_that_was_killed_ends_as_if_it_had_not_been(kind: str, results: Results, out: Path) -> None:
+def test_killed_run_of_two_ranks_gives_the_same_result(kind: str, results: Results, out: Path) -> None:
     for one in results[2]:
         whole, killed = one["runs"][kind], one["killed"][kind]
         assert {name: killed[name] for name in ("summary", "state")} == {

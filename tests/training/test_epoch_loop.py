@@ -79,13 +79,13 @@ def train(
 # Training
 
 
-def test_the_loss_is_a_sum_over_images_with_their_number() -> None:
+def test_loss_is_a_sum_with_its_image_count() -> None:
     (total, images), _, shown = train([[1.0, 2.0, 6.0], [0.5]])
     assert (total, images) == (9.5, 4)
     assert shown == [(1, 3.0), (2, 0.5)]
 
 
-def test_a_long_sum_of_losses_loses_nothing() -> None:
+def test_long_sum_of_losses_keeps_precision() -> None:
     (total, images), _, _ = train([[1.0], *[[1e-8]] * 1000])
     assert images == 1001
     assert total == pytest.approx(1.0 + 1e-5, abs=1e-12)  # in f32 it would still be 1
@@ -101,24 +101,24 @@ def test_every_batch_has_its_rate_and_its_random_state() -> None:
 
 
 @pytest.mark.parametrize("short", ["rates", "seeds"])
-def test_batches_rates_and_seeds_must_be_as_many(short: str) -> None:
+def test_batches_rates_and_seeds_need_equal_lengths(short: str) -> None:
     with pytest.raises(ValueError, match="zip"):
         train([[1.0], [1.0]], [0.1] * (1 if short == "rates" else 2), [0] * (1 if short == "seeds" else 2))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_loss_that_is_not_finite_ends_the_run_and_says_what_to_do(value: float) -> None:
+def test_infinite_loss_ends_training_with_advice(value: float) -> None:
     with pytest.raises(LungsegError, match=r"the loss became (nan|inf): lower --optim\.lr \(now 0\.25\), and check"):
         train([[1.0], [1.0, value], [1.0]], [0.5, 0.25, 0.125])
 
 
-def test_a_loss_of_another_rank_that_is_not_finite_ends_this_one_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_infinite_loss_of_another_rank_ends_training(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(epoch_loop, "gather", lambda mine: [mine, (math.nan, 2)])
     with pytest.raises(LungsegError, match=r"the loss became nan: lower --optim\.lr, and check the masks"):
         train([[1.0]])
 
 
-def test_the_sum_is_over_all_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loss_sum_includes_all_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(epoch_loop, "gather", lambda mine: [(10.0, 5), mine])
     assert train([[1.0, 2.0]])[0] == (13.0, 7)
 
@@ -154,7 +154,7 @@ def test_each_image_is_measured_once_and_rows_are_sorted(threads: int) -> None:
     assert all(row["tp"] + row["fp"] + row["fn"] + row["tn"] == 64 * 64 for row in rows)
 
 
-def test_a_rows_figures_are_those_of_its_own_image() -> None:
+def test_rows_hold_the_metrics_of_their_image() -> None:
     samples = [a_sample(str(seed), seed) for seed in range(3)]
     rows = epoch_loop.evaluate(Pixelwise(), [a_batch(*samples)], measure_at_prepared_size(0.5), 2)
     for sample, row in zip(samples, rows, strict=True):
@@ -168,7 +168,7 @@ def test_a_rows_figures_are_those_of_its_own_image() -> None:
         assert row["patient_id"] == sample.patient_id
 
 
-def test_a_measure_receives_probabilities_of_its_sample() -> None:
+def test_measure_gets_the_probabilities_of_its_sample() -> None:
     seen: dict[str, NDArray[np.float32]] = {}
 
     def measure(sample: Sample, probabilities: NDArray[np.float32]) -> epoch_loop.Row:
@@ -183,7 +183,7 @@ def test_a_measure_receives_probabilities_of_its_sample() -> None:
         np.testing.assert_allclose(seen[sample.image_id], expected, atol=1e-6)
 
 
-def test_predictions_do_not_pile_up_before_slow_measures() -> None:
+def test_pending_predictions_are_limited() -> None:
     """Thousands of them would fill the memory."""
     lock, made = threading.Lock(), [0]
     ahead: list[int] = []
@@ -204,7 +204,7 @@ def test_predictions_do_not_pile_up_before_slow_measures() -> None:
     assert max(ahead) <= 6
 
 
-def test_an_error_in_a_measure_reaches_whoever_asked() -> None:
+def test_measure_errors_are_raised() -> None:
     def measure(sample: Sample, _: NDArray[np.float32]) -> epoch_loop.Row:
         raise LungsegError(f"cannot measure {sample.image_id}")
 

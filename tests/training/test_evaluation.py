@@ -60,7 +60,7 @@ def test_padding_is_not_counted(geometry: Geometry, area: int) -> None:
     assert pixels(row) == (lung, area - lung, 0, 0)
 
 
-def test_figures_at_prepared_size_are_those_of_the_pixels() -> None:
+def test_metrics_at_prepared_size_count_pixels() -> None:
     row = evaluation.measure_at_prepared_size(0.5)(a_sample(box((0, 10), (0, 10))), sure(box((5, 10), (0, 20))))
     assert pixels(row) == (50, 50, 50, 64 * 64 - 150)
     assert (row["image_id"], row["dataset"], row["patient_id"]) == ("i", "north", "p")
@@ -80,7 +80,7 @@ def test_a_pixel_at_the_threshold_is_lung() -> None:
 # At native size
 
 
-def test_native_figures_of_a_picture_twice_as_large_as_its_square() -> None:
+def test_native_metrics_of_an_image_at_twice_the_size() -> None:
     """Bars over the whole height of a picture, 4 px apart in the square, are 8 px apart in the picture."""
     truth, predicted = box((16, 48), (10, 20)), box((16, 48), (14, 24))
     row = evaluation.measure_at_native_size(0.5)(a_sample(truth, WIDE), sure(predicted))
@@ -95,14 +95,14 @@ def test_native_figures_of_a_picture_twice_as_large_as_its_square() -> None:
     assert row["assd_px"] == pytest.approx((64 * 8 + 2 * sum(range(1, 8)) + near_side) / 164)
 
 
-def test_native_counts_are_over_the_whole_picture_though_the_crop_lost_its_sides() -> None:
+def test_native_counts_include_cropped_sides() -> None:
     truth = box((0, 64), (0, 64))
     row = evaluation.measure_at_native_size(0.5)(a_sample(truth, CUT), np.ones((SIZE, SIZE), np.float32))
     assert pixels(row) == (64 * 64, 0, 0, 64 * 64)  # what was cut off is background in both
     assert row["hd95_px"] == row["assd_px"] == 0.0
 
 
-def test_what_is_predicted_in_the_padding_is_nowhere_in_the_picture() -> None:
+def test_predictions_in_the_padding_are_ignored() -> None:
     truth = box((24, 34), (10, 20))
     everywhere_outside = np.ones((SIZE, SIZE), np.float32)
     everywhere_outside[WIDE.content()] = sure(truth)[WIDE.content()]
@@ -117,7 +117,7 @@ def test_what_is_predicted_in_the_padding_is_nowhere_in_the_picture() -> None:
     st.floats(0.05, 0.95),
     st.integers(0, 99),
 )
-def test_native_figures_are_those_of_the_restored_masks(
+def test_native_metrics_equal_those_of_restored_masks(
     height: int, width: int, way: str, threshold: float, seed: int
 ) -> None:
     random = np.random.default_rng(seed)
@@ -158,9 +158,7 @@ def test_identical_masks_have_no_distance() -> None:
     ],
     ids=["nothing predicted", "nothing there", "neither"],
 )
-def test_what_is_not_defined_is_none_and_the_table_takes_it(
-    truth: U8, predicted: U8, sensitivity: float | None, precision: float
-) -> None:
+def test_undefined_metrics_are_null(truth: U8, predicted: U8, sensitivity: float | None, precision: float) -> None:
     row = evaluation.measure_at_native_size(0.5)(a_sample(truth), sure(predicted))
     assert (row["hd95_px"], row["assd_px"]) == (None, None)
     assert (row["sensitivity"], row["precision"]) == (sensitivity, precision)
@@ -176,7 +174,7 @@ def over(sample: Sample, probabilities: F32) -> evaluation.Row:
     return evaluation.count_at_thresholds(sample, probabilities)
 
 
-def test_counts_over_thresholds_are_those_at_each_threshold_without_padding() -> None:
+def test_threshold_counts_equal_single_threshold_counts() -> None:
     random = np.random.default_rng(1)
     sample, probabilities = a_sample(box((10, 40), (20, 50)), WIDE), random.random((SIZE, SIZE), np.float32)
     counts = over(sample, probabilities)["counts"]
@@ -186,13 +184,13 @@ def test_counts_over_thresholds_are_those_at_each_threshold_without_padding() ->
 
 
 @pytest.mark.parametrize(("inside", "outside", "expected"), [(0.32, 0.27, 0.3), (0.9, 0.84, 0.85), (0.6, 0.4, 0.5)])
-def test_the_threshold_is_the_one_that_parts_lung_from_the_rest(inside: float, outside: float, expected: float) -> None:
+def test_best_threshold_separates_lung_from_background(inside: float, outside: float, expected: float) -> None:
     masks = [box((10, 40), (20, 50)), box((0, 8), (0, 8))]
     rows = [over(a_sample(mask), np.where(mask == 1, inside, outside).astype(np.float32)) for mask in masks]
     assert evaluation.best_threshold(rows) == expected
 
 
-def test_the_threshold_is_chosen_by_the_mean_over_images_and_not_over_pixels() -> None:
+def test_best_threshold_uses_means_over_images() -> None:
     """Two small pictures' worth against one great one's."""
     great, small = box((0, 64), (0, 60)), box((0, 4), (0, 4))
     rows = [over(a_sample(great), np.where(great == 1, 0.22, 0.0).astype(np.float32))]
@@ -216,7 +214,7 @@ def test_averages_are_means_over_images() -> None:
     assert all(math.isnan(value) for value in evaluation.mean_metrics([]).values())
 
 
-def test_each_role_and_data_set_has_its_own_line() -> None:
+def test_means_are_per_role_and_dataset() -> None:
     def row(role: str, dataset: str, dice: float) -> evaluation.Row:
         return {"role": role, "dataset": dataset, "dice": dice, "iou": dice / 2, "pixel_accuracy": 1.0}
 

@@ -51,9 +51,7 @@ def loader_threads() -> list[str]:
 
 @settings(max_examples=400)
 @given(COUNTS, BATCHES, WORLDS, st.integers(0, 99))
-def test_training_deals_each_sample_once_in_equal_and_sufficient_steps(
-    count: int, batch: int, world: int, epoch: int
-) -> None:
+def test_ranks_get_each_sample_once_in_equal_batches(count: int, batch: int, world: int, epoch: int) -> None:
     ranks = dealt(count, batch, world, (0, epoch))
     assert len({len(steps) for steps in ranks}) == 1
     if count < 2 * world:
@@ -70,7 +68,7 @@ def test_training_deals_each_sample_once_in_equal_and_sufficient_steps(
         assert {step.global_size, *(other.global_size for other in others)} == {together}
 
 
-def test_no_count_batch_and_world_leaves_a_rank_with_one_image() -> None:
+def test_no_rank_ever_gets_a_batch_of_one_image() -> None:
     """All small cases: one image in a step is an error of batch norm in the middle of a training."""
     for count, batch, world in itertools.product(range(2, 70), range(2, 9), range(1, 5)):
         sizes = [len(step.positions) for steps in dealt(count, batch, world) for step in steps]
@@ -80,13 +78,13 @@ def test_no_count_batch_and_world_leaves_a_rank_with_one_image() -> None:
 
 
 @given(st.integers(8, 400), st.integers(4, 17), WORLDS)
-def test_no_step_is_larger_than_asked_and_there_are_no_more_than_needed(count: int, batch: int, world: int) -> None:
+def test_batches_are_as_few_and_as_large_as_allowed(count: int, batch: int, world: int) -> None:
     steps = dealt(count, batch, world)
     assert all(len(step.positions) <= batch for own in steps for step in own)
     assert len(steps[0]) == -(-count // (batch * world))
 
 
-def test_training_is_shuffled_anew_each_epoch_and_the_same_again() -> None:
+def test_each_epoch_has_its_own_reproducible_order() -> None:
     orders = [
         [position for step in loader.training_steps(100, 8, (0, 1, 1), key) for position in step.positions]
         for key in ((0, 0), (0, 1), (1, 0), (0, 0))
@@ -96,7 +94,7 @@ def test_training_is_shuffled_anew_each_epoch_and_the_same_again() -> None:
     assert orders[0] != sorted(orders[0])
 
 
-def test_the_samples_of_a_step_do_not_depend_on_the_number_of_ranks() -> None:
+def test_samples_of_a_step_are_independent_of_world_size() -> None:
     one = loader.training_steps(96, 8, (0, 1, 1), (0, 0))
     four = dealt(96, 2, 4)
     together = [sorted(p for step in steps for p in step.positions) for steps in zip(*four, strict=True)]
@@ -104,7 +102,7 @@ def test_the_samples_of_a_step_do_not_depend_on_the_number_of_ranks() -> None:
 
 
 @given(COUNTS, st.integers(1, 9), st.integers(1, 5), st.integers(1, 5), st.integers(1, 3))
-def test_fewer_ranks_take_the_same_batches_into_the_same_steps(
+def test_fewer_ranks_process_the_same_batches_per_step(
     count: int, batch: int, planned_world_size: int, lost: int, together: int
 ) -> None:
     world = max(1, planned_world_size - lost)
@@ -131,7 +129,7 @@ def test_fewer_ranks_take_the_same_batches_into_the_same_steps(
 
 
 @given(COUNTS, st.integers(1, 9), WORLDS, st.integers(1, 2), st.integers(1, 5))
-def test_batches_together_make_one_step_of_the_optimizer(
+def test_accumulated_batches_form_one_optimizer_step(
     count: int, batch: int, world: int, least: int, together: int
 ) -> None:
     ranks = [
@@ -153,7 +151,7 @@ def test_batches_together_make_one_step_of_the_optimizer(
 
 
 @given(st.integers(1, 60), st.integers(1, 4), WORLDS)
-def test_with_least_1_every_rank_has_an_image_in_every_batch(count: int, batch: int, world: int) -> None:
+def test_min_batch_size_1_gives_every_rank_an_image(count: int, batch: int, world: int) -> None:
     ranks = [loader.training_steps(count, batch, (rank, world, world), (0, 0), 1) for rank in range(world)]
     if count < world:
         assert ranks == [[]] * world
@@ -169,7 +167,7 @@ def test_with_least_1_every_rank_has_an_image_in_every_batch(count: int, batch: 
 
 
 @given(st.integers(0, 200), st.integers(1, 17), st.integers(1, 5))
-def test_a_test_deals_each_sample_once_and_in_order(count: int, batch: int, world: int) -> None:
+def test_evaluation_uses_each_sample_once_in_order(count: int, batch: int, world: int) -> None:
     ranks = [loader.evaluation_steps(count, batch, (rank, world)) for rank in range(world)]
     everything = [position for steps in ranks for step in steps for position in step.positions]
     assert sorted(everything) == list(range(count))
@@ -184,7 +182,7 @@ def test_a_test_deals_each_sample_once_and_in_order(count: int, batch: int, worl
 # Samples
 
 
-def test_positions_go_through_the_data_sets_in_order(reader: SampleReader) -> None:
+def test_positions_follow_the_order_of_datasets(reader: SampleReader) -> None:
     samples = [reader.read(position) for position in range(8)]
     assert [(one.dataset, one.image_id) for one in samples] == [
         *(("north", f"north_{number:02d}") for number in range(5)),
@@ -194,13 +192,13 @@ def test_positions_go_through_the_data_sets_in_order(reader: SampleReader) -> No
     assert all(one.image.shape == (64, 64) and one.mask is not None and one.mask.any() for one in samples)
 
 
-def test_without_a_cache_each_read_goes_to_the_tar(reader: SampleReader) -> None:
+def test_reads_without_a_cache_decode_again(reader: SampleReader) -> None:
     first, again = reader.read(0), reader.read(0)
     assert first is not again
     np.testing.assert_array_equal(first.image, again.image)
 
 
-def test_with_a_cache_a_sample_is_decoded_once(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cached_sample_is_decoded_once(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = cached(prepared)
     first = opened.read(3)
     monkeypatch.setattr(reading, "decode_sample", None)
@@ -209,7 +207,7 @@ def test_with_a_cache_a_sample_is_decoded_once(prepared: Path, monkeypatch: pyte
         opened.read(4)
 
 
-def test_a_cache_takes_no_more_than_its_room(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_stays_within_its_limit(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     big = Sample(**{**vars(cached(prepared).read(0)), "image": np.zeros((640, 640), np.uint8), "mask": None})
     ids = itertools.cycle([f"north_{number:02d}" for number in range(5)])
     monkeypatch.setattr(reading, "decode_sample", lambda *_: replace(big, image_id=next(ids)))
@@ -237,7 +235,7 @@ def equal(one: Sequence[Batch], other: Sequence[Batch]) -> bool:
 STEPS = [Step((5, 0, 3), 6, False), Step((1,), 2), Step((7, 2), 4), Step((4, 6), 4), Step((0, 7), 4), Step((2, 3), 4)]
 
 
-def test_a_batch_holds_what_its_samples_hold(reader: SampleReader) -> None:
+def test_batch_contains_its_samples(reader: SampleReader) -> None:
     found = list(loader.load_batches(reader, STEPS, threads=2))
     assert len(found) == len(STEPS)
     for batch, step in zip(found, STEPS, strict=True):
@@ -257,7 +255,7 @@ def test_a_batch_holds_what_its_samples_hold(reader: SampleReader) -> None:
         assert set(masks.unique().tolist()) == {0.0, 1.0}
 
 
-def test_a_batch_may_go_to_a_device_twice(reader: SampleReader) -> None:
+def test_batch_can_be_moved_twice(reader: SampleReader) -> None:
     (batch,) = loader.load_batches(reader, [Step((3, 1), 2)], 1)
     first, again = batch.to(torch.device("cpu")), batch.to(torch.device("cpu"))
     assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
@@ -275,7 +273,7 @@ def test_threads_and_cache_change_nothing(augmented: bool, prepared: Path, reade
     assert equal(list(loader.load_batches(reader, STEPS, 4, change)), plain)
 
 
-def test_augmented_samples_are_those_of_augment_and_the_cache_keeps_the_originals(prepared: Path) -> None:
+def test_cache_keeps_samples_without_augmentation(prepared: Path) -> None:
     opened = cached(prepared)
     chosen = AugmentSettings(rotate_deg=20.0, flip=1.0)
     before = opened.read(2)
@@ -298,7 +296,7 @@ def test_writing_into_a_batch_does_not_reach_the_cache(prepared: Path) -> None:
     np.testing.assert_array_equal(opened.read(0).image, image)
 
 
-def test_a_sample_without_a_mask_is_tested_with_an_empty_one(reader: SampleReader) -> None:
+def test_sample_without_a_mask_gets_an_empty_one(reader: SampleReader) -> None:
     bare: Callable[[Sample], Sample] = lambda sample: replace(sample, mask=None)  # noqa: E731
     (batch,) = loader.load_batches(reader, [Step((0, 1), 2)], 1, bare)
     assert not batch.masks.any()
@@ -312,7 +310,7 @@ def test_no_steps_are_no_batches(reader: SampleReader) -> None:
 
 @pytest.mark.parametrize("threads", [1, 4])
 @pytest.mark.parametrize("bad", [0, 7])
-def test_an_error_in_a_thread_reaches_whoever_asked(bad: int, threads: int, reader: SampleReader) -> None:
+def test_loader_thread_errors_are_raised(bad: int, threads: int, reader: SampleReader) -> None:
     def fail(sample: Sample) -> Sample:
         if sample.image_id == reader.rows[bad]["image_id"]:
             raise ShardError("torn")
@@ -344,7 +342,7 @@ def test_batches_may_be_left_early(taken: int, reader: SampleReader) -> None:
     assert len(read) <= taken + 4 + 2
 
 
-def test_what_was_asked_for_ahead_is_not_read_after_all(reader: SampleReader, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prefetched_samples_are_cancelled_when_closed(reader: SampleReader, monkeypatch: pytest.MonkeyPatch) -> None:
     go_on = threading.Event()
     read: list[str] = []
 

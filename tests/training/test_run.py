@@ -62,7 +62,7 @@ def data(prepared: Path) -> list[PreparedDataset]:
     ],
     ids=lambda changes: next(iter(changes)),
 )
-def test_what_shapes_the_result_shapes_the_name(changes: dict[str, Any], data: list[PreparedDataset]) -> None:
+def test_settings_that_affect_the_result_change_the_name(changes: dict[str, Any], data: list[PreparedDataset]) -> None:
     assert name_run(changed(**changes), PLAN, data) != name_run(SETTINGS, PLAN, data)
 
 
@@ -84,13 +84,11 @@ def test_what_shapes_the_result_shapes_the_name(changes: dict[str, Any], data: l
     ],
     ids=lambda changes: next(iter(changes)),
 )
-def test_what_does_not_shape_the_result_does_not_shape_the_name(
-    changes: dict[str, Any], data: list[PreparedDataset]
-) -> None:
+def test_settings_without_effect_keep_the_run_name(changes: dict[str, Any], data: list[PreparedDataset]) -> None:
     assert name_run(changed(**changes), PLAN, data) == name_run(SETTINGS, PLAN, data)
 
 
-def test_a_runs_name_tells_plans_and_data_apart(data: list[PreparedDataset]) -> None:
+def test_run_names_differ_by_plan_and_data(data: list[PreparedDataset]) -> None:
     plans = [PLAN, replace(PLAN, fold=1), replace(PLAN, train_on=("south",)), replace(PLAN, protocol="pooled")]
     names = [name_run(SETTINGS, plan, data) for plan in plans]
     other = [replace(data[0], digest="0" * 16), data[1]]
@@ -100,12 +98,12 @@ def test_a_runs_name_tells_plans_and_data_apart(data: list[PreparedDataset]) -> 
     assert names[3].startswith("pooled-fold0-")
 
 
-def test_a_moved_data_set_is_the_same_data(data: list[PreparedDataset]) -> None:
+def test_moved_dataset_keeps_the_run_name(data: list[PreparedDataset]) -> None:
     moved = [replace(part, folder="/elsewhere/" + part.name) for part in data]
     assert name_run(SETTINGS, PLAN, moved) == name_run(SETTINGS, PLAN, data)
 
 
-def test_a_file_of_weights_is_known_by_what_it_holds(data: list[PreparedDataset], tmp_path: Path) -> None:
+def test_weights_file_is_identified_by_content(data: list[PreparedDataset], tmp_path: Path) -> None:
     def name(path: Path) -> str:
         run._digest_file.cache_clear()
         return name_run(changed(model=ModelSettings(encoder="resnet18", weights=str(path))), PLAN, data)

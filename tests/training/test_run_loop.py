@@ -109,7 +109,7 @@ def test_a_run_writes_its_files_and_no_others(finished: Run) -> None:
     assert files == expected | {"metrics.jsonl", "tested.parquet", "run.json"}
 
 
-def test_metrics_has_a_line_an_epoch_with_every_figure(finished: Run) -> None:
+def test_metrics_jsonl_has_a_complete_line_per_epoch(finished: Run) -> None:
     rows = [json.loads(line) for line in (Path(finished.folder) / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == list(range(1, EPOCHS + 1))
     for row in rows:
@@ -121,7 +121,7 @@ def test_metrics_has_a_line_an_epoch_with_every_figure(finished: Run) -> None:
     assert rows[-1]["lr"] < rows[0]["lr"] <= SETTINGS.optim.lr
 
 
-def test_a_tested_image_has_the_group_that_its_folds_were_dealt_by(folders: tuple[str, ...], tmp_path: Path) -> None:
+def test_tested_rows_have_the_group_of_the_split(folders: tuple[str, ...], tmp_path: Path) -> None:
     rows = index_rows(a_run(folders, tmp_path))
     first, second, *_ = [f"{row['dataset']}/{row['image_id']}" for row in rows if row["dataset"] == "south"]
     run = replace(a_run(folders, tmp_path, changed(epochs=1)), linked=((first, second),))
@@ -132,7 +132,7 @@ def test_a_tested_image_has_the_group_that_its_folds_were_dealt_by(folders: tupl
     assert len(set(groups.values())) == len(groups) - 1
 
 
-def test_each_image_is_tested_once_and_none_that_was_trained_on(finished: Run) -> None:
+def test_each_image_is_tested_once_and_never_trained_on(finished: Run) -> None:
     rows = index_rows(finished)
     parts = split(rows, finished.plan)
     table = storage.read_table(f"{finished.folder}/tested.parquet")
@@ -149,7 +149,7 @@ def test_each_image_is_tested_once_and_none_that_was_trained_on(finished: Run) -
     assert {row["run"] for row in tested} == {finished.name}
 
 
-def test_a_linked_image_is_held_out_with_its_double(folders: tuple[str, ...], finished: Run, tmp_path: Path) -> None:
+def test_linked_images_are_held_out_together(folders: tuple[str, ...], finished: Run, tmp_path: Path) -> None:
     (held,) = run_state.start(finished, CPU).split.held_out
     rows = index_rows(finished)
     double = next(i for i, row in enumerate(rows) if row["dataset"] == "north" and i != held)
@@ -184,7 +184,7 @@ def test_tested_rows_hold_together(finished: Run) -> None:
         assert (row["hd95_px"] is None) == (row["assd_px"] is None) == (row["tp"] + row["fp"] == 0)
 
 
-def test_run_json_says_how_every_figure_was_made(finished: Run) -> None:
+def test_run_json_documents_its_metrics(finished: Run) -> None:
     summary = storage.read_json(f"{finished.folder}/run.json")
     assert summary["schema"] == SCHEMA
     assert summary["run"] == finished.name
@@ -291,7 +291,7 @@ def uninterrupted(
     return run, go_until(run, lambda _: False)
 
 
-def test_a_run_killed_at_every_batch_and_every_write_ends_as_if_it_had_not_been(
+def test_run_killed_at_every_event_gives_the_same_result(
     uninterrupted: tuple[Run, list[Event]], tmp_path: Path
 ) -> None:
     """One after the other in one run: each start gets as far as the first event that it was not killed at before."""
@@ -310,19 +310,7 @@ def test_a_run_killed_at_every_batch_and_every_write_ends_as_if_it_had_not_been(
     same_result(run, whole)
 
 
-@pytest.mark.parametrize("share", [0.4, 0.8])
-def test_a_run_killed_once_ends_as_if_it_had_not_been(
-    share: float, uninterrupted: tuple[Run, list[Event]], tmp_path: Path
-) -> None:
-    whole, events = uninterrupted
-    run = replace(whole, folder=str(tmp_path))
-    end = events[int(share * len(events))]
-    assert go_until(run, lambda event: event == end)[-1] == ("killed",)
-    assert go_until(run, lambda _: False)[-1] != ("killed",)
-    same_result(run, whole)
-
-
-def test_a_checkpoint_is_written_within_an_epoch_after_so_many_steps(folders: tuple[str, ...], tmp_path: Path) -> None:
+def test_checkpoint_is_written_every_save_steps(folders: tuple[str, ...], tmp_path: Path) -> None:
     def saved(name: str, **changes: Any) -> list[str]:
         run = a_run(folders, tmp_path / name, KINDS["accumulating"].model_copy(update=changes))
         return [event[0].split("/")[2] for event in go_until(run, lambda _: False) if event[0].endswith("config.json")]
@@ -333,9 +321,7 @@ def test_a_checkpoint_is_written_within_an_epoch_after_so_many_steps(folders: tu
     assert saved("plain", optim=plain, save_steps=3, epochs=1) == ["epoch-0000-step-00000003", "epoch-0001"]
 
 
-def test_a_run_that_goes_on_within_an_epoch_does_not_repeat_its_batches(
-    folders: tuple[str, ...], tmp_path: Path
-) -> None:
+def test_resuming_within_an_epoch_repeats_no_batch(folders: tuple[str, ...], tmp_path: Path) -> None:
     run = a_run(folders, tmp_path, KINDS["accumulating"])
     go_until(run, lambda event: event[:3] == ("shown", "1", "3"))
     training = run_state.start(run, CPU)
@@ -369,7 +355,7 @@ def same_state(one: Any, other: Any) -> None:
         assert one == other
 
 
-def test_a_finished_run_entered_again_does_not_train(finished: Run) -> None:
+def test_finished_run_is_not_trained_again(finished: Run) -> None:
     files = [path for path in Path(finished.folder).rglob("*") if path.is_file()]
     before = {path: path.read_bytes() for path in files}
     shown: list[Progress] = []
@@ -380,7 +366,7 @@ def test_a_finished_run_entered_again_does_not_train(finished: Run) -> None:
     assert json.loads(json.dumps(again))["tested"] == storage.read_json(f"{finished.folder}/run.json")["tested"]
 
 
-def test_a_damaged_checkpoint_is_not_gone_on_from(folders: tuple[str, ...], finished: Run, tmp_path: Path) -> None:
+def test_damaged_checkpoint_is_not_resumed(folders: tuple[str, ...], finished: Run, tmp_path: Path) -> None:
     run = a_run(folders, tmp_path)
     assert go_until(run, lambda event: event[:3] == ("shown", "2", "1"))[-1] == ("killed",)
     weights = tmp_path / "checkpoint" / "epoch-0001" / "model.safetensors"
@@ -389,9 +375,7 @@ def test_a_damaged_checkpoint_is_not_gone_on_from(folders: tuple[str, ...], fini
     same_result(run, finished)
 
 
-def test_what_began_in_another_precision_or_with_more_threads_goes_on_as_it_began(
-    folders: tuple[str, ...], tmp_path: Path
-) -> None:
+def test_resumed_run_keeps_threads_and_refuses_another_device(folders: tuple[str, ...], tmp_path: Path) -> None:
     run = a_run(folders, tmp_path, changed(epochs=1))
     go(run)
     (config,) = tmp_path.glob("checkpoint/*/config.json")
@@ -406,7 +390,7 @@ def test_what_began_in_another_precision_or_with_more_threads_goes_on_as_it_bega
         run_state.start(run, CPU)
 
 
-def test_an_adapted_model_is_not_trained_on(folders: tuple[str, ...], tmp_path: Path) -> None:
+def test_adapted_model_is_not_trained_further(folders: tuple[str, ...], tmp_path: Path) -> None:
     run = a_run(folders, tmp_path, changed(epochs=1))
     go(run)
     (config,) = tmp_path.glob("checkpoint/*/config.json")
@@ -434,7 +418,7 @@ def prepare(records: list[Any], out: Path, size: int = 64) -> tuple[str, ...]:
     return tuple(catalog.find_datasets([str(out)]))
 
 
-def test_an_image_without_a_mask_is_neither_learnt_from_nor_tested_on(archive: Path, tmp_path: Path) -> None:
+def test_image_without_a_mask_is_not_used(archive: Path, tmp_path: Path) -> None:
     records = sources.discover(str(archive / "north"), "north")
     rows = [{**asdict(one), "pixel_digest": one.image_id} for one in records]
     parts = split(rows, PLAN)
@@ -456,7 +440,7 @@ def test_too_few_images_for_the_workers_are_refused(
         run_state.start(run, CPU)
 
 
-def test_a_fold_that_holds_nobody_is_refused(folders: tuple[str, ...], tmp_path: Path) -> None:
+def test_empty_fold_is_refused(folders: tuple[str, ...], tmp_path: Path) -> None:
     plan = replace(PLAN, folds=1000)
     with pytest.raises(SettingsError, match=r"the held-out subset has none of 5 images.*lower --folds \(now 1000\)"):
         run_state.start(a_run(folders, tmp_path, plan=plan), CPU)
@@ -484,7 +468,7 @@ def scripted(dice: Sequence[float], monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("ema_decay", [0.0, 0.9])
-def test_training_stops_after_so_many_epochs_without_a_better_one_and_tests_the_best(
+def test_early_stopping_tests_the_best_epoch(
     ema_decay: float, folders: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scripted([0.5, 0.6, 0.55, 0.6, 0.59, 0.9], monkeypatch)  # as good again is not better
@@ -505,7 +489,7 @@ def test_training_stops_after_so_many_epochs_without_a_better_one_and_tests_the_
     assert checkpoint.find_all(str(tmp_path))[0].config["trained"] is True
 
 
-def test_the_best_of_all_epochs_is_tested_where_none_ends_the_training_early(
+def test_best_epoch_is_tested_without_an_early_stop(
     folders: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scripted([0.7, 0.6, 0.5], monkeypatch)
@@ -513,7 +497,7 @@ def test_the_best_of_all_epochs_is_tested_where_none_ends_the_training_early(
     assert (summary["epochs"], summary["best_epoch"]) == (EPOCHS, 1)
 
 
-def test_the_validation_fold_is_neither_learnt_from_nor_tested_on(
+def test_validation_fold_is_not_trained_or_tested_on(
     folders: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     learnt: set[str] = set()
@@ -550,7 +534,7 @@ def test_the_validation_fold_is_neither_learnt_from_nor_tested_on(
     assert all(row["validation_images"] == 1 and "held_out_dice" not in row for row in rows)
 
 
-def test_the_threshold_is_chosen_on_the_validation_fold_and_recorded(
+def test_threshold_is_selected_on_the_validation_fold(
     folders: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run_state, "build_network", lambda _: ByGrey())
@@ -570,7 +554,7 @@ def test_the_threshold_is_chosen_on_the_validation_fold_and_recorded(
 # Numbers of a whole run
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_with_its_rate(folders: tuple[str, ...], tmp_path: Path) -> None:
+def test_infinite_loss_ends_the_run_with_its_rate(folders: tuple[str, ...], tmp_path: Path) -> None:
     settings = changed(optim=OptimSettings(lr=10.0), epochs=50, augment=AugmentSettings(), compute=FROZEN)
     run = a_run(folders, tmp_path, settings)
     training = run_state.start(run, CPU)
@@ -602,7 +586,7 @@ def test_batches_get_scheduled_rates_and_distinct_seeds(
 
 
 @pytest.mark.parametrize("asked", [False, True])
-def test_determinism_is_asked_of_torch_for_the_run_alone(
+def test_deterministic_mode_ends_with_the_run(
     asked: bool, folders: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # so that the test leaves none behind
@@ -613,7 +597,7 @@ def test_determinism_is_asked_of_torch_for_the_run_alone(
     assert not torch.are_deterministic_algorithms_enabled()
 
 
-def test_a_run_in_bf16_is_measured_in_fp32(folders: tuple[str, ...], tmp_path: Path) -> None:
+def test_bf16_run_is_evaluated_in_fp32(folders: tuple[str, ...], tmp_path: Path) -> None:
     run = a_run(folders, tmp_path, changed(epochs=1, compute=ComputeSettings(precision="bf16")))
     training = run_state.start(run, CPU)
     seen: set[torch.dtype] = set()

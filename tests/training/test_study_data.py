@@ -26,18 +26,18 @@ def prepare(records: list[Any], out: Path, size: int = 64) -> tuple[str, ...]:
     return tuple(catalog.find_datasets([str(out)]))
 
 
-def test_data_sets_come_in_the_order_in_which_they_were_named(folders: tuple[str, ...]) -> None:
+def test_datasets_keep_the_given_order(folders: tuple[str, ...]) -> None:
     data = study_data.open_training_data(folders[::-1])
     assert [(part.name, part.index.num_rows) for part in data] == [("south", 3), ("north", 5)]
 
 
-def test_data_without_any_mask_cannot_be_trained_on(archive: Path, tmp_path: Path) -> None:
+def test_dataset_without_masks_is_refused(archive: Path, tmp_path: Path) -> None:
     maskless = prepare(sources.pair_folders(str(archive / "south" / "images"), "", "maskless"), tmp_path)
     with pytest.raises(InputError, match="maskless: none of 3 images has a mask: training needs masks"):
         study_data.open_training_data(maskless)
 
 
-def test_images_without_a_mask_are_left_out_aloud(
+def test_images_without_a_mask_are_logged_and_skipped(
     archive: Path, folders: tuple[str, ...], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     records = sources.discover(str(archive / "south"), "mixed")
@@ -58,7 +58,7 @@ def test_data_prepared_differently_cannot_be_mixed(archive: Path, folders: tuple
     assert "(found --preprocess.size 80, expected 64)" in str(caught.value)
 
 
-def test_one_name_for_two_data_sets_is_refused(folders: tuple[str, ...]) -> None:
+def test_two_datasets_of_one_name_are_refused(folders: tuple[str, ...]) -> None:
     with pytest.raises(InputError, match="a second dataset named north"):
         study_data.open_training_data([folders[0], folders[0]])
 
@@ -77,7 +77,7 @@ def test_masks_of_other_classes_are_refused(folders: tuple[str, ...], monkeypatc
     ("images", "workers", "least", "refused"),
     [(6, 3, 2, False), (5, 3, 2, True), (3, 3, 1, False), (2, 3, 1, True), (2, 1, 2, False), (1, 1, 2, True)],
 )
-def test_every_rank_needs_its_least_of_images(images: int, workers: int, least: int, refused: bool) -> None:
+def test_every_rank_needs_min_batch_size_images(images: int, workers: int, least: int, refused: bool) -> None:
     parts = Split(tuple(range(images)), (90,), ())
     if not refused:
         study_data.require_enough_images(parts, "run", workers, least)

@@ -32,7 +32,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_each_epoch_is_on_disk_once_it_is_added(tmp_path: Path) -> None:
+def test_each_epoch_is_written_immediately(tmp_path: Path) -> None:
     path = tmp_path / "run" / "metrics.jsonl"
     log = MetricsLog(str(path), 0)
     assert not path.exists()
@@ -42,7 +42,7 @@ def test_each_epoch_is_on_disk_once_it_is_added(tmp_path: Path) -> None:
     assert path.read_bytes().endswith(b"}\n")
 
 
-def test_a_restart_in_mid_run_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_restart_appends_to_the_log(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     first = MetricsLog(str(path), 0)
     first.add(row(1))
@@ -52,7 +52,7 @@ def test_a_restart_in_mid_run_goes_on_where_it_was(tmp_path: Path) -> None:
     assert lines(path) == second.rows == [row(1), row(2), row(3)]
 
 
-def test_an_epoch_that_is_redone_has_one_line_the_last(tmp_path: Path) -> None:
+def test_repeated_epoch_replaces_its_line(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     first = MetricsLog(str(path), 0)
     for epoch in (1, 2):
@@ -73,7 +73,7 @@ def test_opening_the_log_changes_nothing_on_disk(tmp_path: Path) -> None:
     assert lines(path) == [row(1), row(2)]
 
 
-def test_a_write_that_fails_leaves_the_lines_that_were_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_write_keeps_the_earlier_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "metrics.jsonl"
     log = MetricsLog(str(path), 0)
     log.add(row(1))
@@ -151,9 +151,7 @@ def test_disabled_starts_nothing_and_takes_everything(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_is_named_grouped_and_resumed_alike_on_every_start(
-    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_start_resumes_the_same_wandb_run(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = started(monkeypatch, FakeRun())
     for folder in (tmp_path / "one", tmp_path / "one", tmp_path / "other"):
         mirror(OFFLINE, folder)
@@ -167,7 +165,7 @@ def test_a_run_is_named_grouped_and_resumed_alike_on_every_start(
     assert first["id"] == again["id"] != other["id"]
 
 
-def test_lines_and_summary_are_mirrored_and_the_run_is_ended(
+def test_epochs_and_summary_are_logged_and_the_run_ends(
     tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = FakeRun()
@@ -178,9 +176,7 @@ def test_lines_and_summary_are_mirrored_and_the_run_is_ended(
     assert run.calls == [("log", (row(1), 1)), ("summary", {"dice": 0.9}), ("finish", 0)]
 
 
-def test_a_run_that_fails_is_marked_so_and_its_error_goes_on(
-    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_run_is_marked_and_its_error_raised(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = FakeRun()
     started(monkeypatch, run)
     with pytest.raises(KeyError, match="a bug"), mirror(OFFLINE, tmp_path):
@@ -193,7 +189,7 @@ def test_a_run_that_fails_is_marked_so_and_its_error_goes_on(
     [wandb.errors.CommError("no server"), wandb.errors.UsageError("no key"), OSError("read-only"), ValueError("mode")],
     ids=lambda error: type(error).__name__,
 )
-def test_a_start_that_fails_is_told_and_training_goes_on(
+def test_failed_start_is_logged_and_training_continues(
     error: Exception,
     tmp_path: Path,
     home: Path,
@@ -208,7 +204,7 @@ def test_a_start_that_fails_is_told_and_training_goes_on(
     assert "metrics.jsonl" in caplog.text
 
 
-def test_with_a_key_and_no_way_to_the_server_it_is_written_offline(
+def test_unreachable_server_falls_back_to_offline(
     tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
@@ -232,7 +228,7 @@ def test_with_a_key_and_no_way_to_the_server_it_is_written_offline(
 
 
 @pytest.mark.parametrize("broken", ["log", "summary", "finish"])
-def test_whatever_fails_later_is_told_once_and_training_goes_on(
+def test_later_failure_is_logged_once_and_training_continues(
     broken: str, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = FakeRun(broken)
@@ -246,7 +242,7 @@ def test_whatever_fails_later_is_told_once_and_training_goes_on(
     assert run.calls[-1][0] == broken  # nothing more is asked of a run that failed
 
 
-def test_a_folder_that_cannot_be_made_is_told_and_training_goes_on(
+def test_unusable_folder_is_logged_and_training_continues(
     tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     asked = started(monkeypatch, FakeRun())
@@ -257,7 +253,7 @@ def test_a_folder_that_cannot_be_made_is_told_and_training_goes_on(
     assert "W&B could not start" in caplog.text
 
 
-def test_a_run_in_a_bucket_keeps_its_mirror_in_the_users_cache(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_folder_of_bucket_runs_is_the_cache(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = started(monkeypatch, FakeRun())
     WandbMirror(OFFLINE, "study", "run", "s3://bucket/runs/study/run", {})
     assert asked[0]["dir"] == str(home / ".cache" / "lungseg" / "wandb")
@@ -277,7 +273,7 @@ def test_a_run_in_a_bucket_keeps_its_mirror_in_the_users_cache(home: Path, monke
         ("offline", {"WANDB_API_KEY": "k", "WANDB_MODE": "online"}, "", "offline"),
     ],
 )
-def test_online_wants_a_key_and_what_is_set_wins(
+def test_mode_follows_settings_environment_and_key(
     chosen: Any,
     environment: dict[str, str],
     netrc: str,
@@ -301,7 +297,7 @@ def test_wandb_mode_disabled_starts_nothing(tmp_path: Path, home: Path, monkeypa
     assert asked == []
 
 
-def test_wandb_itself_writes_an_offline_run_without_a_key(tmp_path: Path, home: Path) -> None:
+def test_real_wandb_writes_an_offline_run(tmp_path: Path, home: Path) -> None:
     with mirror(WandbSettings(), tmp_path / "run") as offline:
         offline.log_epoch(row(1))
         offline.set_summary({"dice": 0.9})
@@ -348,9 +344,7 @@ def records_so_far(path: Path) -> list[Any]:
     return found
 
 
-def test_an_offline_run_of_a_real_training_says_what_metrics_jsonl_says(
-    prepared: Path, tmp_path: Path, home: Path
-) -> None:
+def test_offline_run_equals_metrics_jsonl(prepared: Path, tmp_path: Path, home: Path) -> None:
     settings = TrainSettings(
         study="first",
         folds=3,
@@ -392,7 +386,7 @@ def test_an_offline_run_of_a_real_training_says_what_metrics_jsonl_says(
     assert [record.exit.exit_code for record in records if record.WhichOneof("record_type") == "exit"] == [0]
 
 
-def test_the_summary_of_a_study_is_a_run_of_its_group(tmp_path: Path, home: Path) -> None:
+def test_study_table_is_logged_as_a_summary_run(tmp_path: Path, home: Path) -> None:
     grid = (["trained on", "a"], [["a (pooled)", "0.962 [0.958, 0.966]*"]])
     for _ in range(2):
         log_study_table(WandbSettings(), str(tmp_path / "first"), grid)
@@ -429,7 +423,7 @@ def test_pictures_and_checkpoints_go_where_asked(tmp_path: Path, home: Path, cap
     assert [(one.name, one.type) for one in artifacts] == [("pooled-fold0", "model")]
 
 
-def test_nothing_is_given_that_was_not_asked_for(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_and_artifacts_are_off_by_default(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = FakeRun()
     started(monkeypatch, run)
     with mirror(OFFLINE, tmp_path) as silent:
@@ -438,7 +432,7 @@ def test_nothing_is_given_that_was_not_asked_for(tmp_path: Path, home: Path, mon
     assert run.calls == [("finish", 0)]
 
 
-def test_an_upload_that_takes_too_long_is_left_to_itself(
+def test_slow_upload_does_not_delay_the_end(
     tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Slow(FakeRun):
@@ -456,7 +450,7 @@ def test_an_upload_that_takes_too_long_is_left_to_itself(
     assert asked[0]["settings"].finish_timeout == 0.2
 
 
-def test_a_mode_that_wandb_refuses_is_told_and_training_goes_on(
+def test_invalid_mode_is_logged_and_training_continues(
     tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "nonsense")

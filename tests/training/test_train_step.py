@@ -98,7 +98,7 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 # A step
 
 
-def test_a_step_is_that_of_adamw_for_the_mean_over_the_images() -> None:
+def test_step_equals_adamw_on_the_mean_loss() -> None:
     learn, plain = a_learner(a_settings(weight_decay=0.1)), Pixelwise()
     optimizer = torch.optim.AdamW(plain.parameters(), weight_decay=0.1)
     for rate, seeds in ((0.2, (0, 1, 2)), (0.05, (3, 4)), (0.01, (5,))):
@@ -116,13 +116,13 @@ def test_a_step_is_that_of_adamw_for_the_mean_over_the_images() -> None:
             torch.testing.assert_close(one, other)
 
 
-def test_a_rank_with_part_of_a_global_batch_takes_its_share_of_the_step(gradients: Grads) -> None:
+def test_rank_weights_its_share_of_a_global_batch(gradients: Grads) -> None:
     a_learner()(a_batch(0, 1), 0.1)
     a_learner()(a_batch(0, 1, global_size=8), 0.1)
     torch.testing.assert_close(gradients[1], [grad / 4 for grad in gradients[0]])
 
 
-def test_training_lowers_the_loss_and_finds_the_square() -> None:
+def test_training_learns_a_square() -> None:
     learn = a_learner(a_settings(ComputeSettings()), network())
     losses = [float(learn(a_batch(*seeds), 1e-2).mean()) for _ in range(12) for seeds in ((0, 1, 2, 3), (4, 5, 6, 7))]
     assert sum(losses[-2:]) < 0.6 * sum(losses[:2])
@@ -132,7 +132,7 @@ def test_training_lowers_the_loss_and_finds_the_square() -> None:
 # Several batches a step
 
 
-def test_batches_together_have_the_gradient_of_one_great_batch(gradients: Grads) -> None:
+def test_accumulated_gradient_equals_one_large_batch(gradients: Grads) -> None:
     """With frozen batch norm; else it sees fewer images at a time."""
     great, parts = (a_learner(a_settings(accumulate_steps=n), network()) for n in (1, 2))
     for learn, batch, together in ((great, 4, 1), (parts, 2, 2)):
@@ -145,7 +145,7 @@ def test_batches_together_have_the_gradient_of_one_great_batch(gradients: Grads)
     assert norm([a - b for a, b in zip(gradients[0], gradients[3], strict=True)]) < 1e-5 * norm(gradients[0])
 
 
-def test_batches_of_unequal_size_together_are_one_mean_over_images(gradients: Grads) -> None:
+def test_unequal_batches_of_a_step_form_one_mean(gradients: Grads) -> None:
     learn, whole = a_learner(), a_learner()
     first = {name: value.clone() for name, value in learn.model.named_parameters()}
     learn(a_batch(0, 1, 2, global_size=4, is_last_in_step=False), 0.1)
@@ -156,7 +156,7 @@ def test_batches_of_unequal_size_together_are_one_mean_over_images(gradients: Gr
     torch.testing.assert_close(gradients[0], gradients[1])
 
 
-def test_the_gradient_of_one_step_is_not_part_of_the_next(gradients: Grads) -> None:
+def test_gradients_are_reset_after_each_step(gradients: Grads) -> None:
     learn = a_learner()
     for _ in range(2):
         learn(a_batch(0), 0.0)
@@ -166,7 +166,7 @@ def test_the_gradient_of_one_step_is_not_part_of_the_next(gradients: Grads) -> N
 # Clipping
 
 
-def test_a_long_gradient_is_cut_to_the_norm_and_keeps_its_direction(gradients: Grads) -> None:
+def test_long_gradient_is_clipped_in_its_direction(gradients: Grads) -> None:
     for clip in (0.0, 1e-3):
         a_learner(a_settings(clip_norm=clip), network())(a_batch(0, 1), 1e-3)
     free, clipped = gradients
@@ -183,7 +183,7 @@ def test_a_short_gradient_is_left_alone(gradients: Grads) -> None:
     torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=0)
 
 
-def test_what_is_clipped_is_the_whole_step_and_not_each_of_its_batches(gradients: Grads) -> None:
+def test_clipping_applies_to_the_whole_step(gradients: Grads) -> None:
     learn = a_learner(a_settings(clip_norm=1e-3, accumulate_steps=2))
     learn(a_batch(0, global_size=2, is_last_in_step=False), 0.0)
     learn(a_batch(1, global_size=2), 0.0)
@@ -196,7 +196,7 @@ def test_what_is_clipped_is_the_whole_step_and_not_each_of_its_batches(gradients
 
 
 @pytest.mark.parametrize("ema", [0.3, 0.9])
-def test_the_moving_average_is_that_of_its_formula(ema: float) -> None:
+def test_moving_average_follows_its_formula(ema: float) -> None:
     learn = a_learner(a_settings(ema_decay=ema))
     average: dict[str, float] = {}
     for update in range(1, 16):
@@ -212,7 +212,7 @@ def test_the_moving_average_is_that_of_its_formula(ema: float) -> None:
     assert found["seen"] < now["seen"] == found["count"]
 
 
-def test_the_moving_average_follows_steps_and_not_batches() -> None:
+def test_moving_average_updates_once_per_step() -> None:
     learn = a_learner(a_settings(ema_decay=0.5, accumulate_steps=2))
     before = learn.weights()
     learn(a_batch(0, global_size=2, is_last_in_step=False), 0.1)
@@ -221,7 +221,7 @@ def test_the_moving_average_follows_steps_and_not_batches() -> None:
     assert not same(learn.weights(), before)
 
 
-def test_without_a_moving_average_there_is_no_second_network() -> None:
+def test_no_moving_average_keeps_one_network() -> None:
     learn = a_learner()
     assert learn.eval_model is learn.model
     assert "model" not in learn.state()
@@ -230,7 +230,7 @@ def test_without_a_moving_average_there_is_no_second_network() -> None:
 # Weights and state
 
 
-def test_weights_are_a_copy_that_training_does_not_change() -> None:
+def test_weights_are_a_copy() -> None:
     learn = a_learner(a_settings(ComputeSettings()), network())
     kept = learn.weights()
     before = {name: value.clone() for name, value in kept.items()}
@@ -242,7 +242,7 @@ def test_weights_are_a_copy_that_training_does_not_change() -> None:
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.8])
-def test_what_is_loaded_goes_on_to_the_bit(ema: float) -> None:
+def test_loaded_state_continues_bit_for_bit(ema: float) -> None:
     settings = a_settings(ComputeSettings(), ema_decay=ema, weight_decay=0.1)
     whole = a_learner(settings, network())
     for step in range(3):
@@ -272,7 +272,7 @@ def statistics(model: nn.Module) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("mode", ["frozen", "auto", "local"])
-def test_frozen_batch_norm_keeps_its_statistics_and_learns_its_scale_and_shift(mode: str) -> None:
+def test_frozen_batch_norm_trains_scale_and_shift_only(mode: str) -> None:
     model = network()
     learn = a_learner(a_settings(ComputeSettings(batch_norm=mode)), model)  # type: ignore[arg-type]
     before = statistics(model)
@@ -287,7 +287,7 @@ def test_frozen_batch_norm_keeps_its_statistics_and_learns_its_scale_and_shift(m
     assert model.training
 
 
-def test_with_frozen_batch_norm_one_image_is_a_batch_and_without_it_is_none() -> None:
+def test_batch_of_one_image_needs_frozen_batch_norm() -> None:
     for mode, refused in (("frozen", False), ("local", True)):
         learn = a_learner(a_settings(FROZEN), network())
         learn._settings = learn._settings.model_copy(update={"compute": ComputeSettings(batch_norm=mode)})  # type: ignore[arg-type]
@@ -298,7 +298,7 @@ def test_with_frozen_batch_norm_one_image_is_a_batch_and_without_it_is_none() ->
             assert math.isfinite(float(learn(a_batch(0), 1e-2)))
 
 
-def test_sync_batch_norm_computes_what_the_network_did(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sync_batch_norm_keeps_the_network_function(monkeypatch: pytest.MonkeyPatch) -> None:
     """timm's batch norm holds an activation too, which torch's conversion drops: silently another network."""
     monkeypatch.setattr(train_step, "rank_and_world_size", lambda: (0, 2))
     model = network().train()
@@ -320,7 +320,7 @@ def test_sync_batch_norm_computes_what_the_network_did(monkeypatch: pytest.Monke
         assert train_step._with_batch_norm(model, mode, torch.device(kind)) is model  # type: ignore[arg-type]
 
 
-def test_sync_batch_norm_wants_several_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sync_batch_norm_needs_several_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     for world in (1, 2):
         monkeypatch.setattr(train_step, "rank_and_world_size", lambda world=world: (0, world))
         with pytest.raises(ResourceError, match="sync needs several GPUs: pass auto, local or frozen"):
@@ -341,7 +341,7 @@ def test_sync_batch_norm_wants_several_gpus(monkeypatch: pytest.MonkeyPatch) -> 
         ("bf16", "cpu", False, "bf16"),
     ],
 )
-def test_the_precision_is_what_the_device_has(
+def test_auto_precision_follows_the_device(
     asked: Any, device: str, has_bf16: bool, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: has_bf16)
@@ -353,7 +353,7 @@ def test_fp16_on_a_cpu_is_refused() -> None:
         a_learner(a_settings(ComputeSettings(precision="fp16")))
 
 
-def test_bf16_on_a_cpu_learns_and_keeps_its_weights_in_fp32() -> None:
+def test_bf16_trains_on_a_cpu_with_fp32_weights() -> None:
     losses: dict[str, list[float]] = {}
     for kind in ("fp32", "bf16"):
         learn = a_learner(a_settings(ComputeSettings(precision=kind)), network())  # type: ignore[arg-type]
@@ -366,7 +366,7 @@ def test_bf16_on_a_cpu_learns_and_keeps_its_weights_in_fp32() -> None:
     assert losses["bf16"] != losses["fp32"]
 
 
-def test_a_compiled_network_learns_the_same_and_bears_the_same_names(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_network_trains_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[int] = []
 
     def backend(graph: torch.fx.GraphModule, _: list[Tensor]) -> Any:
@@ -388,7 +388,7 @@ def test_a_compiled_network_learns_the_same_and_bears_the_same_names(monkeypatch
 
 
 @pytest.mark.parametrize("asked", [False, True])
-def test_determinism_ends_with_its_block(asked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deterministic_mode_ends_with_its_block(asked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "whatever it was")  # so that it is put back afterwards
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
     before = torch.are_deterministic_algorithms_enabled()
@@ -422,7 +422,7 @@ def test_a_constant_learning_rate_is_constant(total: int, lr: float, data: st.Da
 
 
 @given(st.integers(2, 500), schedules)
-def test_a_schedule_rises_to_its_peak_over_the_warm_up_and_falls(total: int, settings: OptimSettings) -> None:
+def test_schedule_rises_over_the_warmup_then_falls(total: int, settings: OptimSettings) -> None:
     found = rates(total, settings)
     warm = max(1, round(total * settings.warmup))
     assert max(found) == pytest.approx(settings.lr)
@@ -433,7 +433,7 @@ def test_a_schedule_rises_to_its_peak_over_the_warm_up_and_falls(total: int, set
 
 
 @given(st.integers(40, 500), schedules)
-def test_a_schedule_begins_low_and_ends_near_nothing(total: int, settings: OptimSettings) -> None:
+def test_schedule_starts_low_and_ends_near_zero(total: int, settings: OptimSettings) -> None:
     found = [rate / settings.lr for rate in rates(total, settings)]
     warm = max(1, round(total * settings.warmup))
     if settings.schedule == "one-cycle":
