@@ -53,7 +53,7 @@ def ray_cluster() -> Iterator[None]:
 def _train(prepared: Path, folder: Path, fold: int) -> None:
     import torch
 
-    from lungseg.training import run_loop, study_data
+    from lungseg.training import run_loop, run_state, study_data
     from lungseg.training.run import Run
 
     settings = TrainSettings(
@@ -68,7 +68,7 @@ def _train(prepared: Path, folder: Path, fold: int) -> None:
     data = study_data.open_training_data(settings.data)
     (plan,) = folds.plan_study(("pooled",), [part.name for part in data], 2, (fold,), 0)
     run = Run(settings, plan, settings.data, folder.name, str(folder))
-    run_loop.finish(run_loop.start(run, torch.device("cpu")), lambda _: None)
+    run_loop.finish(run_state.start(run, torch.device("cpu")), lambda _: None)
 
 
 @pytest.fixture(scope="session")
