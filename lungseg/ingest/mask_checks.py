@@ -42,7 +42,7 @@ def read_mask(
     record: Record,
     image: Grey,
     settings: PreprocessSettings,
-    odd: OddMasks,
+    odd_masks: OddMasks,
     read: Callable[[str], bytes] = storage.read_bytes,
 ) -> CheckedMask | None:
     """Read a record's masks of the requested classes and check them; return None without a mask of the lungs.
@@ -64,7 +64,7 @@ def read_mask(
         mask, resized = resize_to_image(decoded, image.shape, display_name, record.image_id)
         masks.append((name, mask))
         repairs += resized
-    checked = check_mask(masks, image, record.image_id, settings.classes, odd)
+    checked = check_mask(masks, image, record.image_id, settings.classes, odd_masks)
     return replace(checked, repairs=(*repairs, *checked.repairs))
 
 
@@ -94,7 +94,7 @@ def resize_to_image(mask: U8, shape: tuple[int, ...], display_name: str, image_i
 
 
 def check_mask(
-    masks: Sequence[tuple[str, U8]], image: Grey, image_id: str, classes: Sequence[str], odd: OddMasks
+    masks: Sequence[tuple[str, U8]], image: Grey, image_id: str, classes: Sequence[str], odd_masks: OddMasks
 ) -> CheckedMask:
     """Join masks, repair the lungs, and check them against their image.
 
@@ -103,7 +103,7 @@ def check_mask(
 
     Raises:
         ImageError: `mask_empty`, `mask_full`, `mask_border`, `mask_area`, `mask_orientation`, `mask_components`; with
-            odd `reject` also the code of a flag.
+            odd_masks `reject` also the code of a flag.
 
     """
     lungs, *others = [mask for name, mask in masks if name == _LUNG]
@@ -122,7 +122,7 @@ def check_mask(
     refuse_wrong_orientation(lungs, thumb, visible_area.visible, display_name)
     _refuse_components(lungs, lung_px, component_areas, visible_area.columns, display_name)
     flags = _flags(touches_border, component_areas)
-    if flags and odd == "reject":
+    if flags and odd_masks == "reject":
         raise ImageError(flags[0].code, f"{display_name} {flags[0].message}: correct it, or pass --odd-masks flag")
     if tuple(classes) == (_LUNG,):
         return CheckedMask(lungs, area, repairs, flags)

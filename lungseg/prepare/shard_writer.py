@@ -33,10 +33,10 @@ def write_shard(plan: ShardPlan, key: bytes | None = None) -> Row:
     finished = _finished_part(plan, inputs_digest)
     if finished is not None:
         return {**_counts(finished), "kept": True, "seconds": {}}
-    deaths = _mark_begun(plan)
+    crashes = _mark_begun(plan)
     try:
-        return _write_new(plan, key, inputs_digest, isolated=deaths >= ISOLATE_AFTER)
-    except Exception:  # only a process that dies leaves the marker behind
+        return _write_new(plan, key, inputs_digest, isolated=crashes >= ISOLATE_AFTER)
+    except Exception:  # only a crash leaves the marker behind
         storage.delete(_marker_path(plan))
         raise
 
@@ -66,18 +66,18 @@ def _write_files(plan: ShardPlan, tar: bytes, inputs_digest: str, records: list[
 
 
 def _mark_begun(plan: ShardPlan) -> int:
-    """Mark this tar as begun; return how many worker processes died while they wrote it.
+    """Mark this tar as begun; return how many worker processes crashed while they wrote it.
 
     Raises:
-        InputError: too many died.
+        InputError: too many crashed.
 
     """
     path = _marker_path(plan)
-    deaths = mark_started(path)
-    if deaths > MAX_CRASHES:
+    crashes = mark_started(path)
+    if crashes > MAX_CRASHES:
         storage.delete(path)
-        raise InputError(too_many_crashes(f"{plan.folder}/{plan.name}.tar", deaths))
-    return deaths
+        raise InputError(too_many_crashes(f"{plan.folder}/{plan.name}.tar", crashes))
+    return crashes
 
 
 def _part_path(plan: ShardPlan) -> str:

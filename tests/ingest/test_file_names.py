@@ -1,4 +1,4 @@
-"""Names that are images, names that are litter, and ids."""
+"""Images and system files are recognised by name; ids and dataset names are safe and unique."""
 
 import re
 
@@ -24,24 +24,24 @@ OTHERS = [
 
 
 @pytest.mark.parametrize("name", [*IMAGES, *OTHERS])
-def test_a_name_tells_an_image(name: str) -> None:
+def test_images_are_recognised_by_name(name: str) -> None:
     assert file_names.is_image(name) == (name in IMAGES)
 
 
 @pytest.mark.parametrize("path", [".a.png", "x/.git/a.png", "__MACOSX/a.png", "x/Thumbs.db", "desktop.ini", "._a"])
-def test_litter(path: str) -> None:
+def test_system_files_are_recognised(path: str) -> None:
     assert file_names.is_system_file(path)
 
 
 @pytest.mark.parametrize("path", ["a.png", "x.y/a", "MACOSX/a.png", "Thumbs.db/a.png", "a..b"])
-def test_no_litter(path: str) -> None:
+def test_other_files_are_no_system_files(path: str) -> None:
     assert not file_names.is_system_file(path)
 
 
 @pytest.mark.parametrize(
     ("path", "stem"), [("a.png", "a"), ("x/a.b.PNG", "x/a.b"), ("1.2.3", "1.2.3"), ("a", "a"), ("a.jpg.png", "a.jpg")]
 )
-def test_only_a_known_suffix_is_cut_off(path: str, stem: str) -> None:
+def test_stem_removes_known_suffixes_only(path: str, stem: str) -> None:
     assert file_names.stem(path) == stem
 
 
@@ -52,12 +52,12 @@ def test_ids_are_safe(name: str) -> None:
 
 
 @given(st.sets(st.text(alphabet="aB/_- é患", min_size=1, max_size=4)))
-def test_names_of_data_sets_differ(titles: set[str]) -> None:
-    found = file_names.dataset_names(titles, "archive")
-    assert set(found) == titles
-    assert len(set(found.values())) == len(titles)
+def test_dataset_names_are_unique(titles: set[str]) -> None:
+    names = file_names.dataset_names(titles, "archive")
+    assert set(names) == titles
+    assert len(set(names.values())) == len(titles)
 
 
-def test_a_path_below_a_folder_is_unquoted_in_a_uri_only() -> None:
+def test_only_uris_are_percent_decoded() -> None:
     assert file_names.relative_path("s3://b/x", "s3://b/x/a%20b/c.png") == "a b/c.png"
     assert file_names.relative_path("/b/x/", "/b/x/a%20b/c.png") == "a%20b/c.png"

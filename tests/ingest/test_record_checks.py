@@ -1,4 +1,4 @@
-"""Records checked against their files: each reason code, and that nothing is lost."""
+"""Records are completed, repaired, flagged or rejected from their files; no record is lost."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,7 +22,7 @@ IMAGE = np.maximum(IMAGE, 1)
 MASK = MASK * np.uint8(255)
 LEFT = MASK * (np.arange(96) < 48).astype(np.uint8)
 AREAS = st.one_of(st.none(), st.floats(0.15, 0.35))
-Make = Callable[..., Record]
+MakeRecord = Callable[..., Record]
 
 
 def png(array: NDArray[Any]) -> bytes:
@@ -30,8 +30,8 @@ def png(array: NDArray[Any]) -> bytes:
 
 
 @pytest.fixture
-def make(tmp_path: Path) -> Make:
-    """Write an image and masks, bytes or arrays, and give their record; None is a file that is not there."""
+def make_record(tmp_path: Path) -> MakeRecord:
+    """Return a function that writes an image and masks, bytes or arrays, and returns their record; None: no file."""
 
     def write(name: str, content: NDArray[Any] | bytes | None) -> str:
         (tmp_path / name).unlink(missing_ok=True)
@@ -46,30 +46,30 @@ def make(tmp_path: Path) -> Make:
     return record
 
 
-def test_a_good_record_is_completed(make: Make) -> None:
-    record = make(IMAGE, MASK)
+def test_good_record_is_completed(make_record: MakeRecord) -> None:
+    record = make_record(IMAGE, MASK)
     checked, image, mask = record_checks.open_record(record)
-    found = {"pixel_digest": codecs.pixel_digest(IMAGE), "mask_area": checked.mask_area}
-    assert checked == replace(record, height=96, width=96, **found)
+    expected = {"pixel_digest": codecs.pixel_digest(IMAGE), "mask_area": checked.mask_area}
+    assert checked == replace(record, height=96, width=96, **expected)
     assert (checked.status, checked.codes, checked.message) == ("ok", (), "")
     np.testing.assert_array_equal(image, IMAGE)
     np.testing.assert_array_equal(mask, MASK // 255)
 
 
-def test_depth_is_kept(make: Make) -> None:
-    deep = IMAGE.astype(np.uint16) * 257
-    _, image, mask = record_checks.open_record(make(deep))
+def test_bit_depth_is_kept(make_record: MakeRecord) -> None:
+    image_16 = IMAGE.astype(np.uint16) * 257
+    _, image, mask = record_checks.open_record(make_record(image_16))
     assert mask is None
-    np.testing.assert_array_equal(image, deep)
+    np.testing.assert_array_equal(image, image_16)
 
 
-def test_two_masks_are_joined(make: Make) -> None:
-    _, _, mask = record_checks.open_record(make(IMAGE, LEFT, MASK - LEFT))
+def test_two_masks_are_joined(make_record: MakeRecord) -> None:
+    _, _, mask = record_checks.open_record(make_record(IMAGE, LEFT, MASK - LEFT))
     np.testing.assert_array_equal(mask, MASK // 255)
 
 
-def test_one_empty_side_is_no_empty_mask(make: Make) -> None:
-    checked, _, mask = record_checks.open_record(make(IMAGE, MASK * 0, MASK))
+def test_one_empty_mask_of_two_is_accepted(make_record: MakeRecord) -> None:
+    checked, _, mask = record_checks.open_record(make_record(IMAGE, MASK * 0, MASK))
     assert checked.status == "ok"
     np.testing.assert_array_equal(mask, MASK // 255)
 
@@ -78,7 +78,7 @@ def test_one_empty_side_is_no_empty_mask(make: Make) -> None:
     ("image", "status", "code"),
     [
         (b"", "rejected", "undecodable"),
-        (b"no picture", "rejected", "undecodable"),
+        (b"no image", "rejected", "undecodable"),
         (png(IMAGE)[:-900], "rejected", "undecodable"),
         (cv2.imencode(".tiff", IMAGE.astype(np.float32))[1].tobytes(), "rejected", "depth"),
         (cv2.resize(IMAGE, (31, 31)), "rejected", "too_small"),
@@ -87,8 +87,10 @@ def test_one_empty_side_is_no_empty_mask(make: Make) -> None:
         (None, "failed", "unreadable"),
     ],
 )
-def test_an_image_that_cannot_be_used(image: NDArray[Any] | bytes | None, status: str, code: str, make: Make) -> None:
-    checked, opened, mask = record_checks.open_record(make(image, MASK))
+def test_unusable_image_is_rejected_or_failed(
+    image: NDArray[Any] | bytes | None, status: str, code: str, make_record: MakeRecord
+) -> None:
+    checked, opened, mask = record_checks.open_record(make_record(image, MASK))
     assert (checked.status, checked.codes) == (status, (code,))
     assert "case.png" in checked.message
     assert opened is None
@@ -96,15 +98,15 @@ def test_an_image_that_cannot_be_used(image: NDArray[Any] | bytes | None, status
     assert (checked.height, checked.width, checked.pixel_digest) == (0, 0, "")
 
 
-def test_the_smallest_picture_is_taken(make: Make) -> None:
-    assert record_checks.open_record(make(cv2.resize(IMAGE, (32, 32))))[0].status == "ok"
+def test_smallest_allowed_image_is_accepted(make_record: MakeRecord) -> None:
+    assert record_checks.open_record(make_record(cv2.resize(IMAGE, (32, 32))))[0].status == "ok"
 
 
 @pytest.mark.parametrize(
     ("mask", "status", "code"),
     [
         (b"", "rejected", "undecodable"),
-        (b"no picture", "rejected", "undecodable"),
+        (b"no image", "rejected", "undecodable"),
         (MASK[:-5], "rejected", "mask_size"),
         (np.flipud(MASK), "rejected", "mask_orientation"),
         (MASK * 0, "rejected", "mask_empty"),
@@ -112,10 +114,10 @@ def test_the_smallest_picture_is_taken(make: Make) -> None:
         (None, "failed", "unreadable"),
     ],
 )
-def test_a_mask_that_cannot_be_used_leaves_the_image(
-    mask: NDArray[Any] | bytes | None, status: str, code: str, make: Make
+def test_unusable_mask_keeps_the_image(
+    mask: NDArray[Any] | bytes | None, status: str, code: str, make_record: MakeRecord
 ) -> None:
-    checked, image, opened = record_checks.open_record(make(IMAGE, mask))
+    checked, image, opened = record_checks.open_record(make_record(IMAGE, mask))
     assert (checked.status, checked.codes) == (status, (code,))
     assert opened is None
     np.testing.assert_array_equal(image, IMAGE)
@@ -123,30 +125,30 @@ def test_a_mask_that_cannot_be_used_leaves_the_image(
     assert checked.pixel_digest
 
 
-def test_the_second_mask_is_checked_as_the_first(make: Make) -> None:
-    checked, _, _ = record_checks.open_record(make(IMAGE, MASK, MASK[:-5]))
+def test_second_mask_is_checked_too(make_record: MakeRecord) -> None:
+    checked, _, _ = record_checks.open_record(make_record(IMAGE, MASK, MASK[:-5]))
     assert checked.codes == ("mask_size",)
     assert checked.message.startswith("mask mask1.png is 91x96, its image is 96x96 (case)")
 
 
-def test_masks_that_are_full_only_together_are_full(make: Make) -> None:
+def test_masks_that_fill_the_image_together_are_refused(make_record: MakeRecord) -> None:
     top, bottom = np.zeros_like(MASK), np.zeros_like(MASK)
     top[:50], bottom[50:] = 255, 255
-    assert record_checks.open_record(make(IMAGE, top, bottom))[0].codes == ("mask_full",)
+    assert record_checks.open_record(make_record(IMAGE, top, bottom))[0].codes == ("mask_full",)
 
 
-def test_what_was_rejected_before_is_not_opened(make: Make) -> None:
-    record = replace(make(None), status="rejected", codes=("one_sided_mask",))
+def test_rejected_record_is_not_opened(make_record: MakeRecord) -> None:
+    record = replace(make_record(None), status="rejected", codes=("one_sided_mask",))
     assert record_checks.open_record(record) == (record, None, None)
 
 
-def test_a_bug_is_not_taken_for_a_bad_file(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bug_is_raised(make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(codecs, "pixel_digest", None)
     with pytest.raises(TypeError):
-        record_checks.open_record(make(IMAGE, MASK))
+        record_checks.open_record(make_record(IMAGE, MASK))
 
 
-def test_only_the_first_of_an_id_stays() -> None:
+def test_only_the_first_record_of_an_id_is_kept() -> None:
     records = [
         Record("a", "n", "/1.png"),
         Record("b", "n", "/2.png"),
@@ -160,7 +162,7 @@ def test_only_the_first_of_an_id_stays() -> None:
     assert [replace(record, status="ok", codes=(), message="") for record in checked] == records
 
 
-def test_the_one_that_held_an_id_before_keeps_it() -> None:
+def test_record_of_an_earlier_plan_keeps_its_id() -> None:
     records = [Record("a", "n", f"/a.{end}") for end in ("gif", "jpg", "png")]
     checked = record_checks.reject_duplicate_ids(
         records, {("n", "/a.jpg"): "a", ("n", "/a.png"): "b", ("s", "/a.png"): "a"}
@@ -174,16 +176,16 @@ def test_the_one_that_held_an_id_before_keeps_it() -> None:
         "rejected",
     ]
     one_sided = replace(records[1], status="rejected", codes=("one_sided_mask",))
-    for held in ({("n", "/gone.png"): "a"}, {("n", one_sided.image_uri): "a"}):
-        checked = record_checks.reject_duplicate_ids([records[0], one_sided, records[2]], held)
+    for earlier_ids in ({("n", "/gone.png"): "a"}, {("n", one_sided.image_uri): "a"}):
+        checked = record_checks.reject_duplicate_ids([records[0], one_sided, records[2]], earlier_ids)
         assert checked[:2] == [records[0], one_sided]
         assert checked[2].message.startswith("a.gif")
 
 
-def test_repairs_of_picture_and_mask_are_both_told(make: Make) -> None:
+def test_repairs_of_image_and_mask_are_recorded(make_record: MakeRecord) -> None:
     mask = MASK.copy()
     mask[1:3, 1:3] = 255
-    checked, image, labels = record_checks.open_record(make(np.dstack([255 - IMAGE] * 3), mask))
+    checked, image, labels = record_checks.open_record(make_record(np.dstack([255 - IMAGE] * 3), mask))
     assert checked.status == "repaired"
     assert checked.codes == ("grey_as_colour", "inverted", "mask_specks")
     np.testing.assert_array_equal(image, IMAGE)
@@ -191,26 +193,26 @@ def test_repairs_of_picture_and_mask_are_both_told(make: Make) -> None:
     assert checked.mask_area == pytest.approx(MASK.mean() / 255)
 
 
-def test_what_was_put_right_in_a_picture_stays_told_where_its_mask_cannot_be_used(make: Make) -> None:
-    checked, image, labels = record_checks.open_record(make(255 - IMAGE, np.zeros_like(MASK)))
+def test_image_repairs_stay_recorded_when_the_mask_is_rejected(make_record: MakeRecord) -> None:
+    checked, image, labels = record_checks.open_record(make_record(255 - IMAGE, np.zeros_like(MASK)))
     assert (checked.status, labels) == ("rejected", None)
     np.testing.assert_array_equal(image, IMAGE)
     assert checked.codes == ("mask_empty", "inverted")
 
 
-def test_an_odd_mask_is_flagged_or_rejected(make: Make) -> None:
+def test_unusual_mask_is_flagged_or_rejected(make_record: MakeRecord) -> None:
     mask = MASK.copy()
     mask[48:54, 25:71] = 255
-    record = make(IMAGE, mask)
+    record = make_record(IMAGE, mask)
     assert record_checks.open_record(record)[0].flags == ("mask_one_component",)
     strict, image, _ = record_checks.open_record(record, odd_masks="reject")
     assert (strict.status, strict.codes) == ("rejected", ("mask_one_component",))
     assert image is not None
 
 
-def test_tags_fill_what_the_archive_left_open(make: Make) -> None:
+def test_dicom_tags_fill_empty_fields_only(make_record: MakeRecord) -> None:
     content = write_dicom(IMAGE, PatientAge="047Y", PatientSex="F", ViewPosition="PA", PatientID="P-1")
-    record = replace(make(content), patient_id="case", sex="male")
+    record = replace(make_record(content), patient_id="case", sex="male")
     key = b"0123456789abcdef"
     checked, _, _ = record_checks.open_record(record, key=key)
     assert (checked.age_group, checked.sex, checked.view) == ("40-49", "male", "PA")
@@ -222,39 +224,39 @@ def test_tags_fill_what_the_archive_left_open(make: Make) -> None:
     )
 
 
-def test_one_file_twice_is_one_id_twice() -> None:
+def test_file_listed_twice_is_rejected_once() -> None:
     record = Record("a", "n", "/1.png")
-    assert [one.status for one in record_checks.reject_duplicate_ids([record, record])] == ["ok", "rejected"]
+    assert [checked.status for checked in record_checks.reject_duplicate_ids([record, record])] == ["ok", "rejected"]
 
 
 @given(st.lists(AREAS, max_size=60), st.randoms(use_true_random=False))
-def test_area_outliers_go_with_their_areas(areas: list[float | None], random: Any) -> None:
-    found = record_checks.area_outliers(areas)
-    assert len(found) == len(areas)
-    assert not any(out for area, out in zip(areas, found, strict=True) if area is None)
+def test_outliers_do_not_depend_on_the_order(areas: list[float | None], random: Any) -> None:
+    outliers = record_checks.area_outliers(areas)
+    assert len(outliers) == len(areas)
+    assert not any(is_outlier for area, is_outlier in zip(areas, outliers, strict=True) if area is None)
     order = list(range(len(areas)))
     random.shuffle(order)
-    assert record_checks.area_outliers([areas[i] for i in order]) == [found[i] for i in order]
+    assert record_checks.area_outliers([areas[i] for i in order]) == [outliers[i] for i in order]
     known = [area for area in areas if area is not None]
     if len(known) < 20:
-        assert not any(found)
-    else:  # at least half lie within the median deviation
-        assert 2 * sum(found) <= len(known)
+        assert not any(outliers)
+    else:  # at least half are within the median deviation
+        assert 2 * sum(outliers) <= len(known)
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.001, 0.02])
-@pytest.mark.parametrize("odd", [0.02, 0.69])
-def test_an_area_far_out_is_found_and_only_it(spread: float, odd: float) -> None:
+@pytest.mark.parametrize("distant", [0.02, 0.69])
+def test_only_the_distant_area_is_an_outlier(spread: float, distant: float) -> None:
     areas: list[float | None] = [0.25 + spread * np.sin(number) for number in range(30)]
     assert not any(record_checks.area_outliers(areas))
-    assert record_checks.area_outliers([*areas, None, odd]) == [False] * 31 + [True]
+    assert record_checks.area_outliers([*areas, None, distant]) == [False] * 31 + [True]
 
 
-def test_an_area_near_the_others_is_in_however_much_alike_they_are() -> None:
+def test_area_near_identical_ones_is_no_outlier() -> None:
     assert not any(record_checks.area_outliers([0.25] * 30 + [0.25 * 1.15, 0.25 / 1.15]))
     assert record_checks.area_outliers([0.25] * 30 + [0.25 * 1.4])[-1]
 
 
-def test_fewer_than_twenty_areas_are_no_distribution() -> None:
+def test_fewer_than_twenty_areas_have_no_outliers() -> None:
     assert not any(record_checks.area_outliers([0.25] * 18 + [0.6]))
     assert record_checks.area_outliers([0.25] * 19 + [0.6])[-1]

@@ -1,4 +1,4 @@
-"""Ages and sexes in the spellings that archives have."""
+"""Age and sex are parsed in the spellings of archives."""
 
 import pytest
 from hypothesis import given, strategies as st
@@ -18,12 +18,12 @@ from lungseg.ingest.sources.demographics import parse_age_group, parse_clinical_
         *(("19540302", None), ("1954-03-02", None), ("45 kg", None), ("Smith 45", None), ("4 5", None)),
     ],
 )
-def test_an_age_becomes_a_group_of_ten_years(text: str, group: str | None) -> None:
+def test_age_becomes_a_group_of_ten_years(text: str, group: str | None) -> None:
     assert parse_age_group(text) == group
 
 
 @given(st.integers(0, 122))
-def test_every_age_lies_in_its_group(years: int) -> None:
+def test_age_is_within_its_group(years: int) -> None:
     for text in (str(years), f"{years:03d}Y", f"{years} yrs", f"{years}.5", f"{years}-{years}"):
         group = parse_age_group(text)
         if years == 122 and text.endswith(".5"):
@@ -46,12 +46,12 @@ def test_every_age_lies_in_its_group(years: int) -> None:
         (("", "U", "unknown", "nan", "1", "0", "formal", "?"), None),
     ],
 )
-def test_a_sex_in_any_spelling(spellings: tuple[str, ...], value: str | None) -> None:
+def test_sex_is_parsed_in_any_spelling(spellings: tuple[str, ...], value: str | None) -> None:
     assert {parse_sex(spelling) for spelling in spellings} == {value}
 
 
 @pytest.mark.parametrize(
-    ("text", "age", "who"),
+    ("text", "age", "sex"),
     [
         ("Patient's Sex: F \nPatient's Age: 027Y\nnormal", "20-29", "female"),
         ("Patient's Sex: O\r\nPatient's Age: 005Y\r\nmale, 60 years", "0-9", "other"),
@@ -72,12 +72,12 @@ def test_a_sex_in_any_spelling(spellings: tuple[str, ...], value: str | None) ->
         ("", None, None),
     ],
 )
-def test_a_reading(text: str, age: str | None, who: str | None) -> None:
-    assert parse_clinical_reading(text) == (age, who)
+def test_clinical_reading_gives_age_and_sex(text: str, age: str | None, sex: str | None) -> None:
+    assert parse_clinical_reading(text) == (age, sex)
 
 
 @given(st.text())
-def test_no_text_is_an_error(text: str) -> None:
+def test_any_text_is_parsed_without_an_error(text: str) -> None:
     groups = {None, "90+", *(f"{low}-{low + 9}" for low in range(0, 90, 10))}
     assert {parse_age_group(text), parse_clinical_reading(text)[0]} <= groups
     assert {parse_sex(text), parse_clinical_reading(text)[1]} <= {None, "female", "male", "other"}

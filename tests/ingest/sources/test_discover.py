@@ -1,4 +1,4 @@
-"""Sources in turn: who claims what, and an archive of many files."""
+"""Sources claim files in turn; archives may mix layouts and have many files."""
 
 import logging
 import time
@@ -13,34 +13,34 @@ from lungseg.ingest import sources
 from lungseg.schema import Record
 
 
-def list_as(names: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def replace_listing(names: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "list_files", lambda folder: [f"{folder}/{name}" for name in names])
 
 
-def test_each_source_gets_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    list_as(["a.png", "b.png", "b_mask.png", "c.png"], monkeypatch)
-    asked: list[list[str]] = []
+def test_each_source_gets_the_unclaimed_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    replace_listing(["a.png", "b.png", "b_mask.png", "c.png"], monkeypatch)
+    received: list[list[str]] = []
 
     def first(folder: str, files: Sequence[str]) -> list[Record]:
-        asked.append(list(files))
+        received.append(list(files))
         return [Record("b", "mine", "/d/b.png", ("/d/b_mask.png",), ("lung",))]
 
     def second(folder: str, files: Sequence[str]) -> list[Record]:
-        asked.append(list(files))
+        received.append(list(files))
         return [Record(Path(uri).stem, "rest", uri) for uri in files]
 
     monkeypatch.setattr(sources, "SOURCES", (first, second))
     records = sources.discover("/d")
-    assert asked == [["/d/a.png", "/d/b.png", "/d/b_mask.png", "/d/c.png"], ["/d/a.png", "/d/c.png"]]
+    assert received == [["/d/a.png", "/d/b.png", "/d/b_mask.png", "/d/c.png"], ["/d/a.png", "/d/c.png"]]
     assert [(record.dataset, record.image_id) for record in records] == [("mine", "b"), ("rest", "a"), ("rest", "c")]
     assert {record.dataset for record in sources.discover("/d", "all")} == {"all"}
 
 
-def test_an_archive_of_several_layouts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_archive_may_mix_layouts(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ["JSRT/JPCLN001.IMG", "SCR/fold1/masks/left lung/JPCLN001.gif", "SCR/fold1/masks/right lung/JPCLN001.gif"]
     names += ["M/CXR_png/MCUCXR_0001_0.png", "M/ManualMask/leftMask/MCUCXR_0001_0.png"]
     names += ["M/ManualMask/rightMask/MCUCXR_0001_0.png", "own/images/1.2.3", "own/masks/1.2.3.png", "own/x.png"]
-    list_as(names, monkeypatch)
+    replace_listing(names, monkeypatch)
     records = sources.discover("/d")
     assert [(record.dataset, record.image_id[:5], len(record.mask_uris)) for record in records] == [
         ("d", "own_x", 0),
@@ -50,10 +50,8 @@ def test_an_archive_of_several_layouts(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
-def test_files_of_operating_systems_are_counted_apart(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    list_as(["images/a.png", "images/Thumbs.db", "__MACOSX/a.png", ".x/a.png", "notes.txt"], monkeypatch)
+def test_ignored_files_are_logged_by_kind(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    replace_listing(["images/a.png", "images/Thumbs.db", "__MACOSX/a.png", ".x/a.png", "notes.txt"], monkeypatch)
     with caplog.at_level(logging.INFO, "lungseg"):
         assert len(sources.discover("/d")) == 1
     assert "ignored 1 files of other types and 3 of operating systems" in caplog.text
@@ -65,9 +63,9 @@ def test_a_hundred_thousand_files_take_seconds(monkeypatch: pytest.MonkeyPatch) 
     names += [f"dicom/1.2.840.{i}" for i in range(30_000)] + [
         f"nlm/CXR_png/CHNCXR_{i:05d}_1.png" for i in range(10_000)
     ]
-    list_as(sorted(names), monkeypatch)
-    began = time.process_time()
+    replace_listing(sorted(names), monkeypatch)
+    start = time.process_time()
     records = sources.discover("/d")
-    assert time.process_time() - began < 10
+    assert time.process_time() - start < 10
     assert Counter(record.finding for record in records) == {None: 60_000, "abnormal": 10_000}
     assert sum(len(record.mask_uris) for record in records) == 30_000

@@ -1,4 +1,4 @@
-"""A folder to records: images and masks, odd names, and what is no archive. Files are empty: none is opened."""
+"""Folders become records: layouts, unusual names, and refused archives. Files are empty, because none is opened."""
 
 import logging
 import re
@@ -10,59 +10,42 @@ from lungseg.errors import InputError
 from lungseg.ingest import sources
 from lungseg.ingest.record_checks import reject_duplicate_ids
 from lungseg.schema import Record
-
-
-def fill(folder: Path, *names: str) -> Path:
-    for name in names:
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    return folder
-
-
-def found(folder: Path, records: list[Record]) -> dict[tuple[str, str], tuple[str, ...]]:
-    """(data set, id) of each record to its masks, named below the archive."""
-    assert len({(record.dataset, record.image_id, record.image_uri) for record in records}) == len(records)
-    return {
-        (record.dataset, record.image_id): tuple(uri.removeprefix(f"{folder}/") for uri in record.mask_uris)
-        for record in records
-    }
-
+from tests.ingest.sources.archive_files import fill, masks_by_id
 
 # Layouts
 
 
-def test_images_and_masks(tmp_path: Path) -> None:
+def test_images_are_matched_with_masks(tmp_path: Path) -> None:
     folder = fill(tmp_path / "Lung X", "images/b.png", "images/a.jpg", "masks/a.png", "masks/b_mask.png", "README.md")
-    assert found(folder, sources.discover(str(folder))) == {
+    assert masks_by_id(folder, sources.discover(str(folder))) == {
         ("lung_x", "a"): ("masks/a.png",),
         ("lung_x", "b"): ("masks/b_mask.png",),
     }
 
 
-def test_images_without_masks(tmp_path: Path) -> None:
+def test_images_may_have_no_masks(tmp_path: Path) -> None:
     folder = fill(tmp_path / "x", "images/a.png", "notes/a.txt")
-    assert found(folder, sources.discover(str(folder))) == {("x", "a"): ()}
+    assert masks_by_id(folder, sources.discover(str(folder))) == {("x", "a"): ()}
 
 
-def test_a_plain_folder_of_images(tmp_path: Path) -> None:
+def test_plain_folder_of_images(tmp_path: Path) -> None:
     folder = fill(tmp_path / "x", "a.png", "ward 3/b.TIF", "ward 3/deep/c.jpeg", "ward 3/notes.pdf")
-    assert found(folder, sources.discover(str(folder))) == {
+    assert masks_by_id(folder, sources.discover(str(folder))) == {
         ("x", "a"): (),
-        # Letters were lost, so a digest of the name keeps `ward 3` and `ward_3` apart.
+        # Characters were replaced, so a digest of the name distinguishes `ward 3` from `ward_3`.
         ("x", "ward_3_b-9bce97"): (),
         ("x", "ward_3_deep_c-7a84d4"): (),
     }
 
 
-def test_a_folder_of_data_sets(tmp_path: Path) -> None:
+def test_folder_of_several_datasets(tmp_path: Path) -> None:
     folder = fill(
         tmp_path / "all",
         *("North/images/a.png", "North/masks/a.png"),
         *("south/CXR_png/a.png", "south/ManualMask/leftMask/a.png", "south/ManualMask/rightMask/a.png"),
         *("west/images/a.png", ".git/images/a.png"),
     )
-    assert found(folder, sources.discover(str(folder))) == {
+    assert masks_by_id(folder, sources.discover(str(folder))) == {
         ("north", "a"): ("North/masks/a.png",),
         ("south", "a"): ("south/ManualMask/leftMask/a.png", "south/ManualMask/rightMask/a.png"),
         ("west", "a"): (),
@@ -78,19 +61,19 @@ def test_masks_follow_file_names_not_cleaned_ids(tmp_path: Path) -> None:
     assert len({record.image_id for record in records}) == len(names)
 
 
-def test_images_beside_data_sets_are_not_lost(tmp_path: Path) -> None:
+def test_images_beside_datasets_are_kept(tmp_path: Path) -> None:
     folder = fill(tmp_path / "x", "A/images/1.png", "A/masks/1.png", "B/2.png", "3.png")
     assert {Path(record.image_uri).name for record in sources.discover(str(folder))} == {"1.png", "2.png", "3.png"}
 
 
 @pytest.mark.parametrize("names", [("g/A/images/1.png", "g/A/masks/1.png"), ("Images/1.png", "Masks/1.png")])
-def test_masks_are_never_taken_for_images(names: tuple[str, ...], tmp_path: Path) -> None:
+def test_masks_are_not_listed_as_images(names: tuple[str, ...], tmp_path: Path) -> None:
     folder = fill(tmp_path / "x", *names)
     records = sources.discover(str(folder))
     assert [Path(record.image_uri).parent.name for record in records] == [Path(names[0]).parent.name]
 
 
-def test_names_that_would_be_one_are_told_apart(tmp_path: Path) -> None:
+def test_folders_with_equal_dataset_names_stay_distinct(tmp_path: Path) -> None:
     folders = ("Москва", "Киев", "Set", "set")
     folder = fill(tmp_path / "x", *(f"{name}/{kind}/p.png" for name in folders for kind in ("images", "masks")))
     records = reject_duplicate_ids(sources.discover(str(folder)))
@@ -98,13 +81,13 @@ def test_names_that_would_be_one_are_told_apart(tmp_path: Path) -> None:
     assert {record.status for record in records} == {"ok"}
 
 
-def test_a_folder_named_mask_and_a_parent_named_images(tmp_path: Path) -> None:
+def test_innermost_images_folder_names_the_dataset(tmp_path: Path) -> None:
     folder = fill(tmp_path / "x", "images/north/images/a.png", "images/north/mask/a.png")
     (record,) = sources.discover(str(folder))
     assert (record.dataset, record.image_id, len(record.mask_uris)) == ("images_north", "a", 1)
 
 
-def test_what_is_passed_over_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_ignored_files_and_unmatched_masks_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = fill(tmp_path / "x", "images/a.png", "images/b.txt", "masks/a.png", "masks/a.tif", "masks/z.png")
     with caplog.at_level(logging.INFO, "lungseg"):
         sources.discover(str(folder))
@@ -112,27 +95,27 @@ def test_what_is_passed_over_is_told(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert "2 of 3 masks match no image" in caplog.text
 
 
-def test_an_image_whose_own_name_ends_in_mask(tmp_path: Path) -> None:
+def test_image_name_may_end_in_mask(tmp_path: Path) -> None:
     folder = fill(tmp_path / "x", "images/a_mask.png", "masks/a_mask.png")
     (record,) = sources.discover(str(folder))
     assert [Path(uri).name for uri in record.mask_uris] == ["a_mask.png"]
 
 
-def test_any_pair_of_folders(tmp_path: Path) -> None:
+def test_any_two_folders_can_be_paired(tmp_path: Path) -> None:
     fill(tmp_path, "xrays/1/a.png", "xrays/2/a.png", "drawn/1/a.png", "drawn/2/a_mask.tiff", "drawn/3/a.png")
-    assert found(tmp_path, sources.pair_folders(str(tmp_path / "xrays"), str(tmp_path / "drawn"), "mine")) == {
+    assert masks_by_id(tmp_path, sources.pair_folders(str(tmp_path / "xrays"), str(tmp_path / "drawn"), "mine")) == {
         ("mine", "1_a"): ("drawn/1/a.png",),
         ("mine", "2_a"): ("drawn/2/a_mask.tiff",),
     }
-    assert found(tmp_path, sources.pair_folders(str(tmp_path / "xrays"), "", "mine")) == {
+    assert masks_by_id(tmp_path, sources.pair_folders(str(tmp_path / "xrays"), "", "mine")) == {
         ("mine", "1_a"): (),
         ("mine", "2_a"): (),
     }
 
 
-def test_a_name_for_the_data_set_replaces_the_folders(tmp_path: Path) -> None:
+def test_dataset_name_can_be_given(tmp_path: Path) -> None:
     folder = fill(tmp_path / "x", "images/a.png", "masks/a.png")
-    assert list(found(folder, sources.discover(str(folder), "mine"))) == [("mine", "a")]
+    assert list(masks_by_id(folder, sources.discover(str(folder), "mine"))) == [("mine", "a")]
 
 
 # Names
@@ -142,7 +125,7 @@ def test_a_name_for_the_data_set_replaces_the_folders(tmp_path: Path) -> None:
     "name",
     ["a b", "ümläut", "x.y.z", "a'b\"c", "a#1?", "100%", "[a]{b}", "a,b;c", "-a", "患者", "a\nb", "a..b", "\uff41"],
 )
-def test_ids_are_safe_in_tars_and_file_names_and_find_their_mask(name: str, tmp_path: Path) -> None:
+def test_unusual_names_give_safe_ids_and_match_masks(name: str, tmp_path: Path) -> None:
     folder = fill(tmp_path / "x", f"images/{name}/{name}.png", f"masks/{name}/{name}.png")
     (record,) = sources.discover(str(folder))
     assert re.fullmatch(r"[A-Za-z0-9_-]+", record.image_id)
@@ -151,20 +134,20 @@ def test_ids_are_safe_in_tars_and_file_names_and_find_their_mask(name: str, tmp_
 
 
 @pytest.mark.parametrize("name", ["Ward 3", "Ümläut", "a.b", "患者", "2024-01"])
-def test_a_data_sets_name_is_safe_too(name: str, tmp_path: Path) -> None:
+def test_dataset_name_is_safe(name: str, tmp_path: Path) -> None:
     folder = fill(tmp_path / name, "images/a.png")
     assert re.fullmatch(r"[a-z0-9_-]+", sources.discover(str(folder))[0].dataset)
 
 
-def test_ids_do_not_depend_on_where_the_archive_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ids_do_not_depend_on_the_archive_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = fill(tmp_path / "x", "images/ward/a.png", "masks/ward/a.png")
     monkeypatch.chdir(tmp_path)
-    ways = [str(folder), f"{folder}/", "x", "./x/", folder.as_uri()]
-    ids = {tuple(found(folder, sources.discover(way))) for way in ways}
+    paths = [str(folder), f"{folder}/", "x", "./x/", folder.as_uri()]
+    ids = {tuple(masks_by_id(folder, sources.discover(path))) for path in paths}
     assert ids == {(("x", "ward_a"),)}
 
 
-def test_two_files_of_one_id_are_both_told(tmp_path: Path) -> None:
+def test_second_file_with_one_id_is_rejected(tmp_path: Path) -> None:
     folder = fill(tmp_path / "x", "images/a.png", "images/a.jpg", "images/b.png", "masks/a.png", "masks/b.png")
     records = reject_duplicate_ids(sources.discover(str(folder)))
     assert [(record.image_id, record.image_uri[-4:], record.status) for record in records] == [
@@ -175,12 +158,12 @@ def test_two_files_of_one_id_are_both_told(tmp_path: Path) -> None:
     assert records[1].message.startswith("a.jpg already has the id a")
 
 
-def test_the_same_id_in_two_data_sets_is_no_duplicate(tmp_path: Path) -> None:
+def test_equal_ids_in_two_datasets_are_no_duplicates(tmp_path: Path) -> None:
     folder = fill(tmp_path / "all", "n/images/a.png", "s/images/a.png")
     assert {record.status for record in reject_duplicate_ids(sources.discover(str(folder)))} == {"ok"}
 
 
-def test_litter_is_not_taken_for_images(tmp_path: Path) -> None:
+def test_system_files_are_not_listed_as_images(tmp_path: Path) -> None:
     folder = fill(
         tmp_path / "x",
         *("images/a.png", "masks/a.png", "images/Thumbs.db", "images/.DS_Store", "images/._a.png", "masks/._a.png"),
@@ -191,29 +174,29 @@ def test_litter_is_not_taken_for_images(tmp_path: Path) -> None:
             "images/desktop.ini",
         ),
     )
-    assert found(folder, sources.discover(str(folder))) == {("x", "a"): ("masks/a.png",)}
+    assert masks_by_id(folder, sources.discover(str(folder))) == {("x", "a"): ("masks/a.png",)}
     unpacked = fill(tmp_path / "zip", "set/images/a.png", "set/masks/a.png", "__MACOSX/images/._a.png")
-    assert found(unpacked, sources.discover(str(unpacked))) == {("set", "a"): ("set/masks/a.png",)}
+    assert masks_by_id(unpacked, sources.discover(str(unpacked))) == {("set", "a"): ("set/masks/a.png",)}
 
 
-def test_records_come_sorted(tmp_path: Path) -> None:
+def test_records_are_sorted(tmp_path: Path) -> None:
     folder = fill(tmp_path / "all", *(f"{dataset}/images/{name}.png" for dataset in "bca" for name in ("2", "10", "1")))
     keys = [(record.dataset, record.image_id) for record in sources.discover(str(folder))]
     assert keys == sorted(keys)
     assert len(keys) == 9
 
 
-def test_a_patient_is_an_image_unless_something_else_is_known(tmp_path: Path) -> None:
+def test_patient_id_defaults_to_the_image_id(tmp_path: Path) -> None:
     folder = fill(tmp_path / "x", "images/a.png", "images/CHNCXR_0001_0.png", "images/CHNCXR_1.png")
     records = sources.discover(str(folder))
     assert [record.patient_id for record in records] == [record.image_id for record in records]
     assert [record.finding for record in records] == ["normal", None, None]
 
 
-# What is no archive
+# Refused archives
 
 
-def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nope: no such folder"):
         sources.discover(str(tmp_path / "nope"))
     fill(tmp_path, "images/a.png")
@@ -223,14 +206,14 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
         sources.pair_folders(str(tmp_path / "nope"), "", "x")
 
 
-def test_a_file_is_no_archive(tmp_path: Path) -> None:
+def test_file_instead_of_a_folder_is_refused(tmp_path: Path) -> None:
     fill(tmp_path, "a.png")
     with pytest.raises(InputError, match=r"a\.png: a file, expected a folder"):
         sources.discover(str(tmp_path / "a.png"))
 
 
 @pytest.mark.parametrize("names", [[], ["readme.txt"], ["images/.a.png"], ["images/a.dcm.gz"], ["x/images/a.txt"]])
-def test_a_folder_without_images_is_refused_with_what_was_expected(names: list[str], tmp_path: Path) -> None:
+def test_folder_without_images_is_refused(names: list[str], tmp_path: Path) -> None:
     folder = fill(tmp_path / "x", *names)
     folder.mkdir(exist_ok=True)
     (folder / "images").mkdir(exist_ok=True)
@@ -244,7 +227,7 @@ def test_masks_that_fit_nothing_are_refused(tmp_path: Path) -> None:
         sources.discover(str(folder))
 
 
-def test_an_empty_folder_of_masks_is_refused(tmp_path: Path) -> None:
+def test_empty_mask_folder_is_refused(tmp_path: Path) -> None:
     folder = fill(tmp_path / "x", "images/a.png")
     (folder / "masks").mkdir()
     with pytest.raises(InputError, match="no mask in it"):
@@ -254,39 +237,39 @@ def test_an_empty_folder_of_masks_is_refused(tmp_path: Path) -> None:
 # DICOM exports
 
 
-def test_files_without_a_suffix_are_images_and_uids_keep_their_last_number(tmp_path: Path) -> None:
+def test_files_without_suffix_are_images(tmp_path: Path) -> None:
     folder = fill(tmp_path / "x", "IM0001", "st/1.2.840.1", "st/1.2.840.2", "DICOMDIR", "README", "notes.v2", "st/x.")
     records = sources.discover(str(folder))
-    assert [storage_name(record) for record in records] == ["IM0001", "1.2.840.1", "1.2.840.2"]
+    assert [file_name(record) for record in records] == ["IM0001", "1.2.840.1", "1.2.840.2"]
     assert {record.status for record in reject_duplicate_ids(records)} == {"ok"}
     assert len({record.image_id for record in records}) == 3
 
 
-def storage_name(record: Record) -> str:
+def file_name(record: Record) -> str:
     return Path(record.image_uri).name
 
 
-def test_dicom_names_find_their_masks(tmp_path: Path) -> None:
+def test_dicom_names_match_masks(tmp_path: Path) -> None:
     folder = fill(tmp_path / "x", "images/1.2.3", "images/1.2.4", "masks/1.2.3.png", "masks/1.2.4_mask.png")
     assert [len(record.mask_uris) for record in sources.discover(str(folder))] == [1, 1]
     records = sources.pair_folders(str(folder / "images"), str(folder / "masks"), "x")
     assert [len(record.mask_uris) for record in records] == [1, 1]
 
 
-def test_each_mask_has_its_class(tmp_path: Path) -> None:
+def test_masks_of_both_sides_have_the_class_lung(tmp_path: Path) -> None:
     folder = fill(tmp_path / "x", *(f"ManualMask/{side}Mask/a.png" for side in ("left", "right")), "CXR_png/a.png")
     assert sources.discover(str(folder))[0].mask_classes == ("lung", "lung")
     (folder / "CXR_png" / "b.png").touch()
     assert [record.mask_classes for record in sources.discover(str(folder))] == [("lung", "lung"), ()]
 
 
-def test_a_pair_of_folders_passes_litter_and_texts_over_and_reads_findings(tmp_path: Path) -> None:
+def test_paired_folders_ignore_system_files_and_set_findings(tmp_path: Path) -> None:
     fill(tmp_path, "i/CHNCXR_0001_1.png", "i/Thumbs.db", "i/README", "i/__MACOSX/a.png", "m/CHNCXR_0001_1.png")
     (record,) = sources.pair_folders(str(tmp_path / "i"), str(tmp_path / "m"), "x")
     assert (record.finding, record.mask_classes) == ("abnormal", ("lung",))
 
 
-def test_masks_of_a_folder_without_images_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_masks_without_an_images_folder_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = fill(tmp_path / "x", "a/images/1.png", "b/masks/1.png", "b/masks/2.png")
     assert len(sources.discover(str(folder))) == 1
     assert "b: 2 masks match no image" in caplog.text

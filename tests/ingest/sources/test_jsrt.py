@@ -1,4 +1,4 @@
-"""JSRT with SCR's masks, as their files are named."""
+"""JSRT with SCR masks is recognised by its file names."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ import pytest
 
 from lungseg.ingest import sources
 from lungseg.ingest.sources import jsrt
+from tests.ingest.sources.archive_files import fill
 
 CLASSES = {
     "left lung": "lung",
@@ -19,24 +20,16 @@ NODULES += "JPCLN002.IMG\t5\t30\t?\tmale\t1621\t510\tbenign\tr.upper lobe\tof a 
 OTHERS = "JPCNN001.IMG    62   male  non-nodule\r\nJPCNN002.IMG 97 female non-nodule\r\n"
 
 
-def fill(folder: Path, *names: str) -> Path:
-    for name in names:
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    return folder
-
-
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
     folder = fill(
         tmp_path / "x",
         *(f"JSRT/All247images/JPC{kind}N00{number}.IMG" for kind in "LN" for number in (1, 2)),
         *(
-            f"scratch/fold{2 - number % 2}/masks/{part}/JPC{kind}N00{number}.gif"
+            f"scratch/fold{2 - number % 2}/masks/{name}/JPC{kind}N00{number}.gif"
             for kind in "LN"
             for number in (1, 2)
-            for part in CLASSES
+            for name in CLASSES
         ),
         *("scratch/fold1/landmarks/JPCLN001.pfs", "scratch/README.txt"),
     )
@@ -47,7 +40,7 @@ def archive(tmp_path: Path) -> Path:
     return folder
 
 
-def test_jsrt_as_published(archive: Path) -> None:
+def test_published_jsrt_is_recognised(archive: Path) -> None:
     records = sources.discover(str(archive))
     assert [(record.image_id, record.finding, record.age_group, record.sex) for record in records] == [
         ("JPCLN001", "nodule", "50-59", "female"),
@@ -62,26 +55,26 @@ def test_jsrt_as_published(archive: Path) -> None:
         assert {Path(uri).stem for uri in record.mask_uris} == {record.image_id}
 
 
-def test_pngs_masks_of_one_file_and_no_masks(tmp_path: Path) -> None:
+def test_png_images_with_one_mask_file_or_none(tmp_path: Path) -> None:
     folder = fill(tmp_path / "x", "images/jpcln001.png", "masks/JPCLN001_mask.png", "images/JPCNN093.png")
     records = sources.discover(str(folder))
     assert [(record.image_id, record.mask_classes) for record in records] == [("JPCLN001", ("lung",)), ("JPCNN093", ())]
 
 
-def test_one_lung_alone_is_rejected_and_a_heart_alone_is_not(tmp_path: Path) -> None:
+def test_single_lung_is_rejected_but_not_a_single_heart(tmp_path: Path) -> None:
     folder = fill(tmp_path / "x", "JPCLN001.IMG", "masks/left_lung/JPCLN001.png", "JPCLN002.IMG")
     fill(folder, "masks/heart/JPCLN002.png", "masks/heart/JPCLN001.png")
-    one, other = sources.discover(str(folder))
-    assert (one.status, one.codes, one.mask_classes) == ("rejected", ("one_sided_mask",), ("lung", "heart"))
-    assert (other.status, other.mask_classes) == ("ok", ("heart",))
+    lung, heart = sources.discover(str(folder))
+    assert (lung.status, lung.codes, lung.mask_classes) == ("rejected", ("one_sided_mask",), ("lung", "heart"))
+    assert (heart.status, heart.mask_classes) == ("ok", ("heart",))
 
 
-def test_other_names_are_left_to_others() -> None:
+def test_other_file_names_are_not_claimed() -> None:
     files = ["/d/JPCLN01.IMG", "/d/JPCXN001.IMG", "/d/JPCLN001.pfs", "/d/xJPCLN001.IMG", "/d/a.png"]
     assert jsrt.recognise("/d", files) == []
 
 
-def test_clinical_files_that_cannot_be_read_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_unreadable_clinical_file_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     files = [f"{tmp_path}/JPCLN001.IMG", f"{tmp_path}/CLNDAT_EN.txt"]
     (record,) = jsrt.recognise(str(tmp_path), files)
     assert (record.sex, record.age_group, record.status) == (None, None, "ok")

@@ -1,4 +1,4 @@
-"""A listing to records: columns, paths, ids, and rows that cannot be used."""
+"""Listings become records: columns, paths, ids, and rows that cannot be used."""
 
 import re
 from pathlib import Path
@@ -29,17 +29,17 @@ FULL = (
 )
 
 
-def test_usual_names_need_no_settings(tmp_path: Path) -> None:
-    one, other = read(tmp_path, FULL)
+def test_usual_column_names_need_no_settings(tmp_path: Path) -> None:
+    first, second = read(tmp_path, FULL)
     folder = str(tmp_path)
-    assert one == Record(
+    assert first == Record(
         *("a", "north", f"{folder}/i/a.png", (f"{folder}/m/a.png",), ("lung",), "p1", "normal"),
         *("40-49", "female", "PA"),
     )
-    assert other == Record("b", "st_mary_s", f"{folder}/i/b.png", patient_id="b")
+    assert second == Record("b", "st_mary_s", f"{folder}/i/b.png", patient_id="b")
 
 
-def test_columns_by_name_and_masks_by_class(tmp_path: Path) -> None:
+def test_columns_and_mask_classes_can_be_named(tmp_path: Path) -> None:
     columns = ListingColumns(
         image="file",
         masks=("left", "right", "heart=cor", "a=b"),
@@ -54,11 +54,11 @@ def test_columns_by_name_and_masks_by_class(tmp_path: Path) -> None:
     (record,) = read(tmp_path, text, columns)
     assert [Path(uri).name for uri in record.mask_uris] == ["l.png", "r.png", "h.png"]
     assert record.mask_classes == ("lung", "lung", "heart")
-    told = (record.patient_id, record.dataset, record.finding, record.age_group, record.sex, record.view)
-    assert told == ("7", "s", "tb", "0-9", "male", "AP")
+    fields = (record.patient_id, record.dataset, record.finding, record.age_group, record.sex, record.view)
+    assert fields == ("7", "s", "tb", "0-9", "male", "AP")
 
 
-def test_parquet_gives_the_same(tmp_path: Path) -> None:
+def test_parquet_listing_gives_the_same_records(tmp_path: Path) -> None:
     rows = read(tmp_path, FULL)
     columns: dict[str, list[object]] = {"image": ["i/a.png", "i/b.png"], "mask": ["m/a.png", None]}
     columns |= {"patient_id": ["p1", None], "dataset": ["North", "St. Mary's"], "finding": ["normal", None]}
@@ -68,25 +68,25 @@ def test_parquet_gives_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("dataset", "name"), [("mine", "mine"), ("", "my_list")])
-def test_a_row_without_a_data_set(dataset: str, name: str, tmp_path: Path) -> None:
+def test_row_without_dataset_gets_the_default_name(dataset: str, name: str, tmp_path: Path) -> None:
     assert [record.dataset for record in read(tmp_path, "image\na.png\n", dataset=dataset)] == [name]
     records = read(tmp_path, "image,dataset\na.png,\nb.png,N\nc.png,n\n", dataset=dataset)
     assert {record.image_id: record.dataset for record in records} == {"a": name, "b": "n", "c": "n"}
 
 
-def test_data_sets_that_would_get_one_name_are_told_apart(tmp_path: Path) -> None:
+def test_dataset_titles_with_equal_names_stay_distinct(tmp_path: Path) -> None:
     records = read(tmp_path, "image,dataset\na.png,Москва\nb.png,Киев\n")
     assert len({record.dataset for record in records}) == 2
 
 
-def test_paths_relative_absolute_and_uris(tmp_path: Path) -> None:
+def test_paths_may_be_relative_absolute_or_uris(tmp_path: Path) -> None:
     cells = ["a.png", "./b.png", "../c.png", "/abs/d.png", "s3://bucket/e%20f.png"]
     uris = {record.image_uri for record in read(tmp_path, "\n".join(["image", *cells]))}
-    here, above = str(tmp_path), str(tmp_path.parent)
-    assert uris == {f"{here}/a.png", f"{here}/b.png", f"{above}/c.png", "/abs/d.png", "s3://bucket/e%20f.png"}
+    folder, parent = str(tmp_path), str(tmp_path.parent)
+    assert uris == {f"{folder}/a.png", f"{folder}/b.png", f"{parent}/c.png", "/abs/d.png", "s3://bucket/e%20f.png"}
 
 
-def test_a_listing_behind_a_uri(tmp_path: Path) -> None:
+def test_listing_may_be_a_uri(tmp_path: Path) -> None:
     folder = tmp_path / "a b"
     folder.mkdir()
     (folder / "list.csv").write_text("image\nx y.png\n../z.png\n")
@@ -95,7 +95,7 @@ def test_a_listing_behind_a_uri(tmp_path: Path) -> None:
     assert [record.image_id[:7] for record in records] == ["a_b_x_y", "z"]
 
 
-def test_ids_come_from_below_the_common_parent_and_differ(tmp_path: Path) -> None:
+def test_ids_are_unique_paths_below_the_common_folder(tmp_path: Path) -> None:
     cells = ["x/1/a.png", "x/1/a.dcm.png", "x/2/a.png", "x/2/a.jpg", "x/1_a.png", "x/1.2.3", "x/1.2.4"]
     records = {Path(record.image_uri).relative_to(tmp_path).as_posix(): record for record in _listed(tmp_path, cells)}
     ids = {path: record.image_id for path, record in records.items()}
@@ -117,15 +117,15 @@ def test_different_paths_have_different_ids(paths: set[str]) -> None:
     assert set(listing.image_ids([uri.replace("/d/", "/e/f/") for uri in uris]).values()) == set(ids.values())
 
 
-def test_ids_that_were_held_are_kept(tmp_path: Path) -> None:
+def test_ids_of_an_earlier_plan_are_kept(tmp_path: Path) -> None:
     text = "image,patient_id,view\n1/b.png,P,\n1/a.png,,\n1/c.png,,LL\n"
     before = read(tmp_path, text, dataset="d")
-    held = {(record.dataset, record.image_uri): record.image_id for record in before}
-    assert list(held.values()) == ["a", "b", "c"]
-    # Another folder, other files of one name, and one that would take an id.
+    earlier_ids = {(record.dataset, record.image_uri): record.image_id for record in before}
+    assert list(earlier_ids.values()) == ["a", "b", "c"]
+    # Adds another folder, other files of one name, and one that would get an id of an earlier row.
     grown = read(tmp_path, text + "2/a.png,,\n1/a.jpg,Q,\n1/c.jpg,,\na.png,,\n", dataset="d")
-    kept = listing.keep_ids(grown, held)
-    assert [record for record in kept if (record.dataset, record.image_uri) in held] == before
+    kept = listing.keep_ids(grown, earlier_ids)
+    assert [record for record in kept if (record.dataset, record.image_uri) in earlier_ids] == before
     ids = {record.image_uri.removeprefix(f"{tmp_path}/"): record.image_id for record in kept}
     assert [re.sub("-[0-9a-f]{6}$", "-x", ids[new]) for new in ("2/a.png", "1/a.jpg", "1/c.jpg", "a.png")] == [
         *("2_a", "1_a-x", "1_c-x", "a-x")
@@ -138,10 +138,10 @@ def test_ids_that_were_held_are_kept(tmp_path: Path) -> None:
     assert kept == sorted(kept, key=lambda record: record.image_id)
 
 
-def test_without_an_earlier_plan_ids_are_as_listed(tmp_path: Path) -> None:
+def test_ids_without_an_earlier_plan_are_unchanged(tmp_path: Path) -> None:
     records = read(tmp_path, FULL)
-    for held in ({}, {("north", "/gone/x.png"): "a"}, {("elsewhere", records[0].image_uri): "x"}):
-        assert listing.keep_ids(records, held) == records
+    for earlier_ids in ({}, {("north", "/gone/x.png"): "a"}, {("elsewhere", records[0].image_uri): "x"}):
+        assert listing.keep_ids(records, earlier_ids) == records
 
 
 @given(
@@ -154,7 +154,7 @@ def test_without_an_earlier_plan_ids_are_as_listed(tmp_path: Path) -> None:
     ),
     st.integers(0, 18),
 )
-def test_a_grown_listing_keeps_its_ids_and_all_differ(paths: list[str], first: int) -> None:
+def test_grown_listing_keeps_ids_and_stays_unique(paths: list[str], first: int) -> None:
     ids: dict[str, str] = {}
     for count in (first, len(paths)):
         uris = [f"/d/{path}" for path in paths[:count]]
@@ -168,7 +168,7 @@ def test_a_grown_listing_keeps_its_ids_and_all_differ(paths: list[str], first: i
         ids = kept
 
 
-def test_no_row_is_lost(tmp_path: Path) -> None:
+def test_every_row_becomes_a_record(tmp_path: Path) -> None:
     text = (
         "image,left,right,view,age,sex\n"
         "a.png,l,r,PA,?,?\n"
@@ -196,7 +196,7 @@ def test_no_row_is_lost(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cell", ["", " ", "nan", "NaN", "None", "n/a", "NA", "<NA>", "NULL", "Unknown", " - "])
-def test_where_nobody_is_named_the_image_stands_for_the_patient(cell: str, tmp_path: Path) -> None:
+def test_missing_patient_id_becomes_the_image_id(cell: str, tmp_path: Path) -> None:
     records = read(tmp_path, f"image,patient_id\na.png,{cell}\nb.png,{cell}\nc.png,Nanna\n")
     assert [record.patient_id for record in records] == ["a", "b", "Nanna"]
 
@@ -208,7 +208,7 @@ def test_lateral_views_are_rejected(view: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("view", ["PA", "ap", "AP supine", "left lateral decubitus", "bilateral", "LLD", ""])
-def test_frontal_views_are_not(view: str, tmp_path: Path) -> None:
+def test_frontal_views_are_accepted(view: str, tmp_path: Path) -> None:
     (record,) = read(tmp_path, f"image,view\na.png,{view}\n")
     assert record.status == "ok"
 
@@ -224,12 +224,12 @@ def test_frontal_views_are_not(view: str, tmp_path: Path) -> None:
         (ListingColumns(image="path"), "2 columns are called path: rename all but one"),
     ],
 )
-def test_a_named_column_must_be_there(columns: ListingColumns, message: str, tmp_path: Path) -> None:
+def test_missing_named_column_is_refused(columns: ListingColumns, message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):
         read(tmp_path, "Image,path,mask_l,path\na,b,c,d\n", columns)
 
 
-def test_what_is_no_listing(tmp_path: Path) -> None:
+def test_missing_or_empty_listing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"list\.csv: no such file"):
         sources.read_listing(str(tmp_path / "list.csv"), DEFAULT, "")
     with pytest.raises(InputError, match="no rows, expected one for each image"):
@@ -238,11 +238,13 @@ def test_what_is_no_listing(tmp_path: Path) -> None:
         sources.read_listing(str(tmp_path), DEFAULT, "")
 
 
-def test_the_real_archive_as_a_listing(cxr256: Path, tmp_path: Path) -> None:
-    found = sources.discover(str(cxr256))
-    lines = [",".join([record.image_uri, *record.mask_uris, record.dataset, record.finding or ""]) for record in found]
+def test_listing_of_the_real_archive_gives_equal_records(cxr256: Path, tmp_path: Path) -> None:
+    records = sources.discover(str(cxr256))
+    lines = [
+        ",".join([record.image_uri, *record.mask_uris, record.dataset, record.finding or ""]) for record in records
+    ]
     listed = read(tmp_path, "\n".join(["image,mask,dataset,finding", *lines]))
-    keep = ("dataset", "image_uri", "mask_uris", "mask_classes", "finding", "status")
-    assert [[getattr(record, name) for name in keep] for record in listed] == [
-        [getattr(record, name) for name in keep] for record in found
+    fields = ("dataset", "image_uri", "mask_uris", "mask_classes", "finding", "status")
+    assert [[getattr(record, name) for name in fields] for record in listed] == [
+        [getattr(record, name) for name in fields] for record in records
     ]

@@ -1,4 +1,4 @@
-"""Where a picture belongs by the folders above it, and which mask is whose."""
+"""Files are grouped by the folders above them, and masks are matched to images."""
 
 import pytest
 
@@ -22,36 +22,38 @@ from lungseg.ingest.sources.mask_matching import ONE_SIDED_MASK, group_by_datase
         ("N/ManualMask/leftMask", "N", None, ("", "leftMask")),
     ],
 )
-def test_a_file_is_put_where_it_belongs(path: str, root: str, image: str | None, mask: tuple[str, str] | None) -> None:
-    ((found, part),) = group_by_dataset("/d", [f"/d/{path}"]).items()
-    assert found == root
-    assert list(part.images) == ([image] if image else [])
-    assert [(side, name) for side, files in part.masks.items() for name in files] == ([mask] if mask else [])
+def test_files_are_grouped_by_dataset_and_kind(
+    path: str, root: str, image: str | None, mask: tuple[str, str] | None
+) -> None:
+    ((found_root, files),) = group_by_dataset("/d", [f"/d/{path}"]).items()
+    assert found_root == root
+    assert list(files.images) == ([image] if image else [])
+    assert [(side, name) for side, masks in files.masks.items() for name in masks] == ([mask] if mask else [])
 
 
-def test_doubles_have_the_masks_of_their_own_suffix() -> None:
-    files = [f"/d/{kind}/a.{suffix}" for kind in ("images", "masks") for suffix in ("png", "tif")]
-    (part,) = group_by_dataset("/d", files).values()
-    assert part.same_name_images == [("a", "/d/images/a.tif")]
-    assert part.mask_uris() == ["/d/masks/a.png", "/d/masks/a.tif"]
-    assert [record.mask_uris for record in match_masks(part, "d", "/d")] == [("/d/masks/a.png",), ("/d/masks/a.tif",)]
+def test_images_of_one_name_get_masks_of_their_suffix() -> None:
+    uris = [f"/d/{kind}/a.{suffix}" for kind in ("images", "masks") for suffix in ("png", "tif")]
+    (files,) = group_by_dataset("/d", uris).values()
+    assert files.same_name_images == [("a", "/d/images/a.tif")]
+    assert files.mask_uris() == ["/d/masks/a.png", "/d/masks/a.tif"]
+    assert [record.mask_uris for record in match_masks(files, "d", "/d")] == [("/d/masks/a.png",), ("/d/masks/a.tif",)]
 
 
 @pytest.mark.parametrize(
     ("image", "ending", "mask"), [("a.jpg", "", "gif"), ("a.png", "_mask", "png"), ("a", "", "gif")]
 )
-def test_of_several_masks_the_one_of_the_images_suffix_is_taken(image: str, ending: str, mask: str) -> None:
+def test_mask_with_the_image_suffix_is_preferred(image: str, ending: str, mask: str) -> None:
     files = [f"/d/images/{image}", *(f"/d/masks/a{ending}.{suffix}" for suffix in ("gif", "png"))]
     (record,) = match_masks(group_by_dataset("/d", files)[""], "d", "/d")
     assert record.mask_uris == (f"/d/masks/a{ending}.{mask}",)
 
 
 def test_only_roots_with_images_are_named() -> None:
-    found = group_by_dataset("/d", ["/d/N/images/a.png", "/d/S/masks/a.png", "/d/b.png"])
-    assert names_by_root("/d", found) == {"N": "n", "": "d"}
+    groups = group_by_dataset("/d", ["/d/N/images/a.png", "/d/S/masks/a.png", "/d/b.png"])
+    assert names_by_root("/d", groups) == {"N": "n", "": "d"}
 
 
-def test_a_mask_of_one_side_is_rejected() -> None:
+def test_record_with_one_mask_side_is_rejected() -> None:
     files = ["/d/images/a.png", "/d/ManualMask/leftMask/a.png"]
     (record,) = match_masks(group_by_dataset("/d", files)[""], "d", "/d")
     assert (record.status, record.codes, record.mask_classes) == ("rejected", (ONE_SIDED_MASK.code,), ("lung",))

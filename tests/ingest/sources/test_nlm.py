@@ -1,4 +1,4 @@
-"""Shenzhen and Montgomery, as published and as Kaggle merges them, with their clinical readings."""
+"""Shenzhen and Montgomery are recognised as published and as merged on Kaggle, with their clinical readings."""
 
 from collections import Counter
 from pathlib import Path
@@ -9,27 +9,10 @@ from lungseg import storage
 from lungseg.errors import InputError
 from lungseg.ingest import sources
 from lungseg.ingest.record_checks import reject_duplicate_ids
-from lungseg.schema import Record
+from tests.ingest.sources.archive_files import fill, masks_by_id
 
 
-def fill(folder: Path, *names: str) -> Path:
-    for name in names:
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    return folder
-
-
-def found(folder: Path, records: list[Record]) -> dict[tuple[str, str], tuple[str, ...]]:
-    """(data set, id) of each record to its masks, named below the archive."""
-    assert len({(record.dataset, record.image_id, record.image_uri) for record in records}) == len(records)
-    return {
-        (record.dataset, record.image_id): tuple(uri.removeprefix(f"{folder}/") for uri in record.mask_uris)
-        for record in records
-    }
-
-
-def test_montgomery_as_published(tmp_path: Path) -> None:
+def test_published_montgomery_is_recognised(tmp_path: Path) -> None:
     names = ["MCUCXR_0001_0", "MCUCXR_0104_1"]
     folder = fill(
         tmp_path / "MontgomerySet",
@@ -42,7 +25,7 @@ def test_montgomery_as_published(tmp_path: Path) -> None:
         *("NLM-MontgomeryCXRSet-ReadMe.pdf", "CXR_png/Thumbs.db", "ManualMask/leftMask/Thumbs.db"),
     )
     records = sources.discover(str(folder))
-    assert found(folder, records) == {
+    assert masks_by_id(folder, records) == {
         ("montgomeryset", name): (f"ManualMask/leftMask/{name}.png", f"ManualMask/rightMask/{name}.png")
         for name in names
     }
@@ -50,7 +33,7 @@ def test_montgomery_as_published(tmp_path: Path) -> None:
     assert {record.status for record in records} == {"ok"}
 
 
-def test_montgomery_with_one_side_missing_is_rejected_aloud(tmp_path: Path) -> None:
+def test_montgomery_image_with_one_mask_side_is_rejected(tmp_path: Path) -> None:
     folder = fill(
         tmp_path / "m",
         *("CXR_png/MCUCXR_0001_0.png", "CXR_png/MCUCXR_0002_0.png", "CXR_png/MCUCXR_0003_0.png"),
@@ -64,13 +47,13 @@ def test_montgomery_with_one_side_missing_is_rejected_aloud(tmp_path: Path) -> N
     assert (none.status, none.mask_uris) == ("ok", ())
 
 
-def test_montgomery_without_one_of_its_mask_folders_is_rejected(tmp_path: Path) -> None:
+def test_missing_right_mask_folder_rejects_images(tmp_path: Path) -> None:
     folder = fill(tmp_path / "m", "CXR_png/a.png", "ManualMask/leftMask/a.png")
     (record,) = sources.discover(str(folder))
     assert (record.status, record.codes) == ("rejected", ("one_sided_mask",))
 
 
-def test_montgomery_masks_that_fit_nothing_are_refused(tmp_path: Path) -> None:
+def test_montgomery_without_matching_masks_is_refused(tmp_path: Path) -> None:
     folder = fill(tmp_path / "m", "CXR_png/a.png", "ManualMask/leftMask/b.png", "ManualMask/rightMask/b.png")
     with pytest.raises(InputError, match="no mask has the name of an image"):
         sources.discover(str(folder))
@@ -87,12 +70,12 @@ KAGGLE = (
 
 
 @pytest.mark.parametrize("inside", ["", "Lung Segmentation"])
-def test_kaggles_merged_folder_is_taken_apart_again(inside: str, tmp_path: Path) -> None:
-    # Kaggle's unmasked pictures for testing lie beside the two folders; they are an archive's pictures too.
+def test_kaggle_folder_is_split_by_hospital(inside: str, tmp_path: Path) -> None:
+    # Kaggle's test images without masks are beside the two folders; they are listed too.
     prefix, digest = ("Lung_Segmentation_", "-c65999") if inside else ("", "")
     folder = fill(tmp_path / "data" / inside, *KAGGLE)
     records = sources.discover(str(tmp_path / "data"))
-    assert found(folder, records) == {
+    assert masks_by_id(folder, records) == {
         ("montgomery", "MCUCXR_0104_1"): ("masks/MCUCXR_0104_1.png",),
         ("shenzhen", "CHNCXR_0001_0"): ("masks/CHNCXR_0001_0_mask.png",),
         ("shenzhen", "CHNCXR_0025_0"): (),
@@ -103,12 +86,12 @@ def test_kaggles_merged_folder_is_taken_apart_again(inside: str, tmp_path: Path)
     assert {record.image_id[-1]: record.finding for record in records} == {"0": "normal", "1": "abnormal"}
 
 
-def test_kaggles_folder_stays_one_data_set_when_it_is_given_a_name(tmp_path: Path) -> None:
+def test_named_kaggle_folder_stays_one_dataset(tmp_path: Path) -> None:
     folder = fill(tmp_path / "data", *KAGGLE)
     assert {record.dataset for record in sources.discover(str(folder), "merged")} == {"merged"}
 
 
-def test_one_hospital_keeps_its_folders_name(tmp_path: Path) -> None:
+def test_folder_of_one_hospital_keeps_its_name(tmp_path: Path) -> None:
     folder = fill(tmp_path / "Mine", "images/CHNCXR_0001_0.png", "images/CHNCXR_0002_1.png")
     assert {record.dataset for record in sources.discover(str(folder))} == {"mine"}
 
@@ -116,7 +99,7 @@ def test_one_hospital_keeps_its_folders_name(tmp_path: Path) -> None:
 # Real data
 
 
-def test_the_real_archive_is_found_whole(cxr256: Path) -> None:
+def test_real_archive_is_listed_completely(cxr256: Path) -> None:
     records = sources.discover(str(cxr256))
     assert len(records) == 688
     assert Counter((record.dataset, record.finding) for record in records) == {
@@ -132,20 +115,20 @@ def test_the_real_archive_is_found_whole(cxr256: Path) -> None:
 # Clinical readings
 
 
-def reading(folder: Path, name: str, text: str | bytes) -> None:
+def write_reading(folder: Path, name: str, text: str | bytes) -> None:
     path = folder / "ClinicalReadings" / f"{name}.txt"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
 
 
-def test_age_and_sex_come_from_the_readings_and_nothing_else_does(tmp_path: Path) -> None:
+def test_only_age_and_sex_are_taken_from_readings(tmp_path: Path) -> None:
     folder = fill(tmp_path / "x", *(f"CXR_png/{name}.png" for name in ("CHNCXR_0001_0", "CHNCXR_0002_1")))
     fill(folder, "CXR_png/MCUCXR_0001_0.png", "CXR_png/MCUCXR_0002_1.png", "CXR_png/MCUCXR_0003_0.png")
-    reading(folder, "CHNCXR_0001_0", "male 45yrs\nleft upper PTB of Mr Wu")
-    reading(folder, "CHNCXR_0002_1", "\ufeffFemale, 9 months\r\nnormal")
-    reading(folder, "MCUCXR_0001_0", "Patient's Sex: F\nPatient's Age: 027Y\nnormal male heart, 80 years\n")
-    reading(folder, "MCUCXR_0002_1", b"\xff\x00garbage")
-    reading(folder, "MCUCXR_9999_1", "of no image")
+    write_reading(folder, "CHNCXR_0001_0", "male 45yrs\nleft upper PTB of Mr Wu")
+    write_reading(folder, "CHNCXR_0002_1", "\ufeffFemale, 9 months\r\nnormal")
+    write_reading(folder, "MCUCXR_0001_0", "Patient's Sex: F\nPatient's Age: 027Y\nnormal male heart, 80 years\n")
+    write_reading(folder, "MCUCXR_0002_1", b"\xff\x00garbage")
+    write_reading(folder, "MCUCXR_9999_1", "of no image")
     records = sources.discover(str(folder))
     assert [(record.dataset, record.age_group, record.sex, record.finding) for record in records] == [
         ("montgomery", "20-29", "female", "normal"),
@@ -157,10 +140,10 @@ def test_age_and_sex_come_from_the_readings_and_nothing_else_does(tmp_path: Path
     assert "Wu" not in repr(records)
 
 
-def test_readings_belong_to_the_images_beside_them(tmp_path: Path) -> None:
+def test_readings_are_matched_within_their_dataset(tmp_path: Path) -> None:
     for name, text in (("a", "male 45yrs"), ("b", "female 15yrs")):
         fill(tmp_path / "x" / name, "CXR_png/CHNCXR_0001_0.png")
-        reading(tmp_path / "x" / name, "CHNCXR_0001_0", text)
+        write_reading(tmp_path / "x" / name, "CHNCXR_0001_0", text)
     records = sources.discover(str(tmp_path / "x"))
     assert [(record.dataset, record.sex, record.age_group) for record in records] == [
         ("a", "male", "40-49"),
@@ -168,19 +151,19 @@ def test_readings_belong_to_the_images_beside_them(tmp_path: Path) -> None:
     ]
 
 
-def test_readings_that_cannot_be_read_are_warned_of_once(
+def test_unreadable_readings_give_one_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     names = [f"CHNCXR_{number:04d}_0" for number in range(1, 6)]
     folder = fill(tmp_path / "x", *(f"CXR_png/{name}.png" for name in names))
     for name in names:
-        reading(folder, name, "male 45yrs")
-    whole = storage.read_bytes
+        write_reading(folder, name, "male 45yrs")
+    read_bytes = storage.read_bytes
 
     def read(path: str) -> bytes:
         if path.endswith(("0002_0.txt", "0004_0.txt")):
             raise InputError(f"{path}: cannot be read")
-        return whole(path)
+        return read_bytes(path)
 
     monkeypatch.setattr(storage, "read_bytes", read)
     records = sources.discover(str(folder))
@@ -192,16 +175,16 @@ def test_readings_that_cannot_be_read_are_warned_of_once(
 
 def test_only_readings_of_images_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = fill(tmp_path / "x", "CXR_png/CHNCXR_0001_0.png", "CXR_png/CHNCXR_0002_0.png")
-    reading(folder, "CHNCXR_0001_0", "male 45yrs")
-    reading(folder, "CHNCXR_0003_0", "male 45yrs")
+    write_reading(folder, "CHNCXR_0001_0", "male 45yrs")
+    write_reading(folder, "CHNCXR_0003_0", "male 45yrs")
     read: list[str] = []
     monkeypatch.setattr(storage, "read_bytes", lambda path: read.append(Path(path).stem) or b"female 30yrs")
     assert [record.sex for record in sources.discover(str(folder))] == ["female", None]
     assert read == ["CHNCXR_0001_0"]
 
 
-def test_masks_left_over_are_told_and_stop_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    # Kaggle's pictures for testing lie in no images folder: they must not be measured by the masks of the others.
+def test_unmatched_masks_are_logged_and_do_not_stop(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    # Kaggle's test images are in no images folder; other masks that match no image must not stop them.
     folder = fill(tmp_path / "data", *KAGGLE, "masks/CHNCXR_0999_0_mask.png")
     assert len(sources.discover(str(folder))) == 5
     assert "1 masks match no image" in caplog.text

@@ -1,4 +1,4 @@
-"""CSV and Parquet as text: what Excel, pandas and R write, and what is broken."""
+"""CSV and Parquet of Excel, pandas and R are read as text; damaged tables are refused."""
 
 import io
 from typing import Any
@@ -20,7 +20,7 @@ def parquet(**columns: Any) -> bytes:
 @pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
 @pytest.mark.parametrize("delimiter", [",", "\t", ";"])
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_csv_as_many_write_it(bom: bytes, delimiter: str, end: str) -> None:
+def test_csv_dialects_are_read_alike(bom: bytes, delimiter: str, end: str) -> None:
     rows = [("id", "age", "notes"), ("007", "045Y", '"a\nb"'), ('"1,5;\t""x"""', " NA ", "é"), ("true", "", "")]
     content = bom + end.join(delimiter.join(row) for row in rows).encode() + end.encode() * 2
     assert column_names(content, "x.csv") == ["id", "age", "notes"]
@@ -31,7 +31,7 @@ def test_csv_as_many_write_it(bom: bytes, delimiter: str, end: str) -> None:
 @pytest.mark.parametrize("line", ["sep={}", "SEP={}", '"sep={}"'])
 @pytest.mark.parametrize("delimiter", [";", ",", "\t", "|"])
 @pytest.mark.parametrize("start", ["", "\ufeff"])
-def test_a_first_line_may_tell_the_delimiter(line: str, delimiter: str, start: str) -> None:
+def test_first_line_may_give_the_delimiter(line: str, delimiter: str, start: str) -> None:
     rows = [("image", "age, in y; or m"), ("a.png", "45"), ("b.png", "7 m")]
     text = "\r\n".join([start + line.format(delimiter), *(delimiter.join(f'"{cell}"' for cell in row) for row in rows)])
     content = f"{text}\r\n".encode()
@@ -41,17 +41,17 @@ def test_a_first_line_may_tell_the_delimiter(line: str, delimiter: str, start: s
         read_columns(content + delimiter.join("abc").encode() + b"\r\n", "x.csv", ["image"])
 
 
-def test_a_column_may_be_called_sep() -> None:
+def test_column_may_be_called_sep() -> None:
     assert column_names(b"sep=x,sep\n1,2\n", "x.csv") == ["sep=x", "sep"]
 
 
-def test_one_column_and_no_rows() -> None:
+def test_one_column_or_no_rows_are_read() -> None:
     assert column_names(b"image\na.png\n", "x.csv") == ["image"]
     assert read_columns(b"image\na.png\n", "x.csv", ["image"]) == {"image": ["a.png"]}
     assert read_columns(b"image,age\n", "x.csv", ["image"]) == {"image": []}
 
 
-def test_parquet_of_any_type() -> None:
+def test_parquet_of_any_scalar_type_is_read() -> None:
     content = parquet(image=["a.png", None], age=[45, None], weight=[1.5, float("nan")], big=pa.array(["x", "y"]))
     content = content if column_names(content, "x") == ["image", "age", "weight", "big"] else b""
     cells = {"image": ["a.png", ""], "age": ["45", ""], "weight": ["1.5", ""]}
@@ -71,20 +71,20 @@ def test_parquet_of_any_type() -> None:
         (b'image,age\na,1\n"Wu,2\nb,2\n', "row 2 has a double quote that is not closed"),
         (b'note,image,age\nfine,a,1\n"Wu\nhu",b,2\n"Wu,c,2\nx,d,2\n', "row 3 has a double quote that is not closed"),
         (b'image,note\na,"Wu\nb,x"y\nc,z\n', "row 1 has a double quote that is not closed"),
-        (b"PAR1 torn", "not a Parquet file"),
+        (b"PAR1 truncated", "not a Parquet file"),
         (parquet(image=["a"], age=[1])[:-9] + b"123456789", "not a Parquet file"),
         (parquet(image=[b"\x89PNG"], age=[1]), "column image has the type binary, expected text"),
         (parquet(image=[{"path": "a", "bytes": b""}], age=[1]), "column image has the type struct"),
     ],
 )
-def test_what_is_broken_is_named_and_no_cell_is_shown(content: bytes, message: str) -> None:
+def test_damaged_table_is_refused_without_showing_cells(content: bytes, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         read_columns(content, "x.csv", [name for name in column_names(content, "x.csv") if name in ("image", "age")])
     assert str(caught.value).startswith("x.csv: ")
     assert "Wu" not in str(caught.value)
 
 
-def test_line_breaks_within_a_cell_are_part_of_it_and_quotes_within_one_are_none() -> None:
+def test_cells_may_contain_line_breaks_and_quotes() -> None:
     content = b'image,note\na,"one\ntwo"\n\nb,5" film\nc,"so ""called"""\n'
     assert read_columns(content, "x.csv", ["image", "note"]) == {
         "image": ["a", "b", "c"],
