@@ -1,4 +1,4 @@
-"""Show what a study and its predictions came to: tables on the terminal, report.json, report.html."""
+"""Report a study and its predictions: tables on the terminal, report.json and report.html."""
 
 import logging
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ def run(settings: ReportSettings) -> None:
     """Print the tables and write report.json and report.html.
 
     Raises:
-        LungsegError: no study is named, or study or predictions cannot be read.
+        LungsegError: no study is named, or the study or the predictions cannot be read.
 
     """
     if not settings.study:
@@ -29,62 +29,65 @@ def run(settings: ReportSettings) -> None:
     predictions = (
         prediction_results.read_predictions(storage.resolve(settings.predictions)) if settings.predictions else None
     )
-    compared, notes = _compare(study, settings.compare_with), _notes(study, predictions)
-    console.print_report(study, compared, predictions, notes)
-    chosen = overlays.select_cases(predictions.rows, settings.overlays) if predictions else []
-    shown = [
-        overlays.draw_case(row, rank, prediction_results.TRAINING_LABELS[row["seen_in_training"]])
-        for rank, row in chosen
-    ]
+    comparisons, notes = _compare_studies(study, settings.compare_with), _notes(study, predictions)
+    console.print_report(study, comparisons, predictions, notes)
+    page = Page(study, comparisons, predictions, _draw_overlays(predictions, settings.overlays), notes)
     out = storage.resolve(settings.out) if settings.out else study.folder
-    page = Page(study, compared, predictions, shown, notes)
     storage.write_json(storage.join(out, "report.json"), to_json(page))
     storage.write_bytes(storage.join(out, "report.html"), to_html(page).encode())
-    logger.info("the page: %s", storage.join(out, "report.html"))
-    logger.info("the numbers: %s", storage.join(out, "report.json"))
+    logger.info("wrote %s and %s", storage.join(out, "report.html"), storage.join(out, "report.json"))
 
 
-def _compare(study: Study, others: Sequence[str]) -> list[study_comparison.StudyComparison]:
-    """Compare a study with others on the images that both were tested on.
+def _draw_overlays(predictions: Predictions | None, count: int) -> list[overlays.Overlay]:
+    if predictions is None:
+        return []
+    return [
+        overlays.draw_case(row, rank, prediction_results.TRAINING_LABELS[row["seen_in_training"]])
+        for rank, row in overlays.select_cases(predictions.rows, count)
+    ]
+
+
+def _compare_studies(study: Study, folders: Sequence[str]) -> list[study_comparison.StudyComparison]:
+    """Compare a study with others on the images that both tested.
 
     Raises:
-        LungsegError: another one cannot be read, or shares no image with it.
+        LungsegError: a study cannot be read, has other folds, or shares no image.
 
     """
-    found = []
-    for folder in map(storage.resolve, others):
+    comparisons = []
+    for folder in map(storage.resolve, folders):
         other = study_results.read_study(folder)
         if other.folds_and_seed != study.folds_and_seed:
             raise InputError(
-                f"{folder}: --folds and --seed are {other.folds_and_seed}, expected {study.folds_and_seed}: "
-                "compare studies with the same folds"
+                f"{folder}: --folds and --seed are {other.folds_and_seed}, expected {study.folds_and_seed} as in "
+                f"{study.name}: compare studies with the same folds"
             )
         pairs = study_comparison.compare(
             study_results.read_rows(study.folder), other.name, study_results.read_rows(folder)
         )
         if not pairs:
             raise InputError(
-                f"{folder}: no run of {study.name} and of this study was trained on the same data sets and tested on "
-                "the same images: compare studies of the same data, protocol and folds"
+                f"{folder}: no run of this study was trained on the same datasets and tested on the same images as a "
+                f"run of {study.name}: compare studies of the same data, protocol and folds"
             )
-        found += pairs
-    return found
+        comparisons += pairs
+    return comparisons
 
 
 def _notes(study: Study, predictions: Predictions | None) -> list[str]:
-    """List what a reader must know before believing a figure."""
-    left = len(study.unfinished)
-    notes = [f"{left} of {len(study.runs)} runs not finished: their figures are missing."] if left else []
+    """List what limits the results: missing runs, missing predictions, predictions of another study."""
+    unfinished = len(study.unfinished)
+    notes = [f"{unfinished} of {len(study.runs)} runs are unfinished: their results are missing."] if unfinished else []
     if predictions is None:
         return notes
     about = predictions.about
     if not about["complete"]:
         planned = f" of {about['planned']}" if about["planned"] is not None else ""
         notes.append(
-            f"infer was interrupted: {about['inputs']}{planned} inputs are here, and the figures are of these only. "
-            "The same command goes on."
+            f"The inference was interrupted: the results cover {about['inputs']}{planned} inputs. "
+            "Run the same command again to resume it."
         )
-    strangers = [run for run in about["runs"] if run not in study.runs]
-    if strangers:
-        notes.append(f"The predictions were made by run {console.join_names(strangers)}, not of this study.")
+    other_runs = [run for run in about["runs"] if run not in study.runs]
+    if other_runs:
+        notes.append(f"The predictions are by {console.join_names(other_runs)}, not a run of this study.")
     return notes

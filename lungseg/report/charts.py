@@ -1,4 +1,4 @@
-"""Where the marks of the report's charts lie: numbers only, report.html turns them into SVG."""
+"""Coordinates of the report's charts; report.html draws them as SVG."""
 
 import math
 from collections import Counter
@@ -8,10 +8,10 @@ from typing import Any
 
 WIDTH, HEIGHT = 300, 150
 LEFT, RIGHT, TOP, BOTTOM = 42, 10, 12, 32
-"""Room around the plot for ticks and labels, units of the view box."""
+"""Margins around the plot for ticks and labels, in units of the SVG view box."""
 
 _BINS = 40
-_STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
+_TICK_STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 
 Row = dict[str, Any]
 Points = tuple[tuple[float, float], ...]
@@ -19,40 +19,40 @@ Points = tuple[tuple[float, float], ...]
 
 @dataclass(frozen=True)
 class Scale:
-    """A linear way from values low..high to positions start..end."""
+    """A linear map from values low..high to positions start..end."""
 
     low: float
     high: float
     start: float
     end: float
 
-    def at(self, value: float) -> float:
-        """Position of a value, rounded to what a screen can show."""
+    def position(self, value: float) -> float:
+        """Return the position of a value, rounded to 0.01."""
         span = (self.high - self.low) or 1.0
         return round(self.start + (value - self.low) / span * (self.end - self.start), 2)
 
 
 @dataclass(frozen=True)
 class Tick:
-    """A mark on an axis: its position and its text."""
+    """A mark on an axis."""
 
-    at: float
-    text: str
+    position: float
+    label: str
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One figure over epochs; last is the text beside its last point."""
+    """A metric over epochs. last_value: label of the last point."""
 
     points: Points
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
-    last: str
+    last_value: str
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """How many images have which Dice; bars are (x, y, width, height), mean is the position of its line."""
+    """Number of images by Dice. bars: (x, y, width, height). mean: x position of the mean."""
 
     bars: tuple[tuple[float, float, float, float], ...]
     x_ticks: tuple[Tick, ...]
@@ -61,8 +61,8 @@ class Histogram:
 
 
 def learning_curves(runs: Mapping[str, Sequence[Row]]) -> dict[str, tuple[Curve | None, Curve | None]]:
-    """Draw each run's Dice (of its validation fold, else held-out) and loss over epochs, all on the same axes."""
-    rows = [row for part in runs.values() for row in part]
+    """Place the Dice (of the validation fold, else held-out) and the loss of each run, all on the same axes."""
+    rows = [row for run_rows in runs.values() for row in run_rows]
     if not rows:
         return {}
     epochs = max(row["epoch"] for row in rows)
@@ -70,11 +70,11 @@ def learning_curves(runs: Mapping[str, Sequence[Row]]) -> dict[str, tuple[Curve 
     high = max((row["loss"] for row in rows if math.isfinite(row["loss"])), default=1.0)
     return {
         name: (
-            place_curve([(row["epoch"], _dice(row)) for row in part], low, 1.0, epochs),
-            place_curve([(row["epoch"], row["loss"]) for row in part], 0.0, high, epochs),
+            place_curve([(row["epoch"], _dice(row)) for row in run_rows], low, 1.0, epochs),
+            place_curve([(row["epoch"], row["loss"]) for row in run_rows], 0.0, high, epochs),
         )
-        for name, part in runs.items()
-        if part
+        for name, run_rows in runs.items()
+        if run_rows
     }
 
 
@@ -83,50 +83,50 @@ def _dice(row: Row) -> float:
 
 
 def place_curve(values: Sequence[tuple[int, float]], low: float, high: float, epochs: int) -> Curve | None:
-    """Place (epoch, value) pairs in a plot of low..high by 1..epochs; None where there is no finite value."""
+    """Place (epoch, value) pairs on axes of 1..epochs and low..high; None if no value is finite."""
     finite = [(epoch, value) for epoch, value in values if math.isfinite(value)]
     if not finite:
         return None
-    across, up = Scale(1, max(epochs, 2), LEFT, WIDTH - RIGHT), _upward(low, high)
-    points = tuple((across.at(epoch), up.at(value)) for epoch, value in finite)
-    wholes = [value for value in round_ticks(1, max(epochs, 2), 5) if value >= 1 and value == int(value)]
-    x_ticks = tuple(Tick(across.at(value), f"{value:.0f}") for value in dict.fromkeys([1.0, *wholes]))
-    return Curve(points, x_ticks, _y_ticks(up), f"{finite[-1][1]:.3f}")
+    x_scale, y_scale = Scale(1, max(epochs, 2), LEFT, WIDTH - RIGHT), _y_scale(low, high)
+    points = tuple((x_scale.position(epoch), y_scale.position(value)) for epoch, value in finite)
+    integers = [value for value in round_ticks(1, max(epochs, 2), 5) if value >= 1 and value == int(value)]
+    x_ticks = tuple(Tick(x_scale.position(value), f"{value:.0f}") for value in dict.fromkeys([1.0, *integers]))
+    return Curve(points, x_ticks, _y_ticks(y_scale), f"{finite[-1][1]:.3f}")
 
 
 def histogram(values: Sequence[float], low: float) -> Histogram:
-    """Count Dice values of low..1 in bins that all charts of one `low` share."""
-    size = (1.0 - low) / _BINS
-    counts = Counter(min(int((value - low) / size), _BINS - 1) for value in values)
-    across, up = Scale(low, 1.0, LEFT, WIDTH - RIGHT), _upward(0, max(counts.values()))
-    floor = up.at(0)
+    """Count Dice values in bins of low..1; charts with the same `low` have the same bins."""
+    bin_width = (1.0 - low) / _BINS
+    counts = Counter(min(int((value - low) / bin_width), _BINS - 1) for value in values)
+    x_scale, y_scale = Scale(low, 1.0, LEFT, WIDTH - RIGHT), _y_scale(0, max(counts.values()))
+    baseline = y_scale.position(0)
     bars = []
     for number, count in sorted(counts.items()):
-        left, right = across.at(low + number * size), across.at(low + (number + 1) * size)
-        height = max(floor - up.at(count), 1.5)  # one image among thousands must still be seen
-        bars.append((left, round(floor - height, 2), round(right - left - 0.6, 2), round(height, 2)))
-    x_ticks = tuple(Tick(across.at(value), f"{value:g}") for value in round_ticks(low, 1.0, 5))
-    y_ticks = tuple(tick for tick in _y_ticks(up, 3) if float(tick.text).is_integer())
-    return Histogram(tuple(bars), x_ticks, y_ticks, across.at(math.fsum(values) / len(values)))
+        left, right = x_scale.position(low + number * bin_width), x_scale.position(low + (number + 1) * bin_width)
+        height = max(baseline - y_scale.position(count), 1.5)  # so that one image among thousands is visible
+        bars.append((left, round(baseline - height, 2), round(right - left - 0.6, 2), round(height, 2)))
+    x_ticks = tuple(Tick(x_scale.position(value), f"{value:g}") for value in round_ticks(low, 1.0, 5))
+    y_ticks = tuple(tick for tick in _y_ticks(y_scale, 3) if float(tick.label).is_integer())
+    return Histogram(tuple(bars), x_ticks, y_ticks, x_scale.position(math.fsum(values) / len(values)))
 
 
 def axis_start(values: Sequence[float]) -> float:
-    """Round down to where a Dice axis of these values begins: a multiple of 0.1 below 1."""
+    """Return the start of a Dice axis for these values: a multiple of 0.1, at most 0.9."""
     return min(math.floor(min(values, default=0.9) * 10 + 1e-9) / 10, 0.9)
 
 
 def round_ticks(low: float, high: float, count: int) -> list[float]:
-    """Choose about `count` round values within low..high."""
-    rough = (high - low) / count
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(one * power for one in _STEPS if one * power >= rough * 0.999)
+    """Return about `count` round values within low..high."""
+    raw_step = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(raw_step))
+    step = next(factor * power for factor in _TICK_STEPS if factor * power >= raw_step * 0.999)
     first = math.ceil(low / step - 1e-9)
     return [round(i * step, 10) for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def _upward(low: float, high: float) -> Scale:
+def _y_scale(low: float, high: float) -> Scale:
     return Scale(low, high if high > low else low + 1.0, HEIGHT - BOTTOM, TOP)
 
 
-def _y_ticks(up: Scale, count: int = 4) -> tuple[Tick, ...]:
-    return tuple(Tick(up.at(value), f"{value:g}") for value in round_ticks(up.low, up.high, count))
+def _y_ticks(y_scale: Scale, count: int = 4) -> tuple[Tick, ...]:
+    return tuple(Tick(y_scale.position(value), f"{value:g}") for value in round_ticks(y_scale.low, y_scale.high, count))

@@ -1,4 +1,4 @@
-"""The report page as HTML and JSON."""
+"""The report as one HTML page and as JSON."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from pathlib import Path
 import jinja2
 
 from lungseg.arrays import Row
+from lungseg.ingest.reason_codes import REGISTRY
 from lungseg.predictions import overlays
 from lungseg.report import charts, console
 from lungseg.report.prediction_results import Predictions
@@ -21,12 +22,12 @@ _MAX_CROSS = 4  # cross-dataset results that the headline lists
 
 @dataclass(frozen=True)
 class Page:
-    """What a report tells: on the page and, but for the pictures, as JSON."""
+    """Content of the report."""
 
     study: Study
-    compared: Sequence[study_comparison.StudyComparison]
+    comparisons: Sequence[study_comparison.StudyComparison]
     predictions: Predictions | None
-    shown: Sequence[overlays.Overlay]
+    overlays: Sequence[overlays.Overlay]
     notes: Sequence[str]
 
 
@@ -56,29 +57,26 @@ def headline(study: Study) -> list[str]:
 
 
 def to_json(page: Page) -> Row:
-    """Give the page's figures as a JSON object."""
+    """Convert to report.json: everything except the images."""
+    study, predictions = page.study, page.predictions
     names = ("image_id", "dataset", "rank", "dice", "training", "note")
     return {
         "versions": versions(_LIBRARIES),
         "notes": list(page.notes),
         "study": {
-            "name": page.study.name,
-            "folder": page.study.folder,
-            "unfinished": list(page.study.unfinished),
-            "results": page.study.matrix.as_json(),
-            "against": [one.as_json() for one in page.compared],
+            "name": study.name,
+            "folder": study.folder,
+            "unfinished": list(study.unfinished),
+            "results": study.matrix.as_json(),
+            "study_comparisons": [comparison.as_json() for comparison in page.comparisons],
             "tables": [
-                {**one.about, "rows": _json_lines(one.lines), "all_runs": _json_lines(one.all_runs)}
-                for one in page.study.tables
+                {**table.about, "rows": _json_lines(table.lines), "all_runs": _json_lines(table.all_runs)}
+                for table in study.tables
             ],
         },
-        "predictions": page.predictions
-        and {
-            **page.predictions.about,
-            "rows": _json_lines(page.predictions.lines),
-            "codes": list(page.predictions.codes),
-        },
-        "overlays": [{name: getattr(one, name) for name in names} for one in page.shown],
+        "predictions": predictions
+        and {**predictions.about, "rows": _json_lines(predictions.lines), "codes": list(predictions.codes)},
+        "overlays": [{name: getattr(overlay, name) for name in names} for overlay in page.overlays],
     }
 
 
@@ -95,27 +93,32 @@ def to_html(page: Page) -> str:
         number=console.format_number,
         counts=console.format_counts,
         names=console.join_names,
-        made=console.describe_metrics,
+        describe_metrics=console.describe_metrics,
+        predicting_runs=console.predicting_runs,
+        code_meaning=_code_meaning,
     )
-    environment.filters["predictors"] = console.predicting_runs
     template = environment.from_string(Path(__file__).with_name("report.html").read_text(encoding="utf-8"))
     return template.render(
         study=page.study,
-        grid=cross_dataset.dice_table(page.study.matrix),
-        compared=page.compared,
+        dice_table=cross_dataset.dice_table(page.study.matrix),
+        comparisons=page.comparisons,
         predictions=page.predictions,
         headline=headline(page.study),
         notes=page.notes,
         curves=charts.learning_curves(page.study.curves),
         histograms=_histograms(page.study, page.predictions),
-        overlays=page.shown,
+        overlays=page.overlays,
         plot=charts,
         versions=versions(_LIBRARIES),
     )
 
 
+def _code_meaning(code: str) -> str:
+    return REGISTRY[code].meaning if code in REGISTRY else ""
+
+
 def _histograms(study: Study, predictions: Predictions | None) -> list[tuple[str, ResultLine, charts.Histogram]]:
-    """Draw the per-image Dice of every line that counts each image once, all on one axis."""
+    """Draw the Dice per image of each group of images, all on the same x axis."""
     lines = [
         (
             f"{line.about['dataset']}, {line.about['role']}; trained on {console.join_names(table.about['train_on'])}",

@@ -1,4 +1,4 @@
-"""Summarise the rows of an inference for the report."""
+"""Read and summarise predictions."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -14,14 +14,17 @@ from lungseg.schema import USABLE
 from lungseg.study.cross_dataset import mean_defined
 
 DISTANCES = ("hd95_px", "assd_px")
-
-
 TRAINING_LABELS = {True: "seen", False: "unseen", None: "unknown"}
+"""Text for the values of the column seen_in_training."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What infer wrote; about: plan and counts; codes: rows by data set, status and reason code; rows: no masks."""
+    """Results of an inference.
+
+    about: its settings and counts. codes: images by dataset, status and reason code. rows: without masks; `part` and
+    `position` locate each row.
+    """
 
     about: Row
     lines: tuple[ResultLine, ...]
@@ -30,21 +33,18 @@ class Predictions:
 
 
 def read_predictions(folder: str) -> Predictions:
-    """Read infer's parts, all of them or as many as an interrupted infer left.
+    """Read all parts; an interrupted inference has only some of them.
 
     Raises:
-        InputError: the folder holds no predictions, or a file of it is damaged.
+        InputError: the folder has no predictions, or a file is damaged.
 
     """
     if not storage.exists(folder):
-        raise InputError(
-            f"{folder}: no such folder, expected predictions: pass --predictions FOLDER (jobs/infer.py makes it)"
-        )
+        raise InputError(f"{folder}: no such folder, expected predictions: pass the --out of jobs/infer.py")
     if not storage.exists(storage.join(folder, "plan.json")):
-        raise InputError(f"{folder}: no plan.json in it, expected predictions: pass the --out of jobs/infer.py")
+        raise InputError(f"{folder}: no plan.json, expected predictions: pass the --out of jobs/infer.py")
     plan = storage.read_json(storage.join(folder, "plan.json"))
     end = storage.join(folder, "predictions.json")
-    ended = storage.read_json(end) if storage.exists(end) else {}
     rows = [row for part in part_files(folder) for row in _read_part(part)]
     names = ("archive", "checkpoints", "model", "runs", "epochs", "threshold", "tta", "postprocess")
     about = {
@@ -52,7 +52,7 @@ def read_predictions(folder: str) -> Predictions:
         **{name: plan.get(name) for name in names},
         "aggregation": "mean over images",
         "resolution": "native size",
-        "complete": bool(ended),
+        "complete": storage.exists(end) and bool(storage.read_json(end)),
         "planned": plan.get("images"),
         "inputs": len(rows),
         "counts": dict(sorted(Counter(row["status"] for row in rows).items())),
@@ -61,18 +61,18 @@ def read_predictions(folder: str) -> Predictions:
 
 
 def _prediction_lines(rows: Sequence[Row]) -> tuple[ResultLine, ...]:
-    """Make a line a data set and whether the model was trained on its images, the unseen first."""
-    parts = group_by([row for row in rows if row["status"] in USABLE], ("dataset", "seen_in_training"))
+    """Summarise images with a mask by dataset and whether the model was trained on them, unseen images first."""
+    groups = group_by([row for row in rows if row["status"] in USABLE], ("dataset", "seen_in_training"))
     lines = []
-    for (dataset, seen), part in sorted(parts.items(), key=lambda pair: (pair[0][0], bool(pair[0][1]))):
-        dice = tuple(row["dice"] for row in part if row["dice"] is not None)
-        values = {
-            **compute_metrics(part),
-            **{name: mean_defined(row[name] for row in part if row[name] is not None) for name in DISTANCES},
-            "without_reference": len(part) - len(dice),
-            "without_distance": sum(1 for row in part if row["dice"] is not None and row["hd95_px"] is None),
+    for (dataset, is_seen), group in sorted(groups.items(), key=lambda item: (item[0][0], bool(item[0][1]))):
+        dice = tuple(row["dice"] for row in group if row["dice"] is not None)
+        metrics = {
+            **compute_metrics(group),
+            **{name: mean_defined(row[name] for row in group) for name in DISTANCES},
+            "without_reference": len(group) - len(dice),
+            "without_distance": sum(1 for row in group if row["dice"] is not None and row["hd95_px"] is None),
         }
-        lines.append(ResultLine({"dataset": dataset, "training": TRAINING_LABELS[seen]}, values, dice))
+        lines.append(ResultLine({"dataset": dataset, "training": TRAINING_LABELS[is_seen]}, metrics, dice))
     return tuple(lines)
 
 
@@ -86,6 +86,6 @@ def _count_codes(rows: Sequence[Row]) -> tuple[Row, ...]:
 
 
 def _read_part(path: str) -> list[Row]:
-    """Read a part without its masks, which only the few images that are shown need; each row says where it lies."""
+    """Read a part without its masks: only the few images that are drawn need them."""
     rows: list[Row] = read_part(path).drop_columns(["mask"]).to_pylist()
     return [{**row, "part": path, "position": i} for i, row in enumerate(rows)]

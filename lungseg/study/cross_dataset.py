@@ -171,20 +171,31 @@ def print_results(results: CrossDatasetResults, console: Console | None = None) 
         return
     if console is None:
         console = Console(markup=False, highlight=False, emoji=False, width=max(_MIN_WIDTH, Console().width))
-    header, rows = dice_table(results)
     console.print(Text("Dice by test dataset", style="bold"))
     console.print(
         Text(f"mean over images, 95 % interval over patients, at native size; {HELD_OUT_MARK} held-out patients")
     )
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for name in header:
-        table.add_column(name, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(text, style="bold" if text.endswith(HELD_OUT_MARK) else "") for text in row))
-    console.print(table)
+    matrix = _text_table(*dice_table(results))
+    needed = console.measure(matrix, options=console.options.update(width=10 * console.width)).maximum
+    console.print(matrix if needed <= console.width else _text_table(*_dice_list(results)))
     for gap in results.gaps:
         console.print(Text(str(gap)))
     console.print()
+
+
+def _dice_list(results: CrossDatasetResults) -> tuple[list[str], list[list[str]]]:
+    """Format the cells as text, one row each: fits where many or long dataset names do not fit in columns."""
+    rows = [[cell.run_group.label, cell.dataset, _cell_text(cell)] for cell in results.cells]
+    return ["trained on", "tested on", "Dice"], rows
+
+
+def _text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for name in header:
+        table.add_column(name, no_wrap=name != header[0], overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(text, style="bold" if text.endswith(HELD_OUT_MARK) else "") for text in row))
+    return table
 
 
 def mean_per_image(rows: Sequence[Row]) -> ImageResults:

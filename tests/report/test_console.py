@@ -3,47 +3,90 @@ import re
 import pytest
 
 from lungseg.report import console
+from lungseg.report.prediction_results import Predictions
 from lungseg.report.result_table import ResultLine
 from lungseg.report.study_results import RunTable, Study
-from lungseg.study.cross_dataset import summarise
+from lungseg.schema import STUDY_ROWS
+from lungseg.study.cross_dataset import CrossDatasetResults, summarise
+
+METRICS = ("dice", "dice_p5", "dice_min", "iou", "pixel_accuracy")
+HOW = {"aggregation": "mean over images", "resolution": "64 px", "threshold": 0.5}
 
 
-def _show(capsys: pytest.CaptureFixture[str], run: str, dataset: str) -> str:
-    names = ("dice", "dice_p5", "dice_min", "iou", "pixel_accuracy")
-    named = {"run": run, "fold": 0, "role": "held-out", "dataset": dataset}
-    line = ResultLine(named, {"images": 138, **dict.fromkeys(names, 0.98765)}, ())
-    about = {
-        "runs": 1, "train_on": ["a", "b"], "protocol": "pooled", "aggregation": "mean over images",
-        "resolution": "64 px", "threshold": 0.5,
-    }  # fmt: skip
-    console.print_report(
-        Study("trial", "/trial", (run,), (RunTable(about, (line,), ()),), {}, (), summarise([])), [], None, ["one"]
-    )
+def _show(
+    capsys: pytest.CaptureFixture[str],
+    run: str,
+    dataset: str,
+    matrix: CrossDatasetResults | None = None,
+    predictions: Predictions | None = None,
+) -> str:
+    fold = {"run": run, "fold": 0, "role": "held-out", "dataset": dataset}
+    line = ResultLine(fold, {"images": 138, **dict.fromkeys(METRICS, 0.98765)}, ())
+    about = {"runs": 1, "train_on": ["a", "b"], "protocol": "pooled", **HOW}
+    unfinished = ({"run": run, "state": "failed: " + 30 * "reason ", "epochs": 3},)
+    table = RunTable(about, (line,), ())
+    study = Study("trial", "/trial", (run,), (table,), {}, unfinished, matrix or summarise([]))
+    console.print_report(study, [], predictions, ["one"])
     return capsys.readouterr().out
 
 
 @pytest.mark.parametrize("columns", ["40", "80", "200"])
 @pytest.mark.parametrize("dataset", ["montgomery", "ChinaSet_AllFiles_of_a_long_name"])
-def test_no_figure_is_cut(
+def test_no_number_is_cut(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: str, dataset: str
 ) -> None:
     monkeypatch.setenv("COLUMNS", columns)
-    shown = _show(capsys, "from-montgomery-fold0-1a2b3c4d", dataset)
-    assert max(map(len, shown.splitlines())) <= max(100, int(columns))
-    assert re.search(r"held-out .*138( +0\.9877){5}", shown)
-    assert "trained on a + b" in shown
-    assert "mean over images, at 64 px, threshold 0.5" in shown
-    assert "Note: one" in shown
+    text = _show(capsys, "from-montgomery-fold0-1a2b3c4d", dataset)
+    assert max(map(len, text.splitlines())) <= max(100, int(columns))
+    assert re.search(r"held-out .*138( +0\.9877){5}", text)
+    assert "trained on a + b" in text
+    assert "mean over images, at 64 px, threshold 0.5" in text
+    assert "Note: one" in text
 
 
-def test_a_name_is_no_markup_and_steers_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    shown = _show(capsys, "[red]run[/red]", "\x1b[31mred:smile:")
-    assert "[red]run[/red]" in shown
-    assert "?[31mred:smile:" in shown
-    assert "\x1b" not in shown
+def test_names_of_20_characters_are_not_split(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    datasets = [f"archive_of_hospital{number}" for number in range(5)]
+    assert {len(name) for name in datasets} == {20}
+    rows = [
+        {
+            **dict.fromkeys(STUDY_ROWS.names, 0.9),
+            "run": f"from-{source}-fold0-1a2b3c4d",
+            "protocol": "source-to-source",
+            "train_on": source,
+            "role": "held-out" if source == target else "cross",
+            "dataset": target,
+            "image_id": f"{target}_{number}",
+            "patient_id": f"p{number}",
+            "group": None,
+        }
+        for source in datasets
+        for target in datasets
+        for number in range(2)
+    ]
+    metrics = {**dict.fromkeys(METRICS, 0.98765), "images": 10000, "hd95_px": 123.45, "assd_px": 12.34}
+    line = ResultLine({"dataset": datasets[0], "training": "unseen"}, {**metrics, "without_reference": 10}, ())
+    codes = ({"dataset": datasets[0], "status": "rejected", "code": "outside_image", "images": 3},)
+    about = {"runs": [rows[0]["run"]], "inputs": 3, "counts": {"rejected": 3}, **HOW}
+    predictions = Predictions(about, (line,), codes, ())
+    text = _show(capsys, rows[0]["run"], datasets[0], summarise(rows), predictions)
+    assert max(map(len, text.splitlines())) <= 100
+    words = set(text.split())
+    assert {*datasets, rows[0]["run"], "(source-to-source)"} <= words
+    names = re.compile(r"archive_|hospital|1a2b3c4d|from-")
+    assert {word for word in words if names.search(word)} == {*datasets, rows[0]["run"]}
 
 
-def test_a_figure_in_words() -> None:
+def test_names_cannot_control_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    text = _show(capsys, "[red]run[/red]", "\x1b[31mred:smile:")
+    assert "[red]run[/red]" in text
+    assert "?[31mred:smile:" in text
+    assert "\x1b" not in text
+
+
+def test_numbers_and_counts_as_text() -> None:
     assert console.format_number(0.98765, 4) == "0.9877"
     assert console.format_number(None, 4) == "-"
     assert console.format_number("north", None) == "north"

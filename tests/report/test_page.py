@@ -1,0 +1,97 @@
+import json
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from lungseg.arrays import Row
+from lungseg.predictions.overlays import draw_case, select_cases
+from lungseg.report.page import Page, headline, to_html, to_json
+from lungseg.report.prediction_results import TRAINING_LABELS, read_predictions
+from lungseg.report.study_results import read_study
+from tests.report.result_files import dice_row, without_reference, write_predictions, write_run
+
+HOSTILE = "<script>alert(1)</script>"
+
+
+def _page(study: Path, rows: list[Row], overlays: int = 12) -> Page:
+    folder = study.parent / "predictions"
+    write_predictions(folder, rows, planned=None if rows else 9)
+    predictions = read_predictions(str(folder))
+    cases = select_cases(predictions.rows, overlays)
+    drawn = [draw_case(row, rank, TRAINING_LABELS[row["seen_in_training"]]) for rank, row in cases]
+    return Page(read_study(str(study)), [], predictions, drawn, ["a note"])
+
+
+def test_headline_names_cross_dataset_results(study: Path) -> None:
+    for name, dice in (("pooled-fold0", 0.9), ("pooled-fold1", 0.7)):
+        cross = {**dice_row(name, 0, dice, "south", "cross"), "image_id": "same"}
+        write_run(study / name, name, [dice_row(name, 0, dice), cross], ["north"])
+    own, other = headline(read_study(str(study)))
+    assert "mean Dice 0.8000 on 2 held-out images of the same data (2 of 2 folds; mean over images, at 64 px" in own
+    assert "0.8000 on 1 images of south (trained on north)" in other
+
+
+def test_page_shows_counts_notes_and_curves(study: Path, rows: list[Row]) -> None:
+    page = _page(study, rows)
+    text = to_html(page)
+    assert "9 inputs: 1 failed, 7 ok, 1 rejected" in " ".join(text.split())
+    assert "The file is empty, truncated, damaged, or not an image." in text
+    assert "<li>a note</li>" in text
+    assert text.count("<polyline") == 6
+    assert "secret-patient" not in text + json.dumps(to_json(page))
+
+
+def test_overlays_prefer_unseen_images(study: Path, rows: list[Row]) -> None:
+    page = _page(study, rows, overlays=3)
+    assert [(case.rank, case.image_id) for case in page.overlays][::2] == [("worst", "image_3"), ("best", "image_0")]
+    assert {case.training for case in page.overlays} == {"unseen"}
+    assert to_html(page).count('<img src="data:image/png;base64,') == 3
+    text = to_html(_page(study, rows))
+    assert text.count("<img ") == 7
+    assert "<b>no reference</b>" in text
+    assert "images seen in training are included" in text
+
+
+def test_missing_source_image_is_a_note(study: Path, rows: list[Row]) -> None:
+    Path(rows[3]["source_uri"]).unlink()
+    Path(rows[2]["mask_uris"][0]).unlink()
+    assert cv2.imwrite(rows[1]["source_uri"], np.eye(40, dtype=np.uint8))
+    page = _page(study, rows, overlays=4)
+    notes = {overlay["image_id"]: overlay["note"] for overlay in to_json(page)["overlays"]}
+    assert notes["image_3"] == f"{rows[3]['source_uri']} is missing"
+    assert notes["image_2"].startswith("reference mask: ")
+    assert "the image is 40x40 px, expected 96x84" in notes["image_1"]
+    text = to_html(page)
+    assert text.count("<img ") == 2
+    assert text.count("not shown: ") == 2
+
+
+def test_predictions_without_reference_masks(study: Path, rows: list[Row]) -> None:
+    page = _page(study, [without_reference(row) for row in rows[:4]])
+    (line,) = to_json(page)["predictions"]["rows"]
+    assert (line["images"], line["without_reference"], line["dice"], line["hd95_px"]) == (4, 4, None, None)
+    text = to_html(page)
+    assert text.count("<img ") == 4
+    assert 'class="reference" d=""' in text
+
+
+def test_predictions_without_any_image(study: Path) -> None:
+    page = _page(study, [])
+    assert to_json(page)["predictions"]["inputs"] == 0
+    assert "No image was predicted" in to_html(page)
+
+
+def test_page_is_self_contained_and_escapes_names(study: Path, rows: list[Row]) -> None:
+    hostile = [{**row, "image_id": HOSTILE, "dataset": HOSTILE} for row in rows[:7]]
+    hostile.append({**rows[7], "dataset": HOSTILE, "codes": [HOSTILE]})
+    tested = [dice_row("pooled-fold0", 0, 0.9, HOSTILE, role) for role in ("held-out", "cross")]
+    write_run(study / "pooled-fold0", "pooled-fold0", tested, [HOSTILE])
+    text = to_html(_page(study, hostile))
+    assert "<script" not in text
+    assert text.count("&lt;script&gt;alert(1)&lt;/script&gt;") > 10
+    sources = re.findall(r"""\b(?:src|href|srcset|poster|data)\s*=\s*["']?([^"'\s>]*)""", text)
+    assert sources
+    assert all(source.startswith("data:image/png;base64,") for source in sources)
+    assert not re.search(r"https?://|url\(|@import|<link|<iframe", text)
