@@ -95,7 +95,7 @@ def predicted(archive: Path, trained: Path, tmp_path_factory: pytest.TempPathFac
 
     out = tmp_path_factory.mktemp("predicted")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(infer, "_over_cluster", lambda job, rows, _: infer._here(job, rows))
+        patch.setattr(infer, "_predict_on_cluster", lambda job, rows, _: infer._predict_locally(job, rows))
         infer.run(
             InferSettings(archive=str(archive), checkpoint=(str(trained),), out=str(out), part_size=3, batch_size=2)
         )
@@ -107,7 +107,7 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """All parts of an inference are predicted in this process."""
     from lungseg.pipelines import infer
 
-    monkeypatch.setattr(infer, "_over_cluster", lambda job, rows, _: infer._here(job, rows))
+    monkeypatch.setattr(infer, "_predict_on_cluster", lambda job, rows, _: infer._predict_locally(job, rows))
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What the actors of an inference do: hold the models, and turn the opened images of a part into probabilities."""
+"""Actors of an inference: they hold the models and predict the opened images of a part."""
 
 import gc
 import json
@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from lungseg.errors import CheckpointError, LungsegError, TaskResult
-from lungseg.inference.cpu_tasks import PROBABILITY_SCALE, InferenceJob, opened_row
+from lungseg.inference.cpu_tasks import PROBABILITY_SCALE, InferenceJob, parse_opened
 from lungseg.inference.items import Prediction
 from lungseg.model import checkpoint
 from lungseg.model.cpu_memory import keep_freed_memory
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 class PredictPart:
-    """An actor that holds the models and predicts part after part. torch is imported as it begins: by actors alone."""
+    """Actor that holds the models and predicts one part per call. Only actors import torch, when they start."""
 
     def __init__(self, job: InferenceJob, threads: int = 0) -> None:
         self._job, self._load_error = job, TaskResult()
-        gc.disable()  # all that torch, timm and smp make stays: looking through it is a sixth of their start
+        gc.disable()  # the imports of torch, timm and smp take a sixth longer with garbage collection
         try:
             self._ensemble = _load(job, threads)
         except LungsegError as error:  # returned with every part: if raised here, Ray would restart the actor
@@ -33,21 +33,20 @@ class PredictPart:
             gc.enable()
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        """Put probabilities in the squares' place, and say when the models were at work."""
+        """Replace the column `square` by `probability`, `predicted` (JSON) and `busy` (start and end, seconds)."""
         from lungseg.inference.ensemble import predict
 
         if self._load_error.error is not None:
             result = pa.array([self._load_error.to_json()] * rows.num_rows, pa.string())
             return rows.set_column(rows.column_names.index("result"), "result", result)
         began = time.time()
-        opened = [opened_row(row) for row in rows.select(["opened", "square"]).to_pylist()]
-        found = predict(self._ensemble, opened, self._job.settings.batch_size)
-        said = [None if one is None else _say(one) for one in found]
+        images = [parse_opened(row) for row in rows.select(["opened", "square"]).to_pylist()]
+        predictions = predict(self._ensemble, images, self._job.settings.batch_size)
+        levels = [None if prediction is None else _levels(prediction).tobytes() for prediction in predictions]
+        details = [None if prediction is None else _details(prediction) for prediction in predictions]
         columns = {
-            "probability": pa.array(
-                [None if one is None else _levels(one).tobytes() for one in found], pa.large_binary()
-            ),
-            "predicted": pa.array(said, pa.string()),
+            "probability": pa.array(levels, pa.large_binary()),
+            "predicted": pa.array(details, pa.string()),
             "busy": pa.array([json.dumps([began, time.time()])] * rows.num_rows, pa.string()),
         }
         rows = rows.drop_columns(["square"])
@@ -64,20 +63,19 @@ def _load(job: InferenceJob, threads: int) -> "Ensemble":
     if threads:
         keep_freed_memory()
         torch.set_num_threads(threads)
-    found = [checkpoint.verify(folder) for folder in job.checkpoints]
-    if checkpoint.ensemble_digest(found) != job.model_digest:  # an actor may start again hours later
+    checkpoints = [checkpoint.verify(folder) for folder in job.checkpoints]
+    if checkpoint.ensemble_digest(checkpoints) != job.model_digest:  # an actor may be restarted hours later
         raise CheckpointError(
-            f"{job.checkpoints[0]}: its weights changed while the job ran: start it again, with another --out"
+            f"{job.checkpoints[0]}: the weights changed while the job ran: start it again with another --out"
         )
-    return Ensemble(found, job.options)
+    return Ensemble(checkpoints, job.options)
 
 
-def _levels(predicted: Prediction) -> NDArray[np.uint16]:
-    levels: NDArray[np.uint16] = np.rint(predicted.probability * PROBABILITY_SCALE).astype(np.uint16)
+def _levels(prediction: Prediction) -> NDArray[np.uint16]:
+    levels: NDArray[np.uint16] = np.rint(prediction.probability * PROBABILITY_SCALE).astype(np.uint16)
     return levels
 
 
-def _say(predicted: Prediction) -> str:
-    return json.dumps(
-        {"models": predicted.models, "seen_in_training": predicted.seen_in_training, "seconds": predicted.seconds}
-    )
+def _details(prediction: Prediction) -> str:
+    names = ("models", "seen_in_training", "seconds")
+    return json.dumps({name: getattr(prediction, name) for name in names})

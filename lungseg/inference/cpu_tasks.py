@@ -1,8 +1,8 @@
-"""What CPU tasks do in an inference, each a function of a part's table: open and finish; without Ray or torch.
+"""CPU tasks of an inference: open the images of a part, and finish their masks. Uses neither Ray nor torch.
 
-Opened and predicted images travel as rows: `opened`, JSON; `square`, u8[S,S] as bytes, null where there is nothing to
-predict; after prediction `probability`, u16[S,S] as bytes, 65535 for 1 (a half of that precision changes no mask by
-more than the odd pixel, and half the bytes go from one machine to the next).
+Between the stages, each image is a row of a table. `opened`: OpenedImage as JSON. `square`: u8[S,S] as bytes, null
+where there is nothing to predict. After prediction, `probability`: u16[S,S] as bytes, 65535 for 1. This needs half the
+bytes of f32 on the network and changes at most a few pixels of a mask.
 """
 
 import functools
@@ -36,14 +36,15 @@ from lungseg.predictions.parts import part_path
 from lungseg.schema import Record
 
 PROBABILITY_SCALE = np.float32(65535.0)
-_READERS = 4  # threads of a task that open images: in a bucket reading is waiting, and decoding leaves the lock
+MARKERS = "started"  # folder below the predictions
+_READERS = 4  # threads of a task that read from a bucket: they mostly wait, and decoding releases the GIL
 
 
 @dataclass(frozen=True)
 class InferenceJob:
-    """What every stage knows.
+    """Settings and models of an inference, for all stages.
 
-    out: where the parts go. models: the checkpoints' folders; model: their digest. key: for pseudonyms.
+    out: folder of the parts. checkpoints: their folders. key: for pseudonyms of patient ids.
     """
 
     settings: InferSettings
@@ -56,34 +57,35 @@ class InferenceJob:
     key: bytes | None = None
 
     def marker_path(self, number: int) -> str:
-        """Name the file that says that a part is being opened."""
-        return storage.join(self.out, "begun", f"part-{number:06d}.json")
+        """Return the path of the file that exists while a part is being opened, and after a crash."""
+        return storage.join(self.out, MARKERS, f"part-{number:06d}.json")
 
 
 def open_part(rows: pa.Table, job: InferenceJob) -> pa.Table:
-    """Read, decode and prepare the images of one part: a row of `number`, `items`, `digest` to a row an image.
+    """Read, decode and preprocess the images of one part.
 
-    A part over which workers died is opened image by image, each in a process of its own.
+    rows: one row with `number`, `items`, `digest`. Returns one row per image. If workers crashed on this part before,
+    each image is opened in a separate process.
     """
-    cv2.setNumThreads(1)  # Ray runs one task a core
+    cv2.setNumThreads(1)  # Ray runs one task per core
     (part,) = rows.to_pylist()
     items = [Item.from_dict(item) for item in json.loads(part["items"])]
-    note = job.marker_path(part["number"])
+    marker = job.marker_path(part["number"])
     try:
-        deaths = mark_started(note)
+        crashes = mark_started(marker)
         try:
-            opened = list(_open(items, job, deaths))
+            opened = list(_open(items, job, crashes))
         finally:
-            storage.delete(note)
+            storage.delete(marker)
     except LungsegError as error:
         return _table(part, [OpenedImage(Record("", "", "", status="failed"))], TaskResult(error=error))
     return _table(part, opened, TaskResult())
 
 
 def finish_part(rows: pa.Table, job: InferenceJob) -> pa.Table:
-    """Restore, post-process, compare and encode the masks of one part and write its file.
+    """Compute the masks of one part at native size, measure them, and write the part.
 
-    Returns one row: `number` and `result`, a TaskResult of `images`, `account` and `times`.
+    Returns one row: `number`, and `result`: a TaskResult with `images`, `counts` and `times`.
     """
     cv2.setNumThreads(1)
     images = rows.to_pylist()
@@ -96,23 +98,23 @@ def finish_part(rows: pa.Table, job: InferenceJob) -> pa.Table:
 def _write_masks(images: Sequence[dict[str, Any]], job: InferenceJob) -> dict[str, Any]:
     began = time.perf_counter()
     part = images[0]
-    made = {"threshold": job.threshold, "model": job.model_digest}
-    pairs = [(opened_row(row), _predicted(row)) for row in images]
-    rows = [make_row(opened, predicted, made, job.settings.postprocess) for opened, predicted in pairs]
-    account = write_part(part_path(job.out, part["number"]), rows, part["digest"])
+    shared = {"threshold": job.threshold, "model": job.model_digest}
+    pairs = [(parse_opened(row), _parse_prediction(row)) for row in images]
+    rows = [make_row(opened, prediction, shared, job.settings.postprocess) for opened, prediction in pairs]
+    counts = write_part(part_path(job.out, part["number"]), rows, part["digest"])
     times = {
         "open": math.fsum(opened.seconds for opened, _ in pairs),
-        "predict": math.fsum(predicted.seconds for _, predicted in pairs if predicted is not None),
+        "predict": math.fsum(prediction.seconds for _, prediction in pairs if prediction is not None),
         "finish": time.perf_counter() - began,
         "busy": json.loads(part["busy"]),
     }
-    return {"images": len(rows), "account": account.to_json(), "times": json.dumps(times)}
+    return {"images": len(rows), "counts": counts.to_json(), "times": json.dumps(times)}
 
 
-def _open(items: Sequence[Item], job: InferenceJob, deaths: int) -> Iterator[OpenedImage]:
-    if deaths > MAX_CRASHES:
-        raise InputError(too_many_crashes(f"{job.out}: one part", deaths))
-    yield from _open_apart(items, job) if deaths >= ISOLATE_AFTER else _open_all(items, job)
+def _open(items: Sequence[Item], job: InferenceJob, crashes: int) -> Iterator[OpenedImage]:
+    if crashes > MAX_CRASHES:
+        raise InputError(too_many_crashes(f"{job.out}: one part", crashes))
+    yield from _open_isolated(items, job) if crashes >= ISOLATE_AFTER else _open_all(items, job)
 
 
 def _open_all(items: Sequence[Item], job: InferenceJob) -> Iterator[OpenedImage]:
@@ -120,27 +122,27 @@ def _open_all(items: Sequence[Item], job: InferenceJob) -> Iterator[OpenedImage]
         yield from pool.map(functools.partial(open_item, preprocess=job.preprocess, key=job.key), items)
 
 
-def _open_apart(items: Sequence[Item], job: InferenceJob) -> Iterator[OpenedImage]:
-    work = functools.partial(open_item, preprocess=job.preprocess, key=job.key)
-    for item, opened in zip(items, map_isolated(work, items), strict=True):
+def _open_isolated(items: Sequence[Item], job: InferenceJob) -> Iterator[OpenedImage]:
+    open_one = functools.partial(open_item, preprocess=job.preprocess, key=job.key)
+    for item, opened in zip(items, map_isolated(open_one, items), strict=True):
         yield opened or OpenedImage(reject_crashed(item.record))
 
 
 def _table(part: dict[str, Any], opened: Sequence[OpenedImage], result: TaskResult) -> pa.Table:
-    squares = [None if one.square is None else one.square.tobytes() for one in opened]
+    squares = [None if image.square is None else image.square.tobytes() for image in opened]
     same = {name: [part[name]] * len(opened) for name in ("number", "digest")}
     return pa.table(
         {
             **same,
             "result": pa.array([result.to_json()] * len(opened), pa.string()),
-            "opened": pa.array([one.to_json() for one in opened], pa.string()),
+            "opened": pa.array([image.to_json() for image in opened], pa.string()),
             "square": pa.array(squares, pa.large_binary()),
         }
     )
 
 
-def opened_row(row: dict[str, Any]) -> OpenedImage:
-    """Read what `open_part` wrote of an image, with its square where the row still has it."""
+def parse_opened(row: dict[str, Any]) -> OpenedImage:
+    """Restore an image from a row of `open_part`, with its square if the row has one."""
     opened = OpenedImage.from_json(row["opened"])
     content = row.get("square")
     if content is None or opened.geometry is None:
@@ -149,9 +151,10 @@ def opened_row(row: dict[str, Any]) -> OpenedImage:
     return replace(opened, square=np.frombuffer(content, np.uint8).reshape(size, size))
 
 
-def _predicted(row: dict[str, Any]) -> Prediction | None:
+def _parse_prediction(row: dict[str, Any]) -> Prediction | None:
     if row["predicted"] is None:
         return None
     levels = np.frombuffer(row["probability"], np.uint16)
     side = math.isqrt(levels.size)
-    return Prediction(levels.reshape(side, side).astype(np.float32) / PROBABILITY_SCALE, **json.loads(row["predicted"]))
+    probability = levels.reshape(side, side).astype(np.float32) / PROBABILITY_SCALE
+    return Prediction(probability, **json.loads(row["predicted"]))

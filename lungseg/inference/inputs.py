@@ -1,4 +1,4 @@
-"""What an inference is asked to predict: a folder, a listing, a manifest, prepared data or one picture, as items."""
+"""List the items to predict from a folder, a listing, a manifest, prepared data or a single image."""
 
 import fnmatch
 import logging
@@ -20,115 +20,117 @@ from lungseg.schema import MANIFEST, Record
 logger = logging.getLogger(__name__)
 
 _LISTINGS = (".csv", ".tsv", ".parquet")
-_NAMES = {"duplicate_id", "listed_twice", "no_image", "one_sided_mask"}  # codes of what stands in the archive's names
-_READERS = 16  # threads that ask a bucket what its objects are like
+_FINAL_CODES = {"duplicate_id", "listed_twice", "no_image", "one_sided_mask"}  # found without reading the files
+_READERS = 16  # threads that stat objects in a bucket
 
 
 def list_items(settings: InferSettings, preprocess: PreprocessSettings, key: bytes | None = None) -> list[Item]:
-    """List what there is to predict, each with what its files are like now.
+    """List the items to predict, with the present size and time of change of their files.
 
-    With a key a listing's patients get pseudonyms.
+    key: for pseudonyms of the patients in a listing.
 
     Raises:
-        InputError: there is nothing, or prepared data that another preparation made.
-        SettingsError: columns are named, and there is no listing.
+        InputError: there is no image, or the archive was prepared with other settings than the model's.
+        SettingsError: column names are set, but the archive is not a listing.
 
     """
     archive = storage.resolve(settings.archive)
     if not storage.exists(archive):
         raise InputError(f"{archive}: no such folder or file: pass images, a listing, or prepared data")
     if settings.columns != ListingColumns() and not archive.lower().endswith(_LISTINGS):
-        raise SettingsError(f"--columns.* name columns of a listing, {archive} is none: pass a CSV or Parquet file")
+        raise SettingsError(f"--columns.* needs a listing, but {archive} is none: pass a CSV, TSV or Parquet file")
     items = _items(archive, settings, preprocess, key)
     if not items and settings.pattern:
-        raise InputError(f"{archive}: no path below it fits --pattern {settings.pattern}: check it, * is anything")
+        raise InputError(
+            f"{archive}: no path in it matches --pattern {settings.pattern}: check the pattern, * matches anything"
+        )
     if not items:
-        raise InputError(f"{archive}: no row in it, expected one for each image: fill it in")
+        raise InputError(f"{archive}: no rows, expected one row for each image")
     return with_stats(items, stat_files({uri for item in items for uri in item.files()}, archive))
 
 
 def _items(archive: str, settings: InferSettings, preprocess: PreprocessSettings, key: bytes | None) -> list[Item]:
     if storage.try_stat(archive) is not None:
-        listed = _fitting(_from_file(archive, settings, key), storage.parent_of(archive), settings.pattern)
+        listed = _select(_from_file(archive, settings, key), storage.parent_of(archive), settings.pattern)
         return [Item(record) for record in record_checks.reject_duplicate_ids(listed)]
     prepared = catalog.list_datasets(archive)
     if not prepared:
-        found = _fitting(sources.discover(archive), archive, settings.pattern)
-        return [Item(record) for record in record_checks.reject_duplicate_ids(found)]
-    _require_nothing_else(archive, prepared)
+        records = _select(sources.discover(archive), archive, settings.pattern)
+        return [Item(record) for record in record_checks.reject_duplicate_ids(records)]
+    _require_only_prepared(archive, prepared)
     opened = [catalog.open_dataset(folder) for folder in prepared]
     for folder in catalog.list_unfinished(archive):
-        logger.warning("%s is not finished and is left out: run jobs/prepare.py again", folder)
+        logger.warning("%s is incomplete and is skipped: run jobs/prepare.py again", folder)
     for data in opened:
-        unlike = data.preprocess.differences(preprocess)
-        if unlike:
+        differences = data.preprocess.differences(preprocess)
+        if differences:
             raise InputError(
-                f"{data.folder} was prepared unlike what the model learnt from ({unlike}): prepare it so, or pass the "
-                "folder of images"
+                f"{data.folder} was prepared with other settings than the model's training data ({differences}): "
+                "prepare it with the same settings, or pass the folder of images"
             )
     items = [prepared_item(data.folder, row) for data in opened for row in data.index.to_pylist()]
-    return [item for item in items if _fits(item.record, archive, settings.pattern)]
+    return [item for item in items if _matches(item.record, archive, settings.pattern)]
 
 
-def _require_nothing_else(archive: str, prepared: Sequence[str]) -> None:
-    """Make sure that prepared data is not beside images, which nobody would miss.
+def _require_only_prepared(archive: str, prepared: Sequence[str]) -> None:
+    """Check that the folder has no images beside the prepared data: they would be skipped silently.
 
     Raises:
-        InputError: it is.
+        InputError: it has.
 
     """
     inside = tuple(f"{folder}/" for folder in prepared)
     others = [path for path in storage.list_files(archive, SUFFIXES) if not path.startswith(inside)]
     if others:
         raise InputError(
-            f"{archive} holds prepared data ({prepared[0]}) and {len(others)} images (first: {others[0]}): pass the "
-            "folder of one of them"
+            f"{archive} contains prepared data ({prepared[0]}) and {len(others)} images (first: {others[0]}): pass "
+            "the folder of one of them"
         )
 
 
 def _from_file(path: str, settings: InferSettings, key: bytes | None) -> list[Record]:
-    """List the records of a listing, of a manifest that prepare wrote, or of one picture."""
+    """List the records of a listing, of a manifest of jobs/prepare.py, or of a single image."""
     if not path.lower().endswith(_LISTINGS):
         folder = storage.name_of(storage.parent_of(path))
-        own = file_names.image_id(file_names.stem(storage.name_of(path)))
-        return [Record(own, file_names.dataset_name(folder), path, patient_id=own)]
+        image_id = file_names.image_id(file_names.stem(storage.name_of(path)))
+        return [Record(image_id, file_names.dataset_name(folder), path, patient_id=image_id)]
     if path.lower().endswith(".parquet"):
         content = storage.read_bytes(path)
         if set(MANIFEST.names) <= set(text_tables.column_names(content, path)):
-            return [_again(row) for row in storage.read_table(path, content).select(MANIFEST.names).to_pylist()]
+            return [_unchecked(row) for row in storage.read_table(path, content).select(MANIFEST.names).to_pylist()]
     listed = sources.read_listing(path, settings.columns)
     return [sources.pseudonymise_patient(record, key) for record in listed] if key else listed
 
 
-def _again(row: dict[str, Any]) -> Record:
-    """Make a record of a manifest's row, to be judged anew, but for what names nothing that could be judged."""
+def _unchecked(row: dict[str, Any]) -> Record:
+    """Return the record of a manifest row without the results of its checks, which run again during inference."""
     record = Record.from_dict(row)
-    if _NAMES & set(record.codes):
+    if _FINAL_CODES & set(record.codes):
         return record
     fresh = Record(record.image_id, record.dataset, record.image_uri)
-    judged = ("pixel_digest", "phash", "height", "width", "mask_area", "status", "codes", "message", "flags")
-    return replace(record, **{name: getattr(fresh, name) for name in judged})
+    results = ("pixel_digest", "phash", "height", "width", "mask_area", "status", "codes", "message", "flags")
+    return replace(record, **{name: getattr(fresh, name) for name in results})
 
 
-def _fitting(records: list[Record], folder: str, pattern: str) -> list[Record]:
-    """Choose by path, before ids are compared: what is not asked for takes no id."""
-    return [record for record in records if _fits(record, folder, pattern)]
+def _select(records: list[Record], folder: str, pattern: str) -> list[Record]:
+    """Select by path. This comes before the check for duplicate ids, so that other files take no id."""
+    return [record for record in records if _matches(record, folder, pattern)]
 
 
-def _fits(record: Record, folder: str, pattern: str) -> bool:
+def _matches(record: Record, folder: str, pattern: str) -> bool:
     return not pattern or fnmatch.fnmatch(file_names.relative_path(folder, record.image_uri), pattern)
 
 
 def stat_files(uris: set[str], folder: str = "") -> dict[str, Stat]:
-    """Ask what files are like: size in bytes and time of change; None: not there, the row will say so.
+    """Return size and time of change of files; None for a missing file.
 
-    In a bucket the listing of `folder` knows it of most: a million requests less.
+    folder: where most of the files are. In a bucket, one listing of it replaces a request for each file.
     """
     ordered: Sequence[str] = sorted(uris)
     if not any("://" in uri for uri in ordered):
         return {uri: storage.try_stat(uri) for uri in ordered}
     listed: dict[str, tuple[int, int]] = storage.list_stats(folder) if "://" in folder else {}
-    left = [uri for uri in ordered if uri not in listed]
+    others = [uri for uri in ordered if uri not in listed]
     with ThreadPoolExecutor(_READERS) as pool:
-        asked = dict(zip(left, pool.map(storage.try_stat, left), strict=True))
-    return {uri: listed.get(uri) or asked[uri] for uri in ordered}
+        stats = dict(zip(others, pool.map(storage.try_stat, others), strict=True))
+    return {uri: listed.get(uri) or stats[uri] for uri in ordered}

@@ -1,26 +1,22 @@
-"""What a mask looks like, and how sure the model was of it: figures that need no reference."""
+"""Measurements of a mask and of the model's confidence that need no reference mask."""
 
 from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
+from lungseg.arrays import F32, U8, Bools
 from lungseg.inference.postprocess import Components, label_components
 
-U8 = NDArray[np.uint8]
-F32 = NDArray[np.float32]
-
-_JOINED = 0.25  # of a component on either side of the midline, from which it is both lungs in one
+_JOINED = 0.25  # a component with at least this share on each side of the midline is both lungs
 
 
 def describe(mask: U8) -> dict[str, Any]:
-    """Describe a mask u8[H,W] in {0,1}, in px of it.
+    """Measure a mask u8[H,W] in {0,1}: area, lungs, centroid and bounding box, in px.
 
-    area_px. right_lung_px and left_lung_px: the patient's right is on the picture's left; a component counts for the
-    side where most of it lies, but for one that is both lungs, which the midline parts. centroid_x_px, centroid_y_px:
-    means of the pixels' columns and rows, None for an empty mask. bbox: x, y, width, height as in COCO, empty for an
-    empty mask.
+    right_lung_px, left_lung_px: the patient's right lung is on the left of the image. A component belongs to the side
+    with most of its pixels. If it is both lungs, the midline divides it. centroid_x_px, centroid_y_px: mean column and
+    row, None for an empty mask. bbox: x, y, width, height as in COCO, empty for an empty mask.
     """
     area = int(np.count_nonzero(mask))
     if not area:
@@ -36,10 +32,10 @@ def describe(mask: U8) -> dict[str, Any]:
 
 
 def confidence(probability: F32, threshold: float) -> dict[str, float | None]:
-    """Say how sure a prediction f32[H,W] in [0,1] is; None where nothing reaches the threshold.
+    """Measure the confidence of a prediction f32[H,W] in [0,1]; None if no pixel reaches the threshold.
 
-    mean_probability: over the pixels that do. border_entropy: mean binary entropy, in bits, 0 sure to 1 undecided, over
-    the pixels within one of the mask's border. Source: Shannon, A mathematical theory of communication, 1948.
+    mean_probability: of the pixels that reach the threshold. border_entropy: mean binary entropy of the pixels next to
+    the mask's border, in bits: 0 certain, 1 undecided. Source: Shannon, A mathematical theory of communication, 1948.
     """
     mask = (probability >= threshold).astype(np.uint8)
     if not mask.any():
@@ -47,7 +43,7 @@ def confidence(probability: F32, threshold: float) -> dict[str, float | None]:
     block = np.ones((3, 3), np.uint8)
     border = cv2.dilate(mask, block) != cv2.erode(mask, block)
     mean = float(probability[mask == 1].mean(dtype=np.float64))
-    if not border.any():  # the whole picture is lung
+    if not border.any():  # the mask covers the whole image
         return {"mean_probability": mean, "border_entropy": None}
     chance = np.clip(probability[border].astype(np.float64), 1e-12, 1 - 1e-12)
     entropy = -(chance * np.log2(chance) + (1 - chance) * np.log2(1 - chance))
@@ -59,26 +55,27 @@ def _areas(right: int, left: int) -> dict[str, int]:
 
 
 def split_lungs(mask: U8) -> tuple[U8, U8]:
-    """Part a mask u8[H,W] in {0,1} into the patient's right lung, on the picture's left, and the left one."""
-    parts = label_components(mask)
-    right, both = _whose(parts)
-    inside = right[parts.labels]
-    inside[:, : parts.cut] |= both[parts.labels[:, : parts.cut]]
-    found = np.zeros_like(mask)
-    found[parts.box] = inside
-    return found, ((mask == 1) & (found == 0)).astype(np.uint8)
+    """Split a mask u8[H,W] in {0,1} into the patient's right lung (on the left of the image) and left lung."""
+    components = label_components(mask)
+    right, both = _assign_sides(components)
+    inside = right[components.labels]
+    inside[:, : components.cut] |= both[components.labels[:, : components.cut]]
+    right_lung = np.zeros_like(mask)
+    right_lung[components.box] = inside
+    return right_lung, ((mask == 1) & (right_lung == 0)).astype(np.uint8)
 
 
 def _sides(mask: U8) -> tuple[int, int]:
     """Count the pixels of the right and of the left lung."""
-    parts = label_components(mask)
-    right, both = _whose(parts)
-    counts = np.where(both, parts.before, np.where(right, parts.before + parts.after, 0))
-    return int(counts.sum()), int((parts.before + parts.after - counts).sum())
+    components = label_components(mask)
+    right, both = _assign_sides(components)
+    area = components.before + components.after
+    right_area = np.where(both, components.before, np.where(right, area, 0))
+    return int(right_area.sum()), int((area - right_area).sum())
 
 
-def _whose(parts: Components) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Say of each component whether it is the right lung, or both in one."""
-    whole = parts.before + parts.after
-    both = (np.minimum(parts.before, parts.after) >= _JOINED * whole) & (whole > 0)
-    return ~both & (parts.before >= parts.after) & (whole > 0), both
+def _assign_sides(components: Components) -> tuple[Bools, Bools]:
+    """Return for each component whether it is the right lung, and whether it is both lungs."""
+    area = components.before + components.after
+    both = (np.minimum(components.before, components.after) >= _JOINED * area) & (area > 0)
+    return ~both & (components.before >= components.after) & (area > 0), both

@@ -1,4 +1,4 @@
-"""The plan of an inference: which images lie in which part file, and whether a part that is there is of it."""
+"""Plan of an inference: the images of each part, and which finished parts can be kept."""
 
 import json
 import logging
@@ -25,7 +25,7 @@ from lungseg.storage.files import digest_bytes
 
 logger = logging.getLogger(__name__)
 
-# Entries of plan.json that no option has the name of, and those that only tell two things apart.
+# Entries of plan.json that are not named after their option, and entries that are only digests.
 _LABELS = {
     "images": "images",
     "checkpoints": "--checkpoint",
@@ -33,12 +33,12 @@ _LABELS = {
     "patients": "--patient-key of digest",
 }
 _DIGESTS = {"digest", "model"}
-_READERS = 8  # threads that look at parts; in a bucket, reading is waiting
+_READERS = 8  # threads that read parts; reads from a bucket mostly wait
 
 
 @dataclass(frozen=True)
 class PlannedPart:
-    """A part of the plan: its items as JSON, and the digest of these and of all settings that show in a row."""
+    """A part of the plan: items as JSON; digest: of the items and of all settings that affect a row."""
 
     number: int
     items: str
@@ -47,29 +47,34 @@ class PlannedPart:
 
     @classmethod
     def of(cls, number: int, items: Sequence[Item], settings: str) -> "PlannedPart":
-        """Plan one part; settings: their digest."""
+        """Create a part; settings: digest of the settings."""
         text = json.dumps([item.to_dict() for item in items])
         return cls(number, text, len(items), storage.digest([settings, text]))
 
 
 def claim(out: str, plan: dict[str, Any]) -> None:
-    """Take an output folder for a plan, or find it taken for the same one.
+    """Write plan.json to the output folder, or check that its plan.json has the same plan.
 
     Raises:
-        InputError: it holds predictions of another plan.
+        InputError: the folder holds predictions of another plan.
 
     """
     path = storage.join(out, "plan.json")
     if not storage.exists(path):
-        strangers = part_files(out) if storage.exists(out) else []
-        if strangers:
-            raise InputError(f"{out} holds {storage.name_of(strangers[0])} but no plan.json: pass another --out")
+        foreign = part_files(out) if storage.exists(out) else []
+        if foreign:
+            raise InputError(f"{out} holds {storage.name_of(foreign[0])} but no plan.json: pass another --out")
         storage.write_json(path, plan)
         return
-    found = read_inference_json(path, f"what its parts are of cannot be told: pass another --out, or delete {out}")
-    if found.get("digest") != plan["digest"]:
-        changed = _differences(found, plan) or "files in the archive that have changed since"
-        raise InputError(f"{out}: predictions made with {changed}: repeat that or name another --out")
+    earlier = read_inference_json(path, f"the origin of the parts is unknown: pass another --out, or delete {out}")
+    if earlier.get("digest") == plan["digest"]:
+        return
+    changed = _differences(earlier, plan)
+    if not changed:
+        raise InputError(f"{out} holds predictions of files that have changed since then: pass another --out")
+    raise InputError(
+        f"{out} holds predictions made with other inputs or settings ({changed}): repeat those, or pass another --out"
+    )
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
@@ -87,10 +92,10 @@ def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
 
 
 def claim_device(out: str, device: str) -> None:
-    """Note where the models compute, which decides what precision `auto` is, or find the same noted.
+    """Record the device in plan.json: it decides the precision of `--precision auto`.
 
     Raises:
-        InputError: parts that are there were computed elsewhere.
+        InputError: finished parts were computed on the other kind of device.
 
     """
     path = storage.join(out, "plan.json")
@@ -98,74 +103,80 @@ def claim_device(out: str, device: str) -> None:
     before = plan.get("device", device)
     if before != device and part_files(out):
         raise InputError(
-            f"{out} holds parts computed on {before} (--precision auto), this start would use {device}: pass --device "
+            f"{out} holds parts computed on {before} (--precision auto), this run would use {device}: pass --device "
             f"{'cpu' if before == 'cpu' else 'gpu'}, or another --out"
         )
     storage.write_json(path, {**plan, "device": device})
 
 
 def write_part(path: str, rows: list[dict[str, Any]], digest: str) -> StatusCounts:
-    """Write a part's file, whole or not at all; it says of which plan it is, and what became of its rows."""
+    """Write a part atomically, with its digest and number of rows as metadata; return the counts of its rows."""
     content = table(rows, PREDICTIONS)
-    account = StatusCounts.from_rows(content)
-    said = {"lungseg.part": digest, "lungseg.rows": str(len(rows)), "lungseg.account": account.to_json()}
-    storage.write_table(path, content.replace_schema_metadata({**(content.schema.metadata or {}), **said}))
-    return account
+    metadata = {"lungseg.part": digest, "lungseg.rows": str(len(rows))}
+    storage.write_table(path, content.replace_schema_metadata({**(content.schema.metadata or {}), **metadata}))
+    return StatusCounts.from_rows(content)
 
 
 def find_finished(out: str, parts: Sequence[PlannedPart]) -> dict[int, StatusCounts]:
-    """Find the parts that are there, whole and as planned; one with files that could not be read is made again.
+    """Find the finished parts to keep, with the counts of their rows, by number.
 
-    So is one that predictions.json of an earlier end tells otherwise: somebody changed it.
+    Not kept: parts that are damaged, incomplete, changed since predictions.json was written, or that have files which
+    could not be read (a retry may succeed).
 
     Raises:
-        InputError: a part is of another plan, or there are parts that this plan does not have.
+        InputError: a part belongs to another plan, or its number is not in this plan.
 
     """
-    there = set(part_files(out))
-    strangers = there - {part_path(out, part.number) for part in parts}
-    if strangers:
-        raise InputError(f"{min(strangers)} is of another plan: pass another --out, or delete it")
-    left = [part for part in parts if part_path(out, part.number) in there]
-    told = recorded_digests(out)
+    present = set(part_files(out))
+    foreign = present - {part_path(out, part.number) for part in parts}
+    if foreign:
+        raise InputError(_foreign_part(min(foreign)))
+    candidates = [part for part in parts if part_path(out, part.number) in present]
+    digests = recorded_digests(out)
 
-    def look(part: PlannedPart) -> StatusCounts | None:
+    def check(part: PlannedPart) -> StatusCounts | None:
         path = part_path(out, part.number)
-        return _look(path, part, told.get(storage.name_of(path)))
+        return _check_part(path, part, digests.get(storage.name_of(path)))
 
     with ThreadPoolExecutor(_READERS) as pool:
-        accounts = pool.map(look, left)
-        return {part.number: account for part, account in zip(left, accounts, strict=True) if account is not None}
+        results = pool.map(check, candidates)
+        return {part.number: counts for part, counts in zip(candidates, results, strict=True) if counts is not None}
 
 
 def discard_outdated(out: str, parts: Sequence[PlannedPart]) -> None:
-    """Take back what tells that an inference has ended, before these parts are made: what tells of them is not true.
+    """Delete predictions.json before these parts are predicted, and those of them that were changed since.
 
-    One that was found changed is deleted first: else a job that is killed now would find it untold of, and keep it.
+    Changed parts go first. Otherwise, if the job is killed in between, the next start would have no digest to compare
+    them with and would keep them.
     """
-    told = recorded_digests(out)
+    digests = recorded_digests(out)
     for part in parts:
         path = part_path(out, part.number)
-        digest = told.get(storage.name_of(path))
+        digest = digests.get(storage.name_of(path))
         if digest and storage.exists(path) and digest_bytes(storage.read_bytes(path)) != digest:
             storage.delete(path)
     storage.delete(storage.join(out, "predictions.json"))
 
 
-def _look(path: str, part: PlannedPart, told: str | None) -> StatusCounts | None:
+def _check_part(path: str, part: PlannedPart, recorded_digest: str | None) -> StatusCounts | None:
+    """Return the counts of a part that can be kept, else None."""
     content = storage.read_bytes(path)
     try:
         rows = read_part(path, content)
     except InputError as error:
-        logger.warning("made again: %s", error)
+        logger.warning("predicting this part again: %s", error)
         return None
-    said = rows.schema.metadata
-    if said.get(b"lungseg.part", b"").decode() != part.digest:
-        raise InputError(f"{path} is of another plan: pass another --out, or delete it")
-    account = StatusCounts.from_rows(rows)
-    whole = rows.num_rows == part.images == int(said[b"lungseg.rows"])
-    if told is not None and told != digest_bytes(content):
-        logger.warning("made again: %s is not the file that predictions.json tells of", path)
+    metadata = rows.schema.metadata
+    if metadata.get(b"lungseg.part", b"").decode() != part.digest:
+        raise InputError(_foreign_part(path))
+    if recorded_digest is not None and recorded_digest != digest_bytes(content):
+        logger.warning("predicting this part again: %s does not match its digest in predictions.json", path)
         return None
-    again = account.statuses["failed"] or any(code == "unreadable" for _, code in account.codes)
-    return account if whole and not again else None
+    counts = StatusCounts.from_rows(rows)
+    is_complete = rows.num_rows == part.images == int(metadata[b"lungseg.rows"])
+    has_unread_files = counts.statuses["failed"] or any(code == "unreadable" for _, code in counts.codes)
+    return counts if is_complete and not has_unread_files else None
+
+
+def _foreign_part(path: str) -> str:
+    return f"{path} belongs to another plan: pass another --out, or delete this file"

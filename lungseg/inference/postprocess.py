@@ -1,25 +1,24 @@
-"""What is done to a predicted mask before it is stored: specks, lungs, holes, border; each by setting."""
+"""Post-process a predicted mask: drop specks, keep the lungs, fill holes, smooth the border."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from lungseg.arrays import U8, Bools
 from lungseg.config import PostprocessSettings
 
-U8 = NDArray[np.uint8]
-
-_LEAST_LUNG = 0.05  # of the other lung's area; what is smaller is no second lung
-_FEW = 8  # components that are counted faster one by one
+_MIN_LUNG = 0.05  # of the other lung's area; a smaller component is not a second lung
+_FEW = 8  # up to this many components, counting them one by one is faster
 
 
 @dataclass(frozen=True)
 class Components:
-    """A mask's components inside its box, 0 the background, and how many px of each lie on either side of the midline.
+    """Connected components of a mask, with their areas on both sides of the midline.
 
-    labels i32[h,w] of the rows and columns of `box`. middle: the midline's column in the mask. before, after:
-    i64[count], px left and right of it.
+    labels: i32[h,w] inside `box`, the mask's bounding box; 0 is background. middle: column of the midline in the mask.
+    before, after: i64[count], pixels of each label left and right of the midline.
     """
 
     labels: NDArray[np.int32]
@@ -30,13 +29,13 @@ class Components:
 
     @property
     def cut(self) -> int:
-        """The midline's column in the box."""
+        """Column of the midline in the box."""
         columns = self.box[1]
         return int(min(max(self.middle, columns.start), columns.stop) - columns.start)
 
 
 def clean(mask: U8, settings: PostprocessSettings) -> U8:
-    """Do to a mask u8[H,W] in {0,1} what the settings ask for, in the order specks, lungs, holes, smooth."""
+    """Post-process a mask u8[H,W] in {0,1} in the order specks, lungs, holes, smooth."""
     if settings.specks:
         mask = drop_specks(mask, settings.specks)
     if settings.lungs:
@@ -47,24 +46,24 @@ def clean(mask: U8, settings: PostprocessSettings) -> U8:
 
 
 def count_components(mask: U8) -> int:
-    """Count a mask's components, u8[H,W] in {0,1}, diagonal neighbours joined."""
+    """Count the 8-connected components of a mask u8[H,W] in {0,1}."""
     return int(np.count_nonzero(~_holes(mask)))
 
 
 def label_components(mask: U8) -> Components:
-    """Label the components of a mask u8[H,W] in {0,1} and count them on both sides of the midline."""
+    """Label the 8-connected components of a mask u8[H,W] in {0,1}."""
     left, top, width, height = cv2.boundingRect(mask)
     box = slice(top, top + height), slice(left, left + width)
     count, labels = cv2.connectedComponents(mask[box], connectivity=8) if width else (1, np.zeros((0, 0), np.int32))
-    nothing = np.zeros(count, np.int64)
-    found = Components(np.asarray(labels, np.int32), box, midline(mask), nothing, nothing)
-    halves = found.labels[:, : found.cut], found.labels[:, found.cut :]
-    before, after = (_count(half, count) for half in halves)
-    return Components(found.labels, box, found.middle, before, after)
+    zeros = np.zeros(count, np.int64)
+    components = Components(np.asarray(labels, np.int32), box, midline(mask), zeros, zeros)
+    before = _count(components.labels[:, : components.cut], count)
+    after = _count(components.labels[:, components.cut :], count)
+    return replace(components, before=before, after=after)
 
 
 def drop_specks(mask: U8, share: float) -> U8:
-    """Drop the components of a mask u8[H,W] in {0,1} that are smaller than this share of the whole mask."""
+    """Drop components of a mask u8[H,W] in {0,1} that are smaller than this share of the mask's area."""
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
     areas = stats[:, cv2.CC_STAT_AREA].astype(np.int64)
     large = areas >= share * areas[1:].sum()
@@ -73,20 +72,21 @@ def drop_specks(mask: U8, share: float) -> U8:
 
 
 def keep_lungs(mask: U8) -> U8:
-    """Keep, of a mask u8[H,W] in {0,1}, on each side of the midline the component that has most there.
+    """Keep on each side of the midline the component with most pixels on that side; mask u8[H,W] in {0,1}.
 
-    Not simply the two largest: a large false part beside one lung is dropped, and the smaller lung on the other side
-    stays. Lungs that are joined stay one component. A second one under 5 % of the first is no lung.
+    This is not the same as the two largest components: a large false region beside one lung is dropped, and the
+    smaller lung on the other side is kept. Joined lungs are one component. A second component under 5 % of the first
+    is not a lung.
     """
     while True:
-        kept = _keep_one_a_side(mask)
+        kept = _keep_one_per_side(mask)
         if kept is mask:
             return mask
-        mask = kept  # what was dropped may have moved the midline
+        mask = kept  # without the dropped components, the midline may move
 
 
 def fill_holes(mask: U8) -> U8:
-    """Fill background that does not reach the picture's edge (4-connected, as lungs are 8-connected)."""
+    """Fill background that is not connected to the image border (4-connected, as lungs are 8-connected)."""
     if not _holes(mask).any():
         return mask
     count, labels = cv2.connectedComponents(np.pad(1 - mask, 1, constant_values=1), connectivity=4)
@@ -95,9 +95,9 @@ def fill_holes(mask: U8) -> U8:
 
 
 def smooth(mask: U8, share: float) -> U8:
-    """Smooth the border of a mask u8[H,W] in {0,1} by an opening, then a closing, with a disk.
+    """Smooth the border of a mask u8[H,W] in {0,1}: morphological opening, then closing, with a disk.
 
-    share: the disk's radius as a share of the picture's longer side; under half a pixel nothing is done.
+    share: radius of the disk as a share of the image's longer side. A radius under half a pixel changes nothing.
     """
     radius = round(share * max(mask.shape))
     if radius < 1:
@@ -108,10 +108,9 @@ def smooth(mask: U8, share: float) -> U8:
 
 
 def midline(mask: U8) -> int:
-    """Find the column between the lungs: in the picture's middle third the one with the least of the mask u8[H,W].
+    """Find the column between the lungs: in the middle third, the one with fewest pixels of the mask u8[H,W].
 
-    Of several the nearest to the picture's middle. The first column right of the border, so `mask[:, :midline]` is
-    what lies left.
+    Of equal columns, the one nearest to the centre. `mask[:, :midline]` is the left side.
     """
     width = mask.shape[1]
     low, high = width // 3, max(width // 3 + 1, width - width // 3)
@@ -120,28 +119,28 @@ def midline(mask: U8) -> int:
     return int(columns[np.argmin(np.abs(columns - width / 2))])
 
 
-def _holes(mask: U8) -> NDArray[np.bool_]:
-    """Say of each outline in a mask whether it is that of a hole, else of a component: a fifth of labelling's time."""
+def _holes(mask: U8) -> Bools:
+    """Return for each contour of a mask whether it surrounds a hole, else a component. 5 times as fast as labels."""
     nesting = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)[1]
     return np.zeros(0, np.bool_) if nesting is None else np.asarray(nesting[0, :, 3] >= 0)
 
 
-def _keep_one_a_side(mask: U8) -> U8:
+def _keep_one_per_side(mask: U8) -> U8:
     if count_components(mask) <= 1:
         return mask
-    parts = label_components(mask)
-    chosen = {int(np.argmax(areas)) for areas in (parts.before, parts.after) if areas.any()}
-    areas = {label: int(parts.before[label] + parts.after[label]) for label in chosen}
-    lungs = [label for label in chosen if areas[label] >= _LEAST_LUNG * max(areas.values())]
-    if len(lungs) == parts.before.size - 1:
+    components = label_components(mask)
+    largest = {int(np.argmax(side)) for side in (components.before, components.after) if side.any()}
+    areas = {label: int(components.before[label] + components.after[label]) for label in largest}
+    lungs = [label for label in largest if areas[label] >= _MIN_LUNG * max(areas.values())]
+    if len(lungs) == components.before.size - 1:
         return mask
     kept = np.zeros_like(mask)
-    kept[parts.box] = np.isin(parts.labels, lungs)
+    kept[components.box] = np.isin(components.labels, lungs)
     return kept
 
 
 def _count(labels: NDArray[np.int32], count: int) -> NDArray[np.int64]:
-    """Count the pixels of each component, none of the background."""
+    """Count the pixels of each component; 0 for the background."""
     if count <= _FEW:
         counts = np.array([0, *(np.count_nonzero(labels == label) for label in range(1, count))], np.int64)
     else:

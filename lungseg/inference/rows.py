@@ -1,13 +1,12 @@
-"""From what was opened and predicted to a row of predictions: restore, post-process, measure, compare, encode."""
+"""Create the row of an image: restore the native size, post-process, measure, compare, encode."""
 
 import json
 import time
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from lungseg.arrays import U8, Row
 from lungseg.config import PostprocessSettings
 from lungseg.imaging import codecs
 from lungseg.imaging.geometry import restore
@@ -17,24 +16,18 @@ from lungseg.ingest.reason_codes import was_repaired
 from lungseg.metrics import segmentation
 from lungseg.schema import PREDICTIONS, Record
 
-U8 = NDArray[np.uint8]
-Row = dict[str, Any]
-
 COMPARED = ("iou", "dice", "pixel_accuracy", "hd95_px", "assd_px")
 
 
-def make_row(opened: OpenedImage, predicted: Prediction | None, made: Row, settings: PostprocessSettings) -> Row:
-    """Make one row of PREDICTIONS.
-
-    made: what all rows have in common: threshold, and model, the digest of the weights.
-    """
+def make_row(opened: OpenedImage, prediction: Prediction | None, shared: Row, settings: PostprocessSettings) -> Row:
+    """Create one row of PREDICTIONS. shared: values of all rows: `threshold` and `model`."""
     began = time.perf_counter()
     empty = dict.fromkeys(PREDICTIONS.names)
-    row = {**empty, **_ids(opened.record), **made, **_reasons(opened.record)}
-    if predicted is None or opened.geometry is None:
+    row = {**empty, **_ids(opened.record), **shared, **_reasons(opened.record)}
+    if prediction is None or opened.geometry is None:
         return {**row, "seconds": opened.seconds}
-    geometry, threshold = opened.geometry, made["threshold"]
-    raw = (restore(predicted.probability, geometry) >= threshold).astype(np.uint8)
+    geometry, threshold = opened.geometry, shared["threshold"]
+    raw = (restore(prediction.probability, geometry) >= threshold).astype(np.uint8)
     mask = postprocess.clean(raw, settings)
     reference = opened.reference and codecs.decode_rle(opened.reference, *raw.shape)
     return {
@@ -47,16 +40,16 @@ def make_row(opened: OpenedImage, predicted: Prediction | None, made: Row, setti
         "removed_px": int(np.count_nonzero(raw > mask)),
         "added_px": int(np.count_nonzero(mask > raw)),
         **mask_shape.describe(mask),
-        **mask_shape.confidence(predicted.probability[geometry.content()], threshold),
+        **mask_shape.confidence(prediction.probability[geometry.content()], threshold),
         **compare(mask, reference if isinstance(reference, np.ndarray) else None),
-        "seen_in_training": predicted.seen_in_training,
-        "models": predicted.models,
-        "seconds": opened.seconds + predicted.seconds + time.perf_counter() - began,
+        "seen_in_training": prediction.seen_in_training,
+        "models": prediction.models,
+        "seconds": opened.seconds + prediction.seconds + time.perf_counter() - began,
     }
 
 
 def compare(mask: U8, reference: U8 | None) -> Row:
-    """Compare a mask with its reference, both u8[H,W] in {0,1} at native size: COMPARED; None without one."""
+    """Return the metrics in COMPARED of a mask and its reference, u8[H,W] in {0,1}; None without a reference."""
     if reference is None:
         return dict.fromkeys(COMPARED)
     counts = segmentation.count_pixels(mask, reference)
@@ -66,7 +59,7 @@ def compare(mask: U8, reference: U8 | None) -> Row:
 
 
 def _status(record: Record) -> str:
-    """Say what became of an image that was predicted: a reference mask that cannot be used does not keep it from it."""
+    """Return the status of a predicted image. A reference mask that cannot be used does not make it rejected."""
     if record.usable:
         return record.status
     return "repaired" if was_repaired(record.codes) else "ok"

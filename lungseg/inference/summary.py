@@ -1,4 +1,4 @@
-"""What an inference came to: predictions.json, and two lines on the terminal for a single picture."""
+"""Results of an inference: predictions.json, or two lines on the terminal for a single image."""
 
 import json
 import logging
@@ -19,13 +19,17 @@ from lungseg.versions import versions
 logger = logging.getLogger(__name__)
 
 _LIBRARIES = ("torch", "ray", "numpy", "opencv-python-headless", "pyarrow", "segmentation-models-pytorch")
-_READERS = 8  # threads that read parts; in a bucket, reading is waiting
+_READERS = 8  # threads that read parts; reads from a bucket mostly wait
 _STAGES = ("open", "predict", "finish")
 
 
 @dataclass
 class StageTimes:
-    """What was done now: images, seconds by stage summed over all workers, and when the actors were at work."""
+    """Time that this run spent.
+
+    images: predicted by this run. seconds: by stage, the sum of all workers. busy: seconds in which the actors
+    predicted, their sum. first, last: start of the first and end of the last batch.
+    """
 
     device: str = "cpu"
     actors: int = 1
@@ -37,20 +41,20 @@ class StageTimes:
     last: float = 0.0
 
     def add(self, images: int, times: str) -> None:
-        """Add what `finish_part` says of a part."""
-        found = json.loads(times)
-        began, ended = found.pop("busy")
+        """Add the `images` and `times` that `finish_part` returned for a part."""
+        seconds = json.loads(times)
+        began, ended = seconds.pop("busy")
         self.images += images
-        self.seconds.update(found)
+        self.seconds.update(seconds)
         self.busy += ended - began
         self.first = began if self.first is None else min(self.first, began)
         self.last = max(self.last, ended)
 
     def as_json(self) -> dict[str, Any]:
-        """Say how fast each stage is alone and how long the model's devices waited; None where nothing was done.
+        """Return the speed of each stage and the share of time in which the devices waited.
 
-        start_s: until the first batch. images_per_second: of one worker in a stage. device_idle_share: of the time
-        from the first batch to the last. hours_per_million: of CPU tasks, and of devices while they are at work.
+        start_s: from the start to the first batch. images_per_second: of one worker in this stage. device_idle_share:
+        of the time from the first to the last batch. hours_per_million: CPU hours and device hours per million images.
         """
         if self.first is None or not self.images:
             return {"device": self.device, "actors": self.actors, "images": 0}
@@ -71,49 +75,49 @@ class StageTimes:
         }
 
 
-def write_summary(job: InferenceJob, total: StatusCounts, times: StageTimes, now: dict[str, Any]) -> None:
-    """Write predictions.json: settings, versions, counts, times, and every part's rows, bytes and digest."""
+def write_summary(
+    job: InferenceJob, counts: StatusCounts, times: StageTimes, predicted_now: int, seconds: float
+) -> None:
+    """Write predictions.json: settings, versions, counts, times, and rows, bytes and digest of every part."""
     with ThreadPoolExecutor(_READERS) as pool:
-        parts = list(pool.map(_tell, part_files(job.out)))
-    seconds = now["seconds"]
+        parts = list(pool.map(_describe_part, part_files(job.out)))
     storage.write_json(
         storage.join(job.out, "predictions.json"),
         {
-            "images": now["images"],
-            "counts": total.counts(),
-            "codes": total.code_counts(),
+            "images": counts.statuses.total(),
+            "counts": counts.counts(),
+            "codes": counts.code_counts(),
             "model": job.model_digest,
             "settings": job.settings.model_dump(mode="json"),
             "versions": versions(_LIBRARIES),
-            "predicted_now": now["predicted_now"],
+            "predicted_now": predicted_now,
             "seconds": round(seconds, 2),
-            "images_per_second": round(now["predicted_now"] / seconds, 2) if now["predicted_now"] else None,
+            "images_per_second": round(predicted_now / seconds, 2) if predicted_now else None,
             "stages": times.as_json(),
             "parts": parts,
         },
     )
 
 
-def _tell(path: str) -> dict[str, Any]:
-    """Say what a part's file is, for whoever checks it later."""
+def _describe_part(path: str) -> dict[str, Any]:
     content = storage.read_bytes(path)
     rows = storage.count_rows(path, content)
     return {"name": storage.name_of(path), "rows": rows, "bytes": len(content), "sha256": digest_bytes(content)}
 
 
 def print_image_summary(out: str) -> None:
-    """Tell of a single picture in two lines."""
+    """Print the result of a single image, and the path of its part."""
     (path,) = part_files(out)
     (row,) = storage.read_table(path).to_pylist()
     name = storage.name_of(row["source_uri"])
     if row["status"] not in USABLE:
-        sys.stdout.write(f"{name}: {row['status']} ({row['codes'][0]}), {row['message']}\n{path}\n")
+        sys.stdout.write(f"{name}: {row['status']} ({', '.join(row['codes'])}): {row['message']}\n{path}\n")
         return
     size = row["height"] * row["width"]
     lungs = " and ".join(f"{side} {row[f'{side}_lung_px'] / size:.1%}" for side in ("right", "left"))
-    sure = "" if row["mean_probability"] is None else f", mean probability {row['mean_probability']:.3f}"
+    confidence = "" if row["mean_probability"] is None else f", mean probability {row['mean_probability']:.3f}"
     dice = "" if row["dice"] is None else f", Dice {row['dice']:.4f}"
     sys.stdout.write(
         f"{name}: lungs {row['area_px'] / size:.1%} of {row['width']} x {row['height']} px "
-        f"({lungs}){sure}{dice}\n{path}\n"
+        f"({lungs}){confidence}{dice}\n{path}\n"
     )

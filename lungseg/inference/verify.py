@@ -1,4 +1,4 @@
-"""Predictions checked: every part whole, every image once, every figure recomputed from the masks that are stored."""
+"""Verify predictions: every part is complete, every image has one row, and all values match the stored masks."""
 
 import json
 import logging
@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lungseg import storage
+from lungseg.arrays import U8, Row
 from lungseg.config import PreprocessSettings
 from lungseg.dataset import catalog
 from lungseg.errors import InputError, first_line
@@ -25,113 +25,119 @@ from lungseg.storage import files
 
 logger = logging.getLogger(__name__)
 
-_TOLERANCE = 1e-6  # relative; distances are of 24 bits, and the last ones depend on how many threads OpenCV runs
-_TOLD = 20
-Row = dict[str, Any]
+_TOLERANCE = 1e-6  # relative; distances are stored as f32 and vary in the last bits with the threads of OpenCV
+_MAX_LOGGED = 20
 
 
 def run(out: str) -> None:
-    """Recompute every figure in a folder of predictions and name what differs; nothing is changed.
+    """Recompute all values in a folder of predictions from the stored masks; changes nothing.
 
     Raises:
-        InputError: the folder holds no whole predictions, or something in it differs.
+        InputError: the folder has no finished predictions, or a value differs.
 
     """
-    if not storage.exists(out):
-        raise InputError(f"{out}: no such folder: pass the --out of jobs/infer.py")
-    if not storage.exists(storage.join(out, "predictions.json")):
-        raise InputError(f"{out}: no predictions.json in it, expected what a finished jobs/infer.py wrote: finish it")
-    ended, plan = (storage.read_json(storage.join(out, name)) for name in ("predictions.json", "plan.json"))
+    summary, plan = _read_summary_and_plan(out)
     try:
-        images_told, same = int(ended["images"]), {"model": plan["model"], "threshold": float(plan["threshold"])}
-        wrong, preprocess = _check_parts(out, ended), PreprocessSettings.model_validate(plan["preprocess"])
+        row_count = int(summary["images"])
+        shared = {"model": plan["model"], "threshold": float(plan["threshold"])}
+        problems = _check_digests(out, summary)
+        preprocess = PreprocessSettings.model_validate(plan["preprocess"])
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"{out}: predictions.json or plan.json is not as jobs/infer.py writes it ({first_line(error)})"
+            f"{out}: predictions.json or plan.json is not in the format that jobs/infer.py writes ({first_line(error)})"
         ) from None
-    ids, total = Counter[tuple[str, str, str]](), StatusCounts.empty()
-    line, samples = ProgressLine(logger), _Samples()
+    ids, counts = Counter[tuple[str, str, str]](), StatusCounts.empty()
+    progress, samples = ProgressLine(logger), _Samples()
     for path in part_files(out):
         try:
             table = read_part(path)
         except InputError as error:
-            wrong.append(str(error))
+            problems.append(str(error))
             continue
-        total = total.add(StatusCounts.from_rows(table))
+        counts = counts.add(StatusCounts.from_rows(table))
         for row in table.to_pylist():
             if row["status"] in USABLE:  # a listing may name an image twice: the second row is rejected
                 ids[row["dataset"], row["image_id"], row["source_uri"]] += 1
-            wrong += [f"{path}, {row['image_id']}: {said}" for said in _check_row(row, same, preprocess, samples)]
-        line.update(f"recomputed {total.statuses.total()} of {images_told} rows")
-    wrong += [f"{name} has {count} rows, expected one" for (_, name, _), count in ids.items() if count > 1]
-    wrong += _check_account(total, ended)
-    _tell(wrong, out)
-    logger.info("%s: %d rows, every figure as it comes from the stored masks", out, total.statuses.total())
+            differences = _check_row(row, shared, preprocess, samples)
+            problems += [f"{path}, {row['image_id']}: {difference}" for difference in differences]
+        progress.update(f"verified {counts.statuses.total()} of {row_count} rows")
+    problems += [f"{name} has {count} rows, expected one" for (_, name, _), count in ids.items() if count > 1]
+    problems += _check_counts(counts, summary)
+    _report(problems, out)
+    logger.info("%s: verified %d rows: all values match the stored masks", out, counts.statuses.total())
 
 
-def _check_account(total: StatusCounts, ended: Row) -> list[str]:
-    """Compare what the rows add up to with what predictions.json tells of them."""
-    found = {"images": total.statuses.total(), "counts": total.counts(), "codes": total.code_counts()}
-    if found["images"] != ended["images"]:
-        return [f"{found['images']} rows, predictions.json says {ended['images']}"]
+def _read_summary_and_plan(out: str) -> tuple[Row, Row]:
+    if not storage.exists(out):
+        raise InputError(f"{out}: no such folder: pass the --out of jobs/infer.py")
+    if not storage.exists(storage.join(out, "predictions.json")):
+        raise InputError(f"{out} has no predictions.json: run the same jobs/infer.py command again to finish it")
+    return storage.read_json(storage.join(out, "predictions.json")), storage.read_json(storage.join(out, "plan.json"))
+
+
+def _check_counts(counts: StatusCounts, summary: Row) -> list[str]:
+    """Compare the counts of all rows with predictions.json."""
+    actual = {"images": counts.statuses.total(), "counts": counts.counts(), "codes": counts.code_counts()}
+    if actual["images"] != summary["images"]:
+        return [f"{actual['images']} rows, but predictions.json has {summary['images']}"]
     return [
-        f"{name} in predictions.json is {ended.get(name)}, the rows give {value}"
-        for name, value in found.items()
-        if ended.get(name) != value
+        f"{name} in predictions.json is {summary.get(name)}, but the rows give {value}"
+        for name, value in actual.items()
+        if summary.get(name) != value
     ]
 
 
-def _tell(wrong: Sequence[str], out: str) -> None:
-    for said in wrong[:_TOLD]:
-        logger.error("%s", said)
-    if wrong:
-        raise InputError(f"{out}: {len(wrong)} things are wrong, the first of them above; nothing was changed")
+def _report(problems: Sequence[str], out: str) -> None:
+    for problem in problems[:_MAX_LOGGED]:
+        logger.error("%s", problem)
+    if problems:
+        raise InputError(f"{out}: {len(problems)} problems found, the first are listed above; no file was changed")
 
 
 class _Samples:
-    """Finds the index rows of prepared data, each data set's index read once."""
+    """Index rows of prepared data; reads the index of each dataset once."""
 
     def __init__(self) -> None:
         self._rows: dict[str, dict[str, Row]] = {}
 
     def item(self, row: Row) -> Item:
-        """Make an item of a row of predictions.
+        """Return the item that a row was predicted from.
 
         Raises:
-            InputError: its sample is not there any more.
+            InputError: its sample no longer exists.
 
         """
-        tar, mark, image_id = row["source_uri"].rpartition("#")
-        if not (mark and tar.endswith(".tar")):
+        tar, separator, image_id = row["source_uri"].rpartition("#")
+        if not (separator and tar.endswith(".tar")):
             masks = tuple(row["mask_uris"] or ())
             return Item(Record(row["image_id"], row["dataset"], row["source_uri"], masks, ("lung",) * len(masks)))
         folder = storage.parent_of(tar)
         if folder not in self._rows:
             index = catalog.open_dataset(folder).index.to_pylist()
-            self._rows[folder] = {one["image_id"]: one for one in index}
+            self._rows[folder] = {sample["image_id"]: sample for sample in index}
         if image_id not in self._rows[folder]:
-            raise InputError(f"{row['source_uri']} has gone")
+            raise InputError(f"{row['source_uri']} no longer exists")
         return prepared_item(folder, self._rows[folder][image_id])
 
 
-def _check_parts(out: str, ended: Row) -> list[str]:
-    wrong = []
-    for part in ended["parts"]:
+def _check_digests(out: str, summary: Row) -> list[str]:
+    problems = []
+    for part in summary["parts"]:
         try:
             content = storage.read_bytes(storage.join(out, part["name"]))
         except InputError as error:
-            wrong.append(str(error))
+            problems.append(str(error))
             continue
         if files.digest_bytes(content) != part["sha256"]:
-            wrong.append(f"{part['name']} is not the file that predictions.json tells of")
-    return wrong
+            problems.append(f"{part['name']} does not match its digest in predictions.json")
+    return problems
 
 
-def _check_row(row: Row, same: Row, preprocess: PreprocessSettings, samples: _Samples) -> list[str]:
-    """Say what is wrong with a row; same: what all rows have in common by the plan."""
-    wrong = _check_alone(row, same)
-    if wrong or row["mask"] is None:
-        return wrong
+def _check_row(row: Row, shared: Row, preprocess: PreprocessSettings, samples: _Samples) -> list[str]:
+    """List the problems of a row. shared: values that all rows have according to the plan."""
+    problems = _check_consistency(row, shared)
+    if problems or row["mask"] is None:
+        return problems
     try:
         mask = codecs.decode_rle(row["mask"], row["height"], row["width"])
         reference = _reference(row, preprocess, samples)
@@ -143,37 +149,38 @@ def _check_row(row: Row, same: Row, preprocess: PreprocessSettings, samples: _Sa
         **compare(mask, reference),
     }
     return [
-        f"{name} is {row[name]}, its mask gives {value}"
+        f"{name} is {row[name]}, but the mask gives {value}"
         for name, value in expected.items()
-        if not _same(row[name], value)
+        if not _is_equal(row[name], value)
     ]
 
 
-def _check_alone(row: Row, same: Row) -> list[str]:
-    """Say what in a row does not fit the rest of it, or the plan."""
-    wrong = [f"{name} is {row[name]}, the plan says {value}" for name, value in same.items() if row[name] != value]
+def _check_consistency(row: Row, shared: Row) -> list[str]:
+    """List values of a row that contradict its other values or the plan."""
+    problems = [
+        f"{name} is {row[name]}, but the plan has {value}" for name, value in shared.items() if row[name] != value
+    ]
     if (row["mask"] is None) == (row["status"] in USABLE):
-        has = "no mask, though it was predicted" if row["mask"] is None else "a mask, though it was not predicted"
-        return [*wrong, f"it has {has}"]
+        return [*problems, f"status is {row['status']}, but the row has {'no' if row['mask'] is None else 'a'} mask"]
     if row["mask"] is None:
-        return wrong
+        return problems
     try:
         geometry = Geometry(**json.loads(row["geometry"]))
     except (ValueError, TypeError) as error:
-        return [*wrong, f"its geometry cannot be read ({error})"]
+        return [*problems, f"geometry cannot be read ({error})"]
     if (row["height"], row["width"]) != (geometry.native_height, geometry.native_width):
-        wrong.append(f"it is {row['height']}x{row['width']}, its geometry says otherwise: {row['geometry']}")
+        problems.append(f"size is {row['height']}x{row['width']}, but the geometry has another: {row['geometry']}")
     for name in ("mean_probability", "border_entropy"):
         if row[name] is not None and not 0.0 <= row[name] <= 1.0 + _TOLERANCE:
-            wrong.append(f"{name} is {row[name]}, expected 0 to 1")
-    return wrong
+            problems.append(f"{name} is {row[name]}, expected 0 to 1")
+    return problems
 
 
-def _reference(row: Row, preprocess: PreprocessSettings, samples: _Samples) -> NDArray[np.uint8] | None:
-    """Read the reference mask that a row was compared with.
+def _reference(row: Row, preprocess: PreprocessSettings, samples: _Samples) -> U8 | None:
+    """Read the reference mask of a row; None if it has none.
 
     Raises:
-        InputError: it cannot be read any more.
+        InputError: the row was compared with a mask that can no longer be read.
 
     """
     if row["dice"] is None and not row["mask_uris"]:
@@ -182,11 +189,11 @@ def _reference(row: Row, preprocess: PreprocessSettings, samples: _Samples) -> N
     if opened.reference is not None:
         return codecs.decode_rle(opened.reference, row["height"], row["width"])
     if row["dice"] is not None:
-        raise InputError(f"its reference mask cannot be read any more ({opened.record.message})")
+        raise InputError(f"the reference mask can no longer be read ({opened.record.message})")
     return None
 
 
-def _same(found: Any, expected: Any) -> bool:
-    if isinstance(found, float) and isinstance(expected, float):
-        return math.isclose(found, expected, rel_tol=_TOLERANCE)
-    return bool(np.array_equal(found, expected)) if isinstance(expected, list) else bool(found == expected)
+def _is_equal(actual: Any, expected: Any) -> bool:
+    if isinstance(actual, float) and isinstance(expected, float):
+        return math.isclose(actual, expected, rel_tol=_TOLERANCE)
+    return bool(np.array_equal(actual, expected)) if isinstance(expected, list) else bool(actual == expected)

@@ -1,4 +1,4 @@
-"""An inference over a cluster: parts are opened on CPUs, predicted by actors that hold the model, finished on CPUs."""
+"""Inference on a cluster: CPU tasks open the images, actors with the models predict, CPU tasks finish the masks."""
 
 import functools
 import json
@@ -31,113 +31,114 @@ from lungseg.predictions.parts import StatusCounts
 
 logger = logging.getLogger(__name__)
 
-# On CPUs, which opening and finishing share with the model: while one waits, another works. The actors' part is another
-# number than the tasks', or Ray Data would open parts within the actors.
-_TASK_PART, _ACTOR_PART = 0.5, 0.49
-_LEAST_TASKS = 2  # at once: with room for one, Ray Data would open all parts before it finished the first
-_LOSSES = 3  # of actors, one after the other, without a part between them
+# Shares of a CPU. Tasks and actors share CPUs: while one waits, another computes. The two shares must differ: if they
+# are equal, Ray Data fuses the tasks that open images into the actors.
+_TASK_CPUS, _ACTOR_CPUS = 0.5, 0.49
+_MIN_TASKS = 2  # at once: with one, Ray Data would open all parts before it finishes the first
+_MAX_LOSSES = 3  # of actors in succession, without a finished part in between
 
 
 def predict_on_cluster(
     job: InferenceJob, rows: Sequence[dict[str, Any]], times: StageTimes
 ) -> Iterator[dict[str, Any]]:
-    """Send parts (number, items, digest) through the stages; give what `finish_part` says of each, as they end.
+    """Process parts (number, items, digest) in all stages; yield the result of `finish_part` as each part finishes.
 
-    An actor that is lost, with its node or alone, ends Ray Data's work: it is begun anew with what there is then.
+    A lost actor or node ends the Ray Data pipeline. It is then restarted on the remaining nodes.
 
     Raises:
-        ResourceError: the cluster is too small, or actors are lost again and again.
+        ResourceError: the cluster is too small, or actors are lost repeatedly.
 
     """
     connect()
-    first = [Item.from_dict(item).files()[0] for item in json.loads(rows[0]["items"])]
+    first_files = [Item.from_dict(item).files()[0] for item in json.loads(rows[0]["items"])]
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    context.target_max_block_size = None  # a part stays one block, as it becomes one file
-    gauges, counts = Gauges("infer"), Counter[str]()
-    placed = allocate_workers(job.settings.workers, job.settings.device)
-    # After an autoscaler has brought the nodes that it was asked for.
-    require_shared_storage(job.out, [storage.join(folder, "config.json") for folder in job.checkpoints], first)
-    threads = 0 if placed.gpus else placed.cpus  # to the end: how many sum up changes the last bits
-    left, lost = {row["number"]: row for row in rows}, 0
-    while left:
+    context.target_max_block_size = None  # a part must stay one block: it becomes one file
+    gauges, statuses = Gauges("infer"), Counter[str]()
+    allocation = allocate_workers(job.settings.workers, job.settings.device)
+    # After allocate_workers, as an autoscaler may add nodes.
+    require_shared_storage(job.out, [storage.join(folder, "config.json") for folder in job.checkpoints], first_files)
+    # The same number of threads until the end: it changes the last bits of sums.
+    threads = 0 if allocation.gpus else allocation.cpus
+    remaining, losses = {row["number"]: row for row in rows}, 0
+    while remaining:
         try:
-            for row in _through(job, list(left.values()), placed, threads, times):
-                del left[row["number"]]
-                lost = 0
+            for row in _run_stages(job, list(remaining.values()), allocation, threads, times):
+                del remaining[row["number"]]
+                losses = 0
                 yield row
-                _show(gauges, times, counts, row)
+                _update_gauges(gauges, times, statuses, row)
         except ray.exceptions.RayTaskError:
             raise  # a bug, with its traceback
         except ray.exceptions.RayError as error:
-            lost += 1
-            if lost > _LOSSES:
-                raise ResourceError(too_many_crashes(f"{job.out} ({first_line(error)})", lost)) from error
-            logger.warning("a worker was lost: going on with what is there, %d parts are left", len(left))
-            placed = _what_is_left(job)
+            losses += 1
+            if losses > _MAX_LOSSES:
+                raise ResourceError(too_many_crashes(f"{job.out} ({first_line(error)})", losses)) from error
+            logger.warning("a worker was lost: continuing on the remaining nodes, %d parts left", len(remaining))
+            allocation = _reallocate(job)
 
 
-def _what_is_left(job: InferenceJob) -> WorkerAllocation:
-    """Place as many actors as before, or where a node is lost as many as there is room for."""
+def _reallocate(job: InferenceJob) -> WorkerAllocation:
+    """Allocate the requested workers, or as many as fit if a node was lost."""
     try:
         return allocate_workers(job.settings.workers, job.settings.device)
     except ResourceError:
         return allocate_workers("auto", job.settings.device)
 
 
-def _through(
-    job: InferenceJob, rows: Sequence[dict[str, Any]], placed: WorkerAllocation, threads: int, times: StageTimes
+def _run_stages(
+    job: InferenceJob, rows: Sequence[dict[str, Any]], allocation: WorkerAllocation, threads: int, times: StageTimes
 ) -> Iterator[dict[str, Any]]:
-    """Send parts through the stages once."""
-    count = min(placed.workers, len(rows))
-    times.device, times.actors = ("cuda" if placed.gpus else "cpu"), count
+    """Run one Ray Data pipeline over the parts."""
+    count = min(allocation.workers, len(rows))
+    times.device, times.actors = ("cuda" if allocation.gpus else "cpu"), count
     if job.settings.precision == "auto":
         part_plan.claim_device(job.out, times.device)
-    require_fp16_device(job.settings.precision, bool(placed.gpus), "--precision")
-    actor = _ACTOR_PART * (1 if placed.gpus else placed.cpus)
-    work = _task_part(placed, cluster_total("CPU") - count * actor)
-    logger.info("%d %s actors hold the model", count, "GPU" if placed.gpus else "CPU")
+    require_fp16_device(job.settings.precision, bool(allocation.gpus), "--precision")
+    actor = _ACTOR_CPUS * (1 if allocation.gpus else allocation.cpus)
+    task = cpus_per_task(allocation, cluster_total("CPU") - count * actor)
+    logger.info("predicting with %d %s actors", count, "GPU" if allocation.gpus else "CPU")
     job = replace(job, options=replace(job.options, device=times.device))
     with warnings.catch_warnings():
-        # Ray 2.64 will have another word for max_restarts; 2.60 has none yet.
+        # Ray 2.64 will rename max_restarts; 2.60 has no replacement yet.
         warnings.simplefilter("ignore", ray.util.annotations.RayDeprecationWarning)
         done = (
             ray.data.from_items(list(rows), override_num_blocks=len(rows))
-            .map_batches(functools.partial(open_part, job=job), batch_size=None, batch_format="pyarrow", num_cpus=work)
+            .map_batches(functools.partial(open_part, job=job), batch_size=None, batch_format="pyarrow", num_cpus=task)
             .map_batches(
                 PredictPart,
                 fn_constructor_kwargs={"job": job, "threads": threads},
-                # In the actor's main thread, not one of Ray Data's: other threads than that give large buffers back.
+                # Run in the actor's main thread: in other threads, glibc returns large buffers to the system.
                 compute=ray.data.ActorPoolStrategy(size=count, enable_true_multi_threading=True),
                 batch_size=None,
                 batch_format="pyarrow",
                 num_cpus=actor,
-                num_gpus=placed.gpus,
-                max_restarts=0,  # else Ray Data waits for a lost actor's return, on a cluster without room for ever
+                num_gpus=allocation.gpus,
+                max_restarts=0,  # otherwise Ray Data waits for a lost actor, forever if the cluster has no room
             )
             .map_batches(
-                functools.partial(finish_part, job=job), batch_size=None, batch_format="pyarrow", num_cpus=work
+                functools.partial(finish_part, job=job), batch_size=None, batch_format="pyarrow", num_cpus=task
             )
         )
     yield from done.iter_rows()
 
 
-def _task_part(placed: WorkerAllocation, free: float) -> float:
-    """Say which part of a CPU a task takes, where the actors leave so many free."""
-    roomy = any(node["Resources"].get("CPU", 0) >= 2 for node in ray.nodes() if node["Alive"])  # type: ignore[no-untyped-call]
-    part = 1.0 if placed.gpus and roomy else _TASK_PART
-    return min(part, math.floor(100 * free / _LEAST_TASKS) / 100)
+def cpus_per_task(allocation: WorkerAllocation, free: float) -> float:
+    """Return the share of a CPU per task. free: CPUs that the actors leave."""
+    has_large_node = any(node["Resources"].get("CPU", 0) >= 2 for node in ray.nodes() if node["Alive"])  # type: ignore[no-untyped-call]
+    share = 1.0 if allocation.gpus and has_large_node else _TASK_CPUS
+    return min(share, math.floor(100 * free / _MIN_TASKS) / 100)
 
 
-def _show(gauges: Gauges, times: StageTimes, counts: Counter[str], row: dict[str, Any]) -> None:
-    """Tell the cluster's monitoring how far this start is."""
+def _update_gauges(gauges: Gauges, times: StageTimes, statuses: Counter[str], row: dict[str, Any]) -> None:
+    """Report the progress of this run to the cluster's monitoring."""
     result = TaskResult.from_json(row["result"])
     if result.error is not None:
         return
-    counts.update(StatusCounts.from_json(result.value["account"]).statuses)
-    for status, count in counts.items():
+    statuses.update(StatusCounts.from_json(result.value["counts"]).statuses)
+    for status, count in statuses.items():
         gauges.set("rows", count, status)
     gauges.set("images_per_second", times.images / (time.time() - times.began))
-    idle = times.as_json().get("device_idle_share")
-    if idle is not None:
-        gauges.set("device_wait_share", idle)
+    idle_share = times.as_json().get("device_idle_share")
+    if idle_share is not None:
+        gauges.set("device_wait_share", idle_share)

@@ -1,4 +1,4 @@
-"""Read the Parquet parts that an inference wrote."""
+"""Read the Parquet parts and the JSON files that jobs/infer.py wrote."""
 
 import json
 from collections import Counter
@@ -13,15 +13,16 @@ from lungseg.ingest.file_names import relative_path
 from lungseg.ingest.reason_codes import counted_codes
 from lungseg.schema import PREDICTIONS, STATUSES, USABLE
 
-_SHOWN = 3
-
-
-_STRANGE = "not as jobs/infer.py writes it"
+_MAX_EXAMPLES = 3
+_WRONG_FORMAT = "not in the format that jobs/infer.py writes"
 
 
 @dataclass(frozen=True)
 class StatusCounts:
-    """What became of images: how many by status, how many by (status, reason code), and the first that failed."""
+    """Number of images by status and by (status, reason code).
+
+    examples: messages of the first images without a mask.
+    """
 
     statuses: Counter[str]
     codes: Counter[tuple[str, str]]
@@ -29,26 +30,26 @@ class StatusCounts:
 
     @classmethod
     def empty(cls) -> "StatusCounts":
-        """Account for nothing yet."""
+        """Return counts of 0 images."""
         return cls(Counter(), Counter())
 
     @classmethod
     def from_rows(cls, rows: pa.Table) -> "StatusCounts":
-        """Account for the rows of a part."""
-        account = cls.empty()
+        """Count the rows of a part."""
+        counts = cls.empty()
         examples: list[str] = []
         names = ("status", "codes", "message", "source_uri")
         for status, codes, message, uri in zip(*(rows.column(name).to_pylist() for name in names), strict=True):
-            account.statuses[status] += 1
-            counted = counted_codes(status, codes)
-            account.codes.update((status, code) for code in counted)
-            if status not in USABLE and len(examples) < _SHOWN:
-                examples.append(f"{storage.name_of(uri)}: {message} ({', '.join(counted)})")
-        return cls(account.statuses, account.codes, tuple(examples))
+            counts.statuses[status] += 1
+            reasons = counted_codes(status, codes)
+            counts.codes.update((status, code) for code in reasons)
+            if status not in USABLE and len(examples) < _MAX_EXAMPLES:
+                examples.append(f"{storage.name_of(uri)}: {message} ({', '.join(reasons)})")
+        return cls(counts.statuses, counts.codes, tuple(examples))
 
     def add(self, other: "StatusCounts") -> "StatusCounts":
-        """Join two accounts."""
-        examples = (*self.examples, *other.examples)[:_SHOWN]
+        """Return the sum of both counts."""
+        examples = (*self.examples, *other.examples)[:_MAX_EXAMPLES]
         return StatusCounts(self.statuses + other.statuses, self.codes + other.codes, examples)
 
     def without_mask(self) -> int:
@@ -56,91 +57,91 @@ class StatusCounts:
         return sum(count for status, count in self.statuses.items() if status not in USABLE)
 
     def counts(self) -> dict[str, int]:
-        """Count images by status, those statuses that there are."""
+        """Count images by status, without the statuses that no image has."""
         return {status: self.statuses[status] for status in STATUSES if self.statuses[status]}
 
     def code_counts(self) -> list[dict[str, Any]]:
-        """Count images by status and reason code, as predictions.json tells it."""
+        """Count images by status and reason code, in the format of predictions.json."""
         return [
             {"status": status, "code": code, "images": count} for (status, code), count in sorted(self.codes.items())
         ]
 
     def describe_without_mask(self) -> str:
-        """Name the reasons of what is lost, the most frequent first."""
-        lost = [(code, count) for (status, code), count in self.codes.most_common() if status not in USABLE]
-        return ", ".join(f"{count} {code}" for code, count in lost)
+        """List the reason codes of images without a mask, the most frequent first."""
+        reasons = [(code, count) for (status, code), count in self.codes.most_common() if status not in USABLE]
+        return ", ".join(f"{count} {code}" for code, count in reasons)
 
     def to_json(self) -> str:
-        """Write it."""
+        """Serialize to JSON."""
         codes = [[*key, count] for key, count in sorted(self.codes.items())]
         return json.dumps({"statuses": self.statuses, "codes": codes, "examples": self.examples})
 
     @classmethod
     def from_json(cls, text: str) -> "StatusCounts":
-        """Read what `to_json` wrote."""
-        found = json.loads(text)
-        codes = Counter({(status, code): count for status, code, count in found["codes"]})
-        return cls(Counter(found["statuses"]), codes, tuple(found["examples"]))
+        """Restore the output of `to_json`."""
+        values = json.loads(text)
+        codes = Counter({(status, code): count for status, code, count in values["codes"]})
+        return cls(Counter(values["statuses"]), codes, tuple(values["examples"]))
 
 
 def part_path(out: str, number: int) -> str:
-    """Name a part's file."""
+    """Return the path of a part."""
     return storage.join(out, f"part-{number:06d}.parquet")
 
 
 def part_files(out: str) -> list[str]:
-    """List the part files that there are; those of predictions in a folder below are not among them."""
+    """List the parts in a folder, without those in its subfolders."""
     paths = storage.list_files(out, (".parquet",))
     names = ((path, relative_path(out, path)) for path in paths)
     return [path for path, name in names if name.startswith("part-") and "/" not in name]
 
 
 def read_inference_json(path: str, advice: str) -> dict[str, Any]:
-    """Read plan.json or predictions.json; of one that is damaged, say what mends it."""
-    content = storage.read_bytes(path)  # a bucket that does not answer has damaged nothing
+    """Read plan.json or predictions.json; advice: what the error for a damaged file tells the user to do."""
+    content = storage.read_bytes(path)  # outside the try: a bucket that does not respond is not a damaged file
     try:
-        whole = "schema" in json.loads(content)
+        is_valid = "schema" in json.loads(content)
     except (ValueError, TypeError):
-        whole = False
-    if not whole:
-        raise InputError(f"{path}: {_STRANGE}: {advice}")
+        is_valid = False
+    if not is_valid:
+        raise InputError(f"{path}: {_WRONG_FORMAT}: {advice}")
     return storage.read_json(path, content)
 
 
 def recorded_digests(out: str) -> dict[str, str]:
-    """Say which SHA-256 predictions.json tells of each part, by name; of none where no inference has ended here.
+    """Return the SHA-256 of each part by file name from predictions.json; empty without predictions.json.
 
     Raises:
-        InputError: it is there, and is not what an inference wrote.
+        InputError: predictions.json is damaged.
 
     """
     path = storage.join(out, "predictions.json")
     if not storage.exists(path):
         return {}
-    advice = "delete it, and run the same jobs/infer.py"
+    advice = "delete it and run the same jobs/infer.py command again"
     try:
         return {str(part["name"]): str(part["sha256"]) for part in read_inference_json(path, advice)["parts"]}
     except (KeyError, TypeError):
-        raise InputError(f"{path}: {_STRANGE}: {advice}") from None
+        raise InputError(f"{path}: {_WRONG_FORMAT}: {advice}") from None
 
 
 def read_part(path: str, content: bytes | None = None) -> pa.Table:
-    """Read a part's rows; `content` where its bytes were read before.
+    """Read the rows of a part; content: its bytes, if they were read before.
 
     Raises:
-        InputError: it is not there, is damaged, or has other columns than a part.
+        InputError: the part is missing or damaged, or its columns are not those of PREDICTIONS.
 
     """
     rows = storage.read_table(path, content)
-    odd = set(map(_kind, PREDICTIONS)) ^ set(map(_kind, rows.schema))
-    if odd:
+    different = set(map(_name_and_type, PREDICTIONS)) ^ set(map(_name_and_type, rows.schema))
+    if different:
         raise InputError(
-            f"{path}: {min(name for name, _ in odd)} is not a column of it, or of another type, than infer wrote: "
-            "delete it, and run the same jobs/infer.py"
+            f"{path}: column {min(name for name, _ in different)} is missing, unknown or of another type: delete the "
+            "file and run the same jobs/infer.py command again"
         )
     return rows
 
 
-def _kind(field: pa.Field) -> tuple[str, pa.DataType]:
-    """Name and type of a column; of a list what is in it, which Parquet gives another name."""
+def _name_and_type(field: pa.Field) -> tuple[str, pa.DataType]:
+    """Return name and type of a column. For a list, the item type: Parquet renames the item field."""
     return field.name, field.type.value_type if pa.types.is_list(field.type) else field.type

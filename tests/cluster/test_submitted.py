@@ -27,7 +27,7 @@ STOPPED = "to-be-stopped"
 LAST = {
     "prepare": r"8 prepared in [\d.]+ s .*",
     "train": r"phantom-montgomery \+ phantom-shenzhen \(pooled\) .*",
-    "infer": r"[\d:]+ 8 rows \(8 ok\) in .*/predictions; 8 predicted now, in [\d.]+ s",
+    "infer": r"[\d:]+ .*/predictions: 8 rows \(8 ok\); this run predicted 8 in [\d.]+ s",
     "report": r"[\d:]+ the numbers: .*/report/report\.json",
     "export": r"[\d:]+ 8 of 8 rows chosen; written to .*/export: 8 masks, 8 overlays, 8 coco",
 }

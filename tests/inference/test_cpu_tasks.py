@@ -1,4 +1,4 @@
-"""The stages of an inference in this process: opened, predicted, finished; whatever goes wrong ends in a row."""
+"""Open, predict and finish in this process: every problem ends in a row or an error of the part."""
 
 import errno
 import json
@@ -36,8 +36,8 @@ KINDS = kinds()
 Row = dict[str, Any]
 
 
-class Deadly:
-    """What ends the process to which it is sent."""
+class CrashOnUnpickling:
+    """Ends the process that unpickles it."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return os._exit, (9,)
@@ -75,7 +75,7 @@ def job(trained: Path, tmp_path: Path) -> InferenceJob:
     return job_of(trained, tmp_path / "out")
 
 
-def test_a_part_becomes_one_file_with_a_row_an_image_in_the_plans_order(archive: Path, job: InferenceJob) -> None:
+def test_part_is_one_file_with_rows_in_planned_order(archive: Path, job: InferenceJob) -> None:
     items = items_of(archive)
     written = through(job, items, 7).unwrap()
     out = Path(job.out)
@@ -90,13 +90,13 @@ def test_a_part_becomes_one_file_with_a_row_an_image_in_the_plans_order(archive:
         assert row["dice"] is not None
         assert row["seconds"] > 0
     assert written["images"] == len(items)
-    assert StatusCounts.from_json(written["account"]).statuses == {"ok": len(items)}
+    assert StatusCounts.from_json(written["counts"]).statuses == {"ok": len(items)}
     times = json.loads(written["times"])
     assert all(times[name] > 0 for name in ("open", "predict", "finish"))
     assert times["busy"][0] <= times["busy"][1]
 
 
-def test_squares_and_probabilities_survive_the_way_from_stage_to_stage(archive: Path, job: InferenceJob) -> None:
+def test_squares_and_probabilities_survive_between_stages(archive: Path, job: InferenceJob) -> None:
     items = items_of(archive)
     opened = open_part(part_of(items), job)
     squares = [open_item(item, SMALL).square for item in items]
@@ -112,7 +112,7 @@ def test_squares_and_probabilities_survive_the_way_from_stage_to_stage(archive: 
 
 
 @pytest.mark.parametrize("batch", [1, 3, 16])
-def test_the_rows_are_the_same_whatever_the_batch(batch: int, archive: Path, trained: Path, tmp_path: Path) -> None:
+def test_rows_do_not_depend_on_batch_size(batch: int, archive: Path, trained: Path, tmp_path: Path) -> None:
     for name, size in (("usual", 4), ("other", batch)):
         through(job_of(trained, tmp_path / name, batch_size=size), items_of(archive))
     usual, other = (rows_of(tmp_path / name) for name in ("usual", "other"))
@@ -127,12 +127,12 @@ def test_the_rows_are_the_same_whatever_the_batch(batch: int, archive: Path, tra
 
 
 def expected_of(kind: Kind) -> tuple[str, tuple[str, ...]]:
-    """Say what becomes of an odd kind: a reference mask that cannot be used does not keep its image from prediction."""
-    spoilt_mask = kind.mask is not None and kind.image == KINDS["mask_of_0_and_1"].image
-    return ("ok" if kind.status == "rejected" and spoilt_mask else kind.status), kind.codes
+    """Return the expected status and codes. A reference mask that cannot be used does not prevent prediction."""
+    damaged_mask = kind.mask is not None and kind.image == KINDS["mask_of_0_and_1"].image
+    return ("ok" if kind.status == "rejected" and damaged_mask else kind.status), kind.codes
 
 
-def test_every_odd_kind_of_input_is_a_row_and_nothing_stops_the_part(job: InferenceJob, tmp_path: Path) -> None:
+def test_every_odd_input_becomes_a_row(job: InferenceJob, tmp_path: Path) -> None:
     for name, kind in KINDS.items():
         for folder, content, suffix in (("images", kind.image, kind.suffix), ("masks", kind.mask, ".png")):
             if content is not None:
@@ -151,10 +151,10 @@ def test_every_odd_kind_of_input_is_a_row_and_nothing_stops_the_part(job: Infere
         assert found == expected_of(kind), f"{name}: {row['message']}"
         assert (row["mask"] is not None) is (row["status"] in USABLE), name
         assert (row["dice"] is not None) is (kind.status in USABLE and kind.mask is not None), name
-    assert StatusCounts.from_json(written["account"]).statuses.total() == len(KINDS)
+    assert StatusCounts.from_json(written["counts"]).statuses.total() == len(KINDS)
 
 
-def test_a_decompression_bomb_is_rejected(job: InferenceJob, tmp_path: Path) -> None:
+def test_decompression_bomb_is_rejected(job: InferenceJob, tmp_path: Path) -> None:
     path = tmp_path / "bomb.png"
     path.write_bytes(KINDS["bomb_of_50000_px"].image or b"")
     through(job, items_of(path))
@@ -164,7 +164,7 @@ def test_a_decompression_bomb_is_rejected(job: InferenceJob, tmp_path: Path) -> 
     assert row["message"].startswith("bomb.png has more than 268435456 px")
 
 
-def test_ids_that_would_climb_out_name_rows_and_no_files(archive: Path, job: InferenceJob, tmp_path: Path) -> None:
+def test_hostile_ids_create_no_files(archive: Path, job: InferenceJob, tmp_path: Path) -> None:
     evil = ["../../evil", "/etc/evil", "..", "a\nb", ""]
     items = [
         replace(item, record=replace(item.record, image_id=name, dataset=f"../{name}", patient_id=name))
@@ -178,7 +178,7 @@ def test_ids_that_would_climb_out_name_rows_and_no_files(archive: Path, job: Inf
     assert not list(tmp_path.parent.rglob("*evil*"))
 
 
-def test_no_note_is_left_of_a_part_that_was_opened(archive: Path, job: InferenceJob) -> None:
+def test_opened_part_leaves_no_marker(archive: Path, job: InferenceJob) -> None:
     seen = []
 
     def watched(*_: Any, **__: Any) -> Any:
@@ -195,18 +195,18 @@ def test_no_note_is_left_of_a_part_that_was_opened(archive: Path, job: Inference
     assert not storage.exists(job.marker_path(3))
 
 
-def test_a_part_over_which_two_processes_died_is_opened_apart_and_only_what_kills_fails(
+def test_after_two_crashes_only_the_crashing_image_fails(
     archive: Path, job: InferenceJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def with_a_deadly_one(function: Any, items: list[Item]) -> Any:
+    def with_crashing_item(function: Any, items: list[Item]) -> Any:
         return crash_isolation.map_isolated(
-            function, [Deadly() if one.record.image_id == "north_01" else one for one in items]
+            function, [CrashOnUnpickling() if one.record.image_id == "north_01" else one for one in items]
         )
 
-    monkeypatch.setattr(cpu_tasks, "map_isolated", with_a_deadly_one)
+    monkeypatch.setattr(cpu_tasks, "map_isolated", with_crashing_item)
     items = items_of(archive)[:3]
-    for deaths in range(crash_isolation.ISOLATE_AFTER):
-        assert crash_isolation.mark_started(job.marker_path(0)) == deaths
+    for crashes in range(crash_isolation.ISOLATE_AFTER):
+        assert crash_isolation.mark_started(job.marker_path(0)) == crashes
     through(job, items)
     rows = rows_of(Path(job.out))
     assert [row["status"] for row in rows] == ["ok", "failed", "ok"]
@@ -218,28 +218,26 @@ def test_a_part_over_which_two_processes_died_is_opened_apart_and_only_what_kill
     assert [steady(rows)[i] for i in (0, 2)] == [steady(usual)[i] for i in (0, 2)]
 
 
-@pytest.mark.parametrize("deaths", [0, 1])
-def test_a_part_over_which_at_most_one_process_died_is_opened_as_usual(
-    deaths: int, archive: Path, job: InferenceJob, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("crashes", [0, 1])
+def test_after_at_most_one_crash_images_are_not_isolated(
+    crashes: int, archive: Path, job: InferenceJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def never(*_: Any) -> Any:
-        raise AssertionError("opened apart")
+        raise AssertionError("opened in isolation")
 
     monkeypatch.setattr(cpu_tasks, "map_isolated", never)
-    for _ in range(deaths):
+    for _ in range(crashes):
         crash_isolation.mark_started(job.marker_path(0))
     assert open_part(part_of(items_of(archive)), job).num_rows == 8
 
 
-def test_a_folder_that_cannot_be_written_is_an_error_of_the_part(archive: Path, job: InferenceJob) -> None:
+def test_unwritable_folder_is_an_error_of_the_part(archive: Path, job: InferenceJob) -> None:
     Path(job.out).write_text("a file where the folder should be")
     assert "cannot be written" in str(through(job, items_of(archive), 2).error)
     assert Path(job.out).read_text() == "a file where the folder should be"
 
 
-def test_a_disk_that_is_full_is_an_error_of_the_part_and_leaves_nothing_torn(
-    archive: Path, job: InferenceJob, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full_disk_leaves_no_incomplete_part(archive: Path, job: InferenceJob, monkeypatch: pytest.MonkeyPatch) -> None:
     predicted = PredictPart(job)(open_part(part_of(items_of(archive)), job))
 
     def full(_: int) -> None:
@@ -254,7 +252,7 @@ def test_a_disk_that_is_full_is_an_error_of_the_part_and_leaves_nothing_torn(
     assert len(rows_of(Path(job.out))) == 8
 
 
-def test_an_input_that_changed_since_it_was_planned_fails_and_says_so(own_archive: Path, job: InferenceJob) -> None:
+def test_input_changed_since_planning_fails(own_archive: Path, job: InferenceJob) -> None:
     items = items_of(own_archive / "north")
     paths = [Path(item.record.image_uri) for item in items]
     shutil.copy(paths[1], paths[0])
@@ -270,7 +268,7 @@ def test_an_input_that_changed_since_it_was_planned_fails_and_says_so(own_archiv
     assert [row["mask"] is None for row in rows] == [True, False, True, True, False]
 
 
-def test_a_file_that_was_not_there_when_it_was_planned_is_not_predicted(own_archive: Path, job: InferenceJob) -> None:
+def test_file_missing_at_planning_is_not_predicted(own_archive: Path, job: InferenceJob) -> None:
     path = own_archive / "north" / "images" / "north_00.png"
     content = path.read_bytes()
     listing = own_archive / "list.csv"
@@ -284,7 +282,7 @@ def test_a_file_that_was_not_there_when_it_was_planned_is_not_predicted(own_arch
     assert "was not there when the job was planned" in row["message"]
 
 
-def test_a_reference_mask_that_is_broken_costs_the_comparison_only(own_archive: Path, job: InferenceJob) -> None:
+def test_damaged_reference_mask_skips_only_the_comparison(own_archive: Path, job: InferenceJob) -> None:
     mask = own_archive / "north" / "masks" / "north_00.png"
     mask.write_bytes(mask.read_bytes()[:60])
     through(job, items_of(own_archive / "north"))
@@ -295,7 +293,7 @@ def test_a_reference_mask_that_is_broken_costs_the_comparison_only(own_archive: 
     assert all(row["dice"] is not None and row["codes"] == [] for row in others)
 
 
-def test_a_damaged_tar_fails_its_samples_alone(own_prepared: Path, job: InferenceJob) -> None:
+def test_damaged_tar_fails_only_its_samples(own_prepared: Path, job: InferenceJob) -> None:
     items = items_of(own_prepared)
     tar = own_prepared / "north" / "north-000000.tar"
     content = bytearray(tar.read_bytes())
@@ -309,8 +307,8 @@ def test_a_damaged_tar_fails_its_samples_alone(own_prepared: Path, job: Inferenc
     assert "is damaged (wrong checksum)" in rows[0]["message"]
 
 
-def test_a_part_without_one_usable_image_is_written_too(job: InferenceJob, tmp_path: Path) -> None:
+def test_part_without_usable_images_is_written(job: InferenceJob, tmp_path: Path) -> None:
     items = [Item(Record(name, "north", str(tmp_path / name)), stats=(None,)) for name in ("a.png", "b.png")]
     written = through(job, items).unwrap()
-    assert StatusCounts.from_json(written["account"]).statuses == {"failed": 2}
+    assert StatusCounts.from_json(written["counts"]).statuses == {"failed": 2}
     assert [row["mask"] for row in rows_of(Path(job.out))] == [None, None]

@@ -1,4 +1,4 @@
-"""What an inference is pointed at becomes items: a folder, a listing, a manifest, prepared data, one picture."""
+"""Items of a folder, a listing, a manifest, prepared data and a single image."""
 
 import shutil
 from pathlib import Path
@@ -28,7 +28,7 @@ def write_listing(path: Path, *rows: str) -> Path:
     return path
 
 
-def test_a_folder_gives_an_item_an_image_with_its_mask_and_what_both_are_like(archive: Path) -> None:
+def test_folder_lists_images_with_masks_and_stats(archive: Path) -> None:
     items = items_of(archive)
     images = sorted(archive.rglob("images/*"))
     assert [item.record.image_uri for item in items] == [str(path) for path in images]
@@ -38,30 +38,30 @@ def test_a_folder_gives_an_item_an_image_with_its_mask_and_what_both_are_like(ar
         assert item.stats == tuple((path.stat().st_size, path.stat().st_mtime_ns) for path in (image, mask))
 
 
-def test_one_image_is_one_item_named_after_its_file_and_folder(archive: Path) -> None:
+def test_single_image_is_named_after_file_and_folder(archive: Path) -> None:
     path = archive / "south" / "images" / "south_01.png"
     (item,) = items_of(path)
     assert (item.record.image_id, item.record.dataset, item.record.mask_uris) == ("south_01", "images", ())
     assert item.stats == ((path.stat().st_size, path.stat().st_mtime_ns),)
 
 
-def test_a_pattern_fits_the_path_below_the_folder(archive: Path) -> None:
+def test_pattern_matches_path_below_the_folder(archive: Path) -> None:
     assert {item.record.dataset for item in items_of(archive, pattern="south/*")} == {"south"}
     assert [item.record.image_id for item in items_of(archive, pattern="*_04.png")] == ["north_04"]
     below = items_of(archive / "north", pattern="images/north_0[01].png")
     assert [item.record.image_id for item in below] == ["north_00", "north_01"]
 
 
-def test_a_pattern_that_fits_nothing_is_refused(archive: Path) -> None:
-    with pytest.raises(InputError, match=r"no path below it fits --pattern west/\*"):
+def test_pattern_without_a_match_is_refused(archive: Path) -> None:
+    with pytest.raises(InputError, match=r"no path in it matches --pattern west/\*"):
         items_of(archive, pattern="west/*")
 
 
-def test_a_pattern_chooses_among_prepared_images_too(prepared: Path) -> None:
+def test_pattern_selects_prepared_images(prepared: Path) -> None:
     assert [item.record.image_id for item in items_of(prepared, pattern="*#south_02")] == ["south_02"]
 
 
-def test_a_listing_gives_an_item_a_row_whatever_the_row_names(archive: Path, tmp_path: Path) -> None:
+def test_listing_gives_one_item_per_row(archive: Path, tmp_path: Path) -> None:
     path = write_listing(
         tmp_path / "list.csv",
         "image,mask,patient_id",
@@ -72,9 +72,9 @@ def test_a_listing_gives_an_item_a_row_whatever_the_row_names(archive: Path, tmp
     )
     items = {"".join(item.record.codes) + item.record.image_id: item for item in items_of(path)}
     assert len(items) == 4
-    whole = items.pop("north_00")
-    assert [Path(uri).name for uri in whole.files()] == ["north_00.png", "north_00.png"]
-    assert None not in whole.stats
+    complete = items.pop("north_00")
+    assert [Path(uri).name for uri in complete.files()] == ["north_00.png", "north_00.png"]
+    assert None not in complete.stats
     assert items.pop("gone").stats == (None,)
     assert sorted(name.removesuffix("north_00") for name in items) == [
         "listed_twice",
@@ -83,19 +83,21 @@ def test_a_listing_gives_an_item_a_row_whatever_the_row_names(archive: Path, tmp
     assert {item.record.status for item in items.values()} == {"rejected"}
 
 
-def test_columns_of_a_listing_are_chosen(archive: Path, tmp_path: Path) -> None:
-    path = write_listing(tmp_path / "list.csv", "film,who", f"{archive}/south/images/south_00.png,p1")
-    (item,) = items_of(path, columns=ListingColumns(image="film", patient_id="who"))
+def test_listing_columns_can_be_set(archive: Path, tmp_path: Path) -> None:
+    path = write_listing(tmp_path / "list.csv", "film,patient", f"{archive}/south/images/south_00.png,p1")
+    (item,) = items_of(path, columns=ListingColumns(image="film", patient_id="patient"))
     assert (item.record.image_id, item.record.patient_id) == ("south_00", "p1")
     with pytest.raises(InputError, match="no column image"):
         items_of(path)
-    with pytest.raises(SettingsError, match=r"name columns of a listing, .* is none"):
+    with pytest.raises(SettingsError, match=r"--columns\.\* needs a listing, but .* is none"):
         items_of(archive, columns=ListingColumns(image="film"))
 
 
-def test_with_a_key_a_listings_patients_get_pseudonyms(archive: Path, tmp_path: Path) -> None:
+def test_key_gives_listed_patients_pseudonyms(archive: Path, tmp_path: Path) -> None:
     names = ["north_00", "north_01", "north_02"]
-    rows = [f"{archive}/north/images/{name}.png,{who}" for name, who in zip(names, ("p1", "p1", ""), strict=True)]
+    rows = [
+        f"{archive}/north/images/{name}.png,{patient}" for name, patient in zip(names, ("p1", "p1", ""), strict=True)
+    ]
     path = write_listing(tmp_path / "list.csv", "image,patient_id", *rows)
     plain, hidden = ([item.record.patient_id for item in items_of(path, key)] for key in (None, b"a long secret"))
     assert plain == ["p1", "p1", "north_02"]
@@ -103,10 +105,10 @@ def test_with_a_key_a_listings_patients_get_pseudonyms(archive: Path, tmp_path: 
     assert hidden[2] == "north_02"
 
 
-def test_a_manifest_of_prepare_is_judged_anew_but_for_what_its_names_say(prepared: Path, tmp_path: Path) -> None:
+def test_manifest_rows_are_checked_again_except_name_problems(prepared: Path, tmp_path: Path) -> None:
     table = storage.read_table(str(prepared / "north" / "manifest.parquet"))
     rows = table.to_pylist()
-    rows[0] |= {"status": "rejected", "codes": ["mask_empty"], "message": "seen by another version", "mask_area": None}
+    rows[0] |= {"status": "rejected", "codes": ["mask_empty"], "message": "found by another version", "mask_area": None}
     rows[1] |= {"status": "rejected", "codes": ["duplicate_id"], "message": "north_00.png has the id"}
     storage.write_table(str(tmp_path / "manifest.parquet"), table.from_pylist(rows, table.schema))
     records = [item.record for item in items_of(tmp_path / "manifest.parquet")]
@@ -117,13 +119,13 @@ def test_a_manifest_of_prepare_is_judged_anew_but_for_what_its_names_say(prepare
     assert [record.mask_uris for record in records] == [tuple(row["mask_uris"]) for row in rows]
 
 
-def test_a_parquet_file_that_is_no_manifest_is_a_listing(archive: Path, tmp_path: Path) -> None:
+def test_parquet_file_without_manifest_columns_is_a_listing(archive: Path, tmp_path: Path) -> None:
     uris = [str(path) for path in sorted(archive.rglob("images/*"))[:2]]
     pq.write_table(pa.table({"image": uris}), tmp_path / "list.parquet")
     assert [item.record.image_uri for item in items_of(tmp_path / "list.parquet")] == uris
 
 
-def test_prepared_data_gives_an_item_a_sample_of_its_index(prepared: Path) -> None:
+def test_prepared_data_gives_one_item_per_sample(prepared: Path) -> None:
     items = items_of(prepared)
     assert [item.record.image_id for item in items] == [f"north_{i:02d}" for i in range(5)] + [
         f"south_{i:02d}" for i in range(3)
@@ -137,14 +139,12 @@ def test_prepared_data_gives_an_item_a_sample_of_its_index(prepared: Path) -> No
         assert item.record.pixel_digest
 
 
-def test_data_prepared_in_another_way_than_the_model_expects_is_refused(prepared: Path) -> None:
-    with pytest.raises(InputError, match="unlike what the model learnt from"):
+def test_data_with_other_preprocessing_is_refused(prepared: Path) -> None:
+    with pytest.raises(InputError, match="prepared with other settings than the model's training data"):
         list_items(InferSettings(archive=str(prepared)), PreprocessSettings(size=80))
 
 
-def test_of_two_images_of_one_id_the_second_is_rejected_and_still_an_item(
-    own_archive: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_duplicate_id_is_a_rejected_item(own_archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     records = sources.discover(str(own_archive / "south"))
     monkeypatch.setattr(sources, "discover", lambda _: [*records, records[0]])
     items = items_of(own_archive / "south")
@@ -153,13 +153,13 @@ def test_of_two_images_of_one_id_the_second_is_rejected_and_still_an_item(
     assert items[-1].record.codes == ("duplicate_id",)
 
 
-def test_an_archive_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_missing_archive_is_refused(tmp_path: Path) -> None:
     for name in ("missing", "missing.png", "missing.csv"):
         with pytest.raises(InputError, match="no such folder or file"):
             items_of(tmp_path / name)
 
 
-def test_what_is_no_file_is_like_nothing(tmp_path: Path) -> None:
+def test_missing_files_have_no_stat(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"abc")
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     uris = {str(tmp_path / name): name for name in ("file", "dangling", "missing", "")} | {"": "no name"}
@@ -168,16 +168,16 @@ def test_what_is_no_file_is_like_nothing(tmp_path: Path) -> None:
     assert set(found.values()) == {None}
 
 
-def test_a_pattern_chooses_before_ids_are_compared(tmp_path: Path, draw_pair: Any) -> None:
+def test_pattern_selects_before_the_duplicate_check(tmp_path: Path, draw_pair: Any) -> None:
     image, _ = draw_pair(1, 70, 70)
     for name in ("a.bmp", "a.png", "b.png"):
         cv2.imwrite(str(tmp_path / name), image)
-    asked = InferSettings(archive=str(tmp_path), pattern="*.png")
-    found = list_items(asked, PreprocessSettings(size=64))
+    settings = InferSettings(archive=str(tmp_path), pattern="*.png")
+    found = list_items(settings, PreprocessSettings(size=64))
     assert [(item.record.image_id, item.record.status) for item in found] == [("a", "ok"), ("b", "ok")]
 
 
-def test_a_listing_without_a_row_is_refused(tmp_path: Path) -> None:
+def test_empty_listing_is_refused(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("image\n")
     with pytest.raises(InputError, match="no rows"):
         list_items(InferSettings(archive=str(tmp_path / "list.csv")), PreprocessSettings(size=64))
@@ -186,19 +186,19 @@ def test_a_listing_without_a_row_is_refused(tmp_path: Path) -> None:
 def test_prepared_data_beside_images_is_refused(prepared: Path, tmp_path: Path, archive: Path) -> None:
     both = Path(shutil.copytree(prepared, tmp_path / "both"))
     shutil.copy(archive / "south" / "images" / "south_00.png", both / "more.png")
-    with pytest.raises(InputError, match=r"holds prepared data .* and 1 images \(first: .*more.png\)"):
+    with pytest.raises(InputError, match=r"contains prepared data .* and 1 images \(first: .*more.png\)"):
         items_of(both)
 
 
-def test_a_buckets_listing_tells_what_its_objects_are_like(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bucket_stats_come_from_one_listing(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     uris = {f"{bucket}/films/{name}" for name in ("a.png", "two words.png", "gone.png")}
     for uri in uris:
         storage.write_bytes(uri.replace(" ", "%20"), b"abc")
     storage.delete(f"{bucket}/films/gone.png")
     named = {uri.replace(" ", "%20") for uri in uris}
-    asked = stat_files(named)
-    assert sum(stat is None for stat in asked.values()) == 1
+    settings = stat_files(named)
+    assert sum(stat is None for stat in settings.values()) == 1
     requests: list[str] = []
     monkeypatch.setattr(storage, "try_stat", requests.append)
-    assert stat_files(named, f"{bucket}/films") == asked
+    assert stat_files(named, f"{bucket}/films") == settings
     assert requests == [f"{bucket}/films/gone.png"]

@@ -1,4 +1,4 @@
-"""Items opened: what is read, what has changed since it was planned, what is damaged or gone, and JSON both ways."""
+"""Open items: intact, changed, damaged and missing files; JSON round trips."""
 
 import json
 import os
@@ -45,13 +45,13 @@ records = st.builds(
 rows = st.none() | st.dictionaries(texts, st.none() | texts | numbers, max_size=3)
 items = st.builds(Item, records, texts, rows, st.lists(stats, max_size=3).map(tuple))
 geometries = st.none() | st.builds(Geometry, *[numbers] * 7)
-seen = st.builds(OpenedImage, records, st.none(), geometries, st.none() | texts, st.floats(0, 1e6))
+opened_images = st.builds(OpenedImage, records, st.none(), geometries, st.none() | texts, st.floats(0, 1e6))
 
 
 def planned(folder: Path | str, dataset: str = "") -> list[Item]:
-    """List an archive's items with what their files are like now."""
-    found = [Item(record) for record in sources.discover(str(folder), dataset)]
-    return with_stats(found, {uri: storage.try_stat(uri) for item in found for uri in item.files()})
+    """List the items of an archive with the present stats of their files."""
+    listed = [Item(record) for record in sources.discover(str(folder), dataset)]
+    return with_stats(listed, {uri: storage.try_stat(uri) for item in listed for uri in item.files()})
 
 
 def planned_samples(folder: Path) -> list[Item]:
@@ -64,30 +64,28 @@ def code(opened: OpenedImage) -> str:
 
 
 def append(path: str) -> None:
-    """Change a file's size and nothing that a decoder would see."""
+    """Change the size of a file without an effect on its decoded content."""
     with Path(path.removeprefix("file://")).open("ab") as file:
         file.write(b"\0")
 
 
 @given(items)
-def test_an_item_comes_back_from_json_unchanged(item: Item) -> None:
+def test_item_survives_json(item: Item) -> None:
     assert Item.from_dict(json.loads(json.dumps(item.to_dict()))) == item
 
 
-@given(seen)
-def test_what_was_opened_comes_back_from_json_unchanged(opened: OpenedImage) -> None:
+@given(opened_images)
+def test_opened_image_survives_json(opened: OpenedImage) -> None:
     assert OpenedImage.from_json(opened.to_json()) == opened
 
 
-def test_the_square_does_not_travel_as_json(archive: Path) -> None:
+def test_square_is_not_in_the_json(archive: Path) -> None:
     opened = open_item(planned(archive)[0], SMALL)
     assert opened.square is not None
-    found = OpenedImage.from_json(opened.to_json())
-    assert found == replace(opened, square=None)
-    assert OpenedImage.from_json(opened.to_json(), opened.square).square is opened.square
+    assert OpenedImage.from_json(opened.to_json()) == replace(opened, square=None)
 
 
-def test_an_item_names_the_files_that_it_is_read_from(archive: Path, prepared: Path) -> None:
+def test_item_lists_its_files(archive: Path, prepared: Path) -> None:
     record = planned(archive)[0].record
     assert Item(record).files() == (record.image_uri, *record.mask_uris)
     assert len(record.mask_uris) == 1
@@ -96,13 +94,13 @@ def test_an_item_names_the_files_that_it_is_read_from(archive: Path, prepared: P
     assert Path(sample.tar).is_file()
 
 
-def test_stats_are_in_the_order_of_the_files() -> None:
+def test_stats_are_in_file_order() -> None:
     item = Item(Record("a", "north", "image", ("left", "right")))
     (found,) = with_stats([item], {"right": (3, 3), "image": (1, 1), "left": None})
     assert found.stats == ((1, 1), None, (3, 3))
 
 
-def test_a_picture_is_opened_as_prepare_would_prepare_it(archive: Path) -> None:
+def test_image_is_preprocessed_as_in_prepare(archive: Path) -> None:
     for item in planned(archive):
         opened = open_item(item, SMALL)
         image = cv2.imread(item.record.image_uri, cv2.IMREAD_GRAYSCALE)
@@ -115,7 +113,7 @@ def test_a_picture_is_opened_as_prepare_would_prepare_it(archive: Path) -> None:
         assert opened.seconds > 0
 
 
-def test_the_reference_is_the_mask_file_as_rle_at_native_size(archive: Path) -> None:
+def test_reference_is_the_mask_at_native_size(archive: Path) -> None:
     for item in planned(archive):
         opened = open_item(item, SMALL)
         mask = cv2.imread(item.record.mask_uris[0], cv2.IMREAD_GRAYSCALE) // 255
@@ -123,47 +121,45 @@ def test_the_reference_is_the_mask_file_as_rle_at_native_size(archive: Path) -> 
         assert (codecs.decode_rle(opened.reference, *mask.shape) == mask).all()
 
 
-def test_a_picture_without_a_mask_has_no_reference(archive: Path) -> None:
+def test_image_without_a_mask_has_no_reference(archive: Path) -> None:
     record = replace(planned(archive)[0].record, mask_uris=(), mask_classes=())
     opened = open_item(Item(record), SMALL)
     assert (opened.record.status, opened.reference) == ("ok", None)
     assert opened.square is not None
 
 
-def test_only_masks_of_lungs_are_references(archive: Path) -> None:
+def test_only_lung_masks_are_references(archive: Path) -> None:
     item = planned(archive)[0]
     heart = replace(item, record=replace(item.record, mask_classes=("heart",)))
     opened = open_item(heart, PreprocessSettings(size=64, classes=("heart",)))
     assert (opened.record.status, opened.reference) == ("ok", None)
 
 
-@pytest.mark.parametrize("where", ["here", "behind a URI"])
-def test_what_has_not_changed_is_opened(where: str, archive: Path) -> None:
+@pytest.mark.parametrize("location", ["local", "behind a URI"])
+def test_unchanged_files_are_opened(location: str, archive: Path) -> None:
     north = archive / "north"
-    found = planned(str(north) if where == "here" else north.as_uri(), "north")
+    found = planned(str(north) if location == "local" else north.as_uri(), "north")
     assert [open_item(item, SMALL).record.status for item in found] == ["ok"] * 5
 
 
 @pytest.mark.parametrize("number", [0, 1], ids=["image", "mask"])
-@pytest.mark.parametrize("where", ["here", "behind a URI"])
-def test_a_file_of_another_size_than_planned_is_a_failed_item_that_says_so(
-    where: str, number: int, own_archive: Path
-) -> None:
+@pytest.mark.parametrize("location", ["local", "behind a URI"])
+def test_file_of_changed_size_fails(location: str, number: int, own_archive: Path) -> None:
     north = own_archive / "north"
-    hurt, whole, *_ = planned(str(north) if where == "here" else north.as_uri(), "north")
-    uri, before = hurt.files()[number], hurt.stats[number]
+    damaged, intact, *_ = planned(str(north) if location == "local" else north.as_uri(), "north")
+    uri, before = damaged.files()[number], damaged.stats[number]
     append(uri)
-    opened = open_item(hurt, SMALL)
+    opened = open_item(damaged, SMALL)
     assert (opened.record.status, code(opened)) == ("failed", "changed")
     assert (opened.square, opened.geometry, opened.reference) == (None, None, None)
     assert before is not None
-    assert f"{uri} was of {before[0]} bytes when the job was planned and is of {before[0] + 1} bytes" in (
-        opened.record.message
+    assert opened.record.message.startswith(
+        f"{uri} had {before[0]} bytes when the job was planned and has {before[0] + 1} bytes now"
     )
-    assert open_item(whole, SMALL).record.status == "ok"
+    assert open_item(intact, SMALL).record.status == "ok"
 
 
-def test_a_local_file_of_the_same_size_but_a_later_time_has_changed(own_archive: Path) -> None:
+def test_local_file_with_later_time_has_changed(own_archive: Path) -> None:
     item = planned(own_archive)[0]
     size, time = storage.stat(item.record.image_uri)
     os.utime(item.record.image_uri, ns=(time + 10**9, time + 10**9))
@@ -171,28 +167,28 @@ def test_a_local_file_of_the_same_size_but_a_later_time_has_changed(own_archive:
     assert code(open_item(item, SMALL)) == "changed"
 
 
-def test_behind_a_uri_only_the_size_is_compared(own_archive: Path) -> None:
+def test_only_the_size_is_compared_behind_a_uri(own_archive: Path) -> None:
     item = planned((own_archive / "north").as_uri(), "north")[0]
     path = item.record.image_uri.removeprefix("file://")
     os.utime(path, ns=(10**18, 10**18))
     assert open_item(item, SMALL).record.status == "ok"
 
 
-@pytest.mark.parametrize("where", ["here", "behind a URI"])
-def test_a_file_that_was_not_there_when_the_job_was_planned_has_changed(where: str, own_archive: Path) -> None:
+@pytest.mark.parametrize("location", ["local", "behind a URI"])
+def test_file_missing_at_planning_has_changed(location: str, own_archive: Path) -> None:
     north = own_archive / "north"
-    item = planned(str(north) if where == "here" else north.as_uri(), "north")[0]
+    item = planned(str(north) if location == "local" else north.as_uri(), "north")[0]
     opened = open_item(replace(item, stats=(None, item.stats[1])), SMALL)
     assert (opened.record.status, code(opened)) == ("failed", "changed")
-    assert "was not there when the job was planned" in opened.record.message
+    assert "did not exist when the job was planned" in opened.record.message
 
 
-def test_an_item_that_was_never_planned_is_opened_as_it_is(archive: Path) -> None:
+def test_item_without_stats_is_opened(archive: Path) -> None:
     assert open_item(Item(planned(archive)[0].record), SMALL).record.status == "ok"
 
 
 @pytest.mark.parametrize("when", ["before planning", "after planning"])
-def test_an_image_that_is_gone_is_a_failed_item(when: str, own_archive: Path) -> None:
+def test_deleted_image_fails(when: str, own_archive: Path) -> None:
     item = planned(own_archive)[0]
     Path(item.record.image_uri).unlink()
     if when == "before planning":
@@ -204,7 +200,7 @@ def test_an_image_that_is_gone_is_a_failed_item(when: str, own_archive: Path) ->
     assert opened.square is None
 
 
-def test_a_reference_that_is_gone_leaves_a_picture_that_can_be_predicted(own_archive: Path) -> None:
+def test_image_with_deleted_reference_can_be_predicted(own_archive: Path) -> None:
     item = planned(own_archive)[0]
     Path(item.record.mask_uris[0]).unlink()
     opened = open_item(item, SMALL)
@@ -213,7 +209,7 @@ def test_a_reference_that_is_gone_leaves_a_picture_that_can_be_predicted(own_arc
     assert opened.geometry is not None
 
 
-def test_a_reference_that_does_not_fit_leaves_a_picture_that_can_be_predicted(own_archive: Path) -> None:
+def test_image_with_reference_of_wrong_size_can_be_predicted(own_archive: Path) -> None:
     record = planned(own_archive)[0].record
     cv2.imwrite(record.mask_uris[0], np.full((40, 70), 255, np.uint8))
     opened = open_item(Item(record), SMALL)
@@ -221,20 +217,20 @@ def test_a_reference_that_does_not_fit_leaves_a_picture_that_can_be_predicted(ow
     assert opened.square is not None
 
 
-def test_a_torn_picture_is_a_rejected_item(own_archive: Path) -> None:
+def test_truncated_image_is_rejected(own_archive: Path) -> None:
     record = planned(own_archive)[0].record
     Path(record.image_uri).write_bytes(Path(record.image_uri).read_bytes()[:100])
     opened = open_item(Item(record), SMALL)
     assert (opened.record.status, opened.square, opened.geometry) == ("rejected", None, None)
 
 
-def test_what_was_rejected_when_it_was_listed_is_not_read(tmp_path: Path) -> None:
+def test_rejected_records_are_not_read(tmp_path: Path) -> None:
     record = Record("a", "north", str(tmp_path / "none.png"), status="rejected", codes=("duplicate_id",))
     opened = open_item(Item(record), SMALL)
     assert replace(opened, seconds=0.0) == OpenedImage(record)
 
 
-def test_a_prepared_sample_is_opened_with_its_native_size_and_square(archive: Path, prepared: Path) -> None:
+def test_prepared_sample_has_native_size_and_square(archive: Path, prepared: Path) -> None:
     raw = {item.record.image_id: item for item in planned(archive)}
     for item in planned_samples(prepared):
         opened, original = open_item(item, SMALL), open_item(raw[item.record.image_id], SMALL)
@@ -247,7 +243,7 @@ def test_a_prepared_sample_is_opened_with_its_native_size_and_square(archive: Pa
         assert opened.record.pixel_digest == original.record.pixel_digest
 
 
-def test_a_prepared_samples_reference_is_brought_back_to_native_size(archive: Path, prepared: Path) -> None:
+def test_reference_of_prepared_sample_is_restored_to_native_size(archive: Path, prepared: Path) -> None:
     raw = {item.record.image_id: item for item in planned(archive)}
     for item in planned_samples(prepared):
         opened = open_item(item, SMALL)
@@ -260,7 +256,7 @@ def test_a_prepared_samples_reference_is_brought_back_to_native_size(archive: Pa
         assert np.mean(again != prepare_mask(truth, opened.geometry)) < 0.02
 
 
-def test_a_prepared_sample_without_a_mask_has_no_reference(own_archive: Path, tmp_path: Path) -> None:
+def test_prepared_sample_without_a_mask_has_no_reference(own_archive: Path, tmp_path: Path) -> None:
     shutil.rmtree(own_archive / "north" / "masks")
     listed = sources.discover(str(own_archive / "north"), "north")
     dataset_writer.write_datasets(plan_shards(listed, str(tmp_path / "out"), SMALL, images_per_shard=8))
@@ -271,20 +267,20 @@ def test_a_prepared_sample_without_a_mask_has_no_reference(own_archive: Path, tm
 
 
 @pytest.mark.parametrize("member", ["image", "mask", "json"])
-def test_a_damaged_tar_is_a_failed_item_and_its_neighbours_are_opened(member: str, own_prepared: Path) -> None:
-    hurt, *others = planned_samples(own_prepared)
-    assert hurt.row is not None
-    content = bytearray(Path(hurt.tar).read_bytes())
-    content[hurt.row[f"{member}_offset"] + hurt.row[f"{member}_size"] // 2] ^= 0xFF
-    Path(hurt.tar).write_bytes(content)
-    opened = open_item(hurt, SMALL)
+def test_damaged_sample_fails_and_its_neighbours_open(member: str, own_prepared: Path) -> None:
+    damaged, *others = planned_samples(own_prepared)
+    assert damaged.row is not None
+    content = bytearray(Path(damaged.tar).read_bytes())
+    content[damaged.row[f"{member}_offset"] + damaged.row[f"{member}_size"] // 2] ^= 0xFF
+    Path(damaged.tar).write_bytes(content)
+    opened = open_item(damaged, SMALL)
     assert (opened.record.status, code(opened), opened.square) == ("failed", "shard", None)
     assert "damaged" in opened.record.message
     assert [open_item(item, SMALL).record.status for item in others] == ["ok"] * len(others)
 
 
 @pytest.mark.parametrize("harm", ["cut", "gone"])
-def test_a_tar_that_is_cut_or_gone_is_failed_items(harm: str, own_prepared: Path) -> None:
+def test_truncated_or_missing_tar_fails(harm: str, own_prepared: Path) -> None:
     (item, *_) = planned_samples(own_prepared)
     if harm == "cut":
         os.truncate(item.tar, 700)
@@ -294,7 +290,7 @@ def test_a_tar_that_is_cut_or_gone_is_failed_items(harm: str, own_prepared: Path
     assert (opened.record.status, code(opened), opened.square) == ("failed", "shard", None)
 
 
-def test_a_bug_is_no_failed_item(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bug_is_raised(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any) -> None:
         raise ZeroDivisionError
 

@@ -1,4 +1,4 @@
-"""A part of the plan: named by what it is made of, written whole, and never taken for a part of another plan."""
+"""Parts: digests, atomic writing, which parts are kept, and refusal of parts of another plan."""
 
 import json
 import shutil
@@ -43,7 +43,7 @@ def planned() -> list[PlannedPart]:
     return [PlannedPart.of(number, items(f"a{number}", f"b{number}"), "settings") for number in range(3)]
 
 
-def test_a_part_is_named_by_its_items_what_their_files_are_like_and_the_settings() -> None:
+def test_digest_depends_on_items_file_stats_and_settings() -> None:
     digests = [
         PlannedPart.of(0, items("a", "b"), "settings").digest,
         PlannedPart.of(0, items("b", "a"), "settings").digest,
@@ -55,7 +55,7 @@ def test_a_part_is_named_by_its_items_what_their_files_are_like_and_the_settings
     assert PlannedPart.of(7, items("a", "b"), "settings").digest == digests[0]
 
 
-def test_a_parts_items_come_back() -> None:
+def test_items_survive_json() -> None:
     planned = PlannedPart.of(0, items("a", "b"), "settings")
     assert planned.images == 2
     assert [Item.from_dict(one) for one in json.loads(planned.items)] == items("a", "b")
@@ -78,7 +78,6 @@ def test_same_plan_continues(tmp_path: Path) -> None:
         ({"model": "cd", "runs": ["b"]}, "model ab, now cd"),
         ({"model": "cd", "checkpoints": ["/b"], "preprocess": {"size": 512}}, "--checkpoint /runs/a, now /b"),
         ({"checkpoints": ["/moved/a"], "part_size": 64}, "--part-size 32, now 64"),
-        ({}, "files in the archive that have changed since"),
     ],
 )
 def test_another_plan_is_refused_with_both_values(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -86,8 +85,15 @@ def test_another_plan_is_refused_with_both_values(changes: dict[str, Any], messa
     part_plan.claim(out, PLAN)
     with pytest.raises(InputError) as error:
         part_plan.claim(out, {**PLAN, **changes, "digest": "5678"})
-    assert str(error.value) == f"{out}: predictions made with {message}: repeat that or name another --out"
+    expected = f"{out} holds predictions made with other inputs or settings ({message}): repeat those, or pass another"
+    assert str(error.value).startswith(expected)
     assert storage.read_json(f"{out}/plan.json")["digest"] == PLAN["digest"]
+
+
+def test_changed_files_are_refused(tmp_path: Path) -> None:
+    part_plan.claim(str(tmp_path), PLAN)
+    with pytest.raises(InputError, match="holds predictions of files that have changed since then"):
+        part_plan.claim(str(tmp_path), {**PLAN, "digest": "5678"})
 
 
 def test_parts_without_a_plan_are_refused(tmp_path: Path, planned: list[PlannedPart]) -> None:
@@ -98,16 +104,14 @@ def test_parts_without_a_plan_are_refused(tmp_path: Path, planned: list[PlannedP
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"schema": 1}', ""])
-def test_a_damaged_plan_is_refused(content: str, tmp_path: Path) -> None:
+def test_damaged_plan_is_refused(content: str, tmp_path: Path) -> None:
     (tmp_path / "plan.json").write_text(content)
     with pytest.raises(InputError, match=r"plan\.json"):
         part_plan.claim(str(tmp_path), PLAN)
     assert (tmp_path / "plan.json").read_text() == content
 
 
-def test_a_plan_that_cannot_be_read_just_now_is_not_called_damaged(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unreachable_plan_is_not_reported_as_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def away(path: str) -> bytes:
         raise InputError(f"{path}: no answer")
 
@@ -117,9 +121,9 @@ def test_a_plan_that_cannot_be_read_just_now_is_not_called_damaged(
         part_plan.claim(str(tmp_path), PLAN)
 
 
-def test_parts_computed_on_a_cpu_and_on_a_gpu_do_not_mix(tmp_path: Path, planned: list[PlannedPart]) -> None:
+def test_cpu_and_gpu_parts_do_not_mix(tmp_path: Path, planned: list[PlannedPart]) -> None:
     part_plan.claim(str(tmp_path), PLAN)
-    for device in ("cuda", "cpu"):  # nothing is there yet
+    for device in ("cuda", "cpu"):  # no part is finished yet
         part_plan.claim_device(str(tmp_path), device)
     write(tmp_path, planned[0], row("a0"), row("b0"))
     part_plan.claim_device(str(tmp_path), "cpu")
@@ -128,7 +132,7 @@ def test_parts_computed_on_a_cpu_and_on_a_gpu_do_not_mix(tmp_path: Path, planned
     part_plan.claim(str(tmp_path), PLAN)
 
 
-def test_whole_parts_are_kept_with_their_accounts(tmp_path: Path, planned: list[PlannedPart]) -> None:
+def test_complete_parts_are_kept_with_their_counts(tmp_path: Path, planned: list[PlannedPart]) -> None:
     write(tmp_path, planned[0], row("a0"), row("b0", "rejected", "blank"))
     write(tmp_path, planned[2], row("a2", "repaired", "inverted"), row("b2"))
     kept = part_plan.find_finished(str(tmp_path), planned)
@@ -138,50 +142,50 @@ def test_whole_parts_are_kept_with_their_accounts(tmp_path: Path, planned: list[
     assert kept[2].codes == {("repaired", "inverted"): 1}
 
 
-def test_a_part_with_a_failed_row_is_made_again(tmp_path: Path, planned: list[PlannedPart]) -> None:
+def test_part_with_failed_row_is_predicted_again(tmp_path: Path, planned: list[PlannedPart]) -> None:
     write(tmp_path, planned[0], row("a0"), row("b0", "failed", "unreadable"))
     write(tmp_path, planned[1], row("a1"), row("b1"))
     assert part_plan.find_finished(str(tmp_path), planned).keys() == {1}
 
 
-def test_a_torn_or_short_part_is_made_again_and_told(
+def test_truncated_or_short_part_is_predicted_again_with_a_warning(
     tmp_path: Path, planned: list[PlannedPart], caplog: pytest.LogCaptureFixture
 ) -> None:
-    torn = write(tmp_path, planned[0], row("a0"), row("b0"))
-    torn.write_bytes(torn.read_bytes()[:-20])
+    truncated = write(tmp_path, planned[0], row("a0"), row("b0"))
+    truncated.write_bytes(truncated.read_bytes()[:-20])
     write(tmp_path, planned[1], row("a1"))
     assert part_plan.find_finished(str(tmp_path), planned) == {}
-    assert f"made again: {torn}" in caplog.text
+    assert f"predicting this part again: {truncated}" in caplog.text
 
 
-def test_a_part_that_lost_rows_after_it_was_written_is_made_again(tmp_path: Path, planned: list[PlannedPart]) -> None:
+def test_part_that_lost_rows_is_predicted_again(tmp_path: Path, planned: list[PlannedPart]) -> None:
     path = write(tmp_path, planned[0], row("a0"), row("b0"))
     storage.write_table(str(path), storage.read_table(str(path)).slice(0, 1))
     assert part_plan.find_finished(str(tmp_path), planned) == {}
 
 
-def test_a_part_of_another_plan_is_refused(tmp_path: Path, planned: list[PlannedPart]) -> None:
+def test_part_of_another_plan_is_refused(tmp_path: Path, planned: list[PlannedPart]) -> None:
     write(tmp_path / "one", PlannedPart.of(1, items("a1", "b1"), "other settings"), row("a1"), row("b1"))
-    with pytest.raises(InputError, match=r"part-000001\.parquet is of another plan"):
+    with pytest.raises(InputError, match=r"part-000001\.parquet belongs to another plan"):
         part_plan.find_finished(str(tmp_path / "one"), planned)
 
 
-def test_a_part_in_another_ones_place_is_refused(tmp_path: Path, planned: list[PlannedPart]) -> None:
+def test_part_under_another_number_is_refused(tmp_path: Path, planned: list[PlannedPart]) -> None:
     path = write(tmp_path, planned[0], row("a0"), row("b0"))
     shutil.copy(path, tmp_path / "part-000001.parquet")
-    with pytest.raises(InputError, match=r"part-000001\.parquet is of another plan"):
+    with pytest.raises(InputError, match=r"part-000001\.parquet belongs to another plan"):
         part_plan.find_finished(str(tmp_path), planned)
 
 
 @pytest.mark.parametrize("name", ["part-000003.parquet", "part-0.parquet"])
-def test_a_part_that_the_plan_does_not_have_is_refused(name: str, tmp_path: Path, planned: list[PlannedPart]) -> None:
+def test_part_number_outside_the_plan_is_refused(name: str, tmp_path: Path, planned: list[PlannedPart]) -> None:
     path = write(tmp_path, planned[0], row("a0"), row("b0"))
     shutil.copy(path, tmp_path / name)
-    with pytest.raises(InputError, match=f"{name} is of another plan"):
+    with pytest.raises(InputError, match=f"{name} belongs to another plan"):
         part_plan.find_finished(str(tmp_path), planned)
 
 
-def test_predictions_in_a_folder_below_are_others(tmp_path: Path, planned: list[PlannedPart]) -> None:
+def test_predictions_in_a_subfolder_are_ignored(tmp_path: Path, planned: list[PlannedPart]) -> None:
     path = write(tmp_path, planned[0], row("a0"), row("b0"))
     (tmp_path / "flipped").mkdir()
     shutil.copy(path, tmp_path / "flipped" / "part-000003.parquet")
@@ -189,7 +193,7 @@ def test_predictions_in_a_folder_below_are_others(tmp_path: Path, planned: list[
     assert set(part_plan.find_finished(str(tmp_path), planned)) == {0}
 
 
-def test_what_a_killed_writer_left_is_no_part(tmp_path: Path, planned: list[PlannedPart]) -> None:
+def test_unfinished_file_of_a_killed_writer_is_ignored(tmp_path: Path, planned: list[PlannedPart]) -> None:
     path = write(tmp_path, planned[0], row("a0"), row("b0"))
     path.rename(tmp_path / ".writing-part-000000.parquet")
     (tmp_path / "plan.json").write_text("{}")
@@ -201,41 +205,42 @@ def test_part_file_names_its_plan_and_describes_its_columns(tmp_path: Path, plan
     path = write(tmp_path, planned[0], row("a0"), row("b0"))
     table = storage.read_table(str(path))
     assert table.schema.metadata[b"lungseg.part"].decode() == planned[0].digest
-    assert StatusCounts.from_json(table.schema.metadata[b"lungseg.account"].decode()) == StatusCounts.from_rows(table)
     assert table.schema.names == PREDICTIONS.names
     assert all(field.metadata[b"description"] for field in table.schema)
 
 
-def test_a_part_that_was_changed_after_the_end_is_made_again(
+def test_part_changed_after_the_end_is_predicted_again(
     tmp_path: Path, planned: list[PlannedPart], caplog: pytest.LogCaptureFixture
 ) -> None:
     kept, changed = (write(tmp_path, part, row(f"a{part.number}"), row(f"b{part.number}")) for part in planned[:2])
-    told = [{"name": path.name, "sha256": digest_bytes(path.read_bytes())} for path in (kept, changed)]
-    storage.write_json(str(tmp_path / "predictions.json"), {"parts": told})
+    recorded = [{"name": path.name, "sha256": digest_bytes(path.read_bytes())} for path in (kept, changed)]
+    storage.write_json(str(tmp_path / "predictions.json"), {"parts": recorded})
     assert set(part_plan.find_finished(str(tmp_path), planned)) == {0, 1}
-    write(tmp_path, planned[1], row("b1"), row("a1"))  # whole, of the same plan, and not what was told of
+    write(tmp_path, planned[1], row("b1"), row("a1"))  # complete, of the same plan, but with other bytes
     assert set(part_plan.find_finished(str(tmp_path), planned)) == {0}
-    assert "part-000001.parquet is not the file that predictions.json tells of" in caplog.text
+    assert "part-000001.parquet does not match its digest in predictions.json" in caplog.text
     part_plan.discard_outdated(str(tmp_path), planned)
     assert (kept.exists(), changed.exists(), (tmp_path / "predictions.json").exists()) == (True, False, False)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "7", "null", "{}", f'{{"schema": {SCHEMA}, "images": 2}}'])
-def test_an_account_that_no_inference_wrote_is_named(content: str, tmp_path: Path, planned: list[PlannedPart]) -> None:
+def test_damaged_predictions_json_is_refused(content: str, tmp_path: Path, planned: list[PlannedPart]) -> None:
     write(tmp_path, planned[0], row("a0"), row("b0"))
     (tmp_path / "predictions.json").write_text(content)
-    with pytest.raises(InputError, match=r"predictions.json: not as jobs/infer.py writes it: delete it, and run"):
+    with pytest.raises(
+        InputError, match=r"predictions.json: not in the format that jobs/infer.py writes: delete it and run"
+    ):
         part_plan.find_finished(str(tmp_path), planned)
 
 
-def test_a_part_with_a_mask_that_could_not_be_read_is_made_again(tmp_path: Path, planned: list[PlannedPart]) -> None:
+def test_part_with_unreadable_mask_is_predicted_again(tmp_path: Path, planned: list[PlannedPart]) -> None:
     write(tmp_path, planned[0], row("a0", "ok", "unreadable"), row("b0"))
     write(tmp_path, planned[1], row("a1", "ok", "mask_size"), row("b1"))
     assert set(part_plan.find_finished(str(tmp_path), planned)) == {1}
 
 
-def test_what_is_lost_counts_for_why_and_not_for_what_was_put_right() -> None:
-    found = account(
+def test_rejected_images_count_only_reasons_for_rejection() -> None:
+    found = count(
         row("a", "rejected", "mask_size", "inverted"),
         row("b", "repaired", "undecodable", "inverted"),
     )
@@ -246,12 +251,12 @@ def test_what_is_lost_counts_for_why_and_not_for_what_was_put_right() -> None:
     ]
 
 
-def account(*rows: dict[str, Any]) -> StatusCounts:
+def count(*rows: dict[str, Any]) -> StatusCounts:
     return StatusCounts.from_rows(pa.Table.from_pylist(list(rows)))
 
 
-def test_an_account_counts_statuses_and_every_reason_of_a_row() -> None:
-    found = account(
+def test_counts_include_statuses_and_all_codes() -> None:
+    found = count(
         row("a"),
         row("b", "repaired", "inverted", "grey_as_colour"),
         row("c", "rejected", "blank"),
@@ -268,8 +273,8 @@ def test_an_account_counts_statuses_and_every_reason_of_a_row() -> None:
     assert found.examples == ("c.png: why c (blank)", "d.png: why d (unreadable)")
 
 
-def test_accounts_add_up_and_keep_the_first_three_examples() -> None:
-    first, second = account(row("a"), row("b", "failed", "x")), account(*[row(n, "failed", "y") for n in "cdefg"])
+def test_sum_of_counts_keeps_the_first_three_examples() -> None:
+    first, second = count(row("a"), row("b", "failed", "x")), count(*[row(n, "failed", "y") for n in "cdefg"])
     both = first.add(second)
     assert both.statuses == Counter(ok=1, failed=6)
     assert both.without_mask() == 6
@@ -278,27 +283,27 @@ def test_accounts_add_up_and_keep_the_first_three_examples() -> None:
     assert StatusCounts.empty().add(first) == first
 
 
-def test_what_was_repaired_is_not_told_as_lost() -> None:
-    found = account(row("a", "repaired", "inverted"), row("b", "rejected", "blank"))
+def test_repaired_images_are_not_listed_as_without_mask() -> None:
+    found = count(row("a", "repaired", "inverted"), row("b", "rejected", "blank"))
     assert found.describe_without_mask() == "1 blank"
 
 
-def test_an_account_comes_back_from_its_json() -> None:
-    found = account(row("a"), row("b", "repaired", "x", "y"), row("c", "failed", "z"))
+def test_counts_survive_json() -> None:
+    found = count(row("a"), row("b", "repaired", "x", "y"), row("c", "failed", "z"))
     assert StatusCounts.from_json(found.to_json()) == found
     assert StatusCounts.from_json(StatusCounts.empty().to_json()) == StatusCounts.empty()
 
 
-def test_a_part_without_one_of_its_columns_is_made_again_and_refused_by_who_reads_it(
+def test_missing_or_changed_column_is_refused_and_predicted_again(
     tmp_path: Path, planned: list[PlannedPart], caplog: pytest.LogCaptureFixture
 ) -> None:
     path = str(write(tmp_path, planned[0], row("a0"), row("b0")))
-    whole = storage.read_table(path)
-    number = whole.schema.get_field_index("mask")
-    for rows in (whole.drop_columns(["mask"]), whole.set_column(number, "mask", pa.array([1, 2]))):
-        storage.write_table(path, rows.replace_schema_metadata(whole.schema.metadata))
+    complete = storage.read_table(path)
+    number = complete.schema.get_field_index("mask")
+    for rows in (complete.drop_columns(["mask"]), complete.set_column(number, "mask", pa.array([1, 2]))):
+        storage.write_table(path, rows.replace_schema_metadata(complete.schema.metadata))
         caplog.clear()
         assert part_plan.find_finished(str(tmp_path), planned) == {}
-        assert "part-000000.parquet: mask is not a column of it, or of another type" in caplog.text
-        with pytest.raises(InputError, match=r"mask is not a column of it, .*: delete it, and run the same"):
+        assert "part-000000.parquet: column mask is missing, unknown or of another type" in caplog.text
+        with pytest.raises(InputError, match=r"column mask is missing, unknown .*: delete the file and run the same"):
             parts.read_part(path)

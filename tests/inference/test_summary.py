@@ -1,4 +1,4 @@
-"""What an inference came to: how fast each stage is, predictions.json, and the lines on a single picture."""
+"""Speed of the stages, predictions.json, and the two lines about a single image."""
 
 import hashlib
 import json
@@ -24,25 +24,29 @@ def row(name: str, **changes: object) -> dict[str, Any]:
     return {**dict.fromkeys(PREDICTIONS.names), **values, **figures, **changes}
 
 
-def said(open_: float, predict: float, finish: float, busy: tuple[float, float]) -> str:
+def times_json(open_: float, predict: float, finish: float, busy: tuple[float, float]) -> str:
     return json.dumps({"open": open_, "predict": predict, "finish": finish, "busy": busy})
 
 
-def test_speeds_are_those_of_one_worker_in_a_stage() -> None:
+def test_speed_is_that_of_one_worker_in_a_stage() -> None:
     times = StageTimes("cuda", actors=2)
-    times.add(30, said(3.0, 1.0, 2.0, (100.0, 101.0)))
-    times.add(10, said(1.0, 1.0, 6.0, (103.0, 104.0)))
+    times.add(30, times_json(3.0, 1.0, 2.0, (100.0, 101.0)))
+    times.add(10, times_json(1.0, 1.0, 6.0, (103.0, 104.0)))
     found = times.as_json()
     assert found["images"] == 40
     assert found["images_per_second"] == {"open": 10.0, "predict": 20.0, "finish": 5.0}
     assert found["worker_seconds"] == {"open": 4.0, "predict": 2.0, "finish": 8.0}
-    # Two actors over four seconds, of which they worked two.
+    # Two actors for four seconds; together they were busy for two of these eight.
     assert found["device_idle_share"] == 0.75
     assert found["hours_per_million"] == {"cpu_tasks": round(12 / 40 * 1e6 / 3600, 1), "devices": 13.9}
 
 
-def test_parts_may_be_told_of_in_any_order() -> None:
-    parts = [said(1.0, 1.0, 1.0, (5.0, 6.0)), said(2.0, 1.0, 1.0, (1.0, 3.0)), said(1.0, 1.0, 3.0, (2.0, 9.0))]
+def test_order_of_parts_does_not_matter() -> None:
+    parts = [
+        times_json(1.0, 1.0, 1.0, (5.0, 6.0)),
+        times_json(2.0, 1.0, 1.0, (1.0, 3.0)),
+        times_json(1.0, 1.0, 3.0, (2.0, 9.0)),
+    ]
     found = []
     for order in (parts, parts[::-1]):
         times = StageTimes(actors=2)
@@ -53,13 +57,13 @@ def test_parts_may_be_told_of_in_any_order() -> None:
     assert found[0]["device_idle_share"] == round(1 - 10 / 16, 3)
 
 
-def test_where_nothing_was_done_no_speed_is_told() -> None:
+def test_run_without_predictions_has_no_speed() -> None:
     assert StageTimes("cpu", 3).as_json() == {"device": "cpu", "actors": 3, "images": 0}
 
 
-def test_stages_too_fast_to_be_measured_divide_by_nothing() -> None:
+def test_zero_seconds_do_not_divide_by_zero() -> None:
     times = StageTimes()
-    times.add(1, said(0.0, 0.0, 0.0, (5.0, 5.0)))
+    times.add(1, times_json(0.0, 0.0, 0.0, (5.0, 5.0)))
     assert times.as_json()["device_idle_share"] is None
 
 
@@ -76,11 +80,11 @@ def write_parts(job: InferenceJob) -> StatusCounts:
     return written[0].add(written[1])
 
 
-def test_predictions_json_tells_counts_that_add_up_and_every_part(job: InferenceJob) -> None:
+def test_predictions_json_has_counts_and_every_part(job: InferenceJob) -> None:
     total = write_parts(job)
     times = StageTimes()
-    times.add(3, said(1.0, 2.0, 3.0, (0.0, 2.0)))
-    write_summary(job, total, times, {"images": 3, "predicted_now": 3, "seconds": 2.0})
+    times.add(3, times_json(1.0, 2.0, 3.0, (0.0, 2.0)))
+    write_summary(job, total, times, 3, 2.0)
     found = storage.read_json(f"{job.out}/predictions.json")
     assert found["images"] == 3 == sum(found["counts"].values())
     assert found["counts"] == {"ok": 1, "rejected": 1, "failed": 1}
@@ -98,15 +102,15 @@ def test_predictions_json_tells_counts_that_add_up_and_every_part(job: Inference
     assert found["stages"] == times.as_json()
 
 
-def test_a_start_that_found_all_done_tells_no_speed(job: InferenceJob) -> None:
-    write_summary(job, write_parts(job), StageTimes(), {"images": 3, "predicted_now": 0, "seconds": 0.01})
+def test_run_that_predicted_nothing_has_no_speed(job: InferenceJob) -> None:
+    write_summary(job, write_parts(job), StageTimes(), 0, 0.01)
     found = storage.read_json(f"{job.out}/predictions.json")
     assert (found["predicted_now"], found["images_per_second"], found["stages"]["images"]) == (0, None, 0)
 
 
-def test_a_secret_key_is_not_in_the_account(job: InferenceJob) -> None:
+def test_key_is_not_in_predictions_json(job: InferenceJob) -> None:
     job = replace(job, key=b"a secret that is long enough")
-    write_summary(job, write_parts(job), StageTimes(), {"images": 3, "predicted_now": 0, "seconds": 0.01})
+    write_summary(job, write_parts(job), StageTimes(), 0, 0.01)
     assert b"a secret" not in (Path(job.out) / "predictions.json").read_bytes()
 
 
@@ -124,11 +128,11 @@ def test_a_secret_key_is_not_in_the_account(job: InferenceJob) -> None:
         ),
         (
             {"status": "rejected", "codes": ["blank"], "message": "a.png is black", "area_px": None, "height": None},
-            "a.png: rejected (blank), a.png is black",
+            "a.png: rejected (blank): a.png is black",
         ),
     ],
 )
-def test_one_picture_is_told_in_two_lines(
+def test_single_image_is_summarized_in_two_lines(
     changes: dict[str, object], line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = part_path(str(tmp_path), 0)

@@ -1,4 +1,4 @@
-"""An archive predicted as a whole: one row an image, whatever it is given as, and never a row of another plan."""
+"""Inference over an archive: one row per image for every kind of input, and never a row of another plan."""
 
 import hashlib
 import json
@@ -34,7 +34,7 @@ Row = dict[str, Any]
 
 
 class Planted:
-    """A pickle that makes a file once it is loaded."""
+    """A pickle that creates a file when it is loaded."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -64,7 +64,7 @@ def ended(out: Path) -> dict[str, Any]:
 def whole(
     ray_cluster: None, archive: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Path]:
-    """An archive with a broken picture and a dangling link, and what two workers made of it."""
+    """An archive with a damaged image and a dangling link, and its predictions by two workers."""
     folder = tmp_path_factory.mktemp("whole")
     own = Path(shutil.copytree(archive, folder / "archive"))
     broken = own / "north" / "images" / "north_00.png"
@@ -76,7 +76,7 @@ def whole(
 
 @pytest.fixture
 def film(archive: Path, tmp_path: Path) -> Path:
-    """One picture that a test may change."""
+    """One image that a test may change."""
     return Path(shutil.copy(archive / "south" / "images" / "south_00.png", tmp_path / "film.png"))
 
 
@@ -147,7 +147,7 @@ def test_lost_part_and_part_with_failed_row_are_predicted_again(
     (out / ".writing-left-behind").write_bytes(b"half a part")
     caplog.set_level("INFO")
     infer.run(settings_of(archive, trained, out, workers=2))
-    assert "9 images in 3 parts (1 kept from before)" in caplog.text
+    assert "9 images in 3 parts (1 already finished)" in caplog.text
     after = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.glob("part-*")}
     assert [name for name in before if after[name] == before[name]] == ["part-000000.parquet"]
     assert steady(rows_of(out)) == steady(rows_of(first))
@@ -163,20 +163,20 @@ def test_too_many_failures_stop_and_keep_finished_parts(
     out = tmp_path / "out"
     with pytest.raises(InputError) as stopped:
         infer.run(settings_of(own_archive, trained, out, max_failed="1", part_size=2, workers=1))
-    said = str(stopped.value)
-    assert "of 8" in said
-    assert said.startswith("2 of ")
-    assert "images so far have no mask (2 undecodable), --max-failed 1 allows 1" in said
-    assert "first: north_00.png: undecodable: " in said
-    assert said.endswith("finished parts are kept")
+    message = str(stopped.value)
+    assert "of 8" in message
+    assert message.startswith("2 of ")
+    assert "images so far have no mask (2 undecodable), --max-failed 1 allows 1" in message
+    assert "first: north_00.png: undecodable: " in message
+    assert message.endswith("finished parts are kept")
     assert not (out / "predictions.json").exists()
     kept = {path.name: path.stat().st_mtime_ns for path in out.glob("part-*")}
     assert "part-000000.parquet" in kept
-    # The same command stops at once; one that allows more goes on from there.
+    # The same command stops at once. A command that allows more failures continues.
     with pytest.raises(InputError, match=r"2 of .* images so far have no mask"):
         infer.run(settings_of(own_archive, trained, out, max_failed="1", part_size=2, workers=1))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(infer, "_over_cluster", lambda job, rows, _: infer._here(job, rows))
+        patch.setattr(infer, "_predict_on_cluster", lambda job, rows, _: infer._predict_locally(job, rows))
         infer.run(settings_of(own_archive, trained, out, max_failed="25%", part_size=2))
     assert ended(out)["counts"] == {"ok": 6, "rejected": 2}
     assert {name: (out / name).stat().st_mtime_ns for name in kept} == kept
@@ -186,8 +186,8 @@ def test_one_image_prints_two_lines_without_ray(archive: Path, trained: Path, tm
     (tmp_path / "without_ray.py").write_text(
         "import sys; sys.modules['ray'] = None\nfrom lungseg.cli import main\nsys.exit(main('infer', sys.argv[1:]))\n"
     )
-    picture, out = archive / "south" / "images" / "south_01.png", tmp_path / "out"
-    command = [sys.executable, str(tmp_path / "without_ray.py"), "--archive", str(picture)]
+    image, out = archive / "south" / "images" / "south_01.png", tmp_path / "out"
+    command = [sys.executable, str(tmp_path / "without_ray.py"), "--archive", str(image)]
     done = subprocess.run(
         [*command, "--checkpoint", str(trained), "--out", str(out)],
         capture_output=True,
@@ -289,7 +289,7 @@ def test_input_that_changes_during_the_job_fails(
     infer.run(settings_of(film, trained, tmp_path / "out"))
     (row,) = rows_of(tmp_path / "out")
     assert (row["status"], row["mask"], row["codes"]) == ("failed", None, ["changed"])
-    with pytest.raises(InputError, match="the archive's files changed"):
+    with pytest.raises(InputError, match="files that have changed since then: pass another --out"):
         infer.run(settings_of(film, trained, tmp_path / "out"))
 
 
@@ -298,7 +298,7 @@ def test_changed_input_is_refused_by_the_next_start(film: Path, archive: Path, t
     infer.run(settings_of(film, trained, tmp_path / "out"))
     shutil.copy(archive / "south" / "images" / "south_02.png", film)
     before = (tmp_path / "out" / "part-000000.parquet").read_bytes()
-    with pytest.raises(InputError, match=r"the archive's files changed\): pass another --out"):
+    with pytest.raises(InputError, match="files that have changed since then: pass another --out"):
         infer.run(settings_of(film, trained, tmp_path / "out"))
     assert (tmp_path / "out" / "part-000000.parquet").read_bytes() == before
 
@@ -318,10 +318,12 @@ def test_parts_of_other_models_or_settings_never_mix(film: Path, study: Path, tm
         "--checkpoint": {"checkpoint": (str(other),)},
         "--checkpoint, now": {"checkpoint": (str(study),)},
     }
-    for what, change in changes.items():
-        with pytest.raises(InputError, match=r"predictions made with .*: repeat that or name another --out") as no:
+    for message, change in changes.items():
+        with pytest.raises(
+            InputError, match=r"made with other inputs or settings .*: repeat those, or pass another --out"
+        ) as error:
             infer.run(settings_of(film, first, out).model_copy(update=change))
-        assert all(name in str(no.value) for name in what.split(", ")), str(no.value)
+        assert all(name in str(error.value) for name in message.split(", ")), str(error.value)
     assert {path: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
 
 
@@ -332,7 +334,7 @@ def test_moved_model_and_other_batch_size_keep_the_plan(
     moved = Path(shutil.copytree(trained, tmp_path / "moved"))
     caplog.set_level("INFO")
     infer.run(settings_of(film, moved, tmp_path / "out", batch_size=7, workers=5))
-    assert "1 images in 1 parts (1 kept from before)" in caplog.text
+    assert "1 images in 1 parts (1 already finished)" in caplog.text
 
 
 @pytest.mark.parametrize("number", [0, 1, 8])
@@ -345,7 +347,7 @@ def test_foreign_part_in_the_folder_is_refused(
     name = f"part-{number:06d}.parquet"
     shutil.copy(tmp_path / "foreign" / "part-000000.parquet", out / name)
     before = {path: path.read_bytes() for path in out.iterdir() if path.is_file()}
-    with pytest.raises(InputError, match=f"{name} is of another plan: pass another --out, or delete it"):
+    with pytest.raises(InputError, match=f"{name} belongs to another plan: pass another --out, or delete this file"):
         infer.run(settings_of(archive, study / "pooled-fold0-test", out))
     assert {path: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
 
@@ -382,7 +384,7 @@ def test_hostile_files_are_rejected_with_one_line(film: Path, trained: Path, tmp
 
 
 def plant(run: Path, name: str, marker: Path) -> None:
-    """Put a pickle that would run in place of a checkpoint's file, behind a digest that fits."""
+    """Replace a file of a checkpoint by an executable pickle, with the matching digest."""
     (folder,) = (run / "checkpoint").iterdir()
     content = pickle.dumps(Planted(marker))
     (folder / name).write_bytes(content)
@@ -390,7 +392,7 @@ def plant(run: Path, name: str, marker: Path) -> None:
     config["digests"][name] = hashlib.sha256(content).hexdigest()
     (folder / "config.json").write_text(json.dumps(config))
     pickle.loads(content)
-    assert marker.exists(), "the trap is a real one"
+    assert marker.exists(), "the planted pickle must work"
     marker.unlink()
 
 
@@ -417,7 +419,9 @@ def test_data_or_models_of_other_preparation_are_refused(
 ) -> None:
     records = record_checks.reject_duplicate_ids(sources.discover(str(archive)))
     dataset_writer.write_datasets(plan_shards(records, str(tmp_path / "other"), PreprocessSettings(size=80), 4))
-    with pytest.raises(InputError, match=r"found --preprocess\.size 80, expected 64.*prepare it so"):
+    with pytest.raises(
+        InputError, match=r"found --preprocess\.size 80, expected 64.*prepare it with the same settings"
+    ):
         infer.run(settings_of(tmp_path / "other", trained, tmp_path / "out"))
     other = Path(shutil.copytree(trained, tmp_path / "run"))
     (config,) = other.glob("checkpoint/*/config.json")
@@ -430,14 +434,14 @@ def test_data_or_models_of_other_preparation_are_refused(
     weights.write_bytes(safetensors.torch.save(changed))
     content["digests"]["model.safetensors"] = hashlib.sha256(weights.read_bytes()).hexdigest()
     config.write_text(json.dumps(content))
-    with pytest.raises(InputError, match="pass models that were trained on data prepared alike"):
+    with pytest.raises(InputError, match="pass models with the same preprocessing"):
         infer.run(settings_of(film, trained, tmp_path / "out", checkpoint=(str(trained), str(other))))
 
 
 def test_wrong_settings_are_refused(archive: Path, trained: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="--archive"):
         infer.run(InferSettings(checkpoint=(str(trained),)))
-    with pytest.raises(SettingsError, match="is the archive itself: pass a folder for the predictions alone"):
+    with pytest.raises(SettingsError, match="is the archive itself: pass another folder"):
         infer.run(settings_of(archive, trained, archive))
     with pytest.raises(SettingsError, match="--precision fp16 on a CPU"):
         infer.run(settings_of(archive, trained, tmp_path / "out", precision="fp16", device="cpu"))
@@ -452,13 +456,13 @@ def test_unfinished_training_is_reported(
     archive: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def stop(*_: object) -> None:
-        raise SettingsError("seen")
+        raise SettingsError("listed")
 
     monkeypatch.setattr(infer, "list_items", stop)
     early = shutil.copytree(trained, tmp_path / "early")
     (config,) = early.glob("checkpoint/*/config.json")
     config.write_text(json.dumps({**json.loads(config.read_text()), "trained": False, "epochs": 50}))
-    for run, said in ((trained, False), (early, True)):
-        with pytest.raises(SettingsError, match="seen"):
+    for run, is_reported in ((trained, False), (early, True)):
+        with pytest.raises(SettingsError, match="listed"):
             infer.run(settings_of(archive, run, tmp_path / "out"))
-        assert (f"trained for {EPOCHS} of 50 epochs so far" in caplog.text) is said
+        assert (f"trained for {EPOCHS} of 50 epochs so far" in caplog.text) is is_reported

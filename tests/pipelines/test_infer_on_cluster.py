@@ -1,4 +1,4 @@
-"""Parts sent over the cluster: each comes back once, with what became of it."""
+"""Inference on a cluster: each part returns once, with its result."""
 
 import json
 from dataclasses import replace
@@ -19,7 +19,7 @@ from lungseg.inference.part_plan import PlannedPart
 from lungseg.inference.summary import StageTimes
 from lungseg.model import checkpoint
 from lungseg.model.checkpoint import ensemble_digest
-from lungseg.pipelines.infer_on_cluster import _task_part, predict_on_cluster
+from lungseg.pipelines.infer_on_cluster import cpus_per_task, predict_on_cluster
 
 SMALL = PreprocessSettings(size=64)
 
@@ -39,32 +39,32 @@ def test_parts_return_once_and_unwritable_ones_as_errors(
 ) -> None:
     items = list_items(InferSettings(archive=str(archive)), SMALL)
     planned = [PlannedPart.of(number, items[4 * number : 4 * number + 4], "settings") for number in range(2)]
-    (tmp_path / "part-000001.parquet").mkdir()
+    (tmp_path / "share-000001.parquet").mkdir()
     times = StageTimes()
     rows = [{"number": part.number, "items": part.items, "digest": part.digest} for part in planned]
-    found = sorted(predict_on_cluster(job, rows, times), key=lambda row: row["number"])
-    assert [row["number"] for row in found] == [0, 1]
-    done, failed = (TaskResult.from_json(row["result"]) for row in found)
-    assert "part-000001.parquet: cannot be written" in str(failed.error)
+    results = sorted(predict_on_cluster(job, rows, times), key=lambda row: row["number"])
+    assert [row["number"] for row in results] == [0, 1]
+    done, failed = (TaskResult.from_json(row["result"]) for row in results)
+    assert "share-000001.parquet: cannot be written" in str(failed.error)
     assert done.unwrap()["images"] == 4
     assert json.loads(done.unwrap()["times"])["predict"] > 0
-    assert storage.read_table(str(tmp_path / "part-000000.parquet")).num_rows == 4
+    assert storage.read_table(str(tmp_path / "share-000000.parquet")).num_rows == 4
     assert (times.device, times.actors) == ("cpu", 2)
 
 
 def test_two_tasks_always_have_room(ray_cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
     def task(cpus: float, gpus: int, largest: int, free: float) -> float:
         monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": largest}}])
-        return _task_part(WorkerAllocation(1, int(cpus), gpus), free)
+        return cpus_per_task(WorkerAllocation(1, int(cpus), gpus), free)
 
     assert task(1, 0, 64, 32.6) == 0.5
     assert task(8, 1, 16, 60.0) == 1.0
     assert task(1, 1, 1, 8.0) == 0.5
     for free in (0.51, 0.52, 1.0, 1.02, 1.51):
         for gpus in (0, 1):
-            part = task(1, gpus, 2, free)
-            assert 0 < 2 * part <= free
-            assert part != 0.49, "as an actor's: Ray Data would open within the actors"
+            share = task(1, gpus, 2, free)
+            assert 0 < 2 * share <= free
+            assert share != 0.49, "an actor's share: Ray Data would fuse the tasks into the actors"
 
 
 def test_more_workers_than_cpus_are_refused(ray_cluster: None, job: InferenceJob) -> None:

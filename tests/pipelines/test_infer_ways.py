@@ -1,4 +1,4 @@
-"""One archive by four ways, as files, DICOM, prepared tars and from a bucket: the same masks."""
+"""The same archive as image files, DICOM, prepared tars and in a bucket: the same masks."""
 
 import json
 from pathlib import Path
@@ -39,16 +39,16 @@ def masks_of(archive: str, trained: Path, out: str) -> dict[str, str]:
     )
     items = json.dumps([item.to_dict() for item in list_items(settings, model.preprocess)])
     part = pa.Table.from_pylist([{"number": 0, "items": items, "digest": "feed"}])
-    (said,) = finish_part(PredictPart(job)(open_part(part, job)), job).to_pylist()
-    TaskResult.from_json(said["result"]).unwrap()
+    (row,) = finish_part(PredictPart(job)(open_part(part, job)), job).to_pylist()
+    TaskResult.from_json(row["result"]).unwrap()
     rows = storage.read_table(part_path(out, 0)).to_pylist()
     assert {row["status"] for row in rows} == {"ok"}
     return {row["image_id"]: row["mask"] for row in rows}
 
 
 @pytest.fixture
-def pictures(archive: Path) -> dict[str, np.ndarray[Any, Any]]:
-    """The archive's pictures, each from black to white, as DICOM without a window is shown."""
+def images(archive: Path) -> dict[str, np.ndarray[Any, Any]]:
+    """The images of the archive, each with a black and a white pixel: DICOM without a window shows the full range."""
     found = {}
     for path in sorted(archive.rglob("images/*.png")):
         found[path.stem] = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
@@ -57,13 +57,13 @@ def pictures(archive: Path) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def test_files_dicom_bucket_and_tars_give_the_same_masks(
-    pictures: dict[str, np.ndarray[Any, Any]], trained: Path, bucket: str, tmp_path: Path
+    images: dict[str, np.ndarray[Any, Any]], trained: Path, bucket: str, tmp_path: Path
 ) -> None:
     for folder in ("files", "dicom"):
         (tmp_path / folder).mkdir()
-    for number, (name, picture) in enumerate(pictures.items()):
-        (tmp_path / "files" / f"{name}.png").write_bytes(codecs.encode_image(picture))
-        content, coding = write_dicom(picture), CODINGS[number % len(CODINGS)]
+    for number, (name, image) in enumerate(images.items()):
+        (tmp_path / "files" / f"{name}.png").write_bytes(codecs.encode_image(image))
+        content, coding = write_dicom(image), CODINGS[number % len(CODINGS)]
         (tmp_path / "dicom" / f"{name}.dcm").write_bytes(coded(content, coding) if coding else content)
     filesystem, inner = storage.open_filesystem(f"{bucket}/archive")
     pafs.copy_files(str(tmp_path / "files"), inner, destination_filesystem=filesystem)
@@ -76,5 +76,5 @@ def test_files_dicom_bucket_and_tars_give_the_same_masks(
     assert len(set(files.values())) > len(files) / 2
     assert masks_of(str(tmp_path / "dicom"), trained, str(tmp_path / "out-dicom")) == files
     assert masks_of(f"{bucket}/archive", trained, f"{bucket}/out") == files
-    # The square in a tar is the one that a file is turned into, to the bit: so is what is predicted of it.
+    # A tar stores the exact square that is computed from a file, so the predictions are equal.
     assert masks_of(str(tmp_path / "tars"), trained, str(tmp_path / "out-tars")) == files
