@@ -1,4 +1,4 @@
-"""What a mask looks like and how sure the model was, against slow and plain reckoning."""
+"""Mask measurements and confidence, compared with slow and simple computations."""
 
 import math
 
@@ -21,13 +21,13 @@ probabilities = shapes.flatmap(lambda shape: arrays(np.float32, shape, elements=
 thresholds = st.floats(0.05, 0.95)
 
 
-def drawn(*rows: str) -> U8:
-    """Read a mask off a drawing: # is 1."""
+def draw(*rows: str) -> U8:
+    """Create a mask from a drawing: # is 1."""
     return np.array([[cell == "#" for cell in row] for row in rows], np.uint8)
 
 
 @given(masks)
-def test_area_centroid_and_box_are_those_of_the_pixels(mask: U8) -> None:
+def test_area_centroid_and_box_match_the_pixels(mask: U8) -> None:
     found = describe(mask)
     rows, columns = np.nonzero(mask)
     assert found["area_px"] == len(rows)
@@ -41,14 +41,14 @@ def test_area_centroid_and_box_are_those_of_the_pixels(mask: U8) -> None:
 
 
 @given(masks)
-def test_the_two_lungs_are_the_whole_mask(mask: U8) -> None:
+def test_both_lungs_add_up_to_the_mask(mask: U8) -> None:
     found = describe(mask)
     assert found["right_lung_px"] + found["left_lung_px"] == found["area_px"]
     assert min(found["right_lung_px"], found["left_lung_px"]) >= 0
 
 
 @given(masks)
-def test_a_component_counts_for_the_side_of_most_of_it_unless_a_quarter_lies_on_the_other(mask: U8) -> None:
+def test_component_belongs_to_its_larger_side_unless_both_lungs(mask: U8) -> None:
     labels, count = ndimage.label(mask, EIGHT)
     middle, right = midline(mask), 0
     for label in range(1, count + 1):
@@ -61,29 +61,29 @@ def test_a_component_counts_for_the_side_of_most_of_it_unless_a_quarter_lies_on_
 
 
 @given(masks)
-def test_what_is_described_can_be_stored(mask: U8) -> None:
+def test_values_are_plain_python_types(mask: U8) -> None:
     found = describe(mask)
     assert all(type(found[name]) is int for name in ("area_px", "right_lung_px", "left_lung_px"))
     assert all(type(found[name]) in (float, type(None)) for name in ("centroid_x_px", "centroid_y_px"))
     assert all(type(value) is int for value in found["bbox"])
 
 
-def test_the_patients_right_lung_is_on_the_pictures_left() -> None:
-    found = describe(drawn("###....#", "###....#", "........"))
+def test_right_lung_is_on_the_left_of_the_image() -> None:
+    found = describe(draw("###....#", "###....#", "........"))
     assert (found["right_lung_px"], found["left_lung_px"]) == (6, 2)
 
 
-def test_what_crosses_the_midline_a_little_stays_whole_and_joined_lungs_are_parted() -> None:
-    little = drawn("######..", "####....", "####...#", "####...#")
-    assert midline(little) == 4
-    assert (describe(little)["right_lung_px"], describe(little)["left_lung_px"]) == (18, 2)
-    joined = drawn("###..###", "###..###", "########")
+def test_only_joined_lungs_are_divided_at_the_midline() -> None:
+    crossing = draw("######..", "####....", "####...#", "####...#")
+    assert midline(crossing) == 4
+    assert (describe(crossing)["right_lung_px"], describe(crossing)["left_lung_px"]) == (18, 2)
+    joined = draw("###..###", "###..###", "########")
     assert midline(joined) == 4
     assert (describe(joined)["right_lung_px"], describe(joined)["left_lung_px"]) == (10, 10)
 
 
 @given(masks)
-def test_splitting_parts_the_mask_in_two_as_it_is_described(mask: U8) -> None:
+def test_split_lungs_match_the_measured_areas(mask: U8) -> None:
     right, left = split_lungs(mask)
     for lung in (right, left):
         assert lung.dtype == np.uint8
@@ -93,19 +93,19 @@ def test_splitting_parts_the_mask_in_two_as_it_is_described(mask: U8) -> None:
 
 
 @given(masks)
-def test_only_the_midline_splits_a_component(mask: U8) -> None:
+def test_components_are_split_only_at_the_midline(mask: U8) -> None:
     right, left = split_lungs(mask)
     labels, count = ndimage.label(mask, EIGHT)
     middle = midline(mask)
     for label in range(1, count + 1):
-        part = labels == label
-        if (right[part] == 1).any() and (left[part] == 1).any():
-            assert (right[:, :middle][part[:, :middle]] == 1).all()
-            assert (left[:, middle:][part[:, middle:]] == 1).all()
+        component = labels == label
+        if (right[component] == 1).any() and (left[component] == 1).any():
+            assert (right[:, :middle][component[:, :middle]] == 1).all()
+            assert (left[:, middle:][component[:, middle:]] == 1).all()
 
 
 @given(probabilities, thresholds)
-def test_confidence_is_that_of_plain_reckoning(probability: F32, threshold: float) -> None:
+def test_confidence_matches_a_plain_computation(probability: F32, threshold: float) -> None:
     found = confidence(probability, threshold)
     mask = probability >= np.float32(threshold)
     if not mask.any():
@@ -113,41 +113,41 @@ def test_confidence_is_that_of_plain_reckoning(probability: F32, threshold: floa
         return
     assert found["mean_probability"] == pytest.approx(probability[mask].astype(float).mean())
     border = ndimage.maximum_filter(mask, 3, mode="nearest") != ndimage.minimum_filter(mask, 3, mode="nearest")
-    expected = [_entropy(float(chance)) for chance in probability[border]]
+    expected = [_entropy(float(probability_value)) for probability_value in probability[border]]
     if expected:
         assert found["border_entropy"] == pytest.approx(sum(expected) / len(expected), abs=1e-9)
     else:
         assert found["border_entropy"] is None
 
 
-def _entropy(chance: float) -> float:
-    return -sum(part * math.log2(part) for part in (chance, 1 - chance) if part > 0)
+def _entropy(probability_value: float) -> float:
+    return -sum(p * math.log2(p) for p in (probability_value, 1 - probability_value) if p > 0)
 
 
 @given(probabilities, thresholds)
-def test_figures_of_confidence_stay_in_their_ranges(probability: F32, threshold: float) -> None:
+def test_confidence_values_stay_in_range(probability: F32, threshold: float) -> None:
     found = confidence(probability, threshold)
     mean, entropy = found["mean_probability"], found["border_entropy"]
     assert mean is None or np.float32(threshold) <= mean <= 1 or math.isclose(mean, np.float32(threshold))
     assert entropy is None or 0 <= entropy <= 1
 
 
-def test_a_sure_model_has_no_entropy_at_the_border_and_an_undecided_one_a_bit() -> None:
-    sure = np.zeros((8, 8), np.float32)
-    sure[2:6, 2:6] = 1
-    assert confidence(sure, 0.5) == {"mean_probability": 1.0, "border_entropy": pytest.approx(0, abs=1e-9)}
-    undecided = np.where(sure == 1, 0.5, np.nextafter(np.float32(0.5), np.float32(0))).astype(np.float32)
+def test_border_entropy_is_0_certain_and_1_undecided() -> None:
+    certain = np.zeros((8, 8), np.float32)
+    certain[2:6, 2:6] = 1
+    assert confidence(certain, 0.5) == {"mean_probability": 1.0, "border_entropy": pytest.approx(0, abs=1e-9)}
+    undecided = np.where(certain == 1, 0.5, np.nextafter(np.float32(0.5), np.float32(0))).astype(np.float32)
     assert confidence(undecided, 0.5) == {"mean_probability": 0.5, "border_entropy": pytest.approx(1)}
 
 
-def test_a_picture_that_is_lung_from_edge_to_edge_has_no_border() -> None:
+def test_mask_of_the_whole_image_has_no_border() -> None:
     assert confidence(np.full((5, 5), 0.9, np.float32), 0.5) == {
         "mean_probability": pytest.approx(0.9),
         "border_entropy": None,
     }
 
 
-def test_what_is_far_from_the_border_does_not_count_there() -> None:
+def test_pixels_far_from_the_border_do_not_count() -> None:
     probability = np.zeros((20, 20), np.float32)
     probability[5:15, 5:15] = 1
     probability[0, 0] = 0.4

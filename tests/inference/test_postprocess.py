@@ -1,4 +1,4 @@
-"""Components counted, specks dropped, lungs kept, holes filled, borders smoothed; all by setting."""
+"""Post-processing: components, specks, lungs, holes, smoothing."""
 
 import numpy as np
 import pytest
@@ -11,34 +11,34 @@ from lungseg.config import PostprocessSettings
 from lungseg.inference.postprocess import clean, count_components, drop_specks, fill_holes, keep_lungs, midline, smooth
 
 U8 = NDArray[np.uint8]
-NOTHING = {"lungs": False, "holes": False}
+DISABLED = {"lungs": False, "holes": False}
 EIGHT = np.ones((3, 3))
 masks = st.tuples(st.integers(1, 14), st.integers(1, 14)).flatmap(
     lambda shape: arrays(np.uint8, shape, elements=st.integers(0, 1))
 )
 shares = st.floats(0.0, 1.0)
 radii = st.floats(0.0, 0.3)
-cleanings = st.builds(
+settings_strategy = st.builds(
     PostprocessSettings, specks=shares, lungs=st.booleans(), holes=st.booleans(), smooth=st.just(0.05)
 )
 
 
-def drawn(*rows: str) -> U8:
-    """Read a mask off a drawing: # is 1."""
+def draw(*rows: str) -> U8:
+    """Create a mask from a drawing: # is 1."""
     return np.array([[cell == "#" for cell in row] for row in rows], np.uint8)
 
 
-def parts_of(mask: U8) -> list[U8]:
+def components_of(mask: U8) -> list[U8]:
     labels, count = ndimage.label(mask, EIGHT)
     return [(labels == label).astype(np.uint8) for label in range(1, count + 1)]
 
 
-def is_mask_like(found: U8, mask: U8) -> bool:
+def is_valid_mask(found: U8, mask: U8) -> bool:
     return found.dtype == np.uint8 and found.shape == mask.shape and set(np.unique(found)) <= {0, 1}
 
 
-def most_on(part: U8, side: slice) -> int:
-    return int(part[:, side].sum())
+def pixels_on(component: U8, side: slice) -> int:
+    return int(component[:, side].sum())
 
 
 @given(masks)
@@ -47,68 +47,70 @@ def test_components_are_those_of_scipy(mask: U8) -> None:
 
 
 def test_diagonal_neighbours_are_one_component() -> None:
-    assert count_components(drawn("#..", ".#.", "..#")) == 1
-    assert count_components(drawn("#.#", "...", "#.#")) == 4
+    assert count_components(draw("#..", ".#.", "..#")) == 1
+    assert count_components(draw("#.#", "...", "#.#")) == 4
     assert count_components(np.zeros((5, 5), np.uint8)) == 0
     assert count_components(np.ones((5, 5), np.uint8)) == 1
 
 
 @given(masks, shares)
-def test_specks_are_the_components_smaller_than_the_share_of_the_whole_mask(mask: U8, share: float) -> None:
+def test_components_under_the_share_are_dropped(mask: U8, share: float) -> None:
     found = drop_specks(mask, share)
-    kept = [part for part in parts_of(mask) if part.sum() >= share * mask.sum()]
-    assert is_mask_like(found, mask)
+    kept = [component for component in components_of(mask) if component.sum() >= share * mask.sum()]
+    assert is_valid_mask(found, mask)
     assert (found == np.sum(kept, axis=0, initial=0, dtype=np.uint8)).all() if kept else not found.any()
 
 
-def test_a_component_of_just_the_share_is_no_speck() -> None:
-    mask = drawn("###.#", "###..", "###..")  # 9 and 1 of 10
+def test_component_of_exactly_the_share_stays() -> None:
+    mask = draw("###.#", "###..", "###..")  # 9 and 1 of 10
     assert (drop_specks(mask, 0.1) == mask).all()
-    assert (drop_specks(mask, 0.11) == drawn("###..", "###..", "###..")).all()
+    assert (drop_specks(mask, 0.11) == draw("###..", "###..", "###..")).all()
 
 
 @given(masks)
-def test_at_most_two_lungs_are_kept_and_each_is_a_whole_component(mask: U8) -> None:
+def test_at_most_two_complete_components_are_kept(mask: U8) -> None:
     found = keep_lungs(mask)
-    kept = parts_of(found)
-    assert is_mask_like(found, mask)
+    kept = components_of(found)
+    assert is_valid_mask(found, mask)
     assert (len(kept) >= 1) == bool(mask.any())
     assert len(kept) <= 2
-    before = {part.tobytes() for part in parts_of(mask)}
-    assert {part.tobytes() for part in kept} <= before
+    before = {component.tobytes() for component in components_of(mask)}
+    assert {component.tobytes() for component in kept} <= before
 
 
 @given(masks)
-def test_keeping_twice_is_keeping_once(mask: U8) -> None:
+def test_keep_lungs_is_idempotent(mask: U8) -> None:
     once = keep_lungs(mask)
     assert (keep_lungs(once) == once).all()
 
 
 @given(masks)
-def test_what_is_kept_has_most_on_its_side_of_the_midline_and_is_no_speck_beside_the_other(mask: U8) -> None:
+def test_kept_lung_is_largest_on_its_side(mask: U8) -> None:
     found = keep_lungs(mask)
-    kept, middle = parts_of(found), midline(found)
-    for part in kept:
-        sides = [side for side in (slice(None, middle), slice(middle, None)) if most_on(part, side)]
-        assert any(most_on(part, side) == max(most_on(other, side) for other in kept) for side in sides)
-        assert part.sum() >= 0.05 * max(other.sum() for other in kept)
+    kept, middle = components_of(found), midline(found)
+    for component in kept:
+        sides = [side for side in (slice(None, middle), slice(middle, None)) if pixels_on(component, side)]
+        assert any(pixels_on(component, side) == max(pixels_on(other, side) for other in kept) for side in sides)
+        assert component.sum() >= 0.05 * max(other.sum() for other in kept)
 
 
 @given(masks)
-def test_the_component_with_most_pixels_on_a_side_stays_when_the_midline_does_not_move(mask: U8) -> None:
+def test_largest_component_of_a_side_stays(mask: U8) -> None:
     found, middle = keep_lungs(mask), midline(mask)
     if midline(found) != middle:
         return
     for side in (slice(None, middle), slice(middle, None)):
-        rivals = sorted((most_on(part, side), i) for i, part in enumerate(parts_of(mask)))
+        rivals = sorted((pixels_on(component, side), i) for i, component in enumerate(components_of(mask)))
         if not rivals or not rivals[-1][0] or (len(rivals) > 1 and rivals[-1][0] == rivals[-2][0]):
             continue
-        best = parts_of(mask)[rivals[-1][1]]
-        assert (found[best == 1] == 1).all() or best.sum() < 0.05 * max(part.sum() for part in parts_of(mask))
+        largest = components_of(mask)[rivals[-1][1]]
+        assert (found[largest == 1] == 1).all() or largest.sum() < 0.05 * max(
+            component.sum() for component in components_of(mask)
+        )
 
 
-def test_a_large_false_part_beside_one_lung_goes_and_the_smaller_lung_on_the_other_side_stays() -> None:
-    mask = drawn(
+def test_false_region_beside_a_lung_goes_smaller_lung_stays() -> None:
+    mask = draw(
         "####.......##.",
         "####.......##.",
         "####..........",
@@ -116,44 +118,44 @@ def test_a_large_false_part_beside_one_lung_goes_and_the_smaller_lung_on_the_oth
         "###...........",
         "###...........",
     )
-    assert (keep_lungs(mask) == drawn(*["####.......##."] * 2, "####..........", *[".............."] * 3)).all()
+    assert (keep_lungs(mask) == draw(*["####.......##."] * 2, "####..........", *[".............."] * 3)).all()
 
 
-def test_specks_go_and_the_two_lungs_stay() -> None:
-    mask = drawn("###...##", "###...##", "........", "#..#....")
-    assert (keep_lungs(mask) == drawn("###...##", "###...##", "........", "........")).all()
+def test_specks_go_and_two_lungs_stay() -> None:
+    mask = draw("###...##", "###...##", "........", "#..#....")
+    assert (keep_lungs(mask) == draw("###...##", "###...##", "........", "........")).all()
 
 
-def test_joined_lungs_stay_and_take_both_sides() -> None:
-    mask = drawn("###..###", "########", "###..###", "........", "##....##")
-    assert (keep_lungs(mask) == drawn("###..###", "########", "###..###", "........", "........")).all()
+def test_joined_lungs_take_both_sides() -> None:
+    mask = draw("###..###", "########", "###..###", "........", "##....##")
+    assert (keep_lungs(mask) == draw("###..###", "########", "###..###", "........", "........")).all()
 
 
 @pytest.mark.parametrize(("height", "stays"), [(1, False), (2, True)], ids=["under 5 %", "5 %"])
-def test_a_second_lung_under_a_twentieth_of_the_first_is_none(height: int, stays: bool) -> None:
+def test_second_lung_under_5_percent_is_dropped(height: int, stays: bool) -> None:
     mask = np.zeros((10, 16), np.uint8)
     mask[:, :4] = 1  # 40
     mask[:height, 14] = 1
     assert count_components(keep_lungs(mask)) == 1 + stays
 
 
-def test_a_lung_alone_stays_alone_on_either_side() -> None:
-    left = drawn("##......", "##......", "........", "#.......")
-    expected = drawn("##......", "##......", "........", "........")
+def test_single_lung_stays_on_either_side() -> None:
+    left = draw("##......", "##......", "........", "#.......")
+    expected = draw("##......", "##......", "........", "........")
     assert (keep_lungs(left) == expected).all()
     assert (keep_lungs(np.ascontiguousarray(left[:, ::-1])) == expected[:, ::-1]).all()
 
 
-def test_lungs_are_kept_anew_where_the_dropped_part_had_moved_the_midline() -> None:
-    mask = drawn("..##..", "......", "#..#..")
-    assert (midline(mask), midline(drawn("..##..", "......", "#....."))) == (2, 3)
-    assert (keep_lungs(mask) == drawn("..##..", "......", "......")).all()
+def test_selection_repeats_when_the_midline_moves() -> None:
+    mask = draw("..##..", "......", "#..#..")
+    assert (midline(mask), midline(draw("..##..", "......", "#....."))) == (2, 3)
+    assert (keep_lungs(mask) == draw("..##..", "......", "......")).all()
 
 
 @given(masks)
-def test_holes_are_filled_as_scipy_fills_them(mask: U8) -> None:
+def test_holes_are_filled_as_by_scipy(mask: U8) -> None:
     found = fill_holes(mask)
-    assert is_mask_like(found, mask)
+    assert is_valid_mask(found, mask)
     assert (found == ndimage.binary_fill_holes(mask)).all()
 
 
@@ -167,42 +169,42 @@ def test_holes_are_filled_as_scipy_fills_them(mask: U8) -> None:
     ],
     ids=["hole", "diagonal ring", "open at the edge", "bay"],
 )
-def test_a_hole_is_filled_and_a_bay_is_not(before: tuple[str, ...], after: tuple[str, ...]) -> None:
-    assert (fill_holes(drawn(*before)) == drawn(*after)).all()
+def test_holes_are_filled_and_bays_are_not(before: tuple[str, ...], after: tuple[str, ...]) -> None:
+    assert (fill_holes(draw(*before)) == draw(*after)).all()
 
 
 @given(masks, radii)
-def test_smoothing_twice_is_smoothing_once_and_the_mirrored_mask_is_smoothed_alike(mask: U8, share: float) -> None:
+def test_smoothing_is_idempotent_and_mirror_symmetric(mask: U8, share: float) -> None:
     once = smooth(mask, share)
-    assert is_mask_like(once, mask)
+    assert is_valid_mask(once, mask)
     assert (smooth(once, share) == once).all()
     assert (smooth(np.ascontiguousarray(mask[:, ::-1]), share) == once[:, ::-1]).all()
 
 
 @given(masks)
-def test_under_half_a_pixel_nothing_is_smoothed(mask: U8) -> None:
+def test_radius_under_half_a_pixel_changes_nothing(mask: U8) -> None:
     assert (smooth(mask, 0.49 / max(mask.shape)) == mask).all()
 
 
-def test_smoothing_takes_off_a_spur_closes_a_cleft_and_leaves_a_straight_border() -> None:
+def test_smoothing_removes_a_spur_and_closes_a_cleft() -> None:
     block = np.zeros((40, 60), np.uint8)
     block[10:30, 10:50] = 1
-    spoilt = block.copy()
-    spoilt[5:10, 20] = 1
-    spoilt[10:30, 40] = 0
-    found = smooth(spoilt, 2 / 60)
+    damaged = block.copy()
+    damaged[5:10, 20] = 1
+    damaged[10:30, 40] = 0
+    found = smooth(damaged, 2 / 60)
     assert not found[:9].any()  # the disk's own tip fits into the spur's foot
     assert (found[14:26] == block[14:26]).all()
 
 
-def test_a_lung_at_the_pictures_edge_is_not_eaten_there() -> None:
+def test_smoothing_keeps_a_lung_at_the_image_border() -> None:
     mask = np.zeros((40, 40), np.uint8)
     mask[:, :20] = 1
     assert (smooth(mask, 0.05) == mask).all()
 
 
 @given(masks)
-def test_the_midline_is_an_emptiest_column_of_the_middle_third(mask: U8) -> None:
+def test_midline_is_the_emptiest_column_of_the_middle_third(mask: U8) -> None:
     width = mask.shape[1]
     found, filled = midline(mask), mask.sum(axis=0)
     third = [column for column in range(width) if width // 3 <= column < width - width // 3] or [width // 3]
@@ -212,42 +214,42 @@ def test_the_midline_is_an_emptiest_column_of_the_middle_third(mask: U8) -> None
     assert abs(found - width / 2) == min(abs(column - width / 2) for column in alike)
 
 
-def test_the_midline_of_nothing_and_of_everything_is_the_middle() -> None:
+def test_midline_of_empty_and_full_masks_is_the_middle() -> None:
     for mask in (np.zeros((6, 12), np.uint8), np.ones((6, 12), np.uint8)):
         assert midline(mask) == 6
 
 
 @given(masks)
-def test_nothing_is_done_that_is_not_asked_for(mask: U8) -> None:
-    assert (clean(mask, PostprocessSettings(**NOTHING)) == mask).all()
+def test_disabled_steps_change_nothing(mask: U8) -> None:
+    assert (clean(mask, PostprocessSettings(**DISABLED)) == mask).all()
 
 
-@given(masks, cleanings)
-def test_cleaning_is_specks_then_lungs_then_holes_then_border(mask: U8, asked: PostprocessSettings) -> None:
-    expected = drop_specks(mask, asked.specks)
-    expected = keep_lungs(expected) if asked.lungs else expected
-    expected = fill_holes(expected) if asked.holes else expected
-    assert (clean(mask, asked) == smooth(expected, asked.smooth)).all()
+@given(masks, settings_strategy)
+def test_steps_run_in_documented_order(mask: U8, settings: PostprocessSettings) -> None:
+    expected = drop_specks(mask, settings.specks)
+    expected = keep_lungs(expected) if settings.lungs else expected
+    expected = fill_holes(expected) if settings.holes else expected
+    assert (clean(mask, settings) == smooth(expected, settings.smooth)).all()
 
 
-def test_a_speck_in_a_hole_goes_before_the_hole_is_filled() -> None:
-    mask = drawn("#####...#", "#...#...#", "#.#.#...#", "#...#...#", "#####...#")
-    hollow = drawn("#####...#", "#...#...#", "#...#...#", "#...#...#", "#####...#")
-    whole = drawn(*["#####...#"] * 5)
-    for asked in ({**NOTHING, "specks": 0.06}, {**NOTHING, "lungs": True}):
-        assert (clean(mask, PostprocessSettings.model_validate(asked)) == hollow).all()
-        assert (clean(mask, PostprocessSettings.model_validate({**asked, "holes": True})) == whole).all()
+def test_speck_in_a_hole_goes_before_filling() -> None:
+    mask = draw("#####...#", "#...#...#", "#.#.#...#", "#...#...#", "#####...#")
+    hollow = draw("#####...#", "#...#...#", "#...#...#", "#...#...#", "#####...#")
+    whole = draw(*["#####...#"] * 5)
+    for settings in ({**DISABLED, "specks": 0.06}, {**DISABLED, "lungs": True}):
+        assert (clean(mask, PostprocessSettings.model_validate(settings)) == hollow).all()
+        assert (clean(mask, PostprocessSettings.model_validate({**settings, "holes": True})) == whole).all()
 
 
 @pytest.mark.parametrize("value", [0, 1])
-def test_empty_and_full_masks_stay_as_they_are(value: int) -> None:
+def test_empty_and_full_masks_stay_unchanged(value: int) -> None:
     mask = np.full((30, 24), value, np.uint8)
-    asked = PostprocessSettings(specks=0.5, lungs=True, holes=True, smooth=0.05)
-    assert (clean(mask, asked) == mask).all()
+    settings = PostprocessSettings(specks=0.5, lungs=True, holes=True, smooth=0.05)
+    assert (clean(mask, settings) == mask).all()
 
 
-@given(masks, cleanings)
-def test_the_mask_itself_is_not_changed(mask: U8, asked: PostprocessSettings) -> None:
+@given(masks, settings_strategy)
+def test_input_mask_is_not_modified(mask: U8, settings: PostprocessSettings) -> None:
     copy = mask.copy()
-    clean(mask, asked)
+    clean(mask, settings)
     assert (mask == copy).all()

@@ -1,4 +1,4 @@
-"""From what was opened to rows of predictions: batches over gaps, masks measured and compared, and what has none."""
+"""Rows of predictions: batches, measurements, metrics, and rows of images without a mask."""
 
 import json
 import shutil
@@ -31,23 +31,23 @@ from lungseg.model.checkpoint_io import Snapshot, save
 from lungseg.model.network import build_network
 from lungseg.schema import PREDICTIONS, SCHEMA, Record, table
 
-torch.set_num_threads(1)  # two threads that wait for each other are ten times slower on a busy machine
+torch.set_num_threads(1)  # on a busy machine, two threads that wait for each other are ten times slower
 
 U8 = NDArray[np.uint8]
 F32 = NDArray[np.float32]
 Row = dict[str, Any]
 SMALL = PreprocessSettings(size=64)
 MODEL = ModelSettings(encoder="tu-test_efficientnet", weights="none")
-MADE = {"threshold": 0.5, "model": "0123456789abcdef"}
-AS_IT_IS = PostprocessSettings(lungs=False, holes=False)
+SHARED = {"threshold": 0.5, "model": "0123456789abcdef"}
+NO_POSTPROCESSING = PostprocessSettings(lungs=False, holes=False)
 PREDICTED_ONLY = set(PREDICTIONS.names) - {
     *("image_id", "dataset", "patient_id", "source_uri", "mask_uris", "status", "codes", "message", "height", "width"),
     *("threshold", "model", "seconds"),
 }
 
 
-class Counting:
-    """Stands in for the models: a picture's probability is its grey; notes what it is asked."""
+class RecordingModel:
+    """Stub of an ensemble: the probability of a pixel is its grey level. Records the digests of each batch."""
 
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
@@ -58,8 +58,8 @@ class Counting:
         return [Prediction(square.astype(np.float32) / 255, 1, digest == "seen") for square, digest in pairs]
 
 
-def pictures(usable: Sequence[bool]) -> list[OpenedImage]:
-    """Make opened items, each of a grey of its own, with gaps where one is not usable."""
+def fake_images(usable: Sequence[bool]) -> list[OpenedImage]:
+    """Create opened images, each with another grey level, some of them unusable."""
     geometry = plan_geometry(64, 64, SMALL)
     return [
         OpenedImage(Record(str(i), "north", f"/{i}.png", pixel_digest=str(i)), np.full((64, 64), i, np.uint8), geometry)
@@ -69,8 +69,8 @@ def pictures(usable: Sequence[bool]) -> list[OpenedImage]:
     ]
 
 
-def drawn(mask: U8, reference: U8 | None = None) -> tuple[OpenedImage, Prediction]:
-    """Make an opened item, and a prediction that is sure of this mask u8[64,64]."""
+def opened_and_predicted(mask: U8, reference: U8 | None = None) -> tuple[OpenedImage, Prediction]:
+    """Create an opened image, and a prediction that gives this mask u8[64,64]."""
     record = Record("a", "north", "/a.png", ("/m.png",), ("lung",), "p", height=64, width=64)
     counts = None if reference is None else codecs.encode_rle(reference)
     opened = OpenedImage(record, mask * np.uint8(255), plan_geometry(64, 64, SMALL), counts)
@@ -85,7 +85,7 @@ def lungs() -> U8:
 
 @pytest.fixture(scope="module")
 def ensemble(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> Ensemble:
-    """An untrained network, whose checkpoint says it was trained on the first prepared picture."""
+    """An untrained network. Its checkpoint lists the first prepared image as a training image."""
     folder = str(tmp_path_factory.mktemp("model"))
     torch.manual_seed(0)
     network = build_network(MODEL)
@@ -96,9 +96,9 @@ def ensemble(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> Ensemb
         "preprocess": data.preprocess.model_dump(),
         "settings": {"model": MODEL.model_dump()},
     }
-    learnt = data.index.slice(0, 1).select(["image_id", "dataset", "pixel_digest"])
-    learnt = learnt.replace_schema_metadata({"lungseg.schema": str(SCHEMA)})
-    save(folder, Snapshot(dict(network.state_dict()), {}, config, learnt))
+    trained = data.index.slice(0, 1).select(["image_id", "dataset", "pixel_digest"])
+    trained = trained.replace_schema_metadata({"lungseg.schema": str(SCHEMA)})
+    save(folder, Snapshot(dict(network.state_dict()), {}, config, trained))
     return Ensemble([checkpoint.find_all(f"{folder}/epoch-0001")[0]])
 
 
@@ -107,10 +107,10 @@ def opened_from(archive: Path) -> list[OpenedImage]:
 
 
 def rows_of(
-    ensemble: Ensemble, opened: Sequence[OpenedImage], batch: int = 4, asked: PostprocessSettings = AS_IT_IS
+    ensemble: Ensemble, opened: Sequence[OpenedImage], batch: int = 4, settings: PostprocessSettings = NO_POSTPROCESSING
 ) -> list[Row]:
-    found = predict(ensemble, opened, batch)
-    return [make_row(one, predicted, MADE, asked) for one, predicted in zip(opened, found, strict=True)]
+    predictions = predict(ensemble, opened, batch)
+    return [make_row(*pair, SHARED, settings) for pair in zip(opened, predictions, strict=True)]
 
 
 def mask_of(row: Row) -> U8:
@@ -118,29 +118,31 @@ def mask_of(row: Row) -> U8:
 
 
 @given(st.lists(st.booleans(), max_size=20), st.integers(1, 8))
-def test_batches_are_filled_over_gaps_and_every_picture_gets_its_own(usable: list[bool], batch: int) -> None:
-    models, opened = Counting(), pictures(usable)
+def test_batches_skip_unusable_images_and_keep_order(usable: list[bool], batch: int) -> None:
+    models, opened = RecordingModel(), fake_images(usable)
     found = predict(models, opened, batch)  # type: ignore[arg-type]
     assert len(found) == len(usable)
     assert [one is not None for one in found] == usable
     for i, one in enumerate(found):
         assert one is None or (one.probability == np.float32(i) / np.float32(255)).all()
-    sizes = [len(asked) for asked in models.batches]
+    sizes = [len(digests) for digests in models.batches]
     assert all(size == batch for size in sizes[:-1])
     assert all(0 < size <= batch for size in sizes)
-    assert [digest for asked in models.batches for digest in asked] == [str(i) for i, good in enumerate(usable) if good]
+    assert [digest for digests in models.batches for digest in digests] == [
+        str(i) for i, good in enumerate(usable) if good
+    ]
 
 
-def test_the_time_of_a_batch_is_shared_by_its_pictures() -> None:
-    found = predict(Counting(), pictures([True, True, False, True]), 3)  # type: ignore[arg-type]
+def test_time_of_a_batch_is_divided_among_its_images() -> None:
+    found = predict(RecordingModel(), fake_images([True, True, False, True]), 3)  # type: ignore[arg-type]
     seconds = [one.seconds for one in found if one is not None]
     assert len(seconds) == 3
     assert seconds[0] > 0
     assert len(set(seconds)) == 1
 
 
-def test_rows_have_exactly_the_columns_and_fit_the_schema(archive: Path, ensemble: Ensemble) -> None:
-    opened = [*opened_from(archive), *pictures([False])]
+def test_rows_match_the_schema(archive: Path, ensemble: Ensemble) -> None:
+    opened = [*opened_from(archive), *fake_images([False])]
     rows = rows_of(ensemble, opened)
     assert all(list(row) == PREDICTIONS.names for row in rows)
     found = table(rows, PREDICTIONS)
@@ -148,7 +150,7 @@ def test_rows_have_exactly_the_columns_and_fit_the_schema(archive: Path, ensembl
     assert found.column("image_id").to_pylist() == [one.record.image_id for one in opened]
 
 
-def test_every_column_is_described_in_files_too(tmp_path: Path) -> None:
+def test_files_describe_every_column(tmp_path: Path) -> None:
     path = str(tmp_path / "part.parquet")
     storage.write_table(path, table([], PREDICTIONS))
     for schema in (PREDICTIONS, storage.read_table(path).schema):
@@ -156,14 +158,17 @@ def test_every_column_is_described_in_files_too(tmp_path: Path) -> None:
         assert all((field.metadata or {}).get(b"description", b"").strip() for field in schema)
 
 
-def test_masks_are_the_same_whatever_the_batch(archive: Path, ensemble: Ensemble) -> None:
+def test_masks_do_not_depend_on_batch_size(archive: Path, ensemble: Ensemble) -> None:
     opened = opened_from(archive)
     found = predict(ensemble, opened, 1)
-    # The untrained network's median, so that there is something to see.
+    # The median of the untrained network, so that masks are neither empty nor full.
     levels = [float(np.median(one.probability)) for one in found if one is not None]
-    made = {**MADE, "threshold": sum(levels) / len(levels)}
+    shared = {**SHARED, "threshold": sum(levels) / len(levels)}
     one, many = (
-        [make_row(a, b, made, AS_IT_IS) for a, b in zip(opened, predict(ensemble, opened, batch), strict=True)]
+        [
+            make_row(a, b, shared, NO_POSTPROCESSING)
+            for a, b in zip(opened, predict(ensemble, opened, batch), strict=True)
+        ]
         for batch in (1, 5)
     )
     assert any(0 < row["area_px"] < row["height"] * row["width"] for row in one)
@@ -172,9 +177,7 @@ def test_masks_are_the_same_whatever_the_batch(archive: Path, ensemble: Ensemble
         assert first["mean_probability"] == pytest.approx(second["mean_probability"], abs=1e-4)
 
 
-def test_only_the_picture_that_the_model_was_trained_on_is_seen(
-    archive: Path, prepared: Path, ensemble: Ensemble
-) -> None:
+def test_only_training_images_are_marked_as_seen(archive: Path, prepared: Path, ensemble: Ensemble) -> None:
     data = catalog.open_dataset(catalog.find_datasets([str(prepared)])[0])
     first = data.index.column("image_id")[0].as_py()
     rows = rows_of(ensemble, opened_from(archive))
@@ -182,7 +185,7 @@ def test_only_the_picture_that_the_model_was_trained_on_is_seen(
     assert {row["models"] for row in rows} == {1}
 
 
-def test_a_row_says_whose_it_is_and_what_made_it(archive: Path, ensemble: Ensemble) -> None:
+def test_row_has_ids_and_model(archive: Path, ensemble: Ensemble) -> None:
     opened = opened_from(archive)
     for one, row in zip(opened, rows_of(ensemble, opened), strict=True):
         record = one.record
@@ -191,22 +194,22 @@ def test_a_row_says_whose_it_is_and_what_made_it(archive: Path, ensemble: Ensemb
         assert (row["source_uri"], row["mask_uris"]) == (record.image_uri, list(record.mask_uris))
         assert (row["height"], row["width"]) == (record.height, record.width)
         assert (row["status"], row["codes"], row["message"]) == ("ok", [], "")
-        assert (row["threshold"], row["model"]) == (MADE["threshold"], MADE["model"])
+        assert (row["threshold"], row["model"]) == (SHARED["threshold"], SHARED["model"])
         assert json.loads(row["geometry"]) == asdict(plan_geometry(record.height, record.width, SMALL))
         assert row["seconds"] > one.seconds > 0
 
 
-def test_only_masks_of_lungs_are_named_in_a_row() -> None:
-    opened, predicted = drawn(lungs())
+def test_row_lists_only_lung_masks() -> None:
+    opened, predicted = opened_and_predicted(lungs())
     two = replace(opened.record, mask_uris=("/heart.png", "/left.png"), mask_classes=("heart", "lung"))
-    row = make_row(replace(opened, record=two), predicted, MADE, AS_IT_IS)
+    row = make_row(replace(opened, record=two), predicted, SHARED, NO_POSTPROCESSING)
     assert row["mask_uris"] == ["/left.png"]
 
 
 @pytest.mark.parametrize("size", [(64, 64), (200, 150), (40, 90)])
 @pytest.mark.parametrize("way", ["pad", "crop"])
 @pytest.mark.parametrize("threshold", [0.3, 0.7])
-def test_the_mask_is_where_the_restored_probability_reaches_the_threshold(
+def test_mask_is_where_restored_probability_reaches_the_threshold(
     threshold: float, way: str, size: tuple[int, int]
 ) -> None:
     geometry = plan_geometry(*size, PreprocessSettings.model_validate({"size": 64, "geometry": way}))
@@ -214,7 +217,7 @@ def test_the_mask_is_where_the_restored_probability_reaches_the_threshold(
     probability = (probability - probability.min()) / np.ptp(probability)
     record = Record("a", "north", "/a.png", height=size[0], width=size[1])
     opened = OpenedImage(record, np.zeros((64, 64), np.uint8), geometry)
-    row = make_row(opened, Prediction(probability, 1, False), {**MADE, "threshold": threshold}, AS_IT_IS)
+    row = make_row(opened, Prediction(probability, 1, False), {**SHARED, "threshold": threshold}, NO_POSTPROCESSING)
     expected = (restore(probability, geometry) >= threshold).astype(np.uint8)
     assert 0 < expected.mean() < 1
     assert (mask_of(row) == expected).all()
@@ -224,18 +227,18 @@ def test_the_mask_is_where_the_restored_probability_reaches_the_threshold(
     assert {name: row[name] for name in described} == described
 
 
-def test_padding_is_no_part_of_what_the_model_is_sure_of() -> None:
+def test_padding_does_not_count_for_confidence() -> None:
     geometry = plan_geometry(32, 64, SMALL)
     probability = np.full((64, 64), 0.99, np.float32)
     probability[geometry.content()] = 0.6
     record = Record("a", "north", "/a.png", height=32, width=64)
     opened = OpenedImage(record, np.zeros((64, 64), np.uint8), geometry)
-    row = make_row(opened, Prediction(probability, 1, False), MADE, AS_IT_IS)
+    row = make_row(opened, Prediction(probability, 1, False), SHARED, NO_POSTPROCESSING)
     assert row["mean_probability"] == pytest.approx(0.6)
 
 
-def test_an_empty_mask_is_a_row_like_any_other() -> None:
-    row = make_row(*drawn(np.zeros((64, 64), np.uint8), lungs()), MADE, AS_IT_IS)
+def test_empty_mask_gives_a_valid_row() -> None:
+    row = make_row(*opened_and_predicted(np.zeros((64, 64), np.uint8), lungs()), SHARED, NO_POSTPROCESSING)
     assert (row["status"], row["area_px"], row["components"], row["bbox"]) == ("ok", 0, 0, [])
     assert (row["mean_probability"], row["hd95_px"], row["assd_px"]) == (None, None, None)
     assert (row["dice"], row["iou"]) == (0, 0)
@@ -243,22 +246,22 @@ def test_an_empty_mask_is_a_row_like_any_other() -> None:
     assert table([row], PREDICTIONS).num_rows == 1
 
 
-def test_what_post_processing_changed_is_in_the_row() -> None:
+def test_row_counts_changes_of_postprocessing() -> None:
     mask = lungs()
     mask[60, 2:5] = 1  # a speck of 3
     mask[30, 12:16] = 0  # a hole of 4
-    asked = PostprocessSettings(specks=0.01, lungs=False)
-    row = make_row(*drawn(mask), MADE, asked)
+    settings = PostprocessSettings(specks=0.01, lungs=False)
+    row = make_row(*opened_and_predicted(mask), SHARED, settings)
     assert (row["components_before"], row["components"]) == (3, 2)
     assert (row["removed_px"], row["added_px"]) == (3, 4)
     assert (mask_of(row) == lungs()).all()
     assert row["area_px"] == lungs().sum()
 
 
-def test_without_post_processing_nothing_was_changed() -> None:
+def test_disabled_postprocessing_changes_nothing() -> None:
     mask = lungs()
     mask[60, 2:5] = 1
-    row = make_row(*drawn(mask), MADE, AS_IT_IS)
+    row = make_row(*opened_and_predicted(mask), SHARED, NO_POSTPROCESSING)
     assert (row["components_before"], row["components"]) == (3, 3)
     assert (row["removed_px"], row["added_px"]) == (0, 0)
 
@@ -267,27 +270,27 @@ def test_without_post_processing_nothing_was_changed() -> None:
     arrays(np.uint8, (16, 16), elements=st.integers(0, 1)),
     st.builds(PostprocessSettings, specks=st.just(0.1), holes=st.booleans(), smooth=st.sampled_from([0.0, 0.03])),
 )
-def test_what_was_removed_and_added_makes_up_the_difference(coarse: U8, asked: PostprocessSettings) -> None:
+def test_removed_and_added_pixels_explain_the_area(coarse: U8, settings: PostprocessSettings) -> None:
     mask = np.kron(coarse, np.ones((4, 4), np.uint8))
-    row = make_row(*drawn(mask), MADE, asked)
+    row = make_row(*opened_and_predicted(mask), SHARED, settings)
     assert row["area_px"] == int(mask.sum()) - row["removed_px"] + row["added_px"]
     assert row["removed_px"] == np.count_nonzero((mask == 1) & (mask_of(row) == 0))
 
 
-def test_what_is_compared_is_the_mask_after_post_processing() -> None:
+def test_metrics_use_the_mask_after_postprocessing() -> None:
     mask = lungs()
     mask[2:6, 28:34] = 1
     left, cleaned = (
-        make_row(*drawn(mask, lungs()), MADE, asked)
-        for asked in (AS_IT_IS, PostprocessSettings(specks=0.05, lungs=False, holes=False))
+        make_row(*opened_and_predicted(mask, lungs()), SHARED, settings)
+        for settings in (NO_POSTPROCESSING, PostprocessSettings(specks=0.05, lungs=False, holes=False))
     )
     assert left["dice"] < 1 == cleaned["dice"]
     assert (cleaned["iou"], cleaned["pixel_accuracy"], cleaned["hd95_px"], cleaned["assd_px"]) == (1, 1, 0, 0)
 
 
-def test_figures_against_a_reference_are_those_of_the_metrics() -> None:
+def test_row_metrics_match_the_metrics_package() -> None:
     reference = np.roll(lungs(), 3, axis=0)
-    row = make_row(*drawn(lungs(), reference), MADE, AS_IT_IS)
+    row = make_row(*opened_and_predicted(lungs(), reference), SHARED, NO_POSTPROCESSING)
     counts = segmentation.count_pixels(lungs(), reference)
     assert (row["iou"], row["dice"]) == (segmentation.iou(counts), segmentation.dice(counts))
     assert row["pixel_accuracy"] == segmentation.pixel_accuracy(counts)
@@ -295,36 +298,36 @@ def test_figures_against_a_reference_are_those_of_the_metrics() -> None:
     assert 0 < row["dice"] < 1 < row["hd95_px"]
 
 
-def test_an_empty_reference_is_compared_and_none_is_not() -> None:
+def test_empty_reference_is_compared_and_missing_one_is_not() -> None:
     nothing = np.zeros((64, 64), np.uint8)
-    assert make_row(*drawn(lungs(), nothing), MADE, AS_IT_IS)["dice"] == 0
-    without = make_row(*drawn(lungs()), MADE, AS_IT_IS)
+    assert make_row(*opened_and_predicted(lungs(), nothing), SHARED, NO_POSTPROCESSING)["dice"] == 0
+    without = make_row(*opened_and_predicted(lungs()), SHARED, NO_POSTPROCESSING)
     assert [without[name] for name in COMPARED] == [None] * len(COMPARED)
     assert compare(lungs(), None) == dict.fromkeys(COMPARED)
     assert without["mask"] is not None
 
 
-def test_the_row_of_an_unusable_image_says_why_and_holds_no_figure() -> None:
+def test_row_of_unusable_image_has_reasons_and_no_metrics() -> None:
     record = Record(
         "a", "north", "/a.png", ("/m.png",), ("lung",), status="rejected", codes=("too_large",), message="9 GB"
     )
-    row = make_row(OpenedImage(record, seconds=0.25), None, MADE, AS_IT_IS)
+    row = make_row(OpenedImage(record, seconds=0.25), None, SHARED, NO_POSTPROCESSING)
     assert list(row) == PREDICTIONS.names
     assert (row["status"], row["codes"], row["message"], row["seconds"]) == ("rejected", ["too_large"], "9 GB", 0.25)
     assert (row["image_id"], row["source_uri"], row["mask_uris"]) == ("a", "/a.png", ["/m.png"])
-    assert (row["threshold"], row["model"]) == (MADE["threshold"], MADE["model"])
+    assert (row["threshold"], row["model"]) == (SHARED["threshold"], SHARED["model"])
     assert {name for name, value in row.items() if value is None} == PREDICTED_ONLY
 
 
-def test_what_was_repaired_stays_repaired() -> None:
-    opened, predicted = drawn(lungs())
+def test_repaired_images_stay_repaired() -> None:
+    opened, predicted = opened_and_predicted(lungs())
     repaired = replace(opened.record, status="repaired", codes=("mask_resized",), message="by half")
-    row = make_row(replace(opened, record=repaired), predicted, MADE, AS_IT_IS)
+    row = make_row(replace(opened, record=repaired), predicted, SHARED, NO_POSTPROCESSING)
     assert (row["status"], row["codes"], row["message"]) == ("repaired", ["mask_resized"], "by half")
 
 
 @pytest.mark.parametrize(("harm", "code"), [("another size", "mask_size"), ("gone", "unreadable")])
-def test_a_reference_that_cannot_be_used_leaves_the_image_predicted_and_says_so(
+def test_unusable_reference_does_not_prevent_prediction(
     harm: str, code: str, own_archive: Path, ensemble: Ensemble
 ) -> None:
     before = rows_of(ensemble, opened_from(own_archive))
@@ -341,7 +344,7 @@ def test_a_reference_that_cannot_be_used_leaves_the_image_predicted_and_says_so(
     assert all(row["dice"] is not None for i, row in enumerate(after) if i != 2)
 
 
-def test_bad_files_are_rows_and_their_neighbours_are_not_moved(own_archive: Path, ensemble: Ensemble) -> None:
+def test_bad_files_become_rows_without_effect_on_others(own_archive: Path, ensemble: Ensemble) -> None:
     records = sources.discover(str(own_archive))
     before = rows_of(ensemble, [open_item(Item(record), SMALL) for record in records])
     Path(records[1].image_uri).write_bytes(b"torn")
@@ -356,7 +359,7 @@ def test_bad_files_are_rows_and_their_neighbours_are_not_moved(own_archive: Path
             assert same["status"] == "ok"
 
 
-def test_prepared_data_has_the_masks_of_its_pictures(archive: Path, prepared: Path, ensemble: Ensemble) -> None:
+def test_prepared_data_gives_the_masks_of_the_images(archive: Path, prepared: Path, ensemble: Ensemble) -> None:
     data = catalog.open_dataset(catalog.find_datasets([str(prepared)])[0])
     samples = [open_item(prepared_item(data.folder, row), SMALL) for row in data.index.to_pylist()]
     raw = {one.record.image_id: one for one in opened_from(archive)}
@@ -370,7 +373,7 @@ def test_prepared_data_has_the_masks_of_its_pictures(archive: Path, prepared: Pa
         assert row["dice"] == pytest.approx(other["dice"], abs=0.02)
 
 
-def test_a_damaged_tar_is_a_row_not_an_end(own_prepared: Path, ensemble: Ensemble) -> None:
+def test_damaged_tar_becomes_a_row(own_prepared: Path, ensemble: Ensemble) -> None:
     data = catalog.open_dataset(catalog.find_datasets([str(own_prepared)])[0])
     items = [prepared_item(data.folder, row) for row in data.index.to_pylist()]
     shutil.copyfile(items[-1].tar, items[0].tar)
@@ -380,15 +383,15 @@ def test_a_damaged_tar_is_a_row_not_an_end(own_prepared: Path, ensemble: Ensembl
     assert table(rows, PREDICTIONS).num_rows == len(items)
 
 
-def test_a_row_without_a_column_is_a_bug_that_is_told() -> None:
-    row = make_row(*drawn(lungs()), MADE, AS_IT_IS)
+def test_missing_column_raises_key_error() -> None:
+    row = make_row(*opened_and_predicted(lungs()), SHARED, NO_POSTPROCESSING)
     del row["seconds"]
     with pytest.raises(KeyError, match="seconds"):
         table([row], PREDICTIONS)
 
 
-def test_a_row_goes_through_a_file_unchanged(tmp_path: Path) -> None:
-    row = make_row(*drawn(lungs(), lungs()), MADE, AS_IT_IS)
+def test_row_survives_a_parquet_file(tmp_path: Path) -> None:
+    row = make_row(*opened_and_predicted(lungs(), lungs()), SHARED, NO_POSTPROCESSING)
     path = str(tmp_path / "part.parquet")
     storage.write_table(path, table([row], PREDICTIONS))
     (found,) = storage.read_table(path).to_pylist()

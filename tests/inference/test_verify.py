@@ -237,7 +237,7 @@ def test_part_of_other_images_is_reported(out: Path, caplog: pytest.LogCaptureFi
     path = out / "part-000003.parquet"
     shutil.copy(out / "part-000002.parquet", path)
     edit(out, lambda row: row.update(image_id="stranger"), path.name)
-    assert any(problems.endswith("rows, but predictions.json has 8") for problem in problems_of(out, caplog))
+    assert any(problem.endswith("rows, but predictions.json has 8") for problem in problems_of(out, caplog))
 
 
 def test_damaged_part_is_reported_with_other_problems(out: Path, caplog: pytest.LogCaptureFixture) -> None:
