@@ -279,7 +279,7 @@ def test_file_missing_at_planning_is_not_predicted(own_archive: Path, job: Infer
     through(job, items)
     (row,) = rows_of(Path(job.out))
     assert row["codes"] == ["changed"]
-    assert "was not there when the job was planned" in row["message"]
+    assert "did not exist when the job was planned" in row["message"]
 
 
 def test_damaged_reference_mask_skips_only_the_comparison(own_archive: Path, job: InferenceJob) -> None:

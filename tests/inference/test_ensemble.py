@@ -126,10 +126,10 @@ def mirrored(squares: list[U8]) -> list[U8]:
 
 def test_flip_is_the_mean_with_the_mirrored_image(saved: checkpoint.Checkpoint, squares: list[U8]) -> None:
     plain = Predictor(saved)
-    there, back = plain.probabilities(squares), plain.probabilities(mirrored(squares))[..., ::-1]
-    assert np.abs(there - back).max() > 0.05
+    plain_mean, mirrored_back = plain.probabilities(squares), plain.probabilities(mirrored(squares))[..., ::-1]
+    assert np.abs(plain_mean - mirrored_back).max() > 0.05
     found = Predictor(saved, PredictOptions(tta="flip")).probabilities(squares)
-    np.testing.assert_allclose(found, (there + back) / 2, atol=1e-5)
+    np.testing.assert_allclose(found, (plain_mean + mirrored_back) / 2, atol=1e-5)
 
 
 def test_flip_makes_prediction_mirror_symmetric(saved: checkpoint.Checkpoint, squares: list[U8]) -> None:

@@ -235,10 +235,10 @@ def test_steps_run_in_documented_order(mask: U8, settings: PostprocessSettings) 
 def test_speck_in_a_hole_goes_before_filling() -> None:
     mask = draw("#####...#", "#...#...#", "#.#.#...#", "#...#...#", "#####...#")
     hollow = draw("#####...#", "#...#...#", "#...#...#", "#...#...#", "#####...#")
-    whole = draw(*["#####...#"] * 5)
+    filled = draw(*["#####...#"] * 5)
     for settings in ({**DISABLED, "specks": 0.06}, {**DISABLED, "lungs": True}):
         assert (clean(mask, PostprocessSettings.model_validate(settings)) == hollow).all()
-        assert (clean(mask, PostprocessSettings.model_validate({**settings, "holes": True})) == whole).all()
+        assert (clean(mask, PostprocessSettings.model_validate({**settings, "holes": True})) == filled).all()
 
 
 @pytest.mark.parametrize("value", [0, 1])

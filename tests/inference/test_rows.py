@@ -347,7 +347,7 @@ def test_unusable_reference_does_not_prevent_prediction(
 def test_bad_files_become_rows_without_effect_on_others(own_archive: Path, ensemble: Ensemble) -> None:
     records = sources.discover(str(own_archive))
     before = rows_of(ensemble, [open_item(Item(record), SMALL) for record in records])
-    Path(records[1].image_uri).write_bytes(b"torn")
+    Path(records[1].image_uri).write_bytes(b"truncated")
     Path(records[3].image_uri).unlink()
     after = rows_of(ensemble, [open_item(Item(record), SMALL) for record in records])
     assert [row["image_id"] for row in after] == [row["image_id"] for row in before]

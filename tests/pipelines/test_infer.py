@@ -61,11 +61,11 @@ def ended(out: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def whole(
+def archive_and_out(
     ray_cluster: None, archive: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Path]:
     """An archive with a damaged image and a dangling link, and its predictions by two workers."""
-    folder = tmp_path_factory.mktemp("whole")
+    folder = tmp_path_factory.mktemp("archive_and_out")
     own = Path(shutil.copytree(archive, folder / "archive"))
     broken = own / "north" / "images" / "north_00.png"
     broken.write_bytes(broken.read_bytes()[:100])
@@ -80,8 +80,8 @@ def film(archive: Path, tmp_path: Path) -> Path:
     return Path(shutil.copy(archive / "south" / "images" / "south_00.png", tmp_path / "film.png"))
 
 
-def test_every_image_has_one_row(whole: tuple[Path, Path]) -> None:
-    archive, out = whole
+def test_every_image_has_one_row(archive_and_out: tuple[Path, Path]) -> None:
+    archive, out = archive_and_out
     rows = rows_of(out)
     assert sorted(row["source_uri"] for row in rows) == sorted(str(path) for path in archive.rglob("images/*"))
     bad = {row["image_id"]: row for row in rows if row["status"] != "ok"}
@@ -92,8 +92,8 @@ def test_every_image_has_one_row(whole: tuple[Path, Path]) -> None:
     assert all(row["mask"] is None and row["dice"] is None for row in bad.values())
 
 
-def test_masks_have_native_size_and_metrics(whole: tuple[Path, Path]) -> None:
-    usable = [row for row in rows_of(whole[1]) if row["status"] == "ok"]
+def test_masks_have_native_size_and_metrics(archive_and_out: tuple[Path, Path]) -> None:
+    usable = [row for row in rows_of(archive_and_out[1]) if row["status"] == "ok"]
     assert sum(row["dice"] > 0.8 for row in usable) >= 6
     for row in usable:
         native = codecs.decode(Path(row["source_uri"]).read_bytes(), "image").shape
@@ -106,17 +106,17 @@ def test_masks_have_native_size_and_metrics(whole: tuple[Path, Path]) -> None:
         assert row["dice"] == pytest.approx(2 * overlap / (int(mask.sum()) + int(truth.sum())))
 
 
-def test_rows_flag_images_seen_in_training(whole: tuple[Path, Path], trained: Path) -> None:
+def test_rows_flag_images_seen_in_training(archive_and_out: tuple[Path, Path], trained: Path) -> None:
     seen = checkpoint.trained_on(checkpoint.find_all(str(trained))[0])
-    rows = [row for row in rows_of(whole[1]) if row["status"] == "ok"]
+    rows = [row for row in rows_of(archive_and_out[1]) if row["status"] == "ok"]
     assert {row["seen_in_training"] for row in rows} == {True, False}
     for row in rows:
         digest = codecs.pixel_digest(codecs.decode(Path(row["source_uri"]).read_bytes(), ""))
         assert row["seen_in_training"] is (digest in seen)
 
 
-def test_counts_add_up_to_the_inputs(whole: tuple[Path, Path]) -> None:
-    archive, out = whole
+def test_counts_add_up_to_the_inputs(archive_and_out: tuple[Path, Path]) -> None:
+    archive, out = archive_and_out
     found, count = ended(out), len(list(archive.rglob("images/*")))
     assert found["images"] == found["predicted_now"] == count == sum(found["counts"].values())
     assert found["counts"] == {"ok": count - 2, "rejected": 1, "failed": 1}
@@ -130,16 +130,20 @@ def test_counts_add_up_to_the_inputs(whole: tuple[Path, Path]) -> None:
 
 
 def test_another_batch_size_and_no_cluster_give_the_same_masks(
-    whole: tuple[Path, Path], without_ray: None, trained: Path, tmp_path: Path
+    archive_and_out: tuple[Path, Path], without_ray: None, trained: Path, tmp_path: Path
 ) -> None:
-    infer.run(settings_of(whole[0], trained, tmp_path / "out", batch_size=5))
-    assert masks(rows_of(tmp_path / "out")) == masks(rows_of(whole[1]))
+    infer.run(settings_of(archive_and_out[0], trained, tmp_path / "out", batch_size=5))
+    assert masks(rows_of(tmp_path / "out")) == masks(rows_of(archive_and_out[1]))
 
 
 def test_lost_part_and_part_with_failed_row_are_predicted_again(
-    whole: tuple[Path, Path], without_ray: None, trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    archive_and_out: tuple[Path, Path],
+    without_ray: None,
+    trained: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    archive, first = whole
+    archive, first = archive_and_out
     out = Path(shutil.copytree(first, tmp_path / "out"))
     before = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.glob("part-*")}
     assert len(before) == 3

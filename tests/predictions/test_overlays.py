@@ -32,13 +32,13 @@ def _written(tmp_path: Path, mask: U8, **values: Any) -> Row:
     return {**row, "part": part, "position": 0}
 
 
-def _picture(shown: overlays.Overlay) -> U8:
+def _image(shown: overlays.Overlay) -> U8:
     content = base64.b64decode(shown.image.removeprefix("data:image/png;base64,"))
-    return codecs.decode(content, "picture").astype(np.uint8)
+    return codecs.decode(content, "image").astype(np.uint8)
 
 
 def _filled(path: str, shown: overlays.Overlay) -> U8:
-    """Fill an outline again, u8[H,W] of the picture's size."""
+    """Fill an outline again, u8[H,W] of the image size."""
     canvas = np.zeros((shown.height, shown.width), np.uint8)
     for ring in re.findall(r"M([^Z]*)Z", path):
         points = np.array([[float(value) for value in point.split()] for point in ring.split("L")])
@@ -80,7 +80,7 @@ def test_a_large_16_bit_image_with_two_masks_is_drawn(tmp_path: Path, draw_pair:
     row = _written(tmp_path, mask, source_uri=paths["image"], mask_uris=[paths["left"], paths["right"]])
     shown = overlays.draw_case(row, "best", "unseen")
     assert (shown.height, shown.width, shown.note) == (360, 250, "")
-    assert abs(int(_picture(shown).mean()) - int(image.mean())) <= 1
+    assert abs(int(_image(shown).mean()) - int(image.mean())) <= 1
     assert shown.prediction == shown.reference
     assert shown.prediction.count("M") == 2
     small = cv2.resize(mask, (250, 360), interpolation=cv2.INTER_AREA)
