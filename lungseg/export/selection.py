@@ -1,92 +1,90 @@
-"""Which predictions an export takes: all parts that an inference ended with, and the rows for which a query holds."""
+"""Select the predictions to export: verified parts, and the rows that satisfy a query."""
 
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from lungseg import storage
+from lungseg.arrays import Row
 from lungseg.config import ExportSettings
 from lungseg.errors import InputError, SettingsError
 from lungseg.predictions.parts import part_files, read_part, recorded_digests
 from lungseg.schema import USABLE
 from lungseg.storage.files import digest_bytes
 
-Row = dict[str, Any]
-
-_READERS = 8  # threads that read parts; in a bucket, reading is waiting
+_READERS = 8  # threads that read parts: reading from a bucket is mostly waiting
 
 
 def require_outside_archive(folder: str, out: str) -> None:
-    """Refuse to write among an archive's pictures, where its next reader would find them.
+    """Refuse to write into the archive, where the next job would read the exported files as images.
 
     Raises:
-        InputError: --out is the archive's folder, or lies in it.
+        InputError: --out is the archive's folder or a folder in it.
 
     """
     archive = str(storage.read_json(storage.join(folder, "plan.json"))["archive"])
     if storage.is_inside(out, archive):
-        raise InputError(f"--out {out} lies in the archive {archive}: pass a folder outside of it")
+        raise InputError(f"--out {out} is inside the archive {archive}: pass a folder outside of it")
 
 
 def reserve_output(out: str, folder: str, settings: ExportSettings) -> None:
-    """Take an output folder for an export, or find it taken for the same one: two would lie there as if they were one.
+    """Record in export.json what is exported, so that one folder never mixes two exports.
 
     Raises:
-        InputError: it holds an export of other predictions or another query, or files of none.
+        InputError: the folder has an export of other predictions or of another query, or files of another origin.
 
     """
     path = storage.join(out, "export.json")
-    told = storage.digest(sorted(recorded_digests(folder).items()))
-    export = {"predictions": folder, "parts": told, "where": settings.where}
+    parts = storage.digest(sorted(recorded_digests(folder).items()))
+    export = {"predictions": folder, "parts": parts, "where": settings.where}
     if storage.exists(path):
-        found = storage.read_json(path)
-        changed = [name for name, value in export.items() if found.get(name) != value]
+        recorded = storage.read_json(path)
+        changed = [name for name, value in export.items() if recorded.get(name) != value]
         if changed:
             raise InputError(
-                f"{out} holds another export ({', '.join(changed)} changed): pass another --out, or delete it"
+                f"{out} has another export ({', '.join(changed)} changed): pass another --out, or delete the folder"
             )
         return
-    strangers = [kind for kind in settings.formats if kind != "coco" and storage.list_folders(storage.join(out, kind))]
-    if strangers:
-        raise InputError(f"{out}/{strangers[0]} holds files, but there is no export.json: pass another --out")
+    occupied = [kind for kind in settings.formats if kind != "coco" and storage.list_folders(storage.join(out, kind))]
+    if occupied:
+        raise InputError(f"{out}/{occupied[0]} has files, but {out} has no export.json: pass another --out")
     storage.write_json(path, export)
 
 
 def verified_parts(folder: str) -> list[str]:
-    """List the parts, which must be those that the inference ended with.
+    """List the parts of a finished inference after checking their SHA-256.
 
     Raises:
-        InputError: one is missing, was changed, or is of another plan.
+        InputError: a part is missing, was changed, or is not listed in predictions.json.
 
     """
-    told = recorded_digests(folder)
+    expected = recorded_digests(folder)
     paths = part_files(folder)
-    there = {storage.name_of(path): path for path in paths}
+    names = [storage.name_of(path) for path in paths]
     with ThreadPoolExecutor(_READERS) as pool:
-        digests = dict(zip(there, pool.map(lambda path: digest_bytes(storage.read_bytes(path)), paths), strict=True))
-    wrong = sorted(name for name in told.keys() | there.keys() if digests.get(name) != told.get(name))
+        digests = dict(zip(names, pool.map(lambda path: digest_bytes(storage.read_bytes(path)), paths), strict=True))
+    wrong = sorted(name for name in expected.keys() | digests.keys() if digests.get(name) != expected.get(name))
     if wrong:
         raise InputError(
-            f"{folder}: {len(wrong)} of {len(told)} parts are missing or not as predictions.json tells them (first: "
-            f"{wrong[0]}): run the same jobs/infer.py again"
+            f"{folder}: {len(wrong)} of {len(expected)} parts are missing or differ from predictions.json (first: "
+            f"{wrong[0]}): run the same jobs/infer.py command again"
         )
     return paths
 
 
 def rows_with_mask(rows: pa.Table) -> pa.Table:
-    """Leave out the rows that have no mask."""
+    """Keep the rows that have a predicted mask."""
     return rows.filter(pa.compute.is_in(rows.column("status"), pa.array(USABLE)))
 
 
 def evaluate_query(rows: pa.Table, where: str) -> NDArray[np.bool_]:
-    """Say for which of these rows, of all parts, a query over their columns holds, as pandas asks it.
+    """Return which rows satisfy a pandas query over their columns; all of them for an empty query.
 
     Raises:
-        SettingsError: the query cannot be asked.
+        SettingsError: the query is invalid, or is not a condition.
 
     """
     frame = rows.drop_columns(["mask"]).to_pandas()
@@ -95,36 +93,38 @@ def evaluate_query(rows: pa.Table, where: str) -> NDArray[np.bool_]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = frame.eval(where, engine="python")
-    except Exception as error:  # whatever a user may type ends in many kinds of them
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise SettingsError(f"--where {where!r}: {first}; the columns are {', '.join(frame.columns)}") from None
-    # Of no rows, a column of text is neither.
-    if np.shape(found) != (len(frame),) or (len(frame) and found.dtype != bool):
-        raise SettingsError(f'--where {where!r}: not true or false for each row: ask as in "dice < 0.9"')
-    return np.asarray(found, bool)
+            result = frame.eval(where, engine="python")
+    except Exception as error:  # an invalid query raises exceptions of many types
+        message = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SettingsError(f"--where {where!r}: {message}; the columns are {', '.join(frame.columns)}") from None
+    # The result for a table without rows has no meaningful dtype.
+    if np.shape(result) != (len(frame),) or (len(frame) and result.dtype != bool):
+        raise SettingsError(f'--where {where!r}: expected true or false for each row, as in "dice < 0.9"')
+    return np.asarray(result, bool)
 
 
 def select_rows(paths: list[str], where: str) -> list[Row]:
-    """Choose rows over all parts: each part's path, and which of its predicted rows are chosen; None where all are.
+    """Evaluate a query over all parts at once, so that it may use statistics such as a quantile.
+
+    Returns one `{"path", "rows"}` per part; rows: indices into its rows with a mask, or None for all.
 
     Raises:
-        SettingsError: the query cannot be asked.
+        SettingsError: the query is invalid, or is not a condition.
 
     """
     if not where:
         return [{"path": path, "rows": None} for path in paths]
     with ThreadPoolExecutor(_READERS) as pool:
-        tables = list(pool.map(lambda path: _without_masks(read_part(path)), paths))
-    holds = evaluate_query(pa.concat_tables(tables), where)
+        tables = list(pool.map(lambda path: _without_mask_column(rows_with_mask(read_part(path))), paths))
+    is_selected = evaluate_query(pa.concat_tables(tables), where)
     ends = np.cumsum([table.num_rows for table in tables])[:-1]
     return [
-        {"path": path, "rows": np.flatnonzero(of).tolist()}
-        for path, of in zip(paths, np.split(holds, ends), strict=True)
+        {"path": path, "rows": np.flatnonzero(of_part).tolist()}
+        for path, of_part in zip(paths, np.split(is_selected, ends), strict=True)
     ]
 
 
-def _without_masks(rows: pa.Table) -> pa.Table:
-    found = rows_with_mask(rows)
-    place = found.schema.get_field_index("mask")
-    return found.set_column(place, "mask", pa.nulls(found.num_rows, pa.string())).replace_schema_metadata(None)
+def _without_mask_column(rows: pa.Table) -> pa.Table:
+    """Replace the masks by nulls to save memory; keep the column so that the parts have the same schema."""
+    index = rows.schema.get_field_index("mask")
+    return rows.set_column(index, "mask", pa.nulls(rows.num_rows, pa.string())).replace_schema_metadata(None)

@@ -21,70 +21,65 @@ from lungseg.inference import mask_shape
 from lungseg.predictions.overlays import read_image_and_mask
 from lungseg.predictions.parts import read_part
 
-_Written = tuple[bytes, str, str]  # a file, its suffix, and what there is to say of it
-
-
-_PREDICTION, _REFERENCE = (0, 176, 255), (233, 180, 86)  # BGR; as in the report
-
-
-_HEAD = 512  # bytes, enough to tell DICOM
+_FileContent = tuple[bytes, str, str]  # content, suffix, note
+_PREDICTION, _REFERENCE = (0, 176, 255), (233, 180, 86)  # BGR, the colours of the report
+_HEAD = 512  # bytes, enough to recognise DICOM
 
 
 def export_part(item: Row, settings: ExportSettings, out: str) -> Row:
-    """Export one part: `part` as JSON to `result`, a TaskResult of `counts`, `notes` and `coco`."""
+    """Export the selected rows of a part; `result` is a TaskResult of `counts`, `notes` and `coco` as JSON."""
     cv2.setNumThreads(1)
-    return {"result": TaskResult.of(_export, json.loads(item["part"]), settings, out).to_json()}
+    return {"result": TaskResult.of(_export_part, json.loads(item["part"]), settings, out).to_json()}
 
 
-def _export(part: Row, settings: ExportSettings, out: str) -> Row:
-    done: dict[str, Any] = {"counts": Counter(), "notes": [], "coco": []}
+def _export_part(part: Row, settings: ExportSettings, out: str) -> Row:
+    result: dict[str, Any] = {"counts": Counter(), "notes": [], "coco": []}
     table = read_part(part["path"])
-    found = rows_with_mask(table)
-    chosen = (found if part["rows"] is None else found.take(pa.array(part["rows"], pa.int64()))).to_pylist()
-    done["counts"].update(rows=table.num_rows, chosen=len(chosen))
-    for row in chosen:
-        _export_row(row, settings, out, done)
-    return done
+    rows = rows_with_mask(table)
+    selected = (rows if part["rows"] is None else rows.take(pa.array(part["rows"], pa.int64()))).to_pylist()
+    result["counts"].update(rows=table.num_rows, selected=len(selected))
+    for row in selected:
+        _export_row(row, settings, out, result)
+    return result
 
 
-def _export_row(row: Row, settings: ExportSettings, out: str, done: dict[str, Any]) -> None:
+def _export_row(row: Row, settings: ExportSettings, out: str, result: dict[str, Any]) -> None:
     try:
         mask = codecs.decode_rle(row["mask"], row["height"], row["width"])
     except (ValueError, TypeError) as error:
         raise InputError(f"the mask of {row['image_id']} cannot be decoded ({error}): predict it again") from None
-    writers = {"masks": _write_mask, "overlays": _write_overlay, "dicom-seg": _write_segmentation}
     for kind in settings.formats:
         if kind == "coco":
-            done["coco"].append(_annotation(row))
-            done["counts"][kind] += 1
+            result["coco"].append(_annotation(row))
+            result["counts"][kind] += 1
             continue
         try:
-            content, suffix, note = writers[kind](row, mask, settings)
-        except InputError as error:  # the image has gone or changed, or is no DICOM
-            done["notes"].append(f"no {kind} of {row['image_id']}: {error}")
+            content, suffix, note = _WRITERS[kind](row, mask, settings)
+        except InputError as error:  # the image is missing or changed, or is not DICOM
+            result["notes"].append(f"no {kind} of {row['image_id']}: {error}")
             continue
         target = storage.join(out, kind, row["dataset"], f"{row['image_id']}{suffix}")
         if target in (row["source_uri"], *(row["mask_uris"] or ())):
-            raise InputError(f"{target} is what was predicted or compared with: pass another --out")
+            raise InputError(f"{target} is an input image or reference mask of the predictions: pass another --out")
         storage.write_bytes(target, content)
-        done["counts"][kind] += 1
+        result["counts"][kind] += 1
         if note:
-            done["notes"].append(f"{kind} of {row['image_id']}: {note}")
+            result["notes"].append(f"{kind} of {row['image_id']}: {note}")
 
 
-def _write_mask(row: Row, mask: U8, settings: ExportSettings) -> _Written:  # noqa: ARG001
+def _encode_mask(row: Row, mask: U8, settings: ExportSettings) -> _FileContent:  # noqa: ARG001
     return codecs.encode_image(mask * np.uint8(255)), ".png", ""
 
 
-def _write_overlay(row: Row, mask: U8, settings: ExportSettings) -> _Written:
-    picture, reference, note = read_image_and_mask(row)
-    if picture.shape != mask.shape:
-        raise InputError(f"{row['source_uri']} has another size than its mask: it was changed")
-    drawn = codecs.encode_image(draw_overlay(picture, mask, reference, settings.overlay_px))
-    return drawn, ".png", note if row["dice"] is not None and reference is None else ""
+def _encode_overlay(row: Row, mask: U8, settings: ExportSettings) -> _FileContent:
+    image, reference, note = read_image_and_mask(row)
+    if image.shape != mask.shape:
+        raise InputError(f"{row['source_uri']} and its predicted mask differ in size: the image was changed")
+    overlay = codecs.encode_image(draw_overlay(image, mask, reference, settings.overlay_px))
+    return overlay, ".png", note if row["dice"] is not None and reference is None else ""
 
 
-def _write_segmentation(row: Row, mask: U8, settings: ExportSettings) -> _Written:  # noqa: ARG001
+def _encode_segmentation(row: Row, mask: U8, settings: ExportSettings) -> _FileContent:  # noqa: ARG001
     if not is_dicom(storage.read_range(row["source_uri"], 0, _HEAD)):
         raise InputError(f"{row['source_uri']} is not a DICOM file")
     right, left = mask_shape.split_lungs(mask)
@@ -93,23 +88,26 @@ def _write_segmentation(row: Row, mask: U8, settings: ExportSettings) -> _Writte
     return encode_segmentation(content, {"right": right, "left": left}, row["model"], name), ".dcm", ""
 
 
-def draw_overlay(picture: U8, mask: U8, reference: U8 | None, longest: int) -> NDArray[np.uint8]:
-    """Draw the outlines of masks u8[H,W] in {0,1} on a picture u8[H,W], as u8[h,w,3] of at most `longest` px, BGR.
+_WRITERS = {"masks": _encode_mask, "overlays": _encode_overlay, "dicom-seg": _encode_segmentation}
 
-    Orange is the prediction, blue under it the reference.
+
+def draw_overlay(image: U8, mask: U8, reference: U8 | None, max_side: int) -> NDArray[np.uint8]:
+    """Draw the outlines of masks u8[H,W] in {0,1} on an image u8[H,W]; return BGR u8[h,w,3] of at most `max_side` px.
+
+    The prediction is orange; the reference is blue and below it.
     """
-    height, width = picture.shape
-    scale = min(1.0, longest / max(height, width))
+    height, width = image.shape
+    scale = min(1.0, max_side / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    drawn = cv2.cvtColor(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), cv2.COLOR_GRAY2BGR)
-    thick = max(1, round(max(size) / 400))
-    for outlined, colour, more in ((reference, _REFERENCE, 1), (mask, _PREDICTION, 0)):
+    overlay = cv2.cvtColor(cv2.resize(image, size, interpolation=cv2.INTER_AREA), cv2.COLOR_GRAY2BGR)
+    thickness = max(1, round(max(size) / 400))
+    for outlined, colour, extra in ((reference, _REFERENCE, 1), (mask, _PREDICTION, 0)):
         if outlined is None:
             continue
-        shrunk = cv2.resize(outlined, size, interpolation=cv2.INTER_NEAREST)
-        contours, _ = cv2.findContours(shrunk, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(drawn, contours, -1, colour, thick + more, cv2.LINE_AA)
-    return drawn  # type: ignore[return-value]
+        resized = cv2.resize(outlined, size, interpolation=cv2.INTER_NEAREST)
+        contours, _ = cv2.findContours(resized, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(overlay, contours, -1, colour, thickness + extra, cv2.LINE_AA)
+    return overlay  # type: ignore[return-value]
 
 
 def _annotation(row: Row) -> Row:
@@ -118,13 +116,13 @@ def _annotation(row: Row) -> Row:
 
 
 def to_coco(rows: list[Row], folder: str) -> dict[str, Any]:
-    """Make a COCO object file of rows; numbers follow the rows' order, an empty mask has an image and no annotation."""
-    pictures: list[Row] = []
+    """Convert rows to a COCO object detection file; an empty mask has an image entry but no annotation."""
+    images: list[Row] = []
     annotations: list[Row] = []
     for number, row in enumerate(rows, start=1):
         name = f"{row['dataset']}/{row['image_id']}"
         size = {"height": row["height"], "width": row["width"]}
-        pictures.append({"id": number, "file_name": row["source_uri"], "lungseg_id": name, **size})
+        images.append({"id": number, "file_name": row["source_uri"], "lungseg_id": name, **size})
         if not row["area_px"]:
             continue
         mask = {"size": [row["height"], row["width"]], "counts": row["mask"]}
@@ -143,6 +141,6 @@ def to_coco(rows: list[Row], folder: str) -> dict[str, Any]:
     return {
         "info": {"description": f"lungs predicted by lungseg, from {storage.name_of(folder)}"},
         "categories": [{"id": 1, "name": "lung", "supercategory": "anatomy"}],
-        "images": pictures,
+        "images": images,
         "annotations": annotations,
     }

@@ -1,4 +1,4 @@
-"""Predictions to files that other tools open: PNG masks, overlays, COCO annotations, DICOM segmentations."""
+"""Export predictions to files of other tools: PNG masks, overlays, COCO annotations, DICOM segmentations."""
 
 import functools
 import json
@@ -28,56 +28,40 @@ from lungseg.schema import PREDICTIONS
 
 logger = logging.getLogger(__name__)
 
-
 _SHOWN_NOTES = 5
 
 
 def run(settings: ExportSettings) -> None:
-    """Write the chosen rows of a folder of predictions as files.
+    """Write the selected rows of a folder of predictions as files.
 
     Raises:
-        LungsegError: there are no predictions, the query cannot be asked, or a name leaves the output folder.
+        LungsegError: there are no predictions, the query is invalid, a file name would leave the output folder, or a
+            format has no file.
 
     """
-    folder, out = _folder(settings), storage.resolve(settings.out)
-    evaluate_query(
-        PREDICTIONS.empty_table(), settings.where
-    )  # tells of a query that cannot be asked before anything is done
+    folder, out = _predictions_folder(settings), storage.resolve(settings.out)
+    evaluate_query(PREDICTIONS.empty_table(), settings.where)  # refuses an invalid query before any work
     require_outside_archive(folder, out)
-    paths = verified_parts(folder)
-    chosen = select_rows(paths, settings.where)
+    selected = select_rows(verified_parts(folder), settings.where)
     reserve_output(out, folder, settings)
     connect()
     require_cpus(1)
     counts: Counter[str] = Counter()
     notes: list[str] = []
     coco: list[Row] = []
-    line = ProgressLine(logger)
-    for number, done in enumerate(_over_cluster(chosen, settings, out), start=1):
-        counts.update(done["counts"])
-        notes += done["notes"]
-        coco += done["coco"]
-        line.update(f"exported {number} of {len(paths)} parts")
-    coco.sort(key=lambda row: (row["dataset"], row["image_id"], row["source_uri"]))  # parts end in any order
+    progress = ProgressLine(logger)
+    for number, result in enumerate(_export_parts(selected, settings, out), start=1):
+        counts.update(result["counts"])
+        notes += result["notes"]
+        coco += result["coco"]
+        progress.update(f"exported {number} of {len(selected)} parts")
     if "coco" in settings.formats:
+        coco.sort(key=lambda row: (row["dataset"], row["image_id"], row["source_uri"]))  # parts finish in any order
         storage.write_json(storage.join(out, "annotations.json"), to_coco(coco, folder))
-    for note in notes[:_SHOWN_NOTES]:
-        logger.warning("%s", note)
-    if len(notes) > _SHOWN_NOTES:
-        logger.warning("and %d more", len(notes) - _SHOWN_NOTES)
-    said = ", ".join(f"{counts[name]} {name}" for name in settings.formats)
-    logger.info("%d of %d rows chosen; written to %s: %s", counts["chosen"], counts["rows"], out, said)
-    if not counts["chosen"]:
-        logger.warning("no row was chosen: --where %r holds for none that has a mask", settings.where)
-        return
-    lacking = [name for name in settings.formats if not counts[name]]
-    if lacking:
-        first = next(note for note in notes if note.startswith(f"no {lacking[0]} of "))
-        raise InputError(f"not one of {counts['chosen']} rows could be exported as {', '.join(lacking)}: {first}")
+    _log_result(settings, out, counts, notes)
 
 
-def _folder(settings: ExportSettings) -> str:
-    """Find the predictions that are meant."""
+def _predictions_folder(settings: ExportSettings) -> str:
     if not settings.predictions:
         raise SettingsError("no predictions named: pass --predictions FOLDER (the --out of jobs/infer.py)")
     folder = storage.resolve(settings.predictions)
@@ -85,13 +69,35 @@ def _folder(settings: ExportSettings) -> str:
         raise InputError(f"{folder}: no such folder: pass the --out of jobs/infer.py")
     if not storage.exists(storage.join(folder, "predictions.json")):
         raise InputError(
-            f"{folder}: no predictions.json in it, expected what a finished jobs/infer.py wrote: finish it"
+            f"{folder}: no predictions.json, expected a finished inference: run the same jobs/infer.py command again"
         )
     return folder
 
 
-def _over_cluster(chosen: list[Row], settings: ExportSettings, out: str) -> Iterator[dict[str, Any]]:
+def _export_parts(parts: list[Row], settings: ExportSettings, out: str) -> Iterator[dict[str, Any]]:
     export = functools.partial(export_part, settings=settings, out=out)
-    items = [{"part": json.dumps(part)} for part in chosen]
+    items = [{"part": json.dumps(part)} for part in parts]
     for row in ray.data.from_items(items, override_num_blocks=len(items)).map(export).iter_rows():
         yield TaskResult.from_json(row["result"]).unwrap()
+
+
+def _log_result(settings: ExportSettings, out: str, counts: Counter[str], notes: list[str]) -> None:
+    """Log notes and counts.
+
+    Raises:
+        InputError: rows were selected, but a format has no file.
+
+    """
+    for note in notes[:_SHOWN_NOTES]:
+        logger.warning("%s", note)
+    if len(notes) > _SHOWN_NOTES:
+        logger.warning("and %d more", len(notes) - _SHOWN_NOTES)
+    written = ", ".join(f"{counts[name]} {name}" for name in settings.formats)
+    logger.info("%d of %d rows selected; written to %s: %s", counts["selected"], counts["rows"], out, written)
+    if not counts["selected"]:
+        logger.warning("no row was selected: --where %r matches no row with a mask", settings.where)
+        return
+    missing = [name for name in settings.formats if not counts[name]]
+    if missing:
+        first = next(note for note in notes if note.startswith(f"no {missing[0]} of "))
+        raise InputError(f"none of {counts['selected']} rows could be exported as {', '.join(missing)}: {first}")

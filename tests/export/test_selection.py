@@ -1,41 +1,65 @@
-"""Which predictions are exported: parts that are whole, and rows for which a query holds over all of them."""
-
-# ruff: noqa: F401, F811  # fixtures of another file
-
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from lungseg.config import ExportSettings
 from lungseg.errors import InputError, SettingsError
 from lungseg.export import selection
 from lungseg.predictions.parts import part_path
 from lungseg.schema import PREDICTIONS, table
-from tests.pipelines.test_export import predictions, row_of, run
+from tests.export.prediction_files import DrawPair, prediction_row, replace_part
 
 
 @pytest.mark.parametrize("where", ["area_px", "dice * 2", "dice.mean() > 0.5", "1", "dataset"])
-def test_a_query_that_is_no_condition_is_refused(where: str, predictions: Path, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="not true or false for each row"):
-        run(predictions, tmp_path / "out", "masks", where=where)
-    assert not (tmp_path / "out").exists()
+def test_query_that_is_no_condition_is_refused(where: str, predictions: Path) -> None:
+    with pytest.raises(SettingsError, match="expected true or false for each row"):
+        selection.select_rows(selection.verified_parts(str(predictions)), where)
 
 
-def test_a_query_is_asked_of_all_parts_at_once(predictions: Path) -> None:
+@pytest.mark.parametrize("where", ["dicee < 1", "dice <", "import os", "1 +"])
+def test_invalid_query_is_refused(where: str) -> None:
+    with pytest.raises(SettingsError, match="the columns are image_id"):
+        selection.evaluate_query(PREDICTIONS.empty_table(), where)
+
+
+def test_query_is_evaluated_over_all_parts(predictions: Path) -> None:
     paths = selection.verified_parts(str(predictions))
-    found = selection.select_rows(paths, "dice <= dice.quantile(0.5)")  # of 0.8, 0.9 in the first, 0.95 in the second
-    assert [part["rows"] for part in found] == [[0, 1], []]
+    selected = selection.select_rows(paths, "dice <= dice.quantile(0.5)")  # 0.8 and 0.9 in part 0, 0.95 in part 1
+    assert [part["rows"] for part in selected] == [[0, 1], []]
     assert [part["rows"] for part in selection.select_rows(paths, "")] == [None, None]
 
 
-def test_predicted_rows_are_those_with_a_mask(draw_pair: Any) -> None:
+def test_rejected_rows_have_no_mask(draw_pair: DrawPair) -> None:
     _, mask = draw_pair(1, 40, 40)
-    rows = [row_of(str(i), "x.png", mask, status=("ok", "rejected", "repaired")[i % 3]) for i in range(6)]
+    rows = [prediction_row(str(i), "x.png", mask, status=("ok", "rejected", "repaired")[i % 3]) for i in range(6)]
     assert selection.rows_with_mask(table(rows, PREDICTIONS)).column("image_id").to_pylist() == ["0", "2", "3", "5"]
 
 
-def test_parts_that_are_missing_or_of_another_start_are_refused(predictions: Path, tmp_path: Path) -> None:
-    part = Path(part_path(str(predictions), 1))
-    part.rename(part_path(str(predictions), 7))
-    with pytest.raises(InputError, match=r"2 of 2 parts are missing or not as .*part-000001.parquet.*infer.py again"):
-        run(predictions, tmp_path / "out", "coco")
+def test_missing_part_is_refused(predictions: Path) -> None:
+    Path(part_path(str(predictions), 1)).rename(part_path(str(predictions), 7))
+    with pytest.raises(InputError, match=r"2 of 2 parts are missing or differ .*part-000001.parquet.*infer.py command"):
+        selection.verified_parts(str(predictions))
+
+
+def test_output_inside_the_archive_is_refused(predictions: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--out .*films/deep is inside the archive .*films: pass a folder outside"):
+        selection.require_outside_archive(str(predictions), str(tmp_path / "films" / "deep"))
+    selection.require_outside_archive(str(predictions), str(tmp_path / "out"))
+
+
+def test_folder_has_one_export_only(predictions: Path, tmp_path: Path, draw_pair: DrawPair) -> None:
+    out, folder = str(tmp_path / "out"), str(predictions)
+    selection.reserve_output(out, folder, ExportSettings(where="dice < 0.85"))
+    selection.reserve_output(out, folder, ExportSettings(where="dice < 0.85", formats=("coco",)))
+    with pytest.raises(InputError, match=r"has another export \(where changed\): pass another --out, or delete"):
+        selection.reserve_output(out, folder, ExportSettings())
+    replace_part(predictions, 0, [prediction_row("new", "new.png", draw_pair(1, 40, 40)[1])])
+    with pytest.raises(InputError, match=r"\(parts changed\)"):
+        selection.reserve_output(out, folder, ExportSettings(where="dice < 0.85"))
+
+
+def test_folder_with_other_files_is_refused(predictions: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine" / "masks" / "north").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"masks has files, but .*mine has no export\.json"):
+        selection.reserve_output(str(tmp_path / "mine"), str(predictions), ExportSettings())
+    assert not (tmp_path / "mine" / "export.json").exists()

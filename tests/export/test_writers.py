@@ -1,0 +1,103 @@
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+
+from lungseg import storage
+from lungseg.arrays import Row
+from lungseg.config import ExportSettings
+from lungseg.config.export import ExportFormat
+from lungseg.errors import InputError, TaskResult
+from lungseg.export.writers import draw_overlay, export_part, to_coco
+from lungseg.imaging import codecs
+from lungseg.predictions.parts import part_path
+from tests.export.prediction_files import DrawPair, prediction_row, replace_part
+
+
+def _export(folder: Path, part: int, out: Path, *formats: ExportFormat) -> Row:
+    item = {"part": json.dumps({"path": part_path(str(folder), part), "rows": None})}
+    result: Row = TaskResult.from_json(export_part(item, ExportSettings(formats=formats), str(out))["result"]).unwrap()
+    return result
+
+
+def _names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_masks_are_exported_at_full_size(predictions: Path, tmp_path: Path) -> None:
+    result = _export(predictions, 1, tmp_path / "out", "masks")
+    assert result["counts"] == {"rows": 3, "selected": 2, "masks": 2}
+    rows = {row["image_id"]: row for row in storage.read_table(part_path(str(predictions), 1)).to_pylist()}
+    assert _names(tmp_path / "out" / "masks" / "north") == {"radiograph.png", "empty.png"}
+    for path in (tmp_path / "out" / "masks" / "north").iterdir():
+        mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        assert mask is not None
+        assert (mask == 255 * codecs.decode_rle(rows[path.stem]["mask"], *mask.shape)).all()
+
+
+def test_only_dicom_images_become_dicom_segmentations(predictions: Path, tmp_path: Path) -> None:
+    result = _export(predictions, 1, tmp_path / "out", "dicom-seg")
+    assert _names(tmp_path / "out" / "dicom-seg" / "north") == {"radiograph.dcm"}
+    (note,) = result["notes"]
+    assert "no dicom-seg of empty" in note
+    assert "is not a DICOM file" in note
+
+
+def test_coco_file_is_read_back(predictions: Path, tmp_path: Path) -> None:
+    rows = [row for part in (0, 1) for row in _export(predictions, part, tmp_path / "out", "coco")["coco"]]
+    storage.write_json(str(tmp_path / "annotations.json"), to_coco(rows, str(predictions)))
+    coco = COCO(str(tmp_path / "annotations.json"))
+    assert (len(coco.imgs), len(coco.anns)) == (4, 3)  # an empty mask has no annotation
+    by_name = {f"north/{row['image_id']}": row for row in rows}
+    for annotation in coco.anns.values():
+        row = by_name[coco.imgs[annotation["image_id"]]["lungseg_id"]]
+        assert (coco.annToMask(annotation) == codecs.decode_rle(row["mask"], row["height"], row["width"])).all()
+        assert (annotation["area"], annotation["bbox"]) == (row["area_px"], row["bbox"])
+
+
+def test_missing_image_is_noted_and_others_are_written(predictions: Path, tmp_path: Path) -> None:
+    (tmp_path / "1.png").unlink()
+    result = _export(predictions, 0, tmp_path / "out", "overlays")
+    assert _names(tmp_path / "out" / "overlays" / "north") == {"png_0.png"}
+    assert any(note.startswith("no overlays of png_1: ") for note in result["notes"])
+
+
+def test_invalid_mask_is_an_error(predictions: Path, tmp_path: Path, draw_pair: DrawPair) -> None:
+    row = prediction_row("broken", str(tmp_path / "0.png"), draw_pair(1, 40, 40)[1])
+    replace_part(predictions, 0, [{**row, "mask": "no run lengths"}])
+    with pytest.raises(InputError, match="the mask of broken cannot be decoded"):
+        _export(predictions, 0, tmp_path / "out", "masks")
+
+
+def test_name_that_leaves_the_folder_is_refused(predictions: Path, tmp_path: Path, draw_pair: DrawPair) -> None:
+    row = prediction_row("../../../escaped", str(tmp_path / "0.png"), draw_pair(1, 40, 40)[1])
+    replace_part(predictions, 0, [row])
+    before = set(tmp_path.rglob("*"))
+    with pytest.raises(InputError, match="leaves its folder"):
+        _export(predictions, 0, tmp_path / "deep" / "out", "masks")
+    new = {path for path in set(tmp_path.rglob("*")) - before if path.is_file()}
+    assert all(tmp_path / "deep" in path.parents for path in new)
+
+
+def test_reference_mask_is_not_overwritten(predictions: Path, tmp_path: Path, draw_pair: DrawPair) -> None:
+    reference = tmp_path / "masks" / "north" / "mine.png"
+    reference.parent.mkdir(parents=True)
+    reference.write_bytes(b"drawn by hand")
+    row = prediction_row("mine", str(tmp_path / "0.png"), draw_pair(1, 40, 40)[1], mask_uris=[str(reference)])
+    replace_part(predictions, 0, [row])
+    with pytest.raises(InputError, match=r"mine.png is an input image or reference mask .*: pass another --out"):
+        _export(predictions, 0, tmp_path, "masks")
+    assert reference.read_bytes() == b"drawn by hand"
+
+
+def test_overlay_shows_outlines_on_the_image(draw_pair: DrawPair) -> None:
+    image, mask = draw_pair(3, 300, 200)
+    overlay = draw_overlay(image, mask, None, 150)
+    assert overlay.shape == (150, 100, 3)
+    is_orange = overlay[..., 2].astype(int) - overlay[..., 0] > 60
+    assert 0 < is_orange.sum() < 0.2 * is_orange.size
+    assert (np.ptp(overlay.astype(int), axis=2) == 0).mean() > 0.6  # the rest is grey
+    assert draw_overlay(image, mask, mask, 9999).shape == (300, 200, 3)
