@@ -1,6 +1,6 @@
-"""What test_ranks runs in processes of its own: `ranks_worker.py PREPARED OUT`, every world after the other.
+"""Ranks of test_distributed.py in their own processes: `ranks_worker.py PREPARED OUT`, one world size after another.
 
-PREPARED holds prepared data sets. Each rank of each world writes OUT/<world>-<rank>.json.
+PREPARED holds prepared datasets. Each rank writes OUT/<world_size>-<rank>.json.
 """
 
 import json
@@ -43,7 +43,7 @@ CPU = torch.device("cpu")
 
 
 def network() -> LungNetwork:
-    """Build the same weights on every rank; statistics of some pictures, so that logits differ from each other."""
+    """Build the same weights on every rank, with batch norm statistics of some images so that logits differ."""
     torch.manual_seed(SEED)
     model = build_network(MODEL).train()
     model(torch.rand(4, 1, 64, 64))
@@ -56,7 +56,7 @@ def evaluated(reader: SampleReader, model: nn.Module, measure: epoch_loop.Measur
 
 
 def trained_on(reader: SampleReader) -> list[list[str]]:
-    """Ids of this rank's samples, a list an epoch, read through the loader."""
+    """Return the ids of this rank's samples, one list per epoch, read through the loader."""
     world = distributed.rank_and_world_size()
     epochs = [loader.training_steps(len(reader.rows), 2, (*world, world[1]), (SEED, epoch)) for epoch in range(2)]
     batches = [loader.load_batches(reader, steps, 1) for steps in epochs]
@@ -64,9 +64,9 @@ def trained_on(reader: SampleReader) -> list[list[str]]:
 
 
 def trained(reader: SampleReader, planned_world_size: int = 0, **optim: Any) -> dict[str, Any]:
-    """Train 10 epochs with the same global batches, of all 8 images, in every world: losses, weights, sizes of batches.
+    """Train 10 epochs with the same global batches of 8 images for any world_size; return losses, weights, batch sizes.
 
-    As a run does it, through the real Learner; one step of the optimizer an epoch.
+    One optimizer step per epoch.
     """
     rank, world = distributed.rank_and_world_size()
     planned_world_size = planned_world_size or world
@@ -93,7 +93,7 @@ def weights(model: nn.Module) -> list[float]:
 
 
 def shared_buffers() -> tuple[list[float], list[float]]:
-    """Sums of all buffers before and after they are shared; every rank begins with its own."""
+    """Return the sums of all buffers before and after the broadcast; every rank starts with its own values."""
     model = network()
     for number, buffer in enumerate(model.buffers()):
         buffer.fill_(number + 1000 * (1 + distributed.rank_and_world_size()[0]))
@@ -114,11 +114,11 @@ RUNS = {
 
 
 class CrashError(Exception):
-    """Stands for the process's end."""
+    """Simulates the end of the process."""
 
 
 def whole_run(folders: list[str], folder: str, kind: str, ends: tuple[int, int] = (0, 0)) -> dict[str, Any]:
-    """One run as the pipeline does it; where it `ends` at a batch of an epoch, on all ranks, it is started again."""
+    """Train and test one run; if `ends` is a (epoch, batch), end it there on all ranks and start it again."""
     changes = {
         "folds": 5,
         "epochs": 2,
@@ -130,7 +130,9 @@ def whole_run(folders: list[str], folder: str, kind: str, ends: tuple[int, int] 
     settings = RUNS[kind].model_copy(update=changes)
     plan = RunPlan("source-to-source", ("north",), fold=0, folds=5, seed=3, validates=settings.validates)
     if kind == "frozen":
-        plan = replace(plan, protocol="pooled", train_on=("north", "south"), fold=3)  # 6 to train on, 1 and 1
+        plan = replace(
+            plan, protocol="pooled", train_on=("north", "south"), fold=3
+        )  # 6 training, 1 validation and 1 held-out image
     run = Run(settings, plan, tuple(folders), f"run-{kind}", folder)
 
     def show(progress: Progress) -> None:
@@ -154,7 +156,7 @@ def whole_run(folders: list[str], folder: str, kind: str, ends: tuple[int, int] 
 
 
 def refused(folders: list[str], folder: str) -> str:
-    """What a run says that has too few images for its ranks."""
+    """Return the error of a run with too few images for its ranks."""
     settings = TrainSettings(folds=5, model=MODEL, wandb=WandbSettings(mode="disabled"))
     plan = RunPlan("source-to-source", ("north",), fold=0, folds=5, seed=3)
     try:
@@ -178,7 +180,7 @@ def work(rank: int, world: int, prepared: str, out: str) -> None:
         "trained_on": trained_on(reader),
     }
     found["steps"] = {"plain": trained(reader), "accumulating": trained(reader, accumulate_steps=2)}
-    found["steps"]["of four seats"] = trained(reader, planned_world_size=4)
+    found["steps"]["of four planned ranks"] = trained(reader, planned_world_size=4)
     if world < 3:
         found["steps"]["clipped, averaged"] = trained(reader, clip_norm=0.1, ema_decay=0.5)
     found["buffers"] = shared_buffers()
@@ -195,6 +197,6 @@ def work(rank: int, world: int, prepared: str, out: str) -> None:
 
 
 if __name__ == "__main__":
-    # Forked, so that what takes seconds to import is imported once; nothing was computed yet that a fork would break.
+    # Forked to import torch once; nothing that a fork would break has been computed yet.
     for size in WORLDS:
         mp.start_processes(work, (size, *sys.argv[1:]), nprocs=size, start_method="fork")

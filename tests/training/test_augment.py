@@ -1,4 +1,4 @@
-"""Random changes: the same for the same key, none when none is asked, and the mask goes where its image goes."""
+"""Augmentation: reproducible, off by default, and equal for image and mask."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -78,7 +78,7 @@ def test_only_geometric_augmentation_changes_the_mask(kind: str, pair: tuple[U8,
     for epoch in range(10):
         image, mask = augment(*pair, AugmentSettings(**{kind: KINDS[kind]}), (0, epoch, "x"))
         changed[epoch] = (image != pair[0]).mean(), (mask != pair[1]).mean()
-    # A blur may be drawn too weak to be seen.
+    # A blur can be too weak to change the image.
     assert (changed[:, 0] > 0.003).sum() >= 8
     assert (changed[:, 1] > 0.0).sum() == (10 if kind in MOVES else 0)
 
@@ -109,7 +109,7 @@ def test_threads_change_nothing(pair: tuple[U8, U8]) -> None:
 
 
 def _draws(pair: tuple[U8, U8], chosen: AugmentSettings) -> dict[Any, Any]:
-    """Say which generators were made, by seed, and where each stood in the end."""
+    """Return the final state of each random generator, by seed."""
     made: dict[Any, np.random.Generator] = {}
     make = np.random.default_rng
     with pytest.MonkeyPatch.context() as patch:
@@ -292,7 +292,7 @@ def test_collimation_covers_one_to_four_sides_but_no_padding() -> None:
     assert {1, 2, 3, 4} <= set(sides)
     assert sides.count(0) < 30
     assert 0.4 < np.mean(np.array(greys) == 0) < 0.6
-    assert np.mean([grey <= 160 for grey in greys if grey < 255]) > 0.95  # the others are on an edge
+    assert np.mean([grey <= 160 for grey in greys if grey < 255]) > 0.95  # the others are anti-aliased edges
 
 
 def test_collimation_probability_is_respected(pair: tuple[U8, U8]) -> None:

@@ -1,4 +1,4 @@
-"""One, two and three processes do the same work: nothing is read twice, left out, or weighted otherwise."""
+"""One, two and three ranks compute the same results from the same images."""
 
 import json
 import os
@@ -21,7 +21,7 @@ Results = dict[int, list[dict[str, Any]]]
 
 @pytest.fixture(scope="module")
 def out(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where every rank of every world wrote what it found; see ranks_worker.py."""
+    """Folder with the results of every rank and world_size; see ranks_worker.py."""
     folder = tmp_path_factory.mktemp("ranks")
     worker = Path(__file__).with_name("ranks_worker.py")
     done = subprocess.run(
@@ -30,8 +30,8 @@ def out(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         capture_output=True,
         text=True,
         timeout=240,
-        # The same kernels on every machine: those of some CPUs sum batches of unlike sizes in unlike orders, and ten
-        # steps of Adam make more of that than the ranks do.
+        # The same kernels on every machine: some CPUs sum batches of different sizes in different orders, and ten steps
+        # of Adam amplify that beyond the tolerance.
         env={**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"},
     )
     assert done.returncode == 0, done.stderr
@@ -40,55 +40,55 @@ def out(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def results(out: Path) -> Results:
-    """What the ranks found, a list a world, in the order of ranks."""
+    """Results by world_size, in rank order."""
     return {
         world: [json.loads((out / f"{world}-{rank}.json").read_text()) for rank in range(world)] for world in WORLDS
     }
 
 
 def test_every_rank_knows_its_number(results: Results) -> None:
-    for world, found in results.items():
-        assert [one["rank_and_world_size"] for one in found] == [[rank, world] for rank in range(world)]
+    for world, ranks in results.items():
+        assert [result["rank_and_world_size"] for result in ranks] == [[rank, world] for rank in range(world)]
 
 
 def test_every_rank_gathers_all_values_in_rank_order(results: Results) -> None:
-    for world, found in results.items():
-        assert all(one["gathered"] == [f"of {rank}" for rank in range(world)] for one in found)
+    for world, ranks in results.items():
+        assert all(result["gathered"] == [f"of {rank}" for rank in range(world)] for result in ranks)
 
 
 def test_any_world_size_measures_every_image_equally(results: Results) -> None:
     (alone,) = results[1]
     assert len(alone["rows"]) == len({(row["dataset"], row["image_id"]) for row in alone["rows"]}) == 8
     assert 0 < sum(row["tp"] for row in alone["rows"]) < sum(row["tp"] + row["fn"] for row in alone["rows"])
-    for found in results.values():
-        assert all(one["rows"] == alone["rows"] for one in found)
-        assert all(one["native"] == alone["native"] for one in found)
+    for ranks in results.values():
+        assert all(result["rows"] == alone["rows"] for result in ranks)
+        assert all(result["native"] == alone["native"] for result in ranks)
 
 
 def test_every_training_sample_is_read_once_an_epoch(results: Results) -> None:
     (alone,) = results[1]
-    everybody = sorted(row["image_id"] for row in alone["rows"])
-    for found in results.values():
+    all_ids = sorted(row["image_id"] for row in alone["rows"])
+    for ranks in results.values():
         for epoch in range(2):
-            assert sorted(name for one in found for name in one["trained_on"][epoch]) == everybody
+            assert sorted(name for result in ranks for name in result["trained_on"][epoch]) == all_ids
     assert alone["trained_on"][0] != alone["trained_on"][1]
 
 
 @pytest.mark.parametrize("kind", ["plain", "clipped, averaged", "accumulating"])
 def test_any_number_of_ranks_takes_the_same_steps(kind: str, results: Results) -> None:
-    """Ten steps with the same images; dropout and batch norm, which differ between ranks, are off."""
+    """Without dropout and batch norm, which differ between ranks."""
     alone = results[1][0]["steps"][kind]
     assert len(set(alone["losses"])) == len(alone["losses"]) == 10
     assert alone["losses"][-1] < 0.97 * alone["losses"][0]
     assert alone["sizes"] == ([4] * 20 if kind == "accumulating" else [8] * 10)
-    if kind == "plain":  # a mean of ranks' means would be wrong
-        assert {size for one in results[3] for size in one["steps"][kind]["sizes"]} == {2, 3}
-    for found in (results[world] for world in WORLDS if kind in results[world][0]["steps"]):
-        for one in (rank["steps"][kind] for rank in found):
-            assert one["losses"] == pytest.approx(alone["losses"], abs=1e-5)
-            # Where a gradient is nearly 0, Adam makes whole steps of its rounding.
-            assert one["weights"] == pytest.approx(alone["weights"], rel=1e-3, abs=1e-3)
-            assert one["weights"] == found[0]["steps"][kind]["weights"]
+    if kind == "plain":  # with unequal batches, a mean of the ranks' means would differ
+        assert {size for result in results[3] for size in result["steps"][kind]["sizes"]} == {2, 3}
+    for ranks in (results[world] for world in WORLDS if kind in results[world][0]["steps"]):
+        for result in (rank["steps"][kind] for rank in ranks):
+            assert result["losses"] == pytest.approx(alone["losses"], abs=1e-5)
+            # Adam turns rounding differences of gradients near 0 into full steps.
+            assert result["weights"] == pytest.approx(alone["weights"], rel=1e-3, abs=1e-3)
+            assert result["weights"] == ranks[0]["steps"][kind]["weights"]
 
 
 def test_accumulated_steps_equal_those_of_the_whole_batch(results: Results) -> None:
@@ -99,28 +99,28 @@ def test_accumulated_steps_equal_those_of_the_whole_batch(results: Results) -> N
 
 
 def test_ranks_that_replace_lost_ones_take_the_same_steps(results: Results) -> None:
-    """Four were planned; one, two or three take their batches, two images each, three of them unevenly."""
+    """Four ranks are planned; one, two or three process their batches of two images, three of them unevenly."""
     plain = results[1][0]["steps"]["plain"]["losses"]
     for world, shares in ((1, [40]), (2, [20, 20]), (3, [20, 10, 10])):
-        steps = [one["steps"]["of four seats"] for one in results[world]]
-        assert [one["sizes"] for one in steps] == [[2] * share for share in shares]
-        assert all(one["losses"] == pytest.approx(plain, abs=1e-5) for one in steps)
-        assert all(one["weights"] == steps[0]["weights"] for one in steps)
+        steps = [result["steps"]["of four planned ranks"] for result in results[world]]
+        assert [result["sizes"] for result in steps] == [[2] * share for share in shares]
+        assert all(result["losses"] == pytest.approx(plain, abs=1e-5) for result in steps)
+        assert all(result["weights"] == steps[0]["weights"] for result in steps)
 
 
 def test_shared_buffers_are_those_of_rank_0(results: Results) -> None:
-    for found in results.values():
-        befores, afters = zip(*(one["buffers"] for one in found), strict=True)
+    for ranks in results.values():
+        befores, afters = zip(*(result["buffers"] for result in ranks), strict=True)
         assert all(after == befores[0] for after in afters)
         assert all(before != befores[0] for before in befores[1:])
 
 
 def test_two_ranks_end_with_one_model_and_summary(results: Results, out: Path) -> None:
     for kind, saved, tested_images in (("local", 2, 4), ("frozen", 4, 1)):
-        first, second = (one["runs"][kind] for one in results[2])
+        first, second = (result["runs"][kind] for result in results[2])
         assert first["summary"] == second["summary"]
         assert (first["saved"], second["saved"]) == (saved, 0)
-        assert first["state"] == second["state"]  # statistics of batch norm, too
+        assert first["state"] == second["state"]  # includes batch norm statistics
         written = storage.read_json(f"{out}/{kind}/run.json")
         assert written["tested"] == first["summary"]["tested"]
         tested = storage.read_table(f"{out}/{kind}/tested.parquet").to_pylist()
@@ -133,10 +133,10 @@ def test_two_ranks_end_with_one_model_and_summary(results: Results, out: Path) -
 
 @pytest.mark.parametrize("kind", ["local", "frozen"])
 def test_killed_run_of_two_ranks_gives_the_same_result(kind: str, results: Results, out: Path) -> None:
-    for one in results[2]:
-        whole, killed = one["runs"][kind], one["killed"][kind]
+    for result in results[2]:
+        uninterrupted, killed = result["runs"][kind], result["killed"][kind]
         assert {name: killed[name] for name in ("summary", "state")} == {
-            name: whole[name] for name in whole if name != "saved"
+            name: uninterrupted[name] for name in uninterrupted if name != "saved"
         }
         assert killed["began_at"] == ([1, 2] if kind == "frozen" else [1, 0])
     folders = [out / kind, out / f"{kind}-killed"]
@@ -150,8 +150,8 @@ def test_killed_run_of_two_ranks_gives_the_same_result(kind: str, results: Resul
 
 
 def test_too_few_images_are_refused_on_every_rank_alike(results: Results, out: Path) -> None:
-    said = {one["refused"] for one in results[3]}
-    assert said == {"too-few: 4 training images, 6 needed for 3 workers: lower --workers-per-run"}
+    messages = {result["refused"] for result in results[3]}
+    assert messages == {"too-few: 4 training images, 6 needed for 3 workers: lower --workers-per-run"}
     assert not (out / "refused").exists()
 
 

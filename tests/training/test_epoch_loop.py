@@ -1,4 +1,4 @@
-"""One pass over data: what is learnt from, and every image measured once."""
+"""One pass over data: training on batches, and measuring every image once."""
 
 import math
 import threading
@@ -20,13 +20,13 @@ from lungseg.training import epoch_loop
 from lungseg.training.evaluation import measure_at_prepared_size
 from lungseg.training.loader import Batch
 
-torch.set_num_threads(1)  # two threads that wait for each other are ten times slower on a busy machine
+torch.set_num_threads(1)  # on a busy machine two threads are ten times slower
 
 WHOLE = Geometry(64, 64, 64, 64, 0, 0, 64)
 
 
 def a_sample(image_id: str, seed: int = 0, dataset: str = "north") -> Sample:
-    """A dark square on grey noise, and where it is."""
+    """A dark square on grey noise with its mask."""
     random = np.random.default_rng(seed)
     mask = np.zeros((64, 64), np.uint8)
     top, left = random.integers(4, 28, 2)
@@ -42,7 +42,7 @@ def a_batch(*samples: Sample) -> Batch:
 
 
 class Pixelwise(nn.Module):
-    """Lung where a pixel is bright; notes in which mode it was called."""
+    """Predicts lung for bright pixels; records whether it was in training mode."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,23 +57,23 @@ class Pixelwise(nn.Module):
 def train(
     losses: Sequence[Sequence[float]], rates: Sequence[float] | None = None, seeds: Sequence[int] | None = None
 ) -> tuple[tuple[float, int], list[Any], list[Any]]:
-    """Train with these losses of batches; return what came of it, what was learnt from, and what was shown."""
-    learnt: list[Any] = []
+    """Train on batches with these losses; return the result, the batches and the reported losses."""
+    seen_batches: list[Any] = []
     shown: list[Any] = []
 
-    def learn(batch: Batch, rate: float) -> Tensor:
-        learnt.append((len(batch.samples), rate, float(torch.rand(()))))
-        return torch.tensor(losses[len(learnt) - 1])
+    def train_on_batch(batch: Batch, rate: float) -> Tensor:
+        seen_batches.append((len(batch.samples), rate, float(torch.rand(()))))
+        return torch.tensor(losses[len(seen_batches) - 1])
 
     batches = [a_batch(*[a_sample(str(i)) for i in range(len(some))]) for some in losses]
-    found = epoch_loop.train_batches(
-        learn,
+    result = epoch_loop.train_batches(
+        train_on_batch,
         batches,
         [0.1] * len(losses) if rates is None else rates,
         range(len(losses)) if seeds is None else seeds,
         lambda number, loss: shown.append((number, loss)),
     )
-    return found, learnt, shown
+    return result, seen_batches, shown
 
 
 # Training
@@ -88,13 +88,13 @@ def test_loss_is_a_sum_with_its_image_count() -> None:
 def test_long_sum_of_losses_keeps_precision() -> None:
     (total, images), _, _ = train([[1.0], *[[1e-8]] * 1000])
     assert images == 1001
-    assert total == pytest.approx(1.0 + 1e-5, abs=1e-12)  # in f32 it would still be 1
+    assert total == pytest.approx(1.0 + 1e-5, abs=1e-12)  # in float32 the sum would still be 1
 
 
 def test_every_batch_has_its_rate_and_its_random_state() -> None:
-    _, learnt, _ = train([[1.0, 1.0], [1.0], [1.0]], [0.1, 0.2, 0.3], [7, 8, 7])
-    assert [(size, rate) for size, rate, _ in learnt] == [(2, 0.1), (1, 0.2), (1, 0.3)]
-    drawn = [chance for _, _, chance in learnt]
+    _, seen_batches, _ = train([[1.0, 1.0], [1.0], [1.0]], [0.1, 0.2, 0.3], [7, 8, 7])
+    assert [(size, rate) for size, rate, _ in seen_batches] == [(2, 0.1), (1, 0.2), (1, 0.3)]
+    drawn = [chance for _, _, chance in seen_batches]
     assert drawn[0] == drawn[2] != drawn[1]
     torch.manual_seed(8)
     assert drawn[1] == float(torch.rand(()))
@@ -159,7 +159,7 @@ def test_rows_hold_the_metrics_of_their_image() -> None:
     rows = epoch_loop.evaluate(Pixelwise(), [a_batch(*samples)], measure_at_prepared_size(0.5), 2)
     for sample, row in zip(samples, rows, strict=True):
         assert sample.mask is not None
-        lung, predicted = sample.mask == 1, sample.image / 255.0 >= 0.5  # the model is 0.5 where the logit is 0
+        lung, predicted = sample.mask == 1, sample.image / 255.0 >= 0.5  # the model predicts 0.5 at logit 0
         assert row["tp"] == (lung & predicted).sum()
         assert row["fn"] == (lung & ~predicted).sum()
         assert row["fp"] == (~lung & predicted).sum()
@@ -184,7 +184,7 @@ def test_measure_gets_the_probabilities_of_its_sample() -> None:
 
 
 def test_pending_predictions_are_limited() -> None:
-    """Thousands of them would fill the memory."""
+    """A long queue would fill the memory."""
     lock, made = threading.Lock(), [0]
     ahead: list[int] = []
 

@@ -1,4 +1,4 @@
-"""What is measured of one image: at prepared size, at native size and over thresholds, by hand-made geometries."""
+"""Metrics of one image at prepared size, at native size and over thresholds, with hand-made geometries."""
 
 import math
 from collections.abc import Callable
@@ -18,8 +18,8 @@ U8 = NDArray[np.uint8]
 F32 = NDArray[np.float32]
 SIZE = 64
 WHOLE = Geometry(SIZE, SIZE, SIZE, SIZE, 0, 0, SIZE)
-WIDE = Geometry(64, 128, 32, 64, 16, 0, SIZE)  # half as large inside the square, bars above and below
-CUT = Geometry(64, 128, 64, 128, 0, -32, SIZE)  # cropped: 32 columns on either side are not in the square
+WIDE = Geometry(64, 128, 32, 64, 16, 0, SIZE)  # at half size in the square, with bars above and below
+CUT = Geometry(64, 128, 64, 128, 0, -32, SIZE)  # cropped: 32 columns on each side are outside the square
 
 
 def box(rows: tuple[int, int], columns: tuple[int, int]) -> U8:
@@ -33,7 +33,7 @@ def a_sample(mask: U8, geometry: Geometry = WHOLE) -> Sample:
 
 
 def sure(mask: U8) -> F32:
-    """Probabilities of a network that is sure of a mask."""
+    """Probabilities of 0 and 1 that give exactly this mask."""
     return mask.astype(np.float32)
 
 
@@ -81,16 +81,16 @@ def test_a_pixel_at_the_threshold_is_lung() -> None:
 
 
 def test_native_metrics_of_an_image_at_twice_the_size() -> None:
-    """Bars over the whole height of a picture, 4 px apart in the square, are 8 px apart in the picture."""
+    """Full-height bars that are 4 px apart in the square are 8 px apart in the image."""
     truth, predicted = box((16, 48), (10, 20)), box((16, 48), (14, 24))
     row = evaluation.measure_at_native_size(0.5)(a_sample(truth, WIDE), sure(predicted))
     assert pixels(row) == (64 * 12, 64 * 8, 64 * 8, 64 * 128 - 64 * 28)
     assert row["dice"] == row["sensitivity"] == row["precision"] == pytest.approx(0.6)
     assert row["iou"] == pytest.approx(12 / 28)
     assert row["pixel_accuracy"] == pytest.approx(1 - 16 / 128)
-    assert row["hd95_px"] == 8.0  # as is each bar's far side
-    # Of each border's 164 px: 64 of the far side at 8; of either short side 11 on the other bar's border and 7 on the
-    # way to it; 64 of the near side inside the other bar, at 8 but for those that are nearer to its ends.
+    assert row["hd95_px"] == 8.0  # distance between the bars' far sides
+    # Distances of the 164 border pixels of each bar: far side, 64 pixels at 8; each short side, 11 pixels at 0 and 7
+    # at 1 to 7; near side, 64 pixels at 8, or less near the ends.
     near_side = sum(min(8, row, 63 - row) for row in range(64))
     assert row["assd_px"] == pytest.approx((64 * 8 + 2 * sum(range(1, 8)) + near_side) / 164)
 
@@ -98,7 +98,7 @@ def test_native_metrics_of_an_image_at_twice_the_size() -> None:
 def test_native_counts_include_cropped_sides() -> None:
     truth = box((0, 64), (0, 64))
     row = evaluation.measure_at_native_size(0.5)(a_sample(truth, CUT), np.ones((SIZE, SIZE), np.float32))
-    assert pixels(row) == (64 * 64, 0, 0, 64 * 64)  # what was cut off is background in both
+    assert pixels(row) == (64 * 64, 0, 0, 64 * 64)  # cropped pixels are background in both masks
     assert row["hd95_px"] == row["assd_px"] == 0.0
 
 
@@ -163,8 +163,8 @@ def test_undefined_metrics_are_null(truth: U8, predicted: U8, sensitivity: float
     assert (row["hd95_px"], row["assd_px"]) == (None, None)
     assert (row["sensitivity"], row["precision"]) == (sensitivity, precision)
     about = {"run": "r", "role": "cross", "group": "g"}
-    (found,) = table([{**row, **about}], TEST_ROWS).to_pylist()
-    assert found == {**row, **about}
+    (result,) = table([{**row, **about}], TEST_ROWS).to_pylist()
+    assert result == {**row, **about}
 
 
 # Thresholds
@@ -178,9 +178,9 @@ def test_threshold_counts_equal_single_threshold_counts() -> None:
     random = np.random.default_rng(1)
     sample, probabilities = a_sample(box((10, 40), (20, 50)), WIDE), random.random((SIZE, SIZE), np.float32)
     counts = over(sample, probabilities)["counts"]
-    for threshold, found in zip(segmentation.THRESHOLDS, counts, strict=True):
+    for threshold, result in zip(segmentation.THRESHOLDS, counts, strict=True):
         row = evaluation.measure_at_prepared_size(threshold)(sample, probabilities)
-        assert tuple(found) == pixels(row)[:3]
+        assert tuple(result) == pixels(row)[:3]
 
 
 @pytest.mark.parametrize(("inside", "outside", "expected"), [(0.32, 0.27, 0.3), (0.9, 0.84, 0.85), (0.6, 0.4, 0.5)])
@@ -191,7 +191,7 @@ def test_best_threshold_separates_lung_from_background(inside: float, outside: f
 
 
 def test_best_threshold_uses_means_over_images() -> None:
-    """Two small pictures' worth against one great one's."""
+    """Two images with small lungs outweigh one with large lungs."""
     great, small = box((0, 64), (0, 60)), box((0, 4), (0, 4))
     rows = [over(a_sample(great), np.where(great == 1, 0.22, 0.0).astype(np.float32))]
     rows += [over(a_sample(small), np.where(small == 1, 0.92, 0.72).astype(np.float32)) for _ in range(2)]
@@ -220,8 +220,8 @@ def test_means_are_per_role_and_dataset() -> None:
 
     rows = [row("held-out", "b", 0.4), row("cross", "a", 0.1), row("held-out", "b", 0.6), row("held-out", "a", 0.9)]
     means = evaluation.mean_metrics_by_dataset(rows)
-    found = [(mean["role"], mean["dataset"], mean["images"], pytest.approx(mean["dice"])) for mean in means]
-    assert found == [("cross", "a", 1, 0.1), ("held-out", "a", 1, 0.9), ("held-out", "b", 2, 0.5)]
+    result = [(mean["role"], mean["dataset"], mean["images"], pytest.approx(mean["dice"])) for mean in means]
+    assert result == [("cross", "a", 1, 0.1), ("held-out", "a", 1, 0.9), ("held-out", "b", 2, 0.5)]
     assert evaluation.mean_metrics_by_dataset([]) == []
 
 

@@ -1,4 +1,4 @@
-"""The batches of one rank: each sample once, equal steps, the same with any number of threads."""
+"""Batches of one rank: each sample once, equal steps, independent of threads and cache."""
 
 import itertools
 import threading
@@ -28,7 +28,7 @@ WORLDS = st.integers(1, 4)
 
 @pytest.fixture
 def reader(prepared: Path) -> SampleReader:
-    """Read all eight samples, north's five and then south's three, with no cache."""
+    """Reads eight samples without a cache: five of north, then three of south."""
     return SampleReader([catalog.open_dataset(folder) for folder in catalog.find_datasets([str(prepared)])])
 
 
@@ -46,7 +46,7 @@ def loader_threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("loader")]
 
 
-# Who reads what in training
+# Training steps
 
 
 @settings(max_examples=400)
@@ -69,7 +69,7 @@ def test_ranks_get_each_sample_once_in_equal_batches(count: int, batch: int, wor
 
 
 def test_no_rank_ever_gets_a_batch_of_one_image() -> None:
-    """All small cases: one image in a step is an error of batch norm in the middle of a training."""
+    """Checks all small cases: batch norm fails on a batch of one image."""
     for count, batch, world in itertools.product(range(2, 70), range(2, 9), range(1, 5)):
         sizes = [len(step.positions) for steps in dealt(count, batch, world) for step in steps]
         assert all(2 <= size <= max(batch, 4) for size in sizes), (count, batch, world)
@@ -163,7 +163,7 @@ def test_min_batch_size_1_gives_every_rank_an_image(count: int, batch: int, worl
         assert max(len(step.positions) for step in ranks[0]) <= batch
 
 
-# Who reads what in a test
+# Evaluation steps
 
 
 @given(st.integers(0, 200), st.integers(1, 17), st.integers(1, 5))
@@ -213,7 +213,7 @@ def test_cache_stays_within_its_limit(prepared: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(reading, "decode_sample", lambda *_: replace(big, image_id=next(ids)))
     opened = cached(prepared)
     samples = [opened.read(position) for position in range(5)]
-    # 1 MiB holds two pictures of 400 KiB.
+    # 1 MiB holds two images of 400 KiB.
     assert [opened.read(position) is samples[position] for position in range(2)] == [True, True]
     next(ids), next(ids)
     assert all(opened.read(position) is not samples[position] for position in range(2, 5))
@@ -236,12 +236,12 @@ STEPS = [Step((5, 0, 3), 6, False), Step((1,), 2), Step((7, 2), 4), Step((4, 6),
 
 
 def test_batch_contains_its_samples(reader: SampleReader) -> None:
-    found = list(loader.load_batches(reader, STEPS, threads=2))
-    assert len(found) == len(STEPS)
-    for batch, step in zip(found, STEPS, strict=True):
+    batches = list(loader.load_batches(reader, STEPS, threads=2))
+    assert len(batches) == len(STEPS)
+    for batch, step in zip(batches, STEPS, strict=True):
         size = len(step.positions)
         assert batch.images.shape == batch.masks.shape == (size, 1, 64, 64)
-        assert batch.images.dtype == batch.masks.dtype == torch.uint8  # a quarter of what would travel as f32
+        assert batch.images.dtype == batch.masks.dtype == torch.uint8  # a quarter of the size of float32
         assert (batch.global_size, batch.is_last_in_step) == (step.global_size, step.is_last_in_step)
         images, masks = batch.to(torch.device("cpu"))
         assert images.dtype == masks.dtype == torch.float32
@@ -313,13 +313,13 @@ def test_no_steps_are_no_batches(reader: SampleReader) -> None:
 def test_loader_thread_errors_are_raised(bad: int, threads: int, reader: SampleReader) -> None:
     def fail(sample: Sample) -> Sample:
         if sample.image_id == reader.rows[bad]["image_id"]:
-            raise ShardError("torn")
+            raise ShardError("truncated")
         return sample
 
     steps = [Step((position,), 1) for position in range(8)]
     going = loader.load_batches(reader, steps, threads, fail)
     seen = [next(going).samples[0].image_id for _ in range(bad)]
-    with pytest.raises(ShardError, match="torn"):
+    with pytest.raises(ShardError, match="truncated"):
         next(going)
     assert seen == [row["image_id"] for row in reader.rows[:bad]]
     assert loader_threads() == []
@@ -365,7 +365,7 @@ def test_prefetched_samples_are_cancelled_when_closed(reader: SampleReader, monk
 
 
 def test_reading_runs_only_a_little_ahead(reader: SampleReader) -> None:
-    """A slow device must not find the whole epoch waiting in memory."""
+    """The memory must not hold the whole epoch while a slow device trains."""
     asked: list[int] = []
 
     class Noting(list[Step]):

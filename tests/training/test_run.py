@@ -1,4 +1,4 @@
-"""What names a run, and what does not."""
+"""The name of a run: which settings and data change it."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""One run of a study in this process: what it writes, how it goes on after a crash, and what it refuses."""
+"""One run in this process: its files, resuming after a crash, and its errors."""
 
 import json
 import os
@@ -37,7 +37,7 @@ from lungseg.training.run import Progress, Run, ShowProgress, name_run
 from lungseg.training.study_data import open_training_data
 from lungseg.training.train_step import learning_rate
 
-torch.set_num_threads(1)  # two threads that wait for each other are ten times slower on a busy machine
+torch.set_num_threads(1)  # on a busy machine two threads are ten times slower
 
 CPU = torch.device("cpu")
 EPOCHS = 3
@@ -56,13 +56,13 @@ PLAN = RunPlan("source-to-source", ("north",), fold=0, folds=5, seed=3)
 TIMES = ("train_s", "epoch_s", "images_per_second", "device_wait_share")
 
 
-def nobody(_: Progress) -> None:
-    """Show a run to nobody."""
+def ignore_progress(_: Progress) -> None:
+    """Show nothing."""
 
 
 @pytest.fixture(autouse=True)
-def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Here processes end, not machines."""
+def without_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These tests simulate the end of processes, not of machines."""
     monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
@@ -80,13 +80,13 @@ def a_run(folders: tuple[str, ...], folder: Path, settings: TrainSettings = SETT
     return Run(settings, plan, folders, name_run(settings, plan, open_training_data(folders)), str(folder))
 
 
-def go(run: Run, show: ShowProgress = nobody) -> dict[str, Any]:
+def go(run: Run, show: ShowProgress = ignore_progress) -> dict[str, Any]:
     return run_loop.finish(run_state.start(run, CPU), show)
 
 
 @pytest.fixture(scope="module")
 def finished(folders: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run that nothing interrupted; only read."""
+    """An uninterrupted run; read-only."""
     run = a_run(folders, tmp_path_factory.mktemp("runs") / "whole")
     go(run)
     return run
@@ -138,14 +138,14 @@ def test_each_image_is_tested_once_and_never_trained_on(finished: Run) -> None:
     table = storage.read_table(f"{finished.folder}/tested.parquet")
     assert table.schema.equals(TEST_ROWS, check_metadata=True)
     tested = table.to_pylist()
-    found = sorted((row["role"], row["dataset"], row["image_id"]) for row in tested)
+    result = sorted((row["role"], row["dataset"], row["image_id"]) for row in tested)
     expected = [("held-out", rows[i]["dataset"], rows[i]["image_id"]) for i in parts.held_out]
     expected += [("cross", rows[i]["dataset"], rows[i]["image_id"]) for i in parts.cross]
-    assert found == sorted(expected)
+    assert result == sorted(expected)
     assert (len(parts.train), len(parts.held_out)) == (4, 1)
-    learnt = storage.read_table(f"{finished.folder}/checkpoint/epoch-000{EPOCHS}/trained_on.parquet").to_pylist()
-    assert {row["image_id"] for row in learnt} == {rows[i]["image_id"] for i in parts.train}
-    assert not {row["image_id"] for row in learnt} & {row["image_id"] for row in tested}
+    trained_on = storage.read_table(f"{finished.folder}/checkpoint/epoch-000{EPOCHS}/trained_on.parquet").to_pylist()
+    assert {row["image_id"] for row in trained_on} == {rows[i]["image_id"] for i in parts.train}
+    assert not {row["image_id"] for row in trained_on} & {row["image_id"] for row in tested}
     assert {row["run"] for row in tested} == {finished.name}
 
 
@@ -169,8 +169,8 @@ def test_linked_images_are_held_out_together(folders: tuple[str, ...], finished:
 
 
 def fold_has_rows(rows: list[dict[str, Any]], linked: tuple[tuple[str, str], ...], fold: int) -> bool:
-    found = assign_folds(rows, group_rows(rows, linked), PLAN.folds, PLAN.seed)
-    return any(row["dataset"] == "north" and one == fold for row, one in zip(rows, found, strict=True))
+    result = assign_folds(rows, group_rows(rows, linked), PLAN.folds, PLAN.seed)
+    return any(row["dataset"] == "north" and one == fold for row, one in zip(rows, result, strict=True))
 
 
 def test_tested_rows_hold_together(finished: Run) -> None:
@@ -178,7 +178,7 @@ def test_tested_rows_hold_together(finished: Run) -> None:
     sizes |= {"north_04": (101, 97), "south_00": (160, 160), "south_01": (99, 140), "south_02": (180, 96)}
     for row in storage.read_table(f"{finished.folder}/tested.parquet").to_pylist():
         height, width = sizes[row["image_id"]]
-        assert row["tp"] + row["fp"] + row["fn"] + row["tn"] == height * width  # native, not 64 px
+        assert row["tp"] + row["fp"] + row["fn"] + row["tn"] == height * width  # native size, not 64 px
         assert row["dice"] == pytest.approx(2 * row["iou"] / (1 + row["iou"]))
         assert row["sensitivity"] == pytest.approx(row["tp"] / (row["tp"] + row["fn"]))
         assert (row["hd95_px"] is None) == (row["assd_px"] is None) == (row["tp"] + row["fp"] == 0)
@@ -209,12 +209,12 @@ def test_run_json_documents_its_metrics(finished: Run) -> None:
 
 
 def test_the_checkpoint_explains_the_model(finished: Run) -> None:
-    found = checkpoint.find_all(finished.folder)[0]
-    assert found.epoch == EPOCHS
-    assert found.preprocess == PreprocessSettings(size=64)
-    assert found.config["train_on"] == ["north"]
-    assert TrainSettings.model_validate(found.config["settings"]) == SETTINGS
-    assert (found.config["step"], found.config["trained"]) == (0, True)
+    result = checkpoint.find_all(finished.folder)[0]
+    assert result.epoch == EPOCHS
+    assert result.preprocess == PreprocessSettings(size=64)
+    assert result.config["train_on"] == ["north"]
+    assert TrainSettings.model_validate(result.config["settings"]) == SETTINGS
+    assert (result.config["step"], result.config["trained"]) == (0, True)
 
 
 def test_progress_counts_every_step_of_every_epoch(folders: tuple[str, ...], tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_progress_counts_every_step_of_every_epoch(folders: tuple[str, ...], tmp
 
 
 class CrashError(Exception):
-    """Stands for the process's end."""
+    """Simulates the end of the process."""
 
 
 FROZEN = ComputeSettings(batch_norm="frozen")
@@ -241,7 +241,7 @@ KINDS = {
     "within epochs, with a moving average": changed(
         epochs=2, save_steps=1, optim=OptimSettings(lr=5e-3, schedule="cosine", ema_decay=0.9)
     ),
-    # Batches of one image: four an epoch, two steps, the first of which is followed by a checkpoint.
+    # Batches of one image: four per epoch, in two steps; a checkpoint follows the first.
     "accumulating": changed(
         epochs=2,
         save_steps=1,
@@ -255,7 +255,7 @@ Event = tuple[str, ...]
 
 
 def go_until(run: Run, ends: Callable[[Event], bool]) -> list[Event]:
-    """Go until an event at which the run is to end; events are every batch shown, and every file before its writing."""
+    """Run until an event at which `ends` is true; events are shown progress, and files about to be written."""
     events: list[Event] = []
     write = storage.write_bytes
 
@@ -266,11 +266,13 @@ def go_until(run: Run, ends: Callable[[Event], bool]) -> list[Event]:
 
     def writing(path: str, content: bytes) -> None:
         lines = str(content.count(b"\n")) if path.endswith(".jsonl") else ""
-        if not path.endswith((".safetensors", "state.pt", "trained_on.parquet")):  # like config.json, the last
+        if not path.endswith(
+            (".safetensors", "state.pt", "trained_on.parquet")
+        ):  # config.json is written last and stands for all
             happens(path.removeprefix(run.folder), lines)
         write(path, content)
 
-    torch.manual_seed(len(run.folder))  # a new process has another random state
+    torch.manual_seed(len(run.folder))  # as in a new process
     with pytest.MonkeyPatch.context() as patched:
         for module in (storage, storage.files, storage.tables):
             patched.setattr(module, "write_bytes", writing)
@@ -286,7 +288,7 @@ def go_until(run: Run, ends: Callable[[Event], bool]) -> list[Event]:
 def uninterrupted(
     request: pytest.FixtureRequest, folders: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Run, list[Event]]:
-    """A whole run of each kind, and what happened in it; only read."""
+    """An uninterrupted run of each kind and its events; read-only."""
     run = a_run(folders, tmp_path_factory.mktemp("kinds") / "whole", KINDS[request.param])
     return run, go_until(run, lambda _: False)
 
@@ -294,9 +296,9 @@ def uninterrupted(
 def test_run_killed_at_every_event_gives_the_same_result(
     uninterrupted: tuple[Run, list[Event]], tmp_path: Path
 ) -> None:
-    """One after the other in one run: each start gets as far as the first event that it was not killed at before."""
-    whole, events = uninterrupted
-    run = replace(whole, folder=str(tmp_path))
+    """Each start is killed at the first event at which no earlier start was."""
+    reference, events = uninterrupted
+    run = replace(reference, folder=str(tmp_path))
     killed: set[Event] = set()
 
     def ends(event: Event) -> bool:
@@ -307,7 +309,7 @@ def test_run_killed_at_every_event_gives_the_same_result(
     while go_until(run, ends)[-1] == ("killed",):
         pass
     assert killed == set(events)
-    same_result(run, whole)
+    same_result(run, reference)
 
 
 def test_checkpoint_is_written_every_save_steps(folders: tuple[str, ...], tmp_path: Path) -> None:
@@ -331,11 +333,11 @@ def test_resuming_within_an_epoch_repeats_no_batch(folders: tuple[str, ...], tmp
 
 
 def same_result(run: Run, expected: Run) -> None:
-    """Weights and all else that a checkpoint holds bit by bit, and every figure but the times."""
-    found, whole = checkpoint.find_all(run.folder)[0], checkpoint.find_all(expected.folder)[0]
-    assert found.config["digests"]["model.safetensors"] == whole.config["digests"]["model.safetensors"]
-    same_state(load_state(found), load_state(whole))
-    assert {**found.config, "digests": {}} == {**whole.config, "digests": {}}
+    """Compare checkpoints bit by bit, and all metrics except times."""
+    result, reference = checkpoint.find_all(run.folder)[0], checkpoint.find_all(expected.folder)[0]
+    assert result.config["digests"]["model.safetensors"] == reference.config["digests"]["model.safetensors"]
+    same_state(load_state(result), load_state(reference))
+    assert {**result.config, "digests": {}} == {**reference.config, "digests": {}}
     assert metrics_of(run) == metrics_of(expected)
     tables = [storage.read_table(f"{one.folder}/tested.parquet") for one in (run, expected)]
     assert tables[0].equals(tables[1])
@@ -371,7 +373,7 @@ def test_damaged_checkpoint_is_not_resumed(folders: tuple[str, ...], finished: R
     assert go_until(run, lambda event: event[:3] == ("shown", "2", "1"))[-1] == ("killed",)
     weights = tmp_path / "checkpoint" / "epoch-0001" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
-    go(run)  # from the start
+    go(run)  # starts from the beginning
     same_result(run, finished)
 
 
@@ -408,7 +410,7 @@ def test_flips_are_refused_where_they_swap_classes(
 
 
 def test_another_seed_is_another_model(folders: tuple[str, ...], finished: Run, tmp_path: Path) -> None:
-    run = a_run(folders, tmp_path, changed(seed=4))  # its plan is the same: the same split
+    run = a_run(folders, tmp_path, changed(seed=4))  # the split stays the same
     go(run)
     assert checkpoint.find_all(run.folder)[0].digest != checkpoint.find_all(finished.folder)[0].digest
 
@@ -425,10 +427,10 @@ def test_image_without_a_mask_is_not_used(archive: Path, tmp_path: Path) -> None
     records[parts.train[0]] = replace(records[parts.train[0]], mask_uris=(), mask_classes=())
     run = a_run(prepare(records, tmp_path / "data"), tmp_path / "run", changed(epochs=1))
     assert go(run)["trained_images"] == len(parts.train) - 1
-    learnt = storage.read_table(f"{run.folder}/checkpoint/epoch-0001/trained_on.parquet").column("image_id")
+    trained_on = storage.read_table(f"{run.folder}/checkpoint/epoch-0001/trained_on.parquet").column("image_id")
     tested = storage.read_table(f"{run.folder}/tested.parquet").column("image_id")
-    everybody = {one.image_id for one in records}
-    assert {*learnt.to_pylist(), *tested.to_pylist()} == everybody - {records[parts.train[0]].image_id}
+    all_ids = {one.image_id for one in records}
+    assert {*trained_on.to_pylist(), *tested.to_pylist()} == all_ids - {records[parts.train[0]].image_id}
 
 
 def test_too_few_images_for_the_workers_are_refused(
@@ -451,7 +453,7 @@ def test_empty_fold_is_refused(folders: tuple[str, ...], tmp_path: Path) -> None
 
 
 class ByGrey(nn.Module):
-    """Lung, the surer the darker a pixel is; sure from far darker greys on than the lung's edge has."""
+    """Predicts lung for dark pixels; the probability 0.5 is far darker than the edge of the lungs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -461,8 +463,8 @@ class ByGrey(nn.Module):
         return self.slope * (0.1 - images)
 
 
-def scripted(dice: Sequence[float], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the epochs have these validation figures."""
+def set_validation_dice(dice: Sequence[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the epochs have these validation Dice values."""
     left, mean_metrics = iter(dice), run_loop.mean_metrics
     monkeypatch.setattr(run_loop, "mean_metrics", lambda rows: {**mean_metrics(rows), "dice": next(left)})
 
@@ -471,7 +473,7 @@ def scripted(dice: Sequence[float], monkeypatch: pytest.MonkeyPatch) -> None:
 def test_early_stopping_tests_the_best_epoch(
     ema_decay: float, folders: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scripted([0.5, 0.6, 0.55, 0.6, 0.59, 0.9], monkeypatch)  # as good again is not better
+    set_validation_dice([0.5, 0.6, 0.55, 0.6, 0.59, 0.9], monkeypatch)  # an equal value is not better
     settings = changed(epochs=9, patience=3, optim=OptimSettings(lr=5e-3, ema_decay=ema_decay), save_steps=1)
     training = run_state.start(a_run(folders, tmp_path, settings), CPU)
     weights: list[dict[str, Tensor]] = []
@@ -483,16 +485,16 @@ def test_early_stopping_tests_the_best_epoch(
     summary = run_loop.finish(training, show)
     assert (summary["epochs"], summary["best_epoch"]) == (5, 2)
     assert [row["epoch"] for row in metrics_of(training.run)] == [1, 2, 3, 4, 5]
-    found = load_weights(checkpoint.find_all(str(tmp_path))[0])
-    same_state(dict(found), weights[1])
-    assert not torch.equal(found["net.segmentation_head.0.weight"], weights[2]["net.segmentation_head.0.weight"])
+    result = load_weights(checkpoint.find_all(str(tmp_path))[0])
+    same_state(dict(result), weights[1])
+    assert not torch.equal(result["net.segmentation_head.0.weight"], weights[2]["net.segmentation_head.0.weight"])
     assert checkpoint.find_all(str(tmp_path))[0].config["trained"] is True
 
 
 def test_best_epoch_is_tested_without_an_early_stop(
     folders: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scripted([0.7, 0.6, 0.5], monkeypatch)
+    set_validation_dice([0.7, 0.6, 0.5], monkeypatch)
     summary = go(a_run(folders, tmp_path, changed(patience=9)))
     assert (summary["epochs"], summary["best_epoch"]) == (EPOCHS, 1)
 
@@ -500,14 +502,14 @@ def test_best_epoch_is_tested_without_an_early_stop(
 def test_validation_fold_is_not_trained_or_tested_on(
     folders: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    learnt: set[str] = set()
+    trained_on: set[str] = set()
     make_augmentation = run_loop.make_augmentation
 
-    def noting(*args: Any) -> Any:
+    def record(*args: Any) -> Any:
         change = make_augmentation(*args)
-        return lambda sample: learnt.add(sample.image_id) or change(sample)
+        return lambda sample: trained_on.add(sample.image_id) or change(sample)
 
-    monkeypatch.setattr(run_loop, "make_augmentation", noting)
+    monkeypatch.setattr(run_loop, "make_augmentation", record)
     run = a_run(folders, tmp_path, changed(patience=1, choose_threshold=True))
     training = run_state.start(run, CPU)
     train, held_out, cross, validation = (
@@ -519,13 +521,13 @@ def test_validation_fold_is_not_trained_or_tested_on(
             training.split.validation,
         )
     )
-    summary = run_loop.finish(training, nobody)
+    summary = run_loop.finish(training, ignore_progress)
     tested = set(storage.read_table(f"{run.folder}/tested.parquet").column("image_id").to_pylist())
     assert (len(train), len(held_out), len(cross), len(validation)) == (3, 1, 3, 1)
-    assert learnt == train
+    assert trained_on == train
     assert tested == held_out | cross
     assert not validation & (train | tested)
-    # The model has seen them through the choices that they made.
+    # Validation images count as trained on, because they select the epoch and the threshold.
     folder = checkpoint.find_all(run.folder)[0].folder
     seen = set(storage.read_table(f"{folder}/trained_on.parquet").column("image_id").to_pylist())
     assert seen == train | validation
@@ -548,10 +550,10 @@ def test_threshold_is_selected_on_the_validation_fold(
     assert storage.read_json(f"{run.folder}/run.json")["threshold"] == chosen["threshold"]
     for better, worse in zip(chosen["tested"], fixed["tested"], strict=True):
         assert better["dice"] > worse["dice"] + 0.1
-    assert metrics_of(run)[0]["validation_dice"] < 0.8  # epochs are compared at the settings' threshold
+    assert metrics_of(run)[0]["validation_dice"] < 0.8  # validation uses the threshold of the settings
 
 
-# Numbers of a whole run
+# Losses, rates and precision of a run
 
 
 def test_infinite_loss_ends_the_run_with_its_rate(folders: tuple[str, ...], tmp_path: Path) -> None:
@@ -561,7 +563,7 @@ def test_infinite_loss_ends_the_run_with_its_rate(folders: tuple[str, ...], tmp_
     with torch.no_grad():
         training.learner.model.net.segmentation_head[0].bias.fill_(torch.nan)  # type: ignore[union-attr,index]
     with pytest.raises(LungsegError, match=r"the loss became nan: lower --optim\.lr \(now 10\), and check the masks"):
-        run_loop.finish(training, nobody)
+        run_loop.finish(training, ignore_progress)
     assert not (tmp_path / "checkpoint").exists()
 
 
@@ -585,15 +587,15 @@ def test_batches_get_scheduled_rates_and_distinct_seeds(
     assert used_rates == [rate for rate in expected for _ in range(2)]  # two batches per step
 
 
-@pytest.mark.parametrize("asked", [False, True])
+@pytest.mark.parametrize("enabled", [False, True])
 def test_deterministic_mode_ends_with_the_run(
-    asked: bool, folders: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    enabled: bool, folders: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # so that the test leaves none behind
-    found: set[bool] = set()
-    run = a_run(folders, tmp_path, changed(epochs=1, compute=ComputeSettings(deterministic=asked)))
-    go(run, lambda _: found.add(torch.are_deterministic_algorithms_enabled()))
-    assert found == {asked}
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # restored after the test
+    result: set[bool] = set()
+    run = a_run(folders, tmp_path, changed(epochs=1, compute=ComputeSettings(deterministic=enabled)))
+    go(run, lambda _: result.add(torch.are_deterministic_algorithms_enabled()))
+    assert result == {enabled}
     assert not torch.are_deterministic_algorithms_enabled()
 
 
@@ -602,5 +604,5 @@ def test_bf16_run_is_evaluated_in_fp32(folders: tuple[str, ...], tmp_path: Path)
     training = run_state.start(run, CPU)
     seen: set[torch.dtype] = set()
     training.learner.model.register_forward_hook(lambda model, _, out: None if model.training else seen.add(out.dtype))
-    run_loop.finish(training, nobody)
+    run_loop.finish(training, ignore_progress)
     assert seen == {torch.float32}

@@ -1,4 +1,4 @@
-"""The data of a study: opened together, prepared alike, with masks, and enough for every rank."""
+"""The data of a study: prepared with the same settings, with masks, and enough for every rank."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -82,6 +82,6 @@ def test_every_rank_needs_min_batch_size_images(images: int, workers: int, least
     if not refused:
         study_data.require_enough_images(parts, "run", workers, least)
         return
-    said = f"run: {images} training images, {least * workers} needed for {workers} workers: lower --workers-per-run"
-    with pytest.raises(SettingsError, match=said):
+    message = f"run: {images} training images, {least * workers} needed for {workers} workers: lower --workers-per-run"
+    with pytest.raises(SettingsError, match=message):
         study_data.require_enough_images(parts, "run", workers, least)

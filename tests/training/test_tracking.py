@@ -1,4 +1,4 @@
-"""metrics.jsonl, which is the truth, and W&B, which may fail without harm."""
+"""metrics.jsonl, and its copy in W&B, whose failures never stop training."""
 
 import json
 import logging
@@ -57,7 +57,7 @@ def test_repeated_epoch_replaces_its_line(tmp_path: Path) -> None:
     first = MetricsLog(str(path), 0)
     for epoch in (1, 2):
         first.add(row(epoch))
-    for loss in (0.3, 0.2):  # killed twice after its line was written and before its checkpoint was
+    for loss in (0.3, 0.2):  # killed twice between its line and its checkpoint
         again = MetricsLog(str(path), 1)
         assert again.rows == [row(1)]
         again.add(row(2, loss))
@@ -89,7 +89,7 @@ def test_failed_write_keeps_the_earlier_lines(tmp_path: Path, monkeypatch: pytes
 
 
 class FakeRun:
-    """What wandb.init returns, and what was done with it; `broken` is the method that raises."""
+    """Replaces the run that wandb.init returns and records its calls; the method `broken` raises."""
 
     def __init__(self, broken: str = "", error: Exception | None = None) -> None:
         self.calls: list[tuple[str, Any]] = []
@@ -113,7 +113,7 @@ class FakeRun:
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home without a key."""
+    """A home folder without an API key."""
     folder = tmp_path / "home"
     folder.mkdir()
     monkeypatch.setenv("HOME", str(folder))
@@ -122,18 +122,18 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def started(monkeypatch: pytest.MonkeyPatch, answer: FakeRun | Exception) -> list[dict[str, Any]]:
-    """Put a double in wandb.init's place; what it was called with is collected."""
-    asked: list[dict[str, Any]] = []
+def replace_init(monkeypatch: pytest.MonkeyPatch, answer: FakeRun | Exception) -> list[dict[str, Any]]:
+    """Replace wandb.init and return the list of its arguments."""
+    calls: list[dict[str, Any]] = []
 
     def init(**arguments: Any) -> FakeRun:
-        asked.append(arguments)
+        calls.append(arguments)
         if isinstance(answer, Exception):
             raise answer
         return answer
 
     monkeypatch.setattr(wandb, "init", init)
-    return asked
+    return calls
 
 
 def mirror(settings: WandbSettings, folder: Path) -> WandbMirror:
@@ -143,19 +143,19 @@ def mirror(settings: WandbSettings, folder: Path) -> WandbMirror:
 def test_disabled_starts_nothing_and_takes_everything(
     tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = started(monkeypatch, FakeRun())
+    calls = replace_init(monkeypatch, FakeRun())
     with mirror(DISABLED, tmp_path / "run") as disabled:
         disabled.log_epoch(row(1))
         disabled.set_summary({"dice": 0.9})
-    assert asked == []
+    assert calls == []
     assert not (tmp_path / "run").exists()
 
 
 def test_every_start_resumes_the_same_wandb_run(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = started(monkeypatch, FakeRun())
+    calls = replace_init(monkeypatch, FakeRun())
     for folder in (tmp_path / "one", tmp_path / "one", tmp_path / "other"):
         mirror(OFFLINE, folder)
-    first, again, other = asked
+    first, again, other = calls
     assert first["group"] == "study"
     assert first["name"] == "pooled-fold0-1234"
     assert first["resume"] == "allow"
@@ -169,7 +169,7 @@ def test_epochs_and_summary_are_logged_and_the_run_ends(
     tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = FakeRun()
-    started(monkeypatch, run)
+    replace_init(monkeypatch, run)
     with mirror(OFFLINE, tmp_path) as online:
         online.log_epoch(row(1))
         online.set_summary({"dice": 0.9})
@@ -178,7 +178,7 @@ def test_epochs_and_summary_are_logged_and_the_run_ends(
 
 def test_failed_run_is_marked_and_its_error_raised(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = FakeRun()
-    started(monkeypatch, run)
+    replace_init(monkeypatch, run)
     with pytest.raises(KeyError, match="a bug"), mirror(OFFLINE, tmp_path):
         raise KeyError("a bug")
     assert run.calls == [("finish", 1)]
@@ -196,7 +196,7 @@ def test_failed_start_is_logged_and_training_continues(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    started(monkeypatch, error)
+    replace_init(monkeypatch, error)
     with caplog.at_level(logging.WARNING), mirror(OFFLINE, tmp_path) as broken:
         broken.log_epoch(row(1))
         broken.set_summary({"dice": 0.9})
@@ -232,32 +232,32 @@ def test_later_failure_is_logged_once_and_training_continues(
     broken: str, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = FakeRun(broken)
-    started(monkeypatch, run)
+    replace_init(monkeypatch, run)
     with caplog.at_level(logging.WARNING), mirror(OFFLINE, tmp_path) as mirrored:
         mirrored.log_epoch(row(1))
         mirrored.log_epoch(row(2))
         mirrored.set_summary({"dice": 0.9})
     assert [kind for kind, _ in run.calls].count(broken) == 1
     assert len([record for record in caplog.records if "the server is gone" in record.message]) == 1
-    assert run.calls[-1][0] == broken  # nothing more is asked of a run that failed
+    assert run.calls[-1][0] == broken  # no further calls after a failure
 
 
 def test_unusable_folder_is_logged_and_training_continues(
     tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    asked = started(monkeypatch, FakeRun())
+    calls = replace_init(monkeypatch, FakeRun())
     (tmp_path / "run").write_text("a file, not a folder")
     with caplog.at_level(logging.WARNING), mirror(OFFLINE, tmp_path / "run") as broken:
         broken.log_epoch(row(1))
-    assert asked == []
+    assert calls == []
     assert "W&B could not start" in caplog.text
 
 
 def test_wandb_folder_of_bucket_runs_is_the_cache(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = started(monkeypatch, FakeRun())
+    calls = replace_init(monkeypatch, FakeRun())
     WandbMirror(OFFLINE, "study", "run", "s3://bucket/runs/study/run", {})
-    assert asked[0]["dir"] == str(home / ".cache" / "lungseg" / "wandb")
-    assert Path(asked[0]["dir"]).is_dir()
+    assert calls[0]["dir"] == str(home / ".cache" / "lungseg" / "wandb")
+    assert Path(calls[0]["dir"]).is_dir()
 
 
 @pytest.mark.parametrize(
@@ -285,16 +285,16 @@ def test_mode_follows_settings_environment_and_key(
         monkeypatch.setenv(name, value)
     if netrc:
         (home / ".netrc").write_text(netrc)
-    asked = started(monkeypatch, FakeRun())
+    calls = replace_init(monkeypatch, FakeRun())
     mirror(WandbSettings(mode=chosen), home)
-    assert [arguments["mode"] for arguments in asked] == [expected]
+    assert [arguments["mode"] for arguments in calls] == [expected]
 
 
 def test_wandb_mode_disabled_starts_nothing(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    asked = started(monkeypatch, FakeRun())
+    calls = replace_init(monkeypatch, FakeRun())
     mirror(WandbSettings(), tmp_path)
-    assert asked == []
+    assert calls == []
 
 
 def test_real_wandb_writes_an_offline_run(tmp_path: Path, home: Path) -> None:
@@ -305,43 +305,43 @@ def test_real_wandb_writes_an_offline_run(tmp_path: Path, home: Path) -> None:
     (folder,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
     values, deadline = (b"pooled-fold0-1234", b"study", b"loss", b"dice"), time.monotonic() + 60
     written = b""
-    while not all(value in written for value in values):  # W&B's own process writes it, and may still be at it
+    while not all(value in written for value in values):  # W&B writes it in another process
         assert time.monotonic() < deadline, written
         time.sleep(0.05)
         written = (folder / f"run-{name}.wandb").read_bytes()
 
 
 def records_of(path: Path) -> list[Any]:
-    """Records of an offline run's file, once W&B's own process has written its end."""
+    """Return the records of an offline run, once W&B's process has written the last one."""
     deadline = time.monotonic() + 60
     while True:
-        found = records_so_far(path)
-        if any(record.WhichOneof("record_type") == "exit" for record in found):
-            return found
-        assert time.monotonic() < deadline, found
+        records = records_so_far(path)
+        if any(record.WhichOneof("record_type") == "exit" for record in records):
+            return records
+        assert time.monotonic() < deadline, records
         time.sleep(0.05)
 
 
 def records_so_far(path: Path) -> list[Any]:
-    """Records of an offline run's file: 7 bytes, then blocks of 32 KiB of LevelDB's log format."""
+    """Return the records written so far: 7 bytes, then blocks of 32 KiB in LevelDB's log format."""
     from wandb.proto import wandb_internal_pb2
 
-    content, place, found, parts = path.read_bytes(), 7, [], b""
+    content, place, records, parts = path.read_bytes(), 7, [], b""
     while place + 7 <= len(content):
-        if 32768 - place % 32768 < 7:  # too little for a head: zeros up to the next block
+        if 32768 - place % 32768 < 7:  # no room for a header: zeros up to the next block
             place += 32768 - place % 32768
             continue
         size, kind = int.from_bytes(content[place + 4 : place + 6], "little"), content[place + 6]
         if place + 7 + size > len(content):
-            break  # half of it is written
+            break  # incomplete record
         parts += content[place + 7 : place + 7 + size]
         place += 7 + size
-        if kind in (1, 4):  # whole, or the last part
+        if kind in (1, 4):  # a full record, or its last fragment
             record = wandb_internal_pb2.Record()
             record.ParseFromString(parts)
-            found.append(record)
+            records.append(record)
             parts = b""
-    return found
+    return records
 
 
 def test_offline_run_equals_metrics_jsonl(prepared: Path, tmp_path: Path, home: Path) -> None:
@@ -359,12 +359,12 @@ def test_offline_run_equals_metrics_jsonl(prepared: Path, tmp_path: Path, home: 
     summary = run_loop.finish(run_state.start(run, torch.device("cpu")), lambda _: None)
     (path,) = folder.glob("wandb/offline-run-*/*.wandb")
     records = records_of(path)
-    (told,) = [record.run for record in records if record.WhichOneof("record_type") == "run"]
-    assert told.run_group == "first"
-    assert told.display_name == "pooled-fold0-1234"
-    assert told.run_id == storage.digest(["first", str(folder)])
-    assert told.job_type == "train"
-    config = {update.key: json.loads(update.value_json) for update in told.config.update}
+    (run_record,) = [record.run for record in records if record.WhichOneof("record_type") == "run"]
+    assert run_record.run_group == "first"
+    assert run_record.display_name == "pooled-fold0-1234"
+    assert run_record.run_id == storage.digest(["first", str(folder)])
+    assert run_record.job_type == "train"
+    config = {update.key: json.loads(update.value_json) for update in run_record.config.update}
     expected = json.loads(settings.model_dump_json())
     assert {name: config[name] for name in expected} == expected
     history = [
@@ -387,33 +387,33 @@ def test_offline_run_equals_metrics_jsonl(prepared: Path, tmp_path: Path, home: 
 
 
 def test_study_table_is_logged_as_a_summary_run(tmp_path: Path, home: Path) -> None:
-    grid = (["trained on", "a"], [["a (pooled)", "0.962 [0.958, 0.966]*"]])
+    table_content = (["trained on", "a"], [["a (pooled)", "0.962 [0.958, 0.966]*"]])
     for _ in range(2):
-        log_study_table(WandbSettings(), str(tmp_path / "first"), grid)
+        log_study_table(WandbSettings(), str(tmp_path / "first"), table_content)
     files = sorted((tmp_path / "first" / "wandb").glob("offline-run-*/*.wandb"))
     assert {path.name for path in files} == {f"run-{storage.digest(['first', str(tmp_path / 'first')])}.wandb"}
     records = records_of(files[0])
-    (told,) = [record.run for record in records if record.WhichOneof("record_type") == "run"]
-    assert (told.run_group, told.display_name, told.job_type) == ("first", "summary", "summary")
+    (run_record,) = [record.run for record in records if record.WhichOneof("record_type") == "run"]
+    assert (run_record.run_group, run_record.display_name, run_record.job_type) == ("first", "summary", "summary")
     media = {path.name.split("_0_")[0]: path for path in files[0].parent.glob("files/media/*/*")}
     table = json.loads(media["matrix"].read_text())
-    assert (table["columns"], table["data"]) == grid
+    assert (table["columns"], table["data"]) == table_content
     assert set(media) == {"matrix"}
 
 
-def test_pictures_and_checkpoints_go_where_asked(tmp_path: Path, home: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_enabled_images_and_artifacts_are_logged(tmp_path: Path, home: Path, caplog: pytest.LogCaptureFixture) -> None:
     weights = tmp_path / "run" / "checkpoint" / "epoch-0001" / "model.safetensors"
     weights.parent.mkdir(parents=True)
     weights.write_bytes(b"weights")
     images = [np.full((16, 16), value, np.uint8) for value in (50, 99)]
     masks = [np.pad(np.ones((8, size), np.uint8), ((4, 4), (0, 16 - size))) for size in (3, 5, 7)]
     settings = WandbSettings(mode="offline", artifact=True, images=2)
-    with mirror(settings, tmp_path / "run") as asked:
-        asked.log_images(
+    with mirror(settings, tmp_path / "run") as wandb_run:
+        wandb_run.log_images(
             [TrackedImage("a/1", images[0], masks[0], masks[1]), TrackedImage("a/2", images[1], None, masks[2])]
         )
-        asked.log_artifact("pooled-fold0", str(weights.parent))
-        asked.log_artifact("pooled-fold0", "s3://bucket/runs/checkpoint")
+        wandb_run.log_artifact("pooled-fold0", str(weights.parent))
+        wandb_run.log_artifact("pooled-fold0", "s3://bucket/runs/checkpoint")
     assert "s3://bucket/runs/checkpoint, because it is in a bucket" in caplog.text
     assert "W&B stopped" not in caplog.text
     (path,) = (tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb")
@@ -425,7 +425,7 @@ def test_pictures_and_checkpoints_go_where_asked(tmp_path: Path, home: Path, cap
 
 def test_images_and_artifacts_are_off_by_default(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = FakeRun()
-    started(monkeypatch, run)
+    replace_init(monkeypatch, run)
     with mirror(OFFLINE, tmp_path) as silent:
         silent.log_images([])
         silent.log_artifact("pooled-fold0", str(tmp_path))
@@ -441,13 +441,13 @@ def test_slow_upload_does_not_delay_the_end(
 
     monkeypatch.setattr(tracking, "_FINISH_S", 0.2)
     monkeypatch.setattr(tracking, "_GRACE_S", 0.1)
-    asked = started(monkeypatch, Slow())
+    calls = replace_init(monkeypatch, Slow())
     began = time.monotonic()
     with mirror(OFFLINE, tmp_path):
         pass
     assert time.monotonic() - began < 10
     assert "W&B did not finish its uploads within 0 s" in caplog.text
-    assert asked[0]["settings"].finish_timeout == 0.2
+    assert calls[0]["settings"].finish_timeout == 0.2
 
 
 def test_invalid_mode_is_logged_and_training_continues(

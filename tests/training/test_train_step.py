@@ -1,4 +1,4 @@
-"""How a step is taken: its gradient, its rate, its precision, and the moving average of the weights."""
+"""Training steps: gradient, learning rate, precision, and the moving average of the weights."""
 
 import copy
 import math
@@ -24,7 +24,7 @@ from lungseg.training import train_step
 from lungseg.training.loader import Batch, training_steps
 from lungseg.training.train_step import Learner, learning_rate
 
-torch.set_num_threads(1)  # two threads that wait for each other are ten times slower on a busy machine
+torch.set_num_threads(1)  # on a busy machine two threads are ten times slower
 
 CPU = torch.device("cpu")
 SMALL = ModelSettings(encoder="tu-test_efficientnet", weights="none", dropout=0.0)
@@ -38,7 +38,7 @@ def a_settings(compute: ComputeSettings = FROZEN, **optim: Any) -> TrainSettings
 
 
 def a_batch(*seeds: int, global_size: int = 0, is_last_in_step: bool = True) -> Batch:
-    """Dark squares on grey noise, and where they are."""
+    """Dark squares on grey noise with their masks."""
     masks = np.zeros((len(seeds), 1, SIDE, SIDE), np.uint8)
     images = np.empty_like(masks)
     for i, seed in enumerate(seeds):
@@ -50,7 +50,7 @@ def a_batch(*seeds: int, global_size: int = 0, is_last_in_step: bool = True) -> 
 
 
 class Pixelwise(nn.Module):
-    """One weight and one bias for all pixels, and a buffer of each kind."""
+    """One weight, one bias, and one buffer of each dtype."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ def a_learner(settings: TrainSettings | None = None, model: nn.Module | None = N
 
 @pytest.fixture
 def gradients() -> Iterator[Grads]:
-    """The gradients with which optimizers step, as they step."""
+    """Gradients at each optimizer step."""
     seen: Grads = []
 
     def note(optimizer: torch.optim.Optimizer, *_: Any) -> None:
@@ -99,20 +99,20 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 def test_step_equals_adamw_on_the_mean_loss() -> None:
-    learn, plain = a_learner(a_settings(weight_decay=0.1)), Pixelwise()
+    learner, plain = a_learner(a_settings(weight_decay=0.1)), Pixelwise()
     optimizer = torch.optim.AdamW(plain.parameters(), weight_decay=0.1)
     for rate, seeds in ((0.2, (0, 1, 2)), (0.05, (3, 4)), (0.01, (5,))):
         batch = a_batch(*seeds)
         images, masks = batch.to(CPU)
         expected = bce_dice(plain(images), masks, LossSettings())
-        found = learn(batch, rate)
-        torch.testing.assert_close(found, expected.detach())
-        assert not found.requires_grad
+        result = learner(batch, rate)
+        torch.testing.assert_close(result, expected.detach())
+        assert not result.requires_grad
         optimizer.zero_grad()
         expected.mean().backward()
         optimizer.param_groups[0]["lr"] = rate
         optimizer.step()
-        for one, other in zip(learn.model.parameters(), plain.parameters(), strict=True):
+        for one, other in zip(learner.model.parameters(), plain.parameters(), strict=True):
             torch.testing.assert_close(one, other)
 
 
@@ -123,8 +123,8 @@ def test_rank_weights_its_share_of_a_global_batch(gradients: Grads) -> None:
 
 
 def test_training_learns_a_square() -> None:
-    learn = a_learner(a_settings(ComputeSettings()), network())
-    losses = [float(learn(a_batch(*seeds), 1e-2).mean()) for _ in range(12) for seeds in ((0, 1, 2, 3), (4, 5, 6, 7))]
+    learner = a_learner(a_settings(ComputeSettings()), network())
+    losses = [float(learner(a_batch(*seeds), 1e-2).mean()) for _ in range(12) for seeds in ((0, 1, 2, 3), (4, 5, 6, 7))]
     assert sum(losses[-2:]) < 0.6 * sum(losses[:2])
     assert losses[0] > 0.8
 
@@ -133,33 +133,33 @@ def test_training_learns_a_square() -> None:
 
 
 def test_accumulated_gradient_equals_one_large_batch(gradients: Grads) -> None:
-    """With frozen batch norm; else it sees fewer images at a time."""
-    great, parts = (a_learner(a_settings(accumulate_steps=n), network()) for n in (1, 2))
-    for learn, batch, together in ((great, 4, 1), (parts, 2, 2)):
+    """Needs frozen batch norm, which otherwise sees fewer images at a time."""
+    large, parts = (a_learner(a_settings(accumulate_steps=n), network()) for n in (1, 2))
+    for learner, batch, together in ((large, 4, 1), (parts, 2, 2)):
         for step in training_steps(12, batch, (0, 1, 1), (3, 0), 2, together):
-            learn(a_batch(*step.positions, global_size=step.global_size, is_last_in_step=step.is_last_in_step), 1e-3)
+            learner(a_batch(*step.positions, global_size=step.global_size, is_last_in_step=step.is_last_in_step), 1e-3)
     assert len(gradients) == 6
     for one, other in zip(gradients[:3], gradients[3:], strict=True):
         assert norm([a - b for a, b in zip(one, other, strict=True)]) < 1e-3 * norm(one)
-    # The first is exact to rounding; later ones begin at weights that Adam moves apart where gradients are near 0.
+    # The first is equal up to rounding; later ones differ more, because Adam amplifies gradients near 0.
     assert norm([a - b for a, b in zip(gradients[0], gradients[3], strict=True)]) < 1e-5 * norm(gradients[0])
 
 
 def test_unequal_batches_of_a_step_form_one_mean(gradients: Grads) -> None:
-    learn, whole = a_learner(), a_learner()
-    first = {name: value.clone() for name, value in learn.model.named_parameters()}
-    learn(a_batch(0, 1, 2, global_size=4, is_last_in_step=False), 0.1)
-    assert all(torch.equal(value, first[name]) for name, value in learn.model.named_parameters())
+    learner, reference = a_learner(), a_learner()
+    first = {name: value.clone() for name, value in learner.model.named_parameters()}
+    learner(a_batch(0, 1, 2, global_size=4, is_last_in_step=False), 0.1)
+    assert all(torch.equal(value, first[name]) for name, value in learner.model.named_parameters())
     assert gradients == []
-    learn(a_batch(3, global_size=4), 0.1)
-    whole(a_batch(0, 1, 2, 3), 0.1)
+    learner(a_batch(3, global_size=4), 0.1)
+    reference(a_batch(0, 1, 2, 3), 0.1)
     torch.testing.assert_close(gradients[0], gradients[1])
 
 
 def test_gradients_are_reset_after_each_step(gradients: Grads) -> None:
-    learn = a_learner()
+    learner = a_learner()
     for _ in range(2):
-        learn(a_batch(0), 0.0)
+        learner(a_batch(0), 0.0)
     torch.testing.assert_close(gradients[0], gradients[1])
 
 
@@ -184,9 +184,9 @@ def test_a_short_gradient_is_left_alone(gradients: Grads) -> None:
 
 
 def test_clipping_applies_to_the_whole_step(gradients: Grads) -> None:
-    learn = a_learner(a_settings(clip_norm=1e-3, accumulate_steps=2))
-    learn(a_batch(0, global_size=2, is_last_in_step=False), 0.0)
-    learn(a_batch(1, global_size=2), 0.0)
+    learner = a_learner(a_settings(clip_norm=1e-3, accumulate_steps=2))
+    learner(a_batch(0, global_size=2, is_last_in_step=False), 0.0)
+    learner(a_batch(1, global_size=2), 0.0)
     a_learner(a_settings(clip_norm=1e-3))(a_batch(0, 1), 0.0)
     assert norm(gradients[0]) == pytest.approx(1e-3, rel=1e-3)
     torch.testing.assert_close(gradients[0], gradients[1])
@@ -197,71 +197,71 @@ def test_clipping_applies_to_the_whole_step(gradients: Grads) -> None:
 
 @pytest.mark.parametrize("ema", [0.3, 0.9])
 def test_moving_average_follows_its_formula(ema: float) -> None:
-    learn = a_learner(a_settings(ema_decay=ema))
+    learner = a_learner(a_settings(ema_decay=ema))
     average: dict[str, float] = {}
     for update in range(1, 16):
-        learn(a_batch(update), 0.05)
-        now = {name: float(value) for name, value in learn.model.state_dict().items()}
+        learner(a_batch(update), 0.05)
+        now = {name: float(value) for name, value in learner.model.state_dict().items()}
         decay = min(ema, (1 + update) / (10 + update))
         average = {name: decay * average[name] + (1 - decay) * now[name] for name in now} if average else now
         average["count"] = now["count"]
-        found = {name: float(value) for name, value in learn.weights().items()}
-        assert found == pytest.approx(average, rel=1e-5)
-    assert learn.eval_model is not learn.model
-    assert abs(found["scale"] - now["scale"]) > 1e-3
-    assert found["seen"] < now["seen"] == found["count"]
+        result = {name: float(value) for name, value in learner.weights().items()}
+        assert result == pytest.approx(average, rel=1e-5)
+    assert learner.eval_model is not learner.model
+    assert abs(result["scale"] - now["scale"]) > 1e-3
+    assert result["seen"] < now["seen"] == result["count"]
 
 
 def test_moving_average_updates_once_per_step() -> None:
-    learn = a_learner(a_settings(ema_decay=0.5, accumulate_steps=2))
-    before = learn.weights()
-    learn(a_batch(0, global_size=2, is_last_in_step=False), 0.1)
-    assert same(learn.weights(), before)
-    learn(a_batch(1, global_size=2), 0.1)
-    assert not same(learn.weights(), before)
+    learner = a_learner(a_settings(ema_decay=0.5, accumulate_steps=2))
+    before = learner.weights()
+    learner(a_batch(0, global_size=2, is_last_in_step=False), 0.1)
+    assert same(learner.weights(), before)
+    learner(a_batch(1, global_size=2), 0.1)
+    assert not same(learner.weights(), before)
 
 
 def test_no_moving_average_keeps_one_network() -> None:
-    learn = a_learner()
-    assert learn.eval_model is learn.model
-    assert "model" not in learn.state()
+    learner = a_learner()
+    assert learner.eval_model is learner.model
+    assert "model" not in learner.state()
 
 
 # Weights and state
 
 
 def test_weights_are_a_copy() -> None:
-    learn = a_learner(a_settings(ComputeSettings()), network())
-    kept = learn.weights()
+    learner = a_learner(a_settings(ComputeSettings()), network())
+    kept = learner.weights()
     before = {name: value.clone() for name, value in kept.items()}
-    learn(a_batch(0, 1), 1e-2)
+    learner(a_batch(0, 1), 1e-2)
     assert same(kept, before)
-    after = learn.weights()
-    assert all(not torch.equal(after[name], kept[name]) for name, _ in learn.model.named_parameters())
+    after = learner.weights()
+    assert all(not torch.equal(after[name], kept[name]) for name, _ in learner.model.named_parameters())
     assert all(value.is_contiguous() for value in after.values())
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.8])
 def test_loaded_state_continues_bit_for_bit(ema: float) -> None:
     settings = a_settings(ComputeSettings(), ema_decay=ema, weight_decay=0.1)
-    whole = a_learner(settings, network())
+    reference = a_learner(settings, network())
     for step in range(3):
-        whole(a_batch(step, step + 1), 1e-2)
-    weights, state = whole.weights(), whole.state()
+        reference(a_batch(step, step + 1), 1e-2)
+    weights, state = reference.weights(), reference.state()
     for step in (3, 4):
-        whole(a_batch(step, step + 1), 1e-2)
+        reference(a_batch(step, step + 1), 1e-2)
     other = a_learner(settings, network(seed=9))
     other.load(weights, state)
     assert same(other.weights(), weights)
     for step in (3, 4):
         other(a_batch(step, step + 1), 1e-2)
-    assert same(other.weights(), whole.weights())
-    assert same(dict(other.model.state_dict()), dict(whole.model.state_dict()))
-    forgetful = a_learner(settings, network(seed=9))
-    forgetful.model.load_state_dict(weights)
-    forgetful(a_batch(3, 4), 1e-2)
-    forgetful(a_batch(4, 5), 1e-2)
-    assert not same(forgetful.weights(), whole.weights())
+    assert same(other.weights(), reference.weights())
+    assert same(dict(other.model.state_dict()), dict(reference.model.state_dict()))
+    without_state = a_learner(settings, network(seed=9))
+    without_state.model.load_state_dict(weights)
+    without_state(a_batch(3, 4), 1e-2)
+    without_state(a_batch(4, 5), 1e-2)
+    assert not same(without_state.weights(), reference.weights())
 
 
 # Batch norm
@@ -274,11 +274,11 @@ def statistics(model: nn.Module) -> dict[str, Tensor]:
 @pytest.mark.parametrize("mode", ["frozen", "auto", "local"])
 def test_frozen_batch_norm_trains_scale_and_shift_only(mode: str) -> None:
     model = network()
-    learn = a_learner(a_settings(ComputeSettings(batch_norm=mode)), model)  # type: ignore[arg-type]
+    learner = a_learner(a_settings(ComputeSettings(batch_norm=mode)), model)  # type: ignore[arg-type]
     before = statistics(model)
     norms = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
     affine = {name: (m.weight.detach().clone(), m.bias.detach().clone()) for name, m in norms.items()}
-    learn(a_batch(0, 1), 1e-2)
+    learner(a_batch(0, 1), 1e-2)
     assert same(statistics(model), before) == (mode == "frozen")
     for name, module in norms.items():
         assert not torch.equal(module.weight, affine[name][0])
@@ -289,17 +289,17 @@ def test_frozen_batch_norm_trains_scale_and_shift_only(mode: str) -> None:
 
 def test_batch_of_one_image_needs_frozen_batch_norm() -> None:
     for mode, refused in (("frozen", False), ("local", True)):
-        learn = a_learner(a_settings(FROZEN), network())
-        learn._settings = learn._settings.model_copy(update={"compute": ComputeSettings(batch_norm=mode)})  # type: ignore[arg-type]
+        learner = a_learner(a_settings(FROZEN), network())
+        learner._settings = learner._settings.model_copy(update={"compute": ComputeSettings(batch_norm=mode)})  # type: ignore[arg-type]
         if refused:
             with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
-                learn(a_batch(0), 1e-2)
+                learner(a_batch(0), 1e-2)
         else:
-            assert math.isfinite(float(learn(a_batch(0), 1e-2)))
+            assert math.isfinite(float(learner(a_batch(0), 1e-2)))
 
 
 def test_sync_batch_norm_keeps_the_network_function(monkeypatch: pytest.MonkeyPatch) -> None:
-    """timm's batch norm holds an activation too, which torch's conversion drops: silently another network."""
+    """torch's own conversion would drop the activation of timm's batch norm."""
     monkeypatch.setattr(train_step, "rank_and_world_size", lambda: (0, 2))
     model = network().train()
     model(torch.rand(4, 1, SIDE, SIDE))
@@ -331,7 +331,7 @@ def test_sync_batch_norm_needs_several_gpus(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize(
-    ("asked", "device", "has_bf16", "expected"),
+    ("requested", "device", "has_bf16", "expected"),
     [
         ("auto", "cpu", True, "fp32"),
         ("auto", "cuda", True, "bf16"),
@@ -342,10 +342,10 @@ def test_sync_batch_norm_needs_several_gpus(monkeypatch: pytest.MonkeyPatch) -> 
     ],
 )
 def test_auto_precision_follows_the_device(
-    asked: Any, device: str, has_bf16: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+    requested: Any, device: str, has_bf16: bool, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: has_bf16)
-    assert precision.resolve_precision(asked, torch.device(device)) == expected
+    assert precision.resolve_precision(requested, torch.device(device)) == expected
 
 
 def test_fp16_on_a_cpu_is_refused() -> None:
@@ -356,11 +356,11 @@ def test_fp16_on_a_cpu_is_refused() -> None:
 def test_bf16_trains_on_a_cpu_with_fp32_weights() -> None:
     losses: dict[str, list[float]] = {}
     for kind in ("fp32", "bf16"):
-        learn = a_learner(a_settings(ComputeSettings(precision=kind)), network())  # type: ignore[arg-type]
-        found = [learn(a_batch(0, 1, 2, 3), 1e-2) for _ in range(8)]
-        assert {loss.dtype for loss in found} == {torch.float32}
-        assert {value.dtype for value in learn.weights().values()} == {torch.float32, torch.int64}
-        losses[kind] = [float(loss.mean()) for loss in found]
+        learner = a_learner(a_settings(ComputeSettings(precision=kind)), network())  # type: ignore[arg-type]
+        result = [learner(a_batch(0, 1, 2, 3), 1e-2) for _ in range(8)]
+        assert {loss.dtype for loss in result} == {torch.float32}
+        assert {value.dtype for value in learner.weights().values()} == {torch.float32, torch.int64}
+        losses[kind] = [float(loss.mean()) for loss in result]
     assert losses["bf16"][-1] < 0.9 * losses["bf16"][0]
     assert losses["bf16"][0] == pytest.approx(losses["fp32"][0], rel=0.03)
     assert losses["bf16"] != losses["fp32"]
@@ -379,7 +379,7 @@ def test_compiled_network_trains_the_same_weights(monkeypatch: pytest.MonkeyPatc
         a_learner(a_settings(ComputeSettings(compile=wanted, batch_norm="frozen"))) for wanted in (False, True)
     )
     for seed in range(3):
-        losses = [learn(a_batch(seed, seed + 1), 0.1) for learn in (plain, fast)]
+        losses = [learner(a_batch(seed, seed + 1), 0.1) for learner in (plain, fast)]
         torch.testing.assert_close(*losses)
     torch._dynamo.reset()
     assert compiled
@@ -387,17 +387,17 @@ def test_compiled_network_trains_the_same_weights(monkeypatch: pytest.MonkeyPatc
     torch.testing.assert_close(plain.weights(), fast.weights())
 
 
-@pytest.mark.parametrize("asked", [False, True])
-def test_deterministic_mode_ends_with_its_block(asked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "whatever it was")  # so that it is put back afterwards
+@pytest.mark.parametrize("requested", [False, True])
+def test_deterministic_mode_ends_with_its_block(requested: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "whatever it was")  # restored after the test
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
     before = torch.are_deterministic_algorithms_enabled()
-    found = []
-    with pytest.raises(ZeroDivisionError), train_step.deterministic_algorithms(asked):
-        found += [torch.are_deterministic_algorithms_enabled(), "CUBLAS_WORKSPACE_CONFIG" in os.environ, 1 / 0]
-    with train_step.deterministic_algorithms(asked):
-        found += [torch.are_deterministic_algorithms_enabled(), "CUBLAS_WORKSPACE_CONFIG" in os.environ]
-    assert found == [asked, asked]
+    result = []
+    with pytest.raises(ZeroDivisionError), train_step.deterministic_algorithms(requested):
+        result += [torch.are_deterministic_algorithms_enabled(), "CUBLAS_WORKSPACE_CONFIG" in os.environ, 1 / 0]
+    with train_step.deterministic_algorithms(requested):
+        result += [torch.are_deterministic_algorithms_enabled(), "CUBLAS_WORKSPACE_CONFIG" in os.environ]
+    assert result == [requested, requested]
     assert torch.are_deterministic_algorithms_enabled() == before
 
 
@@ -423,27 +423,27 @@ def test_a_constant_learning_rate_is_constant(total: int, lr: float, data: st.Da
 
 @given(st.integers(2, 500), schedules)
 def test_schedule_rises_over_the_warmup_then_falls(total: int, settings: OptimSettings) -> None:
-    found = rates(total, settings)
+    result = rates(total, settings)
     warm = max(1, round(total * settings.warmup))
-    assert max(found) == pytest.approx(settings.lr)
-    assert found[warm] == pytest.approx(settings.lr, rel=1e-9)
-    assert found[: warm + 1] == sorted(found[: warm + 1])
-    assert found[warm:] == sorted(found[warm:], reverse=True)
-    assert all(0 < rate <= settings.lr * (1 + 1e-9) for rate in found)
+    assert max(result) == pytest.approx(settings.lr)
+    assert result[warm] == pytest.approx(settings.lr, rel=1e-9)
+    assert result[: warm + 1] == sorted(result[: warm + 1])
+    assert result[warm:] == sorted(result[warm:], reverse=True)
+    assert all(0 < rate <= settings.lr * (1 + 1e-9) for rate in result)
 
 
 @given(st.integers(40, 500), schedules)
 def test_schedule_starts_low_and_ends_near_zero(total: int, settings: OptimSettings) -> None:
-    found = [rate / settings.lr for rate in rates(total, settings)]
+    result = [rate / settings.lr for rate in rates(total, settings)]
     warm = max(1, round(total * settings.warmup))
     if settings.schedule == "one-cycle":
-        assert found[0] == pytest.approx(1 / 25)
+        assert result[0] == pytest.approx(1 / 25)
     else:
-        assert found[0] == pytest.approx(1 / warm)
+        assert result[0] == pytest.approx(1 / warm)
     # One step before the end of the half cosine.
     left = 0.5 * (1 - math.cos(math.pi / (total - warm)))
-    assert found[-1] == pytest.approx(left if settings.schedule == "cosine" else left + (1 - left) * 1e-4, rel=1e-4)
-    assert found[-1] < 0.5
+    assert result[-1] == pytest.approx(left if settings.schedule == "cosine" else left + (1 - left) * 1e-4, rel=1e-4)
+    assert result[-1] < 0.5
 
 
 @pytest.mark.parametrize(
@@ -463,8 +463,8 @@ def test_schedules_of_known_steps(schedule: Any, expected: list[float | None]) -
 def test_every_step_has_its_own_rate(gradients: Grads) -> None:
     used: list[float] = []
     hook = register_optimizer_step_pre_hook(lambda optimizer, *_: used.append(optimizer.param_groups[0]["lr"]))
-    learn = a_learner()
+    learner = a_learner()
     for number, rate in enumerate((0.1, 0.2, 0.3, 0.4)):
-        learn(a_batch(0, global_size=2, is_last_in_step=number % 2 == 1), rate)
+        learner(a_batch(0, global_size=2, is_last_in_step=number % 2 == 1), rate)
     hook.remove()
     assert used == [0.2, 0.4]
