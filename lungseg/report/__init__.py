@@ -1,1 +1,1 @@
-"""Tables and pages of results."""
+"""Result tables on the terminal, report.html and report.json."""

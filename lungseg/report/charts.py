@@ -4,7 +4,8 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+
+from lungseg.arrays import Row
 
 WIDTH, HEIGHT = 300, 150
 LEFT, RIGHT, TOP, BOTTOM = 42, 10, 12, 32
@@ -13,7 +14,6 @@ LEFT, RIGHT, TOP, BOTTOM = 42, 10, 12, 32
 _BINS = 40
 _TICK_STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 
-Row = dict[str, Any]
 Points = tuple[tuple[float, float], ...]
 
 

@@ -57,7 +57,9 @@ def write_predictions(folder: Path, draw_pair: DrawPair) -> Path:
     dicom.write_bytes(write_dicom(image.astype(np.uint16), **uids))
     rows.append(prediction_row("radiograph", str(dicom), mask, dice=0.95))
     rows.append(prediction_row("empty", str(folder.parent / "0.png"), np.zeros((90, 80), np.uint8)))
-    rejected = prediction_row("torn", str(folder.parent / "none.png"), mask, status="rejected", codes=["undecodable"])
+    rejected = prediction_row(
+        "damaged", str(folder.parent / "none.png"), mask, status="rejected", codes=["undecodable"]
+    )
     rows.append({**rejected, "mask": None, "bbox": None, "area_px": None})
     replace_part(folder, 0, rows[:2])
     replace_part(folder, 1, rows[2:])

@@ -168,5 +168,5 @@ def write_archive(folder: Path, draw_pair: DrawPair) -> list[Row]:
     for row in rows[4:6]:
         row["seen_in_training"] = True
     rows[6] = {**without_reference(rows[6]), "codes": ["mask_size"]}
-    rows.append(_not_predicted("torn", "rejected", "undecodable"))
+    rows.append(_not_predicted("damaged", "rejected", "undecodable"))
     return [*rows, _not_predicted("lost", "failed", "unreadable")]
