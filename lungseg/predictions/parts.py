@@ -44,7 +44,9 @@ class StatusCounts:
             reasons = counted_codes(status, codes)
             counts.codes.update((status, code) for code in reasons)
             if status not in USABLE and len(examples) < _MAX_EXAMPLES:
-                examples.append(f"{storage.name_of(uri)}: {message} ({', '.join(reasons)})")
+                name = storage.name_of(uri)
+                sentence = message if name in message else f"{name}: {message}"
+                examples.append(f"{sentence} ({', '.join(reasons)})")
         return cls(counts.statuses, counts.codes, tuple(examples))
 
     def add(self, other: "StatusCounts") -> "StatusCounts":

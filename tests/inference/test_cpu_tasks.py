@@ -107,8 +107,8 @@ def test_squares_and_probabilities_survive_between_stages(archive: Path, job: In
     for start in (0, 4):
         expected = ensemble([square for square in squares[start : start + 4] if square is not None], [""] * 4)
         for row, one in zip(predicted.slice(start, 4).to_pylist(), expected, strict=True):
-            found = np.frombuffer(row["probability"], np.uint16).reshape(64, 64) / 65535
-            assert np.abs(found - one.probability).max() <= 0.5 / 65535 + 1e-7
+            actual = np.frombuffer(row["probability"], np.uint16).reshape(64, 64) / 65535
+            assert np.abs(actual - one.probability).max() <= 0.5 / 65535 + 1e-7
 
 
 @pytest.mark.parametrize("batch", [1, 3, 16])
@@ -147,8 +147,8 @@ def test_every_odd_input_becomes_a_row(job: InferenceJob, tmp_path: Path) -> Non
     assert rows.keys() == KINDS.keys()
     for name, kind in KINDS.items():
         row = rows[name]
-        found = row["status"], tuple(row["codes"])
-        assert found == expected_of(kind), f"{name}: {row['message']}"
+        actual = row["status"], tuple(row["codes"])
+        assert actual == expected_of(kind), f"{name}: {row['message']}"
         assert (row["mask"] is not None) is (row["status"] in USABLE), name
         assert (row["dice"] is not None) is (kind.status in USABLE and kind.mask is not None), name
     assert StatusCounts.from_json(written["counts"]).statuses.total() == len(KINDS)

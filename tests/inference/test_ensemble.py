@@ -81,13 +81,13 @@ def squares() -> list[U8]:
 def test_probabilities_are_those_of_the_saved_network(
     network: LungNetwork, saved: checkpoint.Checkpoint, squares: list[U8]
 ) -> None:
-    found = Predictor(saved).probabilities(squares)
+    result = Predictor(saved).probabilities(squares)
     with torch.inference_mode():
         expected = torch.sigmoid(network(torch.from_numpy(np.stack(squares)[:, None] / np.float32(255.0))))[:, 0]
-    assert found.dtype == np.float32
-    assert found.shape == (len(squares), 64, 64)
-    np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
-    assert found.std() > 0.05
+    assert result.dtype == np.float32
+    assert result.shape == (len(squares), 64, 64)
+    np.testing.assert_allclose(result, expected.numpy(), atol=1e-5)
+    assert result.std() > 0.05
 
 
 def test_batch_size_and_order_do_not_matter(saved: checkpoint.Checkpoint, squares: list[U8]) -> None:
@@ -108,9 +108,9 @@ def test_repeated_prediction_gives_equal_bits(saved: checkpoint.Checkpoint, squa
 
 
 def test_defaults_are_fp32_without_tta(saved: checkpoint.Checkpoint, squares: list[U8]) -> None:
-    found = Predictor(saved).probabilities(squares)
+    result = Predictor(saved).probabilities(squares)
     for options in (PredictOptions(), PredictOptions(precision="fp32"), PredictOptions("cpu", "auto", "none")):
-        assert (Predictor(saved, options).probabilities(squares) == found).all()
+        assert (Predictor(saved, options).probabilities(squares) == result).all()
 
 
 def test_bf16_differs_slightly_from_fp32(saved: checkpoint.Checkpoint, squares: list[U8]) -> None:
@@ -128,14 +128,14 @@ def test_flip_is_the_mean_with_the_mirrored_image(saved: checkpoint.Checkpoint, 
     plain = Predictor(saved)
     plain_mean, mirrored_back = plain.probabilities(squares), plain.probabilities(mirrored(squares))[..., ::-1]
     assert np.abs(plain_mean - mirrored_back).max() > 0.05
-    found = Predictor(saved, PredictOptions(tta="flip")).probabilities(squares)
-    np.testing.assert_allclose(found, (plain_mean + mirrored_back) / 2, atol=1e-5)
+    result = Predictor(saved, PredictOptions(tta="flip")).probabilities(squares)
+    np.testing.assert_allclose(result, (plain_mean + mirrored_back) / 2, atol=1e-5)
 
 
 def test_flip_makes_prediction_mirror_symmetric(saved: checkpoint.Checkpoint, squares: list[U8]) -> None:
     predictor = Predictor(saved, PredictOptions(tta="flip"))
-    found = predictor.probabilities(mirrored(squares))
-    np.testing.assert_allclose(found[..., ::-1], predictor.probabilities(squares), atol=1e-5)
+    result = predictor.probabilities(mirrored(squares))
+    np.testing.assert_allclose(result[..., ::-1], predictor.probabilities(squares), atol=1e-5)
 
 
 def mean_of(
@@ -149,17 +149,17 @@ def mean_of(
 def test_ensemble_is_the_mean_of_its_members(
     options: PredictOptions, models: list[checkpoint.Checkpoint], squares: list[U8]
 ) -> None:
-    found = Ensemble(models, options)(squares, [f"new {i}" for i in range(len(squares))])
-    assert [(one.models, one.seen_in_training) for one in found] == [(3, False)] * len(squares)
-    means = np.stack([one.probability for one in found])
+    result = Ensemble(models, options)(squares, [f"new {i}" for i in range(len(squares))])
+    assert [(one.models, one.seen_in_training) for one in result] == [(3, False)] * len(squares)
+    means = np.stack([one.probability for one in result])
     assert means.dtype == np.float32
     np.testing.assert_allclose(means, mean_of(models, squares, options), atol=1e-5)
 
 
 def test_ensemble_of_one_equals_the_model(models: list[checkpoint.Checkpoint], squares: list[U8]) -> None:
-    found = Ensemble(models[:1])(squares, ["one"] * len(squares))
-    assert all((one.models, one.seen_in_training) == (1, True) for one in found)
-    assert (np.stack([one.probability for one in found]) == Predictor(models[0]).probabilities(squares)).all()
+    result = Ensemble(models[:1])(squares, ["one"] * len(squares))
+    assert all((one.models, one.seen_in_training) == (1, True) for one in result)
+    assert (np.stack([one.probability for one in result]) == Predictor(models[0]).probabilities(squares)).all()
 
 
 @pytest.mark.parametrize(
@@ -170,18 +170,18 @@ def test_members_trained_on_an_image_are_left_out(
     digest: str, member_numbers: list[int], models: list[checkpoint.Checkpoint], squares: list[U8]
 ) -> None:
     square = squares[0]
-    (found,) = Ensemble(models)([square], [digest])
-    assert (found.models, found.seen_in_training) == (len(member_numbers), False)
-    np.testing.assert_allclose(found.probability, mean_of([models[i] for i in member_numbers], [square])[0], atol=1e-5)
+    (result,) = Ensemble(models)([square], [digest])
+    assert (result.models, result.seen_in_training) == (len(member_numbers), False)
+    np.testing.assert_allclose(result.probability, mean_of([models[i] for i in member_numbers], [square])[0], atol=1e-5)
 
 
 def test_all_members_predict_an_image_that_all_were_trained_on(
     models: list[checkpoint.Checkpoint], squares: list[U8]
 ) -> None:
     square = squares[0]
-    (found,) = Ensemble(models)([square], ["all"])
-    assert (found.models, found.seen_in_training) == (3, True)
-    np.testing.assert_allclose(found.probability, mean_of(models, [square])[0], atol=1e-5)
+    (result,) = Ensemble(models)([square], ["all"])
+    assert (result.models, result.seen_in_training) == (3, True)
+    np.testing.assert_allclose(result.probability, mean_of(models, [square])[0], atol=1e-5)
 
 
 def test_each_image_of_a_batch_has_its_own_members(models: list[checkpoint.Checkpoint], squares: list[U8]) -> None:
@@ -204,9 +204,9 @@ def test_member_is_skipped_when_trained_on_the_whole_batch(
     models: list[checkpoint.Checkpoint], squares: list[U8]
 ) -> None:
     squares = squares[:2]
-    found = Ensemble(models[:2])(squares, ["one", "one"])
+    result = Ensemble(models[:2])(squares, ["one", "one"])
     expected = Predictor(models[1]).probabilities(squares)
-    assert (np.stack([one.probability for one in found]) == expected).all()
+    assert (np.stack([one.probability for one in result]) == expected).all()
 
 
 def test_order_of_members_does_not_matter(models: list[checkpoint.Checkpoint], squares: list[U8]) -> None:
@@ -222,8 +222,8 @@ def test_digest_of_one_model_is_that_of_its_weights(models: list[checkpoint.Chec
 
 
 def test_ensemble_digest_does_not_depend_on_order(models: list[checkpoint.Checkpoint]) -> None:
-    found = {ensemble_digest(order) for order in permutations(models)}
-    assert found == {storage.digest(sorted(one.digest for one in models))}
+    result = {ensemble_digest(order) for order in permutations(models)}
+    assert result == {storage.digest(sorted(one.digest for one in models))}
 
 
 def test_different_ensembles_have_different_digests(models: list[checkpoint.Checkpoint]) -> None:

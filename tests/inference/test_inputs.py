@@ -108,7 +108,12 @@ def test_key_gives_listed_patients_pseudonyms(archive: Path, tmp_path: Path) -> 
 def test_manifest_rows_are_checked_again_except_name_problems(prepared: Path, tmp_path: Path) -> None:
     table = storage.read_table(str(prepared / "north" / "manifest.parquet"))
     rows = table.to_pylist()
-    rows[0] |= {"status": "rejected", "codes": ["mask_empty"], "message": "found by another version", "mask_area": None}
+    rows[0] |= {
+        "status": "rejected",
+        "codes": ["mask_empty"],
+        "message": "found by another version",
+        "mask_area": None,
+    }
     rows[1] |= {"status": "rejected", "codes": ["duplicate_id"], "message": "north_00.png has the id"}
     storage.write_table(str(tmp_path / "manifest.parquet"), table.from_pylist(rows, table.schema))
     records = [item.record for item in items_of(tmp_path / "manifest.parquet")]
@@ -163,9 +168,9 @@ def test_missing_files_have_no_stat(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"abc")
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     uris = {str(tmp_path / name): name for name in ("file", "dangling", "missing", "")} | {"": "no name"}
-    found = {uris[uri]: stat for uri, stat in stat_files(set(uris)).items()}
-    assert found.pop("file") == (3, (tmp_path / "file").stat().st_mtime_ns)
-    assert set(found.values()) == {None}
+    listed = {uris[uri]: stat for uri, stat in stat_files(set(uris)).items()}
+    assert listed.pop("file") == (3, (tmp_path / "file").stat().st_mtime_ns)
+    assert set(listed.values()) == {None}
 
 
 def test_pattern_selects_before_the_duplicate_check(tmp_path: Path, draw_pair: Any) -> None:
@@ -173,8 +178,8 @@ def test_pattern_selects_before_the_duplicate_check(tmp_path: Path, draw_pair: A
     for name in ("a.bmp", "a.png", "b.png"):
         cv2.imwrite(str(tmp_path / name), image)
     settings = InferSettings(archive=str(tmp_path), pattern="*.png")
-    found = list_items(settings, PreprocessSettings(size=64))
-    assert [(item.record.image_id, item.record.status) for item in found] == [("a", "ok"), ("b", "ok")]
+    listed = list_items(settings, PreprocessSettings(size=64))
+    assert [(item.record.image_id, item.record.status) for item in listed] == [("a", "ok"), ("b", "ok")]
 
 
 def test_empty_listing_is_refused(tmp_path: Path) -> None:

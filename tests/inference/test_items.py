@@ -96,8 +96,8 @@ def test_item_lists_its_files(archive: Path, prepared: Path) -> None:
 
 def test_stats_are_in_file_order() -> None:
     item = Item(Record("a", "north", "image", ("left", "right")))
-    (found,) = with_stats([item], {"right": (3, 3), "image": (1, 1), "left": None})
-    assert found.stats == ((1, 1), None, (3, 3))
+    (restored,) = with_stats([item], {"right": (3, 3), "image": (1, 1), "left": None})
+    assert restored.stats == ((1, 1), None, (3, 3))
 
 
 def test_image_is_preprocessed_as_in_prepare(archive: Path) -> None:
@@ -138,8 +138,8 @@ def test_only_lung_masks_are_references(archive: Path) -> None:
 @pytest.mark.parametrize("location", ["local", "behind a URI"])
 def test_unchanged_files_are_opened(location: str, archive: Path) -> None:
     north = archive / "north"
-    found = planned(str(north) if location == "local" else north.as_uri(), "north")
-    assert [open_item(item, SMALL).record.status for item in found] == ["ok"] * 5
+    restored = planned(str(north) if location == "local" else north.as_uri(), "north")
+    assert [open_item(item, SMALL).record.status for item in restored] == ["ok"] * 5
 
 
 @pytest.mark.parametrize("number", [0, 1], ids=["image", "mask"])
@@ -250,9 +250,9 @@ def test_reference_of_prepared_sample_is_restored_to_native_size(archive: Path, 
         truth = cv2.imread(raw[item.record.image_id].record.mask_uris[0], cv2.IMREAD_GRAYSCALE) // 255
         assert opened.reference is not None
         assert opened.geometry is not None
-        found = codecs.decode_rle(opened.reference, *truth.shape)
-        assert np.mean(found != truth) < 0.02
-        again = prepare_mask(found, opened.geometry)
+        restored = codecs.decode_rle(opened.reference, *truth.shape)
+        assert np.mean(restored != truth) < 0.02
+        again = prepare_mask(restored, opened.geometry)
         assert np.mean(again != prepare_mask(truth, opened.geometry)) < 0.02
 
 

@@ -28,23 +28,23 @@ def draw(*rows: str) -> U8:
 
 @given(masks)
 def test_area_centroid_and_box_match_the_pixels(mask: U8) -> None:
-    found = describe(mask)
+    values = describe(mask)
     rows, columns = np.nonzero(mask)
-    assert found["area_px"] == len(rows)
+    assert values["area_px"] == len(rows)
     if not len(rows):
-        assert (found["centroid_x_px"], found["centroid_y_px"], found["bbox"]) == (None, None, [])
+        assert (values["centroid_x_px"], values["centroid_y_px"], values["bbox"]) == (None, None, [])
         return
-    assert found["centroid_x_px"] == pytest.approx(columns.mean())
-    assert found["centroid_y_px"] == pytest.approx(rows.mean())
-    x, y, width, height = found["bbox"]
+    assert values["centroid_x_px"] == pytest.approx(columns.mean())
+    assert values["centroid_y_px"] == pytest.approx(rows.mean())
+    x, y, width, height = values["bbox"]
     assert (x, y, x + width - 1, y + height - 1) == (columns.min(), rows.min(), columns.max(), rows.max())
 
 
 @given(masks)
 def test_both_lungs_add_up_to_the_mask(mask: U8) -> None:
-    found = describe(mask)
-    assert found["right_lung_px"] + found["left_lung_px"] == found["area_px"]
-    assert min(found["right_lung_px"], found["left_lung_px"]) >= 0
+    values = describe(mask)
+    assert values["right_lung_px"] + values["left_lung_px"] == values["area_px"]
+    assert min(values["right_lung_px"], values["left_lung_px"]) >= 0
 
 
 @given(masks)
@@ -62,15 +62,15 @@ def test_component_belongs_to_its_larger_side_unless_both_lungs(mask: U8) -> Non
 
 @given(masks)
 def test_values_are_plain_python_types(mask: U8) -> None:
-    found = describe(mask)
-    assert all(type(found[name]) is int for name in ("area_px", "right_lung_px", "left_lung_px"))
-    assert all(type(found[name]) in (float, type(None)) for name in ("centroid_x_px", "centroid_y_px"))
-    assert all(type(value) is int for value in found["bbox"])
+    values = describe(mask)
+    assert all(type(values[name]) is int for name in ("area_px", "right_lung_px", "left_lung_px"))
+    assert all(type(values[name]) in (float, type(None)) for name in ("centroid_x_px", "centroid_y_px"))
+    assert all(type(value) is int for value in values["bbox"])
 
 
 def test_right_lung_is_on_the_left_of_the_image() -> None:
-    found = describe(draw("###....#", "###....#", "........"))
-    assert (found["right_lung_px"], found["left_lung_px"]) == (6, 2)
+    values = describe(draw("###....#", "###....#", "........"))
+    assert (values["right_lung_px"], values["left_lung_px"]) == (6, 2)
 
 
 def test_only_joined_lungs_are_divided_at_the_midline() -> None:
@@ -106,18 +106,18 @@ def test_components_are_split_only_at_the_midline(mask: U8) -> None:
 
 @given(probabilities, thresholds)
 def test_confidence_matches_a_plain_computation(probability: F32, threshold: float) -> None:
-    found = confidence(probability, threshold)
+    values = confidence(probability, threshold)
     mask = probability >= np.float32(threshold)
     if not mask.any():
-        assert found == {"mean_probability": None, "border_entropy": None}
+        assert values == {"mean_probability": None, "border_entropy": None}
         return
-    assert found["mean_probability"] == pytest.approx(probability[mask].astype(float).mean())
+    assert values["mean_probability"] == pytest.approx(probability[mask].astype(float).mean())
     border = ndimage.maximum_filter(mask, 3, mode="nearest") != ndimage.minimum_filter(mask, 3, mode="nearest")
     expected = [_entropy(float(probability_value)) for probability_value in probability[border]]
     if expected:
-        assert found["border_entropy"] == pytest.approx(sum(expected) / len(expected), abs=1e-9)
+        assert values["border_entropy"] == pytest.approx(sum(expected) / len(expected), abs=1e-9)
     else:
-        assert found["border_entropy"] is None
+        assert values["border_entropy"] is None
 
 
 def _entropy(probability_value: float) -> float:
@@ -126,8 +126,8 @@ def _entropy(probability_value: float) -> float:
 
 @given(probabilities, thresholds)
 def test_confidence_values_stay_in_range(probability: F32, threshold: float) -> None:
-    found = confidence(probability, threshold)
-    mean, entropy = found["mean_probability"], found["border_entropy"]
+    values = confidence(probability, threshold)
+    mean, entropy = values["mean_probability"], values["border_entropy"]
     assert mean is None or np.float32(threshold) <= mean <= 1 or math.isclose(mean, np.float32(threshold))
     assert entropy is None or 0 <= entropy <= 1
 

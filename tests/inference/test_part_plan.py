@@ -240,11 +240,11 @@ def test_part_with_unreadable_mask_is_predicted_again(tmp_path: Path, planned: l
 
 
 def test_rejected_images_count_only_reasons_for_rejection() -> None:
-    found = count(
+    counts = count(
         row("a", "rejected", "mask_size", "inverted"),
         row("b", "repaired", "undecodable", "inverted"),
     )
-    assert found.code_counts() == [
+    assert counts.code_counts() == [
         {"status": "rejected", "code": "mask_size", "images": 1},
         {"status": "repaired", "code": "inverted", "images": 1},
         {"status": "repaired", "code": "undecodable", "images": 1},
@@ -256,21 +256,21 @@ def count(*rows: dict[str, Any]) -> StatusCounts:
 
 
 def test_counts_include_statuses_and_all_codes() -> None:
-    found = count(
+    counts = count(
         row("a"),
         row("b", "repaired", "inverted", "grey_as_colour"),
         row("c", "rejected", "blank"),
         row("d", "failed", "unreadable"),
     )
-    assert found.counts() == {"ok": 1, "repaired": 1, "rejected": 1, "failed": 1}
-    assert found.without_mask() == 2
-    assert found.codes == {
+    assert counts.counts() == {"ok": 1, "repaired": 1, "rejected": 1, "failed": 1}
+    assert counts.without_mask() == 2
+    assert counts.codes == {
         ("repaired", "inverted"): 1,
         ("repaired", "grey_as_colour"): 1,
         ("rejected", "blank"): 1,
         ("failed", "unreadable"): 1,
     }
-    assert found.examples == ("c.png: why c (blank)", "d.png: why d (unreadable)")
+    assert counts.examples == ("c.png: why c (blank)", "d.png: why d (unreadable)")
 
 
 def test_sum_of_counts_keeps_the_first_three_examples() -> None:
@@ -284,13 +284,13 @@ def test_sum_of_counts_keeps_the_first_three_examples() -> None:
 
 
 def test_repaired_images_are_not_listed_as_without_mask() -> None:
-    found = count(row("a", "repaired", "inverted"), row("b", "rejected", "blank"))
-    assert found.describe_without_mask() == "1 blank"
+    counts = count(row("a", "repaired", "inverted"), row("b", "rejected", "blank"))
+    assert counts.describe_without_mask() == "1 blank"
 
 
 def test_counts_survive_json() -> None:
-    found = count(row("a"), row("b", "repaired", "x", "y"), row("c", "failed", "z"))
-    assert StatusCounts.from_json(found.to_json()) == found
+    counts = count(row("a"), row("b", "repaired", "x", "y"), row("c", "failed", "z"))
+    assert StatusCounts.from_json(counts.to_json()) == counts
     assert StatusCounts.from_json(StatusCounts.empty().to_json()) == StatusCounts.empty()
 
 

@@ -33,8 +33,8 @@ def components_of(mask: U8) -> list[U8]:
     return [(labels == label).astype(np.uint8) for label in range(1, count + 1)]
 
 
-def is_valid_mask(found: U8, mask: U8) -> bool:
-    return found.dtype == np.uint8 and found.shape == mask.shape and set(np.unique(found)) <= {0, 1}
+def is_valid_mask(result: U8, mask: U8) -> bool:
+    return result.dtype == np.uint8 and result.shape == mask.shape and set(np.unique(result)) <= {0, 1}
 
 
 def pixels_on(component: U8, side: slice) -> int:
@@ -55,10 +55,10 @@ def test_diagonal_neighbours_are_one_component() -> None:
 
 @given(masks, shares)
 def test_components_under_the_share_are_dropped(mask: U8, share: float) -> None:
-    found = drop_specks(mask, share)
+    result = drop_specks(mask, share)
     kept = [component for component in components_of(mask) if component.sum() >= share * mask.sum()]
-    assert is_valid_mask(found, mask)
-    assert (found == np.sum(kept, axis=0, initial=0, dtype=np.uint8)).all() if kept else not found.any()
+    assert is_valid_mask(result, mask)
+    assert (result == np.sum(kept, axis=0, initial=0, dtype=np.uint8)).all() if kept else not result.any()
 
 
 def test_component_of_exactly_the_share_stays() -> None:
@@ -69,9 +69,9 @@ def test_component_of_exactly_the_share_stays() -> None:
 
 @given(masks)
 def test_at_most_two_complete_components_are_kept(mask: U8) -> None:
-    found = keep_lungs(mask)
-    kept = components_of(found)
-    assert is_valid_mask(found, mask)
+    result = keep_lungs(mask)
+    kept = components_of(result)
+    assert is_valid_mask(result, mask)
     assert (len(kept) >= 1) == bool(mask.any())
     assert len(kept) <= 2
     before = {component.tobytes() for component in components_of(mask)}
@@ -86,8 +86,8 @@ def test_keep_lungs_is_idempotent(mask: U8) -> None:
 
 @given(masks)
 def test_kept_lung_is_largest_on_its_side(mask: U8) -> None:
-    found = keep_lungs(mask)
-    kept, middle = components_of(found), midline(found)
+    result = keep_lungs(mask)
+    kept, middle = components_of(result), midline(result)
     for component in kept:
         sides = [side for side in (slice(None, middle), slice(middle, None)) if pixels_on(component, side)]
         assert any(pixels_on(component, side) == max(pixels_on(other, side) for other in kept) for side in sides)
@@ -96,15 +96,15 @@ def test_kept_lung_is_largest_on_its_side(mask: U8) -> None:
 
 @given(masks)
 def test_largest_component_of_a_side_stays(mask: U8) -> None:
-    found, middle = keep_lungs(mask), midline(mask)
-    if midline(found) != middle:
+    result, middle = keep_lungs(mask), midline(mask)
+    if midline(result) != middle:
         return
     for side in (slice(None, middle), slice(middle, None)):
         rivals = sorted((pixels_on(component, side), i) for i, component in enumerate(components_of(mask)))
         if not rivals or not rivals[-1][0] or (len(rivals) > 1 and rivals[-1][0] == rivals[-2][0]):
             continue
         largest = components_of(mask)[rivals[-1][1]]
-        assert (found[largest == 1] == 1).all() or largest.sum() < 0.05 * max(
+        assert (result[largest == 1] == 1).all() or largest.sum() < 0.05 * max(
             component.sum() for component in components_of(mask)
         )
 
@@ -154,9 +154,9 @@ def test_selection_repeats_when_the_midline_moves() -> None:
 
 @given(masks)
 def test_holes_are_filled_as_by_scipy(mask: U8) -> None:
-    found = fill_holes(mask)
-    assert is_valid_mask(found, mask)
-    assert (found == ndimage.binary_fill_holes(mask)).all()
+    result = fill_holes(mask)
+    assert is_valid_mask(result, mask)
+    assert (result == ndimage.binary_fill_holes(mask)).all()
 
 
 @pytest.mark.parametrize(
@@ -192,9 +192,9 @@ def test_smoothing_removes_a_spur_and_closes_a_cleft() -> None:
     damaged = block.copy()
     damaged[5:10, 20] = 1
     damaged[10:30, 40] = 0
-    found = smooth(damaged, 2 / 60)
-    assert not found[:9].any()  # the disk's own tip fits into the spur's foot
-    assert (found[14:26] == block[14:26]).all()
+    result = smooth(damaged, 2 / 60)
+    assert not result[:9].any()  # the disk's own tip fits into the spur's foot
+    assert (result[14:26] == block[14:26]).all()
 
 
 def test_smoothing_keeps_a_lung_at_the_image_border() -> None:
@@ -206,12 +206,12 @@ def test_smoothing_keeps_a_lung_at_the_image_border() -> None:
 @given(masks)
 def test_midline_is_the_emptiest_column_of_the_middle_third(mask: U8) -> None:
     width = mask.shape[1]
-    found, filled = midline(mask), mask.sum(axis=0)
+    result, filled = midline(mask), mask.sum(axis=0)
     third = [column for column in range(width) if width // 3 <= column < width - width // 3] or [width // 3]
-    assert found in third
-    assert filled[found] == min(filled[column] for column in third)
-    alike = [column for column in third if filled[column] == filled[found]]
-    assert abs(found - width / 2) == min(abs(column - width / 2) for column in alike)
+    assert result in third
+    assert filled[result] == min(filled[column] for column in third)
+    alike = [column for column in third if filled[column] == filled[result]]
+    assert abs(result - width / 2) == min(abs(column - width / 2) for column in alike)
 
 
 def test_midline_of_empty_and_full_masks_is_the_middle() -> None:

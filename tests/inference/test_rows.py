@@ -120,10 +120,10 @@ def mask_of(row: Row) -> U8:
 @given(st.lists(st.booleans(), max_size=20), st.integers(1, 8))
 def test_batches_skip_unusable_images_and_keep_order(usable: list[bool], batch: int) -> None:
     models, opened = RecordingModel(), fake_images(usable)
-    found = predict(models, opened, batch)  # type: ignore[arg-type]
-    assert len(found) == len(usable)
-    assert [one is not None for one in found] == usable
-    for i, one in enumerate(found):
+    predictions = predict(models, opened, batch)  # type: ignore[arg-type]
+    assert len(predictions) == len(usable)
+    assert [one is not None for one in predictions] == usable
+    for i, one in enumerate(predictions):
         assert one is None or (one.probability == np.float32(i) / np.float32(255)).all()
     sizes = [len(digests) for digests in models.batches]
     assert all(size == batch for size in sizes[:-1])
@@ -134,8 +134,8 @@ def test_batches_skip_unusable_images_and_keep_order(usable: list[bool], batch: 
 
 
 def test_time_of_a_batch_is_divided_among_its_images() -> None:
-    found = predict(RecordingModel(), fake_images([True, True, False, True]), 3)  # type: ignore[arg-type]
-    seconds = [one.seconds for one in found if one is not None]
+    predictions = predict(RecordingModel(), fake_images([True, True, False, True]), 3)  # type: ignore[arg-type]
+    seconds = [one.seconds for one in predictions if one is not None]
     assert len(seconds) == 3
     assert seconds[0] > 0
     assert len(set(seconds)) == 1
@@ -145,9 +145,9 @@ def test_rows_match_the_schema(archive: Path, ensemble: Ensemble) -> None:
     opened = [*opened_from(archive), *fake_images([False])]
     rows = rows_of(ensemble, opened)
     assert all(list(row) == PREDICTIONS.names for row in rows)
-    found = table(rows, PREDICTIONS)
-    assert found.schema.equals(PREDICTIONS, check_metadata=True)
-    assert found.column("image_id").to_pylist() == [one.record.image_id for one in opened]
+    predictions = table(rows, PREDICTIONS)
+    assert predictions.schema.equals(PREDICTIONS, check_metadata=True)
+    assert predictions.column("image_id").to_pylist() == [one.record.image_id for one in opened]
 
 
 def test_files_describe_every_column(tmp_path: Path) -> None:
@@ -160,9 +160,9 @@ def test_files_describe_every_column(tmp_path: Path) -> None:
 
 def test_masks_do_not_depend_on_batch_size(archive: Path, ensemble: Ensemble) -> None:
     opened = opened_from(archive)
-    found = predict(ensemble, opened, 1)
+    predictions = predict(ensemble, opened, 1)
     # The median of the untrained network, so that masks are neither empty nor full.
-    levels = [float(np.median(one.probability)) for one in found if one is not None]
+    levels = [float(np.median(one.probability)) for one in predictions if one is not None]
     shared = {**SHARED, "threshold": sum(levels) / len(levels)}
     one, many = (
         [
@@ -394,5 +394,5 @@ def test_row_survives_a_parquet_file(tmp_path: Path) -> None:
     row = make_row(*opened_and_predicted(lungs(), lungs()), SHARED, NO_POSTPROCESSING)
     path = str(tmp_path / "part.parquet")
     storage.write_table(path, table([row], PREDICTIONS))
-    (found,) = storage.read_table(path).to_pylist()
-    assert found == row
+    (predictions,) = storage.read_table(path).to_pylist()
+    assert predictions == row

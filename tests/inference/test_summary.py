@@ -32,13 +32,13 @@ def test_speed_is_that_of_one_worker_in_a_stage() -> None:
     times = StageTimes("cuda", actors=2)
     times.add(30, times_json(3.0, 1.0, 2.0, (100.0, 101.0)))
     times.add(10, times_json(1.0, 1.0, 6.0, (103.0, 104.0)))
-    found = times.as_json()
-    assert found["images"] == 40
-    assert found["images_per_second"] == {"open": 10.0, "predict": 20.0, "finish": 5.0}
-    assert found["worker_seconds"] == {"open": 4.0, "predict": 2.0, "finish": 8.0}
+    summary = times.as_json()
+    assert summary["images"] == 40
+    assert summary["images_per_second"] == {"open": 10.0, "predict": 20.0, "finish": 5.0}
+    assert summary["worker_seconds"] == {"open": 4.0, "predict": 2.0, "finish": 8.0}
     # Two actors for four seconds; together they were busy for two of these eight.
-    assert found["device_idle_share"] == 0.75
-    assert found["hours_per_million"] == {"cpu_tasks": round(12 / 40 * 1e6 / 3600, 1), "devices": 13.9}
+    assert summary["device_idle_share"] == 0.75
+    assert summary["hours_per_million"] == {"cpu_tasks": round(12 / 40 * 1e6 / 3600, 1), "devices": 13.9}
 
 
 def test_order_of_parts_does_not_matter() -> None:
@@ -47,14 +47,14 @@ def test_order_of_parts_does_not_matter() -> None:
         times_json(2.0, 1.0, 1.0, (1.0, 3.0)),
         times_json(1.0, 1.0, 3.0, (2.0, 9.0)),
     ]
-    found = []
+    summary = []
     for order in (parts, parts[::-1]):
         times = StageTimes(actors=2)
         for one in order:
             times.add(1, one)
-        found.append(times.as_json())
-    assert found[0] == found[1]
-    assert found[0]["device_idle_share"] == round(1 - 10 / 16, 3)
+        summary.append(times.as_json())
+    assert summary[0] == summary[1]
+    assert summary[0]["device_idle_share"] == round(1 - 10 / 16, 3)
 
 
 def test_run_without_predictions_has_no_speed() -> None:
@@ -85,27 +85,27 @@ def test_predictions_json_has_counts_and_every_part(job: InferenceJob) -> None:
     times = StageTimes()
     times.add(3, times_json(1.0, 2.0, 3.0, (0.0, 2.0)))
     write_summary(job, total, times, 3, 2.0)
-    found = storage.read_json(f"{job.out}/predictions.json")
-    assert found["images"] == 3 == sum(found["counts"].values())
-    assert found["counts"] == {"ok": 1, "rejected": 1, "failed": 1}
-    assert found["codes"] == [
+    summary = storage.read_json(f"{job.out}/predictions.json")
+    assert summary["images"] == 3 == sum(summary["counts"].values())
+    assert summary["counts"] == {"ok": 1, "rejected": 1, "failed": 1}
+    assert summary["codes"] == [
         {"status": "failed", "code": "unreadable", "images": 1},
         {"status": "rejected", "code": "blank", "images": 1},
     ]
-    for part, rows in zip(found["parts"], (2, 1), strict=True):
+    for part, rows in zip(summary["parts"], (2, 1), strict=True):
         content = (Path(job.out) / part["name"]).read_bytes()
         assert (part["rows"], part["bytes"]) == (rows, len(content))
         assert part["sha256"] == hashlib.sha256(content).hexdigest()
-    assert (found["model"], found["images_per_second"], found["predicted_now"]) == (job.model_digest, 1.5, 3)
-    assert found["settings"] == job.settings.model_dump(mode="json")
-    assert {"lungseg", "python", "torch", "ray"} <= found["versions"].keys()
-    assert found["stages"] == times.as_json()
+    assert (summary["model"], summary["images_per_second"], summary["predicted_now"]) == (job.model_digest, 1.5, 3)
+    assert summary["settings"] == job.settings.model_dump(mode="json")
+    assert {"lungseg", "python", "torch", "ray"} <= summary["versions"].keys()
+    assert summary["stages"] == times.as_json()
 
 
 def test_run_that_predicted_nothing_has_no_speed(job: InferenceJob) -> None:
     write_summary(job, write_parts(job), StageTimes(), 0, 0.01)
-    found = storage.read_json(f"{job.out}/predictions.json")
-    assert (found["predicted_now"], found["images_per_second"], found["stages"]["images"]) == (0, None, 0)
+    summary = storage.read_json(f"{job.out}/predictions.json")
+    assert (summary["predicted_now"], summary["images_per_second"], summary["stages"]["images"]) == (0, None, 0)
 
 
 def test_key_is_not_in_predictions_json(job: InferenceJob) -> None:

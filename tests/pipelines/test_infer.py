@@ -56,7 +56,7 @@ def settings_of(archive: Path, model: Path, out: Path, **changes: object) -> Inf
     return InferSettings.model_validate({**values, **changes})
 
 
-def ended(out: Path) -> dict[str, Any]:
+def read_summary(out: Path) -> dict[str, Any]:
     return storage.read_json(str(out / "predictions.json"))
 
 
@@ -117,16 +117,16 @@ def test_rows_flag_images_seen_in_training(archive_and_out: tuple[Path, Path], t
 
 def test_counts_add_up_to_the_inputs(archive_and_out: tuple[Path, Path]) -> None:
     archive, out = archive_and_out
-    found, count = ended(out), len(list(archive.rglob("images/*")))
-    assert found["images"] == found["predicted_now"] == count == sum(found["counts"].values())
-    assert found["counts"] == {"ok": count - 2, "rejected": 1, "failed": 1}
-    assert set(found["counts"]) <= set(STATUSES)
-    assert {(one["status"], one["code"]): one["images"] for one in found["codes"]} == {
+    summary, count = read_summary(out), len(list(archive.rglob("images/*")))
+    assert summary["images"] == summary["predicted_now"] == count == sum(summary["counts"].values())
+    assert summary["counts"] == {"ok": count - 2, "rejected": 1, "failed": 1}
+    assert set(summary["counts"]) <= set(STATUSES)
+    assert {(one["status"], one["code"]): one["images"] for one in summary["codes"]} == {
         ("rejected", "undecodable"): 1,
         ("failed", "unreadable"): 1,
     }
-    assert sum(part["rows"] for part in found["parts"]) == count
-    assert (found["stages"]["device"], found["stages"]["actors"], found["stages"]["images"]) == ("cpu", 2, count)
+    assert sum(part["rows"] for part in summary["parts"]) == count
+    assert (summary["stages"]["device"], summary["stages"]["actors"], summary["stages"]["images"]) == ("cpu", 2, count)
 
 
 def test_another_batch_size_and_no_cluster_give_the_same_masks(
@@ -155,7 +155,7 @@ def test_lost_part_and_part_with_failed_row_are_predicted_again(
     after = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.glob("part-*")}
     assert [name for name in before if after[name] == before[name]] == ["part-000000.parquet"]
     assert steady(rows_of(out)) == steady(rows_of(first))
-    assert (ended(out)["counts"], ended(out)["predicted_now"]) == (ended(first)["counts"], 6)
+    assert (read_summary(out)["counts"], read_summary(out)["predicted_now"]) == (read_summary(first)["counts"], 6)
     assert not list(out.rglob(".writing-*"))
 
 
@@ -171,7 +171,8 @@ def test_too_many_failures_stop_and_keep_finished_parts(
     assert "of 8" in message
     assert message.startswith("2 of ")
     assert "images so far have no mask (2 undecodable), --max-failed 1 allows 1" in message
-    assert "first: north_00.png: undecodable: " in message
+    assert "first: north_00.png is " in message
+    assert "(undecodable): fix or remove these files" in message
     assert message.endswith("finished parts are kept")
     assert not (out / "predictions.json").exists()
     kept = {path.name: path.stat().st_mtime_ns for path in out.glob("part-*")}
@@ -182,7 +183,7 @@ def test_too_many_failures_stop_and_keep_finished_parts(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(infer, "_predict_on_cluster", lambda job, rows, _: infer._predict_locally(job, rows))
         infer.run(settings_of(own_archive, trained, out, max_failed="25%", part_size=2))
-    assert ended(out)["counts"] == {"ok": 6, "rejected": 2}
+    assert read_summary(out)["counts"] == {"ok": 6, "rejected": 2}
     assert {name: (out / name).stat().st_mtime_ns for name in kept} == kept
 
 
@@ -273,13 +274,13 @@ def test_only_the_part_of_a_failed_row_is_repeated(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(storage, "read_bytes", away)
         infer.run(settings_of(archive, trained, tmp_path))
-    assert ended(tmp_path)["counts"] == {"ok": 7, "failed": 1}
+    assert read_summary(tmp_path)["counts"] == {"ok": 7, "failed": 1}
     before = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("part-*")}
     infer.run(settings_of(archive, trained, tmp_path))
     after = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("part-*")}
     assert [name for name in after if after[name] != before[name]] == ["part-000002.parquet"]
-    assert ended(tmp_path)["counts"] == {"ok": 8}
-    assert ended(tmp_path)["predicted_now"] == 2
+    assert read_summary(tmp_path)["counts"] == {"ok": 8}
+    assert read_summary(tmp_path)["predicted_now"] == 2
 
 
 def test_input_that_changes_during_the_job_fails(
@@ -363,8 +364,8 @@ def test_hostile_ids_create_no_files_outside(film: Path, prepared: Path, trained
     row["mask_classes"] = []
     storage.write_table(str(tmp_path / "manifest.parquet"), table.from_pylist([row], table.schema))
     infer.run(settings_of(tmp_path / "manifest.parquet", trained, tmp_path / "a" / "b" / "out"))
-    (found,) = rows_of(tmp_path / "a" / "b" / "out")
-    assert (found["status"], found["image_id"]) == ("ok", "../../../climbed")
+    (row,) = rows_of(tmp_path / "a" / "b" / "out")
+    assert (row["status"], row["image_id"]) == ("ok", "../../../climbed")
     assert not [path for path in tmp_path.parent.rglob("*climbed*") if path.name != tmp_path.name]
     files = {path.name for path in (tmp_path / "a").rglob("*") if path.is_file()}
     assert files == {"plan.json", "part-000000.parquet", "predictions.json"}
@@ -381,10 +382,10 @@ def test_hostile_files_are_rejected_with_one_line(film: Path, trained: Path, tmp
         (tmp_path / "films" / f"{name}{kind.suffix}").write_bytes(kind.image or b"")
     shutil.copy(film, tmp_path / "films" / "good.png")
     infer.run(settings_of(tmp_path / "films", trained, tmp_path / "out"))
-    found = {row["image_id"]: row for row in rows_of(tmp_path / "out")}
-    assert found.pop("good")["status"] == "ok"
-    assert {name: row["status"] for name, row in found.items()} == dict.fromkeys(HOSTILE, "rejected")
-    assert all(row["codes"] and "\n" not in row["message"] for row in found.values())
+    rows = {row["image_id"]: row for row in rows_of(tmp_path / "out")}
+    assert rows.pop("good")["status"] == "ok"
+    assert {name: row["status"] for name, row in rows.items()} == dict.fromkeys(HOSTILE, "rejected")
+    assert all(row["codes"] and "\n" not in row["message"] for row in rows.values())
 
 
 def plant(run: Path, name: str, marker: Path) -> None:
@@ -433,8 +434,8 @@ def test_data_or_models_of_other_preparation_are_refused(
     content["preprocess"]["size"] = 80
     config.write_text(json.dumps(content))
     (weights,) = other.glob("checkpoint/*/model.safetensors")
-    found = checkpoint.find_all(str(other))[0]
-    changed = {name: value + 1 for name, value in load_weights(found).items()}
+    other_model = checkpoint.find_all(str(other))[0]
+    changed = {name: value + 1 for name, value in load_weights(other_model).items()}
     weights.write_bytes(safetensors.torch.save(changed))
     content["digests"]["model.safetensors"] = hashlib.sha256(weights.read_bytes()).hexdigest()
     config.write_text(json.dumps(content))

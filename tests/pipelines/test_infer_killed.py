@@ -139,9 +139,9 @@ def test_killed_inference_ends_with_the_undisturbed_rows(
     assert len({(row["dataset"], row["image_id"]) for row in rows}) == len(rows) == IMAGES
     assert steady(rows) == steady(expected), f"seed {seed}"
     assert len({row["mask"] for row in expected}) > IMAGES / 2
-    account = storage.read_json(str(out / "predictions.json"))
-    assert account["counts"] == {"ok": IMAGES - 3, "rejected": 2, "failed": 1}
-    assert account["images"] == IMAGES
+    summary = storage.read_json(str(out / "predictions.json"))
+    assert summary["counts"] == {"ok": IMAGES - 3, "rejected": 2, "failed": 1}
+    assert summary["images"] == IMAGES
     rewritten = [path for path in kept if path.stat().st_mtime_ns != kept[path]]
     assert all("failed" in storage.read_table(str(path)).column("status").to_pylist() for path in rewritten)
     assert not list(out.rglob(".writing-*"))

@@ -49,11 +49,11 @@ def masks_of(archive: str, trained: Path, out: str) -> dict[str, str]:
 @pytest.fixture
 def images(archive: Path) -> dict[str, np.ndarray[Any, Any]]:
     """The images of the archive, each with a black and a white pixel: DICOM without a window shows the full range."""
-    found = {}
+    adjusted = {}
     for path in sorted(archive.rglob("images/*.png")):
-        found[path.stem] = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-        found[path.stem][0, 0], found[path.stem][-1, -1] = 0, 255
-    return found
+        adjusted[path.stem] = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        adjusted[path.stem][0, 0], adjusted[path.stem][-1, -1] = 0, 255
+    return adjusted
 
 
 def test_files_dicom_bucket_and_tars_give_the_same_masks(
