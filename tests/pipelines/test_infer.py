@@ -412,7 +412,7 @@ def test_pickle_in_a_checkpoint_is_never_loaded(film: Path, trained: Path, tmp_p
 def test_pickled_weights_are_refused_before_writing(film: Path, trained: Path, tmp_path: Path) -> None:
     run, marker = Path(shutil.copytree(trained, tmp_path / "run")), tmp_path / "it-ran"
     plant(run, "model.safetensors", marker)
-    with pytest.raises(CheckpointError, match=r"model\.safetensors is not of its network") as refused:
+    with pytest.raises(CheckpointError, match=r"model\.safetensors does not fit its network") as refused:
         infer.run(settings_of(film, run, tmp_path / "out"))
     assert len(str(refused.value).splitlines()) == 1
     assert not marker.exists()
