@@ -3,6 +3,7 @@
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -93,6 +94,19 @@ def test_the_python_snippets_run(
     assert batch["image"].shape == batch["mask"].shape
     assert batch["image"].shape[1:] == (1, 64, 64)
     assert names["mask"].shape == tuple(names["row"][["height", "width"]])  # type: ignore[attr-defined,index]
+
+
+def test_the_layout_snippet_recognises_its_files() -> None:
+    names: dict[str, Any] = {}
+    exec(_fenced((ROOT / "docs" / "archives.md").read_text(), "python")[0], names)
+    records = names["recognise"]("x", ["x/00000001_000.png", "x/other.png"])
+    assert [(record.image_id, record.patient_id) for record in records] == [("00000001_000", "00000001")]
+
+
+def test_the_task_table_names_existing_files() -> None:
+    paths = re.findall(r"`((?:lungseg|jobs|tests)/[\w/.]*)`", (ROOT / "docs" / "development.md").read_text())
+    assert len(paths) > 20
+    assert [path for path in paths if not (ROOT / path).exists()] == []
 
 
 def test_the_column_table_matches_the_schema() -> None:
