@@ -136,7 +136,7 @@ def test_masks_of_another_size_are_rejected(tmp_path: Path) -> None:
         cv2.imwrite(str(tmp_path / "archive" / name / "one.png"), picture)
     result = job("prepare", "demo", "--source", str(tmp_path / "archive"), "--out", str(tmp_path / "prepared"))
     assert result.returncode == 1
-    assert "1 rejected mask_size" in complaint(result)
+    assert "rejected: 1 mask_size" in complaint(result)
 
 
 def test_folder_without_checkpoint_ends_with_1(tmp_path: Path) -> None:
