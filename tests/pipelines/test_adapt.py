@@ -64,7 +64,7 @@ def test_model_and_its_adapted_copy_are_not_averaged(
     adapted: Path, archive: Path, trained: Path, tmp_path: Path
 ) -> None:
     both = (str(trained), str(adapted / trained.name))
-    with pytest.raises(SettingsError, match="was adapted from another of the models"):
+    with pytest.raises(SettingsError, match="was adapted from another of the given models"):
         infer.run(InferSettings(archive=str(archive), checkpoint=both, out=str(tmp_path)))
 
 
