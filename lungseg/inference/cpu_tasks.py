@@ -74,7 +74,9 @@ def open_part(rows: pa.Table, job: InferenceJob) -> pa.Table:
     try:
         crashes = mark_started(marker)
         try:
-            opened = list(_open(items, job, crashes))
+            if crashes > MAX_CRASHES:
+                raise InputError(too_many_crashes(part_path(job.out, part["number"]), crashes))
+            opened = list(_open_isolated(items, job) if crashes >= ISOLATE_AFTER else _open_all(items, job))
         finally:
             storage.delete(marker)
     except LungsegError as error:
@@ -109,12 +111,6 @@ def _write_masks(images: Sequence[dict[str, Any]], job: InferenceJob) -> dict[st
         "busy": json.loads(part["busy"]),
     }
     return {"images": len(rows), "counts": counts.to_json(), "times": json.dumps(times)}
-
-
-def _open(items: Sequence[Item], job: InferenceJob, crashes: int) -> Iterator[OpenedImage]:
-    if crashes > MAX_CRASHES:
-        raise InputError(too_many_crashes(f"{job.out}: one part", crashes))
-    yield from _open_isolated(items, job) if crashes >= ISOLATE_AFTER else _open_all(items, job)
 
 
 def _open_all(items: Sequence[Item], job: InferenceJob) -> Iterator[OpenedImage]:

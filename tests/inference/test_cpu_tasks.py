@@ -60,7 +60,7 @@ def part_of(items: list[Item], number: int = 0) -> pa.Table:
     return pa.Table.from_pylist([{"number": number, "items": part.items, "digest": part.digest}])
 
 
-def through(job: InferenceJob, items: list[Item], number: int = 0) -> TaskResult:
+def run_stages(job: InferenceJob, items: list[Item], number: int = 0) -> TaskResult:
     (row,) = finish_part(PredictPart(job)(open_part(part_of(items, number), job)), job).to_pylist()
     assert row["number"] == number
     return TaskResult.from_json(row["result"])
@@ -77,7 +77,7 @@ def job(trained: Path, tmp_path: Path) -> InferenceJob:
 
 def test_part_is_one_file_with_rows_in_planned_order(archive: Path, job: InferenceJob) -> None:
     items = items_of(archive)
-    written = through(job, items, 7).unwrap()
+    written = run_stages(job, items, 7).unwrap()
     out = Path(job.out)
     assert [path.name for path in out.iterdir() if path.is_file()] == ["part-000007.parquet"]
     rows = rows_of(out)
@@ -114,7 +114,7 @@ def test_squares_and_probabilities_survive_between_stages(archive: Path, job: In
 @pytest.mark.parametrize("batch", [1, 3, 16])
 def test_rows_do_not_depend_on_batch_size(batch: int, archive: Path, trained: Path, tmp_path: Path) -> None:
     for name, size in (("usual", 4), ("other", batch)):
-        through(job_of(trained, tmp_path / name, batch_size=size), items_of(archive))
+        run_stages(job_of(trained, tmp_path / name, batch_size=size), items_of(archive))
     usual, other = (rows_of(tmp_path / name) for name in ("usual", "other"))
     assert [row["mask"] for row in other] == [row["mask"] for row in usual]
     for one, two in zip(steady(usual), steady(other), strict=True):
@@ -142,7 +142,7 @@ def test_every_odd_input_becomes_a_row(job: InferenceJob, tmp_path: Path) -> Non
         for link, target in kind.links:
             (tmp_path / "odd" / "images" / link).symlink_to(target)
     job = replace(job, key=b"a secret that is long enough")
-    written = through(job, items_of(tmp_path / "odd")).unwrap()
+    written = run_stages(job, items_of(tmp_path / "odd")).unwrap()
     rows = {Path(row["source_uri"]).stem: row for row in rows_of(Path(job.out))}
     assert rows.keys() == KINDS.keys()
     for name, kind in KINDS.items():
@@ -157,7 +157,7 @@ def test_every_odd_input_becomes_a_row(job: InferenceJob, tmp_path: Path) -> Non
 def test_decompression_bomb_is_rejected(job: InferenceJob, tmp_path: Path) -> None:
     path = tmp_path / "bomb.png"
     path.write_bytes(KINDS["bomb_of_50000_px"].image or b"")
-    through(job, items_of(path))
+    run_stages(job, items_of(path))
     (row,) = rows_of(Path(job.out))
     assert (row["status"], row["mask"]) == ("rejected", None)
     assert row["codes"] == ["too_large"]
@@ -171,7 +171,7 @@ def test_hostile_ids_create_no_files(archive: Path, job: InferenceJob, tmp_path:
         for item, name in zip(items_of(archive), evil, strict=False)
     ]
     before = {path for path in tmp_path.rglob("*") if path.is_file()}
-    through(job, items)
+    run_stages(job, items)
     assert [row["image_id"] for row in rows_of(Path(job.out))] == evil
     made = {path for path in tmp_path.rglob("*") if path.is_file()} - before
     assert made == {Path(job.out) / "part-000000.parquet"}
@@ -181,12 +181,12 @@ def test_hostile_ids_create_no_files(archive: Path, job: InferenceJob, tmp_path:
 def test_opened_part_leaves_no_marker(archive: Path, job: InferenceJob) -> None:
     seen = []
 
-    def watched(*_: Any, **__: Any) -> Any:
+    def record_marker(*_: Any, **__: Any) -> Any:
         seen.append(storage.read_json(job.marker_path(3)))
         raise RuntimeError("a bug")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cpu_tasks, "open_item", watched)
+        patch.setattr(cpu_tasks, "open_item", record_marker)
         with pytest.raises(RuntimeError, match="a bug"):
             open_part(part_of(items_of(archive), 3), job)
     assert {one["times"] for one in seen} == {1}
@@ -207,13 +207,13 @@ def test_after_two_crashes_only_the_crashing_image_fails(
     items = items_of(archive)[:3]
     for crashes in range(crash_isolation.ISOLATE_AFTER):
         assert crash_isolation.mark_started(job.marker_path(0)) == crashes
-    through(job, items)
+    run_stages(job, items)
     rows = rows_of(Path(job.out))
     assert [row["status"] for row in rows] == ["ok", "failed", "ok"]
     assert rows[1]["codes"] == ["crashed"]
     assert rows[1]["message"].startswith("north_01.png or its mask crashed the process that read it")
     assert not storage.exists(job.marker_path(0))
-    through(replace(job, out=f"{job.out}/usual"), items)
+    run_stages(replace(job, out=f"{job.out}/usual"), items)
     usual = rows_of(Path(job.out) / "usual")
     assert [steady(rows)[i] for i in (0, 2)] == [steady(usual)[i] for i in (0, 2)]
 
@@ -233,7 +233,7 @@ def test_after_at_most_one_crash_images_are_not_isolated(
 
 def test_unwritable_folder_is_an_error_of_the_part(archive: Path, job: InferenceJob) -> None:
     Path(job.out).write_text("a file where the folder should be")
-    assert "cannot be written" in str(through(job, items_of(archive), 2).error)
+    assert "cannot be written" in str(run_stages(job, items_of(archive), 2).error)
     assert Path(job.out).read_text() == "a file where the folder should be"
 
 
@@ -259,7 +259,7 @@ def test_input_changed_since_planning_fails(own_archive: Path, job: InferenceJob
     mask = Path(items[2].record.mask_uris[0])
     os.utime(mask, ns=(0, mask.stat().st_mtime_ns + 1))
     paths[3].unlink()
-    through(job, items)
+    run_stages(job, items)
     rows = rows_of(Path(job.out))
     codes = [(row["status"], *row["codes"]) for row in rows]
     assert codes == [("failed", "changed"), ("ok",), ("failed", "changed"), ("failed", "unreadable"), ("ok",)]
@@ -276,7 +276,7 @@ def test_file_missing_at_planning_is_not_predicted(own_archive: Path, job: Infer
     path.unlink()
     items = items_of(listing)
     path.write_bytes(content)
-    through(job, items)
+    run_stages(job, items)
     (row,) = rows_of(Path(job.out))
     assert row["codes"] == ["changed"]
     assert "did not exist when the job was planned" in row["message"]
@@ -285,7 +285,7 @@ def test_file_missing_at_planning_is_not_predicted(own_archive: Path, job: Infer
 def test_damaged_reference_mask_skips_only_the_comparison(own_archive: Path, job: InferenceJob) -> None:
     mask = own_archive / "north" / "masks" / "north_00.png"
     mask.write_bytes(mask.read_bytes()[:60])
-    through(job, items_of(own_archive / "north"))
+    run_stages(job, items_of(own_archive / "north"))
     first, *others = rows_of(Path(job.out))
     assert (first["status"], first["dice"], first["hd95_px"]) == ("ok", None, None)
     assert first["mask"] is not None
@@ -300,7 +300,7 @@ def test_damaged_tar_fails_only_its_samples(own_prepared: Path, job: InferenceJo
     assert items[0].row is not None
     content[items[0].row["image_offset"] + 100] ^= 0xFF
     tar.write_bytes(content)
-    through(job, items)
+    run_stages(job, items)
     rows = rows_of(Path(job.out))
     assert [row["status"] for row in rows] == ["failed"] + ["ok"] * 7
     assert rows[0]["codes"] == ["shard"]
@@ -309,6 +309,14 @@ def test_damaged_tar_fails_only_its_samples(own_prepared: Path, job: InferenceJo
 
 def test_part_without_usable_images_is_written(job: InferenceJob, tmp_path: Path) -> None:
     items = [Item(Record(name, "north", str(tmp_path / name)), stats=(None,)) for name in ("a.png", "b.png")]
-    written = through(job, items).unwrap()
+    written = run_stages(job, items).unwrap()
     assert StatusCounts.from_json(written["counts"]).statuses == {"failed": 2}
     assert [row["mask"] for row in rows_of(Path(job.out))] == [None, None]
+
+
+def test_part_is_given_up_after_too_many_crashes(archive: Path, job: InferenceJob) -> None:
+    for _ in range(crash_isolation.MAX_CRASHES + 1):
+        crash_isolation.mark_started(job.marker_path(4))
+    error = run_stages(job, items_of(archive)[:2], 4).error
+    assert "part-000004.parquet: 6 workers died while they processed it" in str(error)
+    assert run_stages(job, items_of(archive)[:2], 4).error is None
