@@ -67,7 +67,9 @@ def models(network: LungNetwork, tmp_path_factory: pytest.TempPathFactory) -> li
     trained = [("all", "one"), ("all", "two", "mine"), ("all", "mine")]
     networks = [network, network_of(3), network_of(4)]
     folders = [tmp_path_factory.mktemp("run") for _ in trained]
-    return [save_run(one, folder, *names) for one, folder, names in zip(networks, folders, trained, strict=True)]
+    return [
+        save_run(network, folder, *names) for network, folder, names in zip(networks, folders, trained, strict=True)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +143,7 @@ def test_flip_makes_prediction_mirror_symmetric(saved: checkpoint.Checkpoint, sq
 def mean_of(
     models: list[checkpoint.Checkpoint], squares: list[U8], options: PredictOptions | None = None
 ) -> NDArray[np.float32]:
-    probabilities = [Predictor(one, options).probabilities(squares) for one in models]
+    probabilities = [Predictor(model, options).probabilities(squares) for model in models]
     return np.mean(probabilities, axis=0, dtype=np.float64).astype(np.float32)
 
 
@@ -150,16 +152,18 @@ def test_ensemble_is_the_mean_of_its_members(
     options: PredictOptions, models: list[checkpoint.Checkpoint], squares: list[U8]
 ) -> None:
     result = Ensemble(models, options)(squares, [f"new {i}" for i in range(len(squares))])
-    assert [(one.models, one.seen_in_training) for one in result] == [(3, False)] * len(squares)
-    means = np.stack([one.probability for one in result])
+    assert [(prediction.models, prediction.seen_in_training) for prediction in result] == [(3, False)] * len(squares)
+    means = np.stack([prediction.probability for prediction in result])
     assert means.dtype == np.float32
     np.testing.assert_allclose(means, mean_of(models, squares, options), atol=1e-5)
 
 
 def test_ensemble_of_one_equals_the_model(models: list[checkpoint.Checkpoint], squares: list[U8]) -> None:
     result = Ensemble(models[:1])(squares, ["one"] * len(squares))
-    assert all((one.models, one.seen_in_training) == (1, True) for one in result)
-    assert (np.stack([one.probability for one in result]) == Predictor(models[0]).probabilities(squares)).all()
+    assert all((prediction.models, prediction.seen_in_training) == (1, True) for prediction in result)
+    assert (
+        np.stack([prediction.probability for prediction in result]) == Predictor(models[0]).probabilities(squares)
+    ).all()
 
 
 @pytest.mark.parametrize(
@@ -188,16 +192,16 @@ def test_each_image_of_a_batch_has_its_own_members(models: list[checkpoint.Check
     squares, digests = squares[:5], ["mine", "new", "all", "one", "two"]
     ensemble = Ensemble(models)
     together = ensemble(squares, digests)
-    assert [(one.models, one.seen_in_training) for one in together] == [
+    assert [(prediction.models, prediction.seen_in_training) for prediction in together] == [
         (1, False),
         (3, False),
         (3, True),
         (2, False),
         (2, False),
     ]
-    for one, square, digest in zip(together, squares, digests, strict=True):
+    for prediction, square, digest in zip(together, squares, digests, strict=True):
         (alone,) = ensemble([square], [digest])
-        np.testing.assert_allclose(one.probability, alone.probability, atol=1e-5)
+        np.testing.assert_allclose(prediction.probability, alone.probability, atol=1e-5)
 
 
 def test_member_is_skipped_when_trained_on_the_whole_batch(
@@ -206,27 +210,27 @@ def test_member_is_skipped_when_trained_on_the_whole_batch(
     squares = squares[:2]
     result = Ensemble(models[:2])(squares, ["one", "one"])
     expected = Predictor(models[1]).probabilities(squares)
-    assert (np.stack([one.probability for one in result]) == expected).all()
+    assert (np.stack([prediction.probability for prediction in result]) == expected).all()
 
 
 def test_order_of_members_does_not_matter(models: list[checkpoint.Checkpoint], squares: list[U8]) -> None:
     squares, digests = squares[:3], ["new", "one", "all"]
     first, second = Ensemble(models)(squares, digests), Ensemble(models[::-1])(squares, digests)
-    for one, other in zip(first, second, strict=True):
-        np.testing.assert_allclose(one.probability, other.probability, atol=1e-6)
-        assert (one.models, one.seen_in_training) == (other.models, other.seen_in_training)
+    for prediction, other in zip(first, second, strict=True):
+        np.testing.assert_allclose(prediction.probability, other.probability, atol=1e-6)
+        assert (prediction.models, prediction.seen_in_training) == (other.models, other.seen_in_training)
 
 
 def test_digest_of_one_model_is_that_of_its_weights(models: list[checkpoint.Checkpoint]) -> None:
-    assert [ensemble_digest([one]) for one in models] == [one.digest for one in models]
+    assert [ensemble_digest([model]) for model in models] == [model.digest for model in models]
 
 
 def test_ensemble_digest_does_not_depend_on_order(models: list[checkpoint.Checkpoint]) -> None:
     result = {ensemble_digest(order) for order in permutations(models)}
-    assert result == {storage.digest(sorted(one.digest for one in models))}
+    assert result == {storage.digest(sorted(model.digest for model in models))}
 
 
 def test_different_ensembles_have_different_digests(models: list[checkpoint.Checkpoint]) -> None:
     first, second, third = models
     some = [[first], [second], [third], [first, second], [first, third], [second, third], models]
-    assert len({ensemble_digest(one) for one in some}) == len(some)
+    assert len({ensemble_digest(members) for members in some}) == len(some)

@@ -122,9 +122,9 @@ def test_batches_skip_unusable_images_and_keep_order(usable: list[bool], batch: 
     models, opened = RecordingModel(), fake_images(usable)
     predictions = predict(models, opened, batch)  # type: ignore[arg-type]
     assert len(predictions) == len(usable)
-    assert [one is not None for one in predictions] == usable
-    for i, one in enumerate(predictions):
-        assert one is None or (one.probability == np.float32(i) / np.float32(255)).all()
+    assert [prediction is not None for prediction in predictions] == usable
+    for i, prediction in enumerate(predictions):
+        assert prediction is None or (prediction.probability == np.float32(i) / np.float32(255)).all()
     sizes = [len(digests) for digests in models.batches]
     assert all(size == batch for size in sizes[:-1])
     assert all(0 < size <= batch for size in sizes)
@@ -135,7 +135,7 @@ def test_batches_skip_unusable_images_and_keep_order(usable: list[bool], batch: 
 
 def test_time_of_a_batch_is_divided_among_its_images() -> None:
     predictions = predict(RecordingModel(), fake_images([True, True, False, True]), 3)  # type: ignore[arg-type]
-    seconds = [one.seconds for one in predictions if one is not None]
+    seconds = [prediction.seconds for prediction in predictions if prediction is not None]
     assert len(seconds) == 3
     assert seconds[0] > 0
     assert len(set(seconds)) == 1
@@ -162,7 +162,7 @@ def test_masks_do_not_depend_on_batch_size(archive: Path, ensemble: Ensemble) ->
     opened = opened_from(archive)
     predictions = predict(ensemble, opened, 1)
     # The median of the untrained network, so that masks are neither empty nor full.
-    levels = [float(np.median(one.probability)) for one in predictions if one is not None]
+    levels = [float(np.median(prediction.probability)) for prediction in predictions if prediction is not None]
     shared = {**SHARED, "threshold": sum(levels) / len(levels)}
     one, many = (
         [
