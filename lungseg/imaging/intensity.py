@@ -58,7 +58,7 @@ def compute_landmarks(images: Iterable[Grey]) -> tuple[float, ...]:
 
     Raises:
         InputError: there is no image.
-        ImageError: `flat_reference`, an image has one grey value between its 1st and 99th percentile.
+        ImageError: `flat_match_image`, an image has one grey value between its 1st and 99th percentile.
 
     Source: Nyul and Udupa, On standardizing the MR image intensity scale, Magnetic Resonance in Medicine 42(6), 1999.
 
@@ -135,7 +135,7 @@ def _reference_levels(image: Grey, number: int) -> NDArray[np.float64]:
     levels = _percentiles(_cumulative_counts(content), _NYUL) / 2.0 ** (_bits(content) - 8)
     if levels[0] == levels[-1]:
         raise ImageError(
-            "flat_reference",
+            "flat_match_image",
             f"image {number} of --match-to has one grey value between its 1st and 99th percentile, "
             "expected an X-ray: remove it",
         )

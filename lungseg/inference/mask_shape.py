@@ -59,7 +59,7 @@ def split_lungs(mask: U8) -> tuple[U8, U8]:
     components = label_components(mask)
     right, both = _assign_sides(components)
     inside = right[components.labels]
-    inside[:, : components.cut] |= both[components.labels[:, : components.cut]]
+    inside[:, : components.midline_in_box] |= both[components.labels[:, : components.midline_in_box]]
     right_lung = np.zeros_like(mask)
     right_lung[components.box] = inside
     return right_lung, ((mask == 1) & (right_lung == 0)).astype(np.uint8)
@@ -69,13 +69,13 @@ def _sides(mask: U8) -> tuple[int, int]:
     """Count the pixels of the right and of the left lung."""
     components = label_components(mask)
     right, both = _assign_sides(components)
-    area = components.before + components.after
-    right_area = np.where(both, components.before, np.where(right, area, 0))
+    area = components.image_left_px + components.image_right_px
+    right_area = np.where(both, components.image_left_px, np.where(right, area, 0))
     return int(right_area.sum()), int((area - right_area).sum())
 
 
 def _assign_sides(components: Components) -> tuple[Bools, Bools]:
     """Return for each component whether it is the right lung, and whether it is both lungs."""
-    area = components.before + components.after
-    both = (np.minimum(components.before, components.after) >= _JOINED * area) & (area > 0)
-    return ~both & (components.before >= components.after) & (area > 0), both
+    area = components.image_left_px + components.image_right_px
+    both = (np.minimum(components.image_left_px, components.image_right_px) >= _JOINED * area) & (area > 0)
+    return ~both & (components.image_left_px >= components.image_right_px) & (area > 0), both

@@ -17,21 +17,21 @@ _FEW = 8  # up to this many components, counting them one by one is faster
 class Components:
     """Connected components of a mask, with their areas on both sides of the midline.
 
-    labels: i32[h,w] inside `box`, the mask's bounding box; 0 is background. middle: column of the midline in the mask.
-    before, after: i64[count], pixels of each label left and right of the midline.
+    labels: i32[h,w] inside `box`, the mask's bounding box; 0 is background. midline: column of the midline in the mask.
+    image_left_px, image_right_px: i64[count], pixels of each label left and right of the midline.
     """
 
     labels: NDArray[np.int32]
     box: tuple[slice, slice]
-    middle: int
-    before: NDArray[np.int64]
-    after: NDArray[np.int64]
+    midline: int
+    image_left_px: NDArray[np.int64]
+    image_right_px: NDArray[np.int64]
 
     @property
-    def cut(self) -> int:
+    def midline_in_box(self) -> int:
         """Column of the midline in the box."""
         columns = self.box[1]
-        return int(min(max(self.middle, columns.start), columns.stop) - columns.start)
+        return int(min(max(self.midline, columns.start), columns.stop) - columns.start)
 
 
 def clean(mask: U8, settings: PostprocessSettings) -> U8:
@@ -57,9 +57,9 @@ def label_components(mask: U8) -> Components:
     count, labels = cv2.connectedComponents(mask[box], connectivity=8) if width else (1, np.zeros((0, 0), np.int32))
     zeros = np.zeros(count, np.int64)
     components = Components(np.asarray(labels, np.int32), box, midline(mask), zeros, zeros)
-    before = _count(components.labels[:, : components.cut], count)
-    after = _count(components.labels[:, components.cut :], count)
-    return replace(components, before=before, after=after)
+    image_left_px = _count(components.labels[:, : components.midline_in_box], count)
+    image_right_px = _count(components.labels[:, components.midline_in_box :], count)
+    return replace(components, image_left_px=image_left_px, image_right_px=image_right_px)
 
 
 def drop_specks(mask: U8, share: float) -> U8:
@@ -129,10 +129,10 @@ def _keep_one_per_side(mask: U8) -> U8:
     if count_components(mask) <= 1:
         return mask
     components = label_components(mask)
-    largest = {int(np.argmax(side)) for side in (components.before, components.after) if side.any()}
-    areas = {label: int(components.before[label] + components.after[label]) for label in largest}
+    largest = {int(np.argmax(side)) for side in (components.image_left_px, components.image_right_px) if side.any()}
+    areas = {label: int(components.image_left_px[label] + components.image_right_px[label]) for label in largest}
     lungs = [label for label in largest if areas[label] >= _MIN_LUNG * max(areas.values())]
-    if len(lungs) == components.before.size - 1:
+    if len(lungs) == components.image_left_px.size - 1:
         return mask
     kept = np.zeros_like(mask)
     kept[components.box] = np.isin(components.labels, lungs)

@@ -53,7 +53,7 @@ class StageTimes:
     def as_json(self) -> dict[str, Any]:
         """Return the speed of each stage and the share of time in which the devices waited.
 
-        start_s: from the start to the first batch. images_per_second: of one worker in this stage. device_idle_share:
+        start_s: from the start to the first batch. images_per_second: of one worker in this stage. device_wait_share:
         of the time from the first to the last batch. hours_per_million: CPU hours and device hours per million images.
         """
         if self.first is None or not self.images:
@@ -67,7 +67,7 @@ class StageTimes:
             "start_s": round(self.first - self.began, 2),
             "images_per_second": {name: round(self.images / max(self.seconds[name], 1e-9), 2) for name in _STAGES},
             "worker_seconds": {name: round(self.seconds[name], 2) for name in _STAGES},
-            "device_idle_share": round(max(0.0, 1 - self.busy / span), 3) if span else None,
+            "device_wait_share": round(max(0.0, 1 - self.busy / span), 3) if span else None,
             "hours_per_million": {
                 "cpu_tasks": round(cpu / self.images * 1e6 / 3600, 1),
                 "devices": round(self.seconds["predict"] / self.images * 1e6 / 3600, 1),

@@ -55,7 +55,7 @@ _REJECTED: tuple[tuple[str, str, str], ...] = (
     ),
     ("multi_frame", "The file has several pages or frames.", "Save the one image that you need as a file of its own."),
     (
-        "flat_reference",
+        "flat_match_image",
         "An image of --match-to has one grey value, so it is not used for the grey-level landmarks.",
         "Remove it from the --match-to folder.",
     ),

@@ -15,7 +15,7 @@ from lungseg.config import InferSettings
 from lungseg.config.precision import require_fp16_device
 from lungseg.errors import InputError, SettingsError, TaskResult
 from lungseg.imaging.dicom.pseudonym import pseudonym
-from lungseg.inference import part_plan, verify
+from lungseg.inference import part_plan, recompute
 from lungseg.inference.actor import PredictPart
 from lungseg.inference.cpu_tasks import MARKERS, InferenceJob, finish_part, open_part
 from lungseg.inference.inputs import list_items
@@ -61,7 +61,7 @@ def run(settings: InferSettings) -> None:
     """
     times, out = StageTimes(), storage.resolve(settings.out)
     if settings.verify:
-        verify.run(out)
+        recompute.run(out)
         return
     _require_folders(settings, out)
     models = _find_models(settings)
@@ -82,8 +82,8 @@ def run(settings: InferSettings) -> None:
     logger.info(
         "%s: %d rows (%s); this run predicted %d in %.1f s", out, schedule.images, statuses, predicted_now, seconds
     )
-    if counts.without_mask():
-        logger.info("images without a mask: %s", counts.describe_without_mask())
+    if counts.not_predicted():
+        logger.info("images without a mask: %s", counts.describe_not_predicted())
 
 
 def _predict_remaining(
@@ -214,7 +214,7 @@ def _predict(job: InferenceJob, schedule: _Schedule, times: StageTimes, counts: 
             speed = f", {rate:.1f} images/s, {(schedule.images - done) / rate:.0f} s left"
         else:  # the time to start up says nothing about the time that is left
             started, done_at_start = time.monotonic(), done
-        failed = f", {counts.without_mask()} without a mask" if counts.without_mask() else ""
+        failed = f", {counts.not_predicted()} without a mask" if counts.not_predicted() else ""
         progress.update(f"{done} of {schedule.images} images{speed}{failed}")
         yield counts
 
@@ -246,10 +246,10 @@ def _check_failures(settings: InferSettings, schedule: _Schedule, counts: Status
 
     """
     allowed = settings.allowed_failures(schedule.images)
-    if counts.without_mask() > allowed:
+    if counts.not_predicted() > allowed:
         raise InputError(
-            f"{counts.without_mask()} of {counts.statuses.total()} images so far have no mask "
-            f"({counts.describe_without_mask()}), --max-failed {settings.max_failed} allows {allowed} of "
+            f"{counts.not_predicted()} of {counts.statuses.total()} images so far have no mask "
+            f"({counts.describe_not_predicted()}), --max-failed {settings.max_failed} allows {allowed} of "
             f"{schedule.images}; first: {'; '.join(counts.examples)}: fix or remove these files, or allow more "
             "failures; finished parts are kept"
         )

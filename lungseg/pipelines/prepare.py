@@ -131,7 +131,7 @@ def _compute_landmarks(paths: Sequence[str], source: str) -> tuple[float, ...]:
     def usable_images() -> Iterator[Grey]:  # one at a time in memory
         for path in paths:
             try:
-                yield _read_reference(path)
+                yield _read_match_image(path)
             except InputError as error:
                 errors.append(str(error))
 
@@ -146,7 +146,7 @@ def _compute_landmarks(paths: Sequence[str], source: str) -> tuple[float, ...]:
     return landmarks
 
 
-def _read_reference(path: str) -> Grey:
+def _read_match_image(path: str) -> Grey:
     name = storage.name_of(path)
     image = codecs.decode(storage.read_bytes(path), name)
     try:

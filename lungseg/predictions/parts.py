@@ -54,7 +54,7 @@ class StatusCounts:
         examples = (*self.examples, *other.examples)[:_MAX_EXAMPLES]
         return StatusCounts(self.statuses + other.statuses, self.codes + other.codes, examples)
 
-    def without_mask(self) -> int:
+    def not_predicted(self) -> int:
         """Count the images that have no mask."""
         return sum(count for status, count in self.statuses.items() if status not in USABLE)
 
@@ -68,7 +68,7 @@ class StatusCounts:
             {"status": status, "code": code, "images": count} for (status, code), count in sorted(self.codes.items())
         ]
 
-    def describe_without_mask(self) -> str:
+    def describe_not_predicted(self) -> str:
         """List the reason codes of images without a mask, the most frequent first."""
         reasons = [(code, count) for (status, code), count in self.codes.most_common() if status not in USABLE]
         return ", ".join(f"{count} {code}" for code, count in reasons)

@@ -318,7 +318,7 @@ def test_a_saturated_reference_gives_increasing_landmarks() -> None:
 def test_a_uniform_reference_is_refused_by_number() -> None:
     with pytest.raises(ImageError, match="image 2 of --match-to") as caught:
         intensity.compute_landmarks([GREY, np.full((50, 50), 9, np.uint8)])
-    assert caught.value.code == "flat_reference"
+    assert caught.value.code == "flat_match_image"
 
 
 def test_missing_references_are_refused() -> None:

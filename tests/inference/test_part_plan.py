@@ -263,7 +263,7 @@ def test_counts_include_statuses_and_all_codes() -> None:
         row("d", "failed", "unreadable"),
     )
     assert counts.counts() == {"ok": 1, "repaired": 1, "rejected": 1, "failed": 1}
-    assert counts.without_mask() == 2
+    assert counts.not_predicted() == 2
     assert counts.codes == {
         ("repaired", "inverted"): 1,
         ("repaired", "grey_as_colour"): 1,
@@ -277,15 +277,15 @@ def test_sum_of_counts_keeps_the_first_three_examples() -> None:
     first, second = count(row("a"), row("b", "failed", "x")), count(*[row(n, "failed", "y") for n in "cdefg"])
     both = first.add(second)
     assert both.statuses == Counter(ok=1, failed=6)
-    assert both.without_mask() == 6
-    assert both.describe_without_mask() == "5 y, 1 x"
+    assert both.not_predicted() == 6
+    assert both.describe_not_predicted() == "5 y, 1 x"
     assert both.examples == ("b.png: why b (x)", "c.png: why c (y)", "d.png: why d (y)")
     assert StatusCounts.empty().add(first) == first
 
 
 def test_repaired_images_are_not_listed_as_without_mask() -> None:
     counts = count(row("a", "repaired", "inverted"), row("b", "rejected", "blank"))
-    assert counts.describe_without_mask() == "1 blank"
+    assert counts.describe_not_predicted() == "1 blank"
 
 
 def test_counts_survive_json() -> None:

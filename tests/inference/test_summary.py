@@ -37,7 +37,7 @@ def test_speed_is_that_of_one_worker_in_a_stage() -> None:
     assert summary["images_per_second"] == {"open": 10.0, "predict": 20.0, "finish": 5.0}
     assert summary["worker_seconds"] == {"open": 4.0, "predict": 2.0, "finish": 8.0}
     # Two actors for four seconds; together they were busy for two of these eight.
-    assert summary["device_idle_share"] == 0.75
+    assert summary["device_wait_share"] == 0.75
     assert summary["hours_per_million"] == {"cpu_tasks": round(12 / 40 * 1e6 / 3600, 1), "devices": 13.9}
 
 
@@ -54,7 +54,7 @@ def test_order_of_parts_does_not_matter() -> None:
             times.add(1, one)
         summary.append(times.as_json())
     assert summary[0] == summary[1]
-    assert summary[0]["device_idle_share"] == round(1 - 10 / 16, 3)
+    assert summary[0]["device_wait_share"] == round(1 - 10 / 16, 3)
 
 
 def test_run_without_predictions_has_no_speed() -> None:
@@ -64,7 +64,7 @@ def test_run_without_predictions_has_no_speed() -> None:
 def test_zero_seconds_do_not_divide_by_zero() -> None:
     times = StageTimes()
     times.add(1, times_json(0.0, 0.0, 0.0, (5.0, 5.0)))
-    assert times.as_json()["device_idle_share"] is None
+    assert times.as_json()["device_wait_share"] is None
 
 
 @pytest.fixture

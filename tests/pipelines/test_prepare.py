@@ -216,7 +216,7 @@ def test_broken_references_are_skipped(
     assert warnings[3] == "2 more of 8 images not used for landmarks"
     prepare.run(settings.model_copy(update={"match_to": str(good)}))
     assert [path.read_bytes() for path in sorted((tmp_path / "out").rglob("*.tar"))] == made
-    for where, first in ((broken, "undecodable: a0"), (broken / "z.png", "flat_reference: z.png has one grey value")):
+    for where, first in ((broken, "undecodable: a0"), (broken / "z.png", "flat_match_image: z.png has one grey value")):
         with pytest.raises(InputError, match=rf"{where}: none of \d images is usable: {first}"):
             prepare.run(settings.model_copy(update={"match_to": str(where)}))
 

@@ -16,7 +16,7 @@ from lungseg import storage
 from lungseg.config import InferSettings
 from lungseg.errors import InputError
 from lungseg.imaging import codecs
-from lungseg.inference import verify
+from lungseg.inference import recompute
 from lungseg.inference.rows import COMPARED
 from lungseg.pipelines import infer
 
@@ -52,14 +52,14 @@ def problems_of(out: Path, caplog: pytest.LogCaptureFixture) -> list[str]:
     """Verify, and return the problems that were logged. No file may change."""
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     with pytest.raises(InputError, match="problems found, the first are listed above; no file was changed"):
-        verify.run(str(out))
+        recompute.run(str(out))
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
     return [record.message for record in caplog.records if record.levelname == "ERROR"]
 
 
 def test_unchanged_predictions_pass(predicted: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    verify.run(str(predicted))
+    recompute.run(str(predicted))
     assert caplog.messages[-1] == f"{predicted}: verified 8 rows: all values match the stored masks"
 
 
@@ -74,7 +74,7 @@ def test_unchanged_predictions_of_prepared_data_pass(
 ) -> None:
     predict(prepared, trained, tmp_path)
     caplog.set_level(logging.INFO)
-    verify.run(str(tmp_path))
+    recompute.run(str(tmp_path))
     assert "verified 8 rows: all values match" in caplog.text
 
 
@@ -87,7 +87,7 @@ def test_rows_without_a_mask_pass(
     (films / "north_09.png").symlink_to("nowhere.png")
     predict(own_archive, trained, tmp_path / "out")
     caplog.set_level(logging.INFO)
-    verify.run(str(tmp_path / "out"))
+    recompute.run(str(tmp_path / "out"))
     assert "verified 9 rows: all values match" in caplog.text
 
 
@@ -122,7 +122,7 @@ def test_removed_metrics_are_reported(out: Path, caplog: pytest.LogCaptureFixtur
 def test_last_bits_of_a_distance_may_differ(out: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     edit(out, lambda row: row.update(hd95_px=float(np.nextafter(np.float32(row["hd95_px"]), np.float32(1e9)))))
-    verify.run(str(out))
+    recompute.run(str(out))
     assert "all values match" in caplog.text
 
 
@@ -215,7 +215,7 @@ def test_damaged_json_files_are_refused_in_one_line(name: str, key: str, out: Pa
     del content[key]
     (out / name).write_text(json.dumps(content))
     with pytest.raises(InputError, match=r"not in the format that jobs/infer\.py writes") as refused:
-        verify.run(str(out))
+        recompute.run(str(out))
     assert len(str(refused.value).splitlines()) == 1
 
 
@@ -255,7 +255,7 @@ def test_unfinished_predictions_are_refused(out: Path, tmp_path: Path) -> None:
     (out / "predictions.json").unlink()
     for folder, message in ((out, r"has no predictions\.json"), (tmp_path / "missing", "no such folder")):
         with pytest.raises(InputError, match=message):
-            verify.run(str(folder))
+            recompute.run(str(folder))
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from lungseg import storage
 from lungseg.errors import InputError
 from lungseg.imaging.codecs import SUFFIXES
 from lungseg.ingest.file_names import is_image, is_system_file, relative_path
-from lungseg.ingest.sources import nlm
+from lungseg.ingest.sources import montgomery_shenzhen
 from lungseg.ingest.sources.mask_matching import DatasetFiles, group_by_dataset, match_masks, names_by_root
 from lungseg.schema import Record
 
@@ -48,7 +48,7 @@ def pair_folders(images: str, masks: str, dataset: str) -> list[Record]:
         raise InputError(f"{masks}: no mask in it; expected {', '.join(SUFFIXES)} files, named as their images")
     if not files.images:
         raise InputError(f"{images}: no image in it; expected {', '.join(SUFFIXES)} files")
-    return nlm.add_findings(_match_and_warn(files, dataset, masks))
+    return montgomery_shenzhen.add_findings(_match_and_warn(files, dataset, masks))
 
 
 def _list_images(folder: str) -> list[tuple[str, str]]:
