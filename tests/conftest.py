@@ -27,6 +27,14 @@ settings.register_profile("lungseg", deadline=None)
 settings.load_profile("lungseg")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep a file's tests, and all tests of the shared Ray cluster, in one process where several run them."""
+    for item in items:
+        uses_ray = "ray_cluster" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("ray" if uses_ray else str(item.path)))
+
+
 @pytest.fixture(autouse=True)
 def fresh_logging() -> Iterator[None]:
     """Undo what a command of one test sets up for logging: the next test reads its own log."""
