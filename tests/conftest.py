@@ -29,10 +29,10 @@ settings.load_profile("lungseg")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a file's tests, and all tests of the shared Ray cluster, in one process where several run them."""
+    """With several processes, keep each file, and all files that use the shared Ray cluster, in one of them."""
+    ray_files = {item.path for item in items if "ray_cluster" in getattr(item, "fixturenames", ())}
     for item in items:
-        uses_ray = "ray_cluster" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("ray" if uses_ray else str(item.path)))
+        item.add_marker(pytest.mark.xdist_group("ray" if item.path in ray_files else str(item.path)))
 
 
 @pytest.fixture(autouse=True)

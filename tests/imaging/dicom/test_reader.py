@@ -461,7 +461,7 @@ def test_missing_or_short_keys_are_refused(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(SettingsError, match="nowhere"):
         pseudonyms.read_key(str(tmp_path / "nowhere"))
     monkeypatch.setenv("LUNGSEG_PATIENT_KEY", "short")
-    with pytest.raises(SettingsError, match="LUNGSEG_PATIENT_KEY holds 5 bytes"):
+    with pytest.raises(SettingsError, match="LUNGSEG_PATIENT_KEY has 5 bytes"):
         pseudonyms.read_key("")
 
 
