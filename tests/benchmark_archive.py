@@ -70,7 +70,7 @@ class Stages:
     """Seconds and peak resident memory, MiB, by stage."""
 
     def __init__(self) -> None:
-        self.found: dict[str, dict[str, float]] = {}
+        self.costs: dict[str, dict[str, float]] = {}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -79,8 +79,8 @@ class Stages:
         began = time.monotonic()
         yield
         seconds = time.monotonic() - began
-        self.found[name] = {"seconds": round(seconds, 1), "peak_mib": round(peak_kib(os.getpid()) / 1024)}
-        print(f"{name}: {self.found[name]}", file=sys.stderr)
+        self.costs[name] = {"seconds": round(seconds, 1), "peak_mib": round(peak_kib(os.getpid()) / 1024)}
+        print(f"{name}: {self.costs[name]}", file=sys.stderr)
 
 
 def drive(archive: Path, out: str) -> dict[str, dict[str, float]]:
@@ -105,7 +105,7 @@ def drive(archive: Path, out: str) -> dict[str, dict[str, float]]:
         pa.default_memory_pool().release_unused()
     with stages.stage("audit"):
         audit_datasets([catalog.open_dataset(folder) for folder in catalog.list_datasets(out)], wide=False)
-    return stages.found
+    return stages.costs
 
 
 def main() -> None:
@@ -118,10 +118,10 @@ def main() -> None:
     lay_out(archive, arguments.images)
     out = tempfile.mkdtemp(dir=arguments.work)
     try:
-        found = drive(archive, storage.resolve(out))
+        costs = drive(archive, storage.resolve(out))
     finally:
         shutil.rmtree(out)
-    print(json.dumps({"images": arguments.images, **found}, indent=1))
+    print(json.dumps({"images": arguments.images, **costs}, indent=1))
 
 
 if __name__ == "__main__":

@@ -38,22 +38,22 @@ def cost(work: Callable[[], object], times: int) -> float:
 def main() -> None:
     cv2.setNumThreads(1)
     preprocess = PreprocessSettings(size=SIZE)
-    found: dict[str, float] = {}
+    costs: dict[str, float] = {}
     for name, coding in (("RG1_UNCR", "uncompressed"), ("RG1_J2KR", "JPEG 2000")):
         item = Item(Record("RG1", "films", str(Path(str(get_testdata_file(f"{name}.dcm"))))))
         opened = open_item(item, preprocess, KEY)
         assert opened.record.usable, opened.record.message
-        found[f"open a DICOM, {coding}"] = cost(lambda item=item: open_item(item, preprocess, KEY), 5)  # type: ignore[misc]
+        costs[f"open a DICOM, {coding}"] = cost(lambda item=item: open_item(item, preprocess, KEY), 5)  # type: ignore[misc]
     image, mask = phantom.draw(3, "montgomery", SIZE)
     blurred = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 3.0).astype(np.float32)
     predicted = Prediction(blurred, 1, False)
-    made = {"threshold": 0.5, "model": "none"}
-    found["finish it"] = cost(lambda: make_row(opened, predicted, made, PostprocessSettings()), 5)
+    model = {"threshold": 0.5, "model": "none"}
+    costs["finish it"] = cost(lambda: make_row(opened, predicted, model, PostprocessSettings()), 5)
     numbers, settings = count(), TRAIN["small"][1].augment  # type: ignore[attr-defined]
-    found["augment"] = cost(lambda: augment(image, mask, settings, (0, next(numbers), "x")), 100)
+    costs["augment"] = cost(lambda: augment(image, mask, settings, (0, next(numbers), "x")), 100)
     content = codecs.encode_image(image)
-    found["decode a prepared image"] = cost(lambda: codecs.decode(content, "x"), 100)
-    print(json.dumps({"unit": "CPU seconds an image", **found}, indent=1))
+    costs["decode a prepared image"] = cost(lambda: codecs.decode(content, "x"), 100)
+    print(json.dumps({"unit": "CPU seconds an image", **costs}, indent=1))
 
 
 if __name__ == "__main__":

@@ -103,10 +103,10 @@ def bare_loop(folder: str, run: str) -> None:
     """Predict the same ready batch again and again, in one thread, when told to."""
     keep_freed_memory()
     torch.set_num_threads(1)
-    found = checkpoint.find_all(run)[0]
-    predictor = Predictor(found)
+    verified = checkpoint.find_all(run)[0]
+    predictor = Predictor(verified)
     paths = sorted(Path(folder).iterdir())[2 : 2 + BATCH]
-    squares = [prepare_image(codecs.decode(path.read_bytes(), path.name), found.preprocess)[0] for path in paths]
+    squares = [prepare_image(codecs.decode(path.read_bytes(), path.name), verified.preprocess)[0] for path in paths]
 
     def work() -> Iterator[int]:
         while True:
@@ -141,15 +141,15 @@ def infer(folder: Path, run: str, bare: BareLoops | None = None) -> dict[str, An
         seconds = time.perf_counter() - began - paused
         if process.returncode:
             raise SystemExit(process.returncode)
-        found = json.loads((Path(out) / "predictions.json").read_text())
+        summary = json.loads((Path(out) / "predictions.json").read_text())
         called = float(pipe(process.stdout).read().split()[-1])
     return {
-        "images": found["images"],
-        "counts": found["counts"],
-        "seconds": round(found["seconds"] - paused, 2),
+        "images": summary["images"],
+        "counts": summary["counts"],
+        "seconds": round(summary["seconds"] - paused, 2),
         "command_s": round(seconds, 1),
-        "first_batch_s": round(called + found["stages"]["start_s"] - started, 2),
-        "stages": found["stages"],
+        "first_batch_s": round(called + summary["stages"]["start_s"] - started, 2),
+        "stages": summary["stages"],
         "peak_mib": {name: round(peak / 2**20) for name, peak in sorted(peaks.items())},
         f"peak_mib_after_{FEW}": {name: round(peak / 2**20) for name, peak in sorted(early.items())},
     }
@@ -157,13 +157,13 @@ def infer(folder: Path, run: str, bare: BareLoops | None = None) -> dict[str, An
 
 def watch(process: int, peaks: dict[str, int]) -> None:
     """Note the largest resident memory so far of the driver and of each kind of worker, bytes."""
-    for one in relatives(process):
+    for relative in relatives(process):
         try:
-            title = one.cmdline()[:1] or [""]
+            title = relative.cmdline()[:1] or [""]
             # What an actor is at just now stands behind its name.
-            name = "driver" if one.pid == process else re.sub(r"\.\w+$", "", title[0])
+            name = "driver" if relative.pid == process else re.sub(r"\.\w+$", "", title[0])
             if name == "driver" or name.startswith("ray::"):
-                own = one.memory_info()
+                own = relative.memory_info()
                 peaks[name] = max(peaks.get(name, 0), own.rss - own.shared)
         except psutil.Error:
             continue

@@ -40,10 +40,10 @@ def main() -> None:
         for name in MEASURES:
             both = [key for key in keys if None not in (before[key][name], after[key][name])]
             old, new = ([side[key][name] for key in both] for side in (before, after))
-            found = bootstrap.compare(new, old, [f"{key[0]} {before[key]['patient_id']}" for key in both])
+            comparison = bootstrap.compare(new, old, [f"{key[0]} {before[key]['patient_id']}" for key in both])
             means = f"{sum(old) / len(old):.4f} | {sum(new) / len(new):.4f}"
-            p = "-" if found.p is None else f"{found.p:.2g}"
-            difference = f"{found.difference:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"
+            p = "-" if comparison.p is None else f"{comparison.p:.2g}"
+            difference = f"{comparison.difference:+.4f} [{comparison.low:+.4f}, {comparison.high:+.4f}]"
             print(f"| {dataset} | {len(both)} | {changed} | {name} | {means} | {difference} | {p} |")
 
 

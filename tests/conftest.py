@@ -83,8 +83,8 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "north": [(96, 96), (128, 110), (120, 150), (200, 180), (101, 97)],
         "south": [(160, 160), (99, 140), (180, 96)],
     }
-    for dataset, pictures in sizes.items():
-        for number, (height, width) in enumerate(pictures):
+    for dataset, images in sizes.items():
+        for number, (height, width) in enumerate(images):
             image, mask = _draw_pair(number + 10 * len(dataset) + ord(dataset[0]), height, width)
             for kind, array in (("images", image), ("masks", mask * np.uint8(255))):
                 path = folder / dataset / kind / f"{dataset}_{number:02d}.png"

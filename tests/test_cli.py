@@ -33,9 +33,9 @@ def test_an_error_becomes_a_line_and_a_status(
     monkeypatch.setattr(logging.getLogger("lungseg"), "handlers", [])
     monkeypatch.setitem(sys.modules, "lungseg.pipelines.report", SimpleNamespace(run=run))
     assert cli.main("report", []) == status
-    said = capfd.readouterr().err
-    assert (str(error) in said) if error is not None and str(error) else True
-    assert "Traceback" not in said
+    output = capfd.readouterr().err
+    assert (str(error) in output) if error is not None and str(error) else True
+    assert "Traceback" not in output
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,9 +60,9 @@ def test_sigterm_ends_a_job_with_a_line_and_143(
         assert cli.main("report", []) == 143
     finally:
         signal.signal(signal.SIGTERM, before)
-    said = capfd.readouterr().err
-    assert "terminated: the same command goes on" in said
-    assert "Traceback" not in said
+    output = capfd.readouterr().err
+    assert "terminated: the same command goes on" in output
+    assert "Traceback" not in output
 
 
 @pytest.mark.parametrize("option", ["--help", "--dry-run"])

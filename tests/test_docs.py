@@ -135,7 +135,7 @@ def _with_columns() -> str:
     text = (ROOT / "docs" / "inference.md").read_text()
     return re.sub(
         r"(<!-- columns:start -->\n).*?(<!-- columns:end -->)",
-        lambda found: found[1] + "\n".join(rows) + "\n" + found[2],
+        lambda match: match[1] + "\n".join(rows) + "\n" + match[2],
         text,
         flags=re.DOTALL,
     )

@@ -70,11 +70,11 @@ class Turns:
         self._next += EVERY_S
         family = relatives(self._process)
         stopped = time.perf_counter()
-        for one in family:
-            send(one, signal.SIGSTOP)
+        for process in family:
+            send(process, signal.SIGSTOP)
         self._loops.work()
-        for one in family:
-            send(one, signal.SIGCONT)
+        for process in family:
+            send(process, signal.SIGCONT)
         self.paused += time.perf_counter() - stopped
 
 

@@ -62,18 +62,18 @@ def _run_disturbed(job: Job, place: str, archive: str, environment: dict[str, st
 
 @pytest.mark.timeout(600)
 def test_refusing_bucket_and_killed_workers_change_no_result(bucket: str, undisturbed: Path, tmp_path: Path) -> None:
-    here, archive, there = str(undisturbed), str(undisturbed / "archive"), f"{bucket}/work"
+    local, archive, remote = str(undisturbed), str(undisturbed / "archive"), f"{bucket}/work"
     filesystem, inner = storage.open_filesystem(f"{bucket}/archive")
     pafs.copy_files(archive, inner, destination_filesystem=filesystem)
     with refusing(os.environ["AWS_ENDPOINT_URL"], REFUSED, seed=7) as (address, refusals):
         environment = commands.environment(tmp_path, AWS_ENDPOINT_URL=address)
         for job in JOBS:
-            _run_disturbed(job, there, f"{bucket}/archive", environment, tmp_path / f"{job}.log")
+            _run_disturbed(job, remote, f"{bucket}/archive", environment, tmp_path / f"{job}.log")
         assert refusals.refused > 0
-    assert commands.prepared(there) == commands.prepared(here)
-    assert commands.trained(there) == commands.trained(here)
-    assert commands.predicted(there, f"{bucket}/archive") == commands.predicted(here, archive)
-    assert commands.reported(there, f"{bucket}/archive") == commands.reported(here, archive)
+    assert commands.prepared(remote) == commands.prepared(local)
+    assert commands.trained(remote) == commands.trained(local)
+    assert commands.predicted(remote, f"{bucket}/archive") == commands.predicted(local, archive)
+    assert commands.reported(remote, f"{bucket}/archive") == commands.reported(local, archive)
 
 
 # Makes one request to a bucket, and prints the error and the seconds until it was raised.

@@ -39,19 +39,21 @@ def test_prometheus_reads_the_gauges(ray_cluster: None) -> None:
 
 
 def test_no_gauges_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[str] = []
+    created: list[str] = []
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(gauges, "Gauge", lambda name, *_, **__: made.append(name))
+    monkeypatch.setattr(gauges, "Gauge", lambda name, *_, **__: created.append(name))
     gauges.Gauges("infer").set("images_per_second", 1.0)
-    assert made == []
+    assert created == []
 
 
 def test_dashboard_uses_existing_gauges_and_labels() -> None:
     panels = json.loads(DASHBOARD.read_text())["panels"]
-    asked = [target["expr"] for panel in panels for target in panel["targets"]]
-    own = {name for expr in asked for name in re.findall(r"ray_(lungseg_\w+)", expr)}
+    expressions = [target["expr"] for panel in panels for target in panel["targets"]]
+    own = {name for expression in expressions for name in re.findall(r"ray_(lungseg_\w+)", expression)}
     assert own == set(gauges._METRICS)
-    labels = {label for expr in asked if "lungseg" in expr for label in re.findall(r"(\w+)!?=\"", expr)}
-    grouped = {label for expr in asked for group in re.findall(r"by \((.*?)\)", expr) for label in group.split(", ")}
+    selectors = [expression for expression in expressions if "lungseg" in expression]
+    labels = {label for selector in selectors for label in re.findall(r"(\w+)!?=\"", selector)}
+    groups = [group for expression in expressions for group in re.findall(r"by \((.*?)\)", expression)]
+    grouped = {label for group in groups for label in group.split(", ")}
     assert labels | grouped <= set(gauges._TAGS)
     assert len({panel["title"] for panel in panels}) == len(panels)

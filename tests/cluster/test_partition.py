@@ -107,9 +107,9 @@ class Hosts:
         assert done.returncode == 0, done.stderr
 
     def close(self) -> None:
-        for one in reversed(self.running):
-            kill(family(one))
-            one.wait()
+        for process in reversed(self.running):
+            kill(family(process))
+            process.wait()
         for name in self.names:
             ip("netns", "del", name)
             ip("link", "del", name)
@@ -121,15 +121,15 @@ class Hosts:
 def hosts(tmp_path: Path) -> Iterator[Hosts]:
     if not shutil.which("ip"):
         pytest.skip("no `ip` (Debian's iproute2) to make hosts of their own addresses with")
-    found = Hosts(tmp_path)
+    network = Hosts(tmp_path)
     try:
-        refused = found.wire()
+        refused = network.wire()
         if refused:
             pytest.skip(f"hosts of their own addresses may not be made here: {refused}")
-        found.start()
-        yield found
+        network.start()
+        yield network
     finally:
-        found.close()
+        network.close()
 
 
 def test_node_that_was_cut_off_and_returns_changes_nothing(

@@ -50,22 +50,22 @@ def test_cpus_of_another_job_are_waited_for(ray_cluster: None, monkeypatch: pyte
 @pytest.fixture
 def resources(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[int, int]]:
     """A cluster of one node with adjustable total and free CPUs and GPUs, and short waits."""
-    found = {"CPU": (8, 8), "GPU": (0, 0)}
-    monkeypatch.setattr(resources_module, "cluster_total", lambda name: found[name][0])
-    monkeypatch.setattr(resources_module, "_free", lambda name: found[name][1])
+    amounts = {"CPU": (8, 8), "GPU": (0, 0)}
+    monkeypatch.setattr(resources_module, "cluster_total", lambda name: amounts[name][0])
+    monkeypatch.setattr(resources_module, "_free", lambda name: amounts[name][1])
     monkeypatch.setattr(
         resources_module,
         "_node_resources",
-        lambda: [{"CPU": found["CPU"][0], "GPU": found["GPU"][0], "memory": 2.0**33}],
+        lambda: [{"CPU": amounts["CPU"][0], "GPU": amounts["GPU"][0], "memory": 2.0**33}],
     )
     monkeypatch.setattr(resources_module, "_autoscaler_limit", lambda _: 0)
     monkeypatch.setattr(resources_module, "_WAIT_S", 0.6)
     monkeypatch.setattr(resources_module, "_SETTLE_S", 0.1)
-    return found
+    return amounts
 
 
 @pytest.mark.parametrize(
-    ("cpus", "gpus", "asked", "given"),
+    ("cpus", "gpus", "arguments", "expected"),
     [
         ((8, 8), (0, 0), (2, "auto", 9, "auto"), (4, resources_module.WorkerAllocation(2, 1, 0))),  # capacity for four
         (
@@ -101,16 +101,16 @@ def resources(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[int, int]]:
 def test_number_of_concurrent_runs(
     cpus: tuple[int, int],
     gpus: tuple[int, int],
-    asked: tuple[int, str, int, int],
-    given: tuple[int, resources_module.WorkerAllocation],
+    arguments: tuple[int, str, int, int],
+    expected: tuple[int, resources_module.WorkerAllocation],
     resources: dict[str, tuple[int, int]],
 ) -> None:
     resources.update(CPU=cpus, GPU=gpus)
-    assert resources_module.allocate_runs(*asked) == given
+    assert resources_module.allocate_runs(*arguments) == expected
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"),
+    ("arguments", "message"),
     [
         ((9, "auto", 3, "auto"), "9 CPUs needed, the cluster has 8: pass --workers-per-run 8, or add nodes"),
         ((1, "gpu", 3, "auto"), "1 GPUs needed, the cluster has 0: pass --device cpu, or add nodes$"),
@@ -118,10 +118,10 @@ def test_number_of_concurrent_runs(
     ],
 )
 def test_runs_that_do_not_fit_are_refused(
-    asked: tuple[int, str, int, int], said: str, resources: dict[str, tuple[int, int]]
+    arguments: tuple[int, str, int, int], message: str, resources: dict[str, tuple[int, int]]
 ) -> None:
-    with pytest.raises(ResourceError, match=said):
-        resources_module.allocate_runs(*asked)
+    with pytest.raises(ResourceError, match=message):
+        resources_module.allocate_runs(*arguments)
 
 
 def test_waiting_runs_suggest_a_lower_runs_at_once(resources: dict[str, tuple[int, int]]) -> None:
@@ -193,42 +193,42 @@ def test_gpus_are_shared_among_runs(
     assert resources_module.workers_per_run(runs, device) == each
 
 
-@pytest.mark.parametrize(("cpus", "there"), [(8, 4), (3, 3), (2, 2), (1, 2)])
+@pytest.mark.parametrize(("cpus", "expected"), [(8, 4), (3, 3), (2, 2), (1, 2)])
 def test_elastic_run_starts_with_available_workers(
-    cpus: int, there: int, resources: dict[str, tuple[int, int]]
+    cpus: int, expected: int, resources: dict[str, tuple[int, int]]
 ) -> None:
     resources["CPU"] = (cpus, cpus)
-    assert resources_module.initial_workers(2, 4, "cpu") == there
+    assert resources_module.initial_workers(2, 4, "cpu") == expected
 
 
 class Autoscaler:
     """Adds a CPU at every query of the cluster, up to the request and its own limit."""
 
-    def __init__(self, found: dict[str, tuple[int, int]], has: int) -> None:
-        self.found, self.has, self.asked = found, has, [0]
+    def __init__(self, amounts: dict[str, tuple[int, int]], limit: int) -> None:
+        self.amounts, self.limit, self.requests = amounts, limit, [0]
 
     def request(self, bundles: list[dict[str, int]]) -> None:
-        self.asked.append(len(bundles))
+        self.requests.append(len(bundles))
 
     def total(self, name: str) -> int:
-        there = self.found["CPU"][0]
-        if name == "CPU" and there < min(self.has, self.asked[-1]):
-            self.found["CPU"] = (there + 1, there + 1)
-        return self.found[name][0]
+        cpus = self.amounts["CPU"][0]
+        if name == "CPU" and cpus < min(self.limit, self.requests[-1]):
+            self.amounts["CPU"] = (cpus + 1, cpus + 1)
+        return self.amounts[name][0]
 
 
-@pytest.mark.parametrize(("has", "asked", "given"), [(6, 4, 4), (6, "auto", 6), (2, "auto", 2)])
+@pytest.mark.parametrize(("limit", "requested", "expected"), [(6, 4, 4), (6, "auto", 6), (2, "auto", 2)])
 def test_missing_cpus_are_requested_from_the_autoscaler(
-    has: int, asked: Any, given: int, resources: dict[str, tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+    limit: int, requested: Any, expected: int, resources: dict[str, tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resources["CPU"] = (0, 0)
-    scaler = Autoscaler(resources, has)
-    monkeypatch.setattr(resources_module, "_autoscaler_limit", lambda name: has if name == "CPU" else 0)
+    scaler = Autoscaler(resources, limit)
+    monkeypatch.setattr(resources_module, "_autoscaler_limit", lambda name: limit if name == "CPU" else 0)
     monkeypatch.setattr(resources_module, "request_resources", scaler.request)
     monkeypatch.setattr(resources_module, "cluster_total", scaler.total)
     monkeypatch.setattr(resources_module, "_SETTLE_S", 5.0)
-    assert resources_module.allocate_workers(asked, "auto").workers == given
-    assert scaler.asked == [0, given, 0]  # requested once, then released
+    assert resources_module.allocate_workers(requested, "auto").workers == expected
+    assert scaler.requests == [0, expected, 0]  # requested once, then released
 
 
 def test_small_study_requests_only_what_it_uses(
@@ -239,9 +239,9 @@ def test_small_study_requests_only_what_it_uses(
     monkeypatch.setattr(resources_module, "request_resources", scaler.request)
     monkeypatch.setattr(resources_module, "cluster_total", scaler.total)
     assert resources_module.allocate_runs(1, "cpu", 1, "auto") == (1, resources_module.WorkerAllocation(1, 8, 0))
-    assert scaler.asked == [0]  # the cluster is large enough
+    assert scaler.requests == [0]  # the cluster is large enough
     assert resources_module.allocate_runs(1, "cpu", 10, "auto") == (10, resources_module.WorkerAllocation(1, 1, 0))
-    assert scaler.asked == [0, 10, 0]
+    assert scaler.requests == [0, 10, 0]
 
 
 def test_autoscaler_without_new_nodes_is_an_error(

@@ -45,8 +45,8 @@ def test_node_that_cannot_read_is_named(
         return ask(node, expected, answer, token)
 
     monkeypatch.setattr(shared_storage, "_start_check", elsewhere)
-    said = r"node far \(10\.0\.0\.9\) cannot read .*token \(1 of 2 nodes\): pass paths that all nodes share"
-    with pytest.raises(ResourceError, match=said):
+    message = r"node far \(10\.0\.0\.9\) cannot read .*token \(1 of 2 nodes\): pass paths that all nodes share"
+    with pytest.raises(ResourceError, match=message):
         shared_storage.require_shared_storage(str(tmp_path / "study"))
     assert list((tmp_path / "study").iterdir()) == []
 

@@ -47,14 +47,14 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     """A head of two CPUs whose jobs have their own home folder."""
     folder = tmp_path_factory.mktemp("head")
     (folder / "home").mkdir()
-    one = Head(folder / "state")
-    one.env |= {"WANDB_MODE": "disabled", "HOME": str(folder / "home"), "PYTHONUNBUFFERED": "1"}
+    node = Head(folder / "state")
+    node.env |= {"WANDB_MODE": "disabled", "HOME": str(folder / "home"), "PYTHONUNBUFFERED": "1"}
     try:
-        started = one("start", "--cpus", "2")
+        started = node("start", "--cpus", "2")
         assert started.returncode == 0, started.stderr
-        yield one
+        yield node
     finally:
-        one("stop")
+        node("stop")
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Prepared datasets are finished, found, and opened only when they are complete."""
+"""Only complete prepared datasets are finished, listed and opened."""
 
 import shutil
 from pathlib import Path
@@ -28,8 +28,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def write_part(plan: ShardPlan, areas: list[float | None]) -> None:
     """Write a part as write_shard does, of records with these areas."""
-    records = [{**as_dict(one), "mask_area": area} for one, area in zip(plan.records, areas, strict=True)]
-    places = {f"{name}_{what}": 1 for name in ("image", "mask", "json") for what in ("offset", "size", "crc32")}
+    records = [{**as_dict(record), "mask_area": area} for record, area in zip(plan.records, areas, strict=True)]
+    places = {f"{name}_{field}": 1 for name in ("image", "mask", "json") for field in ("offset", "size", "crc32")}
     ids = ("image_id", "dataset", "patient_id", "finding", "pixel_digest", "phash")
     rows = [{**{name: record[name] for name in ids}, "shard": plan.name, **places} for record in records]
     shard = {"name": plan.name, "bytes": 1, "sha256": plan.name, "samples": len(rows)}
@@ -58,7 +58,7 @@ def test_a_mask_far_larger_than_all_others_is_rejected(tmp_path: Path) -> None:
     assert far["image_id"] == "13"
     assert "covers 0.680 of the image, the median of this dataset is 0.25" in far["message"]
     index = storage.read_table(str(tmp_path / "north" / "index.parquet")).column("image_id").to_pylist()
-    assert index == [one.image_id for one in records if one.image_id != "13"]
+    assert index == [record.image_id for record in records if record.image_id != "13"]
 
 
 # Unrelated files
@@ -140,7 +140,7 @@ def test_an_index_from_another_run_is_refused(own_prepared: Path, archive: Path,
 
 
 def test_an_index_with_swapped_rows_is_refused(own_prepared: Path) -> None:
-    """Patients would be in the wrong fold, and nothing else would show it."""
+    """Otherwise patients would silently be in the wrong fold."""
     path = str(own_prepared / "north" / "index.parquet")
     table = storage.read_table(path)
     ids = table.column("image_id").to_pylist()
@@ -172,7 +172,7 @@ def test_unprepared_folders_are_refused(own_prepared: Path, tmp_path: Path) -> N
 
 
 def test_preparing_through_uris_writes_the_same_tars(archive: Path, prepared: Path, tmp_path: Path) -> None:
-    """URIs are another name for the same files: the tars must not differ by a byte."""
+    """Paths and URIs of the same files must give identical tars."""
     records = sources.discover(archive.as_uri())
     dataset_writer.write_datasets(plan_shards(records, (tmp_path / "out").as_uri(), SMALL, 2))
     tars = {name: content for name, content in contents(prepared).items() if name.endswith(".tar")}

@@ -28,8 +28,8 @@ def test_copies_are_found_within_and_across_datasets(own_archive: Path, tmp_path
     for kind in ("images", "masks"):
         north, south = own_archive / "north" / kind, own_archive / "south" / kind
         shutil.copy(north / "north_01.png", south / "south_91.png")
-        picture = cv2.imread(str(north / "north_03.png"), cv2.IMREAD_UNCHANGED)
-        cv2.imwrite(str(south / "south_92.png"), cv2.resize(picture, (300, 330), interpolation=cv2.INTER_NEAREST))
+        image = cv2.imread(str(north / "north_03.png"), cv2.IMREAD_UNCHANGED)
+        cv2.imwrite(str(south / "south_92.png"), cv2.resize(image, (300, 330), interpolation=cv2.INTER_NEAREST))
     assert audited(own_archive, tmp_path / "after") == [
         ("north/north_01", "south/south_91", "exact"),
         ("north/north_03", "south/south_92", "near"),
@@ -40,22 +40,22 @@ def test_an_older_copy_of_a_dataset_is_tolerated(own_archive: Path, tmp_path: Pa
     audited(own_archive, tmp_path)
     shutil.copytree(tmp_path / "north", tmp_path / "north-older")
     images = own_archive / "north" / "images"
-    picture = cv2.flip(cv2.imread(str(images / "north_03.png"), cv2.IMREAD_UNCHANGED), 1)
-    for name, size in (("north_92.png", (300, 330)), ("north_93.png", (310, 341))):  # of which the copy has neither
-        cv2.imwrite(str(images / name), cv2.resize(picture, size, interpolation=cv2.INTER_NEAREST))
+    image = cv2.flip(cv2.imread(str(images / "north_03.png"), cv2.IMREAD_UNCHANGED), 1)
+    for name, size in (("north_92.png", (300, 330)), ("north_93.png", (310, 341))):  # the copy has neither of them
+        cv2.imwrite(str(images / name), cv2.resize(image, size, interpolation=cv2.INTER_NEAREST))
     assert ("north/north_92", "north/north_93", "near") in audited(own_archive, tmp_path)
 
 
 def test_a_damaged_tar_is_named(own_archive: Path, tmp_path: Path) -> None:
     shutil.copy(own_archive / "north" / "images" / "north_01.png", own_archive / "south" / "images" / "south_91.jpg")
-    picture = cv2.imread(str(own_archive / "north" / "images" / "north_01.png"), cv2.IMREAD_UNCHANGED)
-    cv2.imwrite(str(own_archive / "south" / "images" / "south_91.jpg"), picture)
+    image = cv2.imread(str(own_archive / "north" / "images" / "north_01.png"), cv2.IMREAD_UNCHANGED)
+    cv2.imwrite(str(own_archive / "south" / "images" / "south_91.jpg"), image)
     assert audited(own_archive, tmp_path) == [("north/north_01", "south/south_91", "near")]
     path = tmp_path / "north" / "north-000000.tar"
-    whole = bytearray(path.read_bytes())
-    for place in range(600, len(whole), 512):
-        whole[place] ^= 1
-    path.write_bytes(bytes(whole))
+    content = bytearray(path.read_bytes())
+    for place in range(600, len(content), 512):
+        content[place] ^= 1
+    path.write_bytes(bytes(content))
     opened = [catalog.open_dataset(folder) for folder in catalog.find_datasets([str(tmp_path)])]
     with pytest.raises(ShardError, match=r"north-000000\.tar"):
         audit_datasets(opened)

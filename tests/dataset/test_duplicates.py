@@ -1,4 +1,4 @@
-"""Duplicate pairs: which images are found to show the same image or patient, and which are not."""
+"""Duplicate pairs: which images count as the same image or patient, and which do not."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -23,8 +23,8 @@ Grey = NDArray[Any]
 SETTINGS = PreprocessSettings(size=256)
 
 
-def bits(one: str, other: str) -> int:
-    return (int(one, 16) ^ int(other, 16)).bit_count()
+def bits(first: str, second: str) -> int:
+    return (int(first, 16) ^ int(second, 16)).bit_count()
 
 
 def row(dataset: str, image: str, patient: str = "", pixel_digest: str = "", phash: str | None = "") -> Row:
@@ -101,44 +101,44 @@ CHANGES: dict[str, Callable[[Grey], Grey]] = {
 
 
 @pytest.fixture(scope="module")
-def pictures() -> list[NDArray[np.uint8]]:
+def images() -> list[NDArray[np.uint8]]:
     styles: list[phantom.Style] = ["shenzhen", "montgomery"]
     return [phantom.draw(seed, styles[seed % 2], 256)[0] for seed in range(6)]
 
 
-def test_a_fingerprint_has_256_bits_and_is_deterministic(pictures: list[NDArray[np.uint8]]) -> None:
-    for picture in pictures:
-        found = duplicates.fingerprint(picture)
-        assert len(found) == 64
-        assert found == found.lower()
-        assert found == duplicates.fingerprint(picture.copy())
-        assert 120 <= int(found, 16).bit_count() <= 128
-    assert len({duplicates.fingerprint(picture) for picture in pictures}) == len(pictures)
+def test_a_fingerprint_has_256_bits_and_is_deterministic(images: list[NDArray[np.uint8]]) -> None:
+    for image in images:
+        fingerprint = duplicates.fingerprint(image)
+        assert len(fingerprint) == 64
+        assert fingerprint == fingerprint.lower()
+        assert fingerprint == duplicates.fingerprint(image.copy())
+        assert 120 <= int(fingerprint, 16).bit_count() <= 128
+    assert len({duplicates.fingerprint(image) for image in images}) == len(images)
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_changed_copy_is_found(change: str, pictures: list[NDArray[np.uint8]]) -> None:
-    for picture in pictures[:3]:
-        changed = np.ascontiguousarray(CHANGES[change](picture))
-        assert bits(duplicates.fingerprint(picture), duplicates.fingerprint(changed)) <= duplicates.MAX_HASH_DISTANCE
-        one, other = (duplicates.extract_detail(prepare_image(image, SETTINGS)[0]) for image in (picture, changed))
-        assert duplicates.correlate(one, other) >= duplicates.MIN_CORRELATION
+def test_a_changed_copy_is_found(change: str, images: list[NDArray[np.uint8]]) -> None:
+    for original in images[:3]:
+        changed = np.ascontiguousarray(CHANGES[change](original))
+        assert bits(duplicates.fingerprint(original), duplicates.fingerprint(changed)) <= duplicates.MAX_HASH_DISTANCE
+        details = [duplicates.extract_detail(prepare_image(image, SETTINGS)[0]) for image in (original, changed)]
+        assert duplicates.correlate(*details) >= duplicates.MIN_CORRELATION
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1))
 def test_monotone_contrast_changes_keep_the_fingerprint(seed: int, shape: int) -> None:
-    """At the hash's own resolution, where no mean over pixels comes in between."""
+    """Uses the resolution of the hash, so that no averaging of pixels interferes."""
     random = np.random.default_rng(seed)
-    picture = random.integers(0, 256, (64, 64)).astype(np.uint8)
+    image = random.integers(0, 256, (64, 64)).astype(np.uint8)
     levels = np.sort(np.random.default_rng(shape).choice(65536, 256, replace=False)).astype(np.uint16)
-    assert bits(duplicates.fingerprint(picture), duplicates.fingerprint(levels[picture])) == 0
+    assert bits(duplicates.fingerprint(image), duplicates.fingerprint(levels[image])) == 0
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (33, 2000), (1, 1)])
-def test_a_blank_image_correlates_with_no_other(shape: tuple[int, int], pictures: list[NDArray[np.uint8]]) -> None:
+def test_a_blank_image_correlates_with_no_other(shape: tuple[int, int], images: list[NDArray[np.uint8]]) -> None:
     blank = np.full(shape, 7, np.uint8)
     assert len(duplicates.fingerprint(blank)) == 64
-    for other in (blank, pictures[0]):
+    for other in (blank, images[0]):
         assert duplicates.correlate(duplicates.extract_detail(blank), duplicates.extract_detail(other)) == 0.0
         assert duplicates.correlate(duplicates.extract_detail(other), duplicates.extract_detail(blank)) == 0.0
 
@@ -147,12 +147,12 @@ def test_a_blank_image_correlates_with_no_other(shape: tuple[int, int], pictures
     ("right", "down", "scale"), [(0, 0, 1.0), (6, 0, 1.0), (-5, 7, 1.0), (0, 0, 1.05), (2, -2, 0.95)]
 )
 def test_a_shifted_or_scaled_image_correlates(
-    right: int, down: int, scale: float, pictures: list[NDArray[np.uint8]]
+    right: int, down: int, scale: float, images: list[NDArray[np.uint8]]
 ) -> None:
-    one, stranger = duplicates.extract_detail(pictures[0]), duplicates.extract_detail(pictures[2])
+    detail, stranger = duplicates.extract_detail(images[0]), duplicates.extract_detail(images[2])
     offset = 63.5 * (1 - scale)
-    moved = cv2.warpAffine(one, np.array([[scale, 0, offset + right], [0, scale, offset + down]]), one.shape)
-    assert duplicates.correlate(one, moved) > 0.9
+    moved = cv2.warpAffine(detail, np.array([[scale, 0, offset + right], [0, scale, offset + down]]), detail.shape)
+    assert duplicates.correlate(detail, moved) > 0.9
     assert duplicates.correlate(stranger, moved) < duplicates.MIN_CORRELATION
 
 
@@ -173,87 +173,87 @@ def test_equal_grey_values_are_exact_pairs_with_the_first() -> None:
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "same"),
+    ("first", "second", "same"),
     [
         (("a", "1", "p"), ("a", "2", "p"), True),  # within a dataset, any id counts
-        (("a", "1", "p7"), ("b", "2", "p7"), False),  # two hospitals that number their patients
+        (("a", "1", "p7"), ("b", "2", "p7"), False),  # two hospitals with consecutive patient numbers
         (("a", "1", "00000012"), ("b", "2", "00000012"), False),
         (("a", "1", "patient00012"), ("b", "2", "patient00012"), False),
-        (("a", "1", "4837261"), ("b", "2", "4837261"), True),  # a number on file
+        (("a", "1", "4837261"), ("b", "2", "4837261"), True),  # a hospital number
         (("a", "1", "9f86d081884c7d65"), ("b", "2", "9f86d081884c7d65"), True),  # a keyed hash
-        (("a", "4837261", "4837261"), ("b", "2", "4837261"), False),  # an image's own id is nobody's
+        (("a", "4837261", "4837261"), ("b", "2", "4837261"), False),  # an id of the image, not of a patient
         (("a", "1", ""), ("a", "2", ""), False),
     ],
 )
-def test_same_patient_ids_across_datasets(one: tuple[str, str, str], other: tuple[str, str, str], same: bool) -> None:
-    rows = [{**row(dataset, image), "patient_id": patient} for dataset, image, patient in (one, other)]
-    expected = [duplicates.Pair(f"{one[0]}/1", f"{other[0]}/2", "same_patient")] if same else []
+def test_same_patient_ids_across_datasets(
+    first: tuple[str, str, str], second: tuple[str, str, str], same: bool
+) -> None:
+    rows = [{**row(dataset, image), "patient_id": patient} for dataset, image, patient in (first, second)]
+    expected = [duplicates.Pair(f"{first[0]}/1", f"{second[0]}/2", "same_patient")] if same else []
     assert duplicates.find_pairs(rows, never) == expected
 
 
 def test_a_large_group_is_paired_with_its_first_image() -> None:
     rows = [row(dataset, f"{i:03}", "9f86d081884c7d65") for dataset in "ab" for i in range(50)]
-    found = duplicates.find_pairs(rows, never)
-    assert len(found) == 99
-    assert {pair.first for pair in found} == {"a/000", "b/000"}
+    pairs = duplicates.find_pairs(rows, never)
+    assert len(pairs) == 99
+    assert {pair.first for pair in pairs} == {"a/000", "b/000"}
 
 
 def drawn_rows(
-    pictures: list[NDArray[np.uint8]], dataset: str = "a"
+    images: list[NDArray[np.uint8]], dataset: str = "a"
 ) -> tuple[list[Row], Callable[[Row], NDArray[np.uint8]], Counter[str]]:
-    rows = [row(dataset, str(i), phash=duplicates.fingerprint(picture)) for i, picture in enumerate(pictures)]
+    rows = [row(dataset, str(i), phash=duplicates.fingerprint(image)) for i, image in enumerate(images)]
     read: Counter[str] = Counter()
 
-    def reads(one: Row) -> NDArray[np.uint8]:
-        read[one["image_id"]] += 1
-        return prepare_image(pictures[int(one["image_id"])], SETTINGS)[0]
+    def reads(requested: Row) -> NDArray[np.uint8]:
+        read[requested["image_id"]] += 1
+        return prepare_image(images[int(requested["image_id"])], SETTINGS)[0]
 
     return rows, reads, read
 
 
-def test_near_duplicates_are_found_and_read_once(pictures: list[NDArray[np.uint8]]) -> None:
-    rows, read, counts = drawn_rows(
-        [*pictures, jpeg(60)(pictures[4]), gamma(0.7)(pictures[4]), cropped(0.03)(pictures[2])]
-    )
-    found = duplicates.find_pairs(rows, read)
-    assert {(pair.first, pair.second, pair.kind) for pair in found} == {
+def test_near_duplicates_are_found_and_read_once(images: list[NDArray[np.uint8]]) -> None:
+    rows, read, counts = drawn_rows([*images, jpeg(60)(images[4]), gamma(0.7)(images[4]), cropped(0.03)(images[2])])
+    pairs = duplicates.find_pairs(rows, read)
+    assert {(pair.first, pair.second, pair.kind) for pair in pairs} == {
         ("a/4", "a/6", "near"),
         ("a/4", "a/7", "near"),
         ("a/6", "a/7", "near"),
         ("a/2", "a/8", "near"),
     }
-    assert all(pair.correlation is not None and pair.correlation >= duplicates.MIN_CORRELATION for pair in found)
+    assert all(pair.correlation is not None and pair.correlation >= duplicates.MIN_CORRELATION for pair in pairs)
     assert all(
-        pair.distance == bits(rows[int(pair.first[2:])]["phash"], rows[int(pair.second[2:])]["phash"]) for pair in found
+        pair.distance == bits(rows[int(pair.first[2:])]["phash"], rows[int(pair.second[2:])]["phash"]) for pair in pairs
     )
     assert set(counts.values()) == {1}
-    assert duplicates.find_pairs(rows, read) == found
+    assert duplicates.find_pairs(rows, read) == pairs
 
 
-def test_a_row_without_a_hash_can_still_be_exact(pictures: list[NDArray[np.uint8]]) -> None:
-    rows, _, _ = drawn_rows([pictures[0], pictures[0], pictures[0]])
+def test_a_row_without_a_hash_can_still_be_exact(images: list[NDArray[np.uint8]]) -> None:
+    rows, _, _ = drawn_rows([images[0], images[0], images[0]])
     rows = [{**one, "phash": phash} for one, phash in zip(rows, ("", None, rows[0]["phash"]), strict=True)]
     assert duplicates.find_pairs(rows, never) == []
     assert len(duplicates.find_pairs([{**one, "pixel_digest": "x"} for one in rows], never)) == 2
 
 
-def test_near_hashes_without_correlation_are_no_pair(pictures: list[NDArray[np.uint8]]) -> None:
-    rows, read, counts = drawn_rows(pictures)
+def test_near_hashes_without_correlation_are_no_pair(images: list[NDArray[np.uint8]]) -> None:
+    rows, read, counts = drawn_rows(images)
     assert duplicates.find_pairs([{**one, "phash": rows[0]["phash"]} for one in rows], read) == []
     assert len(counts) == len(rows)
 
 
 def test_near_copies_are_found_beyond_the_wide_search(
-    pictures: list[NDArray[np.uint8]], monkeypatch: pytest.MonkeyPatch
+    images: list[NDArray[np.uint8]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(duplicates, "WIDE_SEARCH_IMAGES", 6)
-    rows, read, _ = drawn_rows([*pictures, jpeg(60)(pictures[4]), cropped(0.03)(pictures[2])])
+    rows, read, _ = drawn_rows([*images, jpeg(60)(images[4]), cropped(0.03)(images[2])])
     assert bits(rows[2]["phash"], rows[7]["phash"]) > duplicates.MAX_HASH_DISTANCE
     assert [(pair.first, pair.second) for pair in duplicates.find_pairs(rows, read)] == [("a/4", "a/6")]
 
 
-def test_appended_rows_change_no_pair(pictures: list[NDArray[np.uint8]]) -> None:
-    rows, read, _ = drawn_rows([*pictures, jpeg(60)(pictures[4]), gamma(0.7)(pictures[4])])
+def test_appended_rows_change_no_pair(images: list[NDArray[np.uint8]]) -> None:
+    rows, read, _ = drawn_rows([*images, jpeg(60)(images[4]), gamma(0.7)(images[4])])
     assert set(duplicates.find_pairs(rows[:7], read)) < set(duplicates.find_pairs(rows, read))
 
 
@@ -265,7 +265,7 @@ def test_the_pair_table_has_the_schema_version() -> None:
     table = duplicates.pairs_to_table(pairs)
     assert table.schema.equals(duplicates.PAIRS, check_metadata=True)
     assert table.schema.metadata[b"lungseg.schema"] == str(SCHEMA).encode()
-    assert [duplicates.Pair(**one) for one in table.to_pylist()] == pairs
+    assert [duplicates.Pair(**values) for values in table.to_pylist()] == pairs
     assert duplicates.pairs_to_table([]).num_rows == 0
     assert isinstance(table, pa.Table)
 
@@ -279,17 +279,17 @@ def real_rows(folder: Path, names: list[str]) -> list[Row]:
     return [row("real", str(path), phash=duplicates.fingerprint(cv2.imread(str(path), 0))) for path in paths]
 
 
-def bare(picture: Grey) -> Grey:
-    """Take away the black bars that made the picture a square."""
-    rows, columns = (np.flatnonzero(picture.mean(axis) > 3) for axis in (1, 0))
-    return np.ascontiguousarray(picture[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
+def bare(image: Grey) -> Grey:
+    """Remove the black bars that made the image square."""
+    rows, columns = (np.flatnonzero(image.mean(axis) > 3) for axis in (1, 0))
+    return np.ascontiguousarray(image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
 
 
-def read_real(one: Row) -> NDArray[np.uint8]:
-    return prepare_image(cv2.imread(one["image_id"], 0), SETTINGS)[0]
+def read_real(row: Row) -> NDArray[np.uint8]:
+    return prepare_image(cv2.imread(row["image_id"], 0), SETTINGS)[0]
 
 
-# Seen by eye: the same bones and the same diseased spot at two visits, under two patient numbers.
+# By visual inspection: the same bones and the same lesion at two visits, under two patient numbers.
 ONE_PERSON = [
     ("MCUCXR_0166_1", "MCUCXR_0170_1"),
     ("MCUCXR_0264_1", "MCUCXR_0313_1"),
@@ -297,7 +297,7 @@ ONE_PERSON = [
     ("CHNCXR_0438_1", "CHNCXR_0646_1"),
     ("CHNCXR_0477_1", "CHNCXR_0605_1"),
 ]
-# The nearest pairs that by eye are two people.
+# The nearest pairs that show two people by visual inspection.
 TWO_PEOPLE = [
     ("CHNCXR_0003_0", "CHNCXR_0094_0"),
     ("CHNCXR_0149_0", "CHNCXR_0275_0"),
@@ -320,9 +320,9 @@ def test_changed_copies_of_real_x_rays_are_found(cxr256: Path, change: str) -> N
     paths = sorted(cxr256.glob("*/images/*.png"))[::53]
     caught = 0
     for path in paths:
-        picture = bare(cv2.imread(str(path), 0))
-        changed = np.ascontiguousarray(CHANGES[change](picture))
-        near = bits(duplicates.fingerprint(picture), duplicates.fingerprint(changed)) <= duplicates.MAX_HASH_DISTANCE
-        one, other = (duplicates.extract_detail(prepare_image(image, SETTINGS)[0]) for image in (picture, changed))
-        caught += near and duplicates.correlate(one, other) >= duplicates.MIN_CORRELATION
+        original = bare(cv2.imread(str(path), 0))
+        changed = np.ascontiguousarray(CHANGES[change](original))
+        near = bits(duplicates.fingerprint(original), duplicates.fingerprint(changed)) <= duplicates.MAX_HASH_DISTANCE
+        details = [duplicates.extract_detail(prepare_image(image, SETTINGS)[0]) for image in (original, changed)]
+        caught += near and duplicates.correlate(*details) >= duplicates.MIN_CORRELATION
     assert caught >= len(paths) - 1

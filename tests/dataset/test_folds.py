@@ -14,7 +14,7 @@ from lungseg.config import Protocol
 from lungseg.dataset import folds
 from lungseg.errors import SettingsError
 
-# Names on both sides of "pixel_digest", "image" and "patient" in the order of letters.
+# Names that sort before and after "pixel_digest", "image" and "patient".
 DATASETS = ("montgomery", "shenzhen", "a", "z_9")
 FINDINGS = ("normal", "abnormal", None)
 PROTOCOLS = get_args(Protocol)
@@ -30,8 +30,8 @@ def row(dataset: str, image: str, patient: str = "", pixel_digest: str = "", fin
     }
 
 
-def key(one: Row) -> str:
-    return f"{one['dataset']}/{one['image_id']}"
+def key(row: Row) -> str:
+    return f"{row['dataset']}/{row['image_id']}"
 
 
 @st.composite
@@ -50,7 +50,7 @@ def index_rows(draw: st.DrawFn, datasets: Sequence[str] = DATASETS, most: int = 
 @st.composite
 def rows_and_links(draw: st.DrawFn) -> tuple[list[Row], list[folds.Link]]:
     rows = draw(index_rows())
-    image = st.sampled_from([key(one) for one in rows])
+    image = st.sampled_from([key(row) for row in rows])
     return rows, draw(st.lists(st.tuples(image, image), max_size=4))
 
 
@@ -59,8 +59,8 @@ def single_image_rows(count: int, datasets: Sequence[str] = DATASETS[:2], start:
 
 
 def folds_by_image(rows: Sequence[Row], count: int, seed: int = 0, linked: Sequence[folds.Link] = ()) -> dict[str, int]:
-    found = folds.assign_folds(rows, folds.group_rows(rows, linked), count, seed)
-    return {key(one): fold for one, fold in zip(rows, found, strict=True)}
+    assigned = folds.assign_folds(rows, folds.group_rows(rows, linked), count, seed)
+    return {key(row): fold for row, fold in zip(rows, assigned, strict=True)}
 
 
 def plan(number: int, count: int, datasets: Sequence[str] = DATASETS, seed: int = 0) -> folds.RunPlan:
@@ -83,24 +83,24 @@ def test_groups_are_connected_by_patients_images_and_links(
 ) -> None:
     rows, linked = drawn
     parts: list[set[int]] = []
-    for i, one in enumerate(rows):
+    for i, row in enumerate(rows):
 
-        def joined(j: int, one: Row = one) -> bool:
+        def joined(j: int, row: Row = row) -> bool:
             other = rows[j]
             return (
-                other["pixel_digest"] == one["pixel_digest"]
-                or (other["dataset"], other["patient_id"]) == (one["dataset"], one["patient_id"])
-                or (key(one), key(other)) in linked
-                or (key(other), key(one)) in linked
+                other["pixel_digest"] == row["pixel_digest"]
+                or (other["dataset"], other["patient_id"]) == (row["dataset"], row["patient_id"])
+                or (key(row), key(other)) in linked
+                or (key(other), key(row)) in linked
             )
 
         near = [part for part in parts if any(joined(j) for j in part)]
         parts = [part for part in parts if part not in near] + [{i}.union(*near)]
     groups = folds.group_rows(rows, linked)
-    found: defaultdict[str, set[int]] = defaultdict(set)
+    members: defaultdict[str, set[int]] = defaultdict(set)
     for i, group in enumerate(groups):
-        found[group].add(i)
-    assert sorted(map(sorted, found.values())) == sorted(map(sorted, parts))
+        members[group].add(i)
+    assert sorted(map(sorted, members.values())) == sorted(map(sorted, parts))
 
 
 @given(rows_and_links())
@@ -134,14 +134,14 @@ def test_links_to_missing_images_are_ignored() -> None:
 @given(index_rows(), st.integers(2, 5), st.integers(0, 3))
 def test_each_group_is_in_one_fold(rows: list[Row], count: int, seed: int) -> None:
     groups = folds.group_rows(rows)
-    found = folds.assign_folds(rows, groups, count, seed)
-    assert len(found) == len(rows)
-    assert set(found) <= set(range(count))
-    assert len(set(zip(groups, found, strict=True))) == len(set(groups))
+    assigned = folds.assign_folds(rows, groups, count, seed)
+    assert len(assigned) == len(rows)
+    assert set(assigned) <= set(range(count))
+    assert len(set(zip(groups, assigned, strict=True))) == len(set(groups))
 
 
 def test_folds_are_the_same_on_every_machine() -> None:
-    """Fixed values: a change of these moves patients between training and test of every study that was run."""
+    """If these fixed values change, patients move between training and test in all earlier studies."""
     # The first is the fold f with the least `printf 0/f/a/i0 | sha256sum`.
     assert list(folds_by_image(single_image_rows(10, ("a",)), 5).values()) == [1, 2, 4, 1, 2, 3, 0, 4, 3, 0]
     assert list(folds_by_image(single_image_rows(10, ("a",)), 5, seed=1).values()) != [1, 2, 4, 1, 2, 3, 0, 4, 3, 0]
@@ -154,9 +154,9 @@ def test_folds_are_the_same_on_every_machine() -> None:
 )
 def test_strata_are_balanced_to_two_images(drawn: list[tuple[str, str | None]], count: int, seed: int) -> None:
     rows = [row(dataset, f"i{i}", finding=finding) for i, (dataset, finding) in enumerate(drawn)]
-    found = folds_by_image(rows, count, seed)
+    assigned = folds_by_image(rows, count, seed)
     for stratum in set(drawn):
-        held = [found[key(one)] for one in rows if (one["dataset"], one["finding"]) == stratum]
+        held = [assigned[key(row)] for row in rows if (row["dataset"], row["finding"]) == stratum]
         counts = [held.count(fold) for fold in range(count)]
         assert max(counts) - min(counts) <= 2
         assert min(counts) > 0 or max(counts) == 1
@@ -177,10 +177,10 @@ def test_appended_rows_move_no_earlier_row(rows: list[Row], patients: list[int],
 
 
 @given(index_rows(datasets=("a",)), index_rows(datasets=("z_9",)), st.integers(2, 5))
-def test_another_dataset_moves_no_row(one: list[Row], other: list[Row], count: int) -> None:
-    apart = [{**row, "pixel_digest": "other " + row["pixel_digest"]} for row in other]
-    together = folds_by_image([*one, *apart], count)
-    assert together == {**folds_by_image(one, count), **folds_by_image(apart, count)}
+def test_another_dataset_moves_no_row(first: list[Row], second: list[Row], count: int) -> None:
+    apart = [{**item, "pixel_digest": "other " + item["pixel_digest"]} for item in second]
+    together = folds_by_image([*first, *apart], count)
+    assert together == {**folds_by_image(first, count), **folds_by_image(apart, count)}
 
 
 def test_another_seed_changes_the_folds() -> None:
@@ -191,9 +191,13 @@ def test_another_seed_changes_the_folds() -> None:
 
 
 def test_removing_an_image_moves_few_rows() -> None:
-    """The shares that assign_folds states, for strata as large as those of Shenzhen and Montgomery."""
+    """Check the shares stated by assign_folds with the stratum sizes of Shenzhen and Montgomery."""
     sizes = {("m", "normal"): 80, ("m", "abnormal"): 58, ("s", "normal"): 263, ("s", "abnormal"): 287}
-    rows = [row(one, f"{finding}{i}", finding=finding) for (one, finding), size in sizes.items() for i in range(size)]
+    rows = [
+        row(dataset, f"{finding}{i}", finding=finding)
+        for (dataset, finding), size in sizes.items()
+        for i in range(size)
+    ]
     fewer, shuffled = [], []
     for seed in range(12):
         before, chance = folds_by_image(rows, 5, seed), random.Random(seed)
@@ -220,15 +224,15 @@ def test_no_patient_image_or_link_crosses_a_split(
         trained = [rows[i] for i in subsets.train]
         tested = [rows[i] for i in (*subsets.held_out, *subsets.cross)]
         for names in (("dataset", "patient_id"), ("pixel_digest",)):
-            known = {tuple(one[name] for name in names) for one in trained}
-            assert not known & {tuple(one[name] for name in names) for one in tested}
-        sides = {**{key(one): 0 for one in trained}, **{key(one): 1 for one in tested}}
-        assert all(sides[one] == sides[other] for one, other in linked if {one, other} <= sides.keys())
+            known = {tuple(row[name] for name in names) for row in trained}
+            assert not known & {tuple(row[name] for name in names) for row in tested}
+        sides = {**{key(row): 0 for row in trained}, **{key(row): 1 for row in tested}}
+        assert all(sides[first] == sides[second] for first, second in linked if {first, second} <= sides.keys())
 
 
 @given(index_rows(), st.integers(2, 5), st.integers(0, 3), st.sets(st.sampled_from(DATASETS), min_size=1))
 def test_every_image_is_held_out_in_exactly_one_fold(rows: list[Row], count: int, seed: int, sources: set[str]) -> None:
-    own = [i for i, one in enumerate(rows) if one["dataset"] in sources]
+    own = [i for i, row in enumerate(rows) if row["dataset"] in sources]
     fold_of = folds_by_image(rows, count, seed)
     for number in range(count):
         expected = [i for i in own if fold_of[key(rows[i])] == number]
@@ -285,7 +289,7 @@ def test_cross_dataset_tests_exclude_trained_groups_only(rows: list[Row], count:
         groups = folds.group_rows(rows)
         trained = {groups[i] for i in subsets.train}
         assert set(subsets.cross) == {
-            i for i, one in enumerate(rows) if one["dataset"] != "shenzhen" and groups[i] not in trained
+            i for i, row in enumerate(rows) if row["dataset"] != "shenzhen" and groups[i] not in trained
         }
 
 

@@ -7,8 +7,8 @@ from hypothesis import given, settings, strategies as st
 from lungseg.dataset import hash_search
 
 
-def bits(one: str, other: str) -> int:
-    return (int(one, 16) ^ int(other, 16)).bit_count()
+def bits(first: str, second: str) -> int:
+    return (int(first, 16) ^ int(second, 16)).bit_count()
 
 
 def flipped(phash: str, count: int, random: np.random.Generator) -> str:
@@ -49,8 +49,8 @@ def check_candidates(drawn: list[tuple[int, int]], most: int, seed: int) -> None
 
 def test_many_copies_are_paired_with_the_first_only() -> None:
     phashes = ["0f" * 32] * 20_000 + ["0f" * 31 + "0e"]
-    found = hash_search.near_pairs(phashes, 40)
-    assert found.tolist() == sorted([*([0, i, 0] for i in range(1, 20_000)), [0, 20_000, 1]])
+    pairs = hash_search.near_pairs(phashes, 40)
+    assert pairs.tolist() == sorted([*([0, i, 0] for i in range(1, 20_000)), [0, 20_000, 1]])
 
 
 def test_a_large_archive_is_searched_in_seconds() -> None:

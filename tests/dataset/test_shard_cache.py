@@ -1,4 +1,4 @@
-"""Tars of a bucket on this machine's disk: fetched once, within a budget, by many at once, and never torn."""
+"""Local copies of tars in a bucket: downloaded once, within a disk budget, by concurrent readers, always complete."""
 
 import errno
 import os
@@ -21,20 +21,20 @@ RANGES = {"head": (0, 4), "tail": (MIB - 4, 4)}
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home of its own, where the copies go."""
+    """A separate home folder for the copies."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     return tmp_path / "home" / ".cache" / "lungseg" / "shards"
 
 
 @pytest.fixture
 def fetched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What is read whole from afar."""
+    """Names of the files that were downloaded completely."""
     names: list[str] = []
-    whole = storage.read_bytes
+    read_bytes = storage.read_bytes
 
     def noted(path: str) -> bytes:
         names.append(storage.name_of(path))
-        return whole(path)
+        return read_bytes(path)
 
     monkeypatch.setattr(storage, "read_bytes", noted)
     return names
@@ -118,13 +118,13 @@ def test_a_tar_beyond_the_budget_is_not_copied(budget: int, tmp_path: Path, home
 
 def test_a_running_download_reserves_its_space(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = (a_tar(tmp_path, letter) for letter in "ab")
-    whole, others = storage.read_bytes, []
+    read_bytes, others = storage.read_bytes, []
 
     def meanwhile(path: str) -> bytes:
-        monkeypatch.setattr(storage, "read_bytes", whole)
+        monkeypatch.setattr(storage, "read_bytes", read_bytes)
         others.append(ShardCache(1).read(second, RANGES)["head"])  # as another process would
         others.append(sorted(entry.suffix for entry in home.iterdir() if entry.suffix != ".lock"))
-        return whole(path)
+        return read_bytes(path)
 
     monkeypatch.setattr(storage, "read_bytes", meanwhile)
     assert ShardCache(1).read(first, RANGES)["head"] == b"aaaa"
@@ -162,8 +162,8 @@ def test_a_deleted_copy_is_replaced_by_a_direct_read(
 def test_threads_fetch_it_once(tmp_path: Path, fetched: list[str]) -> None:
     uri = a_tar(tmp_path, "a")
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda _: ShardCache(9).read(uri, RANGES)["head"], range(8)))
-    assert found == [b"aaaa"] * 8
+        contents = list(pool.map(lambda _: ShardCache(9).read(uri, RANGES)["head"], range(8)))
+    assert contents == [b"aaaa"] * 8
     assert fetched == ["a.tar"]
 
 
@@ -171,8 +171,8 @@ READ = """
 import sys
 from lungseg import storage
 from lungseg.dataset.shard_cache import ShardCache
-whole = storage.read_bytes
-storage.read_bytes = lambda path: print("fetched") or whole(path)
+read_bytes = storage.read_bytes
+storage.read_bytes = lambda path: print("fetched") or read_bytes(path)
 assert ShardCache(9).read(sys.argv[1], {"head": (0, 4)})["head"] == b"aaaa"
 """
 
@@ -180,6 +180,6 @@ assert ShardCache(9).read(sys.argv[1], {"head": (0, 4)})["head"] == b"aaaa"
 def test_processes_fetch_it_once(tmp_path: Path) -> None:
     command = [sys.executable, "-c", READ, a_tar(tmp_path, "a")]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    said = [process.communicate(timeout=60)[0] for process in running]
+    outputs = [process.communicate(timeout=60)[0] for process in running]
     assert [process.returncode for process in running] == [0, 0, 0]
-    assert "".join(said) == "fetched\n"
+    assert "".join(outputs) == "fetched\n"

@@ -1,4 +1,4 @@
-"""Verification names what is missing, damaged, unknown or from another run, and nothing else."""
+"""Verification reports exactly the files that are missing, damaged, unknown or from another run."""
 
 import shutil
 import tarfile

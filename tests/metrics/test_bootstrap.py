@@ -29,7 +29,7 @@ def studies(draw: st.DrawFn, least: int = 1) -> tuple[list[float], list[str]]:
 
 
 def simulate(random: np.random.Generator, patients: int, mean: float = 0.9) -> tuple[F64, list[str]]:
-    """Draw values of one to four images a patient; patients differ more than a patient's images do."""
+    """Draw values of one to four images per patient; values vary more between patients than within a patient."""
     sizes = random.integers(1, 5, patients)
     names = np.repeat(np.arange(patients), sizes)
     values = mean + random.normal(0, 0.03, patients)[names] + random.normal(0, 0.01, names.size)
@@ -40,13 +40,13 @@ def simulate(random: np.random.Generator, patients: int, mean: float = 0.9) -> t
 @given(studies())
 def test_summary_matches_numpy(study: tuple[list[float], list[str]]) -> None:
     values, patients = study
-    found = bootstrap.summarise(values, patients)
-    assert (found.images, found.patients) == (len(values), len(set(patients)))
-    assert found.mean == pytest.approx(np.mean(values), abs=1e-9)
-    assert found.median == pytest.approx(np.median(values), abs=1e-9)
-    assert found.p5 == pytest.approx(np.percentile(values, 5), abs=1e-9)
-    assert found.sd == (pytest.approx(np.std(values, ddof=1), abs=1e-9) if len(values) > 1 else None)
-    assert ((found.low is None) and (found.high is None)) == (found.patients < 2)
+    summary = bootstrap.summarise(values, patients)
+    assert (summary.images, summary.patients) == (len(values), len(set(patients)))
+    assert summary.mean == pytest.approx(np.mean(values), abs=1e-9)
+    assert summary.median == pytest.approx(np.median(values), abs=1e-9)
+    assert summary.p5 == pytest.approx(np.percentile(values, 5), abs=1e-9)
+    assert summary.sd == (pytest.approx(np.std(values, ddof=1), abs=1e-9) if len(values) > 1 else None)
+    assert ((summary.low is None) and (summary.high is None)) == (summary.patients < 2)
 
 
 @no_deadline
@@ -69,35 +69,35 @@ def test_order_of_images_does_not_matter(study: tuple[list[float], list[str]], r
 
 def test_rounding_does_not_depend_on_the_order() -> None:
     assert 0.1 + 0.2 + 0.3 != 0.3 + 0.2 + 0.1
-    found = {bootstrap.summarise([*some, 0.9], ["a", "a", "a", "b"]) for some in permutations((0.1, 0.2, 0.3))}
-    assert len(found) == 1
+    summaries = {bootstrap.summarise([*values, 0.9], ["a", "a", "a", "b"]) for values in permutations((0.1, 0.2, 0.3))}
+    assert len(summaries) == 1
 
 
 @no_deadline
 @given(studies())
 def test_interval_is_within_the_values(study: tuple[list[float], list[str]]) -> None:
-    found = bootstrap.summarise(*study)
-    assert min(study[0]) <= found.mean <= max(study[0])
-    if found.low is not None and found.high is not None:
-        assert min(study[0]) <= found.low <= found.high <= max(study[0])
+    summary = bootstrap.summarise(*study)
+    assert min(study[0]) <= summary.mean <= max(study[0])
+    if summary.low is not None and summary.high is not None:
+        assert min(study[0]) <= summary.low <= summary.high <= max(study[0])
 
 
 @no_deadline
 @given(st.integers(10, 60), st.integers(0, 2**32 - 1))
 def test_interval_contains_the_mean(patients: int, seed: int) -> None:
-    found = bootstrap.summarise(*simulate(np.random.default_rng(seed), patients))
-    assert found.low is not None
-    assert found.high is not None
-    assert found.low < found.mean < found.high
+    summary = bootstrap.summarise(*simulate(np.random.default_rng(seed), patients))
+    assert summary.low is not None
+    assert summary.high is not None
+    assert summary.low < summary.mean < summary.high
 
 
 @no_deadline
 @given(some_values, st.lists(st.sampled_from("abc"), min_size=1, max_size=50))
 def test_equal_values_have_a_zero_width_interval(value: float, patients: list[str]) -> None:
-    found = bootstrap.summarise([value] * len(patients), patients)
+    summary = bootstrap.summarise([value] * len(patients), patients)
     ends = (value, value) if len(set(patients)) > 1 else (None, None)
-    assert (found.mean, found.median, found.p5, found.low, found.high) == (value, value, value, *ends)
-    assert found.sd == (0.0 if len(patients) > 1 else None)
+    assert (summary.mean, summary.median, summary.p5, summary.low, summary.high) == (value, value, value, *ends)
+    assert summary.sd == (0.0 if len(patients) > 1 else None)
     paired = bootstrap.compare([value] * len(patients), [value] * len(patients), patients)
     ends = (0.0, 0.0) if len(set(patients)) > 1 else (None, None)
     assert (paired.difference, paired.low, paired.high, paired.p) == (0.0, *ends, 1.0)
@@ -105,21 +105,21 @@ def test_equal_values_have_a_zero_width_interval(value: float, patients: list[st
 
 def test_mean_of_equal_values_is_exact() -> None:
     assert math.fsum([0.05] * 3) / 3 != 0.05
-    found = bootstrap.summarise([0.05] * 3, ["a", "b", "b"])
-    assert (found.mean, found.sd, found.low, found.high) == (0.05, 0.0, 0.05, 0.05)
+    summary = bootstrap.summarise([0.05] * 3, ["a", "b", "b"])
+    assert (summary.mean, summary.sd, summary.low, summary.high) == (0.05, 0.0, 0.05, 0.05)
 
 
 def _coverage(clusters: str) -> float:
-    """Share of 200 simulated studies of 60 patients order interval holds the true mean 0.9."""
-    random, held = np.random.default_rng(7), 0
+    """Return the share of 200 simulated studies of 60 patients whose interval contains the true mean 0.9."""
+    random, covered = np.random.default_rng(7), 0
     for _ in range(200):
         values, patients = simulate(random, 60)
         names = patients if clusters == "patients" else [str(i) for i in range(len(patients))]
-        found = bootstrap.summarise(values, names)
-        assert found.low is not None
-        assert found.high is not None
-        held += found.low <= 0.9 <= found.high
-    return held / 200
+        summary = bootstrap.summarise(values, names)
+        assert summary.low is not None
+        assert summary.high is not None
+        covered += summary.low <= 0.9 <= summary.high
+    return covered / 200
 
 
 def test_intervals_have_95_percent_coverage() -> None:
@@ -132,10 +132,10 @@ def test_bootstrap_over_images_has_too_low_coverage() -> None:
 
 def test_interval_without_clusters_matches_scipy() -> None:
     values = np.random.default_rng(1).beta(20, 2, 150)
-    found = bootstrap.summarise(values, [str(i) for i in range(150)])
+    summary = bootstrap.summarise(values, [str(i) for i in range(150)])
     expected = stats.bootstrap((values,), np.mean, n_resamples=9999, method="percentile", rng=np.random.default_rng(2))
     low, high = expected.confidence_interval
-    assert (found.low, found.high) == pytest.approx((low, high), abs=0.15 * expected.standard_error)
+    assert (summary.low, summary.high) == pytest.approx((low, high), abs=0.15 * expected.standard_error)
 
 
 def test_interval_with_clusters_matches_naive_resampling() -> None:
@@ -143,8 +143,9 @@ def test_interval_with_clusters_matches_naive_resampling() -> None:
     images = [values[np.array(patients) == patient] for patient in sorted(set(patients))]
     random = np.random.default_rng(4)
     naive = [np.concatenate([images[i] for i in random.integers(0, 25, 25)]).mean() for _ in range(5000)]
-    found = bootstrap.summarise(values, patients)
-    assert (found.low, found.high) == pytest.approx(tuple(np.percentile(naive, [2.5, 97.5])), abs=0.15 * np.std(naive))
+    summary = bootstrap.summarise(values, patients)
+    expected = tuple(np.percentile(naive, [2.5, 97.5]))
+    assert (summary.low, summary.high) == pytest.approx(expected, abs=0.15 * np.std(naive))
 
 
 def test_copies_of_images_do_not_change_the_interval() -> None:
@@ -160,15 +161,17 @@ def test_paired_difference_is_first_minus_second(seed: int, better: float) -> No
     random = np.random.default_rng(seed)
     second, patients = simulate(random, 20)
     first = second + better + random.normal(0, better / 50, second.size)
-    there, back = bootstrap.compare(first, second, patients), bootstrap.compare(second, first, patients)
-    assert there.difference == pytest.approx(better, rel=0.1)
-    assert there.low is not None
-    assert there.high is not None
-    assert 0 < there.low < there.difference < there.high
-    assert back.difference == -there.difference
-    assert (back.images, back.patients, back.p) == (second.size, 20, there.p)
-    assert back.high is not None
-    assert back.high < 0
+    difference = bootstrap.compare(first, second, patients)
+    reversed_difference = bootstrap.compare(second, first, patients)
+    assert difference.difference == pytest.approx(better, rel=0.1)
+    assert difference.low is not None
+    assert difference.high is not None
+    assert 0 < difference.low < difference.difference < difference.high
+    assert reversed_difference.difference == -difference.difference
+    assert (reversed_difference.images, reversed_difference.patients) == (second.size, 20)
+    assert reversed_difference.p == difference.p
+    assert reversed_difference.high is not None
+    assert reversed_difference.high < 0
 
 
 @no_deadline
@@ -185,9 +188,9 @@ def test_p_matches_scipy_over_patient_means(patients: int, seed: int) -> None:
 def test_patients_without_difference_are_excluded_from_p() -> None:
     differences = [0.01, -0.02, 0.03, 0.04, 0.05, 0.06, 0.07]
     names = [str(i) for i in range(12)]
-    found = bootstrap.compare(differences + [0.0] * 5, [0.0] * 12, names)
-    assert found.p == pytest.approx(stats.wilcoxon(differences, method="exact").pvalue)
-    assert found.patients == 12
+    comparison = bootstrap.compare(differences + [0.0] * 5, [0.0] * 12, names)
+    assert comparison.p == pytest.approx(stats.wilcoxon(differences, method="exact").pvalue)
+    assert comparison.patients == 12
 
 
 def test_rounding_errors_do_not_change_p() -> None:
@@ -204,43 +207,43 @@ def test_rounding_errors_do_not_change_p() -> None:
 @pytest.mark.parametrize(("differing", "p"), [(0, 1.0), (1, None), (5, None), (6, 2 / 2**6)])
 def test_too_few_differing_patients_have_no_p(differing: int, p: float | None) -> None:
     first = [0.01 * (i + 1) if i < differing else 0.0 for i in range(9)]
-    found = bootstrap.compare(first, [0.0] * 9, [str(i) for i in range(9)])
-    assert found.p == (p if p is None else pytest.approx(p))
+    comparison = bootstrap.compare(first, [0.0] * 9, [str(i) for i in range(9)])
+    assert comparison.p == (p if p is None else pytest.approx(p))
 
 
 def test_gap_is_positive_if_other_images_are_worse() -> None:
     random = np.random.default_rng(6)
     own, own_patients = simulate(random, 60, 0.95)
     other, other_patients = simulate(random, 60, 0.85)
-    found = bootstrap.gap(own, own_patients, other, other_patients)
-    assert (found.own, found.other) == pytest.approx((own.mean(), other.mean()))
-    assert found.gap == found.own - found.other
-    assert found.low is not None
-    assert found.high is not None
-    assert 0 < found.low < found.gap < found.high
+    gap = bootstrap.gap(own, own_patients, other, other_patients)
+    assert (gap.own, gap.other) == pytest.approx((own.mean(), other.mean()))
+    assert gap.gap == gap.own - gap.other
+    assert gap.low is not None
+    assert gap.high is not None
+    assert 0 < gap.low < gap.gap < gap.high
     sides = [bootstrap.summarise(own, own_patients), bootstrap.summarise(other, other_patients)]
     widths = [side.high - side.low for side in sides if side.high is not None and side.low is not None]
-    # Independent errors add as squares: drawn alike on both sides they would not.
-    assert found.high - found.low == pytest.approx(math.hypot(*widths), rel=0.1)
+    # Squared errors add up only if both sides are drawn independently.
+    assert gap.high - gap.low == pytest.approx(math.hypot(*widths), rel=0.1)
 
 
 def test_gap_sides_are_drawn_independently() -> None:
     values, patients = simulate(np.random.default_rng(8), 40)
-    found, side = bootstrap.gap(values, patients, values, patients), bootstrap.summarise(values, patients)
-    assert found.gap == 0.0
-    assert found.low is not None
-    assert found.high is not None
+    gap, side = bootstrap.gap(values, patients, values, patients), bootstrap.summarise(values, patients)
+    assert gap.gap == 0.0
+    assert gap.low is not None
+    assert gap.high is not None
     assert side.low is not None
     assert side.high is not None
-    assert found.high - found.low == pytest.approx(math.sqrt(2) * (side.high - side.low), rel=0.1)
+    assert gap.high - gap.low == pytest.approx(math.sqrt(2) * (side.high - side.low), rel=0.1)
 
 
 @pytest.mark.parametrize("single", ["own", "other"])
 def test_gap_with_one_patient_has_no_interval(single: str) -> None:
-    one, many = ([0.8, 0.9], ["a", "a"]), ([0.7, 0.8, 0.9], ["a", "b", "c"])
-    found = bootstrap.gap(*one, *many) if single == "own" else bootstrap.gap(*many, *one)
-    assert abs(found.gap) == pytest.approx(0.05)
-    assert (found.low, found.high) == (None, None)
+    single_patient, patients = ([0.8, 0.9], ["a", "a"]), ([0.7, 0.8, 0.9], ["a", "b", "c"])
+    gap = bootstrap.gap(*single_patient, *patients) if single == "own" else bootstrap.gap(*patients, *single_patient)
+    assert abs(gap.gap) == pytest.approx(0.05)
+    assert (gap.low, gap.high) == (None, None)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, None])
@@ -271,11 +274,11 @@ def test_large_archive_needs_little_memory() -> None:
     values, patients = random.beta(20, 2, 100_000), [str(i) for i in random.integers(0, 60_000, 100_000)]
     tracemalloc.start()
     start = time.perf_counter()
-    found = bootstrap.summarise(values, patients)
+    summary = bootstrap.summarise(values, patients)
     taken, (_, peak) = time.perf_counter() - start, tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 100 * 2**20
     assert taken < 60
-    assert found.low is not None
-    assert found.high is not None
-    assert found.high - found.low < 0.001
+    assert summary.low is not None
+    assert summary.high is not None
+    assert summary.high - summary.low < 0.001

@@ -42,9 +42,10 @@ def brute_force_distances(prediction: U8, truth: U8) -> tuple[float, float]:
     first, second = (
         np.argwhere(mask.astype(bool) & ~binary_erosion(mask, cross, border_value=0)) for mask in (prediction, truth)
     )
-    every = cdist(first, second)
-    there, back = every.min(axis=1), every.min(axis=0)
-    return max(np.percentile(there, 95), np.percentile(back, 95)), float(np.concatenate([there, back]).mean())
+    distances = cdist(first, second)
+    from_prediction, from_truth = distances.min(axis=1), distances.min(axis=0)
+    hd95 = max(np.percentile(from_prediction, 95), np.percentile(from_truth, 95))
+    return hd95, float(np.concatenate([from_prediction, from_truth]).mean())
 
 
 @no_deadline
@@ -61,10 +62,10 @@ def test_counts_match_naive_counting(pair: tuple[U8, U8]) -> None:
 @no_deadline
 @given(mask_pairs())
 def test_swapping_the_masks_swaps_false_positives_and_negatives(pair: tuple[U8, U8]) -> None:
-    there, back = segmentation.count_pixels(*pair), segmentation.count_pixels(*reversed(pair))
-    assert (there.tp, there.fp, there.fn, there.tn) == (back.tp, back.fn, back.fp, back.tn)
-    assert segmentation.dice(there) == segmentation.dice(back)
-    assert segmentation.iou(there) == segmentation.iou(back)
+    counts, swapped = segmentation.count_pixels(*pair), segmentation.count_pixels(*reversed(pair))
+    assert (counts.tp, counts.fp, counts.fn, counts.tn) == (swapped.tp, swapped.fn, swapped.fp, swapped.tn)
+    assert segmentation.dice(counts) == segmentation.dice(swapped)
+    assert segmentation.iou(counts) == segmentation.iou(swapped)
 
 
 @no_deadline
@@ -114,9 +115,9 @@ def test_sensitivity_and_precision_of_known_counts() -> None:
     ("counts", "sensitivity", "precision"),
     [
         (Counts(0, 0, 0, 9), 1.0, 1.0),  # both empty
-        (Counts(0, 4, 0, 5), None, 0.0),  # only the truth is
-        (Counts(0, 0, 4, 5), 0.0, 0.0),  # only the prediction is
-        (Counts(0, 4, 4, 1), 0.0, 0.0),  # they do not meet
+        (Counts(0, 4, 0, 5), None, 0.0),  # only the truth is empty
+        (Counts(0, 0, 4, 5), 0.0, 0.0),  # only the prediction is empty
+        (Counts(0, 4, 4, 1), 0.0, 0.0),  # no overlap
     ],
 )
 def test_sensitivity_and_precision_of_empty_masks(counts: Counts, sensitivity: float | None, precision: float) -> None:
@@ -143,17 +144,17 @@ def probabilities_and_truths(draw: st.DrawFn) -> tuple[NDArray[np.float32], U8]:
 @given(probabilities_and_truths())
 def test_threshold_counts_match_the_thresholded_mask(pair: tuple[NDArray[np.float32], U8]) -> None:
     probability, truth = pair
-    found = segmentation.threshold_counts(probability, truth)
-    assert (found.shape, found.dtype) == ((len(segmentation.THRESHOLDS), 3), np.dtype(np.int64))
-    for t, row in zip(segmentation.THRESHOLDS, found.tolist(), strict=True):
-        counts = segmentation.count_pixels((probability >= t).astype(np.uint8), truth)
-        assert row == [counts.tp, counts.fp, counts.fn]
+    counts = segmentation.threshold_counts(probability, truth)
+    assert (counts.shape, counts.dtype) == ((len(segmentation.THRESHOLDS), 3), np.dtype(np.int64))
+    for t, row in zip(segmentation.THRESHOLDS, counts.tolist(), strict=True):
+        expected = segmentation.count_pixels((probability >= t).astype(np.uint8), truth)
+        assert row == [expected.tp, expected.fp, expected.fn]
 
 
 def test_thresholds_are_compared_as_in_torch() -> None:
     probability = np.float32([[t, np.nextafter(np.float32(t), np.float32(0))] for t in segmentation.THRESHOLDS])
-    found = segmentation.threshold_counts(probability, np.ones(probability.shape, np.uint8))
-    assert found[:, 0].tolist() == [int((torch.from_numpy(probability) >= t).sum()) for t in segmentation.THRESHOLDS]
+    counts = segmentation.threshold_counts(probability, np.ones(probability.shape, np.uint8))
+    assert counts[:, 0].tolist() == [int((torch.from_numpy(probability) >= t).sum()) for t in segmentation.THRESHOLDS]
 
 
 @no_deadline
@@ -166,7 +167,7 @@ def test_best_threshold_has_the_highest_mean_dice(rows: list[list[tuple[int, int
         for i in range(len(segmentation.THRESHOLDS))
     ]
     assert value == max(means)
-    ties = [t for t, found in zip(segmentation.THRESHOLDS, means, strict=True) if found == value]
+    ties = [t for t, dice in zip(segmentation.THRESHOLDS, means, strict=True) if dice == value]
     assert abs(threshold - 0.5) <= min(abs(t - 0.5) for t in ties) + 1e-9
     assert segmentation.best_threshold(counts[::-1]) == (threshold, value)
 
@@ -174,8 +175,8 @@ def test_best_threshold_has_the_highest_mean_dice(rows: list[list[tuple[int, int
 @pytest.mark.parametrize(
     ("grid", "good", "best"),
     [
-        ((0.3, 0.5, 0.7), (0, 1, 2), 0.5),  # all alike
-        ((0.3, 0.5, 0.7), (0, 2), 0.3),  # equally far from 0.5, though not in f64: the lower
+        ((0.3, 0.5, 0.7), (0, 1, 2), 0.5),  # all equal
+        ((0.3, 0.5, 0.7), (0, 2), 0.3),  # equally far from 0.5, except for float64 rounding: the lower one
         ((0.55, 0.45), (0, 1), 0.45),
         ((0.2, 0.6, 0.9), (0, 2), 0.2),
         ((0.2, 0.6, 0.9), (2,), 0.9),
@@ -234,10 +235,10 @@ def test_surface_distances_of_large_masks_match_brute_force() -> None:
 @no_deadline
 @given(mask_pairs())
 def test_surface_distances_are_symmetric_and_translation_invariant(pair: tuple[U8, U8]) -> None:
-    there = segmentation.surface_distances(*pair)
-    assert segmentation.surface_distances(pair[1], pair[0]) == pytest.approx(there)
+    distances = segmentation.surface_distances(*pair)
+    assert segmentation.surface_distances(pair[1], pair[0]) == pytest.approx(distances)
     moved = [np.pad(mask, ((5, 2), (0, 7))) for mask in pair]
-    assert segmentation.surface_distances(*moved) == pytest.approx(there)
+    assert segmentation.surface_distances(*moved) == pytest.approx(distances)
 
 
 @pytest.mark.parametrize("top", [0, 3, 12], ids=["at the edge", "inside", "at the far edge"])

@@ -103,54 +103,54 @@ def _change_config(folder: Path, **changes: Any) -> None:
 
 
 def test_checkpoint_describes_its_model(saved: Path) -> None:
-    found = checkpoint.verify(str(saved / "epoch-0001"))
-    assert found.epoch == 1
-    assert found.preprocess == PreprocessSettings(size=64, histogram="clahe")
-    assert found.config["run"] == "pooled-fold0"
-    assert found.config["schema"] == SCHEMA
+    loaded = checkpoint.verify(str(saved / "epoch-0001"))
+    assert loaded.epoch == 1
+    assert loaded.preprocess == PreprocessSettings(size=64, histogram="clahe")
+    assert loaded.config["run"] == "pooled-fold0"
+    assert loaded.config["schema"] == SCHEMA
     weights = (saved / "epoch-0001" / "model.safetensors").read_bytes()
-    assert found.digest == hashlib.sha256(weights).hexdigest()[:16]
-    assert checkpoint.trained_on(found) == {"11", "22"}
+    assert loaded.digest == hashlib.sha256(weights).hexdigest()[:16]
+    assert checkpoint.trained_on(loaded) == {"11", "22"}
     assert {path.name for path in (saved / "epoch-0001").iterdir()} == {*FILES, "config.json"}
 
 
 def test_loaded_weights_are_bitwise_equal(saved: Path, trained: tuple[LungNetwork, torch.optim.Optimizer]) -> None:
     torch.manual_seed(77)  # different initial weights
-    found = load_model(checkpoint.verify(str(saved / "epoch-0001"))).state_dict()
+    weights = load_model(checkpoint.verify(str(saved / "epoch-0001"))).state_dict()
     expected = trained[0].state_dict()
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
-    assert all(found[name].dtype == expected[name].dtype for name in expected)
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+    assert all(weights[name].dtype == expected[name].dtype for name in expected)
 
 
 def test_resumed_optimizer_is_bitwise_equal(saved: Path, trained: tuple[LungNetwork, torch.optim.Optimizer]) -> None:
-    found = checkpoint.verify(str(saved / "epoch-0001"))
-    resumed = load_model(found)
+    loaded = checkpoint.verify(str(saved / "epoch-0001"))
+    resumed = load_model(loaded)
     optimizer = adam(resumed)
-    state = load_state(found)
+    state = load_state(loaded)
     assert (state["sums"], state["best"]) == ((1.5, 2), None)
     optimizer.load_state_dict(state["optimizer"])
     _same_tensors(optimizer.state_dict()["state"], trained[1].state_dict()["state"])
 
-    uninterrupted = load_model(found)
+    uninterrupted = load_model(loaded)
     original = adam(uninterrupted)
     original.load_state_dict(trained[1].state_dict())
     step(resumed, optimizer)
     step(uninterrupted, original)
     _same_tensors(resumed.state_dict(), uninterrupted.state_dict())
 
-    fresh = load_model(found)
+    fresh = load_model(loaded)
     step(fresh, adam(fresh))
     assert not torch.equal(fresh.net.segmentation_head[0].weight, resumed.net.segmentation_head[0].weight)
 
 
-def _same_tensors(one: dict[Any, Any], other: dict[Any, Any]) -> None:
-    assert one.keys() == other.keys()
-    for name, value in one.items():
+def _same_tensors(first: dict[Any, Any], second: dict[Any, Any]) -> None:
+    assert first.keys() == second.keys()
+    for name, value in first.items():
         if isinstance(value, dict):
-            _same_tensors(value, other[name])
+            _same_tensors(value, second[name])
         else:
-            assert torch.equal(torch.as_tensor(value), torch.as_tensor(other[name])), name
+            assert torch.equal(torch.as_tensor(value), torch.as_tensor(second[name])), name
 
 
 def test_channels_last_does_not_change_the_digest(
@@ -177,9 +177,9 @@ def test_incomplete_checkpoint_is_refused_and_skipped_with_a_warning(
         checkpoint.verify(str(incomplete))
     assert str(caught.value).startswith(f"{incomplete}: ")
     assert "\n" not in str(caught.value)
-    found = checkpoint.latest(str(own))
-    assert found is not None
-    assert found.folder == str(own / "epoch-0001")
+    latest = checkpoint.latest(str(own))
+    assert latest is not None
+    assert latest.folder == str(own / "epoch-0001")
     assert str(incomplete) in caplog.text
 
 
@@ -237,9 +237,9 @@ def test_latest_is_the_newest_complete_checkpoint(own: Path) -> None:
     newer = second(own)
     for folder in (own / ".hidden", own / "another"):
         folder.mkdir()
-    found = checkpoint.latest(str(own))
-    assert found is not None
-    assert (found.folder, found.epoch) == (str(newer), 2)
+    latest = checkpoint.latest(str(own))
+    assert latest is not None
+    assert (latest.folder, latest.epoch) == (str(newer), 2)
 
 
 def test_empty_folder_has_no_latest_checkpoint(tmp_path: Path) -> None:
@@ -249,8 +249,8 @@ def test_empty_folder_has_no_latest_checkpoint(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("inner", ["checkpoint/epoch-0001", "."])
 def test_checkpoint_is_found_from_its_folder_and_its_run(inner: str, own: Path) -> None:
-    (found,) = checkpoint.find_all(str(own.parent / inner))
-    assert found.folder.endswith("checkpoint/epoch-0001")
+    (only,) = checkpoint.find_all(str(own.parent / inner))
+    assert only.folder.endswith("checkpoint/epoch-0001")
 
 
 def a_study(own: Path, *runs: str) -> str:
@@ -261,8 +261,8 @@ def a_study(own: Path, *runs: str) -> str:
     return str(study)
 
 
-def runs_of(found: list[checkpoint.Checkpoint]) -> list[str]:
-    return [Path(one.folder).parent.parent.name for one in found]
+def runs_of(checkpoints: list[checkpoint.Checkpoint]) -> list[str]:
+    return [Path(item.folder).parent.parent.name for item in checkpoints]
 
 
 def test_study_with_one_pooled_run_uses_that_run(own: Path) -> None:
@@ -360,9 +360,9 @@ class Malicious:
 
 
 def load_all(folder: str) -> None:
-    found = checkpoint.verify(folder)
-    model = load_model(found)
-    adam(model).load_state_dict(load_state(found)["optimizer"])
+    loaded = checkpoint.verify(folder)
+    model = load_model(loaded)
+    adam(model).load_state_dict(load_state(loaded)["optimizer"])
 
 
 @pytest.mark.parametrize("file", ["state.pt", "model.safetensors"])
@@ -403,9 +403,9 @@ def test_checkpoints_are_ordered_by_epoch_and_step(
     for epoch, step in ((1, 2), (1, 10), (2, 0), (2, 1)):
         save(str(own), snapshot(*trained, epoch=epoch, step=step))
         names.append(f"epoch-{epoch:04d}" + (f"-step-{step:08d}" if step else ""))
-        found = checkpoint.latest(str(own))
-        assert found is not None
-        assert (found.epoch, found.config["step"]) == (epoch, step)
+        latest = checkpoint.latest(str(own))
+        assert latest is not None
+        assert (latest.epoch, latest.config["step"]) == (epoch, step)
     assert sorted(path.name for path in own.iterdir()) == names
 
 
@@ -433,9 +433,9 @@ def test_crash_while_saving_keeps_the_older_checkpoint(
         with pytest.raises(CrashError):
             save(str(own), snapshot(*trained, epoch=2))
     assert left == 0
-    found = checkpoint.latest(str(own))
-    assert found is not None
-    assert found.epoch == 1
+    latest = checkpoint.latest(str(own))
+    assert latest is not None
+    assert latest.epoch == 1
     save(str(own), snapshot(*trained, epoch=2))  # the same command again
     assert [path.name for path in own.iterdir()] == ["epoch-0002"]
 
@@ -451,9 +451,9 @@ def test_crash_before_deletion_uses_the_newer_checkpoint(
         patched.setattr(storage, "delete", crash)
         with pytest.raises(CrashError):
             save(str(own), snapshot(*trained, epoch=2))
-    found = checkpoint.latest(str(own))
-    assert found is not None
-    assert found.epoch == 2
+    latest = checkpoint.latest(str(own))
+    assert latest is not None
+    assert latest.epoch == 2
 
 
 def test_interrupted_overwrite_is_never_valid(

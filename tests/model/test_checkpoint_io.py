@@ -59,25 +59,25 @@ def replace_weights(folder: Path, content: bytes) -> checkpoint.Checkpoint:
 
 
 def test_saved_content_is_loaded_unchanged(saved: Path, weights: dict[str, torch.Tensor]) -> None:
-    found = checkpoint.verify(str(saved))
-    for loaded in (checkpoint_io.load_weights(found), checkpoint_io.load_model(found).state_dict()):
+    verified = checkpoint.verify(str(saved))
+    for loaded in (checkpoint_io.load_weights(verified), checkpoint_io.load_model(verified).state_dict()):
         assert all(torch.equal(value, weights[name]) for name, value in loaded.items())
-    assert checkpoint_io.load_state(found) == {"sums": (1.5, 2)}
-    checkpoint.require_tensors(found)
+    assert checkpoint_io.load_state(verified) == {"sums": (1.5, 2)}
+    checkpoint.require_tensors(verified)
 
 
 def test_pickle_as_weights_is_refused(folder: Path) -> None:
-    found = replace_weights(folder, pickle.dumps({"a": 1}))
+    replaced = replace_weights(folder, pickle.dumps({"a": 1}))
     for load in (checkpoint.require_tensors, checkpoint_io.load_model):
         with pytest.raises(CheckpointError, match=r"model\.safetensors does not fit its network") as refused:
-            load(found)
+            load(replaced)
         assert len(str(refused.value).splitlines()) == 1
 
 
 def test_weights_of_another_network_are_refused(folder: Path, weights: dict[str, torch.Tensor]) -> None:
     other = {name: value[:1] for name, value in weights.items() if value.ndim}
-    found = replace_weights(folder, safetensors.torch.save({name: value.clone() for name, value in other.items()}))
-    checkpoint.require_tensors(found)  # checks only that they are tensors
+    replaced = replace_weights(folder, safetensors.torch.save({name: value.clone() for name, value in other.items()}))
+    checkpoint.require_tensors(replaced)  # checks only that they are tensors
     with pytest.raises(CheckpointError, match=r"model\.safetensors does not fit its network") as refused:
-        checkpoint_io.load_model(found)
+        checkpoint_io.load_model(replaced)
     assert len(str(refused.value).splitlines()) == 1

@@ -11,7 +11,7 @@ from lungseg.model.network import LungNetwork, build_network, skip_weight_init
 torch.set_num_threads(1)  # two threads are ten times slower on a busy machine
 
 SMALL = ModelSettings(encoder="tu-test_efficientnet", weights="none")  # 0.6 million weights
-RECIPE_ENCODERS = sorted({made.model.encoder for _, made in TRAIN.values() if isinstance(made, TrainSettings)})
+RECIPE_ENCODERS = sorted({recipe.model.encoder for _, recipe in TRAIN.values() if isinstance(recipe, TrainSettings)})
 
 
 def seeded(settings: ModelSettings, seed: int = 0) -> LungNetwork:
@@ -83,10 +83,10 @@ def test_input_scaling_is_part_of_the_state_dict() -> None:
 
 
 def test_seed_determines_the_weights() -> None:
-    one, same, other = (seeded(SMALL, seed).state_dict() for seed in (3, 3, 4))
-    assert one.keys() == same.keys()
-    assert all(torch.equal(one[name], same[name]) for name in one)
-    assert not all(torch.equal(one[name], other[name]) for name in one)
+    first, same, other = (seeded(SMALL, seed).state_dict() for seed in (3, 3, 4))
+    assert first.keys() == same.keys()
+    assert all(torch.equal(first[name], same[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
 
 
 def test_no_weights_are_loaded_without_pretrained() -> None:
@@ -112,29 +112,29 @@ def test_encoder_without_published_weights_builds() -> None:
         "inceptionv4",  # max pooling: cannot be dilated
         "tu-vit_tiny_patch16_224",  # one resolution only
         "tu-swin_tiny_patch4_window7_224",  # takes no output stride
-        "tu-hrnet_w18_small",  # asserts on it
+        "tu-hrnet_w18_small",  # fails an assertion on it
     ],
 )
 def test_unusable_encoder_is_a_settings_error(encoder: str) -> None:
     with pytest.raises(SettingsError) as caught:
         build_network(ModelSettings(encoder=encoder, weights="none"))
-    said = str(caught.value)
-    assert f"--model.encoder {encoder}:" in said
-    assert "pass resnet50, mobilenet_v2 or another" in said
-    assert "\n" not in said
-    assert len(said) < 300
+    message = str(caught.value)
+    assert f"--model.encoder {encoder}:" in message
+    assert "pass resnet50, mobilenet_v2 or another" in message
+    assert "\n" not in message
+    assert len(message) < 300
 
 
 def test_skipped_weight_init_changes_only_the_weights() -> None:
-    made = seeded(SMALL)
+    initialised = seeded(SMALL)
     with skip_weight_init():
-        hollow = build_network(SMALL, pretrained=False)
-    assert {name: value.shape for name, value in hollow.state_dict().items()} == {
-        name: value.shape for name, value in made.state_dict().items()
+        skipped = build_network(SMALL, pretrained=False)
+    assert {name: value.shape for name, value in skipped.state_dict().items()} == {
+        name: value.shape for name, value in initialised.state_dict().items()
     }
-    hollow.load_state_dict(made.state_dict())
+    skipped.load_state_dict(initialised.state_dict())
     image = torch.rand(1, 1, 64, 64)
     with torch.inference_mode():
-        assert torch.equal(hollow.eval()(image), made.eval()(image))
+        assert torch.equal(skipped.eval()(image), initialised.eval()(image))
     again = seeded(SMALL)  # weights are drawn as before
-    assert all(torch.equal(value, again.state_dict()[name]) for name, value in made.state_dict().items())
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in initialised.state_dict().items())

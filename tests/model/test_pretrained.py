@@ -92,11 +92,11 @@ def test_package_weights_differ_from_random_weights(name: str, images: Tensor) -
 @pytest.mark.parametrize("name", sorted(pretrained.WEIGHTS_PACKAGES))
 def test_network_loads_package_weights(name: str) -> None:
     expected = from_package(name).state_dict()
-    found = build_network(ModelSettings(encoder=name)).net.encoder.state_dict()
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[key], expected[key]) for key in found)
+    weights = build_network(ModelSettings(encoder=name)).net.encoder.state_dict()
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(weights[key], expected[key]) for key in weights)
     # Batch norm statistics are loaded too: otherwise they would be 0 and 1.
-    means = torch.cat([value.flatten() for key, value in found.items() if key.endswith("running_mean")])
+    means = torch.cat([value.flatten() for key, value in weights.items() if key.endswith("running_mean")])
     assert (means != 0).float().mean() > 0.9
 
 
@@ -117,8 +117,8 @@ def test_weights_file_is_loaded_unchanged(file: str, save: Save, tmp_path: Path)
     saved = new_encoder(SMALL, seed=8).state_dict()
     save(saved, tmp_path / file)
     torch.manual_seed(1)
-    found = build_network(ModelSettings(encoder=SMALL, weights=str(tmp_path / file))).net.encoder.state_dict()
-    assert all(torch.equal(found[key], saved[key]) for key in saved)
+    loaded = build_network(ModelSettings(encoder=SMALL, weights=str(tmp_path / file))).net.encoder.state_dict()
+    assert all(torch.equal(loaded[key], saved[key]) for key in saved)
 
 
 @pytest.mark.parametrize("name", sorted(pretrained.WEIGHTS_PACKAGES))
@@ -127,9 +127,9 @@ def test_package_and_smp_weight_names_both_load(name: str, tmp_path: Path) -> No
     torch.save(package_state(name), tmp_path / "package.pth")
     torch.save(expected, tmp_path / "smp.pth")
     for file in ("package.pth", "smp.pth"):
-        found = pretrained.load_encoder_weights(name, str(tmp_path / file), expected)
-        assert found is not None
-        assert all(torch.equal(found[key], expected[key]) for key in expected)
+        weights = pretrained.load_encoder_weights(name, str(tmp_path / file), expected)
+        assert weights is not None
+        assert all(torch.equal(weights[key], expected[key]) for key in expected)
 
 
 def refused(path: Path, encoder: str = SMALL) -> str:
@@ -255,6 +255,6 @@ def test_network_loads_weights_downloaded_by_smp(monkeypatch: pytest.MonkeyPatch
         return str(tmp_path / filename)
 
     monkeypatch.setattr(smp.encoders, "hf_hub_download", download)
-    found = build_network(ModelSettings(encoder="resnet18")).net.encoder.state_dict()
+    loaded = build_network(ModelSettings(encoder="resnet18")).net.encoder.state_dict()
     assert set(requested) == {"smp-hub/resnet18.imagenet"}
-    assert all(torch.equal(found[key], saved[key]) for key in saved)
+    assert all(torch.equal(loaded[key], saved[key]) for key in saved)

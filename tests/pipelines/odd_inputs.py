@@ -137,18 +137,18 @@ def tinted() -> U8:
 
 def kinds() -> dict[str, Kind]:
     """Name every kind."""
-    rgb, whole = np.repeat(GREY[..., None], 3, 2), png(GREY)
+    rgb, grey_png = np.repeat(GREY[..., None], 3, 2), png(GREY)
     wide = (GREY.astype(np.uint16) << 4) + 7
-    return {**_files(whole), **_links(whole), **_pictures(rgb, wide), **_dicoms(wide), **_masks()}
+    return {**_files(grey_png), **_links(grey_png), **_images(rgb, wide), **_dicoms(wide), **_masks()}
 
 
-def _files(whole: bytes) -> dict[str, Kind]:
-    flipped = bytearray(whole)
-    flipped[len(whole) // 2] ^= 0x40
+def _files(grey_png: bytes) -> dict[str, Kind]:
+    flipped = bytearray(grey_png)
+    flipped[len(grey_png) // 2] ^= 0x40
     return {
         "empty_file": bad(b"", ".png", "undecodable"),
-        "png_cut_in_half": bad(whole[: len(whole) // 2], ".png", "undecodable"),
-        "png_header_alone": bad(whole[:33], ".png", "undecodable"),
+        "png_cut_in_half": bad(grey_png[: len(grey_png) // 2], ".png", "undecodable"),
+        "png_header_alone": bad(grey_png[:33], ".png", "undecodable"),
         "png_with_a_flipped_byte": bad(bytes(flipped), ".png", "undecodable"),
         "jpeg_cut_to_its_head": bad(jpeg(GREY)[:150], ".jpg", "undecodable"),
         "tiff_cut": bad(tiff(GREY)[:300], ".tif", "undecodable"),
@@ -157,22 +157,22 @@ def _files(whole: bytes) -> dict[str, Kind]:
         "text_named_dcm": Kind(b"patient list\n" * 20, ".dcm", None, "rejected", ("undecodable",)),
         "nothing_but_zeros": bad(bytes(4000), ".tif", "undecodable"),
         "bomb_of_50000_px": bad(bomb(), ".png", "too_large"),
-        "png_named_jpg": good(whole, ".jpg"),
-        "upper_case_suffix": good(whole, ".PNG"),
+        "png_named_jpg": good(grey_png, ".jpg"),
+        "upper_case_suffix": good(grey_png, ".PNG"),
     }
 
 
-def _links(whole: bytes) -> dict[str, Kind]:
+def _links(grey_png: bytes) -> dict[str, Kind]:
     mask = png(MASK * 255)
     around = (("around", "."), ("around_again", ".."), ("to_the_masks", "../masks/.."))
     return {
         "dangling_link": Kind(None, ".png", mask, "failed", ("unreadable",), (("dangling_link.png", "nowhere.png"),)),
         "link_to_itself": Kind(None, ".png", mask, "failed", ("unreadable",), (("link_to_itself.png",) * 2,)),
-        "loop_of_links": Kind(whole, ".png", None, "ok", links=around),
+        "loop_of_links": Kind(grey_png, ".png", None, "ok", links=around),
     }
 
 
-def _pictures(rgb: U8, wide: NDArray[np.uint16]) -> dict[str, Kind]:
+def _images(rgb: U8, wide: NDArray[np.uint16]) -> dict[str, Kind]:
     random = np.random.default_rng(2)
     return {
         "blank_black": bad(png(GREY * 0), ".png", "blank"),

@@ -1,4 +1,4 @@
-"""Trained runs fitted to prepared pictures: checkpoints like any other, and what is refused before any work."""
+"""Adaptation of trained runs to prepared images: valid checkpoints, and early refusal of unusable input."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ from lungseg.schema import Record
 
 @pytest.fixture(scope="module")
 def adapted(ray_cluster: None, prepared: Path, study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Both runs of the study, fitted to both data sets; read only."""
+    """Both runs of the study, adapted to both datasets; read only."""
     out = tmp_path_factory.mktemp("adapted")
     adapt.run(AdaptSettings(checkpoint=(str(study),), data=(str(prepared),), out=str(out), batch_size=4))
     return out
@@ -76,13 +76,13 @@ def test_models_are_not_written_into_the_dataset(prepared: Path, trained: Path) 
 def test_adapting_ignores_masks(adapted: Path, archive: Path, trained: Path, tmp_path: Path, ray_cluster: None) -> None:
     data = (str(_bare(archive, trained, tmp_path)),)
     adapt.run(AdaptSettings(checkpoint=(str(trained),), data=data, out=str(tmp_path / "out"), batch_size=4))
-    found = checkpoint.find_all(str(tmp_path / "out" / trained.name))[0]
-    assert found.digest == checkpoint.find_all(str(adapted / trained.name))[0].digest
+    without_masks = checkpoint.find_all(str(tmp_path / "out" / trained.name))[0]
+    assert without_masks.digest == checkpoint.find_all(str(adapted / trained.name))[0].digest
 
 
 def _bare(archive: Path, trained: Path, tmp_path: Path) -> Path:
-    """Prepare the archive's pictures without their masks."""
-    records = [Record(one.image_id, one.dataset, one.image_uri) for one in sources.discover(str(archive))]
+    """Prepare the images of the archive without masks."""
+    records = [Record(record.image_id, record.dataset, record.image_uri) for record in sources.discover(str(archive))]
     preprocess = checkpoint.find_all(str(trained))[0].preprocess
     dataset_writer.write_datasets(plan_shards(records, str(tmp_path / "bare"), preprocess, images_per_shard=2))
     return tmp_path / "bare"
@@ -99,7 +99,7 @@ def test_batches_have_the_size_and_each_image_once(rows: int, images: int, batch
 
 
 def test_batches_mix_the_datasets() -> None:
-    groups = adapt._batches(96, 96, 16)  # the first half of the index one hospital, the second another
+    groups = adapt._batches(96, 96, 16)  # the halves of the index are two hospitals
     assert all(4 <= int((group < 48).sum()) <= 12 for group in groups)
 
 
@@ -118,9 +118,9 @@ def test_other_preparation_is_refused(archive: Path, trained: Path, tmp_path: Pa
     other = checkpoint.find_all(str(trained))[0].preprocess.model_copy(update={"histogram": "clahe"})
     records = sources.discover(str(archive))
     dataset_writer.write_datasets(plan_shards(records, str(tmp_path), other, images_per_shard=8))
-    said = refusal(checkpoint=(str(trained),), data=(str(tmp_path),))
-    assert "(found --preprocess.histogram clahe, expected none)" in said
-    assert "prepare the images with the model's settings" in said
+    message = refusal(checkpoint=(str(trained),), data=(str(tmp_path),))
+    assert "(found --preprocess.histogram clahe, expected none)" in message
+    assert "prepare the images with the model's settings" in message
 
 
 def test_too_few_images_are_refused(prepared: Path, trained: Path) -> None:
@@ -128,29 +128,28 @@ def test_too_few_images_are_refused(prepared: Path, trained: Path) -> None:
 
 
 def test_two_runs_of_one_name_are_refused(prepared: Path, trained: Path) -> None:
-    said = refusal(checkpoint=(str(trained), str(trained)), data=(str(prepared),))
-    assert "two runs named pooled-fold0-test" in said
+    message = refusal(checkpoint=(str(trained), str(trained)), data=(str(prepared),))
+    assert "two runs named pooled-fold0-test" in message
 
 
 def test_adapted_model_is_not_adapted_again(adapted: Path, prepared: Path) -> None:
-    said = refusal(checkpoint=(str(adapted / "pooled-fold0-test"),), data=(str(prepared),))
-    assert "adapted already" in said
+    message = refusal(checkpoint=(str(adapted / "pooled-fold0-test"),), data=(str(prepared),))
+    assert "adapted already" in message
 
 
 def test_runs_and_other_results_are_not_overwritten(adapted: Path, prepared: Path, study: Path, tmp_path: Path) -> None:
     own = Path(shutil.copytree(study, tmp_path / "study"))
     before = checkpoint.find_all(str(own / "pooled-fold0-test"))[0].digest
     shutil.rmtree(own / "pooled-fold1-test")
-    one = (str(own / "pooled-fold0-test"),)
-    assert "holds a trained run" in refusal(checkpoint=one, data=(str(prepared),), out=str(own))
-    assert checkpoint.find_all(one[0])[0].digest == before
+    runs = (str(own / "pooled-fold0-test"),)
+    assert "holds a trained run" in refusal(checkpoint=runs, data=(str(prepared),), out=str(own))
+    assert checkpoint.find_all(runs[0])[0].digest == before
     with pytest.raises(InputError, match="adapted to other images or settings"):
-        adapt.run(AdaptSettings(checkpoint=one, data=(str(prepared),), out=str(adapted), batch_size=2))
+        adapt.run(AdaptSettings(checkpoint=runs, data=(str(prepared),), out=str(adapted), batch_size=2))
     beside = Path(shutil.copytree(adapted / "pooled-fold1-test", tmp_path / "out" / "pooled-fold1-test")).parent
-    with pytest.raises(
-        InputError, match=r"pooled-fold1-test was adapted to other images"
-    ):  # another run's place is free
-        adapt.run(AdaptSettings(checkpoint=one, data=(str(prepared),), out=str(beside), batch_size=2))
+    # The folder has no model of fold 0 yet, only one of fold 1.
+    with pytest.raises(InputError, match=r"pooled-fold1-test was adapted to other images"):
+        adapt.run(AdaptSettings(checkpoint=runs, data=(str(prepared),), out=str(beside), batch_size=2))
 
 
 def test_damaged_tar_is_refused(own_prepared: Path, trained: Path, tmp_path: Path, ray_cluster: None) -> None:

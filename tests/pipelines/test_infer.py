@@ -121,7 +121,7 @@ def test_counts_add_up_to_the_inputs(archive_and_out: tuple[Path, Path]) -> None
     assert summary["images"] == summary["predicted_now"] == count == sum(summary["counts"].values())
     assert summary["counts"] == {"ok": count - 2, "rejected": 1, "failed": 1}
     assert set(summary["counts"]) <= set(STATUSES)
-    assert {(one["status"], one["code"]): one["images"] for one in summary["codes"]} == {
+    assert {(entry["status"], entry["code"]): entry["images"] for entry in summary["codes"]} == {
         ("rejected", "undecodable"): 1,
         ("failed", "unreadable"): 1,
     }

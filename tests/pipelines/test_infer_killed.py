@@ -79,12 +79,13 @@ def parts(out: Path) -> list[Path]:
 
 
 def actors(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    return [one for one in family(process) if title(one).startswith("ray::") and "PredictPart" in title(one)]
+    return [child for child in family(process) if title(child).startswith("ray::") and "PredictPart" in title(child)]
 
 
 def workers(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
     names = ("open_part", "finish_part")
-    return [one for one in family(process) if title(one).startswith("ray::") and any(it in title(one) for it in names)]
+    titles = {child: title(child) for child in family(process)}
+    return [child for child, text in titles.items() if text.startswith("ray::") and any(name in text for name in names)]
 
 
 def the_job(process: subprocess.Popen[bytes]) -> list[psutil.Process]:

@@ -42,11 +42,11 @@ def test_cluster_writes_what_one_process_writes(ray_cluster: None, archive: Path
         images_per_shard=3,
     )
     dataset_writer.write_datasets(plans)
-    made = _bytes(tmp_path / "ray")
-    assert made
-    assert made == _bytes(tmp_path / "alone")
-    for one in ("dataset.json", "index.parquet"):
-        for path in (tmp_path / "ray").rglob(one):
+    tars = _bytes(tmp_path / "ray")
+    assert tars
+    assert tars == _bytes(tmp_path / "alone")
+    for name in ("dataset.json", "index.parquet"):
+        for path in (tmp_path / "ray").rglob(name):
             assert path.read_bytes() == (tmp_path / "alone" / path.relative_to(tmp_path / "ray")).read_bytes()
 
 
@@ -86,8 +86,8 @@ def test_images_and_masks_in_any_two_folders(ray_cluster: None, archive: Path, t
 
 def test_phantoms_are_drawn(ray_cluster: None, tmp_path: Path) -> None:
     prepare.run(PrepareSettings(phantoms=2, out=str(tmp_path), preprocess=SMALL))
-    found = sorted(json.loads(path.read_text())["dataset"] for path in tmp_path.glob("*/dataset.json"))
-    assert found == ["phantom-montgomery", "phantom-shenzhen"]
+    datasets = sorted(json.loads(path.read_text())["dataset"] for path in tmp_path.glob("*/dataset.json"))
+    assert datasets == ["phantom-montgomery", "phantom-shenzhen"]
 
 
 def test_no_archive_is_refused(tmp_path: Path) -> None:
@@ -107,14 +107,14 @@ def test_unwritable_output_is_one_error(ray_cluster: None, archive: Path, tmp_pa
 
 def _words(folder: Path) -> str:
     """Everything that files say: Parquet decoded, all else as it is."""
-    said = []
+    texts = []
     for path in sorted(folder.rglob("*")):
         if path.suffix == ".parquet":
             table = pq.read_table(path)
-            said.append(f"{table.schema.metadata} {table.to_pylist()}")
+            texts.append(f"{table.schema.metadata} {table.to_pylist()}")
         elif path.is_file():
-            said.append(path.read_bytes().decode("latin-1"))
-    return "\n".join(said)
+            texts.append(path.read_bytes().decode("latin-1"))
+    return "\n".join(texts)
 
 
 def test_dicom_codings_agree_and_leak_no_patient_data(
@@ -143,9 +143,9 @@ def test_dicom_codings_agree_and_leak_no_patient_data(
     # The test's own eyes see: in the input every one is found.
     given = _words(archive).lower()
     assert all(secret.lower() in given for secret in secrets)
-    said = (_words(tmp_path / "out") + "".join(capfd.readouterr())).lower()
-    assert [secret for secret in secrets if secret.lower() in said] == []
-    assert "a secret of thirty-two letters" not in said
+    output = (_words(tmp_path / "out") + "".join(capfd.readouterr())).lower()
+    assert [secret for secret in secrets if secret.lower() in output] == []
+    assert "a secret of thirty-two letters" not in output
 
 
 def test_dicom_without_a_key_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,13 +209,13 @@ def test_broken_references_are_skipped(
             (folder / f"a{number}.png").write_bytes(b"no picture")
         Image.fromarray(np.full((64, 64), 7, np.uint8)).save(folder / "z.png")
     prepare.run(settings.model_copy(update={"match_to": str(mixed)}))
-    made = [path.read_bytes() for path in sorted((tmp_path / "out").rglob("*.tar"))]
+    tars = [path.read_bytes() for path in sorted((tmp_path / "out").rglob("*.tar"))]
     warnings = [line for line in caplog.messages if "not used for landmarks" in line]
     assert len(warnings) == 4
     assert warnings[0].startswith("not used for landmarks: undecodable: a0.png")
     assert warnings[3] == "2 more of 8 images not used for landmarks"
     prepare.run(settings.model_copy(update={"match_to": str(good)}))
-    assert [path.read_bytes() for path in sorted((tmp_path / "out").rglob("*.tar"))] == made
+    assert [path.read_bytes() for path in sorted((tmp_path / "out").rglob("*.tar"))] == tars
     for where, first in ((broken, "undecodable: a0"), (broken / "z.png", "flat_match_image: z.png has one grey value")):
         with pytest.raises(InputError, match=rf"{where}: none of \d images is usable: {first}"):
             prepare.run(settings.model_copy(update={"match_to": str(where)}))

@@ -28,8 +28,8 @@ def _ids(manifest: Path) -> dict[str, str]:
 
 def _turn(source: Path, to: Path) -> None:
     """Save a picture as another one: another format, other pixels."""
-    with Image.open(source) as picture:
-        picture.convert("L").transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(to)
+    with Image.open(source) as image:
+        image.convert("L").transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(to)
 
 
 def test_added_file_with_an_existing_id_is_rejected(ray_cluster: None, own_archive: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""An archive of odd inputs: a row each, with the status and the reason that its kind calls for, and the job goes on."""
+"""An archive of unusual inputs: each gets one row with the expected status and codes, and the job continues."""
 
 import json
 from collections import Counter
@@ -18,8 +18,8 @@ Rows = dict[str, dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def made(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Rows, dict[str, Any]]:
-    """Every kind in one archive, prepared at once: the rows by kind, and the summary."""
+def results(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Rows, dict[str, Any]]:
+    """All kinds of input, prepared as one archive: the rows by kind, and the summary."""
     archive, out = tmp_path_factory.mktemp("odd"), tmp_path_factory.mktemp("out")
     for name, kind in KINDS.items():
         for folder, content, suffix in (("images", kind.image, kind.suffix), ("masks", kind.mask, ".png")):
@@ -44,8 +44,8 @@ def test_there_are_sixty_different_kinds() -> None:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_kind_gets_its_status_and_codes(name: str, made: tuple[Rows, dict[str, Any]]) -> None:
-    row, kind = made[0][name], KINDS[name]
+def test_kind_gets_its_status_and_codes(name: str, results: tuple[Rows, dict[str, Any]]) -> None:
+    row, kind = results[0][name], KINDS[name]
     assert (row["status"], tuple(row["codes"])) == (kind.status, kind.codes), row["message"]
     if kind.status in ("ok", "repaired"):
         assert row["pixel_digest"]
@@ -53,13 +53,13 @@ def test_kind_gets_its_status_and_codes(name: str, made: tuple[Rows, dict[str, A
         assert row["height"] > 0
 
 
-def test_counts_add_up(made: tuple[Rows, dict[str, Any]]) -> None:
-    rows, summary = made
+def test_counts_add_up(results: tuple[Rows, dict[str, Any]]) -> None:
+    rows, summary = results
     assert len(rows) == len(KINDS) == summary["inputs"] == sum(summary["counts"].values())
     assert summary["counts"] == {**dict.fromkeys(summary["counts"], 0), **Counter(k.status for k in KINDS.values())}
     expected: Counter[tuple[str, str]] = Counter((kind.status, code) for kind in KINDS.values() for code in kind.codes)
-    (found,) = summary["datasets"].values()
-    assert {(status, code): n for status, codes in found["codes"].items() for code, n in codes.items()} == expected
+    (dataset,) = summary["datasets"].values()
+    assert {(status, code): n for status, codes in dataset["codes"].items() for code, n in codes.items()} == expected
 
 
 def test_kinds_are_both_usable_and_unusable() -> None:

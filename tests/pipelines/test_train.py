@@ -98,9 +98,9 @@ def doubled(own_archive: Path, tmp_path: Path) -> Path:
         shutil.copy(own_archive / "north" / kind / "north_00.png", own_archive / "south" / kind / "south_07.png")
         shutil.copy(own_archive / "north" / kind / "north_03.png", own_archive / "south" / kind / "south_08.png")
     path = own_archive / "south" / "images" / "south_08.png"
-    picture = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    image = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
     path.unlink()
-    assert cv2.imwrite(str(path.with_suffix(".jpg")), picture, [cv2.IMWRITE_JPEG_QUALITY, 90])
+    assert cv2.imwrite(str(path.with_suffix(".jpg")), image, [cv2.IMWRITE_JPEG_QUALITY, 90])
     out = tmp_path / "doubled"
     dataset_writer.write_datasets(
         plan_shards(sources.discover(str(own_archive)), str(out), PreprocessSettings(size=64))
@@ -122,14 +122,14 @@ def test_duplicates_are_listed_and_stay_in_one_fold(
     train.run(settings)
     path = tmp_path / "study" / "duplicates.parquet"
     table = read_table(str(path))
-    found = {(pair["first"], pair["second"], pair["kind"]) for pair in table.to_pylist()}
-    assert found == {
+    listed = {(pair["first"], pair["second"], pair["kind"]) for pair in table.to_pylist()}
+    assert listed == {
         ("north/north_00", "south/south_07", "exact"),
         ("north/north_03", "south/south_08", "near"),
     }
     assert table.schema.equals(duplicates.PAIRS)
-    said = "audit: 1 exact, 1 near duplicate pairs, 0 patients with several images; each pair stays in one fold: "
-    assert f"{said}{path}" in caplog.text
+    message = "audit: 1 exact, 1 near duplicate pairs, 0 patients with several images; each pair stays in one fold: "
+    assert f"{message}{path}" in caplog.text
     runs = json.loads((tmp_path / "study" / "study.json").read_text())["runs"]
     assert len(runs) == 4
     for run in runs:
@@ -137,7 +137,7 @@ def test_duplicates_are_listed_and_stay_in_one_fold(
         learnt = read_table(str(next(folder.glob("checkpoint/epoch-*/trained_on.parquet")))).to_pylist()
         tested = read_table(str(folder / "tested.parquet")).to_pylist()
         names = [{f"{row['dataset']}/{row['image_id']}" for row in side} for side in (learnt, tested)]
-        for first, second, _ in found:
+        for first, second, _ in listed:
             assert not ({first, second} & names[0] and {first, second} & names[1])
     # The same data are not compared again, other data are.
     monkeypatch.setattr(duplicate_audit, "find_pairs", lambda *_: [])
@@ -201,9 +201,9 @@ def test_study_results_are_written_and_shown(
     assert [(run["protocol"], run["train_on"], run["fold"]) for run in content["states"].values()] == [
         ("source-to-source", [name], fold) for name in ("north", "south") for fold in (0, 1, 2)
     ]
-    found = read_table(str(study / "study.parquet"))
-    assert found.schema.equals(STUDY_ROWS)
-    assert found.num_rows == 5 + 3 + 3 * (5 + 3)  # each image held out once, and by three runs of the other data set
+    results = read_table(str(study / "study.parquet"))
+    assert results.schema.equals(STUDY_ROWS)
+    assert results.num_rows == 5 + 3 + 3 * (5 + 3)  # each image held out once, and by three runs of the other data set
     cells = {(cell["train_on"], cell["dataset"]): cell for cell in content["results"]["cells"]}
     assert {pair: cell["images"] for pair, cell in cells.items()} == {
         ("north", "north"): 5,
@@ -247,20 +247,20 @@ def test_failed_runs_are_named_and_repeated(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def some_fail(one: Run, *_: object) -> None:
-        if one.plan.fold == 0:
+    def some_fail(run: Run, *_: object) -> None:
+        if run.plan.fold == 0:
             raise LungsegError("the loss became nan: lower --optim.lr")
-        if one.plan.fold == 1:
+        if run.plan.fold == 1:
             raise KeyError("a bug")
-        train_here(one)
+        train_here(run)
 
     monkeypatch.setattr(train_run, "train", some_fail)
     settings = _settings(prepared, tmp_path, only_folds=(), workers_per_run=1)
-    said = (
+    message = (
         r"^1 of 3 runs finished; pooled-fold0-\w+ failed: the loss became nan: lower --optim.lr; "
         r"pooled-fold1-\w+ failed: KeyError: 'a bug'; to continue, run the same command again$"
     )
-    with pytest.raises(LungsegError, match=said) as caught:
+    with pytest.raises(LungsegError, match=message) as caught:
         train.run(settings)
     assert caught.value.exit_status == 1
     assert "Traceback" in caplog.text  # of the bug
@@ -288,7 +288,7 @@ def test_settings_error_of_a_run_ends_with_2(
 def test_runs_at_once_are_limited_and_stop_with_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
     running, most, done, lock = 0, 0, [], threading.Lock()
 
-    def slow(one: str, *_: object) -> None:
+    def slow(run: str, *_: object) -> None:
         nonlocal running, most
         with lock:
             running += 1
@@ -296,7 +296,7 @@ def test_runs_at_once_are_limited_and_stop_with_the_job(monkeypatch: pytest.Monk
         time.sleep(0.1)
         with lock:
             running -= 1
-        done.append(one)
+        done.append(run)
 
     monkeypatch.setattr(train_run, "train", slow)
     names = [str(i) for i in range(5)]

@@ -74,7 +74,7 @@ def finish(process: subprocess.Popen[bytes], out: Path) -> None:
 
 
 def workers(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    return [one for one in family(process) if "RayTrainWorker" in title(one)]
+    return [child for child in family(process) if "RayTrainWorker" in title(child)]
 
 
 def epochs_done(out: Path) -> int:
@@ -99,22 +99,22 @@ def wait_for_another_epoch(process: subprocess.Popen[bytes], out: Path, chance: 
 
 def result(out: Path) -> dict[str, Any]:
     """Return everything that a study writes except times: digests of weights, metrics and tested images of each run."""
-    found: dict[str, Any] = {"study.parquet": storage.read_table(str(out / "demo" / "study.parquet")).to_pylist()}
+    results: dict[str, Any] = {"study.parquet": storage.read_table(str(out / "demo" / "study.parquet")).to_pylist()}
     content = json.loads((out / "demo" / "study.json").read_text())
-    found["study.json"] = {name: content[name] for name in ("runs", "states", "results")}
+    results["study.json"] = {name: content[name] for name in ("runs", "states", "results")}
     for folder in (out / "demo" / name for name in content["runs"]):
         summary = storage.read_json(str(folder / "run.json"))
         del summary["settings"]["out"]
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         assert [line["epoch"] for line in lines] == list(range(1, EPOCHS + 1))
-        found[folder.name] = [
+        results[folder.name] = [
             checkpoint.find_all(str(folder))[0].config["digests"]["model.safetensors"],
             [{name: value for name, value in line.items() if name not in TIMES} for line in lines],
             storage.read_table(str(folder / "tested.parquet")).to_pylist(),
             summary,
         ]
-    assert len(found) == 2 + RUNS
-    return found
+    assert len(results) == 2 + RUNS
+    return results
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""One run as a Ray Train job: what its failures are called, and that one without a place ends. More: test_train.py."""
+"""One run as a Ray Train job: error messages, and the end of a run without resources. See also test_train.py."""
 
 import logging
 from pathlib import Path
@@ -38,7 +38,7 @@ def _run(prepared: Path, folder: Path, **changes: Any) -> Run:
 
 
 class FailedError(Exception):
-    """As Ray Train's: failures by rank, or of the controller."""
+    """Like the class of Ray Train: failures by rank, or of the controller."""
 
     def __init__(self, failures: dict[int, Exception] | None = None, controller: Exception | None = None) -> None:
         super().__init__("Training failed due to ...:\nthe last line")
@@ -49,7 +49,7 @@ class FailedError(Exception):
 
 
 class WorkerGroupStartupTimeoutError(Exception):
-    """As Ray Train's, by name."""
+    """Like the class of Ray Train with this name."""
 
 
 def test_cause_of_a_failure_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +90,7 @@ def test_run_without_free_cpus_fails(
 
 
 class Mirror:
-    """What W&B was given."""
+    """Records what is sent to W&B."""
 
     given: list[Any]
 
@@ -119,16 +119,16 @@ def test_wandb_receives_images_and_checkpoint_if_enabled(
     run_loop.finish(training, lambda _: None)
     monkeypatch.setattr(tracking, "WandbMirror", Mirror)
     train_run._log_results(training, torch.device("cpu"))
-    *pictures, (name, folder) = Mirror.given
+    *images, (name, folder) = Mirror.given
     assert name == "run"
     assert Path(folder).parent == tmp_path / "run" / "checkpoint"
     held_out = {row["image_id"] for row in storage.read_table(str(tmp_path / "run" / "tested.parquet")).to_pylist()}
-    assert len(pictures) == 2
-    for one in pictures:
-        assert one.name.split("/")[1] in held_out
-        assert one.image.shape == one.predicted.shape == one.reference.shape == (64, 64)
-        assert set(np.unique(one.predicted)) <= {0, 1}
-    # What goes wrong here is told; the run is finished, and must not be tried again.
+    assert len(images) == 2
+    for tracked in images:
+        assert tracked.name.split("/")[1] in held_out
+        assert tracked.image.shape == tracked.predicted.shape == tracked.reference.shape == (64, 64)
+        assert set(np.unique(tracked.predicted)) <= {0, 1}
+    # An error at this point is only logged: the run is finished and must not be repeated.
     monkeypatch.setattr(train_run, "_tracked_images", lambda *_: 1 / 0)
     train_run._log_results(training, torch.device("cpu"))
     assert "run: W&B gets no results (division by zero)" in caplog.text
@@ -138,7 +138,7 @@ def test_wandb_receives_images_and_checkpoint_if_enabled(
 def test_resumed_run_logs_that_it_continues(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     notes: list[str] = []
     run = _run(prepared, tmp_path / "run", save_steps=1)
-    board = SimpleNamespace(post=SimpleNamespace(remote=lambda one: notes.append(one.note)))
+    board = SimpleNamespace(post=SimpleNamespace(remote=lambda progress: notes.append(progress.note)))
     monkeypatch.setattr(train_run, "get_device", lambda: torch.device("cpu"))
     monkeypatch.setattr(train_run.logs, "configure", lambda **_: None)
     monkeypatch.setattr(train_run, "_require_same_data", lambda _: None)

@@ -15,9 +15,9 @@ def test_each_damaged_tar_is_named(ray_cluster: None, own_prepared: Path, caplog
     names = ("north/north-000001", "south/south-000000")
     for name in names:
         path = own_prepared / f"{name}.tar"
-        whole = bytearray(path.read_bytes())
-        whole[len(whole) // 3] ^= 0x10
-        path.write_bytes(bytes(whole))
+        content = bytearray(path.read_bytes())
+        content[len(content) // 3] ^= 0x10
+        path.write_bytes(bytes(content))
     with pytest.raises(ShardError, match="2 problems"):
         verify_dataset.run(str(own_prepared))
     assert all(f"{name}.tar: the content changed after it was written" in caplog.text for name in names)

@@ -211,7 +211,7 @@ def test_an_unavailable_bucket_is_not_a_missing_file(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     [
         (
             OSError("AWS Error NETWORK_CONNECTION during HeadObject operation"),
@@ -221,7 +221,7 @@ def test_an_unavailable_bucket_is_not_a_missing_file(monkeypatch: pytest.MonkeyP
         (OSError(5, "Input/output error"), "the disk does not answer .* check the disk"),
     ],
 )
-def test_bucket_and_disk_errors_are_one_line(error: OSError, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bucket_and_disk_errors_are_one_line(error: OSError, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     class Down:
         def get_file_info(self, _: object) -> None:
             raise error
@@ -230,7 +230,7 @@ def test_bucket_and_disk_errors_are_one_line(error: OSError, said: str, monkeypa
     monkeypatch.setattr(files, "open_filesystem", lambda path: (Down(), path))
     asks: list[Callable[[str], Any]] = [storage.exists, storage.list_files, storage.list_folders]
     for ask in (*asks, storage.list_stats, storage.delete):
-        with pytest.raises(InputError, match=f"^s3://b/x: {said}"):
+        with pytest.raises(InputError, match=f"^s3://b/x: {message}"):
             ask("s3://b/x")
 
 
@@ -311,9 +311,9 @@ def test_files_are_sorted_by_full_path(place: str) -> None:
     names = ["a-b.png", "a.png", "a/z.png", "a/b/c.png", "a0.png", "B.png", "ä.png", "z.png"]
     for name in names:
         storage.write_bytes(storage.join(place, quote(name) if "://" in place else name), b"x")
-    found = storage.list_files(place)
-    assert found == sorted(found)
-    assert len(found) == len(names)
+    listed = storage.list_files(place)
+    assert listed == sorted(listed)
+    assert len(listed) == len(names)
 
 
 def test_a_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
@@ -333,7 +333,7 @@ def test_json_is_read_back_with_its_schema_version(place: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"", "not valid JSON"),
         (b'{"schema": 1, "a"', "not valid JSON"),
@@ -345,19 +345,19 @@ def test_json_is_read_back_with_its_schema_version(place: str) -> None:
         (b'{"schema": "1"}', "schema 1"),
     ],
 )
-def test_json_with_another_schema_is_refused(content: bytes, said: str, tmp_path: Path) -> None:
+def test_json_with_another_schema_is_refused(content: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "dataset.json"
     path.write_bytes(content)
-    with pytest.raises(InputError, match=rf"dataset\.json.*{said}"):
+    with pytest.raises(InputError, match=rf"dataset\.json.*{message}"):
         storage.read_json(str(path))
 
 
 def test_truncated_json_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     storage.write_json(str(path), {"a": [1, 2], "b": {"c": "d"}})
-    whole = path.read_bytes().rstrip()
-    for cut in range(len(whole)):
-        path.write_bytes(whole[:cut])
+    content = path.read_bytes().rstrip()
+    for length in range(len(content)):
+        path.write_bytes(content[:length])
         with pytest.raises(InputError, match="not valid JSON"):
             storage.read_json(str(path))
 
@@ -390,29 +390,29 @@ def test_a_table_with_another_schema_is_refused(metadata: dict[str, str] | None,
 def test_a_table_damaged_anywhere_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.parquet"
     storage.write_table(str(path), TABLE)
-    whole = path.read_bytes()
-    for cut in range(0, len(whole), 3):
-        path.write_bytes(whole[:cut])
+    content = path.read_bytes()
+    for length in range(0, len(content), 3):
+        path.write_bytes(content[:length])
         with pytest.raises(InputError, match=r"x\.parquet"):
             storage.read_table(str(path))
-    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
-    for place in range(0, len(whole), 2):
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x41]) + whole[place + 1 :])
+    footer = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    for place in range(0, len(content), 2):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 0x41]) + content[place + 1 :])
         try:
             table = storage.read_table(str(path))
         except InputError:
             continue
-        # In the pages no change may pass; in the footer there are statistics that nobody reads.
-        assert place >= footer or table.equals(TABLE), f"byte {place} of {len(whole)}"
+        # Every change of a page must be detected; the footer also has statistics that nobody reads.
+        assert place >= footer or table.equals(TABLE), f"byte {place} of {len(content)}"
 
 
 def test_rows_are_counted_from_the_footer(tmp_path: Path) -> None:
     content = storage.table_bytes(TABLE)
     assert storage.count_rows("x.parquet", content) == 300
     assert storage.count_rows("x.parquet", b"\0" * 16 + content[16:]) == 300
-    for torn in (content[:-1], content[:40], b""):
+    for truncated in (content[:-1], content[:40], b""):
         with pytest.raises(InputError, match=r"x\.parquet: not a Parquet file"):
-            storage.count_rows("x.parquet", torn)
+            storage.count_rows("x.parquet", truncated)
 
 
 def test_a_process_that_read_a_table_exits_cleanly(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Listings of a disk as archives have it: links, loops, pipes, closed folders and names of another age."""
+"""Listings of a disk with links, loops, pipes, unreadable folders and file names that are not UTF-8."""
 
 import logging
 import os
@@ -28,7 +28,7 @@ def listed(folder: Path) -> list[str]:
 
 
 def refuse(path: Path, error: OSError, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let one folder refuse to be listed; for the administrator, as whom tests may run, rights alone do not."""
+    """Make the listing of one folder fail; root, who may run the tests, ignores file permissions."""
     scandir = os.scandir
 
     def scan(folder: str) -> Any:
@@ -114,13 +114,13 @@ def test_a_link_to_a_parent_is_not_a_subfolder(tmp_path: Path) -> None:
     assert sorted(filesystems.list_subfolders(DISK, str(tmp_path / "a"))) == ["beside", "x", "y"]
 
 
-# What is no file
+# Entries that are not files
 
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Name of a socket in tmp_path."""
-    monkeypatch.chdir(tmp_path)  # a socket's path may hold about 100 letters
+    monkeypatch.chdir(tmp_path)  # the path of a socket may have about 100 characters
     with socket.socket(socket.AF_UNIX) as opened:
         opened.bind("socket.png")
         yield "socket.png"
@@ -146,19 +146,19 @@ def test_a_folder_of_plain_files_logs_nothing(tmp_path: Path, caplog: pytest.Log
     assert not caplog.records
 
 
-# What cannot be listed
+# Folders that cannot be listed
 
 
 def test_a_folder_without_read_rights_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lay(tmp_path, "a.png", "closed/b.png")
     refuse(tmp_path / "closed", PermissionError(13, "Permission denied"), monkeypatch)
-    said = (
+    message = (
         rf"^{tmp_path}/closed: cannot list this folder \(Permission denied\): "
         "give read and execute rights, or move it out of the archive$"
     )
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         listed(tmp_path)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         filesystems.list_subfolders(DISK, str(tmp_path / "closed"))
 
 
@@ -183,13 +183,13 @@ def test_skipped_folders_need_no_read_rights(name: str, tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [(b"M\xfcller.png", r"M\xfcller.png"), (b"sub/M\xfcller/a.png", r"sub/M\xfcller")]
+    ("name", "message"), [(b"M\xfcller.png", r"M\xfcller.png"), (b"sub/M\xfcller/a.png", r"sub/M\xfcller")]
 )
-def test_a_name_that_is_not_utf8_is_escaped_in_errors(name: bytes, said: str, tmp_path: Path) -> None:
+def test_a_name_that_is_not_utf8_is_escaped_in_errors(name: bytes, message: str, tmp_path: Path) -> None:
     lay(tmp_path, os.fsdecode(name))
     with pytest.raises(InputError) as refused:
         listed(tmp_path)
-    assert str(refused.value).startswith(f"{tmp_path}/{said}: the name is not UTF-8: rename it")
+    assert str(refused.value).startswith(f"{tmp_path}/{message}: the name is not UTF-8: rename it")
 
 
 def test_a_hidden_name_may_have_any_bytes(tmp_path: Path) -> None:
@@ -293,14 +293,14 @@ def test_s3_keeps_its_keys_and_gets_timeouts(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_google_folders_are_derived_from_their_files() -> None:
     class Store:
-        """Lists as Arrow does there: only what is an object."""
+        """Lists only objects, like Arrow does for a bucket."""
 
         type_name = "gcs"
 
         def get_file_info(self, selector: pafs.FileSelector) -> list[pafs.FileInfo]:
             names = ["a/1.tar", "a/2.tar", "b/parts/1.json", "c.json", ".d/x"]
-            found = [pafs.FileInfo(f"{selector.base_dir}/{name}", pafs.FileType.File, size=1) for name in names]
-            return found if selector.recursive else [one for one in found if one.path.count("/") == 2]
+            files = [pafs.FileInfo(f"{selector.base_dir}/{name}", pafs.FileType.File, size=1) for name in names]
+            return files if selector.recursive else [file for file in files if file.path.count("/") == 2]
 
     assert sorted(filesystems.list_subfolders(Store(), "bucket/data")) == ["a", "b"]  # type: ignore[arg-type]
     assert len(filesystems.list_files_below(Store(), "bucket/data")) == 4  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Paths become absolute, stay inside their folder, and are refused where they are mistyped."""
+"""Paths become absolute and stay inside their folder; mistyped paths are refused."""
 
 import os
 from pathlib import Path
@@ -64,7 +64,7 @@ def test_parent_and_name_split_a_path(path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "said"),
+    ("path", "message"),
     [
         ("", "an empty path: pass a folder"),
         (" ", "an empty path"),
@@ -72,6 +72,6 @@ def test_parent_and_name_split_a_path(path: str) -> None:
         ("s3://bucket/x?region=eu-west-1", "options after a question mark"),
     ],
 )
-def test_mistyped_paths_are_refused(path: str, said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_mistyped_paths_are_refused(path: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         paths.resolve(path)

@@ -1,4 +1,4 @@
-"""What a study came to, on rows whose figures are known by hand."""
+"""Cross-dataset metrics of rows with known results."""
 
 import io
 import subprocess
@@ -100,47 +100,48 @@ def test_pooled_comes_first_and_held_out_before_cross() -> None:
 
 
 def test_gaps_are_held_out_minus_cross() -> None:
-    gaps = {(one.run_group, one.dataset): one for one in cross_dataset.summarise(STUDY).gaps}
+    gaps = {(gap.run_group, gap.dataset): gap for gap in cross_dataset.summarise(STUDY).gaps}
     assert set(gaps) == {(FROM_A, B), (FROM_B, A)}  # pooled was not tested on another dataset
-    found = gaps[FROM_A, B]
-    assert found.gap == bootstrap.gap([0.9, 0.8, 1.0], ["a/p1", "a/p1", "a/p2"], [0.6, 0.7], ["b/x", "b/y"])
-    assert found.as_json()["gap"] == pytest.approx(0.9 - 0.65)
-    assert str(found) == "gap 0.250 [0.150, 0.400] from a (source-to-source) to b"
+    held_out_gap = gaps[FROM_A, B]
+    assert held_out_gap.gap == bootstrap.gap([0.9, 0.8, 1.0], ["a/p1", "a/p1", "a/p2"], [0.6, 0.7], ["b/x", "b/y"])
+    assert held_out_gap.as_json()["gap"] == pytest.approx(0.9 - 0.65)
+    assert str(held_out_gap) == "gap 0.250 [0.150, 0.400] from a (source-to-source) to b"
 
 
 def test_comparisons_use_the_shared_images() -> None:
-    found = {(one.dataset, one.first, one.second): one for one in cross_dataset.summarise(STUDY).comparisons}
-    assert set(found) == {(A, POOLED, FROM_A), (A, POOLED, FROM_B), (A, FROM_A, FROM_B), (B, FROM_A, FROM_B)}
-    pooled = found[A, POOLED, FROM_A]
+    summary = cross_dataset.summarise(STUDY)
+    comparisons = {(item.dataset, item.first, item.second): item for item in summary.comparisons}
+    assert set(comparisons) == {(A, POOLED, FROM_A), (A, POOLED, FROM_B), (A, FROM_A, FROM_B), (B, FROM_A, FROM_B)}
+    pooled = comparisons[A, POOLED, FROM_A]
     assert pooled.paired == bootstrap.compare(
         [1.0, 0.9], [0.9, 0.8], ["a/p1", "a/p1"]
     )  # p2-1 is in no fold of the pooled runs
-    both = found[B, FROM_A, FROM_B].as_json()
+    both = comparisons[B, FROM_A, FROM_B].as_json()
     assert both["first"] == {"protocol": "source-to-source", "train_on": A, "role": "cross"}
     assert both["second"]["role"] == "held-out"
     assert both["difference"] == pytest.approx(0.65 - 0.9)
 
 
 def test_table_and_printed_results() -> None:
-    found = cross_dataset.summarise(STUDY)
-    head, rows = cross_dataset.dice_table(found)
+    results = cross_dataset.summarise(STUDY)
+    head, rows = cross_dataset.dice_table(results)
     assert head == ["trained on", A, B]
     assert [row[0] for row in rows] == ["a + b (pooled)", "a (source-to-source)", "b (source-to-source)"]
     assert rows[0][1:] == ["0.950*", "-"]  # one patient has no interval
     assert rows[1][1] == "0.900 [0.850, 1.000]*"
     assert rows[1][2].startswith("0.650 [0.600, 0.700]")
     console = Console(width=100, record=True, file=io.StringIO())
-    cross_dataset.print_results(found, console)
-    said = console.export_text()
-    assert "0.900 [0.850, 1.000]*" in said
-    assert "gap 0.467 [0.250, 0.900] from b (source-to-source) to a" in said
+    cross_dataset.print_results(results, console)
+    output = console.export_text()
+    assert "0.900 [0.850, 1.000]*" in output
+    assert "gap 0.467 [0.250, 0.900] from b (source-to-source) to a" in output
 
 
 def test_empty_results_print_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    found = cross_dataset.summarise([])
-    cross_dataset.print_results(found)
+    results = cross_dataset.summarise([])
+    cross_dataset.print_results(results)
     assert capsys.readouterr().out == ""
-    assert found.as_json() == {"cells": [], "gaps": [], "comparisons": []}
+    assert results.as_json() == {"cells": [], "gaps": [], "comparisons": []}
 
 
 def test_module_imports_neither_ray_nor_torch() -> None:

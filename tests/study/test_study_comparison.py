@@ -58,9 +58,9 @@ def test_only_matching_rows_are_compared(other: list[Row]) -> None:
 
 
 def test_json_is_flat() -> None:
-    (one,) = study_comparison.compare(a_study({}, dict(CROSS)), "other", a_study({}, dict(CROSS)))
-    found = json.loads(json.dumps(one.as_json()))
-    assert found["difference"] == 0.0
-    assert (found["low"], found["high"], found["p"]) == (0.0, 0.0, 1.0)
-    assert (found["other_study"], found["train_on"], found["protocol"]) == ("other", A, "source-to-source")
-    assert not [name for name, value in found.items() if isinstance(value, dict | list)]
+    (comparison,) = study_comparison.compare(a_study({}, dict(CROSS)), "other", a_study({}, dict(CROSS)))
+    values = json.loads(json.dumps(comparison.as_json()))
+    assert values["difference"] == 0.0
+    assert (values["low"], values["high"], values["p"]) == (0.0, 0.0, 1.0)
+    assert (values["other_study"], values["train_on"], values["protocol"]) == ("other", A, "source-to-source")
+    assert not [name for name, value in values.items() if isinstance(value, dict | list)]

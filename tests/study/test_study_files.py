@@ -32,7 +32,7 @@ def test_both_files_reflect_the_runs(tmp_path: Path) -> None:
     assert record.write().cells == ()
     study = json.loads((tmp_path / "study.json").read_text())
     assert study["runs"] == list(PLANS)
-    assert [one["state"] for one in study["states"].values()] == ["not finished"] * 2
+    assert [state["state"] for state in study["states"].values()] == ["not finished"] * 2
     assert storage.read_table(str(tmp_path / "study.parquet")).schema.equals(STUDY_ROWS)
     _finish(tmp_path, "pooled-fold1", 1, 0.9)
     record.failures["pooled-fold0"] = "why"
@@ -63,7 +63,7 @@ def test_finished_earlier_runs_stay_listed(tmp_path: Path) -> None:
     assert cell.images == 1
     study = json.loads((tmp_path / "study.json").read_text())
     assert study["runs"] == [*names[:2], *PLANS]
-    assert [one["in_results"] for one in study["states"].values()] == [False, True, False, False]
+    assert [state["in_results"] for state in study["states"].values()] == [False, True, False, False]
 
 
 def test_run_of_another_command_keeps_its_state(tmp_path: Path) -> None:

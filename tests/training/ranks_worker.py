@@ -172,26 +172,26 @@ def work(rank: int, world: int, prepared: str, out: str) -> None:
         dist.init_process_group("gloo", init_method=f"file://{out}/store-{world}", rank=rank, world_size=world)
     folders = find_datasets([prepared])
     reader = SampleReader(open_training_data(folders), 64)
-    found: dict[str, Any] = {
+    results: dict[str, Any] = {
         "rank_and_world_size": distributed.rank_and_world_size(),
         "gathered": distributed.gather(f"of {rank}"),
         "rows": evaluated(reader, network(), evaluation.measure_at_prepared_size(0.5)),
         "native": evaluated(reader, network(), evaluation.measure_at_native_size(0.5)),
         "trained_on": trained_on(reader),
     }
-    found["steps"] = {"plain": trained(reader), "accumulating": trained(reader, accumulate_steps=2)}
-    found["steps"]["of four planned ranks"] = trained(reader, planned_world_size=4)
+    results["steps"] = {"plain": trained(reader), "accumulating": trained(reader, accumulate_steps=2)}
+    results["steps"]["of four planned ranks"] = trained(reader, planned_world_size=4)
     if world < 3:
-        found["steps"]["clipped, averaged"] = trained(reader, clip_norm=0.1, ema_decay=0.5)
-    found["buffers"] = shared_buffers()
+        results["steps"]["clipped, averaged"] = trained(reader, clip_norm=0.1, ema_decay=0.5)
+    results["buffers"] = shared_buffers()
     if world == 2:
-        found["runs"] = {kind: whole_run(folders, f"{out}/{kind}", kind) for kind in RUNS}
+        results["runs"] = {kind: whole_run(folders, f"{out}/{kind}", kind) for kind in RUNS}
         ends = {"local": (2, 1), "frozen": (2, 3)}
-        found["killed"] = {kind: whole_run(folders, f"{out}/{kind}-killed", kind, ends[kind]) for kind in RUNS}
+        results["killed"] = {kind: whole_run(folders, f"{out}/{kind}-killed", kind, ends[kind]) for kind in RUNS}
     if world == 3:
-        found["refused"] = refused(folders, f"{out}/refused")
+        results["refused"] = refused(folders, f"{out}/refused")
     distributed.wait_for_all_ranks()
-    Path(out, f"{world}-{rank}.json").write_text(json.dumps(found))
+    Path(out, f"{world}-{rank}.json").write_text(json.dumps(results))
     if world > 1:
         dist.destroy_process_group()
 

@@ -110,12 +110,12 @@ def test_threads_change_nothing(pair: tuple[U8, U8]) -> None:
 
 def _draws(pair: tuple[U8, U8], chosen: AugmentSettings) -> dict[Any, Any]:
     """Return the final state of each random generator, by seed."""
-    made: dict[Any, np.random.Generator] = {}
+    generators: dict[Any, np.random.Generator] = {}
     make = np.random.default_rng
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(np.random, "default_rng", lambda seed: made.setdefault(tuple(map(int, seed)), make(seed)))
+        patch.setattr(np.random, "default_rng", lambda seed: generators.setdefault(tuple(map(int, seed)), make(seed)))
         augment(*pair, chosen, KEY)
-    return {seed: generator.bit_generator.state for seed, generator in made.items()}
+    return {seed: generator.bit_generator.state for seed, generator in generators.items()}
 
 
 @pytest.mark.parametrize("kind", KINDS)

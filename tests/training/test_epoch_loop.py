@@ -185,18 +185,18 @@ def test_measure_gets_the_probabilities_of_its_sample() -> None:
 
 def test_pending_predictions_are_limited() -> None:
     """A long queue would fill the memory."""
-    lock, made = threading.Lock(), [0]
+    lock, measured = threading.Lock(), [0]
     ahead: list[int] = []
 
     def measure(sample: Sample, _: NDArray[np.float32]) -> epoch_loop.Row:
         time.sleep(0.002)
         with lock:
-            made[0] += 1
+            measured[0] += 1
         return {"dataset": "d", "image_id": sample.image_id}
 
     def batches() -> Iterator[Batch]:
         for number in range(40):
-            ahead.append(number - made[0])
+            ahead.append(number - measured[0])
             yield a_batch(a_sample(f"{number:02d}"))
 
     rows = epoch_loop.evaluate(Pixelwise(), batches(), measure)

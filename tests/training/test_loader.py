@@ -95,10 +95,10 @@ def test_each_epoch_has_its_own_reproducible_order() -> None:
 
 
 def test_samples_of_a_step_are_independent_of_world_size() -> None:
-    one = loader.training_steps(96, 8, (0, 1, 1), (0, 0))
-    four = dealt(96, 2, 4)
-    together = [sorted(p for step in steps for p in step.positions) for steps in zip(*four, strict=True)]
-    assert [sorted(step.positions) for step in one] == together
+    single = loader.training_steps(96, 8, (0, 1, 1), (0, 0))
+    multiple = dealt(96, 2, 4)
+    together = [sorted(p for step in steps for p in step.positions) for steps in zip(*multiple, strict=True)]
+    assert [sorted(step.positions) for step in single] == together
 
 
 @given(COUNTS, st.integers(1, 9), st.integers(1, 5), st.integers(1, 5), st.integers(1, 3))
@@ -184,12 +184,12 @@ def test_evaluation_uses_each_sample_once_in_order(count: int, batch: int, world
 
 def test_positions_follow_the_order_of_datasets(reader: SampleReader) -> None:
     samples = [reader.read(position) for position in range(8)]
-    assert [(one.dataset, one.image_id) for one in samples] == [
+    assert [(sample.dataset, sample.image_id) for sample in samples] == [
         *(("north", f"north_{number:02d}") for number in range(5)),
         *(("south", f"south_{number:02d}") for number in range(3)),
     ]
-    assert [row["image_id"] for row in reader.rows] == [one.image_id for one in samples]
-    assert all(one.image.shape == (64, 64) and one.mask is not None and one.mask.any() for one in samples)
+    assert [row["image_id"] for row in reader.rows] == [sample.image_id for sample in samples]
+    assert all(sample.image.shape == (64, 64) and sample.mask is not None and sample.mask.any() for sample in samples)
 
 
 def test_reads_without_a_cache_decode_again(reader: SampleReader) -> None:
@@ -222,13 +222,13 @@ def test_cache_stays_within_its_limit(prepared: Path, monkeypatch: pytest.Monkey
 # Batches
 
 
-def equal(one: Sequence[Batch], other: Sequence[Batch]) -> bool:
-    return len(one) == len(other) and all(
+def equal(first: Sequence[Batch], second: Sequence[Batch]) -> bool:
+    return len(first) == len(second) and all(
         torch.equal(a.images, b.images)
         and torch.equal(a.masks, b.masks)
         and [sample.image_id for sample in a.samples] == [sample.image_id for sample in b.samples]
         and (a.global_size, a.is_last_in_step) == (b.global_size, b.is_last_in_step)
-        for a, b in zip(one, other, strict=True)
+        for a, b in zip(first, second, strict=True)
     )
 
 
@@ -258,7 +258,7 @@ def test_batch_contains_its_samples(reader: SampleReader) -> None:
 def test_batch_can_be_moved_twice(reader: SampleReader) -> None:
     (batch,) = loader.load_batches(reader, [Step((3, 1), 2)], 1)
     first, again = batch.to(torch.device("cpu")), batch.to(torch.device("cpu"))
-    assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
+    assert all(torch.equal(tensor, other) for tensor, other in zip(first, again, strict=True))
 
 
 @pytest.mark.parametrize("augmented", [False, True])
@@ -365,16 +365,16 @@ def test_prefetched_samples_are_cancelled_when_closed(reader: SampleReader, monk
 
 
 def test_reading_runs_only_a_little_ahead(reader: SampleReader) -> None:
-    """The memory must not hold the whole epoch while a slow device trains."""
-    asked: list[int] = []
+    """Otherwise a slow device would fill the memory with a full epoch."""
+    requested: list[int] = []
 
     class Noting(list[Step]):
         def __iter__(self) -> Iterator[Step]:
             for number, step in enumerate(super().__iter__()):
-                asked.append(number)
+                requested.append(number)
                 yield step
 
-    going = loader.load_batches(reader, Noting(Step((number % 8,), 1) for number in range(100)), 2)
-    next(going)
-    assert len(asked) <= 5
-    going.close()
+    batches = loader.load_batches(reader, Noting(Step((number % 8,), 1) for number in range(100)), 2)
+    next(batches)
+    assert len(requested) <= 5
+    batches.close()

@@ -108,12 +108,12 @@ def test_weights_file_is_identified_by_content(data: list[PreparedDataset], tmp_
         run._digest_file.cache_clear()
         return name_run(changed(model=ModelSettings(encoder="resnet18", weights=str(path))), PLAN, data)
 
-    one, moved = tmp_path / "one.pth", tmp_path / "moved.pth"
-    one.write_bytes(b"weights")
-    first = name(one)
-    moved.write_bytes(b"weights")
-    assert name(moved) == first
-    one.write_bytes(b"others")
-    assert name(one) != first
+    original, copy = tmp_path / "one.pth", tmp_path / "moved.pth"
+    original.write_bytes(b"weights")
+    first = name(original)
+    copy.write_bytes(b"weights")
+    assert name(copy) == first
+    original.write_bytes(b"others")
+    assert name(original) != first
     with pytest.raises(InputError, match=r"gone\.pth"):
         name(tmp_path / "gone.pth")

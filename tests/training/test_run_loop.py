@@ -170,7 +170,7 @@ def test_linked_images_are_held_out_together(folders: tuple[str, ...], finished:
 
 def fold_has_rows(rows: list[dict[str, Any]], linked: tuple[tuple[str, str], ...], fold: int) -> bool:
     result = assign_folds(rows, group_rows(rows, linked), PLAN.folds, PLAN.seed)
-    return any(row["dataset"] == "north" and one == fold for row, one in zip(rows, result, strict=True))
+    return any(row["dataset"] == "north" and assigned == fold for row, assigned in zip(rows, result, strict=True))
 
 
 def test_tested_rows_hold_together(finished: Run) -> None:
@@ -220,10 +220,10 @@ def test_the_checkpoint_explains_the_model(finished: Run) -> None:
 def test_progress_counts_every_step_of_every_epoch(folders: tuple[str, ...], tmp_path: Path) -> None:
     shown: list[Progress] = []
     go(a_run(folders, tmp_path, changed(epochs=2)), shown.append)
-    steps = [(one.epoch, one.step, one.total_steps) for one in shown if not one.note]
+    steps = [(update.epoch, update.step, update.total_steps) for update in shown if not update.note]
     assert steps == [(1, 1, 2), (1, 2, 2), (2, 1, 2), (2, 2, 2)]
-    notes = [one for one in shown if one.note]
-    assert [one.epoch for one in notes] == [1, 2, 2]
+    notes = [update for update in shown if update.note]
+    assert [update.epoch for update in notes] == [1, 2, 2]
     assert "held-out Dice" in notes[0].note
     assert notes[-1].note == "testing"
 
@@ -339,22 +339,22 @@ def same_result(run: Run, expected: Run) -> None:
     same_state(load_state(result), load_state(reference))
     assert {**result.config, "digests": {}} == {**reference.config, "digests": {}}
     assert metrics_of(run) == metrics_of(expected)
-    tables = [storage.read_table(f"{one.folder}/tested.parquet") for one in (run, expected)]
+    tables = [storage.read_table(f"{item.folder}/tested.parquet") for item in (run, expected)]
     assert tables[0].equals(tables[1])
-    reports = [storage.read_json(f"{one.folder}/run.json") for one in (run, expected)]
+    reports = [storage.read_json(f"{item.folder}/run.json") for item in (run, expected)]
     assert reports[0] == reports[1]
 
 
-def same_state(one: Any, other: Any) -> None:
-    assert type(one) is type(other)
-    if isinstance(one, dict):
-        assert one.keys() == other.keys()
-        for name in one:
-            same_state(one[name], other[name])
-    elif isinstance(one, Tensor):
-        assert torch.equal(one, other)
+def same_state(first: Any, second: Any) -> None:
+    assert type(first) is type(second)
+    if isinstance(first, dict):
+        assert first.keys() == second.keys()
+        for name in first:
+            same_state(first[name], second[name])
+    elif isinstance(first, Tensor):
+        assert torch.equal(first, second)
     else:
-        assert one == other
+        assert first == second
 
 
 def test_finished_run_is_not_trained_again(finished: Run) -> None:
@@ -362,7 +362,7 @@ def test_finished_run_is_not_trained_again(finished: Run) -> None:
     before = {path: path.read_bytes() for path in files}
     shown: list[Progress] = []
     again = go(finished, shown.append)
-    assert [one.note for one in shown] == ["testing"]
+    assert [update.note for update in shown] == ["testing"]
     assert shown[0].epoch == EPOCHS
     assert {path: path.read_bytes() for path in files} == before
     assert json.loads(json.dumps(again))["tested"] == storage.read_json(f"{finished.folder}/run.json")["tested"]
@@ -422,14 +422,14 @@ def prepare(records: list[Any], out: Path, size: int = 64) -> tuple[str, ...]:
 
 def test_image_without_a_mask_is_not_used(archive: Path, tmp_path: Path) -> None:
     records = sources.discover(str(archive / "north"), "north")
-    rows = [{**asdict(one), "pixel_digest": one.image_id} for one in records]
+    rows = [{**asdict(record), "pixel_digest": record.image_id} for record in records]
     parts = split(rows, PLAN)
     records[parts.train[0]] = replace(records[parts.train[0]], mask_uris=(), mask_classes=())
     run = a_run(prepare(records, tmp_path / "data"), tmp_path / "run", changed(epochs=1))
     assert go(run)["trained_images"] == len(parts.train) - 1
     trained_on = storage.read_table(f"{run.folder}/checkpoint/epoch-0001/trained_on.parquet").column("image_id")
     tested = storage.read_table(f"{run.folder}/tested.parquet").column("image_id")
-    all_ids = {one.image_id for one in records}
+    all_ids = {record.image_id for record in records}
     assert {*trained_on.to_pylist(), *tested.to_pylist()} == all_ids - {records[parts.train[0]].image_id}
 
 

@@ -420,7 +420,7 @@ def test_enabled_images_and_artifacts_are_logged(tmp_path: Path, home: Path, cap
     assert len(list(path.parent.glob("files/media/images/*.png"))) == 2
     assert len(list(path.parent.glob("files/media/images/mask/*.png"))) == 3
     artifacts = [record.artifact for record in records_of(path) if record.WhichOneof("record_type") == "artifact"]
-    assert [(one.name, one.type) for one in artifacts] == [("pooled-fold0", "model")]
+    assert [(artifact.name, artifact.type) for artifact in artifacts] == [("pooled-fold0", "model")]
 
 
 def test_images_and_artifacts_are_off_by_default(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,8 +91,8 @@ def norm(grads: Sequence[Tensor]) -> float:
     return math.sqrt(sum(float(grad.double().square().sum()) for grad in grads))
 
 
-def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 # A step
@@ -112,8 +112,8 @@ def test_step_equals_adamw_on_the_mean_loss() -> None:
         expected.mean().backward()
         optimizer.param_groups[0]["lr"] = rate
         optimizer.step()
-        for one, other in zip(learner.model.parameters(), plain.parameters(), strict=True):
-            torch.testing.assert_close(one, other)
+        for trained, reference in zip(learner.model.parameters(), plain.parameters(), strict=True):
+            torch.testing.assert_close(trained, reference)
 
 
 def test_rank_weights_its_share_of_a_global_batch(gradients: Grads) -> None:
@@ -139,8 +139,8 @@ def test_accumulated_gradient_equals_one_large_batch(gradients: Grads) -> None:
         for step in training_steps(12, batch, (0, 1, 1), (3, 0), 2, together):
             learner(a_batch(*step.positions, global_size=step.global_size, is_last_in_step=step.is_last_in_step), 1e-3)
     assert len(gradients) == 6
-    for one, other in zip(gradients[:3], gradients[3:], strict=True):
-        assert norm([a - b for a, b in zip(one, other, strict=True)]) < 1e-3 * norm(one)
+    for accumulated, expected in zip(gradients[:3], gradients[3:], strict=True):
+        assert norm([a - b for a, b in zip(accumulated, expected, strict=True)]) < 1e-3 * norm(accumulated)
     # The first is equal up to rounding; later ones differ more, because Adam amplifies gradients near 0.
     assert norm([a - b for a, b in zip(gradients[0], gradients[3], strict=True)]) < 1e-5 * norm(gradients[0])
 
@@ -172,8 +172,8 @@ def test_long_gradient_is_clipped_in_its_direction(gradients: Grads) -> None:
     free, clipped = gradients
     assert norm(free) > 0.01
     assert norm(clipped) == pytest.approx(1e-3, rel=1e-3)
-    for one, other in zip(free, clipped, strict=True):
-        torch.testing.assert_close(other, one * (norm(clipped) / norm(free)), rtol=1e-3, atol=1e-9)
+    for unclipped, clipped_gradient in zip(free, clipped, strict=True):
+        torch.testing.assert_close(clipped_gradient, unclipped * (norm(clipped) / norm(free)), rtol=1e-3, atol=1e-9)
 
 
 def test_a_short_gradient_is_left_alone(gradients: Grads) -> None:
