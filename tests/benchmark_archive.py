@@ -1,8 +1,8 @@
-"""What an archive of a million images asks of preparing's driver: `python tests/benchmark_archive.py`.
+"""Time and memory of the driver of jobs/prepare.py for a million images: `python tests/benchmark_archive.py`.
 
-Lays out empty files, an image and a mask each (kept in --work for the next time), and calls what the driver of
-jobs/prepare.py calls beside Ray: list, plan, make the tasks' texts, join what the tasks said, audit. What the tasks
-would have said is made up: as of pictures that differ. Prints seconds and peak resident memory of each as JSON.
+Creates empty image and mask files (kept in --work for later runs). Then calls the driver's steps except Ray: list,
+plan, serialise the tasks, merge their results, audit. The results are synthetic, as of images that all differ. Prints
+the seconds and the peak resident memory of each step as JSON.
 """
 
 import argparse
@@ -34,7 +34,7 @@ A_FOLDER = 1000
 
 
 def lay_out(folder: Path, count: int) -> None:
-    """Make empty files of `count` images and masks; a folder of them that is there is left alone."""
+    """Create `count` empty image and mask files; existing folders are not changed."""
     for kind in ("images", "masks"):
         for first in range(0, count, A_FOLDER):
             inside = folder / kind / f"{first // A_FOLDER:05d}"
@@ -46,7 +46,7 @@ def lay_out(folder: Path, count: int) -> None:
 
 
 def make_up(plan: ShardPlan, chance: np.random.Generator) -> None:
-    """Write what the task of a shard would say of pictures of 1024 x 1024, none like another, and an empty tar."""
+    """Write the results of a shard of distinct images of 1024 x 1024 px, and an empty tar."""
     records, rows = [], []
     for planned in plan.records:
         record = made_up(planned, chance)
@@ -61,7 +61,7 @@ def make_up(plan: ShardPlan, chance: np.random.Generator) -> None:
 
 
 def made_up(record: Record, chance: np.random.Generator) -> Record:
-    """Complete a record."""
+    """Complete a record with synthetic values."""
     looks = {"pixel_digest": chance.bytes(16).hex(), "phash": chance.bytes(32).hex()}
     return replace(record, **looks, height=1024, width=1024, mask_area=float(chance.normal(0.25, 0.01)))
 
@@ -74,8 +74,8 @@ class Stages:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Measure what is done inside."""
-        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        """Measure the body of the `with` statement."""
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
         began = time.monotonic()
         yield
         seconds = time.monotonic() - began
@@ -84,7 +84,7 @@ class Stages:
 
 
 def drive(archive: Path, out: str) -> dict[str, dict[str, float]]:
-    """Do what jobs/prepare.py's driver does, in its order."""
+    """Run the steps of the driver of jobs/prepare.py in the same order."""
     stages = Stages()
     with stages.stage("list"):
         records = sources.discover(str(archive), "archive")
@@ -109,7 +109,7 @@ def drive(archive: Path, out: str) -> dict[str, dict[str, float]]:
 
 
 def main() -> None:
-    """Lay out, measure, print."""
+    """Create the files, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "lungseg-benchmark")
     parser.add_argument("--images", type=int, default=1_000_000)

@@ -1,8 +1,8 @@
-"""What one image costs a CPU, stage by stage: `python tests/benchmark_costs.py`. Prints one JSON object.
+"""CPU time per image and stage: `python tests/benchmark_costs.py`. Prints one JSON object.
 
-CPU seconds of one thread, the mean of several: opening a radiograph of 1955 x 1841 px (pydicom's RG1, uncompressed and
-JPEG 2000; read, decoded, checked, prepared at 512 px), finishing one of that size without a reference (restored,
-post-processed, measured, encoded), and what the loader does at 512 px. Not a test: the machine decides.
+Mean CPU seconds of one thread: open a radiograph of 1955 x 1841 px (pydicom's RG1, uncompressed and JPEG 2000; read,
+decode, check, prepare at 512 px), finish an image of that size without a reference mask (restore, post-process,
+measure, encode), and the loader's work at 512 px. Not a test, because the results depend on the machine.
 """
 
 import json

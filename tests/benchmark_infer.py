@@ -1,12 +1,14 @@
-"""How fast and how lean inference is, against the bare model: `python tests/benchmark_infer.py --checkpoint RUN`.
+"""Speed and memory of inference, compared with the model alone: `python tests/benchmark_infer.py --checkpoint RUN`.
 
-Draws phantoms of several sizes (kept in --work for the next time), one of them 6000 x 6000 px at 16 bits and one of
-30 x 30, then measures in one go. How long it takes to the first batch of 128 images, and how long Ray alone, in turns.
-jobs/infer.py on 500 images and on all of them, with one model of one thread, while one more core opens and finishes;
-all its processes are stopped every fifteen seconds for four, in which the bare model works on ready tensors with one
-thread, so that both meet the machine as it is just then. The peak memory of the driver and of every worker, of all
-images over that of 500, and over what it was after the first 500 of the same run: where the C library lays tensors
-differs from start to start. Prints one JSON object. Not a test: what it measures depends on the machine.
+Draws phantoms of several sizes (kept in --work for later runs), one of them 6000 x 6000 px at 16 bits and one 30 x 30
+px. Then it measures:
+- the time to the first batch of 128 images, alternating with the same time for Ray alone;
+- the rate of jobs/infer.py on 500 and on all images, with one model of one thread; another core opens and finishes
+  images. Every 15 s all its processes are stopped for 4 s, in which the model alone processes prepared tensors in one
+  thread, so that both run under the same load of the machine;
+- the peak memory of the driver and of each worker for all images, relative to that for 500 images and to that after
+  the first 500 of the same run (memory layout differs between starts).
+Prints one JSON object. Not a test, because the results depend on the machine.
 """
 
 import argparse
@@ -38,8 +40,8 @@ from lungseg.model.cpu_memory import keep_freed_memory
 ROOT = Path(__file__).resolve().parents[1]
 SIDES, FEW, BATCH, PART = (384, 512, 640, 768, 1024), 500, 16, 64
 HUGE, TINY, DRAWN = 6000, 30, 200
-STARTS, STARTED = 5, 128  # how often, with how many images, a start is timed
-# One CPU for Ray: one model of one thread, and room for one task, which the machine's other core takes.
+STARTS, STARTED = 5, 128  # number of timed starts, and of their images
+# One CPU for Ray: one model of one thread and one task, which runs on another core.
 JOB = """
 import sys, time, ray
 from lungseg import logs
@@ -52,7 +54,7 @@ cluster.connect()
 print(time.time(), flush=True)
 infer.run(InferSettings(archive=sys.argv[1], checkpoint=(sys.argv[2],), out=sys.argv[3]))
 """
-# The same stages with nothing in them: what Ray and Ray Data take until a first batch lies before an actor.
+# The same stages without work: the time that Ray and Ray Data need until an actor gets its first batch.
 RAY_ALONE = """
 import time, ray, ray.data
 class Model:
@@ -69,7 +71,7 @@ print(min(row["at"] for row in done.map_batches(lambda rows: rows, num_cpus=0.25
 
 
 def draw(folder: Path, count: int) -> None:
-    """Draw `count` pictures into a folder; those that are there are left alone."""
+    """Draw `count` images into a folder; existing images are not changed."""
     folder.mkdir(parents=True, exist_ok=True)
     missing = [number for number in range(count) if not (folder / f"{number:05d}.png").exists()]
     with ProcessPoolExecutor() as pool:
@@ -80,9 +82,9 @@ def draw(folder: Path, count: int) -> None:
 
 
 def draw_one(folder: Path, number: int) -> None:
-    """Draw one picture, alternately in each style; the first is huge, the second tiny.
+    """Draw one image, alternately in each style; the first is huge, the second tiny.
 
-    Drawing takes longer than all that is measured here, so the later ones are earlier ones at another size, darkened.
+    Drawing is slower than inference, so later images are earlier ones that are darkened and resized.
     """
     cv2.setNumThreads(1)
     side = SIDES[(number + number // DRAWN) % len(SIDES)]
@@ -100,7 +102,7 @@ def draw_one(folder: Path, number: int) -> None:
 
 
 def bare_loop(folder: str, run: str) -> None:
-    """Predict the same ready batch again and again, in one thread, when told to."""
+    """Predict the same prepared batch repeatedly in one thread, on request of BareLoops."""
     keep_freed_memory()
     torch.set_num_threads(1)
     verified = checkpoint.find_all(run)[0]
@@ -117,9 +119,9 @@ def bare_loop(folder: str, run: str) -> None:
 
 
 def infer(folder: Path, run: str, bare: BareLoops | None = None) -> dict[str, Any]:
-    """Run the job on a folder and watch its processes; stop them now and then, for the bare model to work."""
+    """Run the job on a folder and measure its processes; with `bare`, pause them while the model alone runs."""
     for path in folder.iterdir():
-        path.read_bytes()  # so that nobody's figure is that of the disk
+        path.read_bytes()  # so that the disk does not affect the results
     with tempfile.TemporaryDirectory() as out:
         began, started = time.perf_counter(), time.time()
         environment = {**os.environ, "RAY_ADDRESS": "local"}
@@ -156,11 +158,11 @@ def infer(folder: Path, run: str, bare: BareLoops | None = None) -> dict[str, An
 
 
 def watch(process: int, peaks: dict[str, int]) -> None:
-    """Note the largest resident memory so far of the driver and of each kind of worker, bytes."""
+    """Update the peak resident memory of the driver and of each kind of worker, in bytes."""
     for relative in relatives(process):
         try:
             title = relative.cmdline()[:1] or [""]
-            # What an actor is at just now stands behind its name.
+            # The title of an actor ends with the name of the running method.
             name = "driver" if relative.pid == process else re.sub(r"\.\w+$", "", title[0])
             if name == "driver" or name.startswith("ray::"):
                 own = relative.memory_info()
@@ -170,7 +172,7 @@ def watch(process: int, peaks: dict[str, int]) -> None:
 
 
 def ray_alone() -> float:
-    """Seconds from the start of a process to a first batch of nothing."""
+    """Return the seconds from the start of a process to the first batch, without any work."""
     began, environment = time.time(), {**os.environ, "RAY_ADDRESS": "local"}
     command = [sys.executable, "-c", RAY_ALONE]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
@@ -178,7 +180,7 @@ def ray_alone() -> float:
 
 
 def starts(folder: Path, run: str) -> dict[str, Any]:
-    """Time starts in turns: of Ray with nothing to do, and of the job, to their first batch."""
+    """Measure the time to the first batch, alternating between Ray alone and the job."""
     pairs = [(ray_alone(), float(infer(folder, run)["first_batch_s"])) for _ in range(STARTS)]
     return {
         "ray_alone_s": [round(alone, 2) for alone, _ in pairs],
@@ -189,7 +191,7 @@ def starts(folder: Path, run: str) -> dict[str, Any]:
 
 
 def over(peaks: dict[str, int], earlier: dict[str, int]) -> dict[str, float]:
-    """Divide the peaks of the processes that are in both."""
+    """Return the ratio of peaks for the processes in both."""
     return {name: round(peaks[name] / peak, 3) for name, peak in earlier.items() if name in peaks}
 
 

@@ -1,7 +1,7 @@
-"""What post-processing does to predictions, image by image: `python tests/benchmark_postprocess.py BEFORE AFTER`.
+"""Effect of post-processing on each image: `python tests/benchmark_postprocess.py BEFORE AFTER`.
 
-Both are folders that jobs/infer.py wrote over the same archive by the same models, with other settings. Prints means by
-data set and the paired differences, each with its 95 % interval over patients and its p, as Markdown.
+BEFORE and AFTER are outputs of jobs/infer.py for the same archive and models with different settings. Prints the means
+per dataset and the paired differences with their 95 % interval over patients and p value, as Markdown.
 """
 
 import argparse
@@ -17,7 +17,7 @@ MEASURES = ("dice", "iou", "hd95_px", "assd_px")
 
 
 def rows_of(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
-    """Read the rows that have figures, by data set and image."""
+    """Read the rows with metrics, by dataset and image."""
     rows = [row for path in sorted(folder.glob("part-*.parquet")) for row in pq.read_table(path).to_pylist()]
     return {(row["dataset"], row["image_id"]): row for row in rows if row["dice"] is not None}
 
@@ -30,9 +30,9 @@ def main() -> None:
     arguments = parser.parse_args()
     before, after = rows_of(arguments.before), rows_of(arguments.after)
     if before.keys() != after.keys():
-        sys.exit("the folders hold other images: predict the same archive twice")
+        sys.exit("the folders have different images: predict the same archive twice")
     print(
-        "| data set | images | changed | | before | after | after minus before | p |\n|---|---|---|---|---|---|---|---|"
+        "| dataset | images | changed | | before | after | after minus before | p |\n|---|---|---|---|---|---|---|---|"
     )
     for dataset in [*sorted({name for name, _ in before}), "all"]:
         keys = [key for key in before if dataset in (key[0], "all")]

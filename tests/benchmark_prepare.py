@@ -1,10 +1,9 @@
-"""How fast and how lean preparing is, against a bare loop over the same calls: `python tests/benchmark_prepare.py`.
+"""Speed and memory of preparation, compared with a plain loop over the same calls: `python tests/benchmark_prepare.py`.
 
-Draws phantoms of 1024 x 1024 (kept in --work for the next time), prepares 500 and then all of them with
-jobs/prepare.py, each in a process of its own whose peak memory is watched. All its processes are stopped every fifteen
-seconds for four, in which bare loops over read, decode, normalise, resize and encode go through the same phantoms, one
-a core, so that both meet the machine as it is just then. Prints one JSON object. Not a test: what it measures depends
-on the machine.
+Draws phantoms of 1024 x 1024 px (kept in --work for later runs), prepares 500 and then all of them with
+jobs/prepare.py in a new process, and measures its peak memory. Every 15 s all processes of the job are stopped for 4 s,
+in which one plain loop per core reads, decodes, normalises, resizes and encodes the same phantoms, so that both run
+under the same load of the machine. Prints one JSON object. Not a test, because the results depend on the machine.
 """
 
 import argparse
@@ -34,7 +33,7 @@ SETTINGS = PreprocessSettings(histogram="equalize")
 
 
 def draw(folder: Path, count: int) -> None:
-    """Draw `count` pairs into folder/images and folder/masks; those that are there are left alone."""
+    """Draw `count` pairs into folder/images and folder/masks; existing pairs are not changed."""
     for kind in ("images", "masks"):
         (folder / kind).mkdir(parents=True, exist_ok=True)
     missing = [number for number in range(count) if not (folder / "masks" / f"{number:05d}.png").exists()]
@@ -53,16 +52,16 @@ def draw_one(folder: Path, number: int) -> None:
 
 
 def warm(folder: Path) -> None:
-    """Read every file once, so that nobody's figure is that of the disk."""
+    """Read every file once, so that the disk does not affect the results."""
     for path in folder.glob("*/*.png"):
         path.read_bytes()
 
 
 def bare_loop(folder: str) -> None:
-    """Make the calls that preparing cannot do without, for picture after picture, when told to."""
+    """Run the necessary calls for one image after another, on request of BareLoops."""
     cv2.setNumThreads(1)
     names = sorted(path.name for path in Path(folder, "images").iterdir())
-    random.shuffle(names)  # each process meets others
+    random.shuffle(names)  # each process starts with other images
 
     def work() -> Iterator[int]:
         for name in itertools.cycle(names):
@@ -77,7 +76,7 @@ def bare_loop(folder: str) -> None:
 
 
 def prepare(folder: Path, bare: BareLoops) -> dict[str, Any]:
-    """Run the job on a folder, in turns with bare loops: its rate from start to end, and its driver's peak memory."""
+    """Run the job on a folder, alternating with plain loops; return its rate and the peak memory of its driver."""
     with tempfile.TemporaryDirectory() as out:
         command = [sys.executable, str(ROOT / "jobs" / "prepare.py"), "archive"]
         options = ["--dataset", "phantoms", "--preprocess.histogram", SETTINGS.histogram]
@@ -91,7 +90,7 @@ def prepare(folder: Path, bare: BareLoops) -> dict[str, Any]:
             peak = max(peak, peak_kib(process.pid))
             if any(Path(out).glob("*/*.tar")):
                 turns.take()
-            time.sleep(0.25)  # looking on takes time from the job
+            time.sleep(0.25)  # polling slows the job down
         if process.returncode:
             raise SystemExit(process.returncode)
         summary = json.loads((Path(out) / "summary.json").read_text())
@@ -106,7 +105,7 @@ def prepare(folder: Path, bare: BareLoops) -> dict[str, Any]:
 
 
 def peak_kib(process: int) -> int:
-    """Peak resident memory so far, KiB; 0 once the process has ended."""
+    """Return the peak resident memory in KiB; 0 if the process has ended."""
     try:
         lines = Path(f"/proc/{process}/status").read_text().splitlines()
     except OSError:
@@ -127,7 +126,7 @@ def main() -> None:
     bare = BareLoops(f"from benchmark_prepare import bare_loop; bare_loop({str(many)!r})", cores)
     lean, full = prepare(few, bare), prepare(many, bare)
     bare.close()
-    # What both runs need to start and to end falls out of their difference.
+    # The difference of the two runs excludes the time to start and to finish.
     steady = (full["images"] - lean["images"]) / (full["seconds"] - lean["seconds"])
     result = {
         "cores": cores,

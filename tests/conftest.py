@@ -1,4 +1,4 @@
-"""Small archives that every test may use. Those of the whole session are read only: copy one before you change it."""
+"""Small archives for all tests. Fixtures with session scope are read-only: copy one before you change it."""
 
 import logging
 import os
@@ -20,9 +20,9 @@ from tests.shared_fixtures import bucket, predicted, ray_cluster, study, trained
 
 __all__ = ["bucket", "predicted", "ray_cluster", "study", "trained", "without_ray"]
 
-# On a busy machine of few cores, torch's threads wait for one another longer than they work.
+# On a busy machine with few cores, threads of torch mostly wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# A first call imports and compiles: how long an example takes says nothing.
+# The first call imports and compiles, so a deadline per example is meaningless.
 settings.register_profile("lungseg", deadline=None)
 settings.load_profile("lungseg")
 
@@ -37,7 +37,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def fresh_logging() -> Iterator[None]:
-    """Undo what a command of one test sets up for logging: the next test reads its own log."""
+    """Undo the logging setup of a test, so that the next test reads only its own log."""
     logger = logging.getLogger("lungseg")
     before = (logger.handlers[:], logger.propagate, logger.level)
     yield
@@ -68,7 +68,7 @@ def draw_pair() -> DrawPair:
 
 @pytest.fixture(scope="session")
 def cxr256(pytestconfig: pytest.Config) -> Path:
-    """Real chest X-rays, `montgomery` and `shenzhen` with images/ and masks/; skips where they are not at hand."""
+    """Real chest X-rays, `montgomery` and `shenzhen` with images/ and masks/; skips if they are not available."""
     folder = (pytestconfig.rootpath / ".." / "shared" / "data" / "cxr256").resolve()
     if not folder.is_dir():
         pytest.skip(f"the real X-rays are not at hand: no folder {folder}")
@@ -77,7 +77,7 @@ def cxr256(pytestconfig: pytest.Config) -> Path:
 
 @pytest.fixture(scope="session")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight pictures with masks in two data sets, `north` (5) and `south` (3), each with images/ and masks/."""
+    """Eight images with masks in two datasets, `north` (5) and `south` (3), each with images/ and masks/."""
     folder = tmp_path_factory.mktemp("archive")
     sizes = {
         "north": [(96, 96), (128, 110), (120, 150), (200, 180), (101, 97)],
@@ -95,7 +95,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def prepared(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The archive prepared at 64 px, two inputs a tar: a folder with the prepared data sets `north` and `south`."""
+    """The archive prepared at 64 px, two inputs per tar: a folder with the datasets `north` and `south`."""
     folder = tmp_path_factory.mktemp("prepared")
     records = sources.discover(str(archive))
     dataset_writer.write_datasets(plan_shards(records, str(folder), PreprocessSettings(size=64), images_per_shard=2))
@@ -110,5 +110,5 @@ def own_archive(archive: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def own_prepared(prepared: Path, tmp_path: Path) -> Path:
-    """A copy of the prepared data sets that a test may damage."""
+    """A copy of the prepared datasets that a test may damage."""
     return Path(shutil.copytree(prepared, tmp_path / "own-prepared"))

@@ -19,18 +19,18 @@ from lungseg import storage
 from lungseg.config import InferSettings, LoaderSettings, ModelSettings, OptimSettings, TrainSettings
 from lungseg.dataset import catalog, folds
 
-EPOCHS = 14  # until the masks look like lungs: of a model that knows nothing they are all alike
+EPOCHS = 14  # until masks differ between images: an untrained model predicts equal masks
 _UNSTEADY = ("seconds",)
 
 
 def steady(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Give of rows of predictions what is the same to the bit whenever and wherever they are made."""
+    """Return the values of prediction rows that are identical in every run."""
     return [{name: value for name, value in row.items() if name not in _UNSTEADY} for row in rows]
 
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
-    """A local Ray of two CPUs, whatever the machine has."""
+    """A local Ray with two CPUs, independent of the machine."""
     import ray
 
     from lungseg.cluster import connection
@@ -38,7 +38,7 @@ def ray_cluster() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_ADDRESS", "local")
         patch.setenv("WANDB_MODE", "disabled")
-        patch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # a run's end is noticed so much earlier
+        patch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # the end of a run is noticed earlier
         start = ray.init
 
         def two_cpus(**options: object) -> object:
@@ -73,7 +73,7 @@ def _train(prepared: Path, folder: Path, fold: int) -> None:
 
 @pytest.fixture(scope="session")
 def trained(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny run, trained in this process until it tells lungs from noise; read only."""
+    """A tiny run, trained in this process until it separates lungs from noise; read-only."""
     folder = tmp_path_factory.mktemp("study") / "pooled-fold0-test"
     _train(prepared, folder, 0)
     return folder
@@ -81,7 +81,7 @@ def trained(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def study(prepared: Path, trained: Path) -> Path:
-    """The study of that run and of another, which was trained on what the first was tested on; read only."""
+    """A study of that run and a second one, trained on the test images of the first; read-only."""
     _train(prepared, trained.with_name("pooled-fold1-test"), 1)
     names = ["pooled-fold0-test", "pooled-fold1-test"]
     storage.write_json(str(trained.with_name("study.json")), {"runs": names})
@@ -90,7 +90,7 @@ def study(prepared: Path, trained: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def predicted(archive: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The archive's predictions, made in this process, three images a part; read only."""
+    """Predictions of the archive, computed in this process with three images per part; read-only."""
     from lungseg.pipelines import infer
 
     out = tmp_path_factory.mktemp("predicted")
@@ -112,7 +112,7 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """An S3 bucket of a server of our own; its address and keys are in the environment."""
+    """An S3 bucket on a local server; its address and keys are in the environment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -1,4 +1,4 @@
-"""The design guards itself: imports go one way, and job files only start their pipeline."""
+"""Rules of the design: imports go in one direction, and job files only start their pipeline."""
 
 import ast
 import shutil

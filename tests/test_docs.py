@@ -1,4 +1,4 @@
-"""The README and docs are true: links resolve, commands parse, snippets run, generated tables are current."""
+"""README and docs: links resolve, commands parse, snippets run, generated tables are current."""
 
 import re
 import shlex
@@ -21,7 +21,7 @@ def _fenced(text: str, language: str) -> list[str]:
 
 
 def _anchors(page: Path) -> set[str]:
-    """Anchors of a page's headings, as GitHub makes them."""
+    """Return the anchors that GitHub generates for the headings of a page."""
     headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -44,7 +44,7 @@ def test_named_test_files_exist() -> None:
 
 
 def _commands() -> list[str]:
-    """Commands in all pages' shell blocks, continued lines joined, comments dropped."""
+    """Return the commands in all shell blocks, with continued lines joined and comments removed."""
     blocks = [block for page in PAGES for block in _fenced(page.read_text(), "sh|bash|console")]
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     return sorted({command for line in lines if (command := line.split(" #")[0].strip().removeprefix("$ "))})
@@ -123,7 +123,7 @@ def test_the_task_table_names_existing_files() -> None:
 
 
 def test_the_column_table_matches_the_schema() -> None:
-    """`python tests/test_docs.py` writes the table anew."""
+    """`python tests/test_docs.py` updates the table."""
     assert _with_columns() == (ROOT / "docs" / "inference.md").read_text()
 
 

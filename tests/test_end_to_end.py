@@ -1,4 +1,4 @@
-"""The main job: four commands, each of which reads what the one before it wrote."""
+"""The main workflow: four commands, each of which reads the output of the previous one."""
 
 import json
 from pathlib import Path

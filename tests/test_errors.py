@@ -1,4 +1,4 @@
-"""The exception tree, and results and errors of tasks that cross a process border."""
+"""The exception hierarchy, and results and errors that pass from a task to the driver."""
 
 import pickle
 

@@ -1,4 +1,4 @@
-"""The jobs' command lines: an error is one or two lines, with status 2 (settings) or 1 (work)."""
+"""Command lines of the jobs: an error is one or two lines; status 2 for settings, 1 for failed work."""
 
 import contextlib
 import io
@@ -21,8 +21,8 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
 def job(name: Job, *args: str) -> subprocess.CompletedProcess[str]:
-    """Run a job's command line in this process, on the Ray of the tests: a process and a Ray a test take minutes."""
-    logging.getLogger("lungseg").handlers.clear()  # of the call before, which write to its output
+    """Run the command line of a job in this process and on the shared Ray, because a new Ray per test is slow."""
+    logging.getLogger("lungseg").handlers.clear()  # handlers of the previous call, which write to its output
     files = io.BytesIO(), io.BytesIO()
     out, err = (io.TextIOWrapper(file, "utf-8", write_through=True) for file in files)
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -31,7 +31,7 @@ def job(name: Job, *args: str) -> subprocess.CompletedProcess[str]:
 
 
 def complaint(result: subprocess.CompletedProcess[str]) -> str:
-    """What a failed job said last, on one or two lines; there is no traceback."""
+    """Return the error of a failed job, one or two lines; there must be no traceback."""
     assert "Traceback" not in result.stderr
     lines = [line for line in result.stderr.splitlines() if "error: " in line or "settings: " in line]
     assert len(lines) == 1, result.stderr

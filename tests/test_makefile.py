@@ -1,4 +1,4 @@
-"""make demo: what it runs for phantoms, for X-rays with masks, and for X-rays without."""
+"""make demo: the jobs for phantoms, for X-rays with masks, and for X-rays without masks."""
 
 import os
 import shutil

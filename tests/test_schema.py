@@ -1,4 +1,4 @@
-"""What travels: columns, their order, and the schema's number."""
+"""Columns of all tables, their order, and the schema version."""
 
 from dataclasses import FrozenInstanceError, asdict, fields
 from pathlib import Path
@@ -21,7 +21,9 @@ def test_every_table_carries_the_schema_number() -> None:
     assert set(TABLES) == {"MANIFEST", "INDEX", "TEST_ROWS", "STUDY_ROWS", "PREDICTIONS"}
     assert {table.metadata[b"lungseg.schema"] for table in TABLES.values()} == {str(SCHEMA).encode()}
     named = {name for name, table in TABLES.items() if b"lungseg.version" in table.metadata}
-    assert named == TABLES.keys() - {"INDEX"}  # its bytes name runs, which a new version must not rename
+    assert named == TABLES.keys() - {
+        "INDEX"
+    }  # run names are derived from these bytes, so they must not change in a new version
 
 
 def test_the_manifest_has_the_columns_of_a_record() -> None:
@@ -81,7 +83,7 @@ def test_what_travels_cannot_be_changed(value: Any) -> None:
 
 
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 128))
-def test_content_is_where_picture_and_square_overlap(height: int, width: int, size: int) -> None:
+def test_content_is_where_image_and_square_overlap(height: int, width: int, size: int) -> None:
     top, left = (size - height) // 2, (size - width) // 2
     rows, columns = Geometry(height, width, height, width, top, left, size).content()
     shown_rows = [row for row in range(size) if top <= row < top + height]

@@ -1,6 +1,6 @@
-"""Two loads of one machine measured in turns: a job, which is stopped now and then, and bare loops, which work then.
+"""Alternate a job and plain loops on one machine: the job is paused while the loops run.
 
-A machine that others use too changes its speed within minutes; in turns both loads meet it as it is just then.
+The speed of a shared machine changes within minutes. Alternating exposes both to the same conditions.
 """
 
 import os
@@ -19,7 +19,7 @@ EVERY_S, BARE_S = 15.0, 4.0
 
 
 class BareLoops:
-    """Processes that work when they are told to, all at once: each runs `code`, which calls `answer`."""
+    """Processes that work at the same time on request; each runs `code`, which calls `answer`."""
 
     def __init__(self, code: str, count: int) -> None:
         self._processes = [
@@ -33,30 +33,30 @@ class BareLoops:
             for _ in range(count)
         ]
         self.rates: list[float] = []
-        self._ask(0.5)  # they have begun
+        self._request(0.5)  # waits until all have started
 
     def work(self) -> None:
-        """Work for some seconds, and note how many images/s all of them did together."""
-        self.rates.append(self._ask(BARE_S))
+        """Let all processes work for BARE_S seconds and record their total images/s."""
+        self.rates.append(self._request(BARE_S))
 
     def rate(self) -> float:
-        """Images/s of all turns, which are equally long."""
+        """Return the mean images/s of all turns."""
         return sum(self.rates) / len(self.rates)
 
     def close(self) -> None:
-        """End them."""
+        """End the processes."""
         for process in self._processes:
             pipe(process.stdin).close()
             process.wait()
 
-    def _ask(self, seconds: float) -> float:
+    def _request(self, seconds: float) -> float:
         for process in self._processes:
             print(seconds, file=pipe(process.stdin), flush=True)
         return sum(float(pipe(process.stdout).readline()) for process in self._processes)
 
 
 class Turns:
-    """Stops a job and all below it every fifteen seconds of its own time, for bare loops to work for four."""
+    """Pauses a job and its child processes after every EVERY_S seconds of work, while the loops run for BARE_S."""
 
     def __init__(self, process: int, loops: BareLoops) -> None:
         self.paused = 0.0
@@ -64,7 +64,7 @@ class Turns:
         self._began, self._next = time.perf_counter(), EVERY_S
 
     def take(self) -> None:
-        """Give the bare loops their turn, if it is theirs."""
+        """Pause the job and run the loops if their turn has come."""
         if time.perf_counter() - self._began - self.paused < self._next:
             return
         self._next += EVERY_S
@@ -79,7 +79,7 @@ class Turns:
 
 
 def answer(work: Iterator[int]) -> None:
-    """For each line of seconds draw from `work`, which does so many images a time, so long, and print images/s."""
+    """For each line of standard input, a number of seconds, run `work` for that time and print the images/s."""
     for line in sys.stdin:
         done, began = 0, time.perf_counter()
         while time.perf_counter() - began < float(line):
@@ -89,7 +89,7 @@ def answer(work: Iterator[int]) -> None:
 
 
 def relatives(process: int) -> list[psutil.Process]:
-    """List a process and all below it; none where it has ended."""
+    """Return a process and its descendants; an empty list if it has ended."""
     try:
         driver = psutil.Process(process)
         return [driver, *driver.children(recursive=True)]
@@ -98,7 +98,7 @@ def relatives(process: int) -> list[psutil.Process]:
 
 
 def send(process: psutil.Process, number: signal.Signals) -> None:
-    """Send a signal to what may have ended."""
+    """Send a signal to a process that may have ended."""
     try:
         process.send_signal(number)
     except psutil.NoSuchProcess:
@@ -106,6 +106,6 @@ def send(process: psutil.Process, number: signal.Signals) -> None:
 
 
 def pipe(end: IO[str] | None) -> IO[str]:
-    """Say that an end of a pipe is there."""
+    """Return a pipe of a process that was started with pipes."""
     assert end is not None
     return end

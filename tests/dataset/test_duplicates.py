@@ -38,7 +38,7 @@ def row(dataset: str, image: str, patient: str = "", pixel_digest: str = "", pha
 
 
 def never(_: Row) -> NDArray[np.uint8]:
-    raise AssertionError("no picture needs to be read")
+    raise AssertionError("no image needs to be read")
 
 
 def jpeg(quality: int) -> Callable[[Grey], Grey]:
