@@ -55,7 +55,7 @@ def main(job: Job, args: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as end:
         terminated = isinstance(end, _TerminatedError)
         logger.error(
-            "%s: the same command goes on where this one stopped", "terminated" if terminated else "interrupted"
+            "%s: the same command continues where this one stopped", "terminated" if terminated else "interrupted"
         )
         return TERMINATED if terminated else INTERRUPTED
     return 0

@@ -50,15 +50,20 @@ class StageTimes:
         self.first = began if self.first is None else min(self.first, began)
         self.last = max(self.last, ended)
 
+    @property
+    def device_wait_share(self) -> float | None:
+        """Share of the time from the first to the last batch in which the devices waited; None before a batch ended."""
+        span = self.actors * (self.last - self.first) if self.first is not None else 0.0
+        return round(max(0.0, 1 - self.busy / span), 3) if span > 0 else None
+
     def as_json(self) -> dict[str, Any]:
         """Return the speed of each stage and the share of time in which the devices waited.
 
-        start_s: from the start to the first batch. images_per_second: of one worker in this stage. device_wait_share:
-        of the time from the first to the last batch. hours_per_million: CPU hours and device hours per million images.
+        start_s: from the start to the first batch. images_per_second: of one worker in this stage. hours_per_million:
+        CPU hours and device hours per million images.
         """
         if self.first is None or not self.images:
             return {"device": self.device, "actors": self.actors, "images": 0}
-        span = self.actors * (self.last - self.first)
         cpu = self.seconds["open"] + self.seconds["finish"]
         return {
             "device": self.device,
@@ -67,7 +72,7 @@ class StageTimes:
             "start_s": round(self.first - self.began, 2),
             "images_per_second": {name: round(self.images / max(self.seconds[name], 1e-9), 2) for name in _STAGES},
             "worker_seconds": {name: round(self.seconds[name], 2) for name in _STAGES},
-            "device_wait_share": round(max(0.0, 1 - self.busy / span), 3) if span else None,
+            "device_wait_share": self.device_wait_share,
             "hours_per_million": {
                 "cpu_tasks": round(cpu / self.images * 1e6 / 3600, 1),
                 "devices": round(self.seconds["predict"] / self.images * 1e6 / 3600, 1),

@@ -139,6 +139,5 @@ def _update_gauges(gauges: Gauges, times: StageTimes, statuses: Counter[str], ro
     for status, count in statuses.items():
         gauges.set("rows", count, status)
     gauges.set("images_per_second", times.images / (time.time() - times.began))
-    idle_share = times.as_json().get("device_idle_share")
-    if idle_share is not None:
-        gauges.set("device_wait_share", idle_share)
+    if times.device_wait_share is not None:
+        gauges.set("device_wait_share", times.device_wait_share)

@@ -157,7 +157,7 @@ def test_stopped_job_continues_when_submitted_again(
 ) -> None:
     assert "Traceback" not in outputs["stopped"]
     assert "SIGTERM received" not in outputs["stopped"]
-    assert "terminated: the same command goes on where this one stopped" in outputs["stopped"]
+    assert "terminated: the same command continues where this one stopped" in outputs["stopped"]
     answer = head("run", "ray", "job", "status", STOPPED)
     assert f"Job '{STOPPED}' was stopped" in answer.stdout + answer.stderr
     assert "resuming from its checkpoint" in outputs["train"]

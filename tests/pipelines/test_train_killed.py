@@ -135,7 +135,7 @@ def test_killed_and_interrupted_study_ends_as_undisturbed(
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(timeout=60) == 130
     last = (out / "job.log").read_text().splitlines()[-1]
-    assert last.endswith("interrupted: the same command goes on where this one stopped")
+    assert last.endswith("interrupted: the same command continues where this one stopped")
     # All of Ray is killed, and the job fails.
     with study(prepared, out) as process:
         wait_for_another_epoch(process, out, chance)
