@@ -38,7 +38,7 @@ demo-without-masks:
 	$(RUN) jobs/export.py archive --predictions "$(WORK)/predictions" --formats overlays --out "$(WORK)/overlays"
 
 test: check
-	$(RUN) -m pytest -m "not slow" --numprocesses 2 --dist loadgroup
+	$(RUN) -m pytest -m "not slow" --numprocesses 2
 
 test-slow: .venv/installed
 	$(RUN) -m pytest -m slow

@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -27,12 +28,21 @@ settings.register_profile("lungseg", deadline=None)
 settings.load_profile("lungseg")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several processes, keep each file, and all files that use the shared Ray cluster, in one of them."""
-    ray_files = {item.path for item in items if "ray_cluster" in getattr(item, "fixturenames", ())}
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("ray" if item.path in ray_files else str(item.path)))
+# Folders and files whose tests share one Ray cluster: with several test processes they all run in one of them.
+_SHARE_RAY = ("tests/pipelines/", "tests/cluster/", "tests/test_end_to_end.py", "tests/test_jobs.py")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    """Give each test process whole files, so that fixtures of a file and the Ray cluster are made once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class FilesOfOneRay(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file: str = super()._split_scope(nodeid)
+            return "ray" if file.startswith(_SHARE_RAY) else file
+
+    return FilesOfOneRay(config, log)
 
 
 @pytest.fixture(autouse=True)
