@@ -61,7 +61,7 @@ def test_sigterm_ends_a_job_with_a_line_and_143(
     finally:
         signal.signal(signal.SIGTERM, before)
     output = capfd.readouterr().err
-    assert "terminated: the same command goes on" in output
+    assert "terminated: the same command continues" in output
     assert "Traceback" not in output
 
 
