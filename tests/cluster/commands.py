@@ -25,33 +25,33 @@ TRAIN = (
 )
 
 
-def words(job: Job, place: str, archive: str, *more: str) -> list[str]:
-    """Return the command of a job that reads and writes below the folder `place`."""
+def words(job: Job, root: str, archive: str, *more: str) -> list[str]:
+    """Return the command of a job that reads and writes below the folder `root`."""
     options: dict[Job, str] = {
-        "prepare": f"archive --source {archive} --out {place}/data --preprocess.size {SIZE} --images-per-shard 2",
-        "train": f"demo --data {place}/data --out {place}/runs --study one {TRAIN}",
-        "infer": f"archive --archive {archive} --checkpoint {place}/runs/one --out {place}/predictions --part-size 2 "
+        "prepare": f"archive --source {archive} --out {root}/data --preprocess.size {SIZE} --images-per-shard 2",
+        "train": f"demo --data {root}/data --out {root}/runs --study one {TRAIN}",
+        "infer": f"archive --archive {archive} --checkpoint {root}/runs/one --out {root}/predictions --part-size 2 "
         "--batch-size 2 --workers 1",
-        "report": f"study --study {place}/runs/one --predictions {place}/predictions --out {place}/report --overlays 2",
-        "export": f"archive --predictions {place}/predictions --out {place}/export --formats masks overlays coco",
+        "report": f"study --study {root}/runs/one --predictions {root}/predictions --out {root}/report --overlays 2",
+        "export": f"archive --predictions {root}/predictions --out {root}/export --formats masks overlays coco",
     }
     return [str(Path("jobs") / f"{job}.py"), *options[job].split(), *more]
 
 
-def run(job: Job, place: Path, *more: str) -> None:
-    """Run a job in this process, on the Ray that this process has joined. The images are in `place/archive`."""
-    _, *args = words(job, str(place), str(place / "archive"), *more)
+def run(job: Job, root: Path, *more: str) -> None:
+    """Run a job in this process, on the Ray that this process has joined. The images are in `root/archive`."""
+    _, *args = words(job, str(root), str(root / "archive"), *more)
     importlib.import_module(f"lungseg.pipelines.{job}").run(parse(job, args))
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
-    """Return an environment in which a job uses two CPUs, whatever the machine has, and `home` as its home."""
+    """Return an environment in which a job uses two CPUs, independent of the machine, and `home` as its home."""
     ray = {"RAY_ADDRESS": "local", "RAY_OVERRIDE_RESOURCES": '{"CPU": 2}'}
     return {**os.environ, **ray, "WANDB_MODE": "disabled", "HOME": str(home), **more}
 
 
 def start(command: list[str], values: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
-    """Start a job in a session of its own. Its output goes to a file: a pipe that nobody reads would block it."""
+    """Start a job in its own session. Its output goes to a file: a pipe that nobody reads would block it."""
     with log.open("wb") as output:
         return subprocess.Popen(
             [sys.executable, str(ROOT / command[0]), *command[1:]],
@@ -70,34 +70,34 @@ def error_line(output: str) -> str:
     return lines[0]
 
 
-def without_folders(value: Any, place: str, archive: str) -> Any:
+def without_folders(value: Any, root: str, archive: str) -> Any:
     """Replace the names of both folders in all strings of a result."""
     if isinstance(value, str):
-        return value.replace(archive, "ARCHIVE").replace(place, "PLACE")
+        return value.replace(archive, "ARCHIVE").replace(root, "ROOT")
     if isinstance(value, Mapping):
         return {
-            without_folders(key, place, archive): without_folders(item, place, archive) for key, item in value.items()
+            without_folders(key, root, archive): without_folders(item, root, archive) for key, item in value.items()
         }
-    return [without_folders(item, place, archive) for item in value] if isinstance(value, list | tuple) else value
+    return [without_folders(item, root, archive) for item in value] if isinstance(value, list | tuple) else value
 
 
-def prepared(place: str) -> dict[str, Any]:
+def prepared(root: str) -> dict[str, Any]:
     """Return the bytes of all tars and the rows of each index, by path."""
     results: dict[str, Any] = {}
-    for folder in storage.list_folders(f"{place}/data"):
+    for folder in storage.list_folders(f"{root}/data"):
         for path in storage.list_files(folder, (".tar",)):
-            results[path.removeprefix(place)] = storage.read_bytes(path)
-        results[folder.removeprefix(place)] = storage.read_table(f"{folder}/index.parquet").to_pylist()
+            results[path.removeprefix(root)] = storage.read_bytes(path)
+        results[folder.removeprefix(root)] = storage.read_table(f"{folder}/index.parquet").to_pylist()
     assert sum(name.endswith(".tar") for name in results) > 1
     return results
 
 
-def trained(place: str) -> dict[str, Any]:
+def trained(root: str) -> dict[str, Any]:
     """Return digests of weights, metrics and tested images of each run."""
-    study = storage.read_json(f"{place}/runs/one/study.json")
+    study = storage.read_json(f"{root}/runs/one/study.json")
     results: dict[str, Any] = {"results": study["results"], "states": study["states"]}
     for name in study["runs"]:
-        folder = f"{place}/runs/one/{name}"
+        folder = f"{root}/runs/one/{name}"
         lines = [json.loads(line) for line in storage.read_bytes(f"{folder}/metrics.jsonl").splitlines()]
         summary = storage.read_json(f"{folder}/run.json")
         del summary["settings"]
@@ -110,15 +110,15 @@ def trained(place: str) -> dict[str, Any]:
     return results
 
 
-def predicted(place: str, archive: str) -> Any:
+def predicted(root: str, archive: str) -> Any:
     """Return the rows of all parts, with masks and metrics."""
-    paths = storage.list_files(f"{place}/predictions", (".parquet",))
+    paths = storage.list_files(f"{root}/predictions", (".parquet",))
     rows = [row for path in paths for row in storage.read_table(path).to_pylist()]
     assert rows
     assert all(row["mask"] for row in rows)
-    return without_folders(steady(rows), place, archive)
+    return without_folders(steady(rows), root, archive)
 
 
-def reported(place: str, archive: str) -> Any:
+def reported(root: str, archive: str) -> Any:
     """Return the numbers of a report."""
-    return without_folders(storage.read_json(f"{place}/report/report.json"), place, archive)
+    return without_folders(storage.read_json(f"{root}/report/report.json"), root, archive)

@@ -11,8 +11,8 @@ from tests.cluster import commands
 @pytest.fixture(scope="session")
 def undisturbed(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Results of all jobs on eight phantoms, which are in `archive`; read only."""
-    place = tmp_path_factory.mktemp("undisturbed")
-    phantom.write_archive(place / "archive", 4, size=96)
+    root = tmp_path_factory.mktemp("undisturbed")
+    phantom.write_archive(root / "archive", 4, size=96)
     for job in commands.JOBS:
-        commands.run(job, place)
-    return place
+        commands.run(job, root)
+    return root

@@ -1,4 +1,4 @@
-"""Several Ray nodes on this machine, and jobs on them as processes of their own."""
+"""Several Ray nodes on this machine, and jobs on them in separate processes."""
 
 import os
 import shutil
@@ -21,7 +21,7 @@ WAIT_S = 200.0
 
 
 class Nodes:
-    """A Ray head without CPUs, and nodes of one CPU each."""
+    """A Ray head without CPUs, and nodes with one CPU each."""
 
     def __init__(self) -> None:
         self._temp = tempfile.mkdtemp(prefix="nodes-", dir="/tmp")  # short: the path of a socket has a limit
@@ -31,18 +31,18 @@ class Nodes:
 
     @property
     def count(self) -> int:
-        """Number of nodes beside the head."""
+        """Return the number of nodes, without the head."""
         return len(self.workers)
 
     def resize(self, count: int) -> None:
-        """Start or stop nodes until there are so many."""
+        """Start or stop nodes until `count` of them run."""
         while self.count > count:
             self.cluster.remove_node(self.workers.pop())
         while self.count < count:
             self.workers.append(self.cluster.add_node(num_cpus=1))
 
     def kill(self, index: int) -> None:
-        """Kill a node and all its processes at once, as when a machine is lost."""
+        """Kill a node and all its processes at once, as if the machine was lost."""
         self.cluster.remove_node(self.workers.pop(index), allow_graceful=False)
 
     def processes(self, index: int) -> list[psutil.Process]:
@@ -61,7 +61,7 @@ class Nodes:
 
 @contextmanager
 def start_job(environment: dict[str, str], out: Path, *words: str) -> Iterator["RunningJob"]:
-    """Run a job of the project in a session of its own, and end all its processes."""
+    """Run a job of the project in its own session, and end all its processes."""
     out.mkdir(parents=True, exist_ok=True)
     with (out / "job.log").open("ab") as log:
         process = subprocess.Popen(
@@ -83,7 +83,7 @@ def start_job(environment: dict[str, str], out: Path, *words: str) -> Iterator["
 
 
 class RunningJob:
-    """A job while it runs."""
+    """A running job."""
 
     def __init__(self, process: subprocess.Popen[bytes], out: Path) -> None:
         self._process, self._out = process, out
@@ -93,7 +93,7 @@ class RunningJob:
         return (self._out / "job.log").read_text()
 
     def wait_until(self, ready: Callable[[], Any]) -> float:
-        """Wait until `ready` holds; return the seconds. Fail where the job ends first."""
+        """Wait until `ready` returns true; return the seconds. Fail if the job ends first."""
         began = time.monotonic()
         while not ready():
             assert self._process.poll() is None, self.log

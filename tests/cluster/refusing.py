@@ -1,4 +1,4 @@
-"""A reverse proxy before an object store that answers some requests with 503, as a busy one does, and counts them."""
+"""A reverse proxy for an object store that answers some requests with 503, like a busy store, and counts them."""
 
 import http.client
 import random
@@ -16,7 +16,7 @@ _NEXT_HOP = ("connection", "keep-alive", "transfer-encoding", "content-length", 
 
 
 class Refusals:
-    """Deals out refusals from a seed; how many requests there were and how many of them were refused."""
+    """Decides from a seed which requests are refused; counts requests and refusals."""
 
     def __init__(self, share: float, seed: int) -> None:
         self.share, self.requests, self.refused = share, 0, 0
@@ -32,18 +32,20 @@ class Refusals:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # head and body are two writes; the second would wait for the first's receipt
+    disable_nagle_algorithm = (
+        True  # header and body are two writes; without this, the second would wait for the acknowledgement of the first
+    )
     store: str
     refusals: Refusals
 
     def _pass_on(self) -> None:
-        content = self._content()  # read in any case: what is left of it would be taken for the next request
+        content = self._content()  # always read the body: the rest of it would be parsed as the next request
         if self.refusals.next():
             self._answer(503, "Slow Down", [("Content-Type", "application/xml")], _BUSY)
             return
         store = http.client.HTTPConnection(self.store, timeout=60)
         try:
-            # With its own Host, which is part of what the request signs.
+            # Keeps the original Host header, because the signature covers it.
             store.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
             for name, value in self.headers.items():
                 if name.lower() not in ("connection", "expect", "transfer-encoding", "content-length"):
@@ -77,14 +79,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status, reason)
         for name, value in headers:
             self.send_header(name, value)
-        # Of what HEAD asks for there is a length and no content.
+        # The response to HEAD has a length but no content.
         self.send_header("Content-Length", length if self.command == "HEAD" and length else str(len(content)))
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(content)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Keep quiet."""
+        """Log nothing."""
 
 
 class _Server(ThreadingHTTPServer):
@@ -92,12 +94,12 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 128
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A job that is killed hangs up in the midst of a request."""
+        """Ignore closed connections: a killed job ends in the middle of a request."""
 
 
 @contextmanager
 def refusing(store: str, share: float, seed: int) -> Iterator[tuple[str, Refusals]]:
-    """Stand before a store until the end of the block; give the address, and what was refused."""
+    """Run the proxy until the end of the block; yield its address and the counts of refusals."""
     refusals = Refusals(share, seed)
     handler = type("Handler", (_Handler,), {"store": urlsplit(store).netloc, "refusals": refusals})
     server = _Server(("127.0.0.1", 0), handler)

@@ -42,18 +42,18 @@ def _kill_worker(process: subprocess.Popen[bytes], kind: str, ready: Callable[[]
     kill(victims[:1])
 
 
-def _checkpoints(place: str) -> list[str]:
-    study = f"{place}/runs/one"
+def _checkpoints(root: str) -> list[str]:
+    study = f"{root}/runs/one"
     return [path for path in storage.list_files(study) if path.endswith("config.json")] if storage.exists(study) else []
 
 
-def _run_disturbed(job: Job, place: str, archive: str, environment: dict[str, str], log: Path) -> None:
-    process = commands.start(commands.words(job, place, archive), environment, log)
+def _run_disturbed(job: Job, root: str, archive: str, environment: dict[str, str], log: Path) -> None:
+    process = commands.start(commands.words(job, root, archive), environment, log)
     try:
         if job == "prepare":
             _kill_worker(process, "ray::Map", lambda: True, log)
         if job == "train":
-            _kill_worker(process, "RayTrainWorker", lambda: _checkpoints(place), log)
+            _kill_worker(process, "RayTrainWorker", lambda: _checkpoints(root), log)
         assert process.wait(timeout=280) == 0, log.read_text()
     finally:
         kill(family(process))

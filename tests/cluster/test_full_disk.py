@@ -33,8 +33,8 @@ SPACE: dict[Job, float] = {"prepare": 0.6, "train": 1.5, "infer": 0.6, "report":
 
 
 @pytest.fixture
-def place(undisturbed: Path, tmp_path: Path) -> Iterator[Path]:
-    """Copy the undisturbed results; what a test mounts on the copy is unmounted."""
+def root(undisturbed: Path, tmp_path: Path) -> Iterator[Path]:
+    """Copy the undisturbed results; mounts of a test on the copy are removed."""
     shutil.copytree(undisturbed, tmp_path, dirs_exist_ok=True)
     try:
         yield tmp_path
@@ -44,9 +44,9 @@ def place(undisturbed: Path, tmp_path: Path) -> Iterator[Path]:
                 subprocess.run(["umount", "-l", str(folder)], check=False)
 
 
-def _run(job: Job, place: Path) -> None:
+def _run(job: Job, root: Path) -> None:
     # A full disk stays full: one lost worker is enough to show it.
-    commands.run(job, place, *(["--max-failures", "0"] if job == "train" else []))
+    commands.run(job, root, *(["--max-failures", "0"] if job == "train" else []))
 
 
 def _mount(folder: Path, size: int) -> None:
@@ -84,28 +84,28 @@ def _require_complete(path: Path, same: Path) -> None:
         assert path.suffix in (".safetensors", ".pt"), path  # verified with config.json above
 
 
-def _results(job: Job, place: Path) -> Any:
-    """Return what a job wrote, without the names of folders."""
-    archive = str(place / "archive")
+def _results(job: Job, root: Path) -> Any:
+    """Return the results of a job without folder names."""
+    archive = str(root / "archive")
     if job == "export":
-        paths = sorted(path for path in (place / "export").rglob("*") if path.is_file())
-        annotations = json.loads((place / "export" / "annotations.json").read_text())
+        paths = sorted(path for path in (root / "export").rglob("*") if path.is_file())
+        annotations = json.loads((root / "export" / "annotations.json").read_text())
         return [
-            commands.without_folders(annotations, str(place), archive),
-            {str(path.relative_to(place)): path.read_bytes() for path in paths if path.suffix == ".png"},
+            commands.without_folders(annotations, str(root), archive),
+            {str(path.relative_to(root)): path.read_bytes() for path in paths if path.suffix == ".png"},
         ]
     read = {"prepare": commands.prepared, "train": commands.trained}
     if job in read:
-        return read[job](str(place))
-    return {"infer": commands.predicted, "report": commands.reported}[job](str(place), archive)
+        return read[job](str(root))
+    return {"infer": commands.predicted, "report": commands.reported}[job](str(root), archive)
 
 
 @pytest.mark.parametrize("job", OUT)
-def test_full_disk_is_one_error_and_more_room_finishes(job: Job, undisturbed: Path, place: Path) -> None:
-    out = place / OUT[job]
+def test_full_disk_is_one_error_and_more_room_finishes(job: Job, undisturbed: Path, root: Path) -> None:
+    out = root / OUT[job]
     _mount(out, int(_size(undisturbed / OUT[job]) * SPACE[job]) // PAGE * PAGE)
     with pytest.raises(LungsegError) as caught:
-        _run(job, place)
+        _run(job, root)
     message = str(caught.value)
     assert caught.value.exit_status == 1
     assert "\n" not in message
@@ -115,12 +115,12 @@ def test_full_disk_is_one_error_and_more_room_finishes(job: Job, undisturbed: Pa
 
     files = [path for path in out.rglob("*") if path.is_file()]
     assert not [path for path in files if path.name.startswith(".writing-")]
-    finals = [path for path in files if not any(name.startswith(".") for name in path.relative_to(place).parts)]
+    finals = [path for path in files if not any(name.startswith(".") for name in path.relative_to(root).parts)]
     assert finals, "the disk was full before the job wrote a file"
     for path in finals:
-        _require_complete(path, undisturbed / path.relative_to(place))
+        _require_complete(path, undisturbed / path.relative_to(root))
 
     subprocess.run(["mount", "-o", "remount,size=64m", str(out)], check=True)
-    _run(job, place)
+    _run(job, root)
     copied_from = (str(undisturbed), str(undisturbed / "archive"))  # the copied files still name these
-    assert commands.without_folders(_results(job, place), *copied_from) == _results(job, undisturbed)
+    assert commands.without_folders(_results(job, root), *copied_from) == _results(job, undisturbed)

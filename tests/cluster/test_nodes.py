@@ -47,7 +47,7 @@ def nodes() -> Iterator[Nodes]:
         for name in [name for name in os.environ if name.startswith("RAY_")]:
             patch.delenv(name)
         patch.setenv("RAY_AUTH_MODE", "disabled")
-        # A lost machine is noticed when it does not answer for 10 s: on a busy machine an answer is late by seconds.
+        # A node counts as lost after 10 s without an answer, because on a busy machine answers are seconds late.
         patch.setenv("RAY_health_check_period_ms", "1000")
         patch.setenv("RAY_health_check_failure_threshold", "10")
         nodes = Nodes()

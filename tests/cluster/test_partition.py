@@ -1,4 +1,4 @@
-"""A node that loses its network for a while: hosts with their own addresses on one machine, one of them unplugged."""
+"""A node that loses its network for some time: hosts with their own addresses on one machine, one of them unplugged."""
 
 import contextlib
 import os
@@ -61,7 +61,7 @@ class Hosts:
             return int(probe.getsockname()[1])
 
     def wire(self) -> str:
-        """Create the hosts; return what the system refuses, or an empty string."""
+        """Create the hosts; return the error if the system refuses it, or an empty string."""
         steps = [
             ("link", "add", self.bridge, "type", "bridge"),
             ("addr", "add", f"{NET}.1/24", "dev", self.bridge),
@@ -102,7 +102,7 @@ class Hosts:
             time.sleep(0.2)
 
     def cable(self, index: int, state: str) -> None:
-        """Pull a node's cable (`down`) or plug it in again (`up`)."""
+        """Disconnect a node (`down`) or connect it again (`up`)."""
         done = ip("link", "set", self.names[index], state)
         assert done.returncode == 0, done.stderr
 
@@ -148,7 +148,7 @@ def test_node_that_was_cut_off_and_returns_changes_nothing(
         job.finish()
     assert tars(out) == tars(undisturbed)
     hosts.cable(1, "up")
-    # The node learns that the cluster has given it up, and ends; what runs there may write until then.
+    # The node ends when it learns that the cluster considers it dead; its tasks may write until then.
     with contextlib.suppress(subprocess.TimeoutExpired):
         hosts.running[-1].wait(timeout=10)
     assert tars(out) == tars(undisturbed)

@@ -73,7 +73,7 @@ def resources(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[int, int]]:
             (0, 0),
             (2, "auto", 3, "auto"),
             (3, resources_module.WorkerAllocation(2, 1, 0)),
-        ),  # no more than remain
+        ),  # at most the remaining runs
         (
             (8, 8),
             (0, 0),
@@ -81,7 +81,12 @@ def resources(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[int, int]]:
             (1, resources_module.WorkerAllocation(2, 4, 0)),
         ),  # one run gets all CPUs
         ((8, 8), (0, 0), (1, "cpu", 9, 2), (2, resources_module.WorkerAllocation(1, 4, 0))),  # as requested
-        ((8, 5), (0, 0), (2, "auto", 9, "auto"), (2, resources_module.WorkerAllocation(2, 1, 0))),  # beside another job
+        (
+            (8, 5),
+            (0, 0),
+            (2, "auto", 9, "auto"),
+            (2, resources_module.WorkerAllocation(2, 1, 0)),
+        ),  # another job runs
         ((16, 16), (4, 4), (2, "auto", 9, "auto"), (2, resources_module.WorkerAllocation(2, 4, 1))),  # limited by GPUs
         ((16, 16), (4, 3), (1, "auto", 9, "auto"), (3, resources_module.WorkerAllocation(1, 4, 1))),
         (

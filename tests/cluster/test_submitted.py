@@ -72,9 +72,9 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that the jobs read and write; `archive` holds the images."""
-    folder = tmp_path_factory.mktemp("place")
+    folder = tmp_path_factory.mktemp("submitted")
     phantom.write_archive(folder / "archive", 4, size=96)
     return folder
 
@@ -122,25 +122,25 @@ def submit_and_stop(head: Head, work: Path, command: list[str], study: Path) -> 
 
 
 @pytest.fixture(scope="module")
-def outputs(head: Head, work: Path, place: Path) -> dict[str, str]:
+def outputs(head: Head, work: Path, root: Path) -> dict[str, str]:
     """Outputs of all jobs, one after another. Training is stopped once: `stopped` is the output until then."""
     outputs: dict[str, str] = {}
     for job in commands.JOBS:
         epochs = ["--epochs", str(EPOCHS)] if job == "train" else []
-        command = commands.words(job, str(place), str(place / "archive"), *epochs)
+        command = commands.words(job, str(root), str(root / "archive"), *epochs)
         if job == "train":
-            outputs["stopped"] = submit_and_stop(head, work, command, place / "runs" / "one")
+            outputs["stopped"] = submit_and_stop(head, work, command, root / "runs" / "one")
         status, outputs[job] = submit(head, work, command)
         assert status == 0, outputs[job]
     return outputs
 
 
-def test_every_job_ends_with_its_result(outputs: dict[str, str], place: Path) -> None:
+def test_every_job_ends_with_its_result(outputs: dict[str, str], root: Path) -> None:
     for job, last in LAST.items():
         assert "Traceback" not in outputs[job]
         lines = own_lines(outputs[job])
         assert any(re.fullmatch(last, line) for line in lines[-3:]), f"{job}: {lines[-3:]}"
-    assert len(list((place / "export" / "masks").rglob("*.png"))) == 8
+    assert len(list((root / "export" / "masks").rglob("*.png"))) == 8
 
 
 def test_code_is_uploaded_once_and_without_data(outputs: dict[str, str], head: Head) -> None:
@@ -153,7 +153,7 @@ def test_code_is_uploaded_once_and_without_data(outputs: dict[str, str], head: H
 
 
 def test_stopped_job_continues_when_submitted_again(
-    ray_cluster: None, outputs: dict[str, str], head: Head, place: Path, tmp_path: Path
+    ray_cluster: None, outputs: dict[str, str], head: Head, root: Path, tmp_path: Path
 ) -> None:
     assert "Traceback" not in outputs["stopped"]
     assert "SIGTERM received" not in outputs["stopped"]
@@ -161,8 +161,8 @@ def test_stopped_job_continues_when_submitted_again(
     answer = head("run", "ray", "job", "status", STOPPED)
     assert f"Job '{STOPPED}' was stopped" in answer.stdout + answer.stderr
     assert "resuming from its checkpoint" in outputs["train"]
-    commands.run("train", place, "--out", str(tmp_path), "--epochs", str(EPOCHS))
-    assert _trained(place / "runs" / "one") == _trained(tmp_path / "one")
+    commands.run("train", root, "--out", str(tmp_path), "--epochs", str(EPOCHS))
+    assert _trained(root / "runs" / "one") == _trained(tmp_path / "one")
 
 
 def _trained(study: Path) -> tuple[str, list[dict[str, object]]]:
@@ -174,13 +174,13 @@ def _trained(study: Path) -> tuple[str, list[dict[str, object]]]:
     return checkpoint.find_all(str(run))[0].config["digests"]["model.safetensors"], metrics
 
 
-def test_token_is_in_no_file_log_or_record(outputs: dict[str, str], head: Head, work: Path, place: Path) -> None:
+def test_token_is_in_no_file_log_or_record(outputs: dict[str, str], head: Head, work: Path, root: Path) -> None:
     token = (head.state / "token").read_text()
     listed = head("run", "ray", "job", "list")
     assert "prepare.py" in listed.stdout + listed.stderr
     assert token not in listed.stdout + listed.stderr
     assert not [job for job, output in outputs.items() if token in output]
-    roots = (Path(head.recorded("temp")), place, work)
+    roots = (Path(head.recorded("temp")), root, work)
     files = [path for root in roots for path in root.rglob("*") if path.is_file() and path.stat().st_size < 64 << 20]
     assert any("/logs/" in str(path) for path in files)
     assert [path for path in files if token.encode() in path.read_bytes()] == []

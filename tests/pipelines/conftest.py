@@ -1,4 +1,4 @@
-"""Training without Ray, for tests of what a study does around its runs."""
+"""Training without Ray, for tests of how a study manages its runs."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What real archives hold beside good pictures: each kind with a name, its files, and what must become of it."""
+"""Unusual and damaged inputs of real archives: each kind has a name, its files, and the expected result."""
 
 import io
 import struct
@@ -21,9 +21,9 @@ SIZE = 192
 
 @dataclass(frozen=True)
 class Kind:
-    """One odd input: its image file, its mask file (or none), the expected status, and its reason codes.
+    """One unusual input: its image file, its mask file (or None), the expected status, and the reason codes.
 
-    Links are (name, target) and lie beside the image, or stand for it where there is none.
+    `links` are (name, target) in the folder of the image, or replace it if `image` is None.
     """
 
     image: bytes | None
@@ -61,7 +61,7 @@ def chunk(name: bytes, content: bytes) -> bytes:
 
 
 def bomb() -> bytes:
-    """A PNG that promises 50,000 x 50,000 px in a few bytes."""
+    """Return a PNG of a few bytes that declares 50,000 x 50,000 px."""
     header = struct.pack(">IIBBBBB", 50000, 50000, 8, 0, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b"")
@@ -136,7 +136,7 @@ def tinted() -> U8:
 
 
 def kinds() -> dict[str, Kind]:
-    """Name every kind."""
+    """Return all kinds by name."""
     rgb, grey_png = np.repeat(GREY[..., None], 3, 2), png(GREY)
     wide = (GREY.astype(np.uint16) << 4) + 7
     return {**_files(grey_png), **_links(grey_png), **_images(rgb, wide), **_dicoms(wide), **_masks()}

@@ -1,4 +1,4 @@
-"""The processes of a job that a test has started: found, told apart, killed."""
+"""Find, identify and kill the processes of a job that a test has started."""
 
 import contextlib
 import subprocess
@@ -21,5 +21,5 @@ def kill(processes: list[psutil.Process]) -> None:
 def title(process: psutil.Process) -> str:
     try:
         return " ".join([process.name(), *process.cmdline()])
-    except psutil.Error:  # it ended while we looked
+    except psutil.Error:  # it has ended meanwhile
         return ""

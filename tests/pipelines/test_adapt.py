@@ -146,10 +146,10 @@ def test_runs_and_other_results_are_not_overwritten(adapted: Path, prepared: Pat
     assert checkpoint.find_all(runs[0])[0].digest == before
     with pytest.raises(InputError, match="adapted to other images or settings"):
         adapt.run(AdaptSettings(checkpoint=runs, data=(str(prepared),), out=str(adapted), batch_size=2))
-    beside = Path(shutil.copytree(adapted / "pooled-fold1-test", tmp_path / "out" / "pooled-fold1-test")).parent
+    incomplete = Path(shutil.copytree(adapted / "pooled-fold1-test", tmp_path / "out" / "pooled-fold1-test")).parent
     # The folder has no model of fold 0 yet, only one of fold 1.
     with pytest.raises(InputError, match=r"pooled-fold1-test was adapted to other images"):
-        adapt.run(AdaptSettings(checkpoint=runs, data=(str(prepared),), out=str(beside), batch_size=2))
+        adapt.run(AdaptSettings(checkpoint=runs, data=(str(prepared),), out=str(incomplete), batch_size=2))
 
 
 def test_damaged_tar_is_refused(own_prepared: Path, trained: Path, tmp_path: Path, ray_cluster: None) -> None:

@@ -223,11 +223,11 @@ def test_tars_manifest_listing_and_folder_give_same_masks(
     (tmp_path / "list.csv").write_text("\n".join(["film,lungs,dataset", *lines, f"{archive}/gone.png,,north"]))
     columns = {"image": "film", "masks": ("lungs",)}
     infer.run(settings_of(tmp_path / "list.csv", trained, tmp_path / "listing", columns=columns))
-    *listed, gone = sorted(rows_of(tmp_path / "listing"), key=lambda row: row["source_uri"].endswith("gone.png"))
+    *listed, missing = sorted(rows_of(tmp_path / "listing"), key=lambda row: row["source_uri"].endswith("gone.png"))
     assert [(row["source_uri"], row["mask"], row["dice"]) for row in listed] == [
         (row["source_uri"], row["mask"], row["dice"]) for row in north
     ]
-    assert (gone["status"], gone["codes"]) == ("failed", ["unreadable"])
+    assert (missing["status"], missing["codes"]) == ("failed", ["unreadable"])
     infer.run(settings_of(archive, trained, tmp_path / "some", pattern="north/*"))
     assert steady(rows_of(tmp_path / "some")) == steady(north)
 

@@ -28,7 +28,7 @@ Row = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sixty phantoms, some of them broken in a way of their own."""
+    """Sixty phantoms, three of them damaged in different ways."""
     folder = tmp_path_factory.mktemp("films")
     phantom.write_archive(folder, IMAGES // 2, size=256)
     images = sorted(folder.rglob("images/*"))
@@ -54,7 +54,7 @@ def arguments(films: Path, model: Path, out: Path) -> list[str]:
 
 @contextlib.contextmanager
 def job(films: Path, model: Path, out: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run the job in a session of its own, and end all its processes."""
+    """Run the job in its own session, and end all its processes."""
     with out.with_suffix(".log").open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, str(ROOT / "jobs" / "infer.py"), *arguments(films, model, out)],
@@ -98,7 +98,7 @@ def kill_one(
     out: Path,
     chance: random.Random,
 ) -> None:
-    """Kill one of them once a part more is done, at a random moment soon after, and before the job ends."""
+    """Kill one of the victims at a random moment after the next part is written, while the job still runs."""
     least, deadline = len(parts(out)) + 1, time.monotonic() + 150
     moment, candidates = None, list[psutil.Process]()
     while moment is None or time.monotonic() < moment or not candidates:

@@ -102,11 +102,11 @@ def test_unwritable_output_is_one_error(ray_cluster: None, archive: Path, tmp_pa
     assert "\n" not in str(raised.value)
 
 
-# DICOM, and what must not leave it
+# DICOM and patient data
 
 
 def _words(folder: Path) -> str:
-    """Everything that files say: Parquet decoded, all else as it is."""
+    """Return the content of all files as text; Parquet is decoded first."""
     texts = []
     for path in sorted(folder.rglob("*")):
         if path.suffix == ".parquet":
@@ -140,7 +140,7 @@ def test_dicom_codings_agree_and_leak_no_patient_data(
     secrets = [str(dataset[name].value) for name in names if name in dataset and str(dataset[name].value)]
     secrets += [part for secret in secrets for part in secret.split("^") if len(part) > 3]
     assert {str(dataset.PatientName), str(dataset.InstitutionName), str(dataset.PatientBirthDate)} <= set(secrets)
-    # The test's own eyes see: in the input every one is found.
+    # Check of the test itself: the input contains each of them.
     given = _words(archive).lower()
     assert all(secret.lower() in given for secret in secrets)
     output = (_words(tmp_path / "out") + "".join(capfd.readouterr())).lower()
@@ -267,7 +267,7 @@ def test_several_classes_share_one_mask(ray_cluster: None, draw_pair: DrawPair, 
         study_data.open_training_data([data.folder])
 
 
-# What must not spoil the rest
+# Errors of single files
 
 
 def test_unusable_dataset_does_not_stop_the_others(ray_cluster: None, own_archive: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""An archive that grows: what is added makes new tars, and the old ones stay, byte for byte."""
+"""A growing archive: added images go to new tars, and the existing tars keep their bytes."""
 
 import shutil
 from pathlib import Path
@@ -22,12 +22,12 @@ def _times(folder: Path) -> dict[Path, int]:
 
 
 def _ids(manifest: Path) -> dict[str, str]:
-    """Ids of an archive's images by their files' names."""
+    """Return the image ids of an archive by file name."""
     return {Path(row["image_uri"]).name: row["image_id"] for row in read_table(str(manifest)).to_pylist()}
 
 
-def _turn(source: Path, to: Path) -> None:
-    """Save a picture as another one: another format, other pixels."""
+def _mirror(source: Path, to: Path) -> None:
+    """Save a mirrored image under another name, which may have another format."""
     with Image.open(source) as image:
         image.convert("L").transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(to)
 
@@ -37,7 +37,7 @@ def test_added_file_with_an_existing_id_is_rejected(ray_cluster: None, own_archi
     settings = PrepareSettings(source=str(own_archive), out=str(tmp_path / "out"), preprocess=SMALL, images_per_shard=2)
     prepare.run(settings)
     before = _bytes(tmp_path / "out")
-    for name in ("north_01.jpg", "north_05.jpg"):  # sorted before the .png that has the id, and a new one
+    for name in ("north_01.jpg", "north_05.jpg"):  # one sorts before the .png with the same id, one is new
         Image.open(images / "north_03.png").save(images / name)
     for _ in range(2):
         prepare.run(settings)
@@ -65,9 +65,9 @@ def test_grown_listing_keeps_its_tars(ray_cluster: None, own_archive: Path, tmp_
     prepare.run(settings)
     before, times, old = _bytes(out), _times(out), _ids(out / "list" / "manifest.parquet")
     assert old["north_01.png"] == "north_01"
-    _turn(images / "north_01.png", images / "north_01.bmp.png")
-    _turn(images / "north_01.png", images / "north_01.jpg")  # a second file of one name
-    _turn(images / "north_02.png", own_archive / "north_02.tif")  # has an older one's id, named by its path
+    _mirror(images / "north_01.png", images / "north_01.bmp.png")
+    _mirror(images / "north_01.png", images / "north_01.jpg")  # a second file with the same stem
+    _mirror(images / "north_02.png", own_archive / "north_02.tif")  # its stem is an existing id
     added = [
         *sorted((own_archive / "south" / "images").iterdir()),
         *images.glob("north_01.[bj]*"),
@@ -81,7 +81,7 @@ def test_grown_listing_keeps_its_tars(ray_cluster: None, own_archive: Path, tmp_
         assert {name: after[name] for name in before} == before
         assert len(after) > len(before)
         assert {name: ids[name] for name in old if name} == {name: old[name] for name in old if name}
-        if appended:  # rows that cannot be used are told by their numbers, which others put before them change
+        if appended:  # the ids of unusable rows contain row numbers, which change if rows are inserted before them
             assert {path: _times(out)[path] for path in times} == times
     rows_after = read_table(str(out / "list" / "index.parquet")).to_pylist()
     assert len({row["image_id"] for row in rows_after}) == len(rows_after) == 5 + len(added)
@@ -92,9 +92,9 @@ def test_masks_stay_with_their_own_image(ray_cluster: None, own_archive: Path, t
     settings = PrepareSettings(source=str(own_archive), out=str(tmp_path / "out"), preprocess=SMALL, images_per_shard=2)
     prepare.run(settings)
     before, times = _bytes(tmp_path / "out"), _times(tmp_path / "out")
-    for kind in ("images", "masks"):  # both come before the .png
+    for kind in ("images", "masks"):  # both sort before the .png
         folder = own_archive / "north" / kind
-        _turn(folder / "north_01.png", folder / "north_01.gif")
+        _mirror(folder / "north_01.png", folder / "north_01.gif")
     prepare.run(settings)
     after = _bytes(tmp_path / "out")
     assert {name: after[name] for name in before} == before

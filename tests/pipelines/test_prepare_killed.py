@@ -1,4 +1,4 @@
-"""A preparation that is killed, and killed again: the same command completes it with the same bytes."""
+"""Preparation that is killed twice: the same command completes it with the same bytes."""
 
 import os
 import subprocess
@@ -48,7 +48,7 @@ def test_killed_on_two_cpus_and_finished_on_one(ray_cluster: None, tmp_path: Pat
     phantom.write_archive(source, IMAGES, size=160)
     prepare.run(parse("prepare", _arguments(source, undisturbed)))  # type: ignore[arg-type]
     assert len(list(undisturbed.glob("*/*.tar"))) == 2 * IMAGES / 4
-    for least in (1, 6):  # the second time a job is killed that completes another
+    for least in (1, 6):  # the second kill hits a job that completes the first
         process = _start(source, out, cpus=2)
         _wait_for(process, lambda least=least: len(list(out.glob("*/*.tar"))) >= least)  # type: ignore[misc]
         kill(family(process))

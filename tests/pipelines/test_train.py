@@ -57,7 +57,7 @@ def test_two_workers_train_once_and_test_every_image(
         for row in catalog.open_dataset(folder).index.to_pylist()
     ]
     trained = read_table(str(next(run.glob("checkpoint/epoch-*/trained_on.parquet")))).to_pylist()
-    # Two ranks between them tested every image once that the run was not trained on.
+    # Together, the two ranks tested each image once that the run was not trained on.
     assert sorted((row["dataset"], row["image_id"]) for row in [*rows, *trained]) == sorted(images)
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 1
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
@@ -93,7 +93,7 @@ def test_each_dataset_is_left_out_once(
 
 @pytest.fixture
 def doubled(own_archive: Path, tmp_path: Path) -> Path:
-    """Prepared data sets of which south holds a picture of north, and another one saved as JPEG."""
+    """Prepared datasets; south contains a copy of one image of north, and a JPEG copy of another."""
     for kind in ("images", "masks"):
         shutil.copy(own_archive / "north" / kind / "north_00.png", own_archive / "south" / kind / "south_07.png")
         shutil.copy(own_archive / "north" / kind / "north_03.png", own_archive / "south" / kind / "south_08.png")
@@ -139,7 +139,7 @@ def test_duplicates_are_listed_and_stay_in_one_fold(
         names = [{f"{row['dataset']}/{row['image_id']}" for row in side} for side in (learnt, tested)]
         for first, second, _ in listed:
             assert not ({first, second} & names[0] and {first, second} & names[1])
-    # The same data are not compared again, other data are.
+    # Only changed data are compared again.
     monkeypatch.setattr(duplicate_audit, "find_pairs", lambda *_: [])
     train.run(settings)
     assert read_table(str(path)) == table
@@ -165,7 +165,7 @@ def test_too_few_images_for_the_workers_are_refused(prepared: Path, tmp_path: Pa
 
 
 def _fold_of_few(prepared: Path) -> int:
-    """A fold of three that holds out an image or two, so that six are left to train on."""
+    """Return one of three folds that holds out at most two images, so that six remain for training."""
     data = [catalog.open_dataset(folder) for folder in catalog.find_datasets([str(prepared)])]
     rows = [row for part in data for row in part.index.to_pylist()]
     held = Counter(folds.assign_folds(rows, folds.group_rows(rows), 3, 0))
@@ -182,7 +182,7 @@ def test_more_folds_than_patients_are_refused(in_this_process: None, prepared: P
         SettingsError, match=r"--folds 4: south has 3 groups of images .*: lower --folds, or leave south"
     ):
         train.run(_settings(prepared, tmp_path, folds=4))
-    train.run(_settings(prepared / "north", tmp_path, folds=4, workers_per_run=1))  # which alone has enough
+    train.run(_settings(prepared / "north", tmp_path, folds=4, workers_per_run=1))  # only north has enough images
 
 
 def test_missing_dataset_is_refused(tmp_path: Path) -> None:
@@ -203,7 +203,9 @@ def test_study_results_are_written_and_shown(
     ]
     results = read_table(str(study / "study.parquet"))
     assert results.schema.equals(STUDY_ROWS)
-    assert results.num_rows == 5 + 3 + 3 * (5 + 3)  # each image held out once, and by three runs of the other data set
+    assert results.num_rows == 5 + 3 + 3 * (
+        5 + 3
+    )  # each image: once held-out, and three times for runs of the other dataset
     cells = {(cell["train_on"], cell["dataset"]): cell for cell in content["results"]["cells"]}
     assert {pair: cell["images"] for pair, cell in cells.items()} == {
         ("north", "north"): 5,
@@ -218,7 +220,7 @@ def test_study_results_are_written_and_shown(
     shown = capsys.readouterr().out
     assert "north (source-to-source) " in shown
     assert "gap " in shown
-    # Runs of other settings stay listed, and are no part of the results.
+    # Runs with other settings stay listed but are not part of the results.
     train.run(_settings(prepared, tmp_path, **{**settings, "epochs": 2, "only_folds": (0,)}))
     content = json.loads((study / "study.json").read_text())
     assert len(content["runs"]) == 8
@@ -263,7 +265,7 @@ def test_failed_runs_are_named_and_repeated(
     with pytest.raises(LungsegError, match=message) as caught:
         train.run(settings)
     assert caught.value.exit_status == 1
-    assert "Traceback" in caplog.text  # of the bug
+    assert "Traceback" in caplog.text  # of the KeyError
     states = list(json.loads((tmp_path / "study" / "study.json").read_text())["states"].values())
     assert [state["state"] for state in states] == ["failed", "failed", "finished"]
     assert states[0]["reason"] == "the loss became nan: lower --optim.lr"
@@ -310,7 +312,7 @@ def test_runs_at_once_are_limited_and_stop_with_the_job(monkeypatch: pytest.Monk
         names, 2, WorkerAllocation(1, 1, 0), SharedProgressLine(logging.getLogger("test"))
     )  # type: ignore[arg-type]
     next(ended)
-    ended.close()  # as Ctrl-C does
+    ended.close()  # like Ctrl-C
     time.sleep(0.5)
     assert len(done) <= 4
 
@@ -318,7 +320,7 @@ def test_runs_at_once_are_limited_and_stop_with_the_job(monkeypatch: pytest.Monk
 def test_failed_run_does_not_stop_the_run_beside_it(
     ray_cluster: None, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Two runs of one worker each in Ray. A file is in the place of one run's checkpoint folder."""
+    """Two runs with one worker each in Ray. One of them fails: a file blocks its checkpoint folder."""
     caplog.set_level("INFO")
     settings = _settings(prepared, tmp_path, only_folds=(0, 1), workers_per_run=1, max_failures=0)
 

@@ -1,4 +1,4 @@
-"""A study whose worker and Ray are killed, and which Ctrl-C ends: the same command completes it."""
+"""A study that loses a worker, is ended by Ctrl-C, and loses all of Ray: the same command completes it."""
 
 import contextlib
 import json
@@ -52,7 +52,7 @@ def arguments(prepared: Path, out: Path) -> list[str]:
 
 @contextlib.contextmanager
 def study(prepared: Path, out: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run the job in a session of its own, and end all its processes."""
+    """Run the job in its own session, and end all its processes."""
     command = [sys.executable, str(ROOT / "jobs" / "train.py"), *arguments(prepared, out)]
     with (out / "job.log").open("ab") as log:
         process = subprocess.Popen(

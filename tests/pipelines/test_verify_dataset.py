@@ -1,4 +1,4 @@
-"""Verifying over a cluster: as in one process, and with no data set an error."""
+"""Verification on a cluster: same result as in one process, and an error without a dataset."""
 
 from pathlib import Path
 

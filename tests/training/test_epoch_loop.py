@@ -184,7 +184,7 @@ def test_measure_gets_the_probabilities_of_its_sample() -> None:
 
 
 def test_pending_predictions_are_limited() -> None:
-    """A long queue would fill the memory."""
+    """Otherwise a long queue would fill the memory."""
     lock, measured = threading.Lock(), [0]
     ahead: list[int] = []
 
