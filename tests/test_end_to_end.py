@@ -64,9 +64,9 @@ def test_infer_writes_one_row_per_image(work: Path) -> None:
 def test_report_shows_study_and_predictions(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paths = ["--study", str(work / "runs" / "demo"), "--predictions", str(work / "predictions")]
     _run("report", *paths, "--out", str(work / "report"))
-    shown = capsys.readouterr().out
-    assert "cross" in shown
-    assert "held-out" in shown
+    output = capsys.readouterr().out
+    assert "cross" in output
+    assert "held-out" in output
     page = (work / "report" / "report.html").read_text()
     assert "phantom-shenzhen" in page
     assert "data:image/" in page

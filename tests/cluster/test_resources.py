@@ -135,12 +135,12 @@ def test_waiting_runs_suggest_a_lower_runs_at_once(resources: dict[str, tuple[in
         resources_module.allocate_runs(2, "cpu", 3, 2)
 
 
-@pytest.mark.parametrize(("workers", "given"), [(1, (1, 1)), (2, (2, 1)), ("auto", (7, 1))])
+@pytest.mark.parametrize(("workers", "expected"), [(1, (1, 1)), (2, (2, 1)), ("auto", (7, 1))])
 def test_workers_fit_beside_another_job(
-    workers: Any, given: tuple[int, int], resources: dict[str, tuple[int, int]]
+    workers: Any, expected: tuple[int, int], resources: dict[str, tuple[int, int]]
 ) -> None:
     resources["CPU"] = (8, 7)
-    assert resources_module.allocate_workers(workers, "cpu") == resources_module.WorkerAllocation(*given, 0)
+    assert resources_module.allocate_workers(workers, "cpu") == resources_module.WorkerAllocation(*expected, 0)
 
 
 def test_unused_gpus_are_reported(resources: dict[str, tuple[int, int]], caplog: pytest.LogCaptureFixture) -> None:
@@ -160,7 +160,7 @@ def test_runs_wait_for_another_job(resources: dict[str, tuple[int, int]]) -> Non
 
 
 @pytest.mark.parametrize(
-    ("nodes", "workers", "each"),
+    ("nodes", "workers", "cpus"),
     [
         ([2], 1, 2),
         ([2], 2, 1),
@@ -172,8 +172,8 @@ def test_runs_wait_for_another_job(resources: dict[str, tuple[int, int]]) -> Non
         ([0], 1, 1),
     ],
 )
-def test_no_worker_spans_two_nodes(nodes: list[int], workers: int, each: int) -> None:
-    assert resources_module.cpus_per_worker(nodes, workers) == each
+def test_no_worker_spans_two_nodes(nodes: list[int], workers: int, cpus: int) -> None:
+    assert resources_module.cpus_per_worker(nodes, workers) == cpus
 
 
 def test_worker_memory_is_logged_and_checked(

@@ -53,8 +53,8 @@ def test_a_damaged_tar_is_named(own_archive: Path, tmp_path: Path) -> None:
     assert audited(own_archive, tmp_path) == [("north/north_01", "south/south_91", "near")]
     path = tmp_path / "north" / "north-000000.tar"
     content = bytearray(path.read_bytes())
-    for place in range(600, len(content), 512):
-        content[place] ^= 1
+    for position in range(600, len(content), 512):
+        content[position] ^= 1
     path.write_bytes(bytes(content))
     opened = [catalog.open_dataset(folder) for folder in catalog.find_datasets([str(tmp_path)])]
     with pytest.raises(ShardError, match=r"north-000000\.tar"):

@@ -50,8 +50,8 @@ def jpeg(quality: int) -> Callable[[Grey], Grey]:
 
 
 def resized(factor: float) -> Callable[[Grey], Grey]:
-    way = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
-    return lambda image: cv2.resize(image, None, fx=factor, fy=factor, interpolation=way)
+    interpolation = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
+    return lambda image: cv2.resize(image, None, fx=factor, fy=factor, interpolation=interpolation)
 
 
 def gamma(exponent: float) -> Callable[[Grey], Grey]:
@@ -232,14 +232,14 @@ def test_near_duplicates_are_found_and_read_once(images: list[NDArray[np.uint8]]
 
 def test_a_row_without_a_hash_can_still_be_exact(images: list[NDArray[np.uint8]]) -> None:
     rows, _, _ = drawn_rows([images[0], images[0], images[0]])
-    rows = [{**one, "phash": phash} for one, phash in zip(rows, ("", None, rows[0]["phash"]), strict=True)]
+    rows = [{**values, "phash": phash} for values, phash in zip(rows, ("", None, rows[0]["phash"]), strict=True)]
     assert duplicates.find_pairs(rows, never) == []
-    assert len(duplicates.find_pairs([{**one, "pixel_digest": "x"} for one in rows], never)) == 2
+    assert len(duplicates.find_pairs([{**values, "pixel_digest": "x"} for values in rows], never)) == 2
 
 
 def test_near_hashes_without_correlation_are_no_pair(images: list[NDArray[np.uint8]]) -> None:
     rows, read, counts = drawn_rows(images)
-    assert duplicates.find_pairs([{**one, "phash": rows[0]["phash"]} for one in rows], read) == []
+    assert duplicates.find_pairs([{**values, "phash": rows[0]["phash"]} for values in rows], read) == []
     assert len(counts) == len(rows)
 
 

@@ -35,12 +35,12 @@ def key(row: Row) -> str:
 
 
 @st.composite
-def index_rows(draw: st.DrawFn, datasets: Sequence[str] = DATASETS, most: int = 40) -> list[Row]:
+def index_rows(draw: st.DrawFn, datasets: Sequence[str] = DATASETS, max_size: int = 40) -> list[Row]:
     """Draw index rows, ordered by dataset; some share a patient or a pixel digest."""
     names = st.tuples(
         st.sampled_from(sorted(datasets)), st.integers(0, 12), st.integers(0, 40), st.sampled_from(FINDINGS)
     )
-    drawn = sorted(draw(st.lists(names, min_size=1, max_size=most)), key=lambda row: row[0])
+    drawn = sorted(draw(st.lists(names, min_size=1, max_size=max_size)), key=lambda row: row[0])
     return [
         row(dataset, f"i{i}", f"p{patient}", f"{digest:02x}", finding)
         for i, (dataset, patient, digest, finding) in enumerate(drawn)
@@ -94,8 +94,8 @@ def test_groups_are_connected_by_patients_images_and_links(
                 or (key(other), key(row)) in linked
             )
 
-        near = [part for part in parts if any(joined(j) for j in part)]
-        parts = [part for part in parts if part not in near] + [{i}.union(*near)]
+        linked_parts = [part for part in parts if any(joined(j) for j in part)]
+        parts = [part for part in parts if part not in linked_parts] + [{i}.union(*linked_parts)]
     groups = folds.group_rows(rows, linked)
     members: defaultdict[str, set[int]] = defaultdict(set)
     for i, group in enumerate(groups):
@@ -156,8 +156,8 @@ def test_strata_are_balanced_to_two_images(drawn: list[tuple[str, str | None]], 
     rows = [row(dataset, f"i{i}", finding=finding) for i, (dataset, finding) in enumerate(drawn)]
     assigned = folds_by_image(rows, count, seed)
     for stratum in set(drawn):
-        held = [assigned[key(row)] for row in rows if (row["dataset"], row["finding"]) == stratum]
-        counts = [held.count(fold) for fold in range(count)]
+        assigned_folds = [assigned[key(row)] for row in rows if (row["dataset"], row["finding"]) == stratum]
+        counts = [assigned_folds.count(fold) for fold in range(count)]
         assert max(counts) - min(counts) <= 2
         assert min(counts) > 0 or max(counts) == 1
 
@@ -178,9 +178,9 @@ def test_appended_rows_move_no_earlier_row(rows: list[Row], patients: list[int],
 
 @given(index_rows(datasets=("a",)), index_rows(datasets=("z_9",)), st.integers(2, 5))
 def test_another_dataset_moves_no_row(first: list[Row], second: list[Row], count: int) -> None:
-    apart = [{**item, "pixel_digest": "other " + item["pixel_digest"]} for item in second]
-    together = folds_by_image([*first, *apart], count)
-    assert together == {**folds_by_image(first, count), **folds_by_image(apart, count)}
+    renamed = [{**item, "pixel_digest": "other " + item["pixel_digest"]} for item in second]
+    combined = folds_by_image([*first, *renamed], count)
+    assert combined == {**folds_by_image(first, count), **folds_by_image(renamed, count)}
 
 
 def test_another_seed_changes_the_folds() -> None:
@@ -201,8 +201,11 @@ def test_removing_an_image_moves_few_rows() -> None:
     fewer, shuffled = [], []
     for seed in range(12):
         before, chance = folds_by_image(rows, 5, seed), random.Random(seed)
-        gone = chance.randrange(len(rows))
-        for changed, moved in ((rows[:gone] + rows[gone + 1 :], fewer), (chance.sample(rows, len(rows)), shuffled)):
+        removed = chance.randrange(len(rows))
+        for changed, moved in (
+            (rows[:removed] + rows[removed + 1 :], fewer),
+            (chance.sample(rows, len(rows)), shuffled),
+        ):
             after = folds_by_image(changed, 5, seed)
             moved.append(sum(after[name] != before[name] for name in after) / len(after))
     assert 0.01 < sum(fewer) / len(fewer) < 0.08

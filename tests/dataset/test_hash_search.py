@@ -22,29 +22,34 @@ DRAWN = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 60)), max_size=30)
 
 
 @given(DRAWN, st.integers(0, 256), st.integers(0, 2**32 - 1))
-def test_candidates_are_all_pairs_within_the_distance(drawn: list[tuple[int, int]], most: int, seed: int) -> None:
-    check_candidates(drawn, most, seed)
+def test_candidates_are_all_pairs_within_the_distance(
+    drawn: list[tuple[int, int]], max_distance: int, seed: int
+) -> None:
+    check_candidates(drawn, max_distance, seed)
 
 
 @settings(max_examples=30)
 @given(DRAWN, st.integers(60, 100), st.integers(0, 2**32 - 1))
-def test_bands_miss_no_candidate(drawn: list[tuple[int, int]], most: int, seed: int) -> None:
+def test_bands_miss_no_candidate(drawn: list[tuple[int, int]], max_distance: int, seed: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hash_search, "_MAX_BRUTE_FORCE", 0)
         patch.setattr(hash_search, "_CHUNK_PAIRS", 7)
-        check_candidates(drawn, most, seed)
+        check_candidates(drawn, max_distance, seed)
 
 
-def check_candidates(drawn: list[tuple[int, int]], most: int, seed: int) -> None:
+def check_candidates(drawn: list[tuple[int, int]], max_distance: int, seed: int) -> None:
     random = np.random.default_rng(seed)
     centres = [random.bytes(32).hex() for _ in range(6)]
-    phashes = [flipped(centres[which], count, random) for which, count in drawn]
+    phashes = [flipped(centres[centre], count, random) for centre, count in drawn]
     firsts = [i for i, phash in enumerate(phashes) if phash not in phashes[:i]]
     expected = [(phashes.index(phash), i, 0) for i, phash in enumerate(phashes) if i not in firsts]
     expected += [
-        (i, j, distance) for i in firsts for j in firsts if i < j and (distance := bits(phashes[i], phashes[j])) <= most
+        (i, j, distance)
+        for i in firsts
+        for j in firsts
+        if i < j and (distance := bits(phashes[i], phashes[j])) <= max_distance
     ]
-    assert hash_search.near_pairs(phashes, most).tolist() == [list(pair) for pair in sorted(expected)]
+    assert hash_search.near_pairs(phashes, max_distance).tolist() == [list(pair) for pair in sorted(expected)]
 
 
 def test_many_copies_are_paired_with_the_first_only() -> None:

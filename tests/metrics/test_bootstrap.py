@@ -55,10 +55,10 @@ def test_order_of_images_does_not_matter(study: tuple[list[float], list[str]], r
     values, patients = study
     order = list(range(len(values)))
     random.shuffle(order)
-    again, whose = [values[i] for i in order], [patients[i] for i in order]
-    assert bootstrap.summarise(values, patients) == bootstrap.summarise(again, whose)
+    reordered, reordered_patients = [values[i] for i in order], [patients[i] for i in order]
+    assert bootstrap.summarise(values, patients) == bootstrap.summarise(reordered, reordered_patients)
     zeros, half = np.zeros(len(values)), len(values) // 2
-    assert bootstrap.compare(values, zeros, patients) == bootstrap.compare(again, zeros, whose)
+    assert bootstrap.compare(values, zeros, patients) == bootstrap.compare(reordered, zeros, reordered_patients)
     if half:
         first, second = sorted(order[:half]), sorted(order[half:])
         ordered = [values[i] for i in first], [patients[i] for i in first]

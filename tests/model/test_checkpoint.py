@@ -84,17 +84,17 @@ def saved(trained: tuple[LungNetwork, torch.optim.Optimizer], tmp_path_factory: 
 
 
 @pytest.fixture
-def own(saved: Path, tmp_path: Path) -> Path:
+def checkpoints(saved: Path, tmp_path: Path) -> Path:
     """A copy of it as the checkpoint folder of a run; tests may change it."""
     shutil.copytree(saved, tmp_path / "run" / "checkpoint")
     return tmp_path / "run" / "checkpoint"
 
 
-def second(own: Path) -> Path:
+def second(checkpoints: Path) -> Path:
     """Add a newer checkpoint, as after a kill before the older one is deleted."""
-    shutil.copytree(own / "epoch-0001", own / "epoch-0002")
-    _change_config(own / "epoch-0002", epoch=2)
-    return own / "epoch-0002"
+    shutil.copytree(checkpoints / "epoch-0001", checkpoints / "epoch-0002")
+    _change_config(checkpoints / "epoch-0002", epoch=2)
+    return checkpoints / "epoch-0002"
 
 
 def _change_config(folder: Path, **changes: Any) -> None:
@@ -166,9 +166,9 @@ def test_channels_last_does_not_change_the_digest(
 @pytest.mark.parametrize("file", [*FILES, "config.json"])
 @pytest.mark.parametrize("harm", ["missing", "empty", "truncated"])
 def test_incomplete_checkpoint_is_refused_and_skipped_with_a_warning(
-    file: str, harm: str, own: Path, caplog: pytest.LogCaptureFixture
+    file: str, harm: str, checkpoints: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    incomplete = second(own)
+    incomplete = second(checkpoints)
     content = (incomplete / file).read_bytes()
     (incomplete / file).unlink()
     if harm != "missing":
@@ -177,14 +177,14 @@ def test_incomplete_checkpoint_is_refused_and_skipped_with_a_warning(
         checkpoint.verify(str(incomplete))
     assert str(caught.value).startswith(f"{incomplete}: ")
     assert "\n" not in str(caught.value)
-    latest = checkpoint.latest(str(own))
+    latest = checkpoint.latest(str(checkpoints))
     assert latest is not None
-    assert latest.folder == str(own / "epoch-0001")
+    assert latest.folder == str(checkpoints / "epoch-0001")
     assert str(incomplete) in caplog.text
 
 
 @pytest.mark.parametrize("file", [*FILES, "config.json"])
-def test_unreadable_file_is_an_input_error(file: str, own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_file_is_an_input_error(file: str, checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise a temporary storage failure would restart a run and delete its progress."""
     read = storage.read_bytes
 
@@ -195,49 +195,49 @@ def test_unreadable_file_is_an_input_error(file: str, own: Path, monkeypatch: py
 
     monkeypatch.setattr(storage, "read_bytes", fail)
     with pytest.raises(InputError, match="SlowDown"):
-        checkpoint.latest(str(own))
+        checkpoint.latest(str(checkpoints))
 
 
 @pytest.mark.parametrize("file", FILES)
-@pytest.mark.parametrize("place", [0.0, 0.5, 1.0])
-def test_one_flipped_bit_is_detected(file: str, place: float, own: Path) -> None:
-    path = own / "epoch-0001" / file
+@pytest.mark.parametrize("position", [0.0, 0.5, 1.0])
+def test_one_flipped_bit_is_detected(file: str, position: float, checkpoints: Path) -> None:
+    path = checkpoints / "epoch-0001" / file
     content = bytearray(path.read_bytes())
-    content[int(place * (len(content) - 1))] ^= 1
+    content[int(position * (len(content) - 1))] ^= 1
     path.write_bytes(bytes(content))
     with pytest.raises(CheckpointError, match=f"the digest of {file} differs from config.json: the file is damaged"):
-        checkpoint.verify(str(own / "epoch-0001"))
-    assert checkpoint.latest(str(own)) is None
+        checkpoint.verify(str(checkpoints / "epoch-0001"))
+    assert checkpoint.latest(str(checkpoints)) is None
 
 
 def test_file_of_another_checkpoint_is_refused(
-    own: Path, trained: tuple[LungNetwork, torch.optim.Optimizer], tmp_path: Path
+    checkpoints: Path, trained: tuple[LungNetwork, torch.optim.Optimizer], tmp_path: Path
 ) -> None:
     save(str(tmp_path / "other"), with_other_weights(snapshot(*trained)))
-    shutil.copy(tmp_path / "other" / "epoch-0001" / "model.safetensors", own / "epoch-0001")
+    shutil.copy(tmp_path / "other" / "epoch-0001" / "model.safetensors", checkpoints / "epoch-0001")
     with pytest.raises(CheckpointError, match=r"the digest of model\.safetensors differs"):
-        checkpoint.verify(str(own / "epoch-0001"))
+        checkpoint.verify(str(checkpoints / "epoch-0001"))
 
 
 @pytest.mark.parametrize("schema", [SCHEMA + 1, None, "1"])
-def test_other_schema_version_is_refused(schema: object, own: Path) -> None:
-    _change_config(own / "epoch-0001", schema=schema)
+def test_other_schema_version_is_refused(schema: object, checkpoints: Path) -> None:
+    _change_config(checkpoints / "epoch-0001", schema=schema)
     with pytest.raises(CheckpointError, match=f"reads schema {SCHEMA}"):
-        checkpoint.verify(str(own / "epoch-0001"))
+        checkpoint.verify(str(checkpoints / "epoch-0001"))
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", "not json", "\xff", '{"schema": 1, "digests": {}}'])
-def test_invalid_config_is_refused(content: str, own: Path) -> None:
-    (own / "epoch-0001" / "config.json").write_bytes(content.encode("latin-1"))
+def test_invalid_config_is_refused(content: str, checkpoints: Path) -> None:
+    (checkpoints / "epoch-0001" / "config.json").write_bytes(content.encode("latin-1"))
     with pytest.raises(CheckpointError, match="not a complete checkpoint"):
-        checkpoint.verify(str(own / "epoch-0001"))
+        checkpoint.verify(str(checkpoints / "epoch-0001"))
 
 
-def test_latest_is_the_newest_complete_checkpoint(own: Path) -> None:
-    newer = second(own)
-    for folder in (own / ".hidden", own / "another"):
+def test_latest_is_the_newest_complete_checkpoint(checkpoints: Path) -> None:
+    newer = second(checkpoints)
+    for folder in (checkpoints / ".hidden", checkpoints / "another"):
         folder.mkdir()
-    latest = checkpoint.latest(str(own))
+    latest = checkpoint.latest(str(checkpoints))
     assert latest is not None
     assert (latest.folder, latest.epoch) == (str(newer), 2)
 
@@ -248,15 +248,15 @@ def test_empty_folder_has_no_latest_checkpoint(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("inner", ["checkpoint/epoch-0001", "."])
-def test_checkpoint_is_found_from_its_folder_and_its_run(inner: str, own: Path) -> None:
-    (only,) = checkpoint.find_all(str(own.parent / inner))
+def test_checkpoint_is_found_from_its_folder_and_its_run(inner: str, checkpoints: Path) -> None:
+    (only,) = checkpoint.find_all(str(checkpoints.parent / inner))
     assert only.folder.endswith("checkpoint/epoch-0001")
 
 
-def a_study(own: Path, *runs: str) -> str:
-    study = own.parent.parent / "study"
+def a_study(checkpoints: Path, *runs: str) -> str:
+    study = checkpoints.parent.parent / "study"
     for run in runs:
-        shutil.copytree(own.parent, study / run)
+        shutil.copytree(checkpoints.parent, study / run)
     storage.write_json(str(study / "study.json"), {"runs": list(runs)})
     return str(study)
 
@@ -265,13 +265,13 @@ def runs_of(checkpoints: list[checkpoint.Checkpoint]) -> list[str]:
     return [Path(item.folder).parent.parent.name for item in checkpoints]
 
 
-def test_study_with_one_pooled_run_uses_that_run(own: Path) -> None:
-    study = a_study(own, "from-north-fold0-11", "pooled-fold0-22", "from-south-fold0-33")
+def test_study_with_one_pooled_run_uses_that_run(checkpoints: Path) -> None:
+    study = a_study(checkpoints, "from-north-fold0-11", "pooled-fold0-22", "from-south-fold0-33")
     assert runs_of(checkpoint.find_all(study)) == ["pooled-fold0-22"]
 
 
-def test_runs_with_other_settings_are_not_in_the_ensemble(own: Path) -> None:
-    study = a_study(own, "pooled-fold0-old", "pooled-fold0-new", "pooled-fold1-new")
+def test_runs_with_other_settings_are_not_in_the_ensemble(checkpoints: Path) -> None:
+    study = a_study(checkpoints, "pooled-fold0-old", "pooled-fold0-new", "pooled-fold1-new")
     states = {
         "pooled-fold0-old": {"state": "finished", "in_results": False},
         "pooled-fold0-new": {"state": "finished", "in_results": True},
@@ -280,24 +280,24 @@ def test_runs_with_other_settings_are_not_in_the_ensemble(own: Path) -> None:
     assert runs_of(checkpoint.find_all(study)) == ["pooled-fold0-new", "pooled-fold1-new"]
 
 
-def test_study_of_one_run_uses_that_run(own: Path) -> None:
-    study = a_study(own, "from-north-fold0-11")
+def test_study_of_one_run_uses_that_run(checkpoints: Path) -> None:
+    study = a_study(checkpoints, "from-north-fold0-11")
     assert checkpoint.find_all(study)[0].folder == f"{study}/from-north-fold0-11/checkpoint/epoch-0001"
 
 
 @pytest.mark.parametrize("runs", [("pooled-fold0-1", "pooled-fold1-2"), ("from-north-fold0-1", "from-south-fold0-2")])
-def test_all_runs_of_one_protocol_are_found(runs: tuple[str, ...], own: Path) -> None:
-    assert runs_of(checkpoint.find_all(a_study(own, *runs))) == list(runs)
+def test_all_runs_of_one_protocol_are_found(runs: tuple[str, ...], checkpoints: Path) -> None:
+    assert runs_of(checkpoint.find_all(a_study(checkpoints, *runs))) == list(runs)
 
 
-def test_other_runs_are_ignored_if_pooled_runs_exist(own: Path) -> None:
-    study = a_study(own, "pooled-fold0-1", "from-north-fold0-11", "pooled-fold1-2")
+def test_other_runs_are_ignored_if_pooled_runs_exist(checkpoints: Path) -> None:
+    study = a_study(checkpoints, "pooled-fold0-1", "from-north-fold0-11", "pooled-fold1-2")
     shutil.rmtree(f"{study}/from-north-fold0-11")
     assert runs_of(checkpoint.find_all(study)) == ["pooled-fold0-1", "pooled-fold1-2"]
 
 
-def test_study_with_an_incomplete_checkpoint_is_refused(own: Path) -> None:
-    study = a_study(own, "pooled-fold0-1", "pooled-fold1-2")
+def test_study_with_an_incomplete_checkpoint_is_refused(checkpoints: Path) -> None:
+    study = a_study(checkpoints, "pooled-fold0-1", "pooled-fold1-2")
     Path(study, "pooled-fold1-2", "checkpoint", "epoch-0001", "state.pt").unlink()
     with pytest.raises(CheckpointError, match="pooled-fold1-2: not a checkpoint"):
         checkpoint.find_all(study)
@@ -309,8 +309,8 @@ def test_study_without_runs_is_refused(tmp_path: Path) -> None:
         checkpoint.find_all(str(tmp_path))
 
 
-def test_study_without_checkpoints_is_refused(own: Path) -> None:
-    study = a_study(own, "pooled-fold0-22")
+def test_study_without_checkpoints_is_refused(checkpoints: Path) -> None:
+    study = a_study(checkpoints, "pooled-fold0-22")
     shutil.rmtree(f"{study}/pooled-fold0-22/checkpoint")
     with pytest.raises(CheckpointError, match="pooled-fold0-22: not a checkpoint"):
         checkpoint.find_all(study)[0]
@@ -323,10 +323,10 @@ def test_missing_and_empty_folders_are_refused(tmp_path: Path) -> None:
         checkpoint.find_all(str(tmp_path))[0]
 
 
-def test_run_with_an_incomplete_checkpoint_is_refused(own: Path) -> None:
-    (own / "epoch-0001" / "state.pt").unlink()
+def test_run_with_an_incomplete_checkpoint_is_refused(checkpoints: Path) -> None:
+    (checkpoints / "epoch-0001" / "state.pt").unlink()
     with pytest.raises(CheckpointError):
-        checkpoint.find_all(str(own.parent))[0]
+        checkpoint.find_all(str(checkpoints.parent))[0]
 
 
 def settings_with(folder: Path, **values: Any) -> None:
@@ -334,19 +334,19 @@ def settings_with(folder: Path, **values: Any) -> None:
     _change_config(folder, settings={**content["settings"], **values})
 
 
-def test_threshold_comes_from_the_finished_run(own: Path) -> None:
-    settings_with(own / "epoch-0001", threshold=0.6)
-    storage.write_json(str(own.parent / "run.json"), {"threshold": 0.35})
-    assert checkpoint.stored_threshold(checkpoint.find_all(str(own.parent))[0]) == 0.35
+def test_threshold_comes_from_the_finished_run(checkpoints: Path) -> None:
+    settings_with(checkpoints / "epoch-0001", threshold=0.6)
+    storage.write_json(str(checkpoints.parent / "run.json"), {"threshold": 0.35})
+    assert checkpoint.stored_threshold(checkpoint.find_all(str(checkpoints.parent))[0]) == 0.35
 
 
-def test_threshold_comes_from_the_settings_without_run_json(own: Path) -> None:
-    settings_with(own / "epoch-0001", threshold=0.6)
-    assert checkpoint.stored_threshold(checkpoint.find_all(str(own.parent))[0]) == 0.6
+def test_threshold_comes_from_the_settings_without_run_json(checkpoints: Path) -> None:
+    settings_with(checkpoints / "epoch-0001", threshold=0.6)
+    assert checkpoint.stored_threshold(checkpoint.find_all(str(checkpoints.parent))[0]) == 0.6
 
 
-def test_default_threshold_is_one_half(own: Path) -> None:
-    assert checkpoint.stored_threshold(checkpoint.find_all(str(own.parent))[0]) == 0.5
+def test_default_threshold_is_one_half(checkpoints: Path) -> None:
+    assert checkpoint.stored_threshold(checkpoint.find_all(str(checkpoints.parent))[0]) == 0.5
 
 
 class Malicious:
@@ -367,8 +367,10 @@ def load_all(folder: str) -> None:
 
 @pytest.mark.parametrize("file", ["state.pt", "model.safetensors"])
 @pytest.mark.parametrize("digest_matches", [False, True], ids=["old digest", "matching digest"])
-def test_malicious_pickle_is_refused_and_not_run(file: str, digest_matches: bool, own: Path, tmp_path: Path) -> None:
-    marker, folder = tmp_path / "executed", own / "epoch-0001"
+def test_malicious_pickle_is_refused_and_not_run(
+    file: str, digest_matches: bool, checkpoints: Path, tmp_path: Path
+) -> None:
+    marker, folder = tmp_path / "executed", checkpoints / "epoch-0001"
     malicious = pickle.dumps({"optimizer": Malicious(marker)}, protocol=2)
     (folder / file).write_bytes(malicious)
     if digest_matches:
@@ -389,24 +391,26 @@ def test_run_name_outside_the_study_is_refused(tmp_path: Path) -> None:
         checkpoint.find_all(str(tmp_path))[0]
 
 
-def test_saving_deletes_older_checkpoints(own: Path, trained: tuple[LungNetwork, torch.optim.Optimizer]) -> None:
-    save(str(own), snapshot(*trained, epoch=2))
-    assert [path.name for path in own.iterdir()] == ["epoch-0002"]
-    assert checkpoint.verify(str(own / "epoch-0002")).epoch == 2
+def test_saving_deletes_older_checkpoints(
+    checkpoints: Path, trained: tuple[LungNetwork, torch.optim.Optimizer]
+) -> None:
+    save(str(checkpoints), snapshot(*trained, epoch=2))
+    assert [path.name for path in checkpoints.iterdir()] == ["epoch-0002"]
+    assert checkpoint.verify(str(checkpoints / "epoch-0002")).epoch == 2
 
 
 def test_checkpoints_are_ordered_by_epoch_and_step(
-    own: Path, trained: tuple[LungNetwork, torch.optim.Optimizer], monkeypatch: pytest.MonkeyPatch
+    checkpoints: Path, trained: tuple[LungNetwork, torch.optim.Optimizer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(storage, "delete", lambda _: None)  # as if killed before deletion
     names = ["epoch-0001"]
     for epoch, step in ((1, 2), (1, 10), (2, 0), (2, 1)):
-        save(str(own), snapshot(*trained, epoch=epoch, step=step))
+        save(str(checkpoints), snapshot(*trained, epoch=epoch, step=step))
         names.append(f"epoch-{epoch:04d}" + (f"-step-{step:08d}" if step else ""))
-        latest = checkpoint.latest(str(own))
+        latest = checkpoint.latest(str(checkpoints))
         assert latest is not None
         assert (latest.epoch, latest.config["step"]) == (epoch, step)
-    assert sorted(path.name for path in own.iterdir()) == names
+    assert sorted(path.name for path in checkpoints.iterdir()) == names
 
 
 class CrashError(Exception):
@@ -415,7 +419,7 @@ class CrashError(Exception):
 
 @pytest.mark.parametrize("writes", [0, 1, 2, 3])
 def test_crash_while_saving_keeps_the_older_checkpoint(
-    writes: int, own: Path, trained: tuple[LungNetwork, torch.optim.Optimizer], monkeypatch: pytest.MonkeyPatch
+    writes: int, checkpoints: Path, trained: tuple[LungNetwork, torch.optim.Optimizer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left, write = writes, storage.write_bytes
 
@@ -431,17 +435,17 @@ def test_crash_while_saving_keeps_the_older_checkpoint(
         for module in (files, tables):
             patched.setattr(module, "write_bytes", crash)
         with pytest.raises(CrashError):
-            save(str(own), snapshot(*trained, epoch=2))
+            save(str(checkpoints), snapshot(*trained, epoch=2))
     assert left == 0
-    latest = checkpoint.latest(str(own))
+    latest = checkpoint.latest(str(checkpoints))
     assert latest is not None
     assert latest.epoch == 1
-    save(str(own), snapshot(*trained, epoch=2))  # the same command again
-    assert [path.name for path in own.iterdir()] == ["epoch-0002"]
+    save(str(checkpoints), snapshot(*trained, epoch=2))  # the same command again
+    assert [path.name for path in checkpoints.iterdir()] == ["epoch-0002"]
 
 
 def test_crash_before_deletion_uses_the_newer_checkpoint(
-    own: Path, trained: tuple[LungNetwork, torch.optim.Optimizer], monkeypatch: pytest.MonkeyPatch
+    checkpoints: Path, trained: tuple[LungNetwork, torch.optim.Optimizer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def crash(path: str) -> None:
         if path.endswith("epoch-0001"):
@@ -450,14 +454,14 @@ def test_crash_before_deletion_uses_the_newer_checkpoint(
     with monkeypatch.context() as patched:
         patched.setattr(storage, "delete", crash)
         with pytest.raises(CrashError):
-            save(str(own), snapshot(*trained, epoch=2))
-    latest = checkpoint.latest(str(own))
+            save(str(checkpoints), snapshot(*trained, epoch=2))
+    latest = checkpoint.latest(str(checkpoints))
     assert latest is not None
     assert latest.epoch == 2
 
 
 def test_interrupted_overwrite_is_never_valid(
-    own: Path, trained: tuple[LungNetwork, torch.optim.Optimizer], monkeypatch: pytest.MonkeyPatch
+    checkpoints: Path, trained: tuple[LungNetwork, torch.optim.Optimizer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def crash(path: str, value: dict[str, Any]) -> None:
         raise CrashError
@@ -465,6 +469,6 @@ def test_interrupted_overwrite_is_never_valid(
     with monkeypatch.context() as patched:
         patched.setattr(storage, "write_json", crash)
         with pytest.raises(CrashError):
-            save(str(own), with_other_weights(snapshot(*trained)))
+            save(str(checkpoints), with_other_weights(snapshot(*trained)))
     with pytest.raises(CheckpointError):
-        checkpoint.verify(str(own / "epoch-0001"))
+        checkpoint.verify(str(checkpoints / "epoch-0001"))

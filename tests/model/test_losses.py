@@ -51,11 +51,11 @@ def test_loss_matches_the_formula(count: int, seed: int, bce: float, dice: float
 @given(st.integers(2, 6), st.integers(0, 1000))
 def test_loss_of_an_image_is_independent_of_its_batch(count: int, seed: int) -> None:
     logits, masks = a_batch(count, seed=seed)
-    together = bce_dice(logits, masks, BOTH)
-    alone = torch.cat([bce_dice(logits[i : i + 1], masks[i : i + 1], BOTH) for i in range(count)])
-    torch.testing.assert_close(together, alone)
+    batch_loss = bce_dice(logits, masks, BOTH)
+    image_losses = torch.cat([bce_dice(logits[i : i + 1], masks[i : i + 1], BOTH) for i in range(count)])
+    torch.testing.assert_close(batch_loss, image_losses)
     order = torch.from_numpy(np.random.default_rng(seed).permutation(count))
-    torch.testing.assert_close(bce_dice(logits[order], masks[order], BOTH), together[order])
+    torch.testing.assert_close(bce_dice(logits[order], masks[order], BOTH), batch_loss[order])
 
 
 @pytest.mark.parametrize("terms", [BOTH, LossSettings(bce=0.0), LossSettings(dice=0.0)], ids=["both", "dice", "bce"])

@@ -141,8 +141,8 @@ def test_dicom_codings_agree_and_leak_no_patient_data(
     secrets += [part for secret in secrets for part in secret.split("^") if len(part) > 3]
     assert {str(dataset.PatientName), str(dataset.InstitutionName), str(dataset.PatientBirthDate)} <= set(secrets)
     # Check of the test itself: the input contains each of them.
-    given = _words(archive).lower()
-    assert all(secret.lower() in given for secret in secrets)
+    input_text = _words(archive).lower()
+    assert all(secret.lower() in input_text for secret in secrets)
     output = (_words(tmp_path / "out") + "".join(capfd.readouterr())).lower()
     assert [secret for secret in secrets if secret.lower() in output] == []
     assert "a secret of thirty-two letters" not in output
@@ -191,9 +191,9 @@ def test_grey_levels_are_matched_to_references(ray_cluster: None, archive: Path,
     assert len(info["preprocess"]["landmarks"]) == 11
     with pytest.raises(SettingsError, match="--match-to is for"):
         prepare.run(settings.model_copy(update={"preprocess": SMALL}))
-    given = match.model_copy(update={"landmarks": tuple(float(level) for level in range(11))})
+    with_landmarks = match.model_copy(update={"landmarks": tuple(float(level) for level in range(11))})
     with pytest.raises(SettingsError, match=r"--match-to computes landmarks .*: pass one of them"):
-        prepare.run(settings.model_copy(update={"preprocess": given}))
+        prepare.run(settings.model_copy(update={"preprocess": with_landmarks}))
 
 
 def test_broken_references_are_skipped(
@@ -216,9 +216,12 @@ def test_broken_references_are_skipped(
     assert warnings[3] == "2 more of 8 images not used for landmarks"
     prepare.run(settings.model_copy(update={"match_to": str(good)}))
     assert [path.read_bytes() for path in sorted((tmp_path / "out").rglob("*.tar"))] == tars
-    for where, first in ((broken, "undecodable: a0"), (broken / "z.png", "flat_match_image: z.png has one grey value")):
-        with pytest.raises(InputError, match=rf"{where}: none of \d images is usable: {first}"):
-            prepare.run(settings.model_copy(update={"match_to": str(where)}))
+    for reference, first in (
+        (broken, "undecodable: a0"),
+        (broken / "z.png", "flat_match_image: z.png has one grey value"),
+    ):
+        with pytest.raises(InputError, match=rf"{reference}: none of \d images is usable: {first}"):
+            prepare.run(settings.model_copy(update={"match_to": str(reference)}))
 
 
 def test_masks_of_other_classes_only_are_refused(archive: Path, tmp_path: Path) -> None:

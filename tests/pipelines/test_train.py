@@ -168,8 +168,8 @@ def _fold_of_few(prepared: Path) -> int:
     """Return one of three folds that holds out at most two images, so that six remain for training."""
     data = [catalog.open_dataset(folder) for folder in catalog.find_datasets([str(prepared)])]
     rows = [row for part in data for row in part.index.to_pylist()]
-    held = Counter(folds.assign_folds(rows, folds.group_rows(rows), 3, 0))
-    return next(fold for fold, count in held.items() if count <= 2)
+    counts = Counter(folds.assign_folds(rows, folds.group_rows(rows), 3, 0))
+    return next(fold for fold, count in counts.items() if count <= 2)
 
 
 def test_too_many_workers_are_refused(ray_cluster: None, prepared: Path, tmp_path: Path) -> None:
@@ -217,9 +217,9 @@ def test_study_results_are_written_and_shown(
         ("north", "south"),
         ("south", "north"),
     }
-    shown = capsys.readouterr().out
-    assert "north (source-to-source) " in shown
-    assert "gap " in shown
+    output = capsys.readouterr().out
+    assert "north (source-to-source) " in output
+    assert "gap " in output
     # Runs with other settings stay listed but are not part of the results.
     train.run(_settings(prepared, tmp_path, **{**settings, "epochs": 2, "only_folds": (0,)}))
     content = json.loads((study / "study.json").read_text())
@@ -288,13 +288,13 @@ def test_settings_error_of_a_run_ends_with_2(
 
 
 def test_runs_at_once_are_limited_and_stop_with_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    running, most, done, lock = 0, 0, [], threading.Lock()
+    running, peak, done, lock = 0, 0, [], threading.Lock()
 
     def slow(run: str, *_: object) -> None:
-        nonlocal running, most
+        nonlocal running, peak
         with lock:
             running += 1
-            most = max(most, running)
+            peak = max(peak, running)
         time.sleep(0.1)
         with lock:
             running -= 1
@@ -303,16 +303,16 @@ def test_runs_at_once_are_limited_and_stop_with_the_job(monkeypatch: pytest.Monk
     monkeypatch.setattr(train_run, "train", slow)
     names = [str(i) for i in range(5)]
     line = SharedProgressLine(logging.getLogger("test"))
-    ended = train_pool.train_in_threads(names, 2, WorkerAllocation(1, 1, 0), line)  # type: ignore[arg-type]
-    assert sorted(name for name, error in ended if error is None) == names  # type: ignore[type-var]
-    assert most == 2
+    outcomes = train_pool.train_in_threads(names, 2, WorkerAllocation(1, 1, 0), line)  # type: ignore[arg-type]
+    assert sorted(name for name, error in outcomes if error is None) == names  # type: ignore[type-var]
+    assert peak == 2
     assert line.closed.is_set()
     done.clear()
-    ended = train_pool.train_in_threads(
+    outcomes = train_pool.train_in_threads(
         names, 2, WorkerAllocation(1, 1, 0), SharedProgressLine(logging.getLogger("test"))
     )  # type: ignore[arg-type]
-    next(ended)
-    ended.close()  # like Ctrl-C
+    next(outcomes)
+    outcomes.close()  # like Ctrl-C
     time.sleep(0.5)
     assert len(done) <= 4
 

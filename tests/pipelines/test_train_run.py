@@ -53,16 +53,16 @@ class WorkerGroupStartupTimeoutError(Exception):
 
 
 def test_cause_of_a_failure_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def said(error: Exception) -> str:
+    def message(error: Exception) -> str:
         return str(train_run._cause(error, PLACED))
 
-    story = ValueError("Traceback...\nValueError: the story")
-    assert said(FailedError({0: story, 1: RuntimeError("x")})) == "ValueError: the story"
+    error_text = ValueError("Traceback...\nValueError: the story")
+    assert message(FailedError({0: error_text, 1: RuntimeError("x")})) == "ValueError: the story"
     lost, wrong = RuntimeError("RuntimeError: connection closed"), SettingsError("the loss became nan: lower")
     failure = UserExceptionWithTraceback(wrong, "Traceback ...")
     assert train_run._cause(FailedError({0: lost, 1: failure}), PLACED) is wrong
-    assert said(FailedError(controller=ValueError("a\nb"))) == "b"
-    assert said(FailedError()) == "the last line"
+    assert message(FailedError(controller=ValueError("a\nb"))) == "b"
+    assert message(FailedError()) == "the last line"
     monkeypatch.setenv(PLACEMENT_TIMEOUT_VARIABLE, "100")
     error = train_run._cause(FailedError(controller=WorkerGroupStartupTimeoutError()), WorkerAllocation(2, 1, 1))
     assert isinstance(error, ResourceError)
@@ -92,10 +92,10 @@ def test_run_without_free_cpus_fails(
 class Mirror:
     """Records what is sent to W&B."""
 
-    given: list[Any]
+    sent: list[Any]
 
     def __init__(self, *_: Any) -> None:
-        Mirror.given = []
+        Mirror.sent = []
 
     def __enter__(self) -> "Mirror":
         return self
@@ -104,22 +104,22 @@ class Mirror:
         return None
 
     def log_images(self, images: list[tracking.TrackedImage]) -> None:
-        self.given += images
+        self.sent += images
 
     def log_artifact(self, name: str, folder: str) -> None:
-        self.given.append((name, folder))
+        self.sent.append((name, folder))
 
 
 def test_wandb_receives_images_and_checkpoint_if_enabled(
     prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    wanted = WandbSettings(images=2, artifact=True)
-    training = run_state.start(_run(prepared, tmp_path / "run", wandb=wanted), torch.device("cpu"))
+    settings = WandbSettings(images=2, artifact=True)
+    training = run_state.start(_run(prepared, tmp_path / "run", wandb=settings), torch.device("cpu"))
     run_loop.finish(training, lambda _: None)
     monkeypatch.setattr(tracking, "WandbMirror", Mirror)
     train_run._log_results(training, torch.device("cpu"))
-    *images, (name, folder) = Mirror.given
+    *images, (name, folder) = Mirror.sent
     assert name == "run"
     assert Path(folder).parent == tmp_path / "run" / "checkpoint"
     held_out = {row["image_id"] for row in storage.read_table(str(tmp_path / "run" / "tested.parquet")).to_pylist()}
@@ -155,7 +155,7 @@ def test_resumed_run_logs_that_it_continues(prepared: Path, tmp_path: Path, monk
 
 def test_wandb_receives_nothing_by_default(monkeypatch: pytest.MonkeyPatch, prepared: Path, tmp_path: Path) -> None:
     opened: list[Any] = []
-    monkeypatch.setattr(tracking, "WandbMirror", lambda *given: opened.append(given))
+    monkeypatch.setattr(tracking, "WandbMirror", lambda *arguments: opened.append(arguments))
     training = run_state.start(_run(prepared, tmp_path / "run"), torch.device("cpu"))
     train_run._log_results(training, torch.device("cpu"))
     assert not opened

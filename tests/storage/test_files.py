@@ -318,9 +318,9 @@ def test_files_are_sorted_by_full_path(place: str) -> None:
 
 def test_a_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png")).touch()
-    for place in (str(tmp_path), tmp_path.as_uri()):
+    for path in (str(tmp_path), tmp_path.as_uri()):
         with pytest.raises(InputError, match=r"/\\xff\.png: the name is not UTF-8: rename it"):
-            storage.list_files(place)
+            storage.list_files(path)
 
 
 # JSON
@@ -396,14 +396,14 @@ def test_a_table_damaged_anywhere_is_refused(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"x\.parquet"):
             storage.read_table(str(path))
     footer = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
-    for place in range(0, len(content), 2):
-        path.write_bytes(content[:place] + bytes([content[place] ^ 0x41]) + content[place + 1 :])
+    for position in range(0, len(content), 2):
+        path.write_bytes(content[:position] + bytes([content[position] ^ 0x41]) + content[position + 1 :])
         try:
             table = storage.read_table(str(path))
         except InputError:
             continue
         # Every change of a page must be detected; the footer also has statistics that nobody reads.
-        assert place >= footer or table.equals(TABLE), f"byte {place} of {len(content)}"
+        assert position >= footer or table.equals(TABLE), f"byte {position} of {len(content)}"
 
 
 def test_rows_are_counted_from_the_footer(tmp_path: Path) -> None:

@@ -205,7 +205,7 @@ def test_printable_escapes_only_invalid_bytes() -> None:
 def test_a_byte_range_is_read(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_bytes(b"0123456789")
-    assert [filesystems.read_file(str(path), *where) for where in ((0, None), (3, 2), (8, 9), (20, 5))] == [
+    assert [filesystems.read_file(str(path), *byte_range) for byte_range in ((0, None), (3, 2), (8, 9), (20, 5))] == [
         b"0123456789",
         b"34",
         b"89",

@@ -32,9 +32,9 @@ def pair(draw_pair: Callable[[int, int, int], tuple[U8, U8]]) -> tuple[U8, U8]:
 
 
 def test_same_key_gives_the_same_augmentation(pair: tuple[U8, U8]) -> None:
-    first, again = (augment(*pair, ALL, KEY) for _ in range(2))
-    np.testing.assert_array_equal(first[0], again[0])
-    np.testing.assert_array_equal(first[1], again[1])
+    first, second = (augment(*pair, ALL, KEY) for _ in range(2))
+    np.testing.assert_array_equal(first[0], second[0])
+    np.testing.assert_array_equal(first[1], second[1])
 
 
 @pytest.mark.parametrize("key", [(4, 5, "case_01"), (3, 6, "case_01"), (3, 5, "case_02")])
@@ -104,8 +104,8 @@ def test_threads_change_nothing(pair: tuple[U8, U8]) -> None:
         return augment(*pair, ALL, (0, epoch, "x"))
 
     with ThreadPoolExecutor(8) as pool:
-        for threaded, alone in zip(pool.map(change, range(60)), map(change, range(60)), strict=True):
-            np.testing.assert_array_equal(threaded, alone)
+        for threaded, single in zip(pool.map(change, range(60)), map(change, range(60)), strict=True):
+            np.testing.assert_array_equal(threaded, single)
 
 
 def _draws(pair: tuple[U8, U8], chosen: AugmentSettings) -> dict[Any, Any]:
@@ -120,11 +120,11 @@ def _draws(pair: tuple[U8, U8], chosen: AugmentSettings) -> dict[Any, Any]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_random_draws_are_independent_of_other_settings(kind: str, pair: tuple[U8, U8]) -> None:
-    together = _draws(pair, ALL)
-    assert len(together) == len(KINDS)
+    combined = _draws(pair, ALL)
+    assert len(combined) == len(KINDS)
     strong, weak = (_draws(pair, AugmentSettings(**{kind: share * KINDS[kind]})) for share in (1.0, 1e-3))
     assert strong == weak
-    assert strong == {seed: together[seed] for seed in strong}
+    assert strong == {seed: combined[seed] for seed in strong}
 
 
 def test_gamma_keeps_the_order_of_grey_levels(pair: tuple[U8, U8]) -> None:
@@ -248,9 +248,9 @@ def test_noise_has_the_configured_deviation() -> None:
 
 def test_blur_smooths_and_keeps_the_mean(pair: tuple[U8, U8]) -> None:
     blurred = [augment(*pair, AugmentSettings(blur=2.0), (0, epoch, "x"))[0].astype(float) for epoch in range(20)]
-    rough = np.array([np.abs(np.diff(image, axis=0)).mean() for image in (pair[0].astype(float), *blurred)])
-    assert (rough[1:] <= rough[0] + 0.01).all()
-    assert rough.min() < 0.3 * rough[0]
+    roughness = np.array([np.abs(np.diff(image, axis=0)).mean() for image in (pair[0].astype(float), *blurred)])
+    assert (roughness[1:] <= roughness[0] + 0.01).all()
+    assert roughness.min() < 0.3 * roughness[0]
     assert max(abs(image.mean() - pair[0].mean()) for image in blurred) < 2
 
 

@@ -57,37 +57,37 @@ def test_every_rank_gathers_all_values_in_rank_order(results: Results) -> None:
 
 
 def test_any_world_size_measures_every_image_equally(results: Results) -> None:
-    (alone,) = results[1]
-    assert len(alone["rows"]) == len({(row["dataset"], row["image_id"]) for row in alone["rows"]}) == 8
-    assert 0 < sum(row["tp"] for row in alone["rows"]) < sum(row["tp"] + row["fn"] for row in alone["rows"])
+    (single,) = results[1]
+    assert len(single["rows"]) == len({(row["dataset"], row["image_id"]) for row in single["rows"]}) == 8
+    assert 0 < sum(row["tp"] for row in single["rows"]) < sum(row["tp"] + row["fn"] for row in single["rows"])
     for ranks in results.values():
-        assert all(result["rows"] == alone["rows"] for result in ranks)
-        assert all(result["native"] == alone["native"] for result in ranks)
+        assert all(result["rows"] == single["rows"] for result in ranks)
+        assert all(result["native"] == single["native"] for result in ranks)
 
 
 def test_every_training_sample_is_read_once_an_epoch(results: Results) -> None:
-    (alone,) = results[1]
-    all_ids = sorted(row["image_id"] for row in alone["rows"])
+    (single,) = results[1]
+    all_ids = sorted(row["image_id"] for row in single["rows"])
     for ranks in results.values():
         for epoch in range(2):
             assert sorted(name for result in ranks for name in result["trained_on"][epoch]) == all_ids
-    assert alone["trained_on"][0] != alone["trained_on"][1]
+    assert single["trained_on"][0] != single["trained_on"][1]
 
 
 @pytest.mark.parametrize("kind", ["plain", "clipped, averaged", "accumulating"])
 def test_any_number_of_ranks_takes_the_same_steps(kind: str, results: Results) -> None:
     """Without dropout and batch norm, which differ between ranks."""
-    alone = results[1][0]["steps"][kind]
-    assert len(set(alone["losses"])) == len(alone["losses"]) == 10
-    assert alone["losses"][-1] < 0.97 * alone["losses"][0]
-    assert alone["sizes"] == ([4] * 20 if kind == "accumulating" else [8] * 10)
+    single = results[1][0]["steps"][kind]
+    assert len(set(single["losses"])) == len(single["losses"]) == 10
+    assert single["losses"][-1] < 0.97 * single["losses"][0]
+    assert single["sizes"] == ([4] * 20 if kind == "accumulating" else [8] * 10)
     if kind == "plain":  # with unequal batches, a mean of the ranks' means would differ
         assert {size for result in results[3] for size in result["steps"][kind]["sizes"]} == {2, 3}
     for ranks in (results[world] for world in WORLDS if kind in results[world][0]["steps"]):
         for result in (rank["steps"][kind] for rank in ranks):
-            assert result["losses"] == pytest.approx(alone["losses"], abs=1e-5)
+            assert result["losses"] == pytest.approx(single["losses"], abs=1e-5)
             # Adam turns rounding differences of gradients near 0 into full steps.
-            assert result["weights"] == pytest.approx(alone["weights"], rel=1e-3, abs=1e-3)
+            assert result["weights"] == pytest.approx(single["weights"], rel=1e-3, abs=1e-3)
             assert result["weights"] == ranks[0]["steps"][kind]["weights"]
 
 

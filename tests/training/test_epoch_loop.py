@@ -113,13 +113,13 @@ def test_infinite_loss_ends_training_with_advice(value: float) -> None:
 
 
 def test_infinite_loss_of_another_rank_ends_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(epoch_loop, "gather", lambda mine: [mine, (math.nan, 2)])
+    monkeypatch.setattr(epoch_loop, "gather", lambda own: [own, (math.nan, 2)])
     with pytest.raises(LungsegError, match=r"the loss became nan: lower --optim\.lr, and check the masks"):
         train([[1.0]])
 
 
 def test_loss_sum_includes_all_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(epoch_loop, "gather", lambda mine: [(10.0, 5), mine])
+    monkeypatch.setattr(epoch_loop, "gather", lambda own: [(10.0, 5), own])
     assert train([[1.0, 2.0]])[0] == (13.0, 7)
 
 

@@ -64,8 +64,8 @@ def test_ranks_get_each_sample_once_in_equal_batches(count: int, batch: int, wor
     assert min(sizes) >= 2
     assert max(sizes) <= max(batch, 4)
     for step, *others in zip(*ranks, strict=True):
-        together = len(step.positions) + sum(len(other.positions) for other in others)
-        assert {step.global_size, *(other.global_size for other in others)} == {together}
+        global_size = len(step.positions) + sum(len(other.positions) for other in others)
+        assert {step.global_size, *(other.global_size for other in others)} == {global_size}
 
 
 def test_no_rank_ever_gets_a_batch_of_one_image() -> None:
@@ -97,8 +97,8 @@ def test_each_epoch_has_its_own_reproducible_order() -> None:
 def test_samples_of_a_step_are_independent_of_world_size() -> None:
     single = loader.training_steps(96, 8, (0, 1, 1), (0, 0))
     multiple = dealt(96, 2, 4)
-    together = [sorted(p for step in steps for p in step.positions) for steps in zip(*multiple, strict=True)]
-    assert [sorted(step.positions) for step in single] == together
+    merged = [sorted(p for step in steps for p in step.positions) for steps in zip(*multiple, strict=True)]
+    assert [sorted(step.positions) for step in single] == merged
 
 
 @given(COUNTS, st.integers(1, 9), st.integers(1, 5), st.integers(1, 5), st.integers(1, 3))
@@ -317,11 +317,11 @@ def test_loader_thread_errors_are_raised(bad: int, threads: int, reader: SampleR
         return sample
 
     steps = [Step((position,), 1) for position in range(8)]
-    going = loader.load_batches(reader, steps, threads, fail)
-    seen = [next(going).samples[0].image_id for _ in range(bad)]
+    batches = loader.load_batches(reader, steps, threads, fail)
+    image_ids = [next(batches).samples[0].image_id for _ in range(bad)]
     with pytest.raises(ShardError, match="truncated"):
-        next(going)
-    assert seen == [row["image_id"] for row in reader.rows[:bad]]
+        next(batches)
+    assert image_ids == [row["image_id"] for row in reader.rows[:bad]]
     assert loader_threads() == []
 
 
@@ -334,10 +334,10 @@ def test_batches_may_be_left_early(taken: int, reader: SampleReader) -> None:
         read.append(sample.image_id)
         return sample
 
-    going = loader.load_batches(reader, steps, 2, note)
+    batches = loader.load_batches(reader, steps, 2, note)
     for _ in range(taken):
-        next(going)
-    going.close()
+        next(batches)
+    batches.close()
     assert loader_threads() == []
     assert len(read) <= taken + 4 + 2
 
@@ -358,9 +358,9 @@ def test_prefetched_samples_are_cancelled_when_closed(reader: SampleReader, monk
         return sample
 
     monkeypatch.setattr(loader, "ThreadPoolExecutor", Pool)
-    going = loader.load_batches(reader, [Step(tuple(range(8)), 8)] * 20, 1, stop_after_one_batch)
-    next(going)
-    going.close()
+    batches = loader.load_batches(reader, [Step(tuple(range(8)), 8)] * 20, 1, stop_after_one_batch)
+    next(batches)
+    batches.close()
     assert len(read) <= 9
 
 

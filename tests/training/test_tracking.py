@@ -58,9 +58,9 @@ def test_repeated_epoch_replaces_its_line(tmp_path: Path) -> None:
     for epoch in (1, 2):
         first.add(row(epoch))
     for loss in (0.3, 0.2):  # killed twice between its line and its checkpoint
-        again = MetricsLog(str(path), 1)
-        assert again.rows == [row(1)]
-        again.add(row(2, loss))
+        reopened = MetricsLog(str(path), 1)
+        assert reopened.rows == [row(1)]
+        reopened.add(row(2, loss))
     assert lines(path) == [row(1), row(2, 0.2)]
 
 
@@ -326,16 +326,16 @@ def records_so_far(path: Path) -> list[Any]:
     """Return the records written so far: 7 bytes, then blocks of 32 KiB in LevelDB's log format."""
     from wandb.proto import wandb_internal_pb2
 
-    content, place, records, parts = path.read_bytes(), 7, [], b""
-    while place + 7 <= len(content):
-        if 32768 - place % 32768 < 7:  # no room for a header: zeros up to the next block
-            place += 32768 - place % 32768
+    content, position, records, parts = path.read_bytes(), 7, [], b""
+    while position + 7 <= len(content):
+        if 32768 - position % 32768 < 7:  # no room for a header: zeros up to the next block
+            position += 32768 - position % 32768
             continue
-        size, kind = int.from_bytes(content[place + 4 : place + 6], "little"), content[place + 6]
-        if place + 7 + size > len(content):
+        size, kind = int.from_bytes(content[position + 4 : position + 6], "little"), content[position + 6]
+        if position + 7 + size > len(content):
             break  # incomplete record
-        parts += content[place + 7 : place + 7 + size]
-        place += 7 + size
+        parts += content[position + 7 : position + 7 + size]
+        position += 7 + size
         if kind in (1, 4):  # a full record, or its last fragment
             record = wandb_internal_pb2.Record()
             record.ParseFromString(parts)

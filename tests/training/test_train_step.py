@@ -201,15 +201,15 @@ def test_moving_average_follows_its_formula(ema: float) -> None:
     average: dict[str, float] = {}
     for update in range(1, 16):
         learner(a_batch(update), 0.05)
-        now = {name: float(value) for name, value in learner.model.state_dict().items()}
+        values = {name: float(value) for name, value in learner.model.state_dict().items()}
         decay = min(ema, (1 + update) / (10 + update))
-        average = {name: decay * average[name] + (1 - decay) * now[name] for name in now} if average else now
-        average["count"] = now["count"]
+        average = {name: decay * average[name] + (1 - decay) * values[name] for name in values} if average else values
+        average["count"] = values["count"]
         result = {name: float(value) for name, value in learner.weights().items()}
         assert result == pytest.approx(average, rel=1e-5)
     assert learner.eval_model is not learner.model
-    assert abs(result["scale"] - now["scale"]) > 1e-3
-    assert result["seen"] < now["seen"] == result["count"]
+    assert abs(result["scale"] - values["scale"]) > 1e-3
+    assert result["seen"] < values["seen"] == result["count"]
 
 
 def test_moving_average_updates_once_per_step() -> None:
@@ -232,12 +232,12 @@ def test_no_moving_average_keeps_one_network() -> None:
 
 def test_weights_are_a_copy() -> None:
     learner = a_learner(a_settings(ComputeSettings()), network())
-    kept = learner.weights()
-    before = {name: value.clone() for name, value in kept.items()}
+    saved = learner.weights()
+    before = {name: value.clone() for name, value in saved.items()}
     learner(a_batch(0, 1), 1e-2)
-    assert same(kept, before)
+    assert same(saved, before)
     after = learner.weights()
-    assert all(not torch.equal(after[name], kept[name]) for name, _ in learner.model.named_parameters())
+    assert all(not torch.equal(after[name], saved[name]) for name, _ in learner.model.named_parameters())
     assert all(value.is_contiguous() for value in after.values())
 
 
@@ -376,7 +376,7 @@ def test_compiled_network_trains_the_same_weights(monkeypatch: pytest.MonkeyPatc
     real = nn.Module.compile
     monkeypatch.setattr(nn.Module, "compile", lambda self: real(self, backend=backend))
     plain, fast = (
-        a_learner(a_settings(ComputeSettings(compile=wanted, batch_norm="frozen"))) for wanted in (False, True)
+        a_learner(a_settings(ComputeSettings(compile=enabled, batch_norm="frozen"))) for enabled in (False, True)
     )
     for seed in range(3):
         losses = [learner(a_batch(seed, seed + 1), 0.1) for learner in (plain, fast)]
