@@ -34,7 +34,7 @@ _SHARE_RAY = ("tests/pipelines/", "tests/cluster/", "tests/test_end_to_end.py", 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
-    """Give each test process whole files, so that fixtures of a file and the Ray cluster are made once."""
+    """Assign complete files to each test process, so that file fixtures and the Ray cluster are created once."""
     from xdist.scheduler import LoadFileScheduling
 
     class FilesOfOneRay(LoadFileScheduling):

@@ -27,7 +27,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def write_part(plan: ShardPlan, areas: list[float | None]) -> None:
-    """Write a part as write_shard does, of records with these areas."""
+    """Write a shard like write_shard, with records of these mask areas."""
     records = [{**as_dict(record), "mask_area": area} for record, area in zip(plan.records, areas, strict=True)]
     places = {f"{name}_{field}": 1 for name in ("image", "mask", "json") for field in ("offset", "size", "crc32")}
     ids = ("image_id", "dataset", "patient_id", "finding", "pixel_digest", "phash")

@@ -108,8 +108,8 @@ def test_a_file_is_not_listed_before_its_rename(tmp_path: Path, monkeypatch: pyt
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", look_first)
-    storage.write_bytes(str(tmp_path / "x.bin"), b"whole")
-    assert seen == [([], b"whole")]
+    storage.write_bytes(str(tmp_path / "x.bin"), b"content")
+    assert seen == [([], b"content")]
 
 
 def test_written_files_are_readable_by_others(tmp_path: Path) -> None:

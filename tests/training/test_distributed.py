@@ -99,7 +99,7 @@ def test_accumulated_steps_equal_those_of_the_whole_batch(results: Results) -> N
 
 
 def test_ranks_that_replace_lost_ones_take_the_same_steps(results: Results) -> None:
-    """Four ranks are planned; one, two or three process their batches of two images, three of them unevenly."""
+    """One, two or three ranks process batches planned for four, of two images each; three share them unevenly."""
     plain = results[1][0]["steps"]["plain"]["losses"]
     for world, shares in ((1, [40]), (2, [20, 20]), (3, [20, 10, 10])):
         steps = [result["steps"]["of four planned ranks"] for result in results[world]]

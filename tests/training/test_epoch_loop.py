@@ -1,4 +1,4 @@
-"""One pass over data: training on batches, and measuring every image once."""
+"""One pass over data: training on batches, and evaluation of each image once."""
 
 import math
 import threading

@@ -57,7 +57,7 @@ TIMES = ("train_s", "epoch_s", "images_per_second", "device_wait_share")
 
 
 def ignore_progress(_: Progress) -> None:
-    """Show nothing."""
+    """Show no progress."""
 
 
 @pytest.fixture(autouse=True)
@@ -296,7 +296,7 @@ def uninterrupted(
 def test_run_killed_at_every_event_gives_the_same_result(
     uninterrupted: tuple[Run, list[Event]], tmp_path: Path
 ) -> None:
-    """Each start is killed at the first event at which no earlier start was."""
+    """Each start is killed at the first event at which no earlier start was killed."""
     reference, events = uninterrupted
     run = replace(reference, folder=str(tmp_path))
     killed: set[Event] = set()
@@ -464,7 +464,7 @@ class ByGrey(nn.Module):
 
 
 def set_validation_dice(dice: Sequence[float], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the epochs have these validation Dice values."""
+    """Set the validation Dice of each epoch."""
     left, mean_metrics = iter(dice), run_loop.mean_metrics
     monkeypatch.setattr(run_loop, "mean_metrics", lambda rows: {**mean_metrics(rows), "dice": next(left)})
 
