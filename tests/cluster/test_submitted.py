@@ -180,8 +180,9 @@ def test_token_is_in_no_file_log_or_record(outputs: dict[str, str], head: Head, 
     assert "prepare.py" in listed.stdout + listed.stderr
     assert token not in listed.stdout + listed.stderr
     assert not [job for job, output in outputs.items() if token in output]
-    roots = (Path(head.recorded("temp")), root, work)
-    files = [path for root in roots for path in root.rglob("*") if path.is_file() and path.stat().st_size < 64 << 20]
+    folders = (Path(head.recorded("temp")), root, work)
+    paths = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    files = [path for path in paths if path.stat().st_size < 64 << 20]
     assert any("/logs/" in str(path) for path in files)
     assert [path for path in files if token.encode() in path.read_bytes()] == []
 
