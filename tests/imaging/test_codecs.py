@@ -15,7 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import example, given, strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from PIL import Image
@@ -422,11 +422,24 @@ def test_one_grey_level_with_any_edges_is_thresholded_at_half(grey: int, side: i
     np.testing.assert_array_equal(result, soft > int(soft.max()) // 2)
 
 
-@given(st.integers(2, 255), st.integers(5, 100))
+@given(st.integers(32, 255), st.integers(5, 100))
 def test_jpeg_ringing_is_not_a_label(grey: int, quality: int) -> None:
     content = pil(painted(MASK, grey, side=4), "JPEG", quality=quality)
     coded = codecs.decode(content, "mask")
     np.testing.assert_array_equal(codecs.decode_mask(content, "mask"), coded > int(coded.max()) // 2)
+
+
+@given(st.integers(2, 31), st.integers(5, 100))
+@example(6, 20)
+def test_dark_mask_with_jpeg_ringing_is_right_or_refused(grey: int, quality: int) -> None:
+    content = pil(painted(MASK, grey, side=4), "JPEG", quality=quality)
+    coded = codecs.decode(content, "mask")
+    try:
+        result = codecs.decode_mask(content, "mask")
+    except ImageError as error:
+        assert error.code == "mask_levels"
+    else:
+        np.testing.assert_array_equal(result, coded > int(coded.max()) // 2)
 
 
 def test_specks_and_thin_rims_are_not_labels() -> None:

@@ -49,7 +49,7 @@ def test_order_of_parts_does_not_matter() -> None:
     ]
     summary = []
     for order in (parts, parts[::-1]):
-        times = StageTimes(actors=2)
+        times = StageTimes(actors=2, began=0.0)
         for one in order:
             times.add(1, one)
         summary.append(times.as_json())
