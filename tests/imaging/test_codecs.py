@@ -434,12 +434,12 @@ def test_jpeg_ringing_is_not_a_label(grey: int, quality: int) -> None:
 def test_dark_mask_with_jpeg_ringing_is_right_or_refused(grey: int, quality: int) -> None:
     content = pil(painted(MASK, grey, side=4), "JPEG", quality=quality)
     coded = codecs.decode(content, "mask")
+    code, result = "", None
     try:
         result = codecs.decode_mask(content, "mask")
     except ImageError as error:
-        assert error.code == "mask_levels"
-    else:
-        np.testing.assert_array_equal(result, coded > int(coded.max()) // 2)
+        code = error.code
+    assert code == "mask_levels" or np.array_equal(result, coded > int(coded.max()) // 2)
 
 
 def test_specks_and_thin_rims_are_not_labels() -> None:
