@@ -28,7 +28,7 @@ LAST = {
     "prepare": r"8 prepared in [\d.]+ s .*",
     "train": r"phantom-montgomery \+ phantom-shenzhen \(pooled\) .*",
     "infer": r"[\d:]+ .*/predictions: 8 rows \(8 ok\); this run predicted 8 in [\d.]+ s",
-    "report": r"[\d:]+ the numbers: .*/report/report\.json",
+    "report": r"[\d:]+ wrote .*/report/report\.html and .*/report/report\.json",
     "export": r"[\d:]+ 8 of 8 rows selected; written to .*/export: 8 masks, 8 overlays, 8 coco",
 }
 # `ray job stop`, which imports everything first: so it stops the job at the moment that a checkpoint appears.
