@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-SCHEMA = 5
+SCHEMA = 6
 """Number of the file schema. Every file carries it, and readers refuse other numbers."""
 
 _LAST_UNNAMED = 4  # files up to this schema do not say which version of lungseg wrote them
@@ -129,6 +129,7 @@ INDEX = pa.schema(
         ("finding", pa.string()),
         ("pixel_digest", pa.string()),
         ("phash", pa.string()),
+        ("flags", pa.list_(pa.string())),
         ("shard", pa.string()),
         *(
             (f"{member}_{field}", pa.int64())
@@ -227,6 +228,11 @@ _PREDICTED: tuple[tuple[str, pa.DataType, str], ...] = (
         "reason codes: why it was not predicted, what was repaired, or why its reference is not used",
     ),
     ("message", pa.string(), "the sentences for these codes; empty without codes"),
+    (
+        "flags",
+        pa.list_(pa.string()),
+        "what is unusual about the image or its masks: look at it before you use the mask",
+    ),
     ("height", pa.int32(), "native height, px"),
     ("width", pa.int32(), "native width, px"),
     ("mask", pa.string(), "lung mask as COCO RLE counts (column-major, ASCII) at height x width; null: not predicted"),

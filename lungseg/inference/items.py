@@ -168,7 +168,8 @@ def prepared_item(folder: str, row: Row, stat: Stat = None) -> Item:
     """Create an item from an index row of a prepared dataset."""
     tar = storage.join(folder, f"{row['shard']}.tar")
     ids = {name: row[name] for name in ("image_id", "dataset", "patient_id", "finding", "pixel_digest")}
-    return Item(Record(image_uri=f"{tar}#{row['image_id']}", **ids), tar, row, (stat,))
+    record = Record(image_uri=f"{tar}#{row['image_id']}", flags=tuple(row["flags"]), **ids)
+    return Item(record, tar, row, (stat,))
 
 
 def with_stats(items: Sequence[Item], stats: dict[str, Stat]) -> list[Item]:

@@ -66,7 +66,12 @@ def _status(record: Record) -> str:
 
 
 def _reasons(record: Record) -> Row:
-    return {"status": record.status, "codes": list(record.codes), "message": record.message}
+    return {
+        "status": record.status,
+        "codes": list(record.codes),
+        "message": record.message,
+        "flags": list(record.flags),
+    }
 
 
 def _ids(record: Record) -> Row:

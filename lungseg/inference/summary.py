@@ -92,6 +92,8 @@ def write_summary(
             "images": counts.statuses.total(),
             "counts": counts.counts(),
             "codes": counts.code_counts(),
+            "flagged": counts.flagged,
+            "flags": dict(counts.flags.most_common()),
             "model": job.model_digest,
             "settings": job.settings.model_dump(mode="json"),
             "versions": versions(_LIBRARIES),
@@ -122,7 +124,8 @@ def print_image_summary(out: str) -> None:
     lungs = " and ".join(f"{side} {row[f'{side}_lung_px'] / size:.1%}" for side in ("right", "left"))
     confidence = "" if row["mean_probability"] is None else f", mean probability {row['mean_probability']:.3f}"
     dice = "" if row["dice"] is None else f", Dice {row['dice']:.4f}"
+    flags = f"flags: {', '.join(row['flags'])}: look at the image\n" if row["flags"] else ""
     sys.stdout.write(
         f"{name}: lungs {row['area_px'] / size:.1%} of {row['width']} x {row['height']} px "
-        f"({lungs}){confidence}{dice}\n{path}\n"
+        f"({lungs}){confidence}{dice}\n{flags}{path}\n"
     )

@@ -84,6 +84,8 @@ def run(settings: InferSettings) -> None:
     )
     if counts.not_predicted():
         logger.info("images without a mask: %s", counts.describe_not_predicted())
+    if counts.flagged:
+        logger.info("%d images are flagged, look at them first: %s", counts.flagged, counts.describe_flagged())
 
 
 def _predict_remaining(

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -19,14 +19,16 @@ _WRONG_FORMAT = "not in the format that jobs/infer.py writes"
 
 @dataclass(frozen=True)
 class StatusCounts:
-    """Number of images by status and by (status, reason code).
+    """Number of images by status, by (status, reason code) and by flag.
 
-    examples: messages of the first images without a mask.
+    flagged: images with a flag. examples: messages of the first images without a mask.
     """
 
     statuses: Counter[str]
     codes: Counter[tuple[str, str]]
     examples: tuple[str, ...] = ()
+    flags: Counter[str] = field(default_factory=Counter)
+    flagged: int = 0
 
     @classmethod
     def empty(cls) -> "StatusCounts":
@@ -38,6 +40,7 @@ class StatusCounts:
         """Count the rows of a part."""
         counts = cls.empty()
         examples: list[str] = []
+        flags = [set(names or ()) for names in rows.column("flags").to_pylist()]
         names = ("status", "codes", "message", "source_uri")
         for status, codes, message, uri in zip(*(rows.column(name).to_pylist() for name in names), strict=True):
             counts.statuses[status] += 1
@@ -47,12 +50,19 @@ class StatusCounts:
                 name = storage.name_of(uri)
                 sentence = message if name in message else f"{name}: {message}"
                 examples.append(f"{sentence} ({', '.join(reasons)})")
-        return cls(counts.statuses, counts.codes, tuple(examples))
+        by_flag = Counter(name for names in flags for name in names)
+        return cls(counts.statuses, counts.codes, tuple(examples), by_flag, sum(map(bool, flags)))
 
     def add(self, other: "StatusCounts") -> "StatusCounts":
         """Return the sum of both counts."""
         examples = (*self.examples, *other.examples)[:_MAX_EXAMPLES]
-        return StatusCounts(self.statuses + other.statuses, self.codes + other.codes, examples)
+        return StatusCounts(
+            self.statuses + other.statuses,
+            self.codes + other.codes,
+            examples,
+            self.flags + other.flags,
+            self.flagged + other.flagged,
+        )
 
     def not_predicted(self) -> int:
         """Count the images that have no mask."""
@@ -73,17 +83,23 @@ class StatusCounts:
         reasons = [(code, count) for (status, code), count in self.codes.most_common() if status not in USABLE]
         return ", ".join(f"{count} {code}" for code, count in reasons)
 
+    def describe_flagged(self) -> str:
+        """List the flags, the most frequent first."""
+        return ", ".join(f"{count} {flag}" for flag, count in self.flags.most_common())
+
     def to_json(self) -> str:
         """Serialize to JSON."""
         codes = [[*key, count] for key, count in sorted(self.codes.items())]
-        return json.dumps({"statuses": self.statuses, "codes": codes, "examples": self.examples})
+        flags = {"flags": self.flags, "flagged": self.flagged}
+        return json.dumps({"statuses": self.statuses, "codes": codes, "examples": self.examples, **flags})
 
     @classmethod
     def from_json(cls, text: str) -> "StatusCounts":
         """Restore the output of `to_json`."""
         values = json.loads(text)
         codes = Counter({(status, code): count for status, code, count in values["codes"]})
-        return cls(Counter(values["statuses"]), codes, tuple(values["examples"]))
+        examples, flags = tuple(values["examples"]), Counter(values["flags"])
+        return cls(Counter(values["statuses"]), codes, examples, flags, values["flagged"])
 
 
 def part_path(out: str, number: int) -> str:

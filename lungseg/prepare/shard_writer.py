@@ -104,6 +104,7 @@ def _add_members(tar: tarfile.TarFile, sample: EncodedSample) -> dict[str, tuple
 
 def _index_row(record: Record, shard: str, ranges: dict[str, tuple[int, int, int]]) -> Row:
     row: Row = {name: getattr(record, name) for name in (*SAMPLE_ID_FIELDS, "phash")}
+    row["flags"] = list(record.flags)
     row["shard"] = shard
     for name in MEMBER_SUFFIXES:
         row[f"{name}_offset"], row[f"{name}_size"], row[f"{name}_crc32"] = ranges.get(name, (0, 0, 0))

@@ -30,7 +30,7 @@ def write_part(plan: ShardPlan, areas: list[float | None]) -> None:
     """Write a shard like write_shard, with records of these mask areas."""
     records = [{**as_dict(record), "mask_area": area} for record, area in zip(plan.records, areas, strict=True)]
     places = {f"{name}_{field}": 1 for name in ("image", "mask", "json") for field in ("offset", "size", "crc32")}
-    ids = ("image_id", "dataset", "patient_id", "finding", "pixel_digest", "phash")
+    ids = ("image_id", "dataset", "patient_id", "finding", "pixel_digest", "phash", "flags")
     rows = [{**{name: record[name] for name in ids}, "shard": plan.name, **places} for record in records]
     shard = {"name": plan.name, "bytes": 1, "sha256": plan.name, "samples": len(rows)}
     part = {"shard": shard, "records": records, "index": rows}

@@ -31,6 +31,7 @@ def prediction_row(image_id: str, source: str, mask: U8, **changes: Any) -> Row:
         "mask_uris": [],
         "status": "ok",
         "codes": [],
+        "flags": [],
         "message": "",
         "height": height,
         "width": width,

@@ -59,6 +59,12 @@ def planned_samples(folder: Path) -> list[Item]:
     return [prepared_item(data.folder, row) for row in data.index.to_pylist()]
 
 
+def test_sample_has_the_flags_of_its_index_row(prepared: Path) -> None:
+    data = catalog.open_dataset(catalog.find_datasets([str(prepared)])[0])
+    row = {**data.index.to_pylist()[0], "flags": ["mask_uneven"]}
+    assert open_item(prepared_item(data.folder, row), PreprocessSettings(size=64)).record.flags == ("mask_uneven",)
+
+
 def code(opened: OpenedImage) -> str:
     return opened.record.codes[0]
 

@@ -29,7 +29,7 @@ def items(*names: str, size: int = 5) -> list[Item]:
 
 def row(name: str, status: str = "ok", *codes: str) -> dict[str, Any]:
     known = {"image_id": name, "source_uri": f"/films/{name}.png", "status": status}
-    return {**dict.fromkeys(PREDICTIONS.names), **known, "codes": list(codes), "message": f"why {name}"}
+    return {**dict.fromkeys(PREDICTIONS.names), **known, "codes": list(codes), "message": f"why {name}", "flags": []}
 
 
 def write(out: Path, part: PlannedPart, *rows: dict[str, Any]) -> Path:
@@ -271,6 +271,15 @@ def test_counts_include_statuses_and_all_codes() -> None:
         ("failed", "unreadable"): 1,
     }
     assert counts.examples == ("c.png: why c (blank)", "d.png: why d (unreadable)")
+
+
+def test_counts_include_flagged_images_and_flags() -> None:
+    flagged = {**row("a"), "flags": ["not_chest_like", "mask_uneven"]}
+    counts = count(flagged, {**row("b"), "flags": ["not_chest_like"]}, row("c"))
+    assert counts.flagged == 2
+    assert counts.describe_flagged() == "2 not_chest_like, 1 mask_uneven"
+    both = StatusCounts.from_json(counts.add(count(row("d"), flagged)).to_json())
+    assert (both.flagged, both.flags) == (3, {"not_chest_like": 3, "mask_uneven": 2})
 
 
 def test_sum_of_counts_keeps_the_first_three_examples() -> None:

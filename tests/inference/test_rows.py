@@ -41,7 +41,19 @@ MODEL = ModelSettings(encoder="tu-test_efficientnet", weights="none")
 SHARED = {"threshold": 0.5, "model": "0123456789abcdef"}
 NO_POSTPROCESSING = PostprocessSettings(lungs=False, holes=False)
 PREDICTED_ONLY = set(PREDICTIONS.names) - {
-    *("image_id", "dataset", "patient_id", "source_uri", "mask_uris", "status", "codes", "message", "height", "width"),
+    *(
+        "image_id",
+        "dataset",
+        "patient_id",
+        "source_uri",
+        "mask_uris",
+        "status",
+        "codes",
+        "message",
+        "flags",
+        "height",
+        "width",
+    ),
     *("threshold", "model", "seconds"),
 }
 
@@ -183,6 +195,13 @@ def test_only_training_images_are_marked_as_seen(archive: Path, prepared: Path, 
     rows = rows_of(ensemble, opened_from(archive))
     assert [row["image_id"] for row in rows if row["seen_in_training"]] == [first]
     assert {row["models"] for row in rows} == {1}
+
+
+def test_row_has_the_flags_of_its_image(archive: Path, ensemble: Ensemble) -> None:
+    (first, *_) = opened_from(archive)
+    flagged = replace(first, record=replace(first.record, flags=("not_chest_like",)))
+    (row,) = rows_of(ensemble, [flagged])
+    assert (row["status"], row["flags"]) == ("ok", ["not_chest_like"])
 
 
 def test_row_has_ids_and_model(archive: Path, ensemble: Ensemble) -> None:

@@ -127,15 +127,19 @@ def test_key_is_not_in_predictions_json(job: InferenceJob) -> None:
             "a.png: lungs 0.0% of 200 x 100 px (right 0.0% and left 0.0%)",
         ),
         (
+            {"flags": ["not_chest_like"]},
+            "a.png: lungs 25.0% of 200 x 100 px (right 15.0% and left 10.0%)\nflags: not_chest_like: look at the image",
+        ),
+        (
             {"status": "rejected", "codes": ["blank"], "message": "a.png is black", "area_px": None, "height": None},
             "a.png: rejected (blank): a.png is black",
         ),
     ],
 )
-def test_single_image_is_summarized_in_two_lines(
+def test_single_image_is_summarized_with_the_path_of_its_part(
     changes: dict[str, object], line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = part_path(str(tmp_path), 0)
     write_part(path, [row("a", **changes)], "x")
     print_image_summary(str(tmp_path))
-    assert capsys.readouterr().out.splitlines() == [line, path]
+    assert capsys.readouterr().out.splitlines() == [*line.splitlines(), path]

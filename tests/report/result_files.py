@@ -108,6 +108,7 @@ def _predicted(folder: Path, number: int, pair: tuple[U8, U8]) -> Row:
         "patient_id": "secret-patient",
         "status": "ok",
         "codes": [],
+        "flags": [],
         "message": "",
         "source_uri": str(folder / "images" / f"{number}.png"),
         "mask_uris": [str(folder / "masks" / f"{number}.png")],
