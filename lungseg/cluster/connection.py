@@ -10,7 +10,8 @@ from typing import Any
 import ray
 from ray.data import DataContext
 
-from lungseg.errors import ResourceError, SettingsError, first_line
+from lungseg.cluster.temporary_folder import choose_ray_folder, temporary_folder
+from lungseg.errors import LungsegError, ResourceError, SettingsError, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ def connect() -> None:
     """Join the cluster of this job or of RAY_ADDRESS; otherwise start one on this machine.
 
     Raises:
-        SettingsError: RAY_ADDRESS is not a cluster address.
+        SettingsError: RAY_ADDRESS is not a cluster address, or the temporary folder cannot be used.
         ResourceError: Ray does not answer, or cannot be started.
 
     """
@@ -44,23 +45,11 @@ def connect() -> None:
         ray.init(
             address=address, log_to_driver=False, logging_level=logging.WARNING, configure_logging=True, **local_options
         )
-    except ConnectionError as error:
-        address_text = os.environ.get("RAY_ADDRESS", "the address of this job")
-        raise ResourceError(
-            f"no Ray answers at {address_text}, or it refuses the token (RAY_AUTH_MODE, RAY_AUTH_TOKEN): start the "
-            "cluster, set its token, or set RAY_ADDRESS=local to use this machine"
-        ) from error
-    except ValueError as error:
-        raise SettingsError(
-            f"RAY_ADDRESS={address}: not a cluster address ({first_line(error)}): set HOST:PORT, or local"
-        ) from error
     except Exception as error:
-        if type(error) is not Exception:
-            raise  # a bug: Ray raises Exception itself if its processes do not start in 30 s
-        raise ResourceError(
-            f"Ray did not start ({str(error).split('.')[0]}): the machine is too busy, or short of memory or disk; "
-            "run the same command again"
-        ) from error
+        refusal = _explain(error, address)
+        if refusal is None:
+            raise
+        raise refusal from error
     if callable(sigterm_handler):
         signal.signal(signal.SIGTERM, sigterm_handler)  # Ray replaced it by one that exits with status 15
     context = DataContext.get_current()
@@ -69,6 +58,27 @@ def connect() -> None:
     # It logs errors with tracebacks, and also raises them.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     logger.info("Ray %s: %d CPUs, %d GPUs", ray.__version__, cluster_total("CPU"), cluster_total("GPU"))
+
+
+def _explain(error: Exception, address: str | None) -> LungsegError | None:
+    """Return what the user can do about an error of `ray.init`; None for a bug."""
+    if isinstance(error, ConnectionError):
+        return ResourceError(
+            f"no Ray answers at {os.environ.get('RAY_ADDRESS', 'the address of this job')}, or it refuses the token "
+            "(RAY_AUTH_MODE, RAY_AUTH_TOKEN): start the cluster, set its token, or set RAY_ADDRESS=local to use this "
+            "machine"
+        )
+    if isinstance(error, ValueError) and address != "local":
+        return SettingsError(
+            f"RAY_ADDRESS={address}: not a cluster address ({first_line(error)}): set HOST:PORT, or local"
+        )
+    # Ray raises Exception itself if its processes do not start in 30 s, and OSError if it cannot write its files.
+    if type(error) is Exception or isinstance(error, OSError):
+        return ResourceError(
+            f"Ray did not start ({str(error).split('.')[0]}): the machine is too busy, or short of memory or disk; "
+            "run the same command again"
+        )
+    return None
 
 
 def _local_options() -> dict[str, Any]:
@@ -80,7 +90,7 @@ def _local_options() -> dict[str, Any]:
     """
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     os.environ.setdefault("MALLOC_ARENA_MAX", "2")
-    return {"include_dashboard": False}
+    return {"include_dashboard": False, "_temp_dir": choose_ray_folder()}
 
 
 def _address() -> str | None:
@@ -97,7 +107,7 @@ def _address() -> str | None:
         )
     if address:
         return address
-    address_file = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"  # noqa: S108
+    address_file = Path(temporary_folder()) / "ray" / "ray_current_cluster"
     if not address_file.is_file():
         return "local"
     host, _, port = address_file.read_text().strip().rpartition(":")

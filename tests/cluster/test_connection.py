@@ -48,8 +48,12 @@ def test_invalid_address_is_a_settings_error(address: str, monkeypatch: pytest.M
             Exception("The current node timed out. This could happen"),
             r"Ray did not start \(The current node timed out\)",
         ),
+        (
+            OSError(28, "No space left on device"),
+            r"Ray did not start \(\[Errno 28\] No space left on device\): .* short of memory or disk",
+        ),
     ],
-    ids=["no answer", "timeout"],
+    ids=["no answer", "timeout", "full disk"],
 )
 def test_failed_start_is_a_resource_error(error: Exception, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(**_: object) -> None:
