@@ -17,7 +17,7 @@ COUNT_MASKS := import sys; from lungseg import storage; from lungseg.ingest impo
 # Start a separate Ray, even if this machine belongs to another cluster.
 export RAY_ADDRESS := local
 
-.PHONY: demo demo-with-masks demo-without-masks test test-slow check clean distclean
+.PHONY: demo demo-with-masks demo-without-masks test fast-tests test-slow check clean distclean
 
 # Every result except a count of 0 goes to the preparation, which reports errors.
 demo: .venv/installed
@@ -37,11 +37,15 @@ demo-without-masks:
 	$(RUN) jobs/infer.py archive --archive "$(DATA)" --checkpoint "$(MODEL)" --out "$(WORK)/predictions"
 	$(RUN) jobs/export.py archive --predictions "$(WORK)/predictions" --formats overlays --out "$(WORK)/overlays"
 
-test: check
+# The checks run beside the tests: mypy needs one core for a minute.
+test: .venv/installed
+	@$(MAKE) --no-print-directory -j2 check fast-tests
+
+fast-tests: .venv/installed
 	$(RUN) -m pytest -m "not slow" --numprocesses 2
 
 test-slow: .venv/installed
-	$(RUN) -m pytest -m slow
+	$(RUN) -m pytest -m slow --numprocesses 2
 
 check: .venv/installed
 	$(RUN) -m ruff format --check

@@ -34,8 +34,14 @@ _SHARE_RAY = ("tests/pipelines/", "tests/cluster/", "tests/test_end_to_end.py", 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
-    """Assign complete files to each test process, so that file fixtures and the Ray cluster are created once."""
+    """Assign complete files to each test process, so that file fixtures and the Ray cluster are created once.
+
+    Slow tests start processes and nodes of their own, so their files are assigned freely.
+    """
     from xdist.scheduler import LoadFileScheduling
+
+    if config.getoption("markexpr") == "slow":
+        return LoadFileScheduling(config, log)
 
     class FilesOfOneRay(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:

@@ -47,7 +47,7 @@ def train(run: Run, allocation: WorkerAllocation, line: SharedProgressLine) -> N
     try:
         result = _trainer(run, allocation, board).fit()
     except ray.train.TrainingFailedError as error:
-        raise _cause(error, allocation) from error
+        raise failure_cause(error, allocation) from error
     finally:
         ended.set()
         watcher.join()
@@ -64,7 +64,7 @@ def _trainer(run: Run, allocation: WorkerAllocation, board: Any) -> TorchTrainer
     # With fewer workers, each takes over batches of the missing ones until a node replaces them.
     workers: Any = (min_workers, planned) if 0 < min_workers < planned else allocation.workers
     return TorchTrainer(
-        _train_rank,  # type: ignore[arg-type]  # its value is Result.return_value
+        train_rank,  # type: ignore[arg-type]  # its value is Result.return_value
         train_loop_config={"run": run, "board": board},
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers,
@@ -87,7 +87,7 @@ def _with_threads(run: Run, cpus: int) -> Run:
     return replace(run, settings=run.settings.model_copy(update={"loader": loader}))
 
 
-def _train_rank(config: dict[str, Any]) -> TaskResult:
+def train_rank(config: dict[str, Any]) -> TaskResult:
     """Train one rank; return an error at the start, because Ray Train retries a run after an exception."""
     run, board, rank = config["run"], config["board"], rank_and_world_size()[0]
     logs.configure(prefix=f"{run.settings.study} {run.name} rank {rank}: ")
@@ -109,7 +109,7 @@ def _train_rank(config: dict[str, Any]) -> TaskResult:
         show(Progress(training.epoch, 0, 0, 0.0, "resuming from its checkpoint"))
     run_loop.finish(training, show)
     if rank == 0:
-        _log_results(training, device)
+        log_results(training, device)
     return TaskResult()
 
 
@@ -125,7 +125,7 @@ def _require_same_data(run: Run) -> None:
         raise InputError(f"{run.name}: its data changed since the study began: start the same command again")
 
 
-def _log_results(training: run_state.TrainingState, device: torch.device) -> None:
+def log_results(training: run_state.TrainingState, device: torch.device) -> None:
     """Log the checkpoint and some images to W&B, if the settings enable it."""
     run, wandb = training.run, training.run.settings.wandb
     if not (wandb.artifact or wandb.images):
@@ -156,7 +156,7 @@ def _tracked_images(training: run_state.TrainingState, predictor: Predictor) -> 
     ]
 
 
-def _cause(error: BaseException, allocation: WorkerAllocation) -> LungsegError:
+def failure_cause(error: BaseException, allocation: WorkerAllocation) -> LungsegError:
     """Return why a run ended: no place for its workers, or the error that one of them raised."""
     controller_error = getattr(error, "controller_failure", None)
     if type(controller_error).__name__ == "WorkerGroupStartupTimeoutError":

@@ -65,13 +65,6 @@ def test_two_workers_train_once_and_test_every_image(
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
-def test_user_error_is_not_retried(ray_cluster: None, prepared: Path, tmp_path: Path) -> None:
-    model = ModelSettings(encoder="resnet18", weights=str(tmp_path / "missing.pth"))
-    with pytest.raises(LungsegError, match=r"missing\.pth: cannot be read"):
-        train.run(_settings(prepared, tmp_path, model=model))
-    assert not list(tmp_path.glob("study/*/metrics.jsonl"))
-
-
 def test_each_dataset_is_left_out_once(
     in_this_process: None, prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -322,7 +315,7 @@ def test_failed_run_does_not_stop_the_run_beside_it(
 ) -> None:
     """Two runs with one worker each in Ray. One of them fails: a file blocks its checkpoint folder."""
     caplog.set_level("INFO")
-    settings = _settings(prepared, tmp_path, only_folds=(0, 1), workers_per_run=1, max_failures=0)
+    settings = _settings(prepared, tmp_path, only_folds=(0, 1), workers_per_run=1)
 
     def name(settings: TrainSettings, plan: folds.RunPlan, data: list[catalog.PreparedDataset]) -> str:
         run = name_run(settings, plan, data)

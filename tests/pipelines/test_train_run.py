@@ -1,6 +1,8 @@
 """One run as a Ray Train job: error messages, and the end of a run without resources. See also test_train.py."""
 
 import logging
+import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -54,17 +56,17 @@ class WorkerGroupStartupTimeoutError(Exception):
 
 def test_cause_of_a_failure_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def message(error: Exception) -> str:
-        return str(train_run._cause(error, PLACED))
+        return str(train_run.failure_cause(error, PLACED))
 
     error_text = ValueError("Traceback...\nValueError: the story")
     assert message(FailedError({0: error_text, 1: RuntimeError("x")})) == "ValueError: the story"
     lost, wrong = RuntimeError("RuntimeError: connection closed"), SettingsError("the loss became nan: lower")
     failure = UserExceptionWithTraceback(wrong, "Traceback ...")
-    assert train_run._cause(FailedError({0: lost, 1: failure}), PLACED) is wrong
+    assert train_run.failure_cause(FailedError({0: lost, 1: failure}), PLACED) is wrong
     assert message(FailedError(controller=ValueError("a\nb"))) == "b"
     assert message(FailedError()) == "the last line"
     monkeypatch.setenv(PLACEMENT_TIMEOUT_VARIABLE, "100")
-    error = train_run._cause(FailedError(controller=WorkerGroupStartupTimeoutError()), WorkerAllocation(2, 1, 1))
+    error = train_run.failure_cause(FailedError(controller=WorkerGroupStartupTimeoutError()), WorkerAllocation(2, 1, 1))
     assert isinstance(error, ResourceError)
     assert str(error).startswith("no place for 2 workers of 1 CPUs and a GPU in 300 s: another job holds the resources")
 
@@ -118,7 +120,7 @@ def test_wandb_receives_images_and_checkpoint_if_enabled(
     training = run_state.start(_run(prepared, tmp_path / "run", wandb=settings), torch.device("cpu"))
     run_loop.finish(training, lambda _: None)
     monkeypatch.setattr(tracking, "WandbMirror", Mirror)
-    train_run._log_results(training, torch.device("cpu"))
+    train_run.log_results(training, torch.device("cpu"))
     *images, (name, folder) = Mirror.sent
     assert name == "run"
     assert Path(folder).parent == tmp_path / "run" / "checkpoint"
@@ -130,7 +132,7 @@ def test_wandb_receives_images_and_checkpoint_if_enabled(
         assert set(np.unique(tracked.predicted)) <= {0, 1}
     # An error at this point is only logged: the run is finished and must not be repeated.
     monkeypatch.setattr(train_run, "_tracked_images", lambda *_: 1 / 0)
-    train_run._log_results(training, torch.device("cpu"))
+    train_run.log_results(training, torch.device("cpu"))
     assert "run: W&B gets no results (division by zero)" in caplog.text
     assert "ZeroDivisionError" in caplog.text  # a bug keeps its traceback
 
@@ -145,17 +147,31 @@ def test_resumed_run_logs_that_it_continues(prepared: Path, tmp_path: Path, monk
     with monkeypatch.context() as patch:
         patch.setattr(run_loop, "measure_samples", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            train_run._train_rank({"run": run, "board": board})
+            train_run.train_rank({"run": run, "board": board})
     (saved,) = (tmp_path / "run" / "checkpoint").iterdir()
     assert saved.name.startswith("epoch-0000-step-")
     assert "resuming from its checkpoint" not in notes
-    assert train_run._train_rank({"run": run, "board": board}) == TaskResult()
+    assert train_run.train_rank({"run": run, "board": board}) == TaskResult()
     assert next(note for note in notes if note) == "resuming from its checkpoint"
+
+
+def test_user_error_is_returned_so_that_ray_does_not_retry(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = _run(prepared, tmp_path / "run")
+    model = ModelSettings(encoder="resnet18", weights=str(tmp_path / "missing.pth"))
+    run = replace(run, settings=run.settings.model_copy(update={"model": model}))
+    monkeypatch.setattr(train_run, "get_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(train_run.logs, "configure", lambda **_: None)
+    monkeypatch.setattr(train_run, "_require_same_data", lambda _: None)
+    error = train_run.train_rank({"run": run, "board": None}).error
+    assert re.search(r"missing\.pth: cannot be read", str(error))
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
 def test_wandb_receives_nothing_by_default(monkeypatch: pytest.MonkeyPatch, prepared: Path, tmp_path: Path) -> None:
     opened: list[Any] = []
     monkeypatch.setattr(tracking, "WandbMirror", lambda *arguments: opened.append(arguments))
     training = run_state.start(_run(prepared, tmp_path / "run"), torch.device("cpu"))
-    train_run._log_results(training, torch.device("cpu"))
+    train_run.log_results(training, torch.device("cpu"))
     assert not opened
