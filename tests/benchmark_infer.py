@@ -133,7 +133,7 @@ def infer(folder: Path, run: str, bare: BareLoops | None = None) -> dict[str, An
         early: dict[str, int] = {}
         while process.poll() is None:
             watch(process.pid, peaks)
-            done = len(list(Path(out).glob("part-*.parquet"))) * PART
+            done = len(list(Path(out).glob("rows/part-*.parquet"))) * PART
             if not early and done >= FEW:
                 early = dict(peaks)
             if turns and done:

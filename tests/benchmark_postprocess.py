@@ -18,7 +18,7 @@ MEASURES = ("dice", "iou", "hd95_px", "assd_px")
 
 def rows_of(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
     """Read the rows with metrics, by dataset and image."""
-    rows = [row for path in sorted(folder.glob("part-*.parquet")) for row in pq.read_table(path).to_pylist()]
+    rows = [row for path in sorted(folder.glob("rows/part-*.parquet")) for row in pq.read_table(path).to_pylist()]
     return {(row["dataset"], row["image_id"]): row for row in rows if row["dice"] is not None}
 
 

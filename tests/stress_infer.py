@@ -108,7 +108,9 @@ def rows_of(out: Path) -> list[dict[str, Any]]:
     """Read id, status and mask of all rows."""
     columns = ["source_uri", "image_id", "status", "mask", "dice", "area_px"]
     return [
-        row for path in sorted(out.glob("part-*.parquet")) for row in pq.read_table(path, columns=columns).to_pylist()
+        row
+        for path in sorted(out.glob("rows/part-*.parquet"))
+        for row in pq.read_table(path, columns=columns).to_pylist()
     ]
 
 

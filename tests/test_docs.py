@@ -92,7 +92,12 @@ def test_the_python_snippets_run(
     prepared: Path, study: Path, predicted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = [{"train_on": "north", "dataset": "south", "role": "cross", "dice": 0.9}]
-    for name, target in {"data/prepared/montgomery": prepared / "north", "predictions": predicted}.items():
+    folders = {
+        "data/prepared/montgomery": prepared / "north",
+        "data/prepared/south": prepared / "south",
+        "predictions": predicted,
+    }
+    for name, target in folders.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).symlink_to(target)
     (tmp_path / "runs" / "first").mkdir(parents=True)
@@ -107,6 +112,22 @@ def test_the_python_snippets_run(
     assert batch["image"].shape == batch["mask"].shape
     assert batch["image"].shape[1:] == (1, 64, 64)
     assert names["mask"].shape == tuple(names["row"][["height", "width"]])  # type: ignore[attr-defined,index]
+
+
+def test_four_tools_read_the_documented_folder(
+    predicted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "predictions").symlink_to(predicted)
+    monkeypatch.chdir(tmp_path)
+    (snippet,) = _fenced((ROOT / "docs" / "inference.md").read_text(), "python")
+    names: dict[str, Any] = {}
+    exec(snippet, names)
+    ids = set(names["frame"]["image_id"])
+    assert len(ids) == len(names["frame"]) == 8
+    assert set(names["table"].column("image_id").to_pylist()) == ids
+    assert set(names["polars_frame"]["image_id"]) == ids
+    assert {image_id for (image_id,) in names["relation"].select("image_id").fetchall()} == ids
+    assert "`predictions/rows`" in (ROOT / "README.md").read_text()
 
 
 def test_the_layout_snippet_recognises_its_files() -> None:

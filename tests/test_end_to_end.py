@@ -56,7 +56,7 @@ def test_train_tests_held_out_and_foreign_images(work: Path) -> None:
 def test_infer_writes_one_row_per_image(work: Path) -> None:
     archive, out = work / "data" / "phantoms", work / "predictions"
     _run("infer", "--archive", str(archive), "--checkpoint", str(work / "runs" / "demo"), "--out", str(out))
-    rows = [row for path in sorted(out.glob("part-*.parquet")) for row in read_table(str(path)).to_pylist()]
+    rows = [row for path in sorted(out.glob("rows/part-*.parquet")) for row in read_table(str(path)).to_pylist()]
     assert sorted(row["source_uri"] for row in rows) == sorted(str(path) for path in archive.rglob("images/*.png"))
     assert {row["status"] for row in rows} == {"ok"}
 

@@ -11,6 +11,7 @@ from hypothesis import given, strategies as st
 
 from lungseg import schema, storage
 from lungseg.errors import InputError
+from lungseg.predictions.parts import part_path, rows_folder
 from lungseg.schema import PREDICTIONS, SCHEMA, Geometry, Record, table
 
 TABLES = {name: value for name, value in vars(schema).items() if isinstance(value, pa.Schema)}
@@ -102,7 +103,7 @@ def test_four_tools_read_the_rows_that_infer_writes(tmp_path: Path) -> None:
         {**empty, "image_id": "a", "status": "ok", "dice": 0.9, "bbox": [1, 2, 3, 4], "mask_uris": ["m.png"]},
         {**empty, "image_id": "b", "status": "rejected", "mask_uris": [], "bbox": None, "seen_in_training": None},
     ]
-    path = str(tmp_path / "part-000000.parquet")
+    path = part_path(str(tmp_path), 0)
     storage.write_table(path, table(rows, PREDICTIONS))
     back = pq.read_table(path)
     assert back.schema.equals(PREDICTIONS, check_metadata=False)
@@ -111,7 +112,7 @@ def test_four_tools_read_the_rows_that_infer_writes(tmp_path: Path) -> None:
     frame = pd.read_parquet(path)
     assert frame["dice"].mean() == 0.9
     assert list(frame["bbox"][0]) == [1, 2, 3, 4]
-    lazy = pl.scan_parquet(str(tmp_path / "part-*.parquet"))
+    lazy = pl.scan_parquet(rows_folder(str(tmp_path)))
     assert lazy.filter(pl.col("status") == "ok").select("image_id", "bbox").collect().rows() == [("a", [1, 2, 3, 4])]
-    counted = duckdb.sql(f"select status, count(*) from '{tmp_path}/part-*.parquet' group by status order by 1")
+    counted = duckdb.sql(f"select status, count(*) from '{tmp_path}/rows/*.parquet' group by status order by 1")
     assert counted.fetchall() == [("ok", 1), ("rejected", 1)]

@@ -42,7 +42,7 @@ class InferSettings(JobSettings):
     """folder of a finished run or study; a study predicts with the mean of its models, but its own images only with
     models not trained on them; several folders: the mean of all their models"""
     out: str = "predictions"
-    """output folder of the Parquet parts"""
+    """output folder; its subfolder rows/ holds the Parquet parts"""
     batch_size: Positive = 16
     """images per forward pass"""
     part_size: Positive = 64

@@ -61,7 +61,7 @@ def claim(out: str, plan: dict[str, Any]) -> None:
     """
     path = storage.join(out, "plan.json")
     if not storage.exists(path):
-        foreign = part_files(out) if storage.exists(out) else []
+        foreign = part_files(out)
         if foreign:
             raise InputError(f"{out} holds {storage.name_of(foreign[0])} but no plan.json: pass another --out")
         storage.write_json(path, plan)

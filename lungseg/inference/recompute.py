@@ -18,7 +18,7 @@ from lungseg.imaging import codecs
 from lungseg.inference import mask_shape, postprocess
 from lungseg.inference.items import Item, open_item, prepared_item
 from lungseg.inference.rows import compare
-from lungseg.predictions.parts import StatusCounts, part_files, read_part
+from lungseg.predictions.parts import StatusCounts, part_files, read_part, rows_folder
 from lungseg.progress import ProgressLine
 from lungseg.schema import USABLE, Geometry, Record
 from lungseg.storage import files
@@ -124,7 +124,7 @@ def _check_digests(out: str, summary: Row) -> list[str]:
     problems = []
     for part in summary["parts"]:
         try:
-            content = storage.read_bytes(storage.join(out, part["name"]))
+            content = storage.read_bytes(storage.join(rows_folder(out), part["name"]))
         except InputError as error:
             problems.append(str(error))
             continue

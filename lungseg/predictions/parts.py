@@ -102,15 +102,21 @@ class StatusCounts:
         return cls(Counter(values["statuses"]), codes, examples, flags, values["flagged"])
 
 
+def rows_folder(out: str) -> str:
+    """Return the folder of the parts. It holds nothing else, so that tools read it as one table of Parquet files."""
+    return storage.join(out, "rows")
+
+
 def part_path(out: str, number: int) -> str:
     """Return the path of a part."""
-    return storage.join(out, f"part-{number:06d}.parquet")
+    return storage.join(rows_folder(out), f"part-{number:06d}.parquet")
 
 
 def part_files(out: str) -> list[str]:
-    """List the parts in a folder, without those in its subfolders."""
-    paths = storage.list_files(out, (".parquet",))
-    names = ((path, relative_path(out, path)) for path in paths)
+    """List the parts of a predictions folder; none where it has no rows yet."""
+    folder = rows_folder(out)
+    paths = storage.list_files(folder, (".parquet",)) if storage.exists(folder) else []
+    names = ((path, relative_path(folder, path)) for path in paths)
     return [path for path, name in names if name.startswith("part-") and "/" not in name]
 
 

@@ -106,7 +106,7 @@ def predict_arguments(films: Path, model: Path, out: Path) -> list[str]:
 
 
 def parts(out: Path) -> list[Path]:
-    return sorted((out / "p").glob("part-*.parquet"))
+    return sorted((out / "p").glob("rows/part-*.parquet"))
 
 
 def predicted_rows(out: Path) -> list[dict[str, Any]]:

@@ -71,7 +71,7 @@ def replace_part(folder: Path, number: int, rows: list[Row]) -> str:
     """Write a part and record the digests of all parts, as a finished inference does."""
     path = part_path(str(folder), number)
     write_part(path, rows, "digest")
-    parts = [{"name": path.name, "sha256": digest_bytes(path.read_bytes())} for path in folder.glob("*.parquet")]
+    parts = [{"name": path.name, "sha256": digest_bytes(path.read_bytes())} for path in folder.glob("rows/*.parquet")]
     storage.write_json(str(folder / "predictions.json"), {"parts": parts})
     storage.write_json(str(folder / "plan.json"), {"archive": str(folder.parent / "films")})
     return path

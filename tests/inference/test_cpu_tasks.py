@@ -67,7 +67,9 @@ def run_stages(job: InferenceJob, items: list[Item], number: int = 0) -> TaskRes
 
 
 def rows_of(out: Path) -> list[Row]:
-    return [row for path in sorted(out.glob("part-*.parquet")) for row in storage.read_table(str(path)).to_pylist()]
+    return [
+        row for path in sorted(out.glob("rows/part-*.parquet")) for row in storage.read_table(str(path)).to_pylist()
+    ]
 
 
 @pytest.fixture
@@ -79,7 +81,7 @@ def test_part_is_one_file_with_rows_in_planned_order(archive: Path, job: Inferen
     items = items_of(archive)
     written = run_stages(job, items, 7).unwrap()
     out = Path(job.out)
-    assert [path.name for path in out.iterdir() if path.is_file()] == ["part-000007.parquet"]
+    assert [path.name for path in out.rglob("*") if path.is_file()] == ["part-000007.parquet"]
     rows = rows_of(out)
     assert [row["source_uri"] for row in rows] == [item.record.image_uri for item in items]
     for row in rows:
@@ -174,7 +176,7 @@ def test_hostile_ids_create_no_files(archive: Path, job: InferenceJob, tmp_path:
     run_stages(job, items)
     assert [row["image_id"] for row in rows_of(Path(job.out))] == evil
     made = {path for path in tmp_path.rglob("*") if path.is_file()} - before
-    assert made == {Path(job.out) / "part-000000.parquet"}
+    assert made == {Path(job.out) / "rows" / "part-000000.parquet"}
     assert not list(tmp_path.parent.rglob("*evil*"))
 
 

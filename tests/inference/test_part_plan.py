@@ -172,7 +172,7 @@ def test_part_of_another_plan_is_refused(tmp_path: Path, planned: list[PlannedPa
 
 def test_part_under_another_number_is_refused(tmp_path: Path, planned: list[PlannedPart]) -> None:
     path = write(tmp_path, planned[0], row("a0"), row("b0"))
-    shutil.copy(path, tmp_path / "part-000001.parquet")
+    shutil.copy(path, tmp_path / "rows" / "part-000001.parquet")
     with pytest.raises(InputError, match=r"part-000001\.parquet belongs to another plan"):
         part_plan.find_finished(str(tmp_path), planned)
 
@@ -180,22 +180,22 @@ def test_part_under_another_number_is_refused(tmp_path: Path, planned: list[Plan
 @pytest.mark.parametrize("name", ["part-000003.parquet", "part-0.parquet"])
 def test_part_number_outside_the_plan_is_refused(name: str, tmp_path: Path, planned: list[PlannedPart]) -> None:
     path = write(tmp_path, planned[0], row("a0"), row("b0"))
-    shutil.copy(path, tmp_path / name)
+    shutil.copy(path, tmp_path / "rows" / name)
     with pytest.raises(InputError, match=f"{name} belongs to another plan"):
         part_plan.find_finished(str(tmp_path), planned)
 
 
 def test_predictions_in_a_subfolder_are_ignored(tmp_path: Path, planned: list[PlannedPart]) -> None:
     path = write(tmp_path, planned[0], row("a0"), row("b0"))
-    (tmp_path / "flipped").mkdir()
-    shutil.copy(path, tmp_path / "flipped" / "part-000003.parquet")
+    (tmp_path / "rows" / "flipped").mkdir()
+    shutil.copy(path, tmp_path / "rows" / "flipped" / "part-000003.parquet")
     assert parts.part_files(str(tmp_path)) == [str(path)]
     assert set(part_plan.find_finished(str(tmp_path), planned)) == {0}
 
 
 def test_unfinished_file_of_a_killed_writer_is_ignored(tmp_path: Path, planned: list[PlannedPart]) -> None:
     path = write(tmp_path, planned[0], row("a0"), row("b0"))
-    path.rename(tmp_path / ".writing-part-000000.parquet")
+    path.rename(tmp_path / "rows" / ".writing-part-000000.parquet")
     (tmp_path / "plan.json").write_text("{}")
     assert parts.part_files(str(tmp_path)) == []
     assert part_plan.find_finished(str(tmp_path), planned) == {}

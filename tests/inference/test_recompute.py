@@ -35,7 +35,7 @@ def predict(archive: Path, trained: Path, out: Path) -> None:
 
 def edit(out: Path, change: Callable[[Row], object], name: str = "part-000000.parquet") -> str:
     """Change the first row of a part and its digest in predictions.json; return the prefix of its problems."""
-    path = out / name
+    path = out / "rows" / name
     table = storage.read_table(str(path))
     rows = table.to_pylist()
     change(rows[0])
@@ -174,7 +174,7 @@ def test_other_file_with_consistent_values_is_reported(out: Path, caplog: pytest
 
 
 def test_part_without_mask_column_is_reported(out: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path = str(out / "part-000001.parquet")
+    path = str(out / "rows" / "part-000001.parquet")
     table = storage.read_table(path)
     storage.write_table(path, table.drop_columns(["mask"]))
     assert any(
@@ -220,28 +220,28 @@ def test_damaged_json_files_are_refused_in_one_line(name: str, key: str, out: Pa
 
 
 def test_missing_part_is_reported(out: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (out / "part-000001.parquet").unlink()
+    (out / "rows" / "part-000001.parquet").unlink()
     problems = problems_of(out, caplog)
-    assert problems[0].startswith(f"{out}/part-000001.parquet: cannot be read")
+    assert problems[0].startswith(f"{out}/rows/part-000001.parquet: cannot be read")
     assert problems[1:] == ["5 rows, but predictions.json has 8"]
 
 
 def test_copied_part_is_reported_by_its_images(out: Path, caplog: pytest.LogCaptureFixture) -> None:
-    shutil.copy(out / "part-000002.parquet", out / "part-000003.parquet")
-    rows = storage.read_table(str(out / "part-000002.parquet")).to_pylist()
+    shutil.copy(out / "rows" / "part-000002.parquet", out / "rows" / "part-000003.parquet")
+    rows = storage.read_table(str(out / "rows" / "part-000002.parquet")).to_pylist()
     doubled = [f"{row['image_id']} has 2 rows, expected one" for row in rows]
     assert problems_of(out, caplog) == [*doubled, f"{8 + len(rows)} rows, but predictions.json has 8"]
 
 
 def test_part_of_other_images_is_reported(out: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path = out / "part-000003.parquet"
-    shutil.copy(out / "part-000002.parquet", path)
+    path = out / "rows" / "part-000003.parquet"
+    shutil.copy(out / "rows" / "part-000002.parquet", path)
     edit(out, lambda row: row.update(image_id="stranger"), path.name)
     assert any(problem.endswith("rows, but predictions.json has 8") for problem in problems_of(out, caplog))
 
 
 def test_damaged_part_is_reported_with_other_problems(out: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path = out / "part-000000.parquet"
+    path = out / "rows" / "part-000000.parquet"
     path.write_bytes(path.read_bytes()[:-10])
     prefix = edit(out, lambda row: row.update(dice=0.5), "part-000001.parquet")
     problems = problems_of(out, caplog)
@@ -271,7 +271,7 @@ def test_changed_reference_mask_is_reported(own_out: Path, own_archive: Path, ca
     assert mask is not None
     assert cv2.imwrite(str(path), cv2.dilate(mask, np.ones((3, 3), np.uint8)))
     problems = problems_of(own_out, caplog)
-    assert all(problem.startswith(f"{own_out}/part-000002.parquet, south_01: ") for problem in problems)
+    assert all(problem.startswith(f"{own_out}/rows/part-000002.parquet, south_01: ") for problem in problems)
     assert {"dice", "iou", "pixel_accuracy"} <= {problem.split(": ")[1].split()[0] for problem in problems}
 
 
@@ -281,7 +281,7 @@ def test_unreadable_reference_mask_or_image_is_reported(
 ) -> None:
     (own_archive / "south" / kind / "south_01.png").unlink()
     (problem,) = problems_of(own_out, caplog)
-    prefix = f"{own_out}/part-000002.parquet, south_01: "
+    prefix = f"{own_out}/rows/part-000002.parquet, south_01: "
     assert problem.startswith(
         f"{prefix}the reference mask can no longer be read ({own_archive}/south/{kind}/south_01.png: "
     )
@@ -301,7 +301,7 @@ def test_missing_or_damaged_sample_is_reported(
     gone, damaged = problems_of(out, caplog)
     assert gone.startswith(prefix)
     assert gone.endswith("#north_77 no longer exists")
-    place = f"{out}/part-000002.parquet, south_02: "
+    place = f"{out}/rows/part-000002.parquet, south_02: "
     assert damaged.startswith(f"{place}the reference mask can no longer be read ({tar}#south_02: ")
 
 

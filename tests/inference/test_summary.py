@@ -93,7 +93,7 @@ def test_predictions_json_has_counts_and_every_part(job: InferenceJob) -> None:
         {"status": "rejected", "code": "blank", "images": 1},
     ]
     for part, rows in zip(summary["parts"], (2, 1), strict=True):
-        content = (Path(job.out) / part["name"]).read_bytes()
+        content = (Path(job.out) / "rows" / part["name"]).read_bytes()
         assert (part["rows"], part["bytes"]) == (rows, len(content))
         assert part["sha256"] == hashlib.sha256(content).hexdigest()
     assert (summary["model"], summary["images_per_second"], summary["predicted_now"]) == (job.model_digest, 1.5, 3)

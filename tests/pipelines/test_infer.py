@@ -44,7 +44,9 @@ class Planted:
 
 
 def rows_of(out: Path) -> list[Row]:
-    return [row for path in sorted(out.glob("part-*.parquet")) for row in storage.read_table(str(path)).to_pylist()]
+    return [
+        row for path in sorted(out.glob("rows/part-*.parquet")) for row in storage.read_table(str(path)).to_pylist()
+    ]
 
 
 def masks(rows: Iterable[Row]) -> dict[tuple[str, str], str | None]:
@@ -145,14 +147,14 @@ def test_lost_part_and_part_with_failed_row_are_predicted_again(
 ) -> None:
     archive, first = archive_and_out
     out = Path(shutil.copytree(first, tmp_path / "out"))
-    before = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.glob("part-*")}
+    before = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.glob("rows/part-*")}
     assert len(before) == 3
-    (out / "part-000001.parquet").unlink()
+    (out / "rows" / "part-000001.parquet").unlink()
     (out / ".writing-left-behind").write_bytes(b"half a part")
     caplog.set_level("INFO")
     infer.run(settings_of(archive, trained, out, workers=2))
     assert "9 images in 3 parts (1 already finished)" in caplog.text
-    after = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.glob("part-*")}
+    after = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.glob("rows/part-*")}
     assert [name for name in before if after[name] == before[name]] == ["part-000000.parquet"]
     assert steady(rows_of(out)) == steady(rows_of(first))
     assert (read_summary(out)["counts"], read_summary(out)["predicted_now"]) == (read_summary(first)["counts"], 6)
@@ -175,7 +177,7 @@ def test_too_many_failures_stop_and_keep_finished_parts(
     assert "(undecodable): fix or remove these files" in message
     assert message.endswith("finished parts are kept")
     assert not (out / "predictions.json").exists()
-    kept = {path.name: path.stat().st_mtime_ns for path in out.glob("part-*")}
+    kept = {path.name: path.stat().st_mtime_ns for path in out.glob("rows/part-*")}
     assert "part-000000.parquet" in kept
     # The same command stops at once. A command that allows more failures continues.
     with pytest.raises(InputError, match=r"2 of .* images so far have no mask"):
@@ -204,7 +206,7 @@ def test_one_image_prints_two_lines_without_ray(archive: Path, trained: Path, tm
     first, second = done.stdout.splitlines()
     (row,) = rows_of(out)
     assert first.startswith(f"south_01.png: lungs {row['area_px'] / (99 * 140):.1%} of 140 x 99 px (right ")
-    assert second == str(out / "part-000000.parquet")
+    assert second == str(out / "rows" / "part-000000.parquet")
 
 
 def test_tars_manifest_listing_and_folder_give_same_masks(
@@ -275,9 +277,9 @@ def test_only_the_part_of_a_failed_row_is_repeated(
         patch.setattr(storage, "read_bytes", away)
         infer.run(settings_of(archive, trained, tmp_path))
     assert read_summary(tmp_path)["counts"] == {"ok": 7, "failed": 1}
-    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("part-*")}
+    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("rows/part-*")}
     infer.run(settings_of(archive, trained, tmp_path))
-    after = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("part-*")}
+    after = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("rows/part-*")}
     assert [name for name in after if after[name] != before[name]] == ["part-000002.parquet"]
     assert read_summary(tmp_path)["counts"] == {"ok": 8}
     assert read_summary(tmp_path)["predicted_now"] == 2
@@ -302,16 +304,16 @@ def test_changed_input_is_refused_by_the_next_start(film: Path, archive: Path, t
     infer.run(settings_of(film, trained, tmp_path / "out"))
     infer.run(settings_of(film, trained, tmp_path / "out"))
     shutil.copy(archive / "south" / "images" / "south_02.png", film)
-    before = (tmp_path / "out" / "part-000000.parquet").read_bytes()
+    before = (tmp_path / "out" / "rows" / "part-000000.parquet").read_bytes()
     with pytest.raises(InputError, match="files that have changed since then: pass another --out"):
         infer.run(settings_of(film, trained, tmp_path / "out"))
-    assert (tmp_path / "out" / "part-000000.parquet").read_bytes() == before
+    assert (tmp_path / "out" / "rows" / "part-000000.parquet").read_bytes() == before
 
 
 def test_parts_of_other_models_or_settings_never_mix(film: Path, study: Path, tmp_path: Path, archive: Path) -> None:
     first, other, out = study / "pooled-fold0-test", study / "pooled-fold1-test", tmp_path / "out"
     infer.run(settings_of(film, first, out))
-    before = {path: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     changes: dict[str, dict[str, object]] = {
         "--threshold": {"threshold": 0.4},
         "--tta none, now flip": {"tta": "flip"},
@@ -329,7 +331,7 @@ def test_parts_of_other_models_or_settings_never_mix(film: Path, study: Path, tm
         ) as error:
             infer.run(settings_of(film, first, out).model_copy(update=change))
         assert all(name in str(error.value) for name in message.split(", ")), str(error.value)
-    assert {path: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
 def test_moved_model_and_other_batch_size_keep_the_plan(
@@ -350,11 +352,11 @@ def test_foreign_part_in_the_folder_is_refused(
     infer.run(settings_of(film, study / "pooled-fold1-test", tmp_path / "foreign"))
     shutil.copytree(predicted, out)
     name = f"part-{number:06d}.parquet"
-    shutil.copy(tmp_path / "foreign" / "part-000000.parquet", out / name)
-    before = {path: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    shutil.copy(tmp_path / "foreign" / "rows" / "part-000000.parquet", out / "rows" / name)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     with pytest.raises(InputError, match=f"{name} belongs to another plan: pass another --out, or delete this file"):
         infer.run(settings_of(archive, study / "pooled-fold0-test", out))
-    assert {path: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
 def test_hostile_ids_create_no_files_outside(film: Path, prepared: Path, trained: Path, tmp_path: Path) -> None:

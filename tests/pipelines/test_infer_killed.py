@@ -75,7 +75,7 @@ def finish(process: subprocess.Popen[bytes], out: Path) -> None:
 
 
 def parts(out: Path) -> list[Path]:
-    return sorted(out.glob("part-*.parquet"))
+    return sorted(out.glob("rows/part-*.parquet"))
 
 
 def actors(process: subprocess.Popen[bytes]) -> list[psutil.Process]:

@@ -39,7 +39,7 @@ def test_parts_return_once_and_unwritable_ones_as_errors(
 ) -> None:
     items = list_items(InferSettings(archive=str(archive)), SMALL)
     planned = [PlannedPart.of(number, items[4 * number : 4 * number + 4], "settings") for number in range(2)]
-    (tmp_path / "part-000001.parquet").mkdir()
+    (tmp_path / "rows" / "part-000001.parquet").mkdir(parents=True)
     times = StageTimes()
     rows = [{"number": part.number, "items": part.items, "digest": part.digest} for part in planned]
     results = sorted(predict_on_cluster(job, rows, times), key=lambda row: row["number"])
@@ -48,7 +48,7 @@ def test_parts_return_once_and_unwritable_ones_as_errors(
     assert "part-000001.parquet: cannot be written" in str(failed.error)
     assert done.unwrap()["images"] == 4
     assert json.loads(done.unwrap()["times"])["predict"] > 0
-    assert storage.read_table(str(tmp_path / "part-000000.parquet")).num_rows == 4
+    assert storage.read_table(str(tmp_path / "rows" / "part-000000.parquet")).num_rows == 4
     assert (times.device, times.actors) == ("cpu", 2)
 
 

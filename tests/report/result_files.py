@@ -11,6 +11,7 @@ from lungseg import storage
 from lungseg.arrays import U8, Row
 from lungseg.imaging import codecs
 from lungseg.metrics import segmentation
+from lungseg.predictions.parts import part_path
 from lungseg.schema import PREDICTIONS, STUDY_ROWS, TEST_ROWS, Counts, table
 from lungseg.study import cross_dataset
 
@@ -141,7 +142,7 @@ def _not_predicted(image_id: str, status: str, code: str) -> Row:
 def write_predictions(folder: Path, rows: list[Row], planned: int | None = None) -> None:
     """Write an inference, two rows per part. planned: number of images of an interrupted inference."""
     for part, start in enumerate(range(0, len(rows), 2)):
-        path = str(folder / f"part-{part:06d}.parquet")
+        path = part_path(str(folder), part)
         complete = [{**dict.fromkeys(PREDICTIONS.names), **row} for row in rows[start : start + 2]]
         storage.write_table(path, table(complete, PREDICTIONS))
     plan = {
