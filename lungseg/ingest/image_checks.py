@@ -27,6 +27,7 @@ _INVERTED = -0.2
 _CHEST_LIKE = 0.15
 # For a chest rotated by 90 degrees, -upright is at most 0.71 of sideways; for a negative it is 1 or more.
 _OVER_SIDEWAYS = 0.85
+_TAG_FLAGS = (Note("body_part_unknown"), Note("body_part_several"), Note("view_unknown"))
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def read_image(content: bytes, display_name: str, key: bytes | None = None) -> C
     """
     pixels, tags = codecs.read_image(content, display_name, key)
     image, repairs, flags = check_pixels(pixels, display_name)
-    return CheckedImage(image, tags, repairs, flags)
+    return CheckedImage(image, tags, repairs, (*(flag for flag in _TAG_FLAGS if flag.code in tags.flags), *flags))
 
 
 def check_pixels(pixels: Pixels, display_name: str) -> tuple[Grey, tuple[Note, ...], tuple[Note, ...]]:

@@ -63,6 +63,7 @@ _REJECTED: tuple[tuple[str, str, str], ...] = (
     ("not_radiograph", "The DICOM Modality is not that of a radiograph.", "Remove the file."),
     ("body_part", "The DICOM tags name a body part other than the chest.", "Remove the file, or correct the tag."),
     ("lateral_view", "The DICOM tags or the listing name a lateral view.", "Remove it; only frontal views are used."),
+    ("oblique_view", "The DICOM tags or the listing name an oblique view.", "Remove it; only frontal views are used."),
     (
         "codec_missing",
         "No installed decoder reads the DICOM transfer syntax.",
@@ -117,6 +118,22 @@ _REPAIRED: tuple[tuple[str, str, str], ...] = (
 _FLAGS: tuple[tuple[str, str, str], ...] = (
     ("polarity_unsure", "Bones may be dark, but this is not certain enough to invert the image.", "Look at the image."),
     ("not_chest_like", "The image does not look like a frontal chest X-ray.", "Look at the image."),
+    (
+        "body_part_unknown",
+        "The DICOM tags name the body part with words that lungseg does not know.",
+        "Look at the image; correct the tag.",
+    ),
+    (
+        "body_part_several",
+        "The DICOM tags name the chest and other body parts, as in an image of a whole newborn.",
+        "Look at the image; crop it to the chest.",
+    ),
+    (
+        "view_unknown",
+        "The DICOM tags or the listing name the view with words that lungseg does not know, or a frontal and a "
+        "lateral view.",
+        "Look at the image; correct the tag.",
+    ),
     ("mask_touches_border", "The mask touches the border of the image.", "Check that the lungs are not cut off."),
     ("mask_one_component", "Both lungs are one connected component.", "Separate the lungs if they do not touch."),
     ("mask_three_components", "The mask has three connected components.", "Check the mask."),

@@ -11,9 +11,10 @@ from lungseg.arrays import U8, Grey
 from lungseg.config import OddMasks, PreprocessSettings
 from lungseg.errors import ImageError, InputError
 from lungseg.imaging import codecs
-from lungseg.imaging.dicom.reader import Tags
+from lungseg.imaging.dicom.tags import Tags, refuse_view
 from lungseg.ingest import image_checks, mask_checks
 from lungseg.ingest.reason_codes import Note, reject, with_notes
+from lungseg.ingest.views import classify_listed_view
 from lungseg.schema import Record
 
 OpenedRecord = tuple[Record, Grey | None, U8 | None]
@@ -71,6 +72,7 @@ def open_record(
     image = mask = None
     try:
         name = storage.name_of(record.image_uri)
+        record = _with_findings(record, (), _check_listed_view(record, name))
         checked_image = image_checks.read_image(read(record.image_uri), name, key)
         image = checked_image.image
         height, width = image.shape
@@ -110,6 +112,18 @@ def area_outliers(areas: Sequence[float | None]) -> list[bool]:
     return [area is not None and bool(next(is_outlier)) for area in areas]
 
 
+def _check_listed_view(record: Record, name: str) -> tuple[Note, ...]:
+    """Flag a view of the archive that is unknown; a manifest has it even where the listing is not at hand.
+
+    Raises:
+        ImageError: `lateral_view` or `oblique_view`.
+
+    """
+    view = classify_listed_view(record.view or "")
+    refuse_view(view, f"{name} (according to its listing)")
+    return (Note("view_unknown"),) if view == "unknown" else ()
+
+
 def _rejected(record: Record, note: Note) -> Record:
     """Reject a record and keep the codes of its repairs, as the image may still be predicted without its mask."""
     rejected = reject(record, note)
@@ -123,13 +137,13 @@ def _rejected(record: Record, note: Note) -> Record:
 def _with_findings(record: Record, repairs: Sequence[Note], flags: Sequence[Note]) -> Record:
     """Append repairs and flags to those of a record."""
     status = "repaired" if repairs else record.status
-    codes = (*record.flags, *(flag.code for flag in flags))
+    codes = tuple(dict.fromkeys((*record.flags, *(flag.code for flag in flags))))
     return replace(with_notes(record, repairs), status=status, flags=codes)
 
 
 def _with_tags(record: Record, tags: Tags) -> Record:
     """Fill fields that the archive left empty from the tags of the file."""
-    from_file = {field.name: getattr(tags, field.name) for field in fields(Tags)}
+    from_file = {field.name: getattr(tags, field.name) for field in fields(Tags) if field.name != "flags"}
     known = {name: getattr(record, name) for name in from_file}
     if record.patient_id == record.image_id:  # the archive names no patient
         known["patient_id"] = from_file["patient_id"] or record.patient_id

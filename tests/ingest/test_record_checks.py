@@ -260,3 +260,17 @@ def test_area_near_identical_ones_is_no_outlier() -> None:
 def test_fewer_than_twenty_areas_have_no_outliers() -> None:
     assert not any(record_checks.area_outliers([0.25] * 18 + [0.6]))
     assert record_checks.area_outliers([0.25] * 19 + [0.6])[-1]
+
+
+def test_unknown_words_in_tags_become_flags(make_record: MakeRecord) -> None:
+    pixels = IMAGE.astype(np.uint16) * 16
+    record = make_record(write_dicom(pixels, BodyPartExamined="ROOM 7", ViewPosition="Q"))
+    checked, _, _ = record_checks.open_record(replace(record, view="SOMEHOW"))
+    assert (checked.status, checked.flags) == ("ok", ("view_unknown", "body_part_unknown"))
+
+
+def test_listed_views_are_checked_without_the_listing(make_record: MakeRecord) -> None:
+    """A manifest is read without the listing that it came from."""
+    for view, code in (("LATERALE", "lateral_view"), ("L", "lateral_view"), ("OBL", "oblique_view")):
+        checked, image, _ = record_checks.open_record(replace(make_record(IMAGE), view=view))
+        assert (checked.status, checked.codes, image) == ("rejected", (code,), None)

@@ -38,8 +38,9 @@ __all__ = ["Tags", "is_dicom", "pseudonym", "read"]
 _COLOURS = [f"{colour}PaletteColorLookupTable" for colour in ("Red", "Green", "Blue")]
 _FLOATS = ["FloatPixelData", "DoubleFloatPixelData"]
 _NAMES = """
-SOPClassUID Modality BodyPartExamined AnatomicRegionSequence ViewPosition ViewCodeSequence PatientOrientation
-PatientID PatientAge PatientBirthDate PatientSex StudyDate PixelSpacing ImagerPixelSpacing ManufacturerModelName
+SpecificCharacterSet SOPClassUID Modality BodyPartExamined AnatomicRegionSequence ViewPosition ViewCodeSequence
+PatientOrientation PatientID PatientAge PatientBirthDate PatientSex StudyDate PixelSpacing ImagerPixelSpacing
+ManufacturerModelName
 Rows Columns NumberOfFrames SamplesPerPixel PhotometricInterpretation PlanarConfiguration BitsAllocated BitsStored
 HighBit PixelRepresentation PixelPaddingValue PixelPaddingRangeLimit ModalityLUTSequence RescaleSlope RescaleIntercept
 VOILUTSequence WindowCenter WindowWidth VOILUTFunction ExtendedOffsetTable ExtendedOffsetTableLengths PixelData
@@ -81,8 +82,9 @@ def read(content: bytes, display_name: str, key: bytes | None = None) -> tuple[P
     show almost nothing is skipped. Padding becomes black; overlays are ignored.
 
     Raises:
-        ImageError: `undecodable`, `no_pixels`, `not_radiograph`, `body_part`, `lateral_view`, `multi_frame`, `depth`,
-            `too_large` or `codec_missing`. All except some cases of `undecodable` are raised before decoding.
+        ImageError: `undecodable`, `no_pixels`, `not_radiograph`, `body_part`, `lateral_view`, `oblique_view`,
+            `multi_frame`, `depth`, `too_large` or `codec_missing`. All except some cases of `undecodable` are raised
+            before decoding.
 
     """
     _silence_decoders()

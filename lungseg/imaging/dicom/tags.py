@@ -8,25 +8,19 @@ from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from lungseg.errors import ImageError
+from lungseg.imaging.dicom import vocabulary, wording
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-_RADIOGRAPHS = ("", "CR", "DX", "DR", "RG", "OT", "SC")
-_CHEST = re.compile("CHEST|CHST|THORA|TORA|LUNG|PULM|BRUST|POUMON|POLMON|PECHO|BORST")
-_SPINE = re.compile("SPIN|VERTEB|CERVI|LUMB|WIRBEL|RACHIS|COLUMN|COLONN")  # "thoracic spine" is not a chest
-# Chest, lung, structure of the thorax and of its cavity, in SNOMED RT and SNOMED CT (DICOM's context group 4031).
-_CHEST_CODES = ("T-D3000", "T-28000", "51185008", "39607008", "43799004")
-_UNSPECIFIED = ("", "UNKNOWN", "OTHER", "NONE", "ANY", "DEFAULT")
-_VIEWS = ("PA", "AP", "LLD", "RLD", "LAO", "RAO", "LPO", "RPO", "LLO", "RLO")
-_LATERAL = {"LL", "RL", "LAT", "LATERAL", "LLAT", "RLAT"}
-# Lateral, left and right lateral of DICOM's context group 4010, in SNOMED CT.
-_LATERAL_CODES = ("399067008", "399173006", "399198007")
+_RADIOGRAPHS = ("CR", "DX", "DR", "RG", "OT", "SC")
 _SEXES = {"F": "female", "M": "male", "O": "other"}
 _AGE = re.compile(r"(\d{1,3})([DWMY]?)")
 _DAYS = {"D": 1.0, "W": 7.0, "M": 30.4375, "Y": 365.25, "": 365.25}
-_OLDEST = 130  # years; a higher age means an invented date
+_OLDEST = 122  # years, the longest documented life; more is a placeholder such as 999Y
+_NO_BIRTH_DATE = date(1900, 1, 1)  # what programs write for an unknown one
 _ANISOTROPIC = 1.05
+_FLAGS = ("body_part_unknown", "body_part_several", "view_unknown")
 
 
 @dataclass(frozen=True)
@@ -34,7 +28,8 @@ class Tags:
     """The only data that is taken from a DICOM file besides its pixels.
 
     patient_id: a pseudonym, empty without a key; age_group: ten years such as 40-49, or 90+; sex: female, male or
-    other; view: PA, AP ...; spacing_mm: pixel spacing at the patient if known, else at the detector.
+    other; view: PA, AP, LLD or RLD; spacing_mm: pixel spacing at the patient if known, else at the detector. flags:
+    reason codes of what the tags leave open, such as `view_unknown`.
     """
 
     patient_id: str = ""
@@ -43,6 +38,7 @@ class Tags:
     view: str | None = None
     spacing_mm: float | None = None
     manufacturer_model: str | None = None
+    flags: tuple[str, ...] = ()
 
 
 def element_value(dataset: "Dataset", name: str) -> Any:
@@ -86,95 +82,154 @@ def sequence_items(dataset: "Dataset", name: str) -> list["Dataset"]:
     return [] if value is None or isinstance(value, str | bytes) else list(value)
 
 
+def element_readings(dataset: "Dataset", name: str) -> list[str]:
+    """Return the text of an element in every plausible character set, all its values joined; empty if there is none.
+
+    Coded strings must be ASCII, but many devices write the local language. pydicom reads them as Latin-1.
+    """
+    value = element_value(dataset, name)
+    if value is None:
+        return []
+    text = (
+        value if isinstance(value, str) else "\\".join(map(str, value)) if isinstance(value, Sequence) else str(value)
+    )
+    declared = element_value(dataset, "SpecificCharacterSet") or ""
+    return wording.possible_readings(text, [declared] if isinstance(declared, str) else list(declared))
+
+
 def extract_tags(dataset: "Dataset", patient_id: str) -> Tags:
     """Extract the tags that may be stored; patient_id must be a pseudonym."""
-    position = _words(dataset, "ViewPosition")
     model = element_value(dataset, "ManufacturerModelName")
+    part, view = _body_part(dataset)[0], _view(dataset)[0]
+    flags = (f"body_part_{part}", f"view_{view.kind}")
     return Tags(
         patient_id=patient_id,
         age_group=_age_group(dataset),
         sex=_SEXES.get(element_text(dataset, "PatientSex")),
-        view=next((word for word in position if word in _VIEWS), None),
+        view=view.term,
         spacing_mm=_spacing(dataset),
         manufacturer_model=" ".join(str(model).split()) if model is not None else None,
+        flags=tuple(flag for flag in flags if flag in _FLAGS),
     )
 
 
 def check_chest(dataset: "Dataset", display_name: str) -> None:
-    """Refuse files whose tags name another modality or body part; missing tags pass.
+    """Refuse files whose tags name another modality or body part; missing tags and unknown words pass.
 
     Raises:
         ImageError: `not_radiograph` or `body_part`.
 
     """
-    if element_text(dataset, "Modality") not in _RADIOGRAPHS:
-        known = ", ".join(name for name in _RADIOGRAPHS if name)
+    modality = element_text(dataset, "Modality")
+    if modality not in _RADIOGRAPHS and wording.classify_body_part([modality]) != "":
+        known = ", ".join(_RADIOGRAPHS)
         raise ImageError(
             "not_radiograph", f"{display_name} has an unsupported Modality (0008,0060), expected {known}: leave it out"
         )
-    body_part = element_text(dataset, "BodyPartExamined")
-    regions = sequence_items(dataset, "AnatomicRegionSequence") if body_part in _UNSPECIFIED else []
-    chest = not regions or any(map(_is_chest_region, regions)) if body_part in _UNSPECIFIED else _is_chest(body_part)
-    if not chest:
-        tag = "AnatomicRegionSequence (0008,2218)" if regions else "BodyPartExamined (0018,0015)"
+    part, tag = _body_part(dataset)
+    if part == "other":
         raise ImageError(
             "body_part", f"{display_name} is not of a chest according to its {tag}: leave it out, or correct the tag"
         )
 
 
 def check_frontal(dataset: "Dataset", display_name: str) -> None:
-    """Refuse a lateral view. A lateral decubitus passes: it is a frontal projection.
+    """Refuse a lateral or oblique view. A lateral decubitus passes: its beam is frontal. Unknown words pass.
 
     Raises:
-        ImageError: `lateral_view`.
+        ImageError: `lateral_view` or `oblique_view`.
 
     """
-    position = _words(dataset, "ViewPosition")
-    if _LATERAL & set(position) and "DECUBITUS" not in position:
-        tag = "ViewPosition (0018,5101)"
-    elif any(map(_is_lateral, sequence_items(dataset, "ViewCodeSequence"))):
-        tag = "ViewCodeSequence (0054,0220)"
-    elif element_text(dataset, "PatientOrientation").startswith(("A", "P")):
-        tag = "PatientOrientation (0020,0020)"  # rows run front to back
-    else:
-        return
-    raise ImageError(
-        "lateral_view", f"{display_name} is a lateral view according to its {tag}, expected a frontal one: leave it out"
-    )
+    view, tag = _view(dataset)
+    refuse_view(view.kind, f"{display_name} (according to its {tag})")
 
 
-def _words(dataset: "Dataset", name: str) -> list[str]:
-    return re.sub(r"[^A-Z]+", " ", element_text(dataset, name)).split()
+def refuse_view(kind: wording.ViewKind, subject: str) -> None:
+    """Refuse a lateral or oblique view; subject: what has the view, for the message.
+
+    Raises:
+        ImageError: `lateral_view` or `oblique_view`.
+
+    """
+    if kind == "lateral":
+        raise ImageError("lateral_view", f"{subject} is a lateral view, expected a frontal one: leave it out")
+    if kind == "oblique":
+        raise ImageError("oblique_view", f"{subject} is an oblique view, expected a frontal one: leave it out")
 
 
-def _is_chest(words: str) -> bool:
-    return bool(_CHEST.search(words)) and not _SPINE.search(words)
+def _body_part(dataset: "Dataset") -> tuple[wording.BodyPart, str]:
+    """Return the body part, and the tag that names it. Codes of the region are used where the words say nothing."""
+    part = wording.classify_body_part(element_readings(dataset, "BodyPartExamined"))
+    if part not in ("", "unknown"):
+        return part, "BodyPartExamined (0018,0015)"
+    regions = [_region(region) for region in sequence_items(dataset, "AnatomicRegionSequence")]
+    known = next((kind for kind in ("several", "chest", "other") if kind in regions), None)
+    first = next((kind for kind in (part, *regions) if kind), part)
+    return known or first, "AnatomicRegionSequence (0008,2218)"
 
 
-def _is_chest_region(region: "Dataset") -> bool:
-    return element_text(region, "CodeValue") in _CHEST_CODES or _is_chest(element_text(region, "CodeMeaning"))
+def _region(region: "Dataset") -> wording.BodyPart:
+    code = element_text(region, "CodeValue")
+    if code in vocabulary.CHEST_CODES:
+        return "chest"
+    if code in vocabulary.SEVERAL_PARTS_CODES:
+        return "several"
+    return wording.classify_body_part(element_readings(region, "CodeMeaning"))
 
 
-def _is_lateral(view: "Dataset") -> bool:
-    meaning = element_text(view, "CodeMeaning")
-    named = "LATERAL" in meaning and not re.search("DECUBITUS|OBLIQUE", meaning)
-    return named or element_text(view, "CodeValue") in _LATERAL_CODES
+def _view(dataset: "Dataset") -> tuple[wording.View, str]:
+    """Return the view, and the tag that names it. A lateral or oblique view in any of the tags counts."""
+    stated = wording.classify_view(element_readings(dataset, "ViewPosition"))
+    views = [(stated, "ViewPosition (0018,5101)")]
+    codes = sequence_items(dataset, "ViewCodeSequence")
+    views += [(_coded_view(code), "ViewCodeSequence (0054,0220)") for code in codes]
+    if element_text(dataset, "PatientOrientation").startswith(("A", "P")):  # rows run front to back
+        views.append((wording.View("lateral"), "PatientOrientation (0020,0020)"))
+    in_part = wording.classify_view(element_readings(dataset, "BodyPartExamined"))
+    if stated.kind != "frontal" and in_part.kind in ("frontal", "lateral", "oblique"):  # as in "CHEST LAT"
+        views.append((in_part, "BodyPartExamined (0018,0015)"))
+    for kinds in (("lateral", "oblique"), ("frontal",), ("unknown",)):
+        match = next((view for view in views if view[0].kind in kinds), None)
+        if match:
+            return match
+    return wording.View(""), ""
+
+
+def _coded_view(code: "Dataset") -> wording.View:
+    value = element_text(code, "CodeValue")
+    if value in vocabulary.LATERAL_CODES:
+        return wording.View("lateral")
+    if value in vocabulary.OBLIQUE_CODES:
+        return wording.View("oblique")
+    if value in vocabulary.FRONTAL_CODES:
+        return wording.View("frontal", vocabulary.FRONTAL_CODES[value] or None)
+    return wording.classify_view(element_readings(code, "CodeMeaning"))
 
 
 def _age_group(dataset: "Dataset") -> str | None:
-    """Return the decade of the age, from PatientAge, else from birth and study dates."""
-    age = _AGE.fullmatch(element_text(dataset, "PatientAge"))
-    if age:
-        years = int(age[1]) * _DAYS[age[2]] / _DAYS["Y"]
-    else:
+    """Return the decade of the age, from PatientAge, else from birth and study dates.
+
+    Zero years is what programs write for an unknown age; the age of an infant is in months, weeks or days.
+    """
+    years = _stated_age(element_text(dataset, "PatientAge"))
+    if years is None:
         birth, study = (_date(dataset, name) for name in ("PatientBirthDate", "StudyDate"))
-        if birth is None or study is None:
+        if birth is None or study is None or birth == _NO_BIRTH_DATE:
             return None
         years = study.year - birth.year - ((study.month, study.day) < (birth.month, birth.day))
     if not 0 <= years <= _OLDEST:
         return None
     decade = int(years) // 10 * 10
     return "90+" if decade >= 90 else f"{decade}-{decade + 9}"
+
+
+def _stated_age(text: str) -> float | None:
+    """Return the years of an age such as 045Y or 006M; None for a placeholder."""
+    age = _AGE.fullmatch(text)
+    if not age or (int(age[1]) == 0 and age[2] in ("", "Y")):
+        return None
+    years = int(age[1]) * _DAYS[age[2]] / _DAYS["Y"]
+    return years if years <= _OLDEST else None
 
 
 def _date(dataset: "Dataset", name: str) -> date | None:

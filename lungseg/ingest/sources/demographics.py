@@ -6,6 +6,7 @@ from collections.abc import Iterator
 _OLDEST = 122  # years, the longest documented life; more is a code for unknown or a typing error
 _AGE = re.compile(r"(\d+(?:[.,]\d+)?)\s*-?\s*([a-z]*)(?:\W*old)?\W*")
 _RANGE = re.compile(r"(\d+)\s*(?:-|\u2013|to)\s*(\d+)\s*([a-z]*)")
+_UNKNOWN_AGE = re.compile("0{3}y?")
 _UNITS = {
     **dict.fromkeys(("", "y", "yr", "yrs", "year", "years"), 1.0),
     **dict.fromkeys(("m", "mo", "mos", "mon", "mth", "mths", "month", "months"), 12.0),
@@ -29,7 +30,8 @@ _WORD = re.compile(r"(?<![a-z])([a-z]+)[\s,;:.]*(\d+\s*[a-z]*)?", re.IGNORECASE)
 def parse_age_group(text: str) -> str | None:
     """Convert an age (`45`, `045Y`, `45 years`, `7 months`, `40-44`) to a group of ten years, such as 40-49, or 90+.
 
-    A number without a unit is in years. None for a range over two groups and for more than 122 years.
+    A number without a unit is in years. None for a range over two groups, for more than 122 years, and for `000Y`,
+    which programs write for an unknown age.
     """
     text = text.strip().lower()
     if text in ("90+", ">89", "> 89", ">=90"):
@@ -67,7 +69,7 @@ def _parse_shenzhen(text: str) -> Iterator[tuple[str | None, str | None]]:
 
 def _group(text: str) -> str | None:
     match = _AGE.fullmatch(text)
-    if not match or match[2] not in _UNITS:
+    if not match or match[2] not in _UNITS or _UNKNOWN_AGE.fullmatch(text):
         return None
     years = float(match[1].replace(",", ".")) / _UNITS[match[2]]
     if years > _OLDEST:

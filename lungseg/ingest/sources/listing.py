@@ -2,7 +2,6 @@
 
 import difflib
 import posixpath
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,18 +9,18 @@ from urllib.parse import quote, unquote
 
 from lungseg import storage
 from lungseg.config import ListingColumns
-from lungseg.errors import InputError
+from lungseg.errors import ImageError, InputError
 from lungseg.imaging.dicom.pseudonym import pseudonym
+from lungseg.imaging.dicom.tags import refuse_view
 from lungseg.ingest.file_names import dataset_name, dataset_names, image_id, short_digest, stem
 from lungseg.ingest.reason_codes import Note, reject
 from lungseg.ingest.sources.demographics import parse_age_group, parse_sex
 from lungseg.ingest.sources.mask_matching import ONE_SIDED_MASK
 from lungseg.ingest.sources.text_tables import column_names, read_columns
+from lungseg.ingest.views import classify_listed_view
 from lungseg.schema import Record
 
 _OPTIONAL = ("patient_id", "dataset", "finding", "age", "sex", "view")
-# A decubitus view is frontal; the patient lies on a side.
-_LATERAL = re.compile(r"(?!.*decub)(.*\blat(eral)?\b.*|l|ll|rl|llat|rlat)", re.IGNORECASE)
 # What programs write for a missing patient id; taken as an id, it would make all these images one patient's.
 _MISSING = frozenset({"nan", "na", "n/a", "<na>", "none", "null", "unknown", "-"})
 
@@ -199,7 +198,9 @@ def _find_problem(listing: _Listing, row: int, first_row: int) -> Note | None:
     if first_row != row:
         message = f"{display_name} names the same image as row {first_row + 1}: remove one of them"
         return Note("listed_twice", message)
-    if _LATERAL.fullmatch(listing.cell("view", row)):
-        return Note("lateral_view", f"{display_name} is a lateral view, expected a frontal one: remove the row")
+    try:
+        refuse_view(classify_listed_view(listing.cell("view", row)), display_name)
+    except ImageError as error:
+        return Note(error.code, error.message)
     has_lung = {bool(cells[row]) for kind, cells in listing.masks if kind == "lung"}
     return ONE_SIDED_MASK if len(has_lung) > 1 else None

@@ -12,7 +12,7 @@ from lungseg.errors import ImageError
 from lungseg.imaging.dicom import tags as tags_module
 from lungseg.imaging.dicom.tags import Tags
 
-VIEWS = ("PA", "AP", "LLD", "RLD", "LAO", "RAO", "LPO", "RPO", "LLO", "RLO")
+VIEWS = ("PA", "AP", "LLD", "RLD")
 pytestmark = pytest.mark.filterwarnings("ignore:(Invalid|The) value:UserWarning")
 
 
@@ -45,7 +45,14 @@ def code(meaning: str, value: str = "0") -> list[Dataset]:
     ("age", "expected"),
     [
         ("045Y", "40-49"),
-        ("000Y", "0-9"),
+        ("001Y", "0-9"),
+        ("000M", "0-9"),
+        ("000D", "0-9"),
+        ("000Y", None),
+        ("000", None),
+        ("999Y", None),
+        ("-45Y", None),
+        ("UNKN", None),
         ("009Y", "0-9"),
         ("010Y", "10-19"),
         ("089Y", "80-89"),
@@ -76,10 +83,13 @@ def test_ages_become_decades(age: str, expected: str | None) -> None:
         ("11111111", "20040826", None),
         ("19400305", "", None),
         ("", "20040826", None),
+        ("19000101", "20040826", None),
+        ("00000000", "20040826", None),
     ],
 )
 def test_missing_ages_are_computed_from_dates(born: str, seen: str, expected: str | None) -> None:
     assert described(PatientBirthDate=born, StudyDate=seen).age_group == expected
+    assert described(PatientAge="000Y", PatientBirthDate=born, StudyDate=seen).age_group == expected
     assert described(PatientAge="013Y", PatientBirthDate=born, StudyDate=seen).age_group == "10-19"
 
 
@@ -144,6 +154,44 @@ def test_other_body_parts_are_refused(part: str) -> None:
     assert refusal(BodyPartExamined=part, AnatomicRegionSequence=code("Chest")) == "body_part"
 
 
+@pytest.mark.parametrize("part", ["N/A", "-", "0", "NOT SPECIFIED", "sonstige", "\u4e0d\u660e"])
+def test_placeholders_leave_the_decision_to_other_tags(part: str) -> None:
+    assert described(BodyPartExamined=part, ViewPosition=part).flags == ()
+    assert refusal(BodyPartExamined=part, AnatomicRegionSequence=code("Hand")) == "body_part"
+    assert refusal(Modality=part) == ""
+
+
+def test_unknown_words_are_flagged_and_not_refused() -> None:
+    tags: dict[str, Any] = {"BodyPartExamined": "SMITH", "ViewPosition": "VIEW7Q"}
+    assert refusal(**tags) == ""
+    assert described(**tags).flags == ("body_part_unknown", "view_unknown")
+    assert described(**tags, AnatomicRegionSequence=code("Chest")).flags == ("view_unknown",)
+
+
+def test_chest_beside_other_parts_is_flagged() -> None:
+    for part in ("CHESTABDOMEN", "ABDOMEN CHEST", "BABYGRAM", "WHOLEBODY", "THORAX/BECKEN"):
+        assert refusal(BodyPartExamined=part) == ""
+        assert described(BodyPartExamined=part).flags == ("body_part_several",)
+    assert described(AnatomicRegionSequence=code("", "416550000")).flags == ("body_part_several",)
+
+
+def test_view_in_the_body_part_counts_without_a_view_position() -> None:
+    assert refusal(BodyPartExamined="CHEST_LAT") == "lateral_view"
+    assert refusal(BodyPartExamined="CHEST LAT", ViewPosition="PA") == ""
+    assert described(BodyPartExamined="CHEST PA").view == "PA"
+
+
+def test_frontal_and_lateral_words_together_are_flagged() -> None:
+    assert refusal(ViewPosition="PA/LAT") == ""
+    assert described(ViewPosition="PA/LAT").flags == ("view_unknown",)
+
+
+@pytest.mark.parametrize("view", ["LAO", "RLO", "OBLIQUE", "schr\u00e4g"])
+def test_oblique_views_are_refused(view: str) -> None:
+    assert refusal(ViewPosition=view) == "oblique_view"
+    assert refusal(ViewCodeSequence=code("x", "399182000")) == "oblique_view"
+
+
 def test_the_region_is_used_if_the_body_part_is_missing() -> None:
     assert refusal(AnatomicRegionSequence=code("Hand")) == "body_part"
     assert refusal(AnatomicRegionSequence=code("Thoracic structure")) == ""
@@ -190,8 +238,10 @@ def test_frontal_views_pass(tags: dict[str, Any]) -> None:
     st.text(max_size=20),
 )
 def test_free_text_in_coded_tags_is_not_returned(name: str, words: str) -> None:
-    known = {None, "", "female", "male", "other", *VIEWS, "90+"} | {f"{n}-{n + 9}" for n in range(0, 90, 10)}
-    assert set(asdict(described(**{name: words})).values()) <= known
+    known = {None, "", (), "female", "male", "other", *VIEWS, "90+"} | {f"{n}-{n + 9}" for n in range(0, 90, 10)}
+    values = asdict(described(**{name: words}))
+    assert set(values.pop("flags")) <= {"body_part_unknown", "body_part_several", "view_unknown"}
+    assert set(values.values()) <= known
 
 
 @pytest.mark.parametrize(
@@ -205,7 +255,7 @@ def test_free_text_in_coded_tags_is_not_returned(name: str, words: str) -> None:
 def test_errors_do_not_quote_tags(check: Callable[[Dataset, str], None], name: str) -> None:
     """Any tag may contain a patient name."""
     with pytest.raises(ImageError) as caught:
-        check(dataset(**{name: "LATERAL DOE"}), "x.dcm")
+        check(dataset(**{name: "LATERAL KNEE DOE"}), "x.dcm")
     assert "DOE" not in str(caught.value)
 
 
