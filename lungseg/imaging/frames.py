@@ -8,10 +8,11 @@ import io
 import struct
 from collections.abc import Callable
 
-_SUBFILE_TYPE, _WIDTH, _HEIGHT = 254, 256, 257  # TIFF tags
+from lungseg.imaging import tiff_directory
+from lungseg.imaging.tiff_directory import HEIGHT, SUBFILE_TYPE, WIDTH
+
 _THUMBNAIL_OR_MASK = 1 | 4  # bits of NewSubfileType
-_INTEGER_FORMATS = {3: "H", 4: "I", 16: "Q"}  # TIFF field types
-_MAX_DIRECTORIES, _MAX_ENTRIES = 64, 4096  # a hostile TIFF may claim any number
+_MAX_DIRECTORIES = 64  # a hostile TIFF may claim any number
 
 
 def has_multiple_frames(content: bytes) -> bool:
@@ -52,37 +53,21 @@ def _is_animated_webp(content: bytes) -> bool:
 
 def _is_multipage_tiff(content: bytes) -> bool:
     """Return whether a directory after the first one describes a page. Stops at the first repeated offset."""
-    order = "<" if content[:1] == b"I" else ">"
-    is_big = b"+" in content[2:4]
-    (offset,) = struct.unpack_from(order + ("Q" if is_big else "I"), content, 8 if is_big else 4)
-    visited = {offset}
-    _, offset = _tiff_directory(content, offset, order, is_big)
+    layout = tiff_directory.read_layout(content)
+    visited = {layout.first}
+    _, offset = tiff_directory.read_directory(content, layout.first, layout)
     while offset and offset not in visited and len(visited) < _MAX_DIRECTORIES:
         visited.add(offset)
-        tags, offset = _tiff_directory(content, offset, order, is_big)
-        if _WIDTH in tags and _HEIGHT in tags and not tags.get(_SUBFILE_TYPE, 0) & _THUMBNAIL_OR_MASK:
+        tags, offset = tiff_directory.read_directory(content, offset, layout)
+        kind = tags[SUBFILE_TYPE].value if SUBFILE_TYPE in tags else 0
+        if WIDTH in tags and HEIGHT in tags and not kind & _THUMBNAIL_OR_MASK:
             return True
     return False
-
-
-def _tiff_directory(content: bytes, offset: int, order: str, is_big: bool) -> tuple[dict[int, int], int]:
-    """Read subfile type and size by tag, and the offset of the next directory, 0 after the last."""
-    header_size, entry_size, value_start = (8, 20, 12) if is_big else (2, 12, 8)
-    (entries,) = struct.unpack_from(order + ("Q" if is_big else "H"), content, offset)
-    first = offset + header_size
-    tags: dict[int, int] = {}
-    for start in range(first, first + entry_size * min(entries, _MAX_ENTRIES), entry_size):
-        tag, field_type = struct.unpack_from(order + "HH", content, start)
-        if tag in (_SUBFILE_TYPE, _WIDTH, _HEIGHT) and field_type in _INTEGER_FORMATS:
-            (tags[tag],) = struct.unpack_from(order + _INTEGER_FORMATS[field_type], content, start + value_start)
-    end = first + entry_size * entries
-    next_offset = content[end : end + (8 if is_big else 4)]
-    return tags, int.from_bytes(next_offset, "little" if order == "<" else "big")
 
 
 _DETECTORS: dict[bytes, Callable[[bytes], bool]] = {
     b"\x89PNG\r\n\x1a\n": _is_animated_png,
     b"RIFF": _is_animated_webp,
     **dict.fromkeys((b"GIF87a", b"GIF89a"), _is_animated_gif),
-    **dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), _is_multipage_tiff),
+    **dict.fromkeys(tiff_directory.MAGICS, _is_multipage_tiff),
 }
