@@ -49,10 +49,12 @@ class Record:
     `status` is ok for an image that was read and whose mask fits, repaired after a safe correction; other images cannot
     be used. `codes` are reason codes (`lungseg.ingest.reason_codes`): why the image cannot be used, then the repairs.
     `message` has their sentences for a reader. `flags` are codes of what is unusual about an image that can be used.
-    `height` and `width` are native, in px; 0 while unknown. `pixel_digest` covers the grey values and the size of the
-    image, not the bytes of its file; `phash` is its perceptual hash, 64 hexadecimal digits. `mask_uris` are the mask
-    files and `mask_classes` their classes, one for each file (left and right lung are two files of the class lung).
-    `mask_area` is the share of the image that the lungs cover. `age_group` covers ten years, as 40-49, or is 90+.
+    `height` and `width` are those of the stored pixels, in px; 0 while unknown. `orientation` is the orientation of the
+    stored pixels, 1 to 8 as in EXIF; everything after decoding works on the upright picture. `pixel_digest` covers the
+    grey values and the size of the upright image, not the bytes of its file; `phash` is its perceptual hash, 64
+    hexadecimal digits. `mask_uris` are the mask files and `mask_classes` their classes, one for each file (left and
+    right lung are two files of the class lung). `mask_area` is the share of the image that the lungs cover. `age_group`
+    covers ten years, as 40-49, or is 90+.
     """
 
     image_id: str
@@ -71,6 +73,7 @@ class Record:
     phash: str = ""
     height: int = 0
     width: int = 0
+    orientation: int = 1
     mask_area: float | None = None
     status: Status = "ok"
     codes: tuple[str, ...] = ()
@@ -111,6 +114,7 @@ MANIFEST = pa.schema(
         ("phash", pa.string()),
         ("height", pa.int32()),
         ("width", pa.int32()),
+        ("orientation", pa.int32()),
         ("mask_area", pa.float64()),
         ("status", pa.string()),
         ("codes", pa.list_(pa.string())),
@@ -147,8 +151,10 @@ INDEX = pa.schema(
 class Geometry:
     """Transform from a native image to a square and back: resize to (resized_*), then place at (top, left).
 
-    All values in px. With `pad` the resized image is inside the square, top and left are 0 or more. With `crop` it
-    extends beyond the square, top and left are 0 or less, and the pixels outside the square are lost.
+    All values in px, except `orientation`: that of the pixels in the file, 1 to 8 as in EXIF. native_height and
+    native_width are those of the upright picture. With `pad` the resized image is inside the square, top and left are 0
+    or more. With `crop` it extends beyond the square, top and left are 0 or less, and the pixels outside the square are
+    lost.
     """
 
     native_height: int
@@ -158,6 +164,12 @@ class Geometry:
     top: int
     left: int
     size: int
+    orientation: int = 1
+
+    def stored_shape(self) -> tuple[int, int]:
+        """Return height and width of the pixels in the file; orientations from 5 exchange them."""
+        shape = (self.native_height, self.native_width)
+        return shape[::-1] if self.orientation >= 5 else shape
 
     def content(self) -> tuple[slice, slice]:
         """Return the rows and columns of the square that show the image, not padding."""
@@ -233,15 +245,15 @@ _PREDICTED: tuple[tuple[str, pa.DataType, str], ...] = (
         pa.list_(pa.string()),
         "what is unusual about the image or its masks: look at it before you use the mask",
     ),
-    ("height", pa.int32(), "native height, px"),
-    ("width", pa.int32(), "native width, px"),
+    ("height", pa.int32(), "native height of the stored pixels, without regard to an orientation tag, px"),
+    ("width", pa.int32(), "native width of the stored pixels, px"),
     ("mask", pa.string(), "lung mask as COCO RLE counts (column-major, ASCII) at height x width; null: not predicted"),
     ("threshold", pa.float32(), "pixels with at least this probability are lung"),
     ("mean_probability", pa.float64(), "mean probability of the lung pixels before post-processing; null without any"),
     ("border_entropy", pa.float64(), "mean binary entropy along the mask border, bits: 0 certain, 1 undecided"),
     ("area_px", pa.int64(), "pixels of the mask"),
-    ("right_lung_px", pa.int64(), "pixels of the patient's right lung, on the left of the image"),
-    ("left_lung_px", pa.int64(), "pixels of the patient's left lung, on the right of the image"),
+    ("right_lung_px", pa.int64(), "pixels of the patient's right lung, on the left of the upright image"),
+    ("left_lung_px", pa.int64(), "pixels of the patient's left lung, on the right of the upright image"),
     ("centroid_x_px", pa.float64(), "mean column of the mask; null for an empty mask"),
     ("centroid_y_px", pa.float64(), "mean row of the mask; null for an empty mask"),
     ("bbox", pa.list_(pa.int32()), "bounding box: x, y, width, height, px; empty for an empty mask"),
@@ -257,7 +269,11 @@ _PREDICTED: tuple[tuple[str, pa.DataType, str], ...] = (
     ("seen_in_training", pa.bool_(), "true: all models were trained on this image; else models that were are not used"),
     ("models", pa.int32(), "number of models whose mean is the probability"),
     ("model", pa.string(), "digest of the weights of all models"),
-    ("geometry", pa.string(), "JSON: how the image was resized and placed in the square of the model"),
+    (
+        "geometry",
+        pa.string(),
+        "JSON: how the upright image was resized and placed in the square of the model; the orientation of its file",
+    ),
     ("seconds", pa.float64(), "time for this image in all stages, s"),
 )
 

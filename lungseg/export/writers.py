@@ -17,8 +17,9 @@ from lungseg.export.selection import rows_with_mask
 from lungseg.imaging import codecs
 from lungseg.imaging.dicom.reader import is_dicom
 from lungseg.imaging.dicom.segmentation import encode_segmentation
+from lungseg.imaging.orientation import to_stored, to_upright
 from lungseg.inference import mask_shape
-from lungseg.predictions.overlays import read_image_and_mask
+from lungseg.predictions.overlays import orientation_of, read_image_and_mask
 from lungseg.predictions.parts import read_part
 
 _FileContent = tuple[bytes, str, str]  # content, suffix, note
@@ -73,6 +74,7 @@ def _encode_mask(row: Row, mask: U8, settings: ExportSettings) -> _FileContent: 
 
 def _encode_overlay(row: Row, mask: U8, settings: ExportSettings) -> _FileContent:
     image, reference, note = read_image_and_mask(row)
+    mask = to_upright(mask, orientation_of(row))
     if image.shape != mask.shape:
         raise InputError(f"{row['source_uri']} and its predicted mask differ in size: the image was changed")
     overlay = codecs.encode_image(draw_overlay(image, mask, reference, settings.overlay_px))
@@ -82,7 +84,9 @@ def _encode_overlay(row: Row, mask: U8, settings: ExportSettings) -> _FileConten
 def _encode_segmentation(row: Row, mask: U8, settings: ExportSettings) -> _FileContent:  # noqa: ARG001
     if not is_dicom(storage.read_range(row["source_uri"], 0, _HEAD)):
         raise InputError(f"{row['source_uri']} is not a DICOM file")
-    right, left = mask_shape.split_lungs(mask)
+    orientation = orientation_of(row)
+    lungs = mask_shape.split_lungs(to_upright(mask, orientation))
+    right, left = (to_stored(lung, orientation) for lung in lungs)
     content = storage.read_bytes(row["source_uri"])
     name = storage.name_of(row["source_uri"])
     return encode_segmentation(content, {"right": right, "left": left}, row["model"], name), ".dcm", ""

@@ -1,5 +1,7 @@
 """Decode and encode image files, masks and run lengths. DICOM decoding is in `dicom`."""
 
+from typing import NamedTuple
+
 import cv2
 import numpy as np
 import pycocotools.mask as coco
@@ -7,11 +9,14 @@ import xxhash
 from numpy.typing import NDArray
 
 from lungseg import MAX_IMAGE_PIXELS
-from lungseg.arrays import Pixels
+from lungseg.arrays import Grey, Pixels
 from lungseg.errors import ImageError
+from lungseg.imaging import alpha as transparency
 from lungseg.imaging.dicom import reader
 from lungseg.imaging.dicom.reader import Tags
 from lungseg.imaging.frames import has_multiple_frames
+from lungseg.imaging.orientation import read_orientation, to_upright
+from lungseg.imaging.tiff_directory import as_stored
 
 SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".tif", ".tiff", ".gif", ".bmp", ".webp", ".jp2", ".j2k"),
@@ -44,10 +49,19 @@ _BLACK = 0.25  # least share of background in a mask
 _SAMPLES = 128  # a side; enough to find areas as large as a lung
 
 
-def read_image(content: bytes, display_name: str, key: bytes | None = None) -> tuple[Pixels, Tags]:
-    """Decode any supported file to u8 or u16, [H,W] grey or [H,W,3] RGB, at its stored depth.
+class DecodedMask(NamedTuple):
+    """A mask u8[H,W] in {0,1}, upright; the orientation of its file, 1 to 8; whether it is the alpha channel."""
 
-    Alpha channels and EXIF rotation are ignored. Only DICOM files have tags; key is the secret for the patient's
+    mask: NDArray[np.uint8]
+    orientation: int
+    is_alpha: bool
+
+
+def read_image(content: bytes, display_name: str, key: bytes | None = None) -> tuple[Pixels, Tags]:
+    """Decode any supported file to u8 or u16, [H,W] grey or [H,W,3] RGB, at its stored depth, upright.
+
+    The tags state the orientation of the stored pixels; the other tags are of DICOM files only. Alpha is ignored,
+    except that fully transparent rows and columns at the border become black. key is the secret for the patient's
     pseudonym. A raw .IMG file of JSRT is recognised by its name and size.
 
     Raises:
@@ -55,14 +69,21 @@ def read_image(content: bytes, display_name: str, key: bytes | None = None) -> t
             a reason of `dicom.reader.read`.
 
     """
+    pixels, alpha, tags = _read_stored(content, display_name, key)
+    return to_upright(transparency.blacken_padding(pixels, alpha), tags.orientation), tags
+
+
+def _read_stored(content: bytes, display_name: str, key: bytes | None = None) -> tuple[Pixels, Grey | None, Tags]:
+    """Decode a file to its pixels as stored, its alpha channel, and its tags."""
     if not content:
         raise ImageError("undecodable", f"{display_name} is empty (0 bytes): download it again")
     if display_name.lower().endswith(".img"):
-        return _read_jsrt(content, display_name), Tags()
+        return _read_jsrt(content, display_name), None, Tags()
     if reader.is_dicom(content):
-        return reader.read(content, display_name, key)
+        pixels, tags = reader.read(content, display_name, key)
+        return pixels, None, tags
     _check_format(content, display_name)
-    return _decode(content, display_name), Tags()
+    return *_decode(as_stored(content), display_name), Tags(orientation=read_orientation(content))
 
 
 def decode(content: bytes, display_name: str) -> Pixels:
@@ -81,16 +102,28 @@ def to_grey(pixels: Pixels) -> Pixels:
 
 
 def decode_mask(content: bytes, display_name: str) -> NDArray[np.uint8]:
-    """Decode a mask file to u8[H,W] in {0,1}.
+    """Decode a mask file to u8[H,W] in {0,1}, upright; see `read_mask`."""
+    return read_mask(content, display_name).mask
+
+
+def read_mask(content: bytes, display_name: str) -> DecodedMask:
+    """Decode a mask file.
 
     Accepts any two grey levels, antialiased edges, and one grey level for each lung. The threshold is half of the
-    brightest level, or half of the darkest lung's level if each lung has its own. An all-black mask stays empty.
+    brightest level, or half of the darkest lung's level if each lung has its own. An all-black mask stays empty. A mask
+    that only the alpha channel shows is read from there.
 
     Raises:
         ImageError: as read_image, or `mask_levels` if it has labels and none is clearly lung.
 
     """
-    array = decode(content, display_name)
+    pixels, alpha, tags = _read_stored(content, display_name)
+    alpha = transparency.hidden_alpha(as_stored(content)) if alpha is None else alpha
+    levels, is_alpha = transparency.mask_levels(to_grey(pixels), alpha)
+    return DecodedMask(to_upright(_above_half(levels, display_name), tags.orientation), tags.orientation, is_alpha)
+
+
+def _above_half(array: Pixels, display_name: str) -> NDArray[np.uint8]:
     # Integer division gives the same result for u8 and u16.
     return (array > _darkest_lung_level(array, display_name) // 2).view(np.uint8)
 
@@ -224,10 +257,11 @@ def _check_format(content: bytes, display_name: str) -> None:
         )
 
 
-def _decode(content: bytes, display_name: str) -> Pixels:
+def _decode(content: bytes, display_name: str) -> tuple[Pixels, Grey | None]:
+    """Decode a file to its pixels as stored and its alpha channel."""
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # the error below replaces OpenCV's log lines
     try:
-        # EXIF rotation is ignored: mask files have no EXIF, and image and mask must stay aligned.
+        # One rule for all formats: OpenCV's decoders differ, so `to_upright` obeys the tag.
         flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
         array = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
     except cv2.error as error:
@@ -240,9 +274,10 @@ def _decode(content: bytes, display_name: str) -> Pixels:
         raise _too_large(display_name)
     if array.dtype not in (np.uint8, np.uint16):
         raise ImageError("depth", f"{display_name} holds {array.dtype}, expected 8 or 16 bit grey: export it again")
+    alpha = array[..., 3] if array.ndim == 3 and array.shape[2] == 4 else None
     if array.ndim == 3:
         array = array[..., 0] if array.shape[2] < 3 else cv2.cvtColor(array[..., :3], cv2.COLOR_BGR2RGB)
-    return array.astype(np.uint8, copy=False) if array.dtype == np.uint8 else array.astype(np.uint16, copy=False)
+    return array, alpha  # type: ignore[return-value]
 
 
 def _too_large(display_name: str) -> ImageError:

@@ -1,5 +1,7 @@
 """Prepare an image of any size as a square, and restore predictions to native size; used by prepare and infer."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -7,6 +9,7 @@ from numpy.typing import NDArray
 from lungseg.arrays import Grey
 from lungseg.config import PreprocessSettings
 from lungseg.imaging.intensity import normalise
+from lungseg.imaging.orientation import UPRIGHT
 from lungseg.schema import Geometry
 
 _SMOOTHED_FROM = 1.1  # enlargement
@@ -25,14 +28,18 @@ def plan_geometry(height: int, width: int, settings: PreprocessSettings) -> Geom
     return Geometry(height, width, resized_height, resized_width, top, left, settings.size)
 
 
-def prepare_image(image: Grey, settings: PreprocessSettings) -> tuple[NDArray[np.uint8], Geometry]:
+def prepare_image(
+    image: Grey, settings: PreprocessSettings, orientation: int = UPRIGHT
+) -> tuple[NDArray[np.uint8], Geometry]:
     """Normalise the histogram at full depth, then resize and place: u8 or u16[H,W] -> u8[S,S], padding black.
+
+    The image is upright; orientation is that of the stored pixels and is only recorded.
 
     Raises:
         SettingsError: histogram match without landmarks.
 
     """
-    geometry = plan_geometry(image.shape[0], image.shape[1], settings)
+    geometry = replace(plan_geometry(image.shape[0], image.shape[1], settings), orientation=orientation)
     levels = normalise(image, settings.histogram, settings.landmarks)
     return _place(_resize(levels, geometry), geometry), geometry
 
@@ -56,7 +63,7 @@ def prepare_mask(mask: NDArray[np.uint8], geometry: Geometry, classes: int = 1) 
 
 
 def restore(square: NDArray[np.float32], geometry: Geometry) -> NDArray[np.float32]:
-    """Resize probabilities f32[S,S] to native size, f32[H,W]: the inverse of preparation.
+    """Resize probabilities f32[S,S] to native size, f32[H,W], upright: the inverse of preparation.
 
     Probabilities rather than masks, so that the native contour is interpolated. Pixels outside a crop become 0.
     """

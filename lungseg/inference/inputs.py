@@ -108,7 +108,10 @@ def _unchecked(row: dict[str, Any]) -> Record:
     if _FINAL_CODES & set(record.codes):
         return record
     fresh = Record(record.image_id, record.dataset, record.image_uri)
-    results = ("pixel_digest", "phash", "height", "width", "mask_area", "status", "codes", "message", "flags")
+    results = (
+        *("pixel_digest", "phash", "height", "width", "orientation"),
+        *("mask_area", "status", "codes", "message", "flags"),
+    )
     return replace(record, **{name: getattr(fresh, name) for name in results})
 
 

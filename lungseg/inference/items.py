@@ -15,8 +15,10 @@ from lungseg.dataset import sample_reader
 from lungseg.errors import InputError
 from lungseg.imaging import codecs
 from lungseg.imaging.geometry import prepare_image, restore
+from lungseg.imaging.orientation import UPRIGHT
 from lungseg.ingest import record_checks
-from lungseg.ingest.reason_codes import Note, reject
+from lungseg.ingest.image_checks import orientation_note
+from lungseg.ingest.reason_codes import Note, reject, with_notes
 from lungseg.schema import Geometry, Record
 
 Stat = tuple[int, int] | None  # size in bytes and time of change; None: no such file
@@ -56,7 +58,7 @@ class OpenedImage:
     """An item after reading, decoding and preprocessing.
 
     square u8[S,S] and geometry: None where there is nothing to predict; the record gives the reason. reference: the
-    reference mask at native size as COCO RLE, or None. seconds: time that opening took.
+    upright reference mask at native size as COCO RLE, or None. seconds: time that opening took.
     """
 
     record: Record
@@ -121,7 +123,7 @@ def _open_record(item: Item, preprocess: PreprocessSettings, key: bytes | None) 
         return OpenedImage(reject(record, Note("changed", changed[0])))
     if image is None:
         return OpenedImage(record)
-    square, geometry = prepare_image(image, preprocess)
+    square, geometry = prepare_image(image, preprocess, record.orientation)
     return OpenedImage(record, square, geometry, None if mask is None else codecs.encode_rle(mask))
 
 
@@ -151,7 +153,11 @@ def _open_sample(item: Item) -> OpenedImage:
     except InputError as error:
         return OpenedImage(reject(item.record, Note("shard", str(error))))
     geometry = sample.geometry
-    record = replace(item.record, height=geometry.native_height, width=geometry.native_width)
+    height, width = geometry.stored_shape()
+    record = replace(item.record, height=height, width=width, orientation=geometry.orientation)
+    if geometry.orientation != UPRIGHT:
+        note = orientation_note(f"the tag of the file that {record.image_id} was prepared from", geometry.orientation)
+        record = replace(with_notes(record, [note]), status="repaired")
     reference = (
         None
         if sample.mask is None

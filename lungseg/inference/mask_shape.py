@@ -6,28 +6,31 @@ import cv2
 import numpy as np
 
 from lungseg.arrays import F32, U8, Bools
+from lungseg.imaging.orientation import UPRIGHT, to_stored
 from lungseg.inference.postprocess import Components, label_components
 
 _JOINED = 0.25  # a component with at least this share on each side of the midline is both lungs
 
 
-def describe(mask: U8) -> dict[str, Any]:
-    """Measure a mask u8[H,W] in {0,1}: area, lungs, centroid and bounding box, in px.
+def describe(mask: U8, orientation: int = UPRIGHT) -> dict[str, Any]:
+    """Measure an upright mask u8[H,W] in {0,1}: area, lungs, centroid and bounding box, in px.
 
     right_lung_px, left_lung_px: the patient's right lung is on the left of the image. A component belongs to the side
     with most of its pixels. If it is both lungs, the midline divides it. centroid_x_px, centroid_y_px: mean column and
-    row, None for an empty mask. bbox: x, y, width, height as in COCO, empty for an empty mask.
+    row, None for an empty mask. bbox: x, y, width, height as in COCO, empty for an empty mask. orientation: of the
+    stored pixels; centroid and bounding box are measured there.
     """
     area = int(np.count_nonzero(mask))
     if not area:
         return {**_areas(0, 0), "centroid_x_px": None, "centroid_y_px": None, "bbox": []}
-    moments = cv2.moments(mask, binaryImage=True)
     right, left = _sides(mask)
+    stored = to_stored(mask, orientation)
+    moments = cv2.moments(stored, binaryImage=True)
     return {
         **_areas(right, left),
         "centroid_x_px": moments["m10"] / moments["m00"],
         "centroid_y_px": moments["m01"] / moments["m00"],
-        "bbox": [int(value) for value in cv2.boundingRect(mask)],
+        "bbox": [int(value) for value in cv2.boundingRect(stored)],
     }
 
 
@@ -55,7 +58,7 @@ def _areas(right: int, left: int) -> dict[str, int]:
 
 
 def split_lungs(mask: U8) -> tuple[U8, U8]:
-    """Split a mask u8[H,W] in {0,1} into the patient's right lung (on the left of the image) and left lung."""
+    """Split an upright mask u8[H,W] in {0,1} into the patient's right lung (on the left of the image) and left lung."""
     components = label_components(mask)
     right, both = _assign_sides(components)
     inside = right[components.labels]

@@ -15,6 +15,7 @@ from lungseg.config import PreprocessSettings
 from lungseg.dataset import catalog
 from lungseg.errors import InputError, first_line
 from lungseg.imaging import codecs
+from lungseg.imaging.orientation import to_upright
 from lungseg.inference import mask_shape, postprocess
 from lungseg.inference.items import Item, open_item, prepared_item
 from lungseg.inference.rows import compare
@@ -139,12 +140,13 @@ def _check_row(row: Row, shared: Row, preprocess: PreprocessSettings, samples: _
     if problems or row["mask"] is None:
         return problems
     try:
-        mask = codecs.decode_rle(row["mask"], row["height"], row["width"])
-        reference = _reference(row, preprocess, samples)
+        geometry = Geometry(**json.loads(row["geometry"]))
+        mask = to_upright(codecs.decode_rle(row["mask"], row["height"], row["width"]), geometry.orientation)
+        reference = _reference(row, geometry, preprocess, samples)
     except (InputError, ValueError, TypeError) as error:
         return [str(error)]
     expected = {
-        **mask_shape.describe(mask),
+        **mask_shape.describe(mask, geometry.orientation),
         "components": postprocess.count_components(mask),
         **compare(mask, reference),
     }
@@ -168,7 +170,7 @@ def _check_consistency(row: Row, shared: Row) -> list[str]:
         geometry = Geometry(**json.loads(row["geometry"]))
     except (ValueError, TypeError) as error:
         return [*problems, f"geometry cannot be read ({error})"]
-    if (row["height"], row["width"]) != (geometry.native_height, geometry.native_width):
+    if (row["height"], row["width"]) != geometry.stored_shape():
         problems.append(f"size is {row['height']}x{row['width']}, but the geometry has another: {row['geometry']}")
     for name in ("mean_probability", "border_entropy"):
         if row[name] is not None and not 0.0 <= row[name] <= 1.0 + _TOLERANCE:
@@ -176,8 +178,8 @@ def _check_consistency(row: Row, shared: Row) -> list[str]:
     return problems
 
 
-def _reference(row: Row, preprocess: PreprocessSettings, samples: _Samples) -> U8 | None:
-    """Read the reference mask of a row; None if it has none.
+def _reference(row: Row, geometry: Geometry, preprocess: PreprocessSettings, samples: _Samples) -> U8 | None:
+    """Read the upright reference mask of a row; None if it has none.
 
     Raises:
         InputError: the row was compared with a mask that can no longer be read.
@@ -187,7 +189,7 @@ def _reference(row: Row, preprocess: PreprocessSettings, samples: _Samples) -> U
         return None
     opened = open_item(samples.item(row), preprocess)
     if opened.reference is not None:
-        return codecs.decode_rle(opened.reference, row["height"], row["width"])
+        return codecs.decode_rle(opened.reference, geometry.native_height, geometry.native_width)
     if row["dice"] is not None:
         raise InputError(f"the reference mask can no longer be read ({opened.record.message})")
     return None

@@ -10,6 +10,7 @@ from lungseg.arrays import U8, Row
 from lungseg.config import PostprocessSettings
 from lungseg.imaging import codecs
 from lungseg.imaging.geometry import restore
+from lungseg.imaging.orientation import to_stored
 from lungseg.inference import mask_shape, postprocess
 from lungseg.inference.items import OpenedImage, Prediction
 from lungseg.ingest.reason_codes import was_repaired
@@ -20,7 +21,10 @@ COMPARED = ("iou", "dice", "pixel_accuracy", "hd95_px", "assd_px")
 
 
 def make_row(opened: OpenedImage, prediction: Prediction | None, shared: Row, settings: PostprocessSettings) -> Row:
-    """Create one row of PREDICTIONS. shared: values of all rows: `threshold` and `model`."""
+    """Create one row of PREDICTIONS. shared: values of all rows: `threshold` and `model`.
+
+    Everything is computed on the upright picture; the mask and its places are those of the stored pixels.
+    """
     began = time.perf_counter()
     empty = dict.fromkeys(PREDICTIONS.names)
     row = {**empty, **_ids(opened.record), **shared, **_reasons(opened.record)}
@@ -33,13 +37,13 @@ def make_row(opened: OpenedImage, prediction: Prediction | None, shared: Row, se
     return {
         **row,
         "status": _status(opened.record),
-        "mask": codecs.encode_rle(mask),
+        "mask": codecs.encode_rle(to_stored(mask, geometry.orientation)),
         "geometry": json.dumps(asdict(geometry)),
         "components": postprocess.count_components(mask),
         "components_before": postprocess.count_components(raw),
         "removed_px": int(np.count_nonzero(raw > mask)),
         "added_px": int(np.count_nonzero(mask > raw)),
-        **mask_shape.describe(mask),
+        **mask_shape.describe(mask, geometry.orientation),
         **mask_shape.confidence(prediction.probability[geometry.content()], threshold),
         **compare(mask, reference if isinstance(reference, np.ndarray) else None),
         "seen_in_training": prediction.seen_in_training,

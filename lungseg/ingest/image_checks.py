@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from lungseg.arrays import Grey, Pixels
 from lungseg.errors import ImageError
 from lungseg.imaging import codecs
-from lungseg.imaging.dicom.reader import Tags
+from lungseg.imaging.dicom.reader import Tags, is_dicom
+from lungseg.imaging.orientation import UPRIGHT
 from lungseg.imaging.thumbnails import border_pixels, correlation, find_visible_area, percentile_ranks, thumbnail
 from lungseg.ingest.reason_codes import Note
 
@@ -32,7 +33,7 @@ _TAG_FLAGS = (Note("body_part_unknown"), Note("body_part_several"), Note("view_u
 
 @dataclass(frozen=True)
 class CheckedImage:
-    """An image that passed the checks: u8 or u16[H,W] with light bones; the tags of its file; repairs; flags."""
+    """An image that passed the checks: u8 or u16[H,W], upright, with light bones; its file's tags; repairs; flags."""
 
     image: Grey
     tags: Tags
@@ -49,7 +50,19 @@ def read_image(content: bytes, display_name: str, key: bytes | None = None) -> C
     """
     pixels, tags = codecs.read_image(content, display_name, key)
     image, repairs, flags = check_pixels(pixels, display_name)
+    if tags.orientation != UPRIGHT:
+        element = "PatientOrientation (0020,0020)" if is_dicom(content) else "orientation tag"
+        repairs = (orientation_note(f"the {element} of {display_name}", tags.orientation), *repairs)
     return CheckedImage(image, tags, repairs, (*(flag for flag in _TAG_FLAGS if flag.code in tags.flags), *flags))
+
+
+def orientation_note(subject: str, orientation: int) -> Note:
+    """Note that a picture was made upright. subject: the tag and its file; orientation: 2 to 8."""
+    return Note(
+        "orientation_tag",
+        f"{subject} states orientation {orientation}: the picture was made upright for the model; height, width, mask, "
+        "bbox and centroid of a prediction are those of the stored pixels",
+    )
 
 
 def check_pixels(pixels: Pixels, display_name: str) -> tuple[Grey, tuple[Note, ...], tuple[Note, ...]]:

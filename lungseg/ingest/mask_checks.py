@@ -13,7 +13,8 @@ from lungseg.errors import ImageError
 from lungseg.imaging import codecs
 from lungseg.imaging.thumbnails import find_visible_area, thumbnail
 from lungseg.ingest.mask_cleaning import clean_mask
-from lungseg.ingest.mask_orientation import refuse_wrong_orientation
+from lungseg.ingest.mask_orientation import THUMBNAIL, refuse_wrong_orientation
+from lungseg.ingest.mask_turning import has_same_aspect, turn_with_image
 from lungseg.ingest.reason_codes import Note
 from lungseg.schema import Record
 
@@ -25,7 +26,6 @@ _MAX_BORDER = 0.8  # share of a side's length
 # is a component of its own.
 _MIN_SIDE_JOINED, _MIN_SIDE = 0.15, 0.02
 _UNEVEN = 0.25  # area of the smaller lung to the larger
-_THUMBNAIL = 128  # px a side, for orientation
 
 
 @dataclass(frozen=True)
@@ -49,20 +49,26 @@ def read_mask(
 
     Raises:
         InputError: a file cannot be read.
-        ImageError: a code of `codecs.decode_mask`, `resize_to_image` or `check_mask`.
+        ImageError: a code of `codecs.read_mask`, `turn_with_image`, `resize_to_image` or `check_mask`.
 
     """
     classes = record.mask_classes or (_LUNG,) * len(record.mask_uris)
     requested = [pair for pair in zip(classes, record.mask_uris, strict=True) if pair[0] in settings.classes]
     if not any(name == _LUNG for name, _ in requested):
         return None
+    names = [f"mask {storage.name_of(uri)}" for _, uri in requested]
+    decoded = [codecs.read_mask(read(uri), name) for (_, uri), name in zip(requested, names, strict=True)]
+    repairs = tuple(
+        Note("mask_from_alpha", f"{name} shows no mask in its colours: its alpha channel is used")
+        for name, mask in zip(names, decoded, strict=True)
+        if mask.is_alpha
+    )
+    upright, turned = turn_with_image(decoded, names, image, record.orientation)
+    repairs += turned
     masks: list[tuple[str, U8]] = []
-    repairs: tuple[Note, ...] = ()
-    for name, uri in requested:
-        display_name = f"mask {storage.name_of(uri)}"
-        decoded = codecs.decode_mask(read(uri), display_name)
-        mask, resized = resize_to_image(decoded, image.shape, display_name, record.image_id)
-        masks.append((name, mask))
+    for (kind, _), name, drawn in zip(requested, names, upright, strict=True):
+        mask, resized = resize_to_image(drawn, image.shape, name, record.image_id)
+        masks.append((kind, mask))
         repairs += resized
     checked = check_mask(masks, image, record.image_id, settings.classes, odd_masks)
     return replace(checked, repairs=(*repairs, *checked.repairs))
@@ -81,8 +87,7 @@ def resize_to_image(mask: U8, shape: tuple[int, ...], display_name: str, image_i
         return mask, ()
     height, width = shape[0], shape[1]
     found, expected = f"{mask.shape[0]}x{mask.shape[1]}", f"{height}x{width}"
-    # Each side of a resized mask is off by up to half a pixel of its own.
-    if abs(mask.shape[1] * height - mask.shape[0] * width) > 0.5 * (height + width):
+    if not has_same_aspect(mask.shape, shape):
         rotated = mask.shape == (width, height)
         advice = "rotate it by 90 degrees or transpose it" if rotated else "export the mask again"
         raise ImageError("mask_size", f"{display_name} is {found}, its image is {expected} ({image_id}): {advice}")
@@ -117,7 +122,7 @@ def check_mask(
     area = lung_px / lungs.size
     touches_border = _check_border(lungs, display_name)
     _refuse_area(area, display_name)
-    thumb = thumbnail(image, _THUMBNAIL)
+    thumb = thumbnail(image, THUMBNAIL)
     visible_area = find_visible_area(thumb)
     refuse_wrong_orientation(lungs, thumb, visible_area.visible, display_name)
     _refuse_components(lungs, lung_px, component_areas, visible_area.columns, display_name)
@@ -186,7 +191,7 @@ def _refuse_components(lungs: U8, lung_px: int, areas: list[int], columns: slice
             "mask_components",
             f"{display_name} has {len(areas)} connected components, expected two lungs: draw it again",
         )
-    middle = round((columns.start + columns.stop) * lungs.shape[1] / (2 * _THUMBNAIL))
+    middle = round((columns.start + columns.stop) * lungs.shape[1] / (2 * THUMBNAIL))
     left = cv2.countNonZero(lungs[:, :middle]) / lung_px
     if min(left, 1 - left) < (_MIN_SIDE_JOINED if len(areas) == 1 else _MIN_SIDE):
         side = "left" if left > 0.5 else "right"

@@ -9,11 +9,15 @@ from numpy.typing import NDArray
 
 from lungseg.arrays import F32, U8, Bools
 from lungseg.errors import ImageError
+from lungseg.imaging.orientation import to_upright
 from lungseg.imaging.thumbnails import percentile_ranks, thumbnail
 
 # On Shenzhen and Montgomery at 256 px each mask as stored scores higher than in any other orientation, by 0.05 or more.
 _MIN_GAIN = 0.1
 _MIN_SCORE = 0.12
+THUMBNAIL = 128
+"""Pixels a side of the thumbnails that are compared."""
+_MIN_DIFFERENCE = 0.02  # of the scores in two orientations, to prefer one
 _CERTAIN = 0.4  # none of those 688 masks scores more than 0.30 in one of the seven other orientations
 # How a mask may have been changed, and the change of the image that has the same effect.
 _CHANGES: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
@@ -49,6 +53,28 @@ def refuse_wrong_orientation(lungs: U8, thumb: F32, visible: Bools, display_name
             f"{display_name} is {change}: corrected it matches its image by {scores[change]:.2f}, as stored by "
             f"{as_stored:.2f}: save it in the orientation of its image",
         )
+
+
+def is_drawn_on_stored(lungs: U8, thumb: F32, visible: Bools, orientation: int, display_name: str) -> bool:
+    """Return whether a mask without an orientation tag fits the stored pixels of its image, not the upright picture.
+
+    lungs: u8[H,W] in {0,1} as in its file; thumb, visible: of the upright image, as in `refuse_wrong_orientation`;
+    orientation: of the image's stored pixels.
+
+    Raises:
+        ImageError: `mask_orientation`, if it fits both equally well.
+
+    """
+    as_upright, as_stored = (
+        _orientation_scores(drawn, thumb, visible)[""] for drawn in (lungs, to_upright(lungs, orientation))
+    )
+    if abs(as_upright - as_stored) < _MIN_DIFFERENCE:
+        raise ImageError(
+            "mask_orientation",
+            f"{display_name} has no orientation tag, but its image has: the mask fits the upright picture "
+            f"({as_upright:.2f}) as well as the stored pixels ({as_stored:.2f}): save both without the tag",
+        )
+    return as_stored > as_upright
 
 
 def _orientation_scores(lungs: U8, thumb: F32, visible: Bools) -> dict[str, float]:

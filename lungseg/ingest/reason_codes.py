@@ -90,7 +90,8 @@ _REJECTED: tuple[tuple[str, str, str], ...] = (
     ),
     (
         "mask_orientation",
-        "The mask is mirrored, rotated or transposed; the message says how.",
+        "The mask is mirrored, rotated or transposed; or only its image has an orientation tag, and it is not clear "
+        "whether the mask has it too. The message says which.",
         "Save the mask in the orientation of its image.",
     ),
     ("one_sided_mask", "Only the left or only the right lung has a mask.", "Add the other mask, or remove the image."),
@@ -111,6 +112,21 @@ _FAILED: tuple[tuple[str, str, str], ...] = (
 _REPAIRED: tuple[tuple[str, str, str], ...] = (
     ("inverted", "Bones were dark; the grey values were inverted.", "None needed; check one such image."),
     ("grey_as_colour", "A grey image was stored as colour; its luma is used.", "None needed."),
+    (
+        "orientation_tag",
+        "The file says by a tag that its picture is rotated or mirrored; it was made upright for the model.",
+        "None needed; height, width, mask, bbox and centroid of a prediction are those of the stored pixels.",
+    ),
+    (
+        "mask_turned",
+        "The mask was made upright, by its own orientation tag or by that of its image.",
+        "None needed.",
+    ),
+    (
+        "mask_from_alpha",
+        "The mask was read from the alpha channel, as its colours show no mask.",
+        "None needed; check one such mask.",
+    ),
     ("mask_resized", "The mask was resized to its image; both have the same aspect ratio.", "None needed."),
     ("mask_specks", "Components under 1 % of the mask's area were removed.", "None needed."),
     ("mask_holes", "Holes under 1 % of the mask's area were filled.", "None needed."),

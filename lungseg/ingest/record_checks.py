@@ -12,6 +12,7 @@ from lungseg.config import OddMasks, PreprocessSettings
 from lungseg.errors import ImageError, InputError
 from lungseg.imaging import codecs
 from lungseg.imaging.dicom.tags import Tags, refuse_view
+from lungseg.imaging.orientation import other_shape
 from lungseg.ingest import image_checks, mask_checks
 from lungseg.ingest.reason_codes import Note, reject, with_notes
 from lungseg.ingest.views import classify_listed_view
@@ -64,6 +65,8 @@ def open_record(
 ) -> OpenedRecord:
     """Read and check one record: return it completed, its image at stored depth, and its mask u8[H,W] in {0..classes}.
 
+    Image and mask are upright; the record's height and width are those of the stored pixels.
+
     Problems with the files set the record's status, codes and message; only bugs are raised. Without a usable image
     both arrays are None. With a usable image and an unusable mask, the image is returned and the record is rejected.
     """
@@ -75,11 +78,13 @@ def open_record(
         record = _with_findings(record, (), _check_listed_view(record, name))
         checked_image = image_checks.read_image(read(record.image_uri), name, key)
         image = checked_image.image
-        height, width = image.shape
+        orientation = checked_image.tags.orientation
+        height, width = other_shape(image.shape, orientation)
         record = replace(
             _with_tags(record, checked_image.tags),
             height=height,
             width=width,
+            orientation=orientation,
             pixel_digest=codecs.pixel_digest(image),
         )
         record = _with_findings(record, checked_image.repairs, checked_image.flags)

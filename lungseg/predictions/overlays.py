@@ -2,6 +2,7 @@
 
 import base64
 import functools
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from lungseg.errors import InputError
 from lungseg.imaging import codecs
 from lungseg.imaging.geometry import restore
 from lungseg.imaging.intensity import normalise
+from lungseg.imaging.orientation import UPRIGHT, other_shape, to_upright
 from lungseg.ingest import record_checks
 from lungseg.schema import USABLE, Record, Sample
 
@@ -65,7 +67,8 @@ def draw_case(row: Row, rank: str, training: str) -> Overlay:
         image, reference, note = read_image_and_mask(row)
     except InputError as error:
         return Overlay(**ids, training=training, note=str(error))
-    height, width = row["height"], row["width"]
+    orientation = orientation_of(row)
+    height, width = other_shape((row["height"], row["width"]), orientation)
     if image.shape != (height, width):
         size, expected = f"{image.shape[0]}x{image.shape[1]}", f"{height}x{width}"
         return Overlay(
@@ -82,7 +85,7 @@ def draw_case(row: Row, rank: str, training: str) -> Overlay:
         image="data:image/png;base64," + base64.b64encode(codecs.encode_image(small)).decode("ascii"),
         width=small.shape[1],
         height=small.shape[0],
-        prediction=_outline(codecs.decode_rle(mask, height, width), scale),
+        prediction=_outline(to_upright(codecs.decode_rle(mask, row["height"], row["width"]), orientation), scale),
         reference="" if reference is None else _outline(reference, scale),
         note=note,
     )
@@ -105,8 +108,14 @@ def _thirds(ranked: Sequence[Row], count: int) -> list[tuple[str, Row]]:
     ]
 
 
+def orientation_of(row: Row) -> int:
+    """Return the orientation of the stored pixels of a predicted image, in which its mask is stored."""
+    orientation: int = json.loads(row["geometry"] or "{}").get("orientation", UPRIGHT)
+    return orientation
+
+
 def read_image_and_mask(row: Row) -> tuple[U8, U8 | None, str]:
-    """Read an image u8[H,W], its reference mask u8[H,W] or None, and a note about them.
+    """Read an upright image u8[H,W], its reference mask u8[H,W] or None, and a note about them.
 
     Raises:
         InputError: the image is missing or cannot be read.

@@ -76,7 +76,7 @@ def encode_sample(
     if image is None or not checked.usable:
         return EncodedSample(checked, {})
     with watch.time("prepare"):
-        square, geometry = prepare_image(image, plan.preprocess)
+        square, geometry = prepare_image(image, plan.preprocess, checked.orientation)
         classes = len(plan.preprocess.classes)
         mask = None if native_mask is None else prepare_mask(native_mask, geometry, classes)
     with watch.time("encode"):

@@ -466,7 +466,7 @@ def good_members() -> dict[str, bytes]:
     meta = {
         "schema": SCHEMA,
         **{"image_id": "a", "dataset": "n", "patient_id": "p", "finding": None, "pixel_digest": "0"},
-        "geometry": dict(zip(geometry_module.Geometry.__dataclass_fields__, (8, 8, 8, 8, 0, 0, 8), strict=True)),
+        "geometry": dict(zip(geometry_module.Geometry.__dataclass_fields__, (8, 8, 8, 8, 0, 0, 8, 1), strict=True)),
     }
     square = np.eye(8, dtype=np.uint8)
     return {

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lungseg.errors import ImageError
 from lungseg.imaging.dicom import vocabulary, wording
+from lungseg.imaging.orientation import UPRIGHT, from_directions
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -25,11 +26,12 @@ _FLAGS = ("body_part_unknown", "body_part_several", "view_unknown")
 
 @dataclass(frozen=True)
 class Tags:
-    """The only data that is taken from a DICOM file besides its pixels.
+    """The only data that is taken from a file besides its pixels; all but the orientation is of DICOM files only.
 
     patient_id: a pseudonym, empty without a key; age_group: ten years such as 40-49, or 90+; sex: female, male or
     other; view: PA, AP, LLD or RLD; spacing_mm: pixel spacing at the patient if known, else at the detector. flags:
-    reason codes of what the tags leave open, such as `view_unknown`.
+    reason codes of what the tags leave open, such as `view_unknown`. orientation: of the stored pixels, 1 to 8 as in
+    EXIF.
     """
 
     patient_id: str = ""
@@ -39,6 +41,7 @@ class Tags:
     spacing_mm: float | None = None
     manufacturer_model: str | None = None
     flags: tuple[str, ...] = ()
+    orientation: int = UPRIGHT
 
 
 def element_value(dataset: "Dataset", name: str) -> Any:
@@ -110,6 +113,7 @@ def extract_tags(dataset: "Dataset", patient_id: str) -> Tags:
         spacing_mm=_spacing(dataset),
         manufacturer_model=" ".join(str(model).split()) if model is not None else None,
         flags=tuple(flag for flag in flags if flag in _FLAGS),
+        orientation=_orientation(dataset),
     )
 
 
@@ -155,6 +159,14 @@ def refuse_view(kind: wording.ViewKind, subject: str) -> None:
         raise ImageError("lateral_view", f"{subject} is a lateral view, expected a frontal one: leave it out")
     if kind == "oblique":
         raise ImageError("oblique_view", f"{subject} is an oblique view, expected a frontal one: leave it out")
+
+
+def _orientation(dataset: "Dataset") -> int:
+    """Return the orientation of the stored pixels. FieldOfViewRotation describes them too, but is already applied."""
+    value = element_value(dataset, "PatientOrientation")
+    if isinstance(value, str | bytes) or not isinstance(value, Sequence) or len(value) != 2:
+        return UPRIGHT
+    return from_directions(*(str(direction).strip().upper() for direction in value))
 
 
 def _body_part(dataset: "Dataset") -> tuple[wording.BodyPart, str]:

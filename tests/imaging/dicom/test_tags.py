@@ -238,7 +238,7 @@ def test_frontal_views_pass(tags: dict[str, Any]) -> None:
     st.text(max_size=20),
 )
 def test_free_text_in_coded_tags_is_not_returned(name: str, words: str) -> None:
-    known = {None, "", (), "female", "male", "other", *VIEWS, "90+"} | {f"{n}-{n + 9}" for n in range(0, 90, 10)}
+    known = {None, "", 1, (), "female", "male", "other", *VIEWS, "90+"} | {f"{n}-{n + 9}" for n in range(0, 90, 10)}
     values = asdict(described(**{name: words}))
     assert set(values.pop("flags")) <= {"body_part_unknown", "body_part_several", "view_unknown"}
     assert set(values.values()) <= known
