@@ -12,6 +12,7 @@ from ray.data import DataContext
 
 from lungseg.cluster.temporary_folder import choose_ray_folder, temporary_folder
 from lungseg.errors import LungsegError, ResourceError, SettingsError, first_line
+from lungseg.plurals import counted
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +58,8 @@ def connect() -> None:
     context.print_on_execution_start = False
     # It logs errors with tracebacks, and also raises them.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    logger.info("Ray %s: %d CPUs, %d GPUs", ray.__version__, cluster_total("CPU"), cluster_total("GPU"))
+    devices = ", ".join(counted(cluster_total(resource), resource) for resource in ("CPU", "GPU"))
+    logger.info("Ray %s: %s", ray.__version__, devices)
 
 
 def _explain(error: Exception, address: str | None) -> LungsegError | None:

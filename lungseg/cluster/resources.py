@@ -10,6 +10,7 @@ from ray.autoscaler.sdk import request_resources
 
 from lungseg.cluster.connection import cluster_total
 from lungseg.errors import ResourceError
+from lungseg.plurals import counted
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +70,8 @@ def allocate_runs(workers: int, device: str, runs: int, at_once: int | str) -> t
     capacity = min(cpus, gpus) // workers if use_gpu else cpus // workers
     if capacity and requested > capacity and runs > capacity:
         raise ResourceError(
-            f"--runs-at-once {requested} with {workers} workers each: the cluster has {cpus} CPUs and {gpus} GPUs, "
+            f"--runs-at-once {requested} with {counted(workers, 'worker')} each: the cluster has "
+            f"{counted(cpus, 'CPU')} and {counted(gpus, 'GPU')}, "
             f"enough for {capacity}: pass --runs-at-once {capacity}, or add nodes"
         )
     count = min(runs, requested or max(capacity, 1))
@@ -104,14 +106,14 @@ def require_memory(allocation: WorkerAllocation, workers: int, mib: int) -> None
         ResourceError: the nodes have too little memory.
 
     """
-    devices = f"{allocation.cpus} CPUs" + (" and a GPU" if allocation.gpus else "")
-    logger.info("%d workers, each with %s and %d MiB plus its batches", workers, devices, mib)
+    devices = counted(allocation.cpus, "CPU") + (" and a GPU" if allocation.gpus else "")
+    logger.info("%s, each with %s and %d MiB plus its batches", counted(workers, "worker"), devices, mib)
     nodes = _node_resources()
     by_cpus = [node.get("CPU", 0) // allocation.cpus for node in nodes]
     by_memory = [min(node.get("memory", 0.0) / 2**20 // mib, count) for node, count in zip(nodes, by_cpus, strict=True)]
     if sum(by_memory) < workers <= sum(by_cpus):
         raise ResourceError(
-            f"{workers} workers with {mib} MiB each: the nodes have memory for {int(sum(by_memory))}: lower "
+            f"{counted(workers, 'worker')} with {mib} MiB each: the nodes have memory for {int(sum(by_memory))}: lower "
             "--loader.cache-mib or the number of workers, or add memory"
         )
 

@@ -169,7 +169,7 @@ def _parser(job: Job, recipe: str) -> argparse.ArgumentParser:
         summary = textwrap.fill(inspect.cleandoc(part.__doc__ or "").splitlines()[0], width - 2)
         group = parser.add_argument_group(title, summary if section else None)
         for option in options:
-            option.add_to(general if option.path == ("dry_run",) else group)
+            option.add_to(general if option.path in (("dry_run",), ("strict",)) else group)
     return parser
 
 

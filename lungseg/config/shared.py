@@ -22,6 +22,8 @@ class JobSettings(Settings):
 
     dry_run: Annotated[bool, Field(exclude=True)] = False
     """print all resolved settings as YAML and exit"""
+    strict: bool = False
+    """end with exit status 1 if anything was lost, such as a rejected image or a refused export"""
 
 
 class PreprocessSettings(Settings):

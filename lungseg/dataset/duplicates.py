@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from lungseg.arrays import Grey, Row
 from lungseg.dataset.hash_search import IndexPairs, ProgressCallback, near_pairs, no_progress
 from lungseg.imaging import thumbnails
+from lungseg.plurals import counted
 from lungseg.schema import SCHEMA, table
 
 Kind = Literal["exact", "near", "same_patient"]
@@ -203,7 +204,7 @@ def _find_near(
             return correlate(one.result(), other.result())
 
         for start in range(0, len(candidates), _PAIRS_PER_BATCH):
-            show(f"compared {start} of {len(candidates)} pairs with similar hashes")
+            show(f"compared {start} of {counted(len(candidates), 'pair')} with similar hashes")
             batch = candidates[start : start + _PAIRS_PER_BATCH].tolist()
             # All images are submitted before the comparisons, so no comparison blocks the thread that its image needs.
             details = [(load_detail(i), load_detail(j)) for i, j, _ in batch]

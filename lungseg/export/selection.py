@@ -11,6 +11,7 @@ from lungseg import storage
 from lungseg.arrays import Row
 from lungseg.config import ExportSettings
 from lungseg.errors import InputError, SettingsError
+from lungseg.plurals import counted
 from lungseg.predictions.parts import part_files, read_part, recorded_digests
 from lungseg.schema import USABLE
 from lungseg.storage.files import digest_bytes
@@ -69,7 +70,8 @@ def verified_parts(folder: str) -> list[str]:
     wrong = sorted(name for name in expected.keys() | digests.keys() if digests.get(name) != expected.get(name))
     if wrong:
         raise InputError(
-            f"{folder}: {len(wrong)} of {len(expected)} parts are missing or differ from predictions.json (first: "
+            f"{folder}: {len(wrong)} of {counted(len(expected), 'part')} are missing or differ from predictions.json "
+            "(first: "
             f"{wrong[0]}): run the same jobs/infer.py command again"
         )
     return paths

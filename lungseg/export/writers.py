@@ -58,6 +58,7 @@ def _export_row(row: Row, settings: ExportSettings, out: str, result: dict[str, 
             content, suffix, note = _WRITERS[kind](row, mask, settings)
         except InputError as error:  # the image is missing or changed, or is not DICOM
             result["notes"].append(f"no {kind} of {row['image_id']}: {error}")
+            result["counts"]["refused"] += 1
             continue
         target = storage.join(out, kind, row["dataset"], f"{row['image_id']}{suffix}")
         if target in (row["source_uri"], *(row["mask_uris"] or ())):

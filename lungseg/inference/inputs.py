@@ -15,6 +15,7 @@ from lungseg.imaging.codecs import SUFFIXES
 from lungseg.inference.items import Item, Stat, prepared_item, with_stats
 from lungseg.ingest import file_names, record_checks, sources
 from lungseg.ingest.sources import text_tables
+from lungseg.plurals import counted
 from lungseg.schema import MANIFEST, Record
 
 logger = logging.getLogger(__name__)
@@ -72,6 +73,13 @@ def _items(archive: str, settings: InferSettings, preprocess: PreprocessSettings
     return [item for item in items if _matches(item.record, archive, settings.pattern)]
 
 
+def count_skipped(archive: str) -> int:
+    """Count the datasets of prepared data that are skipped because they are not finished."""
+    if storage.try_stat(archive) is not None or not catalog.list_datasets(archive):
+        return 0
+    return len(catalog.list_unfinished(archive))
+
+
 def _require_only_prepared(archive: str, prepared: Sequence[str]) -> None:
     """Check that the folder has no images beside the prepared data: they would be skipped silently.
 
@@ -83,7 +91,8 @@ def _require_only_prepared(archive: str, prepared: Sequence[str]) -> None:
     others = [path for path in storage.list_files(archive, SUFFIXES) if not path.startswith(inside)]
     if others:
         raise InputError(
-            f"{archive} contains prepared data ({prepared[0]}) and {len(others)} images (first: {others[0]}): pass "
+            f"{archive} contains prepared data ({prepared[0]}) and {counted(len(others), 'image')} (first: "
+            f"{others[0]}): pass "
             "the folder of one of them"
         )
 

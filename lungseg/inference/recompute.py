@@ -19,6 +19,7 @@ from lungseg.imaging.orientation import to_upright
 from lungseg.inference import mask_shape, postprocess
 from lungseg.inference.items import Item, open_item, prepared_item
 from lungseg.inference.rows import compare
+from lungseg.plurals import counted
 from lungseg.predictions.parts import StatusCounts, part_files, read_part, rows_folder
 from lungseg.progress import ProgressLine
 from lungseg.schema import USABLE, Geometry, Record
@@ -61,11 +62,14 @@ def run(out: str) -> None:
                 ids[row["dataset"], row["image_id"], row["source_uri"]] += 1
             differences = _check_row(row, shared, preprocess, samples)
             problems += [f"{path}, {row['image_id']}: {difference}" for difference in differences]
-        progress.update(f"verified {counts.statuses.total()} of {row_count} rows")
-    problems += [f"{name} has {count} rows, expected one" for (_, name, _), count in ids.items() if count > 1]
+        progress.update(f"verified {counts.statuses.total()} of {counted(row_count, 'row')}")
+    problems += [
+        f"{name} has {counted(count, 'row')}, expected one" for (_, name, _), count in ids.items() if count > 1
+    ]
     problems += _check_counts(counts, summary)
     _report(problems, out)
-    logger.info("%s: verified %d rows: all values match the stored masks", out, counts.statuses.total())
+    rows = counted(counts.statuses.total(), "row")
+    logger.info("%s: verified %s: all values match the stored masks", out, rows)
 
 
 def _read_summary_and_plan(out: str) -> tuple[Row, Row]:
@@ -92,7 +96,9 @@ def _report(problems: Sequence[str], out: str) -> None:
     for problem in problems[:_MAX_LOGGED]:
         logger.error("%s", problem)
     if problems:
-        raise InputError(f"{out}: {len(problems)} problems found, the first are listed above; no file was changed")
+        raise InputError(
+            f"{out}: {counted(len(problems), 'problem')} found, the first are listed above; no file was changed"
+        )
 
 
 class _Samples:

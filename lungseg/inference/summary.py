@@ -81,9 +81,13 @@ class StageTimes:
 
 
 def write_summary(
-    job: InferenceJob, counts: StatusCounts, times: StageTimes, predicted_now: int, seconds: float
+    job: InferenceJob, counts: StatusCounts, kept: StatusCounts, times: StageTimes, seconds: float
 ) -> None:
-    """Write predictions.json: settings, versions, counts, times, and rows, bytes and digest of every part."""
+    """Write predictions.json: settings, versions, counts, times, and rows, bytes and digest of every part.
+
+    kept: counts of the rows of earlier runs. seconds: of this run.
+    """
+    processed_now = counts.statuses.total() - kept.statuses.total()
     with ThreadPoolExecutor(_READERS) as pool:
         parts = list(pool.map(_describe_part, part_files(job.out)))
     storage.write_json(
@@ -97,9 +101,10 @@ def write_summary(
             "model": job.model_digest,
             "settings": job.settings.model_dump(mode="json"),
             "versions": versions(_LIBRARIES),
-            "predicted_now": predicted_now,
+            "processed_now": processed_now,
+            "predicted_now": counts.predicted() - kept.predicted(),
             "seconds": round(seconds, 2),
-            "images_per_second": round(predicted_now / seconds, 2) if predicted_now else None,
+            "images_per_second": round(processed_now / seconds, 2) if processed_now else None,
             "stages": times.as_json(),
             "parts": parts,
         },

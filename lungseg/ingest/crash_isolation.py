@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from lungseg import storage
 from lungseg.ingest.reason_codes import Note, reject
+from lungseg.plurals import counted
 from lungseg.schema import Record
 
 logger = logging.getLogger(__name__)
@@ -34,7 +35,8 @@ def mark_started(marker: str) -> int:
 def too_many_crashes(subject: str, crashes: int) -> str:
     """Return the message for a task that is given up because too many of its workers died."""
     return (
-        f"{subject}: {crashes} workers died while they processed it: they ran out of memory (give Ray fewer CPUs, so "
+        f"{subject}: {counted(crashes, 'worker')} died while they processed it: they ran out of memory (give Ray "
+        "fewer CPUs, so "
         "that fewer run at once) or were killed; finished work is kept, run the same command to try again"
     )
 

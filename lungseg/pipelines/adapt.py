@@ -14,11 +14,13 @@ from lungseg.cluster.connection import cluster_total, connect
 from lungseg.cluster.resources import require_cpus
 from lungseg.cluster.shared_storage import require_shared_storage
 from lungseg.config import AdaptSettings
-from lungseg.dataset.catalog import PreparedDataset, find_datasets, open_dataset
+from lungseg.dataset.catalog import PreparedDataset, find_datasets, list_unfinished, open_dataset
 from lungseg.dataset.sample_reader import SampleReader
 from lungseg.errors import InputError, LungsegError, SettingsError, TaskResult
+from lungseg.job_end import command, end_job
 from lungseg.model import checkpoint
 from lungseg.model.checkpoint import Checkpoint
+from lungseg.plurals import counted
 from lungseg.progress import ProgressLine
 
 logger = logging.getLogger(__name__)
@@ -53,9 +55,13 @@ def run(settings: AdaptSettings) -> None:
     for number, (name, stream) in enumerate(zip(models, streams, strict=True), start=1):
         for result in stream:
             done = ray.get(result).unwrap()
-            line.update(f"{name}, {number} of {len(models)}: adapted to {done} of {images} images")
+            line.update(f"{name}, {number} of {len(models)}: adapted to {done} of {counted(images, 'image')}")
     names = ", ".join(dataset.name for dataset in data)
-    logger.info("adapted %d models to %d images of %s: pass --checkpoint %s/*", len(models), images, names, out)
+    sizes = counted(len(models), "model"), counted(images, "image")
+    logger.info("adapted %s to %s of %s: pass --checkpoint %s/*", *sizes, names, out)
+    skipped = sum(len(list_unfinished(storage.resolve(path))) for path in settings.data)
+    infer = f"{command('infer', 'archive', '--archive', 'FOLDER', '--checkpoint', out)}/*"
+    end_job({"skipped_datasets": skipped}, settings.strict, infer)
 
 
 def _models(settings: AdaptSettings) -> dict[str, Checkpoint]:
@@ -94,7 +100,9 @@ def _require_same_preparation(models: dict[str, Checkpoint], data: Sequence[Prep
                     "prepare the images with the model's settings"
                 )
     if images < _MIN_IMAGES:
-        raise InputError(f"{data[0].folder}: {images} images, at least {_MIN_IMAGES} are needed: prepare more")
+        raise InputError(
+            f"{data[0].folder}: {counted(images, 'image')}, at least {_MIN_IMAGES} are needed: prepare more"
+        )
 
 
 def _require_outside_data(out: str, data: Sequence[PreparedDataset]) -> None:

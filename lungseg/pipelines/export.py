@@ -23,6 +23,8 @@ from lungseg.export.selection import (
     verified_parts,
 )
 from lungseg.export.writers import export_part, to_coco
+from lungseg.job_end import end_job
+from lungseg.plurals import counted
 from lungseg.progress import ProgressLine
 from lungseg.schema import PREDICTIONS
 
@@ -54,11 +56,12 @@ def run(settings: ExportSettings) -> None:
         counts.update(result["counts"])
         notes += result["notes"]
         coco += result["coco"]
-        progress.update(f"exported {number} of {len(selected)} parts")
+        progress.update(f"exported {number} of {counted(len(selected), 'part')}")
     if "coco" in settings.formats:
         coco.sort(key=lambda row: (row["dataset"], row["image_id"], row["source_uri"]))  # parts finish in any order
         storage.write_json(storage.join(out, "annotations.json"), to_coco(coco, folder))
     _log_result(settings, out, counts, notes)
+    end_job({"refused_exports": counts["refused"]}, settings.strict)
 
 
 def _predictions_folder(settings: ExportSettings) -> str:
@@ -93,7 +96,8 @@ def _log_result(settings: ExportSettings, out: str, counts: Counter[str], notes:
     if len(notes) > _SHOWN_NOTES:
         logger.warning("and %d more", len(notes) - _SHOWN_NOTES)
     written = ", ".join(f"{counts[name]} {name}" for name in settings.formats)
-    logger.info("%d of %d rows selected; written to %s: %s", counts["selected"], counts["rows"], out, written)
+    rows = counted(counts["rows"], "row")
+    logger.info("%d of %s selected; written to %s: %s", counts["selected"], rows, out, written)
     if not counts["selected"]:
         logger.warning("no row was selected: --where %r matches no row with a mask", settings.where)
         return

@@ -18,13 +18,16 @@ from lungseg.imaging.dicom.pseudonym import pseudonym
 from lungseg.inference import part_plan, recompute
 from lungseg.inference.actor import PredictPart
 from lungseg.inference.cpu_tasks import MARKERS, InferenceJob, finish_part, open_part
-from lungseg.inference.inputs import list_items
+from lungseg.inference.inputs import count_skipped, list_items
 from lungseg.inference.items import PredictOptions
 from lungseg.inference.part_plan import PlannedPart
 from lungseg.inference.summary import StageTimes, print_image_summary, write_summary
+from lungseg.ingest.lost_inputs import lost_inputs
 from lungseg.ingest.pseudonyms import read_key
+from lungseg.job_end import command, end_job
 from lungseg.model import checkpoint
 from lungseg.model.checkpoint import Checkpoint, ensemble_digest
+from lungseg.plurals import counted
 from lungseg.predictions import parts
 from lungseg.predictions.parts import StatusCounts
 from lungseg.progress import ProgressLine
@@ -39,6 +42,10 @@ class _Schedule:
     planned: Sequence[PlannedPart]
     kept: dict[int, StatusCounts]
     retried: frozenset[int]
+
+    @property
+    def kept_counts(self) -> StatusCounts:
+        return functools.reduce(StatusCounts.add, self.kept.values(), StatusCounts.empty())
 
     @property
     def images(self) -> int:
@@ -73,26 +80,49 @@ def run(settings: InferSettings) -> None:
     _require_all(out, schedule, counts)
     storage.delete(storage.join(out, MARKERS))
     storage.delete_unfinished(out)
-    predicted_now, seconds = sum(part.images for part in schedule.remaining), time.monotonic() - began
-    write_summary(job, counts, times, predicted_now, seconds)
+    seconds = time.monotonic() - began
+    write_summary(job, counts, schedule.kept_counts, times, seconds)
     if schedule.images == 1:
         print_image_summary(out)
-        return
+    else:
+        _log_counts(out, schedule, counts, seconds)
+    _end(settings, out, counts)
+
+
+def _end(settings: InferSettings, out: str, counts: StatusCounts) -> None:
+    """Log what was lost and the next command.
+
+    Raises:
+        LungsegError: something was lost, and the job is strict.
+
+    """
+    losses = lost_inputs(counts.statuses, ((*key, count) for key, count in counts.codes.items()))
+    losses["skipped_datasets"] = count_skipped(storage.resolve(settings.archive))
+    export = command("export", "archive", "--predictions", out, "--formats", "overlays")
+    studies = [folder for folder in settings.checkpoint if storage.exists(storage.join(folder, "study.json"))]
+    reports = [command("report", "study", "--study", folder, "--predictions", out) for folder in studies]
+    end_job(losses, settings.strict, *([export, *reports[:1]] if counts.predicted() else []))
+
+
+def _log_counts(out: str, schedule: _Schedule, counts: StatusCounts, seconds: float) -> None:
+    predicted_now = counts.predicted() - schedule.kept_counts.predicted()
     statuses = ", ".join(f"{count} {status}" for status, count in counts.counts().items())
     logger.info(
-        "%s: %d rows (%s); this run predicted %d in %.1f s", out, schedule.images, statuses, predicted_now, seconds
+        "%s: %s (%s); this run predicted %d in %.1f s",
+        *(out, counted(schedule.images, "row"), statuses, predicted_now, seconds),
     )
     if counts.not_predicted():
         logger.info("images without a mask: %s", counts.describe_not_predicted())
     if counts.flagged:
-        logger.info("%d images are flagged, look at them first: %s", counts.flagged, counts.describe_flagged())
+        are_flagged = counted(counts.flagged, "image is flagged", "images are flagged")
+        logger.info("%s, look at them first: %s", are_flagged, counts.describe_flagged())
 
 
 def _predict_remaining(
     settings: InferSettings, job: InferenceJob, schedule: _Schedule, times: StageTimes
 ) -> StatusCounts:
     """Predict the remaining parts; return the counts of all images. Stops when too many images failed."""
-    counts = functools.reduce(StatusCounts.add, schedule.kept.values(), StatusCounts.empty())
+    counts = schedule.kept_counts
     _check_failures(settings, schedule, counts)
     if schedule.remaining:
         part_plan.discard_outdated(job.out, schedule.remaining)
@@ -128,7 +158,9 @@ def _find_models(settings: InferSettings) -> list[Checkpoint]:
     for model in models:
         checkpoint.require_tensors(model)
         if not model.config.get("trained", True):
-            logger.warning("%s: trained for %d of %d epochs so far", model.folder, model.epoch, model.config["epochs"])
+            logger.warning(
+                "%s: trained for %d of %s so far", model.folder, model.epoch, counted(model.config["epochs"], "epoch")
+            )
         differences = model.preprocess.differences(models[0].preprocess)
         if differences:
             raise InputError(
@@ -184,9 +216,9 @@ def _plan_parts(settings: InferSettings, job: InferenceJob, models: Sequence[Che
     part_plan.claim(job.out, {**plan, "digest": storage.digest([part.digest for part in planned])})
     kept = part_plan.find_finished(job.out, planned)
     logger.info(
-        "%d images in %d parts (%d already finished), model: %s",
-        len(items),
-        len(planned),
+        "%s in %s (%d already finished), model: %s",
+        counted(len(items), "image"),
+        counted(len(planned), "part"),
         len(kept),
         _model_name(plan["runs"]),
     )
@@ -217,7 +249,7 @@ def _predict(job: InferenceJob, schedule: _Schedule, times: StageTimes, counts: 
         else:  # the time to start up says nothing about the time that is left
             started, done_at_start = time.monotonic(), done
         failed = f", {counts.not_predicted()} without a mask" if counts.not_predicted() else ""
-        progress.update(f"{done} of {schedule.images} images{speed}{failed}")
+        progress.update(f"{done} of {counted(schedule.images, 'image')}{speed}{failed}")
         yield counts
 
 
@@ -250,7 +282,7 @@ def _check_failures(settings: InferSettings, schedule: _Schedule, counts: Status
     allowed = settings.allowed_failures(schedule.images)
     if counts.not_predicted() > allowed:
         raise InputError(
-            f"{counts.not_predicted()} of {counts.statuses.total()} images so far have no mask "
+            f"{counts.not_predicted()} of {counted(counts.statuses.total(), 'image')} so far have no mask "
             f"({counts.describe_not_predicted()}), --max-failed {settings.max_failed} allows {allowed} of "
             f"{schedule.images}; first: {'; '.join(counts.examples)}: fix or remove these files, or allow more "
             "failures; finished parts are kept"
@@ -267,6 +299,7 @@ def _require_all(out: str, schedule: _Schedule, counts: StatusCounts) -> None:
     part_count, rows = len(parts.part_files(out)), counts.statuses.total()
     if rows != schedule.images or part_count != len(schedule.planned):
         raise InputError(
-            f"{out} has {rows} rows in {part_count} parts, expected {schedule.images} rows in "
-            f"{len(schedule.planned)} parts: another process wrote there; delete the folder and run again"
+            f"{out} has {counted(rows, 'row')} in {counted(part_count, 'part')}, expected "
+            f"{counted(schedule.images, 'row')} in "
+            f"{counted(len(schedule.planned), 'part')}: another process wrote there; delete the folder and run again"
         )

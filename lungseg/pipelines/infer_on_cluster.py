@@ -27,6 +27,7 @@ from lungseg.inference.cpu_tasks import InferenceJob, finish_part, open_part
 from lungseg.inference.items import Item
 from lungseg.inference.summary import StageTimes
 from lungseg.ingest.crash_isolation import too_many_crashes
+from lungseg.plurals import counted
 from lungseg.predictions.parts import StatusCounts
 
 logger = logging.getLogger(__name__)
@@ -74,7 +75,9 @@ def predict_on_cluster(
             losses += 1
             if losses > _MAX_LOSSES:
                 raise ResourceError(too_many_crashes(f"{job.out} ({first_line(error)})", losses)) from error
-            logger.warning("a worker was lost: continuing on the remaining nodes, %d parts left", len(remaining))
+            logger.warning(
+                "a worker was lost: continuing on the remaining nodes, %s left", counted(len(remaining), "part")
+            )
             allocation = _reallocate(job)
 
 
@@ -97,7 +100,7 @@ def _run_stages(
     require_fp16_device(job.settings.precision, bool(allocation.gpus), "--precision")
     actor = _ACTOR_CPUS * (1 if allocation.gpus else allocation.cpus)
     task = cpus_per_task(allocation, cluster_total("CPU") - count * actor)
-    logger.info("predicting with %d %s actors", count, "GPU" if allocation.gpus else "CPU")
+    logger.info("predicting with %s", counted(count, "GPU actor" if allocation.gpus else "CPU actor"))
     job = replace(job, options=replace(job.options, device=times.device))
     with warnings.catch_warnings():
         # Ray 2.64 will rename max_restarts; 2.60 has no replacement yet.

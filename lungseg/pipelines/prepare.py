@@ -26,12 +26,14 @@ from lungseg.imaging.dicom import reader
 from lungseg.imaging.geometry import prepare_image
 from lungseg.imaging.intensity import compute_landmarks
 from lungseg.ingest import file_names, pseudonyms, record_checks, sources
+from lungseg.job_end import command, end_job
 from lungseg.pipelines import verify_dataset
 from lungseg.pipelines.phantoms import draw_phantoms
+from lungseg.plurals import counted
 from lungseg.prepare import dataset_writer
 from lungseg.prepare.shard_plan import ShardPlan, plan_shards, planned_ids
 from lungseg.prepare.shard_task import write_planned_shard
-from lungseg.prepare.summary import WrittenTotals, print_summary, summarise
+from lungseg.prepare.summary import Summary, WrittenTotals, print_summary, summarise, summary_losses
 from lungseg.progress import ProgressLine
 from lungseg.schema import Record
 
@@ -64,7 +66,8 @@ def run(settings: PrepareSettings) -> None:
     _require_masks(records, preprocess.classes)
     plans = plan_shards(records, out, preprocess, settings.images_per_shard, settings.shard_mib, settings.odd_masks)
     folders = list(dict.fromkeys(plan.folder for plan in plans))
-    logger.info("%d images, %d datasets, %d tars", len(records), len(folders), len(plans))
+    sizes = counted(len(records), "input"), counted(len(folders), "dataset"), counted(len(plans), "tar")
+    logger.info("%s, %s, %s", *sizes)
     inputs, first = len(records), [record.image_uri for record in records if record.usable][:_SNIFFED_FILES]
     del records  # the plans hold them
     dataset_writer.begin_datasets(plans)
@@ -80,15 +83,33 @@ def run(settings: PrepareSettings) -> None:
     if not infos:
         raise InputError("; ".join(errors))
     data = [catalog.open_dataset(folder) for folder in catalog.list_datasets(out)]
-    logger.info("searching for duplicates among %d images", sum(dataset.index.num_rows for dataset in data))
+    images = counted(sum(dataset.index.num_rows for dataset in data), "image")
+    logger.info("searching for duplicates among %s", images)
     # Duplicates only: a study searches its own datasets for more.
     pairs = audit_datasets(data, wide=False, show=ProgressLine(logger).update)
     storage.write_table(storage.join(out, "duplicates.parquet"), duplicates.pairs_to_table(pairs))
-    summary = summarise(infos, totals, pairs, time.monotonic() - began)
+    summary = summarise(infos, totals, pairs, time.monotonic() - began, errors)
     storage.write_json(storage.join(out, "summary.json"), summary)
     print_summary(summary, out)
+    _end(settings, out, summary, errors)
+
+
+def _end(settings: PrepareSettings, out: str, summary: Summary, errors: Sequence[str]) -> None:
+    """Log what was lost and the next command.
+
+    Raises:
+        InputError: a dataset has no usable image.
+        LungsegError: something was lost, and the job is strict.
+
+    """
+    losses = summary_losses(summary)
     if errors:
+        end_job(losses, strict=False)
         raise InputError("; ".join(errors))
+    has_masks = any(info["with_mask"] for info in summary["datasets"].values())
+    train = command("train", "small", "--data", out)
+    infer = command("infer", "archive", "--archive", out, "--checkpoint", "STUDY")
+    end_job(losses, settings.strict, train if has_masks else infer)
 
 
 def _finish(plans: Sequence[ShardPlan], folders: Sequence[str]) -> tuple[list[dict[str, Any]], list[str]]:
@@ -115,7 +136,7 @@ def _with_landmarks(settings: PrepareSettings) -> PreprocessSettings:
     is_file = storage.try_stat(source) is not None
     paths = [source] if is_file else [record.image_uri for record in sources.discover(source)]
     references = paths[:: -(-len(paths) // _MAX_REFERENCES)]
-    logger.info("computing landmarks from %d of %d images in %s", len(references), len(paths), source)
+    logger.info("computing landmarks from %d of %s in %s", len(references), counted(len(paths), "image"), source)
     return preprocess.model_copy(update={"landmarks": _compute_landmarks(references, source)})
 
 
@@ -138,11 +159,15 @@ def _compute_landmarks(paths: Sequence[str], source: str) -> tuple[float, ...]:
     try:
         landmarks = compute_landmarks(usable_images())
     except InputError:
-        raise InputError(f"--match-to {source}: none of {len(paths)} images is usable: {errors[0]}") from None
+        raise InputError(
+            f"--match-to {source}: none of {counted(len(paths), 'image')} is usable: {errors[0]}"
+        ) from None
     for error in errors[:_MAX_WARNINGS]:
         logger.warning("not used for landmarks: %s", error)
     if len(errors) > _MAX_WARNINGS:
-        logger.warning("%d more of %d images not used for landmarks", len(errors) - _MAX_WARNINGS, len(paths))
+        logger.warning(
+            "%d more of %s not used for landmarks", len(errors) - _MAX_WARNINGS, counted(len(paths), "image")
+        )
     return landmarks
 
 
@@ -246,6 +271,7 @@ def _write_shards(plans: Sequence[ShardPlan], inputs: int, key: bytes | None) ->
         for status, count in totals.counts.items():
             gauges.set("rows", count, status)
         line.update(
-            f"prepared {totals.inputs} of {inputs} images, {rate:.0f}/s, {(inputs - totals.inputs) / rate:.0f} s left"
+            f"prepared {totals.inputs} of {counted(inputs, 'image')}, {rate:.0f}/s, "
+            f"{(inputs - totals.inputs) / rate:.0f} s left"
         )
     return totals

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from lungseg import storage
 from lungseg.config import ReportSettings
 from lungseg.errors import InputError, SettingsError
+from lungseg.job_end import end_job
+from lungseg.plurals import counted
 from lungseg.predictions import overlays
 from lungseg.report import console, prediction_results, study_results
 from lungseg.report.page import Page, to_html, to_json
@@ -36,6 +38,8 @@ def run(settings: ReportSettings) -> None:
     storage.write_json(storage.join(out, "report.json"), to_json(page))
     storage.write_bytes(storage.join(out, "report.html"), to_html(page).encode())
     logger.info("wrote %s and %s", storage.join(out, "report.html"), storage.join(out, "report.json"))
+    missing = sum(not overlay.image for overlay in page.overlays)
+    end_job({"missing_overlays": missing, "failed_runs": len(study.unfinished)}, settings.strict)
 
 
 def _draw_overlays(predictions: Predictions | None, count: int) -> list[overlays.Overlay]:
@@ -77,7 +81,9 @@ def _compare_studies(study: Study, folders: Sequence[str]) -> list[study_compari
 def _notes(study: Study, predictions: Predictions | None) -> list[str]:
     """List what limits the results: missing runs, missing predictions, predictions of another study."""
     unfinished = len(study.unfinished)
-    notes = [f"{unfinished} of {len(study.runs)} runs are unfinished: their results are missing."] if unfinished else []
+    verb, owner = ("is", "its") if unfinished == 1 else ("are", "their")
+    runs = counted(len(study.runs), "run")
+    notes = [f"{unfinished} of {runs} {verb} unfinished: {owner} results are missing."] if unfinished else []
     if predictions is None:
         return notes
     about = predictions.about

@@ -11,9 +11,11 @@ from lungseg.config import PreprocessSettings, TrainSettings
 from lungseg.dataset import catalog
 from lungseg.errors import LungsegError, SettingsError
 from lungseg.ingest import record_checks, sources
+from lungseg.job_end import command, end_job
 from lungseg.model import network
 from lungseg.pipelines.phantoms import draw_phantoms
 from lungseg.pipelines.train_pool import train_all
+from lungseg.plurals import counted
 from lungseg.prepare import dataset_writer
 from lungseg.prepare.shard_plan import plan_shards
 from lungseg.study import cross_dataset, study_plan
@@ -40,7 +42,8 @@ def run(settings: TrainSettings) -> None:
     """
     settings = _with_absolute_weights(settings)
     study = storage.join(storage.resolve(settings.out), settings.study)
-    folders = catalog.find_datasets(_data_folders(settings))
+    paths = _data_folders(settings)
+    folders = catalog.find_datasets(paths)
     data = open_training_data(folders)
     plans = study_plan.plan_runs(settings, data)
     settings = _with_worker_count(settings, study, len(plans))
@@ -48,7 +51,8 @@ def run(settings: TrainSettings) -> None:
     named_plans = study_plan.name_plans(settings, plans, data)
     record = StudyRecord(study, settings, named_plans, study_plan.matching_runs(settings, data))
     images = sum(dataset.index.num_rows for dataset in data)
-    logger.info("study %s: %d runs on %d images in %d datasets", study, len(named_plans), images, len(data))
+    sizes = counted(len(named_plans), "run"), counted(images, "image"), counted(len(data), "dataset")
+    logger.info("study %s: %s on %s in %s", study, *sizes)
     at_once, allocation = 0, WorkerAllocation(0, 0, 0)
     if not all(map(record.is_finished, named_plans)):
         # For all runs, not only the unfinished ones, so that a resumed run has as many threads as before.
@@ -64,6 +68,12 @@ def run(settings: TrainSettings) -> None:
     failures = train_all(unfinished, at_once, allocation, record)
     _show_results(record, trained=bool(unfinished))
     _raise_failures(record, failures)
+    end_job(
+        {"skipped_datasets": sum(len(catalog.list_unfinished(path)) for path in paths)},
+        settings.strict,
+        command("infer", "archive", "--archive", "FOLDER", "--checkpoint", study),
+        command("report", "study", "--study", study),
+    )
 
 
 def _with_absolute_weights(settings: TrainSettings) -> TrainSettings:
@@ -130,7 +140,9 @@ def _show_results(record: StudyRecord, trained: bool) -> None:
     for name in filter(record.is_finished, record.plans):
         for row in record.read_run_summary(name)["tested"]:
             metrics = f"Dice {row['dice']:.4f}, IoU {row['iou']:.4f}"
-            logger.info("%s: %s %s, %d images: %s", name, row["role"], row["dataset"], row["images"], metrics)
+            logger.info(
+                "%s: %s %s, %s: %s", name, row["role"], row["dataset"], counted(row["images"], "image"), metrics
+            )
     cross_dataset.print_results(results)
     if results.cells and (trained or not storage.exists(storage.join(record.folder, "wandb"))):
         tracking.log_study_table(record.settings.wandb, record.folder, cross_dataset.dice_table(results))
@@ -148,4 +160,7 @@ def _raise_failures(record: StudyRecord, failures: Sequence[Exception]) -> None:
     finished = sum(record.is_finished(name) for name in record.plans)
     reasons = "; ".join(f"{name} failed: {reason}" for name, reason in record.failures.items())
     error = SettingsError if all(isinstance(failure, SettingsError) for failure in failures) else LungsegError
-    raise error(f"{finished} of {len(record.plans)} runs finished; {reasons}; to continue, run the same command again")
+    raise error(
+        f"{finished} of {counted(len(record.plans), 'run')} finished; {reasons}; to continue, run the same command "
+        "again"
+    )

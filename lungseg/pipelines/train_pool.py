@@ -9,6 +9,7 @@ from collections.abc import Generator, Sequence
 from lungseg.cluster.resources import WorkerAllocation
 from lungseg.errors import LungsegError
 from lungseg.pipelines import train_run
+from lungseg.plurals import counted
 from lungseg.progress import SharedProgressLine
 from lungseg.study.study_files import StudyRecord
 from lungseg.training.run import Run
@@ -20,7 +21,7 @@ def train_all(runs: Sequence[Run], at_once: int, allocation: WorkerAllocation, r
     """Train the runs, update the study's files after each, and return the failures."""
     line, failures = SharedProgressLine(logger), []
     if len(runs) > 1:
-        logger.info("%d runs to train, %d at once", len(runs), at_once)
+        logger.info("%s to train, %d at once", counted(len(runs), "run"), at_once)
     with contextlib.closing(train_in_threads(runs, at_once, allocation, line)) as results:
         for run, error in results:
             if error is not None:

@@ -21,6 +21,7 @@ from lungseg.inference.items import PredictOptions
 from lungseg.model import checkpoint
 from lungseg.model.cpu_memory import keep_freed_memory
 from lungseg.pipelines import train_progress
+from lungseg.plurals import counted
 from lungseg.progress import SharedProgressLine
 from lungseg.training import run_loop, run_state, tracking
 from lungseg.training.distributed import gather, rank_and_world_size
@@ -40,7 +41,7 @@ def train(run: Run, allocation: WorkerAllocation, line: SharedProgressLine) -> N
 
     """
     device = "GPU" if allocation.gpus else "CPU"
-    line.log(run.name, f"{allocation.workers} workers, {allocation.cpus} CPUs each, on {device}")
+    line.log(run.name, f"{counted(allocation.workers, 'worker')}, {counted(allocation.cpus, 'CPU')} each, on {device}")
     board, ended = train_progress.start_board(), threading.Event()
     watcher = threading.Thread(target=train_progress.watch, args=(board, run, ended, line), daemon=True)
     watcher.start()
@@ -161,7 +162,9 @@ def failure_cause(error: BaseException, allocation: WorkerAllocation) -> Lungseg
     controller_error = getattr(error, "controller_failure", None)
     if type(controller_error).__name__ == "WorkerGroupStartupTimeoutError":
         waited = float(os.environ.get(PLACEMENT_TIMEOUT_VARIABLE, "60")) * _PLACEMENT_ATTEMPTS
-        workers = f"{allocation.workers} workers of {allocation.cpus} CPUs" + (" and a GPU" if allocation.gpus else "")
+        workers = f"{counted(allocation.workers, 'worker')} of {counted(allocation.cpus, 'CPU')}" + (
+            " and a GPU" if allocation.gpus else ""
+        )
         return ResourceError(
             f"no place for {workers} in {waited:.0f} s: another job holds the resources, or a node was lost: wait, or "
             "lower --workers-per-run"

@@ -10,6 +10,7 @@ from lungseg.cluster.connection import connect
 from lungseg.cluster.resources import require_cpus
 from lungseg.dataset import catalog, verify
 from lungseg.errors import ShardError, TaskResult
+from lungseg.plurals import counted
 from lungseg.progress import ProgressLine
 
 logger = logging.getLogger(__name__)
@@ -33,12 +34,12 @@ def run(out: str) -> None:
     line = ProgressLine(logger)
     for checked, messages in enumerate(_check(items), start=1):
         problems += messages
-        line.update(f"checked {checked} of {len(items)} tars")
+        line.update(f"checked {checked} of {counted(len(items), 'tar')}")
     for problem in problems:
         logger.error("%s", problem)
     if problems:
-        raise ShardError(f"{out}: {len(problems)} problems, listed above; no file was changed")
-    logger.info("%s: %d tars, all intact", out, len(items))
+        raise ShardError(f"{out}: {counted(len(problems), 'problem')}, listed above; no file was changed")
+    logger.info("%s: %s, all intact", out, counted(len(items), "tar"))
 
 
 def _check(items: list[dict[str, Any]]) -> Any:

@@ -68,6 +68,10 @@ class StatusCounts:
         """Count the images that have no mask."""
         return sum(count for status, count in self.statuses.items() if status not in USABLE)
 
+    def predicted(self) -> int:
+        """Count the images that have a mask."""
+        return self.statuses.total() - self.not_predicted()
+
     def counts(self) -> dict[str, int]:
         """Count images by status, without the statuses that no image has."""
         return {status: self.statuses[status] for status in STATUSES if self.statuses[status]}

@@ -11,6 +11,7 @@ from lungseg import storage
 from lungseg.errors import InputError
 from lungseg.ingest import record_checks
 from lungseg.ingest.reason_codes import Note, counted_codes
+from lungseg.plurals import counted
 from lungseg.prepare.shard_plan import ShardPlan, save_plan
 from lungseg.prepare.shard_writer import write_shard
 from lungseg.schema import INDEX, MANIFEST, USABLE, Record, table
@@ -55,7 +56,8 @@ def finish_dataset(plans: Sequence[ShardPlan]) -> dict[str, Any]:
     storage.write_bytes(storage.join(folder, "manifest.parquet"), manifest_bytes)
     if not index.num_rows:
         raise InputError(
-            f"{storage.name_of(folder)}: none of {len(statuses)} inputs is usable ({_describe(codes)}): see the codes "
+            f"{storage.name_of(folder)}: none of {counted(len(statuses), 'input')} is usable ({_describe(codes)}): "
+            "see the codes "
             f"and messages in {storage.join(folder, 'manifest.parquet')}"
         )
     index_bytes = storage.table_bytes(index)

@@ -11,6 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from lungseg.dataset.duplicates import Pair
+from lungseg.ingest.lost_inputs import lost_inputs
+from lungseg.job_end import Loss
 from lungseg.schema import STATUSES
 
 Summary = dict[str, Any]
@@ -37,8 +39,10 @@ class WrittenTotals:
         self.counts.update(shard["counts"])
 
 
-def summarise(infos: Sequence[Summary], totals: WrittenTotals, pairs: Sequence[Pair], seconds: float) -> Summary:
-    """Build the content of summary.json."""
+def summarise(
+    infos: Sequence[Summary], totals: WrittenTotals, pairs: Sequence[Pair], seconds: float, errors: Sequence[str] = ()
+) -> Summary:
+    """Build the content of summary.json. errors: one for each dataset without a usable image, which is left out."""
     kinds = Counter(pair.kind for pair in pairs)
     busy = sum(totals.seconds.values())
     datasets = {
@@ -56,6 +60,7 @@ def summarise(infos: Sequence[Summary], totals: WrittenTotals, pairs: Sequence[P
         "inputs": sum(info["inputs"] for info in infos),
         "counts": dict(counts),
         "datasets": datasets,
+        "errors": list(errors),
         "duplicates": {kind: kinds[kind] for kind in ("exact", "near", "same_patient")},
         "prepared_now": totals.prepared,
         "seconds": round(seconds, 2),
@@ -63,6 +68,17 @@ def summarise(infos: Sequence[Summary], totals: WrittenTotals, pairs: Sequence[P
         "worker_seconds": {stage: round(elapsed, 2) for stage, elapsed in sorted(totals.seconds.items())},
         "worker_share": {stage: round(elapsed / busy, 3) for stage, elapsed in sorted(totals.seconds.items())},
     }
+
+
+def summary_losses(summary: Summary) -> dict[Loss, int]:
+    """Count what was lost: unusable inputs, masks without an image, and datasets without a usable image."""
+    codes = [
+        (status, code, count)
+        for info in summary["datasets"].values()
+        for status, counts in info["codes"].items()
+        for code, count in counts.items()
+    ]
+    return {**lost_inputs(summary["counts"], codes), "skipped_datasets": len(summary["errors"])}
 
 
 def print_summary(summary: Summary, out: str) -> None:

@@ -8,6 +8,7 @@ import jinja2
 
 from lungseg.arrays import Row
 from lungseg.ingest.reason_codes import REGISTRY
+from lungseg.plurals import counted
 from lungseg.predictions import overlays
 from lungseg.report import charts, console
 from lungseg.report.prediction_results import Predictions
@@ -44,7 +45,7 @@ def headline(study: Study) -> list[str]:
             f"held-out images of the same data ({folds}; {console.describe_metrics(table.about)})."
         )
     cross = [
-        f"{line.metrics['dice']:.4f} on {line.metrics['images']} images of {line.about['dataset']} "
+        f"{line.metrics['dice']:.4f} on {counted(line.metrics['images'], 'image')} of {line.about['dataset']} "
         f"(trained on {console.join_names(table.about['train_on'])})"
         for table in study.tables
         for line in table.summary_lines()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from lungseg import storage
 from lungseg.arrays import Row
 from lungseg.errors import InputError
+from lungseg.plurals import counted
 from lungseg.report.result_table import METRICS, ResultLine, compute_metrics, group_by
 from lungseg.schema import is_superseded
 from lungseg.study.cross_dataset import CrossDatasetResults, mean_defined, summarise
@@ -62,7 +63,7 @@ def read_study(folder: str) -> Study:
     finished = [name for name in runs if storage.exists(storage.join(folder, name, "run.json"))]
     if not finished:
         raise InputError(
-            f"{folder}: none of {len(runs)} runs has a run.json, expected at least one finished run: "
+            f"{folder}: none of {counted(len(runs), 'run')} has a run.json, expected at least one finished run: "
             "run the same jobs/train.py command again to resume"
         )
     curves = {name: _read_curve(storage.join(folder, name, "metrics.jsonl")) for name in runs}

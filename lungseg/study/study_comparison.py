@@ -10,6 +10,7 @@ from statistics import fmean
 
 from lungseg.arrays import Row
 from lungseg.metrics import bootstrap
+from lungseg.plurals import counted
 from lungseg.study.cross_dataset import RunGroup, format_difference, mean_per_image
 
 
@@ -31,7 +32,8 @@ class StudyComparison:
     def __str__(self) -> str:
         """Format as one line."""
         return (
-            f"{format_difference(self.paired)} on {self.paired.images} {self.role} images of {self.dataset}: "
+            f"{format_difference(self.paired)} on {counted(self.paired.images, f'{self.role} image')} of "
+            f"{self.dataset}: "
             f"{self.dice:.4f}, and {self.other_dice:.4f} in {self.other_study}; trained on {self.run_group.label}"
         )
 

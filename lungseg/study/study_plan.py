@@ -10,6 +10,7 @@ from lungseg.dataset import duplicates, folds
 from lungseg.dataset.catalog import PreparedDataset
 from lungseg.dataset.duplicate_audit import audit_datasets
 from lungseg.errors import SettingsError
+from lungseg.plurals import counted
 from lungseg.progress import ProgressLine
 from lungseg.training.run import name_run
 from lungseg.training.study_data import require_enough_images
@@ -92,7 +93,8 @@ def find_linked_images(study: str, data: Sequence[PreparedDataset]) -> tuple[fol
     inputs_digest = storage.digest([[dataset.digest for dataset in data], phashes])
     table = storage.read_table(path) if storage.exists(path) else None
     if table is None or table.schema.metadata.get(b"lungseg.audited") != inputs_digest.encode():
-        logger.info("audit: looking for duplicates among %d images", sum(dataset.index.num_rows for dataset in data))
+        images = counted(sum(dataset.index.num_rows for dataset in data), "image")
+        logger.info("audit: looking for duplicates among %s", images)
         table = duplicates.pairs_to_table(audit_datasets(data, show=ProgressLine(logger).update))
         table = table.replace_schema_metadata({**table.schema.metadata, "lungseg.audited": inputs_digest})
         storage.write_table(path, table)
@@ -104,5 +106,8 @@ def find_linked_images(study: str, data: Sequence[PreparedDataset]) -> tuple[fol
 def _log_audit(pairs: Sequence[Mapping[str, str]], path: str) -> None:
     kinds = Counter(pair["kind"] for pair in pairs)
     patients = len({pair["first"] for pair in pairs if pair["kind"] == "same_patient"})
-    counts = f"{kinds['exact']} exact, {kinds['near']} near duplicate pairs, {patients} patients with several images"
+    counts = (
+        f"{kinds['exact']} exact, {counted(kinds['near'], 'near duplicate pair')}, "
+        f"{counted(patients, 'patient')} with several images"
+    )
     logger.info("audit: %s; each pair stays in one fold: %s", counts, path)

@@ -51,7 +51,7 @@ ShowProgress = Callable[[Progress], None]
 
 # Settings that do not change a run's result; changing them resumes the same run.
 _SELECTION = {"data", "out", "study", "protocols", "only_folds", "train_on", "phantoms"}
-_EXECUTION = {"wandb", "max_failures", "runs_at_once", "min_workers"}
+_EXECUTION = {"strict", "wandb", "max_failures", "runs_at_once", "min_workers"}
 _LOADER = {"threads", "cache_mib", "disk_mib"}
 
 

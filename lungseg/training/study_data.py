@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from lungseg.dataset.catalog import PreparedDataset, open_dataset
 from lungseg.dataset.folds import Split
 from lungseg.errors import InputError, SettingsError
+from lungseg.plurals import counted
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +26,8 @@ def open_training_data(folders: Sequence[str]) -> list[PreparedDataset]:
     if not data:
         images = sum(dataset.index.num_rows for dataset in opened)
         raise InputError(
-            f"{', '.join(folders)}: none of {images} images has a mask: training needs masks; prepare them too"
+            f"{', '.join(folders)}: none of {counted(images, 'image')} has a mask: training needs masks; prepare "
+            "them too"
         )
     for dataset in data:
         if dataset.preprocess.classes != ("lung",):
@@ -52,7 +54,8 @@ def _with_masks(dataset: PreparedDataset) -> PreparedDataset | None:
     missing = dataset.index.num_rows - index.num_rows
     if missing:
         total = dataset.index.num_rows
-        logger.warning("%s: %d of %d images have no mask and are skipped", dataset.name, missing, total)
+        lack = "has no mask and is skipped" if missing == 1 else "have no mask and are skipped"
+        logger.warning("%s: %d of %s %s", dataset.name, missing, counted(total, "image"), lack)
     return replace(dataset, index=index) if index.num_rows else None
 
 
@@ -66,6 +69,6 @@ def require_enough_images(split: Split, name: str, workers: int, min_batch_size:
     needed = min_batch_size * workers
     if len(split.train) < needed:
         raise SettingsError(
-            f"{name}: {len(split.train)} training images, {needed} needed for {workers} workers: "
+            f"{name}: {counted(len(split.train), 'training image')}, {needed} needed for {counted(workers, 'worker')}: "
             "lower --workers-per-run"
         )

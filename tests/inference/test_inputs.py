@@ -191,7 +191,7 @@ def test_empty_listing_is_refused(tmp_path: Path) -> None:
 def test_prepared_data_beside_images_is_refused(prepared: Path, tmp_path: Path, archive: Path) -> None:
     both = Path(shutil.copytree(prepared, tmp_path / "both"))
     shutil.copy(archive / "south" / "images" / "south_00.png", both / "more.png")
-    with pytest.raises(InputError, match=r"contains prepared data .* and 1 images \(first: .*more.png\)"):
+    with pytest.raises(InputError, match=r"contains prepared data .* and 1 image \(first: .*more.png\)"):
         items_of(both)
 
 

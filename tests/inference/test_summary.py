@@ -84,7 +84,7 @@ def test_predictions_json_has_counts_and_every_part(job: InferenceJob) -> None:
     total = write_parts(job)
     times = StageTimes()
     times.add(3, times_json(1.0, 2.0, 3.0, (0.0, 2.0)))
-    write_summary(job, total, times, 3, 2.0)
+    write_summary(job, total, StatusCounts.empty(), times, 2.0)
     summary = storage.read_json(f"{job.out}/predictions.json")
     assert summary["images"] == 3 == sum(summary["counts"].values())
     assert summary["counts"] == {"ok": 1, "rejected": 1, "failed": 1}
@@ -96,21 +96,23 @@ def test_predictions_json_has_counts_and_every_part(job: InferenceJob) -> None:
         content = (Path(job.out) / "rows" / part["name"]).read_bytes()
         assert (part["rows"], part["bytes"]) == (rows, len(content))
         assert part["sha256"] == hashlib.sha256(content).hexdigest()
-    assert (summary["model"], summary["images_per_second"], summary["predicted_now"]) == (job.model_digest, 1.5, 3)
+    assert (summary["model"], summary["images_per_second"]) == (job.model_digest, 1.5)
+    assert (summary["processed_now"], summary["predicted_now"]) == (3, 1)
     assert summary["settings"] == job.settings.model_dump(mode="json")
     assert {"lungseg", "python", "torch", "ray"} <= summary["versions"].keys()
     assert summary["stages"] == times.as_json()
 
 
 def test_run_that_predicted_nothing_has_no_speed(job: InferenceJob) -> None:
-    write_summary(job, write_parts(job), StageTimes(), 0, 0.01)
+    counts = write_parts(job)
+    write_summary(job, counts, counts, StageTimes(), 0.01)
     summary = storage.read_json(f"{job.out}/predictions.json")
     assert (summary["predicted_now"], summary["images_per_second"], summary["stages"]["images"]) == (0, None, 0)
 
 
 def test_key_is_not_in_predictions_json(job: InferenceJob) -> None:
     job = replace(job, key=b"a secret that is long enough")
-    write_summary(job, write_parts(job), StageTimes(), 0, 0.01)
+    write_summary(job, write_parts(job), StatusCounts.empty(), StageTimes(), 0.01)
     assert b"a secret" not in (Path(job.out) / "predictions.json").read_bytes()
 
 

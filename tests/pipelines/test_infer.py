@@ -120,8 +120,9 @@ def test_rows_flag_images_seen_in_training(archive_and_out: tuple[Path, Path], t
 def test_counts_add_up_to_the_inputs(archive_and_out: tuple[Path, Path]) -> None:
     archive, out = archive_and_out
     summary, count = read_summary(out), len(list(archive.rglob("images/*")))
-    assert summary["images"] == summary["predicted_now"] == count == sum(summary["counts"].values())
+    assert summary["images"] == summary["processed_now"] == count == sum(summary["counts"].values())
     assert summary["counts"] == {"ok": count - 2, "rejected": 1, "failed": 1}
+    assert summary["predicted_now"] == count - 2
     assert set(summary["counts"]) <= set(STATUSES)
     assert {(entry["status"], entry["code"]): entry["images"] for entry in summary["codes"]} == {
         ("rejected", "undecodable"): 1,
@@ -157,7 +158,7 @@ def test_lost_part_and_part_with_failed_row_are_predicted_again(
     after = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.glob("rows/part-*")}
     assert [name for name in before if after[name] == before[name]] == ["part-000000.parquet"]
     assert steady(rows_of(out)) == steady(rows_of(first))
-    assert (read_summary(out)["counts"], read_summary(out)["predicted_now"]) == (read_summary(first)["counts"], 6)
+    assert (read_summary(out)["counts"], read_summary(out)["processed_now"]) == (read_summary(first)["counts"], 6)
     assert not list(out.rglob(".writing-*"))
 
 
@@ -186,7 +187,7 @@ def test_too_many_failures_stop_and_keep_finished_parts(
         patch.setattr(infer, "_predict_on_cluster", lambda job, rows, _: infer._predict_locally(job, rows))
         infer.run(settings_of(own_archive, trained, out, max_failed="25%", part_size=2))
     assert read_summary(out)["counts"] == {"ok": 6, "rejected": 2}
-    assert {name: (out / name).stat().st_mtime_ns for name in kept} == kept
+    assert {name: (out / "rows" / name).stat().st_mtime_ns for name in kept} == kept
 
 
 def test_one_image_prints_two_lines_without_ray(archive: Path, trained: Path, tmp_path: Path) -> None:
@@ -341,7 +342,7 @@ def test_moved_model_and_other_batch_size_keep_the_plan(
     moved = Path(shutil.copytree(trained, tmp_path / "moved"))
     caplog.set_level("INFO")
     infer.run(settings_of(film, moved, tmp_path / "out", batch_size=7, workers=5))
-    assert "1 images in 1 parts (1 already finished)" in caplog.text
+    assert "1 image in 1 part (1 already finished)" in caplog.text
 
 
 @pytest.mark.parametrize("number", [0, 1, 8])

@@ -276,14 +276,14 @@ def test_several_classes_share_one_mask(ray_cluster: None, draw_pair: DrawPair, 
 def test_unusable_dataset_does_not_stop_the_others(ray_cluster: None, own_archive: Path, tmp_path: Path) -> None:
     (own_archive / "logo.png").write_bytes(b"no picture")
     settings = PrepareSettings(source=str(own_archive), out=str(tmp_path / "out"), preprocess=SMALL)
-    with pytest.raises(InputError, match="none of 1 inputs is usable"):
+    with pytest.raises(InputError, match="none of 1 input is usable"):
         prepare.run(settings)
     assert [catalog.open_dataset(folder).name for folder in catalog.list_datasets(str(tmp_path / "out"))] == [
         "north",
         "south",
     ]
     assert (tmp_path / "out" / "summary.json").exists()
-    with pytest.raises(ShardError, match="1 problems"):
+    with pytest.raises(ShardError, match="1 problem,"):
         prepare.run(PrepareSettings(out=str(tmp_path / "out"), verify=True))
 
 

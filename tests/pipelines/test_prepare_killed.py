@@ -58,7 +58,7 @@ def test_killed_on_two_cpus_and_finished_on_one(ray_cluster: None, tmp_path: Pat
     process = _start(source, out, cpus=1)
     log = process.communicate(timeout=200)[1].decode()
     assert process.returncode == 0, log
-    assert "1 CPUs" in log
+    assert "1 CPU" in log
     assert _written(out) == _written(undisturbed)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert not list(out.rglob(".writing-*"))

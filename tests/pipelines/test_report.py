@@ -62,7 +62,7 @@ def test_json_page_and_terminal_agree(study: Path, capsys: pytest.CaptureFixture
 def test_unfinished_run_is_a_row(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     numbers, page = _run(study)
     assert numbers["study"]["unfinished"] == [{"run": "pooled-fold2", "state": "not finished", "epochs": 1}]
-    assert numbers["notes"] == ["1 of 3 runs are unfinished: their results are missing."]
+    assert numbers["notes"] == ["1 of 3 runs is unfinished: its results are missing."]
     assert numbers["notes"][0] in page
     assert re.search(r"pooled-fold2 +1 +not finished", capsys.readouterr().out)
 

@@ -276,7 +276,7 @@ def test_settings_error_of_a_run_ends_with_2(
         raise SettingsError("no such encoder")
 
     monkeypatch.setattr(train_run, "train", refuse)
-    with pytest.raises(SettingsError, match=r"0 of 1 runs finished; pooled-fold0-.* failed: no such encoder"):
+    with pytest.raises(SettingsError, match=r"0 of 1 run finished; pooled-fold0-.* failed: no such encoder"):
         train.run(_settings(prepared, tmp_path, workers_per_run=1))
 
 
@@ -330,6 +330,6 @@ def test_failed_run_does_not_stop_the_run_beside_it(
     ):
         train.run(settings)
     assert "2 runs to train, 2 at once" in caplog.text
-    assert "1 workers, 1 CPUs each" in caplog.text
+    assert "1 worker, 1 CPU each" in caplog.text
     states = list(json.loads((tmp_path / "study" / "study.json").read_text())["states"].values())
     assert [state["state"] for state in states] == ["failed", "finished"]

@@ -68,7 +68,7 @@ def test_cause_of_a_failure_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv(PLACEMENT_TIMEOUT_VARIABLE, "100")
     error = train_run.failure_cause(FailedError(controller=WorkerGroupStartupTimeoutError()), WorkerAllocation(2, 1, 1))
     assert isinstance(error, ResourceError)
-    assert str(error).startswith("no place for 2 workers of 1 CPUs and a GPU in 300 s: another job holds the resources")
+    assert str(error).startswith("no place for 2 workers of 1 CPU and a GPU in 300 s: another job holds the resources")
 
 
 def test_run_without_free_cpus_fails(
@@ -84,7 +84,7 @@ def test_run_without_free_cpus_fails(
     ray.get(holder.ready.remote())
     try:
         with pytest.raises(
-            ResourceError, match=r"^no place for 2 workers of 1 CPUs in 3 s: another job holds the resources"
+            ResourceError, match=r"^no place for 2 workers of 1 CPU in 3 s: another job holds the resources"
         ):
             train_run.train(_run(prepared, tmp_path / "run"), PLACED, SharedProgressLine(logging.getLogger("test")))
     finally:

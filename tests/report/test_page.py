@@ -30,7 +30,7 @@ def test_headline_names_cross_dataset_results(study: Path) -> None:
         write_run(study / name, name, [dice_row(name, 0, dice), cross], ["north"])
     own, other = headline(read_study(str(study)))
     assert "mean Dice 0.8000 on 2 held-out images of the same data (2 of 2 folds; mean over images, at 64 px" in own
-    assert "0.8000 on 1 images of south (trained on north)" in other
+    assert "0.8000 on 1 image of south (trained on north)" in other
 
 
 def test_page_shows_counts_notes_and_curves(study: Path, rows: list[Row]) -> None:

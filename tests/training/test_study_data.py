@@ -11,6 +11,7 @@ from lungseg.dataset import catalog
 from lungseg.dataset.folds import Split
 from lungseg.errors import InputError, SettingsError
 from lungseg.ingest import sources
+from lungseg.plurals import counted
 from lungseg.prepare import dataset_writer
 from lungseg.prepare.shard_plan import plan_shards
 from lungseg.training import study_data
@@ -47,7 +48,7 @@ def test_images_without_a_mask_are_logged_and_skipped(
     data = study_data.open_training_data([folders[0], *mixed, *maskless])
     assert [(part.name, part.index.num_rows) for part in data] == [("north", 5), ("mixed", 2)]
     assert records[1].image_id not in data[1].index.column("image_id").to_pylist()
-    assert "mixed: 1 of 3 images have no mask" in caplog.text
+    assert "mixed: 1 of 3 images has no mask" in caplog.text
     assert "maskless: 3 of 3 images have no mask" in caplog.text
 
 
@@ -82,6 +83,9 @@ def test_every_rank_needs_min_batch_size_images(images: int, workers: int, least
     if not refused:
         study_data.require_enough_images(parts, "run", workers, least)
         return
-    message = f"run: {images} training images, {least * workers} needed for {workers} workers: lower --workers-per-run"
+    message = (
+        f"run: {counted(images, 'training image')}, {least * workers} needed for {counted(workers, 'worker')}: "
+        "lower --workers-per-run"
+    )
     with pytest.raises(SettingsError, match=message):
         study_data.require_enough_images(parts, "run", workers, least)
