@@ -51,7 +51,7 @@ def edit(out: Path, change: Callable[[Row], object], name: str = "part-000000.pa
 def problems_of(out: Path, caplog: pytest.LogCaptureFixture) -> list[str]:
     """Verify, and return the problems that were logged. No file may change."""
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    with pytest.raises(InputError, match="problems? found, the first are listed above; no file was changed"):
+    with pytest.raises(InputError, match=r"problems? found, the first are listed above; no file was changed"):
         recompute.run(str(out))
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
     return [record.message for record in caplog.records if record.levelname == "ERROR"]
