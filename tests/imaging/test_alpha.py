@@ -129,6 +129,19 @@ def test_colour_is_the_mask_where_it_shows_one(name: str) -> None:
     assert not decoded.is_alpha
 
 
+def test_mask_in_the_alpha_of_a_tagged_tiff_is_upright() -> None:
+    content = save(rgba(np.ascontiguousarray(np.rot90(LUNGS)), WHITE), "TIFF", mode="LA", tiffinfo={274: 6})
+    decoded = codecs.read_mask(content, "tagged.tif")
+    np.testing.assert_array_equal(decoded.mask, LUNGS)
+    assert (decoded.orientation, decoded.is_alpha) == (6, True)
+
+
+def test_each_lung_may_have_its_own_opacity() -> None:
+    pixels = rgba(LUNGS, WHITE)
+    pixels[:, 64:, 3] //= 2
+    np.testing.assert_array_equal(codecs.decode_mask(save(pixels), "opacities.png"), LUNGS)
+
+
 def test_antialiased_alpha_is_cut_at_half() -> None:
     soft = cv2.GaussianBlur(LUNGS * np.uint8(255), (0, 0), 1.0)
     for colour in (BLACK, WHITE, GREY):
@@ -146,10 +159,8 @@ def test_full_mask_with_meaningless_alpha_stays_full() -> None:
     "alpha", [np.zeros_like(LUNGS), np.full_like(LUNGS, 255), LUNGS * np.uint8(255), NOISE[..., 0]]
 )
 def test_alpha_does_not_change_an_image(kind: str, alpha: U8) -> None:
-    if alpha is not None and kind == "WEBP":
-        content = save(np.dstack([IMAGE] * 3 + [alpha]), kind, lossless=True, exact=True)
-    else:
-        content = save(np.dstack([IMAGE] * 3 + [alpha]), kind)
+    options = {"lossless": True, "exact": True} if kind == "WEBP" else {}
+    content = save(np.dstack([IMAGE] * 3 + [alpha]), kind, **options)
     decoded = codecs.decode(content, "x")
     rows, columns = np.flatnonzero(alpha.any(1)), np.flatnonzero(alpha.any(0))
     inside = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] if rows.size else np.s_[:, :]

@@ -9,11 +9,13 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given, strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from lungseg.imaging import codecs
 from lungseg.imaging.orientation import other_shape, read_orientation, to_stored, to_upright
+from lungseg.imaging.tiff_directory import as_stored
 from tests.imaging.dicom.dicom_files import write_dicom
 
 U8 = NDArray[np.uint8]
@@ -132,6 +134,15 @@ def test_truncated_files_never_raise(make: Callable[[int], bytes]) -> None:
     content = make(6)
     for cut in range(0, min(len(content), 400)):
         assert 1 <= read_orientation(content[:cut]) <= 8
+
+
+@given(st.sampled_from(sorted(LOSSLESS)), st.lists(st.tuples(st.integers(0, 399), st.integers(0, 255)), max_size=6))
+def test_damaged_headers_never_raise(name: str, changes: list[tuple[int, int]]) -> None:
+    content = bytearray(LOSSLESS[name](6))
+    for position, value in changes:
+        content[min(position, len(content) - 1)] = value
+    assert 1 <= read_orientation(bytes(content)) <= 8
+    assert len(as_stored(bytes(content))) == len(content)
 
 
 def test_integer_types_other_than_short_count() -> None:
