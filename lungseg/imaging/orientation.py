@@ -5,6 +5,7 @@ to 8 exchange height and width.
 """
 
 import struct
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -18,6 +19,8 @@ A = TypeVar("A", bound=NDArray[Any])
 UPRIGHT = 1
 _SIDEWAYS = 5  # this and the larger numbers exchange height and width
 _EXIF = b"Exif\0\0"
+_RAW_PROFILE = b"Raw profile type exif\0"
+_MAX_PROFILE = 1 << 20  # bytes; a hostile text may decompress to any size
 _INVERSE = {6: 8, 8: 6}  # the other orientations are their own inverse
 # Letters of the first row's and the first column's direction in PatientOrientation. A frontal radiograph is upright if
 # its rows run to the patient's left and its columns to the feet.
@@ -35,7 +38,7 @@ def read_orientation(content: bytes) -> int:
             return UPRIGHT
         layout = tiff_directory.read_layout(block)
         tags, _ = tiff_directory.read_directory(block, layout.first, layout)
-    except (struct.error, OverflowError, IndexError):  # truncated, or an offset outside the block
+    except (struct.error, zlib.error, OverflowError, IndexError, ValueError):  # truncated, damaged, or a wrong offset
         return UPRIGHT
     entry = tags.get(tiff_directory.ORIENTATION)
     return entry.value if entry and 1 <= entry.value <= 8 else UPRIGHT
@@ -100,13 +103,22 @@ def _jpeg_blocks(content: bytes) -> Iterator[bytes]:
 
 
 def _png_blocks(content: bytes) -> Iterator[bytes]:
-    """Yield the chunks eXIf, which may also follow the pixels."""
+    """Yield the chunks eXIf, which may also follow the pixels, and the text chunks that older programs wrote."""
     position = 8
     while position + 8 <= len(content):
         length, kind = struct.unpack_from(">I4s", content, position)
         if kind == b"eXIf":
             yield content[position + 8 : position + 8 + length]
+        elif kind in (b"tEXt", b"zTXt") and content.startswith(_RAW_PROFILE, position + 8):
+            yield _raw_profile(content[position + 8 + len(_RAW_PROFILE) : position + 8 + length], kind == b"zTXt")
         position += 12 + length
+
+
+def _raw_profile(text: bytes, is_compressed: bool) -> bytes:
+    """Decode ImageMagick's text form of an EXIF block: its kind, its length, then hexadecimal digits."""
+    if is_compressed:
+        text = zlib.decompressobj().decompress(text[1:], _MAX_PROFILE)  # the first byte names the method
+    return bytes.fromhex(b"".join(text.split()[2:]).decode("ascii"))
 
 
 def _webp_blocks(content: bytes) -> Iterator[bytes]:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from lungseg.imaging import codecs
 from lungseg.imaging.orientation import other_shape, read_orientation, to_stored, to_upright
@@ -47,10 +48,20 @@ def late_exif(orientation: int) -> bytes:
     return content[:-12] + chunk + content[-12:]
 
 
+def text_exif(orientation: int, compressed: bool) -> bytes:
+    """A PNG with the EXIF block as text, as older versions of ImageMagick wrote it."""
+    block = b"Exif\0\0" + exif(orientation)
+    info = PngInfo()
+    info.add_text("Raw profile type exif", f"\nexif\n{len(block):8}\n{block.hex()}\n", zip=compressed)
+    return save("PNG", pnginfo=info)
+
+
 LOSSLESS: dict[str, Callable[[int], bytes]] = {
     "png": lambda number: save("PNG", block=exif(number)),
     "png, big-endian": lambda number: save("PNG", block=exif(number, ">")),
     "png, after the pixels": late_exif,
+    "png, as text": lambda number: text_exif(number, compressed=False),
+    "png, as compressed text": lambda number: text_exif(number, compressed=True),
     "png of 16 bits": lambda number: save("PNG", STORED.astype(np.uint16) * 257, block=exif(number)),
     "webp": lambda number: save("WEBP", np.dstack([STORED] * 3), block=exif(number), lossless=True),
     "tiff": tiff,
@@ -143,6 +154,16 @@ def test_damaged_headers_never_raise(name: str, changes: list[tuple[int, int]]) 
         content[min(position, len(content) - 1)] = value
     assert 1 <= read_orientation(bytes(content)) <= 8
     assert len(as_stored(bytes(content))) == len(content)
+
+
+@pytest.mark.parametrize("text", ["", "\nexif\n 8\n", "\nexif\n 8\nnot hex", "\nexif\n 8\n4d4d002a"])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_damaged_text_exif_is_ignored(text: str, compressed: bool) -> None:
+    info = PngInfo()
+    info.add_text("Raw profile type exif", text, zip=compressed)
+    content = save("PNG", pnginfo=info)
+    for damaged in (content, content.replace(b"exif\0\0x", b"exif\0\0y")):
+        assert read_orientation(damaged) == 1
 
 
 def test_integer_types_other_than_short_count() -> None:
