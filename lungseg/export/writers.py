@@ -12,85 +12,123 @@ from numpy.typing import NDArray
 from lungseg import storage
 from lungseg.arrays import U8, Row
 from lungseg.config import ExportSettings
-from lungseg.errors import InputError, TaskResult
+from lungseg.errors import ImageError, InputError, TaskResult
 from lungseg.export.selection import rows_with_mask
 from lungseg.imaging import codecs
 from lungseg.imaging.dicom.reader import is_dicom
-from lungseg.imaging.dicom.segmentation import encode_segmentation
+from lungseg.imaging.dicom.segmentation import encode_segmentation, invalid_elements
 from lungseg.imaging.orientation import to_stored, to_upright
 from lungseg.inference import mask_shape
 from lungseg.predictions.overlays import orientation_of, read_image_and_mask
 from lungseg.predictions.parts import read_part
 
-_FileContent = tuple[bytes, str, str]  # content, suffix, note
+_FileContent = tuple[bytes, str, list[str]]  # content, suffix; notes, or names of emptied DICOM elements
 _PREDICTION, _REFERENCE = (0, 176, 255), (233, 180, 86)  # BGR, the colours of the report
 _HEAD = 512  # bytes, enough to recognise DICOM
 
 
 def export_part(item: Row, settings: ExportSettings, out: str) -> Row:
-    """Export the selected rows of a part; `result` is a TaskResult of `counts`, `notes` and `coco` as JSON."""
+    """Export the selected rows of a part; `result` is a TaskResult of `counts`, `refused`, `emptied`, `notes`, `coco`.
+
+    counts: rows, selected rows, files by format, and `refused` files. refused: files by format and reason code, for
+    rows that could not be exported. emptied: DICOM segmentations by element that is empty because its value in the
+    image's file is invalid. All as JSON.
+    """
     cv2.setNumThreads(1)
     return {"result": TaskResult.of(_export_part, json.loads(item["part"]), settings, out).to_json()}
 
 
 def _export_part(part: Row, settings: ExportSettings, out: str) -> Row:
-    result: dict[str, Any] = {"counts": Counter(), "notes": [], "coco": []}
+    result: dict[str, Any] = {"counts": Counter(), "refused": {}, "emptied": Counter(), "notes": [], "coco": []}
     table = read_part(part["path"])
     rows = rows_with_mask(table)
     selected = (rows if part["rows"] is None else rows.take(pa.array(part["rows"], pa.int64()))).to_pylist()
     result["counts"].update(rows=table.num_rows, selected=len(selected))
     for row in selected:
-        _export_row(row, settings, out, result)
+        for kind in settings.formats:
+            try:
+                _export_row(row, kind, settings, out, result)
+            except ImageError as error:  # the other rows do not depend on this one
+                _refuse(result, kind, row, error)
     return result
 
 
-def _export_row(row: Row, settings: ExportSettings, out: str, result: dict[str, Any]) -> None:
-    try:
-        mask = codecs.decode_rle(row["mask"], row["height"], row["width"])
-    except (ValueError, TypeError) as error:
-        raise InputError(f"the mask of {row['image_id']} cannot be decoded ({error}): predict it again") from None
-    for kind in settings.formats:
-        if kind == "coco":
-            result["coco"].append(_annotation(row))
-            result["counts"][kind] += 1
-            continue
-        try:
-            content, suffix, note = _WRITERS[kind](row, mask, settings)
-        except InputError as error:  # the image is missing or changed, or is not DICOM
-            result["notes"].append(f"no {kind} of {row['image_id']}: {error}")
-            result["counts"]["refused"] += 1
-            continue
-        target = storage.join(out, kind, row["dataset"], f"{row['image_id']}{suffix}")
-        if target in (row["source_uri"], *(row["mask_uris"] or ())):
-            raise InputError(f"{target} is an input image or reference mask of the predictions: pass another --out")
-        storage.write_bytes(target, content)
+def _refuse(result: dict[str, Any], kind: str, row: Row, error: ImageError) -> None:
+    result["notes"].append(f"no {kind} of {row['image_id']}: {error.message}")
+    result["counts"]["refused"] += 1
+    reasons = result["refused"].setdefault(kind, Counter())
+    reasons[error.code] += 1
+
+
+def _export_row(row: Row, kind: str, settings: ExportSettings, out: str, result: dict[str, Any]) -> None:
+    """Write one row in one format.
+
+    Raises:
+        ImageError: the row cannot be exported, and no file was written.
+
+    """
+    mask = _decode_mask(row)
+    if kind == "coco":
+        result["coco"].append(_annotation(row))
         result["counts"][kind] += 1
-        if note:
-            result["notes"].append(f"{kind} of {row['image_id']}: {note}")
+        return
+    try:
+        content, suffix, notes = _WRITERS[kind](row, mask, settings)
+    except ImageError:
+        raise
+    except InputError as error:
+        raise ImageError("unreadable", str(error)) from None
+    storage.write_bytes(_target(row, kind, suffix, out), content)
+    result["counts"][kind] += 1
+    result["emptied"].update(notes if kind == "dicom-seg" else ())
+    if notes:
+        what = f"empty, because invalid in the image: {', '.join(notes)}" if kind == "dicom-seg" else "; ".join(notes)
+        result["notes"].append(f"{kind} of {row['image_id']}: {what}")
+
+
+def _decode_mask(row: Row) -> U8:
+    try:
+        return codecs.decode_rle(row["mask"], row["height"], row["width"])
+    except (ValueError, TypeError) as error:
+        message = f"the mask of {row['image_id']} cannot be decoded ({error}): predict it again"
+        raise ImageError("mask_damaged", message) from None
+
+
+def _target(row: Row, kind: str, suffix: str, out: str) -> str:
+    try:
+        target = storage.join(out, kind, row["dataset"], f"{row['image_id']}{suffix}")
+    except InputError as error:
+        raise ImageError("unsafe_target", str(error)) from None
+    if target in (row["source_uri"], *(row["mask_uris"] or ())):
+        raise ImageError(
+            "unsafe_target", f"{target} is an input image or reference mask of the predictions: pass another --out"
+        )
+    return target
 
 
 def _encode_mask(row: Row, mask: U8, settings: ExportSettings) -> _FileContent:  # noqa: ARG001
-    return codecs.encode_image(mask * np.uint8(255)), ".png", ""
+    return codecs.encode_image(mask * np.uint8(255)), ".png", []
 
 
 def _encode_overlay(row: Row, mask: U8, settings: ExportSettings) -> _FileContent:
     image, reference, note = read_image_and_mask(row)
     mask = to_upright(mask, orientation_of(row))
     if image.shape != mask.shape:
-        raise InputError(f"{row['source_uri']} and its predicted mask differ in size: the image was changed")
+        raise ImageError("changed", f"{row['source_uri']} and its predicted mask differ in size: the image was changed")
     overlay = codecs.encode_image(draw_overlay(image, mask, reference, settings.overlay_px))
-    return overlay, ".png", note if row["dice"] is not None and reference is None else ""
+    return overlay, ".png", [note] if note and row["dice"] is not None and reference is None else []
 
 
 def _encode_segmentation(row: Row, mask: U8, settings: ExportSettings) -> _FileContent:  # noqa: ARG001
     if not is_dicom(storage.read_range(row["source_uri"], 0, _HEAD)):
-        raise InputError(f"{row['source_uri']} is not a DICOM file")
+        raise ImageError("not_dicom", f"{row['source_uri']} is not a DICOM file")
     orientation = orientation_of(row)
     lungs = mask_shape.split_lungs(to_upright(mask, orientation))
     right, left = (to_stored(lung, orientation) for lung in lungs)
     content = storage.read_bytes(row["source_uri"])
     name = storage.name_of(row["source_uri"])
-    return encode_segmentation(content, {"right": right, "left": left}, row["model"], name), ".dcm", ""
+    encoded = encode_segmentation(content, {"right": right, "left": left}, row["model"], name)
+    return encoded, ".dcm", invalid_elements(content, name)
 
 
 _WRITERS = {"masks": _encode_mask, "overlays": _encode_overlay, "dicom-seg": _encode_segmentation}

@@ -7,12 +7,15 @@ from typing import Literal
 
 from lungseg.schema import USABLE, Record
 
-CodeStatus = Literal["rejected", "failed", "repaired", "flag"]
+CodeStatus = Literal["rejected", "failed", "repaired", "flag", "not exported"]
 
 
 @dataclass(frozen=True)
 class ReasonCode:
-    """One reason code. `status` is the status of a row with this code; a flag does not change the status."""
+    """One reason code. `status` is the status of a row with this code; a flag does not change the status.
+
+    Rows with the status `not exported` are those that jobs/export.py could not write in a format.
+    """
 
     code: str
     status: CodeStatus
@@ -155,12 +158,32 @@ _FLAGS: tuple[tuple[str, str, str], ...] = (
     ("mask_three_components", "The mask has three connected components.", "Check the mask."),
     ("mask_uneven", "One lung is smaller than a quarter of the other.", "Check that both lungs are complete."),
 )
+_NOT_EXPORTED: tuple[tuple[str, str, str], ...] = (
+    ("not_dicom", "The image is not a DICOM file, so it can have no DICOM segmentation.", "Export other formats."),
+    (
+        "seg_reference",
+        "The DICOM file lacks a valid element that a segmentation must refer to, such as SOPInstanceUID.",
+        "Export the file again from its archive.",
+    ),
+    (
+        "seg_refused",
+        "The DICOM file has elements that cannot be written to a segmentation.",
+        "Export the file again from its archive.",
+    ),
+    ("mask_damaged", "The predicted mask cannot be decoded.", "Predict the image again."),
+    (
+        "unsafe_target",
+        "The name of the exported file leaves the output folder, or is that of an input.",
+        "Pass another --out, or rename the image.",
+    ),
+)
 
 _GROUPS: tuple[tuple[CodeStatus, tuple[tuple[str, str, str], ...]], ...] = (
     ("rejected", _REJECTED),
     ("failed", _FAILED),
     ("repaired", _REPAIRED),
     ("flag", _FLAGS),
+    ("not exported", _NOT_EXPORTED),
 )
 REGISTRY: dict[str, ReasonCode] = {
     code: ReasonCode(code, status, meaning, advice) for status, rows in _GROUPS for code, meaning, advice in rows

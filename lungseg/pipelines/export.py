@@ -3,7 +3,6 @@
 import functools
 import json
 import logging
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,6 +21,7 @@ from lungseg.export.selection import (
     select_rows,
     verified_parts,
 )
+from lungseg.export.totals import ExportTotals
 from lungseg.export.writers import export_part, to_coco
 from lungseg.job_end import end_job
 from lungseg.plurals import counted
@@ -48,20 +48,19 @@ def run(settings: ExportSettings) -> None:
     reserve_output(out, folder, settings)
     connect()
     require_cpus(1)
-    counts: Counter[str] = Counter()
-    notes: list[str] = []
+    totals = ExportTotals()
     coco: list[Row] = []
     progress = ProgressLine(logger)
     for number, result in enumerate(_export_parts(selected, settings, out), start=1):
-        counts.update(result["counts"])
-        notes += result["notes"]
+        totals.add(result)
         coco += result["coco"]
         progress.update(f"exported {number} of {counted(len(selected), 'part')}")
     if "coco" in settings.formats:
         coco.sort(key=lambda row: (row["dataset"], row["image_id"], row["source_uri"]))  # parts finish in any order
         storage.write_json(storage.join(out, "annotations.json"), to_coco(coco, folder))
-    _log_result(settings, out, counts, notes)
-    end_job({"refused_exports": counts["refused"]}, settings.strict)
+    totals.record(out)
+    _log_result(settings, out, totals)
+    end_job({"refused_exports": totals.counts["refused"]}, settings.strict)
 
 
 def _predictions_folder(settings: ExportSettings) -> str:
@@ -84,13 +83,14 @@ def _export_parts(parts: list[Row], settings: ExportSettings, out: str) -> Itera
         yield TaskResult.from_json(row["result"]).unwrap()
 
 
-def _log_result(settings: ExportSettings, out: str, counts: Counter[str], notes: list[str]) -> None:
+def _log_result(settings: ExportSettings, out: str, totals: ExportTotals) -> None:
     """Log notes and counts.
 
     Raises:
         InputError: rows were selected, but a format has no file.
 
     """
+    counts, notes = totals.counts, totals.notes
     for note in notes[:_SHOWN_NOTES]:
         logger.warning("%s", note)
     if len(notes) > _SHOWN_NOTES:
@@ -98,6 +98,8 @@ def _log_result(settings: ExportSettings, out: str, counts: Counter[str], notes:
     written = ", ".join(f"{counts[name]} {name}" for name in settings.formats)
     rows = counted(counts["rows"], "row")
     logger.info("%d of %s selected; written to %s: %s", counts["selected"], rows, out, written)
+    for line in totals.lines():
+        logger.warning("%s", line)
     if not counts["selected"]:
         logger.warning("no row was selected: --where %r matches no row with a mask", settings.where)
         return

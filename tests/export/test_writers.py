@@ -3,14 +3,14 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import pytest
+import pydicom
 from pycocotools.coco import COCO
 
 from lungseg import storage
 from lungseg.arrays import Row
 from lungseg.config import ExportSettings
 from lungseg.config.export import ExportFormat
-from lungseg.errors import InputError, TaskResult
+from lungseg.errors import TaskResult
 from lungseg.export.writers import draw_overlay, export_part, to_coco
 from lungseg.imaging import codecs
 from lungseg.predictions.parts import part_path
@@ -42,6 +42,7 @@ def test_only_dicom_images_become_dicom_segmentations(predictions: Path, tmp_pat
     result = _export(predictions, 1, tmp_path / "out", "dicom-seg")
     assert _names(tmp_path / "out" / "dicom-seg" / "north") == {"radiograph.dcm"}
     (note,) = result["notes"]
+    assert result["refused"] == {"dicom-seg": {"not_dicom": 1}}
     assert "no dicom-seg of empty" in note
     assert "is not a DICOM file" in note
 
@@ -65,21 +66,26 @@ def test_missing_image_is_noted_and_others_are_written(predictions: Path, tmp_pa
     assert any(note.startswith("no overlays of png_1: ") for note in result["notes"])
 
 
-def test_invalid_mask_is_an_error(predictions: Path, tmp_path: Path, draw_pair: DrawPair) -> None:
-    row = prediction_row("broken", str(tmp_path / "0.png"), draw_pair(1, 40, 40)[1])
-    replace_part(predictions, 0, [{**row, "mask": "no run lengths"}])
-    with pytest.raises(InputError, match="the mask of broken cannot be decoded"):
-        _export(predictions, 0, tmp_path / "out", "masks")
+def test_row_that_fails_does_not_stop_the_others(predictions: Path, tmp_path: Path, draw_pair: DrawPair) -> None:
+    mask = draw_pair(1, 40, 40)[1]
+    good, broken = (prediction_row(name, str(tmp_path / "0.png"), mask) for name in ("good", "broken"))
+    replace_part(predictions, 0, [{**broken, "mask": "no run lengths"}, good])
+    result = _export(predictions, 0, tmp_path / "out", "masks", "coco")
+    assert _names(tmp_path / "out" / "masks" / "north") == {"good.png"}
+    assert [row["image_id"] for row in result["coco"]] == ["good"]
+    assert result["counts"] == {"rows": 2, "selected": 2, "masks": 1, "coco": 1, "refused": 2}
+    assert result["refused"] == {"masks": {"mask_damaged": 1}, "coco": {"mask_damaged": 1}}
+    assert all("the mask of broken cannot be decoded" in note for note in result["notes"])
 
 
-def test_name_that_leaves_the_folder_is_refused(predictions: Path, tmp_path: Path, draw_pair: DrawPair) -> None:
+def test_file_is_not_written_outside_its_folder(predictions: Path, tmp_path: Path, draw_pair: DrawPair) -> None:
     row = prediction_row("../../../escaped", str(tmp_path / "0.png"), draw_pair(1, 40, 40)[1])
     replace_part(predictions, 0, [row])
     before = set(tmp_path.rglob("*"))
-    with pytest.raises(InputError, match="leaves its folder"):
-        _export(predictions, 0, tmp_path / "deep" / "out", "masks")
-    new = {path for path in set(tmp_path.rglob("*")) - before if path.is_file()}
-    assert all(tmp_path / "deep" in path.parents for path in new)
+    result = _export(predictions, 0, tmp_path / "deep" / "out", "masks")
+    assert result["refused"] == {"masks": {"unsafe_target": 1}}
+    assert "leaves its folder" in result["notes"][0]
+    assert not [path for path in set(tmp_path.rglob("*")) - before if path.is_file()]
 
 
 def test_reference_mask_is_not_overwritten(predictions: Path, tmp_path: Path, draw_pair: DrawPair) -> None:
@@ -88,9 +94,22 @@ def test_reference_mask_is_not_overwritten(predictions: Path, tmp_path: Path, dr
     reference.write_bytes(b"drawn by hand")
     row = prediction_row("mine", str(tmp_path / "0.png"), draw_pair(1, 40, 40)[1], mask_uris=[str(reference)])
     replace_part(predictions, 0, [row])
-    with pytest.raises(InputError, match=r"mine.png is an input image or reference mask .*: pass another --out"):
-        _export(predictions, 0, tmp_path, "masks")
+    result = _export(predictions, 0, tmp_path, "masks")
+    assert result["refused"] == {"masks": {"unsafe_target": 1}}
+    assert "mine.png is an input image or reference mask" in result["notes"][0]
     assert reference.read_bytes() == b"drawn by hand"
+
+
+def test_invalid_elements_are_named_without_their_values(predictions: Path, tmp_path: Path) -> None:
+    dicom = pydicom.dcmread(tmp_path / "x.dcm")
+    dicom.add_new("PatientBirthDate", "LO", "12/03/61")  # not DA, which pydicom would check
+    dicom["PatientBirthDate"].VR = "DA"
+    dicom.save_as(tmp_path / "x.dcm")
+    result = _export(predictions, 1, tmp_path / "out", "dicom-seg")
+    assert result["counts"]["dicom-seg"] == 1
+    assert result["emptied"] == {"PatientBirthDate": 1}
+    assert any("PatientBirthDate" in note for note in result["notes"])
+    assert "12/03/61" not in json.dumps(result)
 
 
 def test_overlay_shows_outlines_on_the_image(draw_pair: DrawPair) -> None:

@@ -52,13 +52,15 @@ def test_format_without_any_file_is_an_error(ray_cluster: None, predictions: Pat
     assert len(list((tmp_path / "out" / "masks" / "north").iterdir())) == 2
 
 
-def test_error_of_a_task_keeps_its_type(
-    ray_cluster: None, predictions: Path, tmp_path: Path, draw_pair: DrawPair
+def test_rows_that_fail_are_counted_and_others_written(
+    ray_cluster: None, predictions: Path, tmp_path: Path, draw_pair: DrawPair, caplog: pytest.LogCaptureFixture
 ) -> None:
     row = prediction_row("broken", str(tmp_path / "0.png"), draw_pair(1, 40, 40)[1])
     replace_part(predictions, 0, [{**row, "mask": "no run lengths"}])
-    with pytest.raises(InputError, match="the mask of broken cannot be decoded"):
-        _run(predictions, tmp_path / "out", "masks")
+    _run(predictions, tmp_path / "out", "masks")
+    assert {path.stem for path in (tmp_path / "out" / "masks" / "north").iterdir()} == {"radiograph", "empty"}
+    assert "not exported as masks: 1 of 3 rows (1 mask_damaged)" in caplog.text
+    assert json.loads((tmp_path / "out" / "export.json").read_text())["refused"] == {"masks": {"mask_damaged": 1}}
 
 
 def test_wrong_settings_are_refused_before_work(predictions: Path, tmp_path: Path) -> None:

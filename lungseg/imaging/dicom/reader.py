@@ -4,8 +4,6 @@ Only the elements listed here are read, so no other patient data can reach a row
 """
 
 import io
-import logging
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -17,6 +15,7 @@ from lungseg import MAX_IMAGE_PIXELS
 from lungseg.arrays import Pixels
 from lungseg.errors import ImageError
 from lungseg.imaging.dicom.pseudonym import pseudonym
+from lungseg.imaging.dicom.quiet import silence_libraries
 from lungseg.imaging.dicom.rendering import Rendering, Table, Window, render
 from lungseg.imaging.dicom.tags import (
     Tags,
@@ -87,7 +86,7 @@ def read(content: bytes, display_name: str, key: bytes | None = None) -> tuple[P
             before decoding.
 
     """
-    _silence_decoders()
+    silence_libraries()
     dataset = _open(content, display_name)
     check_chest(dataset, display_name)
     check_frontal(dataset, display_name)
@@ -96,16 +95,6 @@ def read(content: bytes, display_name: str, key: bytes | None = None) -> tuple[P
     patient = element_value(dataset, "PatientID")
     tags = extract_tags(dataset, pseudonym(str(patient), key) if key and patient else "")
     return (pixels if pixels.ndim == 3 else render(pixels, _rendering(dataset))), tags
-
-
-def _silence_decoders() -> None:
-    """Silence warnings and log lines of the decoders, which can quote patient tags.
-
-    Repeated for each file, because other code may reset the filters; not undone, because threads share them.
-    """
-    warnings.filterwarnings("ignore", module=r"(pydicom|pylibjpeg|openjpeg|libjpeg|rle|jpeg_ls|PIL)(\.|$)")
-    for name in ("pydicom", "pylibjpeg", "openjpeg", "libjpeg", "rle"):
-        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
 
 @contextmanager

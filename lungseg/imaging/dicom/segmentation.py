@@ -3,14 +3,16 @@
 import hashlib
 import io
 import uuid
-import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lungseg import __version__
-from lungseg.errors import InputError
+from lungseg.errors import ImageError
+from lungseg.imaging.dicom.quiet import silence_libraries
 from lungseg.imaging.dicom.reader import is_dicom
 from lungseg.imaging.dicom.tags import element_numbers
 
@@ -33,35 +35,70 @@ def encode_segmentation(content: bytes, masks: dict[str, U8], model: str, displa
     content: the radiograph's file. masks: u8[H,W] in {0,1} at its size, keys `right` and `left`; empty masks are
     skipped. model: digest of the weights, stored as the algorithm version. UIDs are derived from these inputs and times
     are those of the radiograph, so the same call gives the same bytes. The object contains the patient's identity, as
-    the radiograph does; no other output of lungseg does.
+    the radiograph does; no other output of lungseg does. Text is in UTF-8. Invalid values, as a date of 00000000, are
+    left empty; `invalid_elements` names them.
 
     Raises:
-        InputError: the file is not a DICOM image of that size, or both masks are empty.
+        ImageError: `not_dicom`, `mask_empty`, `seg_reference`, `changed` or `seg_refused`. No message quotes a value.
 
     """
-    import pydicom
-
     if not is_dicom(content):
-        raise InputError(f"{display_name} is not a DICOM file: DICOM segmentations need a DICOM image")
+        raise ImageError("not_dicom", f"{display_name} is not a DICOM file: DICOM segmentations need a DICOM image")
     present = {side: mask for side, mask in masks.items() if mask.any()}
     if not present:
-        raise InputError(f"{display_name} has an empty mask: a DICOM segmentation needs at least one lung")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom warns about nonstandard values in the source
-        source = pydicom.dcmread(io.BytesIO(content), force=True)
-        missing = [name for name in _REQUIRED if not source.get(name)]
-        if missing:
-            raise InputError(f"{display_name} lacks {missing[0]}, which a segmentation must refer to: export it again")
-        shape = (source.get("Rows"), source.get("Columns"))
-        if shape != next(iter(present.values())).shape:
-            raise InputError(
-                f"{display_name} is {shape[0]}x{shape[1]} px, but its mask has another size: predict it again"
-            )
-        try:
-            return _build(source, present, model)
-        except (TypeError, ValueError, AttributeError, KeyError) as error:  # invalid values in other elements
-            message = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
-            raise InputError(f"{display_name}: cannot write a segmentation ({message}): export it again") from None
+        raise ImageError(
+            "mask_empty", f"{display_name} has an empty mask: a DICOM segmentation needs at least one lung"
+        )
+    source, _ = _read_valid(content, display_name)
+    missing = [name for name in _REQUIRED if not source.get(name)]
+    if missing:
+        raise ImageError(
+            "seg_reference",
+            f"{display_name} lacks {missing[0]}, or its value is invalid; a segmentation must refer to it: export the "
+            "file again",
+        )
+    shape = (source.get("Rows"), source.get("Columns"))
+    if shape != next(iter(present.values())).shape:
+        raise ImageError(
+            "changed", f"{display_name} is {shape[0]}x{shape[1]} px, but its mask has another size: predict it again"
+        )
+    with _refusing(display_name):
+        return _build(source, present, model)
+
+
+def invalid_elements(content: bytes, display_name: str) -> list[str]:
+    """Name the patient and study elements that `encode_segmentation` leaves empty because their values are invalid.
+
+    Raises:
+        ImageError: `seg_refused`.
+
+    """
+    _, left_out = _read_valid(content, display_name)
+    return [name for name in _COPIED if name in left_out]
+
+
+def _read_valid(content: bytes, display_name: str) -> tuple["Dataset", list[str]]:
+    import pydicom
+
+    from lungseg.imaging.dicom.valid_values import copy_valid
+
+    silence_libraries()
+    with _refusing(display_name):
+        return copy_valid(pydicom.dcmread(io.BytesIO(content), force=True, stop_before_pixels=True))
+
+
+@contextmanager
+def _refusing(display_name: str) -> Iterator[None]:
+    """Convert any exception of a DICOM library to ImageError, without its text, which can quote the patient."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception:
+        raise ImageError(
+            "seg_refused",
+            f"{display_name} has elements that cannot be written to a DICOM segmentation: export the file again",
+        ) from None
 
 
 def _build(source: "Dataset", masks: dict[str, U8], model: str) -> bytes:

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import warnings
 from pathlib import Path
+from typing import Any
 
 import cv2
 import highdicom
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 from pydicom.data import get_testdata_file
 
 from lungseg.errors import InputError
-from lungseg.imaging.dicom.segmentation import encode_segmentation
+from lungseg.imaging.dicom.segmentation import encode_segmentation, invalid_elements
+from tests.imaging.dicom.dicom_files import write_dicom
 
 U8 = NDArray[np.uint8]
 SHAPE = (1955, 1841)
@@ -98,3 +100,107 @@ def test_invalid_inputs_are_refused(radiograph: bytes, lungs: dict[str, U8]) -> 
         encode_segmentation(radiograph, {"left": np.ones((9, 9), np.uint8)}, "feed", "RG1")
     with pytest.raises(InputError, match="truncated lacks Rows"):
         encode_segmentation(radiograph[:400], lungs, "feed", "truncated")
+
+
+SMALL = (64, 72)
+UIDS = {"StudyInstanceUID": "1.2.3", "SeriesInstanceUID": "1.2.4", "SOPInstanceUID": "1.2.5"}
+SMALL_LUNGS = {side: np.zeros(SMALL, np.uint8) for side in ("right", "left")}
+SMALL_LUNGS["right"][9:50, 5:30] = SMALL_LUNGS["left"][9:50, 40:65] = 1
+
+
+def exported(**tags: Any) -> tuple[pydicom.Dataset, list[str]]:
+    """Export the masks of a small file with these tags; return the segmentation and the elements left empty."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom writes invalid values with a warning
+        content = write_dicom(np.zeros(SMALL, np.uint16), **{**UIDS, **tags})
+    encoded = encode_segmentation(content, SMALL_LUNGS, "feed", "x.dcm")
+    return pydicom.dcmread(io.BytesIO(encoded)), invalid_elements(content, "x.dcm")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PatientBirthDate", "00000000"),
+        ("PatientBirthDate", "12/03/61"),
+        ("PatientBirthDate", "19610230"),
+        ("StudyDate", "2024-01-31"),
+        ("StudyTime", "25:61"),
+        ("PatientSex", "U"),
+        ("PatientSex", "FEMALE"),
+        ("PatientName", "A" * 65),
+        ("AccessionNumber", "A" * 17),
+        ("PatientID", "one\\two"),
+        ("StudyID", "line\nbreak"),
+    ],
+)
+def test_invalid_values_are_left_empty_and_named(name: str, value: str) -> None:
+    result, left_empty = exported(**{name: value})
+    assert (result.get(name), left_empty) == ("", [name])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("PatientBirthDate", "19610312", "19610312"),
+        ("StudyTime", "10", "10"),
+        ("StudyTime", "235959.123456", "235959.123456"),
+        ("PatientSex", "f", "F"),
+        ("PatientName", "Doe", "Doe"),
+        ("PatientAge", "045Y", "045Y"),
+        ("PatientAge", "45 YEARS", None),
+        ("AccessionNumber", None, ""),
+    ],
+)
+def test_valid_values_are_kept(name: str, value: str | None, expected: str | None) -> None:
+    result, left_empty = exported(**{name: value})
+    assert (result.get(name), left_empty) == (expected, [])
+
+
+@pytest.mark.parametrize(
+    ("declared", "name"),
+    [
+        (None, "Doe^Jane"),
+        ("ISO_IR 100", "M\u00fcller^J\u00fcrgen"),
+        ("ISO_IR 144", "\u041b\u044e\u043a"),
+        ("ISO_IR 192", "Wang^XiaoDong=\u738b^\u5c0f\u4e1c"),
+        ("GB18030", "Wang=\u738b^\u5c0f\u4e1c"),
+        (["", "ISO 2022 IR 87"], "Yamada^Tarou=\u5c71\u7530^\u592a\u90ce"),
+        (["", "ISO 2022 IR 149"], "Hong=\u6d2a^\u5409\u6d1e=\ud64d^\uae38\ub3d9"),
+    ],
+)
+def test_names_in_any_character_set_are_read_back(declared: str | list[str] | None, name: str) -> None:
+    result, left_empty = exported(SpecificCharacterSet=declared, PatientName=name)
+    assert (str(result.PatientName), result.SpecificCharacterSet, left_empty) == (name, "ISO_IR 192", [])
+
+
+@pytest.mark.parametrize(("codec", "name"), [("utf_8", "\u738b^\u5c0f\u4e1c"), ("latin_1", "M\u00fcller")])
+def test_undeclared_character_sets_are_recognised(codec: str, name: str) -> None:
+    placeholder = "X" * len(name.encode(codec))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        content = write_dicom(np.zeros(SMALL, np.uint16), **UIDS, PatientName=placeholder)
+    content = content.replace(placeholder.encode(), name.encode(codec))
+    result = pydicom.dcmread(io.BytesIO(encode_segmentation(content, SMALL_LUNGS, "feed", "x.dcm")))
+    assert str(result.PatientName) == name
+
+
+def test_missing_or_invalid_references_are_refused_without_their_values() -> None:
+    for name, value in (("SOPInstanceUID", "canary"), ("SeriesInstanceUID", None)):
+        with pytest.raises(InputError, match=name) as caught:
+            exported(**{name: value})
+        assert "canary" not in str(caught.value)
+
+
+def test_case_files_keep_their_names(pytestconfig: pytest.Config) -> None:
+    folder = pytestconfig.rootpath / ".." / "shared" / "cases" / "character-sets"
+    if not folder.is_dir():
+        pytest.skip(f"no folder {folder}")
+    mask = np.zeros((256, 256), np.uint8)
+    mask[60:200, 20:110] = 1
+    names = {}
+    for path in folder.glob("*.dcm"):
+        encoded = encode_segmentation(path.read_bytes(), {"right": mask}, "feed", path.name)
+        names[path.stem] = str(pydicom.dcmread(io.BytesIO(encoded)).PatientName)
+        if path.stem != "undeclared-utf8":  # pydicom takes its name for Latin-1
+            assert names[path.stem] == str(pydicom.dcmread(path).PatientName)
+    assert (len(names), names["undeclared-utf8"]) == (7, "\u738b^\u5c0f\u4e1c")
