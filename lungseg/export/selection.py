@@ -11,11 +11,13 @@ from lungseg import storage
 from lungseg.arrays import Row
 from lungseg.config import ExportSettings
 from lungseg.errors import InputError, SettingsError
+from lungseg.ingest.file_names import normal_form
 from lungseg.plurals import counted
 from lungseg.predictions.parts import part_files, read_part, recorded_digests
 from lungseg.schema import USABLE
 from lungseg.storage.files import digest_bytes
 
+_NAMES = ("image_id", "dataset", "patient_id", "source_uri")  # compared in one Unicode form
 _READERS = 8  # threads that read parts: reading from a bucket is mostly waiting
 
 
@@ -90,6 +92,9 @@ def evaluate_query(rows: pa.Table, where: str) -> NDArray[np.bool_]:
 
     """
     frame = rows.drop_columns(["mask"]).to_pandas()
+    for name in _NAMES:
+        frame[name] = frame[name].map(normal_form, na_action="ignore")
+    where = normal_form(where)
     if not where:
         return np.ones(len(frame), bool)
     try:

@@ -21,7 +21,13 @@ from lungseg.schema import MANIFEST, Record
 logger = logging.getLogger(__name__)
 
 _LISTINGS = (".csv", ".tsv", ".parquet")
-_FINAL_CODES = {"duplicate_id", "listed_twice", "no_image", "one_sided_mask"}  # found without reading the files
+_FINAL_CODES = {
+    "duplicate_id",
+    "listed_twice",
+    "no_image",
+    "one_sided_mask",
+    "unmatched_mask",
+}  # found without reading the files
 _READERS = 16  # threads that stat objects in a bucket
 
 
@@ -53,11 +59,11 @@ def list_items(settings: InferSettings, preprocess: PreprocessSettings, key: byt
 def _items(archive: str, settings: InferSettings, preprocess: PreprocessSettings, key: bytes | None) -> list[Item]:
     if storage.try_stat(archive) is not None:
         listed = _select(_from_file(archive, settings, key), storage.parent_of(archive), settings.pattern)
-        return [Item(record) for record in record_checks.reject_duplicate_ids(listed)]
+        return _checked_items(listed)
     prepared = catalog.list_datasets(archive)
     if not prepared:
         records = _select(sources.discover(archive), archive, settings.pattern)
-        return [Item(record) for record in record_checks.reject_duplicate_ids(records)]
+        return _checked_items(records)
     _require_only_prepared(archive, prepared)
     opened = [catalog.open_dataset(folder) for folder in prepared]
     for folder in catalog.list_unfinished(archive):
@@ -78,6 +84,10 @@ def count_skipped(archive: str) -> int:
     if storage.try_stat(archive) is not None or not catalog.list_datasets(archive):
         return 0
     return len(catalog.list_unfinished(archive))
+
+
+def _checked_items(records: list[Record]) -> list[Item]:
+    return [Item(record) for record in record_checks.flag_missing_masks(record_checks.reject_duplicate_ids(records))]
 
 
 def _require_only_prepared(archive: str, prepared: Sequence[str]) -> None:
@@ -130,7 +140,8 @@ def _select(records: list[Record], folder: str, pattern: str) -> list[Record]:
 
 
 def _matches(record: Record, folder: str, pattern: str) -> bool:
-    return not pattern or fnmatch.fnmatch(file_names.relative_path(folder, record.image_uri), pattern)
+    path = file_names.relative_path(folder, record.image_uri)
+    return not pattern or fnmatch.fnmatch(path, file_names.normal_form(pattern))
 
 
 def stat_files(uris: set[str], folder: str = "") -> dict[str, Stat]:

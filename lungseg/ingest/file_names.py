@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from urllib.parse import unquote
@@ -9,6 +10,10 @@ from urllib.parse import unquote
 from lungseg import storage
 from lungseg.imaging.codecs import SUFFIXES
 
+MAX_ID = 200
+"""Longest id in bytes. A file name may have 255, and exports and tars add a suffix to the id."""
+
+_MAX_DATASET = 150  # names of tars and runs contain the name of the dataset
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 _SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini"})
 _TEXT_FILES = re.compile(
@@ -19,9 +24,14 @@ _TEXT_FILES = re.compile(
 
 
 def relative_path(folder: str, uri: str) -> str:
-    """Return the path of a file below a folder, without the percent-encoding of a URI."""
+    """Return the path of a file below a folder in normal form, without the percent-encoding of a URI."""
     relative = uri[len(folder) :].lstrip("/")
-    return unquote(relative) if "://" in uri else relative
+    return normal_form(unquote(relative) if "://" in uri else relative)
+
+
+def normal_form(name: str) -> str:
+    """Return a name with composed characters (Unicode NFC); macOS and some archives store them decomposed."""
+    return unicodedata.normalize("NFC", name)
 
 
 def is_system_file(path: str) -> bool:
@@ -60,15 +70,27 @@ def stem(path: str) -> str:
 
 
 def image_id(name: str) -> str:
-    """Build an id from characters that are safe in tar members; add a digest if characters were replaced."""
+    """Build an id from characters that are safe in tar members; add a digest if characters were replaced.
+
+    A longer id than MAX_ID is cut and gets a longer digest of the name. The id depends on the name only.
+    """
+    name = normal_form(name)
     flat = name.replace("/", "_")
     safe = _UNSAFE.sub("_", flat)
-    return safe if safe == flat else f"{safe}-{short_digest(name)}"
+    return shorten(safe if safe == flat else f"{safe}-{short_digest(name)}", name, MAX_ID)
+
+
+def shorten(own: str, name: str, length: int) -> str:
+    """Cut an id, and add 16 hexadecimal digits of the SHA-256 of the name that it was made from."""
+    if len(own) <= length:
+        return own
+    return f"{own[: length - 17]}-{_digest(name)[:16]}"
 
 
 def dataset_name(folder: str) -> str:
-    """Name a dataset after its folder, in lower case and characters that are safe in paths."""
-    return _UNSAFE.sub("_", storage.name_of(folder)).strip("_").lower() or "archive"
+    """Name a dataset after its folder, in lower case and characters that are safe in paths; 150 at most."""
+    name = normal_form(storage.name_of(folder))
+    return shorten(_UNSAFE.sub("_", name).strip("_").lower() or "archive", name, _MAX_DATASET)
 
 
 def dataset_names(titles: Iterable[str], archive: str) -> dict[str, str]:
@@ -83,4 +105,8 @@ def dataset_names(titles: Iterable[str], archive: str) -> dict[str, str]:
 
 def short_digest(name: str) -> str:
     """Return the first six hexadecimal digits of the SHA-256 of a name."""
-    return hashlib.sha256(name.encode()).hexdigest()[:6]
+    return _digest(name)[:6]
+
+
+def _digest(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()

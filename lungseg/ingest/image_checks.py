@@ -13,6 +13,7 @@ from lungseg.imaging import codecs
 from lungseg.imaging.dicom.reader import Tags, is_dicom
 from lungseg.imaging.orientation import UPRIGHT
 from lungseg.imaging.thumbnails import border_pixels, correlation, find_visible_area, percentile_ranks, thumbnail
+from lungseg.ingest.label_maps import is_label_map
 from lungseg.ingest.reason_codes import Note
 
 _MIN_SIDE = 32  # px; a smaller image is a thumbnail or an icon
@@ -45,7 +46,7 @@ def read_image(content: bytes, display_name: str, key: bytes | None = None) -> C
     """Decode a file and check it; return one grey image with light bones.
 
     Raises:
-        ImageError: the codes of `codecs.read_image`, and `too_small`, `extreme_aspect`, `colour`, `blank`.
+        ImageError: the codes of `codecs.read_image` and of `check_pixels`.
 
     """
     pixels, tags = codecs.read_image(content, display_name, key)
@@ -69,7 +70,7 @@ def check_pixels(pixels: Pixels, display_name: str) -> tuple[Grey, tuple[Note, .
     """Check decoded pixels, u8 or u16[H,W] or [H,W,3]; return the grey image, its repairs and its flags.
 
     Raises:
-        ImageError: `too_small`, `extreme_aspect`, `colour` or `blank`.
+        ImageError: `too_small`, `extreme_aspect`, `colour`, `two_valued` or `blank`.
 
     """
     _refuse_shape(pixels.shape[0], pixels.shape[1], display_name)
@@ -78,6 +79,7 @@ def check_pixels(pixels: Pixels, display_name: str) -> tuple[Grey, tuple[Note, .
         _refuse_colour(pixels, display_name)
         repairs += (Note("grey_as_colour", f"{display_name} stores a grey image as colour: its luma is used"),)
         pixels = codecs.to_grey(pixels)
+    _refuse_label_map(pixels, display_name)
     _refuse_blank(pixels, display_name)
     upright, sideways = chest_likeness(pixels)
     if upright <= _INVERTED and -upright >= _OVER_SIDEWAYS * sideways:
@@ -145,6 +147,15 @@ def _refuse_colour(pixels: Pixels, display_name: str) -> None:
             "colour",
             f"{display_name} is truly coloured (its channels correlate by {lowest:.2f}, those of a grey image by "
             f"{_MIN_GREY_CORRELATION} or more): export the radiograph without overlay, or remove it",
+        )
+
+
+def _refuse_label_map(image: Grey, display_name: str) -> None:
+    if is_label_map(image):
+        raise ImageError(
+            "two_valued",
+            f"{display_name} has only a few grey values: a mask, not an X-ray; move it to a folder `masks` beside the "
+            "images, or remove it",
         )
 
 

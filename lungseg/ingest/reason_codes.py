@@ -45,6 +45,7 @@ _REJECTED: tuple[tuple[str, str, str], ...] = (
     ("too_large", "The header announces more pixels than any radiograph has.", "Check the file, or remove it."),
     ("too_small", "A side is shorter than 32 px, as in a thumbnail or an icon.", "Use the original image."),
     ("depth", "The pixels are neither 8 nor 16 bit grey values.", "Export the image as 8 or 16 bit grey."),
+    ("two_valued", "The picture has only a few grey values, as a mask or a label map.", "Remove it from the X-rays."),
     ("blank", "The image has almost only one grey value.", "Export the image again, or remove it."),
     (
         "colour",
@@ -98,6 +99,11 @@ _REJECTED: tuple[tuple[str, str, str], ...] = (
         "Save the mask in the orientation of its image.",
     ),
     ("one_sided_mask", "Only the left or only the right lung has a mask.", "Add the other mask, or remove the image."),
+    (
+        "unmatched_mask",
+        "The mask matches no image, or its image has another mask of the same name.",
+        "Give the mask the name of its image, or remove it.",
+    ),
     ("duplicate_id", "Another image has the same id.", "Rename one of the files."),
     ("listed_twice", "The listing names the same image in an earlier row.", "Remove one of the rows."),
     ("no_image", "The row of the listing names no image.", "Fill in the cell, or remove the row."),
@@ -152,6 +158,11 @@ _FLAGS: tuple[tuple[str, str, str], ...] = (
         "The DICOM tags or the listing name the view with words that lungseg does not know, or a frontal and a "
         "lateral view.",
         "Look at the image; correct the tag.",
+    ),
+    (
+        "no_mask",
+        "Other images of this dataset have a mask of the lungs, this one has none.",
+        "Add the mask, if it should have one.",
     ),
     ("mask_touches_border", "The mask touches the border of the image.", "Check that the lungs are not cut off."),
     ("mask_one_component", "Both lungs are one connected component.", "Separate the lungs if they do not touch."),
@@ -215,6 +226,11 @@ def with_notes(record: Record, notes: Sequence[Note]) -> Record:
     messages = [record.message, *(note.message for note in notes)]
     codes = (*record.codes, *(note.code for note in notes))
     return replace(record, codes=codes, message="; ".join(filter(None, messages)))
+
+
+def is_unmatched_mask(record: Record) -> bool:
+    """Return whether a record stands for a mask that matches no image."""
+    return "unmatched_mask" in record.codes
 
 
 def as_markdown() -> str:

@@ -56,6 +56,18 @@ def reject_duplicate_ids(
     return checked
 
 
+def flag_missing_masks(records: Sequence[Record]) -> list[Record]:
+    """Flag the usable images without a mask of the lungs in datasets where other images have one."""
+    missing = Note("no_mask")
+    masked = {record.dataset for record in records if record.usable and "lung" in record.mask_classes}
+    return [
+        replace(record, flags=(*record.flags, missing.code))
+        if record.usable and record.dataset in masked and "lung" not in record.mask_classes
+        else record
+        for record in records
+    ]
+
+
 def open_record(
     record: Record,
     preprocess: PreprocessSettings = _DEFAULT,

@@ -68,7 +68,8 @@ def run(settings: PrepareSettings) -> None:
     folders = list(dict.fromkeys(plan.folder for plan in plans))
     sizes = counted(len(records), "input"), counted(len(folders), "dataset"), counted(len(plans), "tar")
     logger.info("%s, %s, %s", *sizes)
-    inputs, first = len(records), [record.image_uri for record in records if record.usable][:_SNIFFED_FILES]
+    inputs = sum(len(plan.records) for plan in plans)
+    first = [record.image_uri for record in records if record.usable][:_SNIFFED_FILES]
     del records  # the plans hold them
     dataset_writer.begin_datasets(plans)
     connect()
@@ -134,7 +135,7 @@ def _with_landmarks(settings: PrepareSettings) -> PreprocessSettings:
         raise SettingsError("--match-to computes landmarks and --preprocess.landmarks sets them: pass one of them")
     source = storage.resolve(settings.match_to)
     is_file = storage.try_stat(source) is not None
-    paths = [source] if is_file else [record.image_uri for record in sources.discover(source)]
+    paths = [source] if is_file else [record.image_uri for record in sources.discover(source) if record.usable]
     references = paths[:: -(-len(paths) // _MAX_REFERENCES)]
     logger.info("computing landmarks from %d of %s in %s", len(references), counted(len(paths), "image"), source)
     return preprocess.model_copy(update={"landmarks": _compute_landmarks(references, source)})
@@ -187,7 +188,7 @@ def _records(settings: PrepareSettings, out: str, key: bytes | None) -> list[Rec
     planned = planned_ids(records, out)
     if settings.listing:
         records = sources.keep_ids(records, planned)
-    return record_checks.reject_duplicate_ids(records, planned)
+    return record_checks.flag_missing_masks(record_checks.reject_duplicate_ids(records, planned))
 
 
 def _list(settings: PrepareSettings, out: str, key: bytes | None) -> list[Record]:

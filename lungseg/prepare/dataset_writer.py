@@ -47,7 +47,8 @@ def finish_dataset(plans: Sequence[ShardPlan]) -> dict[str, Any]:
     folder = plans[0].folder
     parts = [_read_part(plan) for plan in plans]
     shards = [shard for shard, _, _ in parts]
-    records = _without_outliers(pa.concat_tables([records for _, records, _ in parts]))
+    unmatched = table([record.to_dict() for record in plans[0].unmatched_masks], MANIFEST)
+    records = _without_outliers(pa.concat_tables([*(records for _, records, _ in parts), unmatched]))
     index = _usable_rows(pa.concat_tables([index for _, _, index in parts]), records)
     del parts  # GiB for an archive of millions
     statuses = records.column("status").to_pylist()

@@ -4,13 +4,14 @@ import json
 import logging
 from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
 from lungseg import storage
 from lungseg.config import OddMasks, PreprocessSettings
 from lungseg.errors import InputError
+from lungseg.ingest.reason_codes import is_unmatched_mask
 from lungseg.schema import SCHEMA, Record, table
 
 logger = logging.getLogger(__name__)
@@ -26,7 +27,11 @@ _BYTES_PER_PX, _BYTES_PER_SAMPLE = 0.62, 4096
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """The records of one tar, `max_inputs` at most, and how they are checked and prepared."""
+    """The records of one tar, `max_inputs` at most, and how they are checked and prepared.
+
+    unmatched_masks: of the whole dataset, for its manifest; in the first tar's plan only. They are in no tar, so that
+    no tar changes when one of them gets an image.
+    """
 
     folder: str
     name: str
@@ -34,6 +39,7 @@ class ShardPlan:
     preprocess: PreprocessSettings
     max_inputs: int
     odd_masks: OddMasks = "flag"
+    unmatched_masks: tuple[Record, ...] = ()
 
     def to_json(self) -> str:
         """Encode as text: Ray Data would infer the types of nested objects for each block."""
@@ -99,11 +105,14 @@ def plan_shards(
         by_dataset[record.dataset].append(record)
     for dataset, members in sorted(by_dataset.items()):
         folder = storage.join(out, dataset)
-        earlier = _read_plan(folder, members, _settings_digest(preprocess, max_inputs))
-        shards = assign_to_shards(members, earlier, dataset, max_inputs)
-        plans += [
+        unmatched = tuple(record for record in members if is_unmatched_mask(record))
+        images = [record for record in members if not is_unmatched_mask(record)]
+        earlier = _read_plan(folder, images, _settings_digest(preprocess, max_inputs))
+        shards = assign_to_shards(images, earlier, dataset, max_inputs)
+        planned = [
             ShardPlan(folder, name, tuple(inside), preprocess, max_inputs, odd_masks) for name, inside in shards.items()
         ]
+        plans += [replace(plan, unmatched_masks=unmatched) for plan in planned[:1]] + planned[1:]
     return plans
 
 

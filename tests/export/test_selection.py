@@ -63,3 +63,12 @@ def test_folder_with_other_files_is_refused(predictions: Path, tmp_path: Path) -
     with pytest.raises(InputError, match=r"masks has files, but .*mine has no export\.json"):
         selection.reserve_output(str(tmp_path / "mine"), str(predictions), ExportSettings())
     assert not (tmp_path / "mine" / "export.json").exists()
+
+
+@pytest.mark.parametrize("name", ["Mu\u0308ller", "M\u00fcller"])
+def test_query_compares_names_in_one_unicode_form(name: str, draw_pair: DrawPair, tmp_path: Path) -> None:
+    mask = draw_pair(1, 40, 40)[1]
+    sources = ["/x/M\u00fcller.png", "/x/Mu\u0308ller.png", "/x/b.png"]
+    rows = [prediction_row(str(number), source, mask) for number, source in enumerate(sources)]
+    selected = selection.evaluate_query(table(rows, PREDICTIONS), f"source_uri.str.contains('{name}')")
+    assert selected.tolist() == [True, True, False]

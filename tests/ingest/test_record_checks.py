@@ -274,3 +274,12 @@ def test_listed_views_are_checked_without_the_listing(make_record: MakeRecord) -
     for view, code in (("LATERALE", "lateral_view"), ("L", "lateral_view"), ("OBL", "oblique_view")):
         checked, image, _ = record_checks.open_record(replace(make_record(IMAGE), view=view))
         assert (checked.status, checked.codes, image) == ("rejected", (code,), None)
+
+
+def test_missing_masks_are_flagged_where_others_exist() -> None:
+    masked = Record("a", "north", "/x/a.png", ("/m/a.png",), ("lung",))
+    heart = Record("b", "north", "/x/b.png", ("/m/b.png",), ("heart",))
+    rejected = Record("c", "north", "/x/c.png", status="rejected")
+    elsewhere = Record("d", "south", "/x/d.png")
+    flagged = record_checks.flag_missing_masks([masked, heart, rejected, elsewhere])
+    assert [record.flags for record in flagged] == [(), ("no_mask",), (), ()]

@@ -514,3 +514,14 @@ def test_missing_member_is_refused(missing: str) -> None:
     del members[missing]
     with pytest.raises(ShardError, match=r"x\.tar"):
         shard_format.decode_sample(members, "x.tar")
+
+
+def test_unmatched_masks_are_in_the_manifest_and_no_tar(own_archive: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (own_archive / "north" / "images" / "north_00.png").rename(tmp_path / "away.png")
+    dataset_writer.write_datasets(planned(own_archive, out))
+    info = storage.read_json(str(out / "north" / "dataset.json"))
+    assert (info["inputs"], info["codes"]["rejected"]["unmatched_mask"]) == (5, 1)
+    manifest = storage.read_table(str(out / "north" / "manifest.parquet"))
+    assert manifest.column("image_uri").to_pylist()[-1] == str(own_archive / "north" / "masks" / "north_00.png")
+    assert sum(shard["samples"] for shard in info["shards"]) == 4

@@ -8,9 +8,11 @@ from lungseg import storage
 from lungseg.errors import InputError
 from lungseg.imaging.codecs import SUFFIXES
 from lungseg.ingest.file_names import dataset_name, is_image, is_system_file, relative_path
+from lungseg.ingest.reason_codes import is_unmatched_mask
 from lungseg.ingest.sources import any_folder, jsrt, montgomery_shenzhen
 from lungseg.ingest.sources.any_folder import pair_folders
 from lungseg.ingest.sources.listing import keep_ids, pseudonymise_patient, read_listing
+from lungseg.ingest.sources.mask_matching import group_by_dataset
 from lungseg.schema import Record
 
 __all__ = [
@@ -39,9 +41,10 @@ SOURCES: tuple[Source, ...] = (jsrt.recognise, montgomery_shenzhen.recognise, an
 def discover(folder: str, dataset: str = "") -> list[Record]:
     """List the X-rays of an archive of any known layout, each with its masks; sorted by dataset and id.
 
-    Known layouts, at any depth: Shenzhen and Montgomery as published and as merged on Kaggle, JSRT with the SCR masks,
-    `images` or `CXR_png` beside `masks` or `ManualMask`. Images elsewhere have no masks. `dataset` names all records;
-    otherwise each source does. No image is opened.
+    Known layouts, at any depth: nnU-Net and Medical Segmentation Decathlon, Shenzhen and Montgomery as published and as
+    merged on Kaggle, JSRT with the SCR masks, a folder of images beside folders of masks. Images elsewhere have no
+    masks. A mask of lungs that matches no image becomes a rejected record; masks of other structures
+    are counted in the log. `dataset` names all records; otherwise each source does. No image is opened.
 
     Raises:
         InputError: the folder does not exist, has no image, or has images and masks and no mask matches.
@@ -50,19 +53,40 @@ def discover(folder: str, dataset: str = "") -> list[Record]:
     uris = storage.list_files(folder)
     remaining: Sequence[str] = [uri for uri in uris if not is_system_file(relative_path(folder, uri))]
     system_files = len(uris) - len(remaining)
+    other_masks = _other_masks(folder, remaining)
     records: list[Record] = []
     for source in SOURCES:
-        recognised = source(folder, remaining)
+        recognised = [record for record in source(folder, remaining) if record.image_uri not in other_masks]
         claimed = {uri for record in recognised for uri in (record.image_uri, *record.mask_uris)}
         remaining = [uri for uri in remaining if uri not in claimed]
         records += recognised
-    others = sum(not is_image(uri) for uri in remaining)
-    if others or system_files:
-        logger.info("%s: ignored %d files of other types and %d of operating systems", folder, others, system_files)
-    if not records:
+    _log_ignored(folder, [uri for uri in remaining if uri not in other_masks], system_files)
+    _warn_of_other_masks(folder, sorted(other_masks.intersection(remaining)))
+    if all(is_unmatched_mask(record) for record in records):
         raise InputError(
             f"{folder}: no image in it; expected {', '.join(SUFFIXES)} files, or images/ and masks/ folders"
         )
     if dataset:
         records = [replace(record, dataset=dataset) for record in records]
     return sorted(records, key=lambda record: (record.dataset, record.image_id, record.image_uri))
+
+
+def _other_masks(folder: str, files: Sequence[str]) -> set[str]:
+    """List the files in folders of masks that are not of lungs, as `infection masks`."""
+    groups = group_by_dataset(folder, (uri for uri in files if is_image(uri)))
+    return {uri for group in groups.values() for uri in group.other_masks}
+
+
+def _log_ignored(folder: str, remaining: Sequence[str], system_files: int) -> None:
+    others = sum(not is_image(uri) for uri in remaining)
+    if others or system_files:
+        logger.info("%s: ignored %d files of other types and %d of operating systems", folder, others, system_files)
+
+
+def _warn_of_other_masks(folder: str, ignored: Sequence[str]) -> None:
+    if ignored:
+        logger.warning(
+            "%s: ignored %d masks that are not of lungs by the name of their folder (first: %s); if they are, name the "
+            "folder `lung masks`",
+            *(folder, len(ignored), ignored[0]),
+        )

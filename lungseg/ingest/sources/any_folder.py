@@ -1,6 +1,5 @@
 """Folders of images with or without folders of masks; the source of every image that no other source recognises."""
 
-import logging
 from collections.abc import Sequence
 
 from lungseg import storage
@@ -8,16 +7,14 @@ from lungseg.errors import InputError
 from lungseg.imaging.codecs import SUFFIXES
 from lungseg.ingest.file_names import is_image, is_system_file, relative_path
 from lungseg.ingest.sources import montgomery_shenzhen
-from lungseg.ingest.sources.mask_matching import DatasetFiles, group_by_dataset, match_masks, names_by_root
+from lungseg.ingest.sources.mask_matching import DatasetFiles, group_by_dataset, match_and_warn, names_by_root
 from lungseg.schema import Record
-
-logger = logging.getLogger(__name__)
 
 
 def recognise(folder: str, files: Sequence[str]) -> list[Record]:
-    """Take every image, with its masks if `images` or `CXR_png` is beside `masks`, `mask` or `ManualMask`.
+    """Take every image, with its masks if a folder of images is beside a folder of masks (`folder_kinds`).
 
-    Images elsewhere have no masks. Masks that match no image are logged as a warning.
+    Images elsewhere have no masks. Masks that match no image become rejected records and are logged as a warning.
 
     Raises:
         InputError: there are images and masks and no mask matches.
@@ -28,8 +25,14 @@ def recognise(folder: str, files: Sequence[str]) -> list[Record]:
     return [
         record
         for root, group in groups.items()
-        for record in _match_and_warn(group, names.get(root, ""), storage.join(folder, root) if root else folder)
+        for record in match_and_warn(group, _name_of(root, names), storage.join(folder, root) if root else folder)
     ]
+
+
+def _name_of(root: str, names: dict[str, str]) -> str:
+    """Return the name of a dataset; masks without images belong to the next dataset above, or else to the first."""
+    above = (root[: len(root) - cut] for cut in range(len(root) + 1))
+    return next((names[folder] for folder in above if folder in names), min(names.values(), default=""))
 
 
 def pair_folders(images: str, masks: str, dataset: str) -> list[Record]:
@@ -48,19 +51,9 @@ def pair_folders(images: str, masks: str, dataset: str) -> list[Record]:
         raise InputError(f"{masks}: no mask in it; expected {', '.join(SUFFIXES)} files, named as their images")
     if not files.images:
         raise InputError(f"{images}: no image in it; expected {', '.join(SUFFIXES)} files")
-    return montgomery_shenzhen.add_findings(_match_and_warn(files, dataset, masks))
+    return montgomery_shenzhen.add_findings(match_and_warn(files, dataset, masks))
 
 
 def _list_images(folder: str) -> list[tuple[str, str]]:
     paths = [(relative_path(folder, uri), uri) for uri in storage.list_files(folder)]
     return [(path, uri) for path, uri in paths if is_image(path) and not is_system_file(path)]
-
-
-def _match_and_warn(files: DatasetFiles, dataset: str, folder: str) -> list[Record]:
-    records = match_masks(files, dataset, folder)
-    masks = files.mask_uris()
-    unmatched = sorted(set(masks) - {uri for record in records for uri in record.mask_uris})
-    if unmatched:
-        count = f"{len(unmatched)} of {len(masks)}" if records else len(unmatched)
-        logger.warning("%s: %s masks match no image (first: %s)", folder, count, unmatched[0])
-    return records

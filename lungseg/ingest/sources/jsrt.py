@@ -15,6 +15,7 @@ from lungseg.errors import InputError
 from lungseg.ingest.file_names import relative_path
 from lungseg.ingest.reason_codes import reject
 from lungseg.ingest.sources.demographics import parse_age_group, parse_sex
+from lungseg.ingest.sources.folder_kinds import kind_of
 from lungseg.ingest.sources.mask_matching import ONE_SIDED_MASK
 from lungseg.schema import Record
 
@@ -73,11 +74,20 @@ def _add_file(jsrt_files: _Files, path: str, uri: str) -> None:
     match = _FILE.fullmatch(name)
     if not match:
         return
-    kind = re.sub(r"[ _-]", "", folders[-1].lower()) if folders else ""
+    kind = _kind(folders[-1]) if folders else ""
     if kind in _CLASSES:
         jsrt_files.masks[match[1].upper()].append((kind, uri))
     else:
         jsrt_files.images.append((match[1].upper(), uri))
+
+
+def _kind(folder: str) -> str:
+    """Return the key in _CLASSES of a folder's name; others, as `lung masks` or `leftMask`, by their words."""
+    name = re.sub(r"[ _-]", "", folder.lower())
+    kind = kind_of(folder)
+    if name in _CLASSES or kind is None or kind.content != "lungs":
+        return name
+    return {"leftmask": "leftlung", "rightmask": "rightlung"}.get(kind.side, "masks")
 
 
 def _record(name: str, uri: str, masks: list[tuple[str, str]], person: AgeAndSex) -> Record:

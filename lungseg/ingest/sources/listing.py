@@ -12,10 +12,11 @@ from lungseg.config import ListingColumns
 from lungseg.errors import ImageError, InputError
 from lungseg.imaging.dicom.pseudonym import pseudonym
 from lungseg.imaging.dicom.tags import refuse_view
-from lungseg.ingest.file_names import dataset_name, dataset_names, image_id, short_digest, stem
+from lungseg.ingest.file_names import dataset_name, dataset_names, image_id, normal_form, short_digest, stem
 from lungseg.ingest.reason_codes import Note, reject
 from lungseg.ingest.sources.demographics import parse_age_group, parse_sex
 from lungseg.ingest.sources.mask_matching import ONE_SIDED_MASK
+from lungseg.ingest.sources.stored_names import stored_names
 from lungseg.ingest.sources.text_tables import column_names, read_columns
 from lungseg.ingest.views import classify_listed_view
 from lungseg.schema import Record
@@ -107,11 +108,15 @@ def _open(path: str, columns: ListingColumns) -> _Listing:
     if not cells[roles["image"]]:
         raise InputError(f"{path}: no rows, expected one for each image: fill it in")
     folder = storage.parent_of(path)
+    named = {roles["image"], *(column for _, column in masks)}
+    uris = {column: [_uri(folder, cell) for cell in cells[column]] for column in named}
+    stored = stored_names(uri for column in uris.values() for uri in column)
+    uris = {column: [stored.get(uri, uri) for uri in listed] for column, listed in uris.items()}
     return _Listing(
         path,
-        {role: cells[column] for role, column in roles.items()},
-        [(kind, [_uri(folder, cell) for cell in cells[column]]) for kind, column in masks],
-        [_uri(folder, cell) for cell in cells[roles["image"]]],
+        {role: [normal_form(cell) for cell in cells[column]] for role, column in roles.items()},
+        [(kind, uris[column]) for kind, column in masks],
+        uris[roles["image"]],
     )
 
 

@@ -1,18 +1,23 @@
 """Group files by dataset and kind, from the folders above them, and match masks to images by name."""
 
+import logging
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from lungseg import storage
 from lungseg.errors import InputError
 from lungseg.ingest.file_names import dataset_names, image_id, relative_path, stem
-from lungseg.ingest.reason_codes import Note, reject
+from lungseg.ingest.reason_codes import Note, is_unmatched_mask, reject
+from lungseg.ingest.sources.folder_places import Place, find_places
 from lungseg.schema import Record
 
-_IMAGES = frozenset({"images", "cxr_png"})
-_MASKS = frozenset({"masks", "mask", "manualmask"})
-_SIDES = frozenset({"leftmask", "rightmask"})
+logger = logging.getLogger(__name__)
+
 ONE_SIDED_MASK = Note("one_sided_mask", "only the left or the right mask exists: add the other, or remove the image")
+
+UNMATCHED = "_unmatched_mask"
+"""End of the id of a mask without an image."""
 
 Images = dict[str, str]
 """Name of an image (its path below its folder, without suffix) -> its uri."""
@@ -23,11 +28,15 @@ Masks = dict[str, list[str]]
 
 @dataclass
 class DatasetFiles:
-    """The images and masks of one dataset; masks by side, `` for files of both lungs."""
+    """The images and masks of one dataset; masks by side, `` for files of both lungs.
+
+    other_masks: files in folders of masks that are not of lungs.
+    """
 
     images: Images = field(default_factory=dict)
     masks: defaultdict[str, Masks] = field(default_factory=lambda: defaultdict(dict))
     same_name_images: list[tuple[str, str]] = field(default_factory=list)
+    other_masks: list[str] = field(default_factory=list)
 
     def add_image(self, path: str, uri: str) -> None:
         """Add an image; further images of one name are kept separately."""
@@ -48,9 +57,13 @@ class DatasetFiles:
 
 def group_by_dataset(folder: str, uris: Iterable[str]) -> dict[str, DatasetFiles]:
     """Group image and mask files by the root of their dataset, a path below the folder."""
+    paths = [(relative_path(folder, uri), uri) for uri in uris]
+    places = find_places({path.rpartition("/")[0] for path, _ in paths})
     groups: defaultdict[str, DatasetFiles] = defaultdict(DatasetFiles)
-    for uri in uris:
-        _add_file(groups, relative_path(folder, uri), uri)
+    for path, uri in paths:
+        directory, _, name = path.rpartition("/")
+        place = places[directory]
+        _add_file(groups[place.root], place, f"{place.path}/{name}" if place.path else name, uri)
     return dict(groups)
 
 
@@ -59,8 +72,23 @@ def names_by_root(folder: str, groups: dict[str, DatasetFiles]) -> dict[str, str
     return dataset_names((root for root, files in groups.items() if files.images), folder)
 
 
+def match_and_warn(files: DatasetFiles, dataset: str, folder: str) -> list[Record]:
+    """Build the records of `match_masks`, and log a warning if masks match no image.
+
+    Raises:
+        InputError: there are images and masks and no mask matches.
+
+    """
+    records = match_masks(files, dataset, folder)
+    unmatched = sorted(record.image_uri for record in records if is_unmatched_mask(record))
+    if unmatched:
+        count = f"{len(unmatched)} of {len(files.mask_uris())}" if files.images else len(unmatched)
+        logger.warning("%s: %s masks match no image (first: %s)", folder, count, unmatched[0])
+    return records if dataset else []  # no images in the whole archive
+
+
 def match_masks(files: DatasetFiles, dataset: str, folder: str) -> list[Record]:
-    """Build a record of each image with its masks.
+    """Build a record of each image with its masks, and a rejected one of each mask that no image has.
 
     Raises:
         InputError: there are images and masks and no mask matches.
@@ -73,30 +101,41 @@ def match_masks(files: DatasetFiles, dataset: str, folder: str) -> list[Record]:
         raise InputError(
             f"{folder}: no mask has the name of an image ({min(masks)}): name it NAME.png or NAME_mask.png"
         )
-    return records
+    return [*records, *_unmatched_masks(files, records, dataset)]
 
 
-def _add_file(groups: defaultdict[str, DatasetFiles], path: str, uri: str) -> None:
-    """Add one file: the names of the folders above it give its kind and its dataset."""
-    *folders, name = path.split("/")
-    lowered = [folder.lower() for folder in folders]
-    depth = next((i for i in reversed(range(len(lowered))) if lowered[i] in _IMAGES or lowered[i] in _MASKS), None)
-    if depth is None:
-        groups[""].add_image(path, uri)
-        return
-    files, rest = groups["/".join(folders[:depth])], [*folders[depth + 1 :], name]
-    if lowered[depth] in _IMAGES:
-        files.add_image("/".join(rest), uri)
-        return
-    side = lowered[depth + 1] if lowered[depth + 1 :] and lowered[depth + 1] in _SIDES else ""
-    files.add_mask("/".join(rest[1:] if side else rest), uri, side)
+def _unmatched_masks(files: DatasetFiles, records: Iterable[Record], dataset: str) -> list[Record]:
+    """Build a rejected record of each mask file that is in no record, so that it is counted."""
+    matched = {uri for record in records for uri in record.mask_uris}
+    names = [(name, uris, uri) for masks in files.masks.values() for name, uris in masks.items() for uri in uris]
+    return [_unmatched(name, uri, dataset, matched & {*uris}) for name, uris, uri in names if uri not in matched]
+
+
+def _unmatched(name: str, uri: str, dataset: str, others: set[str]) -> Record:
+    own = f"{image_id(name)}{UNMATCHED}"
+    problem = "matches no image: give it the name of its image, or remove it"
+    if others:
+        problem = f"is not used, because {storage.name_of(min(others))} has the same name: remove one of them"
+    note = Note("unmatched_mask", f"mask {storage.name_of(uri)} {problem}")
+    return reject(Record(own, dataset, uri, patient_id=own), note)
+
+
+def _add_file(files: DatasetFiles, place: Place, path: str, uri: str) -> None:
+    if place.content == "other":
+        files.other_masks.append(uri)
+    elif place.content == "lungs":
+        files.add_mask(path, uri, place.side)
+    else:
+        files.add_image(path, uri)
 
 
 def _record(name: str, uri: str, files: DatasetFiles, dataset: str) -> Record:
     matches = [masks.get(name) or masks.get(f"{name}_mask") for _, masks in sorted(files.masks.items())]
-    suffix = uri[len(stem(uri)) :]
+    suffix = uri[len(stem(uri)) :].lower()
     # Of several masks, take the one with the image's suffix: the others may belong to another image of this name.
-    mask_uris = tuple(next((mask for mask in uris if mask.endswith(suffix)), uris[0]) for uris in matches if uris)
+    mask_uris = tuple(
+        next((mask for mask in uris if mask.lower().endswith(suffix)), uris[0]) for uris in matches if uris
+    )
     record_id = image_id(name)
     classes = ("lung",) * len(mask_uris)
     record = Record(record_id, dataset, uri, mask_uris, classes, patient_id=record_id)

@@ -12,8 +12,9 @@ from dataclasses import replace
 from lungseg import storage
 from lungseg.errors import InputError
 from lungseg.ingest.file_names import is_image, relative_path
+from lungseg.ingest.reason_codes import is_unmatched_mask
 from lungseg.ingest.sources.demographics import parse_clinical_reading
-from lungseg.ingest.sources.mask_matching import group_by_dataset, match_masks, names_by_root
+from lungseg.ingest.sources.mask_matching import UNMATCHED, group_by_dataset, match_and_warn, names_by_root
 from lungseg.schema import Record
 
 logger = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ def recognise(folder: str, files: Sequence[str]) -> list[Record]:
     uris_by_image = {}
     for root, group in groups.items():
         if any(_ID.match(name) for name in group.images):
-            matched = match_masks(group, names[root], storage.join(folder, root) if root else folder)
+            matched = match_and_warn(group, names[root], storage.join(folder, root) if root else folder)
             for record in matched:
                 if (root, record.image_id) in readings:
                     uris_by_image[record.image_uri] = readings[root, record.image_id]
@@ -67,12 +68,20 @@ def add_findings(records: list[Record]) -> list[Record]:
 
 def _split_hospitals(records: list[Record]) -> list[Record]:
     """Split a folder that merges both hospitals, as on Kaggle; cross-dataset studies need them separately."""
-    hospitals = {
-        record.image_uri: _HOSPITALS[match["set"]] for record in records if (match := _ID.match(record.image_id))
-    }
-    if len(set(hospitals.values())) < 2:
+    hospitals = {record.image_id: _hospital(record) for record in records}
+    names = sorted(
+        {name for record in records if not is_unmatched_mask(record) and (name := hospitals[record.image_id])}
+    )
+    if len(names) < 2:
         return records
-    return [replace(record, dataset=hospitals.get(record.image_uri, record.dataset)) for record in records]
+    # A mask without an image belongs to one of them, as a dataset needs images.
+    others = {record.image_id: names[0] if is_unmatched_mask(record) else record.dataset for record in records}
+    return [replace(record, dataset=hospitals[record.image_id] or others[record.image_id]) for record in records]
+
+
+def _hospital(record: Record) -> str:
+    match = _ID.match(record.image_id.removesuffix(UNMATCHED).removesuffix("_mask"))
+    return _HOSPITALS[match["set"]] if match else ""
 
 
 def _list_readings(folder: str, files: Sequence[str]) -> Readings:

@@ -2,7 +2,9 @@
 
 import logging
 import re
+import unicodedata
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -11,6 +13,9 @@ from lungseg.ingest import sources
 from lungseg.ingest.record_checks import reject_duplicate_ids
 from lungseg.schema import Record
 from tests.ingest.sources.archive_files import fill, masks_by_id
+
+Form = Literal["NFC", "NFD"]
+FORMS: tuple[Form, Form] = ("NFC", "NFD")
 
 # Layouts
 
@@ -106,6 +111,7 @@ def test_any_two_folders_can_be_paired(tmp_path: Path) -> None:
     assert masks_by_id(tmp_path, sources.pair_folders(str(tmp_path / "xrays"), str(tmp_path / "drawn"), "mine")) == {
         ("mine", "1_a"): ("drawn/1/a.png",),
         ("mine", "2_a"): ("drawn/2/a_mask.tiff",),
+        ("mine", "3_a_unmatched_mask"): (),
     }
     assert masks_by_id(tmp_path, sources.pair_folders(str(tmp_path / "xrays"), "", "mine")) == {
         ("mine", "1_a"): (),
@@ -137,6 +143,25 @@ def test_unusual_names_give_safe_ids_and_match_masks(name: str, tmp_path: Path) 
 def test_dataset_name_is_safe(name: str, tmp_path: Path) -> None:
     folder = fill(tmp_path / name, "images/a.png")
     assert re.fullmatch(r"[a-z0-9_-]+", sources.discover(str(folder))[0].dataset)
+
+
+@pytest.mark.parametrize("name", ["Müller_01", "röntgen größe 2", "검사_03", "Ångström/é"])
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_names_of_two_unicode_forms_match(name: str, forms: tuple[Form, Form], tmp_path: Path) -> None:
+    image, mask = (unicodedata.normalize(form, name) for form in forms)
+    folder = fill(tmp_path / "x", f"images/{image}.png", f"masks/{mask}.png")
+    (record,) = sources.discover(str(folder))
+    assert record.image_uri == f"{folder}/images/{image}.png"
+    assert record.mask_uris == (f"{folder}/masks/{mask}.png",)
+    (paired,) = sources.pair_folders(f"{folder}/images", f"{folder}/masks", "x")
+    assert paired.mask_uris == record.mask_uris
+
+
+def test_files_that_differ_in_unicode_form_are_duplicates(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "x", *(f"images/{unicodedata.normalize(form, 'é')}.png" for form in FORMS))
+    records = reject_duplicate_ids(sources.discover(str(folder)))
+    assert len({record.image_id for record in records}) == 1
+    assert sorted(record.status for record in records) == ["ok", "rejected"]
 
 
 def test_ids_do_not_depend_on_the_archive_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,5 +296,17 @@ def test_paired_folders_ignore_system_files_and_set_findings(tmp_path: Path) -> 
 
 def test_masks_without_an_images_folder_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = fill(tmp_path / "x", "a/images/1.png", "b/masks/1.png", "b/masks/2.png")
-    assert len(sources.discover(str(folder))) == 1
+    records = sources.discover(str(folder))
+    assert [(record.dataset, record.codes) for record in records] == [("a", ())] + [("a", ("unmatched_mask",))] * 2
     assert "b: 2 masks match no image" in caplog.text
+
+
+def test_unmatched_masks_are_rejected_records(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "x", "images/a.png", "lung masks/a.png", "lung masks/b.png", "lung masks/deep/c.png")
+    records = sources.discover(str(folder))
+    assert [record.image_uri.removeprefix(f"{folder}/") for record in records if not record.usable] == [
+        "lung masks/b.png",
+        "lung masks/deep/c.png",
+    ]
+    assert {record.codes for record in records} == {(), ("unmatched_mask",)}
+    assert "mask b.png matches no image" in records[1].message

@@ -1,6 +1,7 @@
 """Listings become records: columns, paths, ids, and rows that cannot be used."""
 
 import re
+import unicodedata
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,6 +14,7 @@ from lungseg.errors import InputError
 from lungseg.ingest import sources
 from lungseg.ingest.sources import listing
 from lungseg.schema import Record
+from tests.ingest.sources.archive_files import fill
 
 DEFAULT = ListingColumns()
 
@@ -248,3 +250,30 @@ def test_listing_of_the_real_archive_gives_equal_records(cxr256: Path, tmp_path:
     assert [[getattr(record, name) for name in fields] for record in listed] == [
         [getattr(record, name) for name in fields] for record in records
     ]
+
+
+def test_listed_names_of_another_unicode_form_are_found(tmp_path: Path) -> None:
+    stored, listed = (unicodedata.normalize(form, "köln/größe é.png") for form in ("NFD", "NFC"))
+    for kind in ("images", "masks"):
+        fill(tmp_path, f"{kind}/{stored}", f"{kind}/plain.png")
+    text = (
+        f"image,mask,patient_id\nimages/{listed},masks/{listed},Jürgen\nimages/plain.png,masks/plain.png,Ju\u0308rgen\n"
+    )
+    records = {record.image_uri: record for record in read(tmp_path, text)}
+    record = records[f"{tmp_path}/images/{stored}"]
+    assert record.mask_uris == (f"{tmp_path}/masks/{stored}",)
+    assert len({record.patient_id for record in records.values()}) == 1
+
+
+def test_listed_names_that_exist_stay_as_they_are(tmp_path: Path) -> None:
+    forms = [unicodedata.normalize(form, "é.png") for form in ("NFC", "NFD")]
+    fill(tmp_path, *forms)
+    records = read(tmp_path, "image\n" + "\n".join([*forms, "ä-missing.png"]))
+    assert {Path(record.image_uri).name for record in records} == {*forms, "ä-missing.png"}
+    assert len({record.image_id for record in records}) == 3
+
+
+def test_one_file_listed_in_two_unicode_forms_is_listed_twice(tmp_path: Path) -> None:
+    fill(tmp_path, "e\u0301.png")
+    records = read(tmp_path, "image\n\u00e9.png\ne\u0301.png\n")
+    assert sorted(record.codes for record in records) == [(), ("listed_twice",)]

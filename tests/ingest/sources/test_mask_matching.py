@@ -44,8 +44,10 @@ def test_images_of_one_name_get_masks_of_their_suffix() -> None:
 )
 def test_mask_with_the_image_suffix_is_preferred(image: str, ending: str, mask: str) -> None:
     files = [f"/d/images/{image}", *(f"/d/masks/a{ending}.{suffix}" for suffix in ("gif", "png"))]
-    (record,) = match_masks(group_by_dataset("/d", files)[""], "d", "/d")
+    record, unused = match_masks(group_by_dataset("/d", files)[""], "d", "/d")
     assert record.mask_uris == (f"/d/masks/a{ending}.{mask}",)
+    assert (unused.codes, unused.mask_uris) == (("unmatched_mask",), ())
+    assert f"is not used, because a{ending}.{mask} has the same name" in unused.message
 
 
 def test_only_roots_with_images_are_named() -> None:
