@@ -202,32 +202,61 @@ class Counts:
     tn: int
 
 
-TEST_ROWS = pa.schema(
-    [
-        ("run", pa.string()),
-        ("image_id", pa.string()),
-        ("dataset", pa.string()),
-        ("patient_id", pa.string()),
-        ("group", pa.string()),
-        ("role", pa.string()),
-        *((name, pa.int64()) for name in ("tp", "fp", "fn", "tn")),
-        *((name, pa.float64()) for name in ("dice", "iou", "pixel_accuracy", "sensitivity", "precision")),
-        *((name, pa.float64()) for name in ("hd95_px", "assd_px")),
-    ],
-    metadata=_METADATA,
+_Columns = tuple[tuple[str, pa.DataType, str], ...]
+
+
+def _described(columns: _Columns) -> pa.Schema:
+    """Return a schema whose fields carry their descriptions."""
+    fields = [pa.field(name, kind, metadata={"description": description}) for name, kind, description in columns]
+    return pa.schema(fields, metadata=_METADATA)
+
+
+_TESTED: _Columns = (
+    ("run", pa.string(), "name of the run that was tested"),
+    ("image_id", pa.string(), "id of the image, unique in its dataset"),
+    ("dataset", pa.string(), "name of the dataset of the image"),
+    ("patient_id", pa.string(), "id of the patient, a pseudonym for DICOM; the image id where no patient is named"),
+    ("group", pa.string(), "equal for images of one patient and for images that the leakage audit linked"),
+    ("role", pa.string(), "held-out: patient of a training dataset, not trained on; cross: image of another dataset"),
+    ("tp", pa.int64(), "true positive pixels at native size"),
+    ("fp", pa.int64(), "false positive pixels at native size"),
+    ("fn", pa.int64(), "false negative pixels at native size"),
+    ("tn", pa.int64(), "true negative pixels at native size"),
+    ("dice", pa.float64(), "Dice with the reference mask at native size"),
+    ("iou", pa.float64(), "IoU with the reference mask at native size"),
+    ("pixel_accuracy", pa.float64(), "share of pixels equal to the reference mask"),
+    (
+        "sensitivity",
+        pa.float64(),
+        "share of the reference mask that the prediction covers; null where only the reference is empty",
+    ),
+    (
+        "precision",
+        pa.float64(),
+        "share of the predicted mask inside the reference mask; 0 where only the prediction is empty",
+    ),
+    ("hd95_px", pa.float64(), "95th percentile of the distances between the borders, px; null where a mask is empty"),
+    ("assd_px", pa.float64(), "mean distance between the borders, px; null where a mask is empty"),
 )
-"""One row for each image that a run was tested on, at native size. Null where a metric is not defined.
 
-role: held-out or cross. group: equal for images of the same patient and for images that the leakage audit linked.
-"""
+TEST_ROWS = _described(_TESTED)
+"""One row for each image that a run was tested on, at native size: tested.parquet."""
 
-STUDY_ROWS = pa.schema(
-    [*TEST_ROWS, ("protocol", pa.string()), ("train_on", pa.string()), ("fold", pa.int32())],
-    metadata=TEST_ROWS.metadata,
+STUDY_ROWS = _described(
+    (
+        *_TESTED,
+        ("protocol", pa.string(), "pooled, source-to-source or leave-one-dataset-out"),
+        ("train_on", pa.string(), "names of the training datasets, joined by +"),
+        ("fold", pa.int32(), "held-out fold of the run"),
+        ("seed", pa.int32(), "seed of the training"),
+        ("finding", pa.string(), "finding of the image, as the archive states it; null: unknown"),
+        ("age_group", pa.string(), "age of the patient in steps of ten years, as 40-49, or 90+; null: unknown"),
+        ("sex", pa.string(), "sex of the patient; null: unknown"),
+    )
 )
-"""One row for each image and run of a study. train_on: names of the training datasets, joined by +."""
+"""One row for each image and run of a study: study.parquet."""
 
-_PREDICTED: tuple[tuple[str, pa.DataType, str], ...] = (
+_PREDICTED: _Columns = (
     ("image_id", pa.string(), "id of the image, unique in its dataset"),
     ("dataset", pa.string(), "name of the dataset"),
     ("patient_id", pa.string(), "id of the patient, a pseudonym for DICOM; the image id where no patient is named"),
@@ -277,10 +306,7 @@ _PREDICTED: tuple[tuple[str, pa.DataType, str], ...] = (
     ("seconds", pa.float64(), "time for this image in all stages, s"),
 )
 
-PREDICTIONS = pa.schema(
-    [pa.field(name, kind, metadata={"description": description}) for name, kind, description in _PREDICTED],
-    metadata=_METADATA,
-)
+PREDICTIONS = _described(_PREDICTED)
 """One row for each input of infer. The files have the description of each column in its metadata.
 
 Masks are compared at native size; the reference of prepared data is restored from the prepared square.

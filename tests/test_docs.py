@@ -5,14 +5,16 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from lungseg.config.command_line import parse
 from lungseg.config.recipes import RECIPES
-from lungseg.schema import PREDICTIONS
+from lungseg.schema import PREDICTIONS, STUDY_ROWS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "cluster" / "README.md"])
+COLUMN_TABLES = {"inference.md": PREDICTIONS, "training.md": STUDY_ROWS}
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 
@@ -143,24 +145,25 @@ def test_the_task_table_names_existing_files() -> None:
     assert [path for path in paths if not (ROOT / path).exists()] == []
 
 
-def test_the_column_table_matches_the_schema() -> None:
-    """`python tests/test_docs.py` updates the table."""
-    assert _with_columns() == (ROOT / "docs" / "inference.md").read_text()
+def test_the_column_tables_match_the_schemas() -> None:
+    """`python tests/test_docs.py` updates the tables."""
+    for page, columns in COLUMN_TABLES.items():
+        assert _with_columns(page, columns) == (ROOT / "docs" / page).read_text()
 
 
-def _with_columns() -> str:
+def _with_columns(page: str, columns: pa.Schema) -> str:
     rows = ["| column | type | description |", "|---|---|---|"]
-    for field in PREDICTIONS:
+    for field in columns:
         kind = str(field.type).replace("list<item: ", "list of ").replace("element: ", "").rstrip(">")
         rows.append(f"| `{field.name}` | {kind} | {field.metadata[b'description'].decode()} |")
-    text = (ROOT / "docs" / "inference.md").read_text()
     return re.sub(
         r"(<!-- columns:start -->\n).*?(<!-- columns:end -->)",
         lambda match: match[1] + "\n".join(rows) + "\n" + match[2],
-        text,
+        (ROOT / "docs" / page).read_text(),
         flags=re.DOTALL,
     )
 
 
 if __name__ == "__main__":
-    (ROOT / "docs" / "inference.md").write_text(_with_columns())
+    for name, schema in COLUMN_TABLES.items():
+        (ROOT / "docs" / name).write_text(_with_columns(name, schema))

@@ -116,3 +116,10 @@ def test_four_tools_read_the_rows_that_infer_writes(tmp_path: Path) -> None:
     assert lazy.filter(pl.col("status") == "ok").select("image_id", "bbox").collect().rows() == [("a", [1, 2, 3, 4])]
     counted = duckdb.sql(f"select status, count(*) from '{tmp_path}/rows/*.parquet' group by status order by 1")
     assert counted.fetchall() == [("ok", 1), ("rejected", 1)]
+
+
+@pytest.mark.parametrize("name", ["TEST_ROWS", "STUDY_ROWS", "PREDICTIONS"])
+def test_result_files_describe_their_columns(name: str, tmp_path: Path) -> None:
+    storage.write_table(str(tmp_path / "x.parquet"), schema.table([], TABLES[name]))
+    fields = pq.read_schema(tmp_path / "x.parquet")
+    assert all((field.metadata or {}).get(b"description") for field in fields)

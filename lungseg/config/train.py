@@ -167,8 +167,12 @@ class TrainSettings(JobSettings):
     """instead of --threshold, choose it on the fold after the held-out one, which is then not used for training"""
     save_steps: Positive = 1000
     """save a checkpoint every this many steps, and after each epoch"""
+    split_seed: Annotated[int, Field(ge=0)] = 0
+    """seed of the folds: another one puts the images into other folds"""
     seed: Annotated[int, Field(ge=0)] = 0
-    """seed of folds, shuffling, augmentation and new weights"""
+    """seed of new weights, order of the images and augmentation; it does not change the folds"""
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """train each run once with each of these seeds, for example 0 1 2; default: only --seed"""
     workers_per_run: Count = 1
     """DDP ranks per run; auto: the available GPUs divided among the runs of the study, 1 without GPUs. A study keeps
     the number it started with, because each step uses --loader.batch-size images of every rank"""
@@ -195,6 +199,11 @@ class TrainSettings(JobSettings):
                 "--protocols is empty: pass one or more of pooled, source-to-source, leave-one-dataset-out"
             )
         return self
+
+    @property
+    def training_seeds(self) -> tuple[int, ...]:
+        """Seeds that each run is trained with, in ascending order."""
+        return tuple(sorted(set(self.seeds))) or (self.seed,)
 
     @property
     def planned_world_size(self) -> int:

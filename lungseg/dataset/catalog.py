@@ -20,6 +20,9 @@ from lungseg.errors import InputError, ShardError
 
 logger = logging.getLogger(__name__)
 
+SUBGROUPS = ("finding", "age_group", "sex")
+"""Columns of the manifest that describe the patient and the image."""
+
 
 @dataclass(frozen=True)
 class PreparedDataset:
@@ -30,6 +33,22 @@ class PreparedDataset:
     preprocess: PreprocessSettings
     index: pa.Table
     digest: str
+
+
+def read_subgroups(folders: Iterable[str]) -> dict[tuple[str, str], Row]:
+    """Return finding, age_group and sex of each image by (dataset, image_id); None where unknown.
+
+    Raises:
+        InputError: a manifest cannot be read.
+
+    """
+    names = ("dataset", "image_id", *SUBGROUPS)
+    rows = [
+        row
+        for folder in folders
+        for row in storage.read_table(storage.join(folder, "manifest.parquet")).select(names).to_pylist()
+    ]
+    return {(row["dataset"], row["image_id"]): {name: row[name] for name in SUBGROUPS} for row in rows}
 
 
 def list_datasets(path: str) -> list[str]:

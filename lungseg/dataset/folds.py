@@ -22,18 +22,20 @@ _MAX_IMBALANCE = 1
 
 @dataclass(frozen=True)
 class RunPlan:
-    """One training run of a study: the datasets that it trains on and the held-out fold.
+    """One training run of a study: the datasets that it trains on, the held-out fold and the seed of the training.
 
-    validates: whether the fold after the held-out fold is the validation fold, which is not trained on either.
+    split_seed: seed of the folds. validates: whether the fold after the held-out fold is the validation fold, which is
+    not trained on either.
     """
 
     protocol: Protocol
     train_on: tuple[str, ...]
     fold: int
     folds: int
-    seed: int
+    split_seed: int
     left_out: str = ""
     validates: bool = False
+    seed: int = 0
 
     @property
     def name(self) -> str:
@@ -43,7 +45,8 @@ class RunPlan:
             "source-to-source": f"from-{self.train_on[0]}",
             "leave-one-dataset-out": f"without-{self.left_out}",
         }
-        return f"{sources[self.protocol]}-fold{self.fold}"
+        seed = f"-seed{self.seed}" if self.seed else ""  # the default is not part of a name
+        return f"{sources[self.protocol]}-fold{self.fold}{seed}"
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def plan_study(
     datasets: Sequence[str],
     folds: int,
     only: Sequence[int],
-    seed: int,
+    split_seed: int,
     validates: bool = False,
 ) -> list[RunPlan]:
     """List the runs of a study: `pooled` has one per fold, the other protocols one per fold and dataset.
@@ -74,7 +77,9 @@ def plan_study(
     runs = []
     for protocol in dict.fromkeys(protocols):
         for sources, left_out in _sources(protocol, tuple(datasets)):
-            runs += [RunPlan(protocol, sources, fold, folds, seed, left_out, validates) for fold in selected_folds]
+            runs += [
+                RunPlan(protocol, sources, fold, folds, split_seed, left_out, validates) for fold in selected_folds
+            ]
     return runs
 
 
@@ -89,7 +94,7 @@ def split(rows: Sequence[Row], plan: RunPlan, linked: Iterable[Link] = ()) -> Sp
     """
     groups = group_rows(rows, linked)
     is_source = [row["dataset"] in plan.train_on for row in rows]
-    fold_of = assign_folds(rows, groups, plan.folds, plan.seed)
+    fold_of = assign_folds(rows, groups, plan.folds, plan.split_seed)
     validation_fold = (plan.fold + 1) % plan.folds if plan.validates else None
     subsets: dict[str, list[int]] = {"train": [], "held_out": [], "validation": []}
     for position, (in_source, fold) in enumerate(zip(is_source, fold_of, strict=True)):

@@ -61,10 +61,10 @@ def _compare_studies(study: Study, folders: Sequence[str]) -> list[study_compari
     comparisons = []
     for folder in map(storage.resolve, folders):
         other = study_results.read_study(folder)
-        if other.folds_and_seed != study.folds_and_seed:
+        if other.folds_and_split_seed != study.folds_and_split_seed:
             raise InputError(
-                f"{folder}: --folds and --seed are {other.folds_and_seed}, expected {study.folds_and_seed} as in "
-                f"{study.name}: compare studies with the same folds"
+                f"{folder}: --folds and --split-seed are {other.folds_and_split_seed}, expected "
+                f"{study.folds_and_split_seed} as in {study.name}: compare studies with the same folds"
             )
         pairs = study_comparison.compare(
             study_results.read_rows(study.folder), other.name, study_results.read_rows(folder)

@@ -18,7 +18,7 @@ from lungseg.pipelines.train_pool import train_all
 from lungseg.plurals import counted
 from lungseg.prepare import dataset_writer
 from lungseg.prepare.shard_plan import plan_shards
-from lungseg.study import cross_dataset, study_plan
+from lungseg.study import cross_dataset, study_files, study_plan
 from lungseg.study.study_files import StudyRecord
 from lungseg.training import tracking
 from lungseg.training.run import Run
@@ -49,7 +49,8 @@ def run(settings: TrainSettings) -> None:
     settings = _with_worker_count(settings, study, len(plans))
     study_plan.require_feasible(settings, data, plans)
     named_plans = study_plan.name_plans(settings, plans, data)
-    record = StudyRecord(study, settings, named_plans, study_plan.matching_runs(settings, data))
+    matching = study_plan.matching_runs(settings, data, study_files.earlier_seeds(study))
+    record = StudyRecord(study, settings, named_plans, matching, tuple(folders))
     images = sum(dataset.index.num_rows for dataset in data)
     sizes = counted(len(named_plans), "run"), counted(images, "image"), counted(len(data), "dataset")
     logger.info("study %s: %s on %s in %s", study, *sizes)
@@ -60,7 +61,7 @@ def run(settings: TrainSettings) -> None:
     linked = study_plan.find_linked_images(study, data)
     study_plan.require_feasible(settings, data, plans, linked)
     unfinished = [
-        Run(settings, plan, tuple(folders), name, storage.join(study, name), linked)
+        Run(study_plan.settings_of_run(settings, plan), plan, tuple(folders), name, storage.join(study, name), linked)
         for name, plan in named_plans.items()
         if not record.is_finished(name)
     ]

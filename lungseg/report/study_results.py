@@ -36,8 +36,8 @@ class RunTable:
 class Study:
     """Results of a study, finished or not.
 
-    curves: rows of metrics.jsonl by run. unfinished: run, state and epochs of each unfinished run. folds_and_seed:
-    settings that determine the folds.
+    curves: rows of metrics.jsonl by run. unfinished: run, state and epochs of each unfinished run.
+    folds_and_split_seed: settings that determine the folds.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Study:
     curves: dict[str, list[Row]]
     unfinished: tuple[Row, ...]
     matrix: CrossDatasetResults
-    folds_and_seed: tuple[int | None, int | None] = (None, None)
+    folds_and_split_seed: tuple[int | None, int | None] = (None, None)
 
 
 def read_study(folder: str) -> Study:
@@ -79,7 +79,7 @@ def read_study(folder: str) -> Study:
             if name not in finished
         ),
         matrix=summarise(read_rows(folder)),
-        folds_and_seed=tuple(study.get("settings", {}).get(name) for name in ("folds", "seed")),
+        folds_and_split_seed=tuple(study.get("settings", {}).get(name) for name in ("folds", "split_seed")),
     )
 
 

@@ -7,7 +7,7 @@ bootstrap over patients.
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import NamedTuple, get_args
@@ -25,6 +25,7 @@ HELD_OUT_MARK = "*"
 """Mark of cells whose images are held-out patients of the training datasets."""
 _MIN_WIDTH = 100  # columns: a terminal may wrap wider lines, but rich would cut figures to fit
 _MIN_P = 1e-4  # smaller ones are printed as "p < 0.0001"
+_UNKNOWN: Row = dict.fromkeys(("finding", "age_group", "sex"))
 _STATISTICS = ("sd", "median", "p5", "low", "high")
 
 
@@ -144,9 +145,20 @@ def format_difference(paired: bootstrap.PairedDifference) -> str:
     return f"difference {_interval_text(paired.difference, paired.low, paired.high, 4)}{p}"
 
 
-def study_rows(tested: Iterable[Row], protocol: str, train_on: Sequence[str], fold: int) -> list[Row]:
-    """Convert the rows of a run's tested.parquet to rows of study.parquet."""
-    return [{**row, "protocol": protocol, "train_on": "+".join(train_on), "fold": fold} for row in tested]
+def study_rows(
+    tested: Iterable[Row],
+    protocol: str,
+    train_on: Sequence[str],
+    fold: int,
+    seed: int = 0,
+    subgroups: Mapping[tuple[str, str], Row] | None = None,
+) -> list[Row]:
+    """Convert the rows of a run's tested.parquet to rows of study.parquet.
+
+    subgroups: finding, age_group and sex by (dataset, image_id), where known.
+    """
+    plan, known = {"protocol": protocol, "train_on": "+".join(train_on), "fold": fold, "seed": seed}, subgroups or {}
+    return [{**row, **plan, **_UNKNOWN, **known.get((row["dataset"], row["image_id"]), _UNKNOWN)} for row in tested]
 
 
 def summarise(rows: Iterable[Row]) -> CrossDatasetResults:

@@ -6,9 +6,17 @@ from dataclasses import dataclass, field
 from lungseg import storage
 from lungseg.arrays import Row
 from lungseg.config import TrainSettings
+from lungseg.dataset.catalog import read_subgroups
 from lungseg.dataset.folds import RunPlan
 from lungseg.schema import STUDY_ROWS, table
 from lungseg.study import cross_dataset
+
+
+def earlier_seeds(folder: str) -> set[int]:
+    """Return the seeds of the runs that study.json lists; none before the first command of a study."""
+    path = storage.join(folder, "study.json")
+    states = storage.read_json(path).get("states", {}) if storage.exists(path) else {}
+    return {state.get("seed", 0) for state in states.values()}
 
 
 @dataclass
@@ -16,13 +24,15 @@ class StudyRecord:
     """Writer of study.json and study.parquet for one training command.
 
     plans: this command's runs by name. matching_runs: names of all runs that these settings and data allow. Only they
-    count in the results; finished runs with other settings or data stay listed. failures: reason by run name.
+    count in the results; finished runs with other settings or data stay listed. data: folders of the prepared datasets.
+    failures: reason by run name.
     """
 
     folder: str
     settings: TrainSettings
     plans: Mapping[str, RunPlan]
     matching_runs: frozenset[str]
+    data: tuple[str, ...] = ()
     failures: dict[str, str] = field(default_factory=dict)
 
     def is_finished(self, name: str) -> bool:
@@ -58,12 +68,13 @@ class StudyRecord:
             InputError: a file of a finished run is damaged, or the folder cannot be written.
 
         """
-        runs = self.write_states()
+        runs, subgroups = self.write_states(), read_subgroups(self.data)
         rows: list[Row] = []
         for name, run in runs.items():
             if run["in_results"]:
                 tested = storage.read_table(storage.join(self.folder, name, "tested.parquet")).to_pylist()
-                rows += cross_dataset.study_rows(tested, run["protocol"], run["train_on"], run["fold"])
+                plan = (run["protocol"], run["train_on"], run["fold"], run["seed"])
+                rows += cross_dataset.study_rows(tested, *plan, subgroups)
         results = cross_dataset.summarise(rows)
         storage.write_table(storage.join(self.folder, "study.parquet"), table(rows, STUDY_ROWS))
         self._write(runs, results.as_json())
@@ -88,7 +99,12 @@ class StudyRecord:
         if self.is_finished(name):
             summary = self.read_run_summary(name)
             plan = {key: summary[key] for key in ("protocol", "train_on", "fold")}
-            return {**plan, "state": "finished", "in_results": name in self.matching_runs}
+            return {
+                **plan,
+                "seed": summary.get("seed", 0),
+                "state": "finished",
+                "in_results": name in self.matching_runs,
+            }
         if name not in self.plans:
             return earlier_states[name]
         run_plan = self.plans[name]
@@ -99,6 +115,7 @@ class StudyRecord:
             "protocol": run_plan.protocol,
             "train_on": list(run_plan.train_on),
             "fold": run_plan.fold,
+            "seed": run_plan.seed,
             **state,
             "in_results": False,
         }

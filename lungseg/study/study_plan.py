@@ -2,7 +2,8 @@
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from lungseg import storage
 from lungseg.config import Protocol, TrainSettings
@@ -27,7 +28,7 @@ def plan_runs(settings: TrainSettings, data: Sequence[PreparedDataset]) -> list[
         SettingsError: no run trains on a dataset of --train-on alone.
 
     """
-    plans = _plans(settings, data, settings.protocols, settings.only_folds)
+    plans = _plans(settings, data, settings.protocols, settings.only_folds, settings.training_seeds)
     sources = [plan.train_on[0] for plan in plans if plan.protocol == "source-to-source"]
     unknown = [name for name in settings.train_on if name not in sources]
     if unknown:
@@ -41,23 +42,40 @@ def plan_runs(settings: TrainSettings, data: Sequence[PreparedDataset]) -> list[
 
 
 def _plans(
-    settings: TrainSettings, data: Sequence[PreparedDataset], protocols: Sequence[Protocol], only_folds: Sequence[int]
+    settings: TrainSettings,
+    data: Sequence[PreparedDataset],
+    protocols: Sequence[Protocol],
+    only_folds: Sequence[int],
+    seeds: Sequence[int],
 ) -> list[folds.RunPlan]:
     names = [dataset.name for dataset in data]
-    return folds.plan_study(protocols, names, settings.folds, only_folds, settings.seed, settings.validates)
+    split_seed, validates = settings.split_seed, settings.validates
+    plans = folds.plan_study(protocols, names, settings.folds, only_folds, split_seed, validates)
+    return [replace(plan, seed=seed) for seed in seeds for plan in plans]
+
+
+def settings_of_run(settings: TrainSettings, plan: folds.RunPlan) -> TrainSettings:
+    """Return the settings of one run: its own seed instead of the seeds of the study."""
+    return settings.model_copy(update={"seed": plan.seed, "seeds": ()})
 
 
 def name_plans(
     settings: TrainSettings, plans: Sequence[folds.RunPlan], data: list[PreparedDataset]
 ) -> dict[str, folds.RunPlan]:
     """Return the plans by run name."""
-    return {name_run(settings, plan, data): plan for plan in plans}
+    return {name_run(settings_of_run(settings, plan), plan, data): plan for plan in plans}
 
 
-def matching_runs(settings: TrainSettings, data: list[PreparedDataset]) -> frozenset[str]:
-    """Return the names of all runs that these settings and data allow, for every protocol and fold."""
+def matching_runs(
+    settings: TrainSettings, data: list[PreparedDataset], earlier_seeds: Iterable[int] = ()
+) -> frozenset[str]:
+    """Return the names of all runs that these settings and data allow, for every protocol, fold and seed.
+
+    earlier_seeds: seeds that earlier commands trained this study with.
+    """
     protocols = _PROTOCOLS if len(data) > 1 else _PROTOCOLS[:2]
-    return frozenset(name_plans(settings, _plans(settings, data, protocols, ()), data))
+    seeds = sorted({*settings.training_seeds, *earlier_seeds})
+    return frozenset(name_plans(settings, _plans(settings, data, protocols, (), seeds), data))
 
 
 def require_feasible(

@@ -60,6 +60,8 @@ def _summary(training: TrainingState, threshold: float, rows: Sequence[Row]) -> 
         "train_on": list(run.plan.train_on),
         "fold": run.plan.fold,
         "folds": run.plan.folds,
+        "split_seed": run.plan.split_seed,
+        "seed": run.plan.seed,
         "epochs": training.epoch,
         "best_epoch": training.best["epoch"] if training.best else training.epoch,
         "trained_images": len(training.split.train),

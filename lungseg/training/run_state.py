@@ -93,6 +93,7 @@ def save(training: TrainingState) -> None:
             "trained": training.trained,
             "train_on": list(run.plan.train_on),
             "fold": run.plan.fold,
+            "seed": run.plan.seed,
             "preprocess": training.preprocess,
             "compute_mode": {**training.learner.compute_mode, "threads": torch.get_num_threads()},
             "settings": run.settings.model_dump(),

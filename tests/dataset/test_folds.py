@@ -320,7 +320,7 @@ def test_an_empty_training_or_held_out_fold_is_refused(rows: list[Row]) -> None:
 
 
 def test_a_study_lists_each_fold_of_each_protocol_once() -> None:
-    runs = folds.plan_study(PROTOCOLS, ("a", "m", "z"), 2, (), seed=7)
+    runs = folds.plan_study(PROTOCOLS, ("a", "m", "z"), 2, (), split_seed=7)
     assert [(run.name, run.train_on) for run in runs] == [
         ("pooled-fold0", ("a", "m", "z")),
         ("pooled-fold1", ("a", "m", "z")),
@@ -331,13 +331,13 @@ def test_a_study_lists_each_fold_of_each_protocol_once() -> None:
             for fold in (0, 1)
         ),
     ]
-    assert {(run.folds, run.seed, run.validates) for run in runs} == {(2, 7, False)}
+    assert {(run.folds, run.split_seed, run.validates) for run in runs} == {(2, 7, False)}
     assert all(run.validates for run in folds.plan_study(PROTOCOLS, ("a", "m", "z"), 3, (), 7, validates=True))
 
 
 def test_a_left_out_dataset_is_tested_completely() -> None:
     rows = single_image_rows(20, ("a", "m", "z"))
-    for run in folds.plan_study(("leave-one-dataset-out",), ("a", "m", "z"), 4, (), seed=0):
+    for run in folds.plan_study(("leave-one-dataset-out",), ("a", "m", "z"), 4, (), split_seed=0):
         subsets = folds.split(rows, run)
         assert {rows[i]["dataset"] for i in subsets.cross} == {run.left_out}
         assert len(subsets.cross) == 20
@@ -347,7 +347,7 @@ def test_a_left_out_dataset_is_tested_completely() -> None:
 
 def test_leaving_out_the_only_dataset_is_refused() -> None:
     with pytest.raises(SettingsError, match=r"leave-one-dataset-out with 1 dataset \(a\), expected two or more"):
-        folds.plan_study(("pooled", "leave-one-dataset-out"), ("a",), 3, (), seed=0)
+        folds.plan_study(("pooled", "leave-one-dataset-out"), ("a",), 3, (), split_seed=0)
     assert [run.name for run in folds.plan_study(("source-to-source",), ("a",), 2, (), 0)] == [
         "from-a-fold0",
         "from-a-fold1",
@@ -364,7 +364,7 @@ def test_no_two_runs_of_a_study_share_a_name(
     protocols: list[Protocol], datasets: list[str], count: int, data: st.DataObject
 ) -> None:
     only = data.draw(st.lists(st.integers(0, count - 1), max_size=8))
-    runs = folds.plan_study(protocols, datasets, count, only, seed=0)
+    runs = folds.plan_study(protocols, datasets, count, only, split_seed=0)
     assert len({run.name for run in runs}) == len(runs)
     assert {run.fold for run in runs} == set(only or range(count))
     each = len(set(only)) or count

@@ -106,8 +106,8 @@ def test_study_that_cannot_be_compared_is_refused(study: Path, tmp_path: Path) -
     with pytest.raises(InputError, match=r"other: no run of this study was trained on the same datasets"):
         _run(study, compare_with=(str(other),))
     content = json.loads((other / "study.json").read_text())
-    (other / "study.json").write_text(json.dumps({**content, "settings": {"folds": 5, "seed": 1}}))
-    with pytest.raises(InputError, match=r"other: --folds and --seed are \(5, 1\), expected"):
+    (other / "study.json").write_text(json.dumps({**content, "settings": {"folds": 5, "split_seed": 1}}))
+    with pytest.raises(InputError, match=r"other: --folds and --split-seed are \(5, 1\), expected"):
         _run(study, compare_with=(str(other),))
 
 

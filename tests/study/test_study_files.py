@@ -9,8 +9,8 @@ from lungseg.config import TrainSettings
 from lungseg.dataset.folds import RunPlan
 from lungseg.errors import InputError
 from lungseg.report import study_results
-from lungseg.schema import STUDY_ROWS, TEST_ROWS, table
-from lungseg.study.study_files import StudyRecord
+from lungseg.schema import MANIFEST, STUDY_ROWS, TEST_ROWS, table
+from lungseg.study.study_files import StudyRecord, earlier_seeds
 
 PLANS = {f"pooled-fold{fold}": RunPlan("pooled", ("a", "b"), fold, 2, 0) for fold in (0, 1)}
 
@@ -19,12 +19,13 @@ def _record(folder: Path, matching_runs: frozenset[str] = frozenset(PLANS)) -> S
     return StudyRecord(str(folder), TrainSettings(study="s"), PLANS, matching_runs)
 
 
-def _finish(folder: Path, name: str, fold: int, dice: float) -> None:
+def _finish(folder: Path, name: str, fold: int, dice: float, seed: int = 0) -> None:
     values: dict[str, Any] = dict.fromkeys(TEST_ROWS.names, 1)
     words = {"run": name, "image_id": f"i{fold}", "dataset": "a", "patient_id": "", "group": None, "role": "held-out"}
     row = {**values, **words, "dice": dice, "hd95_px": None}
     storage.write_table(str(folder / name / "tested.parquet"), table([row], TEST_ROWS))
-    storage.write_json(str(folder / name / "run.json"), {"protocol": "pooled", "train_on": ["a", "b"], "fold": fold})
+    plan = {"protocol": "pooled", "train_on": ["a", "b"], "fold": fold, "seed": seed}
+    storage.write_json(str(folder / name / "run.json"), plan)
 
 
 def test_both_files_reflect_the_runs(tmp_path: Path) -> None:
@@ -44,6 +45,7 @@ def test_both_files_reflect_the_runs(tmp_path: Path) -> None:
         "protocol": "pooled",
         "train_on": ["a", "b"],
         "fold": 0,
+        "seed": 0,
         "state": "failed",
         "reason": "why",
         "in_results": False,
@@ -93,3 +95,21 @@ def test_finished_run_without_rows_is_refused(tmp_path: Path) -> None:
     (tmp_path / "pooled-fold0" / "tested.parquet").unlink()
     with pytest.raises(InputError, match=r"tested\.parquet: cannot be read"):
         _record(tmp_path).write()
+
+
+def test_seed_and_subgroups_are_in_the_rows(tmp_path: Path) -> None:
+    known = {**dict.fromkeys(MANIFEST.names), "dataset": "a", "image_id": "i0", "finding": "tb", "sex": "female"}
+    storage.write_table(str(tmp_path / "data" / "manifest.parquet"), table([known], MANIFEST))
+    for name, fold, seed in (("pooled-fold0-seed2", 0, 2), ("pooled-fold1", 1, 0)):
+        _finish(tmp_path / "s", name, fold, 0.5, seed)
+    plans = {name: RunPlan("pooled", ("a", "b"), 0, 2, 0) for name in ("pooled-fold0-seed2", "pooled-fold1")}
+    data = (str(tmp_path / "data"),)
+    StudyRecord(str(tmp_path / "s"), TrainSettings(study="s"), plans, frozenset(plans), data).write()
+    rows = storage.read_table(str(tmp_path / "s" / "study.parquet")).to_pylist()
+    columns = ("image_id", "seed", "finding", "age_group", "sex")
+    assert [tuple(row[name] for name in columns) for row in rows] == [
+        ("i0", 2, "tb", None, "female"),
+        ("i1", 0, None, None, None),
+    ]
+    assert earlier_seeds(str(tmp_path / "s")) == {0, 2}
+    assert earlier_seeds(str(tmp_path / "none")) == set()

@@ -128,7 +128,7 @@ def whole_run(folders: list[str], folder: str, kind: str, ends: tuple[int, int] 
         "wandb": WandbSettings(mode="disabled"),
     }
     settings = RUNS[kind].model_copy(update=changes)
-    plan = RunPlan("source-to-source", ("north",), fold=0, folds=5, seed=3, validates=settings.validates)
+    plan = RunPlan("source-to-source", ("north",), fold=0, folds=5, split_seed=3, validates=settings.validates)
     if kind == "frozen":
         plan = replace(
             plan, protocol="pooled", train_on=("north", "south"), fold=3
@@ -158,7 +158,7 @@ def whole_run(folders: list[str], folder: str, kind: str, ends: tuple[int, int] 
 def refused(folders: list[str], folder: str) -> str:
     """Return the error of a run with too few images for its ranks."""
     settings = TrainSettings(folds=5, model=MODEL, wandb=WandbSettings(mode="disabled"))
-    plan = RunPlan("source-to-source", ("north",), fold=0, folds=5, seed=3)
+    plan = RunPlan("source-to-source", ("north",), fold=0, folds=5, split_seed=3)
     try:
         run_state.start(Run(settings, plan, tuple(folders), "too-few", folder), CPU)
     except LungsegError as error:

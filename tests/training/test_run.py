@@ -25,13 +25,14 @@ from lungseg.training.study_data import open_training_data
 
 SETTINGS = TrainSettings(
     folds=5,
+    split_seed=3,
     seed=3,
     epochs=3,
     model=ModelSettings(encoder="tu-test_efficientnet", weights="none"),
     augment=AugmentSettings(flip=0.5),
     loader=LoaderSettings(batch_size=2, threads=2),
 )
-PLAN = RunPlan("source-to-source", ("north",), fold=0, folds=5, seed=3)
+PLAN = RunPlan("source-to-source", ("north",), fold=0, folds=5, split_seed=3)
 
 
 def changed(**changes: Any) -> TrainSettings:
@@ -48,6 +49,7 @@ def data(prepared: Path) -> list[PreparedDataset]:
     [
         {"epochs": 4},
         {"seed": 4},
+        {"split_seed": 4},
         {"folds": 3},
         {"threshold": 0.4},
         {"workers_per_run": 2},
@@ -80,6 +82,7 @@ def test_settings_that_affect_the_result_change_the_name(changes: dict[str, Any]
         {"runs_at_once": 2},
         {"loader": LoaderSettings(batch_size=2, threads=7, cache_mib=1, disk_mib=0)},
         {"phantoms": 9},
+        {"seeds": (3, 4)},
         {"dry_run": True},
     ],
     ids=lambda changes: next(iter(changes)),

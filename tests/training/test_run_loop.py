@@ -43,6 +43,7 @@ CPU = torch.device("cpu")
 EPOCHS = 3
 SETTINGS = TrainSettings(
     folds=5,
+    split_seed=3,
     seed=3,
     epochs=EPOCHS,
     model=ModelSettings(encoder="tu-test_efficientnet", weights="none"),
@@ -52,7 +53,7 @@ SETTINGS = TrainSettings(
     wandb=WandbSettings(mode="disabled"),
 )
 # From north to south; each of five folds trains on four of north's five and holds one out.
-PLAN = RunPlan("source-to-source", ("north",), fold=0, folds=5, seed=3)
+PLAN = RunPlan("source-to-source", ("north",), fold=0, folds=5, split_seed=3)
 TIMES = ("train_s", "epoch_s", "images_per_second", "device_wait_share")
 
 
@@ -169,7 +170,7 @@ def test_linked_images_are_held_out_together(folders: tuple[str, ...], finished:
 
 
 def fold_has_rows(rows: list[dict[str, Any]], linked: tuple[tuple[str, str], ...], fold: int) -> bool:
-    result = assign_folds(rows, group_rows(rows, linked), PLAN.folds, PLAN.seed)
+    result = assign_folds(rows, group_rows(rows, linked), PLAN.folds, PLAN.split_seed)
     return any(row["dataset"] == "north" and assigned == fold for row, assigned in zip(rows, result, strict=True))
 
 
