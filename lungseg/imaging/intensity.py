@@ -14,15 +14,19 @@ _CLAHE_LIMIT, _CLAHE_TILES = 2.0, (8, 8)
 _STRETCH = (1.0, 99.0)
 _NYUL = (1.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 99.0)
 _STANDARD = (2.55, 252.45)  # 1 and 99 % of 0..255, so that the tails of the histogram fit
+_BODY = (5.0, 95.0)  # percentiles; markers and borders are outside
+_BODY_SAMPLES = 128  # a side
+_NARROW = 0.25  # share of the depth; the body of chest X-rays fills 0.43 or more (Shenzhen, Montgomery, phantoms)
 _GAP = 0.01  # levels; least distance of two landmarks if a reference is saturated
 
 
 def normalise(image: Grey, histogram: str, landmarks: tuple[float, ...] = ()) -> NDArray[np.uint8]:
     """Map grey values of any depth, u8 or u16[H,W], to 0..255 by the named histogram mode.
 
-    Statistics are computed inside the content box. Pure black there counts as padding: it is excluded and stays 0.
-    Every mode except clahe is one monotonic lookup table. match maps the percentiles 1, 10, 20 ... 90, 99 to
-    `landmarks`: linearly between them, extrapolated at the outer slopes, clipped to 0..255.
+    Modes none and clahe stretch an image with a narrow range first. Statistics are computed inside the content box.
+    Pure black there counts as padding: it is excluded and stays 0. Every mode except clahe is one monotonic lookup
+    table. match maps the percentiles 1, 10, 20 ... 90, 99 to `landmarks`: linearly between them, extrapolated at the
+    outer slopes, clipped to 0..255.
 
     Raises:
         SettingsError: match without landmarks, or with landmarks that do not increase.
@@ -32,6 +36,8 @@ def normalise(image: Grey, histogram: str, landmarks: tuple[float, ...] = ()) ->
     """
     if histogram == "match":
         _check_landmarks(landmarks)
+    if histogram in ("none", "clahe"):
+        image = stretch_narrow(image)
     if histogram == "none" and image.dtype == np.uint8:
         return image  # type: ignore[return-value]
     box = content_box(image)
@@ -48,6 +54,46 @@ def normalise(image: Grey, histogram: str, landmarks: tuple[float, ...] = ()) ->
     levels[0] = 0
     # cv2.LUT supports 16 bits only since OpenCV 5.
     return cv2.LUT(image, levels) if image.dtype == np.uint8 else np.take(levels, image)  # type: ignore[return-value]
+
+
+def stretch_narrow(image: Grey) -> Grey:
+    """Stretch the body of an image, u8 or u16[H,W], to the whole range if it fills less than a quarter of the depth.
+
+    A label, a marker or a border at full scale makes the depth in use larger than that of the body, which would become
+    nearly black at 8 bits. Brighter and darker values are clipped. Other images are returned unchanged.
+    """
+    ends = _narrow_ends(image)
+    if ends is None:
+        return image
+    full = int(np.iinfo(image.dtype).max)
+    levels = np.rint(np.interp(np.arange(full + 1), ends, (1, full))).astype(image.dtype)
+    levels[0] = 0  # pure black means padding
+    stretched: Grey = np.take(levels, image)
+    return stretched
+
+
+def without_extremes(samples: Grey) -> Grey:
+    """Remove the lowest and the highest grey value if the others span less than half: markers and borders have them."""
+    low, high = samples.min(), samples.max()
+    inside: Grey = samples[(samples != low) & (samples != high)]
+    is_marked = inside.size >= 0.1 * samples.size and 2 * int(np.ptp(inside)) < int(high) - int(low)
+    return inside if is_marked else samples.ravel()
+
+
+def _narrow_ends(image: Grey) -> tuple[int, int] | None:
+    """Return the range of the body if it is narrow.
+
+    The range reaches one width beyond the body's percentiles at most: what is farther away is a marker.
+    """
+    content = image[content_box(image)]
+    steps = [max(1, length // _BODY_SAMPLES) for length in content.shape]
+    samples = without_extremes(content[:: steps[0], :: steps[1]])
+    low, high = (int(grey) for grey in np.percentile(samples, _BODY))
+    width = high - low
+    if width == 0 or width >= _NARROW * ((1 << _bits(content)) - 1):
+        return None
+    near = content[(content >= max(low - width, 0)) & (content <= high + width)]
+    return int(near.min()), int(near.max())
 
 
 def compute_landmarks(images: Iterable[Grey]) -> tuple[float, ...]:
@@ -131,6 +177,7 @@ def _check_landmarks(landmarks: tuple[float, ...]) -> None:
 
 def _reference_levels(image: Grey, number: int) -> NDArray[np.float64]:
     """Compute the percentiles of a reference image at the levels of mode none, not rounded."""
+    image = stretch_narrow(image)
     content = image[content_box(image)]
     levels = _percentiles(_cumulative_counts(content), _NYUL) / 2.0 ** (_bits(content) - 8)
     if levels[0] == levels[-1]:

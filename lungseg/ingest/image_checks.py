@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cache
+from itertools import starmap
 
 import cv2
 import numpy as np
@@ -12,6 +13,7 @@ from lungseg.errors import ImageError
 from lungseg.imaging import codecs
 from lungseg.imaging.dicom.reader import Tags, is_dicom
 from lungseg.imaging.orientation import UPRIGHT
+from lungseg.imaging.intensity import stretch_narrow, without_extremes
 from lungseg.imaging.thumbnails import border_pixels, correlation, find_visible_area, percentile_ranks, thumbnail
 from lungseg.ingest.label_maps import is_label_map
 from lungseg.ingest.reason_codes import Note
@@ -54,6 +56,7 @@ def read_image(content: bytes, display_name: str, key: bytes | None = None) -> C
     if tags.orientation != UPRIGHT:
         element = "PatientOrientation (0020,0020)" if is_dicom(content) else "orientation tag"
         repairs = (orientation_note(f"the {element} of {display_name}", tags.orientation), *repairs)
+    repairs = (*starmap(Note, tags.repairs), *repairs)
     return CheckedImage(image, tags, repairs, (*(flag for flag in _TAG_FLAGS if flag.code in tags.flags), *flags))
 
 
@@ -81,6 +84,11 @@ def check_pixels(pixels: Pixels, display_name: str) -> tuple[Grey, tuple[Note, .
         pixels = codecs.to_grey(pixels)
     _refuse_label_map(pixels, display_name)
     _refuse_blank(pixels, display_name)
+    stretched = stretch_narrow(pixels)
+    if stretched is not pixels:
+        message = f"{display_name} uses less than a quarter of its range of grey values: the picture was stretched"
+        repairs += (Note("narrow_range", message),)
+        pixels = stretched
     upright, sideways = chest_likeness(pixels)
     if upright <= _INVERTED and -upright >= _OVER_SIDEWAYS * sideways:
         repairs += (Note("inverted", f"{display_name} shows dark bones: its grey values were inverted"),)
@@ -161,10 +169,10 @@ def _refuse_label_map(image: Grey, display_name: str) -> None:
 
 def _refuse_blank(image: Grey, display_name: str) -> None:
     step = max(1, min(image.shape) // 64)
-    sampled = image[::step, ::step]
+    sampled = without_extremes(image[::step, ::step])
     positions = [round(share * (sampled.size - 1)) for share in (0.01, 0.99)]
     low, high = (int(value) for value in np.partition(sampled, positions, axis=None)[positions])
-    if high - low > _MIN_CONTRAST * _full_scale(image):
+    if high - low > _MIN_CONTRAST * _full_scale(high):
         return
     values = f"the grey value {low}" if low == high else f"grey values from {low} to {high}"
     raise ImageError("blank", f"{display_name} has almost only {values}: export it again, or remove it")
@@ -172,12 +180,12 @@ def _refuse_blank(image: Grey, display_name: str) -> None:
 
 def _invert(image: Grey) -> Grey:
     """Invert grey values in the depth in use; a black frame is collimation or padding and stays black."""
-    inverted = np.subtract(image.dtype.type(_full_scale(image)), image)
+    inverted = np.subtract(image.dtype.type(_full_scale(int(image.max()))), image)
     if (border_pixels(image) == 0).mean() > 0.2:
         inverted[image == 0] = 0
     return inverted
 
 
-def _full_scale(image: Grey) -> int:
+def _full_scale(highest: int) -> int:
     """Return the largest value of the depth in use: 4095 for 12 bits stored in 16."""
-    return int((1 << max(8, int(image.max()).bit_length())) - 1)
+    return (1 << max(8, highest.bit_length())) - 1

@@ -73,6 +73,16 @@ _REJECTED: tuple[tuple[str, str, str], ...] = (
         "No installed decoder reads the DICOM transfer syntax.",
         "Install `lungseg[jpeg-lossless]`, or export the file with another transfer syntax.",
     ),
+    (
+        "pixel_attributes",
+        "The DICOM file lacks an attribute of its pixels that can have several values, or its pixels contradict one.",
+        "Export the file again, or correct the attribute that the message names.",
+    ),
+    (
+        "stored_bits_unclear",
+        "Bits above the DICOM BitsStored are set, and it is not clear whether they belong to the picture.",
+        "Export the file again with the right BitsStored.",
+    ),
     ("mask_size", "The mask has another aspect ratio than its image.", "Export the mask at the size of its image."),
     ("mask_empty", "The mask marks no pixel.", "Draw the mask, or remove the image."),
     ("mask_full", "The mask marks every pixel.", "Draw the mask, or remove the image."),
@@ -135,6 +145,21 @@ _REPAIRED: tuple[tuple[str, str, str], ...] = (
         "mask_from_alpha",
         "The mask was read from the alpha channel, as its colours show no mask.",
         "None needed; check one such mask.",
+    ),
+    (
+        "attribute_assumed",
+        "The DICOM file lacks attributes of its pixels; each could have one value only, which was used.",
+        "None needed; check one such image.",
+    ),
+    (
+        "stored_bits",
+        "The DICOM pixels use other bits than the header states, as more than BitsStored; all of the picture is used.",
+        "None needed; check one such image.",
+    ),
+    (
+        "narrow_range",
+        "The grey values fill less than a quarter of the range, as beside a bright marker; they were stretched.",
+        "None needed; check one such image.",
     ),
     ("mask_resized", "The mask was resized to its image; both have the same aspect ratio.", "None needed."),
     ("mask_specks", "Components under 1 % of the mask's area were removed.", "None needed."),

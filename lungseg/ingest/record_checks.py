@@ -24,6 +24,7 @@ ReadFile = Callable[[str], bytes]
 _OUTLIER_Z, _MIN_OUTLIER_COUNT = 5.0, 20
 _MIN_SPREAD = 0.05  # of logits: areas that differ by a few per cent are no outliers, however alike the others are
 _DEFAULT = PreprocessSettings()
+_NOT_STORED = ("flags", "repairs")  # of Tags: they become notes
 
 
 def reject_duplicate_ids(
@@ -160,7 +161,7 @@ def _with_findings(record: Record, repairs: Sequence[Note], flags: Sequence[Note
 
 def _with_tags(record: Record, tags: Tags) -> Record:
     """Fill fields that the archive left empty from the tags of the file."""
-    from_file = {field.name: getattr(tags, field.name) for field in fields(Tags) if field.name != "flags"}
+    from_file = {field.name: getattr(tags, field.name) for field in fields(Tags) if field.name not in _NOT_STORED}
     known = {name: getattr(record, name) for name in from_file}
     if record.patient_id == record.image_id:  # the archive names no patient
         known["patient_id"] = from_file["patient_id"] or record.patient_id

@@ -6,6 +6,7 @@ Only the elements listed here are read, so no other patient data can reach a row
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,9 +15,11 @@ from numpy.typing import NDArray
 from lungseg import MAX_IMAGE_PIXELS
 from lungseg.arrays import Pixels
 from lungseg.errors import ImageError
+from lungseg.imaging.dicom import attributes
 from lungseg.imaging.dicom.pseudonym import pseudonym
 from lungseg.imaging.dicom.quiet import silence_libraries
 from lungseg.imaging.dicom.rendering import Rendering, Table, Window, render
+from lungseg.imaging.dicom.stored_bits import StoredBits, find_stored_bits
 from lungseg.imaging.dicom.tags import (
     Tags,
     check_chest,
@@ -39,10 +42,10 @@ _FLOATS = ["FloatPixelData", "DoubleFloatPixelData"]
 _NAMES = """
 SpecificCharacterSet SOPClassUID Modality BodyPartExamined AnatomicRegionSequence ViewPosition ViewCodeSequence
 PatientOrientation PatientID PatientAge PatientBirthDate PatientSex StudyDate PixelSpacing ImagerPixelSpacing
-ManufacturerModelName
-Rows Columns NumberOfFrames SamplesPerPixel PhotometricInterpretation PlanarConfiguration BitsAllocated BitsStored
-HighBit PixelRepresentation PixelPaddingValue PixelPaddingRangeLimit ModalityLUTSequence RescaleSlope RescaleIntercept
-VOILUTSequence WindowCenter WindowWidth VOILUTFunction ExtendedOffsetTable ExtendedOffsetTableLengths PixelData
+ManufacturerModelName Rows Columns NumberOfFrames SamplesPerPixel PhotometricInterpretation PresentationLUTShape
+PlanarConfiguration BitsAllocated BitsStored HighBit PixelRepresentation PixelPaddingValue PixelPaddingRangeLimit
+ModalityLUTSequence RescaleSlope RescaleIntercept VOILUTSequence WindowCenter WindowWidth VOILUTFunction
+ExtendedOffsetTable ExtendedOffsetTableLengths PixelData
 """
 _ELEMENTS = [
     *_NAMES.split(),
@@ -78,23 +81,30 @@ def read(content: bytes, display_name: str, key: bytes | None = None) -> tuple[P
     """Read a radiograph and its tags: u16[H,W] over the whole range with black air, or u8 or u16[H,W,3] RGB.
 
     Applies the modality LUT or rescale, then the first VOI LUT or window, then inverts MONOCHROME1. A window that would
-    show almost nothing is skipped. Padding becomes black; overlays are ignored.
+    show almost nothing is skipped. Padding becomes black; overlays are ignored. Missing attributes of the pixels are
+    assumed, and bits beyond BitsStored are used, where the file leaves one reading only; both are repairs.
 
     Raises:
         ImageError: `undecodable`, `no_pixels`, `not_radiograph`, `body_part`, `lateral_view`, `oblique_view`,
-            `multi_frame`, `depth`, `too_large` or `codec_missing`. All except some cases of `undecodable` are raised
-            before decoding.
+            `multi_frame`, `depth`, `too_large`, `codec_missing`, `pixel_attributes` or `stored_bits_unclear`. All
+            except the last and some cases of `undecodable` are raised before decoding.
 
     """
     silence_libraries()
     dataset = _open(content, display_name)
     check_chest(dataset, display_name)
     check_frontal(dataset, display_name)
+    with _wrap_library_errors(display_name, "decoded"):
+        assumed = attributes.assume_missing(dataset, display_name)
+        stated = attributes.stated_bits(dataset)
+        attributes.fit_to_stream(dataset, display_name)
     _check_layout(dataset, display_name)
     pixels = _decode(dataset, display_name)
     patient = element_value(dataset, "PatientID")
     tags = extract_tags(dataset, pseudonym(str(patient), key) if key and patient else "")
-    return (pixels if pixels.ndim == 3 else render(pixels, _rendering(dataset))), tags
+    if pixels.ndim == 2:
+        pixels = _render(dataset, pixels, stated, assumed, display_name)
+    return pixels, replace(tags, repairs=attributes.repairs(dataset, stated, assumed, display_name))
 
 
 @contextmanager
@@ -102,14 +112,17 @@ def _wrap_library_errors(display_name: str, action: str) -> Iterator[None]:
     """Convert any exception of a DICOM library to ImageError, without quoting file content."""
     try:
         yield
+    except ImageError:
+        raise
     except BaseException as error:
         # The RLE decoder is written in Rust; its panics are not subclasses of Exception.
         is_library_error = isinstance(error, Exception) or type(error).__name__ == "PanicException"
         if not is_library_error or isinstance(error, MemoryError):
             raise
-        kind = type(error).__name__
         raise ImageError(
-            "undecodable", f"{display_name} cannot be {action} as DICOM ({kind}): download or export it again"
+            "undecodable",
+            f"{display_name} cannot be {action} as DICOM, as its content is truncated, damaged or does not fit its "
+            "header: download or export it again",
         ) from None
 
 
@@ -195,23 +208,53 @@ def _decode(dataset: "FileDataset", display_name: str) -> NDArray[Any]:
     return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
 
 
-def _rendering(dataset: "FileDataset") -> Rendering:
+def _render(
+    dataset: "FileDataset", pixels: NDArray[Any], stated: StoredBits, assumed: tuple[str, ...], display_name: str
+) -> NDArray[np.uint16]:
+    """Find the bits that hold the picture, write them to the dataset, and render it."""
+    width_known = not {"BitsStored", "HighBit"} <= set(assumed)
+    cells = pixels.view(f"u{pixels.itemsize}")
+    found = find_stored_bits(cells, stated, width_known, "PixelRepresentation" not in assumed)
+    is_cut = found is not None and width_known and found.bits > stated.bits
+    if found is None or (is_cut and sequence_items(dataset, "ModalityLUTSequence")):
+        raise ImageError(
+            "stored_bits_unclear",
+            f"{display_name} states {stated.bits} bits stored, but higher bits are set, and they are neither clearly "
+            "picture nor clearly something else: export it again",
+        )
+    dataset.BitsStored, dataset.PixelRepresentation = found.bits, int(found.signed)
+    dataset.HighBit = found.bits + found.shift - 1
+    rendering = _rendering(dataset, found)
+    if is_cut and rendering.voi is not None and not _reaches_beyond(rendering.voi, rendering, stated):
+        rendering = replace(rendering, voi=None)  # it would show the stated range only
+    return render(pixels, rendering)
+
+
+def _reaches_beyond(voi: Table | Window, rendering: Rendering, stated: StoredBits) -> bool:
+    """Return whether a window or VOI LUT includes values that need more bits than stated."""
+    highest = 1 << (stated.bits - stated.signed)
+    limit = max(highest * rendering.slope, rendering.slope) + rendering.intercept
+    end = voi.first + voi.entries.size if isinstance(voi, Table) else voi.centre + voi.width / 2
+    return end > limit + 1
+
+
+def _rendering(dataset: "FileDataset", found: StoredBits) -> Rendering:
     """Collect the elements that describe how to display the stored values."""
-    bits, coding = element_int(dataset, "BitsStored"), dataset.file_meta.TransferSyntaxUID
+    little = dataset.file_meta.TransferSyntaxUID.is_little_endian
     ends = element_numbers(dataset, "PixelPaddingValue")
     centres, widths = element_numbers(dataset, "WindowCenter"), element_numbers(dataset, "WindowWidth")
     function = element_text(dataset, "VOILUTFunction") or "LINEAR"
     window = Window(centres[0], widths[0], function) if centres and widths else None
     return Rendering(
-        bits=bits,
-        shift=0 if coding.is_encapsulated else max(element_int(dataset, "HighBit", bits - 1) + 1 - bits, 0),
-        signed=element_int(dataset, "PixelRepresentation") == 1,
+        bits=found.bits,
+        shift=found.shift,
+        signed=found.signed,
         inverted=element_text(dataset, "PhotometricInterpretation") == "MONOCHROME1",
         padding=(*ends, *element_numbers(dataset, "PixelPaddingRangeLimit")) if ends else (),
-        modality=_table(dataset, "ModalityLUTSequence", coding.is_little_endian),
+        modality=_table(dataset, "ModalityLUTSequence", little),
         slope=(element_numbers(dataset, "RescaleSlope") or [1.0])[0],
         intercept=(element_numbers(dataset, "RescaleIntercept") or [0.0])[0],
-        voi=_table(dataset, "VOILUTSequence", coding.is_little_endian) or window,
+        voi=_table(dataset, "VOILUTSequence", little) or window,
     )
 
 

@@ -58,7 +58,8 @@ def render(pixels: NDArray[Any], rendering: Rendering) -> NDArray[np.uint16]:
     cells = (pixels.view(f"u{pixels.itemsize}") >> rendering.shift) & ((1 << rendering.bits) - 1)
     stored = stored_values(rendering)
     padding = _is_padding(stored, rendering)
-    counts = np.bincount(cells.ravel(), minlength=stored.size)
+    beyond = _padded_cells(pixels, rendering)
+    counts = np.bincount(cells.ravel() if beyond is None else cells[~beyond], minlength=stored.size)
     counts[padding] = 0
     values = _rescaled(stored, rendering)
     shown = _windowed(values, rendering.voi)
@@ -70,6 +71,8 @@ def render(pixels: NDArray[Any], rendering: Rendering) -> NDArray[np.uint16]:
         levels = np.uint16(_FULL) - levels
     levels[padding] = 0
     rendered: NDArray[np.uint16] = np.take(levels, cells)
+    if beyond is not None:
+        rendered[beyond] = 0
     return rendered
 
 
@@ -99,6 +102,19 @@ def _is_padding(stored: NDArray[np.float64], rendering: Rendering) -> NDArray[np
     # Signed values are often written as unsigned.
     ends = [end - 65536 if rendering.signed and end >= 32768 else end for end in rendering.padding]
     return (stored >= min(ends)) & (stored <= max(ends)) if ends else np.zeros(stored.shape, np.bool_)
+
+
+def _padded_cells(pixels: NDArray[Any], rendering: Rendering) -> NDArray[np.bool_] | None:
+    """Mark the cells that mean padding if its value needs more bits than are stored; None if it does not."""
+    size = 8 * pixels.itemsize
+    low, high = (
+        int(end) % (1 << size) for end in (min(rendering.padding, default=0), max(rendering.padding, default=0))
+    )
+    negative = (1 << size) - (1 << (rendering.bits - 1)) if rendering.signed else 1 << size
+    if not 1 << rendering.bits <= low <= high < negative:
+        return None
+    cells = pixels.view(f"u{pixels.itemsize}")
+    return np.asarray((cells >= low) & (cells <= high))
 
 
 def _rescaled(stored: NDArray[np.float64], rendering: Rendering) -> NDArray[np.float64]:

@@ -31,7 +31,7 @@ class Tags:
     patient_id: a pseudonym, empty without a key; age_group: ten years such as 40-49, or 90+; sex: female, male or
     other; view: PA, AP, LLD or RLD; spacing_mm: pixel spacing at the patient if known, else at the detector. flags:
     reason codes of what the tags leave open, such as `view_unknown`. orientation: of the stored pixels, 1 to 8 as in
-    EXIF.
+    EXIF. repairs: reason code and message of what was changed to read the pixels.
     """
 
     patient_id: str = ""
@@ -42,6 +42,7 @@ class Tags:
     manufacturer_model: str | None = None
     flags: tuple[str, ...] = ()
     orientation: int = UPRIGHT
+    repairs: tuple[tuple[str, str], ...] = ()
 
 
 def element_value(dataset: "Dataset", name: str) -> Any:

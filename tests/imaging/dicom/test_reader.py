@@ -330,7 +330,7 @@ REFUSED = {
     "one bit": (write_dicom(PIXELS, BitsAllocated=1, BitsStored=1), "depth"),
     "more bits stored than there are": (write_dicom(PIXELS, BitsStored=17), "depth"),
     "no rows": (write_dicom(PIXELS, Rows=0), "undecodable"),
-    "no bits": (write_dicom(PIXELS, BitsAllocated=None), "undecodable"),
+    "no bits": (write_dicom(PIXELS, BitsAllocated=0), "undecodable"),
     "four channels": (write_dicom(PIXELS, SamplesPerPixel=4), "undecodable"),
     "fewer pixels than rows and columns": (write_dicom(PIXELS, Rows=61), "undecodable"),
     "a bomb": (write_dicom(PIXELS, Rows=60000, Columns=60000), "too_large"),

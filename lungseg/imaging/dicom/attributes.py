@@ -1,0 +1,222 @@
+"""Fill in missing attributes of the pixels where the file determines them; name those that it does not determine."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lungseg.errors import ImageError
+from lungseg.imaging.dicom.codestream import FrameHeader, read_frame_header
+from lungseg.imaging.dicom.stored_bits import StoredBits
+from lungseg.imaging.dicom.tags import element_int, element_text, element_value
+
+if TYPE_CHECKING:
+    from pydicom.dataset import FileDataset
+
+_TAGS = {
+    "SamplesPerPixel": "0028,0002",
+    "PhotometricInterpretation": "0028,0004",
+    "PlanarConfiguration": "0028,0006",
+    "Rows": "0028,0010",
+    "Columns": "0028,0011",
+    "BitsAllocated": "0028,0100",
+    "BitsStored": "0028,0101",
+    "HighBit": "0028,0102",
+    "PixelRepresentation": "0028,0103",
+}
+_LAYOUT = ("SamplesPerPixel", "BitsAllocated", "Rows", "Columns")
+# One attribute follows from those before it.
+_ORDER = (*_LAYOUT, "PhotometricInterpretation", "BitsStored", "HighBit", "PixelRepresentation", "PlanarConfiguration")
+_COLOURS = ("RGB", "YBR", "ARGB", "HSV", "CMYK")
+_SAME_CHANNELS = (
+    0.5  # the right order of three channels of a grey image differs less than half as much as the wrong one
+)
+
+
+def assume_missing(dataset: "FileDataset", display_name: str) -> tuple[str, ...]:
+    """Set each missing or empty attribute of the pixels that can have one value only; return their names.
+
+    PixelRepresentation becomes 0, which the values may contradict. A grey image without PhotometricInterpretation
+    becomes MONOCHROME2, unless another attribute says otherwise: its polarity is checked later, as that of a PNG.
+
+    Raises:
+        ImageError: `pixel_attributes`, one of them can have several values.
+
+    """
+    missing = _missing(dataset)
+    if not missing or "PixelData" not in dataset:
+        return ()
+    header = frame_header(dataset)
+    for name in _ORDER:
+        value = _value(dataset, name, header) if name in missing else None
+        if value is not None:
+            setattr(dataset, name, value)
+    unknown = [f"{name} ({_TAGS[name]})" for name in _missing(dataset)]
+    if unknown:
+        raise ImageError(
+            "pixel_attributes",
+            f"{display_name} has no {', '.join(unknown)}, and its pixels allow several values: export it again",
+        )
+    return tuple(missing)
+
+
+def stated_bits(dataset: "FileDataset") -> StoredBits:
+    """Return which bits of a cell hold the picture, according to the attributes."""
+    bits, signed = element_int(dataset, "BitsStored"), element_int(dataset, "PixelRepresentation") == 1
+    high = element_int(dataset, "HighBit", bits - 1)
+    is_plain = not dataset.file_meta.TransferSyntaxUID.is_encapsulated
+    fits = bits <= high + 1 <= element_int(dataset, "BitsAllocated")
+    return StoredBits(bits, high + 1 - bits if is_plain and fits else 0, signed)
+
+
+def fit_to_stream(dataset: "FileDataset", display_name: str) -> None:
+    """Set BitsAllocated to 16 if the stream has more bits than 8; refuse pixels of another size than stated.
+
+    Raises:
+        ImageError: `pixel_attributes`, the stream or the length of the pixels contradicts rows, columns or bits.
+
+    """
+    header, length = frame_header(dataset), plain_length(dataset)
+    rows, columns = element_int(dataset, "Rows"), element_int(dataset, "Columns")
+    allocated = element_int(dataset, "BitsAllocated")
+    frame = rows * columns * element_int(dataset, "SamplesPerPixel", 1) * allocated // 8
+    is_one_frame = element_int(dataset, "NumberOfFrames", 1) == 1
+    problem = ""
+    if header is not None and header.height and (header.height, header.width) != (rows, columns):
+        problem = f"its stream has {header.height}x{header.width} px"
+    elif length is not None and 0 < 2 * frame <= length and is_one_frame and allocated in (8, 16):
+        problem = f"it holds {length} bytes of pixels instead of {frame}"
+    if problem:
+        raise ImageError(
+            "pixel_attributes",
+            f"{display_name} states {rows}x{columns} px with {allocated} bits, but {problem}: export it again",
+        )
+    if header is not None and allocated == 8 < header.precision <= 16:
+        dataset.BitsAllocated = 16
+
+
+def repairs(
+    dataset: "FileDataset", stated: StoredBits, assumed: tuple[str, ...], display_name: str
+) -> tuple[tuple[str, str], ...]:
+    """Describe what was assumed, and what the pixels contradicted, each as reason code and message."""
+    found = stated_bits(dataset)
+    result: tuple[tuple[str, str], ...] = ()
+    if assumed:
+        values = ", ".join(f"{name} ({_TAGS[name]}) = {element_value(dataset, name)}" for name in assumed)
+        result += (("attribute_assumed", f"{display_name} lacks attributes of its pixels, assumed were {values}"),)
+    names = ("BitsStored", "HighBit", "PixelRepresentation")
+    before = (stated.bits, stated.bits + stated.shift - 1, int(stated.signed))
+    after = (found.bits, found.bits + found.shift - 1, int(found.signed))
+    wrong = [
+        f"{n} {a} (stated {b})" for n, b, a in zip(names, before, after, strict=True) if a != b and n not in assumed
+    ]
+    if wrong:
+        result += (("stored_bits", f"{display_name} holds other values than stated; used were {', '.join(wrong)}"),)
+    return result
+
+
+def frame_header(dataset: "FileDataset") -> FrameHeader | None:
+    """Read what the compressed stream of the first frame states; None if the pixels are not compressed, or by RLE."""
+    from pydicom.encaps import generate_frames
+
+    if not dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+        return None
+    try:
+        return read_frame_header(next(generate_frames(dataset.PixelData, number_of_frames=1)))
+    except (ValueError, StopIteration):
+        return None
+
+
+def plain_length(dataset: "FileDataset") -> int | None:
+    """Return the bytes of the pixels; None if they are compressed."""
+    encapsulated = dataset.file_meta.TransferSyntaxUID.is_encapsulated
+    return None if encapsulated else len(element_value(dataset, "PixelData") or b"")
+
+
+def _missing(dataset: "FileDataset") -> list[str]:
+    names = [name for name in _TAGS if element_value(dataset, name) is None]
+    return names if element_int(dataset, "SamplesPerPixel") == 3 else [n for n in names if n != "PlanarConfiguration"]
+
+
+def _value(dataset: "FileDataset", name: str, header: FrameHeader | None) -> int | str | None:
+    """Return the one value that a missing attribute can have; None if there are several."""
+    if name in _LAYOUT:
+        return _layout_value(dataset, name, header)
+    if name == "PhotometricInterpretation":
+        return _photometric(dataset)
+    return _planar(dataset, header) if name == "PlanarConfiguration" else _bit_values(dataset, header)[name]
+
+
+def _layout_value(dataset: "FileDataset", name: str, header: FrameHeader | None) -> int | None:
+    """Return the one value of an attribute of the layout; None if there are several."""
+    photometric = element_text(dataset, "PhotometricInterpretation")
+    if name == "SamplesPerPixel" and photometric:
+        return 3 if photometric.startswith(_COLOURS) else 1
+    if name == "BitsAllocated" and max(element_int(dataset, "BitsStored"), element_int(dataset, "HighBit") + 1) > 8:
+        return 16
+    if header is not None:
+        stated: Mapping[str, int] = {
+            "SamplesPerPixel": header.samples,
+            "BitsAllocated": 8 if header.precision <= 8 else 16,
+            "Rows": header.height,
+            "Columns": header.width,
+        }
+        return stated[name] or None
+    return _from_length(dataset, name)
+
+
+def _from_length(dataset: "FileDataset", name: str) -> int | None:
+    """Solve length = rows x columns x samples x bytes for one factor."""
+    length = plain_length(dataset)
+    known = {
+        "SamplesPerPixel": element_int(dataset, "SamplesPerPixel"),
+        "BitsAllocated": element_int(dataset, "BitsAllocated") // 8,
+        "Rows": element_int(dataset, "Rows"),
+        "Columns": element_int(dataset, "Columns"),
+    }
+    known.pop(name)
+    others = int(np.prod(list(known.values()), dtype=np.int64))
+    if not length or others <= 0:
+        return None
+    value = length // others
+    has_pad_byte = others * value % 2 == 1 and length == others * value + 1
+    if others * value != length and not has_pad_byte:
+        return None
+    allowed = {"SamplesPerPixel": (1, 3), "BitsAllocated": (1, 2)}.get(name)
+    if value <= 0 or (allowed and value not in allowed):
+        return None
+    return value * 8 if name == "BitsAllocated" else value
+
+
+def _photometric(dataset: "FileDataset") -> str | None:
+    """Return what a grey image must be; several colour spaces have three samples."""
+    if element_int(dataset, "SamplesPerPixel") != 1:
+        return None
+    if element_value(dataset, "RedPaletteColorLookupTableDescriptor") is not None:
+        return "PALETTE COLOR"
+    return "MONOCHROME1" if element_text(dataset, "PresentationLUTShape") == "INVERSE" else "MONOCHROME2"
+
+
+def _bit_values(dataset: "FileDataset", header: FrameHeader | None) -> dict[str, int]:
+    """Return BitsStored, HighBit and PixelRepresentation as the other attributes and the stream imply them."""
+    allocated, high = element_int(dataset, "BitsAllocated"), element_int(dataset, "HighBit", -1)
+    stored = element_int(dataset, "BitsStored", high + 1 if 0 <= high < allocated else 0)
+    stored = stored or min(allocated, header.precision if header else allocated)
+    return {"BitsStored": stored, "HighBit": stored - 1, "PixelRepresentation": int(bool(header and header.signed))}
+
+
+def _planar(dataset: "FileDataset", header: FrameHeader | None) -> int | None:
+    """Return the order of three channels. A stream states its own; plain pixels show it where they are nearly grey."""
+    if header is not None or plain_length(dataset) is None:
+        return 0
+    if element_int(dataset, "BitsAllocated") not in (8, 16):
+        return None
+    kind = "u1" if element_int(dataset, "BitsAllocated") == 8 else "u2"
+    cells: Any = np.frombuffer(dataset.PixelData, kind)
+    cells = cells[: cells.size // 3 * 3].astype(np.int32)
+    by_pixel, by_plane = (
+        float(np.abs(np.diff(channels, axis=0)).mean()) for channels in (cells.reshape(-1, 3).T, cells.reshape(3, -1))
+    )
+    if min(by_pixel, by_plane) >= _SAME_CHANNELS * max(by_pixel, by_plane):
+        return None
+    return int(by_plane < by_pixel)
