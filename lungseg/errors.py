@@ -122,5 +122,5 @@ def unwrapped(error: BaseException) -> BaseException:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an exception's text, or the name of its class where it has none."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    """Return the first line of an exception's text, or a substitute where it has none."""
+    return next(iter(str(error).strip().splitlines()), "no details known")

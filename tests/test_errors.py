@@ -74,6 +74,6 @@ def test_wrapped_exception_is_unwrapped() -> None:
     assert errors.unwrapped(inner) is inner
 
 
-@pytest.mark.parametrize(("text", "line"), [("\n one\ntwo", "one"), ("", "ValueError")])
+@pytest.mark.parametrize(("text", "line"), [("\n one\ntwo", "one"), ("", "no details known")])
 def test_first_line(text: str, line: str) -> None:
     assert errors.first_line(ValueError(text)) == line

@@ -12,8 +12,8 @@ from lungseg.arrays import Grey, Pixels
 from lungseg.errors import ImageError
 from lungseg.imaging import codecs
 from lungseg.imaging.dicom.reader import Tags, is_dicom
-from lungseg.imaging.orientation import UPRIGHT
 from lungseg.imaging.intensity import stretch_narrow, without_extremes
+from lungseg.imaging.orientation import UPRIGHT
 from lungseg.imaging.thumbnails import border_pixels, correlation, find_visible_area, percentile_ranks, thumbnail
 from lungseg.ingest.label_maps import is_label_map
 from lungseg.ingest.reason_codes import Note

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lungseg.config import ModelSettings
-from lungseg.errors import InputError, SettingsError
+from lungseg.errors import InputError, SettingsError, first_line
 from lungseg.model.lazy_imports import smp, timm
 from lungseg.model.pretrained import load_encoder_weights, missing_weights_message
 
@@ -77,7 +77,7 @@ def _deeplab(encoder: str, weights: str | None, dropout: float = 0.5) -> Any:
                 encoder, encoder_weights=weights, decoder_aspp_dropout=dropout, in_channels=3, classes=1
             )
     except (KeyError, RuntimeError, ValueError, NotImplementedError, TypeError, AssertionError) as error:
-        reason = (str(error).strip("'\"") or type(error).__name__).splitlines()[0][:120]
+        reason = first_line(error).strip("'\"")[:120]
         raise SettingsError(
             f"--model.encoder {encoder}: DeepLabV3+ cannot use it ({reason}): pass resnet50, mobilenet_v2 or another"
         ) from None

@@ -10,12 +10,13 @@ from lungseg.ingest.reason_codes import REGISTRY, Note
 from lungseg.schema import Record
 
 ROOT = Path(__file__).resolve().parents[2]
+_HOLDERS = ("ImageError", "Note", "Repair")
 
 
 def codes_in(path: Path) -> set[str]:
-    """Return the literal codes that a module passes to ImageError or Note."""
+    """Return the literal codes that a module passes to ImageError, Note or Repair."""
     calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call) and node.args]
-    named = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id in ("ImageError", "Note")]
+    named = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id in _HOLDERS]
     return {call.args[0].value for call in named if isinstance(call.args[0], ast.Constant)}
 
 

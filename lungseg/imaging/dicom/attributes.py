@@ -6,24 +6,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lungseg.errors import ImageError
-from lungseg.imaging.dicom.codestream import FrameHeader, read_frame_header
-from lungseg.imaging.dicom.stored_bits import StoredBits
+from lungseg.imaging.dicom.codestream import FrameHeader
+from lungseg.imaging.dicom.pixel_layout import TAGS, frame_header, plain_length
 from lungseg.imaging.dicom.tags import element_int, element_text, element_value
 
 if TYPE_CHECKING:
     from pydicom.dataset import FileDataset
 
-_TAGS = {
-    "SamplesPerPixel": "0028,0002",
-    "PhotometricInterpretation": "0028,0004",
-    "PlanarConfiguration": "0028,0006",
-    "Rows": "0028,0010",
-    "Columns": "0028,0011",
-    "BitsAllocated": "0028,0100",
-    "BitsStored": "0028,0101",
-    "HighBit": "0028,0102",
-    "PixelRepresentation": "0028,0103",
-}
 _LAYOUT = ("SamplesPerPixel", "BitsAllocated", "Rows", "Columns")
 # One attribute follows from those before it.
 _ORDER = (*_LAYOUT, "PhotometricInterpretation", "BitsStored", "HighBit", "PixelRepresentation", "PlanarConfiguration")
@@ -51,90 +40,17 @@ def assume_missing(dataset: "FileDataset", display_name: str) -> tuple[str, ...]
         value = _value(dataset, name, header) if name in missing else None
         if value is not None:
             setattr(dataset, name, value)
-    unknown = [f"{name} ({_TAGS[name]})" for name in _missing(dataset)]
+    unknown = [f"{name} ({TAGS[name]})" for name in _missing(dataset)]
     if unknown:
         raise ImageError(
             "pixel_attributes",
-            f"{display_name} has no {', '.join(unknown)}, and its pixels allow several values: export it again",
+            f"{display_name} has no {', '.join(unknown)}, and its content allows several values: export it again",
         )
     return tuple(missing)
 
 
-def stated_bits(dataset: "FileDataset") -> StoredBits:
-    """Return which bits of a cell hold the picture, according to the attributes."""
-    bits, signed = element_int(dataset, "BitsStored"), element_int(dataset, "PixelRepresentation") == 1
-    high = element_int(dataset, "HighBit", bits - 1)
-    is_plain = not dataset.file_meta.TransferSyntaxUID.is_encapsulated
-    fits = bits <= high + 1 <= element_int(dataset, "BitsAllocated")
-    return StoredBits(bits, high + 1 - bits if is_plain and fits else 0, signed)
-
-
-def fit_to_stream(dataset: "FileDataset", display_name: str) -> None:
-    """Set BitsAllocated to 16 if the stream has more bits than 8; refuse pixels of another size than stated.
-
-    Raises:
-        ImageError: `pixel_attributes`, the stream or the length of the pixels contradicts rows, columns or bits.
-
-    """
-    header, length = frame_header(dataset), plain_length(dataset)
-    rows, columns = element_int(dataset, "Rows"), element_int(dataset, "Columns")
-    allocated = element_int(dataset, "BitsAllocated")
-    frame = rows * columns * element_int(dataset, "SamplesPerPixel", 1) * allocated // 8
-    is_one_frame = element_int(dataset, "NumberOfFrames", 1) == 1
-    problem = ""
-    if header is not None and header.height and (header.height, header.width) != (rows, columns):
-        problem = f"its stream has {header.height}x{header.width} px"
-    elif length is not None and 0 < 2 * frame <= length and is_one_frame and allocated in (8, 16):
-        problem = f"it holds {length} bytes of pixels instead of {frame}"
-    if problem:
-        raise ImageError(
-            "pixel_attributes",
-            f"{display_name} states {rows}x{columns} px with {allocated} bits, but {problem}: export it again",
-        )
-    if header is not None and allocated == 8 < header.precision <= 16:
-        dataset.BitsAllocated = 16
-
-
-def repairs(
-    dataset: "FileDataset", stated: StoredBits, assumed: tuple[str, ...], display_name: str
-) -> tuple[tuple[str, str], ...]:
-    """Describe what was assumed, and what the pixels contradicted, each as reason code and message."""
-    found = stated_bits(dataset)
-    result: tuple[tuple[str, str], ...] = ()
-    if assumed:
-        values = ", ".join(f"{name} ({_TAGS[name]}) = {element_value(dataset, name)}" for name in assumed)
-        result += (("attribute_assumed", f"{display_name} lacks attributes of its pixels, assumed were {values}"),)
-    names = ("BitsStored", "HighBit", "PixelRepresentation")
-    before = (stated.bits, stated.bits + stated.shift - 1, int(stated.signed))
-    after = (found.bits, found.bits + found.shift - 1, int(found.signed))
-    wrong = [
-        f"{n} {a} (stated {b})" for n, b, a in zip(names, before, after, strict=True) if a != b and n not in assumed
-    ]
-    if wrong:
-        result += (("stored_bits", f"{display_name} holds other values than stated; used were {', '.join(wrong)}"),)
-    return result
-
-
-def frame_header(dataset: "FileDataset") -> FrameHeader | None:
-    """Read what the compressed stream of the first frame states; None if the pixels are not compressed, or by RLE."""
-    from pydicom.encaps import generate_frames
-
-    if not dataset.file_meta.TransferSyntaxUID.is_encapsulated:
-        return None
-    try:
-        return read_frame_header(next(generate_frames(dataset.PixelData, number_of_frames=1)))
-    except (ValueError, StopIteration):
-        return None
-
-
-def plain_length(dataset: "FileDataset") -> int | None:
-    """Return the bytes of the pixels; None if they are compressed."""
-    encapsulated = dataset.file_meta.TransferSyntaxUID.is_encapsulated
-    return None if encapsulated else len(element_value(dataset, "PixelData") or b"")
-
-
 def _missing(dataset: "FileDataset") -> list[str]:
-    names = [name for name in _TAGS if element_value(dataset, name) is None]
+    names = [name for name in TAGS if element_value(dataset, name) is None]
     return names if element_int(dataset, "SamplesPerPixel") == 3 else [n for n in names if n != "PlanarConfiguration"]
 
 

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from lungseg import MAX_IMAGE_PIXELS
 from lungseg.arrays import Pixels
 from lungseg.errors import ImageError
-from lungseg.imaging.dicom import attributes
+from lungseg.imaging.dicom.attributes import assume_missing
+from lungseg.imaging.dicom.pixel_layout import describe_repairs, fit_to_stream, read_statement
 from lungseg.imaging.dicom.pseudonym import pseudonym
 from lungseg.imaging.dicom.quiet import silence_libraries
 from lungseg.imaging.dicom.rendering import Rendering, Table, Window, render
@@ -95,16 +96,16 @@ def read(content: bytes, display_name: str, key: bytes | None = None) -> tuple[P
     check_chest(dataset, display_name)
     check_frontal(dataset, display_name)
     with _wrap_library_errors(display_name, "decoded"):
-        assumed = attributes.assume_missing(dataset, display_name)
-        stated = attributes.stated_bits(dataset)
-        attributes.fit_to_stream(dataset, display_name)
+        assumed = assume_missing(dataset, display_name)
+        stated = read_statement(dataset)
+        fit_to_stream(dataset, display_name)
     _check_layout(dataset, display_name)
     pixels = _decode(dataset, display_name)
     patient = element_value(dataset, "PatientID")
     tags = extract_tags(dataset, pseudonym(str(patient), key) if key and patient else "")
     if pixels.ndim == 2:
-        pixels = _render(dataset, pixels, stated, assumed, display_name)
-    return pixels, replace(tags, repairs=attributes.repairs(dataset, stated, assumed, display_name))
+        pixels = _render(dataset, pixels, stated.stored, assumed, display_name)
+    return pixels, replace(tags, repairs=describe_repairs(dataset, stated, assumed, display_name))
 
 
 @contextmanager

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lungseg.errors import ImageError
 from lungseg.imaging.dicom import vocabulary, wording
@@ -24,6 +24,13 @@ _ANISOTROPIC = 1.05
 _FLAGS = ("body_part_unknown", "body_part_several", "view_unknown")
 
 
+class Repair(NamedTuple):
+    """What was changed to read the pixels of a file: a reason code, and a sentence for its row."""
+
+    code: str
+    message: str
+
+
 @dataclass(frozen=True)
 class Tags:
     """The only data that is taken from a file besides its pixels; all but the orientation is of DICOM files only.
@@ -31,7 +38,7 @@ class Tags:
     patient_id: a pseudonym, empty without a key; age_group: ten years such as 40-49, or 90+; sex: female, male or
     other; view: PA, AP, LLD or RLD; spacing_mm: pixel spacing at the patient if known, else at the detector. flags:
     reason codes of what the tags leave open, such as `view_unknown`. orientation: of the stored pixels, 1 to 8 as in
-    EXIF. repairs: reason code and message of what was changed to read the pixels.
+    EXIF. repairs: what was changed to read the pixels.
     """
 
     patient_id: str = ""
@@ -42,7 +49,7 @@ class Tags:
     manufacturer_model: str | None = None
     flags: tuple[str, ...] = ()
     orientation: int = UPRIGHT
-    repairs: tuple[tuple[str, str], ...] = ()
+    repairs: tuple[Repair, ...] = ()
 
 
 def element_value(dataset: "Dataset", name: str) -> Any:
