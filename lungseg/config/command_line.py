@@ -6,7 +6,7 @@ import inspect
 import logging
 import shutil
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from lungseg.errors import SettingsError
 
 logger = logging.getLogger(__name__)
 
+_MIN_SIMILARITY = 0.65  # of a suggested name, 0 to 1
 _HELP_WIDTH = 110  # longest line of help, however wide the terminal
 
 
@@ -100,7 +101,7 @@ def _read_options(job: Job, recipe: str, words: Sequence[str]) -> tuple[dict[str
         if word in RECIPES[job]:
             raise SettingsError(f"recipe {word} after an option: the recipe comes first, as {_command(job, word)}")
         known = [option.name for options in options_of(RECIPES[job]["demo"][1]).values() for option in options]
-        raise SettingsError(f"unknown option {word}{_near(word, known)}; {see}")
+        raise SettingsError(f"unknown option {word}{_near(word, known) if word.startswith('-') else ''}; {see}")
     given = vars(values)
     return given, given.pop("config", "")
 
@@ -123,13 +124,36 @@ def _read_file(job: Job, path: str) -> dict[str, Any]:
     known = flatten(RECIPES[job]["demo"][1].model_dump()).keys()
     unknown = next((name for name in values if name not in known), None)
     if unknown is not None:
+        other = _job_of(values)
+        if other:
+            raise SettingsError(
+                f"--config {path}: settings of jobs/{other}.py, not of jobs/{job}.py: pass another file"
+            )
         raise SettingsError(f"--config {path}: jobs/{job}.py has no setting {unknown}{_near(unknown, known)}")
     return values
 
 
-def _near(word: str, known: Any) -> str:
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f": did you mean {near[0]}?" if near else ""
+def _job_of(values: Mapping[str, Any]) -> Job | None:
+    """Return the job that has all these settings, if there is one."""
+    return next((job for job in RECIPES if values.keys() <= flatten(RECIPES[job]["demo"][1].model_dump()).keys()), None)
+
+
+def _near(word: str, known: Iterable[str]) -> str:
+    """Suggest the known names with the same last part, else the name that is nearest as a whole or in that part."""
+
+    def similarity(name: str) -> float:
+        pairs = (word, name), (_last_part(word), _last_part(name))
+        return max(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
+
+    names = list(known)
+    near = [name for name in names if _last_part(name) == _last_part(word)]
+    near = near or [name for name in [max(names, key=similarity)] if similarity(name) >= _MIN_SIMILARITY]
+    return f": did you mean {' or '.join(near)}?" if near else ""
+
+
+def _last_part(name: str) -> str:
+    """Return the last part of an option or setting, as `size` of --preprocess.size; of a --no-size too."""
+    return name.rpartition(".")[2].removeprefix("--").removeprefix("no-").replace("_", "-")
 
 
 def _command(job: Job, recipe: str) -> str:

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from lungseg.config.shared import JobSettings, Settings, format_value
+from lungseg.errors import SettingsError
 
 _TYPE_NAMES = {int: "INT", float: "FLOAT", str: "TEXT"}
 _EXPECTED = {"int_parsing": "a whole number", "int_type": "a whole number", "int_from_float": "a whole number"} | {
@@ -60,6 +61,18 @@ class _Flag(argparse.Action):
 
 def _none_or_text(word: str) -> str | None:
     return None if word == "none" else word
+
+
+def require_options(values: Mapping[str, object]) -> None:
+    """Check that options are set; values: by what to pass, as `--archive FOLDER (images)`.
+
+    Raises:
+        SettingsError: options are missing; the message names all of them.
+
+    """
+    missing = [text for text, value in values.items() if not value]
+    if missing:
+        raise SettingsError(f"pass {' and '.join(missing)}")
 
 
 def options_of(settings: JobSettings) -> dict[str, list[Option]]:

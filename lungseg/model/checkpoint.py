@@ -15,6 +15,7 @@ import safetensors
 from lungseg import storage
 from lungseg.config import ModelSettings, PreprocessSettings
 from lungseg.errors import CheckpointError, InputError, first_line
+from lungseg.plurals import counted
 from lungseg.schema import is_superseded
 from lungseg.storage.files import digest_bytes
 
@@ -69,17 +70,40 @@ def find_all(path: str) -> list[Checkpoint]:
         raise CheckpointError(f"{path}: no such folder: pass the folder of a finished run, or of a study")
     if not storage.exists(storage.join(path, "study.json")):
         return [_of_run(path)]
+    return _of_study(path)
+
+
+def _of_study(path: str) -> list[Checkpoint]:
     study = storage.read_json(storage.join(path, "study.json"))
     states = study.get("states", {})
     names = [name for name in study["runs"] if not is_superseded(states.get(name, {}))]
     if not names:
         raise CheckpointError(f"{path}: the study has no runs: pass the folder of a finished run, or of another study")
-    pooled = [name for name in names if name.startswith("pooled")]
-    return [_of_run(storage.join(path, name)) for name in pooled or names]
+    selected = [name for name in names if name.startswith("pooled")] or names
+    untrained = [name for name in selected if _is_untrained(storage.join(path, name))]
+    if untrained:
+        raise CheckpointError(
+            f"{path}: the study is not finished: no checkpoint of {len(untrained)} of "
+            f"{counted(len(selected), 'run')} yet (first: {untrained[0]}): run the same jobs/train.py command again"
+        )
+    return [_of_run(storage.join(path, name)) for name in selected]
+
+
+def _is_untrained(run: str) -> bool:
+    """Return whether a run has no complete checkpoint yet; config.json is written last."""
+    candidates = storage.list_folders(storage.join(run, "checkpoint"))
+    return not any(storage.exists(storage.join(folder, "config.json")) for folder in candidates)
+
+
+def _is_run_of_a_study(path: str) -> bool:
+    study = storage.join(storage.parent_of(path), "study.json")
+    return storage.exists(study) and storage.name_of(path) in storage.read_json(study).get("runs", [])
 
 
 def _of_run(path: str) -> Checkpoint:
     checkpoint = latest(storage.join(path, "checkpoint"))
+    if checkpoint is None and _is_untrained(path) and _is_run_of_a_study(path):
+        raise CheckpointError(f"{path}: the run is not finished: run the same jobs/train.py command again")
     if checkpoint is None:
         raise CheckpointError(
             f"{path}: not a checkpoint: expected config.json, or checkpoint/ of a run; pass the folder of a run"

@@ -14,6 +14,7 @@ from lungseg.cluster.connection import cluster_total, connect
 from lungseg.cluster.resources import require_cpus
 from lungseg.cluster.shared_storage import require_shared_storage
 from lungseg.config import AdaptSettings
+from lungseg.config.options import require_options
 from lungseg.dataset.catalog import PreparedDataset, find_datasets, list_unfinished, open_dataset
 from lungseg.dataset.sample_reader import SampleReader
 from lungseg.errors import InputError, LungsegError, SettingsError, TaskResult
@@ -35,8 +36,12 @@ def run(settings: AdaptSettings) -> None:
         LungsegError: a model or the data cannot be used, they were prepared differently, or the cluster is too small.
 
     """
-    if not settings.checkpoint or not settings.data:
-        raise SettingsError("pass --checkpoint FOLDER (a finished run) and --data FOLDER (prepared images)")
+    require_options(
+        {
+            "--checkpoint FOLDER (a finished run or study)": settings.checkpoint,
+            "--data FOLDER (prepared images)": settings.data,
+        }
+    )
     models = _models(settings)
     data = [open_dataset(folder) for folder in find_datasets([storage.resolve(path) for path in settings.data])]
     images = min(settings.max_images, sum(dataset.index.num_rows for dataset in data))

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from lungseg import storage
 from lungseg.config import InferSettings
+from lungseg.config.options import require_options
 from lungseg.config.precision import require_fp16_device
 from lungseg.errors import InputError, SettingsError, TaskResult
 from lungseg.imaging.dicom.pseudonym import pseudonym
@@ -139,8 +140,12 @@ def _require_folders(settings: InferSettings, out: str) -> None:
         SettingsError: one of these conditions is not met.
 
     """
-    if not settings.archive or not settings.checkpoint:
-        raise SettingsError("pass --archive FOLDER (images or prepared data) and --checkpoint FOLDER (a finished run)")
+    require_options(
+        {
+            "--archive FOLDER (images or prepared data)": settings.archive,
+            "--checkpoint FOLDER (a finished run or study)": settings.checkpoint,
+        }
+    )
     if storage.resolve(settings.archive) == out:
         raise SettingsError(f"--out {settings.out} is the archive itself: pass another folder for the predictions")
 

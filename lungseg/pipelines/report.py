@@ -84,6 +84,9 @@ def _notes(study: Study, predictions: Predictions | None) -> list[str]:
     verb, owner = ("is", "its") if unfinished == 1 else ("are", "their")
     runs = counted(len(study.runs), "run")
     notes = [f"{unfinished} of {runs} {verb} unfinished: {owner} results are missing."] if unfinished else []
+    if study.superseded:
+        left_out = counted(study.superseded, "run has", "runs have")
+        notes.append(f"{left_out} other data or settings than the study's last command: no results of them are shown.")
     if predictions is None:
         return notes
     about = predictions.about

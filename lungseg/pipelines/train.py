@@ -65,6 +65,7 @@ def run(settings: TrainSettings) -> None:
         for name, plan in named_plans.items()
         if not record.is_finished(name)
     ]
+    _warn_of_superseded(record)
     record.write_states()
     failures = train_all(unfinished, at_once, allocation, record)
     _show_results(record, trained=bool(unfinished))
@@ -75,6 +76,17 @@ def run(settings: TrainSettings) -> None:
         command("infer", "archive", "--archive", "FOLDER", "--checkpoint", study),
         command("report", "study", "--study", study),
     )
+
+
+def _warn_of_superseded(record: StudyRecord) -> None:
+    """Log the finished runs that leave the results: their data or settings are not those of this command."""
+    names = record.superseded_runs()
+    if names:
+        runs = counted(len(names), "finished run leaves", "finished runs leave")
+        logger.warning(
+            "%s: %s the results, with other data or settings than now (%s): pass another --study to keep them",
+            *(record.folder, runs, ", ".join(names)),
+        )
 
 
 def _with_absolute_weights(settings: TrainSettings) -> TrainSettings:

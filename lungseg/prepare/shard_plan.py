@@ -5,11 +5,13 @@ import logging
 from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pyarrow as pa
 
 from lungseg import storage
 from lungseg.config import OddMasks, PreprocessSettings
+from lungseg.config.shared import format_value
 from lungseg.errors import InputError
 from lungseg.ingest.reason_codes import is_unmatched_mask
 from lungseg.schema import SCHEMA, Record, table
@@ -20,6 +22,7 @@ _PLAN = pa.schema(
     [("shard", pa.string()), ("image_uri", pa.string()), ("image_id", pa.string())],
     metadata={"lungseg.schema": str(SCHEMA).encode()},
 )
+_SETTINGS, _LANDMARKS = "settings", "--preprocess.landmarks"
 # Estimated size of a prepared sample in a tar: bytes per pixel, and a constant for headers, padding and JSON.
 # Measured on Shenzhen and Montgomery, equalized, at 256 and 512 px: 0.58 to 0.66 bytes per pixel.
 _BYTES_PER_PX, _BYTES_PER_SAMPLE = 0.62, 4096
@@ -93,7 +96,8 @@ def plan_shards(
     them: images added to an archive go into new tars, and finished tars do not change.
 
     Raises:
-        InputError: a folder holds a dataset of another archive, or its plan cannot be read at the moment.
+        InputError: a folder holds a dataset of another archive or with other settings, or its plan cannot be read at
+            the moment.
 
     """
     max_inputs = min(
@@ -107,7 +111,7 @@ def plan_shards(
         folder = storage.join(out, dataset)
         unmatched = tuple(record for record in members if is_unmatched_mask(record))
         images = [record for record in members if not is_unmatched_mask(record)]
-        earlier = _read_plan(folder, images, _settings_digest(preprocess, max_inputs))
+        earlier = _read_plan(folder, images, _settings(preprocess, max_inputs, odd_masks))
         shards = assign_to_shards(images, earlier, dataset, max_inputs)
         planned = [
             ShardPlan(folder, name, tuple(inside), preprocess, max_inputs, odd_masks) for name, inside in shards.items()
@@ -142,7 +146,7 @@ def assign_to_shards(
 
 def save_plan(plans: Sequence[ShardPlan]) -> None:
     """Write the plan of one dataset into its folder, before its first tar."""
-    settings = _settings_digest(plans[0].preprocess, plans[0].max_inputs)
+    settings = json.dumps(_settings(plans[0].preprocess, plans[0].max_inputs, plans[0].odd_masks))
     assigned = [(plan.name, record) for plan in plans for record in plan.records]
     # An unusable record must not reserve an id that a usable one has.
     usable_ids = {record.image_id for _, record in assigned if record.usable}
@@ -154,7 +158,7 @@ def save_plan(plans: Sequence[ShardPlan]) -> None:
         }
         for shard, record in assigned
     ]
-    schema = _PLAN.with_metadata({**_PLAN.metadata, "settings_digest": settings})
+    schema = _PLAN.with_metadata({**_PLAN.metadata, _SETTINGS: settings})
     storage.write_table(_path(plans[0].folder), table(rows, schema))
 
 
@@ -162,12 +166,39 @@ def _number(shard: str) -> int:
     return int(shard.rsplit("-", 1)[1])
 
 
-def _settings_digest(preprocess: PreprocessSettings, max_inputs: int) -> str:
-    """Return the digest of all settings that change every tar: with another one, earlier plans are not kept."""
-    return storage.digest([SCHEMA, preprocess.model_dump(), max_inputs])
+def _settings(preprocess: PreprocessSettings, max_inputs: int, odd_masks: OddMasks) -> dict[str, Any]:
+    """Return all settings that change every tar, by option."""
+    return {
+        **{f"--preprocess.{name}": value for name, value in preprocess.model_dump(mode="json").items()},
+        "--odd-masks": odd_masks,
+        "images per tar (--images-per-shard, --shard-mib)": max_inputs,
+    }
 
 
-def _read_plan(folder: str, records: Sequence[Record], settings_digest: str) -> list[tuple[str, str]]:
+def _require_same_settings(folder: str, earlier: dict[str, Any], settings: dict[str, Any]) -> bool:
+    """Return whether a dataset has these settings; other landmarks of --match-to are computed again, as it may grow.
+
+    Raises:
+        InputError: another setting differs. It would replace the dataset.
+
+    """
+    changed = [name for name, value in settings.items() if earlier.get(name) != value]
+    if changed == [_LANDMARKS]:
+        logger.warning("%s: --match-to gives other landmarks than before: all its tars are written again", folder)
+        return False
+    shown = [name for name in changed if name.startswith("--")] or changed  # the size changes the images per tar
+    if shown:
+        values = "; ".join(
+            f"{name} {format_value(earlier.get(name))}, now {format_value(settings[name])}" for name in shown
+        )
+        raise InputError(
+            f"{folder} was prepared with other settings ({values}): repeat those, pass another --out, or delete the "
+            "folder"
+        )
+    return True
+
+
+def _read_plan(folder: str, records: Sequence[Record], settings: dict[str, Any]) -> list[tuple[str, str]]:
     try:
         plan = _open_plan(folder)
     except _DamagedPlanError as error:
@@ -178,7 +209,8 @@ def _read_plan(folder: str, records: Sequence[Record], settings_digest: str) -> 
     uris = plan.column("image_uri").to_pylist()
     if uris and {record.image_uri for record in records}.isdisjoint(uris):
         raise InputError(f"{folder} holds a dataset of another archive ({uris[0]}): pass another --dataset or --out")
-    if plan.schema.metadata.get(b"settings_digest", b"").decode() != settings_digest:
+    earlier = json.loads(plan.schema.metadata.get(_SETTINGS.encode(), b"{}"))
+    if not _require_same_settings(folder, earlier, settings):
         return []
     return list(zip(plan.column("shard").to_pylist(), uris, strict=True))
 

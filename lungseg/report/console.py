@@ -38,6 +38,7 @@ _UNFINISHED = (_Column("run", "run"), _Column("epochs so far", "epochs", 0), _Co
 _TRAINING = _Column("in training", "training")
 _NO_REFERENCE = _Column("no ref.", "without_reference", 0)
 _PREDICTIONS = (_DATASET, _TRAINING, _IMAGES, _NO_REFERENCE, *_DICE, *_OVERLAP, *_DISTANCES)
+_PREDICTIONS_ALONE = (_DATASET, _TRAINING, _IMAGES, _NO_REFERENCE)
 _CODES = (_DATASET, _Column("status", "status"), _Column("reason code", "code", is_wrapped=True), _IMAGES)
 
 
@@ -70,8 +71,11 @@ def print_report(
 
 def _print_predictions(console: Console, predictions: Predictions) -> None:
     about = predictions.about
-    heading = f"Predictions of {predicting_runs(about['runs'])}", f"{describe_metrics(about)}; HD95 and ASSD in px"
-    _print_table(console, heading, _PREDICTIONS, [line.as_json() for line in predictions.lines])
+    has_reference = any(line.dice for line in predictions.lines)
+    note = f"{describe_metrics(about)}; HD95 and ASSD in px" if has_reference else "no reference masks, so no metrics"
+    columns = _PREDICTIONS if has_reference else _PREDICTIONS_ALONE
+    heading = f"Predictions of {predicting_runs(about['runs'])}", note
+    _print_table(console, heading, columns, [line.as_json() for line in predictions.lines])
     title = f"{about['inputs']} inputs: {format_counts(about['counts'])}"
     _print_table(console, (title, ""), _CODES, predictions.codes)
 

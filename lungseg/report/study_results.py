@@ -37,7 +37,8 @@ class Study:
     """Results of a study, finished or not.
 
     curves: rows of metrics.jsonl by run. unfinished: run, state and epochs of each unfinished run.
-    folds_and_split_seed: settings that determine the folds.
+    folds_and_split_seed: settings that determine the folds. superseded: number of runs with other data or
+    settings than the last command.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Study:
     unfinished: tuple[Row, ...]
     matrix: CrossDatasetResults
     folds_and_split_seed: tuple[int | None, int | None] = (None, None)
+    superseded: int = 0
 
 
 def read_study(folder: str) -> Study:
@@ -80,6 +82,7 @@ def read_study(folder: str) -> Study:
         ),
         matrix=summarise(read_rows(folder)),
         folds_and_split_seed=tuple(study.get("settings", {}).get(name) for name in ("folds", "split_seed")),
+        superseded=len(study["runs"]) - len(runs),
     )
 
 

@@ -43,6 +43,11 @@ class StudyRecord:
         """Read run.json of a finished run."""
         return storage.read_json(storage.join(self.folder, name, "run.json"))
 
+    def superseded_runs(self) -> list[str]:
+        """List the runs that the results had so far and that these settings or data no longer allow."""
+        states = self._read_earlier().get("states", {})
+        return [name for name, state in states.items() if state["in_results"] and name not in self.matching_runs]
+
     def write_states(self) -> dict[str, Row]:
         """Write the runs and their states; return the states.
 

@@ -10,7 +10,7 @@ import pytest
 
 from lungseg.config import InferSettings, TrainSettings
 from lungseg.config.command_line import help_text, parse, to_yaml
-from lungseg.config.options import options_of
+from lungseg.config.options import options_of, require_options
 from lungseg.config.recipes import DATA_RECIPES, RECIPES, Job
 from lungseg.errors import SettingsError
 
@@ -138,6 +138,21 @@ def test_a_wrong_file_is_refused_in_one_line(content: str, message: str, tmp_pat
     assert message in error_of("train", "--config", str(path))
 
 
+def test_all_missing_options_are_named() -> None:
+    require_options({"--archive FOLDER": "x", "--checkpoint FOLDER": ("y",)})
+    with pytest.raises(SettingsError, match=r"^pass --archive FOLDER and --checkpoint FOLDER$"):
+        require_options({"--archive FOLDER": "", "--out FOLDER": "x", "--checkpoint FOLDER": ()})
+    with pytest.raises(SettingsError, match=r"^pass --checkpoint FOLDER$"):
+        require_options({"--archive FOLDER": "x", "--checkpoint FOLDER": ()})
+
+
+@pytest.mark.parametrize(("job", "other"), [("infer", "train"), ("train", "prepare"), ("report", "adapt")])
+def test_file_of_another_job_is_recognised(job: Job, other: Job, tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(to_yaml(other, RECIPES[other]["demo"][1]))
+    assert f"{path}: settings of jobs/{other}.py, not of jobs/{job}.py" in error_of(job, "--config", str(path))
+
+
 def test_a_missing_file_is_refused() -> None:
     assert "--config nowhere.yaml: no such file or directory" in error_of("train", "--config", "nowhere.yaml")
 
@@ -151,6 +166,12 @@ def test_a_missing_file_is_refused() -> None:
         ("prepare", "--preproces.size", "--preprocess.size"),
         ("infer", "--checkpont", "--checkpoint"),
         ("report", "--overlay=3", "--overlays"),
+        ("prepare", "--size", "--preprocess.size"),
+        ("train", "--lr=1", "--optim.lr"),
+        ("train", "--batch-size", "--loader.batch-size"),
+        ("train", "--batch_size", "--loader.batch-size"),
+        ("prepare", "--histgram", "--preprocess.histogram"),
+        ("infer", "--no-holes", "--postprocess.holes"),
     ],
 )
 def test_a_misspelt_option_names_the_near_one(job: Job, wrong: str, near: str) -> None:

@@ -312,8 +312,20 @@ def test_study_without_runs_is_refused(tmp_path: Path) -> None:
 def test_study_without_checkpoints_is_refused(checkpoints: Path) -> None:
     study = a_study(checkpoints, "pooled-fold0-22")
     shutil.rmtree(f"{study}/pooled-fold0-22/checkpoint")
-    with pytest.raises(CheckpointError, match="pooled-fold0-22: not a checkpoint"):
-        checkpoint.find_all(study)[0]
+    again = "not finished.*: run the same jobs/train.py command again"
+    with pytest.raises(CheckpointError, match=rf"{study}: the study is {again}"):
+        checkpoint.find_all(study)
+    with pytest.raises(CheckpointError, match=rf"pooled-fold0-22: the run is {again}"):
+        checkpoint.find_all(f"{study}/pooled-fold0-22")
+
+
+def test_run_killed_in_its_first_checkpoint_is_not_finished(checkpoints: Path) -> None:
+    study = a_study(checkpoints, "pooled-fold0-22", "pooled-fold1-22")
+    for config in Path(f"{study}/pooled-fold1-22/checkpoint").glob("*/config.json"):
+        config.unlink()
+    message = r"no checkpoint of 1 of 2 runs yet \(first: pooled-fold1-22\)"
+    with pytest.raises(CheckpointError, match=message):
+        checkpoint.find_all(study)
 
 
 def test_missing_and_empty_folders_are_refused(tmp_path: Path) -> None:

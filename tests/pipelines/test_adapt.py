@@ -54,7 +54,7 @@ def test_same_command_writes_the_same_models(
 
 def test_adapted_model_can_predict(adapted: Path, archive: Path, tmp_path: Path, without_ray: None) -> None:
     infer.run(InferSettings(archive=str(archive), checkpoint=(str(adapted / "pooled-fold0-test"),), out=str(tmp_path)))
-    (part,) = tmp_path.glob("*.parquet")
+    (part,) = tmp_path.glob("rows/*.parquet")
     rows = storage.read_table(str(part)).to_pylist()
     assert len(rows) == 8
     assert min(row["dice"] for row in rows) > 0.5

@@ -121,7 +121,7 @@ def test_duplicates_are_listed_and_stay_in_one_fold(
         ("north/north_03", "south/south_08", "near"),
     }
     assert table.schema.equals(duplicates.PAIRS)
-    message = "audit: 1 exact, 1 near duplicate pairs, 0 patients with several images; each pair stays in one fold: "
+    message = "audit: 1 exact, 1 near duplicate pair, 0 patients with several images; each pair stays in one fold: "
     assert f"{message}{path}" in caplog.text
     runs = json.loads((tmp_path / "study" / "study.json").read_text())["runs"]
     assert len(runs) == 4

@@ -1,6 +1,7 @@
 """Assignment of inputs to tars, and how it is kept when the archive changes."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, strategies as st
@@ -92,14 +93,45 @@ def test_file_listed_twice_keeps_both_tars() -> None:
     assert assign_to_shards(twice, pairs(before), "north", 2) == before
 
 
-def test_saved_plan_is_kept_until_settings_change(tmp_path: Path) -> None:
+def test_saved_plan_is_kept_when_the_archive_grows(tmp_path: Path) -> None:
     first = plan_shards(records([1, 3, 5]), str(tmp_path), SMALL, 2)
     save_plan(first)
     more = plan_shards(records([0, 1, 2, 3, 4, 5]), str(tmp_path), SMALL, 2)
     assert more[:2] == first
     assert [[entry.image_id for entry in plan.records] for plan in more[2:]] == [["00", "02"], ["04"]]
-    other = plan_shards(records([0, 1, 2, 3, 4, 5]), str(tmp_path), SMALL, 3)
-    assert [[entry.image_id for entry in plan.records] for plan in other] == [["00", "01", "02"], ["03", "04", "05"]]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"preprocess": PreprocessSettings(size=128)}, r"--preprocess\.size 64, now 128"),
+        (
+            {"preprocess": PreprocessSettings(size=64, classes=("lung", "heart"))},
+            "--preprocess.classes lung, now lung heart",
+        ),
+        ({"images_per_shard": 3}, r"images per tar \(--images-per-shard, --shard-mib\) 2, now 3"),
+        ({"odd_masks": "reject"}, "--odd-masks flag, now reject"),
+    ],
+)
+def test_other_settings_are_refused(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
+    start: dict[str, Any] = {"preprocess": SMALL, "images_per_shard": 2}
+    save_plan(plan_shards(records([1, 2]), str(tmp_path), **start))
+    before = (tmp_path / "north" / "plan.parquet").read_bytes()
+    with pytest.raises(InputError, match=rf"{tmp_path}/north was prepared with other settings \({message}\): repeat"):
+        plan_shards(records([1, 2, 3]), str(tmp_path), **{**start, **settings})
+    assert (tmp_path / "north" / "plan.parquet").read_bytes() == before
+
+
+def test_other_landmarks_write_all_tars_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The folder of --match-to may be the archive itself, which grows."""
+
+    def matched(*landmarks: float) -> PreprocessSettings:
+        return PreprocessSettings(size=64, histogram="match", landmarks=landmarks)
+
+    save_plan(plan_shards(records([1, 3]), str(tmp_path), matched(1.0, 2.0), 2))
+    plans = plan_shards(records([0, 1, 3]), str(tmp_path), matched(1.0, 3.0), 2)
+    assert [[entry.image_id for entry in plan.records] for plan in plans] == [["00", "01"], ["03"]]
+    assert "--match-to gives other landmarks than before: all its tars are written again" in caplog.text
 
 
 def test_damaged_plan_is_replaced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

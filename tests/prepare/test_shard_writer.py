@@ -282,12 +282,12 @@ def test_changed_file_replaces_its_shard_only(kind: str, own_archive: Path, tmp_
     read_all(out / "north")
 
 
-def test_other_settings_replace_every_shard(archive: Path, own_prepared: Path, tmp_path: Path) -> None:
+def test_other_settings_leave_the_dataset_as_it_is(archive: Path, own_prepared: Path) -> None:
+    before = contents(own_prepared)
     other = PreprocessSettings(size=64, geometry="crop", histogram="percentile")
-    dataset_writer.write_datasets(planned(archive, own_prepared, other))
-    dataset_writer.write_datasets(planned(archive, tmp_path / "fresh", other))
-    assert contents(own_prepared) == contents(tmp_path / "fresh")
-    assert catalog.open_dataset(str(own_prepared / "north")).preprocess == other
+    with pytest.raises(InputError, match=r"geometry pad, now crop; --preprocess\.histogram none, now percentile"):
+        planned(archive, own_prepared, other)
+    assert contents(own_prepared) == before
 
 
 def test_removed_inputs_leave_no_tar_behind(own_archive: Path, tmp_path: Path) -> None:

@@ -75,6 +75,11 @@ def test_predictions_without_reference_masks(study: Path, rows: list[Row]) -> No
     text = to_html(page)
     assert text.count("<img ") == 4
     assert 'class="reference" d=""' in text
+    predictions = text.split("<h2>Predictions</h2>")[1].split("<h2>Dice per image</h2>")[0]
+    assert "Dice" not in predictions
+    assert "HD95" not in predictions
+    assert "reference (wide, blue)" not in predictions
+    assert predictions.count("No image has a reference mask") == 2
 
 
 def test_predictions_without_any_image(study: Path) -> None:

@@ -8,6 +8,7 @@ from lungseg import storage
 from lungseg.config import TrainSettings
 from lungseg.dataset.folds import RunPlan
 from lungseg.errors import InputError
+from lungseg.pipelines import train
 from lungseg.report import study_results
 from lungseg.schema import MANIFEST, STUDY_ROWS, TEST_ROWS, table
 from lungseg.study.study_files import StudyRecord, earlier_seeds
@@ -113,3 +114,18 @@ def test_seed_and_subgroups_are_in_the_rows(tmp_path: Path) -> None:
     ]
     assert earlier_seeds(str(tmp_path / "s")) == {0, 2}
     assert earlier_seeds(str(tmp_path / "none")) == set()
+
+
+def test_runs_that_leave_the_results_are_named_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    _finish(tmp_path, "pooled-fold0", 0, 0.9)
+    assert _record(tmp_path).superseded_runs() == []
+    _record(tmp_path).write()
+    assert _record(tmp_path).superseded_runs() == []
+    changed = _record(tmp_path, frozenset({"pooled-fold1"}))
+    train._warn_of_superseded(changed)
+    (message,) = caplog.messages
+    assert (
+        "1 finished run leaves the results, with other data or settings than now (pooled-fold0): pass anot" in message
+    )
+    changed.write()
+    assert changed.superseded_runs() == []
