@@ -259,7 +259,11 @@ STUDY_ROWS = _described(
 _PREDICTED: _Columns = (
     ("image_id", pa.string(), "id of the image, unique in its dataset"),
     ("dataset", pa.string(), "name of the dataset"),
-    ("patient_id", pa.string(), "id of the patient, a pseudonym for DICOM; the image id where no patient is named"),
+    (
+        "patient_id",
+        pa.string(),
+        "id of the patient; DICOM: a pseudonym, empty without a key; other files: the image id if no patient is named",
+    ),
     ("source_uri", pa.string(), "image file, or TAR#image_id for prepared data"),
     ("mask_uris", pa.list_(pa.string()), "files of the reference masks"),
     ("status", pa.string(), "ok or repaired: predicted; rejected or failed: not predicted, see codes and message"),

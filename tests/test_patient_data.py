@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,13 +15,16 @@ from pydicom import config
 from pydicom.datadict import DicomDictionary
 
 from lungseg import storage
-from lungseg.config import ExportSettings, PostprocessSettings, PreprocessSettings
+from lungseg.config import ExportSettings, PostprocessSettings, PreprocessSettings, command_line
+from lungseg.config.recipes import Job
 from lungseg.export.writers import export_part
 from lungseg.imaging import phantom
+from lungseg.imaging.dicom.pseudonym import pseudonym
 from lungseg.inference.inputs import with_stats
 from lungseg.inference.items import Item, Prediction, open_item
 from lungseg.inference.rows import make_row
 from lungseg.ingest import sources
+from lungseg.ingest.file_names import short_digest
 from lungseg.predictions.parts import part_path, read_part
 from lungseg.prepare import dataset_writer
 from lungseg.prepare.shard_plan import plan_shards
@@ -177,6 +181,29 @@ def test_no_output_has_a_value_of_a_patient(
     assert leaks(terminal.out + terminal.err + caplog.text, form) == []
 
 
+@pytest.mark.parametrize("key", [None, KEY], ids=["no-key", "key"])
+def test_patient_of_a_dicom_file_is_a_pseudonym_or_nothing(key: bytes | None, archive: Path, tmp_path: Path) -> None:
+    """Names of DICOM files often consist of UIDs, so the image id never stands for the patient."""
+    (archive / "good.dcm").rename(archive / "1.2.840.5")  # no suffix, as in many archives
+    shutil.copy(archive / "1.2.840.5", archive / "misnamed.png")
+    prepared, predictions = tmp_path / "prepared", tmp_path / "predictions"
+    plans = plan_shards(sources.discover(str(archive)), str(prepared), PreprocessSettings(size=64))
+    dataset_writer.begin_datasets(plans)
+    for plan in plans:
+        write_shard(plan, key)
+    dataset_writer.finish_dataset(plans)
+    predict(archive, predictions, key)
+    manifest = storage.read_table(str(next(prepared.rglob("manifest.parquet")))).to_pylist()
+    rows = read_part(part_path(str(predictions), 0)).to_pylist()
+    read = {row["image_id"]: row["patient_id"] for row in manifest if row["status"] in ("ok", "repaired")}
+    assert set(read) >= {"1_2_840_5-" + short_digest("1.2.840.5"), "misnamed"}
+    patient = str(pydicom.dcmread(archive / "misnamed.png").PatientID)
+    expected = pseudonym(patient, key) if key else ""
+    assert set(read.values()) == {expected}
+    assert {row["patient_id"] for row in manifest} <= {expected, ""}
+    assert {row["patient_id"] for row in rows} <= {expected, ""}
+
+
 def test_segmentation_keeps_valid_values_only(form: str, archive: Path, tmp_path: Path) -> None:
     predict(archive, tmp_path / "predictions", None)
     part = part_path(str(tmp_path / "predictions"), 0)
@@ -188,3 +215,10 @@ def test_segmentation_keeps_valid_values_only(form: str, archive: Path, tmp_path
     assert result.PatientID == expected["PatientID"]
     assert result.PatientBirthDate == (expected["PatientBirthDate"] if form == "valid" else "")
     assert result.StudyInstanceUID == "1.2.3.771"
+
+
+@pytest.mark.parametrize(("job", "rule"), [("prepare", "DICOM needs it"), ("infer", "rows of DICOM files have no")])
+def test_help_states_what_happens_without_a_key(job: Job, rule: str) -> None:
+    text = " ".join(command_line.help_text(job, ["--help"]).split())
+    assert "turns patient ids of DICOM files and listings into pseudonyms" in text
+    assert rule in text

@@ -59,8 +59,8 @@ class InferSettings(JobSettings):
     """pixels with at least this probability are lung; default: that of the models (0.5, or chosen in training)"""
     postprocess: PostprocessSettings = PostprocessSettings()
     patient_key: str = ""
-    """file with the secret key that turns DICOM patient ids into pseudonyms, as in jobs/prepare.py; without it the
-    image id stands for the patient"""
+    """file with the secret key that turns patient ids of DICOM files and listings into pseudonyms (or set
+    LUNGSEG_PATIENT_KEY); without it, rows of DICOM files have no patient_id"""
     max_failed: str = "100%"
     """stop when more images than this are rejected or failed: a percentage of all, e.g. 1%, or a number"""
     verify: bool = False

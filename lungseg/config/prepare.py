@@ -53,7 +53,8 @@ class PrepareSettings(JobSettings):
     odd_masks: OddMasks = "flag"
     """keep an image with an unusual mask and flag it in the manifest, or reject it"""
     patient_key: str = ""
-    """file with the secret key that turns DICOM patient ids into pseudonyms (or set LUNGSEG_PATIENT_KEY)"""
+    """file with the secret key that turns patient ids of DICOM files and listings into pseudonyms (or set
+    LUNGSEG_PATIENT_KEY); DICOM needs it here, as folds are divided by patient"""
     shard_mib: Positive = 32
     """approximate size of a tar, MiB"""
     images_per_shard: Positive = 256

@@ -112,7 +112,8 @@ def _from_file(path: str, settings: InferSettings, key: bytes | None) -> list[Re
     if not path.lower().endswith(_LISTINGS):
         folder = storage.name_of(storage.parent_of(path))
         image_id = file_names.image_id(file_names.stem(storage.name_of(path)))
-        return [Record(image_id, file_names.dataset_name(folder), path, patient_id=image_id)]
+        patient = file_names.unnamed_patient(image_id, path)
+        return [Record(image_id, file_names.dataset_name(folder), path, patient_id=patient)]
     if path.lower().endswith(".parquet"):
         content = storage.read_bytes(path)
         if set(MANIFEST.names) <= set(text_tables.column_names(content, path)):

@@ -63,6 +63,14 @@ def has_no_known_suffix(path: str) -> bool:
     return bool(path) and is_image(path) and not path.lower().endswith(SUFFIXES)
 
 
+def unnamed_patient(own_id: str, path: str) -> str:
+    """Return the patient of an image whose archive names none: the image counts as a patient of its own.
+
+    Empty for what may be DICOM: its file names the patient, and its name often consists of the UIDs of the study.
+    """
+    return "" if has_dicom_suffix(path) or has_no_known_suffix(path) else own_id
+
+
 def stem(path: str) -> str:
     """Remove a known suffix; the last number of a UID stays."""
     head, _, last = path.rpartition(".")

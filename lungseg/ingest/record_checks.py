@@ -11,6 +11,7 @@ from lungseg.arrays import U8, Grey
 from lungseg.config import OddMasks, PreprocessSettings
 from lungseg.errors import ImageError, InputError
 from lungseg.imaging import codecs
+from lungseg.imaging.dicom.reader import is_dicom
 from lungseg.imaging.dicom.tags import Tags, refuse_view
 from lungseg.imaging.orientation import other_shape
 from lungseg.ingest import image_checks, mask_checks
@@ -89,7 +90,10 @@ def open_record(
     try:
         name = storage.name_of(record.image_uri)
         record = _with_findings(record, (), _check_listed_view(record, name))
-        checked_image = image_checks.read_image(read(record.image_uri), name, key)
+        content = read(record.image_uri)
+        if is_dicom(content) and record.patient_id == record.image_id:  # DICOM with the file name of another format
+            record = replace(record, patient_id="")
+        checked_image = image_checks.read_image(content, name, key)
         image = checked_image.image
         orientation = checked_image.tags.orientation
         height, width = other_shape(image.shape, orientation)
@@ -163,7 +167,5 @@ def _with_tags(record: Record, tags: Tags) -> Record:
     """Fill fields that the archive left empty from the tags of the file."""
     from_file = {field.name: getattr(tags, field.name) for field in fields(Tags) if field.name not in _NOT_STORED}
     known = {name: getattr(record, name) for name in from_file}
-    if record.patient_id == record.image_id:  # the archive names no patient
-        known["patient_id"] = from_file["patient_id"] or record.patient_id
     filled = {name: from_file[name] if value in (None, "") else value for name, value in known.items()}
     return replace(record, **filled)

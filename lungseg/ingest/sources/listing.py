@@ -12,7 +12,15 @@ from lungseg.config import ListingColumns
 from lungseg.errors import ImageError, InputError
 from lungseg.imaging.dicom.pseudonym import pseudonym
 from lungseg.imaging.dicom.tags import refuse_view
-from lungseg.ingest.file_names import dataset_name, dataset_names, image_id, normal_form, short_digest, stem
+from lungseg.ingest.file_names import (
+    dataset_name,
+    dataset_names,
+    image_id,
+    normal_form,
+    short_digest,
+    stem,
+    unnamed_patient,
+)
 from lungseg.ingest.reason_codes import Note, reject
 from lungseg.ingest.sources.demographics import parse_age_group, parse_sex
 from lungseg.ingest.sources.mask_matching import ONE_SIDED_MASK
@@ -90,8 +98,8 @@ def keep_ids(records: Sequence[Record], earlier_ids: Mapping[tuple[str, str], st
 
 
 def pseudonymise_patient(record: Record, key: bytes) -> Record:
-    """Replace the patient id of a listing by a pseudonym; a record without a patient id keeps the image id."""
-    if record.patient_id == record.image_id:
+    """Replace the patient id of a listing by a pseudonym, if the listing names a patient."""
+    if record.patient_id in ("", record.image_id):
         return record
     return replace(record, patient_id=pseudonym(record.patient_id, key))
 
@@ -179,14 +187,14 @@ def _record(listing: _Listing, row: int, row_id: str, dataset: str, first_row: i
     """Build the record of a row; `first_row` is the first one with the same image."""
     masks = [(kind, cells[row]) for kind, cells in listing.masks if cells[row]]
     note = _find_problem(listing, row, first_row)
-    patient = listing.cell("patient_id", row)
+    patient, unnamed = listing.cell("patient_id", row), unnamed_patient(row_id, listing.uris[row])
     record = Record(
         image_id=row_id,
         dataset=dataset,
         image_uri=listing.uris[row],
         mask_uris=tuple(uri for _, uri in masks),
         mask_classes=tuple(kind for kind, _ in masks),
-        patient_id=row_id if patient.lower() in _MISSING else patient or row_id,
+        patient_id=unnamed if patient.lower() in _MISSING else patient or unnamed,
         finding=listing.cell("finding", row) or None,
         age_group=parse_age_group(listing.cell("age", row)),
         sex=parse_sex(listing.cell("sex", row)),

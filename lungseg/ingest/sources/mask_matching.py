@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from lungseg import storage
 from lungseg.errors import InputError
-from lungseg.ingest.file_names import dataset_names, image_id, relative_path, stem
+from lungseg.ingest.file_names import dataset_names, image_id, relative_path, stem, unnamed_patient
 from lungseg.ingest.reason_codes import Note, is_unmatched_mask, reject
 from lungseg.ingest.sources.folder_places import Place, find_places
 from lungseg.schema import Record
@@ -117,7 +117,7 @@ def _unmatched(name: str, uri: str, dataset: str, others: set[str]) -> Record:
     if others:
         problem = f"is not used, because {storage.name_of(min(others))} has the same name: remove one of them"
     note = Note("unmatched_mask", f"mask {storage.name_of(uri)} {problem}")
-    return reject(Record(own, dataset, uri, patient_id=own), note)
+    return reject(Record(own, dataset, uri, patient_id=unnamed_patient(own, uri)), note)
 
 
 def _add_file(files: DatasetFiles, place: Place, path: str, uri: str) -> None:
@@ -138,7 +138,7 @@ def _record(name: str, uri: str, files: DatasetFiles, dataset: str) -> Record:
     )
     record_id = image_id(name)
     classes = ("lung",) * len(mask_uris)
-    record = Record(record_id, dataset, uri, mask_uris, classes, patient_id=record_id)
+    record = Record(record_id, dataset, uri, mask_uris, classes, patient_id=unnamed_patient(record_id, uri))
     if "" not in files.masks and len(mask_uris) == 1:
         return reject(record, ONE_SIDED_MASK)
     return record

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, strategies as st
 
+from lungseg import storage
 from lungseg.config import ListingColumns
 from lungseg.errors import InputError
 from lungseg.ingest import sources
@@ -277,3 +278,15 @@ def test_one_file_listed_in_two_unicode_forms_is_listed_twice(tmp_path: Path) ->
     fill(tmp_path, "e\u0301.png")
     records = read(tmp_path, "image\n\u00e9.png\ne\u0301.png\n")
     assert sorted(record.codes for record in records) == [(), ("listed_twice",)]
+
+
+def test_dicom_row_without_a_patient_has_no_patient_id(tmp_path: Path) -> None:
+    rows = read(tmp_path, "image,patient_id\na.dcm,\n1.2.840.7,\nb.png,\nc.dcm,p7\n")
+    assert {storage.name_of(row.image_uri): row.patient_id for row in rows} == {
+        "a.dcm": "",
+        "1.2.840.7": "",
+        "b.png": "b",
+        "c.dcm": "p7",
+    }
+    assert [listing.pseudonymise_patient(row, b"k" * 16).patient_id for row in rows].count("") == 2
+    assert listing.keep_ids(rows, {}) == rows
