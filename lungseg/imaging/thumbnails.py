@@ -17,6 +17,13 @@ class VisibleArea(NamedTuple):
     visible: Bools
 
 
+class RankedContent(NamedTuple):
+    """The visible area of an image: ranks f32[side,side] from -1 to 1, 0 in the border; bool[side,side], no border."""
+
+    ranks: F32
+    inside: Bools
+
+
 def thumbnail(image: Grey, side: int) -> F32:
     """Resize an image to f32[side,side] by area averaging, ignoring its aspect ratio; subsamples large images first."""
     rows, columns = (max(1, length // (2 * side)) for length in image.shape)
@@ -44,6 +51,21 @@ def find_visible_area(thumb: F32) -> VisibleArea:
             break
         box = (rows, columns)
     return VisibleArea(*box, visible)
+
+
+def rank_content(image: Grey, side: int) -> RankedContent:
+    """Shrink the visible area of an image to side x side px and replace grey values by ranks.
+
+    So borders and tone curves have no effect. The border is searched for in a thumbnail of twice the side.
+    """
+    thumb = thumbnail(image, 2 * side)
+    rows, columns, visible = find_visible_area(thumb)
+    content = cv2.resize(thumb[rows, columns], (side, side), interpolation=cv2.INTER_AREA)
+    shares = cv2.resize(visible[rows, columns].astype(np.float32), (side, side), interpolation=cv2.INTER_AREA)
+    inside = np.asarray(shares > 0.5)
+    ranks = np.zeros((side, side), np.float32)
+    ranks[inside] = 2 * percentile_ranks(np.asarray(content, np.float32)[inside]) - 1
+    return RankedContent(ranks, inside)
 
 
 def mean_along_axis(flags: Bools, axis: int) -> NDArray[np.float64]:

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import starmap
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,7 +13,8 @@ from lungseg.imaging import codecs
 from lungseg.imaging.dicom.reader import Tags, is_dicom
 from lungseg.imaging.intensity import stretch_narrow, without_extremes
 from lungseg.imaging.orientation import UPRIGHT
-from lungseg.imaging.thumbnails import border_pixels, correlation, find_visible_area, percentile_ranks, thumbnail
+from lungseg.imaging.thumbnails import RankedContent, border_pixels, correlation, rank_content, thumbnail
+from lungseg.ingest import view_classifier
 from lungseg.ingest.label_maps import is_label_map
 from lungseg.ingest.reason_codes import Note
 
@@ -23,14 +23,15 @@ _MAX_ASPECT = 2.5  # long side to short side; frontal chest X-rays are within 1.
 _MIN_CONTRAST = 1 / 80  # of the depth in use: three grey levels of 8 bits, 51 of 12 bits
 # Correlation of colour channels. Tinted and JPEG-coded films are above 0.99, photographs and overlays below.
 _MIN_GREY_CORRELATION = 0.98
-_THUMBNAIL = 64  # px a side, for colour and chest likeness
-_TEMPLATE = 32
+_THUMBNAIL = 64  # px a side, for colour
+_TEMPLATE = view_classifier.SIDE
 # Shenzhen and Montgomery at 256 px, with and without padding, correlate by 0.25 or more; their negatives by -0.06 or
 # less.
 _INVERTED = -0.2
-_CHEST_LIKE = 0.15
 # For a chest rotated by 90 degrees, -upright is at most 0.71 of sideways; for a negative it is 1 or more.
 _OVER_SIDEWAYS = 0.85
+MIN_UPRIGHT = 0.3
+"""Smallest probability of an upright chest without a flag. X-rays of an unseen hospital: at most 1 % are below it."""
 _TAG_FLAGS = (Note("body_part_unknown"), Note("body_part_several"), Note("view_unknown"))
 
 
@@ -89,15 +90,24 @@ def check_pixels(pixels: Pixels, display_name: str) -> tuple[Grey, tuple[Note, .
         message = f"{display_name} uses less than a quarter of its range of grey values: the picture was stretched"
         repairs += (Note("narrow_range", message),)
         pixels = stretched
-    upright, sideways = chest_likeness(pixels)
+    content = rank_content(pixels, view_classifier.SIDE)
+    upright, sideways = _correlate(content)
     if upright <= _INVERTED and -upright >= _OVER_SIDEWAYS * sideways:
         repairs += (Note("inverted", f"{display_name} shows dark bones: its grey values were inverted"),)
-        return _invert(pixels), repairs, ()
-    flags = (
-        (Note("polarity_unsure"), upright < 0),
-        (Note("not_chest_like"), upright < _CHEST_LIKE),
-    )
-    return pixels, repairs, tuple(flag for flag, is_set in flags if is_set)
+        return _invert(pixels), repairs, _content_flags(view_classifier.classify(-content.ranks))
+    return pixels, repairs, _content_flags(view_classifier.classify(content.ranks))
+
+
+def _content_flags(views: view_classifier.Views) -> tuple[Note, ...]:
+    """Say what an image shows, if it shows no upright frontal chest with light bones."""
+    if views.upright >= MIN_UPRIGHT:
+        return ()
+    likely = {
+        "polarity_unsure": views.negative,
+        "rotated": views.on_side + views.upside_down,
+        "not_chest_like": views.other,
+    }
+    return (Note(max(likely, key=lambda code: likely[code])),)
 
 
 def chest_likeness(image: Grey) -> tuple[float, float]:
@@ -106,12 +116,11 @@ def chest_likeness(image: Grey) -> tuple[float, float]:
     Returns the upright correlation and the larger one of both rotations. Each is from -1 to 1: above 0 bones are light,
     below 0 dark. Grey values are replaced by their ranks, so that tone curves have no effect.
     """
-    thumb = thumbnail(image, _THUMBNAIL)
-    rows, columns, visible = find_visible_area(thumb)
-    shape = (_TEMPLATE, _TEMPLATE)
-    content = cv2.resize(thumb[rows, columns], shape, interpolation=cv2.INTER_AREA)
-    inside = cv2.resize(np.asarray(visible[rows, columns], np.float32), shape, interpolation=cv2.INTER_AREA) > 0.5
-    ranks = percentile_ranks(np.asarray(content, np.float32)[inside])
+    return _correlate(rank_content(image, _TEMPLATE))
+
+
+def _correlate(content: RankedContent) -> tuple[float, float]:
+    ranks, inside = content.ranks[content.inside], content.inside
     upright, *sideways = (correlation(ranks, np.rot90(_chest_template(), turns)[inside]) for turns in (0, 1, 3))
     return upright, max(sideways)
 

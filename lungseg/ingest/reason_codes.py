@@ -167,7 +167,12 @@ _REPAIRED: tuple[tuple[str, str, str], ...] = (
 )
 _FLAGS: tuple[tuple[str, str, str], ...] = (
     ("polarity_unsure", "Bones may be dark, but this is not certain enough to invert the image.", "Look at the image."),
-    ("not_chest_like", "The image does not look like a frontal chest X-ray.", "Look at the image."),
+    ("rotated", "The chest lies on its side or is upside down.", "Turn the image upright, or remove it."),
+    (
+        "not_chest_like",
+        "The image does not look like a frontal chest X-ray that shows both lungs.",
+        "Look at the image; remove it if it is something else.",
+    ),
     (
         "body_part_unknown",
         "The DICOM tags name the body part with words that lungseg does not know.",
