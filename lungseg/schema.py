@@ -53,8 +53,10 @@ class Record:
     stored pixels, 1 to 8 as in EXIF; everything after decoding works on the upright picture. `pixel_digest` covers the
     grey values and the size of the upright image, not the bytes of its file; `phash` is its perceptual hash, 64
     hexadecimal digits. `mask_uris` are the mask files and `mask_classes` their classes, one for each file (left and
-    right lung are two files of the class lung). `mask_area` is the share of the image that the lungs cover. `age_group`
-    covers ten years, as 40-49, or is 90+.
+    right lung are two files of the class lung). `mask_values` are the grey values that mean this class, as `1,2`, one
+    entry for each mask file; without them the mask's own grey values decide. `mask_area` is the share of the image that
+    the lungs cover. `fold` is the fold that the archive gives, or -1 for an image to train on in every fold.
+    `age_group` covers ten years, as 40-49, or is 90+.
     """
 
     image_id: str
@@ -79,6 +81,8 @@ class Record:
     codes: tuple[str, ...] = ()
     message: str = ""
     flags: tuple[str, ...] = ()
+    mask_values: tuple[str, ...] = ()
+    fold: int | None = None
 
     @property
     def usable(self) -> bool:
@@ -92,7 +96,7 @@ class Record:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Record:
         """Build a record from a table row or from JSON, where tuples are lists."""
-        lists = ("mask_uris", "mask_classes", "codes", "flags")
+        lists = ("mask_uris", "mask_classes", "mask_values", "codes", "flags")
         return cls(**{**values, **{name: tuple(values[name]) for name in lists}})
 
 
@@ -120,6 +124,8 @@ MANIFEST = pa.schema(
         ("codes", pa.list_(pa.string())),
         ("message", pa.string()),
         ("flags", pa.list_(pa.string())),
+        ("mask_values", pa.list_(pa.string())),
+        ("fold", pa.int32()),
     ],
     metadata=_METADATA,
 )
@@ -133,6 +139,7 @@ INDEX = pa.schema(
         ("finding", pa.string()),
         ("pixel_digest", pa.string()),
         ("phash", pa.string()),
+        ("fold", pa.int32()),
         ("flags", pa.list_(pa.string())),
         ("shard", pa.string()),
         *(
@@ -266,6 +273,7 @@ _PREDICTED: _Columns = (
     ),
     ("source_uri", pa.string(), "image file, or TAR#image_id for prepared data"),
     ("mask_uris", pa.list_(pa.string()), "files of the reference masks"),
+    ("mask_values", pa.list_(pa.string()), "grey values that mean lung in each of these files, as 1,2; empty: any"),
     ("status", pa.string(), "ok or repaired: predicted; rejected or failed: not predicted, see codes and message"),
     (
         "codes",

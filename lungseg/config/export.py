@@ -4,7 +4,7 @@ from typing import Literal
 
 from lungseg.config.shared import JobSettings, Positive
 
-ExportFormat = Literal["masks", "overlays", "coco", "dicom-seg"]
+ExportFormat = Literal["masks", "overlays", "coco", "dicom-seg", "nnunet"]
 
 
 class ExportSettings(JobSettings):
@@ -16,7 +16,7 @@ class ExportSettings(JobSettings):
     """output folder, with a subfolder for each format"""
     formats: tuple[ExportFormat, ...] = ("masks",)
     """masks: PNG with values 0 and 255 at the size of the original; overlays: outline on the image; coco:
-    annotations.json; dicom-seg: a DICOM segmentation for each DICOM image"""
+    annotations.json; dicom-seg: a DICOM segmentation for each DICOM image; nnunet: a dataset of nnU-Net"""
     where: str = ""
     """export only rows that satisfy this condition on their columns, e.g. "dice < 0.9 and dataset == 'shenzhen'\""""
     overlay_px: Positive = 1024

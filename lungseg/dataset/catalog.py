@@ -7,6 +7,7 @@ without it is incomplete. Readers use the index only: an input that is rejected 
 larger than all others) is stored in its tar but not in the index.
 """
 
+import json
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -68,7 +69,19 @@ def _candidates(path: str) -> list[str]:
 
 
 def _is_finished(folder: str) -> bool:
-    return storage.exists(f"{folder}/dataset.json")
+    """Return whether a folder has a dataset.json of lungseg, also a damaged one or one of another version.
+
+    Other programs, such as nnU-Net, write files of this name, too. They have no schema, and no plan is beside them.
+    """
+    path = storage.join(folder, "dataset.json")
+    if not storage.exists(path):
+        return False
+    try:
+        info = json.loads(storage.read_bytes(path))
+    except ValueError:
+        info = None
+    has_schema = isinstance(info, dict) and "schema" in info
+    return has_schema or storage.exists(storage.join(folder, "plan.parquet"))
 
 
 def find_datasets(paths: Iterable[str]) -> list[str]:
@@ -85,7 +98,7 @@ def find_datasets(paths: Iterable[str]) -> list[str]:
             raise InputError(f"{path}: no such folder: prepare it first (jobs/prepare.py --source FOLDER --out {path})")
         if not finished:
             raise InputError(
-                f"{path}: no dataset.json in it or in its subfolders: not prepared, or not finished; "
+                f"{path}: no dataset.json of lungseg in it or in its subfolders: not prepared, or not finished; "
                 "run jobs/prepare.py again"
             )
         for folder in list_unfinished(path):

@@ -115,14 +115,20 @@ def split(rows: Sequence[Row], plan: RunPlan, linked: Iterable[Link] = ()) -> Sp
 def assign_folds(rows: Sequence[Row], groups: Sequence[str], folds: int, seed: int) -> list[int]:
     """Return the fold of each row's group, 0..folds-1, stratified by dataset and finding.
 
-    The first row of a group decides the fold of the group. Candidates are the empty folds of that row's stratum, then
-    the folds with at most one image of the stratum more than the emptiest. Among the candidates, the fold with the
-    lowest hash of seed, fold and group wins. Where each group is one image, two folds differ by at most two images per
-    stratum. Rows appended to a dataset move no earlier row, unless they link two groups or show a patient of a later
-    dataset. Removing one of 688 images moves about 4 % of the others; shuffling the rows moves about 40 %.
+    A fold that the archive gives (`fold` of a row) is kept; -1 is an image to train on in every fold, and the first one
+    of a group counts. Otherwise the first row of a group decides the fold of the group. Candidates are the empty folds
+    of that row's stratum, then the folds with at most one image of the stratum more than the emptiest. Among the
+    candidates, the fold with the lowest hash of seed, fold and group wins. Where each group is one image, two folds
+    differ by at most two images per stratum. Rows appended to a dataset move no earlier row, unless they link two
+    groups or show a patient of a later dataset. Removing one of 688 images moves about 4 % of the others; shuffling the
+    rows moves about 40 %.
+
+    Raises:
+        SettingsError: a given fold does not exist.
+
     """
     filled: defaultdict[tuple[str, str | None], list[int]] = defaultdict(lambda: [0] * folds)
-    fold_of_group: dict[str, int] = {}
+    fold_of_group = _given_folds(rows, groups, folds)
     for row, group in zip(rows, groups, strict=True):
         counts = filled[row["dataset"], row.get("finding")]
         if group not in fold_of_group:
@@ -131,8 +137,25 @@ def assign_folds(rows: Sequence[Row], groups: Sequence[str], folds: int, seed: i
             )  # each fold gets one image before any gets a second
             candidates = [fold for fold in range(folds) if counts[fold] <= limit]
             fold_of_group[group] = min(candidates, key=lambda fold: _fold_hash(group, fold, seed))
-        counts[fold_of_group[group]] += 1
+        if fold_of_group[group] >= 0:
+            counts[fold_of_group[group]] += 1
     return [fold_of_group[group] for group in groups]
+
+
+def _given_folds(rows: Sequence[Row], groups: Sequence[str], folds: int) -> dict[str, int]:
+    """Return the fold of each group whose rows have one from the archive."""
+    given: dict[str, int] = {}
+    for row, group in zip(rows, groups, strict=True):
+        fold = row.get("fold")
+        if fold is not None and fold >= folds:
+            raise SettingsError(
+                f"{row['dataset']} has its own folds, up to fold {fold}, expected 0 to {folds - 1}: pass "
+                f"--folds {max(other.get('fold') or 0 for other in rows) + 1} or more, or prepare it without "
+                "splits_final.json"
+            )
+        if fold is not None:
+            given.setdefault(group, fold)
+    return given
 
 
 def group_rows(rows: Sequence[Row], linked: Iterable[Link] = ()) -> list[str]:

@@ -13,12 +13,14 @@ from lungseg import storage
 from lungseg.arrays import U8, Row
 from lungseg.config import ExportSettings
 from lungseg.errors import ImageError, InputError, TaskResult
+from lungseg.export import nnunet
 from lungseg.export.selection import rows_with_mask
 from lungseg.imaging import codecs
 from lungseg.imaging.dicom.reader import is_dicom
 from lungseg.imaging.dicom.segmentation import encode_segmentation, invalid_elements
 from lungseg.imaging.orientation import to_stored, to_upright
 from lungseg.inference import mask_shape
+from lungseg.ingest.file_names import MAX_ID, shorten
 from lungseg.predictions.overlays import orientation_of, read_image_and_mask
 from lungseg.predictions.parts import read_part
 
@@ -45,6 +47,7 @@ def _export_part(part: Row, settings: ExportSettings, out: str) -> Row:
     selected = (rows if part["rows"] is None else rows.take(pa.array(part["rows"], pa.int64()))).to_pylist()
     result["counts"].update(rows=table.num_rows, selected=len(selected))
     for row in selected:
+        row["nnunet_folder"] = part.get("nnunet_folders", {}).get(row["dataset"], "")
         for kind in settings.formats:
             try:
                 _export_row(row, kind, settings, out, result)
@@ -67,23 +70,32 @@ def _export_row(row: Row, kind: str, settings: ExportSettings, out: str, result:
         ImageError: the row cannot be exported, and no file was written.
 
     """
-    mask = _decode_mask(row)
+    mask, row = _decode_mask(row), {**row, "image_id": shorten(row["image_id"], row["image_id"], MAX_ID)}
     if kind == "coco":
         result["coco"].append(_annotation(row))
         result["counts"][kind] += 1
         return
     try:
-        content, suffix, notes = _WRITERS[kind](row, mask, settings)
+        files, notes = _encode(row, kind, mask, settings)
     except ImageError:
         raise
     except InputError as error:
         raise ImageError("unreadable", str(error)) from None
-    storage.write_bytes(_target(row, kind, suffix, out), content)
+    for target, content in {_target(row, out, f"{kind}/{path}"): content for path, content in files.items()}.items():
+        storage.write_bytes(target, content)
     result["counts"][kind] += 1
     result["emptied"].update(notes if kind == "dicom-seg" else ())
     if notes:
         what = f"empty, because invalid in the image: {', '.join(notes)}" if kind == "dicom-seg" else "; ".join(notes)
         result["notes"].append(f"{kind} of {row['image_id']}: {what}")
+
+
+def _encode(row: Row, kind: str, mask: U8, settings: ExportSettings) -> tuple[dict[str, bytes], list[str]]:
+    """Return the files of a row by their path below the format's folder, and notes."""
+    if kind == nnunet.FORMAT:
+        return nnunet.encode_case(row, mask), []
+    content, suffix, notes = _WRITERS[kind](row, mask, settings)
+    return {f"{row['dataset']}/{row['image_id']}{suffix}": content}, notes
 
 
 def _decode_mask(row: Row) -> U8:
@@ -94,9 +106,9 @@ def _decode_mask(row: Row) -> U8:
         raise ImageError("mask_damaged", message) from None
 
 
-def _target(row: Row, kind: str, suffix: str, out: str) -> str:
+def _target(row: Row, out: str, path: str) -> str:
     try:
-        target = storage.join(out, kind, row["dataset"], f"{row['image_id']}{suffix}")
+        target = storage.join(out, path)
     except InputError as error:
         raise ImageError("unsafe_target", str(error)) from None
     if target in (row["source_uri"], *(row["mask_uris"] or ())):

@@ -45,6 +45,7 @@ _JSRT_SIDE, _JSRT_LEVELS = 2048, 4096
 _LABEL, _LABELS, _ONE_SIDE = 0.05, 0.9, 0.9
 _INNER = 0.2  # share of a label's pixels that only have neighbours of the same label; a soft edge has none
 _RIM = 4  # width of a soft edge, samples
+_SHOWN_VALUES = 5
 _BLACK = 0.25  # least share of background in a mask
 _SAMPLES = 128  # a side; enough to find areas as large as a lung
 
@@ -106,8 +107,8 @@ def decode_mask(content: bytes, display_name: str) -> NDArray[np.uint8]:
     return read_mask(content, display_name).mask
 
 
-def read_mask(content: bytes, display_name: str) -> DecodedMask:
-    """Decode a mask file.
+def read_mask(content: bytes, display_name: str, values: str = "") -> DecodedMask:
+    """Decode a mask file; values: the grey values that are marked, as `1,2`, or `` to find them as follows.
 
     Accepts any two grey levels, antialiased edges, and one grey level for each lung. The threshold is half of the
     brightest level, or half of the darkest lung's level if each lung has its own. An all-black mask stays empty. A mask
@@ -118,9 +119,26 @@ def read_mask(content: bytes, display_name: str) -> DecodedMask:
 
     """
     pixels, alpha, tags = _read_stored(content, display_name)
+    if values:
+        marked = _where(to_grey(pixels), values, display_name)
+        return DecodedMask(to_upright(marked, tags.orientation), tags.orientation, is_alpha=False)
     alpha = transparency.hidden_alpha(as_stored(content)) if alpha is None else alpha
     levels, is_alpha = transparency.mask_levels(to_grey(pixels), alpha)
     return DecodedMask(to_upright(_above_half(levels, display_name), tags.orientation), tags.orientation, is_alpha)
+
+
+def _where(array: Pixels, values: str, display_name: str) -> NDArray[np.uint8]:
+    """Return which pixels have one of the values, as `1,2`; refuse a mask that has none of them, but has others."""
+    marked = np.isin(array, [int(value) for value in values.split(",")])
+    if array.any() and not marked.any():
+        found = np.unique(array)
+        shown = ", ".join(map(str, found[:_SHOWN_VALUES])) + (", ..." if found.size > _SHOWN_VALUES else "")
+        raise ImageError(
+            "mask_levels",
+            f"{display_name} has the grey values {shown}, expected {values} for lung by its dataset.json: correct one "
+            "of them",
+        )
+    return marked.view(np.uint8)
 
 
 def _above_half(array: Pixels, display_name: str) -> NDArray[np.uint8]:

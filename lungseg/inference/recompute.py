@@ -116,8 +116,9 @@ class _Samples:
         """
         tar, separator, image_id = row["source_uri"].rpartition("#")
         if not (separator and tar.endswith(".tar")):
-            masks = tuple(row["mask_uris"] or ())
-            return Item(Record(row["image_id"], row["dataset"], row["source_uri"], masks, ("lung",) * len(masks)))
+            masks, values = tuple(row["mask_uris"] or ()), tuple(row["mask_values"] or ())
+            ids = (row["image_id"], row["dataset"], row["source_uri"])
+            return Item(Record(*ids, masks, ("lung",) * len(masks), mask_values=values))
         folder = storage.parent_of(tar)
         if folder not in self._rows:
             index = catalog.open_dataset(folder).index.to_pylist()

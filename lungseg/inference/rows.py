@@ -81,5 +81,12 @@ def _reasons(record: Record) -> Row:
 def _ids(record: Record) -> Row:
     names = ("image_id", "dataset", "patient_id", "height", "width")
     values = {name: getattr(record, name) for name in names}
-    masks = [uri for uri, kind in zip(record.mask_uris, record.mask_classes, strict=True) if kind == "lung"]
-    return {**values, "source_uri": record.image_uri, "mask_uris": masks}
+    values_of = record.mask_values or ("",) * len(record.mask_uris)
+    masks = zip(record.mask_uris, record.mask_classes, values_of, strict=True)
+    lungs = [(uri, levels) for uri, kind, levels in masks if kind == "lung"]
+    return {
+        **values,
+        "source_uri": record.image_uri,
+        "mask_uris": [uri for uri, _ in lungs],
+        "mask_values": [levels for _, levels in lungs] if record.mask_values else [],
+    }

@@ -53,11 +53,15 @@ def read_mask(
 
     """
     classes = record.mask_classes or (_LUNG,) * len(record.mask_uris)
-    requested = [pair for pair in zip(classes, record.mask_uris, strict=True) if pair[0] in settings.classes]
-    if not any(name == _LUNG for name, _ in requested):
+    values = record.mask_values or ("",) * len(record.mask_uris)
+    files = zip(classes, record.mask_uris, values, strict=True)
+    requested = [file for file in files if file[0] in settings.classes]
+    if not any(name == _LUNG for name, _, _ in requested):
         return None
-    names = [f"mask {storage.name_of(uri)}" for _, uri in requested]
-    decoded = [codecs.read_mask(read(uri), name) for (_, uri), name in zip(requested, names, strict=True)]
+    names = [f"mask {storage.name_of(uri)}" for _, uri, _ in requested]
+    decoded = [
+        codecs.read_mask(read(uri), name, levels) for (_, uri, levels), name in zip(requested, names, strict=True)
+    ]
     repairs = tuple(
         Note("mask_from_alpha", f"{name} shows no mask in its colours: its alpha channel is used")
         for name, mask in zip(names, decoded, strict=True)
@@ -66,7 +70,7 @@ def read_mask(
     upright, turned = turn_with_image(decoded, names, image, record.orientation)
     repairs += turned
     masks: list[tuple[str, U8]] = []
-    for (kind, _), name, drawn in zip(requested, names, upright, strict=True):
+    for (kind, _, _), name, drawn in zip(requested, names, upright, strict=True):
         mask, resized = resize_to_image(drawn, image.shape, name, record.image_id)
         masks.append((kind, mask))
         repairs += resized

@@ -116,6 +116,11 @@ _REJECTED: tuple[tuple[str, str, str], ...] = (
     ),
     ("duplicate_id", "Another image has the same id.", "Rename one of the files."),
     ("listed_twice", "The listing names the same image in an earlier row.", "Remove one of the rows."),
+    (
+        "extra_channel",
+        "The file is another channel of an nnU-Net case; only channel 0000 is read.",
+        "Remove it, or convert the case to one grey image.",
+    ),
     ("no_image", "The row of the listing names no image.", "Fill in the cell, or remove the row."),
 )
 _FAILED: tuple[tuple[str, str, str], ...] = (

@@ -14,6 +14,7 @@ from lungseg.cluster.connection import connect
 from lungseg.cluster.resources import require_cpus
 from lungseg.config import ExportSettings
 from lungseg.errors import InputError, SettingsError, TaskResult
+from lungseg.export import nnunet
 from lungseg.export.selection import (
     evaluate_query,
     require_outside_archive,
@@ -44,7 +45,11 @@ def run(settings: ExportSettings) -> None:
     folder, out = _predictions_folder(settings), storage.resolve(settings.out)
     evaluate_query(PREDICTIONS.empty_table(), settings.where)  # refuses an invalid query before any work
     require_outside_archive(folder, out)
-    selected = select_rows(verified_parts(folder), settings.where)
+    parts = verified_parts(folder)
+    selected = select_rows(parts, settings.where)
+    if nnunet.FORMAT in settings.formats:
+        folders = nnunet.dataset_folders(parts)
+        selected = [{**part, "nnunet_folders": folders} for part in selected]
     reserve_output(out, folder, settings)
     connect()
     require_cpus(1)
@@ -58,6 +63,8 @@ def run(settings: ExportSettings) -> None:
     if "coco" in settings.formats:
         coco.sort(key=lambda row: (row["dataset"], row["image_id"], row["source_uri"]))  # parts finish in any order
         storage.write_json(storage.join(out, "annotations.json"), to_coco(coco, folder))
+    if nnunet.FORMAT in settings.formats:
+        nnunet.write_dataset_files(storage.join(out, nnunet.FORMAT))
     totals.record(out)
     _log_result(settings, out, totals)
     end_job({"refused_exports": totals.counts["refused"]}, settings.strict)

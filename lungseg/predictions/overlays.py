@@ -128,7 +128,9 @@ def read_image_and_mask(row: Row) -> tuple[U8, U8 | None, str]:
         raise InputError(f"{row['source_uri']} is missing")
     has_dice = row["dice"] is not None
     masks = tuple(row["mask_uris"] or ()) if has_dice else ()
-    record = Record(row["image_id"], row["dataset"], row["source_uri"], masks, ("lung",) * len(masks))
+    values = tuple(row["mask_values"] or ()) if has_dice else ()
+    ids = (row["image_id"], row["dataset"], row["source_uri"])
+    record = Record(*ids, masks, ("lung",) * len(masks), mask_values=values)
     # With the same corrections as for the prediction: inverted where bones are dark, the mask repaired.
     checked, image, reference = record_checks.open_record(record)
     if image is None:  # the file changed and is now rejected by the image checks

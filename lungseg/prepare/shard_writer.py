@@ -103,7 +103,7 @@ def _add_members(tar: tarfile.TarFile, sample: EncodedSample) -> dict[str, tuple
 
 
 def _index_row(record: Record, shard: str, ranges: dict[str, tuple[int, int, int]]) -> Row:
-    row: Row = {name: getattr(record, name) for name in (*SAMPLE_ID_FIELDS, "phash")}
+    row: Row = {name: getattr(record, name) for name in (*SAMPLE_ID_FIELDS, "phash", "fold")}
     row["flags"] = list(record.flags)
     row["shard"] = shard
     for name in MEMBER_SUFFIXES:

@@ -30,7 +30,7 @@ def write_part(plan: ShardPlan, areas: list[float | None]) -> None:
     """Write a shard like write_shard, with records of these mask areas."""
     records = [{**as_dict(record), "mask_area": area} for record, area in zip(plan.records, areas, strict=True)]
     places = {f"{name}_{field}": 1 for name in ("image", "mask", "json") for field in ("offset", "size", "crc32")}
-    ids = ("image_id", "dataset", "patient_id", "finding", "pixel_digest", "phash", "flags")
+    ids = ("image_id", "dataset", "patient_id", "finding", "pixel_digest", "phash", "fold", "flags")
     rows = [{**{name: record[name] for name in ids}, "shard": plan.name, **places} for record in records]
     shard = {"name": plan.name, "bytes": 1, "sha256": plan.name, "samples": len(rows)}
     part = {"shard": shard, "records": records, "index": rows}
@@ -106,6 +106,25 @@ def test_unfinished_datasets_are_skipped_with_a_warning(own_prepared: Path, capl
     assert catalog.list_unfinished(str(own_prepared)) == [str(own_prepared / "south")]
     assert catalog.find_datasets([str(own_prepared)]) == [str(own_prepared / "north")]
     assert "south: not finished, skipped" in caplog.text
+
+
+@pytest.mark.parametrize("content", ['{"labels": {"background": 0}, "numTraining": 4}', "[]", "{"])
+def test_dataset_json_of_another_program_is_no_dataset(content: str, own_prepared: Path) -> None:
+    (own_prepared / "Dataset101").mkdir()
+    (own_prepared / "Dataset101" / "dataset.json").write_text(content)
+    names = [str(own_prepared / name) for name in ("north", "south")]
+    assert catalog.list_datasets(str(own_prepared)) == names
+    assert catalog.list_datasets(str(own_prepared / "Dataset101")) == []
+    with pytest.raises(InputError, match=r"no dataset\.json of lungseg in it"):
+        catalog.find_datasets([str(own_prepared / "Dataset101")])
+
+
+@pytest.mark.parametrize("content", ["{", "{}", '{"schema": 1}'])
+def test_damaged_or_old_dataset_json_is_not_skipped(content: str, own_prepared: Path) -> None:
+    (own_prepared / "north" / "dataset.json").write_text(content)
+    assert str(own_prepared / "north") in catalog.list_datasets(str(own_prepared))
+    with pytest.raises(InputError):
+        catalog.open_dataset(str(own_prepared / "north"))
 
 
 # Growing

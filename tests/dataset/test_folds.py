@@ -372,3 +372,38 @@ def test_no_two_runs_of_a_study_share_a_name(
         protocol: each * (1 if protocol == "pooled" else len(datasets)) for protocol in protocols
     }
     assert all("/" not in run.name for run in runs)
+
+
+# Folds of the archive
+
+
+def given_rows(given: Sequence[int | None]) -> list[Row]:
+    return [{**row("a", f"i{i}"), "fold": fold} for i, fold in enumerate(given)]
+
+
+def test_folds_of_the_archive_are_kept() -> None:
+    given = [0, 2, 1, 0, 2, 1, 0, 1]
+    rows = [*given_rows(given), *single_image_rows(10, ("z_9",))]
+    for seed in range(3):
+        assigned = folds.assign_folds(rows, folds.group_rows(rows), 3, seed)
+        assert assigned[: len(given)] == given
+        assert assigned[len(given) :] == folds.assign_folds(rows[8:], folds.group_rows(rows[8:]), 3, seed)
+
+
+def test_images_of_no_validation_set_are_always_trained_on() -> None:
+    rows = given_rows([0, 1, 2, -1, -1])
+    for fold in range(3):
+        plan = folds.RunPlan("pooled", ("a",), fold, 3, 0)
+        assert {3, 4} <= set(folds.split(rows, plan).train)
+
+
+def test_linked_images_of_two_given_folds_stay_together() -> None:
+    rows = given_rows([0, 1, 2])
+    groups = folds.group_rows(rows, [("a/i0", "a/i2")])
+    assert folds.assign_folds(rows, groups, 3, 0) == [0, 1, 0]
+
+
+def test_more_given_folds_than_planned_are_refused() -> None:
+    rows = given_rows([0, 4, None])
+    with pytest.raises(SettingsError, match=r"a has its own folds, up to fold 4, expected 0 to 2: pass --folds 5"):
+        folds.assign_folds(rows, folds.group_rows(rows), 3, 0)

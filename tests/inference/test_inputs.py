@@ -207,3 +207,28 @@ def test_bucket_stats_come_from_one_listing(bucket: str, monkeypatch: pytest.Mon
     monkeypatch.setattr(storage, "try_stat", requests.append)
     assert stat_files(named, f"{bucket}/films") == settings
     assert requests == [f"{bucket}/films/gone.png"]
+
+
+def test_dataset_of_nnunet_is_an_archive(own_archive: Path) -> None:
+    folder = own_archive / "north"
+    (folder / "images").rename(folder / "imagesTr")
+    (folder / "masks").rename(folder / "labelsTr")
+    (folder / "dataset.json").write_text('{"labels": {"background": 0, "lung": 255}, "file_ending": ".png"}')
+    items = items_of(folder)
+    assert [(item.record.dataset, item.record.mask_values) for item in items] == [("north", ("255",))] * 5
+
+
+def test_unmatched_masks_and_missing_masks_are_items(own_archive: Path) -> None:
+    (own_archive / "north" / "images" / "north_00.png").unlink()
+    (own_archive / "north" / "masks" / "north_01.png").unlink()
+    records = {item.record.image_id: item.record for item in items_of(own_archive / "north")}
+    assert records["north_00_unmatched_mask"].codes == ("unmatched_mask",)
+    assert records["north_01"].flags == ("no_mask",)
+    assert {len(record.flags) for record in records.values()} == {0, 1}
+
+
+@pytest.mark.parametrize("pattern", ["images/\u00e9*", "images/e\u0301*"])
+def test_pattern_matches_names_in_one_unicode_form(pattern: str, own_archive: Path) -> None:
+    images = own_archive / "north" / "images"
+    (images / "north_00.png").rename(images / "e\u0301.png")
+    assert len(items_of(own_archive / "north", pattern=pattern)) == 1

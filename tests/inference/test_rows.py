@@ -20,7 +20,7 @@ from lungseg.config import ModelSettings, PostprocessSettings, PreprocessSetting
 from lungseg.dataset import catalog
 from lungseg.imaging import codecs
 from lungseg.imaging.geometry import plan_geometry, restore
-from lungseg.inference import mask_shape
+from lungseg.inference import mask_shape, recompute
 from lungseg.inference.ensemble import Ensemble, predict
 from lungseg.inference.items import Item, OpenedImage, Prediction, open_item, prepared_item
 from lungseg.inference.rows import COMPARED, compare, make_row
@@ -47,6 +47,7 @@ PREDICTED_ONLY = set(PREDICTIONS.names) - {
         "patient_id",
         "source_uri",
         "mask_uris",
+        "mask_values",
         "status",
         "codes",
         "message",
@@ -415,3 +416,20 @@ def test_row_survives_a_parquet_file(tmp_path: Path) -> None:
     storage.write_table(path, table([row], PREDICTIONS))
     (predictions,) = storage.read_table(path).to_pylist()
     assert predictions == row
+
+
+def test_values_of_label_files_are_kept_in_rows(own_archive: Path, ensemble: Ensemble) -> None:
+    records = sources.discover(str(own_archive))
+    before = rows_of(ensemble, [open_item(Item(record), SMALL) for record in records])
+    for path in own_archive.rglob("masks/*.png"):
+        label = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        assert label is not None
+        label[label == 255] = 2
+        label[:8, :8] = 3
+        cv2.imwrite(str(path), label)
+    labelled = [replace(record, mask_values=("2",)) for record in records]
+    rows = rows_of(ensemble, [open_item(Item(record), SMALL) for record in labelled])
+    assert [row["mask_values"] for row in rows] == [["2"]] * len(rows)
+    assert [row["dice"] for row in rows] == [row["dice"] for row in before]
+    shared = {name: rows[0][name] for name in SHARED}
+    assert recompute._check_row(rows[0], shared, SMALL, recompute._Samples()) == []

@@ -9,7 +9,7 @@ from lungseg.errors import InputError
 from lungseg.imaging.codecs import SUFFIXES
 from lungseg.ingest.file_names import dataset_name, is_image, is_system_file, relative_path
 from lungseg.ingest.reason_codes import is_unmatched_mask
-from lungseg.ingest.sources import any_folder, jsrt, montgomery_shenzhen
+from lungseg.ingest.sources import any_folder, jsrt, montgomery_shenzhen, nnunet
 from lungseg.ingest.sources.any_folder import pair_folders
 from lungseg.ingest.sources.listing import keep_ids, pseudonymise_patient, read_listing
 from lungseg.ingest.sources.mask_matching import group_by_dataset
@@ -34,7 +34,12 @@ Source = Callable[[str, Sequence[str]], list[Record]]
 
 A record claims its image_uri and its mask_uris."""
 
-SOURCES: tuple[Source, ...] = (jsrt.recognise, montgomery_shenzhen.recognise, any_folder.recognise)
+SOURCES: tuple[Source, ...] = (
+    nnunet.recognise,
+    jsrt.recognise,
+    montgomery_shenzhen.recognise,
+    any_folder.recognise,
+)
 """Called in this order; the last one takes every remaining image."""
 
 

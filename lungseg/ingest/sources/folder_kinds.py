@@ -79,6 +79,23 @@ def kind_inside_masks(name: str) -> FolderKind | None:
     return FolderKind("lungs", side) if "lung" in words or (side and "mask" in words) else None
 
 
+def label_class(name: str, is_only: bool) -> str:
+    """Return the class of lungseg that a label is named after: lung, heart, clavicle, or `` for others.
+
+    is_only: whether there is no other label; then names such as `foreground` and `mask` mean lung, too.
+    """
+    key = _SEPARATORS.sub("", name.lower())
+    words = _parse(key)
+    if is_only and (key == "foreground" or (words and set(words) <= {"mask", "weak_mask", "neutral"})):
+        return "lung"
+    if not words:
+        return ""
+    if set(words) <= {"lung", "left", "right", "mask", "neutral"} and set(words) & {"lung", "left", "right"}:
+        return "lung"
+    other = words.get("other", "")
+    return next((kind for kind in ("heart", "clavicle") if other.startswith(kind)), "")
+
+
 @lru_cache(100_000)  # of every rest, too: else the time would grow exponentially with the length
 def _parse(key: str) -> dict[str, str] | None:
     """Split a key into known words; return a word of each kind, or None if a part of the key is unknown."""
