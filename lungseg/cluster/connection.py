@@ -1,9 +1,12 @@
 """Connect to Ray: join the cluster of a job, or start one on this machine."""
 
+import contextlib
 import logging
 import os
 import signal
 import socket
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ PLACEMENT_TIMEOUT_VARIABLE = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 
 # They warn about intended settings: a token is used, progress bars are off.
 _NOISY_LOGGERS = ("ray._private.authentication.authentication_token_setup", "ray.data._internal.progress")
+_LOG_LEVEL = "RAY_BACKEND_LOG_LEVEL"
 _CONNECT_TIMEOUT_S = 2.0  # a running Ray on this machine accepts a connection in milliseconds
 
 
@@ -42,10 +46,10 @@ def connect() -> None:
     local_options = _local_options() if address == "local" else {}
     sigterm_handler = signal.getsignal(signal.SIGTERM)
     # Log lines of workers stay in the logs of Ray: the pipelines log what users need.
+    options = {"log_to_driver": False, "logging_level": logging.WARNING, "configure_logging": True, **local_options}
     try:
-        ray.init(
-            address=address, log_to_driver=False, logging_level=logging.WARNING, configure_logging=True, **local_options
-        )
+        with _without_log_level_line():
+            ray.init(address=address, **options)
     except Exception as error:
         refusal = _explain(error, address)
         if refusal is None:
@@ -60,6 +64,24 @@ def connect() -> None:
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     devices = ", ".join(counted(cluster_total(resource), resource) for resource in ("CPU", "GPU"))
     logger.info("Ray %s: %s", ray.__version__, devices)
+
+
+@contextlib.contextmanager
+def _without_log_level_line() -> Iterator[None]:
+    """Hide the line in which Ray repeats RAY_BACKEND_LOG_LEVEL, which no logger filters; delay all other lines."""
+    if _LOG_LEVEL not in os.environ:
+        yield
+        return
+    with tempfile.TemporaryFile() as written:
+        stderr = os.dup(2)
+        os.dup2(written.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            written.seek(0)
+            os.write(2, b"".join(line for line in written if _LOG_LEVEL.encode() not in line))
 
 
 def _explain(error: Exception, address: str | None) -> LungsegError | None:

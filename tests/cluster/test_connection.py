@@ -1,5 +1,6 @@
 """Connecting to Ray, and the error messages if that fails."""
 
+import contextlib
 import os
 import socket
 from pathlib import Path
@@ -67,6 +68,22 @@ def test_failed_start_is_a_resource_error(error: Exception, message: str, monkey
     error = KeyError("a bug")
     with pytest.raises(KeyError, match="a bug"):
         connection.connect()
+
+
+@pytest.mark.parametrize("is_set", [True, False])
+def test_only_the_line_about_the_log_level_is_hidden(
+    is_set: bool, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RAY_BACKEND_LOG_LEVEL", "fatal")
+    if not is_set:
+        monkeypatch.delenv("RAY_BACKEND_LOG_LEVEL")
+    with contextlib.suppress(KeyError), connection._without_log_level_line():
+        os.write(2, b"a real error\nSet ray log level from RAY_BACKEND_LOG_LEVEL to 3\nanother\n")
+        raise KeyError
+    os.write(2, b"later\n")
+    lines = capfd.readouterr().err.splitlines()
+    hidden = [] if is_set else ["Set ray log level from RAY_BACKEND_LOG_LEVEL to 3"]
+    assert lines == ["a real error", *hidden, "another", "later"]
 
 
 @pytest.mark.parametrize(("address", "own"), [("local", True), ("192.0.2.1:6379", False)])
