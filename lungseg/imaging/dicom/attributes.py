@@ -4,11 +4,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lungseg.errors import ImageError
 from lungseg.imaging.dicom.codestream import FrameHeader
 from lungseg.imaging.dicom.pixel_layout import TAGS, frame_header, plain_length
 from lungseg.imaging.dicom.tags import element_int, element_text, element_value
+from lungseg.imaging.thumbnails import correlation
 
 if TYPE_CHECKING:
     from pydicom.dataset import FileDataset
@@ -17,9 +19,7 @@ _LAYOUT = ("SamplesPerPixel", "BitsAllocated", "Rows", "Columns")
 # One attribute follows from those before it.
 _ORDER = (*_LAYOUT, "PhotometricInterpretation", "BitsStored", "HighBit", "PixelRepresentation", "PlanarConfiguration")
 _COLOURS = ("RGB", "YBR", "ARGB", "HSV", "CMYK")
-_SAME_CHANNELS = (
-    0.5  # the right order of three channels of a grey image differs less than half as much as the wrong one
-)
+_ALIKE = 0.98  # correlation of the channels of a grey or tinted image in their right order
 
 
 def assume_missing(dataset: "FileDataset", display_name: str) -> tuple[str, ...]:
@@ -129,10 +129,12 @@ def _planar(dataset: "FileDataset", header: FrameHeader | None) -> int | None:
         return None
     kind = "u1" if element_int(dataset, "BitsAllocated") == 8 else "u2"
     cells: Any = np.frombuffer(dataset.PixelData, kind)
-    cells = cells[: cells.size // 3 * 3].astype(np.int32)
-    by_pixel, by_plane = (
-        float(np.abs(np.diff(channels, axis=0)).mean()) for channels in (cells.reshape(-1, 3).T, cells.reshape(3, -1))
-    )
-    if min(by_pixel, by_plane) >= _SAME_CHANNELS * max(by_pixel, by_plane):
-        return None
-    return int(by_plane < by_pixel)
+    cells = cells[: cells.size // 3 * 3]
+    by_pixel, by_plane = (_likeness(channels) for channels in (cells.reshape(-1, 3).T, cells.reshape(3, -1)))
+    is_grey = max(by_pixel, by_plane) >= _ALIKE and by_pixel != by_plane
+    return int(by_plane > by_pixel) if is_grey else None
+
+
+def _likeness(channels: NDArray[Any]) -> float:
+    """Return the lowest correlation of the first channel with another one."""
+    return min(correlation(channels[0], other) for other in channels[1:])

@@ -5,20 +5,18 @@ that is left. If bits of an overlay or junk are added, neighbours differ by thes
 of the same cells is the picture.
 """
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 _LINES = 128  # rows and columns compared
 _NEAR = 0.25  # of the range; neighbours that differ by less are on one surface, others may be on both sides of an edge
-_MIN_PAIRS = 24  # neighbours on one surface in one of two readings; fewer are dead pixels or a speck
+_MIN_PAIRS = 24  # neighbours on one surface in one of two readings; fewer are too few to be unclear
 _KEEP, _DROP = 0.75, 0.25  # share of them that are so in the reading with one bit more
 _MAYBE_OTHER_SIGN = 0.5  # the same share, to doubt the file's statement on signs; X-rays with 16 bits are below 0.35
 _NEGATIVE, _DEEP = 0.01, 1 / 32  # least share of values that are negative by 1/32 of the range; a white marker reads -1
 _SMALLEST = 6  # bits
-
-Verdict = Literal["keep", "drop", "unclear", "equal"]
 
 
 class StoredBits(NamedTuple):
@@ -79,17 +77,21 @@ def _sample_lines(cells: NDArray[Any], shift: int) -> list[NDArray[Any]]:
 def _find_width(lines: list[NDArray[Any]], size: int, floor: int, signed: bool) -> int | None:
     """Drop bits from the highest one on until one belongs to the picture; never below floor. None: unclear."""
     for width in range(size, floor, -1):
-        verdict = _compare(lines, (width, signed), (width - 1, signed))
-        if verdict in ("keep", "unclear"):
-            return width if verdict == "keep" else None
+        pairs, share = _nearer(lines, (width, signed), (width - 1, signed))
+        if pairs and share >= _KEEP:
+            return width
+        if pairs >= _MIN_PAIRS and share > _DROP:
+            return None
     return floor
 
 
 def _find_sign(lines: list[NDArray[Any]], widths: dict[bool, int | None], stated: bool, known: bool) -> bool | None:
     """Return whether the values are signed: as stated, unless the other reading is smoother. None: unclear."""
     own, other = widths[stated], widths[not stated]
-    if own is None or other is None:
-        return None if own is None and other is None else stated == (own is not None)
+    if own is None:
+        return None if known or other is None else not stated
+    if other is None:
+        return stated
     values = np.concatenate([read_field(cells, own if stated else other, signed=True).ravel() for cells in lines])
     if np.count_nonzero(values < -_DEEP * (values.max() - values.min())) < _NEGATIVE * values.size:
         return stated and known
@@ -97,13 +99,6 @@ def _find_sign(lines: list[NDArray[Any]], widths: dict[bool, int | None], stated
     if pairs < _MIN_PAIRS or share < _MAYBE_OTHER_SIGN:
         return stated
     return None if share < _KEEP else not stated
-
-
-def _compare(lines: list[NDArray[Any]], first: tuple[int, bool], second: tuple[int, bool]) -> Verdict:
-    pairs, share = _nearer(lines, first, second)
-    if pairs < _MIN_PAIRS:
-        return "equal"
-    return "keep" if share >= _KEEP else "drop" if share <= _DROP else "unclear"
 
 
 def _nearer(lines: list[NDArray[Any]], first: tuple[int, bool], second: tuple[int, bool]) -> tuple[int, float]:
