@@ -81,11 +81,18 @@ def without_extremes(samples: Grey) -> Grey:
 
 
 def _narrow_ends(image: Grey) -> tuple[int, int] | None:
-    """Return the range of the body if it is narrow.
+    """Return the range of the body if it is narrow for the depth inside the collimation."""
+    ends = _body_ends(image)
+    # A marker far beyond the body would make all of the body look like a uniform border.
+    bounded: Grey = image if ends is None else image.clip(*ends)
+    return _body_ends(image[content_box(bounded)])
+
+
+def _body_ends(content: Grey) -> tuple[int, int] | None:
+    """Return the range of the body if it is narrow for the depth of the content.
 
     The range reaches one width beyond the body's percentiles at most: what is farther away is a marker.
     """
-    content = image[content_box(image)]
     steps = [max(1, length // _BODY_SAMPLES) for length in content.shape]
     samples = without_extremes(content[:: steps[0], :: steps[1]])
     low, high = (int(grey) for grey in np.percentile(samples, _BODY))

@@ -83,9 +83,9 @@ def check_pixels(pixels: Pixels, display_name: str) -> tuple[Grey, tuple[Note, .
         _refuse_colour(pixels, display_name)
         repairs += (Note("grey_as_colour", f"{display_name} stores a grey image as colour: its luma is used"),)
         pixels = codecs.to_grey(pixels)
-    _refuse_label_map(pixels, display_name)
-    _refuse_blank(pixels, display_name)
     stretched = stretch_narrow(pixels)
+    _refuse_label_map(stretched, display_name)  # beside a marker at full scale, the picture would look like one value
+    _refuse_blank(pixels, display_name)
     if stretched is not pixels:
         message = f"{display_name} uses less than a quarter of its range of grey values: the picture was stretched"
         repairs += (Note("narrow_range", message),)

@@ -15,7 +15,8 @@ _NEAR = 0.25  # of the range; neighbours that differ by less are on one surface,
 _MIN_PAIRS = 24  # neighbours on one surface in one of two readings; fewer are too few to be unclear
 _KEEP, _DROP = 0.75, 0.25  # share of them that are so in the reading with one bit more
 _MAYBE_OTHER_SIGN = 0.5  # the same share, to doubt the file's statement on signs; X-rays with 16 bits are below 0.35
-_NEGATIVE, _DEEP = 0.01, 1 / 32  # least share of values that are negative by 1/32 of the range; a white marker reads -1
+_DEEP = 1 / 32  # of the range; a white marker reads as -1, which is not as deep
+_OF_EACH_SIGN, _SIGN_CHANGES = 0.02, 0.0005  # least shares of values and of pairs of neighbours; a marker has less
 _SMALLEST = 6  # bits
 
 
@@ -93,10 +94,11 @@ def _find_sign(lines: list[NDArray[Any]], widths: dict[bool, int | None], stated
     if other is None:
         return stated
     values = np.concatenate([read_field(cells, own if stated else other, signed=True).ravel() for cells in lines])
-    if np.count_nonzero(values < -_DEEP * (values.max() - values.min())) < _NEGATIVE * values.size:
+    deep = np.count_nonzero(values < -_DEEP * (values.max() - values.min()))
+    if min(deep, np.count_nonzero(values >= 0)) < _OF_EACH_SIGN * values.size:
         return stated and known
     pairs, share = _nearer(lines, (other, not stated), (own, stated))
-    if pairs < _MIN_PAIRS or share < _MAYBE_OTHER_SIGN:
+    if pairs < max(_MIN_PAIRS, _SIGN_CHANGES * values.size) or share < _MAYBE_OTHER_SIGN:
         return stated
     return None if share < _KEEP else not stated
 
