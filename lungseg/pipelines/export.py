@@ -97,7 +97,8 @@ def _log_result(settings: ExportSettings, out: str, totals: ExportTotals) -> Non
         InputError: rows were selected, but a format has no file.
 
     """
-    counts, notes = totals.counts, totals.notes
+    counts = totals.counts
+    notes = sorted(totals.notes, key=lambda note: not note.startswith("no "))  # what was not written comes first
     for note in notes[:_SHOWN_NOTES]:
         logger.warning("%s", note)
     if len(notes) > _SHOWN_NOTES:

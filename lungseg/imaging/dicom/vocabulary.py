@@ -79,7 +79,7 @@ cabeça face maxilar dente* seios+paranasais pescoço rim rins fígado bexiga co
 addome anca anche coscia ginocchi* gamba gambe caviglia* piede piedi polso polsi dito dita gomito gomiti braccio
 avambraccio spalla spalle clavicola* scapola* cranio testa viso mandibola* denti collo rene reni fegato vescica
 costole coste emicostato* bacino arto arti seno seni
-abdomen* bazin sold genunchi* glezna* picior* mana incheietura deget* cot umar* craniu* gat coaste
+abdomen* bazin sold genunchi* glezna* picior* mana incheietura deget* umar* craniu* gat coaste
 """,
     "Dutch, Danish, Norwegian, Swedish, Finnish": """
 buik* bekken* heup* knie* enkel* voet voeten teen tenen pols* vinger* duim* elleboog* schouder* sleutelbeen*
@@ -136,7 +136,7 @@ sideopt* sivukuva* sivu boczn* bok bokiem bocn* bočn* postran* oldal* oldalir* 
 
 NOT_LATERAL = "bilatera* unilatera* ipsilatera* contralatera* laterality lateralidad lateralite lateralitat"
 
-DECUBITUS = "lld rld *decub* *dekub* *側臥* *侧卧* *측와*"
+DECUBITUS = "lld rld *seitenlage* zijligging* *decub* *dekub* *側臥* *侧卧* *측와*"
 """A view of a patient who lies on a side. The beam is frontal, so the view counts as frontal."""
 
 OBLIQUE = """
@@ -147,11 +147,13 @@ skrå* snett sned* vino vinokuva* sikm* šikm* ferde egik косая косои 
 
 FRONTAL = {
     "PA": """
-pa posteroanterior* postero+anterior* postero+anteri* posteroant* postero+ant dv dorsoventral* dorso+ventral*
+pa paerect pachest posteroanterior* postero+anterior* postero+anteri* posteroant* postero+ant dv dorsoventral*
+dorso+ventral*
 zadnjeprednj* zadopredn* tylnoprzedn* tylno+przedn* задне+передн* заднепередн* задн*+пря* *后前* *後前* *후전*
 """,
     "AP": """
-ap anteroposterior* antero+posterior* antero+posteri* anteropost* antero+post vd ventrodorsal* ventro+dorsal*
+ap apsupine aperect apport* anteroposterior* antero+posterior* antero+posteri* anteropost* antero+post vd
+ventrodorsal* ventro+dorsal*
 predozadn* prednjezadnj* przedniotyln* przednio+tyln* передне+задн* переднезадн* передн*+пря* on+arka onarka *前后*
 *前後* *전후*
 """,
@@ -167,7 +169,8 @@ erect upright standing stand supine prone sitting sit seated semi semierect lyin
 mobile inspiration insp inspiratory expiration exp expiratory lordotic apical apex axial* grid nogrid left right l r
 lt rt
 view views projection proj pos position de en the of x ray xray rx room icu trauma stretcher horizontal vertical
-stehend liegend sitzend stehen liegen sitzen aufnahme bett strahlengang debout couche assis incidence au lit
+ebene ebenen stehend liegend sitzend stehen liegen sitzen aufnahme bett strahlengang debout couche assis incidence au
+lit
 de+pie em+pe bipedestacion acostado ortostat* leito posizione letto in piedi supino staande liggend zittend
 立位 臥位 坐位 仰臥位 卧位 仰卧位 站立位 입위 와위 앙와위 лежа стоя сидя проекция проекции
 """

@@ -76,8 +76,8 @@ def test_placeholders_say_nothing(word: str) -> None:
         (PA, "frontal", "PA"),
         (AP, "frontal", "AP"),
         ("LLD|lld", "frontal", "LLD"),
-        ("LAT DECUBITUS|FACE|正面|прямая|Frontal", "frontal", None),
-        ("ERECT|supine|bilateral|LEFT", "", None),
+        ("LAT DECUBITUS|Linke Seitenlage|FACE|正面|прямая|Frontal", "frontal", None),
+        ("ERECT|2 Ebenen|supine|bilateral|LEFT", "", None),
         ("Q7|SMITH|AP/LAT", "unknown", None),
     ],
 )
