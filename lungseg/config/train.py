@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from lungseg.config.batches import DEFAULT_BATCH_SIZE, global_batch_problem
 from lungseg.config.precision import Precision
 from lungseg.config.shared import Count, Fraction, JobSettings, Positive, Settings
 
@@ -26,12 +27,15 @@ class OptimSettings(Settings):
 
     lr: Annotated[float, Field(gt=0.0, le=10.0)] = 1e-4
     """learning rate; with a schedule, its peak"""
+    scale_lr: Literal["none", "sqrt", "linear"] = "none"
+    """multiply the learning rate by (images per step / 8) or its square root, where 8 is the batch of the recipes; a
+    constant schedule then starts with a warm-up from the unscaled rate"""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
     """decoupled weight decay (AdamW); 0 is plain Adam"""
     schedule: Literal["constant", "cosine", "one-cycle"] = "constant"
     """learning-rate schedule; cosine: linear warm-up, cosine decay; one-cycle: cosine warm-up, cosine decay"""
     warmup: Fraction = 0.1
-    """fraction of all steps that the schedule uses for warm-up"""
+    """fraction of all steps that the schedule, or a scaled constant rate, uses for warm-up"""
     clip_norm: Annotated[float, Field(ge=0.0)] = 0.0
     """largest gradient norm; 0: no clipping"""
     accumulate_steps: Positive = 1
@@ -103,8 +107,12 @@ class AugmentSettings(Settings):
 class LoaderSettings(Settings):
     """Data loading of each rank."""
 
-    batch_size: Positive = 8
-    """images per rank and batch (1 only with --compute.batch-norm frozen)"""
+    batch_size: Count = "auto"
+    """images per rank and batch (1 only with --compute.batch-norm frozen or sync); auto: the rank's share of
+    --loader.global-batch-size, or 8 without it"""
+    global_batch_size: Annotated[int, Field(ge=0)] = 0
+    """images per optimizer step, over all ranks and accumulated batches, so that 1, 2 or 8 ranks train alike; 0: as
+    many as the batches of the ranks have together"""
     threads: Count = "auto"
     """threads per rank that read and decode; auto: 2 on CPUs, all CPUs of the rank with a GPU"""
     cache_mib: Annotated[int, Field(ge=0)] = 1024
@@ -218,16 +226,49 @@ class TrainSettings(JobSettings):
 
     @property
     def min_batch_size(self) -> int:
-        """Images that a rank needs per batch: batch norm has no variance over one."""
-        return 1 if self.compute.batch_norm == "frozen" else 2
+        """Images that a rank needs per batch: batch norm has no variance over one, unless ranks share it."""
+        return 1 if self.compute.batch_norm in ("frozen", "sync") else 2
 
-    @model_validator(mode="after")
-    def _enough(self) -> Self:
-        if self.loader.batch_size < self.min_batch_size:
-            raise ValueError(
+    @property
+    def rank_batch_size(self) -> int:
+        """Images per rank and batch."""
+        if self.loader.batch_size != "auto":
+            return self.loader.batch_size
+        if not self.loader.global_batch_size:
+            return DEFAULT_BATCH_SIZE
+        return self.loader.global_batch_size // (self.planned_world_size * self.optim.accumulate_steps)
+
+    @property
+    def step_size(self) -> int:
+        """Images per optimizer step."""
+        return self.rank_batch_size * self.planned_world_size * self.optim.accumulate_steps
+
+    @property
+    def min_images_per_rank(self) -> int:
+        """Training images that each rank needs."""
+        return self.min_batch_size * (self.optim.accumulate_steps if self.loader.global_batch_size else 1)
+
+    def batch_problem(self) -> str:
+        """Say why the batches cannot be planned, and what to pass; "" if they can."""
+        total, size = self.loader.global_batch_size, self.loader.batch_size
+        if size != "auto" and size < self.min_batch_size:
+            return (
                 "--loader.batch-size 1: batch norm has no variance over one image: pass 2 or more, or "
                 "--compute.batch-norm frozen"
             )
+        if not total or self.workers_per_run == "auto":
+            return ""
+        if size != "auto" and self.step_size != total:
+            return (
+                f"--loader.batch-size {size} makes {self.step_size} images a step, --loader.global-batch-size says "
+                f"{total}: pass --loader.batch-size auto, or --loader.global-batch-size 0"
+            )
+        return global_batch_problem(total, self.planned_world_size, self.optim.accumulate_steps, self.min_batch_size)
+
+    @model_validator(mode="after")
+    def _enough(self) -> Self:
+        if problem := self.batch_problem():
+            raise ValueError(problem)
         if self.workers_per_run != "auto" and self.min_workers > self.workers_per_run:
             raise ValueError(f"--min-workers {self.min_workers}: more than --workers-per-run {self.workers_per_run}")
         if self.validates and self.folds < 3:

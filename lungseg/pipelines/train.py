@@ -21,6 +21,7 @@ from lungseg.prepare.shard_plan import plan_shards
 from lungseg.study import cross_dataset, study_files, study_plan
 from lungseg.study.study_files import StudyRecord
 from lungseg.training import tracking
+from lungseg.training.batch_summary import describe_batches
 from lungseg.training.run import Run
 from lungseg.training.study_data import open_training_data
 from lungseg.training.train_step import check_compute_settings
@@ -59,13 +60,15 @@ def run(settings: TrainSettings) -> None:
         # For all runs, not only the unfinished ones, so that a resumed run has as many threads as before.
         at_once, allocation = _allocate(settings, len(named_plans), study, folders)
     linked = study_plan.find_linked_images(study, data)
-    study_plan.require_feasible(settings, data, plans, linked)
+    training_images = study_plan.require_feasible(settings, data, plans, linked)
     unfinished = [
         Run(study_plan.settings_of_run(settings, plan), plan, tuple(folders), name, storage.join(study, name), linked)
         for name, plan in named_plans.items()
         if not record.is_finished(name)
     ]
     _warn_of_superseded(record)
+    if unfinished:
+        logger.info("%s", describe_batches(settings, training_images))
     record.write_states()
     failures = train_all(unfinished, at_once, allocation, record)
     _show_results(record, trained=bool(unfinished))

@@ -83,13 +83,16 @@ def require_feasible(
     data: Sequence[PreparedDataset],
     plans: Sequence[folds.RunPlan],
     linked: Sequence[folds.Link] = (),
-) -> None:
-    """Check every run before the first one starts.
+) -> list[int]:
+    """Check every run before the first one starts; return the number of training images of each.
 
     Raises:
-        SettingsError: a dataset has fewer groups of images than folds, or a run has too few images for its workers.
+        SettingsError: the batches cannot be divided among the workers, a dataset has fewer groups of images than folds,
+            or a run has too few images for its workers.
 
     """
+    if problem := settings.batch_problem():
+        raise SettingsError(problem)
     rows = [row for dataset in data for row in dataset.index.to_pylist()]
     groups = folds.group_rows(rows, linked)
     for name in dict.fromkeys(name for plan in plans for name in plan.train_on):
@@ -99,9 +102,10 @@ def require_feasible(
                 f"--folds {settings.folds}: {name} has {len(own_groups)} groups of images (one per patient), but each "
                 f"fold needs one: lower --folds, or leave {name} out of --data"
             )
-    for plan in plans:
-        split = folds.split(rows, plan, linked)
-        require_enough_images(split, plan.name, settings.planned_world_size, settings.min_batch_size)
+    splits = [folds.split(rows, plan, linked) for plan in plans]
+    for plan, split in zip(plans, splits, strict=True):
+        require_enough_images(split, plan.name, settings.planned_world_size, settings.min_images_per_rank)
+    return [len(split.train) for split in splits]
 
 
 def find_linked_images(study: str, data: Sequence[PreparedDataset]) -> tuple[folds.Link, ...]:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from lungseg.config import AugmentSettings
+from lungseg.config import AugmentSettings, TrainSettings
 from lungseg.dataset.sample_reader import SampleReader
 from lungseg.schema import Sample
 from lungseg.training.augment import augment
@@ -71,19 +72,51 @@ def training_steps(
     then up to 4 for a batch_size of 2 or 3, and 2 for a batch_size of 1. accumulate_steps batches form one optimizer
     step; the last step may have fewer. Empty if there are fewer than min_batch_size samples per planned rank.
     """
-    rank, world_size, planned_world_size = ranks
+    planned_world_size = ranks[2]
     if count < min_batch_size * planned_world_size:
         return []
     order = np.random.default_rng(key).permutation(count)
     total = min(-(-count // (batch_size * planned_world_size)), count // (min_batch_size * planned_world_size))
-    global_batches = np.array_split(order, total)
+    return _steps_of_rank(np.array_split(order, total), ranks, accumulate_steps)
+
+
+def global_batch_steps(
+    count: int, global_batch_size: int, ranks: tuple[int, int, int], key: tuple[int, int], accumulate_steps: int = 1
+) -> list[Step]:
+    """Return the batches of one rank so that every step uses the same images for any number of ranks.
+
+    As `training_steps`, but each optimizer step has global_batch_size images or slightly more (all images where there
+    are fewer). So the number of steps depends neither on the ranks nor on accumulate_steps, and each rank has at least
+    its equal share. Empty if there are too few samples to give each batch one.
+    """
+    if count < accumulate_steps * ranks[2]:
+        return []
+    order = np.random.default_rng(key).permutation(count)
+    steps = np.array_split(order, max(1, count // global_batch_size))
+    batches = [batch for step in steps for batch in np.array_split(step, accumulate_steps)]
+    return _steps_of_rank(batches, ranks, accumulate_steps)
+
+
+def plan_epoch(settings: TrainSettings, count: int, ranks: tuple[int, int, int], epoch: int) -> list[Step]:
+    """Return the batches of one rank in one epoch over `count` samples; ranks as in `training_steps`."""
+    key, accumulate_steps = (settings.seed, epoch), settings.optim.accumulate_steps
+    if settings.loader.global_batch_size:
+        return global_batch_steps(count, settings.loader.global_batch_size, ranks, key, accumulate_steps)
+    return training_steps(count, settings.rank_batch_size, ranks, key, settings.min_batch_size, accumulate_steps)
+
+
+def _steps_of_rank(
+    global_batches: Sequence[NDArray[np.int64]], ranks: tuple[int, int, int], accumulate_steps: int
+) -> list[Step]:
+    """Return the batches of one rank, where every accumulate_steps global batches form an optimizer step."""
+    rank, world_size, planned_world_size = ranks
     sizes = [len(positions) for positions in global_batches]
     own_ranks = range(rank, planned_world_size, world_size)
     return [
         Step(
             tuple(np.array_split(positions, planned_world_size)[planned_rank].tolist()),
             sum(sizes[i - i % accumulate_steps : i - i % accumulate_steps + accumulate_steps]),
-            ((i + 1) % accumulate_steps == 0 or i + 1 == total) and planned_rank == own_ranks[-1],
+            ((i + 1) % accumulate_steps == 0 or i + 1 == len(sizes)) and planned_rank == own_ranks[-1],
             i,
             planned_rank,
         )

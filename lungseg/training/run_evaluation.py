@@ -22,8 +22,9 @@ from lungseg.training.run_state import TrainingState
 
 def measure_samples(training: TrainingState, positions: Sequence[int], measure: Measure) -> list[Row]:
     """Measure the model on samples, each once over all ranks."""
-    loader = training.run.settings.loader
-    steps = evaluation_steps(len(positions), loader.batch_size, rank_and_world_size())
+    settings = training.run.settings
+    loader = settings.loader
+    steps = evaluation_steps(len(positions), settings.rank_batch_size, rank_and_world_size())
     steps = [replace(step, positions=tuple(positions[i] for i in step.positions)) for step in steps]
     batches = load_batches(training.reader, steps, loader.reader_threads)
     return evaluate(training.learner.eval_model, batches, measure, loader.reader_threads)

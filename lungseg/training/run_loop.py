@@ -12,12 +12,12 @@ from lungseg.arrays import Row
 from lungseg.training.distributed import broadcast_buffers, rank_and_world_size
 from lungseg.training.epoch_loop import BatchClock, train_batches
 from lungseg.training.evaluation import mean_metrics, measure_at_prepared_size
-from lungseg.training.loader import Step, load_batches, make_augmentation, training_steps
+from lungseg.training.loader import Step, load_batches, make_augmentation, plan_epoch
 from lungseg.training.run import Progress, ShowProgress
 from lungseg.training.run_evaluation import measure_samples, run_final_test
 from lungseg.training.run_state import TrainingState, planned_ranks, save
 from lungseg.training.tracking import MetricsLog, WandbMirror
-from lungseg.training.train_step import deterministic_algorithms, learning_rate
+from lungseg.training.train_step import deterministic_algorithms, learning_rate, peak_learning_rate
 
 
 def finish(training: TrainingState, show: ShowProgress) -> Row:
@@ -91,14 +91,7 @@ def _update_best(training: TrainingState, dice: float) -> None:
 def _steps(training: TrainingState) -> list[Step]:
     """Return this rank's batches of the epoch, as positions in the reader."""
     settings, train = training.run.settings, training.split.train
-    steps = training_steps(
-        len(train),
-        settings.loader.batch_size,
-        planned_ranks(settings),
-        (settings.seed, training.epoch),
-        settings.min_batch_size,
-        settings.optim.accumulate_steps,
-    )
+    steps = plan_epoch(settings, len(train), planned_ranks(settings), training.epoch)
     return [replace(step, positions=tuple(train[i] for i in step.positions)) for step in steps]
 
 
@@ -106,7 +99,8 @@ def _learning_rates(training: TrainingState, steps: Sequence[Step]) -> list[floa
     """Return the learning rate of each batch of the epoch."""
     settings, updates = training.run.settings, sum(step.is_last_in_step for step in steps)
     earlier = accumulate((step.is_last_in_step for step in steps[:-1]), initial=training.epoch * updates)
-    return [learning_rate(update, updates * settings.epochs, settings.optim) for update in earlier]
+    total, peak = updates * settings.epochs, peak_learning_rate(settings)
+    return [learning_rate(update, total, settings.optim, peak) for update in earlier]
 
 
 def _train_until_checkpoint(training: TrainingState, steps: Sequence[Step], show: ShowProgress) -> None:

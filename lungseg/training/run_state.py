@@ -55,7 +55,7 @@ def start(run: Run, device: torch.device) -> TrainingState:
     data = open_training_data(run.data)
     reader = SampleReader(data, settings.loader.cache_mib, settings.loader.disk_mib)
     own_split = split(reader.rows, run.plan, run.linked)
-    require_enough_images(own_split, run.name, planned_ranks(settings)[2], settings.min_batch_size)
+    require_enough_images(own_split, run.name, planned_ranks(settings)[2], settings.min_images_per_rank)
     torch.manual_seed(settings.seed)
     classes = data[0].preprocess.classes
     if settings.augment.flip and not flips_allowed(classes):

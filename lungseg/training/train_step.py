@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel
 
 from lungseg.config import ComputeSettings, OptimSettings, TrainSettings
+from lungseg.config.batches import DEFAULT_BATCH_SIZE
 from lungseg.config.precision import require_fp16_device
 from lungseg.errors import ResourceError
 from lungseg.model.lazy_imports import norm_act
@@ -141,22 +142,35 @@ def deterministic_algorithms(enabled: bool) -> Iterator[None]:
         torch.use_deterministic_algorithms(before)
 
 
-def learning_rate(step: int, total: int, settings: OptimSettings) -> float:
+def peak_learning_rate(settings: TrainSettings) -> float:
+    """Return the highest learning rate of a run, scaled to its images per step if the settings say so.
+
+    Sources: linear, Goyal et al., arXiv 1706.02677, with a warm-up; square root, Krizhevsky, arXiv 1404.5997, and
+    Hoffer et al., arXiv 1705.08741.
+    """
+    ratio = settings.step_size / DEFAULT_BATCH_SIZE
+    factors = {"none": 1.0, "sqrt": math.sqrt(ratio), "linear": ratio}
+    return settings.optim.lr * factors[settings.optim.scale_lr]
+
+
+def learning_rate(step: int, total: int, settings: OptimSettings, peak: float = 0.0) -> float:
     """Return the learning rate of one step out of `total`.
 
-    constant: always lr. cosine: linear warm-up, then a half cosine to nearly 0. one-cycle: half cosines up from lr/25
-    and down to lr/10,000. Depends on the step only, so that a resumed run uses the same rates. Sources: Loshchilov
-    and Hutter, arXiv 1608.03983; Smith, arXiv 1803.09820.
+    constant: always the peak, after a linear warm-up from lr if the peak is higher. cosine: linear warm-up, then a half
+    cosine to nearly 0. one-cycle: half cosines up from peak/25 and down to peak/10,000. peak: 0 means lr. Depends on
+    the step only, so that a resumed run uses the same rates. Sources: Loshchilov and Hutter, arXiv 1608.03983; Smith,
+    arXiv 1803.09820; warm-up of a constant rate: Goyal et al., arXiv 1706.02677.
     """
-    if settings.schedule == "constant":
-        return settings.lr
+    peak = peak or settings.lr
     warmup = max(1, round(total * settings.warmup))
+    if settings.schedule == "constant":
+        return settings.lr + (peak - settings.lr) * min(1.0, step / warmup) if peak > settings.lr else peak
     decay_share = min(1.0, max(0.0, (step - warmup) / max(1, total - warmup)))
     if settings.schedule == "cosine":
-        return settings.lr * ((step + 1) / warmup if step < warmup else _half_cosine(1.0, 0.0, decay_share))
+        return peak * ((step + 1) / warmup if step < warmup else _half_cosine(1.0, 0.0, decay_share))
     if step < warmup:
-        return settings.lr * _half_cosine(_CYCLE_START, 1.0, step / warmup)
-    return settings.lr * _half_cosine(1.0, _CYCLE_END, decay_share)
+        return peak * _half_cosine(_CYCLE_START, 1.0, step / warmup)
+    return peak * _half_cosine(1.0, _CYCLE_END, decay_share)
 
 
 def check_compute_settings(compute: ComputeSettings, gpus: int) -> None:

@@ -7,7 +7,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from unittest import mock
 
 import torch
@@ -34,8 +34,9 @@ from lungseg.training.run import Progress, Run
 from lungseg.training.study_data import open_training_data
 from lungseg.training.train_step import Learner
 
-WORLDS = (1, 2, 3)
+WORLDS = (1, 2, 3, 4)
 EPOCHS = 10
+GLOBAL_BATCH = 8
 SEED = 5
 MODEL = ModelSettings(encoder="tu-test_efficientnet", weights="none", dropout=0.0)
 FROZEN = ComputeSettings(batch_norm="frozen")
@@ -86,6 +87,26 @@ def trained(reader: SampleReader, planned_world_size: int = 0, **optim: Any) -> 
         assert images == len(reader.rows)
         losses.append(loss / images)
     return {"losses": losses, "weights": weights(learn.eval_model), "sizes": sizes}
+
+
+def global_batch_losses(reader: SampleReader, batch_norm: Literal["local", "frozen"]) -> list[float]:
+    """Return the mean loss of each of ten steps with one global batch, planned from the settings as a run does it."""
+    rank, world = distributed.rank_and_world_size()
+    settings = TrainSettings(
+        model=MODEL,
+        compute=ComputeSettings(batch_norm=batch_norm),
+        optim=OptimSettings(lr=1e-3),
+        loader=LoaderSettings(global_batch_size=GLOBAL_BATCH),
+        workers_per_run=world,
+        seed=SEED,
+    )
+    learn, losses = Learner(network(), CPU, settings), []
+    for epoch in range(EPOCHS):
+        steps = loader.plan_epoch(settings, len(reader.rows), (rank, world, world), epoch)
+        read = loader.load_batches(reader, steps, 1)
+        loss, images = epoch_loop.train_batches(learn, read, [1e-3] * len(steps), [0] * len(steps), lambda *_: None)
+        losses.append(loss / images)
+    return losses
 
 
 def weights(model: nn.Module) -> list[float]:
@@ -172,8 +193,19 @@ def work(rank: int, world: int, prepared: str, out: str) -> None:
         dist.init_process_group("gloo", init_method=f"file://{out}/store-{world}", rank=rank, world_size=world)
     folders = find_datasets([prepared])
     reader = SampleReader(open_training_data(folders), 64)
+    results: dict[str, Any] = {"rank_and_world_size": distributed.rank_and_world_size()}
+    if GLOBAL_BATCH % world == 0:
+        results["global batch"] = {kind: global_batch_losses(reader, kind) for kind in ("frozen", "local")}
+    if world < 4:
+        results |= every_result(reader, folders, rank, world, out)
+    distributed.wait_for_all_ranks()
+    Path(out, f"{world}-{rank}.json").write_text(json.dumps(results))
+    if world > 1:
+        dist.destroy_process_group()
+
+
+def every_result(reader: SampleReader, folders: list[str], rank: int, world: int, out: str) -> dict[str, Any]:
     results: dict[str, Any] = {
-        "rank_and_world_size": distributed.rank_and_world_size(),
         "gathered": distributed.gather(f"of {rank}"),
         "rows": evaluated(reader, network(), evaluation.measure_at_prepared_size(0.5)),
         "native": evaluated(reader, network(), evaluation.measure_at_native_size(0.5)),
@@ -190,10 +222,7 @@ def work(rank: int, world: int, prepared: str, out: str) -> None:
         results["killed"] = {kind: whole_run(folders, f"{out}/{kind}-killed", kind, ends[kind]) for kind in RUNS}
     if world == 3:
         results["refused"] = refused(folders, f"{out}/refused")
-    distributed.wait_for_all_ranks()
-    Path(out, f"{world}-{rank}.json").write_text(json.dumps(results))
-    if world > 1:
-        dist.destroy_process_group()
+    return results
 
 
 if __name__ == "__main__":

@@ -163,6 +163,40 @@ def test_min_batch_size_1_gives_every_rank_an_image(count: int, batch: int, worl
         assert max(len(step.positions) for step in ranks[0]) <= batch
 
 
+# Global batches
+
+
+@given(st.integers(1, 90), st.integers(1, 3), st.integers(1, 4), WORLDS)
+def test_a_global_batch_has_the_same_images_on_any_ranks(count: int, share: int, together: int, world: int) -> None:
+    total = share * together * world
+
+    def images(world: int, together: int) -> list[list[int]]:
+        ranks = [loader.global_batch_steps(count, total, (i, world, world), (3, 1), together) for i in range(world)]
+        steps: list[list[int]] = [[]]
+        for batches in zip(*ranks, strict=True):
+            steps[-1] += [position for step in batches for position in step.positions]
+            assert min(len(step.positions) for step in batches) >= 1
+            if batches[0].is_last_in_step:
+                assert {step.global_size for step in batches} == {len(steps[-1])}
+                steps.append([])
+        return [sorted(step) for step in steps]
+
+    if count < together * world:
+        assert images(world, together) == [[]]
+        return
+    alone = images(1, 1)
+    assert images(world, together) == alone
+    assert sorted(position for step in alone for position in step) == list(range(count))
+    assert len(alone) - 1 == max(1, count // total)
+
+
+@given(st.integers(8, 300), st.integers(1, 4), st.integers(1, 4), WORLDS)
+def test_each_rank_has_at_least_its_share(extra: int, share: int, together: int, world: int) -> None:
+    total = share * together * world
+    steps = loader.global_batch_steps(total + extra, total, (world - 1, world, world), (0, 0), together)
+    assert min(len(step.positions) for step in steps) >= share
+
+
 # Evaluation steps
 
 

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from lungseg.config import ComputeSettings, LossSettings, ModelSettings, OptimSettings, TrainSettings
+from lungseg.config import ComputeSettings, LoaderSettings, LossSettings, ModelSettings, OptimSettings, TrainSettings
 from lungseg.errors import ResourceError, SettingsError
 from lungseg.model import precision
 from lungseg.model.losses import bce_dice
 from lungseg.model.network import build_network
 from lungseg.training import train_step
 from lungseg.training.loader import Batch, training_steps
-from lungseg.training.train_step import Learner, learning_rate
+from lungseg.training.train_step import Learner, learning_rate, peak_learning_rate
 
 torch.set_num_threads(1)  # on a busy machine two threads are ten times slower
 
@@ -468,3 +468,26 @@ def test_every_step_has_its_own_rate(gradients: Grads) -> None:
         learner(a_batch(0, global_size=2, is_last_in_step=number % 2 == 1), rate)
     hook.remove()
     assert used == [0.2, 0.4]
+
+
+@pytest.mark.parametrize(("scaling", "peak"), [("none", 1e-2), ("sqrt", 2e-2), ("linear", 4e-2)])
+def test_the_rate_scales_with_the_images_per_step(scaling: str, peak: float) -> None:
+    settings = a_settings(scale_lr=scaling).model_copy(update={"workers_per_run": 4})
+    assert peak_learning_rate(settings) == pytest.approx(peak)
+    rates = [learning_rate(step, 100, settings.optim, peak_learning_rate(settings)) for step in range(100)]
+    assert rates[0] == pytest.approx(1e-2)
+    assert rates[5] == pytest.approx((1e-2 + peak) / 2)
+    assert rates[10:] == pytest.approx([peak] * 90)
+
+
+def test_a_smaller_batch_lowers_the_rate_at_once() -> None:
+    settings = a_settings(scale_lr="linear").model_copy(update={"loader": LoaderSettings(batch_size=2)})
+    rates = {learning_rate(step, 100, settings.optim, peak_learning_rate(settings)) for step in range(100)}
+    assert rates == {2.5e-3}
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "one-cycle"])
+def test_a_scaled_schedule_keeps_its_shape(schedule: str) -> None:
+    settings = OptimSettings(lr=1e-3, schedule=schedule)  # type: ignore[arg-type]
+    plain = [learning_rate(step, 50, settings) for step in range(50)]
+    assert [learning_rate(step, 50, settings, 8e-3) for step in range(50)] == pytest.approx([8 * r for r in plain])
