@@ -52,6 +52,9 @@ class ComputeSettings(Settings):
     batch_norm: Literal["auto", "local", "sync", "frozen"] = "auto"
     """local: statistics per rank; sync: over all ranks; frozen: fixed statistics, for batches of 1; auto: sync on
     several GPUs, else local"""
+    threads: Count = "auto"
+    """threads that a rank computes with on CPUs; auto: its CPUs when the study starts. Part of what defines a run on
+    CPUs, because another number changes the last bits of sums, and so the weights"""
     compile: bool = False
     """use torch.compile: slower start, faster steps"""
     deterministic: bool = False
@@ -183,16 +186,18 @@ class TrainSettings(JobSettings):
     """train each run once with each of these seeds, for example 0 1 2; default: only --seed"""
     workers_per_run: Count = 1
     """DDP ranks per run; auto: the available GPUs divided among the runs of the study, 1 without GPUs. A study keeps
-    the number it started with, because each step uses --loader.batch-size images of every rank"""
+    the number it started with, because other ranks give other weights"""
     min_workers: Annotated[int, Field(ge=0)] = 0
     """continue with at least this many ranks when others are lost: same steps, more slowly; 0: wait for all
     --workers-per-run"""
     runs_at_once: Count = "auto"
     """number of runs that train at the same time; auto: as many as fit on the cluster"""
     device: Literal["auto", "cpu", "gpu"] = "auto"
-    """gpu: one GPU per rank; auto: gpu if the cluster has enough"""
+    """gpu: one GPU per rank; auto: gpu if the cluster has enough. A study keeps the device it started on"""
     max_failures: Annotated[int, Field(ge=0)] = 3
     """number of worker failures that a run recovers from"""
+    rerun: bool = False
+    """train runs anew that were trained with other code than today's; without it they are kept, with a warning"""
     wandb: WandbSettings = WandbSettings()
     phantoms: Annotated[int, Field(ge=0, le=9999)] = 0
     """without --data: train on this many phantoms (synthetic X-rays) in each of two scanner styles"""

@@ -4,32 +4,29 @@ import logging
 from collections.abc import Sequence
 
 from lungseg import storage
-from lungseg.cluster.connection import connect
-from lungseg.cluster.resources import WorkerAllocation, allocate_runs, initial_workers, require_memory, workers_per_run
-from lungseg.cluster.shared_storage import require_shared_storage
+from lungseg.cluster.resources import WorkerAllocation
 from lungseg.config import PreprocessSettings, TrainSettings
 from lungseg.dataset import catalog
 from lungseg.errors import LungsegError, SettingsError
 from lungseg.ingest import record_checks, sources
 from lungseg.job_end import command, end_job
-from lungseg.model import network
 from lungseg.pipelines.phantoms import draw_phantoms
+from lungseg.pipelines.train_placement import allocate, settings_for_cluster, settings_of_study
 from lungseg.pipelines.train_pool import train_all
 from lungseg.plurals import counted
 from lungseg.prepare import dataset_writer
 from lungseg.prepare.shard_plan import plan_shards
-from lungseg.study import cross_dataset, study_files, study_plan
+from lungseg.provenance import command_line, git_state
+from lungseg.study import cross_dataset, earlier_runs, study_files, study_plan
 from lungseg.study.study_files import StudyRecord
 from lungseg.training import tracking
 from lungseg.training.batch_summary import describe_batches
 from lungseg.training.run import Run
 from lungseg.training.study_data import open_training_data
-from lungseg.training.train_step import check_compute_settings
 
 logger = logging.getLogger(__name__)
 
 _PHANTOM_SIZE = 128
-_LIBRARIES_MIB = 800  # torch, and an encoder with the two moments of Adam, on a CPU
 
 
 def run(settings: TrainSettings) -> None:
@@ -47,26 +44,36 @@ def run(settings: TrainSettings) -> None:
     folders = catalog.find_datasets(paths)
     data = open_training_data(folders)
     plans = study_plan.plan_runs(settings, data)
-    settings = _with_worker_count(settings, study, len(plans))
-    study_plan.require_feasible(settings, data, plans)
+    settings = settings_of_study(settings, study)
+    if settings.workers_per_run != "auto":
+        study_plan.require_feasible(settings, data, plans)  # before the cluster starts
+    settings = settings_for_cluster(settings, len(plans))
     named_plans = study_plan.name_plans(settings, plans, data)
     matching = study_plan.matching_runs(settings, data, study_files.earlier_seeds(study))
     record = StudyRecord(study, settings, named_plans, matching, tuple(folders))
     images = sum(dataset.index.num_rows for dataset in data)
     sizes = counted(len(named_plans), "run"), counted(images, "image"), counted(len(data), "dataset")
     logger.info("study %s: %s on %s in %s", study, *sizes)
+    _handle_finished(record)
     at_once, allocation = 0, WorkerAllocation(0, 0, 0)
     if not all(map(record.is_finished, named_plans)):
-        # For all runs, not only the unfinished ones, so that a resumed run has as many threads as before.
-        at_once, allocation = _allocate(settings, len(named_plans), study, folders)
+        at_once, allocation = allocate(settings, len(named_plans), study, folders)
     linked = study_plan.find_linked_images(study, data)
     training_images = study_plan.require_feasible(settings, data, plans, linked)
+    origin = {"command": command_line(), "git": git_state()}
     unfinished = [
-        Run(study_plan.settings_of_run(settings, plan), plan, tuple(folders), name, storage.join(study, name), linked)
+        Run(
+            study_plan.settings_of_run(settings, plan),
+            plan,
+            tuple(folders),
+            name,
+            storage.join(study, name),
+            linked,
+            origin,
+        )
         for name, plan in named_plans.items()
         if not record.is_finished(name)
     ]
-    _warn_of_superseded(record)
     if unfinished:
         logger.info("%s", describe_batches(settings, training_images))
     record.write_states()
@@ -79,17 +86,6 @@ def run(settings: TrainSettings) -> None:
         command("infer", "archive", "--archive", "FOLDER", "--checkpoint", study),
         command("report", "study", "--study", study),
     )
-
-
-def _warn_of_superseded(record: StudyRecord) -> None:
-    """Log the finished runs that leave the results: their data or settings are not those of this command."""
-    names = record.superseded_runs()
-    if names:
-        runs = counted(len(names), "finished run leaves", "finished runs leave")
-        logger.warning(
-            "%s: %s the results, with other data or settings than now (%s): pass another --study to keep them",
-            *(record.folder, runs, ", ".join(names)),
-        )
 
 
 def _with_absolute_weights(settings: TrainSettings) -> TrainSettings:
@@ -115,39 +111,14 @@ def _data_folders(settings: TrainSettings) -> list[str]:
     return [out]
 
 
-def _with_worker_count(settings: TrainSettings, study: str, runs: int) -> TrainSettings:
-    """Replace `auto` workers by the number that the study was started with, or that the cluster has for each run."""
-    if settings.workers_per_run != "auto":
-        return settings
-    path = storage.join(study, "study.json")
-    workers = storage.read_json(path)["settings"]["workers_per_run"] if storage.exists(path) else 0
-    if not workers:
-        connect()
-        workers = workers_per_run(runs, settings.device)
-        logger.info("--workers-per-run auto: %d", workers)
-    return settings.model_copy(update={"workers_per_run": workers})
-
-
-def _allocate(settings: TrainSettings, runs: int, study: str, folders: Sequence[str]) -> tuple[int, WorkerAllocation]:
-    """Connect to the cluster and check it; return the number of concurrent runs and the resources of a worker."""
-    with network.skip_weight_init():
-        network.build_network(settings.model)  # reports a wrong encoder or missing weights before workers start
-    connect()
-    planned = settings.planned_world_size
-    workers = initial_workers(settings.min_workers or planned, planned, settings.device)
-    at_once, allocation = allocate_runs(workers, settings.device, runs, settings.runs_at_once)
-    # Checked after the allocation, when an autoscaler has added the requested nodes.
-    require_shared_storage(study, [storage.join(folder, "dataset.json") for folder in folders])
-    check_compute_settings(settings.compute, allocation.workers if allocation.gpus else 0)
-    require_memory(allocation, at_once * allocation.workers, _memory_mib(settings, folders))
-    return at_once, allocation
-
-
-def _memory_mib(settings: TrainSettings, folders: Sequence[str]) -> int:
-    """Return the memory of a worker: its libraries and its cache of decoded samples."""
-    data = open_training_data(folders)
-    pixels: int = sum(dataset.index.num_rows * dataset.preprocess.size**2 for dataset in data)
-    return _LIBRARIES_MIB + min(settings.loader.cache_mib, 2 * pixels // 2**20)
+def _handle_finished(record: StudyRecord) -> None:
+    """Log the finished runs and those kept aside; with --rerun, delete the runs of other code."""
+    if record.settings.rerun:
+        for name in earlier_runs.other_code(record.folder, list(record.plans)):
+            logger.info("%s was trained with other code: training it anew", name)
+            storage.delete(storage.join(record.folder, name))
+    earlier_runs.log_finished(record.folder, [name for name in record.plans if record.is_finished(name)])
+    earlier_runs.log_kept_aside(record.folder, record.kept_aside(), record.settings)
 
 
 def _show_results(record: StudyRecord, trained: bool) -> None:

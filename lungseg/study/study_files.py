@@ -43,15 +43,16 @@ class StudyRecord:
         """Read run.json of a finished run."""
         return storage.read_json(storage.join(self.folder, name, "run.json"))
 
-    def superseded_runs(self) -> list[str]:
-        """List the runs that the results had so far and that these settings or data no longer allow."""
-        states = self._read_earlier().get("states", {})
-        return [name for name, state in states.items() if state["in_results"] and name not in self.matching_runs]
+    def kept_aside(self) -> list[str]:
+        """Return the finished runs of earlier commands with other settings, data or code."""
+        runs = self._read_earlier().get("runs", [])
+        return [name for name in runs if name not in self.matching_runs and self.is_finished(name)]
 
-    def write_states(self) -> dict[str, Row]:
+    def write_states(self, is_end: bool = False) -> dict[str, Row]:
         """Write the runs and their states; return the states.
 
-        Earlier results stay if they belong to these settings and data; otherwise they are removed.
+        Results of earlier runs with other settings, data or code stay until the command ends (is_end) with a finished
+        run of its own; they are never mixed.
 
         Raises:
             InputError: the folder cannot be written.
@@ -61,9 +62,12 @@ class StudyRecord:
         states = earlier_study.get("states", {})
         earlier = [name for name in earlier_study.get("runs", []) if name not in self.plans]
         kept = [name for name in earlier if self.is_finished(name) or (name in self.matching_runs and name in states)]
-        runs = {name: self._state(name, states) for name in [*kept, *self.plans]}
-        counted = [name for name, state in states.items() if state["in_results"]]
-        self._write(runs, earlier_study.get("results", {}) if self.matching_runs.issuperset(counted) else {})
+        names = [*kept, *self.plans]
+        counted = [name for name in kept if states.get(name, {}).get("in_results", False)]
+        is_new = is_end and any(self.is_finished(name) for name in names if name in self.matching_runs)
+        keep_results = not self.matching_runs.issuperset(counted) and not is_new
+        runs = {name: self._state(name, states, keep_results) for name in names}
+        self._write(runs, earlier_study.get("results", {}))
         return runs
 
     def write(self) -> cross_dataset.CrossDatasetResults:
@@ -73,7 +77,7 @@ class StudyRecord:
             InputError: a file of a finished run is damaged, or the folder cannot be written.
 
         """
-        runs, subgroups = self.write_states(), read_subgroups(self.data)
+        runs, subgroups = self.write_states(is_end=True), read_subgroups(self.data)
         rows: list[Row] = []
         for name, run in runs.items():
             if run["in_results"]:
@@ -99,17 +103,17 @@ class StudyRecord:
         }
         storage.write_json(storage.join(self.folder, "study.json"), content)
 
-    def _state(self, name: str, earlier_states: Mapping[str, Row]) -> Row:
-        """Return the plan and state of a run; a run that this command does not train keeps its earlier state."""
+    def _state(self, name: str, earlier_states: Mapping[str, Row], keep_results: bool) -> Row:
+        """Return the plan and state of a run; a run that this command does not train keeps its earlier state.
+
+        keep_results: the results stay those of earlier runs with other settings, data or code.
+        """
         if self.is_finished(name):
             summary = self.read_run_summary(name)
             plan = {key: summary[key] for key in ("protocol", "train_on", "fold")}
-            return {
-                **plan,
-                "seed": summary.get("seed", 0),
-                "state": "finished",
-                "in_results": name in self.matching_runs,
-            }
+            was_in_results = earlier_states.get(name, {}).get("in_results", False)
+            in_results = was_in_results if keep_results else name in self.matching_runs
+            return {**plan, "seed": summary.get("seed", 0), "state": "finished", "in_results": in_results}
         if name not in self.plans:
             return earlier_states[name]
         run_plan = self.plans[name]

@@ -3,14 +3,16 @@
 import functools
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from lungseg import storage
+from lungseg.arrays import Row
 from lungseg.config import TrainSettings
 from lungseg.dataset.catalog import PreparedDataset
 from lungseg.dataset.folds import Link, RunPlan
 from lungseg.schema import SCHEMA
+from lungseg.training.method_digest import method_digest
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,8 @@ class Run:
     """One run, as every rank receives it.
 
     data: folders of the prepared datasets. folder: where the run writes. linked: pairs of images, as
-    `dataset/image_id`, that the audit reported as duplicates or as images of one patient.
+    `dataset/image_id`, that the audit reported as duplicates or as images of one patient. origin: the command that
+    started it and the git commit of its code, for provenance.json.
     """
 
     settings: TrainSettings
@@ -27,6 +30,7 @@ class Run:
     name: str
     folder: str
     linked: tuple[Link, ...] = ()
+    origin: Row = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
@@ -51,23 +55,33 @@ ShowProgress = Callable[[Progress], None]
 
 # Settings that do not change a run's result; changing them resumes the same run.
 _SELECTION = {"data", "out", "study", "protocols", "only_folds", "train_on", "phantoms", "seeds"}
-_EXECUTION = {"strict", "wandb", "max_failures", "runs_at_once", "min_workers"}
+_EXECUTION = {"strict", "wandb", "max_failures", "runs_at_once", "min_workers", "rerun"}
 _LOADER = {"threads", "cache_mib", "disk_mib"}
 
 
 def name_run(settings: TrainSettings, plan: RunPlan, data: list[PreparedDataset]) -> str:
-    """Return the plan's name and a digest of everything that affects the result, so that no other settings resume it.
+    """Return the plan's name and a digest of everything that affects the result, so that nothing else resumes it.
+
+    That is: the settings that differ from their defaults (so that a new setting renames no earlier run), the data, and
+    the code of the method.
 
     Raises:
         InputError: a weights file cannot be read.
 
     """
-    excluded: Any = {**dict.fromkeys(_SELECTION | _EXECUTION, True), "loader": _LOADER}
-    hashed: dict[str, Any] = settings.model_dump(exclude=excluded)
+    hashed = result_settings(settings)
     if settings.model.weights not in ("imagenet", "none"):
         hashed["model"]["weights"] = _digest_file(settings.model.weights)
-    inputs = [SCHEMA, plan.protocol, plan.train_on, plan.fold, hashed]
+    inputs = [SCHEMA, method_digest(), plan.protocol, plan.train_on, plan.fold, hashed]
     return f"{plan.name}-{storage.digest([*inputs, [dataset.digest for dataset in data]])[:8]}"
+
+
+def result_settings(settings: TrainSettings) -> Row:
+    """Return the settings that affect the result of a run and differ from their defaults."""
+    excluded: Any = {**dict.fromkeys(_SELECTION | _EXECUTION, True), "loader": _LOADER}
+    if settings.device == "gpu":
+        excluded["compute"] = {"threads"}
+    return settings.model_dump(exclude=excluded, exclude_defaults=True)
 
 
 @functools.cache

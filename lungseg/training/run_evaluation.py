@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from lungseg import storage
+from lungseg import provenance, storage
 from lungseg.arrays import Row
 from lungseg.dataset.duplicates import image_key
 from lungseg.dataset.folds import group_rows
@@ -48,7 +48,8 @@ def run_final_test(training: TrainingState) -> Row:
     summary = _summary(training, threshold, rows)
     if rank_and_world_size()[0] == 0:
         storage.write_table(storage.join(run.folder, "tested.parquet"), table(rows, TEST_ROWS))
-        storage.write_json(storage.join(run.folder, "run.json"), summary)
+        provenance.record_end(run.folder)
+        storage.write_json(storage.join(run.folder, "run.json"), summary)  # last: it says that the run is finished
     wait_for_all_ranks()
     return summary
 

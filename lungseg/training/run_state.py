@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from lungseg import storage
+from lungseg import provenance, storage
 from lungseg.config import TrainSettings
 from lungseg.dataset.folds import Split, split
 from lungseg.dataset.sample_reader import SampleReader
@@ -52,6 +52,8 @@ def start(run: Run, device: torch.device) -> TrainingState:
 
     """
     settings = run.settings
+    if device.type == "cpu" and settings.compute.threads != "auto":
+        torch.set_num_threads(settings.compute.threads)
     data = open_training_data(run.data)
     reader = SampleReader(data, settings.loader.cache_mib, settings.loader.disk_mib)
     own_split = split(reader.rows, run.plan, run.linked)
@@ -68,7 +70,16 @@ def start(run: Run, device: torch.device) -> TrainingState:
     latest = checkpoint.latest(storage.join(run.folder, "checkpoint"))
     if latest is not None:
         _resume(training, latest)
+    _record_start(run, device)
     return training
+
+
+def _record_start(run: Run, device: torch.device) -> None:
+    rank, world_size = rank_and_world_size()
+    if rank == 0:
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        details = {"device": name, "cuda": torch.version.cuda, "threads": torch.get_num_threads()}
+        provenance.record_start(run.folder, {**run.origin, **details, "world_size": world_size})
 
 
 def planned_ranks(settings: TrainSettings) -> tuple[int, int, int]:

@@ -18,5 +18,6 @@ def train_here(run: Run, *_: object) -> None:
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Train runs in this process, one after another."""
     monkeypatch.setattr(train_run, "train", train_here)
-    monkeypatch.setattr(train, "_allocate", lambda *_: (1, WorkerAllocation(1, 1, 0)))
+    monkeypatch.setattr(train, "settings_for_cluster", lambda settings, _: settings)
+    monkeypatch.setattr(train, "allocate", lambda *_: (1, WorkerAllocation(1, 1, 0)))
     monkeypatch.setenv("WANDB_MODE", "disabled")

@@ -8,7 +8,6 @@ from lungseg import storage
 from lungseg.config import TrainSettings
 from lungseg.dataset.folds import RunPlan
 from lungseg.errors import InputError
-from lungseg.pipelines import train
 from lungseg.report import study_results
 from lungseg.schema import MANIFEST, STUDY_ROWS, TEST_ROWS, table
 from lungseg.study.study_files import StudyRecord, earlier_seeds
@@ -79,16 +78,24 @@ def test_run_of_another_command_keeps_its_state(tmp_path: Path) -> None:
     assert study["states"]["of-another-fold"] == states["of-another-fold"]
 
 
-def test_results_with_other_settings_are_removed(tmp_path: Path) -> None:
+def test_results_of_other_settings_stay_until_new_ones_exist(tmp_path: Path) -> None:
     _finish(tmp_path, "pooled-fold0", 0, 0.5)
     _record(tmp_path).write()
     assert study_results.read_rows(str(tmp_path))
     _record(tmp_path).write_states()
     assert json.loads((tmp_path / "study.json").read_text())["results"]["cells"]
     plans = {"pooled-fold0-of-other-settings": PLANS["pooled-fold0"]}
-    StudyRecord(str(tmp_path), TrainSettings(study="s"), plans, frozenset(plans)).write_states()
-    assert json.loads((tmp_path / "study.json").read_text())["results"] == {}
-    assert study_results.read_rows(str(tmp_path)) == []
+    record = StudyRecord(str(tmp_path), TrainSettings(study="s"), plans, frozenset(plans))
+    for write in (record.write_states, record.write):
+        write()
+        assert json.loads((tmp_path / "study.json").read_text())["results"]["cells"]
+        assert [row["run"] for row in study_results.read_rows(str(tmp_path))] == ["pooled-fold0"]
+    _finish(tmp_path, "pooled-fold0-of-other-settings", 0, 0.7)
+    record.write_states()
+    assert [row["run"] for row in study_results.read_rows(str(tmp_path))] == ["pooled-fold0"]
+    assert record.write().cells[0].metrics["dice"].mean == 0.7  # type: ignore[union-attr]
+    assert [row["run"] for row in study_results.read_rows(str(tmp_path))] == ["pooled-fold0-of-other-settings"]
+    assert record.kept_aside() == ["pooled-fold0"]
 
 
 def test_finished_run_without_rows_is_refused(tmp_path: Path) -> None:
@@ -114,18 +121,3 @@ def test_seed_and_subgroups_are_in_the_rows(tmp_path: Path) -> None:
     ]
     assert earlier_seeds(str(tmp_path / "s")) == {0, 2}
     assert earlier_seeds(str(tmp_path / "none")) == set()
-
-
-def test_runs_that_leave_the_results_are_named_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    _finish(tmp_path, "pooled-fold0", 0, 0.9)
-    assert _record(tmp_path).superseded_runs() == []
-    _record(tmp_path).write()
-    assert _record(tmp_path).superseded_runs() == []
-    changed = _record(tmp_path, frozenset({"pooled-fold1"}))
-    train._warn_of_superseded(changed)
-    (message,) = caplog.messages
-    assert (
-        "1 finished run leaves the results, with other data or settings than now (pooled-fold0): pass anot" in message
-    )
-    changed.write()
-    assert changed.superseded_runs() == []

@@ -54,6 +54,8 @@ def data(prepared: Path) -> list[PreparedDataset]:
         {"threshold": 0.4},
         {"workers_per_run": 2},
         {"compute": ComputeSettings(precision="bf16")},
+        {"compute": ComputeSettings(threads=7)},
+        {"device": "gpu"},
         {"patience": 3},
         {"choose_threshold": True},
         {"model": ModelSettings(encoder="resnet50", weights="none")},
@@ -84,11 +86,36 @@ def test_settings_that_affect_the_result_change_the_name(changes: dict[str, Any]
         {"phantoms": 9},
         {"seeds": (3, 4)},
         {"dry_run": True},
+        {"rerun": True},
+        {"strict": True},
     ],
     ids=lambda changes: next(iter(changes)),
 )
 def test_settings_without_effect_keep_the_run_name(changes: dict[str, Any], data: list[PreparedDataset]) -> None:
     assert name_run(changed(**changes), PLAN, data) == name_run(SETTINGS, PLAN, data)
+
+
+def test_threads_do_not_define_a_run_on_gpus(data: list[PreparedDataset]) -> None:
+    names = [name_run(changed(device="gpu", compute=ComputeSettings(threads=n)), PLAN, data) for n in (2, 7)]
+    assert names[0] == names[1]
+
+
+def test_new_setting_at_its_default_keeps_the_run_name(data: list[PreparedDataset]) -> None:
+    class Later(TrainSettings):
+        new_setting: int = 5
+        """a setting of a later version"""
+
+    later = Later.model_validate(SETTINGS.model_dump())
+    assert name_run(later, PLAN, data) == name_run(SETTINGS, PLAN, data)
+    assert name_run(later.model_copy(update={"new_setting": 6}), PLAN, data) != name_run(SETTINGS, PLAN, data)
+
+
+def test_other_code_of_the_method_changes_the_run_name(
+    data: list[PreparedDataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = name_run(SETTINGS, PLAN, data)
+    monkeypatch.setattr(run, "method_digest", lambda: "of another loss")
+    assert name_run(SETTINGS, PLAN, data) != before
 
 
 def test_run_names_differ_by_plan_and_data(data: list[PreparedDataset]) -> None:

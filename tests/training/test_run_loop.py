@@ -107,7 +107,7 @@ def test_a_run_writes_its_files_and_no_others(finished: Run) -> None:
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     inside = {"model.safetensors", "state.pt", "trained_on.parquet", "config.json"}
     expected = {f"checkpoint/epoch-000{EPOCHS}/{name}" for name in inside}
-    assert files == expected | {"metrics.jsonl", "tested.parquet", "run.json"}
+    assert files == expected | {"metrics.jsonl", "tested.parquet", "run.json", "provenance.json"}
 
 
 def test_metrics_jsonl_has_a_complete_line_per_epoch(finished: Run) -> None:
@@ -359,7 +359,7 @@ def same_state(first: Any, second: Any) -> None:
 
 
 def test_finished_run_is_not_trained_again(finished: Run) -> None:
-    files = [path for path in Path(finished.folder).rglob("*") if path.is_file()]
+    files = [path for path in Path(finished.folder).rglob("*") if path.is_file() and path.stem != "provenance"]
     before = {path: path.read_bytes() for path in files}
     shown: list[Progress] = []
     again = go(finished, shown.append)

@@ -1,0 +1,76 @@
+"""What earlier commands left in a study: finished runs, and runs with other settings, data or code."""
+
+import logging
+from collections.abc import Sequence
+
+from lungseg import provenance, storage
+from lungseg.arrays import Row
+from lungseg.config import TrainSettings
+from lungseg.config.options import flatten
+from lungseg.config.shared import format_value
+from lungseg.plurals import counted
+
+logger = logging.getLogger(__name__)
+
+_MAX_NAMED = 3
+_OF_THE_COMMAND = ("data", "out", "study", "protocols", "only_folds", "train_on", "seed", "seeds", "wandb")
+
+
+def other_code(study: str, names: Sequence[str]) -> list[str]:
+    """Return the runs whose last start was with other code than that of this process."""
+    return [name for name in names if _last_code(study, name) not in ("", provenance.code_digest())]
+
+
+def log_finished(study: str, names: Sequence[str]) -> None:
+    """Log when and with which code the finished runs that are not trained again were trained."""
+    if not names:
+        return
+    ended = max(str(provenance.read(storage.join(study, name)).get("finished") or "") for name in names)
+    codes = ", ".join(sorted({_last_code(study, name) or "unknown" for name in names}))
+    logger.info("%s finished earlier, last on %s UTC with code %s", counted(len(names), "run"), ended, codes)
+    changed = other_code(study, names)
+    if changed:
+        logger.warning(
+            "%s of them with other code than today's (%s): %s; --rerun trains them anew",
+            len(changed),
+            provenance.code_digest(),
+            _listed(changed),
+        )
+
+
+def log_kept_aside(study: str, names: Sequence[str], settings: TrainSettings) -> None:
+    """Log the finished runs that are not in the results, and how their settings differ."""
+    if not names:
+        return
+    summary = storage.read_json(storage.join(study, names[-1], "run.json"))
+    differences = describe_differences(summary.get("settings", {}), settings.model_dump())
+    logger.warning(
+        "%s with other settings, data or code kept aside, not in the results: %s (%s): the command that trained them "
+        "shows them again; name another --study to keep both",
+        counted(len(names), "finished run"),
+        _listed(names),
+        differences or "same settings, other data or code",
+    )
+
+
+def describe_differences(before: Row, now: Row) -> str:
+    """List the settings that differ, as `--epochs 50, now 80`; "" if none does."""
+    old, new = flatten(before), flatten(now)
+    names = [
+        name
+        for name in dict.fromkeys([*old, *new])
+        if old.get(name) != new.get(name) and name.split(".")[0] not in _OF_THE_COMMAND
+    ]
+    return "; ".join(
+        f"--{name.replace('_', '-')} {format_value(old.get(name))}, now {format_value(new.get(name))}" for name in names
+    )
+
+
+def _last_code(study: str, name: str) -> str:
+    starts = provenance.read(storage.join(study, name)).get("starts", [])
+    return str(starts[-1]["code"]) if starts else ""
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
+    return ", ".join(names[:_MAX_NAMED]) + more
