@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from lungseg import storage
 from lungseg.arrays import Row
 from lungseg.config import ExportSettings
-from lungseg.errors import InputError, SettingsError
+from lungseg.errors import InputError, SettingsError, first_line
 from lungseg.ingest.file_names import normal_form
 from lungseg.plurals import counted
 from lungseg.predictions.parts import part_files, read_part, recorded_digests
@@ -102,7 +102,7 @@ def evaluate_query(rows: pa.Table, where: str) -> NDArray[np.bool_]:
             warnings.simplefilter("ignore")
             result = frame.eval(where, engine="python")
     except Exception as error:  # an invalid query raises exceptions of many types
-        message = str(error).splitlines()[0] if str(error) else type(error).__name__
+        message = first_line(error)
         raise SettingsError(f"--where {where!r}: {message}; the columns are {', '.join(frame.columns)}") from None
     # The result for a table without rows has no meaningful dtype.
     if np.shape(result) != (len(frame),) or (len(frame) and result.dtype != bool):

@@ -73,11 +73,19 @@ def stretch_narrow(image: Grey) -> Grey:
 
 
 def without_extremes(samples: Grey) -> Grey:
-    """Remove the lowest and the highest grey value if the others span less than half: markers and borders have them."""
-    low, high = samples.min(), samples.max()
-    inside: Grey = samples[(samples != low) & (samples != high)]
-    is_marked = inside.size >= 0.1 * samples.size and 2 * int(np.ptp(inside)) < int(high) - int(low)
-    return inside if is_marked else samples.ravel()
+    """Sort grey values, and leave out those beyond a gap of more than half of the range: markers and borders."""
+    values: Grey = samples.flatten()
+    values.sort()
+    for _ in range(2):  # one at either end
+        gaps = np.diff(values)
+        split = int(gaps.argmax()) + 1 if gaps.size else 0
+        if not gaps.size or 2 * int(gaps[split - 1]) <= int(values[-1]) - int(values[0]):
+            break
+        body = max(values[:split], values[split:], key=len)
+        if body[0] == body[-1]:
+            break
+        values = body
+    return values
 
 
 def _narrow_ends(image: Grey) -> tuple[int, int] | None:

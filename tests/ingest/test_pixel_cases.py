@@ -124,6 +124,17 @@ def test_20_levels_beside_a_label_are_stretched(tmp_path: Path, marker: int) -> 
     assert np.ptp(np.percentile(image, [5, 95])) > 150
 
 
+@pytest.mark.parametrize("side", [12, 80])
+def test_a_large_label_with_jpeg_noise_is_no_part_of_the_picture(tmp_path: Path, side: int) -> None:
+    grey = phantom.draw(4, "montgomery", 256)[0]
+    drawn = labelled((grey // 10).astype(np.uint8), 255, side)
+    path = tmp_path / "x.jpg"
+    path.write_bytes(cv2.imencode(".jpg", drawn, [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes())
+    record, image = opened(path)
+    assert record.codes == ("narrow_range",)
+    assert np.ptp(np.percentile(image[110:], [5, 95])) > 120
+
+
 @pytest.mark.parametrize("border", [0, 65535])
 def test_a_border_does_not_darken_a_low_picture(tmp_path: Path, border: int) -> None:
     grey = phantom.draw(4, "montgomery", 256)[0]
