@@ -30,6 +30,16 @@ def test_pictures_of_few_values_are_label_maps(values: tuple[int, ...], draw_pai
     assert is_label_map(picture.astype(np.uint16) * np.uint16(257))
 
 
+@pytest.mark.parametrize("labels", [7, 8, 14, 30])
+def test_maps_of_many_labels_are_label_maps(labels: int) -> None:
+    random = np.random.default_rng(labels)
+    picture = np.zeros((256, 256), np.uint8)
+    for label in range(1, labels + 1):
+        x, y, radius = (int(number) for number in random.integers([20, 20, 6], [236, 236, 30]))
+        cv2.circle(picture, (x, y), radius, label * 7, -1)
+    assert is_label_map(picture)
+
+
 @pytest.mark.parametrize("quality", [20, 50, 75, 95])
 @pytest.mark.parametrize("size", [96, 256, 700])
 def test_masks_with_jpeg_noise_are_label_maps(size: int, quality: int, draw_pair: DrawPair) -> None:
@@ -57,6 +67,14 @@ def test_real_xrays_are_no_label_maps(cxr256: Path) -> None:
     paths = sorted(cxr256.glob("*/images/*.png"))
     assert len(paths) == 688
     assert not [path.name for path in paths if is_label_map(read(path))]
+
+
+@pytest.mark.parametrize("bits", [3, 4, 5])
+@pytest.mark.parametrize("size", [256, 1024])
+def test_real_xrays_of_few_levels_are_no_label_maps(size: int, bits: int, cxr256: Path) -> None:
+    for path in sorted(cxr256.glob("*/images/*.png"))[::40]:
+        image = np.asarray(cv2.resize(read(path), (size, size), interpolation=cv2.INTER_NEAREST), np.uint8)
+        assert not is_label_map(np.asarray(image >> (8 - bits), np.uint8))
 
 
 def test_real_masks_are_label_maps(cxr256: Path) -> None:

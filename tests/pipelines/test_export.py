@@ -22,11 +22,14 @@ def _run(predictions: Path, out: Path, *formats: ExportFormat, where: str = "") 
 
 def test_every_format_is_written(ray_cluster: None, predictions: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    _run(predictions, out, "masks", "overlays", "coco", "dicom-seg")
+    _run(predictions, out, "masks", "overlays", "coco", "dicom-seg", "nnunet")
     names = {"png_0", "png_1", "radiograph", "empty"}
     assert {path.name for path in (out / "masks" / "north").iterdir()} == {f"{name}.png" for name in names}
     assert {path.name for path in (out / "overlays" / "north").iterdir()} == {f"{name}.png" for name in names}
     assert {path.name for path in (out / "dicom-seg" / "north").iterdir()} == {"radiograph.dcm"}
+    nnunet = out / "nnunet" / "Dataset501_north"
+    assert {path.name for path in (nnunet / "labelsTr").iterdir()} == {f"{name}.png" for name in names}
+    assert json.loads((nnunet / "dataset.json").read_text())["numTraining"] == len(names)
     coco = json.loads((out / "annotations.json").read_text())
     assert [image["lungseg_id"] for image in coco["images"]] == sorted(f"north/{name}" for name in names)
 
