@@ -1,6 +1,7 @@
 """Files at local paths, s3:// and gs://, through pyarrow.fs. An incomplete file never has its final name."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -104,11 +105,17 @@ def _io_errors_as_input_errors(path: str) -> Iterator[None]:
     except OSError as error:
         if filesystems.is_temporary(error):
             raise _unavailable(path, error) from None
+        if error.errno == errno.ENAMETOOLONG:
+            raise _too_long(path) from None
         if error.errno is not None:
             raise InputError(f"{path}: the disk does not answer ({os.strerror(error.errno)}): check the disk") from None
         raise InputError(
             f"{path}: the bucket refuses access ({first_line(error)}): check its name, your keys and their rights"
         ) from None
+
+
+def _too_long(path: str) -> InputError:
+    return InputError(f"{path}: the path or a name in it is too long: choose a folder with a shorter path")
 
 
 def _unavailable(path: str, error: Exception) -> InputError:
@@ -222,6 +229,8 @@ def write_bytes(path: str, content: bytes) -> None:
         else:
             filesystems.retry(lambda: filesystems.write_object(filesystem, inner, content))
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise _too_long(path) from None
         advice = "free disk space" if is_local else "check the bucket's name, your keys and their rights"
         raise InputError(
             f"{path}: cannot be written ({first_line(error)}): {advice}, or choose another folder"

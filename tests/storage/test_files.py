@@ -432,3 +432,12 @@ def test_writing_below_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(InputError, match="cannot be written"):
         storage.write_bytes(str(tmp_path / "file" / "x"), b"")
+
+
+@pytest.mark.parametrize("folder", ["n" * 300, "/".join(["d" * 200] * 25)], ids=["name", "path"])
+def test_too_long_path_is_named_as_the_cause(folder: str, tmp_path: Path) -> None:
+    path = str(tmp_path / folder / "plan.json")
+    with pytest.raises(InputError, match="a name in it is too long: choose a folder with a shorter path"):
+        storage.exists(path)
+    with pytest.raises(InputError, match="a name in it is too long: choose a folder with a shorter path"):
+        storage.write_bytes(path, b"")
