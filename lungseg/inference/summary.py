@@ -11,6 +11,7 @@ from typing import Any
 
 from lungseg import storage
 from lungseg.inference.cpu_tasks import InferenceJob
+from lungseg.plurals import counted
 from lungseg.predictions.parts import StatusCounts, part_files
 from lungseg.schema import USABLE
 from lungseg.storage.files import digest_bytes
@@ -115,6 +116,23 @@ def _describe_part(path: str) -> dict[str, Any]:
     content = storage.read_bytes(path)
     rows = storage.count_rows(path, content)
     return {"name": storage.name_of(path), "rows": rows, "bytes": len(content), "sha256": digest_bytes(content)}
+
+
+def log_counts(out: str, counts: StatusCounts, kept: StatusCounts, seconds: float) -> None:
+    """Log the rows by status, how many this run predicted, and why others have no mask or are flagged.
+
+    kept: counts of the rows of earlier runs. seconds: of this run.
+    """
+    statuses = ", ".join(f"{count} {status}" for status, count in counts.counts().items())
+    logger.info(
+        "%s: %s (%s); this run predicted %d in %.1f s",
+        *(out, counted(counts.statuses.total(), "row"), statuses, counts.predicted() - kept.predicted(), seconds),
+    )
+    if counts.not_predicted():
+        logger.info("images without a mask: %s", counts.describe_not_predicted())
+    if counts.flagged:
+        are_flagged = counted(counts.flagged, "image is flagged", "images are flagged")
+        logger.info("%s, look at them first: %s", are_flagged, counts.describe_flagged())
 
 
 def print_image_summary(out: str) -> None:

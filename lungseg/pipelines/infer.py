@@ -22,7 +22,7 @@ from lungseg.inference.cpu_tasks import MARKERS, InferenceJob, finish_part, open
 from lungseg.inference.inputs import count_skipped, list_items
 from lungseg.inference.items import PredictOptions
 from lungseg.inference.part_plan import PlannedPart
-from lungseg.inference.summary import StageTimes, print_image_summary, write_summary
+from lungseg.inference.summary import StageTimes, log_counts, print_image_summary, write_summary
 from lungseg.ingest.lost_inputs import lost_inputs
 from lungseg.ingest.pseudonyms import read_key
 from lungseg.job_end import command, end_job
@@ -86,7 +86,7 @@ def run(settings: InferSettings) -> None:
     if schedule.images == 1:
         print_image_summary(out)
     else:
-        _log_counts(out, schedule, counts, seconds)
+        log_counts(out, counts, schedule.kept_counts, seconds)
     _end(settings, out, counts)
 
 
@@ -103,20 +103,6 @@ def _end(settings: InferSettings, out: str, counts: StatusCounts) -> None:
     studies = [folder for folder in settings.checkpoint if storage.exists(storage.join(folder, "study.json"))]
     reports = [command("report", "study", "--study", folder, "--predictions", out) for folder in studies]
     end_job(losses, settings.strict, *([export, *reports[:1]] if counts.predicted() else []))
-
-
-def _log_counts(out: str, schedule: _Schedule, counts: StatusCounts, seconds: float) -> None:
-    predicted_now = counts.predicted() - schedule.kept_counts.predicted()
-    statuses = ", ".join(f"{count} {status}" for status, count in counts.counts().items())
-    logger.info(
-        "%s: %s (%s); this run predicted %d in %.1f s",
-        *(out, counted(schedule.images, "row"), statuses, predicted_now, seconds),
-    )
-    if counts.not_predicted():
-        logger.info("images without a mask: %s", counts.describe_not_predicted())
-    if counts.flagged:
-        are_flagged = counted(counts.flagged, "image is flagged", "images are flagged")
-        logger.info("%s, look at them first: %s", are_flagged, counts.describe_flagged())
 
 
 def _predict_remaining(

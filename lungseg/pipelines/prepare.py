@@ -26,6 +26,7 @@ from lungseg.imaging.dicom import reader
 from lungseg.imaging.geometry import prepare_image
 from lungseg.imaging.intensity import compute_landmarks
 from lungseg.ingest import file_names, pseudonyms, record_checks, sources
+from lungseg.ingest.reason_codes import is_unmatched_mask
 from lungseg.job_end import command, end_job
 from lungseg.pipelines import verify_dataset
 from lungseg.pipelines.phantoms import draw_phantoms
@@ -66,7 +67,8 @@ def run(settings: PrepareSettings) -> None:
     _require_masks(records, preprocess.classes)
     plans = plan_shards(records, out, preprocess, settings.images_per_shard, settings.shard_mib, settings.odd_masks)
     folders = list(dict.fromkeys(plan.folder for plan in plans))
-    sizes = counted(len(records), "input"), counted(len(folders), "dataset"), counted(len(plans), "tar")
+    images_listed = sum(not is_unmatched_mask(record) for record in records)
+    sizes = counted(images_listed, "image"), counted(len(folders), "dataset"), counted(len(plans), "tar")
     logger.info("%s, %s, %s", *sizes)
     inputs = sum(len(plan.records) for plan in plans)
     first = [record.image_uri for record in records if record.usable][:_SNIFFED_FILES]
