@@ -4,16 +4,13 @@ import logging
 from collections.abc import Sequence
 
 from lungseg import provenance, storage
-from lungseg.arrays import Row
 from lungseg.config import TrainSettings
-from lungseg.config.options import flatten
-from lungseg.config.shared import format_value
 from lungseg.plurals import counted
+from lungseg.study.study_differences import describe_changes
 
 logger = logging.getLogger(__name__)
 
 _MAX_NAMED = 3
-_OF_THE_COMMAND = ("data", "out", "study", "protocols", "only_folds", "train_on", "seed", "seeds", "wandb")
 
 
 def other_code(study: str, names: Sequence[str]) -> list[str]:
@@ -43,26 +40,13 @@ def log_kept_aside(study: str, names: Sequence[str], settings: TrainSettings) ->
     if not names:
         return
     summary = storage.read_json(storage.join(study, names[-1], "run.json"))
-    differences = describe_differences(summary.get("settings", {}), settings.model_dump())
+    differences = describe_changes(summary.get("settings", {}), settings.model_dump())
     logger.warning(
         "%s with other settings, data or code kept aside, not in the results: %s (%s): the command that trained them "
         "shows them again; name another --study to keep both",
         counted(len(names), "finished run"),
         _listed(names),
         differences or "same settings, other data or code",
-    )
-
-
-def describe_differences(before: Row, now: Row) -> str:
-    """List the settings that differ, as `--epochs 50, now 80`; "" if none does."""
-    old, new = flatten(before), flatten(now)
-    names = [
-        name
-        for name in dict.fromkeys([*old, *new])
-        if old.get(name) != new.get(name) and name.split(".")[0] not in _OF_THE_COMMAND
-    ]
-    return "; ".join(
-        f"--{name.replace('_', '-')} {format_value(old.get(name))}, now {format_value(new.get(name))}" for name in names
     )
 
 

@@ -73,6 +73,7 @@ def _summary(training: TrainingState, threshold: float, rows: Sequence[Row]) -> 
         "threshold": threshold,
         "threshold_from": "validation fold" if run.settings.choose_threshold else "settings",
         "aggregation": "mean over images",
+        "data": training.data,
         "tested": mean_metrics_by_dataset(rows),
         "settings": run.settings.model_dump(),
     }

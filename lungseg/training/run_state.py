@@ -1,6 +1,6 @@
 """The state of a run on one rank: started, saved as a checkpoint, and resumed from one."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -28,7 +28,7 @@ class TrainingState:
     epoch: finished epochs. step: global batches done in the current epoch. sums: sum of the losses over the images of
     those batches on all ranks, and the number of images. best: epoch, validation Dice and weights of the best epoch,
     with early stopping. trained: training has ended. waited: seconds of this epoch, since this start, that the device
-    waited for data.
+    waited for data. data: digest of each dataset by name.
     """
 
     run: Run
@@ -42,6 +42,7 @@ class TrainingState:
     best: dict[str, Any] | None = None
     trained: bool = False
     waited: float = 0.0
+    data: dict[str, str] = field(default_factory=dict)
 
 
 def start(run: Run, device: torch.device) -> TrainingState:
@@ -67,6 +68,7 @@ def start(run: Run, device: torch.device) -> TrainingState:
         )
     learner = Learner(build_network(settings.model), device, settings)
     training = TrainingState(run, reader, own_split, learner, data[0].preprocess.model_dump())
+    training.data = {dataset.name: dataset.digest for dataset in data}
     latest = checkpoint.latest(storage.join(run.folder, "checkpoint"))
     if latest is not None:
         _resume(training, latest)

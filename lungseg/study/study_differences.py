@@ -1,0 +1,95 @@
+"""What differs between two studies besides their results: settings, data, code and library versions."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from lungseg import provenance, storage
+from lungseg.arrays import Row
+from lungseg.config.options import flatten
+from lungseg.config.shared import format_value
+
+Kind = Literal["setting", "data", "code", "library"]
+
+# Settings of a command, not of a training.
+_OF_THE_COMMAND = {
+    *("data", "out", "study", "protocols", "only_folds", "train_on", "seed", "seeds", "phantoms", "wandb", "strict"),
+    *("rerun", "max_failures", "runs_at_once", "min_workers"),
+}
+_NOT_RECORDED = "not recorded"
+
+
+@dataclass(frozen=True)
+class StudyDifference:
+    """One thing that differs: a setting as on the command line, a dataset, the code, or a library."""
+
+    kind: Kind
+    name: str
+    this: str
+    other: str
+
+    def as_json(self) -> Row:
+        """Return the fields."""
+        return asdict(self)
+
+
+def find_differences(folder: str, runs: Sequence[str], other: str, other_runs: Sequence[str]) -> list[StudyDifference]:
+    """Compare the finished runs of two studies; settings come first, then data, code and libraries.
+
+    Where the runs of a study differ among themselves, each value is listed.
+    """
+    this_facts, other_facts = _facts(folder, runs), _facts(other, other_runs)
+    names = dict.fromkeys([*this_facts, *other_facts])
+    pairs = ((name, this_facts.get(name, _NOT_RECORDED), other_facts.get(name, _NOT_RECORDED)) for name in names)
+    differences = [StudyDifference(kind, name, this, value) for (kind, name), this, value in pairs if this != value]
+    order: tuple[Kind, ...] = ("setting", "data", "code", "library")
+    return sorted(differences, key=lambda difference: order.index(difference.kind))
+
+
+def warn_of_several(differences: Sequence[StudyDifference]) -> str:
+    """Return one sentence if more than one thing differs, so that the results do not say which one matters; else ""."""
+    if len(differences) < 2:
+        return ""
+    names = ", ".join(difference.name for difference in differences)
+    return f"{len(differences)} things differ between the studies ({names}): the comparison does not tell them apart."
+
+
+def describe_changes(before: Row, now: Row) -> str:
+    """List the settings that differ, as `--epochs 50, now 80`; "" if none does."""
+    old, new = _training_settings(before), _training_settings(now)
+    changed = [name for name in dict.fromkeys([*old, *new]) if old.get(name) != new.get(name)]
+    return "; ".join(f"{name} {old.get(name, '(none)')}, now {new.get(name, '(none)')}" for name in changed)
+
+
+def _facts(folder: str, runs: Sequence[str]) -> dict[tuple[Kind, str], str]:
+    """Return what is recorded about the runs, each value as text."""
+    values: dict[tuple[Kind, str], dict[str, None]] = {}
+    for run in runs:
+        path = storage.join(folder, run)
+        for key, value in _run_facts(storage.read_json(storage.join(path, "run.json")), provenance.read(path)).items():
+            values.setdefault(key, {})[value] = None
+    return {key: ", ".join(sorted(texts)) for key, texts in values.items()}
+
+
+def _run_facts(summary: Row, origin: Row) -> dict[tuple[Kind, str], str]:
+    start = origin.get("starts", [{}])[-1]
+    git = start.get("git") or {}
+    commit = f"{git['commit'][:12]}{' with changes' if git['uncommitted_changes'] else ''}" if git else ""
+    settings, data, versions = (
+        _training_settings(summary["settings"]),
+        summary.get("data", {}),
+        start.get("versions", {}),
+    )
+    code = {"code digest": start.get("code"), "git commit": commit}
+    return {
+        **{("setting", name): value for name, value in settings.items()},
+        **{("data", name): digest for name, digest in data.items()},
+        **{("code", name): value for name, value in code.items() if value},
+        **{("library", name): version for name, version in versions.items()},
+    }
+
+
+def _training_settings(settings: Row) -> dict[str, str]:
+    """Return the settings of a training, named and written as on the command line."""
+    training = {name: value for name, value in settings.items() if name not in _OF_THE_COMMAND}
+    return {f"--{name.replace('_', '-')}": format_value(value) for name, value in flatten(training).items()}

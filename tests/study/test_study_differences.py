@@ -1,0 +1,47 @@
+"""What differs between two studies, and the warning about it."""
+
+from pathlib import Path
+from typing import Any
+
+from lungseg import provenance, storage
+from lungseg.config import OptimSettings, TrainSettings
+from lungseg.study import study_differences
+from lungseg.study.study_differences import StudyDifference
+
+
+def _study(folder: Path, data: str = "11", code: str = "aaa", torch: str = "2.14", **settings: Any) -> str:
+    summary = {"settings": TrainSettings(**settings).model_dump(), "data": {"north": data}}
+    storage.write_json(str(folder / "run" / "run.json"), summary)
+    provenance.record_start(str(folder / "run"), {"code": code, "versions": {"torch": torch}, "git": {}})
+    return str(folder)
+
+
+def _differences(this: str, other: str) -> list[StudyDifference]:
+    return study_differences.find_differences(this, ["run"], other, ["run"])
+
+
+def test_settings_data_code_and_libraries_are_compared(tmp_path: Path) -> None:
+    this = _study(tmp_path / "a", epochs=50, out="here")
+    other = _study(tmp_path / "b", "22", "bbb", "2.15", epochs=25, optim=OptimSettings(lr=1e-3), out="there")
+    assert _differences(this, other) == [
+        StudyDifference("setting", "--optim.lr", "0.0001", "0.001"),
+        StudyDifference("setting", "--epochs", "50", "25"),
+        StudyDifference("data", "north", "11", "22"),
+        StudyDifference("code", "code digest", "aaa", "bbb"),
+        StudyDifference("library", "torch", "2.14", "2.15"),
+    ]
+
+
+def test_one_intended_difference_gives_no_warning(tmp_path: Path) -> None:
+    this, other = _study(tmp_path / "a", epochs=50), _study(tmp_path / "b", epochs=25)
+    differences = _differences(this, other)
+    assert [difference.name for difference in differences] == ["--epochs"]
+    assert study_differences.warn_of_several(differences) == ""
+    also_other_data = _differences(this, _study(tmp_path / "c", "22", epochs=25))
+    assert study_differences.warn_of_several(also_other_data) == (
+        "2 things differ between the studies (--epochs, north): the comparison does not tell them apart."
+    )
+
+
+def test_studies_of_different_seeds_do_not_differ(tmp_path: Path) -> None:
+    assert _differences(_study(tmp_path / "a", seed=0), _study(tmp_path / "b", seed=1)) == []
