@@ -103,11 +103,11 @@ def _content_flags(views: view_classifier.Views) -> tuple[Note, ...]:
     if views.upright >= MIN_UPRIGHT:
         return ()
     likely = {
-        "polarity_unsure": views.negative,
-        "rotated": views.on_side + views.upside_down,
-        "not_chest_like": views.other,
+        Note("polarity_unsure"): views.negative,
+        Note("rotated"): views.on_side + views.upside_down,
+        Note("not_chest_like"): views.other,
     }
-    return (Note(max(likely, key=lambda code: likely[code])),)
+    return (max(likely, key=lambda note: likely[note]),)
 
 
 def chest_likeness(image: Grey) -> tuple[float, float]:
