@@ -25,9 +25,9 @@ pytestmark = [
 EPOCHS = 40  # so that training has not ended when it is stopped
 STOPPED = "to-be-stopped"
 LAST = {
-    "prepare": r"8 prepared in [\d.]+ s .*",
-    "train": r"phantom-montgomery \+ phantom-shenzhen \(pooled\) .*",
-    "infer": r"[\d:]+ .*/predictions: 8 rows \(8 ok\); this run predicted 8 in [\d.]+ s",
+    "prepare": r"[\d:]+ next: python jobs/train\.py small --data .*",
+    "train": r"[\d:]+ next: python jobs/infer\.py archive --archive FOLDER --checkpoint .*",
+    "infer": r"[\d:]+ next: python jobs/export\.py archive --predictions .*/predictions --formats overlays.*",
     "report": r"[\d:]+ wrote .*/report/report\.html and .*/report/report\.json",
     "export": r"[\d:]+ 8 of 8 rows selected; written to .*/export: 8 masks, 8 overlays, 8 coco",
 }
