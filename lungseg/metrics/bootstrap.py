@@ -1,36 +1,52 @@
 """Means of per-image metrics, their confidence intervals, and paired and unpaired differences.
 
+Over patients: with one training behind a number, intervals and tests are over patients, not over trainings.
+Over patients and trainings: with several trainings of every fold (`training_noise`), a hierarchical bootstrap draws
+patients and, independently of them, trainings within each fold. Its standard deviation s gives the interval
+mean +- t(0.975) s, and the same t test gives p, so p < 0.05 exactly where the interval excludes 0. The degrees of
+freedom follow Satterthwaite, because few trainings know their variance poorly. `tests/benchmark_null.py` shows that
+equal trainings then differ with p < 0.05 in about 5 % of comparisons.
+
 Images of one patient are correlated, so intervals and tests are over patients: the bootstrap draws patients with
 replacement, each with all of their images. Means, sd and percentiles are over images. The caller leaves out undefined
 values, such as a distance to an empty mask: NaN, infinity, an empty list, or unequal numbers of values and patients
 raise ValueError. Results do not depend on the order of the images, to the last bit.
 
 Sources: Efron, Annals of Statistics 7(1), 1979 (the bootstrap); Davison & Hinkley, Bootstrap Methods and their
-Application, 1997, ch. 3.8 (clusters) and 5.3 (percentile intervals, which are somewhat narrow for a few patients).
+Application, 1997, ch. 3.8 (clusters) and 5.3 (percentile intervals, which are somewhat narrow for a few patients);
+Satterthwaite, Biometrics Bulletin 2(6), 1946 (degrees of freedom); for the trainings see `training_noise`.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-F64 = NDArray[np.float64]
-Values = Sequence[float] | F64
+from lungseg.metrics import training_noise
+from lungseg.metrics.clusters import (
+    Clusters,
+    Values,
+    checked,
+    cluster,
+    mean_over_images,
+    percentile_interval,
+    resampled_means,
+)
+from lungseg.metrics.paired_tests import MIN_PATIENTS, signed_rank
+from lungseg.metrics.standard_error import LEVEL, standard_error
+from lungseg.metrics.training_noise import FoldEffects
 
-RESAMPLES = 2000
-_TAILS = (2.5, 97.5)
-_DRAWS_PER_STEP = 2**20  # patients drawn at once: 24 MB for any number of images
-_MIN_PATIENTS = 6  # with five, the smallest possible p of a signed-rank test is 0.0625
-_DECIMALS = 12  # of the mean difference of a patient: rounding errors below would break ties and zeros
+Basis = Literal["patients", "patients and trainings"]
+"""What an interval or a p accounts for."""
 
 
 @dataclass(frozen=True)
 class Summary:
     """A metric over images. sd: over images, N - 1, None for one image. p5: 5th percentile, linearly interpolated.
 
-    low, high: 95 % interval of the mean, None for fewer than two patients.
+    low, high: 95 % interval of the mean, None for fewer than two patients. basis: what it accounts for.
     """
 
     images: int
@@ -41,14 +57,16 @@ class Summary:
     p5: float
     low: float | None
     high: float | None
+    basis: Basis = "patients"
 
 
 @dataclass(frozen=True)
 class PairedDifference:
     """A metric of the same images in two runs. difference: mean over images of first - second.
 
-    low, high: its 95 % interval, None for fewer than two patients. p: two-sided signed-rank test over patients; 1 if no
-    patient differs, None if one to five differ.
+    low, high: its 95 % interval, None for fewer than two patients. p: two-sided, a signed-rank test over patients, or a
+    t test over patients and trainings; 1 if no patient differs. no_p: why there is no p. p_holm: p after Holm's
+    correction over the rows of a table, set by the caller.
     """
 
     images: int
@@ -57,13 +75,23 @@ class PairedDifference:
     low: float | None
     high: float | None
     p: float | None
+    basis: Basis = "patients"
+    no_p: str = ""
+    p_holm: float | None = None
+
+    @property
+    def disagrees(self) -> bool:
+        """Whether only one of interval and p speaks for a difference."""
+        if self.low is None or self.high is None or self.p is None:
+            return False
+        return (self.low > 0 or self.high < 0) != (self.p < LEVEL)
 
 
 @dataclass(frozen=True)
 class Gap:
     """Difference of a metric between own and other images. gap: own mean - other mean; positive if other is lower.
 
-    low, high: its 95 % interval, None if a side has fewer than two patients.
+    low, high: its 95 % interval, None if a side has fewer than two patients. basis: what it accounts for.
     """
 
     own: float
@@ -71,22 +99,21 @@ class Gap:
     gap: float
     low: float | None
     high: float | None
+    basis: Basis = "patients"
 
 
-@dataclass(frozen=True)
-class _Clusters:
-    """Values f64[N], sorted by patient and value; sum f64[P] and number of images f64[P] of each patient."""
+def summarise(values: Values, patients: Sequence[str], trainings: Sequence[FoldEffects] = ()) -> Summary:
+    """Summarise a metric of N images; patients are in the same order.
 
-    values: F64
-    sums: F64
-    sizes: F64
-
-
-def summarise(values: Values, patients: Sequence[str]) -> Summary:
-    """Summarise a metric of N images; patients are in the same order."""
-    clusters = _cluster(values, patients)
-    images, mean = clusters.values.size, _mean(clusters)
-    low, high = _interval(_resampled_means(clusters))
+    trainings: effects on the mean, where every fold was trained several times.
+    """
+    clusters = cluster(values, patients)
+    images, mean = clusters.values.size, mean_over_images(clusters)
+    if training_noise.all_repeated(trainings):
+        error = standard_error([clusters], trainings)
+        low, high = error.interval(mean, (float(clusters.values.min()), float(clusters.values.max())))
+    else:
+        low, high = percentile_interval(resampled_means(clusters))
     return Summary(
         images=images,
         patients=clusters.sums.size,
@@ -96,106 +123,78 @@ def summarise(values: Values, patients: Sequence[str]) -> Summary:
         p5=float(np.percentile(clusters.values, 5)),
         low=low,
         high=high,
+        basis=_basis(trainings),
     )
 
 
-def compare(first: Values, second: Values, patients: Sequence[str]) -> PairedDifference:
+def compare(
+    first: Values, second: Values, patients: Sequence[str], trainings: Sequence[FoldEffects] = ()
+) -> PairedDifference:
     """Compare a metric of the same N images, in the same order, from two runs.
 
-    The difference weights images equally, as all means here; the test weights patients equally.
+    trainings: effects of the trainings of both sides on the mean, where every fold was trained several times on both.
+    The difference weights images equally, as all means here; the signed-rank test weights patients equally.
     """
-    first_values, second_values = _checked(first), _checked(second)
+    first_values, second_values = checked(first), checked(second)
     if first_values.size != second_values.size:
         raise ValueError(f"{first_values.size} and {second_values.size} values: expected the same images in both")
-    clusters = _cluster(first_values - second_values, patients)
-    low, high = _interval(_resampled_means(clusters))
-    return PairedDifference(
-        clusters.values.size,
-        clusters.sums.size,
-        _mean(clusters),
-        low,
-        high,
-        _signed_rank(clusters.sums / clusters.sizes),
-    )
+    clusters = cluster(first_values - second_values, patients)
+    difference = mean_over_images(clusters)
+    if training_noise.all_repeated(trainings):
+        return _tested(difference, [clusters], trainings)
+    low, high = percentile_interval(resampled_means(clusters))
+    p, no_p = signed_rank(clusters.sums / clusters.sizes)
+    return PairedDifference(clusters.values.size, clusters.sums.size, difference, low, high, p, no_p=no_p)
 
 
-def gap(own: Values, own_patients: Sequence[str], other: Values, other_patients: Sequence[str]) -> Gap:
+def gap(
+    own: Values,
+    own_patients: Sequence[str],
+    other: Values,
+    other_patients: Sequence[str],
+    trainings: Sequence[FoldEffects] = (),
+) -> Gap:
     """Compute the mean over own images (held out from the training datasets) minus the mean over other images.
 
-    The two sides are drawn independently: equal patient names on both sides count as different patients. Use compare
-    for the same images in two runs.
+    trainings: effects on the gap, where every fold was trained several times. The two sides are drawn independently:
+    equal patient names on both sides count as different patients. Use compare for the same images in two runs.
     """
-    own_clusters, other_clusters = _cluster(own, own_patients), _cluster(other, other_patients)
-    low, high = _interval(_resampled_means(own_clusters) - _resampled_means(other_clusters, stream=1))
-    own_mean, other_mean = _mean(own_clusters), _mean(other_clusters)
-    return Gap(own_mean, other_mean, own_mean - other_mean, low, high)
+    own_clusters, other_clusters = cluster(own, own_patients), cluster(other, other_patients)
+    own_mean, other_mean = mean_over_images(own_clusters), mean_over_images(other_clusters)
+    if training_noise.all_repeated(trainings):
+        low, high = standard_error([own_clusters, other_clusters], trainings).interval(own_mean - other_mean)
+    else:
+        low, high = percentile_interval(resampled_means(own_clusters) - resampled_means(other_clusters, stream=1))
+    return Gap(own_mean, other_mean, own_mean - other_mean, low, high, _basis(trainings))
 
 
-def _checked(values: Values) -> F64:
-    array = np.asarray(values, np.float64)
-    if array.ndim != 1 or not array.size or not np.isfinite(array).all():
-        raise ValueError(
-            f"values f64{list(array.shape)}: expected one dimension, one value or more, no NaN or infinity"
-        )
-    return array
+def compare_gaps(
+    own: Values,
+    own_patients: Sequence[str],
+    other: Values,
+    other_patients: Sequence[str],
+    trainings: Sequence[FoldEffects] = (),
+) -> PairedDifference:
+    """Compare two gaps: own and other are differences first - second of a metric of the same images.
 
-
-def _cluster(values: Values, patients: Sequence[str]) -> _Clusters:
-    """Sum by patient, in an order independent of the order of the images."""
-    array = _checked(values)
-    if array.size != len(patients):
-        raise ValueError(f"{array.size} values and {len(patients)} patients: expected one patient per image")
-    codes_by_patient = {patient: code for code, patient in enumerate(sorted(set(patients)))}
-    codes = np.fromiter((codes_by_patient[patient] for patient in patients), np.int64, array.size)
-    ordered, sizes = array[np.lexsort((array, codes))], np.bincount(codes)
-    return _Clusters(ordered, np.add.reduceat(ordered, np.cumsum(sizes) - sizes), sizes.astype(np.float64))
-
-
-def _mean(clusters: _Clusters) -> float:
-    """Mean over images, clipped to the range of the values, so that equal values have exactly their own mean."""
-    return float(
-        np.clip(math.fsum(clusters.values) / clusters.values.size, clusters.values.min(), clusters.values.max())
-    )
-
-
-def _resampled_means(clusters: _Clusters, stream: int = 0) -> F64:
-    """Means over images f64[RESAMPLES] of resampled patients; NaN for one patient.
-
-    Each resample draws as many patients as there are, with replacement. Its mean is the sum over the patients divided
-    by the number of their images. Streams draw independently of each other; each repeats itself at every call.
+    Interval and p are from the t distribution, also over patients only: ranks do not compare two groups of differences
+    by their means.
     """
-    patients = clusters.sums.size
-    if patients < 2:
-        return np.full(RESAMPLES, np.nan)
-    random = np.random.default_rng([0, stream])
-    step = max(1, _DRAWS_PER_STEP // patients)
-    means = []
-    for start in range(0, RESAMPLES, step):
-        drawn = random.integers(0, patients, (min(step, RESAMPLES - start), patients))
-        means.append(clusters.sums[drawn].sum(axis=1) / clusters.sizes[drawn].sum(axis=1))
-    clipped: F64 = np.clip(np.concatenate(means), clusters.values.min(), clusters.values.max())
-    return clipped
+    clusters = [cluster(own, own_patients), cluster(other, other_patients)]
+    repeated = trainings if training_noise.all_repeated(trainings) else ()
+    return _tested(mean_over_images(clusters[0]) - mean_over_images(clusters[1]), clusters, repeated)
 
 
-def _interval(resampled: F64) -> tuple[float | None, float | None]:
-    """Return the 95 % percentile interval of resampled means f64[RESAMPLES]; None for NaN."""
-    if np.isnan(resampled).any():
-        return None, None
-    low, high = np.percentile(resampled, _TAILS)
-    return float(low), float(high)
+def _tested(difference: float, groups: Sequence[Clusters], trainings: Sequence[FoldEffects]) -> PairedDifference:
+    """Return the t interval and p of a difference; no p where a group has under six patients."""
+    images, patients = (sum(getattr(group, name).size for group in groups) for name in ("values", "sums"))
+    error = standard_error(groups, trainings)
+    low, high = error.interval(difference)
+    fewest = min(group.sums.size for group in groups)
+    p = error.p(difference) if fewest >= MIN_PATIENTS else None
+    no_p = "" if p is not None else f"{fewest} patients, a test needs {MIN_PATIENTS}"
+    return PairedDifference(images, patients, difference, low, high, p, _basis(trainings), no_p)
 
 
-def _signed_rank(differences: F64) -> float | None:
-    """Return the two-sided p of Wilcoxon's signed-rank test over mean differences f64[P], one per patient.
-
-    Patients without a difference are left out, as in Wilcoxon (SciPy's zero_method "wilcox"). p is exact for up to 50
-    patients without ties and up to 13 with ties (all permutations), else a normal approximation.
-    Source: Wilcoxon, Biometrics Bulletin 1(6), 1945.
-    """
-    from scipy import stats  # slow import, not needed by most users of this module
-
-    rounded = np.round(differences, _DECIMALS)
-    nonzero = rounded[rounded != 0]
-    if not nonzero.size:
-        return 1.0
-    return float(stats.wilcoxon(nonzero).pvalue) if nonzero.size >= _MIN_PATIENTS else None
+def _basis(trainings: Sequence[FoldEffects]) -> Basis:
+    return "patients and trainings" if training_noise.all_repeated(trainings) else "patients"

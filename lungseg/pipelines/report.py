@@ -14,6 +14,7 @@ from lungseg.report.page import Page, to_html, to_json
 from lungseg.report.prediction_results import Predictions
 from lungseg.report.study_results import Study
 from lungseg.study import study_comparison
+from lungseg.study.study_comparison import StudyComparisons
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ def _draw_overlays(predictions: Predictions | None, count: int) -> list[overlays
     ]
 
 
-def _compare_studies(study: Study, folders: Sequence[str]) -> list[study_comparison.StudyComparison]:
+def _compare_studies(study: Study, folders: Sequence[str]) -> StudyComparisons:
     """Compare a study with others on the images that both tested.
 
     Raises:
@@ -61,21 +62,22 @@ def _compare_studies(study: Study, folders: Sequence[str]) -> list[study_compari
     comparisons = []
     for folder in map(storage.resolve, folders):
         other = study_results.read_study(folder)
-        if other.folds_and_split_seed != study.folds_and_split_seed:
+        rows, other_rows = study_results.read_rows(study.folder), study_results.read_rows(folder)
+        moved = study_comparison.count_moved(rows, other_rows)
+        if other.folds_and_split_seed != study.folds_and_split_seed and moved:
             raise InputError(
                 f"{folder}: --folds and --split-seed are {other.folds_and_split_seed}, expected "
-                f"{study.folds_and_split_seed} as in {study.name}: compare studies with the same folds"
+                f"{study.folds_and_split_seed} as in {study.name}, and {counted(moved, 'image is', 'images are')} held "
+                "out by one of them only: compare studies with the same folds"
             )
-        pairs = study_comparison.compare(
-            study_results.read_rows(study.folder), other.name, study_results.read_rows(folder)
-        )
-        if not pairs:
+        compared = study_comparison.compare(rows, other.name, other_rows)
+        if not compared.pairs:
             raise InputError(
                 f"{folder}: no run of this study was trained on the same datasets and tested on the same images as a "
                 f"run of {study.name}: compare studies of the same data, protocol and folds"
             )
-        comparisons += pairs
-    return comparisons
+        comparisons.append(compared)
+    return study_comparison.joined(comparisons)
 
 
 def _notes(study: Study, predictions: Predictions | None) -> list[str]:

@@ -17,7 +17,7 @@ from lungseg.plurals import counted
 from lungseg.prepare import dataset_writer
 from lungseg.prepare.shard_plan import plan_shards
 from lungseg.provenance import command_line, git_state
-from lungseg.study import cross_dataset, earlier_runs, study_files, study_plan
+from lungseg.study import earlier_runs, result_text, study_files, study_plan
 from lungseg.study.study_files import StudyRecord
 from lungseg.training import tracking
 from lungseg.training.batch_summary import describe_batches
@@ -130,9 +130,9 @@ def _show_results(record: StudyRecord, trained: bool) -> None:
             logger.info(
                 "%s: %s %s, %s: %s", name, row["role"], row["dataset"], counted(row["images"], "image"), metrics
             )
-    cross_dataset.print_results(results)
+    result_text.print_results(results)
     if results.cells and (trained or not storage.exists(storage.join(record.folder, "wandb"))):
-        tracking.log_study_table(record.settings.wandb, record.folder, cross_dataset.dice_table(results))
+        tracking.log_study_table(record.settings.wandb, record.folder, result_text.dice_table(results))
 
 
 def _raise_failures(record: StudyRecord, failures: Sequence[Exception]) -> None:

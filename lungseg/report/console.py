@@ -1,7 +1,7 @@
 """Print the report's tables, and format values for the terminal and the page."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,8 @@ from rich.text import Text
 from lungseg.arrays import Row
 from lungseg.report.prediction_results import Predictions
 from lungseg.report.study_results import Study
-from lungseg.study import cross_dataset
-from lungseg.study.study_comparison import StudyComparison
+from lungseg.study import result_text
+from lungseg.study.study_comparison import StudyComparisons
 
 
 @dataclass(frozen=True)
@@ -43,30 +43,59 @@ _CODES = (_DATASET, _Column("status", "status"), _Column("reason code", "code", 
 
 
 def print_report(
-    study: Study, comparisons: Sequence[StudyComparison], predictions: Predictions | None, notes: Sequence[str]
+    study: Study, comparisons: StudyComparisons, predictions: Predictions | None, notes: Sequence[str]
 ) -> None:
     """Print every table and note on standard output."""
     width = max(_MIN_WIDTH, Console(file=sys.stdout).width)
     console = Console(file=sys.stdout, markup=False, highlight=False, emoji=False, width=width)
     for table in study.tables:
         about = table.about
-        rows = [line.as_json() for line in table.lines] + [{"fold": "all", **line.as_json()} for line in table.all_runs]
+        rows = [{**line.as_json(), "fold": _fold_text(line.about)} for line in table.lines]
+        rows += [{"fold": "all", **line.as_json()} for line in table.all_runs]
         title = f"{study.name}: trained on {join_names(about['train_on'])} ({about['protocol']})"
         _print_table(console, (title, describe_metrics(about)), _STUDY, rows)
-    cross_dataset.print_results(study.matrix, console)
-    if comparisons:
-        _print_heading(
-            console, "Comparison with other studies", "this study minus the other, on images that both tested"
-        )
-        for comparison in comparisons:
-            console.print(Text(_printable(str(comparison))))
-        console.print()
+    result_text.print_results(study.matrix, console)
+    _print_comparisons(console, study, comparisons)
     if study.unfinished:
         _print_table(console, (f"{study.name}: unfinished runs", ""), _UNFINISHED, study.unfinished)
     if predictions is not None:
         _print_predictions(console, predictions)
     for note in notes:
         console.print(Text(_printable(f"Note: {note}")))
+
+
+def _print_comparisons(console: Console, study: Study, comparisons: StudyComparisons) -> None:
+    """Print the comparisons within the study, with other studies, and of the generalisation gaps."""
+    own = study.matrix.comparisons
+    if own:
+        _print_heading(console, "Comparison on the same images", _about_tests(item.paired.basis for item in own))
+        console.print(result_text.text_table(*result_text.comparison_table(study.matrix)))
+        console.print()
+    tables = (
+        ("Comparison with other studies: Dice", [(pair.paired.basis, str(pair)) for pair in comparisons.pairs]),
+        ("Change of the generalisation gap", [(gap.change.basis, str(gap)) for gap in comparisons.gaps]),
+    )
+    for title, rows in tables:
+        if rows:
+            _print_heading(console, title, "this study minus the other, on images that both tested")
+            console.print(Text(_about_tests(basis for basis, _ in rows), style="dim"))
+            for line in "\n".join(text for _, text in rows).split("\n"):
+                console.print(Text(_printable(line)))
+            console.print()
+
+
+def _about_tests(bases: Iterable[str]) -> str:
+    return f"95 % interval and p {result_text.describe_basis(bases)}; Holm: p corrected over this table"
+
+
+def _fold_text(about: Row) -> str:
+    return f"{about['fold']} seed {about['seed']}" if about.get("seed") else str(about["fold"])
+
+
+def describe_runs(about: Row) -> str:
+    """Say how many folds, and seeds if several, a table covers."""
+    folds = f"{about['trained_folds']} of {about['folds']} folds"
+    return f"{folds}, {about['seeds']} seeds, {about['runs']} runs" if about["seeds"] > 1 else folds
 
 
 def _print_predictions(console: Console, predictions: Predictions) -> None:

@@ -14,7 +14,8 @@ from lungseg.report import charts, console
 from lungseg.report.prediction_results import Predictions
 from lungseg.report.result_table import ResultLine
 from lungseg.report.study_results import Study
-from lungseg.study import cross_dataset, study_comparison
+from lungseg.study import result_text
+from lungseg.study.study_comparison import StudyComparisons
 from lungseg.versions import versions
 
 _LIBRARIES = ("numpy", "pyarrow", "jinja2")
@@ -26,7 +27,7 @@ class Page:
     """Content of the report."""
 
     study: Study
-    comparisons: Sequence[study_comparison.StudyComparison]
+    comparisons: StudyComparisons
     predictions: Predictions | None
     overlays: Sequence[overlays.Overlay]
     notes: Sequence[str]
@@ -38,7 +39,7 @@ def headline(study: Study) -> list[str]:
     sentences = []
     held_out = [value for line in table.summary_lines() if line.about["role"] == "held-out" for value in line.dice]
     if held_out:
-        folds = f"{table.about['runs']} of {table.about['folds']} folds"
+        folds = console.describe_runs(table.about)
         mean = sum(held_out) / len(held_out)
         sentences.append(
             f"Trained on {console.join_names(table.about['train_on'])}: mean Dice {mean:.4f} on {len(held_out)} "
@@ -69,7 +70,8 @@ def to_json(page: Page) -> Row:
             "folder": study.folder,
             "unfinished": list(study.unfinished),
             "results": study.matrix.as_json(),
-            "study_comparisons": [comparison.as_json() for comparison in page.comparisons],
+            "study_comparisons": [pair.as_json() for pair in page.comparisons.pairs],
+            "gap_comparisons": [gap.as_json() for gap in page.comparisons.gaps],
             "tables": [
                 {**table.about, "rows": _json_lines(table.lines), "all_runs": _json_lines(table.all_runs)}
                 for table in study.tables
@@ -95,13 +97,19 @@ def to_html(page: Page) -> str:
         counts=console.format_counts,
         names=console.join_names,
         describe_metrics=console.describe_metrics,
+        describe_runs=console.describe_runs,
+        describe_basis=result_text.describe_basis,
+        spread=result_text.format_spread,
         predicting_runs=console.predicting_runs,
         code_meaning=_code_meaning,
     )
     template = environment.from_string(Path(__file__).with_name("report.html").read_text(encoding="utf-8"))
     return template.render(
         study=page.study,
-        dice_table=cross_dataset.dice_table(page.study.matrix),
+        dice_table=result_text.dice_table(page.study.matrix),
+        seed_table=result_text.seed_table(page.study.matrix),
+        matrix_basis=result_text.matrix_basis(page.study.matrix),
+        disagreement=result_text.DISAGREEMENT,
         comparisons=page.comparisons,
         predictions=page.predictions,
         headline=headline(page.study),

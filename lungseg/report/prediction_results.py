@@ -11,7 +11,7 @@ from lungseg.ingest.reason_codes import counted_codes
 from lungseg.predictions.parts import part_files, read_part
 from lungseg.report.result_table import ResultLine, compute_metrics, group_by
 from lungseg.schema import USABLE
-from lungseg.study.cross_dataset import mean_defined
+from lungseg.study.tested_images import mean_defined
 
 DISTANCES = ("hd95_px", "assd_px")
 TRAINING_LABELS = {True: "seen", False: "unseen", None: "unknown"}

@@ -7,10 +7,10 @@ from typing import Any
 
 from lungseg.arrays import Row
 from lungseg.metrics import bootstrap
-from lungseg.study.cross_dataset import mean_defined, patient_key
+from lungseg.study.tested_images import mean_defined, patient_key, training_effects
 
 METRICS = ("dice", "iou", "pixel_accuracy")
-_DICE_STATISTICS = ("low", "high", "sd", "median", "p5")
+_DICE_STATISTICS = ("low", "high", "sd", "median", "p5", "basis")
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,14 @@ def compute_metrics(rows: Sequence[Row]) -> Row:
 
     images: number of all rows.
     dice_low, dice_high: 95 % interval of the mean Dice, by bootstrap over patients; None for fewer than two patients.
+    Also over trainings where the rows of several seeds were merged. dice_basis: which of the two.
     dice_sd, dice_median, dice_p5: standard deviation, median and 5th percentile of the Dice over images.
     """
     with_reference = [row for row in rows if row["dice"] is not None]
     dice = [row["dice"] for row in with_reference]
-    summary = bootstrap.summarise(dice, [patient_key(row) for row in with_reference]) if dice else None
+    effects = training_effects([row for row in with_reference if "rows" in row], "dice")
+    patients = [patient_key(row) for row in with_reference]
+    summary = bootstrap.summarise(dice, patients, list(effects.values())) if dice else None
     return {
         "images": len(rows),
         **{name: mean_defined(row[name] for row in with_reference) for name in METRICS},

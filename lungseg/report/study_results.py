@@ -11,12 +11,13 @@ from lungseg.errors import InputError
 from lungseg.plurals import counted
 from lungseg.report.result_table import METRICS, ResultLine, compute_metrics, group_by
 from lungseg.schema import is_superseded
-from lungseg.study.cross_dataset import CrossDatasetResults, mean_defined, summarise
+from lungseg.study.cross_dataset import CrossDatasetResults, summarise
+from lungseg.study.tested_images import mean_defined, patient_key
 
 
 @dataclass(frozen=True)
 class RunTable:
-    """Results of runs that differ only in their fold.
+    """Results of runs that differ only in fold and seed.
 
     about: the settings that the runs share. lines: one per run, role and dataset. all_runs: one per role and dataset
     over all runs, each image once; an image tested by several runs counts with its mean over them. Empty for a single
@@ -145,9 +146,16 @@ def _run_table(runs: Sequence[tuple[Row, list[Row]]]) -> RunTable:
     lines: list[ResultLine] = []
     rows: list[Row] = []
     for summary, tested in runs:
-        rows += tested
-        lines += _result_lines(tested, {"run": summary["run"], "fold": summary["fold"]})
-    about = {**_shared_settings(runs[0][0]), "runs": len(runs)}
+        plan = {"fold": summary["fold"], "seed": summary.get("seed", 0)}
+        rows += [{**row, **plan} for row in tested]
+        lines += _result_lines(tested, {"run": summary["run"], **plan})
+    counts = {f"{name}s": len({row[name] for row in rows}) for name in ("fold", "seed")}
+    about = {
+        **_shared_settings(runs[0][0]),
+        "runs": len(runs),
+        "trained_folds": counts["folds"],
+        "seeds": counts["seeds"],
+    }
     all_runs = _result_lines(_mean_per_image(rows), {}) if len(runs) > 1 else []
     return RunTable(about, tuple(lines), tuple(all_runs))
 
@@ -166,7 +174,12 @@ def _result_lines(rows: Sequence[Row], about: Row) -> list[ResultLine]:
 def _mean_per_image(rows: Sequence[Row]) -> list[Row]:
     """Merge the rows of each image and role into their mean over the runs."""
     return [
-        {**same[0], **{name: mean_defined(row[name] for row in same) for name in METRICS}}
+        {
+            **same[0],
+            "rows": same,
+            "patient": patient_key(same[0]),
+            **{name: mean_defined(row[name] for row in same) for name in METRICS},
+        }
         for same in group_by(rows, ("role", "dataset", "image_id")).values()
     ]
 

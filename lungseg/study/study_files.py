@@ -10,6 +10,7 @@ from lungseg.dataset.catalog import read_subgroups
 from lungseg.dataset.folds import RunPlan
 from lungseg.schema import STUDY_ROWS, table
 from lungseg.study import cross_dataset
+from lungseg.study.tested_images import study_rows
 
 
 def earlier_seeds(folder: str) -> set[int]:
@@ -83,7 +84,7 @@ class StudyRecord:
             if run["in_results"]:
                 tested = storage.read_table(storage.join(self.folder, name, "tested.parquet")).to_pylist()
                 plan = (run["protocol"], run["train_on"], run["fold"], run["seed"])
-                rows += cross_dataset.study_rows(tested, *plan, subgroups)
+                rows += study_rows(tested, *plan, subgroups)
         results = cross_dataset.summarise(rows)
         storage.write_table(storage.join(self.folder, "study.parquet"), table(rows, STUDY_ROWS))
         self._write(runs, results.as_json())

@@ -3,23 +3,28 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from lungseg import storage
 from lungseg.arrays import Row
 from lungseg.config import ReportSettings
 from lungseg.errors import InputError, SettingsError
 from lungseg.pipelines import report
-from lungseg.schema import SCHEMA
+from lungseg.schema import SCHEMA, STUDY_ROWS, TEST_ROWS, table
+from lungseg.study.tested_images import study_rows
 from tests.report.result_files import (
     DICE,
     DrawPair,
     dice_row,
     write_archive,
     write_predictions,
+    write_run,
     write_study,
     write_study_rows,
 )
@@ -107,6 +112,8 @@ def test_study_that_cannot_be_compared_is_refused(study: Path, tmp_path: Path) -
         _run(study, compare_with=(str(other),))
     content = json.loads((other / "study.json").read_text())
     (other / "study.json").write_text(json.dumps({**content, "settings": {"folds": 5, "split_seed": 1}}))
+    write_run(other / "pooled-fold0", "pooled-fold0", [dice_row("pooled-fold0", 9, 0.5)], ["north"])
+    write_study_rows(other, "pooled", "north", ["pooled-fold0"])
     with pytest.raises(InputError, match=r"other: --folds and --split-seed are \(5, 1\), expected"):
         _run(study, compare_with=(str(other),))
 
@@ -142,3 +149,58 @@ def test_report_imports_neither_torch_nor_ray(study: Path, tmp_path: Path, draw_
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert max(map(len, result.stdout.splitlines())) <= 100
+
+
+def _write_seeds(folder: Path, seeds: Sequence[int], better: float) -> Path:
+    """Write a study of two folds, each trained with these seeds."""
+    rows, names = [], []
+    for fold, seed in product(range(2), seeds):
+        name = f"pooled-seed{seed}-fold{fold}"
+        noise = np.random.default_rng([fold, seed]).normal(better, 0.01, 8)
+        own = [dice_row(name, number, 0.8 + float(noise[number])) for number in range(8)]
+        cross = [dice_row(name, number, 0.7 + float(noise[number]), "south", "cross") for number in range(8)]
+        run = [
+            {**dict.fromkeys(TEST_ROWS.names), **row, "patient_id": f"{row['dataset']}{row['image_id']}"}
+            for row in (*own, *cross)
+        ]
+        write_run(folder / name, name, run, ["north"], seed=seed)
+        rows += study_rows(run, "pooled", ["north"], fold, seed)
+        names.append(name)
+    storage.write_json(str(folder / "study.json"), {"study": folder.name, "runs": names, "settings": {}})
+    storage.write_table(str(folder / "study.parquet"), table(rows, STUDY_ROWS))
+    return folder
+
+
+def test_report_shows_seeds_and_what_intervals_account_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = _write_seeds(tmp_path / "a", (0, 1, 2), 0.0), _write_seeds(tmp_path / "b", (3, 4, 5), 0.05)
+    numbers, page = _run(first, compare_with=(str(second),))
+    terminal, plain_page = capsys.readouterr().out, " ".join(page.split())
+    for text in (terminal, plain_page):
+        assert "over patients and trainings" in text
+        assert "over patients only" not in text
+        assert text.count("Change of the generalisation gap") == 1
+        assert "Mean Dice of single seeds" in text
+        assert "3 seeds: " in text
+    assert "2 of 2 folds, 3 seeds, 6 runs" in plain_page
+    pair, gap = numbers["study"]["study_comparisons"][0], numbers["study"]["gap_comparisons"][0]
+    assert (pair["basis"], pair["dice_seeds"], pair["other_dice_seeds"]) == ("patients and trainings", 3, 3)
+    assert pair["p"] < 1e-3 < gap["p"]
+    assert pair["p_holm"] >= pair["p"]
+    (all_runs, _) = numbers["study"]["tables"][0]["all_runs"]
+    cell = numbers["study"]["results"]["cells"][0]
+    assert (all_runs["dice_low"], all_runs["dice_basis"]) == (cell["dice_low"], "patients and trainings")
+    assert numbers["study"]["tables"][0]["rows"][0]["dice_basis"] == "patients"
+
+
+def test_one_seed_on_a_side_leaves_trainings_out(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = _write_seeds(tmp_path / "b", (3,), 0.05)
+    _, page = _run(_write_seeds(tmp_path / "a", (0, 1), 0.0), compare_with=(str(other),))
+    heading = page[page.index("<h3>Comparison with other studies") :].split("</p>")[0]
+    assert "over patients, not over trainings" in heading
+    assert "2 seeds: " in page
+    assert "1 seed" in page
+    terminal = capsys.readouterr().out
+    heading = terminal[terminal.index("Comparison with other studies") :].splitlines()[2]
+    assert heading.startswith("95 % interval and p over patients, not over trainings; Holm")

@@ -13,7 +13,7 @@ from lungseg.imaging import codecs
 from lungseg.metrics import segmentation
 from lungseg.predictions.parts import part_path
 from lungseg.schema import PREDICTIONS, STUDY_ROWS, TEST_ROWS, Counts, table
-from lungseg.study import cross_dataset
+from lungseg.study.tested_images import study_rows
 
 DrawPair = Callable[[int, int, int], tuple[U8, U8]]
 DICE = {"pooled-fold0": (0.9, 0.8, 0.5, 0.7), "pooled-fold1": (0.95, 0.85)}
@@ -39,7 +39,7 @@ def dice_row(run: str, number: int, dice: float, dataset: str = "north", role: s
     }
 
 
-def write_run(folder: Path, name: str, rows: list[Row], train_on: list[str], epochs: int = 3) -> None:
+def write_run(folder: Path, name: str, rows: list[Row], train_on: list[str], epochs: int = 3, seed: int = 0) -> None:
     complete = [{**dict.fromkeys(TEST_ROWS.names), **row} for row in rows]
     storage.write_table(str(folder / "tested.parquet"), table(complete, TEST_ROWS))
     storage.write_json(
@@ -50,6 +50,7 @@ def write_run(folder: Path, name: str, rows: list[Row], train_on: list[str], epo
             "train_on": train_on,
             "fold": int(name[-1]),
             "folds": 2,
+            "seed": seed,
             "epochs": epochs,
             "trained_images": 6,
             "resolution": "64 px",
@@ -90,7 +91,7 @@ def write_study_rows(folder: Path, protocol: str, train_on: str, names: list[str
             rows_of_run += [
                 {**dict.fromkeys(TEST_ROWS.names), **row, "image_id": f"s{i}"} for i, row in enumerate(cross_rows)
             ]
-        rows += cross_dataset.study_rows(rows_of_run, protocol, [train_on], int(name[-1]))
+        rows += study_rows(rows_of_run, protocol, [train_on], int(name[-1]))
     storage.write_table(str(folder / "study.parquet"), table(rows, STUDY_ROWS))
 
 

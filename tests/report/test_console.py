@@ -8,6 +8,7 @@ from lungseg.report.result_table import ResultLine
 from lungseg.report.study_results import RunTable, Study
 from lungseg.schema import STUDY_ROWS
 from lungseg.study.cross_dataset import CrossDatasetResults, summarise
+from lungseg.study.study_comparison import StudyComparisons
 
 METRICS = ("dice", "dice_p5", "dice_min", "iou", "pixel_accuracy")
 HOW = {"aggregation": "mean over images", "resolution": "64 px", "threshold": 0.5}
@@ -26,7 +27,7 @@ def _show(
     unfinished = ({"run": run, "state": "failed: " + 30 * "reason ", "epochs": 3},)
     table = RunTable(about, (line,), ())
     study = Study("trial", "/trial", (run,), (table,), {}, unfinished, matrix or summarise([]))
-    console.print_report(study, [], predictions, ["one"])
+    console.print_report(study, StudyComparisons(), predictions, ["one"])
     return capsys.readouterr().out
 
 

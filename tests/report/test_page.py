@@ -10,6 +10,7 @@ from lungseg.predictions.overlays import draw_case, select_cases
 from lungseg.report.page import Page, headline, to_html, to_json
 from lungseg.report.prediction_results import TRAINING_LABELS, read_predictions
 from lungseg.report.study_results import read_study
+from lungseg.study.study_comparison import StudyComparisons
 from tests.report.result_files import dice_row, without_reference, write_predictions, write_run
 
 HOSTILE = "<script>alert(1)</script>"
@@ -21,7 +22,7 @@ def _page(study: Path, rows: list[Row], overlays: int = 12) -> Page:
     predictions = read_predictions(str(folder))
     cases = select_cases(predictions.rows, overlays)
     drawn = [draw_case(row, rank, TRAINING_LABELS[row["seen_in_training"]]) for rank, row in cases]
-    return Page(read_study(str(study)), [], predictions, drawn, ["a note"])
+    return Page(read_study(str(study)), StudyComparisons(), predictions, drawn, ["a note"])
 
 
 def test_headline_names_cross_dataset_results(study: Path) -> None:

@@ -1,16 +1,20 @@
 """Cross-dataset metrics of rows with known results."""
 
 import io
+import re
 import subprocess
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from lungseg.metrics import bootstrap
+from lungseg.metrics.paired_tests import holm
 from lungseg.schema import STUDY_ROWS, table
-from lungseg.study import cross_dataset
+from lungseg.study import cross_dataset, result_text
+from lungseg.study.tested_images import RunGroup, study_rows
 
 Row = dict[str, Any]
 A, B, C = "a", "b", "c"
@@ -36,9 +40,7 @@ def rows_of(dataset: str, role: str, dice: dict[str, float | None], run: str = "
 
 
 def source(name: str, fold: int, rows: list[Row]) -> list[Row]:
-    return cross_dataset.study_rows(
-        [{**row, "run": f"from-{name}-{fold}"} for row in rows], "source-to-source", (name,), fold
-    )
+    return study_rows([{**row, "run": f"from-{name}-{fold}"} for row in rows], "source-to-source", (name,), fold)
 
 
 STUDY = [
@@ -46,10 +48,10 @@ STUDY = [
     *source(A, 1, [*rows_of(A, "held-out", {"p2-1": 1.0}), *rows_of(B, "cross", {"x": 0.7, "y": 0.8})]),
     *source(B, 0, [*rows_of(B, "held-out", {"x": 0.9}), *rows_of(A, "cross", {"p1-1": 0.7, "p1-2": 0.7, "p2-1": 0.0})]),
     *source(B, 1, [*rows_of(B, "held-out", {"y": 0.9}), *rows_of(A, "cross", {"p1-1": 0.5, "p1-2": 0.7, "p2-1": 0.0})]),
-    *cross_dataset.study_rows(rows_of(A, "held-out", {"p1-1": 1.0, "p1-2": 0.9}, "pooled"), "pooled", (A, B), 0),
+    *study_rows(rows_of(A, "held-out", {"p1-1": 1.0, "p1-2": 0.9}, "pooled"), "pooled", (A, B), 0),
 ]
-FROM_A, FROM_B = cross_dataset.RunGroup("source-to-source", A), cross_dataset.RunGroup("source-to-source", B)
-POOLED = cross_dataset.RunGroup("pooled", "a+b")
+FROM_A, FROM_B = RunGroup("source-to-source", A), RunGroup("source-to-source", B)
+POOLED = RunGroup("pooled", "a+b")
 
 
 def test_rows_match_the_schema() -> None:
@@ -105,7 +107,7 @@ def test_gaps_are_held_out_minus_cross() -> None:
     held_out_gap = gaps[FROM_A, B]
     assert held_out_gap.gap == bootstrap.gap([0.9, 0.8, 1.0], ["a/p1", "a/p1", "a/p2"], [0.6, 0.7], ["b/x", "b/y"])
     assert held_out_gap.as_json()["gap"] == pytest.approx(0.9 - 0.65)
-    assert str(held_out_gap) == "gap 0.250 [0.150, 0.400] from a (source-to-source) to b"
+    assert result_text.format_gap(held_out_gap) == "gap 0.250 [0.150, 0.400] from a (source-to-source) to b"
 
 
 def test_comparisons_use_the_shared_images() -> None:
@@ -124,14 +126,14 @@ def test_comparisons_use_the_shared_images() -> None:
 
 def test_table_and_printed_results() -> None:
     results = cross_dataset.summarise(STUDY)
-    head, rows = cross_dataset.dice_table(results)
+    head, rows = result_text.dice_table(results)
     assert head == ["trained on", A, B]
     assert [row[0] for row in rows] == ["a + b (pooled)", "a (source-to-source)", "b (source-to-source)"]
     assert rows[0][1:] == ["0.950*", "-"]  # one patient has no interval
     assert rows[1][1] == "0.900 [0.850, 1.000]*"
     assert rows[1][2].startswith("0.650 [0.600, 0.700]")
     console = Console(width=100, record=True, file=io.StringIO())
-    cross_dataset.print_results(results, console)
+    result_text.print_results(results, console)
     output = console.export_text()
     assert "0.900 [0.850, 1.000]*" in output
     assert "gap 0.467 [0.250, 0.900] from b (source-to-source) to a" in output
@@ -139,7 +141,7 @@ def test_table_and_printed_results() -> None:
 
 def test_empty_results_print_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     results = cross_dataset.summarise([])
-    cross_dataset.print_results(results)
+    result_text.print_results(results)
     assert capsys.readouterr().out == ""
     assert results.as_json() == {"cells": [], "gaps": [], "comparisons": []}
 
@@ -147,3 +149,97 @@ def test_empty_results_print_nothing(capsys: pytest.CaptureFixture[str]) -> None
 def test_module_imports_neither_ray_nor_torch() -> None:
     script = "import sys, lungseg.study.cross_dataset; assert not {'ray', 'torch'} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def with_seeds(shifts: dict[int, float], name: str = A, folds: int = 2, patients: int = 12) -> list[Row]:
+    """Rows of a study whose trainings move the Dice by their seed's shift, with some noise of single images."""
+    random = np.random.default_rng(len(shifts))
+    rows = []
+    for fold in range(folds):
+        for seed, shift in shifts.items():
+            own = {f"p{i}-1": 0.8 + 0.01 * i + shift + random.normal(0, 0.002) for i in range(fold, patients, folds)}
+            cross = {f"x{i}-1": 0.7 + 0.01 * i + 2 * shift + random.normal(0, 0.002) for i in range(patients)}
+            tested = [*rows_of(name, "held-out", own), *rows_of(C, "cross", cross)]
+            run = [{**row, "run": f"{name}-{fold}-{seed}"} for row in tested]
+            rows += study_rows(run, "source-to-source", (name,), fold, seed)
+    return rows
+
+
+def test_spread_over_seeds_is_of_their_means() -> None:
+    results = cross_dataset.summarise(with_seeds({0: -0.01, 1: 0.0, 2: 0.02}))
+    own, cross = results.cells
+    assert own.dice is not None
+    assert (own.dice.basis, own.runs, own.images) == ("patients and trainings", 6, 12)
+    spread = own.spread["dice"]
+    assert spread is not None
+    assert (spread.seeds, spread.max - spread.min) == (3, pytest.approx(0.03, abs=0.004))
+    assert cross.as_json()["dice_seed_sd"] == pytest.approx(2 * own.as_json()["dice_seed_sd"], rel=0.2)
+    (gap,) = results.gaps
+    assert gap.gap.basis == "patients and trainings"
+    assert gap.as_json()["gap_seeds"] == 3
+    # A seed that is better on both sides changes the gap by its difference only.
+    assert gap.as_json()["gap_seed_max"] - gap.as_json()["gap_seed_min"] == pytest.approx(0.03, abs=0.006)
+
+
+def test_seeds_widen_the_interval() -> None:
+    rows = with_seeds({0: -0.03, 1: 0.0, 2: 0.03}, patients=40)
+    own = cross_dataset.summarise(rows).cells[0].dice
+    as_one = cross_dataset.summarise([{**row, "seed": 0} for row in rows]).cells[0].dice
+    assert own is not None
+    assert as_one is not None
+    assert own.mean == as_one.mean
+    assert own.low is not None
+    assert as_one.low is not None
+    assert own.mean - own.low > 1.2 * (as_one.mean - as_one.low)
+    assert as_one.basis == "patients"
+
+
+def test_seed_missing_in_a_fold_is_not_in_the_spread() -> None:
+    rows = [row for row in with_seeds({0: 0.0, 1: 0.01, 2: 0.02}) if (row["fold"], row["seed"]) != (1, 2)]
+    own = cross_dataset.summarise(rows).cells[0]
+    assert own.spread["dice"] is not None
+    assert own.spread["dice"].seeds == 2
+    assert own.dice is not None
+    assert own.dice.basis == "patients and trainings"
+    alone = [row for row in rows if row["fold"] == 0 or row["seed"] == 0]
+    single = cross_dataset.summarise(alone).cells[0]
+    assert single.dice is not None
+    assert (single.dice.basis, single.spread["dice"]) == ("patients", None)
+
+
+def test_groups_with_equal_trainings_differ_by_chance_only() -> None:
+    shifts = {0: -0.02, 1: 0.0, 2: 0.02}
+    rows = [*with_seeds(shifts), *with_seeds({seed: -shift + 0.005 for seed, shift in shifts.items()}, B)]
+    (comparison,) = cross_dataset.summarise(rows).comparisons
+    assert (comparison.dataset, comparison.paired.basis) == (C, "patients and trainings")
+    assert comparison.paired.p is not None
+    assert comparison.paired.p > 0.2
+    one_seed = cross_dataset.summarise([{**row, "seed": 0} for row in rows]).comparisons[0].paired
+    assert one_seed.p is not None
+    assert one_seed.p < 0.05
+    assert (comparison.metrics["iou"].difference, "hd95_px" in comparison.metrics) == (
+        comparison.paired.difference,
+        True,
+    )
+    assert comparison.as_json()["first"]["dice_seeds"] == 3
+
+
+def test_p_is_corrected_over_the_rows_of_a_table() -> None:
+    rows = [row for name, shift in ((A, 0.0), (B, 0.002), ("d", 0.1)) for row in with_seeds({0: shift}, name)]
+    comparisons = cross_dataset.summarise(rows).comparisons
+    assert len(comparisons) == 3
+    assert [item.paired.p_holm for item in comparisons] == holm([item.paired.p for item in comparisons])
+    assert all(item.paired.p_holm > item.paired.p or item.paired.p_holm == 1 for item in comparisons[:1])  # type: ignore[operator]
+
+
+def test_printed_results_say_what_intervals_account_for() -> None:
+    texts = []
+    for rows in (STUDY, with_seeds({0: 0.0, 1: 0.01, 2: 0.02})):
+        console = Console(width=100, record=True, file=io.StringIO())
+        result_text.print_results(cross_dataset.summarise(rows), console)
+        texts.append(console.export_text())
+    assert "95 % intervals over patients, not over trainings" in texts[0]
+    assert "single seeds" not in texts[0]
+    assert "95 % intervals over patients and trainings" in texts[1]
+    assert re.search(r"a \(source-to-source\) +c +3 +0\.\d{4} +0\.\d{4} +0\.\d{4}", texts[1])
+    assert re.search(r"gap .* to c; 3 seeds: 0\.\d{3} to 0\.\d{3}, sd 0\.\d{3}", texts[1])
