@@ -84,6 +84,11 @@ def _is_finished(folder: str) -> bool:
     return has_schema or storage.exists(storage.join(folder, "plan.parquet"))
 
 
+def has_foreign_json(folder: str) -> bool:
+    """Return whether a folder has a dataset.json that lungseg did not write."""
+    return storage.exists(storage.join(folder, "dataset.json")) and not _is_finished(folder)
+
+
 def find_datasets(paths: Iterable[str]) -> list[str]:
     """List the finished datasets of several folders, each once, and warn about unfinished ones.
 

@@ -2,11 +2,10 @@
 
 from collections.abc import Iterable, Mapping
 
-from lungseg.ingest.reason_codes import REGISTRY
+from lungseg.ingest.reason_codes import REGISTRY, UNMATCHED_MASK
 from lungseg.job_end import Loss
 from lungseg.schema import USABLE
 
-_DROPPED_MASK = "unmatched_mask"
 _REFUSED = ("rejected", "failed")
 
 
@@ -16,7 +15,7 @@ def lost_inputs(statuses: Mapping[str, int], codes: Iterable[tuple[str, str, int
     statuses: inputs by status. codes: inputs by status and code; of an unusable input only the first code.
     """
     counts = list(codes)
-    dropped = sum(count for status, code, count in counts if status in _REFUSED and code == _DROPPED_MASK)
+    dropped = sum(count for status, code, count in counts if status in _REFUSED and code == UNMATCHED_MASK)
     refused = sum(count for status, code, count in counts if status in USABLE and REGISTRY[code].status in _REFUSED)
     return {
         "rejected": statuses.get("rejected", 0) - dropped,

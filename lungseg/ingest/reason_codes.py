@@ -7,6 +7,9 @@ from typing import Literal
 
 from lungseg.schema import USABLE, Record
 
+UNMATCHED_MASK = "unmatched_mask"
+"""Code of a file that is a mask without an image; it is counted as a row, but not as an image."""
+
 CodeStatus = Literal["rejected", "failed", "repaired", "flag", "not exported"]
 
 
@@ -265,7 +268,7 @@ def with_notes(record: Record, notes: Sequence[Note]) -> Record:
 
 def is_unmatched_mask(record: Record) -> bool:
     """Return whether a record stands for a mask that matches no image."""
-    return "unmatched_mask" in record.codes
+    return UNMATCHED_MASK in record.codes
 
 
 def as_markdown() -> str:

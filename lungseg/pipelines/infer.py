@@ -271,9 +271,9 @@ def _check_failures(settings: InferSettings, schedule: _Schedule, counts: Status
 
     """
     allowed = settings.allowed_failures(schedule.images)
-    if counts.not_predicted() > allowed:
+    if counts.lost_images() > allowed:
         raise InputError(
-            f"{counts.not_predicted()} of {counted(counts.statuses.total(), 'image')} so far have no mask "
+            f"{counts.lost_images()} of {counted(counts.statuses.total(), 'image')} so far have no mask "
             f"({counts.describe_not_predicted()}), --max-failed {settings.max_failed} allows {allowed} of "
             f"{schedule.images}; first: {'; '.join(counts.examples)}: fix or remove these files, or allow more "
             "failures; finished parts are kept"

@@ -10,7 +10,7 @@ import pyarrow as pa
 from lungseg import storage
 from lungseg.errors import InputError
 from lungseg.ingest.file_names import relative_path
-from lungseg.ingest.reason_codes import counted_codes
+from lungseg.ingest.reason_codes import UNMATCHED_MASK, counted_codes
 from lungseg.schema import PREDICTIONS, STATUSES, USABLE
 
 _MAX_EXAMPLES = 3
@@ -67,6 +67,11 @@ class StatusCounts:
     def not_predicted(self) -> int:
         """Count the images that have no mask."""
         return sum(count for status, count in self.statuses.items() if status not in USABLE)
+
+    def lost_images(self) -> int:
+        """Count the images that have no mask; files that are masks without an image are none."""
+        unmatched = sum(count for (_, code), count in self.codes.items() if code == UNMATCHED_MASK)
+        return self.not_predicted() - unmatched
 
     def predicted(self) -> int:
         """Count the images that have a mask."""

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from lungseg import storage
+from lungseg.dataset import catalog
 from lungseg.errors import InputError
 from lungseg.ingest import record_checks
 from lungseg.ingest.reason_codes import Note, counted_codes
@@ -22,7 +23,7 @@ def begin_datasets(plans: Sequence[ShardPlan]) -> None:
     """Delete each dataset.json, the mark of a finished dataset, before tars change, and write the plans.
 
     Raises:
-        InputError: files of the archive are stored in the folder of a dataset.
+        InputError: files of the archive, or a dataset.json of another program, are in the folder of a dataset.
 
     """
     plans_by_folder = _by_folder(plans)
@@ -32,6 +33,8 @@ def begin_datasets(plans: Sequence[ShardPlan]) -> None:
         )
         if inside:
             raise InputError(f"{folder} holds files of the archive ({inside}): pass another --out or --dataset")
+        if catalog.has_foreign_json(folder):
+            raise InputError(f"{folder} has a dataset.json of another program: pass another --out or --dataset")
     for folder, members in plans_by_folder.items():
         storage.delete(storage.join(folder, "dataset.json"))
         save_plan(members)

@@ -316,3 +316,10 @@ def test_missing_or_changed_column_is_refused_and_predicted_again(
         assert "part-000000.parquet: column mask is missing, unknown or of another type" in caplog.text
         with pytest.raises(InputError, match=r"column mask is missing, unknown .*: delete the file and run the same"):
             parts.read_part(path)
+
+
+def test_masks_without_an_image_are_no_lost_images() -> None:
+    counts = StatusCounts(
+        Counter({"ok": 2, "rejected": 3}), Counter({("rejected", "unmatched_mask"): 2, ("rejected", "blank"): 1})
+    )
+    assert (counts.not_predicted(), counts.lost_images()) == (3, 1)

@@ -6,6 +6,7 @@ import os
 import tarfile
 import warnings
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -525,3 +526,19 @@ def test_unmatched_masks_are_in_the_manifest_and_no_tar(own_archive: Path, tmp_p
     manifest = storage.read_table(str(out / "north" / "manifest.parquet"))
     assert manifest.column("image_uri").to_pylist()[-1] == str(own_archive / "north" / "masks" / "north_00.png")
     assert sum(shard["samples"] for shard in info["shards"]) == 4
+
+
+def test_dataset_json_of_another_program_is_not_replaced(own_archive: Path, tmp_path: Path) -> None:
+    foreign = tmp_path / "out" / "south" / "dataset.json"
+    foreign.parent.mkdir(parents=True)
+    foreign.write_text('{"labels": {"background": 0, "lung": 1}}')
+    with pytest.raises(InputError, match=r"south has a dataset\.json of another program: pass another --out"):
+        dataset_writer.write_datasets(planned(own_archive, tmp_path / "out"))
+    assert "background" in foreign.read_text()
+
+
+def test_folds_of_the_archive_are_in_the_index(own_archive: Path, tmp_path: Path) -> None:
+    records = [replace(record, fold=number % 3) for number, record in enumerate(sources.discover(str(own_archive)))]
+    dataset_writer.write_datasets(plan_shards(records, str(tmp_path / "out"), PreprocessSettings(size=64), 2))
+    index = catalog.open_dataset(str(tmp_path / "out" / "north")).index
+    assert index.column("fold").to_pylist() == [0, 1, 2, 0, 1]
