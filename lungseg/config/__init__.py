@@ -9,7 +9,7 @@ from lungseg.config.infer import InferSettings, PostprocessSettings, Tta
 from lungseg.config.precision import Precision
 from lungseg.config.prepare import ListingColumns, OddMasks, PrepareSettings
 from lungseg.config.report import ReportSettings
-from lungseg.config.shared import JobSettings, PreprocessSettings, Settings
+from lungseg.config.shared import AllowedCode, JobSettings, PreprocessSettings, Settings
 from lungseg.config.train import (
     AugmentSettings,
     ComputeSettings,
@@ -24,6 +24,7 @@ from lungseg.config.train import (
 
 __all__ = [
     "AdaptSettings",
+    "AllowedCode",
     "AugmentSettings",
     "ComputeSettings",
     "ExportFormat",

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from lungseg.config.shared import JobSettings
+from lungseg.config.shared import AllowedCode, JobSettings
 
 
 class AdaptSettings(JobSettings):
@@ -12,6 +12,7 @@ class AdaptSettings(JobSettings):
 
     checkpoint: tuple[str, ...] = ()
     """folders of finished runs or studies; each of their models is adapted"""
+    model: AllowedCode = AllowedCode()
     data: tuple[str, ...] = ()
     """folders of prepared datasets; their masks are not used"""
     out: str = "adapted"

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from lungseg.config.precision import Precision
 from lungseg.config.prepare import ListingColumns
-from lungseg.config.shared import Count, Fraction, JobSettings, Positive, Settings
+from lungseg.config.shared import AllowedCode, Count, Fraction, JobSettings, Positive, Settings
 
 Tta = Literal["none", "flip"]
 
@@ -41,6 +41,7 @@ class InferSettings(JobSettings):
     checkpoint: tuple[str, ...] = ()
     """folder of a finished run or study; a study predicts with the mean of its models, but its own images only with
     models not trained on them; several folders: the mean of all their models"""
+    model: AllowedCode = AllowedCode()
     out: str = "predictions"
     """output folder; its subfolder rows/ holds the Parquet parts"""
     batch_size: Positive = 16

@@ -26,6 +26,13 @@ class JobSettings(Settings):
     """end with exit status 1 if anything was lost, such as a rejected image or a refused export"""
 
 
+class AllowedCode(Settings):
+    """Code that checkpoints name; nothing is imported for a checkpoint unless you name it here."""
+
+    custom: str = ""
+    """network of the checkpoints that were trained with --model.custom, as package.module:Name"""
+
+
 class PreprocessSettings(Settings):
     """Conversion of an image of any size to a square of 8-bit grey values."""
 

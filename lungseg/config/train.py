@@ -20,6 +20,8 @@ class ModelSettings(Settings):
     """initial encoder weights: imagenet, none, or a file (.safetensors, .pth)"""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
     """dropout rate after the spatial pyramid pooling"""
+    custom: str = ""
+    """your own network instead of DeepLabV3+, as package.module:Name"""
 
 
 class OptimSettings(Settings):
@@ -42,6 +44,8 @@ class OptimSettings(Settings):
     """batches per optimizer step (gradient accumulation)"""
     ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """decay per step of the exponential moving average of the weights, which is then tested and saved; 0: none"""
+    custom_step: str = ""
+    """your own computation of the losses of a batch, as package.module:Name"""
 
 
 class ComputeSettings(Settings):
@@ -68,6 +72,8 @@ class LossSettings(Settings):
     """weight of the binary cross-entropy loss"""
     dice: Annotated[float, Field(ge=0.0)] = 1.0
     """weight of the soft Dice loss"""
+    custom: str = ""
+    """your own loss instead of both terms, as package.module:Name"""
 
     @model_validator(mode="after")
     def _some_term(self) -> Self:
@@ -105,6 +111,8 @@ class AugmentSettings(Settings):
     """Gaussian noise, standard deviation uniform from 0 to this fraction of the full range"""
     collimate: Fraction = 0.0
     """probability of one to four black or grey borders (collimation), never over the lung mask"""
+    custom: str = ""
+    """your own augmentation, applied last, as package.module:Name"""
 
 
 class LoaderSettings(Settings):

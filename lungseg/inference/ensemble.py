@@ -25,7 +25,10 @@ class Predictor:
         self._device = torch.device(options.device)
         self._flip = options.tta == "flip"
         self._dtype = _DTYPES.get(resolve_precision(options.precision, self._device))
-        self._model = load_model(checkpoint).to(self._device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        self._model = load_model(checkpoint, options.custom_network).to(  # type: ignore[call-overload]
+            self._device, memory_format=torch.channels_last
+        )
+        self._model.eval()
 
     def probabilities(self, squares: Sequence[U8]) -> F32:
         """Predict prepared squares u8[S,S] to lung probabilities f32[B,S,S]."""

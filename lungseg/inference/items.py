@@ -83,11 +83,15 @@ class OpenedImage:
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """Device, precision and test-time augmentation. precision auto: bf16 or fp16 on a GPU, fp32 on a CPU."""
+    """Device, precision and test-time augmentation. precision auto: bf16 or fp16 on a GPU, fp32 on a CPU.
+
+    custom_network: the network of the user's own code that checkpoints may name, as `package.module:Name`.
+    """
 
     device: str = "cpu"
     precision: Precision = "auto"
     tta: Tta = "none"
+    custom_network: str = ""
 
 
 @dataclass(frozen=True)

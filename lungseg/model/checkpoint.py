@@ -14,7 +14,8 @@ import safetensors
 
 from lungseg import storage
 from lungseg.config import ModelSettings, PreprocessSettings
-from lungseg.errors import CheckpointError, InputError, first_line
+from lungseg.errors import CheckpointError, InputError, SettingsError, first_line
+from lungseg.model.custom_code import NETWORK, load_object, require_allowed, source_digest
 from lungseg.plurals import counted
 from lungseg.schema import is_superseded
 from lungseg.storage.files import digest_bytes
@@ -144,6 +145,31 @@ def verify(folder: str) -> Checkpoint:
             "it again"
         )
     return Checkpoint(folder, config)
+
+
+def require_custom_code(checkpoints: Sequence[Checkpoint], allowed: str) -> None:
+    """Check that the user named the custom network of every checkpoint that has one, and warn if its source changed.
+
+    allowed: --model.custom, "" if it is not passed.
+
+    Raises:
+        SettingsError: a checkpoint names code that the user did not name, or the code cannot be imported.
+
+    """
+    named = {
+        checkpoint.folder: ModelSettings.model_validate(checkpoint.config["settings"]["model"]).custom
+        for checkpoint in checkpoints
+    }
+    for folder, path in named.items():
+        require_allowed(folder, path, allowed)
+    if not allowed:
+        return
+    if allowed not in named.values():
+        raise SettingsError(f"{NETWORK.option} {allowed}: no model of --checkpoint has a custom network: leave it out")
+    load_object(NETWORK, allowed)
+    digests = {checkpoint.config.get("custom_code", {}).get(allowed) for checkpoint in checkpoints} - {None}
+    if digests != {source_digest(NETWORK, allowed)}:
+        logger.warning("%s changed since a model was trained with it: its masks may differ", allowed)
 
 
 def require_tensors(checkpoint: Checkpoint) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from lungseg import storage
 from lungseg.config import ModelSettings
 from lungseg.model.checkpoint import FILES, Checkpoint, unusable_weights_error
+from lungseg.model.custom_code import require_allowed
 from lungseg.model.network import LungNetwork, build_network, skip_weight_init
 from lungseg.storage.files import digest_bytes
 
@@ -45,14 +46,18 @@ def save(folder: str, snapshot: Snapshot) -> None:
             storage.delete(old)
 
 
-def load_model(checkpoint: Checkpoint) -> LungNetwork:
+def load_model(checkpoint: Checkpoint, custom_network: str = "") -> LungNetwork:
     """Build the network of a checkpoint and load its weights, on the CPU.
+
+    custom_network: the network that the caller allows to import, as `package.module:Name`.
 
     Raises:
         CheckpointError: the weights do not fit the network.
+        SettingsError: the checkpoint names another custom network.
 
     """
     settings = ModelSettings.model_validate(checkpoint.config["settings"]["model"])
+    require_allowed(checkpoint.folder, settings.custom, custom_network)
     with skip_weight_init():
         model = build_network(settings, pretrained=False)
     try:

@@ -1,12 +1,57 @@
-"""Weighted sum of binary cross entropy and soft Dice loss, one value per image."""
+"""Weighted sum of binary cross entropy and soft Dice loss, or a custom loss; one value per image."""
+
+from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from lungseg.config import LossSettings
+from lungseg.errors import SettingsError
+from lungseg.model.custom_code import LOSS, Door, guarded, load_object
 
 _SMOOTH = 1.0  # px; makes the Dice loss 0 if mask and prediction are both empty
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Logits f32[B,1,H,W], masks f32[B,1,H,W] in {0,1} -> f32[B]."""
+
+
+def make_loss(settings: LossSettings, device: torch.device) -> Loss:
+    """Return the loss of the settings, on a device.
+
+    Raises:
+        SettingsError: a custom loss cannot be imported. The returned function raises it if the custom loss fails or
+            does not return one value per image.
+
+    """
+    if not settings.custom:
+        return partial(bce_dice, settings=settings)
+    own = load_object(LOSS, settings.custom)
+    if isinstance(own, nn.Module):
+        own.to(device)
+    call = guarded(LOSS, settings.custom, own)
+
+    def loss(logits: Tensor, masks: Tensor) -> Tensor:
+        return require_losses(call(logits, masks), len(logits), LOSS, settings.custom)
+
+    return loss
+
+
+def require_losses(losses: object, images: int, door: Door, path: str) -> Tensor:
+    """Return losses f32[B] of custom code.
+
+    Raises:
+        SettingsError: they are not a tensor with one floating-point value per image.
+
+    """
+    if isinstance(losses, Tensor) and losses.shape == (images,) and losses.is_floating_point():
+        return losses
+    kind = f"a tensor of shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
+    raise SettingsError(
+        f"{door.option} {path} returned {kind} for {images} images, expected shape ({images},): one loss for each "
+        "image, averaged over its pixels"
+    )
 
 
 def bce_dice(logits: Tensor, masks: Tensor, settings: LossSettings) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lungseg.config import ModelSettings
 from lungseg.errors import InputError, SettingsError, first_line
+from lungseg.model.custom_code import NETWORK, errors_of, load_object
 from lungseg.model.lazy_imports import smp, timm
 from lungseg.model.pretrained import load_encoder_weights, missing_weights_message
 
@@ -30,30 +31,41 @@ class LungNetwork(nn.Module):
     def __init__(self, net: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
         self.net = net
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Predict logits; the grey channel is broadcast to the three colour channels of the encoder."""
+        """Predict logits; the grey channel is broadcast to the colour channels of the encoder."""
         return self.net((images - self.mean) / self.std)  # type: ignore[no-any-return]
 
 
 def build_network(settings: ModelSettings, pretrained: bool = True) -> LungNetwork:
     """Build the network. With `pretrained`, load `settings.weights` into the encoder.
 
-    All other weights come from the random state of torch.
+    All other weights come from the random state of torch. A custom network loads its weights itself.
 
     Raises:
-        SettingsError: the encoder does not exist, or DeepLabV3+ cannot use it.
+        SettingsError: the encoder does not exist, or DeepLabV3+ cannot use it; or a custom network cannot be built.
         InputError: the weights are not available.
 
     """
+    if settings.custom:
+        return _build_own(settings.custom)
     net = _deeplab(settings.encoder, None, settings.dropout)
     encoder: nn.Module = net.encoder
     if pretrained and settings.weights != "none":
         state = load_encoder_weights(settings.encoder, settings.weights, encoder.state_dict())
         encoder.load_state_dict(_download(settings.encoder) if state is None else state)
     return LungNetwork(net, *_scaling(settings.encoder))
+
+
+def _build_own(path: str) -> LungNetwork:
+    build = load_object(NETWORK, path)
+    with errors_of(NETWORK, path):
+        net = build()
+    if not isinstance(net, nn.Module):
+        raise SettingsError(f"{NETWORK.option} {path} returned {type(net).__name__}, expected: {NETWORK.promise}")
+    return LungNetwork(net, (0.0,), (1.0,))  # one channel, not scaled
 
 
 @contextmanager

@@ -55,7 +55,11 @@ def run(settings: AdaptSettings) -> None:
     require_shared_storage(out, read=[storage.join(dataset.folder, "dataset.json") for dataset in data])
     task: Any = ray.remote(_adapt).options(num_returns="streaming", num_cpus=1, num_gpus=min(1, cluster_total("GPU")))
     folders = [dataset.folder for dataset in data]
-    streams = [task.remote(model.folder, folders, storage.join(out, name), inputs) for name, model in models.items()]
+    custom_network = settings.model.custom
+    streams = [
+        task.remote(model.folder, folders, storage.join(out, name), inputs, custom_network)
+        for name, model in models.items()
+    ]
     line = ProgressLine(logger)
     for number, (name, stream) in enumerate(zip(models, streams, strict=True), start=1):
         for result in stream:
@@ -80,6 +84,7 @@ def _models(settings: AdaptSettings) -> dict[str, Checkpoint]:
     repeated = [name for name, count in Counter(model.config["run"] for model in found).items() if count > 1]
     if repeated:
         raise SettingsError(f"--checkpoint: two runs named {repeated[0]}: adapt them in two commands, to two --out")
+    checkpoint.require_custom_code(found, settings.model.custom)
     for model in found:
         checkpoint.require_tensors(model)
         if "adapted_to" in model.config:
@@ -142,17 +147,21 @@ def _require_free_folders(out: str, models: dict[str, Checkpoint], inputs: dict[
             )
 
 
-def _adapt(source: str, folders: Sequence[str], out: str, inputs: dict[str, Any]) -> Iterator[TaskResult]:
+def _adapt(
+    source: str, folders: Sequence[str], out: str, inputs: dict[str, Any], custom_network: str
+) -> Iterator[TaskResult]:
     """Adapt one model in a task: yield the number of images processed so far, or the error that ended it."""
     try:
-        for images in _adapt_model(checkpoint.verify(source), [open_dataset(f) for f in folders], out, inputs):
+        for images in _adapt_model(
+            checkpoint.verify(source), [open_dataset(f) for f in folders], out, inputs, custom_network
+        ):
             yield TaskResult(images)
     except LungsegError as error:
         yield TaskResult(error=error)
 
 
 def _adapt_model(
-    source: Checkpoint, data: Sequence[PreparedDataset], out: str, inputs: dict[str, Any]
+    source: Checkpoint, data: Sequence[PreparedDataset], out: str, inputs: dict[str, Any], custom_network: str
 ) -> Iterator[int]:
     import torch
 
@@ -162,7 +171,7 @@ def _adapt_model(
     reader = SampleReader(data, with_masks=False)
     batches = _batches(len(reader.rows), inputs["images"], inputs["batch_size"])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = checkpoint_io.load_model(source).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = checkpoint_io.load_model(source, custom_network).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     yield from adapt_batch_norm(model, ([reader.read(int(position)).image for position in batch] for batch in batches))
     config: dict[str, Any] = {name: value for name, value in source.config.items() if name != "digests"}
     config["settings"] = {**config["settings"], "threshold": checkpoint.stored_threshold(source)}

@@ -28,6 +28,7 @@ from lungseg.ingest.pseudonyms import read_key
 from lungseg.job_end import command, end_job
 from lungseg.model import checkpoint
 from lungseg.model.checkpoint import Checkpoint, ensemble_digest
+from lungseg.model.custom_code import NETWORK, source_digest
 from lungseg.plurals import counted
 from lungseg.predictions import parts
 from lungseg.predictions.parts import StatusCounts
@@ -146,6 +147,7 @@ def _find_models(settings: InferSettings) -> list[Checkpoint]:
     folders = [storage.resolve(folder) for folder in settings.checkpoint]
     by_digest = {model.digest: model for folder in folders for model in checkpoint.find_all(folder)}
     models = list(by_digest.values())
+    checkpoint.require_custom_code(models, settings.model.custom)
     for model in models:
         checkpoint.require_tensors(model)
         if not model.config.get("trained", True):
@@ -175,7 +177,7 @@ def _create_job(settings: InferSettings, out: str, models: Sequence[Checkpoint])
         ensemble_digest(models),
         models[0].preprocess,
         settings.threshold or sum(thresholds) / len(thresholds),
-        PredictOptions("cpu", settings.precision, settings.tta),
+        PredictOptions("cpu", settings.precision, settings.tta, settings.model.custom),
         read_key(settings.patient_key),
     )
 
@@ -197,6 +199,7 @@ def _plan_parts(settings: InferSettings, job: InferenceJob, models: Sequence[Che
         "tta": settings.tta,
         "postprocess": settings.postprocess.model_dump(mode="json"),
         "part_size": settings.part_size,
+        **({"custom_network": source_digest(NETWORK, settings.model.custom)} if settings.model.custom else {}),
         "patients": pseudonym("", job.key) if job.key else "",  # differs between keys, but does not reveal them
     }
     plan_digest = storage.digest({name: value for name, value in plan.items() if name != "checkpoints"})

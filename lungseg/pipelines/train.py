@@ -21,6 +21,7 @@ from lungseg.study import earlier_runs, result_text, study_files, study_plan
 from lungseg.study.study_files import StudyRecord
 from lungseg.training import tracking
 from lungseg.training.batch_summary import describe_batches
+from lungseg.training.custom_code_check import check_custom_code
 from lungseg.training.run import Run
 from lungseg.training.study_data import open_training_data
 
@@ -43,6 +44,7 @@ def run(settings: TrainSettings) -> None:
     paths = _data_folders(settings)
     folders = catalog.find_datasets(paths)
     data = open_training_data(folders)
+    check_custom_code(settings, data[0].preprocess.size)
     plans = study_plan.plan_runs(settings, data)
     settings = settings_of_study(settings, study)
     if settings.workers_per_run != "auto":

@@ -121,9 +121,11 @@ def _start(run: Run, device: torch.device) -> run_state.TrainingState:
 
 
 def _require_same_data(run: Run) -> None:
-    """Refuse data that was prepared again after the study named its runs by their digests."""
+    """Refuse data or custom code that changed after the study named its runs by their digests."""
     if name_run(run.settings, run.plan, open_training_data(run.data)) != run.name:
-        raise InputError(f"{run.name}: its data changed since the study began: start the same command again")
+        raise InputError(
+            f"{run.name}: its data or its custom code changed since the study began: start the same command again"
+        )
 
 
 def log_results(training: run_state.TrainingState, device: torch.device) -> None:
@@ -134,8 +136,9 @@ def log_results(training: run_state.TrainingState, device: torch.device) -> None
     try:
         saved = checkpoint.latest(storage.join(run.folder, "checkpoint"))
         assert saved is not None, "a finished run has one"
+        options = PredictOptions(str(device), custom_network=run.settings.model.custom)
         with tracking.WandbMirror(wandb, run.settings.study, run.name, run.folder, run.settings.model_dump()) as mirror:
-            mirror.log_images(_tracked_images(training, Predictor(saved, PredictOptions(str(device)))))
+            mirror.log_images(_tracked_images(training, Predictor(saved, options)))
             mirror.log_artifact(run.name, saved.folder)
     except Exception as error:  # the run is finished and must not be retried for its images
         bug = None if isinstance(error, LungsegError) else error  # the mirror handles W&B's own failures

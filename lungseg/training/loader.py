@@ -13,6 +13,7 @@ from lungseg.config import AugmentSettings, TrainSettings
 from lungseg.dataset.sample_reader import SampleReader
 from lungseg.schema import Sample
 from lungseg.training.augment import augment
+from lungseg.training.custom_augmentation import CustomAugmentation
 
 _PREFETCHED_BATCHES = 3
 
@@ -133,11 +134,20 @@ def evaluation_steps(count: int, batch_size: int, ranks: tuple[int, int]) -> lis
 
 
 def make_augmentation(settings: AugmentSettings, seed: int, epoch: int) -> Transform:
-    """Return the random augmentation of training samples in one epoch."""
+    """Return the random augmentation of training samples in one epoch; a custom one is applied last.
+
+    Raises:
+        SettingsError: a custom augmentation cannot be imported. The transform raises it if the custom one fails.
+
+    """
+    own = CustomAugmentation(settings.custom) if settings.custom else None
 
     def transform(sample: Sample) -> Sample:
         assert sample.mask is not None, "training refuses data without masks before it starts"
-        image, mask = augment(sample.image, sample.mask, settings, (seed, epoch, sample.image_id))
+        key = (seed, epoch, sample.image_id)
+        image, mask = augment(sample.image, sample.mask, settings, key)
+        if own is not None:
+            image, mask = own(image, mask, key)
         return replace(sample, image=image, mask=mask)
 
     return transform

@@ -11,6 +11,7 @@ from lungseg.arrays import Row
 from lungseg.config import TrainSettings
 from lungseg.dataset.catalog import PreparedDataset
 from lungseg.dataset.folds import Link, RunPlan
+from lungseg.model.custom_code import source_digests
 from lungseg.schema import SCHEMA
 from lungseg.training.method_digest import method_digest
 
@@ -67,11 +68,14 @@ def name_run(settings: TrainSettings, plan: RunPlan, data: list[PreparedDataset]
 
     Raises:
         InputError: a weights file cannot be read.
+        SettingsError: custom code cannot be imported.
 
     """
     hashed = result_settings(settings)
     if settings.model.weights not in ("imagenet", "none"):
         hashed["model"]["weights"] = _digest_file(settings.model.weights)
+    if custom_code := source_digests(settings):
+        hashed["custom_code"] = custom_code
     inputs = [SCHEMA, method_digest(), plan.protocol, plan.train_on, plan.fold, hashed]
     return f"{plan.name}-{storage.digest([*inputs, [dataset.digest for dataset in data]])[:8]}"
 
@@ -81,7 +85,16 @@ def result_settings(settings: TrainSettings) -> Row:
     excluded: Any = {**dict.fromkeys(_SELECTION | _EXECUTION, True), "loader": _LOADER}
     if settings.device == "gpu":
         excluded["compute"] = {"threads"}
-    return settings.model_dump(exclude=excluded, exclude_defaults=True)
+    if settings.loader.batch_size == _implied_batch_size(settings):
+        excluded["loader"] = {*_LOADER, "batch_size"}
+    changed = settings.model_dump(exclude=excluded, exclude_defaults=True)
+    return {name: value for name, value in changed.items() if value != {}}
+
+
+def _implied_batch_size(settings: TrainSettings) -> int:
+    """Return the images per rank and batch that --loader.batch-size auto stands for."""
+    loader = settings.loader.model_copy(update={"batch_size": "auto"})
+    return settings.model_copy(update={"loader": loader}).rank_batch_size
 
 
 @functools.cache

@@ -7,6 +7,7 @@ from lungseg import provenance, storage
 from lungseg.arrays import Row
 from lungseg.dataset.duplicates import image_key
 from lungseg.dataset.folds import group_rows
+from lungseg.model.custom_code import source_digests
 from lungseg.schema import TEST_ROWS, table
 from lungseg.training.distributed import rank_and_world_size, wait_for_all_ranks
 from lungseg.training.epoch_loop import Measure, evaluate
@@ -76,4 +77,5 @@ def _summary(training: TrainingState, threshold: float, rows: Sequence[Row]) -> 
         "data": training.data,
         "tested": mean_metrics_by_dataset(rows),
         "settings": run.settings.model_dump(),
+        "custom_code": source_digests(run.settings),
     }

@@ -12,6 +12,7 @@ from lungseg.dataset.folds import Split, split
 from lungseg.dataset.sample_reader import SampleReader
 from lungseg.errors import SettingsError
 from lungseg.model import checkpoint, checkpoint_io
+from lungseg.model.custom_code import source_digests
 from lungseg.model.network import build_network
 from lungseg.schema import SCHEMA, table
 from lungseg.training.augment import flips_allowed
@@ -110,6 +111,7 @@ def save(training: TrainingState) -> None:
             "preprocess": training.preprocess,
             "compute_mode": {**training.learner.compute_mode, "threads": torch.get_num_threads()},
             "settings": run.settings.model_dump(),
+            "custom_code": source_digests(run.settings),
         }
         state = {"learner": training.learner.state(), "sums": training.sums, "best": training.best}
         snapshot = checkpoint_io.Snapshot(training.learner.weights(), state, config, table(seen, schema))

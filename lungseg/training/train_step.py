@@ -16,8 +16,9 @@ from lungseg.config import ComputeSettings, OptimSettings, TrainSettings
 from lungseg.config.batches import DEFAULT_BATCH_SIZE
 from lungseg.config.precision import require_fp16_device
 from lungseg.errors import ResourceError
+from lungseg.model.custom_code import STEP, guarded, load_object
 from lungseg.model.lazy_imports import norm_act
-from lungseg.model.losses import bce_dice
+from lungseg.model.losses import make_loss, require_losses
 from lungseg.model.network import LungNetwork
 from lungseg.model.precision import AUTOCAST_DTYPES, resolve_precision
 from lungseg.training.distributed import rank_and_world_size, wrap_for_ddp
@@ -53,6 +54,8 @@ class Learner:
         if self._optim.ema_decay:
             self._average = AveragedModel(self.model, multi_avg_fn=self._update_average, use_buffers=True)
         self._parallel: Any = None
+        self._loss = make_loss(settings.loss, device)
+        self._custom_step = load_object(STEP, self._optim.custom_step) if self._optim.custom_step else None
 
     def __call__(self, batch: Batch, rate: float) -> Tensor:
         """Train on one batch and return its per-image losses f32[B]; update the weights after a step's last batch.
@@ -70,14 +73,26 @@ class Learner:
         accumulates = not batch.is_last_in_step and isinstance(parallel, nn.parallel.DistributedDataParallel)
         with parallel.no_sync() if accumulates else contextlib.nullcontext():
             images, masks = batch.to(self._device)
-            with torch.autocast(self._device.type, self._dtype, enabled=self._dtype is not None):
-                logits = parallel(images)
-            losses = bce_dice(logits.float(), masks, self._settings.loss)
+            losses = self._losses(parallel, images, masks)
             weight = rank_and_world_size()[1] / batch.global_size
             self._scaler.scale(losses.sum() * weight).backward()  # type: ignore[no-untyped-call]
         if batch.is_last_in_step:
             self._optimizer_step(rate)
         return losses.detach()
+
+    def _losses(self, network: nn.Module, images: Tensor, masks: Tensor) -> Tensor:
+        """Predict and return the losses f32[B], in fp32; a custom step predicts itself."""
+        with torch.autocast(self._device.type, self._dtype, enabled=self._dtype is not None):
+            if self._custom_step is not None:
+                path = self._optim.custom_step
+                losses = guarded(STEP, path, self._custom_step)(network, images, masks, self._loss_in_fp32)
+                return require_losses(losses, len(images), STEP, path).float()
+            logits = network(images)
+        return self._loss(logits.float(), masks)
+
+    def _loss_in_fp32(self, logits: Tensor, masks: Tensor) -> Tensor:
+        with torch.autocast(self._device.type, enabled=False):
+            return self._loss(logits.float(), masks.float())
 
     def _optimizer_step(self, rate: float) -> None:
         for group in self._optimizer.param_groups:

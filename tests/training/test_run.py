@@ -147,3 +147,24 @@ def test_weights_file_is_identified_by_content(data: list[PreparedDataset], tmp_
     assert name(original) != first
     with pytest.raises(InputError, match=r"gone\.pth"):
         name(tmp_path / "gone.pth")
+
+
+@pytest.mark.parametrize(
+    "loader",
+    [
+        LoaderSettings(batch_size=8),
+        LoaderSettings(threads=7),
+        LoaderSettings(batch_size=8, threads=7),
+    ],
+)
+def test_the_default_batch_size_may_be_typed(loader: LoaderSettings, data: list[PreparedDataset]) -> None:
+    default = name_run(changed(loader=LoaderSettings()), PLAN, data)
+    assert name_run(changed(loader=loader), PLAN, data) == default
+
+
+def test_an_agreeing_batch_size_keeps_the_run_name(data: list[PreparedDataset]) -> None:
+    names = [
+        name_run(changed(loader=LoaderSettings(batch_size=size, global_batch_size=total), workers_per_run=2), PLAN, data)
+        for size, total in (("auto", 8), (4, 8), ("auto", 12))
+    ]
+    assert names[0] == names[1] != names[2]
