@@ -164,7 +164,9 @@ def test_the_default_batch_size_may_be_typed(loader: LoaderSettings, data: list[
 
 def test_an_agreeing_batch_size_keeps_the_run_name(data: list[PreparedDataset]) -> None:
     names = [
-        name_run(changed(loader=LoaderSettings(batch_size=size, global_batch_size=total), workers_per_run=2), PLAN, data)
+        name_run(
+            changed(loader=LoaderSettings(batch_size=size, global_batch_size=total), workers_per_run=2), PLAN, data
+        )
         for size, total in (("auto", 8), (4, 8), ("auto", 12))
     ]
     assert names[0] == names[1] != names[2]
