@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 from lungseg import storage
 from lungseg.config import ReportSettings
@@ -13,7 +14,7 @@ from lungseg.report import console, prediction_results, study_results
 from lungseg.report.page import Page, to_html, to_json
 from lungseg.report.prediction_results import Predictions
 from lungseg.report.study_results import Study
-from lungseg.study import study_comparison
+from lungseg.study import study_comparison, study_differences
 from lungseg.study.study_comparison import StudyComparisons
 
 logger = logging.getLogger(__name__)
@@ -32,7 +33,8 @@ def run(settings: ReportSettings) -> None:
     predictions = (
         prediction_results.read_predictions(storage.resolve(settings.predictions)) if settings.predictions else None
     )
-    comparisons, notes = _compare_studies(study, settings.compare_with), _notes(study, predictions)
+    comparisons = _compare_studies(study, settings.compare_with)
+    notes = [*_notes(study, predictions), *study_differences.warn_of_several(comparisons.differences)]
     console.print_report(study, comparisons, predictions, notes)
     page = Page(study, comparisons, predictions, _draw_overlays(predictions, settings.overlays), notes)
     out = storage.resolve(settings.out) if settings.out else study.folder
@@ -76,7 +78,8 @@ def _compare_studies(study: Study, folders: Sequence[str]) -> StudyComparisons:
                 f"{folder}: no run of this study was trained on the same datasets and tested on the same images as a "
                 f"run of {study.name}: compare studies of the same data, protocol and folds"
             )
-        comparisons.append(compared)
+        differences = study_differences.find_differences(study.folder, study.finished, folder, other.finished)
+        comparisons.append(replace(compared, differences=tuple(differences)))
     return study_comparison.joined(comparisons)
 
 

@@ -14,6 +14,7 @@ from lungseg.report.prediction_results import Predictions
 from lungseg.report.study_results import Study
 from lungseg.study import result_text
 from lungseg.study.study_comparison import StudyComparisons
+from lungseg.study.study_differences import StudyDifference
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ def print_report(
         _print_table(console, (title, describe_metrics(about)), _STUDY, rows)
     result_text.print_results(study.matrix, console)
     _print_comparisons(console, study, comparisons)
+    _print_differences(console, comparisons.differences)
     if study.unfinished:
         _print_table(console, (f"{study.name}: unfinished runs", ""), _UNFINISHED, study.unfinished)
     if predictions is not None:
@@ -82,6 +84,16 @@ def _print_comparisons(console: Console, study: Study, comparisons: StudyCompari
             for line in "\n".join(text for _, text in rows).split("\n"):
                 console.print(Text(_printable(line)))
             console.print()
+
+
+def _print_differences(console: Console, differences: Sequence[StudyDifference]) -> None:
+    if not differences:
+        return
+    _print_heading(console, "What differs between the studies", "settings, data, code and libraries of the runs")
+    header = ["what", "other study", "this study", "the other"]
+    rows = [[item.name, item.other_study, item.this, item.other] for item in differences]
+    console.print(result_text.text_table(header, [[_printable(text) for text in row] for row in rows]))
+    console.print()
 
 
 def _about_tests(bases: Iterable[str]) -> str:

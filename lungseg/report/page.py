@@ -72,6 +72,7 @@ def to_json(page: Page) -> Row:
             "results": study.matrix.as_json(),
             "study_comparisons": [pair.as_json() for pair in page.comparisons.pairs],
             "gap_comparisons": [gap.as_json() for gap in page.comparisons.gaps],
+            "study_differences": [difference.as_json() for difference in page.comparisons.differences],
             "tables": [
                 {**table.about, "rows": _json_lines(table.lines), "all_runs": _json_lines(table.all_runs)}
                 for table in study.tables

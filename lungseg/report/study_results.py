@@ -39,7 +39,7 @@ class Study:
 
     curves: rows of metrics.jsonl by run. unfinished: run, state and epochs of each unfinished run.
     folds_and_split_seed: settings that determine the folds. superseded: number of runs with other data or
-    settings than the last command.
+    settings than the last command. finished: names of the runs in the results.
     """
 
     name: str
@@ -51,6 +51,7 @@ class Study:
     matrix: CrossDatasetResults
     folds_and_split_seed: tuple[int | None, int | None] = (None, None)
     superseded: int = 0
+    finished: tuple[str, ...] = ()
 
 
 def read_study(folder: str) -> Study:
@@ -84,6 +85,7 @@ def read_study(folder: str) -> Study:
         matrix=summarise(read_rows(folder)),
         folds_and_split_seed=tuple(study.get("settings", {}).get(name) for name in ("folds", "split_seed")),
         superseded=len(study["runs"]) - len(runs),
+        finished=tuple(finished),
     )
 
 

@@ -24,6 +24,7 @@ from lungseg.study.cross_dataset import (
     spread_json,
 )
 from lungseg.study.result_text import format_difference, format_spread, more_lines
+from lungseg.study.study_differences import StudyDifference
 from lungseg.study.tested_images import ImageResults, Images, RunGroup, mean_per_image
 
 
@@ -98,10 +99,11 @@ class GapComparison:
 
 @dataclass(frozen=True)
 class StudyComparisons:
-    """Comparisons with other studies, p_holm corrected over the rows of each table."""
+    """Comparisons with other studies, p_holm corrected over the rows of each table; and what else differs."""
 
     pairs: tuple[StudyComparison, ...] = ()
     gaps: tuple[GapComparison, ...] = ()
+    differences: tuple[StudyDifference, ...] = ()
 
 
 def compare(rows: Iterable[Row], other_study: str, other_rows: Iterable[Row]) -> StudyComparisons:
@@ -123,6 +125,7 @@ def joined(comparisons: Sequence[StudyComparisons]) -> StudyComparisons:
     return StudyComparisons(
         tuple(replace(pair, metrics=corrected) for pair, corrected in zip(pairs, metrics, strict=True)),
         tuple(replace(gap, change=corrected["gap"]) for gap, corrected in zip(gaps, changes, strict=True)),
+        tuple(difference for item in comparisons for difference in item.differences),
     )
 
 

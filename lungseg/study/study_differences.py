@@ -23,6 +23,7 @@ _NOT_RECORDED = "not recorded"
 class StudyDifference:
     """One thing that differs: a setting as on the command line, a dataset, the code, or a library."""
 
+    other_study: str
     kind: Kind
     name: str
     this: str
@@ -41,17 +42,24 @@ def find_differences(folder: str, runs: Sequence[str], other: str, other_runs: S
     this_facts, other_facts = _facts(folder, runs), _facts(other, other_runs)
     names = dict.fromkeys([*this_facts, *other_facts])
     pairs = ((name, this_facts.get(name, _NOT_RECORDED), other_facts.get(name, _NOT_RECORDED)) for name in names)
-    differences = [StudyDifference(kind, name, this, value) for (kind, name), this, value in pairs if this != value]
+    study = storage.name_of(other)
+    differences = [
+        StudyDifference(study, kind, name, this, value) for (kind, name), this, value in pairs if this != value
+    ]
     order: tuple[Kind, ...] = ("setting", "data", "code", "library")
     return sorted(differences, key=lambda difference: order.index(difference.kind))
 
 
-def warn_of_several(differences: Sequence[StudyDifference]) -> str:
-    """Return one sentence if more than one thing differs, so that the results do not say which one matters; else ""."""
-    if len(differences) < 2:
-        return ""
-    names = ", ".join(difference.name for difference in differences)
-    return f"{len(differences)} things differ between the studies ({names}): the comparison does not tell them apart."
+def warn_of_several(differences: Sequence[StudyDifference]) -> list[str]:
+    """Return a sentence for each other study that differs in more than one thing: results do not tell which matters."""
+    by_study: dict[str, list[str]] = {}
+    for difference in differences:
+        by_study.setdefault(difference.other_study, []).append(difference.name)
+    return [
+        f"{len(names)} things differ from {study} ({', '.join(names)}): the comparison cannot tell which one matters."
+        for study, names in by_study.items()
+        if len(names) > 1
+    ]
 
 
 def describe_changes(before: Row, now: Row) -> str:

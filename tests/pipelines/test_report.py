@@ -96,13 +96,19 @@ def test_studies_are_compared_image_by_image(study: Path, tmp_path: Path, capsys
     (other / "study.json").write_text(json.dumps({**content, "study": "other"}))
     write_study_rows(study, "source-to-source", "north", RUNS, cross=0.5)
     write_study_rows(other, "source-to-source", "north", RUNS, cross=0.6)
+    for summary in other.glob("*/run.json"):
+        settings = {**json.loads(summary.read_text())["settings"], "epochs": 77}
+        summary.write_text(json.dumps({**json.loads(summary.read_text()), "settings": settings}))
     numbers, page = _run(study, compare_with=(str(other),))
+    (difference,) = numbers["study"]["study_differences"]
+    assert (difference["name"], difference["other_study"], difference["other"]) == ("--epochs", "other", "77")
     held_out, cross = numbers["study"]["study_comparisons"]
     assert (held_out["images"], held_out["difference"]) == (6, 0.0)
     assert cross["difference"] == pytest.approx(cross["dice"] - cross["other_dice"]) == pytest.approx(-0.1, abs=0.01)
     for text in (page, capsys.readouterr().out):
         assert f"{cross['difference']:.4f}" in text
         assert "Comparison with other studies" in text
+        assert "What differs between the studies" in text
 
 
 def test_study_that_cannot_be_compared_is_refused(study: Path, tmp_path: Path) -> None:

@@ -24,11 +24,11 @@ def test_settings_data_code_and_libraries_are_compared(tmp_path: Path) -> None:
     this = _study(tmp_path / "a", epochs=50, out="here")
     other = _study(tmp_path / "b", "22", "bbb", "2.15", epochs=25, optim=OptimSettings(lr=1e-3), out="there")
     assert _differences(this, other) == [
-        StudyDifference("setting", "--optim.lr", "0.0001", "0.001"),
-        StudyDifference("setting", "--epochs", "50", "25"),
-        StudyDifference("data", "north", "11", "22"),
-        StudyDifference("code", "code digest", "aaa", "bbb"),
-        StudyDifference("library", "torch", "2.14", "2.15"),
+        StudyDifference("b", "setting", "--optim.lr", "0.0001", "0.001"),
+        StudyDifference("b", "setting", "--epochs", "50", "25"),
+        StudyDifference("b", "data", "north", "11", "22"),
+        StudyDifference("b", "code", "code digest", "aaa", "bbb"),
+        StudyDifference("b", "library", "torch", "2.14", "2.15"),
     ]
 
 
@@ -36,11 +36,11 @@ def test_one_intended_difference_gives_no_warning(tmp_path: Path) -> None:
     this, other = _study(tmp_path / "a", epochs=50), _study(tmp_path / "b", epochs=25)
     differences = _differences(this, other)
     assert [difference.name for difference in differences] == ["--epochs"]
-    assert study_differences.warn_of_several(differences) == ""
+    assert study_differences.warn_of_several(differences) == []
     also_other_data = _differences(this, _study(tmp_path / "c", "22", epochs=25))
-    assert study_differences.warn_of_several(also_other_data) == (
-        "2 things differ between the studies (--epochs, north): the comparison does not tell them apart."
-    )
+    assert study_differences.warn_of_several(also_other_data) == [
+        "2 things differ from c (--epochs, north): the comparison cannot tell which one matters."
+    ]
 
 
 def test_studies_of_different_seeds_do_not_differ(tmp_path: Path) -> None:
