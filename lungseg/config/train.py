@@ -189,7 +189,8 @@ class TrainSettings(JobSettings):
     split_seed: Annotated[int, Field(ge=0)] = 0
     """seed of the folds: another one puts the images into other folds"""
     seed: Annotated[int, Field(ge=0)] = 0
-    """seed of new weights, order of the images and augmentation; it does not change the folds"""
+    """seed of new weights, order of the images and augmentation, which differ in each fold; it does not change which
+    image is in which fold"""
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = ()
     """train each run once with each of these seeds, for example 0 1 2; default: only --seed"""
     workers_per_run: Count = 1

@@ -6,7 +6,8 @@ way to each training (interaction). The bootstrap over patients contains the int
 estimated from the variation between patients within a training, is removed from the effects. Counted twice or three
 times, as in a plain bootstrap of crossed data, it would hide real differences.
 
-Folds are fixed: the effects of a fold are compared within the fold only, and are independent of other folds.
+Folds are fixed: the effects of a fold are compared within the fold only, and are independent of other folds, because
+each fold draws its own random numbers (`training.run`).
 
 Sources: Owen, The pigeonhole bootstrap, Annals of Applied Statistics 1(2), 2007 (crossed data; the interaction counts
 up to three times); Cameron, Gelbach & Miller, Journal of Business & Economic Statistics 29(2), 2011 (variance of one

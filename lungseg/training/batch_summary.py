@@ -29,7 +29,7 @@ def describe_batches(settings: TrainSettings, training_images: Sequence[int]) ->
 
 
 def _steps(settings: TrainSettings, images: int) -> int:
-    steps = plan_epoch(settings, images, (0, 1, settings.planned_world_size), 0)
+    steps = plan_epoch(settings, images, (0, 1, settings.planned_world_size), (0, 0))
     return sum(step.is_last_in_step for step in steps)
 
 

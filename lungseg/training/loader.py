@@ -98,9 +98,9 @@ def global_batch_steps(
     return _steps_of_rank(batches, ranks, accumulate_steps)
 
 
-def plan_epoch(settings: TrainSettings, count: int, ranks: tuple[int, int, int], epoch: int) -> list[Step]:
-    """Return the batches of one rank in one epoch over `count` samples; ranks as in `training_steps`."""
-    key, accumulate_steps = (settings.seed, epoch), settings.optim.accumulate_steps
+def plan_epoch(settings: TrainSettings, count: int, ranks: tuple[int, int, int], key: tuple[int, int]) -> list[Step]:
+    """Return the batches of one rank in one epoch over `count` samples; ranks and key as in `training_steps`."""
+    accumulate_steps = settings.optim.accumulate_steps
     if settings.loader.global_batch_size:
         return global_batch_steps(count, settings.loader.global_batch_size, ranks, key, accumulate_steps)
     return training_steps(count, settings.rank_batch_size, ranks, key, settings.min_batch_size, accumulate_steps)

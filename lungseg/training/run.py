@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from lungseg import storage
 from lungseg.arrays import Row
 from lungseg.config import TrainSettings
@@ -32,6 +34,17 @@ class Run:
     folder: str
     linked: tuple[Link, ...] = ()
     origin: Row = field(default_factory=dict, compare=False)
+
+    @property
+    def random_seed(self) -> int:
+        """Seed of the run's random numbers, derived from the seed of the training and the fold.
+
+        With the same random numbers in every fold, the trainings of one seed would share new weights and be better or
+        worse together: not the independent trainings that the statistics count. Fold 0 uses the seed itself.
+        """
+        if not self.plan.fold:
+            return self.settings.seed
+        return int(np.random.SeedSequence((self.settings.seed, self.plan.fold)).generate_state(1)[0])
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ def _update_best(training: TrainingState, dice: float) -> None:
 def _steps(training: TrainingState) -> list[Step]:
     """Return this rank's batches of the epoch, as positions in the reader."""
     settings, train = training.run.settings, training.split.train
-    steps = plan_epoch(settings, len(train), planned_ranks(settings), training.epoch)
+    steps = plan_epoch(settings, len(train), planned_ranks(settings), (training.run.random_seed, training.epoch))
     return [replace(step, positions=tuple(train[i] for i in step.positions)) for step in steps]
 
 
@@ -118,7 +118,7 @@ def _train_until_checkpoint(training: TrainingState, steps: Sequence[Step], show
         shares = images / clock.seconds, clock.waited / clock.seconds
         show(Progress(training.epoch + 1, done, total, loss, "", *shares))
 
-    augmentation = make_augmentation(settings.augment, settings.seed, training.epoch)
+    augmentation = make_augmentation(settings.augment, training.run.random_seed, training.epoch)
     threads = settings.loader.reader_threads
     loss, images = train_batches(
         training.learner,
@@ -133,5 +133,5 @@ def _train_until_checkpoint(training: TrainingState, steps: Sequence[Step], show
 
 def _dropout_seed(training: TrainingState, step: Step) -> int:
     """Return a seed that depends on epoch, batch and planned rank only, so that a resumed run repeats it."""
-    key = (training.run.settings.seed, training.epoch, step.batch_index, step.planned_rank)
+    key = (training.run.random_seed, training.epoch, step.batch_index, step.planned_rank)
     return int(np.random.SeedSequence(key).generate_state(1)[0])

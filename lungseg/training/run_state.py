@@ -60,7 +60,7 @@ def start(run: Run, device: torch.device) -> TrainingState:
     reader = SampleReader(data, settings.loader.cache_mib, settings.loader.disk_mib)
     own_split = split(reader.rows, run.plan, run.linked)
     require_enough_images(own_split, run.name, planned_ranks(settings)[2], settings.min_images_per_rank)
-    torch.manual_seed(settings.seed)
+    torch.manual_seed(run.random_seed)
     classes = data[0].preprocess.classes
     if settings.augment.flip and not flips_allowed(classes):
         raise SettingsError(

@@ -102,7 +102,7 @@ def global_batch_losses(reader: SampleReader, batch_norm: Literal["local", "froz
     )
     learn, losses = Learner(network(), CPU, settings), []
     for epoch in range(EPOCHS):
-        steps = loader.plan_epoch(settings, len(reader.rows), (rank, world, world), epoch)
+        steps = loader.plan_epoch(settings, len(reader.rows), (rank, world, world), (SEED, epoch))
         read = loader.load_batches(reader, steps, 1)
         loss, images = epoch_loop.train_batches(learn, read, [1e-3] * len(steps), [0] * len(steps), lambda *_: None)
         losses.append(loss / images)

@@ -416,6 +416,16 @@ def test_another_seed_is_another_model(folders: tuple[str, ...], finished: Run, 
     assert checkpoint.find_all(run.folder)[0].digest != checkpoint.find_all(finished.folder)[0].digest
 
 
+def test_each_fold_draws_its_own_random_numbers(folders: tuple[str, ...], tmp_path: Path) -> None:
+    first, second = (a_run(folders, tmp_path, plan=replace(PLAN, fold=fold)) for fold in (0, 1))
+    assert first.random_seed == SETTINGS.seed
+    seeds = {replace(second, settings=changed(seed=seed)).random_seed for seed in range(100)}
+    assert len(seeds) == 100
+    assert not seeds & set(range(100))
+    weights = [next(run_state.start(run, CPU).learner.eval_model.parameters()) for run in (first, second)]
+    assert not torch.equal(*weights)
+
+
 def prepare(records: list[Any], out: Path, size: int = 64) -> tuple[str, ...]:
     dataset_writer.write_datasets(plan_shards(records, str(out), PreprocessSettings(size=size), 8))
     return tuple(catalog.find_datasets([str(out)]))
