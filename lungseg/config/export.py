@@ -19,5 +19,7 @@ class ExportSettings(JobSettings):
     annotations.json; dicom-seg: a DICOM segmentation for each DICOM image; nnunet: a dataset of nnU-Net"""
     where: str = ""
     """export only rows that satisfy this condition on their columns, e.g. "dice < 0.9 and dataset == 'shenzhen'\""""
+    include_flagged: bool = False
+    """also write DICOM segmentations of rows whose flags question the image or the mask"""
     overlay_px: Positive = 1024
     """longer side of an overlay in pixels; smaller images keep their size"""

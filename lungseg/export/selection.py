@@ -37,12 +37,17 @@ def reserve_output(out: str, folder: str, settings: ExportSettings) -> None:
     """Record in export.json what is exported, so that one folder never mixes two exports.
 
     Raises:
-        InputError: the folder has an export of other predictions or of another query, or files of another origin.
+        InputError: the folder has an export of other predictions or of other rows, or files of another origin.
 
     """
     path = storage.join(out, "export.json")
     parts = storage.digest(sorted(recorded_digests(folder).items()))
-    export = {"predictions": folder, "parts": parts, "where": settings.where}
+    export = {
+        "predictions": folder,
+        "parts": parts,
+        "where": settings.where,
+        "include_flagged": settings.include_flagged,
+    }
     if storage.exists(path):
         recorded = storage.read_json(path)
         changed = [name for name, value in export.items() if recorded.get(name) != value]

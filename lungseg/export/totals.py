@@ -38,6 +38,12 @@ class ExportTotals:
             f"not exported as {kind}: {reasons.total()} of {rows} ({_describe(reasons)})"
             for kind, reasons in self.refused.items()
         ]
+        held_back = sum(reasons["flagged"] for reasons in self.refused.values())
+        if held_back:
+            lines.append(
+                f"held back because of flags: {counted(held_back, 'row')}; look at them; to export them all the same, "
+                "pass --include-flagged and another --out"
+            )
         if self.emptied:
             lines.append(
                 "elements left empty in DICOM segmentations, because their values in the images are invalid: "

@@ -21,6 +21,7 @@ from lungseg.imaging.dicom.segmentation import encode_segmentation, invalid_elem
 from lungseg.imaging.orientation import to_stored, to_upright
 from lungseg.inference import mask_shape
 from lungseg.ingest.file_names import MAX_ID, shorten
+from lungseg.ingest.reason_codes import QUESTIONABLE
 from lungseg.predictions.overlays import orientation_of, read_image_and_mask
 from lungseg.predictions.parts import read_part
 
@@ -131,9 +132,11 @@ def _encode_overlay(row: Row, mask: U8, settings: ExportSettings) -> _FileConten
     return overlay, ".png", [note] if note and row["dice"] is not None and reference is None else []
 
 
-def _encode_segmentation(row: Row, mask: U8, settings: ExportSettings) -> _FileContent:  # noqa: ARG001
+def _encode_segmentation(row: Row, mask: U8, settings: ExportSettings) -> _FileContent:
     if not is_dicom(storage.read_range(row["source_uri"], 0, _HEAD)):
         raise ImageError("not_dicom", f"{row['source_uri']} is not a DICOM file")
+    if not settings.include_flagged:
+        _hold_back_flagged(row)
     orientation = orientation_of(row)
     lungs = mask_shape.split_lungs(to_upright(mask, orientation))
     right, left = (to_stored(lung, orientation) for lung in lungs)
@@ -141,6 +144,15 @@ def _encode_segmentation(row: Row, mask: U8, settings: ExportSettings) -> _FileC
     name = storage.name_of(row["source_uri"])
     encoded = encode_segmentation(content, {"right": right, "left": left}, row["model"], name)
     return encoded, ".dcm", invalid_elements(content, name)
+
+
+def _hold_back_flagged(row: Row) -> None:
+    flags = ", ".join(flag for flag in row["flags"] or () if flag in QUESTIONABLE)
+    if flags:
+        raise ImageError(
+            "flagged",
+            f"{row['source_uri']} is flagged ({flags}): look at it; to export it all the same, pass --include-flagged",
+        )
 
 
 _WRITERS = {"masks": _encode_mask, "overlays": _encode_overlay, "dicom-seg": _encode_segmentation}

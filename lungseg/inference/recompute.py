@@ -16,9 +16,10 @@ from lungseg.dataset import catalog
 from lungseg.errors import InputError, first_line
 from lungseg.imaging import codecs
 from lungseg.imaging.orientation import to_upright
-from lungseg.inference import mask_shape, postprocess
+from lungseg.inference import mask_flags, mask_shape, postprocess
 from lungseg.inference.items import Item, open_item, prepared_item
 from lungseg.inference.rows import compare
+from lungseg.ingest.reason_codes import RESULT_FLAGS
 from lungseg.plurals import counted
 from lungseg.predictions.parts import StatusCounts, part_files, read_part, rows_folder
 from lungseg.progress import ProgressLine
@@ -82,7 +83,13 @@ def _read_summary_and_plan(out: str) -> tuple[Row, Row]:
 
 def _check_counts(counts: StatusCounts, summary: Row) -> list[str]:
     """Compare the counts of all rows with predictions.json."""
-    actual = {"images": counts.statuses.total(), "counts": counts.counts(), "codes": counts.code_counts()}
+    actual = {
+        "images": counts.statuses.total(),
+        "counts": counts.counts(),
+        "codes": counts.code_counts(),
+        "flagged": counts.flagged,
+        "flags": dict(counts.flags),
+    }
     if actual["images"] != summary["images"]:
         return [f"{actual['images']} rows, but predictions.json has {summary['images']}"]
     return [
@@ -155,12 +162,14 @@ def _check_row(row: Row, shared: Row, preprocess: PreprocessSettings, samples: _
     expected = {
         **mask_shape.describe(mask, geometry.orientation),
         "components": postprocess.count_components(mask),
+        "flags": mask_flags.find_flags(mask, row["mean_probability"]),
         **compare(mask, reference),
     }
+    actual = {**row, "flags": [flag for flag in row["flags"] or () if flag in RESULT_FLAGS]}
     return [
-        f"{name} is {row[name]}, but the mask gives {value}"
+        f"{name} is {actual[name]}, but the mask gives {value}"
         for name, value in expected.items()
-        if not _is_equal(row[name], value)
+        if not _is_equal(actual[name], value)
     ]
 
 

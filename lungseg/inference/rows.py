@@ -11,7 +11,7 @@ from lungseg.config import PostprocessSettings
 from lungseg.imaging import codecs
 from lungseg.imaging.geometry import restore
 from lungseg.imaging.orientation import to_stored
-from lungseg.inference import mask_shape, postprocess
+from lungseg.inference import mask_flags, mask_shape, postprocess
 from lungseg.inference.items import OpenedImage, Prediction
 from lungseg.ingest.reason_codes import was_repaired
 from lungseg.metrics import segmentation
@@ -34,9 +34,11 @@ def make_row(opened: OpenedImage, prediction: Prediction | None, shared: Row, se
     raw = (restore(prediction.probability, geometry) >= threshold).astype(np.uint8)
     mask = postprocess.clean(raw, settings)
     reference = opened.reference and codecs.decode_rle(opened.reference, *raw.shape)
+    confidence = mask_shape.confidence(prediction.probability[geometry.content()], threshold)
     return {
         **row,
         "status": _status(opened.record),
+        "flags": [*row["flags"], *mask_flags.find_flags(mask, confidence["mean_probability"])],
         "mask": codecs.encode_rle(to_stored(mask, geometry.orientation)),
         "geometry": json.dumps(asdict(geometry)),
         "components": postprocess.count_components(mask),
@@ -44,7 +46,7 @@ def make_row(opened: OpenedImage, prediction: Prediction | None, shared: Row, se
         "removed_px": int(np.count_nonzero(raw > mask)),
         "added_px": int(np.count_nonzero(mask > raw)),
         **mask_shape.describe(mask, geometry.orientation),
-        **mask_shape.confidence(prediction.probability[geometry.content()], threshold),
+        **confidence,
         **compare(mask, reference if isinstance(reference, np.ndarray) else None),
         "seen_in_training": prediction.seen_in_training,
         "models": prediction.models,

@@ -207,7 +207,40 @@ _FLAGS: tuple[tuple[str, str, str], ...] = (
     ("mask_three_components", "The mask has three connected components.", "Check the mask."),
     ("mask_uneven", "One lung is smaller than a quarter of the other.", "Check that both lungs are complete."),
 )
+_RESULT_FLAGS: tuple[tuple[str, str, str], ...] = (
+    ("lungs_empty", "The predicted mask marks no pixel.", "Look at the image; it may show no lungs."),
+    (
+        "lungs_one_side",
+        "The predicted mask has one lung, or one is smaller than a fifth of the other.",
+        "Check that the other lung is missing in the image too.",
+    ),
+    (
+        "lungs_at_border",
+        "The predicted mask fills more than a quarter of one side of the image.",
+        "Check that the image shows the lungs completely.",
+    ),
+    (
+        "lungs_joined",
+        "Both predicted lungs are one component, so only the midline divides right and left.",
+        "Check the division before you use areas of one lung.",
+    ),
+    (
+        "lungs_implausible",
+        "The size, shape or position of the predicted lungs is not that of a pair of lungs.",
+        "Do not use the mask without a look.",
+    ),
+    (
+        "lungs_uncertain",
+        "The mean probability of the lung pixels is below 0.75.",
+        "Do not use the mask without a look; predict with a model that was trained longer.",
+    ),
+)
 _NOT_EXPORTED: tuple[tuple[str, str, str], ...] = (
+    (
+        "flagged",
+        "The row has a flag that questions what the image shows or what the mask marks.",
+        "Look at the row; then pass --include-flagged.",
+    ),
     ("not_dicom", "The image is not a DICOM file, so it can have no DICOM segmentation.", "Export other formats."),
     (
         "seg_reference",
@@ -231,13 +264,19 @@ _GROUPS: tuple[tuple[CodeStatus, tuple[tuple[str, str, str], ...]], ...] = (
     ("rejected", _REJECTED),
     ("failed", _FAILED),
     ("repaired", _REPAIRED),
-    ("flag", _FLAGS),
+    ("flag", (*_FLAGS, *_RESULT_FLAGS)),
     ("not exported", _NOT_EXPORTED),
 )
 REGISTRY: dict[str, ReasonCode] = {
     code: ReasonCode(code, status, meaning, advice) for status, rows in _GROUPS for code, meaning, advice in rows
 }
 """Every reason code by name. `--odd-masks reject` rejects a mask that has a flag, with the flag's code."""
+
+
+RESULT_FLAGS = frozenset(code for code, _, _ in _RESULT_FLAGS)
+"""Flags of a predicted mask."""
+QUESTIONABLE = RESULT_FLAGS | {"rotated", "not_chest_like", "polarity_unsure"}
+"""Flags that question what the image shows or what the predicted mask marks."""
 
 
 def counted_codes(status: str, codes: Sequence[str]) -> list[str]:

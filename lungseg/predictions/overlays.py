@@ -18,6 +18,7 @@ from lungseg.imaging.geometry import restore
 from lungseg.imaging.intensity import normalise
 from lungseg.imaging.orientation import UPRIGHT, other_shape, to_upright
 from lungseg.ingest import record_checks
+from lungseg.ingest.reason_codes import QUESTIONABLE
 from lungseg.schema import USABLE, Record, Sample
 
 MAX_SIDE = 360  # px, the longest side of a drawn image
@@ -28,8 +29,9 @@ _TOLERANCE = 0.25  # px of the drawn image; tolerance of simplified outlines
 class Overlay:
     """One X-ray of the report.
 
-    rank: worst, median, best, or empty without a reference. image: data URI of a PNG, empty where `note` gives a
-    reason. prediction, reference: outlines as SVG path data in px of the image, empty for an empty or missing mask.
+    rank: flagged, worst, median, best, or empty without a reference. image: data URI of a PNG, empty where `note`
+    gives a reason. prediction, reference: outlines as SVG path data in px of the image, empty for an empty or missing
+    mask.
     """
 
     image_id: str
@@ -43,26 +45,32 @@ class Overlay:
     prediction: str = ""
     reference: str = ""
     note: str = ""
+    flags: tuple[str, ...] = ()
 
 
 def select_cases(rows: Sequence[Row], count: int) -> list[tuple[str, Row]]:
-    """Select predicted images with their rank: a third the worst by Dice, a third the median, a third the best.
+    """Select predicted images with their rank.
 
-    Only images unseen in training are selected where at least `count` of them have a reference. Where fewer than
-    `count` images have a reference, images without one are added.
+    First those whose flags question the image or its mask, at most half of `count`, most flags first. Of the others a
+    third the worst by Dice, a third the median, a third the best. Only images unseen in training are selected where
+    enough of them have a reference. Where too few images have a reference, images without one are added.
     """
-    predicted = [row for row in rows if row["status"] in USABLE]
+    usable = [row for row in rows if row["status"] in USABLE]
+    flagged = sorted((row for row in usable if _questions(row)), key=_by_flags)[: (count + 1) // 2]
+    predicted = [row for row in usable if row not in flagged]
+    count -= len(flagged)
     ranked = sorted((row for row in predicted if row["dice"] is not None), key=_by_dice)
     unseen = [row for row in ranked if row["seen_in_training"] is False]
     selected = _thirds(unseen if len(unseen) >= count else ranked, count)
     others = [row for row in predicted if row["dice"] is None]
     others.sort(key=lambda row: (row["seen_in_training"] is not False, row["dataset"], row["image_id"]))
-    return selected + [("", row) for row in others[: count - len(selected)]]
+    return [("flagged", row) for row in flagged] + selected + [("", row) for row in others[: count - len(selected)]]
 
 
 def draw_case(row: Row, rank: str, training: str) -> Overlay:
     """Read an image and its masks again and draw them; `note` reports a missing or changed file."""
-    ids = {"image_id": row["image_id"], "dataset": row["dataset"], "rank": rank, "dice": row["dice"]}
+    names = ("image_id", "dataset", "dice")
+    ids: Row = {**{name: row[name] for name in names}, "rank": rank, "flags": tuple(row["flags"] or ())}
     try:
         image, reference, note = read_image_and_mask(row)
     except InputError as error:
@@ -89,6 +97,14 @@ def draw_case(row: Row, rank: str, training: str) -> Overlay:
         reference="" if reference is None else _outline(reference, scale),
         note=note,
     )
+
+
+def _questions(row: Row) -> list[str]:
+    return [flag for flag in row["flags"] or () if flag in QUESTIONABLE]
+
+
+def _by_flags(row: Row) -> tuple[int, str, str]:
+    return -len(_questions(row)), row["dataset"], row["image_id"]
 
 
 def _by_dice(row: Row) -> tuple[float, str, str]:

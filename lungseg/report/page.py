@@ -61,7 +61,7 @@ def headline(study: Study) -> list[str]:
 def to_json(page: Page) -> Row:
     """Convert to report.json: everything except the images."""
     study, predictions = page.study, page.predictions
-    names = ("image_id", "dataset", "rank", "dice", "training", "note")
+    names = ("image_id", "dataset", "rank", "dice", "training", "flags", "note")
     return {
         "versions": versions(_LIBRARIES),
         "notes": list(page.notes),

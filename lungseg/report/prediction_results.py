@@ -22,8 +22,8 @@ TRAINING_LABELS = {True: "seen", False: "unseen", None: "unknown"}
 class Predictions:
     """Results of an inference.
 
-    about: its settings and counts. codes: images by dataset, status and reason code. rows: without masks; `part` and
-    `position` locate each row.
+    about: its settings and counts. codes: images by dataset, status and reason code or flag. rows: without masks;
+    `part` and `position` locate each row.
     """
 
     about: Row
@@ -77,10 +77,11 @@ def _prediction_lines(rows: Sequence[Row]) -> tuple[ResultLine, ...]:
 
 
 def _count_codes(rows: Sequence[Row]) -> tuple[Row, ...]:
-    """Count images by dataset, status and reason code."""
+    """Count images by dataset, status and reason code; flags have the status `flag`."""
     counts = Counter(
         (row["dataset"], row["status"], code) for row in rows for code in counted_codes(row["status"], row["codes"])
     )
+    counts.update((row["dataset"], "flag", flag) for row in rows for flag in row["flags"] or ())
     names = ("dataset", "status", "code", "images")
     return tuple(dict(zip(names, (*key, count), strict=True)) for key, count in sorted(counts.items()))
 

@@ -26,6 +26,15 @@ def test_parts_add_up_and_are_described() -> None:
     assert ExportTotals().lines() == []
 
 
+def test_held_back_rows_are_counted_with_the_option() -> None:
+    totals = ExportTotals()
+    totals.add({**PART, "refused": {"dicom-seg": {"flagged": 2}}, "emptied": {}})
+    not_exported, held_back = totals.lines()
+    assert not_exported == "not exported as dicom-seg: 2 of 3 rows (2 flagged)"
+    assert held_back.startswith("held back because of flags: 2 rows")
+    assert "--include-flagged" in held_back
+
+
 def test_counts_are_recorded_beside_the_reservation(tmp_path: Path) -> None:
     storage.write_json(str(tmp_path / "export.json"), {"where": "dice < 1"})
     totals = ExportTotals()

@@ -4,6 +4,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pydicom
+import pytest
 from pycocotools.coco import COCO
 
 from lungseg import storage
@@ -45,6 +46,30 @@ def test_only_dicom_images_become_dicom_segmentations(predictions: Path, tmp_pat
     assert result["refused"] == {"dicom-seg": {"not_dicom": 1}}
     assert "no dicom-seg of empty" in note
     assert "is not a DICOM file" in note
+
+
+@pytest.mark.parametrize(
+    ("flag", "include", "written"),
+    [
+        ("not_chest_like", False, False),
+        ("rotated", False, False),
+        ("lungs_implausible", False, False),
+        ("lungs_one_side", True, True),
+        ("mask_uneven", False, True),
+    ],
+)
+def test_doubtful_rows_become_no_dicom_segmentations_unasked(
+    predictions: Path, tmp_path: Path, flag: str, include: bool, written: bool
+) -> None:
+    (row,) = [row for row in storage.read_table(part_path(str(predictions), 1)).to_pylist() if row["dice"] == 0.95]
+    replace_part(predictions, 1, [{**row, "flags": [flag]}])
+    item = {"part": json.dumps({"path": part_path(str(predictions), 1), "rows": None})}
+    settings = ExportSettings(formats=("masks", "dicom-seg"), include_flagged=include)
+    result = TaskResult.from_json(export_part(item, settings, str(tmp_path / "out"))["result"]).unwrap()
+    assert result["counts"]["masks"] == 1
+    assert (tmp_path / "out" / "dicom-seg").exists() == written
+    assert result["refused"] == ({} if written else {"dicom-seg": {"flagged": 1}})
+    assert written or f"({flag}): look at it" in result["notes"][0]
 
 
 def test_coco_file_is_read_back(predictions: Path, tmp_path: Path) -> None:

@@ -108,6 +108,16 @@ def test_changed_value_is_reported(name: str, out: Path, caplog: pytest.LogCaptu
     assert ", but the mask gives " in problem
 
 
+def test_changed_flags_of_a_mask_are_reported(out: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def change(row: Row) -> None:
+        row["flags"] = [*(flag for flag in row["flags"] if not flag.startswith("lungs_")), "lungs_empty"]
+
+    prefix = edit(out, change)
+    problems = problems_of(out, caplog)
+    assert problems[0].startswith(f"{prefix}flags is ['lungs_empty'], but the mask gives ")
+    assert problems[1].startswith("flags in predictions.json is ")
+
+
 @pytest.mark.parametrize("value", [0.123456, None])
 def test_changed_or_removed_dice_is_reported(value: float | None, out: Path, caplog: pytest.LogCaptureFixture) -> None:
     prefix = edit(out, lambda row: row.update(dice=value))

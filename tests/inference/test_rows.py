@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 from lungseg import storage
 from lungseg.config import ModelSettings, PostprocessSettings, PreprocessSettings
 from lungseg.dataset import catalog
-from lungseg.imaging import codecs
+from lungseg.imaging import codecs, phantom
 from lungseg.imaging.geometry import plan_geometry, restore
 from lungseg.inference import mask_shape, recompute
 from lungseg.inference.ensemble import Ensemble, predict
 from lungseg.inference.items import Item, OpenedImage, Prediction, open_item, prepared_item
 from lungseg.inference.rows import COMPARED, compare, make_row
 from lungseg.ingest import sources
+from lungseg.ingest.reason_codes import RESULT_FLAGS
 from lungseg.metrics import segmentation
 from lungseg.model import checkpoint
 from lungseg.model.checkpoint_io import Snapshot, save
@@ -202,7 +203,22 @@ def test_row_has_the_flags_of_its_image(archive: Path, ensemble: Ensemble) -> No
     (first, *_) = opened_from(archive)
     flagged = replace(first, record=replace(first.record, flags=("not_chest_like",)))
     (row,) = rows_of(ensemble, [flagged])
-    assert (row["status"], row["flags"]) == ("ok", ["not_chest_like"])
+    assert (row["status"], row["flags"][0]) == ("ok", "not_chest_like")
+    assert set(row["flags"][1:]) <= RESULT_FLAGS
+
+
+@pytest.mark.parametrize(
+    ("probability", "flags"),
+    [(0.0, ["lungs_empty"]), (0.6, ["lungs_uncertain"]), (0.95, [])],
+)
+def test_row_has_the_flags_of_its_mask(archive: Path, probability: float, flags: list[str]) -> None:
+    opened = opened_from(archive)[0]
+    _, lungs = phantom.draw(3, "shenzhen", 64)
+    square = np.where(lungs == 1, probability, 0.01).astype(np.float32)
+    whole = replace(opened, geometry=plan_geometry(64, 64, PreprocessSettings(size=64)), reference=None)
+    row = make_row(whole, Prediction(square, 1, False), {"threshold": 0.5, "model": "m"}, PostprocessSettings())
+    assert row["status"] == "ok"
+    assert [flag for flag in row["flags"] if flag in RESULT_FLAGS] == flags
 
 
 def test_row_has_ids_and_model(archive: Path, ensemble: Ensemble) -> None:

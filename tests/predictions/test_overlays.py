@@ -20,7 +20,7 @@ Row = dict[str, Any]
 
 
 def _row(name: str, dice: float | None, seen: bool = False) -> Row:
-    return {"image_id": name, "dataset": "north", "status": "ok", "dice": dice, "seen_in_training": seen}
+    return {"image_id": name, "dataset": "north", "status": "ok", "dice": dice, "seen_in_training": seen, "flags": []}
 
 
 def _written(tmp_path: Path, mask: U8, **values: Any) -> Row:
@@ -58,6 +58,19 @@ def test_cases_are_a_third_of_each_rank(count: int, expected: tuple[int, int, in
     if count == 12:
         numbers = [int(row["image_id"]) for _, row in chosen]
         assert numbers == [0, 1, 2, 3, 18, 19, 20, 21, 36, 37, 38, 39]
+
+
+def test_flagged_images_come_first_up_to_half() -> None:
+    rows = [_row(f"{i:02d}", i / 100) for i in range(40)]
+    for number, flags in ((7, ["lungs_joined"]), (9, ["rotated", "lungs_implausible"]), (11, ["mask_uneven"])):
+        rows[number]["flags"] = flags
+    chosen = overlays.select_cases(rows, 12)
+    assert [(rank, row["image_id"]) for rank, row in chosen[:2]] == [("flagged", "09"), ("flagged", "07")]
+    assert [rank for rank, _ in chosen].count("flagged") == 2
+    assert len({row["image_id"] for _, row in chosen}) == 12
+    for row in rows:
+        row["flags"] = ["not_chest_like"]
+    assert [rank for rank, _ in overlays.select_cases(rows, 5)] == ["flagged"] * 3 + ["worst", "best"]
 
 
 def test_few_images_are_selected_once_each() -> None:

@@ -1,0 +1,105 @@
+"""Flag a predicted mask that cannot be a pair of lungs, or of which the model is not sure."""
+
+from typing import Any
+
+import cv2
+import numpy as np
+
+from lungseg.arrays import U8
+from lungseg.inference.mask_shape import split_lungs
+from lungseg.inference.postprocess import count_components
+
+_SIDE = 128  # px, longer side of the mask that is measured
+_MIN_OTHER_LUNG = 0.2  # of the larger lung's area; 0.11 or more in the reference masks, 0.37 or more in 99.7 % of them
+_MAX_AT_BORDER = 0.25  # of one side of the image; up to 0.20 in 99.7 % of the reference masks
+_MIN_PROBABILITY = 0.75
+_LIMITS = {
+    "area": (0.05, 0.6),
+    "components": (1, 3),
+    "box_aspect": (0.68, 1.7),
+    "fill": (0.36, 0.72),
+    "overlap": (0.5, 1),
+    "solidity": (0.65, 1),
+    "narrow_lung": (0.26, 1),
+    "wide_lung": (0.3, 0.9),
+    "distance": (0.42, 0.67),
+    "centre": (0.4, 0.6),
+    "top_width": (0.42, 1.2),
+}
+"""Lowest and highest value of `measure_pair`: those of the reference masks of 730 X-rays with a margin."""
+
+
+def find_flags(mask: U8, mean_probability: float | None) -> list[str]:
+    """Return the codes of a predicted mask u8[H,W] in {0,1} that is upright.
+
+    mean_probability: of the lung pixels before post-processing; None without any.
+    """
+    if not mask.any():
+        return ["lungs_empty"]
+    small = _shrink(mask)
+    if not small.any():  # a few pixels
+        return ["lungs_implausible"]
+    right, left = split_lungs(small)
+    smaller, larger = sorted((np.count_nonzero(right), np.count_nonzero(left)))
+    found = {
+        "lungs_one_side": smaller < _MIN_OTHER_LUNG * larger,
+        "lungs_at_border": _share_at_border(small) > _MAX_AT_BORDER,
+        "lungs_uncertain": mean_probability is not None and mean_probability < _MIN_PROBABILITY,
+    }
+    if not found["lungs_one_side"]:
+        found["lungs_joined"] = count_components(small) == 1
+        values = measure_pair(small, right, left)
+        found["lungs_implausible"] = any(not low <= values[name] <= high for name, (low, high) in _LIMITS.items())
+    return [code for code, is_set in found.items() if is_set]
+
+
+def measure_pair(mask: U8, right: U8, left: U8) -> dict[str, float]:
+    """Measure position and shape of two lungs, u8[H,W] in {0,1} each, neither empty.
+
+    area: share of the image. box_aspect: width over height of the bounding box. fill: area over that of the box.
+    overlap: common rows over the rows of the taller lung. solidity: area over that of the convex hull, of the lower
+    lung. narrow_lung, wide_lung: smallest and largest width over height of a lung. distance: between the centroids
+    over the width of the box. centre: of both centroids over the width of the image. top_width: mean width of the upper
+    fifth over that of the next three.
+    """
+    _, top, width, height = cv2.boundingRect(mask)
+    boxes = [cv2.boundingRect(lung) for lung in (right, left)]
+    heights = [box[3] for box in boxes]
+    common = min(box[1] + box[3] for box in boxes) - max(box[1] for box in boxes)
+    centres = [float(np.nonzero(lung)[1].mean()) for lung in (right, left)]
+    rows = np.count_nonzero(mask, axis=1)[top : top + height]
+    fifth = max(1, height // 5)
+    area = np.count_nonzero(mask)
+    return {
+        "area": area / mask.size,
+        "components": count_components(mask),
+        "box_aspect": width / height,
+        "fill": area / (width * height),
+        "overlap": common / max(heights),
+        "solidity": min(_solidity(lung) for lung in (right, left)),
+        "narrow_lung": min(box[2] / box[3] for box in boxes),
+        "wide_lung": max(box[2] / box[3] for box in boxes),
+        "distance": (centres[1] - centres[0]) / width,
+        "centre": (centres[0] + centres[1]) / 2 / mask.shape[1],
+        "top_width": float(rows[:fifth].mean() / max(rows[fifth : 4 * fifth].mean(), 1)) if height > fifth else 0.0,
+    }
+
+
+def _shrink(mask: U8) -> U8:
+    """Shrink a mask to a longer side of _SIDE px; a smaller one is enlarged."""
+    step = max(1, max(mask.shape) // (4 * _SIDE))
+    sparse: Any = np.ascontiguousarray(mask[::step, ::step]) * np.uint8(255)
+    scale = _SIDE / max(sparse.shape)
+    size = (max(1, round(sparse.shape[1] * scale)), max(1, round(sparse.shape[0] * scale)))
+    return np.asarray(cv2.resize(sparse, size, interpolation=cv2.INTER_AREA) > 127, np.uint8)
+
+
+def _share_at_border(mask: U8) -> float:
+    """Return the largest share of an image side that the mask touches."""
+    return max(float(edge.mean()) for edge in (mask[0], mask[-1], mask[:, 0], mask[:, -1]))
+
+
+def _solidity(lung: U8) -> float:
+    points: Any = cv2.findNonZero(lung)
+    hull = cv2.contourArea(cv2.convexHull(points))
+    return float(np.count_nonzero(lung) / hull) if hull else 0.0
