@@ -165,6 +165,8 @@ class TrainSettings(JobSettings):
     and on that one"""
     folds: Annotated[int, Field(ge=2)] = 5
     """number of folds; all images of a patient are in one fold"""
+    folds_from: str = ""
+    """table with the fold of each image (folds.csv of a study, CSV or Parquet) or splits_final.json of nnU-Net"""
     only_folds: tuple[Annotated[int, Field(ge=0)], ...] = ()
     """held-out folds to run; default: all"""
     train_on: tuple[str, ...] = ()

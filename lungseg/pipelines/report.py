@@ -66,10 +66,10 @@ def _compare_studies(study: Study, folders: Sequence[str]) -> StudyComparisons:
         other = study_results.read_study(folder)
         rows, other_rows = study_results.read_rows(study.folder), study_results.read_rows(folder)
         moved = study_comparison.count_moved(rows, other_rows)
-        if other.folds_and_split_seed != study.folds_and_split_seed and moved:
+        if other.fold_settings != study.fold_settings and moved:
             raise InputError(
-                f"{folder}: --folds and --split-seed are {other.folds_and_split_seed}, expected "
-                f"{study.folds_and_split_seed} as in {study.name}, and {counted(moved, 'image is', 'images are')} held "
+                f"{folder}: --folds, --split-seed and --folds-from are {other.fold_settings}, expected "
+                f"{study.fold_settings} as in {study.name}, and {counted(moved, 'image is', 'images are')} held "
                 "out by one of them only: compare studies with the same folds"
             )
         compared = study_comparison.compare(rows, other.name, other_rows)

@@ -39,11 +39,11 @@ def run(settings: TrainSettings) -> None:
         LungsegError: data or settings cannot be used, the cluster is too small, or a run failed.
 
     """
-    settings = _with_absolute_weights(settings)
+    settings = _with_absolute_paths(settings)
     study = storage.join(storage.resolve(settings.out), settings.study)
     paths = _data_folders(settings)
     folders = catalog.find_datasets(paths)
-    data = open_training_data(folders)
+    data = open_training_data(folders, settings)
     check_custom_code(settings, data[0].preprocess.size)
     plans = study_plan.plan_runs(settings, data)
     settings = settings_of_study(settings, study)
@@ -79,6 +79,7 @@ def run(settings: TrainSettings) -> None:
     if unfinished:
         logger.info("%s", describe_batches(settings, training_images))
     record.write_states()
+    study_plan.write_folds(study, settings, data, linked)
     failures = train_all(unfinished, at_once, allocation, record)
     _show_results(record, trained=bool(unfinished))
     _raise_failures(record, failures)
@@ -90,13 +91,13 @@ def run(settings: TrainSettings) -> None:
     )
 
 
-def _with_absolute_weights(settings: TrainSettings) -> TrainSettings:
-    """Make the path of a weights file absolute, because Ray Train's workers have another working directory."""
-    weights = settings.model.weights
-    if weights in ("imagenet", "none"):
-        return settings
-    model = settings.model.model_copy(update={"weights": storage.resolve(weights)})
-    return settings.model_copy(update={"model": model})
+def _with_absolute_paths(settings: TrainSettings) -> TrainSettings:
+    """Make the paths of weights and folds absolute, because Ray Train's workers have another working directory."""
+    weights, folds_from = settings.model.weights, settings.folds_from
+    if weights not in ("imagenet", "none"):
+        weights = storage.resolve(weights)
+    model = settings.model.model_copy(update={"weights": weights})
+    return settings.model_copy(update={"model": model, "folds_from": storage.resolve(folds_from) if folds_from else ""})
 
 
 def _data_folders(settings: TrainSettings) -> list[str]:

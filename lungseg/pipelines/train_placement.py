@@ -72,7 +72,8 @@ def allocate(settings: TrainSettings, runs: int, study: str, folders: Sequence[s
     connect()
     at_once, allocation = _allocate_runs(settings, runs)
     # Checked after the allocation, when an autoscaler has added the requested nodes.
-    require_shared_storage(study, [storage.join(folder, "dataset.json") for folder in folders])
+    tables = [settings.folds_from] if settings.folds_from else []
+    require_shared_storage(study, [*tables, *(storage.join(folder, "dataset.json") for folder in folders)])
     check_compute_settings(settings.compute, allocation.workers if allocation.gpus else 0)
     require_memory(allocation, at_once * allocation.workers, _memory_mib(settings, folders))
     return at_once, allocation

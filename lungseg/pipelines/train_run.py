@@ -122,7 +122,7 @@ def _start(run: Run, device: torch.device) -> run_state.TrainingState:
 
 def _require_same_data(run: Run) -> None:
     """Refuse data or custom code that changed after the study named its runs by their digests."""
-    if name_run(run.settings, run.plan, open_training_data(run.data)) != run.name:
+    if name_run(run.settings, run.plan, open_training_data(run.data, run.settings)) != run.name:
         raise InputError(
             f"{run.name}: its data or its custom code changed since the study began: start the same command again"
         )

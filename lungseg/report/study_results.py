@@ -38,7 +38,7 @@ class Study:
     """Results of a study, finished or not.
 
     curves: rows of metrics.jsonl by run. unfinished: run, state and epochs of each unfinished run.
-    folds_and_split_seed: settings that determine the folds. superseded: number of runs with other data or
+    fold_settings: settings that determine the folds. superseded: number of runs with other data or
     settings than the last command. finished: names of the runs in the results.
     """
 
@@ -49,7 +49,7 @@ class Study:
     curves: dict[str, list[Row]]
     unfinished: tuple[Row, ...]
     matrix: CrossDatasetResults
-    folds_and_split_seed: tuple[int | None, int | None] = (None, None)
+    fold_settings: tuple[int | str, ...] = ()
     superseded: int = 0
     finished: tuple[str, ...] = ()
 
@@ -83,7 +83,7 @@ def read_study(folder: str) -> Study:
             if name not in finished
         ),
         matrix=summarise(read_rows(folder)),
-        folds_and_split_seed=tuple(study.get("settings", {}).get(name) for name in ("folds", "split_seed")),
+        fold_settings=tuple(study.get("settings", {}).get(name, "") for name in ("folds", "split_seed", "folds_from")),
         superseded=len(study["runs"]) - len(runs),
         finished=tuple(finished),
     )

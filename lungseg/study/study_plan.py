@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from lungseg import storage
 from lungseg.config import Protocol, TrainSettings
-from lungseg.dataset import duplicates, folds
+from lungseg.dataset import duplicates, fold_table, folds
 from lungseg.dataset.catalog import PreparedDataset
 from lungseg.dataset.duplicate_audit import audit_datasets
 from lungseg.errors import SettingsError
@@ -95,6 +95,8 @@ def require_feasible(
         raise SettingsError(problem)
     rows = [row for dataset in data for row in dataset.index.to_pylist()]
     groups = folds.group_rows(rows, linked)
+    if settings.folds_from:
+        fold_table.require_whole_groups(rows, groups, settings.folds_from)
     for name in dict.fromkeys(name for plan in plans for name in plan.train_on):
         own_groups = {group for row, group in zip(rows, groups, strict=True) if row["dataset"] == name}
         if len(own_groups) < settings.folds:
@@ -106,6 +108,16 @@ def require_feasible(
     for plan, split in zip(plans, splits, strict=True):
         require_enough_images(split, plan.name, settings.planned_world_size, settings.min_images_per_rank)
     return [len(split.train) for split in splits]
+
+
+def write_folds(
+    study: str, settings: TrainSettings, data: Sequence[PreparedDataset], linked: Sequence[folds.Link]
+) -> None:
+    """Write the fold of each image into the study's folder: folds.csv, and splits_final.json of each dataset."""
+    rows = [row for dataset in data for row in dataset.index.to_pylist()]
+    groups = folds.group_rows(rows, linked)
+    assigned = folds.assign_folds(rows, groups, settings.folds, settings.split_seed)
+    fold_table.write_fold_files(study, rows, assigned)
 
 
 def find_linked_images(study: str, data: Sequence[PreparedDataset]) -> tuple[folds.Link, ...]:

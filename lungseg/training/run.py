@@ -80,13 +80,15 @@ def name_run(settings: TrainSettings, plan: RunPlan, data: list[PreparedDataset]
     the code of the method.
 
     Raises:
-        InputError: a weights file cannot be read.
+        InputError: a file of weights or folds cannot be read.
         SettingsError: custom code cannot be imported.
 
     """
     hashed = result_settings(settings)
     if settings.model.weights not in ("imagenet", "none"):
         hashed["model"]["weights"] = _digest_file(settings.model.weights)
+    if settings.folds_from:
+        hashed["folds_from"] = _digest_file(settings.folds_from)
     if custom_code := source_digests(settings):
         hashed["custom_code"] = custom_code
     inputs = [SCHEMA, method_digest(), plan.protocol, plan.train_on, plan.fold, hashed]
@@ -112,5 +114,5 @@ def _implied_batch_size(settings: TrainSettings) -> int:
 
 @functools.cache
 def _digest_file(path: str) -> str:
-    """Return the SHA-256 of a weights file; read once per process."""
+    """Return the SHA-256 of a file of weights or folds; read once per process."""
     return hashlib.sha256(storage.read_bytes(path)).hexdigest()

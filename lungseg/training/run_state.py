@@ -56,7 +56,7 @@ def start(run: Run, device: torch.device) -> TrainingState:
     settings = run.settings
     if device.type == "cpu" and settings.compute.threads != "auto":
         torch.set_num_threads(settings.compute.threads)
-    data = open_training_data(run.data)
+    data = open_training_data(run.data, settings)
     reader = SampleReader(data, settings.loader.cache_mib, settings.loader.disk_mib)
     own_split = split(reader.rows, run.plan, run.linked)
     require_enough_images(own_split, run.name, planned_ranks(settings)[2], settings.min_images_per_rank)

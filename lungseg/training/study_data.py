@@ -6,7 +6,9 @@ from dataclasses import replace
 
 import pyarrow.compute as pc
 
+from lungseg.config import TrainSettings
 from lungseg.dataset.catalog import PreparedDataset, open_dataset
+from lungseg.dataset.fold_table import read_fold_table, with_folds
 from lungseg.dataset.folds import Split
 from lungseg.errors import InputError, SettingsError
 from lungseg.plurals import counted
@@ -14,11 +16,13 @@ from lungseg.plurals import counted
 logger = logging.getLogger(__name__)
 
 
-def open_training_data(folders: Sequence[str]) -> list[PreparedDataset]:
-    """Open prepared datasets and keep their samples with a mask.
+def open_training_data(folders: Sequence[str], settings: TrainSettings | None = None) -> list[PreparedDataset]:
+    """Open prepared datasets and keep their samples with a mask, with the folds of --folds-from if settings name it.
 
     Raises:
-        InputError: no sample has a mask, two datasets have the same name, or they were prepared differently.
+        InputError: no sample has a mask, two datasets have the same name, they were prepared differently, or the table
+            of folds does not fit them.
+        SettingsError: the table has another number of folds.
 
     """
     opened = [open_dataset(folder) for folder in folders]
@@ -45,7 +49,9 @@ def open_training_data(folders: Sequence[str]) -> list[PreparedDataset]:
             raise InputError(
                 f"{dataset.folder}: a second dataset named {dataset.name}: prepare it with another --dataset"
             )
-    return data
+    if settings is None or not settings.folds_from:
+        return data
+    return with_folds(data, read_fold_table(settings.folds_from), settings.folds)
 
 
 def _with_masks(dataset: PreparedDataset) -> PreparedDataset | None:

@@ -120,7 +120,7 @@ def test_study_that_cannot_be_compared_is_refused(study: Path, tmp_path: Path) -
     (other / "study.json").write_text(json.dumps({**content, "settings": {"folds": 5, "split_seed": 1}}))
     write_run(other / "pooled-fold0", "pooled-fold0", [dice_row("pooled-fold0", 9, 0.5)], ["north"])
     write_study_rows(other, "pooled", "north", ["pooled-fold0"])
-    with pytest.raises(InputError, match=r"other: --folds and --split-seed are \(5, 1\), expected"):
+    with pytest.raises(InputError, match=r"other: --folds, --split-seed and --folds-from are \(5, 1, ''\), ex"):
         _run(study, compare_with=(str(other),))
 
 

@@ -6,6 +6,8 @@ import pytest
 
 from lungseg.config import TrainSettings
 from lungseg.dataset.catalog import PreparedDataset
+from lungseg.dataset.folds import split
+from lungseg.errors import SettingsError
 from lungseg.study import study_plan
 from lungseg.training.study_data import open_training_data
 
@@ -47,3 +49,51 @@ def test_earlier_seeds_stay_in_the_results(data: list[PreparedDataset]) -> None:
     matching = study_plan.matching_runs(TrainSettings(folds=2, seed=2), data, (0, 1))
     assert {*names(earlier, data).values(), *names(TrainSettings(folds=2, seed=2), data).values()} <= matching
     assert names(earlier, data)["pooled-fold0-seed1"] not in study_plan.matching_runs(TrainSettings(folds=2), data)
+
+
+def with_table(prepared: Path, path: Path, changes: dict[str, int]) -> tuple[TrainSettings, list[PreparedDataset]]:
+    """Return settings and data with folds from a table: images with an odd number are in fold 1."""
+    folders = [str(prepared / "north"), str(prepared / "south")]
+    rows = [row for part in open_training_data(folders) for row in part.index.to_pylist()]
+    folds = {row["image_id"]: int(row["image_id"][-1]) % 2 for row in rows} | changes
+    path.write_text("image_id,fold\n" + "".join(f"{name},{fold}\n" for name, fold in folds.items()))
+    settings = TrainSettings(folds=2, folds_from=str(path))
+    return settings, open_training_data(folders, settings)
+
+
+def test_a_table_of_folds_decides_what_is_held_out(prepared: Path, tmp_path: Path) -> None:
+    settings, data = with_table(prepared, tmp_path / "f.csv", {"north_01": -1})
+    plans = study_plan.plan_runs(settings, data)
+    assert study_plan.require_feasible(settings, data, plans) == [3, 6]
+    rows = [row for part in data for row in part.index.to_pylist()]
+    held_out = [rows[i]["image_id"] for i in split(rows, plans[1]).held_out]
+    assert held_out == ["north_03", "south_01"]
+
+
+def test_a_table_that_separates_linked_images_is_refused(prepared: Path, tmp_path: Path) -> None:
+    settings, data = with_table(prepared, tmp_path / "f.csv", {})
+    plans = study_plan.plan_runs(settings, data)
+    study_plan.require_feasible(settings, data, plans, [("north/north_00", "south/south_02")])
+    with pytest.raises(SettingsError, match="north/north_00 in fold 0 and south/south_01 in fold 1 show one patient"):
+        study_plan.require_feasible(settings, data, plans, [("north/north_00", "south/south_01")])
+
+
+def test_another_table_of_folds_names_another_run(prepared: Path, tmp_path: Path) -> None:
+    tables = (("a.csv", {}), ("copy.csv", {}), ("c.csv", {"north_01": -1}))
+    first, copied, other = (names(*with_table(prepared, tmp_path / name, changes)) for name, changes in tables)
+    assert first == copied
+    assert not {*first.values()} & {*other.values()}
+
+
+def test_the_folds_of_a_study_can_be_used_again(prepared: Path, tmp_path: Path) -> None:
+    folders = [str(prepared / "north"), str(prepared / "south")]
+    settings, data = TrainSettings(folds=2, split_seed=3), open_training_data(folders)
+    study_plan.write_folds(str(tmp_path), settings, data, ())
+    again = TrainSettings(folds=2, folds_from=str(tmp_path / "folds.csv"))
+    copied = open_training_data(folders, again)
+    for plan, copy in zip(study_plan.plan_runs(settings, data), study_plan.plan_runs(again, copied), strict=True):
+        splits = [
+            split([row for part in own for row in part.index.to_pylist()], own_plan)
+            for own, own_plan in ((data, plan), (copied, copy))
+        ]
+        assert splits[0] == splits[1]

@@ -1,0 +1,162 @@
+"""Fold tables: the folds of images from a CSV, a Parquet file or nnU-Net's splits_final.json, and back to files."""
+
+import csv
+import io
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+
+from lungseg import storage
+from lungseg.arrays import Row
+from lungseg.dataset.catalog import PreparedDataset
+from lungseg.errors import InputError, SettingsError
+from lungseg.ingest.file_names import image_id
+from lungseg.ingest.sources.nnunet_json import read_folds
+from lungseg.ingest.sources.text_tables import column_names, read_columns
+from lungseg.plurals import counted
+
+_COLUMNS = ("dataset", "image_id", "patient_id", "fold")
+
+
+@dataclass(frozen=True)
+class FoldTable:
+    """Folds by (dataset, id); the dataset is "" where the table does not name it. key: image_id or patient_id."""
+
+    path: str
+    key: str
+    folds: Mapping[tuple[str, str], int]
+
+    def fold_of(self, row: Row) -> int | None:
+        """Return the fold of an index row; None if the table does not name it."""
+        own = row[self.key] or row["image_id"]
+        return self.folds.get((row["dataset"], own), self.folds.get(("", own)))
+
+
+def read_fold_table(path: str) -> FoldTable:
+    """Read a table with the columns fold, image_id or patient_id, and dataset; or splits_final.json.
+
+    Raises:
+        InputError: the file cannot be read, lacks a column, or gives one image or patient two folds.
+
+    """
+    if path.endswith(".json"):
+        return FoldTable(path, "image_id", {("", image_id(case)): fold for case, fold in read_folds(path).items()})
+    content = storage.read_bytes(path)
+    names = [name for name in column_names(content, path) if name in _COLUMNS]
+    key = next((name for name in ("image_id", "patient_id") if name in names), "")
+    if not key or "fold" not in names:
+        raise InputError(
+            f"{path}: columns {', '.join(column_names(content, path))}, expected fold, image_id or patient_id, and "
+            "dataset if there are several: name them so"
+        )
+    cells = read_columns(content, path, names)
+    datasets = cells.get("dataset") or [""] * len(cells["fold"])
+    folds: dict[tuple[str, str], int] = {}
+    for row, (dataset, own, text) in enumerate(zip(datasets, cells[key], cells["fold"], strict=True), 1):
+        fold = _fold(text, path, row)
+        if folds.setdefault((dataset, own), fold) != fold:
+            raise InputError(f"{path}: row {row} gives {own} fold {fold}, an earlier row {folds[dataset, own]}")
+    return FoldTable(path, key, folds)
+
+
+def with_folds(data: Sequence[PreparedDataset], table: FoldTable, folds: int) -> list[PreparedDataset]:
+    """Return the datasets with the folds of a table in the column `fold` of their index.
+
+    Raises:
+        InputError: an image has no fold, or two datasets have an id that the table names without a dataset.
+        SettingsError: the table has another number of folds.
+
+    """
+    rows = [dataset.index.to_pylist() for dataset in data]
+    given = [[table.fold_of(row) for row in own] for own in rows]
+    missing = [
+        f"{row['dataset']}/{row['image_id']}"
+        for own, values in zip(rows, given, strict=True)
+        for row, fold in zip(own, values, strict=True)
+        if fold is None
+    ]
+    total = sum(map(len, rows))
+    if missing:
+        raise InputError(
+            f"{table.path}: no fold for {len(missing)} of {counted(total, 'image')}, first {missing[0]}: add them to it"
+        )
+    _require_unique(rows, table)
+    highest = max(fold for values in given for fold in values if fold is not None)
+    if highest + 1 != folds:
+        raise SettingsError(f"--folds-from {table.path} has the folds 0 to {highest}: pass --folds {highest + 1}")
+    return [
+        replace(dataset, index=_with_column(dataset.index, values)) for dataset, values in zip(data, given, strict=True)
+    ]
+
+
+def require_whole_groups(rows: Sequence[Row], groups: Sequence[str], path: str) -> None:
+    """Check that a table keeps the images of each group, such as a patient, in one fold.
+
+    Raises:
+        SettingsError: it does not.
+
+    """
+    first_of: dict[str, Row] = {}
+    for row, group in zip(rows, groups, strict=True):
+        first = first_of.setdefault(group, row)
+        if first["fold"] != row["fold"]:
+            names = [f"{one['dataset']}/{one['image_id']} in fold {one['fold']}" for one in (first, row)]
+            raise SettingsError(
+                f"--folds-from {path}: {' and '.join(names)} show one patient or are copies: give both the same fold"
+            )
+
+
+def write_fold_files(folder: str, rows: Sequence[Row], folds: Sequence[int]) -> None:
+    """Write folds.csv, and folds/<dataset>/splits_final.json of nnU-Net, into a folder."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    by_dataset: defaultdict[str, list[tuple[str, int]]] = defaultdict(list)
+    for row, fold in zip(rows, folds, strict=True):
+        writer.writerow([row["dataset"], row["image_id"], row["patient_id"], fold])
+        by_dataset[row["dataset"]].append((row["image_id"], fold))
+    storage.write_bytes(storage.join(folder, "folds.csv"), text.getvalue().encode())
+    for dataset, images in by_dataset.items():
+        splits = [
+            {
+                "train": [name for name, own in images if own != fold],
+                "val": [name for name, own in images if own == fold],
+            }
+            for fold in range(max(folds) + 1)
+        ]
+        path = storage.join(folder, "folds", dataset, "splits_final.json")
+        storage.write_bytes(path, (json.dumps(splits, indent=1) + "\n").encode())
+
+
+def _fold(text: str, path: str, row: int) -> int:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -2.0
+    if number < -1 or number != int(number):
+        raise InputError(
+            f"{path}: row {row} has fold {text!r}, expected a whole number from 0, or -1 to train on it in every fold"
+        )
+    return int(number)
+
+
+def _require_unique(rows: Sequence[Sequence[Row]], table: FoldTable) -> None:
+    """Check that no id without a dataset means images of two datasets."""
+    dataset_of: dict[str, str] = {}
+    for row in (row for own in rows for row in own):
+        own = row[table.key] or row["image_id"]
+        other = dataset_of.setdefault(own, row["dataset"])
+        if other != row["dataset"] and ("", own) in table.folds:
+            raise InputError(
+                f"{table.path} names {own}, which is in {other} and in {row['dataset']}: pass a table with the column "
+                "dataset"
+            )
+
+
+def _with_column(index: pa.Table, folds: Sequence[int | None]) -> pa.Table:
+    column = pa.array(folds, pa.int32())
+    position = index.schema.get_field_index("fold")
+    return index.append_column("fold", column) if position < 0 else index.set_column(position, "fold", column)
