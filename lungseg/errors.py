@@ -14,15 +14,23 @@ outside this tree is a bug and keeps its traceback.
 """
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
+
+_MAX_MESSAGE = 1000  # characters
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class LungsegError(Exception):
     """A failure that a user can fix; its message says how."""
 
     exit_status = 1
+
+    def __str__(self) -> str:
+        """Return the message, without characters that would control a terminal."""
+        return printable(super().__str__())
 
 
 class SettingsError(LungsegError):
@@ -41,7 +49,7 @@ class ImageError(InputError):
     def __init__(self, code: str, message: str) -> None:
         super().__init__(code, message)
         self.code = code
-        self.message = message
+        self.message = printable(message)
 
     def __str__(self) -> str:
         """Return the code and the message."""
@@ -119,6 +127,13 @@ def unwrapped(error: BaseException) -> BaseException:
         if not isinstance(inner, BaseException):
             return error
         error = inner
+
+
+def printable(text: str) -> str:
+    """Escape control characters, which names and values from files may contain, and shorten a very long text."""
+    if len(text) > _MAX_MESSAGE:
+        text = f"{text[: _MAX_MESSAGE // 2]} ... {text[-_MAX_MESSAGE // 2 :]}"
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def first_line(error: BaseException) -> str:

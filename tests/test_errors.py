@@ -77,3 +77,8 @@ def test_wrapped_exception_is_unwrapped() -> None:
 @pytest.mark.parametrize(("text", "line"), [("\n one\ntwo", "one"), ("", "no details known")])
 def test_first_line(text: str, line: str) -> None:
     assert errors.first_line(ValueError(text)) == line
+
+
+def test_a_message_cannot_control_the_terminal() -> None:
+    assert str(InputError("a\x1b[31m\x00b\nc")) == "a\\x1b[31m\\x00b\\nc"
+    assert len(str(InputError("x" * 100_000))) < 1100

@@ -20,6 +20,7 @@ from lungseg.errors import SettingsError
 logger = logging.getLogger(__name__)
 
 _MIN_SIMILARITY = 0.65  # of a suggested name, 0 to 1
+_MAX_VALUES = 10_000  # of a file of settings; the largest list names the folders of datasets
 _HELP_WIDTH = 110  # longest line of help, however wide the terminal
 
 
@@ -114,12 +115,15 @@ def _read_file(job: Job, path: str) -> dict[str, Any]:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingsError(f"--config {path}: {(error.strerror or 'unreadable').lower()}: check the path") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError, AttributeError, TypeError) as error:
+        # Its constructors of dates and numbers raise other exceptions than YAMLError.
         mark = getattr(error, "problem_mark", None)
         line = f" in line {mark.line + 1}" if mark else ""
         raise SettingsError(f"--config {path}: not YAML{line}: pass a file as --dry-run prints it") from None
     if not isinstance(content, dict):
         raise SettingsError(f"--config {path}: expected names and values, as --dry-run prints them")
+    if _has_more_values(content, _MAX_VALUES):
+        raise SettingsError(f"--config {path}: more than {_MAX_VALUES} values: pass a file as --dry-run prints it")
     values = flatten(content)
     known = flatten(RECIPES[job]["demo"][1].model_dump()).keys()
     unknown = next((name for name in values if name not in known), None)
@@ -154,6 +158,19 @@ def _near(word: str, known: Iterable[str]) -> str:
 def _last_part(name: str) -> str:
     """Return the last part of an option or setting, as `size` of --preprocess.size; of a --no-size too."""
     return name.rpartition(".")[2].removeprefix("--").removeprefix("no-").replace("_", "-")
+
+
+def _has_more_values(content: Any, limit: int) -> bool:
+    """Return whether a tree has more than `limit` values; aliases of YAML may make it very large, or endless."""
+    remaining, count = [content], 0
+    while remaining and count <= limit:
+        value = remaining.pop()
+        count += 1
+        if isinstance(value, Mapping):
+            remaining += value.values()
+        elif isinstance(value, list | tuple | set):
+            remaining += value
+    return count > limit
 
 
 def _command(job: Job, recipe: str) -> str:

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from lungseg.errors import InputError
 
 Positive = Annotated[int, Field(ge=1)]
 Count = Literal["auto"] | Positive
@@ -61,6 +63,19 @@ class PreprocessSettings(Settings):
                 "--preprocess.histogram match, or no landmarks"
             )
         return self
+
+    @classmethod
+    def stored(cls, values: object, path: str) -> Self:
+        """Return the settings that a file of an earlier job contains.
+
+        Raises:
+            InputError: they are not valid.
+
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError:
+            raise InputError(f"{path}: its preprocessing settings are not valid: the file is damaged") from None
 
     def differences(self, expected: Self) -> str:
         """List the options that differ from the expected settings, with both values; "" if none differ."""

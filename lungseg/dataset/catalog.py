@@ -11,18 +11,40 @@ import json
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
+from pydantic import Field
 
 from lungseg import storage
 from lungseg.arrays import Row
 from lungseg.config import PreprocessSettings
 from lungseg.errors import InputError, ShardError
+from lungseg.storage.json_files import JsonFields, Whole, check_fields
+from lungseg.storage.table_formats import INDEX_TABLE
 
 logger = logging.getLogger(__name__)
 
 SUBGROUPS = ("finding", "age_group", "sex")
 """Columns of the manifest that describe the patient and the image."""
+
+
+class _ShardFields(JsonFields):
+    name: str
+    bytes: Whole
+    sha256: str
+
+
+class _FileDigests(JsonFields):
+    index: str = Field(alias="index.parquet")
+
+
+class _DatasetFields(JsonFields):
+    dataset: str
+    digest: str
+    preprocess: dict[str, Any]
+    files: _FileDigests
+    shards: list[_ShardFields]
 
 
 @dataclass(frozen=True)
@@ -125,14 +147,29 @@ def open_dataset(folder: str) -> PreparedDataset:
         check_shard_size(folder, shard)
     path = storage.join(folder, "index.parquet")
     content = storage.read_bytes(path)
-    index = storage.read_table(path, content)
+    index = storage.read_table(path, content, INDEX_TABLE)
     if storage.digest_bytes(content) != info["files"]["index.parquet"]:
         raise ShardError(
             f"{path}: does not belong to {info['shards'][0]['name']}.tar and the other tars in this folder: "
             "damaged, or from another run; run jobs/prepare.py again"
         )
-    preprocess = PreprocessSettings.model_validate(info["preprocess"])
+    _require_own_rows(index, info, path)
+    preprocess = PreprocessSettings.stored(info["preprocess"], storage.join(folder, "dataset.json"))
     return PreparedDataset(folder, info["dataset"], preprocess, index, info["digest"])
+
+
+def _require_own_rows(index: pa.Table, info: Row, path: str) -> None:
+    """Refuse an index with rows of another dataset, or of a tar that dataset.json does not list.
+
+    Raises:
+        ShardError: it has such rows.
+
+    """
+    known = {"dataset": {info["dataset"]}, "shard": {shard["name"] for shard in info["shards"]}}
+    for name, values in known.items():
+        other = sorted(set(index.column(name).unique().to_pylist()) - values)
+        if other:
+            raise ShardError(f"{path}: {name} {other[0]} is not in dataset.json: run jobs/prepare.py again")
 
 
 def read_dataset_json(folder: str) -> Row:
@@ -144,9 +181,11 @@ def read_dataset_json(folder: str) -> Row:
 
     """
     path = storage.join(folder, "dataset.json")
-    info = storage.read_json(path)
+    content = storage.read_bytes(path)
+    info = storage.read_json(path, content)
     if not storage.has_valid_digest(info):
         raise ShardError(f"{path}: changed or damaged after it was written: run jobs/prepare.py again")
+    check_fields(content, path, _DatasetFields)
     return info
 
 

@@ -1,17 +1,28 @@
 """Members of a shard: names, offsets, checksums, and decoding to a Sample."""
 
-import json
 import zlib
 
-from lungseg.arrays import Row
+from lungseg import storage
+from lungseg.arrays import U8, Row
 from lungseg.errors import InputError, ShardError
 from lungseg.imaging import codecs
-from lungseg.schema import Geometry, Sample, check_schema
+from lungseg.imaging.geometry import read_geometry
+from lungseg.schema import Geometry, Sample
+from lungseg.storage.json_files import JsonFields
 
 MEMBER_SUFFIXES = {"image": "image.png", "mask": "mask.png", "json": "json"}
 
 SAMPLE_ID_FIELDS = ("image_id", "dataset", "patient_id", "finding", "pixel_digest")
 """Fields that identify a sample and its source, in its JSON member and in its index row."""
+
+
+class _SampleFields(JsonFields):
+    image_id: str
+    dataset: str
+    patient_id: str
+    finding: str | None
+    pixel_digest: str
+    geometry: dict[str, int]
 
 
 def member_ranges(row: Row) -> dict[str, tuple[int, int]]:
@@ -44,15 +55,22 @@ def decode_sample(members: dict[str, bytes], location: str, class_count: int = 1
 
     """
     try:
-        meta = json.loads(members["json"])
-        check_schema(meta["schema"], location)
+        meta = storage.read_json(location, members["json"], _SampleFields)
         ids = {name: meta[name] for name in SAMPLE_ID_FIELDS}
-        geometry = Geometry(**meta["geometry"])
-        image = codecs.decode(members["image"], location)
+        geometry = read_geometry(meta["geometry"])
+        image = codecs.decode_labels(members["image"], location)
         decode = codecs.decode_mask if class_count == 1 else codecs.decode_labels
         mask = decode(members["mask"], location) if members.get("mask") else None
-    except (ValueError, KeyError, TypeError, InputError) as error:
+        _require_size(geometry, image, mask)
+    except (KeyError, InputError) as error:
         raise ShardError(
             f"{location}: not a sample at the offsets of the index ({error}): run jobs/prepare.py again"
         ) from None
-    return Sample(**ids, geometry=geometry, image=image.astype("uint8"), mask=mask)
+    return Sample(**ids, geometry=geometry, image=image, mask=mask)
+
+
+def _require_size(geometry: Geometry, *arrays: U8 | None) -> None:
+    expected = (geometry.size, geometry.size)
+    for array in arrays:
+        if array is not None and array.shape != expected:
+            raise InputError(f"{array.shape[0]}x{array.shape[1]} px, expected {geometry.size} px a side")

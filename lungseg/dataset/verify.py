@@ -7,6 +7,7 @@ from lungseg.arrays import Row
 from lungseg.dataset.catalog import check_shard_size, read_dataset_json
 from lungseg.dataset.shard_format import member_ranges, verify_checksums
 from lungseg.errors import InputError, ShardError
+from lungseg.storage.table_formats import INDEX_TABLE
 
 
 def check_metadata(folder: str) -> tuple[list[str], list[tuple[Row, list[Row]]]]:
@@ -35,7 +36,12 @@ def check_metadata(folder: str) -> tuple[list[str], list[tuple[Row, list[Row]]]]
         if storage.name_of(path).removesuffix(".tar") not in names
     ]
     rows_by_shard = defaultdict(list)
-    for row in storage.read_table("index.parquet", files["index.parquet"]).to_pylist():
+    path = storage.join(folder, "index.parquet")
+    try:
+        index = storage.read_table(path, files["index.parquet"], INDEX_TABLE)
+    except InputError as error:
+        return [str(error)], [(shard, []) for shard in info["shards"]]
+    for row in index.to_pylist():
         rows_by_shard[row["shard"]].append(row)
     return unknown, [(shard, rows_by_shard[shard["name"]]) for shard in info["shards"]]
 

@@ -16,9 +16,14 @@ from lungseg.plurals import counted
 from lungseg.predictions.parts import part_files, read_part, recorded_digests
 from lungseg.schema import USABLE
 from lungseg.storage.files import digest_bytes
+from lungseg.storage.json_files import JsonFields
 
 _NAMES = ("image_id", "dataset", "patient_id", "source_uri")  # compared in one Unicode form
 _READERS = 8  # threads that read parts: reading from a bucket is mostly waiting
+
+
+class _PlanFields(JsonFields):
+    archive: str
 
 
 def require_outside_archive(folder: str, out: str) -> None:
@@ -28,7 +33,7 @@ def require_outside_archive(folder: str, out: str) -> None:
         InputError: --out is the archive's folder or a folder in it.
 
     """
-    archive = str(storage.read_json(storage.join(folder, "plan.json"))["archive"])
+    archive = storage.read_json(storage.join(folder, "plan.json"), fields=_PlanFields)["archive"]
     if storage.is_inside(out, archive):
         raise InputError(f"--out {out} is inside the archive {archive}: pass a folder outside of it")
 

@@ -102,8 +102,8 @@ def _encode(row: Row, kind: str, mask: U8, settings: ExportSettings) -> tuple[di
 def _decode_mask(row: Row) -> U8:
     try:
         return codecs.decode_rle(row["mask"], row["height"], row["width"])
-    except (ValueError, TypeError) as error:
-        message = f"the mask of {row['image_id']} cannot be decoded ({error}): predict it again"
+    except InputError as error:
+        message = f"the mask of {row['image_id']} cannot be decoded ({error})"
         raise ImageError("mask_damaged", message) from None
 
 

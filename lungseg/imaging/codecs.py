@@ -1,5 +1,6 @@
 """Decode and encode image files, masks and run lengths. DICOM decoding is in `dicom`."""
 
+import re
 from typing import NamedTuple
 
 import cv2
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from lungseg import MAX_IMAGE_PIXELS
 from lungseg.arrays import Grey, Pixels
-from lungseg.errors import ImageError
+from lungseg.errors import ImageError, InputError
 from lungseg.imaging import alpha as transparency
 from lungseg.imaging.dicom import reader
 from lungseg.imaging.dicom.reader import Tags
@@ -40,6 +41,8 @@ _SIGNATURES = (
     *(b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"),
 )
 _PNG_LEVEL = 2  # as small as level 6 within 5 %, encoded four times faster
+# Numbers of base 32 whose last digit is one of 0 to O. pycocotools reads beyond the end of an incomplete number.
+_RLE = re.compile(r"(?:[P-o]{0,6}[0-O])+")
 _JSRT_SIDE, _JSRT_LEVELS = 2048, 4096
 # Shares of a mask's non-black pixels: the least of one label, of all labels together, of a lung on its own side.
 _LABEL, _LABELS, _ONE_SIDE = 0.05, 0.9, 0.9
@@ -182,9 +185,24 @@ def encode_rle(mask: NDArray[np.uint8]) -> str:
     return bytes(coco.encode(cv2.transpose(mask).T)["counts"]).decode("ascii")
 
 
-def decode_rle(counts: str, height: int, width: int) -> NDArray[np.uint8]:
-    """Decode the counts of a compressed COCO RLE to u8[H,W] in {0,1}."""
-    return np.ascontiguousarray(coco.decode({"size": [height, width], "counts": counts.encode("ascii")}))
+def decode_rle(counts: str | None, height: int | None, width: int | None) -> NDArray[np.uint8]:
+    """Decode the counts of a compressed COCO RLE to u8[H,W] in {0,1}.
+
+    Raises:
+        InputError: the counts are not those of a mask of this size.
+
+    """
+    height, width = height or 0, width or 0
+    problem = InputError(f"a mask cannot be decoded: no run lengths of {height}x{width} px: predict the image again")
+    if counts is None or min(height, width) < 1 or height * width > MAX_IMAGE_PIXELS or not _RLE.fullmatch(counts):
+        raise problem
+    try:
+        decoded = coco.decode({"size": [height, width], "counts": counts.encode("ascii")})
+    except ValueError:
+        raise problem from None
+    if coco.encode(decoded)["counts"] != counts.encode("ascii"):  # pycocotools accepts counts of too few pixels
+        raise problem
+    return np.ascontiguousarray(decoded)
 
 
 def pixel_digest(image: NDArray[np.uint8] | NDArray[np.uint16]) -> str:

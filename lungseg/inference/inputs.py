@@ -17,6 +17,7 @@ from lungseg.ingest import file_names, record_checks, sources
 from lungseg.ingest.sources import text_tables
 from lungseg.plurals import counted
 from lungseg.schema import MANIFEST, Record
+from lungseg.storage.table_formats import MANIFEST_TABLE
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +118,10 @@ def _from_file(path: str, settings: InferSettings, key: bytes | None) -> list[Re
     if path.lower().endswith(".parquet"):
         content = storage.read_bytes(path)
         if set(MANIFEST.names) <= set(text_tables.column_names(content, path)):
-            return [_unchecked(row) for row in storage.read_table(path, content).select(MANIFEST.names).to_pylist()]
+            return [
+                _unchecked(row)
+                for row in storage.read_table(path, content, MANIFEST_TABLE).select(MANIFEST.names).to_pylist()
+            ]
     listed = sources.read_listing(path, settings.columns)
     return [sources.pseudonymise_patient(record, key) for record in listed] if key else listed
 

@@ -167,13 +167,13 @@ def _check_part(path: str, part: PlannedPart, recorded_digest: str | None) -> St
         logger.warning("predicting this part again: %s", error)
         return None
     metadata = rows.schema.metadata
-    if metadata.get(b"lungseg.part", b"").decode() != part.digest:
+    if metadata.get(b"lungseg.part", b"") != part.digest.encode():
         raise InputError(_foreign_part(path))
     if recorded_digest is not None and recorded_digest != digest_bytes(content):
         logger.warning("predicting this part again: %s does not match its digest in predictions.json", path)
         return None
     counts = StatusCounts.from_rows(rows)
-    is_complete = rows.num_rows == part.images == int(metadata[b"lungseg.rows"])
+    is_complete = rows.num_rows == part.images and metadata.get(b"lungseg.rows") == str(part.images).encode()
     has_unread_files = counts.statuses["failed"] or any(code == "unreadable" for _, code in counts.codes)
     return counts if is_complete and not has_unread_files else None
 

@@ -1,6 +1,5 @@
 """Verify predictions: every part is complete, every image has one row, and all values match the stored masks."""
 
-import json
 import logging
 import math
 from collections import Counter
@@ -13,23 +12,36 @@ from lungseg import storage
 from lungseg.arrays import U8, Row
 from lungseg.config import PreprocessSettings
 from lungseg.dataset import catalog
-from lungseg.errors import InputError, first_line
+from lungseg.errors import InputError
 from lungseg.imaging import codecs
+from lungseg.imaging.geometry import read_geometry
 from lungseg.imaging.orientation import to_upright
 from lungseg.inference import mask_flags, mask_shape, postprocess
 from lungseg.inference.items import Item, open_item, prepared_item
 from lungseg.inference.rows import compare
 from lungseg.ingest.reason_codes import RESULT_FLAGS
 from lungseg.plurals import counted
-from lungseg.predictions.parts import StatusCounts, part_files, read_part, rows_folder
+from lungseg.predictions.parts import PartFields, StatusCounts, part_files, read_part, rows_folder
 from lungseg.progress import ProgressLine
 from lungseg.schema import USABLE, Geometry, Record
 from lungseg.storage import files
+from lungseg.storage.json_files import Finite, JsonFields, Whole, parse_json
 
 logger = logging.getLogger(__name__)
 
 _TOLERANCE = 1e-6  # relative; distances are stored as f32 and vary in the last bits with the threads of OpenCV
 _MAX_LOGGED = 20
+
+
+class _SummaryFields(JsonFields):
+    images: Whole
+    parts: list[PartFields]
+
+
+class _PlanFields(JsonFields):
+    model: str
+    threshold: Finite
+    preprocess: dict[str, Any]
 
 
 def run(out: str) -> None:
@@ -40,15 +52,10 @@ def run(out: str) -> None:
 
     """
     summary, plan = _read_summary_and_plan(out)
-    try:
-        row_count = int(summary["images"])
-        shared = {"model": plan["model"], "threshold": float(plan["threshold"])}
-        problems = _check_digests(out, summary)
-        preprocess = PreprocessSettings.model_validate(plan["preprocess"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{out}: predictions.json or plan.json is not in the format that jobs/infer.py writes ({first_line(error)})"
-        ) from None
+    row_count = summary["images"]
+    shared = {"model": plan["model"], "threshold": float(plan["threshold"])}
+    problems = _check_digests(out, summary)
+    preprocess = PreprocessSettings.stored(plan["preprocess"], storage.join(out, "plan.json"))
     ids, counts = Counter[tuple[str, str, str]](), StatusCounts.empty()
     progress, samples = ProgressLine(logger), _Samples()
     for path in part_files(out):
@@ -78,7 +85,8 @@ def _read_summary_and_plan(out: str) -> tuple[Row, Row]:
         raise InputError(f"{out}: no such folder: pass the --out of jobs/infer.py")
     if not storage.exists(storage.join(out, "predictions.json")):
         raise InputError(f"{out} has no predictions.json: run the same jobs/infer.py command again to finish it")
-    return storage.read_json(storage.join(out, "predictions.json")), storage.read_json(storage.join(out, "plan.json"))
+    summary = storage.read_json(storage.join(out, "predictions.json"), fields=_SummaryFields)
+    return summary, storage.read_json(storage.join(out, "plan.json"), fields=_PlanFields)
 
 
 def _check_counts(counts: StatusCounts, summary: Row) -> list[str]:
@@ -154,10 +162,10 @@ def _check_row(row: Row, shared: Row, preprocess: PreprocessSettings, samples: _
     if problems or row["mask"] is None:
         return problems
     try:
-        geometry = Geometry(**json.loads(row["geometry"]))
+        geometry = _geometry(row)
         mask = to_upright(codecs.decode_rle(row["mask"], row["height"], row["width"]), geometry.orientation)
         reference = _reference(row, geometry, preprocess, samples)
-    except (InputError, ValueError, TypeError) as error:
+    except InputError as error:
         return [str(error)]
     expected = {
         **mask_shape.describe(mask, geometry.orientation),
@@ -183,8 +191,8 @@ def _check_consistency(row: Row, shared: Row) -> list[str]:
     if row["mask"] is None:
         return problems
     try:
-        geometry = Geometry(**json.loads(row["geometry"]))
-    except (ValueError, TypeError) as error:
+        geometry = _geometry(row)
+    except InputError as error:
         return [*problems, f"geometry cannot be read ({error})"]
     if (row["height"], row["width"]) != geometry.stored_shape():
         problems.append(f"size is {row['height']}x{row['width']}, but the geometry has another: {row['geometry']}")
@@ -192,6 +200,10 @@ def _check_consistency(row: Row, shared: Row) -> list[str]:
         if row[name] is not None and not 0.0 <= row[name] <= 1.0 + _TOLERANCE:
             problems.append(f"{name} is {row[name]}, expected 0 to 1")
     return problems
+
+
+def _geometry(row: Row) -> Geometry:
+    return read_geometry(parse_json((row["geometry"] or "").encode(), "the geometry"))
 
 
 def _reference(row: Row, geometry: Geometry, preprocess: PreprocessSettings, samples: _Samples) -> U8 | None:

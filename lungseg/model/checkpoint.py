@@ -8,9 +8,11 @@ images) and config.json, written last: settings, epoch, and the digest of each f
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
+import pyarrow as pa
 import safetensors
+from pydantic import Field
 
 from lungseg import storage
 from lungseg.config import ModelSettings, PreprocessSettings
@@ -19,10 +21,50 @@ from lungseg.model.custom_code import NETWORK, load_object, require_allowed, sou
 from lungseg.plurals import counted
 from lungseg.schema import is_superseded
 from lungseg.storage.files import digest_bytes
+from lungseg.storage.json_files import JsonFields, Whole
+from lungseg.storage.table_formats import TableFormat
 
 logger = logging.getLogger(__name__)
 
 FILES = ("model.safetensors", "state.pt", "trained_on.parquet")
+_TRAINED_ON = TableFormat(pa.schema([("pixel_digest", pa.string())]))
+
+
+class _RunState(JsonFields):
+    state: str | None = None
+    reason: str | None = None
+    in_results: bool = True
+    seed: Whole = 0
+
+
+class StudyRuns(JsonFields):
+    """Runs of a study and their states in study.json."""
+
+    runs: list[str]
+    states: dict[str, _RunState] = Field(default_factory=dict)
+
+
+class _Threshold(JsonFields):
+    threshold: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
+
+
+class _Adaptation(JsonFields):
+    model: str
+
+
+class _Settings(_Threshold):
+    model: dict[str, Any]
+
+
+class _ConfigFields(JsonFields):
+    run: str = ""
+    epoch: Whole
+    epochs: Whole = 0
+    trained: bool = True
+    adapted_to: _Adaptation | None = None
+    preprocess: dict[str, Any]
+    settings: _Settings
+    digests: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -75,7 +117,7 @@ def find_all(path: str) -> list[Checkpoint]:
 
 
 def _of_study(path: str) -> list[Checkpoint]:
-    study = storage.read_json(storage.join(path, "study.json"))
+    study = storage.read_json(storage.join(path, "study.json"), fields=StudyRuns)
     states = study.get("states", {})
     names = [name for name in study["runs"] if not is_superseded(states.get(name, {}))]
     if not names:
@@ -129,15 +171,15 @@ def verify(folder: str) -> Checkpoint:
     if storage.exists(config_path):
         storage.read_bytes(config_path)  # raises InputError if unreadable; read_json also raises it for invalid JSON
     try:
-        config = storage.read_json(config_path)
+        config = storage.read_json(config_path, fields=_ConfigFields)
         recorded_digests = config["digests"]
-        damaged = [name for name in FILES if digests.get(name) != recorded_digests[name]]
+        damaged = [name for name in FILES if digests.get(name) != recorded_digests.get(name)]
         ModelSettings.model_validate(config["settings"]["model"])
         PreprocessSettings.model_validate(config["preprocess"])
-        int(config["epoch"])
-    except (InputError, KeyError, TypeError, ValueError) as error:
+    except (InputError, ValueError) as error:
+        reason = str(error) if isinstance(error, InputError) else "config.json has settings that are not valid"
         raise CheckpointError(
-            f"{folder}: not a complete checkpoint ({first_line(error)}): pass the folder of a finished run"
+            f"{folder}: not a complete checkpoint ({reason}): pass the folder of a finished run"
         ) from None
     if damaged:
         raise CheckpointError(
@@ -197,7 +239,8 @@ def unusable_weights_error(checkpoint: Checkpoint, error: Exception) -> Checkpoi
 
 def trained_on(checkpoint: Checkpoint) -> frozenset[str]:
     """Return the digests of the training and validation images, as in Record.pixel_digest."""
-    table = storage.read_table(storage.join(checkpoint.folder, "trained_on.parquet"))
+    path = storage.join(checkpoint.folder, "trained_on.parquet")
+    table = storage.read_table(path, expected=_TRAINED_ON)
     return frozenset(table.column("pixel_digest").to_pylist())
 
 
@@ -211,5 +254,6 @@ def stored_threshold(checkpoint: Checkpoint) -> float:
     """Return the probability threshold for lung pixels: the one chosen by the run, else that of its settings."""
     run_folder = storage.parent_of(storage.parent_of(checkpoint.folder))
     path = storage.join(run_folder, "run.json")
-    values = storage.read_json(path) if storage.exists(path) else checkpoint.config["settings"]
+    is_finished = storage.exists(path)
+    values = storage.read_json(path, fields=_Threshold) if is_finished else checkpoint.config["settings"]
     return float(values.get("threshold", 0.5))

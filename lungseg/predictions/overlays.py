@@ -2,7 +2,6 @@
 
 import base64
 import functools
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,12 +13,15 @@ from lungseg.arrays import U8, Row
 from lungseg.dataset import sample_reader
 from lungseg.errors import InputError
 from lungseg.imaging import codecs
-from lungseg.imaging.geometry import restore
+from lungseg.imaging.geometry import read_geometry, restore
 from lungseg.imaging.intensity import normalise
 from lungseg.imaging.orientation import UPRIGHT, other_shape, to_upright
 from lungseg.ingest import record_checks
 from lungseg.ingest.reason_codes import QUESTIONABLE
+from lungseg.predictions.parts import read_part
 from lungseg.schema import USABLE, Record, Sample
+from lungseg.storage.json_files import parse_json
+from lungseg.storage.table_formats import INDEX_TABLE
 
 MAX_SIDE = 360  # px, the longest side of a drawn image
 _TOLERANCE = 0.25  # px of the drawn image; tolerance of simplified outlines
@@ -72,10 +74,12 @@ def draw_case(row: Row, rank: str, training: str) -> Overlay:
     names = ("image_id", "dataset", "dice")
     ids: Row = {**{name: row[name] for name in names}, "rank": rank, "flags": tuple(row["flags"] or ())}
     try:
+        orientation = orientation_of(row)
         image, reference, note = read_image_and_mask(row)
+        counts = read_part(row["part"]).column("mask")[row["position"]].as_py()
+        mask = codecs.decode_rle(counts, row["height"], row["width"])
     except InputError as error:
         return Overlay(**ids, training=training, note=str(error))
-    orientation = orientation_of(row)
     height, width = other_shape((row["height"], row["width"]), orientation)
     if image.shape != (height, width):
         size, expected = f"{image.shape[0]}x{image.shape[1]}", f"{height}x{width}"
@@ -86,14 +90,13 @@ def draw_case(row: Row, rank: str, training: str) -> Overlay:
         )
     small = _shrink(image)
     scale = MAX_SIDE / max(height, width)
-    mask = storage.read_table(row["part"]).column("mask")[row["position"]].as_py()
     return Overlay(
         **ids,
         training=training,
         image="data:image/png;base64," + base64.b64encode(codecs.encode_image(small)).decode("ascii"),
         width=small.shape[1],
         height=small.shape[0],
-        prediction=_outline(to_upright(codecs.decode_rle(mask, row["height"], row["width"]), orientation), scale),
+        prediction=_outline(to_upright(mask, orientation), scale),
         reference="" if reference is None else _outline(reference, scale),
         note=note,
     )
@@ -125,9 +128,14 @@ def _thirds(ranked: Sequence[Row], count: int) -> list[tuple[str, Row]]:
 
 
 def orientation_of(row: Row) -> int:
-    """Return the orientation of the stored pixels of a predicted image, in which its mask is stored."""
-    orientation: int = json.loads(row["geometry"] or "{}").get("orientation", UPRIGHT)
-    return orientation
+    """Return the orientation of the stored pixels of a predicted image, in which its mask is stored.
+
+    Raises:
+        InputError: the row's geometry is damaged.
+
+    """
+    text = row.get("geometry")
+    return read_geometry(parse_json(text.encode(), "the geometry")).orientation if text else UPRIGHT
 
 
 def read_image_and_mask(row: Row) -> tuple[U8, U8 | None, str]:
@@ -168,7 +176,7 @@ def _read_sample(tar: str, image_id: str) -> Sample:
 @functools.lru_cache(4)
 def _index(path: str) -> dict[tuple[str, str], Row]:
     """Read an index and cache it: an export reads every sample of it."""
-    return {(row["shard"], row["image_id"]): row for row in storage.read_table(path).to_pylist()}
+    return {(row["shard"], row["image_id"]): row for row in storage.read_table(path, expected=INDEX_TABLE).to_pylist()}
 
 
 def _from_sample(sample: Sample) -> tuple[U8, U8 | None, str]:

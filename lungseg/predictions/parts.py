@@ -6,15 +6,28 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
+from pydantic import TypeAdapter, ValidationError
 
 from lungseg import storage
 from lungseg.errors import InputError
 from lungseg.ingest.file_names import relative_path
 from lungseg.ingest.reason_codes import UNMATCHED_MASK, counted_codes
 from lungseg.schema import PREDICTIONS, STATUSES, USABLE
+from lungseg.storage.json_files import JsonFields, parse_json
+from lungseg.storage.table_formats import PREDICTION_TABLE, check_table
 
 _MAX_EXAMPLES = 3
 _WRONG_FORMAT = "not in the format that jobs/infer.py writes"
+
+
+class PartFields(JsonFields):
+    """A part in predictions.json."""
+
+    name: str
+    sha256: str
+
+
+_PARTS = TypeAdapter(list[PartFields])
 
 
 @dataclass(frozen=True)
@@ -47,8 +60,8 @@ class StatusCounts:
             reasons = counted_codes(status, codes)
             counts.codes.update((status, code) for code in reasons)
             if status not in USABLE and len(examples) < _MAX_EXAMPLES:
-                name = storage.name_of(uri)
-                sentence = message if name in message else f"{name}: {message}"
+                name, reason = storage.name_of(uri), message or ""
+                sentence = reason if name in reason else f"{name}: {reason}"
                 examples.append(f"{sentence} ({', '.join(reasons)})")
         by_flag = Counter(name for names in flags for name in names)
         return cls(counts.statuses, counts.codes, tuple(examples), by_flag, sum(map(bool, flags)))
@@ -133,10 +146,10 @@ def read_inference_json(path: str, advice: str) -> dict[str, Any]:
     """Read plan.json or predictions.json; advice: what the error for a damaged file tells the user to do."""
     content = storage.read_bytes(path)  # outside the try: a bucket that does not respond is not a damaged file
     try:
-        is_valid = "schema" in json.loads(content)
-    except (ValueError, TypeError):
-        is_valid = False
-    if not is_valid:
+        value = parse_json(content, path)
+    except InputError:
+        value = None
+    if not isinstance(value, dict) or "schema" not in value:
         raise InputError(f"{path}: {_WRONG_FORMAT}: {advice}")
     return storage.read_json(path, content)
 
@@ -152,9 +165,10 @@ def recorded_digests(out: str) -> dict[str, str]:
     if not storage.exists(path):
         return {}
     advice = "delete it and run the same jobs/infer.py command again"
+    parts = read_inference_json(path, advice).get("parts")
     try:
-        return {str(part["name"]): str(part["sha256"]) for part in read_inference_json(path, advice)["parts"]}
-    except (KeyError, TypeError):
+        return {part.name: part.sha256 for part in _PARTS.validate_python(parts)}
+    except ValidationError:
         raise InputError(f"{path}: {_WRONG_FORMAT}: {advice}") from None
 
 
@@ -172,6 +186,7 @@ def read_part(path: str, content: bytes | None = None) -> pa.Table:
             f"{path}: column {min(name for name, _ in different)} is missing, unknown or of another type: delete the "
             "file and run the same jobs/infer.py command again"
         )
+    check_table(rows, path, PREDICTION_TABLE)
     return rows
 
 

@@ -13,9 +13,10 @@ from lungseg.errors import InputError
 from lungseg.ingest import record_checks
 from lungseg.ingest.reason_codes import Note, counted_codes
 from lungseg.plurals import counted
+from lungseg.prepare.shard_part import read_part
 from lungseg.prepare.shard_plan import ShardPlan, save_plan
 from lungseg.prepare.shard_writer import write_shard
-from lungseg.schema import INDEX, MANIFEST, USABLE, Record, table
+from lungseg.schema import MANIFEST, USABLE, Record, table
 from lungseg.storage.files import digest_bytes
 
 
@@ -101,11 +102,8 @@ def _by_folder(plans: Sequence[ShardPlan]) -> dict[str, list[ShardPlan]]:
 
 def _read_part(plan: ShardPlan) -> tuple[dict[str, Any], pa.Table, pa.Table]:
     """Return shard, manifest rows and index rows of one part, as tables: Python objects would fill the memory."""
-    path = storage.join(plan.folder, "parts", f"{plan.name}.json")
-    part = storage.read_json(path)
-    if not storage.has_valid_digest(part):
-        raise InputError(f"{path}: is damaged (its checksum does not match): run jobs/prepare.py again")
-    return part["shard"], table(part["records"], MANIFEST), table(part["index"], INDEX)
+    part = read_part(plan.folder, plan.name)
+    return part.content["shard"], part.records, part.index
 
 
 def _without_outliers(records: pa.Table) -> pa.Table:

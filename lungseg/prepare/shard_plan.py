@@ -15,6 +15,8 @@ from lungseg.config.shared import format_value
 from lungseg.errors import InputError
 from lungseg.ingest.reason_codes import is_unmatched_mask
 from lungseg.schema import SCHEMA, Record, table
+from lungseg.storage.json_files import parse_json
+from lungseg.storage.table_formats import TableFormat
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +25,7 @@ _PLAN = pa.schema(
     metadata={"lungseg.schema": str(SCHEMA).encode()},
 )
 _SETTINGS, _LANDMARKS = "settings", "--preprocess.landmarks"
+_PLAN_TABLE = TableFormat(_PLAN, frozenset({"image_id"}), {"shard": r"[^/]+-\d{6,9}"})
 # Estimated size of a prepared sample in a tar: bytes per pixel, and a constant for headers, padding and JSON.
 # Measured on Shenzhen and Montgomery, equalized, at 256 and 512 px: 0.58 to 0.66 bytes per pixel.
 _BYTES_PER_PX, _BYTES_PER_SAMPLE = 0.62, 4096
@@ -209,8 +212,7 @@ def _read_plan(folder: str, records: Sequence[Record], settings: dict[str, Any])
     uris = plan.column("image_uri").to_pylist()
     if uris and {record.image_uri for record in records}.isdisjoint(uris):
         raise InputError(f"{folder} holds a dataset of another archive ({uris[0]}): pass another --dataset or --out")
-    earlier = json.loads(plan.schema.metadata.get(_SETTINGS.encode(), b"{}"))
-    if not _require_same_settings(folder, earlier, settings):
+    if not _require_same_settings(folder, _settings_of(plan, folder), settings):
         return []
     return list(zip(plan.column("shard").to_pylist(), uris, strict=True))
 
@@ -228,9 +230,18 @@ def _open_plan(folder: str) -> pa.Table | None:
         return None
     content = storage.read_bytes(path)
     try:
-        return storage.read_table(path, content)
+        plan = storage.read_table(path, content, _PLAN_TABLE)
+        _settings_of(plan, folder)
+        return plan
     except InputError as error:
         raise _DamagedPlanError(str(error)) from None
+
+
+def _settings_of(plan: pa.Table, folder: str) -> dict[str, Any]:
+    settings = parse_json(plan.schema.metadata.get(_SETTINGS.encode(), b"{}"), _path(folder))
+    if not isinstance(settings, dict):
+        raise InputError(f"{_path(folder)}: its settings are damaged")
+    return settings
 
 
 def _path(folder: str) -> str:

@@ -14,6 +14,7 @@ from lungseg.errors import InputError
 from lungseg.imaging.dicom.pseudonym import pseudonym
 from lungseg.ingest.crash_isolation import ISOLATE_AFTER, MAX_CRASHES, mark_started, too_many_crashes
 from lungseg.prepare.sample_encoder import READ_THREADS, EncodedSample, Stopwatch, encode_samples
+from lungseg.prepare.shard_part import part_path, read_part
 from lungseg.prepare.shard_plan import ShardPlan
 from lungseg.schema import SCHEMA, Record
 from lungseg.storage.files import digest_bytes
@@ -61,7 +62,7 @@ def _write_files(plan: ShardPlan, tar: bytes, inputs_digest: str, records: list[
     storage.write_bytes(storage.join(plan.folder, f"{plan.name}.tar"), tar)
     shard = {"name": plan.name, "bytes": len(tar), "sha256": digest_bytes(tar), "samples": len(rows)}
     part = {"inputs_digest": inputs_digest, "shard": shard, "records": records, "index": rows}
-    storage.write_json(_part_path(plan), {**part, "checked": storage.digest(part)}, indent=None)
+    storage.write_json(part_path(plan.folder, plan.name), {**part, "checked": storage.digest(part)}, indent=None)
     return part
 
 
@@ -78,10 +79,6 @@ def _mark_begun(plan: ShardPlan) -> int:
         storage.delete(path)
         raise InputError(too_many_crashes(f"{plan.folder}/{plan.name}.tar", crashes))
     return crashes
-
-
-def _part_path(plan: ShardPlan) -> str:
-    return storage.join(plan.folder, "parts", f"{plan.name}.json")
 
 
 def _marker_path(plan: ShardPlan) -> str:
@@ -135,17 +132,15 @@ def _stats(uris: Sequence[str]) -> list[tuple[int, int] | None]:
 
 def _finished_part(plan: ShardPlan, inputs_digest: str) -> Row | None:
     """Return the part of an earlier run if its inputs are the same, its tar is intact and no record of it failed."""
-    path = _part_path(plan)
+    path = part_path(plan.folder, plan.name)
     tar = storage.join(plan.folder, f"{plan.name}.tar")
     if not (storage.exists(path) and storage.exists(tar)):
         return None
     try:
-        part = storage.read_json(path)
+        part = read_part(plan.folder, plan.name).content
     except InputError:
         return None
-    same = (
-        storage.has_valid_digest(part)
-        and part.get("inputs_digest") == inputs_digest
-        and part["shard"]["sha256"] == digest_bytes(storage.read_bytes(tar))
+    same = part.get("inputs_digest") == inputs_digest and part["shard"]["sha256"] == digest_bytes(
+        storage.read_bytes(tar)
     )
     return part if same and not any(record["status"] == "failed" for record in part["records"]) else None

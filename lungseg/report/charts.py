@@ -79,7 +79,8 @@ def learning_curves(runs: Mapping[str, Sequence[Row]]) -> dict[str, tuple[Curve 
 
 
 def _dice(row: Row) -> float:
-    return float(row["validation_dice"] if "validation_dice" in row else row["held_out_dice"])
+    dice = row.get("validation_dice", row.get("held_out_dice"))
+    return math.nan if dice is None else float(dice)
 
 
 def place_curve(values: Sequence[tuple[int, float]], low: float, high: float, epochs: int) -> Curve | None:

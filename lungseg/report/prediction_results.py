@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from lungseg import storage
 from lungseg.arrays import Row
@@ -11,11 +12,24 @@ from lungseg.ingest.reason_codes import counted_codes
 from lungseg.predictions.parts import part_files, read_part
 from lungseg.report.result_table import ResultLine, compute_metrics, group_by
 from lungseg.schema import USABLE
+from lungseg.storage.json_files import Finite, JsonFields, Whole
 from lungseg.study.tested_images import mean_defined
 
 DISTANCES = ("hd95_px", "assd_px")
 TRAINING_LABELS = {True: "seen", False: "unseen", None: "unknown"}
 """Text for the values of the column seen_in_training."""
+
+
+class _PlanFields(JsonFields):
+    archive: str
+    checkpoints: list[str]
+    model: str
+    runs: list[str]
+    epochs: list[Whole]
+    threshold: Finite
+    tta: str
+    postprocess: dict[str, Any]
+    images: Whole
 
 
 @dataclass(frozen=True)
@@ -43,7 +57,7 @@ def read_predictions(folder: str) -> Predictions:
         raise InputError(f"{folder}: no such folder, expected predictions: pass the --out of jobs/infer.py")
     if not storage.exists(storage.join(folder, "plan.json")):
         raise InputError(f"{folder}: no plan.json, expected predictions: pass the --out of jobs/infer.py")
-    plan = storage.read_json(storage.join(folder, "plan.json"))
+    plan = storage.read_json(storage.join(folder, "plan.json"), fields=_PlanFields)
     end = storage.join(folder, "predictions.json")
     rows = [row for part in part_files(folder) for row in _read_part(part)]
     names = ("archive", "checkpoints", "model", "runs", "epochs", "threshold", "tta", "postprocess")

@@ -1,18 +1,58 @@
 """Read the results of a study."""
 
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from pydantic import Field
 
 from lungseg import storage
 from lungseg.arrays import Row
 from lungseg.errors import InputError
+from lungseg.model.checkpoint import StudyRuns
 from lungseg.plurals import counted
 from lungseg.report.result_table import METRICS, ResultLine, compute_metrics, group_by
 from lungseg.schema import is_superseded
+from lungseg.storage.json_files import Finite, JsonFields, Whole, check_fields, parse_json
+from lungseg.storage.table_formats import STUDY_TABLE, TEST_TABLE
 from lungseg.study.cross_dataset import CrossDatasetResults, summarise
 from lungseg.study.tested_images import mean_defined, patient_key
+
+
+class _StudyFields(StudyRuns):
+    study: str = ""
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+
+class _Model(JsonFields):
+    encoder: str
+
+
+class _Settings(JsonFields):
+    model: _Model
+    choose_threshold: bool
+    epochs: Whole
+
+
+class _RunFields(JsonFields):
+    run: str
+    protocol: str
+    train_on: list[str]
+    fold: Whole
+    folds: Whole
+    resolution: str
+    aggregation: str
+    input: str
+    threshold: Finite
+    settings: _Settings
+
+
+class _EpochFields(JsonFields):
+    epoch: Whole
+    loss: float
+    validation_dice: float | None = None
+    held_out_dice: float | None = None
 
 
 @dataclass(frozen=True)
@@ -72,7 +112,7 @@ def read_study(folder: str) -> Study:
         )
     curves = {name: _read_curve(storage.join(folder, name, "metrics.jsonl")) for name in runs}
     return Study(
-        name=study["study"],
+        name=study.get("study") or storage.name_of(folder),
         folder=folder,
         runs=runs,
         tables=_run_tables(folder, finished),
@@ -99,8 +139,8 @@ def read_rows(folder: str) -> list[Row]:
 
     """
     path = storage.join(folder, "study.parquet")
-    rows = storage.read_table(path).to_pylist() if storage.exists(path) else []
-    states = storage.read_json(storage.join(folder, "study.json")).get("states", {})
+    rows = storage.read_table(path, expected=STUDY_TABLE).to_pylist() if storage.exists(path) else []
+    states = _read_study_json(folder).get("states", {})
     return [row for row in rows if not is_superseded(states.get(row["run"], {}))]
 
 
@@ -112,7 +152,7 @@ def _read_study_json(folder: str) -> Row:
     path = storage.join(folder, "study.json")
     if not storage.exists(path):
         raise InputError(f"{folder}: no study.json, expected the folder of a study: pass OUT/STUDY of jobs/train.py")
-    return storage.read_json(path)
+    return storage.read_json(path, fields=_StudyFields)
 
 
 def _state_text(state: Row) -> str:
@@ -124,8 +164,8 @@ def _run_tables(folder: str, runs: Sequence[str]) -> tuple[RunTable, ...]:
     """Group finished runs by their shared settings."""
     groups: dict[str, list[tuple[Row, list[Row]]]] = defaultdict(list)
     for name in runs:
-        summary = storage.read_json(storage.join(folder, name, "run.json"))
-        tested = storage.read_table(storage.join(folder, name, "tested.parquet")).to_pylist()
+        summary = storage.read_json(storage.join(folder, name, "run.json"), fields=_RunFields)
+        tested = storage.read_table(storage.join(folder, name, "tested.parquet"), expected=TEST_TABLE).to_pylist()
         groups[storage.digest([_shared_settings(summary)])].append((summary, tested))
     return tuple(_run_table(group) for group in groups.values())
 
@@ -190,10 +230,9 @@ def _read_curve(path: str) -> list[Row]:
     """Read metrics.jsonl, one row per epoch; a resumed run may have written an epoch twice: the last one counts."""
     if not storage.exists(path):
         return []
-    try:
-        rows = [json.loads(line) for line in storage.read_bytes(path).decode().splitlines()]
-    except ValueError:
-        raise InputError(
-            f"{path}: the file is damaged, expected one JSON object per line: delete it, or train again"
-        ) from None
+    advice = "delete it, or train again"
+    lines = storage.read_bytes(path).splitlines()
+    for line in lines:
+        check_fields(line, path, _EpochFields, advice)
+    rows = [parse_json(line, path) for line in lines]
     return [row for _, row in sorted({row["epoch"]: row for row in rows}.items())]

@@ -6,19 +6,17 @@ from lungseg.storage.files import (
     digest,
     digest_bytes,
     exists,
-    has_valid_digest,
     list_files,
     list_folders,
     list_stats,
     open_filesystem,
     read_bytes,
-    read_json,
     read_range,
     stat,
     try_stat,
     write_bytes,
-    write_json,
 )
+from lungseg.storage.json_files import has_valid_digest, read_json, write_json
 from lungseg.storage.paths import is_inside, join, name_of, parent_of, resolve
 from lungseg.storage.tables import count_rows, read_table, table_bytes, write_table
 

@@ -12,9 +12,7 @@ from urllib.parse import quote
 
 import pyarrow.fs as pafs
 
-from lungseg import __version__
 from lungseg.errors import InputError, first_line
-from lungseg.schema import SCHEMA, check_schema
 from lungseg.storage import filesystems
 from lungseg.storage.paths import parent_of
 
@@ -252,39 +250,6 @@ def delete(path: str) -> None:
     with _io_errors_as_input_errors(path), contextlib.suppress(FileNotFoundError):
         if kind in calls:
             filesystems.retry(lambda: calls[kind](inner))
-
-
-def read_json(path: str, content: bytes | None = None) -> dict[str, Any]:
-    """Read a JSON object of the current schema version.
-
-    content: the bytes of the file, where they were read before.
-
-    Raises:
-        InputError: the file does not exist, is not a JSON object, or has another schema version.
-
-    """
-    try:
-        value = json.loads(read_bytes(path) if content is None else content)
-    except ValueError:
-        raise InputError(f"{path}: not valid JSON: the file is damaged; create it again") from None
-    if not isinstance(value, dict):
-        raise InputError(
-            f"{path}: {type(value).__name__}, expected a JSON object: the file is damaged; create it again"
-        )
-    check_schema(value.get("schema"), path, str(value.get("lungseg_version") or ""))
-    return value
-
-
-def write_json(path: str, value: dict[str, Any], indent: int | None = 1) -> None:
-    """Write a JSON object after the schema version and the lungseg version; indent=None is ten times faster."""
-    content = {"schema": SCHEMA, "lungseg_version": __version__, **value}
-    write_bytes(path, (json.dumps(content, indent=indent) + "\n").encode())
-
-
-def has_valid_digest(value: dict[str, Any]) -> bool:
-    """Return whether a JSON object matches the digest in its field `checked`."""
-    not_covered = ("schema", "lungseg_version", "checked")
-    return value.get("checked") == digest({name: field for name, field in value.items() if name not in not_covered})
 
 
 def digest_bytes(content: bytes) -> str:

@@ -220,7 +220,9 @@ def read_file(path: str, offset: int, size: int | None) -> bytes:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise InputError(f"{path}: a pipe, socket or device, expected a file: remove it from the archive")
         file.seek(offset)
-        return file.read(size)
+        # A damaged index may state any size: no more memory is reserved than the file has bytes.
+        rest = os.fstat(file.fileno()).st_size - offset
+        return file.read() if size is None else file.read(max(0, min(size, rest)))
 
 
 def stat_file(path: str) -> tuple[int, int] | None:

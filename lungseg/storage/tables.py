@@ -1,20 +1,25 @@
 """Parquet tables on any file system, with the schema version checked on read."""
 
+import re
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lungseg.errors import InputError, first_line
+from lungseg.errors import InputError
 from lungseg.schema import check_schema
 from lungseg.storage.files import read_bytes, write_bytes
+from lungseg.storage.table_formats import TableFormat, check_table
+
+_NUMBER = re.compile(r"[0-9]{1,9}")
 
 
-def read_table(path: str, content: bytes | None = None) -> pa.Table:
+def read_table(path: str, content: bytes | None = None, expected: TableFormat | None = None) -> pa.Table:
     """Read a Parquet file of the current schema version.
 
-    content: the bytes of the file, where they were read before.
+    content: the bytes of the file, where they were read before. expected: the columns and values that it must have.
 
     Raises:
-        InputError: the file does not exist, is not a Parquet file, or has another schema version.
+        InputError: the file does not exist, is not a Parquet file, or has another schema version, columns or values.
 
     """
     try:
@@ -22,16 +27,19 @@ def read_table(path: str, content: bytes | None = None) -> pa.Table:
         # 34314), which would turn a finished job into a failed one.
         source = pa.BufferReader(read_bytes(path) if content is None else content)
         table = pq.ParquetFile(source, pre_buffer=False, page_checksum_verification=True).read(use_threads=False)
-    except (pa.ArrowException, OSError) as error:
-        raise _not_parquet(path, error) from None
+        table.validate(full=True)  # text may not be UTF-8
+    except (pa.ArrowException, OSError):
+        raise _not_parquet(path) from None
     metadata = {name: value.decode(errors="replace") for name, value in (table.schema.metadata or {}).items()}
     number = metadata.get(b"lungseg.schema", "none")
-    check_schema(int(number) if number.isdigit() else number, path, metadata.get(b"lungseg.version", ""))
+    check_schema(int(number) if _NUMBER.fullmatch(number) else number, path, metadata.get(b"lungseg.version", ""))
+    if expected is not None:
+        check_table(table, path, expected)
     return table
 
 
-def _not_parquet(path: str, error: Exception) -> InputError:
-    return InputError(f"{path}: not a Parquet file ({first_line(error)}): create it again")
+def _not_parquet(path: str) -> InputError:
+    return InputError(f"{path}: not a Parquet file, or a damaged one: create it again")
 
 
 def count_rows(path: str, content: bytes) -> int:
@@ -43,8 +51,8 @@ def count_rows(path: str, content: bytes) -> int:
     """
     try:
         return int(pq.read_metadata(pa.BufferReader(content)).num_rows)
-    except (pa.ArrowException, OSError) as error:
-        raise _not_parquet(path, error) from None
+    except (pa.ArrowException, OSError):
+        raise _not_parquet(path) from None
 
 
 def table_bytes(table: pa.Table) -> bytes:

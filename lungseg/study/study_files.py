@@ -2,21 +2,43 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import Field
 
 from lungseg import storage
 from lungseg.arrays import Row
 from lungseg.config import TrainSettings
 from lungseg.dataset.catalog import read_subgroups
 from lungseg.dataset.folds import RunPlan
+from lungseg.model.checkpoint import StudyRuns
 from lungseg.schema import STUDY_ROWS, table
+from lungseg.storage.json_files import JsonFields, Whole
+from lungseg.storage.table_formats import TEST_TABLE
 from lungseg.study import cross_dataset
 from lungseg.study.tested_images import study_rows
+
+
+class _RunFields(JsonFields):
+    protocol: str
+    train_on: list[str]
+    fold: Whole
+    seed: Whole = 0
+
+
+class _StudyFields(StudyRuns):
+    results: dict[str, Any] = Field(default_factory=dict)
+
+
+def _tested_rows(path: str) -> list[Row]:
+    rows: list[Row] = storage.read_table(path, expected=TEST_TABLE).to_pylist()
+    return rows
 
 
 def earlier_seeds(folder: str) -> set[int]:
     """Return the seeds of the runs that study.json lists; none before the first command of a study."""
     path = storage.join(folder, "study.json")
-    states = storage.read_json(path).get("states", {}) if storage.exists(path) else {}
+    states = storage.read_json(path, fields=StudyRuns).get("states", {}) if storage.exists(path) else {}
     return {state.get("seed", 0) for state in states.values()}
 
 
@@ -42,7 +64,7 @@ class StudyRecord:
 
     def read_run_summary(self, name: str) -> Row:
         """Read run.json of a finished run."""
-        return storage.read_json(storage.join(self.folder, name, "run.json"))
+        return storage.read_json(storage.join(self.folder, name, "run.json"), fields=_RunFields)
 
     def kept_aside(self) -> list[str]:
         """Return the finished runs of earlier commands with other settings, data or code."""
@@ -82,7 +104,7 @@ class StudyRecord:
         rows: list[Row] = []
         for name, run in runs.items():
             if run["in_results"]:
-                tested = storage.read_table(storage.join(self.folder, name, "tested.parquet")).to_pylist()
+                tested = _tested_rows(storage.join(self.folder, name, "tested.parquet"))
                 plan = (run["protocol"], run["train_on"], run["fold"], run["seed"])
                 rows += study_rows(tested, *plan, subgroups)
         results = cross_dataset.summarise(rows)
@@ -92,7 +114,7 @@ class StudyRecord:
 
     def _read_earlier(self) -> Row:
         path = storage.join(self.folder, "study.json")
-        return storage.read_json(path) if storage.exists(path) else {}
+        return storage.read_json(path, fields=_StudyFields) if storage.exists(path) else {}
 
     def _write(self, runs: dict[str, Row], results: Row) -> None:
         content = {

@@ -13,6 +13,7 @@ from lungseg.dataset.duplicate_audit import audit_datasets
 from lungseg.errors import SettingsError
 from lungseg.plurals import counted
 from lungseg.progress import ProgressLine
+from lungseg.storage.table_formats import TableFormat
 from lungseg.training.run import name_run
 from lungseg.training.study_data import require_enough_images
 
@@ -125,7 +126,7 @@ def find_linked_images(study: str, data: Sequence[PreparedDataset]) -> tuple[fol
     path = storage.join(study, "duplicates.parquet")
     phashes = [dataset.index.column("phash").to_pylist() for dataset in data]
     inputs_digest = storage.digest([[dataset.digest for dataset in data], phashes])
-    table = storage.read_table(path) if storage.exists(path) else None
+    table = storage.read_table(path, expected=TableFormat(duplicates.PAIRS)) if storage.exists(path) else None
     if table is None or table.schema.metadata.get(b"lungseg.audited") != inputs_digest.encode():
         images = counted(sum(dataset.index.num_rows for dataset in data), "image")
         logger.info("audit: looking for duplicates among %s", images)

@@ -13,6 +13,7 @@ from typing import Any, Self
 from lungseg import storage
 from lungseg.arrays import U8, Row
 from lungseg.config import WandbSettings
+from lungseg.storage.json_files import JsonFields, Whole, check_fields, parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -31,14 +32,20 @@ class TrackedImage:
     predicted: U8
 
 
+class _EpochFields(JsonFields):
+    epoch: Whole
+
+
 class MetricsLog:
     """A run's metrics.jsonl: one line per epoch, written before the next epoch starts."""
 
     def __init__(self, path: str, epochs_done: int) -> None:
         """Keep the first `epochs_done` lines of an interrupted run; later epochs are repeated."""
         self._path = path
-        lines = storage.read_bytes(path).decode().splitlines() if storage.exists(path) else []
-        rows = [json.loads(line) for line in lines]
+        lines = storage.read_bytes(path).splitlines() if storage.exists(path) else []
+        for line in lines:
+            check_fields(line, path, _EpochFields, "delete it, or train again")
+        rows = [parse_json(line, path) for line in lines]
         self.rows: list[Row] = [row for row in rows if row["epoch"] <= epochs_done]
 
     def add(self, row: Row) -> None:

@@ -267,3 +267,22 @@ def test_parsing_loads_no_heavy_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "epochs: !!int x",
+        "epochs: 2001-99-99",
+        "epochs: " + "9" * 5000,
+        "study: &a [*a]",
+        "study: " + "[" * 2000,
+        "a: &a [x]\n" + "".join(f"b{i}: &b{i} [{'*a, ' * 200}]\n" for i in range(200)),
+        "a: \0",
+    ],
+)
+def test_a_file_that_is_no_settings_is_refused(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text(text)
+    with pytest.raises(SettingsError, match="--config"):
+        parse("train", ["--config", str(path)])

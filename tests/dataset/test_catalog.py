@@ -31,7 +31,8 @@ def write_part(plan: ShardPlan, areas: list[float | None]) -> None:
     records = [{**as_dict(record), "mask_area": area} for record, area in zip(plan.records, areas, strict=True)]
     places = {f"{name}_{field}": 1 for name in ("image", "mask", "json") for field in ("offset", "size", "crc32")}
     ids = ("image_id", "dataset", "patient_id", "finding", "pixel_digest", "phash", "fold", "flags")
-    rows = [{**{name: record[name] for name in ids}, "shard": plan.name, **places} for record in records]
+    known = {"shard": plan.name, "phash": "0" * 64, **places}
+    rows = [{**{name: record[name] for name in ids}, **known} for record in records]
     shard = {"name": plan.name, "bytes": 1, "sha256": plan.name, "samples": len(rows)}
     part = {"shard": shard, "records": records, "index": rows}
     storage.write_json(f"{plan.folder}/parts/{plan.name}.json", {**part, "checked": storage.digest(part)})

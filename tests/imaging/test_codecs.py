@@ -20,7 +20,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from PIL import Image
 
-from lungseg.errors import ImageError
+from lungseg.errors import ImageError, InputError
 from lungseg.imaging import codecs
 from lungseg.imaging.dicom.pseudonym import pseudonym
 from lungseg.imaging.dicom.reader import Tags
@@ -541,3 +541,21 @@ def test_digests_depend_on_pixels_size_and_depth() -> None:
 
 def test_digests_do_not_depend_on_memory_layout() -> None:
     assert codecs.pixel_digest(GREY[:, ::2]) == codecs.pixel_digest(GREY[:, ::2].copy())
+
+
+@pytest.mark.parametrize(
+    ("counts", "height", "width"),
+    [
+        (None, 4, 4),
+        ("", 4, 4),
+        ("P", 4, 4),  # a number that goes on after the end
+        ("04", -4, -4),
+        ("04", 1 << 20, 1 << 20),
+        ("04", None, 4),
+        ("0" * 9, 4, 4),  # fewer pixels than the image has
+        ("é", 4, 4),
+    ],
+)
+def test_run_lengths_that_are_no_mask_are_refused(counts: str | None, height: int | None, width: int | None) -> None:
+    with pytest.raises(InputError, match="a mask cannot be decoded"):
+        codecs.decode_rle(counts, height, width)

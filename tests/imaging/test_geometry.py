@@ -1,5 +1,6 @@
 """Preparation of images and masks, and its inverse."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import given, settings, strategies as st
 from numpy.typing import NDArray
 
 from lungseg.config import PreprocessSettings
-from lungseg.errors import SettingsError
+from lungseg.errors import InputError, SettingsError
 from lungseg.imaging import geometry as geometry_module
 from lungseg.schema import Geometry
 
@@ -238,3 +239,23 @@ def test_landmarks_of_the_settings_are_used() -> None:
     assert abs(float(np.median(square)) - 100) <= 1
     with pytest.raises(SettingsError, match="--match-to"):
         geometry_module.prepare_image(image, preprocess_settings(64, histogram="match"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"native_height": 1 << 20, "native_width": 1 << 20},
+        {"size": 0},
+        {"size": True},
+        {"size": 64.0},
+        {"top": 64},
+        {"orientation": 9},
+        {"other": 1},
+    ],
+)
+def test_a_stored_geometry_that_cannot_be_right_is_refused(change: dict[str, object]) -> None:
+    stored = asdict(geometry_module.plan_geometry(100, 80, PreprocessSettings(size=64)))
+    assert geometry_module.read_geometry(stored) == Geometry(**stored)
+    for values in ({**stored, **change}, [1], {}):
+        with pytest.raises(InputError, match="the geometry is not valid"):
+            geometry_module.read_geometry(values)

@@ -28,7 +28,7 @@ def items(*names: str, size: int = 5) -> list[Item]:
 
 
 def row(name: str, status: str = "ok", *codes: str) -> dict[str, Any]:
-    known = {"image_id": name, "source_uri": f"/films/{name}.png", "status": status}
+    known = {"image_id": name, "dataset": "north", "source_uri": f"/films/{name}.png", "status": status}
     return {**dict.fromkeys(PREDICTIONS.names), **known, "codes": list(codes), "message": f"why {name}", "flags": []}
 
 

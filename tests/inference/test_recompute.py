@@ -224,7 +224,7 @@ def test_damaged_json_files_are_refused_in_one_line(name: str, key: str, out: Pa
     content = json.loads((out / name).read_text())
     del content[key]
     (out / name).write_text(json.dumps(content))
-    with pytest.raises(InputError, match=r"not in the format that jobs/infer\.py writes") as refused:
+    with pytest.raises(InputError, match=f"{name}: {key} is missing") as refused:
         recompute.run(str(out))
     assert len(str(refused.value).splitlines()) == 1
 

@@ -21,7 +21,7 @@ from lungseg.model import checkpoint
 from lungseg.model.checkpoint_io import Snapshot, load_model, load_state, save
 from lungseg.model.network import LungNetwork, build_network
 from lungseg.schema import SCHEMA
-from lungseg.storage import files, tables
+from lungseg.storage import json_files, tables
 
 torch.set_num_threads(1)  # two threads are ten times slower on a busy machine
 
@@ -444,7 +444,7 @@ def test_crash_while_saving_keeps_the_older_checkpoint(
 
     with monkeypatch.context() as patched:
         patched.setattr(storage, "write_bytes", crash)
-        for module in (files, tables):
+        for module in (json_files, tables):
             patched.setattr(module, "write_bytes", crash)
         with pytest.raises(CrashError):
             save(str(checkpoints), snapshot(*trained, epoch=2))

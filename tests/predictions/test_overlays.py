@@ -20,7 +20,16 @@ Row = dict[str, Any]
 
 
 def _row(name: str, dice: float | None, seen: bool = False) -> Row:
-    return {"image_id": name, "dataset": "north", "status": "ok", "dice": dice, "seen_in_training": seen, "flags": []}
+    return {
+        "image_id": name,
+        "dataset": "north",
+        "source_uri": "",
+        "status": "ok",
+        "codes": [],
+        "dice": dice,
+        "seen_in_training": seen,
+        "flags": [],
+    }
 
 
 def _written(tmp_path: Path, mask: U8, **values: Any) -> Row:

@@ -275,7 +275,7 @@ def go_until(run: Run, ends: Callable[[Event], bool]) -> list[Event]:
 
     torch.manual_seed(len(run.folder))  # as in a new process
     with pytest.MonkeyPatch.context() as patched:
-        for module in (storage, storage.files, storage.tables):
+        for module in (storage, storage.json_files, storage.tables):
             patched.setattr(module, "write_bytes", writing)
         try:
             go(run, lambda p: happens("shown", str(p.epoch), str(p.step), p.note.split(" ")[0]))

@@ -152,7 +152,8 @@ def _check_length(dataset: "Dataset", display_name: str) -> None:
     """Refuse truncated pixel data, which pydicom accepts."""
     from pydicom.dataelem import RawDataElement
 
-    pixels: Any = dataset.get_item("PixelData")
+    with _wrap_library_errors(display_name, "read"):
+        pixels: Any = dataset.get_item("PixelData")
     if not isinstance(pixels, RawDataElement) or pixels.length == _UNDEFINED:
         return
     length = len(pixels.value or b"")
@@ -206,6 +207,12 @@ def _decode(dataset: "FileDataset", display_name: str) -> NDArray[Any]:
         pixels = pixel_array(dataset, decoding_plugin=decoder, correct_unused_bits=False)
         if element_text(dataset, "PhotometricInterpretation") == "PALETTE COLOR":
             pixels = apply_color_lut(pixels, dataset)[..., :3]
+    stated = (element_int(dataset, "Rows"), element_int(dataset, "Columns"))
+    if pixels.shape not in (stated, (*stated, 3)) or pixels.dtype.kind not in "iu" or pixels.itemsize > 2:
+        raise ImageError(
+            "undecodable",
+            f"{display_name} holds pixels of another size or kind than its header states: download or export it again",
+        )
     return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
 
 

@@ -121,7 +121,9 @@ def _rescaled(stored: NDArray[np.float64], rendering: Rendering) -> NDArray[np.f
     """Apply the modality LUT, or slope and intercept. Source: DICOM PS3.3 C.11.1."""
     if rendering.modality is not None:
         return _apply_table(stored, rendering.modality)
-    return stored * rendering.slope + rendering.intercept
+    with np.errstate(over="ignore", invalid="ignore"):
+        values: NDArray[np.float64] = stored * rendering.slope + rendering.intercept
+    return values if np.isfinite(values).all() else stored  # numbers that cannot be right
 
 
 def _windowed(values: NDArray[np.float64], voi: Table | Window | None) -> NDArray[np.float64] | None:
@@ -133,7 +135,8 @@ def _windowed(values: NDArray[np.float64], voi: Table | Window | None) -> NDArra
     centre, width = (voi.centre - 0.5, voi.width - 1.0) if voi.function == "LINEAR" else (voi.centre, voi.width)
     if width <= 0:
         return None
-    distance = (values - centre) / width
+    with np.errstate(over="ignore"):
+        distance = (values - centre) / width
     if voi.function == "SIGMOID":
         return np.reciprocal(1.0 + np.exp(np.clip(-4.0 * distance, -50.0, 50.0)))
     return np.clip(distance + 0.5, 0.0, 1.0)

@@ -66,7 +66,8 @@ def element_value(dataset: "Dataset", name: str) -> Any:
 def element_text(dataset: "Dataset", name: str) -> str:
     """Return the first value of an element in upper case; empty if there is none."""
     value = element_value(dataset, name)
-    first = value[0] if isinstance(value, Sequence) and not isinstance(value, str | bytes) else value
+    is_list = isinstance(value, Sequence) and not isinstance(value, str | bytes)
+    first = next(iter(value), None) if is_list else value
     return "" if first is None else str(first).strip().upper()
 
 
@@ -88,9 +89,11 @@ def element_int(dataset: "Dataset", name: str, default: int = 0) -> int:
 
 
 def sequence_items(dataset: "Dataset", name: str) -> list["Dataset"]:
-    """Return the items of a sequence; empty if it is absent."""
+    """Return the items of a sequence; empty if it is absent, or another type of element."""
+    from pydicom.sequence import Sequence as Items
+
     value = element_value(dataset, name)
-    return [] if value is None or isinstance(value, str | bytes) else list(value)
+    return list(value) if isinstance(value, Items) else []
 
 
 def element_readings(dataset: "Dataset", name: str) -> list[str]:

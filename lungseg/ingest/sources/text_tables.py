@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from lungseg.errors import InputError, first_line
+from lungseg.errors import InputError
 
 _BOM = b"\xef\xbb\xbf"
 _DELIMITERS = (",", "\t", ";")
@@ -29,10 +29,12 @@ def column_names(content: bytes, path: str) -> list[str]:
         if _is_parquet(content):
             return list(pq.ParquetFile(pa.BufferReader(content)).schema_arrow.names)
         names, _ = _read_header(*_split_delimiter_line(content))
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path}: not a Parquet file ({first_line(error)}): export it again") from None
+    except (pa.ArrowException, OSError):
+        raise InputError(f"{path}: not a Parquet file, or a damaged one: export it again") from None
     except (UnicodeDecodeError, csv.Error):
         raise InputError(f"{path}: neither Parquet nor CSV in UTF-8: save it as one of these") from None
+    if b"\0" in content and not _is_parquet(content):
+        raise InputError(f"{path}: has zero bytes, as UTF-16 or a damaged file: save it as CSV in UTF-8")
     if not names:
         raise InputError(f"{path}: no header, expected the column names in the first line: add them")
     return names
@@ -54,13 +56,22 @@ def read_columns(content: bytes, path: str, names: Iterable[str]) -> dict[str, l
             table = file.read(columns=columns, use_threads=False)
         else:
             table = _read_csv(content, path, columns)
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path}: cannot be read ({first_line(error)}): save it again, CSV as UTF-8") from None
+        _require_unique(table.column_names, columns, path)
+        table.validate(full=True)  # text may not be UTF-8
+    except (pa.ArrowException, OSError, UnicodeDecodeError):
+        # Without the message of the library: it may quote a row, which may identify a patient.
+        raise InputError(f"{path}: cannot be read (damaged, or not UTF-8): save it again, CSV as UTF-8") from None
     for name in columns:
         kind = table[name].type
         if pa.types.is_nested(kind) or pa.types.is_binary(kind):
             raise InputError(f"{path}: column {name} has the type {kind}, expected text: export paths, not images")
     return {name: [_text(value) for value in table[name].to_pylist()] for name in columns}
+
+
+def _require_unique(present: list[str], names: Iterable[str], path: str) -> None:
+    double = next((name for name in names if present.count(name) > 1), None)
+    if double is not None:
+        raise InputError(f"{path}: several columns are called {double}: rename all but one")
 
 
 def _is_parquet(content: bytes) -> bool:
@@ -89,6 +100,7 @@ def _read_csv(content: bytes, path: str, columns: list[str]) -> pa.Table:
         invalid_rows.append(row)
         return "skip"
 
+    content.decode("utf-8-sig")  # Arrow would print a traceback for a row that is not UTF-8 and has too many cells
     table = pacsv.read_csv(
         pa.BufferReader(content),
         pacsv.ReadOptions(use_threads=False, column_names=names, skip_rows=1),

@@ -269,3 +269,16 @@ def test_unparsable_tags_count_as_missing() -> None:
     unknown = Dataset()
     unknown.add_new("PixelPaddingValue", "UN", b"\x0f\xa0")
     assert tags_module.element_numbers(unknown, "PixelPaddingValue") == []
+
+
+def test_an_element_of_another_type_is_no_sequence() -> None:
+    dataset = Dataset()
+    for vr, value in (("US", 3), ("FD", 1.5), ("DS", "2"), ("AT", 0x00080060), ("UI", ["1.2", "1.3"])):
+        dataset.add_new("ViewCodeSequence", vr, value)
+        assert tags_module.sequence_items(dataset, "ViewCodeSequence") == []
+
+
+def test_an_empty_list_of_values_has_no_text() -> None:
+    dataset = Dataset()
+    dataset.add_new("VOILUTFunction", "CS", [])
+    assert tags_module.element_text(dataset, "VOILUTFunction") == ""

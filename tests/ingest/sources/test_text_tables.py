@@ -90,3 +90,30 @@ def test_cells_may_contain_line_breaks_and_quotes() -> None:
         "image": ["a", "b", "c"],
         "note": ["one\ntwo", '5" film', 'so "called"'],
     }
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"image,patient\na,Quasimodo\0\n",
+        "image,patient\na,Quasimodo\n".encode("utf-16"),
+        b"image,image\na,b,Quasimodo\xff",
+    ],
+)
+def test_a_row_is_never_quoted(content: bytes, capfd: pytest.CaptureFixture[str]) -> None:
+    def read() -> None:
+        column_names(content, "x.csv")
+        read_columns(content, "x.csv", ["image"])
+
+    with pytest.raises(InputError) as refused:
+        read()
+    assert "Quasimodo" not in str(refused.value)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_parquet_file_with_a_double_column_is_refused() -> None:
+    table = pa.table([pa.array(["a"]), pa.array(["b"])], names=["image", "image"])
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    with pytest.raises(InputError, match="several columns are called image"):
+        read_columns(sink.getvalue().to_pybytes(), "x.parquet", ["image"])
