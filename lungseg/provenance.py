@@ -8,14 +8,32 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from lungseg import storage
+from lungseg.storage.json_files import JsonFields
 from lungseg.versions import versions
 
 _PACKAGE = Path(__file__).resolve().parent
 _LIBRARIES = ("torch", "ray", "numpy", "opencv-python-headless", "segmentation-models-pytorch", "timm")
 _GIT_TIMEOUT_S = 10
+
+
+class _Git(JsonFields):
+    commit: str = ""
+    uncommitted_changes: bool = False
+
+
+class _Start(JsonFields):
+    code: str = ""
+    git: _Git | None = None
+    versions: dict[str, str | None] = Field(default_factory=dict)
+
+
+class _ProvenanceFields(JsonFields):
+    starts: Annotated[list[_Start], Field(min_length=1)]
 
 
 def read(folder: str) -> dict[str, Any]:
@@ -24,7 +42,7 @@ def read(folder: str) -> dict[str, Any]:
     Times are in UTC, as 2026-01-31 23:59:59.
     """
     path = storage.join(folder, "provenance.json")
-    return storage.read_json(path) if storage.exists(path) else {}
+    return storage.read_json(path, fields=_ProvenanceFields) if storage.exists(path) else {}
 
 
 def record_start(folder: str, details: dict[str, Any]) -> None:

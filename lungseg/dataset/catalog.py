@@ -21,7 +21,7 @@ from lungseg.arrays import Row
 from lungseg.config import PreprocessSettings
 from lungseg.errors import InputError, ShardError
 from lungseg.storage.json_files import JsonFields, Whole, check_fields
-from lungseg.storage.table_formats import INDEX_TABLE
+from lungseg.storage.table_formats import INDEX_TABLE, MANIFEST_TABLE
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,9 @@ def read_subgroups(folders: Iterable[str]) -> dict[tuple[str, str], Row]:
     rows = [
         row
         for folder in folders
-        for row in storage.read_table(storage.join(folder, "manifest.parquet")).select(names).to_pylist()
+        for row in storage.read_table(storage.join(folder, "manifest.parquet"), expected=MANIFEST_TABLE)
+        .select(names)
+        .to_pylist()
     ]
     return {(row["dataset"], row["image_id"]): {name: row[name] for name in SUBGROUPS} for row in rows}
 
@@ -100,7 +102,7 @@ def _is_finished(folder: str) -> bool:
         return False
     try:
         info = json.loads(storage.read_bytes(path))
-    except ValueError:
+    except (ValueError, RecursionError):
         info = None
     has_schema = isinstance(info, dict) and "schema" in info
     return has_schema or storage.exists(storage.join(folder, "plan.parquet"))

@@ -140,7 +140,7 @@ def _is_untrained(run: str) -> bool:
 
 def _is_run_of_a_study(path: str) -> bool:
     study = storage.join(storage.parent_of(path), "study.json")
-    return storage.exists(study) and storage.name_of(path) in storage.read_json(study).get("runs", [])
+    return storage.exists(study) and storage.name_of(path) in storage.read_json(study, fields=StudyRuns)["runs"]
 
 
 def _of_run(path: str) -> Checkpoint:
@@ -239,9 +239,12 @@ def unusable_weights_error(checkpoint: Checkpoint, error: Exception) -> Checkpoi
 
 def trained_on(checkpoint: Checkpoint) -> frozenset[str]:
     """Return the digests of the training and validation images, as in Record.pixel_digest."""
-    path = storage.join(checkpoint.folder, "trained_on.parquet")
-    table = storage.read_table(path, expected=_TRAINED_ON)
-    return frozenset(table.column("pixel_digest").to_pylist())
+    return frozenset(trained_on_table(checkpoint).column("pixel_digest").to_pylist())
+
+
+def trained_on_table(checkpoint: Checkpoint) -> pa.Table:
+    """Read trained_on.parquet of a checkpoint."""
+    return storage.read_table(storage.join(checkpoint.folder, "trained_on.parquet"), expected=_TRAINED_ON)
 
 
 def ensemble_digest(checkpoints: Sequence[Checkpoint]) -> str:

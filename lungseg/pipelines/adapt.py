@@ -176,7 +176,7 @@ def _adapt_model(
     config: dict[str, Any] = {name: value for name, value in source.config.items() if name != "digests"}
     config["settings"] = {**config["settings"], "threshold": checkpoint.stored_threshold(source)}
     config["adapted_to"] = {**inputs, "model": source.digest}
-    trained_on = storage.read_table(storage.join(source.folder, "trained_on.parquet"))
+    trained_on = checkpoint.trained_on_table(source)
     tensors = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
     checkpoint_io.save(storage.join(out, "checkpoint"), checkpoint_io.Snapshot(tensors, {}, config, trained_on))
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from typing import Literal
 
 from lungseg import storage
 from lungseg.arrays import Row
@@ -10,6 +11,7 @@ from lungseg.cluster.resources import WorkerAllocation, allocate_runs, initial_w
 from lungseg.cluster.shared_storage import require_shared_storage
 from lungseg.config import TrainSettings
 from lungseg.model import network
+from lungseg.storage.json_files import JsonFields, Whole
 from lungseg.training.study_data import open_training_data
 from lungseg.training.train_step import check_compute_settings
 
@@ -18,10 +20,24 @@ logger = logging.getLogger(__name__)
 _LIBRARIES_MIB = 800  # torch, and an encoder with the two moments of Adam, on a CPU
 
 
+class _Compute(JsonFields):
+    threads: Literal["auto"] | Whole = "auto"
+
+
+class _Settings(JsonFields):
+    workers_per_run: Literal["auto"] | Whole = "auto"
+    device: str = "auto"
+    compute: _Compute = _Compute()
+
+
+class _StudyFields(JsonFields):
+    settings: _Settings
+
+
 def settings_of_study(settings: TrainSettings, study: str) -> TrainSettings:
     """Replace `auto` workers, device and threads by those that the study was started with."""
     path = storage.join(study, "study.json")
-    recorded = storage.read_json(path)["settings"] if storage.exists(path) else {}
+    recorded = storage.read_json(path, fields=_StudyFields)["settings"] if storage.exists(path) else {}
     return _replace_auto(settings, recorded)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from lungseg import provenance, storage
 from lungseg.config import TrainSettings
 from lungseg.plurals import counted
-from lungseg.study.study_differences import describe_changes
+from lungseg.study.study_differences import RunSettings, describe_changes
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def log_kept_aside(study: str, names: Sequence[str], settings: TrainSettings) ->
     """Log the finished runs that are not in the results, and how their settings differ."""
     if not names:
         return
-    summary = storage.read_json(storage.join(study, names[-1], "run.json"))
+    summary = storage.read_json(storage.join(study, names[-1], "run.json"), fields=RunSettings)
     differences = describe_changes(summary.get("settings", {}), settings.model_dump())
     logger.warning(
         "%s with other settings, data or code kept aside, not in the results: %s (%s): the command that trained them "

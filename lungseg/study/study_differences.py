@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import Field
 
 from lungseg import provenance, storage
 from lungseg.arrays import Row
 from lungseg.config.options import flatten
 from lungseg.config.shared import format_value
+from lungseg.storage.json_files import JsonFields
 
 Kind = Literal["setting", "data", "code", "library"]
 
@@ -62,6 +65,13 @@ def warn_of_several(differences: Sequence[StudyDifference]) -> list[str]:
     ]
 
 
+class RunSettings(JsonFields):
+    """Settings and data of a run in run.json."""
+
+    settings: dict[str, Any] = Field(default_factory=dict)
+    data: dict[str, str] = Field(default_factory=dict)
+
+
 def describe_changes(before: Row, now: Row) -> str:
     """List the settings that differ, as `--epochs 50, now 80`; "" if none does."""
     old, new = _training_settings(before), _training_settings(now)
@@ -74,7 +84,9 @@ def _facts(folder: str, runs: Sequence[str]) -> dict[tuple[Kind, str], str]:
     values: dict[tuple[Kind, str], dict[str, None]] = {}
     for run in runs:
         path = storage.join(folder, run)
-        for key, value in _run_facts(storage.read_json(storage.join(path, "run.json")), provenance.read(path)).items():
+        for key, value in _run_facts(
+            storage.read_json(storage.join(path, "run.json"), fields=RunSettings), provenance.read(path)
+        ).items():
             values.setdefault(key, {})[value] = None
     return {key: ", ".join(sorted(texts)) for key, texts in values.items()}
 
@@ -82,7 +94,7 @@ def _facts(folder: str, runs: Sequence[str]) -> dict[tuple[Kind, str], str]:
 def _run_facts(summary: Row, origin: Row) -> dict[tuple[Kind, str], str]:
     start = origin.get("starts", [{}])[-1]
     git = start.get("git") or {}
-    commit = f"{git['commit'][:12]}{' with changes' if git['uncommitted_changes'] else ''}" if git else ""
+    commit = f"{git.get('commit', '')[:12]}{' with changes' if git.get('uncommitted_changes') else ''}" if git else ""
     settings, data, versions = (
         _training_settings(summary["settings"]),
         summary.get("data", {}),

@@ -93,5 +93,5 @@ def read_folds(path: str) -> dict[str, int]:
 def _read(path: str) -> Any:
     try:
         return json.loads(storage.read_bytes(path))
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InputError(f"{path}: not valid JSON: the file is damaged; write it again, or remove it") from None
