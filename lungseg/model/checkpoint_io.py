@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lungseg import storage
 from lungseg.config import ModelSettings
+from lungseg.errors import CheckpointError
 from lungseg.model.checkpoint import FILES, Checkpoint, unusable_weights_error
 from lungseg.model.custom_code import require_allowed
 from lungseg.model.network import LungNetwork, build_network, skip_weight_init
@@ -60,20 +61,47 @@ def load_model(checkpoint: Checkpoint, custom_network: str = "") -> LungNetwork:
     require_allowed(checkpoint.folder, settings.custom, custom_network)
     with skip_weight_init():
         model = build_network(settings, pretrained=False)
+    weights = load_weights(checkpoint)
     try:
-        model.load_state_dict(load_weights(checkpoint))
-    except (SafetensorError, RuntimeError) as error:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
         raise unusable_weights_error(checkpoint, error) from None
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()):
+        raise CheckpointError(
+            f"{checkpoint.folder}: the weights have values that are not finite numbers: the training diverged; train "
+            "again with a lower --optim.lr"
+        )
     return model
 
 
 def load_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """Read the weights."""
-    return safetensors.torch.load(storage.read_bytes(storage.join(checkpoint.folder, "model.safetensors")))
+    """Read the weights.
+
+    Raises:
+        CheckpointError: the file has no tensors, or tensors of an unknown type.
+
+    """
+    content = storage.read_bytes(storage.join(checkpoint.folder, "model.safetensors"))
+    try:
+        return safetensors.torch.load(content)
+    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise unusable_weights_error(checkpoint, error) from None
 
 
 def load_state(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Read the training state, onto the CPU."""
+    """Read the training state, onto the CPU.
+
+    Raises:
+        CheckpointError: the file is damaged.
+
+    """
     content = io.BytesIO(storage.read_bytes(storage.join(checkpoint.folder, "state.pt")))
-    state: dict[str, Any] = torch.load(content, map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(content, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
+    except Exception:  # the reader of pickles and archives raises exceptions of many types
+        state = None
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{checkpoint.folder}: state.pt is damaged: copy it again, or train again")
     return state

@@ -28,3 +28,10 @@ def test_thousands_of_damaged_files_are_refused_in_words(tmp_path: Path) -> None
     counts = _counts(divisor=1)
     assert sum(counts.values()) >= 1780
     assert problems(tmp_path, counts, first=1000) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_damaged_weights_and_states_are_refused_in_words(tmp_path: Path) -> None:
+    counts = {"model_kinds.model.safetensors": 60, "model_kinds.state.pt": 60}
+    assert problems(tmp_path, counts) == []
