@@ -21,7 +21,7 @@ from lungseg.arrays import Row
 from lungseg.config import PreprocessSettings
 from lungseg.errors import InputError, ShardError
 from lungseg.storage.json_files import JsonFields, Whole, check_fields
-from lungseg.storage.table_formats import INDEX_TABLE, MANIFEST_TABLE
+from lungseg.storage.table_formats import INDEX_TABLE, TableFormat
 
 logger = logging.getLogger(__name__)
 
@@ -66,10 +66,11 @@ def read_subgroups(folders: Iterable[str]) -> dict[tuple[str, str], Row]:
 
     """
     names = ("dataset", "image_id", *SUBGROUPS)
+    columns = TableFormat(pa.schema([(name, pa.string()) for name in names]), frozenset(SUBGROUPS))
     rows = [
         row
         for folder in folders
-        for row in storage.read_table(storage.join(folder, "manifest.parquet"), expected=MANIFEST_TABLE)
+        for row in storage.read_table(storage.join(folder, "manifest.parquet"), expected=columns)
         .select(names)
         .to_pylist()
     ]
