@@ -10,6 +10,8 @@ import pytest
 
 from lungseg.config.command_line import parse
 from lungseg.config.recipes import RECIPES
+from lungseg.dataset.catalog import open_dataset
+from lungseg.dataset.fold_table import write_fold_files
 from lungseg.schema import PREDICTIONS, STUDY_ROWS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -93,7 +95,10 @@ def test_a_documented_command_parses(command: str) -> None:
 def test_the_python_snippets_run(
     prepared: Path, study: Path, predicted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = [{"train_on": "north", "dataset": "south", "role": "cross", "dice": 0.9}]
+    ids = {"run": "pooled-fold0-test", "fold": 0, "image_id": "south_00"}
+    rows = [
+        {"train_on": "north", "dataset": "south", "role": role, "dice": 0.9, **ids} for role in ("cross", "held-out")
+    ]
     folders = {
         "data/prepared/montgomery": prepared / "north",
         "data/prepared/south": prepared / "south",
@@ -105,7 +110,12 @@ def test_the_python_snippets_run(
     (tmp_path / "runs" / "first").mkdir(parents=True)
     import pandas as pd
 
-    pd.DataFrame(rows).to_parquet(tmp_path / "runs" / "first" / "study.parquet")
+    first = tmp_path / "runs" / "first"
+    pd.DataFrame(rows).to_parquet(first / "study.parquet")
+    for path in study.iterdir():
+        (first / path.name).symlink_to(path)
+    images = [row for part in ("north", "south") for row in open_dataset(str(prepared / part)).index.to_pylist()]
+    write_fold_files(str(first), images, [number % 2 for number in range(len(images))])
     monkeypatch.chdir(tmp_path)
     snippets = _fenced((ROOT / "docs" / "building-on-lungseg.md").read_text(), "python")
     names: dict[str, object] = {}
@@ -113,6 +123,10 @@ def test_the_python_snippets_run(
     batch = next(iter(names["loader"]))  # type: ignore[call-overload]
     assert batch["image"].shape == batch["mask"].shape
     assert batch["image"].shape[1:] == (1, 64, 64)
+    assert names["logits"].shape == names["batch"]["mask"].shape  # type: ignore[attr-defined,index]
+    assert names["probabilities"].shape == (1, 64, 64)  # type: ignore[attr-defined]
+    assert 0 < len(names["unseen"]) < len(names["folds"]) == 8  # type: ignore[arg-type]
+    assert len(names["held_out"]) == 1  # type: ignore[arg-type]
     assert names["mask"].shape == tuple(names["row"][["height", "width"]])  # type: ignore[attr-defined,index]
 
 

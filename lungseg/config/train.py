@@ -186,6 +186,9 @@ class TrainSettings(JobSettings):
     """pixels with at least this probability are lung; fixed before testing"""
     choose_threshold: bool = False
     """instead of --threshold, choose it on the fold after the held-out one, which is then not used for training"""
+    test_every: Annotated[int, Field(ge=0)] = 0
+    """also measure Dice on the held-out fold and the other datasets every this many epochs, for curves only: nothing is
+    chosen by it; 0: only at the end"""
     save_steps: Positive = 1000
     """save a checkpoint every this many steps, and after each epoch"""
     split_seed: Annotated[int, Field(ge=0)] = 0

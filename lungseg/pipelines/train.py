@@ -82,6 +82,8 @@ def run(settings: TrainSettings) -> None:
     study_plan.write_folds(study, settings, data, linked)
     failures = train_all(unfinished, at_once, allocation, record)
     _show_results(record, trained=bool(unfinished))
+    if sync := tracking.sync_command(study):
+        logger.info("W&B kept its runs offline in these folders; to upload them: %s", sync)
     _raise_failures(record, failures)
     end_job(
         {"skipped_datasets": sum(len(catalog.list_unfinished(path)) for path in paths)},

@@ -14,8 +14,10 @@ from lungseg.training.epoch_loop import Measure, evaluate
 from lungseg.training.evaluation import (
     best_threshold,
     count_at_thresholds,
+    mean_metrics,
     mean_metrics_by_dataset,
     measure_at_native_size,
+    measure_at_prepared_size,
 )
 from lungseg.training.loader import evaluation_steps, load_batches
 from lungseg.training.run_state import TrainingState
@@ -29,6 +31,23 @@ def measure_samples(training: TrainingState, positions: Sequence[int], measure: 
     steps = [replace(step, positions=tuple(positions[i] for i in step.positions)) for step in steps]
     batches = load_batches(training.reader, steps, loader.reader_threads)
     return evaluate(training.learner.eval_model, batches, measure, loader.reader_threads)
+
+
+def measure_curve(training: TrainingState) -> Row:
+    """Return the mean Dice on the held-out fold and on each other dataset in the epochs of --test-every, else {}.
+
+    At prepared size. For curves only: no weight, epoch or threshold is chosen by it. Without a validation fold, the
+    held-out fold is measured in every epoch anyway.
+    """
+    settings, split = training.run.settings, training.split
+    if not settings.test_every or (training.epoch + 1) % settings.test_every:
+        return {}
+    measure, images = measure_at_prepared_size(settings.threshold), training.reader.rows
+    subsets = {"held_out_dice": split.held_out} if settings.validates else {}
+    for dataset in sorted({images[i]["dataset"] for i in split.cross}):
+        subsets[f"cross_dice_{dataset}"] = tuple(i for i in split.cross if images[i]["dataset"] == dataset)
+    rows = {name: measure_samples(training, positions, measure) for name, positions in subsets.items()}
+    return {name: mean_metrics(measured)["dice"] for name, measured in rows.items()}
 
 
 def run_final_test(training: TrainingState) -> Row:

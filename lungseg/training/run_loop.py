@@ -14,7 +14,7 @@ from lungseg.training.epoch_loop import BatchClock, train_batches
 from lungseg.training.evaluation import mean_metrics, measure_at_prepared_size
 from lungseg.training.loader import Step, load_batches, make_augmentation, plan_epoch
 from lungseg.training.run import Progress, ShowProgress
-from lungseg.training.run_evaluation import measure_samples, run_final_test
+from lungseg.training.run_evaluation import measure_curve, measure_samples, run_final_test
 from lungseg.training.run_state import TrainingState, planned_ranks, save
 from lungseg.training.tracking import MetricsLog, WandbMirror
 from lungseg.training.train_step import deterministic_algorithms, learning_rate, peak_learning_rate
@@ -54,13 +54,14 @@ def _train_epoch(training: TrainingState, show: ShowProgress) -> Row:
     train_s = time.monotonic() - start
     subset = "validation" if settings.validates else "held_out"
     rows = measure_samples(training, getattr(training.split, subset), measure_at_prepared_size(settings.threshold))
-    metrics = mean_metrics(rows)
+    metrics, tested = mean_metrics(rows), measure_curve(training)
     row: Row = {
         "run": training.run.name,
         "epoch": training.epoch + 1,
         "loss": training.sums[0] / training.sums[1],
         **{f"{subset}_{name}": value for name, value in metrics.items()},
         f"{subset}_images": len(rows),
+        **tested,
         "lr": _learning_rates(training, steps)[-1],
         "train_s": train_s,
         "device_wait_share": training.waited / train_s,
@@ -71,6 +72,11 @@ def _train_epoch(training: TrainingState, show: ShowProgress) -> Row:
     _update_best(training, metrics["dice"])
     name = subset.replace("_", "-")
     note = f"loss {row['loss']:.3f}, {name} Dice {metrics['dice']:.4f}, {row['images_per_second']:.0f} images/s"
+    note += "".join(
+        f", {key.replace('_dice', ' Dice').replace('_', ' ')} {value:.4f}"
+        for key, value in tested.items()
+        if "_dice" in key
+    )
     show(Progress(training.epoch, total, total, row["loss"], note))
     return row
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shlex
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -176,6 +177,15 @@ def log_study_table(settings: WandbSettings, folder: str, table: tuple[list[str]
     """Log a study's cross-dataset table (header and rows) to a W&B run named summary."""
     with _SummaryMirror(settings, storage.name_of(folder), "summary", folder, {}) as mirror:
         mirror.log_table("matrix", *table)
+
+
+def sync_command(folder: str) -> str:
+    """Return the command that uploads the offline W&B runs of a study, for a shell; "" if there are none here."""
+    root = Path.home() / ".cache" / "lungseg" if "://" in folder else Path(folder)
+    patterns = [p for p in ("wandb/offline-run-*", "*/wandb/offline-run-*") if any(root.glob(p))]
+    return (
+        " ".join(["wandb sync", *(f"{shlex.quote(str(root))}/{pattern}" for pattern in patterns)]) if patterns else ""
+    )
 
 
 def _image(wandb: Any, image: TrackedImage) -> Any:

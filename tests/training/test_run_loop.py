@@ -617,3 +617,29 @@ def test_bf16_run_is_evaluated_in_fp32(folders: tuple[str, ...], tmp_path: Path)
     training.learner.model.register_forward_hook(lambda model, _, out: None if model.training else seen.add(out.dtype))
     run_loop.finish(training, ignore_progress)
     assert seen == {torch.float32}
+
+
+def test_curves_of_other_hospitals_change_nothing_else(folders: tuple[str, ...], finished: Run, tmp_path: Path) -> None:
+    run = a_run(folders, tmp_path / "run", changed(test_every=2))
+    assert run.name == finished.name
+    notes: list[Progress] = []
+    go(run, notes.append)
+    assert checkpoint.find_all(run.folder)[0].digest == checkpoint.find_all(finished.folder)[0].digest
+    rows, plain = metrics_of(run), metrics_of(finished)
+    assert [("cross_dice_south" in row) for row in rows] == [(row["epoch"] % 2 == 0) for row in rows]
+    assert [{name: row[name] for name in row if not name.startswith("cross_")} for row in rows] == plain
+    assert all(0.0 <= row["cross_dice_south"] <= 1.0 for row in rows if row["epoch"] % 2 == 0)
+    assert [", cross Dice south 0." in progress.note for progress in notes if progress.note.startswith("loss")] == [
+        row["epoch"] % 2 == 0 for row in rows
+    ]
+
+
+def test_curves_cover_the_held_out_fold_beside_a_validation_fold(folders: tuple[str, ...], tmp_path: Path) -> None:
+    weights = set()
+    for every in (0, 1):
+        run = a_run(folders, tmp_path / str(every), changed(test_every=every, patience=1))
+        go(run)
+        weights.add(checkpoint.find_all(run.folder)[0].digest)
+        assert all(("held_out_dice" in row) == bool(every) for row in metrics_of(run))
+        assert all("validation_dice" in row for row in metrics_of(run))
+    assert len(weights) == 1

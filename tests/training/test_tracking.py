@@ -457,3 +457,15 @@ def test_invalid_mode_is_logged_and_training_continues(
     with caplog.at_level(logging.WARNING), mirror(WandbSettings(), tmp_path) as broken:
         broken.log_epoch(row(1))
     assert "W&B could not start" in caplog.text
+
+
+def test_the_command_to_sync_offline_runs_is_named(tmp_path: Path, home: Path) -> None:
+    study = tmp_path / "my runs" / "first"
+    assert tracking.sync_command(str(study)) == tracking.sync_command("s3://bucket/runs/first") == ""
+    (study / "pooled-fold0" / "wandb" / "offline-run-1").mkdir(parents=True)
+    assert tracking.sync_command(str(study)) == f"wandb sync '{study}'/*/wandb/offline-run-*"
+    (study / "wandb" / "offline-run-2").mkdir(parents=True)
+    both = f"'{study}'/wandb/offline-run-* '{study}'/*/wandb/offline-run-*"
+    assert tracking.sync_command(str(study)) == f"wandb sync {both}"
+    (home / ".cache" / "lungseg" / "wandb" / "wandb" / "offline-run-3").mkdir(parents=True)
+    assert tracking.sync_command("s3://bucket/runs/first") == f"wandb sync {home}/.cache/lungseg/*/wandb/offline-run-*"
