@@ -131,8 +131,10 @@ def test_images_without_masks_cannot_train(tmp_path: Path) -> None:
 def test_masks_of_another_size_are_rejected(tmp_path: Path) -> None:
     for name, shape in (("images", (64, 64)), ("masks", (64, 60))):
         (tmp_path / "archive" / name).mkdir(parents=True)
-        image = np.zeros(shape, np.uint8)
-        image[10:40, 10:30] = 255
+        image = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+        if name == "masks":
+            image = np.zeros(shape, np.uint8)
+            image[10:40, 10:30] = 255
         cv2.imwrite(str(tmp_path / "archive" / name / "one.png"), image)
     result = job("prepare", "demo", "--source", str(tmp_path / "archive"), "--out", str(tmp_path / "prepared"))
     assert result.returncode == 1

@@ -190,7 +190,7 @@ def test_too_many_failures_stop_and_keep_finished_parts(
     assert {name: (out / "rows" / name).stat().st_mtime_ns for name in kept} == kept
 
 
-def test_one_image_prints_two_lines_without_ray(archive: Path, trained: Path, tmp_path: Path) -> None:
+def test_one_image_prints_its_result_without_ray(archive: Path, trained: Path, tmp_path: Path) -> None:
     (tmp_path / "without_ray.py").write_text(
         "import sys; sys.modules['ray'] = None\nfrom lungseg.cli import main\nsys.exit(main('infer', sys.argv[1:]))\n"
     )
@@ -204,10 +204,10 @@ def test_one_image_prints_two_lines_without_ray(archive: Path, trained: Path, tm
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert done.returncode == 0, done.stderr
-    first, second = done.stdout.splitlines()
+    first, *_, last = done.stdout.splitlines()
     (row,) = rows_of(out)
     assert first.startswith(f"south_01.png: lungs {row['area_px'] / (99 * 140):.1%} of 140 x 99 px (right ")
-    assert second == str(out / "rows" / "part-000000.parquet")
+    assert last == str(out / "rows" / "part-000000.parquet")
 
 
 def test_tars_manifest_listing_and_folder_give_same_masks(
