@@ -87,6 +87,8 @@ def exists(path: str) -> bool:
 def _file_type(path: str) -> tuple[pafs.FileSystem, str, pafs.FileType]:
     """Return the file system of a path, the path inside, and its file type."""
     filesystem, inner = open_filesystem(path)
+    if "\0" in inner:
+        raise InputError(f"{path}: a path with a zero byte, which no file can have: the file that names it is damaged")
     with _io_errors_as_input_errors(path):
         return filesystem, inner, filesystems.retry(lambda: filesystem.get_file_info(inner)).type
 

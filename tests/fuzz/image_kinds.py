@@ -28,7 +28,8 @@ def _read(case: Case) -> None:
     assert (image is not None) == opened.usable
     if image is not None:
         assert image.dtype in (np.uint8, np.uint16)
-        assert image.shape == (opened.height, opened.width)
+        shape = (opened.height, opened.width)  # of the stored pixels
+        assert image.shape == (shape if opened.orientation < 5 else shape[::-1])
         square, _ = prepare_image(image, _SETTINGS)
         assert square.shape == (64, 64)
 

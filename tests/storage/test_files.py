@@ -441,3 +441,8 @@ def test_too_long_path_is_named_as_the_cause(folder: str, tmp_path: Path) -> Non
         storage.exists(path)
     with pytest.raises(InputError, match="a name in it is too long: choose a folder with a shorter path"):
         storage.write_bytes(path, b"")
+
+
+def test_a_path_with_a_zero_byte_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="zero byte"):
+        storage.exists(f"{tmp_path}/a\0b")
