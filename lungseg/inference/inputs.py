@@ -15,6 +15,7 @@ from lungseg.imaging.codecs import SUFFIXES
 from lungseg.inference.items import Item, Stat, prepared_item, with_stats
 from lungseg.ingest import file_names, record_checks, sources
 from lungseg.ingest.sources import text_tables
+from lungseg.metrics.segmentation import ORIGINAL_REFERENCE, PREPARED_REFERENCE
 from lungseg.plurals import counted
 from lungseg.schema import MANIFEST, Record
 from lungseg.storage.table_formats import MANIFEST_TABLE
@@ -55,6 +56,12 @@ def list_items(settings: InferSettings, preprocess: PreprocessSettings, key: byt
     if not items:
         raise InputError(f"{archive}: no rows, expected one row for each image")
     return with_stats(items, stat_files({uri for item in items for uri in item.files()}, archive))
+
+
+def describe_reference(items: Sequence[Item]) -> str:
+    """Say which masks the predictions of these items are compared with."""
+    is_prepared = any(item.row is not None for item in items)
+    return PREPARED_REFERENCE if is_prepared else ORIGINAL_REFERENCE
 
 
 def _items(archive: str, settings: InferSettings, preprocess: PreprocessSettings, key: bytes | None) -> list[Item]:

@@ -31,8 +31,9 @@ _LABELS = {
     "checkpoints": "--checkpoint",
     "model": "model",
     "patients": "--patient-key of digest",
+    "custom_network": "source of --model.custom",
 }
-_DIGESTS = {"digest", "model"}
+_DIGESTS = {"digest", "model", "reference"}
 _READERS = 8  # threads that read parts; reads from a bucket mostly wait
 
 

@@ -18,6 +18,10 @@ I64 = NDArray[np.int64]
 THRESHOLDS = tuple(step / 20 for step in range(1, 20))
 """Candidate thresholds: 0.05 to 0.95 in steps of 0.05, including exactly 0.5."""
 
+PREPARED_REFERENCE, ORIGINAL_REFERENCE = "prepared mask enlarged to native size", "original mask"
+"""What metrics at native size compare with. A study and predictions of prepared data use the prepared mask, predictions
+of an archive the original one, so that their figures for the same images differ a little."""
+
 
 def count_pixels(prediction: U8, truth: U8) -> Counts:
     """Count TP, FP, FN and TN pixels of two masks u8[H,W] in {0,1}."""

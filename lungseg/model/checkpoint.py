@@ -65,6 +65,7 @@ class _ConfigFields(JsonFields):
     preprocess: dict[str, Any]
     settings: _Settings
     digests: dict[str, str]
+    custom_code: dict[str, str] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)

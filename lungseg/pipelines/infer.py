@@ -19,7 +19,7 @@ from lungseg.imaging.dicom.pseudonym import pseudonym
 from lungseg.inference import part_plan, recompute
 from lungseg.inference.actor import PredictPart
 from lungseg.inference.cpu_tasks import MARKERS, InferenceJob, finish_part, open_part
-from lungseg.inference.inputs import count_skipped, list_items
+from lungseg.inference.inputs import count_skipped, describe_reference, list_items
 from lungseg.inference.items import PredictOptions
 from lungseg.inference.part_plan import PlannedPart
 from lungseg.inference.summary import StageTimes, log_counts, print_image_summary, write_summary
@@ -207,7 +207,8 @@ def _plan_parts(settings: InferSettings, job: InferenceJob, models: Sequence[Che
     planned = [
         PlannedPart.of(number, items[start : start + settings.part_size], plan_digest) for number, start in starts
     ]
-    part_plan.claim(job.out, {**plan, "digest": storage.digest([part.digest for part in planned])})
+    digest = storage.digest([part.digest for part in planned])
+    part_plan.claim(job.out, {**plan, "reference": describe_reference(items), "digest": digest})
     kept = part_plan.find_finished(job.out, planned)
     logger.info(
         "%s in %s (%d already finished), model: %s",

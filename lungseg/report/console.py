@@ -165,7 +165,9 @@ def describe_metrics(about: Row) -> str:
     postprocessing = f", post-processed ({', '.join(steps)})" if steps else ""
     augmentation = ", test-time augmentation (flip)" if about.get("tta") == "flip" else ""
     threshold = about["threshold"] if isinstance(about["threshold"], str) else f"{about['threshold']:g}"
-    return f"{about['aggregation']}, at {about['resolution']}, threshold {threshold}{postprocessing}{augmentation}"
+    reference = f", reference: {about['reference']}" if about.get("reference") else ""
+    resolution = f"{about['aggregation']}, at {about['resolution']}{reference}"
+    return f"{resolution}, threshold {threshold}{postprocessing}{augmentation}"
 
 
 def predicting_runs(runs: Sequence[str]) -> str:

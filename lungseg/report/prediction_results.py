@@ -30,6 +30,7 @@ class _PlanFields(JsonFields):
     tta: str
     postprocess: dict[str, Any]
     images: Whole
+    reference: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ def read_predictions(folder: str) -> Predictions:
         **{name: plan.get(name) for name in names},
         "aggregation": "mean over images",
         "resolution": "native size",
+        "reference": plan.get("reference", ""),
         "complete": storage.exists(end) and bool(storage.read_json(end)),
         "planned": plan.get("images"),
         "inputs": len(rows),

@@ -10,6 +10,7 @@ from pydantic import Field
 from lungseg import storage
 from lungseg.arrays import Row
 from lungseg.errors import InputError
+from lungseg.metrics.segmentation import PREPARED_REFERENCE
 from lungseg.model.checkpoint import StudyRuns
 from lungseg.plurals import counted
 from lungseg.report.result_table import METRICS, ResultLine, compute_metrics, group_by
@@ -42,6 +43,7 @@ class _RunFields(JsonFields):
     fold: Whole
     folds: Whole
     resolution: str
+    reference: str = PREPARED_REFERENCE
     aggregation: str
     input: str
     threshold: Finite
@@ -173,11 +175,13 @@ def _run_tables(folder: str, runs: Sequence[str]) -> tuple[RunTable, ...]:
 def _shared_settings(summary: Row) -> Row:
     """Return the settings that all runs of a table share."""
     names = ("protocol", "train_on", "folds", "resolution", "aggregation", "input")
+    reference = summary.get("reference", PREPARED_REFERENCE)
     settings = summary["settings"]
     # The settings, not the outcome: early stopping and a chosen threshold differ between folds.
     threshold = "chosen on a validation fold" if settings["choose_threshold"] else summary["threshold"]
     return {
         **{name: summary[name] for name in names},
+        "reference": reference,
         "epochs": settings["epochs"],
         "threshold": threshold,
         "encoder": settings["model"]["encoder"],

@@ -7,12 +7,14 @@ from rich.table import Table
 from rich.text import Text
 
 from lungseg.metrics import bootstrap
+from lungseg.metrics.segmentation import PREPARED_REFERENCE
 from lungseg.metrics.training_noise import SeedSpread
 from lungseg.study.cross_dataset import CrossDatasetResults, GeneralisationGap, MatrixCell
 
 HELD_OUT_MARK = "*"
 """Mark of cells whose images are held-out patients of the training datasets."""
 DISAGREEMENT = "Interval and p disagree: the interval is about the mean over images, p about the ranks of the patients."
+HOW_COMPARED = f"at native size, reference: {PREPARED_REFERENCE}"
 _MIN_WIDTH = 100  # columns: a terminal may wrap wider lines, but rich would cut figures to fit
 _MIN_P = 1e-4  # smaller ones are printed as "p < 0.0001"
 
@@ -122,7 +124,7 @@ def print_results(results: CrossDatasetResults, console: Console | None = None) 
     if console is None:
         console = Console(markup=False, highlight=False, emoji=False, width=max(_MIN_WIDTH, Console().width))
     console.print(Text("Dice by test dataset", style="bold"))
-    console.print(Text(f"mean over images, at native size; {HELD_OUT_MARK} held-out patients"))
+    console.print(Text(f"mean over images, {HOW_COMPARED}; {HELD_OUT_MARK} held-out patients"))
     console.print(Text(f"95 % intervals {matrix_basis(results)}"))
     matrix = text_table(*dice_table(results))
     needed = console.measure(matrix, options=console.options.update(width=10 * console.width)).maximum

@@ -7,6 +7,7 @@ from lungseg import provenance, storage
 from lungseg.arrays import Row
 from lungseg.dataset.duplicates import image_key
 from lungseg.dataset.folds import group_rows
+from lungseg.metrics import segmentation
 from lungseg.model.custom_code import source_digests
 from lungseg.schema import TEST_ROWS, table
 from lungseg.training.distributed import rank_and_world_size, wait_for_all_ranks
@@ -90,6 +91,7 @@ def _summary(training: TrainingState, threshold: float, rows: Sequence[Row]) -> 
         "validation_images": len(training.split.validation),
         "input": f"{training.preprocess['size']} px",
         "resolution": "native size",
+        "reference": segmentation.PREPARED_REFERENCE,
         "threshold": threshold,
         "threshold_from": "validation fold" if run.settings.choose_threshold else "settings",
         "aggregation": "mean over images",

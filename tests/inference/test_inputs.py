@@ -12,9 +12,10 @@ import pytest
 from lungseg import storage
 from lungseg.config import InferSettings, ListingColumns, PreprocessSettings
 from lungseg.errors import InputError, SettingsError
-from lungseg.inference.inputs import list_items, stat_files
+from lungseg.inference.inputs import describe_reference, list_items, stat_files
 from lungseg.inference.items import Item
 from lungseg.ingest import sources
+from lungseg.report import console, prediction_results
 
 SMALL = PreprocessSettings(size=64)
 
@@ -232,3 +233,10 @@ def test_pattern_matches_names_in_one_unicode_form(pattern: str, own_archive: Pa
     images = own_archive / "north" / "images"
     (images / "north_00.png").rename(images / "e\u0301.png")
     assert len(items_of(own_archive / "north", pattern=pattern)) == 1
+
+
+def test_the_reference_of_predictions_is_named(archive: Path, prepared: Path, predicted: Path) -> None:
+    assert describe_reference(items_of(archive)) == "original mask"
+    assert describe_reference(items_of(prepared)) == "prepared mask enlarged to native size"
+    about = prediction_results.read_predictions(str(predicted)).about
+    assert "at native size, reference: original mask, threshold 0.5" in console.describe_metrics(about)

@@ -61,7 +61,7 @@ def test_json_page_and_terminal_agree(study: Path, capsys: pytest.CaptureFixture
     assert numbers["predictions"] is None
     for text in (capsys.readouterr().out, page):
         assert f"{all_runs['dice']:.4f}" in text
-        assert "at 64 px, threshold 0.5" in text
+        assert "at 64 px, reference: prepared mask enlarged to native size, threshold 0.5" in " ".join(text.split())
 
 
 def test_unfinished_run_is_a_row(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
