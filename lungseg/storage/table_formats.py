@@ -36,7 +36,8 @@ _UNDEFINED = frozenset(
 )
 _FOLD = frozenset({"fold"})  # -1: to train on in every fold
 INDEX_TABLE = TableFormat(INDEX, _UNKNOWN, {"phash": "[0-9a-f]{64}", "shard": r"[^/]+-\d{6,}"}, _FOLD)
-MANIFEST_TABLE = TableFormat(MANIFEST, _UNKNOWN, _STATUS, _FOLD)
+_GREY_VALUES = {"mask_values": "([0-9]{1,5}(,[0-9]{1,5})*)?"}
+MANIFEST_TABLE = TableFormat(MANIFEST, _UNKNOWN, {**_STATUS, **_GREY_VALUES}, _FOLD)
 TEST_TABLE = TableFormat(TEST_ROWS, _UNDEFINED | {"group"}, {"role": "held-out|cross"})
 STUDY_TABLE = TableFormat(
     STUDY_ROWS,
