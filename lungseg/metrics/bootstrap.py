@@ -102,16 +102,21 @@ class Gap:
     basis: Basis = "patients"
 
 
-def summarise(values: Values, patients: Sequence[str], trainings: Sequence[FoldEffects] = ()) -> Summary:
+def summarise(
+    values: Values,
+    patients: Sequence[str],
+    trainings: Sequence[FoldEffects] = (),
+    limits: tuple[float, float] = (-math.inf, math.inf),
+) -> Summary:
     """Summarise a metric of N images; patients are in the same order.
 
-    trainings: effects on the mean, where every fold was trained several times.
+    trainings: effects on the mean, where every fold was trained several times. limits: range of the metric; an interval
+    over trainings ends there.
     """
     clusters = cluster(values, patients)
     images, mean = clusters.values.size, mean_over_images(clusters)
     if training_noise.all_repeated(trainings):
-        error = standard_error([clusters], trainings)
-        low, high = error.interval(mean, (float(clusters.values.min()), float(clusters.values.max())))
+        low, high = standard_error([clusters], trainings).interval(mean, limits)
     else:
         low, high = percentile_interval(resampled_means(clusters))
     return Summary(

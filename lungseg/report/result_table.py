@@ -7,7 +7,7 @@ from typing import Any
 
 from lungseg.arrays import Row
 from lungseg.metrics import bootstrap
-from lungseg.study.tested_images import mean_defined, patient_key, training_effects
+from lungseg.study.tested_images import mean_defined, metric_limits, patient_key, training_effects
 
 METRICS = ("dice", "iou", "pixel_accuracy")
 _DICE_STATISTICS = ("low", "high", "sd", "median", "p5", "basis")
@@ -38,7 +38,7 @@ def compute_metrics(rows: Sequence[Row]) -> Row:
     dice = [row["dice"] for row in with_reference]
     effects = training_effects([row for row in with_reference if "rows" in row], "dice")
     patients = [patient_key(row) for row in with_reference]
-    summary = bootstrap.summarise(dice, patients, list(effects.values())) if dice else None
+    summary = bootstrap.summarise(dice, patients, list(effects.values()), metric_limits("dice")) if dice else None
     return {
         "images": len(rows),
         **{name: mean_defined(row[name] for row in with_reference) for name in METRICS},

@@ -20,6 +20,7 @@ from lungseg.study.tested_images import (
     RunGroup,
     defined,
     mean_per_image,
+    metric_limits,
     seed_means,
     training_effects,
 )
@@ -175,7 +176,8 @@ def summarise_images(images: Iterable[Row], metric: str) -> bootstrap.Summary | 
     """Summarise a metric over images; None if no image defines it."""
     rows = list(images)
     values, patients = defined(rows, metric)
-    return bootstrap.summarise(values, patients, list(training_effects(rows, metric).values())) if values else None
+    effects = list(training_effects(rows, metric).values())
+    return bootstrap.summarise(values, patients, effects, metric_limits(metric)) if values else None
 
 
 def _spread(images: Iterable[Row], metric: str) -> SeedSpread | None:

@@ -89,6 +89,11 @@ def defined(images: Iterable[Row], metric: str) -> tuple[list[float], list[str]]
     return [row[metric] for row in rows], [row["patient"] for row in rows]
 
 
+def metric_limits(metric: str) -> tuple[float, float]:
+    """Return the range of a metric: distances in px have no upper limit."""
+    return (0.0, math.inf) if metric.endswith("_px") else (0.0, 1.0)
+
+
 def training_effects(images: Iterable[Row], metric: str) -> dict[int, FoldEffects]:
     """Return the effects of the trainings on the mean over images, by fold; nothing where each has one training."""
     rows = [(image, row) for image in images for row in image["rows"] if row[metric] is not None]

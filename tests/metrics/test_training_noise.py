@@ -110,11 +110,16 @@ def test_interval_covers_the_mean_over_all_trainings() -> None:
     assert naive / 300 < 0.85
 
 
-def test_interval_stays_within_the_values() -> None:
-    values = np.array([[0.99, 1.0, 0.2], [1.0, 1.0, 0.3]])
-    both = summary(values)
-    assert both.basis == "patients and trainings"
-    assert both.high == values.mean(axis=1).max()
+def test_interval_ends_at_the_limits_of_the_metric() -> None:
+    values = np.array([[0.99, 1.0, 0.2], [1.0, 1.0, 0.3], [0.98, 0.99, 0.1]])
+    names, effects = ["a", "b", "c"], list(fold_effects(measured(values)).values())
+    free = bootstrap.summarise(values.mean(axis=1), names, effects)
+    both = bootstrap.summarise(values.mean(axis=1), names, effects, (0.0, 1.0))
+    assert free.low is not None
+    assert free.high is not None
+    assert free.low < 0  # trainings differ far more than the means of the images
+    assert free.high > 1
+    assert (both.low, both.high) == (0.0, 1.0)
 
 
 def test_one_training_in_a_fold_leaves_trainings_out() -> None:
