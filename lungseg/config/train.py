@@ -122,8 +122,8 @@ class LoaderSettings(Settings):
     """images per rank and batch (1 only with --compute.batch-norm frozen or sync); auto: the rank's share of
     --loader.global-batch-size, or 8 without it"""
     global_batch_size: Annotated[int, Field(ge=0)] = 0
-    """images per optimizer step, over all ranks and accumulated batches, so that 1, 2 or 8 ranks train alike; 0: as
-    many as the batches of the ranks have together"""
+    """images per optimizer step (or slightly more), over all ranks and accumulated batches, so that 1, 2 or 8 ranks
+    train alike; 0: as many as the batches of the ranks have together"""
     threads: Count = "auto"
     """threads per rank that read and decode; auto: 2 on CPUs, all CPUs of the rank with a GPU"""
     cache_mib: Annotated[int, Field(ge=0)] = 1024

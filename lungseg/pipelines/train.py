@@ -85,10 +85,11 @@ def run(settings: TrainSettings) -> None:
     if sync := tracking.sync_command(study):
         logger.info("W&B kept its runs offline in these folders; to upload them: %s", sync)
     _raise_failures(record, failures)
+    custom_network = ("--model.custom", settings.model.custom) if settings.model.custom else ()
     end_job(
         {"skipped_datasets": sum(len(catalog.list_unfinished(path)) for path in paths)},
         settings.strict,
-        command("infer", "archive", "--archive", "FOLDER", "--checkpoint", study),
+        command("infer", "archive", "--archive", "FOLDER", "--checkpoint", study, *custom_network),
         command("report", "study", "--study", study),
     )
 

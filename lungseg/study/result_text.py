@@ -124,7 +124,8 @@ def print_results(results: CrossDatasetResults, console: Console | None = None) 
     if console is None:
         console = Console(markup=False, highlight=False, emoji=False, width=max(_MIN_WIDTH, Console().width))
     console.print(Text("Dice by test dataset", style="bold"))
-    console.print(Text(f"mean over images, {HOW_COMPARED}; {HELD_OUT_MARK} held-out patients"))
+    console.print(Text(f"mean over images, {HOW_COMPARED}"))
+    console.print(Text(f"{HELD_OUT_MARK} held-out patients"))
     console.print(Text(f"95 % intervals {matrix_basis(results)}"))
     matrix = text_table(*dice_table(results))
     needed = console.measure(matrix, options=console.options.update(width=10 * console.width)).maximum

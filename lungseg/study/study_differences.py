@@ -17,7 +17,7 @@ Kind = Literal["setting", "data", "code", "library"]
 # Settings of a command, not of a training.
 _OF_THE_COMMAND = {
     *("data", "out", "study", "protocols", "only_folds", "train_on", "seed", "seeds", "phantoms", "wandb", "strict"),
-    *("rerun", "max_failures", "runs_at_once", "min_workers"),
+    *("rerun", "max_failures", "runs_at_once", "min_workers", "test_every"),
 }
 _NOT_RECORDED = "not recorded"
 
@@ -66,10 +66,11 @@ def warn_of_several(differences: Sequence[StudyDifference]) -> list[str]:
 
 
 class RunSettings(JsonFields):
-    """Settings and data of a run in run.json."""
+    """Settings, data and digests of custom code of a run in run.json."""
 
     settings: dict[str, Any] = Field(default_factory=dict)
     data: dict[str, str] = Field(default_factory=dict)
+    custom_code: dict[str, str] = Field(default_factory=dict)
 
 
 def describe_changes(before: Row, now: Row) -> str:
@@ -101,8 +102,9 @@ def _run_facts(summary: Row, origin: Row) -> dict[tuple[Kind, str], str]:
         start.get("versions", {}),
     )
     code = {"code digest": start.get("code"), "git commit": commit}
+    sources = {path: f"{path} with source {digest}" for path, digest in summary.get("custom_code", {}).items()}
     return {
-        **{("setting", name): value for name, value in settings.items()},
+        **{("setting", name): sources.get(value, value) for name, value in settings.items()},
         **{("data", name): digest for name, digest in data.items()},
         **{("code", name): value for name, value in code.items() if value},
         **{("library", name): version for name, version in versions.items()},

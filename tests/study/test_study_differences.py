@@ -4,13 +4,18 @@ from pathlib import Path
 from typing import Any
 
 from lungseg import provenance, storage
-from lungseg.config import OptimSettings, TrainSettings
+from lungseg.config import LossSettings, OptimSettings, TrainSettings
 from lungseg.study import study_differences
 from lungseg.study.study_differences import StudyDifference
 
 
 def _study(folder: Path, data: str = "11", code: str = "aaa", torch: str = "2.14", **settings: Any) -> str:
-    summary = {"settings": TrainSettings(**settings).model_dump(), "data": {"north": data}}
+    custom_code = settings.pop("custom_code", {})
+    summary = {
+        "settings": TrainSettings(**settings).model_dump(),
+        "data": {"north": data},
+        "custom_code": custom_code,
+    }
     storage.write_json(str(folder / "run" / "run.json"), summary)
     provenance.record_start(str(folder / "run"), {"code": code, "versions": {"torch": torch}, "git": {}})
     return str(folder)
@@ -40,6 +45,19 @@ def test_one_intended_difference_gives_no_warning(tmp_path: Path) -> None:
     also_other_data = _differences(this, _study(tmp_path / "c", "22", epochs=25))
     assert study_differences.warn_of_several(also_other_data) == [
         "2 things differ from c (--epochs, north): the comparison cannot tell which one matters."
+    ]
+
+
+def test_a_custom_loss_and_its_source_are_one_difference(tmp_path: Path) -> None:
+    path = "mylab.methods:Focal"
+    loss = LossSettings(custom=path)
+    plain = _study(tmp_path / "a", test_every=2)
+    old, new = (_study(tmp_path / name, loss=loss, custom_code={path: name}) for name in ("old", "new"))
+    assert [(found.name, found.this, found.other) for found in _differences(plain, old)] == [
+        ("--loss.custom", "(none)", f"{path} with source old")
+    ]
+    assert [(found.this, found.other) for found in _differences(old, new)] == [
+        (f"{path} with source old", f"{path} with source new")
     ]
 
 
