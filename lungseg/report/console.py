@@ -71,7 +71,8 @@ def _print_comparisons(console: Console, study: Study, comparisons: StudyCompari
     own = study.matrix.comparisons
     if own:
         _print_heading(console, "Comparison on the same images", _about_tests(item.paired.basis for item in own))
-        console.print(result_text.text_table(*result_text.comparison_table(study.matrix)))
+        for comparison in own:
+            console.print(Text(_printable(result_text.format_comparison(comparison))))
         console.print()
     tables = (
         ("Comparison with other studies: Dice", [(pair.paired.basis, str(pair)) for pair in comparisons.pairs]),

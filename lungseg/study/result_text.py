@@ -9,7 +9,7 @@ from rich.text import Text
 from lungseg.metrics import bootstrap
 from lungseg.metrics.segmentation import PREPARED_REFERENCE
 from lungseg.metrics.training_noise import SeedSpread
-from lungseg.study.cross_dataset import CrossDatasetResults, GeneralisationGap, MatrixCell
+from lungseg.study.cross_dataset import CrossDatasetResults, GeneralisationGap, GroupComparison, MatrixCell
 
 HELD_OUT_MARK = "*"
 """Mark of cells whose images are held-out patients of the training datasets."""
@@ -95,20 +95,13 @@ def seed_table(results: CrossDatasetResults) -> tuple[list[str], list[list[str]]
     return ["trained on", "tested on", "seeds", "lowest", "highest", "sd"], rows
 
 
-def comparison_table(results: CrossDatasetResults) -> tuple[list[str], list[list[str]]]:
-    """Format the comparisons of run groups as text, a row each."""
-    rows = [
-        [
-            item.dataset,
-            f"{item.first.label} minus {item.second.label}",
-            _interval_text(item.paired.difference, item.paired.low, item.paired.high),
-            f"no p: {item.paired.no_p}" if item.paired.p is None else format_p(item.paired.p).removeprefix("= "),
-            format_p(item.paired.p_holm).removeprefix("= "),
-            " v ".join(str(spread.seeds if spread else 1) for spread in item.spreads),
-        ]
-        for item in results.comparisons
-    ]
-    return ["tested on", "trained on", "difference of Dice", "p", "p (Holm)", "seeds"], rows
+def format_comparison(comparison: GroupComparison) -> str:
+    """Format the Dice of a comparison of two run groups as one line; study.json has the other metrics."""
+    seeds = " v ".join(str(spread.seeds if spread else 1) for spread in comparison.spreads)
+    return (
+        f"{format_difference(comparison.paired)} on {comparison.dataset} for {comparison.first.label} minus "
+        f"{comparison.second.label}, {seeds} seeds"
+    )
 
 
 def matrix_basis(results: CrossDatasetResults) -> str:

@@ -22,6 +22,7 @@ from lungseg.report import console, study_results
 from lungseg.schema import STUDY_ROWS
 from lungseg.storage import read_table
 from lungseg.study import study_plan
+from lungseg.study.study_comparison import StudyComparisons
 from lungseg.training.run import Run, name_run
 from tests.pipelines.conftest import train_here
 
@@ -80,7 +81,7 @@ def test_each_dataset_is_left_out_once(
     assert sides["south"]["cross"] == ("north", 5)
     assert sides["north"]["cross"] == ("south", 3)
     assert sides["north"]["held-out"][0] == "north"
-    console.print_report(study, [], None, [])
+    console.print_report(study, StudyComparisons(), None, [])
     assert "trained on north (leave-one-dataset-out)" in capsys.readouterr().out
 
 

@@ -92,3 +92,28 @@ def test_numbers_and_counts_as_text() -> None:
     assert console.format_number(None, 4) == "-"
     assert console.format_number("north", None) == "north"
     assert console.format_counts({}) == "none"
+
+
+def test_comparisons_of_long_names_are_not_cut(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    rows = [
+        {
+            **dict.fromkeys(STUDY_ROWS.names, 0.9),
+            "run": f"{train_on}{image}",
+            "protocol": "leave-one-dataset-out",
+            "train_on": train_on,
+            "role": "cross",
+            "dataset": "archive_of_hospital0",
+            "image_id": f"i{image}",
+            "patient_id": f"p{image}",
+            "group": None,
+            "dice": 0.8 + shift + image / 100,
+        }
+        for train_on, shift in (("archive_of_hospital1+archive_of_hospital2", 0.05), ("archive_of_hospital3", 0.0))
+        for image in range(8)
+    ]
+    text = " ".join(_show(capsys, "run", "archive_of_hospital0", summarise(rows)).split())
+    assert "difference 0.0500 [0.0500, 0.0500], p = 0.0078 (Holm 0.0078) on archive_of_hospital0 for archive" in text
+    assert "minus archive_of_hospital3 (leave-one-dataset-out), 1 v 1 seeds" in text
