@@ -126,7 +126,10 @@ def find_linked_images(study: str, data: Sequence[PreparedDataset]) -> tuple[fol
     path = storage.join(study, "duplicates.parquet")
     phashes = [dataset.index.column("phash").to_pylist() for dataset in data]
     inputs_digest = storage.digest([[dataset.digest for dataset in data], phashes])
-    table = storage.read_table(path, expected=TableFormat(duplicates.PAIRS)) if storage.exists(path) else None
+    expected = TableFormat(
+        duplicates.PAIRS, nullable=frozenset({"distance", "correlation"})
+    )  # only near pairs have them
+    table = storage.read_table(path, expected=expected) if storage.exists(path) else None
     if table is None or table.schema.metadata.get(b"lungseg.audited") != inputs_digest.encode():
         images = counted(sum(dataset.index.num_rows for dataset in data), "image")
         logger.info("audit: looking for duplicates among %s", images)
