@@ -30,7 +30,7 @@ from lungseg.pipelines import adapt, infer
 from lungseg.training import run_loop, run_state, study_data
 from lungseg.training.custom_augmentation import CustomAugmentation
 from lungseg.training.custom_code_check import check_custom_code
-from lungseg.training.run import Run, name_run
+from lungseg.training.run import Progress, Run, name_run
 from tests.custom_modules import documented_module, importable
 
 ODD = """
@@ -161,6 +161,24 @@ def test_a_run_of_custom_code_is_predicted_when_named_again(prepared: Path, tmp_
     for refuse in refusals:
         with pytest.raises(SettingsError, match=rf"its network is {path}, code .* pass --model.custom {path}"):
             refuse()
+
+
+def test_a_killed_run_of_custom_code_gives_the_same_weights(prepared: Path, tmp_path: Path) -> None:
+    chosen = settings(**{door: f"mylab.methods:{name}" for door, name in CUSTOM.items()})
+    chosen = chosen.model_copy(update={"epochs": 2})
+
+    def end_in_epoch_2(progress: Progress) -> None:
+        if progress.epoch == 2:
+            raise InterruptedError
+
+    killed = run_of(prepared, tmp_path / "killed", chosen)
+    with pytest.raises(InterruptedError):
+        run_loop.finish(run_state.start(killed, torch.device("cpu")), end_in_epoch_2)
+    assert checkpoint.find_all(killed.folder)[0].epoch == 1
+    for folder in ("killed", "whole"):
+        train(prepared, tmp_path / folder, chosen)
+    digests = {checkpoint.find_all(str(tmp_path / folder))[0].digest for folder in ("killed", "whole")}
+    assert len(digests) == 1
 
 
 def test_a_checkpoint_never_imports_what_it_names(prepared: Path, tmp_path: Path) -> None:
