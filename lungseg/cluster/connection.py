@@ -24,7 +24,7 @@ PLACEMENT_TIMEOUT_VARIABLE = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 
 # They warn about intended settings: a token is used, progress bars are off.
 _NOISY_LOGGERS = ("ray._private.authentication.authentication_token_setup", "ray.data._internal.progress")
-_LOG_LEVEL = "RAY_BACKEND_LOG_LEVEL"
+_LOG_LEVEL_VARIABLE = "RAY_BACKEND_LOG_LEVEL"
 _CONNECT_TIMEOUT_S = 2.0  # a running Ray on this machine accepts a connection in milliseconds
 
 
@@ -51,10 +51,10 @@ def connect() -> None:
         with _without_log_level_line():
             ray.init(address=address, **options)
     except Exception as error:
-        refusal = _explain(error, address)
-        if refusal is None:
+        user_error = _user_error(error, address)
+        if user_error is None:
             raise
-        raise refusal from error
+        raise user_error from error
     if callable(sigterm_handler):
         signal.signal(signal.SIGTERM, sigterm_handler)  # Ray replaced it by one that exits with status 15
     context = DataContext.get_current()
@@ -69,23 +69,23 @@ def connect() -> None:
 @contextlib.contextmanager
 def _without_log_level_line() -> Iterator[None]:
     """Hide the line in which Ray repeats RAY_BACKEND_LOG_LEVEL, which no logger filters; delay all other lines."""
-    if _LOG_LEVEL not in os.environ:
+    if _LOG_LEVEL_VARIABLE not in os.environ:
         yield
         return
-    with tempfile.TemporaryFile() as written:
+    with tempfile.TemporaryFile() as captured:
         stderr = os.dup(2)
-        os.dup2(written.fileno(), 2)
+        os.dup2(captured.fileno(), 2)
         try:
             yield
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
-            written.seek(0)
-            os.write(2, b"".join(line for line in written if _LOG_LEVEL.encode() not in line))
+            captured.seek(0)
+            os.write(2, b"".join(line for line in captured if _LOG_LEVEL_VARIABLE.encode() not in line))
 
 
-def _explain(error: Exception, address: str | None) -> LungsegError | None:
-    """Return what the user can do about an error of `ray.init`; None for a bug."""
+def _user_error(error: Exception, address: str | None) -> LungsegError | None:
+    """Return the error for the user that an exception of `ray.init` means; None for a bug."""
     if isinstance(error, ConnectionError):
         return ResourceError(
             f"no Ray answers at {os.environ.get('RAY_ADDRESS', 'the address of this job')}, or it refuses the token "

@@ -1,4 +1,4 @@
-"""Where a Ray that a job starts keeps its files: TMPDIR, or a short folder where TMPDIR does not suit Ray."""
+"""Choose the folder of Ray's files when a job starts Ray: TMPDIR, or a short folder if Ray cannot use TMPDIR."""
 
 import logging
 import os
@@ -26,7 +26,7 @@ def choose_ray_folder() -> str:
     """Return the folder for a Ray of this job; a private short one if Ray cannot start in the temporary folder.
 
     Raises:
-        SettingsError: the temporary folder cannot be used, or neither it nor a short one suits Ray.
+        SettingsError: the temporary folder cannot be used, or Ray can use neither it nor a short one.
 
     """
     folder = temporary_folder()
@@ -40,13 +40,13 @@ def choose_ray_folder() -> str:
             # A subfolder, because Ray opens its own folder to all users.
             return os.path.join(private, "ray")
     raise SettingsError(
-        f"{_variable()}={folder}: Ray needs an absolute path of ASCII characters, {MAX_LENGTH} at most, and no short "
+        f"{_variable()}={folder}: Ray needs an absolute path of at most {MAX_LENGTH} ASCII characters, and no short "
         f"folder can be made in {' or '.join(_SHORT_PARENTS)}: set RAY_TMPDIR to a short folder"
     )
 
 
 def _variable() -> str:
-    """Return the variable that sets the temporary folder, "" for none. The same order as in Ray."""
+    """Return the variable that sets the temporary folder, in the same order as Ray; "" for none."""
     names = ("RAY_TMPDIR", "TMPDIR") if sys.platform.startswith("linux") else ("RAY_TMPDIR",)
     return next((name for name in names if os.environ.get(name)), "")
 

@@ -1,11 +1,11 @@
-"""How a global batch is divided among ranks and accumulated batches."""
+"""Check that a global batch can be divided among ranks and accumulated batches."""
 
 DEFAULT_BATCH_SIZE = 8
 """Images per step of the reference project and of every recipe; --optim.scale-lr is relative to it."""
 
 
 def global_batch_problem(global_size: int, ranks: int, accumulate_steps: int, min_batch_size: int) -> str:
-    """Say why a global batch cannot be divided into equal batches, and which values can be; "" if it can."""
+    """Say why a global batch cannot be divided equally, and which values to pass instead; "" if it can."""
     size, rest = divmod(global_size, ranks * accumulate_steps)
     if not rest and size >= min_batch_size:
         return ""

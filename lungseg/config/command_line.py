@@ -156,7 +156,7 @@ def _near(word: str, known: Iterable[str]) -> str:
 
 
 def _last_part(name: str) -> str:
-    """Return the last part of an option or setting, as `size` of --preprocess.size; of a --no-size too."""
+    """Return the last part of an option or setting, such as `size` of --preprocess.size and --preprocess.no-size."""
     return name.rpartition(".")[2].removeprefix("--").removeprefix("no-").replace("_", "-")
 
 

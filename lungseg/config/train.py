@@ -76,7 +76,7 @@ class LossSettings(Settings):
     """your own loss instead of both terms, as package.module:Name"""
 
     @model_validator(mode="after")
-    def _some_term(self) -> Self:
+    def _has_a_loss_term(self) -> Self:
         if self.bce == 0 and self.dice == 0:
             raise ValueError("loss.bce and loss.dice are both 0: give one of them a weight")
         return self
@@ -285,7 +285,7 @@ class TrainSettings(JobSettings):
         return global_batch_problem(total, self.planned_world_size, self.optim.accumulate_steps, self.min_batch_size)
 
     @model_validator(mode="after")
-    def _enough(self) -> Self:
+    def _batches_and_ranks_fit(self) -> Self:
         if problem := self.batch_problem():
             raise ValueError(problem)
         if self.workers_per_run != "auto" and self.min_workers > self.workers_per_run:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -31,8 +32,8 @@ class FoldTable:
 
     def fold_of(self, row: Row) -> int | None:
         """Return the fold of an index row; None if the table does not name it."""
-        own = row[self.key] or row["image_id"]
-        return self.folds.get((row["dataset"], own), self.folds.get(("", own)))
+        row_id = row[self.key] or row["image_id"]
+        return self.folds.get((row["dataset"], row_id), self.folds.get(("", row_id)))
 
 
 def read_fold_table(path: str) -> FoldTable:
@@ -50,15 +51,18 @@ def read_fold_table(path: str) -> FoldTable:
     if not key or "fold" not in names:
         raise InputError(
             f"{path}: columns {', '.join(column_names(content, path))}, expected fold, image_id or patient_id, and "
-            "dataset if there are several: name them so"
+            "dataset if there are several: rename the columns"
         )
     cells = read_columns(content, path, names)
     datasets = cells.get("dataset") or [""] * len(cells["fold"])
     folds: dict[tuple[str, str], int] = {}
-    for row, (dataset, own, text) in enumerate(zip(datasets, cells[key], cells["fold"], strict=True), 1):
+    for row, (dataset, row_id, text) in enumerate(zip(datasets, cells[key], cells["fold"], strict=True), 1):
         fold = _fold(text, path, row)
-        if folds.setdefault((dataset, own), fold) != fold:
-            raise InputError(f"{path}: row {row} gives {own} fold {fold}, an earlier row {folds[dataset, own]}")
+        if folds.setdefault((dataset, row_id), fold) != fold:
+            raise InputError(
+                f"{path}: row {row} gives {row_id} fold {fold}, an earlier row gives it fold {folds[dataset, row_id]}: "
+                "correct one of them"
+            )
     return FoldTable(path, key, folds)
 
 
@@ -71,11 +75,11 @@ def with_folds(data: Sequence[PreparedDataset], table: FoldTable, folds: int) ->
 
     """
     rows = [dataset.index.to_pylist() for dataset in data]
-    given = [[table.fold_of(row) for row in own] for own in rows]
+    given = [[table.fold_of(row) for row in dataset_rows] for dataset_rows in rows]
     missing = [
         f"{row['dataset']}/{row['image_id']}"
-        for own, values in zip(rows, given, strict=True)
-        for row, fold in zip(own, values, strict=True)
+        for dataset_rows, values in zip(rows, given, strict=True)
+        for row, fold in zip(dataset_rows, values, strict=True)
         if fold is None
     ]
     total = sum(map(len, rows))
@@ -122,8 +126,8 @@ def write_fold_files(folder: str, rows: Sequence[Row], folds: Sequence[int]) -> 
     for dataset, images in by_dataset.items():
         splits = [
             {
-                "train": [name for name, own in images if own != fold],
-                "val": [name for name, own in images if own == fold],
+                "train": [image for image, image_fold in images if image_fold != fold],
+                "val": [image for image, image_fold in images if image_fold == fold],
             }
             for fold in range(max(folds) + 1)
         ]
@@ -135,8 +139,8 @@ def _fold(text: str, path: str, row: int) -> int:
     try:
         number = float(text)
     except ValueError:
-        number = -2.0
-    if number < -1 or number != int(number):
+        number = math.nan
+    if not (number >= -1 and number.is_integer()):
         raise InputError(
             f"{path}: row {row} has fold {text!r}, expected a whole number from 0, or -1 to train on it in every fold"
         )
@@ -144,15 +148,15 @@ def _fold(text: str, path: str, row: int) -> int:
 
 
 def _require_unique(rows: Sequence[Sequence[Row]], table: FoldTable) -> None:
-    """Check that no id without a dataset means images of two datasets."""
+    """Check that an id which the table names without a dataset is in one dataset only."""
     dataset_of: dict[str, str] = {}
-    for row in (row for own in rows for row in own):
-        own = row[table.key] or row["image_id"]
-        other = dataset_of.setdefault(own, row["dataset"])
-        if other != row["dataset"] and ("", own) in table.folds:
+    for row in (row for dataset_rows in rows for row in dataset_rows):
+        row_id = row[table.key] or row["image_id"]
+        other = dataset_of.setdefault(row_id, row["dataset"])
+        if other != row["dataset"] and ("", row_id) in table.folds:
             raise InputError(
-                f"{table.path} names {own}, which is in {other} and in {row['dataset']}: pass a table with the column "
-                "dataset"
+                f"{table.path} names {row_id}, which is in {other} and in {row['dataset']}: pass a table with the "
+                "column dataset"
             )
 
 

@@ -115,13 +115,12 @@ def split(rows: Sequence[Row], plan: RunPlan, linked: Iterable[Link] = ()) -> Sp
 def assign_folds(rows: Sequence[Row], groups: Sequence[str], folds: int, seed: int) -> list[int]:
     """Return the fold of each row's group, 0..folds-1, stratified by dataset and finding.
 
-    A fold that the archive gives (`fold` of a row) is kept; -1 is an image to train on in every fold, and the first one
-    of a group counts. Otherwise the first row of a group decides the fold of the group. Candidates are the empty folds
-    of that row's stratum, then the folds with at most one image of the stratum more than the emptiest. Among the
-    candidates, the fold with the lowest hash of seed, fold and group wins. Where each group is one image, two folds
-    differ by at most two images per stratum. Rows appended to a dataset move no earlier row, unless they link two
-    groups or show a patient of a later dataset. Removing one of 688 images moves about 4 % of the others; shuffling the
-    rows moves about 40 %.
+    A group whose rows have a `fold` from the archive keeps the first of them; -1 means trained on in every fold. The
+    first row of any other group decides its fold. Candidates are the empty folds of that row's stratum, then the folds
+    with at most one image of the stratum more than the emptiest. Among the candidates, the fold with the lowest hash of
+    seed, fold and group wins. Where each group is one image, two folds differ by at most two images per stratum. Rows
+    appended to a dataset move no earlier row, unless they link two groups or show a patient of a later dataset.
+    Removing one of 688 images moves about 4 % of the others; shuffling the rows moves about 40 %.
 
     Raises:
         SettingsError: a given fold does not exist.

@@ -26,50 +26,53 @@ _LIBRARIES = ("site-packages", "importlib", str(Path(__file__).resolve().parents
 
 
 @dataclass(frozen=True)
-class Door:
-    """A place for a custom object. arguments: those it is called with. promise: what it takes and returns, for errors.
+class ExtensionPoint:
+    """An option that names a custom object.
 
-    is_factory: a class is called with the arguments, to build the object; elsewhere it is first called with none.
+    arguments: those that the object is called with. signature: what it takes and returns, for errors.
+
+    is_factory: the named object builds the custom object when it is called with the arguments; otherwise a named class
+    is first instantiated without arguments.
     """
 
     option: str
     arguments: tuple[str, ...]
-    promise: str
+    signature: str
     is_factory: bool = False
 
 
-LOSS = Door(
+LOSS = ExtensionPoint(
     "--loss.custom",
     ("logits", "masks"),
     "logits f32[B,1,H,W] and masks f32[B,1,H,W] in {0,1} to one loss for each image, f32[B]",
 )
-NETWORK = Door(
+NETWORK = ExtensionPoint(
     "--model.custom",
     (),
     "no arguments; it returns a torch.nn.Module from images f32[B,1,H,W] in [0,1] to logits f32[B,1,H,W]",
     is_factory=True,
 )
-AUGMENTATION = Door(
+AUGMENTATION = ExtensionPoint(
     "--augment.custom",
     ("image", "mask", "random"),
     "an image u8[S,S], a mask u8[S,S] in {0,1} and a numpy Generator to another such image and mask",
 )
-STEP = Door(
+STEP = ExtensionPoint(
     "--optim.custom-step",
     ("model", "images", "masks", "loss"),
     "a network, images f32[B,1,H,W], masks f32[B,1,H,W] and a loss(logits, masks) to one loss for each image, f32[B]",
 )
 
 
-def named_objects(settings: TrainSettings) -> list[tuple[Door, str]]:
-    """Return the doors that the settings use, with the import path of each."""
+def named_objects(settings: TrainSettings) -> list[tuple[ExtensionPoint, str]]:
+    """Return the extension points that the settings use, with the import path of each."""
     paths = (
         (LOSS, settings.loss.custom),
         (NETWORK, settings.model.custom),
         (AUGMENTATION, settings.augment.custom),
         (STEP, settings.optim.custom_step),
     )
-    return [(door, path) for door, path in paths if path]
+    return [(point, path) for point, path in paths if path]
 
 
 def source_digests(settings: TrainSettings) -> dict[str, str]:
@@ -79,11 +82,11 @@ def source_digests(settings: TrainSettings) -> dict[str, str]:
         SettingsError: an object cannot be imported.
 
     """
-    return {path: source_digest(door, path) for door, path in named_objects(settings)}
+    return {path: source_digest(point, path) for point, path in named_objects(settings)}
 
 
 @functools.cache
-def source_digest(door: Door, path: str) -> str:
+def source_digest(point: ExtensionPoint, path: str) -> str:
     """Return a digest of the source files of the named module and of the module that defines the object.
 
     Read once per process, so that it is the digest of the code that runs. Other modules that these import do not count.
@@ -92,31 +95,31 @@ def source_digest(door: Door, path: str) -> str:
         SettingsError: the object cannot be imported, or has no source file.
 
     """
-    module, named = _import(door, path)
+    module, named = _import(point, path)
     defining = inspect.getmodule(named)
     files = {file for owner in (module, defining) if (file := getattr(owner, "__file__", None))}
     sources = sorted(file for file in files if file.endswith(".py"))
     if not sources:
-        raise SettingsError(f"{door.option} {path}: no Python source file, whose digest is part of a run's name")
+        raise SettingsError(f"{point.option} {path}: no Python source file, whose digest is part of a run's name")
     return hashlib.sha256(b"".join(Path(file).read_bytes() for file in sources)).hexdigest()[:12]
 
 
-def load_object(door: Door, path: str) -> Any:
+def load_object(point: ExtensionPoint, path: str) -> Any:
     """Import an object and check that it can be called; a class is called without arguments first.
 
     Raises:
         SettingsError: there is no such module or attribute, it cannot be created, or it takes other arguments.
 
     """
-    _, named = _import(door, path)
-    if isinstance(named, type) and not door.is_factory:
-        with errors_of(door, path):
+    _, named = _import(point, path)
+    if isinstance(named, type) and not point.is_factory:
+        with errors_of(point, path):
             named = named()
     if not callable(named):
-        raise SettingsError(f"{door.option} {path} cannot be called, expected: {door.promise}")
-    if not _accepts(named if door.is_factory else getattr(named, "forward", named), door.arguments):
-        arguments = ", ".join(door.arguments)
-        raise SettingsError(f"{door.option} {path} cannot be called with ({arguments}), expected: {door.promise}")
+        raise SettingsError(f"{point.option} {path} cannot be called, expected: {point.signature}")
+    if not _accepts(named if point.is_factory else getattr(named, "forward", named), point.arguments):
+        arguments = ", ".join(point.arguments)
+        raise SettingsError(f"{point.option} {path} cannot be called with ({arguments}), expected: {point.signature}")
     return named
 
 
@@ -138,7 +141,7 @@ def require_allowed(folder: str, named: str, allowed: str) -> None:
 
 
 @contextmanager
-def errors_of(door: Door, path: str) -> Iterator[None]:
+def errors_of(point: ExtensionPoint, path: str) -> Iterator[None]:
     """Turn any exception of custom code into one line that names the file and the line.
 
     Raises:
@@ -150,37 +153,39 @@ def errors_of(door: Door, path: str) -> Iterator[None]:
     except LungsegError:
         raise
     except Exception as error:
-        raise SettingsError(f"{door.option} {path} failed{_place(error)}: {first_line(error)}") from error
+        raise SettingsError(f"{point.option} {path} failed{_place(error)}: {first_line(error)}") from error
 
 
-def guarded(door: Door, path: str, function: Callable[..., Any]) -> Callable[..., Any]:
+def guarded(point: ExtensionPoint, path: str, function: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap a custom function in `errors_of`."""
 
     def call(*args: Any) -> Any:
-        with errors_of(door, path):
+        with errors_of(point, path):
             return function(*args)
 
     return call
 
 
-def _import(door: Door, path: str) -> tuple[ModuleType, Any]:
+def _import(point: ExtensionPoint, path: str) -> tuple[ModuleType, Any]:
     match = _PATH.fullmatch(path)
     if match is None:
-        raise SettingsError(f"{door.option} {path}: expected package.module:Name, such as mypackage.focal:Focal")
+        raise SettingsError(f"{point.option} {path}: expected package.module:Name, such as mypackage.focal:Focal")
     name = match["module"]
     try:
         module = importlib.import_module(name)
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
             raise SettingsError(
-                f"{door.option} {path}: no module {error.name} here: set PYTHONPATH to the folder that holds it, or on "
-                "a cluster put it into the --working-dir of ray job submit"
+                f"{point.option} {path}: no module {error.name} here: set PYTHONPATH to the folder that holds it, or "
+                "on a cluster put it into the --working-dir of ray job submit"
             ) from None
-        raise SettingsError(f"{door.option} {path}: importing it failed{_place(error)}: {first_line(error)}") from error
+        raise SettingsError(
+            f"{point.option} {path}: importing it failed{_place(error)}: {first_line(error)}"
+        ) from error
     if not hasattr(module, match["name"]):
         near = difflib.get_close_matches(match["name"], [other for other in vars(module) if other[0] != "_"], n=1)
         hint = f": did you mean {near[0]}?" if near else ": name a function or class of that module"
-        raise SettingsError(f"{door.option} {path}: {name} has no {match['name']}{hint}")
+        raise SettingsError(f"{point.option} {path}: {name} has no {match['name']}{hint}")
     return module, getattr(module, match["name"])
 
 

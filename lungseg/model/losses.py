@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lungseg.config import LossSettings
 from lungseg.errors import SettingsError
-from lungseg.model.custom_code import LOSS, Door, guarded, load_object
+from lungseg.model.custom_code import LOSS, ExtensionPoint, guarded, load_object
 
 _SMOOTH = 1.0  # px; makes the Dice loss 0 if mask and prediction are both empty
 
@@ -27,10 +27,10 @@ def make_loss(settings: LossSettings, device: torch.device) -> Loss:
     """
     if not settings.custom:
         return partial(bce_dice, settings=settings)
-    own = load_object(LOSS, settings.custom)
-    if isinstance(own, nn.Module):
-        own.to(device)
-    call = guarded(LOSS, settings.custom, own)
+    custom_loss = load_object(LOSS, settings.custom)
+    if isinstance(custom_loss, nn.Module):
+        custom_loss.to(device)
+    call = guarded(LOSS, settings.custom, custom_loss)
 
     def loss(logits: Tensor, masks: Tensor) -> Tensor:
         return require_losses(call(logits, masks), len(logits), LOSS, settings.custom)
@@ -38,7 +38,7 @@ def make_loss(settings: LossSettings, device: torch.device) -> Loss:
     return loss
 
 
-def require_losses(losses: object, images: int, door: Door, path: str) -> Tensor:
+def require_losses(losses: object, images: int, point: ExtensionPoint, path: str) -> Tensor:
     """Return losses f32[B] of custom code.
 
     Raises:
@@ -49,7 +49,7 @@ def require_losses(losses: object, images: int, door: Door, path: str) -> Tensor
         return losses
     kind = f"a tensor of shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
     raise SettingsError(
-        f"{door.option} {path} returned {kind} for {images} images, expected shape ({images},): one loss for each "
+        f"{point.option} {path} returned {kind} for {images} images, expected shape ({images},): one loss for each "
         "image, averaged over its pixels"
     )
 

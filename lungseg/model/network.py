@@ -50,7 +50,7 @@ def build_network(settings: ModelSettings, pretrained: bool = True) -> LungNetwo
 
     """
     if settings.custom:
-        return _build_own(settings.custom)
+        return _build_custom(settings.custom)
     net = _deeplab(settings.encoder, None, settings.dropout)
     encoder: nn.Module = net.encoder
     if pretrained and settings.weights != "none":
@@ -59,12 +59,12 @@ def build_network(settings: ModelSettings, pretrained: bool = True) -> LungNetwo
     return LungNetwork(net, *_scaling(settings.encoder))
 
 
-def _build_own(path: str) -> LungNetwork:
+def _build_custom(path: str) -> LungNetwork:
     build = load_object(NETWORK, path)
     with errors_of(NETWORK, path):
         net = build()
     if not isinstance(net, nn.Module):
-        raise SettingsError(f"{NETWORK.option} {path} returned {type(net).__name__}, expected: {NETWORK.promise}")
+        raise SettingsError(f"{NETWORK.option} {path} returned {type(net).__name__}, expected: {NETWORK.signature}")
     return LungNetwork(net, (0.0,), (1.0,))  # one channel, not scaled
 
 

@@ -111,7 +111,7 @@ def to_html(page: Page) -> str:
         seed_table=result_text.seed_table(page.study.matrix),
         matrix_basis=result_text.matrix_basis(page.study.matrix),
         disagreement=result_text.DISAGREEMENT,
-        how_compared=result_text.HOW_COMPARED,
+        size_and_reference=result_text.SIZE_AND_REFERENCE,
         comparisons=page.comparisons,
         predictions=page.predictions,
         headline=headline(page.study),

@@ -1,4 +1,4 @@
-"""What earlier commands left in a study: finished runs, and runs with other settings, data or code."""
+"""Report the finished runs that earlier commands left in a study, and how their settings or code differ."""
 
 import logging
 from collections.abc import Sequence
@@ -42,8 +42,8 @@ def log_kept_aside(study: str, names: Sequence[str], settings: TrainSettings) ->
     summary = storage.read_json(storage.join(study, names[-1], "run.json"), fields=RunSettings)
     differences = describe_changes(summary.get("settings", {}), settings.model_dump())
     logger.warning(
-        "%s with other settings, data or code kept aside, not in the results: %s (%s): the command that trained them "
-        "shows them again; name another --study to keep both",
+        "%s with other settings, data or code kept aside, not in the results: %s (%s); repeat the command that trained "
+        "them to see them again, or pass another --study to keep both",
         counted(len(names), "finished run"),
         _listed(names),
         differences or "same settings, other data or code",

@@ -14,7 +14,7 @@ from lungseg.study.cross_dataset import CrossDatasetResults, GeneralisationGap, 
 HELD_OUT_MARK = "*"
 """Mark of cells whose images are held-out patients of the training datasets."""
 DISAGREEMENT = "Interval and p disagree: the interval is about the mean over images, p about the ranks of the patients."
-HOW_COMPARED = f"at native size, reference: {PREPARED_REFERENCE}"
+SIZE_AND_REFERENCE = f"at native size, reference: {PREPARED_REFERENCE}"
 _MIN_WIDTH = 100  # columns: a terminal may wrap wider lines, but rich would cut figures to fit
 _MIN_P = 1e-4  # smaller ones are printed as "p < 0.0001"
 
@@ -97,7 +97,7 @@ def seed_table(results: CrossDatasetResults) -> tuple[list[str], list[list[str]]
 
 def format_comparison(comparison: GroupComparison) -> str:
     """Format the Dice of a comparison of two run groups as one line; study.json has the other metrics."""
-    seeds = " v ".join(str(spread.seeds if spread else 1) for spread in comparison.spreads)
+    seeds = " vs ".join(str(spread.seeds if spread else 1) for spread in comparison.spreads)
     return (
         f"{format_difference(comparison.paired)} on {comparison.dataset} for {comparison.first.label} minus "
         f"{comparison.second.label}, {seeds} seeds"
@@ -117,7 +117,7 @@ def print_results(results: CrossDatasetResults, console: Console | None = None) 
     if console is None:
         console = Console(markup=False, highlight=False, emoji=False, width=max(_MIN_WIDTH, Console().width))
     console.print(Text("Dice by test dataset", style="bold"))
-    console.print(Text(f"mean over images, {HOW_COMPARED}"))
+    console.print(Text(f"mean over images, {SIZE_AND_REFERENCE}"))
     console.print(Text(f"{HELD_OUT_MARK} held-out patients"))
     console.print(Text(f"95 % intervals {matrix_basis(results)}"))
     matrix = text_table(*dice_table(results))

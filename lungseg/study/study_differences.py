@@ -1,4 +1,4 @@
-"""What differs between two studies besides their results: settings, data, code and library versions."""
+"""Find what differs between two studies besides their results: settings, data, code and library versions."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass

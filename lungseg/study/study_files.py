@@ -86,9 +86,9 @@ class StudyRecord:
         earlier = [name for name in earlier_study.get("runs", []) if name not in self.plans]
         kept = [name for name in earlier if self.is_finished(name) or (name in self.matching_runs and name in states)]
         names = [*kept, *self.plans]
-        counted = [name for name in kept if states.get(name, {}).get("in_results", False)]
+        earlier_results = [name for name in kept if states.get(name, {}).get("in_results", False)]
         is_new = is_end and any(self.is_finished(name) for name in names if name in self.matching_runs)
-        keep_results = not self.matching_runs.issuperset(counted) and not is_new
+        keep_results = not self.matching_runs.issuperset(earlier_results) and not is_new
         runs = {name: self._state(name, states, keep_results) for name in names}
         self._write(runs, earlier_study.get("results", {}))
         return runs

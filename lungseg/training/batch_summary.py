@@ -20,11 +20,12 @@ def describe_batches(settings: TrainSettings, training_images: Sequence[int]) ->
     epoch = counted(steps[0], "step") if len(steps) == 1 else f"{steps[0]} to {steps[-1]} steps"
     peak = peak_learning_rate(settings)
     scaling = {"none": "not scaled", "sqrt": "scaled by the square root", "linear": "scaled linearly"}
-    how = scaling[settings.optim.scale_lr]
+    scaling_text = scaling[settings.optim.scale_lr]
     if settings.optim.scale_lr != "none":
-        how += f" from {_number(settings.optim.lr)} for 8 images"
+        scaling_text += f" from {_number(settings.optim.lr)} for 8 images"
     return (
-        f"{product} = {settings.step_size} images a step, {epoch} an epoch, peak learning rate {_number(peak)}, {how}"
+        f"{product} = {settings.step_size} images a step, {epoch} an epoch, peak learning rate {_number(peak)}, "
+        f"{scaling_text}"
     )
 
 

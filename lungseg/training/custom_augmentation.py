@@ -8,7 +8,7 @@ from lungseg.arrays import U8
 from lungseg.errors import SettingsError
 from lungseg.model.custom_code import AUGMENTATION, guarded, load_object
 
-_SEED = 1000  # apart from the numbers of the built-in kinds
+_SEED = 1000  # differs from the numbers of the built-in augmentations
 
 
 class CustomAugmentation:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lungseg.config import TrainSettings
 from lungseg.errors import SettingsError
-from lungseg.model.custom_code import LOSS, NETWORK, STEP, Door, errors_of, guarded, load_object
+from lungseg.model.custom_code import LOSS, NETWORK, STEP, ExtensionPoint, errors_of, guarded, load_object
 from lungseg.model.losses import make_loss, require_losses
 from lungseg.model.network import build_network
 from lungseg.training.custom_augmentation import CustomAugmentation
@@ -44,9 +44,9 @@ def _check_network(settings: TrainSettings, size: int) -> None:
     with errors_of(NETWORK, path), torch.no_grad():
         logits: Any = network.train()(torch.zeros(2, 1, size, size))
     expected = (2, 1, size, size)
-    found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-    if found != expected:
-        raise SettingsError(f"{NETWORK.option} {path}: its network gives {found} for {expected}, expected {expected}")
+    actual = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if actual != expected:
+        raise SettingsError(f"{NETWORK.option} {path}: its network gives {actual} for {expected}, expected {expected}")
 
 
 def _check_step(settings: TrainSettings) -> None:
@@ -57,14 +57,14 @@ def _check_step(settings: TrainSettings) -> None:
     _require_gradient(require_losses(losses, 2, STEP, path), network.bias, STEP, path)
 
 
-def _require_gradient(losses: Tensor, source: Tensor, door: Door, path: str) -> None:
+def _require_gradient(losses: Tensor, source: Tensor, point: ExtensionPoint, path: str) -> None:
     if losses.requires_grad:
-        with errors_of(door, path):
+        with errors_of(point, path):
             losses.sum().backward()  # type: ignore[no-untyped-call]
     if source.grad is None:
-        raise SettingsError(f"{door.option} {path} returned losses without a gradient, so nothing would be learned")
+        raise SettingsError(f"{point.option} {path} returned losses without a gradient, so nothing would be learned")
     if not bool(torch.isfinite(losses).all()):
-        raise SettingsError(f"{door.option} {path} returned {losses.tolist()} for logits of 0, expected finite values")
+        raise SettingsError(f"{point.option} {path} returned {losses.tolist()} for logits of 0, expected finite values")
 
 
 def _masks(side: int) -> Tensor:

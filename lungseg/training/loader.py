@@ -140,14 +140,14 @@ def make_augmentation(settings: AugmentSettings, seed: int, epoch: int) -> Trans
         SettingsError: a custom augmentation cannot be imported. The transform raises it if the custom one fails.
 
     """
-    own = CustomAugmentation(settings.custom) if settings.custom else None
+    custom_augmentation = CustomAugmentation(settings.custom) if settings.custom else None
 
     def transform(sample: Sample) -> Sample:
         assert sample.mask is not None, "training refuses data without masks before it starts"
         key = (seed, epoch, sample.image_id)
         image, mask = augment(sample.image, sample.mask, settings, key)
-        if own is not None:
-            image, mask = own(image, mask, key)
+        if custom_augmentation is not None:
+            image, mask = custom_augmentation(image, mask, key)
         return replace(sample, image=image, mask=mask)
 
     return transform

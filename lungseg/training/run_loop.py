@@ -54,14 +54,14 @@ def _train_epoch(training: TrainingState, show: ShowProgress) -> Row:
     train_s = time.monotonic() - start
     subset = "validation" if settings.validates else "held_out"
     rows = measure_samples(training, getattr(training.split, subset), measure_at_prepared_size(settings.threshold))
-    metrics, tested = mean_metrics(rows), measure_curve(training)
+    metrics, curve = mean_metrics(rows), measure_curve(training)
     row: Row = {
         "run": training.run.name,
         "epoch": training.epoch + 1,
         "loss": training.sums[0] / training.sums[1],
         **{f"{subset}_{name}": value for name, value in metrics.items()},
         f"{subset}_images": len(rows),
-        **tested,
+        **curve,
         "lr": _learning_rates(training, steps)[-1],
         "train_s": train_s,
         "device_wait_share": training.waited / train_s,
@@ -74,7 +74,7 @@ def _train_epoch(training: TrainingState, show: ShowProgress) -> Row:
     note = f"loss {row['loss']:.3f}, {name} Dice {metrics['dice']:.4f}, {row['images_per_second']:.0f} images/s"
     note += "".join(
         f", {key.replace('_dice', ' Dice').replace('_', ' ')} {value:.4f}"
-        for key, value in tested.items()
+        for key, value in curve.items()
         if "_dice" in key
     )
     show(Progress(training.epoch, total, total, row["loss"], note))

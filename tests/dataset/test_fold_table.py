@@ -73,8 +73,8 @@ def test_written_folds_read_back_as_the_same(source: str, data: list[PreparedDat
         assert folds_of(data, str(tmp_path / "folds.csv")) == expected
         return
     for part in data:
-        found = folds_of([part], str(tmp_path / "folds" / part.name / "splits_final.json"))
-        assert found == {name: fold for name, fold in expected.items() if name in found}
+        read = folds_of([part], str(tmp_path / "folds" / part.name / "splits_final.json"))
+        assert read == {name: fold for name, fold in expected.items() if name in read}
 
 
 @pytest.mark.parametrize(
@@ -84,6 +84,8 @@ def test_written_folds_read_back_as_the_same(source: str, data: list[PreparedDat
         ({"north_03": "one"}, ("image_id", "fold"), "row 4 has fold 'one', expected a whole number from 0, or -1"),
         ({"north_03": 0.5}, ("image_id", "fold"), "row 4 has fold '0.5', expected a whole number"),
         ({"north_03": -2}, ("image_id", "fold"), "row 4 has fold '-2', expected a whole number"),
+        ({"north_03": "nan"}, ("image_id", "fold"), "row 4 has fold 'nan', expected a whole number"),
+        ({"north_03": "inf"}, ("image_id", "fold"), "row 4 has fold 'inf', expected a whole number"),
         ({}, ("image_id",), "columns image_id, expected fold, image_id or patient_id, and dataset"),
         ({}, ("dataset", "fold"), "columns dataset, fold, expected fold, image_id or patient_id"),
     ],
@@ -105,7 +107,7 @@ def test_another_number_of_folds_names_the_option(
 
 def test_one_id_with_two_folds_is_refused(tmp_path: Path) -> None:
     (tmp_path / "f.csv").write_text("image_id,fold\na,0\nb,1\na,1\n")
-    with pytest.raises(InputError, match="row 3 gives a fold 1, an earlier row 0"):
+    with pytest.raises(InputError, match="row 3 gives a fold 1, an earlier row gives it fold 0: correct"):
         read_fold_table(str(tmp_path / "f.csv"))
 
 

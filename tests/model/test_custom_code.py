@@ -11,7 +11,7 @@ from lungseg.model.custom_code import (
     LOSS,
     NETWORK,
     STEP,
-    Door,
+    ExtensionPoint,
     load_object,
     require_allowed,
     source_digest,
@@ -72,7 +72,7 @@ def test_a_network_is_built_later() -> None:
 
 
 @pytest.mark.parametrize(
-    ("door", "path", "message"),
+    ("point", "path", "message"),
     [
         (LOSS, "focal", "--loss.custom focal: expected package.module:Name, such as mypackage.focal:Focal"),
         (LOSS, "ownlab/methods.py:Focal", "expected package.module:Name"),
@@ -96,13 +96,13 @@ def test_a_network_is_built_later() -> None:
         (LOSS, "ownlab.needs:f", "importing it failed in needs.py, line 1: No module named 'not_installed_anywhere'"),
     ],
 )
-def test_an_unusable_object_is_refused_in_one_line(door: Door, path: str, message: str | None) -> None:
+def test_an_unusable_object_is_refused_in_one_line(point: ExtensionPoint, path: str, message: str | None) -> None:
     if message is None:
-        assert callable(load_object(door, path))
+        assert callable(load_object(point, path))
         return
     with pytest.raises(SettingsError) as error:
-        load_object(door, path)
-    assert str(error.value).startswith(f"{door.option} {path}")
+        load_object(point, path)
+    assert str(error.value).startswith(f"{point.option} {path}")
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
