@@ -397,7 +397,7 @@ def test_adapted_model_is_not_trained_further(folders: tuple[str, ...], tmp_path
     run = a_run(folders, tmp_path, changed(epochs=1))
     go(run)
     (config,) = tmp_path.glob("checkpoint/*/config.json")
-    config.write_text(json.dumps({**json.loads(config.read_text()), "adapted_to": {}}))
+    config.write_text(json.dumps({**json.loads(config.read_text()), "adapted_to": {"model": "0" * 16}}))
     with pytest.raises(SettingsError, match="was adapted and cannot be trained on"):
         run_state.start(run, CPU)
 

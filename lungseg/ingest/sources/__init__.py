@@ -13,6 +13,7 @@ from lungseg.ingest.sources import any_folder, jsrt, montgomery_shenzhen, nnunet
 from lungseg.ingest.sources.any_folder import pair_folders
 from lungseg.ingest.sources.listing import keep_ids, pseudonymise_patient, read_listing
 from lungseg.ingest.sources.mask_matching import group_by_dataset
+from lungseg.plurals import counted
 from lungseg.schema import Record
 
 __all__ = [
@@ -85,7 +86,8 @@ def _other_masks(folder: str, files: Sequence[str]) -> set[str]:
 def _log_ignored(folder: str, remaining: Sequence[str], system_files: int) -> None:
     others = sum(not is_image(uri) for uri in remaining)
     if others or system_files:
-        logger.info("%s: ignored %d files of other types and %d of operating systems", folder, others, system_files)
+        kinds = counted(others, "file of another type", "files of other types"), counted(system_files, "system file")
+        logger.info("%s: ignored %s and %s", folder, *kinds)
 
 
 def _warn_of_other_masks(folder: str, ignored: Sequence[str]) -> None:

@@ -54,7 +54,7 @@ def test_ignored_files_are_logged_by_kind(monkeypatch: pytest.MonkeyPatch, caplo
     replace_listing(["images/a.png", "images/Thumbs.db", "__MACOSX/a.png", ".x/a.png", "notes.txt"], monkeypatch)
     with caplog.at_level(logging.INFO, "lungseg"):
         assert len(sources.discover("/d")) == 1
-    assert "ignored 1 files of other types and 3 of operating systems" in caplog.text
+    assert "ignored 1 file of another type and 3 system files" in caplog.text
 
 
 def test_a_hundred_thousand_files_take_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
