@@ -53,6 +53,7 @@ def main() -> None:
     parser.add_argument("--out", default="runs/null", help="folder of the prepared data and the trainings")
     parser.add_argument("--encoder", default="tu-test_efficientnet")
     parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--comparisons", type=int, default=COMPARISONS)
     options = parser.parse_args()
     torch.set_num_threads(1)
     out = Path(options.out)
@@ -60,7 +61,7 @@ def main() -> None:
     half = list(
         _train_all(_prepare(options.data, out), out, options.encoder, EPOCHS // 2, range(100, 100 + HALF_SEEDS))
     )
-    equal = list(itertools.islice(_equal_pairs(full), COMPARISONS))
+    equal = list(itertools.islice(_equal_pairs(full), options.comparisons))
     single = [(_of(first, _seeds(first)[:1]), _of(second, _seeds(second)[:1])) for first, second in equal]
     groups = [_of(full, seeds) for seeds in zip(*[iter(_seeds(full))] * GROUP, strict=False)]
     columns = ("comparison", "comparisons", "largest difference", "over patients", "over patients and trainings")
