@@ -87,8 +87,8 @@ def _export_row(row: Row, kind: str, settings: ExportSettings, out: str, result:
     result["counts"][kind] += 1
     result["emptied"].update(notes if kind == "dicom-seg" else ())
     if notes:
-        what = f"empty, because invalid in the image: {', '.join(notes)}" if kind == "dicom-seg" else "; ".join(notes)
-        result["notes"].append(f"{kind} of {row['image_id']}: {what}")
+        note = f"empty, because invalid in the image: {', '.join(notes)}" if kind == "dicom-seg" else "; ".join(notes)
+        result["notes"].append(f"{kind} of {row['image_id']}: {note}")
 
 
 def _encode(row: Row, kind: str, mask: U8, settings: ExportSettings) -> tuple[dict[str, bytes], list[str]]:

@@ -16,6 +16,7 @@ from lungseg.imaging import alpha as transparency
 from lungseg.imaging.dicom import reader
 from lungseg.imaging.dicom.reader import Tags
 from lungseg.imaging.frames import has_multiple_frames
+from lungseg.imaging.lung_labels import darkest_lung_level
 from lungseg.imaging.orientation import read_orientation, to_upright
 from lungseg.imaging.tiff_directory import as_stored
 
@@ -44,13 +45,7 @@ _PNG_LEVEL = 2  # as small as level 6 within 5 %, encoded four times faster
 # Numbers of base 32 whose last digit is one of 0 to O. pycocotools reads beyond the end of an incomplete number.
 _RLE = re.compile(r"(?:[P-o]{0,6}[0-O])+")
 _JSRT_SIDE, _JSRT_LEVELS = 2048, 4096
-# Shares of a mask's non-black pixels: the least of one label, of all labels together, of a lung on its own side.
-_LABEL, _LABELS, _ONE_SIDE = 0.05, 0.9, 0.9
-_INNER = 0.2  # share of a label's pixels that only have neighbours of the same label; a soft edge has none
-_RIM = 4  # width of a soft edge, samples
 _SHOWN_VALUES = 5
-_BLACK = 0.25  # least share of background in a mask
-_SAMPLES = 128  # a side; enough to find areas as large as a lung
 
 
 class DecodedMask(NamedTuple):
@@ -111,7 +106,7 @@ def decode_mask(content: bytes, display_name: str) -> NDArray[np.uint8]:
 
 
 def read_mask(content: bytes, display_name: str, values: str = "") -> DecodedMask:
-    """Decode a mask file; values: the grey values that are marked, as `1,2`, or `` to find them as follows.
+    """Decode a mask file; values: the grey values that are marked, such as `1,2`; `` to find them as follows.
 
     Accepts any two grey levels, antialiased edges, and one grey level for each lung. The threshold is half of the
     brightest level, or half of the darkest lung's level if each lung has its own. An all-black mask stays empty. A mask
@@ -123,22 +118,22 @@ def read_mask(content: bytes, display_name: str, values: str = "") -> DecodedMas
     """
     pixels, alpha, tags = _read_stored(content, display_name)
     if values:
-        marked = _where(to_grey(pixels), values, display_name)
+        marked = _with_values(to_grey(pixels), values, display_name)
         return DecodedMask(to_upright(marked, tags.orientation), tags.orientation, is_alpha=False)
     alpha = transparency.hidden_alpha(as_stored(content)) if alpha is None else alpha
     levels, is_alpha = transparency.mask_levels(to_grey(pixels), alpha)
     return DecodedMask(to_upright(_above_half(levels, display_name), tags.orientation), tags.orientation, is_alpha)
 
 
-def _where(array: Pixels, values: str, display_name: str) -> NDArray[np.uint8]:
-    """Return which pixels have one of the values, as `1,2`; refuse a mask that has none of them, but has others."""
+def _with_values(array: Pixels, values: str, display_name: str) -> NDArray[np.uint8]:
+    """Mark the pixels with one of the values, such as `1,2`; refuse a mask that has only other values."""
     marked = np.isin(array, [int(value) for value in values.split(",")])
     if array.any() and not marked.any():
-        found = np.unique(array)
-        shown = ", ".join(map(str, found[:_SHOWN_VALUES])) + (", ..." if found.size > _SHOWN_VALUES else "")
+        levels = np.unique(array)
+        shown = ", ".join(map(str, levels[:_SHOWN_VALUES])) + (", ..." if levels.size > _SHOWN_VALUES else "")
         raise ImageError(
             "mask_levels",
-            f"{display_name} has the grey values {shown}, expected {values} for lung by its dataset.json: correct one "
+            f"{display_name} has the grey values {shown}, but its dataset.json says {values} for lung: correct one "
             "of them",
         )
     return marked.view(np.uint8)
@@ -146,7 +141,7 @@ def _where(array: Pixels, values: str, display_name: str) -> NDArray[np.uint8]:
 
 def _above_half(array: Pixels, display_name: str) -> NDArray[np.uint8]:
     # Integer division gives the same result for u8 and u16.
-    return (array > _darkest_lung_level(array, display_name) // 2).view(np.uint8)
+    return (array > darkest_lung_level(array, display_name) // 2).view(np.uint8)
 
 
 def encode_image(image: NDArray[np.uint8]) -> bytes:
@@ -213,52 +208,6 @@ def pixel_digest(image: NDArray[np.uint8] | NDArray[np.uint16]) -> str:
     digest = xxhash.xxh3_128(f"{image.dtype} {image.shape[0]}x{image.shape[1]}".encode())
     digest.update(np.ascontiguousarray(image).data)
     return digest.hexdigest()
-
-
-def _darkest_lung_level(array: Pixels, display_name: str) -> int:
-    """Find the darkest grey level that means lung: the brightest level, unless each lung has its own.
-
-    Works on a subsampled mask. Raises `mask_levels` if large labels overlap both sides.
-    """
-    brightest = int(array.max())
-    step = max(1, min(array.shape) // _SAMPLES)
-    samples = array[::step, ::step].copy()
-    marked = int(np.count_nonzero(samples))
-    cut_off = marked - int(np.count_nonzero(samples > brightest // 2))
-    if cut_off < _LABEL * marked or marked > (1 - _BLACK) * samples.size or marked == 0:
-        return brightest
-    labels = _find_labels(samples, marked)
-    if len(labels) < 2:
-        return brightest
-    columns = [np.nonzero(samples == label)[1] for label in labels]
-    means = [float(places.mean()) for places in columns]
-    middle = (min(means) + max(means)) / 2
-    left = [float((places < middle).mean()) for places in columns]
-    if all(max(share, 1 - share) >= _ONE_SIDE for share in left):
-        return min(labels)
-    if sum(places.size for places in columns) < _LABELS * marked:  # many grey levels: soft edges or JPEG noise
-        return brightest
-    raise ImageError(
-        "mask_levels",
-        f"{display_name} marks whole areas by the grey values {', '.join(map(str, labels))}, expected one for lung, or "
-        "one for each lung: save a mask of the lungs alone",
-    )
-
-
-def _find_labels(samples: Pixels, marked: int) -> list[int]:
-    """List the non-black grey levels that fill areas of a mask."""
-    levels, counts = np.unique(samples[samples > 0], return_counts=True)
-    large = zip(levels[counts >= _LABEL * marked].tolist(), counts[counts >= _LABEL * marked].tolist(), strict=True)
-    return [level for level, count in large if _fills_an_area(samples, level, count)]
-
-
-def _fills_an_area(samples: Pixels, level: int, count: int) -> bool:
-    """Return whether a grey level fills an area, rather than the soft edge of a brighter one."""
-    own = (samples == level).view(np.uint8)
-    if cv2.countNonZero(cv2.erode(own, np.ones((3, 3), np.uint8))) < _INNER * count:
-        return False
-    near = cv2.dilate((samples > level).view(np.uint8), np.ones((2 * _RIM + 1, 2 * _RIM + 1), np.uint8))
-    return int(np.count_nonzero((own == 1) & (near == 0))) >= _INNER * count
 
 
 def _read_jsrt(content: bytes, display_name: str) -> NDArray[np.uint16]:

@@ -26,7 +26,7 @@ _LIMITS = {
     "centre": (0.4, 0.6),
     "top_width": (0.42, 1.2),
 }
-"""Lowest and highest value of `measure_pair`: those of the reference masks of 730 X-rays with a margin."""
+"""Lowest and highest plausible value of `measure_pair`: of the reference masks of 730 X-rays, with a margin."""
 
 
 def find_flags(mask: U8, mean_probability: float | None) -> list[str]:
@@ -41,16 +41,18 @@ def find_flags(mask: U8, mean_probability: float | None) -> list[str]:
         return ["lungs_implausible"]
     right, left = split_lungs(small)
     smaller, larger = sorted((np.count_nonzero(right), np.count_nonzero(left)))
-    found = {
+    is_set_by_code = {
         "lungs_one_side": smaller < _MIN_OTHER_LUNG * larger,
         "lungs_at_border": _share_at_border(small) > _MAX_AT_BORDER,
         "lungs_uncertain": mean_probability is not None and mean_probability < _MIN_PROBABILITY,
     }
-    if not found["lungs_one_side"]:
-        found["lungs_joined"] = count_components(small) == 1
+    if not is_set_by_code["lungs_one_side"]:
+        is_set_by_code["lungs_joined"] = count_components(small) == 1
         values = measure_pair(small, right, left)
-        found["lungs_implausible"] = any(not low <= values[name] <= high for name, (low, high) in _LIMITS.items())
-    return [code for code, is_set in found.items() if is_set]
+        is_set_by_code["lungs_implausible"] = any(
+            not low <= values[name] <= high for name, (low, high) in _LIMITS.items()
+        )
+    return [code for code, is_set in is_set_by_code.items() if is_set]
 
 
 def measure_pair(mask: U8, right: U8, left: U8) -> dict[str, float]:

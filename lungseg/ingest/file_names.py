@@ -63,12 +63,12 @@ def has_no_known_suffix(path: str) -> bool:
     return bool(path) and is_image(path) and not path.lower().endswith(SUFFIXES)
 
 
-def unnamed_patient(own_id: str, path: str) -> str:
+def unnamed_patient(record_id: str, path: str) -> str:
     """Return the patient of an image whose archive names none: the image counts as a patient of its own.
 
     Empty for what may be DICOM: its file names the patient, and its name often consists of the UIDs of the study.
     """
-    return "" if has_dicom_suffix(path) or has_no_known_suffix(path) else own_id
+    return "" if has_dicom_suffix(path) or has_no_known_suffix(path) else record_id
 
 
 def stem(path: str) -> str:
@@ -80,7 +80,7 @@ def stem(path: str) -> str:
 def image_id(name: str) -> str:
     """Build an id from characters that are safe in tar members; add a digest if characters were replaced.
 
-    A longer id than MAX_ID is cut and gets a longer digest of the name. The id depends on the name only.
+    An id longer than MAX_ID is cut and gets a longer digest of the name. The id depends on the name only.
     """
     name = normal_form(name)
     flat = name.replace("/", "_")
@@ -88,15 +88,15 @@ def image_id(name: str) -> str:
     return shorten(safe if safe == flat else f"{safe}-{short_digest(name)}", name, MAX_ID)
 
 
-def shorten(own: str, name: str, length: int) -> str:
+def shorten(identifier: str, name: str, length: int) -> str:
     """Cut an id, and add 16 hexadecimal digits of the SHA-256 of the name that it was made from."""
-    if len(own) <= length:
-        return own
-    return f"{own[: length - 17]}-{_digest(name)[:16]}"
+    if len(identifier) <= length:
+        return identifier
+    return f"{identifier[: length - 17]}-{_digest(name)[:16]}"
 
 
 def dataset_name(folder: str) -> str:
-    """Name a dataset after its folder, in lower case and characters that are safe in paths; 150 at most."""
+    """Name a dataset after its folder, in at most 150 lower-case characters that are safe in paths."""
     name = normal_form(storage.name_of(folder))
     return shorten(_UNSAFE.sub("_", name).strip("_").lower() or "archive", name, _MAX_DATASET)
 

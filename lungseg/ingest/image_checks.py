@@ -84,14 +84,14 @@ def check_pixels(pixels: Pixels, display_name: str) -> tuple[Grey, tuple[Note, .
         repairs += (Note("grey_as_colour", f"{display_name} stores a grey image as colour: its luma is used"),)
         pixels = codecs.to_grey(pixels)
     stretched = stretch_narrow(pixels)
-    _refuse_label_map(stretched, display_name)  # beside a marker at full scale, the picture would look like one value
+    _refuse_label_map(stretched, display_name)  # a marker at full scale would make the picture look like one grey value
     _refuse_blank(pixels, display_name)
     if stretched is not pixels:
         message = f"{display_name} uses less than a quarter of its range of grey values: the picture was stretched"
         repairs += (Note("narrow_range", message),)
         pixels = stretched
     content = rank_content(pixels, view_classifier.SIDE)
-    upright, sideways = _correlate(content)
+    upright, sideways = chest_likeness(content)
     if upright <= _INVERTED and -upright >= _OVER_SIDEWAYS * sideways:
         repairs += (Note("inverted", f"{display_name} shows dark bones: its grey values were inverted"),)
         return _invert(pixels), repairs, _content_flags(view_classifier.classify(-content.ranks))
@@ -99,7 +99,7 @@ def check_pixels(pixels: Pixels, display_name: str) -> tuple[Grey, tuple[Note, .
 
 
 def _content_flags(views: view_classifier.Views) -> tuple[Note, ...]:
-    """Say what an image shows, if it shows no upright frontal chest with light bones."""
+    """Flag what an image shows instead of an upright frontal chest with light bones."""
     if views.upright >= MIN_UPRIGHT:
         return ()
     likely = {
@@ -110,16 +110,12 @@ def _content_flags(views: view_classifier.Views) -> tuple[Note, ...]:
     return (max(likely, key=lambda note: likely[note]),)
 
 
-def chest_likeness(image: Grey) -> tuple[float, float]:
-    """Correlate an image with a template of a frontal chest, upright and rotated by 90 degrees to either side.
+def chest_likeness(content: RankedContent) -> tuple[float, float]:
+    """Correlate ranked content with a template of a frontal chest, upright and rotated by 90 degrees to either side.
 
     Returns the upright correlation and the larger one of both rotations. Each is from -1 to 1: above 0 bones are light,
-    below 0 dark. Grey values are replaced by their ranks, so that tone curves have no effect.
+    below 0 dark.
     """
-    return _correlate(rank_content(image, _TEMPLATE))
-
-
-def _correlate(content: RankedContent) -> tuple[float, float]:
     ranks, inside = content.ranks[content.inside], content.inside
     upright, *sideways = (correlation(ranks, np.rot90(_chest_template(), turns)[inside]) for turns in (0, 1, 3))
     return upright, max(sideways)

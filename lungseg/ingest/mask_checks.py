@@ -90,15 +90,15 @@ def resize_to_image(mask: U8, shape: tuple[int, ...], display_name: str, image_i
     if mask.shape == shape:
         return mask, ()
     height, width = shape[0], shape[1]
-    found, expected = f"{mask.shape[0]}x{mask.shape[1]}", f"{height}x{width}"
+    actual, expected = f"{mask.shape[0]}x{mask.shape[1]}", f"{height}x{width}"
     if not has_same_aspect(mask.shape, shape):
         rotated = mask.shape == (width, height)
         advice = "rotate it by 90 degrees or transpose it" if rotated else "export the mask again"
-        raise ImageError("mask_size", f"{display_name} is {found}, its image is {expected} ({image_id}): {advice}")
+        raise ImageError("mask_size", f"{display_name} is {actual}, its image is {expected} ({image_id}): {advice}")
     interpolation = cv2.INTER_AREA if mask.shape[0] > height else cv2.INTER_LINEAR
     resized = cv2.resize(mask * np.uint8(255), (width, height), interpolation=interpolation) > 127
     return resized.astype(np.uint8), (
-        Note("mask_resized", f"{display_name} was resized from {found} to {expected}, the size of its image"),
+        Note("mask_resized", f"{display_name} was resized from {actual} to {expected}, the size of its image"),
     )
 
 

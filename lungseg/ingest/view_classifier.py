@@ -1,7 +1,7 @@
 """Classify what a picture shows: an upright frontal chest, one that is turned, or something else.
 
 A small convolutional network over a thumbnail, in NumPy. `python -m tests.train_view_classifier` makes its weights
-from the Montgomery and Shenzhen X-rays, phantoms and drawn pictures; docs/image-flags.md has the measured error rates.
+from the Montgomery and Shenzhen X-rays, phantoms and drawn pictures; docs/flags.md has the measured error rates.
 """
 
 from functools import cache

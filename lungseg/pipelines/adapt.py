@@ -80,16 +80,16 @@ def _models(settings: AdaptSettings) -> dict[str, Checkpoint]:
         LungsegError: a model cannot be used, or two runs have the same name.
 
     """
-    found = [model for folder in settings.checkpoint for model in checkpoint.find_all(storage.resolve(folder))]
-    repeated = [name for name, count in Counter(model.config["run"] for model in found).items() if count > 1]
+    models = [model for folder in settings.checkpoint for model in checkpoint.find_all(storage.resolve(folder))]
+    repeated = [name for name, count in Counter(model.config["run"] for model in models).items() if count > 1]
     if repeated:
         raise SettingsError(f"--checkpoint: two runs named {repeated[0]}: adapt them in two commands, to two --out")
-    checkpoint.require_custom_code(found, settings.model.custom)
-    for model in found:
+    checkpoint.require_custom_code(models, settings.model.custom)
+    for model in models:
         checkpoint.require_tensors(model)
         if "adapted_to" in model.config:
             raise InputError(f"{model.folder} is adapted already: pass the trained run that it came from")
-    return {str(model.config["run"]): model for model in found}
+    return {str(model.config["run"]): model for model in models}
 
 
 def _require_same_preparation(models: dict[str, Checkpoint], data: Sequence[PreparedDataset], images: int) -> None:

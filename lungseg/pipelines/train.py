@@ -7,6 +7,8 @@ from lungseg import storage
 from lungseg.cluster.resources import WorkerAllocation
 from lungseg.config import PreprocessSettings, TrainSettings
 from lungseg.dataset import catalog
+from lungseg.dataset.catalog import PreparedDataset
+from lungseg.dataset.folds import Link
 from lungseg.errors import LungsegError, SettingsError
 from lungseg.ingest import record_checks, sources
 from lungseg.job_end import command, end_job
@@ -45,37 +47,15 @@ def run(settings: TrainSettings) -> None:
     folders = catalog.find_datasets(paths)
     data = open_training_data(folders, settings)
     check_custom_code(settings, data[0].preprocess.size)
-    plans = study_plan.plan_runs(settings, data)
-    settings = settings_of_study(settings, study)
-    if settings.workers_per_run != "auto":
-        study_plan.require_feasible(settings, data, plans)  # before the cluster starts
-    settings = settings_for_cluster(settings, len(plans))
-    named_plans = study_plan.name_plans(settings, plans, data)
-    matching = study_plan.matching_runs(settings, data, study_files.earlier_seeds(study))
-    record = StudyRecord(study, settings, named_plans, matching, tuple(folders))
-    images = sum(dataset.index.num_rows for dataset in data)
-    sizes = counted(len(named_plans), "run"), counted(images, "image"), counted(len(data), "dataset")
-    logger.info("study %s: %s on %s in %s", study, *sizes)
+    record = _plan_study(settings, study, data, folders)
+    settings = record.settings
     _handle_finished(record)
     at_once, allocation = 0, WorkerAllocation(0, 0, 0)
-    if not all(map(record.is_finished, named_plans)):
-        at_once, allocation = allocate(settings, len(named_plans), study, folders)
+    if not all(map(record.is_finished, record.plans)):
+        at_once, allocation = allocate(settings, len(record.plans), study, folders)
     linked = study_plan.find_linked_images(study, data)
-    training_images = study_plan.require_feasible(settings, data, plans, linked)
-    origin = {"command": command_line(), "git": git_state()}
-    unfinished = [
-        Run(
-            study_plan.settings_of_run(settings, plan),
-            plan,
-            tuple(folders),
-            name,
-            storage.join(study, name),
-            linked,
-            origin,
-        )
-        for name, plan in named_plans.items()
-        if not record.is_finished(name)
-    ]
+    training_images = study_plan.require_feasible(settings, data, list(record.plans.values()), linked)
+    unfinished = _unfinished_runs(record, linked)
     if unfinished:
         logger.info("%s", describe_batches(settings, training_images))
     record.write_states()
@@ -115,6 +95,40 @@ def _data_folders(settings: TrainSettings) -> list[str]:
         plan_shards(records, out, PreprocessSettings(size=_PHANTOM_SIZE), images_per_shard=64)
     )
     return [out]
+
+
+def _plan_study(
+    settings: TrainSettings, study: str, data: list[PreparedDataset], folders: Sequence[str]
+) -> StudyRecord:
+    """Plan the runs of this command, with the ranks, device and threads of the study or of the cluster."""
+    plans = study_plan.plan_runs(settings, data)
+    settings = settings_of_study(settings, study)
+    if settings.workers_per_run != "auto":
+        study_plan.require_feasible(settings, data, plans)  # before the cluster starts
+    settings = settings_for_cluster(settings, len(plans))
+    named_plans = study_plan.name_plans(settings, plans, data)
+    matching = study_plan.matching_runs(settings, data, study_files.earlier_seeds(study))
+    images = sum(dataset.index.num_rows for dataset in data)
+    sizes = counted(len(named_plans), "run"), counted(images, "image"), counted(len(data), "dataset")
+    logger.info("study %s: %s on %s in %s", study, *sizes)
+    return StudyRecord(study, settings, named_plans, matching, tuple(folders))
+
+
+def _unfinished_runs(record: StudyRecord, linked: tuple[Link, ...]) -> list[Run]:
+    origin = {"command": command_line(), "git": git_state()}
+    return [
+        Run(
+            study_plan.settings_of_run(record.settings, plan),
+            plan,
+            record.data,
+            name,
+            storage.join(record.folder, name),
+            linked,
+            origin,
+        )
+        for name, plan in record.plans.items()
+        if not record.is_finished(name)
+    ]
 
 
 def _handle_finished(record: StudyRecord) -> None:

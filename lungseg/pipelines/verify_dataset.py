@@ -28,8 +28,8 @@ def run(out: str) -> None:
     problems = [f"{folder}: preparation is not finished: run jobs/prepare.py again" for folder in unfinished]
     items = []
     for folder in catalog.find_datasets([out]):
-        found, shards = verify.check_metadata(folder)
-        problems += found
+        metadata_problems, shards = verify.check_metadata(folder)
+        problems += metadata_problems
         items += [{"item": json.dumps([folder, shard, rows])} for shard, rows in shards]
     line = ProgressLine(logger)
     for checked, messages in enumerate(_check(items), start=1):

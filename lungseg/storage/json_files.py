@@ -86,8 +86,8 @@ def check_fields(content: bytes, path: str, fields: type[JsonFields], advice: st
         if first["type"] == "missing":
             raise InputError(f"{path}: {name} is missing: {advice}") from None
         expected = _EXPECTED.get(kind, "another value")
-        found = json.dumps(first["input"], default=str)[:80]
-        raise InputError(f"{path}: {name} is {found}, expected {expected}: {advice}") from None
+        actual = json.dumps(first["input"], default=str)[:80]
+        raise InputError(f"{path}: {name} is {actual}, expected {expected}: {advice}") from None
 
 
 def write_json(path: str, value: dict[str, Any], indent: int | None = 1) -> None:

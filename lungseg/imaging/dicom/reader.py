@@ -222,17 +222,17 @@ def _render(
     """Find the bits that hold the picture, write them to the dataset, and render it."""
     width_known = not {"BitsStored", "HighBit"} <= set(assumed)
     cells = pixels.view(f"u{pixels.itemsize}")
-    found = find_stored_bits(cells, stated, width_known, "PixelRepresentation" not in assumed)
-    is_cut = found is not None and width_known and found.bits > stated.bits
-    if found is None or (is_cut and sequence_items(dataset, "ModalityLUTSequence")):
+    stored_bits = find_stored_bits(cells, stated, width_known, "PixelRepresentation" not in assumed)
+    is_cut = stored_bits is not None and width_known and stored_bits.bits > stated.bits
+    if stored_bits is None or (is_cut and sequence_items(dataset, "ModalityLUTSequence")):
         raise ImageError(
             "stored_bits_unclear",
             f"{display_name} states {stated.bits} bits stored, but higher bits are set, and they are neither clearly "
             "picture nor clearly something else: export it again",
         )
-    dataset.BitsStored, dataset.PixelRepresentation = found.bits, int(found.signed)
-    dataset.HighBit = found.bits + found.shift - 1
-    rendering = _rendering(dataset, found)
+    dataset.BitsStored, dataset.PixelRepresentation = stored_bits.bits, int(stored_bits.signed)
+    dataset.HighBit = stored_bits.bits + stored_bits.shift - 1
+    rendering = _rendering(dataset, stored_bits)
     if is_cut and rendering.voi is not None and not _reaches_beyond(rendering.voi, rendering, stated):
         rendering = replace(rendering, voi=None)  # it would show the stated range only
     return render(pixels, rendering)
@@ -246,23 +246,23 @@ def _reaches_beyond(voi: Table | Window, rendering: Rendering, stated: StoredBit
     return end > limit + 1
 
 
-def _rendering(dataset: "FileDataset", found: StoredBits) -> Rendering:
+def _rendering(dataset: "FileDataset", stored_bits: StoredBits) -> Rendering:
     """Collect the elements that describe how to display the stored values."""
-    little = dataset.file_meta.TransferSyntaxUID.is_little_endian
+    is_little_endian = dataset.file_meta.TransferSyntaxUID.is_little_endian
     ends = element_numbers(dataset, "PixelPaddingValue")
     centres, widths = element_numbers(dataset, "WindowCenter"), element_numbers(dataset, "WindowWidth")
     function = element_text(dataset, "VOILUTFunction") or "LINEAR"
     window = Window(centres[0], widths[0], function) if centres and widths else None
     return Rendering(
-        bits=found.bits,
-        shift=found.shift,
-        signed=found.signed,
+        bits=stored_bits.bits,
+        shift=stored_bits.shift,
+        signed=stored_bits.signed,
         inverted=element_text(dataset, "PhotometricInterpretation") == "MONOCHROME1",
         padding=(*ends, *element_numbers(dataset, "PixelPaddingRangeLimit")) if ends else (),
-        modality=_table(dataset, "ModalityLUTSequence", little),
+        modality=_table(dataset, "ModalityLUTSequence", is_little_endian),
         slope=(element_numbers(dataset, "RescaleSlope") or [1.0])[0],
         intercept=(element_numbers(dataset, "RescaleIntercept") or [0.0])[0],
-        voi=_table(dataset, "VOILUTSequence", little) or window,
+        voi=_table(dataset, "VOILUTSequence", is_little_endian) or window,
     )
 
 

@@ -42,19 +42,19 @@ def classify_body_part(readings: Iterable[str]) -> BodyPart:
 
     The first reading with a known word counts, but a chest in any reading counts before another body part.
     """
-    found = [_body_part(fold(text)) for text in readings]
+    parts = [_body_part(fold(text)) for text in readings]
     for kinds in (("chest", "several"), ("other",)):
-        match = next((part for part in found if part in kinds), None)
+        match = next((part for part in parts if part in kinds), None)
         if match is not None:
             return match
-    return found[0] if found else ""
+    return parts[0] if parts else ""
 
 
 def classify_view(readings: Iterable[str]) -> View:
     """Classify a view; readings: the same text in different character sets, the most likely one first."""
-    found = [_view(fold(text)) for text in readings]
-    known = (view for view in found if view.kind not in ("", "unknown"))
-    return next(known, found[0] if found else View(""))
+    views = [_view(fold(text)) for text in readings]
+    known = (view for view in views if view.kind not in ("", "unknown"))
+    return next(known, views[0] if views else View(""))
 
 
 def possible_readings(text: str, declared: Sequence[str]) -> list[str]:

@@ -112,12 +112,12 @@ def _unmatched_masks(files: DatasetFiles, records: Iterable[Record], dataset: st
 
 
 def _unmatched(name: str, uri: str, dataset: str, others: set[str]) -> Record:
-    own = f"{image_id(name)}{UNMATCHED}"
+    mask_id = f"{image_id(name)}{UNMATCHED}"
     problem = "matches no image: give it the name of its image, or remove it"
     if others:
         problem = f"is not used, because {storage.name_of(min(others))} has the same name: remove one of them"
     note = Note("unmatched_mask", f"mask {storage.name_of(uri)} {problem}")
-    return reject(Record(own, dataset, uri, patient_id=unnamed_patient(own, uri)), note)
+    return reject(Record(mask_id, dataset, uri, patient_id=unnamed_patient(mask_id, uri)), note)
 
 
 def _add_file(files: DatasetFiles, place: Place, path: str, uri: str) -> None:

@@ -46,15 +46,15 @@ def recognise(folder: str, files: Sequence[str]) -> list[Record]:
         InputError: there are images and masks and no mask matches, or dataset.json or splits_final.json is damaged.
 
     """
-    datasets = {root: found for root, found in _group(folder, files).items() if found.files["images", "tr"]}
+    datasets = {root: group for root, group in _group(folder, files).items() if group.files["images", "tr"]}
     names = dataset_names(datasets, folder)
     records: list[Record] = []
-    for root, found in datasets.items():
-        labels = read_labels(found.json["dataset.json"]) if "dataset.json" in found.json else None
-        folds = read_folds(found.json["splits_final.json"]) if "splits_final.json" in found.json else {}
+    for root, group in datasets.items():
+        labels = read_labels(group.json["dataset.json"]) if "dataset.json" in group.json else None
+        folds = read_folds(group.json["splits_final.json"]) if "splits_final.json" in group.json else {}
         path = storage.join(folder, root) if root else folder
-        training = _with_folds(_match(found, "tr", names[root], path), folds, path)
-        test = _match(found, "ts", f"{names[root]}_test", path)
+        training = _with_folds(_match(group, "tr", names[root], path), folds, path)
+        test = _match(group, "ts", f"{names[root]}_test", path)
         records += [_with_labels(record, labels) for record in (*training, *test)]
     return records
 
@@ -62,20 +62,20 @@ def recognise(folder: str, files: Sequence[str]) -> list[Record]:
 def _group(folder: str, files: Sequence[str]) -> dict[str, _Dataset]:
     datasets: defaultdict[str, _Dataset] = defaultdict(_Dataset)
     for uri in files:
-        *folders, name = relative_path(folder, uri).split("/")
-        if name in ("dataset.json", "splits_final.json"):
-            datasets["/".join(folders)].json[name] = uri
+        *folders, file_name = relative_path(folder, uri).split("/")
+        if file_name in ("dataset.json", "splits_final.json"):
+            datasets["/".join(folders)].json[file_name] = uri
         match = _FOLDER.fullmatch(folders[-1].lower()) if folders else None
-        if match and (is_image(name) or _VOLUME.search(name)):
-            own = stem(_VOLUME.sub("", name))
-            datasets["/".join(folders[:-1])].files[match["kind"], match["subset"]].append((own, uri))
+        if match and (is_image(file_name) or _VOLUME.search(file_name)):
+            name = stem(_VOLUME.sub("", file_name))
+            datasets["/".join(folders[:-1])].files[match["kind"], match["subset"]].append((name, uri))
     return dict(datasets)
 
 
-def _match(found: _Dataset, subset: str, dataset: str, folder: str) -> list[Record]:
+def _match(group: _Dataset, subset: str, dataset: str, folder: str) -> list[Record]:
     """Build the records of imagesTr or imagesTs."""
-    labels = found.files["labels", subset]
-    cases = _cases(found.files["images", subset], {name for name, _ in labels})
+    labels = group.files["labels", subset]
+    cases = _cases(group.files["images", subset], {name for name, _ in labels})
     files = DatasetFiles()
     for case, channel, uri in cases:
         if channel == 0:
@@ -108,9 +108,9 @@ def _without_volumes(record: Record) -> Record:
 
 
 def _extra(name: str, uri: str, dataset: str) -> Record:
-    own = image_id(name)
+    channel_id = image_id(name)
     message = f"{storage.name_of(uri)} is another channel of its case, and only channel 0000 is read: remove it"
-    return reject(Record(own, dataset, uri, patient_id=own), Note("extra_channel", message))
+    return reject(Record(channel_id, dataset, uri, patient_id=channel_id), Note("extra_channel", message))
 
 
 def _with_folds(records: list[Record], folds: dict[str, int], folder: str) -> list[Record]:

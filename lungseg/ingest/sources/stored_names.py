@@ -19,11 +19,11 @@ def stored_names(uris: Iterable[str]) -> dict[str, str]:
     for uri in dict.fromkeys(uris):
         if not _plain(uri).isascii() and storage.try_stat(uri) is None:
             missing[_plain_folder(uri)].append(uri)
-    found = {}
+    stored_by_listed = {}
     for folder, names in missing.items():
         stored = {_normal(path): path for path in _list(folder)}
-        found.update({name: stored[_normal(name)] for name in names if _normal(name) in stored})
-    return found
+        stored_by_listed.update({name: stored[_normal(name)] for name in names if _normal(name) in stored})
+    return stored_by_listed
 
 
 def _plain_folder(uri: str) -> str:

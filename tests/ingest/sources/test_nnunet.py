@@ -91,7 +91,7 @@ def test_label_without_the_named_value_is_rejected(tmp_path: Path, draw_pair: Dr
     cv2.imwrite(str(folder / ROOT / "labelsTr" / "c0.png"), mask * np.uint8(255))
     opened, _, _ = record_checks.open_record(sources.discover(str(folder))[0])
     assert opened.codes == ("mask_levels",)
-    assert "has the grey values 0, 255, expected 1 for lung by its dataset.json" in opened.message
+    assert "has the grey values 0, 255, but its dataset.json says 1 for lung" in opened.message
 
 
 def test_folds_of_the_splits_are_kept(tmp_path: Path) -> None:
