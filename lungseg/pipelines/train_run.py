@@ -124,7 +124,8 @@ def _require_same_data(run: Run) -> None:
     """Refuse data or custom code that changed after the study named its runs by their digests."""
     if name_run(run.settings, run.plan, open_training_data(run.data, run.settings)) != run.name:
         raise InputError(
-            f"{run.name}: its data or its custom code changed since the study began: start the same command again"
+            f"{run.name}: its data, or the code that trains it, changed since the study began: start the same command "
+            "again"
         )
 
 

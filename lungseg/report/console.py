@@ -91,9 +91,8 @@ def _print_differences(console: Console, differences: Sequence[StudyDifference])
     if not differences:
         return
     _print_heading(console, "What differs between the studies", "settings, data, code and libraries of the runs")
-    header = ["what", "other study", "this study", "the other"]
-    rows = [[item.name, item.other_study, item.this, item.other] for item in differences]
-    console.print(result_text.text_table(header, [[_printable(text) for text in row] for row in rows]))
+    for item in differences:  # as lines, because a table would cut long values
+        console.print(Text(_printable(f"{item.name}: {item.this}; in {item.other_study}: {item.other}")))
     console.print()
 
 
