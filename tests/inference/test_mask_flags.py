@@ -34,6 +34,7 @@ def test_wrong_mask_is_flagged(kind: str) -> None:
     ("kind", "flag"),
     [
         ("nothing", "lungs_empty"),
+        ("one pixel", "lungs_implausible"),
         ("right lung alone", "lungs_one_side"),
         ("left lung alone", "lungs_one_side"),
         ("upper half", "lungs_implausible"),
