@@ -51,7 +51,7 @@ def main() -> None:
         print_row(name, images)
     print("\n| picture | pictures | flagged or rejected | as |\n|---|---|---|---|")
     kinds = collection.altered_xrays(xrays["covid44"])
-    kinds |= collection.drawn_pictures(20)
+    kinds |= collection.drawn_pictures(40)
     kinds["files of pydicom"] = [image for name, image in collection.pydicom_pictures().items() if "RG1" not in name]
     if settings.pictures:
         files = sorted(path for path in settings.pictures.iterdir() if path.is_file())

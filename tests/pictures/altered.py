@@ -18,8 +18,8 @@ _MARKS = ("AP", "L", "R", "ERECT", "12:40")
 
 def another_exposure(rng: Generator, image: U8) -> U8:
     """Change position, body shape, grey values and borders; the chest stays upright, frontal and complete."""
-    image = _moved(rng, image, rng.normal(0, 4))
-    if rng.random() < 0.4:
+    image = _moved(rng, image, rng.normal(0, 6), tight=rng.random() < 0.25)
+    if rng.random() < 0.5:
         image = _opacified(rng, image)
     image = _developed(rng, image)
     return _framed(rng, image)
@@ -87,11 +87,15 @@ def _turned(rng: Generator, image: U8) -> U8:
     return moved if rng.random() < 0.8 else 255 - moved
 
 
-def _moved(rng: Generator, image: U8, angle: float) -> U8:
-    """Rotate, stretch and shift; the outside is black, or the border continued, seldom white."""
+def _moved(rng: Generator, image: U8, angle: float, tight: bool = False) -> U8:
+    """Rotate, stretch and shift, for `tight` cut to the lungs.
+
+    The outside is black, or the border is continued; seldom it is white.
+    """
     side = len(image)
-    zoom = rng.uniform(0.75, 1.12) * np.exp(rng.normal(0, 0.07, 2))
-    turn = cv2.getRotationMatrix2D((0.0, 0.0), angle, 1.0)[:, :2] * np.minimum(zoom, 1.17)[:, None]
+    limits = (1.12, 1.35) if tight else (0.75, 1.12)
+    zoom = rng.uniform(*limits) * np.exp(rng.normal(0, 0.07, 2))
+    turn = cv2.getRotationMatrix2D((0.0, 0.0), angle, 1.0)[:, :2] * np.minimum(zoom, limits[1] + 0.05)[:, None]
     if rng.random() < 0.5:
         turn[:, 0] *= -1
     middle = np.array((image.shape[1], side)) / 2
@@ -112,12 +116,12 @@ def _opacified(rng: Generator, image: U8) -> U8:
         where, size = rng.uniform((-0.7, -0.6), (0.7, 0.7)), rng.uniform(0.08, 0.35, 2)
         haze += np.exp(-np.square((x - where[0]) / size[0]) - np.square((y - where[1]) / size[1]))
     kind = rng.random()
-    if kind < 0.25:
+    if kind < 0.35:
         haze += 1.5 / (1 + np.exp(-(x * rng.choice((-1, 1)) - 0.05) / 0.05)) * (np.abs(x) < 0.85)
-    elif kind < 0.5:
+    elif kind < 0.6:
         haze += 1.5 / (1 + np.exp(-(y - rng.uniform(0.0, 0.4)) / 0.08))
     level = float(np.percentile(image, 85))
-    strength = np.clip(haze * rng.uniform(0.3, 0.9), 0, 0.92) * (image > 8)
+    strength = np.clip(haze * rng.uniform(0.3, 1.0), 0, 0.95) * (image > 8)
     return np.asarray(image + strength * np.maximum(level - image, 0), np.uint8)
 
 
@@ -126,7 +130,7 @@ def _developed(rng: Generator, image: U8) -> U8:
     field = image / 255.0
     low, high = rng.uniform(0, 0.15), rng.uniform(0.75, 1)
     black = image == 0
-    field = np.clip((field - low * (rng.random() < 0.3)) / high, 0, 1) ** np.exp(rng.normal(0, 0.4))
+    field = np.clip((field - low * (rng.random() < 0.3)) / high, 0, 1) ** np.exp(rng.normal(0, 0.5))
     field = field + _tilt(rng, image.shape) * (rng.random() < 0.5)
     if rng.random() < 0.2:
         field = field - rng.uniform(0.3, 0.7) * cv2.GaussianBlur(field, (0, 0), rng.uniform(0.1, 0.3) * len(field))
