@@ -31,7 +31,7 @@ _INVERTED = -0.2
 # For a chest rotated by 90 degrees, -upright is at most 0.71 of sideways; for a negative it is 1 or more.
 _OVER_SIDEWAYS = 0.85
 MIN_UPRIGHT = 0.3
-"""Smallest probability of an upright chest without a flag. X-rays of an unseen hospital: at most 1 % are below it."""
+"""Smallest probability of an upright chest without a flag; 4 of 688 X-rays of an unseen hospital are below it."""
 _TAG_FLAGS = (Note("body_part_unknown"), Note("body_part_several"), Note("view_unknown"))
 
 
