@@ -1,4 +1,4 @@
-"""The end of a job: what was lost, and the next command. docs/inference.md explains the losses."""
+"""Log what a job lost and the next command. docs/inference.md explains the losses."""
 
 import logging
 import shlex

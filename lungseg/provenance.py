@@ -1,4 +1,4 @@
-"""Where a result comes from: provenance.json of a run, the digest of the code, its git commit, and the command."""
+"""Record where a result comes from: provenance.json of a run, digest of the code, git commit, and command."""
 
 import functools
 import hashlib
@@ -39,7 +39,7 @@ class _ProvenanceFields(JsonFields):
 def read(folder: str) -> dict[str, Any]:
     """Read provenance.json of a run: `starts`, first to last, and `finished`; {} before the first start.
 
-    Times are in UTC, as 2026-01-31 23:59:59.
+    Times are in UTC, such as 2026-01-31 23:59:59.
     """
     path = storage.join(folder, "provenance.json")
     return storage.read_json(path, fields=_ProvenanceFields) if storage.exists(path) else {}

@@ -25,7 +25,7 @@ STATUSES: tuple[Status, ...] = ("ok", "repaired", "rejected", "failed")
 USABLE: tuple[Status, ...] = ("ok", "repaired")
 
 
-def check_schema(number: Any, where: str, version: str = "") -> None:
+def check_schema(number: Any, path: str, version: str = "") -> None:
     """Refuse a file that another schema wrote; `version` is the lungseg version in the file, where it has one.
 
     Raises:
@@ -37,7 +37,7 @@ def check_schema(number: Any, where: str, version: str = "") -> None:
     is_old = isinstance(number, int) and 0 < number <= _LAST_UNNAMED
     writer = f"lungseg {version}" if version else "lungseg 0.1.0 or older" if is_old else "an unknown version"
     raise InputError(
-        f"{where}: schema {number}, written by {writer}; this version ({__version__}) reads schema {SCHEMA}: run the "
+        f"{path}: schema {number}, written by {writer}; this version ({__version__}) reads schema {SCHEMA}: run the "
         "job that wrote the file again, or install the version that wrote it"
     )
 
@@ -53,10 +53,10 @@ class Record:
     stored pixels, 1 to 8 as in EXIF; everything after decoding works on the upright picture. `pixel_digest` covers the
     grey values and the size of the upright image, not the bytes of its file; `phash` is its perceptual hash, 64
     hexadecimal digits. `mask_uris` are the mask files and `mask_classes` their classes, one for each file (left and
-    right lung are two files of the class lung). `mask_values` are the grey values that mean this class, as `1,2`, one
-    entry for each mask file; without them the mask's own grey values decide. `mask_area` is the share of the image that
-    the lungs cover. `fold` is the fold that the archive gives, or -1 for an image to train on in every fold.
-    `age_group` covers ten years, as 40-49, or is 90+.
+    right lung are two files of the class lung). `mask_values` are the grey values that mean this class, such as `1,2`,
+    one entry for each mask file; without them the mask's own grey values decide. `mask_area` is the share of the image
+    that the lungs cover. `fold` is the fold that the archive gives, or -1 for an image to train on in every fold.
+    `age_group` covers ten years, such as 40-49, or is 90+.
     """
 
     image_id: str
@@ -257,7 +257,7 @@ STUDY_ROWS = _described(
         ("fold", pa.int32(), "held-out fold of the run"),
         ("seed", pa.int32(), "seed of the training"),
         ("finding", pa.string(), "finding of the image, as the archive states it; null: unknown"),
-        ("age_group", pa.string(), "age of the patient in steps of ten years, as 40-49, or 90+; null: unknown"),
+        ("age_group", pa.string(), "age of the patient in steps of ten years, such as 40-49, or 90+; null: unknown"),
         ("sex", pa.string(), "sex of the patient; null: unknown"),
     )
 )
@@ -273,7 +273,11 @@ _PREDICTED: _Columns = (
     ),
     ("source_uri", pa.string(), "image file, or TAR#image_id for prepared data"),
     ("mask_uris", pa.list_(pa.string()), "files of the reference masks"),
-    ("mask_values", pa.list_(pa.string()), "grey values that mean lung in each of these files, as 1,2; empty: any"),
+    (
+        "mask_values",
+        pa.list_(pa.string()),
+        "grey values that mean lung in each of these files, such as 1,2; empty: any",
+    ),
     ("status", pa.string(), "ok or repaired: predicted; rejected or failed: not predicted, see codes and message"),
     (
         "codes",

@@ -64,7 +64,7 @@ def _none_or_text(word: str) -> str | None:
 
 
 def require_options(values: Mapping[str, object]) -> None:
-    """Check that options are set; values: by what to pass, as `--archive FOLDER (images)`.
+    """Check that options are set; values: by what to pass, such as `--archive FOLDER (images)`.
 
     Raises:
         SettingsError: options are missing; the message names all of them.
@@ -135,7 +135,7 @@ def _walk(settings: Settings, prefix: tuple[str, ...]) -> Iterator[Option]:
 
 
 def _type_name(annotation: Any) -> str:
-    """Return how help shows the values of a type, as `auto|INT`."""
+    """Return how help shows the values of a type, such as `auto|INT`."""
     origin, args = get_origin(annotation), get_args(annotation)
     if origin in (Annotated, tuple):
         return _type_name(args[0])

@@ -85,7 +85,7 @@ class OpenedImage:
 class PredictOptions:
     """Device, precision and test-time augmentation. precision auto: bf16 or fp16 on a GPU, fp32 on a CPU.
 
-    custom_network: the network of the user's own code that checkpoints may name, as `package.module:Name`.
+    custom_network: the network of the user's own code that checkpoints may name, written as `package.module:Name`.
     """
 
     device: str = "cpu"

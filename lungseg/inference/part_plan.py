@@ -79,7 +79,7 @@ def claim(out: str, plan: dict[str, Any]) -> None:
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """List the settings that differ, each with both values, as `--part-size 32, now 64`."""
+    """List the settings that differ, each with both values, such as `--part-size 32, now 64`."""
     old, new = flatten(before), flatten(now)
     changed = [name for name in new if name not in _DIGESTS and old.get(name) != new[name]]
     if old.get("model") != new["model"]:  # its runs, epochs and preprocessing follow from it

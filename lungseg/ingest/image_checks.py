@@ -1,4 +1,4 @@
-"""Check images before use: reject what is no radiograph, repair what is safe to repair, and flag what is unusual."""
+"""Check images before use: reject what is not a radiograph, repair what is safe to repair, and flag what is unusual."""
 
 from dataclasses import dataclass
 from functools import cache

@@ -21,7 +21,7 @@ _MIN_JUMPS = 0.5
 def is_label_map(image: Grey) -> bool:
     """Return whether a picture, u8 or u16[H,W], has the grey levels of labels.
 
-    It has two to six levels, more without steps between them, or up to four with noise as of JPEG.
+    It has two to six levels, more without steps between them, or up to four with the noise of JPEG.
     """
     step = max(1, min(image.shape) // _SAMPLES)
     samples = image[::step, ::step]

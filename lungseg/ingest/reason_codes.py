@@ -48,11 +48,11 @@ _REJECTED: tuple[tuple[str, str, str], ...] = (
     ("too_large", "The header announces more pixels than any radiograph has.", "Check the file, or remove it."),
     ("too_small", "A side is shorter than 32 px, as in a thumbnail or an icon.", "Use the original image."),
     ("depth", "The pixels are neither 8 nor 16 bit grey values.", "Export the image as 8 or 16 bit grey."),
-    ("two_valued", "The picture has only a few grey values, as a mask or a label map.", "Remove it from the X-rays."),
+    ("two_valued", "The picture has only a few grey values, like a mask or a label map.", "Remove it from the X-rays."),
     ("blank", "The image has almost only one grey value.", "Export the image again, or remove it."),
     (
         "colour",
-        "The image is truly coloured, as a photograph or an image with a coloured overlay.",
+        "The image is truly coloured, like a photograph or an image with a coloured overlay.",
         "Export the radiograph without overlay, or remove it.",
     ),
     (
@@ -66,7 +66,7 @@ _REJECTED: tuple[tuple[str, str, str], ...] = (
         "An image of --match-to has one grey value, so it is not used for the grey-level landmarks.",
         "Remove it from the --match-to folder.",
     ),
-    ("no_pixels", "The DICOM file contains no image, as a report or a directory.", "Remove the file."),
+    ("no_pixels", "The DICOM file contains no image; it may be a report or a directory.", "Remove the file."),
     ("not_radiograph", "The DICOM Modality is not that of a radiograph.", "Remove the file."),
     ("body_part", "The DICOM tags name a body part other than the chest.", "Remove the file, or correct the tag."),
     ("lateral_view", "The DICOM tags or the listing name a lateral view.", "Remove it; only frontal views are used."),
@@ -107,8 +107,8 @@ _REJECTED: tuple[tuple[str, str, str], ...] = (
     ),
     (
         "mask_orientation",
-        "The mask is mirrored, rotated or transposed; or only its image has an orientation tag, and it is not clear "
-        "whether the mask has it too. The message says which.",
+        "The mask is mirrored, rotated or transposed, or only its image has an orientation tag and it is not clear "
+        "which orientation the mask has. The message says which of these applies.",
         "Save the mask in the orientation of its image.",
     ),
     ("one_sided_mask", "Only the left or only the right lung has a mask.", "Add the other mask, or remove the image."),
@@ -141,7 +141,7 @@ _REPAIRED: tuple[tuple[str, str, str], ...] = (
     ("grey_as_colour", "A grey image was stored as colour; its luma is used.", "None needed."),
     (
         "orientation_tag",
-        "The file says by a tag that its picture is rotated or mirrored; it was made upright for the model.",
+        "The orientation tag says that the picture is rotated or mirrored; it was made upright for the model.",
         "None needed; height, width, mask, bbox and centroid of a prediction are those of the stored pixels.",
     ),
     (
@@ -161,12 +161,13 @@ _REPAIRED: tuple[tuple[str, str, str], ...] = (
     ),
     (
         "stored_bits",
-        "The DICOM pixels use other bits than the header states, as more than BitsStored; all of the picture is used.",
+        "The DICOM pixels use other bits than the header states, for example more than BitsStored; the whole picture "
+        "is used.",
         "None needed; check one such image.",
     ),
     (
         "narrow_range",
-        "The grey values fill less than a quarter of the range, as beside a bright marker; they were stretched.",
+        "The grey values fill less than a quarter of the range, e.g. beside a bright marker; they were stretched.",
         "None needed; check one such image.",
     ),
     ("mask_resized", "The mask was resized to its image; both have the same aspect ratio.", "None needed."),
@@ -226,13 +227,13 @@ _RESULT_FLAGS: tuple[tuple[str, str, str], ...] = (
     ),
     (
         "lungs_implausible",
-        "The size, shape or position of the predicted lungs is not that of a pair of lungs.",
-        "Do not use the mask without a look.",
+        "A pair of lungs does not have the size, shape or position of the predicted mask.",
+        "Look at the mask before you use it.",
     ),
     (
         "lungs_uncertain",
         "The mean probability of the lung pixels is below 0.75.",
-        "Do not use the mask without a look; predict with a model that was trained longer.",
+        "Look at the mask before you use it; predict with a model that was trained longer.",
     ),
 )
 _NOT_EXPORTED: tuple[tuple[str, str, str], ...] = (

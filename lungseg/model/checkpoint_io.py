@@ -50,7 +50,7 @@ def save(folder: str, snapshot: Snapshot) -> None:
 def load_model(checkpoint: Checkpoint, custom_network: str = "") -> LungNetwork:
     """Build the network of a checkpoint and load its weights, on the CPU.
 
-    custom_network: the network that the caller allows to import, as `package.module:Name`.
+    custom_network: the network that the caller allows to import, written as `package.module:Name`.
 
     Raises:
         CheckpointError: the weights do not fit the network.

@@ -201,7 +201,7 @@ def _accepts(named: Any, arguments: tuple[str, ...]) -> bool:
 
 
 def _place(error: BaseException) -> str:
-    """Return the file and line that raised an exception, as ` in focal.py, line 12`."""
+    """Return the file and line that raised an exception, such as ` in focal.py, line 12`."""
     if isinstance(error, SyntaxError) and error.filename:
         return f" in {Path(error.filename).name}, line {error.lineno}"
     frames = traceback.extract_tb(error.__traceback__)

@@ -1,4 +1,4 @@
-"""Where a study runs: workers, device and threads that its runs keep, and the place for them on the cluster."""
+"""Choose workers, device and threads of a study, which its runs keep, and reserve the resources on the cluster."""
 
 import logging
 from collections.abc import Sequence

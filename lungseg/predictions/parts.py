@@ -82,7 +82,7 @@ class StatusCounts:
         return sum(count for status, count in self.statuses.items() if status not in USABLE)
 
     def lost_images(self) -> int:
-        """Count the images that have no mask; files that are masks without an image are none."""
+        """Count the images that have no mask; masks without an image do not count."""
         unmatched = sum(count for (_, code), count in self.codes.items() if code == UNMATCHED_MASK)
         return self.not_predicted() - unmatched
 

@@ -30,7 +30,7 @@ def describe_basis(bases: Iterable[str]) -> str:
 
 
 def format_p(p: float | None) -> str:
-    """Format a p value with its sign, as "= 0.0400" or "< 0.0001"."""
+    """Format a p value with its sign, such as "= 0.0400" or "< 0.0001"."""
     return "-" if p is None else f"< {_MIN_P:.4f}" if p < _MIN_P else f"= {p:.4f}"
 
 

@@ -74,7 +74,7 @@ class RunSettings(JsonFields):
 
 
 def describe_changes(before: Row, now: Row) -> str:
-    """List the settings that differ, as `--epochs 50, now 80`; "" if none does."""
+    """List the settings that differ, such as `--epochs 50, now 80`; "" if none does."""
     old, new = _training_settings(before), _training_settings(now)
     changed = [name for name in dict.fromkeys([*old, *new]) if old.get(name) != new.get(name)]
     return "; ".join(f"{name} {old.get(name, '(none)')}, now {new.get(name, '(none)')}" for name in changed)

@@ -49,8 +49,8 @@ def discover(folder: str, dataset: str = "") -> list[Record]:
 
     Known layouts, at any depth: nnU-Net and Medical Segmentation Decathlon, Shenzhen and Montgomery as published and as
     merged on Kaggle, JSRT with the SCR masks, a folder of images beside folders of masks. Images elsewhere have no
-    masks. A mask of lungs that matches no image becomes a rejected record; masks of other structures
-    are counted in the log. `dataset` names all records; otherwise each source does. No image is opened.
+    masks. A mask of lungs that matches no image becomes a rejected record; masks of other structures are counted in the
+    log. `dataset` names all records; otherwise each source does. No image is opened.
 
     Raises:
         InputError: the folder does not exist, has no image, or has images and masks and no mask matches.
@@ -78,7 +78,7 @@ def discover(folder: str, dataset: str = "") -> list[Record]:
 
 
 def _other_masks(folder: str, files: Sequence[str]) -> set[str]:
-    """List the files in folders of masks that are not of lungs, as `infection masks`."""
+    """List the files in folders of masks that are not of lungs, such as `infection masks`."""
     groups = group_by_dataset(folder, (uri for uri in files if is_image(uri)))
     return {uri for group in groups.values() for uri in group.other_masks}
 

@@ -26,7 +26,7 @@ _WORDS = {
 }
 _WORD_KINDS = {kind: re.compile(words) for kind, words in _WORDS.items()}
 _SEPARATORS = re.compile(r"[\W_]+")
-# These hold X-rays even without masks beside them; others, as `xray`, may be one of several folders of a patient.
+# These hold X-rays even without masks beside them; others, such as `xray`, may be one of several folders of a patient.
 _ALWAYS_IMAGES = frozenset({"images", "cxrpng"})
 
 
@@ -34,7 +34,7 @@ _ALWAYS_IMAGES = frozenset({"images", "cxrpng"})
 class FolderKind:
     """What a folder holds.
 
-    side: leftmask or rightmask for the masks of one lung. subset: as `train` of train_masks, in lower case.
+    side: leftmask or rightmask for the masks of one lung. subset: such as `train` of train_masks, in lower case.
     needs_sibling: only true beside a folder of the other kind, X-rays or masks.
     """
 
@@ -46,7 +46,7 @@ class FolderKind:
 
 @lru_cache(100_000)
 def kind_of(name: str) -> FolderKind | None:
-    """Return what a folder with this name holds, or None if the name does not tell.
+    """Return what a folder with this name holds, or None if the name does not say.
 
     Masks whose name has an unknown word, as in `vessel masks`, are masks of something else.
     """
@@ -69,7 +69,7 @@ def kind_of(name: str) -> FolderKind | None:
 
 @lru_cache(100_000)
 def kind_inside_masks(name: str) -> FolderKind | None:
-    """Return what a folder inside a folder of masks holds, if its name is a structure, as `lung` or `leftMask`."""
+    """Return what a folder inside a folder of masks holds, if its name is a structure, such as `lung` or `leftMask`."""
     words = _parse(_SEPARATORS.sub("", name.lower()))
     if words is None or not set(words) & {"lung", "left", "right", "other"}:
         return None

@@ -82,7 +82,7 @@ def _add_file(jsrt_files: _Files, path: str, uri: str) -> None:
 
 
 def _kind(folder: str) -> str:
-    """Return the key in _CLASSES of a folder's name; others, as `lung masks` or `leftMask`, by their words."""
+    """Return the key in _CLASSES of a folder's name; of other names, such as `lung masks`, the words decide."""
     name = re.sub(r"[ _-]", "", folder.lower())
     kind = kind_of(folder)
     if name in _CLASSES or kind is None or kind.content != "lungs":

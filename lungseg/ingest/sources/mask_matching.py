@@ -23,7 +23,7 @@ Images = dict[str, str]
 """Name of an image (its path below its folder, without suffix) -> its uri."""
 
 Masks = dict[str, list[str]]
-"""Name of a mask, as of an image -> the uris of all files with this name."""
+"""Name of a mask, formed like that of an image -> the uris of all files with this name."""
 
 
 @dataclass

@@ -74,7 +74,7 @@ def _split_hospitals(records: list[Record]) -> list[Record]:
     )
     if len(names) < 2:
         return records
-    # A mask without an image belongs to one of them, as a dataset needs images.
+    # A mask without an image belongs to one of them, because a dataset needs images.
     others = {record.image_id: names[0] if is_unmatched_mask(record) else record.dataset for record in records}
     return [replace(record, dataset=hospitals[record.image_id] or others[record.image_id]) for record in records]
 

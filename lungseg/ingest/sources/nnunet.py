@@ -39,8 +39,9 @@ class _Dataset:
 def recognise(folder: str, files: Sequence[str]) -> list[Record]:
     """Take the datasets with a folder `imagesTr`; those of `imagesTs` become a dataset of their own, NAME_test.
 
-    `labels` of dataset.json name the grey values of the lungs; other labels are no lungs. Without it, the grey values
-    of a mask decide. The folds of splits_final.json are kept. Volumes and further channels of a case are rejected.
+    `labels` of dataset.json name the grey values of the lungs; other labels are not lungs. Without it, the grey
+    values of a mask decide. The folds of splits_final.json are kept. Volumes and further channels of a case are
+    rejected.
 
     Raises:
         InputError: there are images and masks and no mask matches, or dataset.json or splits_final.json is damaged.

@@ -13,16 +13,16 @@ logger = logging.getLogger(__name__)
 
 
 class Label(NamedTuple):
-    """A class of lungseg and the grey values that mean it in a label file, as `1,2`."""
+    """A class of lungseg and the grey values that mean it in a label file, such as `1,2`."""
 
     kind: str
     values: str
 
 
 def read_labels(path: str) -> list[Label]:
-    """Return the classes that `labels` of dataset.json names, lungs first; if none of them is lung, all as they are.
+    """Return the classes that `labels` of dataset.json names, lungs first; if none is lung, all under their own names.
 
-    Left and right lung are joined. Names that are no class of lungseg are ignored, and logged.
+    Left and right lung are joined. Names that are not classes of lungseg are ignored and logged.
 
     Raises:
         InputError: the file is not JSON, or has no valid `labels`.

@@ -1,4 +1,4 @@
-"""Find files that a listing names in another Unicode form than the file system, as ü in one or two characters."""
+"""Find files that a listing names in another Unicode form than the file system, such as ü in one or two characters."""
 
 from collections import defaultdict
 from collections.abc import Iterable
