@@ -35,8 +35,8 @@ def encode_segmentation(content: bytes, masks: dict[str, U8], model: str, displa
     content: the radiograph's file. masks: u8[H,W] in {0,1} at its size, keys `right` and `left`; empty masks are
     skipped. model: digest of the weights, stored as the algorithm version. UIDs are derived from these inputs and times
     are those of the radiograph, so the same call gives the same bytes. The object contains the patient's identity, as
-    the radiograph does; no other output of lungseg does. Text is in UTF-8. Invalid values, such as the date 00000000, are left
-    empty; `invalid_elements` names them.
+    the radiograph does; no other output of lungseg does. Text is in UTF-8. Invalid values, such as the date 00000000,
+    are left empty; `invalid_elements` names them.
 
     Raises:
         ImageError: `not_dicom`, `mask_empty`, `seg_reference`, `changed` or `seg_refused`. No message quotes a value.
