@@ -12,7 +12,7 @@ from lungseg.config.command_line import parse
 from lungseg.config.recipes import RECIPES
 from lungseg.dataset.catalog import open_dataset
 from lungseg.dataset.fold_table import write_fold_files
-from lungseg.schema import PREDICTIONS, STUDY_ROWS
+from lungseg.result_columns import PREDICTIONS, STUDY_ROWS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "cluster" / "README.md"])

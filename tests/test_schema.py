@@ -9,12 +9,14 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, strategies as st
 
-from lungseg import schema, storage
+from lungseg import result_columns, schema, storage
 from lungseg.errors import InputError
 from lungseg.predictions.parts import part_path, rows_folder
-from lungseg.schema import PREDICTIONS, SCHEMA, Geometry, Record, table
+from lungseg.result_columns import PREDICTIONS
+from lungseg.schema import SCHEMA, Geometry, Record, table
 
-TABLES = {name: value for name, value in vars(schema).items() if isinstance(value, pa.Schema)}
+_NAMES = {**vars(schema), **vars(result_columns)}
+TABLES = {name: value for name, value in _NAMES.items() if isinstance(value, pa.Schema)}
 RECORD = Record("a", "north", "/x/a.png", ("/m/a.png",), ("lung",), "p", flags=("mask_uneven",), height=3, width=4)
 
 

@@ -20,7 +20,8 @@ from lungseg.predictions.parts import (
     read_part,
     recorded_digests,
 )
-from lungseg.schema import PREDICTIONS, table
+from lungseg.result_columns import PREDICTIONS
+from lungseg.schema import table
 from lungseg.storage.files import digest_bytes
 
 logger = logging.getLogger(__name__)

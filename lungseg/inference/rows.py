@@ -15,7 +15,8 @@ from lungseg.inference import mask_flags, mask_shape, postprocess
 from lungseg.inference.items import OpenedImage, Prediction
 from lungseg.ingest.reason_codes import was_repaired
 from lungseg.metrics import segmentation
-from lungseg.schema import PREDICTIONS, Record
+from lungseg.result_columns import PREDICTIONS
+from lungseg.schema import Record
 
 COMPARED = ("iou", "dice", "pixel_accuracy", "hd95_px", "assd_px")
 

@@ -27,7 +27,7 @@ from lungseg.export.writers import export_part, to_coco
 from lungseg.job_end import end_job
 from lungseg.plurals import counted
 from lungseg.progress import ProgressLine
-from lungseg.schema import PREDICTIONS
+from lungseg.result_columns import PREDICTIONS
 
 logger = logging.getLogger(__name__)
 

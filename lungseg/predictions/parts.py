@@ -12,7 +12,8 @@ from lungseg import storage
 from lungseg.errors import InputError
 from lungseg.ingest.file_names import relative_path
 from lungseg.ingest.reason_codes import UNMATCHED_MASK, counted_codes
-from lungseg.schema import PREDICTIONS, STATUSES, USABLE
+from lungseg.result_columns import PREDICTIONS
+from lungseg.schema import STATUSES, USABLE
 from lungseg.storage.json_files import JsonFields, parse_json
 from lungseg.storage.table_formats import PREDICTION_TABLE, check_table
 

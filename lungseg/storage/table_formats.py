@@ -7,7 +7,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lungseg.errors import InputError
-from lungseg.schema import INDEX, MANIFEST, PREDICTIONS, STATUSES, STUDY_ROWS, TEST_ROWS, Record
+from lungseg.result_columns import PREDICTIONS, STUDY_ROWS, TEST_ROWS
+from lungseg.schema import INDEX, MANIFEST, STATUSES, Record
 
 _ADVICE = "the file is damaged, or was changed; create it again"
 

@@ -1,6 +1,6 @@
 """Cross-dataset metrics with confidence intervals.
 
-Pure functions of the rows of study.parquet (schema.STUDY_ROWS). Intervals are 95 %, from a bootstrap over patients, and
+Pure functions of the rows of study.parquet (result_columns.STUDY_ROWS). Intervals are 95 %, from a bootstrap over patients, and
 over trainings too where every fold was trained with several seeds (`metrics.bootstrap`).
 """
 

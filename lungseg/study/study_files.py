@@ -12,7 +12,8 @@ from lungseg.config import TrainSettings
 from lungseg.dataset.catalog import read_subgroups
 from lungseg.dataset.folds import RunPlan
 from lungseg.model.checkpoint import StudyRuns
-from lungseg.schema import STUDY_ROWS, table
+from lungseg.result_columns import STUDY_ROWS
+from lungseg.schema import table
 from lungseg.storage.json_files import JsonFields, Whole
 from lungseg.storage.table_formats import TEST_TABLE
 from lungseg.study import cross_dataset

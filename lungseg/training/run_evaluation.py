@@ -9,7 +9,8 @@ from lungseg.dataset.duplicates import image_key
 from lungseg.dataset.folds import group_rows
 from lungseg.metrics import segmentation
 from lungseg.model.custom_code import source_digests
-from lungseg.schema import TEST_ROWS, table
+from lungseg.result_columns import TEST_ROWS
+from lungseg.schema import table
 from lungseg.training.distributed import rank_and_world_size, wait_for_all_ranks
 from lungseg.training.epoch_loop import Measure, evaluate
 from lungseg.training.evaluation import (

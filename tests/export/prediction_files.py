@@ -12,7 +12,7 @@ from lungseg.arrays import U8, Row
 from lungseg.imaging import codecs
 from lungseg.inference.part_plan import write_part
 from lungseg.predictions.parts import part_path
-from lungseg.schema import PREDICTIONS
+from lungseg.result_columns import PREDICTIONS
 from lungseg.storage.files import digest_bytes
 from tests.imaging.dicom.dicom_files import write_dicom
 

@@ -6,7 +6,8 @@ from lungseg.config import ExportSettings
 from lungseg.errors import InputError, SettingsError
 from lungseg.export import selection
 from lungseg.predictions.parts import part_path
-from lungseg.schema import PREDICTIONS, table
+from lungseg.result_columns import PREDICTIONS
+from lungseg.schema import table
 from tests.export.prediction_files import DrawPair, prediction_row, replace_part
 
 

@@ -27,7 +27,8 @@ from lungseg.ingest import sources
 from lungseg.predictions import overlays
 from lungseg.prepare import dataset_writer
 from lungseg.prepare.shard_plan import plan_shards
-from lungseg.schema import PREDICTIONS, Record, table
+from lungseg.result_columns import PREDICTIONS
+from lungseg.schema import Record, table
 from tests.imaging.dicom.dicom_files import write_dicom
 
 U8 = NDArray[np.uint8]

@@ -16,7 +16,8 @@ from lungseg.inference.items import Item
 from lungseg.inference.part_plan import PlannedPart
 from lungseg.predictions import parts
 from lungseg.predictions.parts import StatusCounts
-from lungseg.schema import PREDICTIONS, SCHEMA, Record
+from lungseg.result_columns import PREDICTIONS
+from lungseg.schema import SCHEMA, Record
 from lungseg.storage.files import digest_bytes
 
 PLAN = {"archive": "/films", "images": 4, "checkpoints": ["/runs/a"], "model": "ab", "runs": ["a"], "threshold": 0.5}

@@ -30,7 +30,8 @@ from lungseg.metrics import segmentation
 from lungseg.model import checkpoint
 from lungseg.model.checkpoint_io import Snapshot, save
 from lungseg.model.network import build_network
-from lungseg.schema import PREDICTIONS, SCHEMA, Record, table
+from lungseg.result_columns import PREDICTIONS
+from lungseg.schema import SCHEMA, Record, table
 
 torch.set_num_threads(1)  # on a busy machine, two threads that wait for each other are ten times slower
 

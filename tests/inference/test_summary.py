@@ -15,7 +15,7 @@ from lungseg.inference.items import PredictOptions
 from lungseg.inference.part_plan import write_part
 from lungseg.inference.summary import StageTimes, print_image_summary, write_summary
 from lungseg.predictions.parts import StatusCounts, part_path
-from lungseg.schema import PREDICTIONS
+from lungseg.result_columns import PREDICTIONS
 
 
 def row(name: str, **changes: object) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from lungseg.arrays import Row
 from lungseg.config import ReportSettings
 from lungseg.errors import InputError, SettingsError
 from lungseg.pipelines import report
-from lungseg.schema import SCHEMA, STUDY_ROWS, TEST_ROWS, table
+from lungseg.result_columns import STUDY_ROWS, TEST_ROWS
+from lungseg.schema import SCHEMA, table
 from lungseg.study.tested_images import study_rows
 from tests.report.result_files import (
     DICE,

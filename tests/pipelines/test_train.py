@@ -19,7 +19,7 @@ from lungseg.prepare import dataset_writer
 from lungseg.prepare.shard_plan import plan_shards
 from lungseg.progress import SharedProgressLine
 from lungseg.report import console, study_results
-from lungseg.schema import STUDY_ROWS
+from lungseg.result_columns import STUDY_ROWS
 from lungseg.storage import read_table
 from lungseg.study import study_plan
 from lungseg.study.study_comparison import StudyComparisons

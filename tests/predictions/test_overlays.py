@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from lungseg import storage
 from lungseg.imaging import codecs
 from lungseg.predictions import overlays
-from lungseg.schema import PREDICTIONS, table
+from lungseg.result_columns import PREDICTIONS
+from lungseg.schema import table
 
 U8 = NDArray[np.uint8]
 DrawPair = Callable[[int, int, int], tuple[U8, U8]]

@@ -12,7 +12,8 @@ from lungseg.arrays import U8, Row
 from lungseg.imaging import codecs
 from lungseg.metrics import segmentation
 from lungseg.predictions.parts import part_path
-from lungseg.schema import PREDICTIONS, STUDY_ROWS, TEST_ROWS, Counts, table
+from lungseg.result_columns import PREDICTIONS, STUDY_ROWS, TEST_ROWS
+from lungseg.schema import Counts, table
 from lungseg.study.tested_images import study_rows
 
 DrawPair = Callable[[int, int, int], tuple[U8, U8]]

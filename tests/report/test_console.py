@@ -6,7 +6,7 @@ from lungseg.report import console
 from lungseg.report.prediction_results import Predictions
 from lungseg.report.result_table import ResultLine
 from lungseg.report.study_results import RunTable, Study
-from lungseg.schema import STUDY_ROWS
+from lungseg.result_columns import STUDY_ROWS
 from lungseg.study.cross_dataset import CrossDatasetResults, summarise
 from lungseg.study.study_comparison import StudyComparisons
 

@@ -12,7 +12,8 @@ from rich.console import Console
 
 from lungseg.metrics import bootstrap
 from lungseg.metrics.paired_tests import holm
-from lungseg.schema import STUDY_ROWS, table
+from lungseg.result_columns import STUDY_ROWS
+from lungseg.schema import table
 from lungseg.study import cross_dataset, result_text
 from lungseg.study.tested_images import RunGroup, study_rows
 

@@ -9,7 +9,8 @@ from lungseg.config import TrainSettings
 from lungseg.dataset.folds import RunPlan
 from lungseg.errors import InputError
 from lungseg.report import study_results
-from lungseg.schema import MANIFEST, STUDY_ROWS, TEST_ROWS, table
+from lungseg.result_columns import STUDY_ROWS, TEST_ROWS
+from lungseg.schema import MANIFEST, table
 from lungseg.study.study_files import StudyRecord, earlier_seeds
 
 PLANS = {f"pooled-fold{fold}": RunPlan("pooled", ("a", "b"), fold, 2, 0) for fold in (0, 1)}

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from lungseg.config import PreprocessSettings
 from lungseg.imaging.geometry import plan_geometry, prepare_mask, restore
 from lungseg.metrics import segmentation
-from lungseg.schema import TEST_ROWS, Geometry, Sample, table
+from lungseg.result_columns import TEST_ROWS
+from lungseg.schema import Geometry, Sample, table
 from lungseg.training import evaluation
 
 U8 = NDArray[np.uint8]

@@ -31,7 +31,8 @@ from lungseg.model import checkpoint
 from lungseg.model.checkpoint_io import load_state, load_weights
 from lungseg.prepare import dataset_writer
 from lungseg.prepare.shard_plan import plan_shards
-from lungseg.schema import SCHEMA, TEST_ROWS
+from lungseg.result_columns import TEST_ROWS
+from lungseg.schema import SCHEMA
 from lungseg.training import run_loop, run_state
 from lungseg.training.run import Progress, Run, ShowProgress, name_run
 from lungseg.training.study_data import open_training_data
