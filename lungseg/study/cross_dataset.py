@@ -1,7 +1,7 @@
 """Cross-dataset metrics with confidence intervals.
 
-Pure functions of the rows of study.parquet (result_columns.STUDY_ROWS). Intervals are 95 %, from a bootstrap over patients, and
-over trainings too where every fold was trained with several seeds (`metrics.bootstrap`).
+Pure functions of the rows of study.parquet (result_columns.STUDY_ROWS). Intervals are 95 %, from a bootstrap over
+patients, and over trainings too where every fold was trained with several seeds (`metrics.bootstrap`).
 """
 
 from collections import defaultdict

@@ -1,8 +1,8 @@
 """Paired comparison of two studies on the images that both tested.
 
-Pure functions of the rows of study.parquet (result_columns.STUDY_ROWS). Only runs with the same protocol, training datasets,
-fold and test role are compared, whatever their seeds. An image tested by several runs counts once, with its mean over
-them.
+Pure functions of the rows of study.parquet (result_columns.STUDY_ROWS). Only runs with the same protocol, training
+datasets, fold and test role are compared, whatever their seeds. An image tested by several runs counts once, with its
+mean over them.
 """
 
 from collections import defaultdict

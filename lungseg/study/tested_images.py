@@ -1,7 +1,7 @@
 """Rows of study.parquet, merged to one result per image, and how its trainings differ.
 
-Pure functions of rows (result_columns.STUDY_ROWS). Each image counts once in each figure: if several runs of a group tested it
-(one for each seed; on other datasets one for each fold and seed), it counts with its mean over them.
+Pure functions of rows (result_columns.STUDY_ROWS). Each image counts once in each figure: if several runs of a group
+tested it (one for each seed; on other datasets one for each fold and seed), it counts with its mean over them.
 """
 
 import math
