@@ -46,7 +46,7 @@ def test_no_rows_make_a_table_of_the_schema(name: str) -> None:
     assert table.schema.equals(TABLES[name], check_metadata=True)
 
 
-def test_more_than_the_columns_is_left_out_and_less_is_a_bug() -> None:
+def test_extra_values_are_left_out_and_missing_ones_are_a_bug() -> None:
     row: dict[str, Any] = {**asdict(RECORD), "PatientName": "Doe"}
     assert schema.table([row], schema.MANIFEST).schema.names == schema.MANIFEST.names
     del row["message"]

@@ -289,7 +289,9 @@ class TrainSettings(JobSettings):
         if problem := self.batch_problem():
             raise ValueError(problem)
         if self.workers_per_run != "auto" and self.min_workers > self.workers_per_run:
-            raise ValueError(f"--min-workers {self.min_workers}: more than --workers-per-run {self.workers_per_run}")
+            raise ValueError(
+                f"--min-workers {self.min_workers}: more than --workers-per-run {self.workers_per_run}: lower it"
+            )
         if self.validates and self.folds < 3:
             raise ValueError(
                 f"--folds {self.folds}: one is held out, one for validation, none is left to train on: pass 3 or more"

@@ -82,7 +82,7 @@ def check_fields(content: bytes, path: str, fields: type[JsonFields], advice: st
         name = ".".join(map(str, first["loc"])) or "the content"
         kind = first["type"].split("_")[0]
         if kind == "json":
-            raise InputError(f"{path}: not valid JSON: the file is damaged: {advice}") from None
+            raise InputError(f"{path}: not valid JSON: {advice}") from None
         if first["type"] == "missing":
             raise InputError(f"{path}: {name} is missing: {advice}") from None
         expected = _EXPECTED.get(kind, "another value")

@@ -184,7 +184,7 @@ def _spread(images: Iterable[Row], metric: str) -> SeedSpread | None:
     return training_noise.seed_spread(list(seed_means(images, metric).values()))
 
 
-def own_images(tested: ImageResults, run_group: RunGroup) -> Images:
+def held_out_images(tested: ImageResults, run_group: RunGroup) -> Images:
     """Return the held-out images of a run group, of all its training datasets, by dataset and image id."""
     return {
         f"{dataset}/{name}": image
@@ -199,7 +199,7 @@ def _gaps(tested: ImageResults) -> tuple[GeneralisationGap, ...]:
     """Compare the held-out images of each run group with each dataset that it was not trained on."""
     gaps = []
     for (run_group, role, dataset), images in tested.items():
-        own = [*own_images(tested, run_group).values()] if role == "cross" else []
+        own = [*held_out_images(tested, run_group).values()] if role == "cross" else []
         other = [image for image in images.values() if image["dice"] is not None]
         if own and other:
             effects = gap_effects(own, other)

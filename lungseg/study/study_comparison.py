@@ -18,8 +18,8 @@ from lungseg.study.cross_dataset import (
     differences_json,
     gap_effects,
     gap_spread,
+    held_out_images,
     holm_corrected,
-    own_images,
     shared_images,
     spread_json,
 )
@@ -110,9 +110,10 @@ def compare(rows: Iterable[Row], other_study: str, other_rows: Iterable[Row]) ->
     """Compare the rows of a study with those of another study; return nothing if they share no image."""
     own, other = list(rows), list(other_rows)
     folds = {_fold(row) for row in own} & {_fold(row) for row in other}
-    this, that = (mean_per_image([row for row in side if _fold(row) in folds]) for side in (own, other))
+    own_results, other_results = (mean_per_image([row for row in side if _fold(row) in folds]) for side in (own, other))
     return StudyComparisons(
-        tuple(_compare_images(this, other_study, that)), tuple(_compare_gaps(this, other_study, that))
+        tuple(_compare_images(own_results, other_study, other_results)),
+        tuple(_compare_gaps(own_results, other_study, other_results)),
     )
 
 
@@ -131,11 +132,11 @@ def joined(comparisons: Sequence[StudyComparisons]) -> StudyComparisons:
 
 def count_moved(rows: Iterable[Row], other_rows: Iterable[Row]) -> int:
     """Count the images that only one of two studies held out in a fold that both trained."""
-    own, other = (_held_out_images(side) for side in (rows, other_rows))
+    own, other = (_held_out_ids_by_fold(side) for side in (rows, other_rows))
     return sum(len(own[fold] ^ other[fold]) for fold in own.keys() & other.keys())
 
 
-def _held_out_images(rows: Iterable[Row]) -> dict[tuple[str, str, int], set[tuple[str, str]]]:
+def _held_out_ids_by_fold(rows: Iterable[Row]) -> dict[tuple[str, str, int], set[tuple[str, str]]]:
     held_out: dict[tuple[str, str, int], set[tuple[str, str]]] = defaultdict(set)
     for row in rows:
         if row["role"] == "held-out":
@@ -155,7 +156,7 @@ def _compare_images(own: ImageResults, other_study: str, other: ImageResults) ->
 
 def _compare_gaps(own: ImageResults, other_study: str, other: ImageResults) -> Iterable[GapComparison]:
     for (run_group, role, dataset), images in own.items():
-        held_out = own_images(own, run_group), own_images(other, run_group)
+        held_out = held_out_images(own, run_group), held_out_images(other, run_group)
         cross = images, other.get((run_group, role, dataset), {})
         if role == "cross" and shared_images(*held_out, "dice") and shared_images(*cross, "dice"):
             yield _compare_gap(other_study, run_group, dataset, _paired(*held_out), _paired(*cross))

@@ -27,7 +27,7 @@ KINDS: dict[str, type[JobSettings]] = {
 }
 
 
-def test_every_job_has_a_demo_and_a_recipe_for_own_data() -> None:
+def test_every_job_has_a_demo_and_an_own_data_recipe() -> None:
     assert set(RECIPES) == set(get_args(Job)) == set(KINDS) == set(DATA_RECIPES) == set(DATA_OPTIONS)
     for job, recipes in RECIPES.items():
         assert {"demo", DATA_RECIPES[job]} <= set(recipes)

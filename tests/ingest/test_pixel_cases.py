@@ -125,7 +125,7 @@ def test_20_levels_beside_a_label_are_stretched(tmp_path: Path, marker: int) -> 
 
 
 @pytest.mark.parametrize("side", [12, 80])
-def test_a_large_label_with_jpeg_noise_is_no_part_of_the_picture(tmp_path: Path, side: int) -> None:
+def test_a_large_noisy_label_is_not_part_of_the_picture(tmp_path: Path, side: int) -> None:
     grey = phantom.draw(4, "montgomery", 256)[0]
     drawn = labelled((grey // 10).astype(np.uint8), 255, side)
     path = tmp_path / "x.jpg"
