@@ -1,5 +1,6 @@
 """No value of a patient or study element is in any output, except in DICOM segmentations."""
 
+import io
 import json
 import logging
 import shutil
@@ -20,6 +21,7 @@ from lungseg.config.recipes import Job
 from lungseg.export.writers import export_part
 from lungseg.imaging import phantom
 from lungseg.imaging.dicom.pseudonym import pseudonym
+from lungseg.imaging.dicom.segmentation import encode_segmentation
 from lungseg.inference.inputs import with_stats
 from lungseg.inference.items import Item, Prediction, open_item
 from lungseg.inference.rows import make_row
@@ -42,6 +44,11 @@ StudyInstanceUID SeriesInstanceUID SOPInstanceUID FrameOfReferenceUID StudyID Im
 RequestedProcedureDescription ProtocolName DeviceSerialNumber BodyPartExamined ViewPosition Modality
 """
 STUDY = _NAMES.split()
+_JOINS = """
+PatientName PatientID IssuerOfPatientID PatientBirthDate PatientSex StudyInstanceUID StudyDate StudyTime StudyID
+AccessionNumber FrameOfReferenceUID
+"""
+JOINS = _JOINS.split()
 TEXTS = ("CS", "DA", "TM", "AS", "UI", "PN", "LO", "SH", "ST", "LT", "UT", "UC", "DT")
 VALID = {"DA": "1953112{}", "TM": "03133{}.777", "UI": "1.2.3.77{}", "DT": "1953112{}031337"}
 
@@ -215,6 +222,21 @@ def test_segmentation_keeps_valid_values_only(form: str, archive: Path, tmp_path
     assert result.PatientID == expected["PatientID"]
     assert result.PatientBirthDate == (expected["PatientBirthDate"] if form == "valid" else "")
     assert result.StudyInstanceUID == "1.2.3.771"
+
+
+def test_segmentation_has_only_the_documented_elements(form: str, archive: Path) -> None:
+    masks = {"left": np.ones(SHAPE, np.uint8)}
+    encoded = encode_segmentation((archive / "good.dcm").read_bytes(), masks, "feed", "good.dcm")
+    result = pydicom.dcmread(io.BytesIO(encoded))
+    values = {str(element.value) for element in result.iterall() if element.VR != "SQ"}
+    carried = {name for name, value in canaries(form).items() if value in forbidden(form) & values}
+    free_text = {"PatientName", "PatientID", "IssuerOfPatientID", "StudyID", "AccessionNumber"}
+    documented = {*JOINS} if form == "valid" else free_text
+    assert carried == documented - {"PatientSex", "StudyInstanceUID"}
+    in_patient_group = {element.keyword for element in result if element.tag.group == 0x0010}
+    assert in_patient_group == {name for name in JOINS if name.startswith(("Patient", "Issuer"))}
+    page = (Path(__file__).parents[1] / "docs" / "inference.md").read_text()
+    assert [name for name in JOINS if f"`{name}`" not in page] == []
 
 
 @pytest.mark.parametrize(("job", "rule"), [("prepare", "DICOM needs it"), ("infer", "rows of DICOM files have no")])

@@ -25,8 +25,11 @@ U8 = NDArray[np.uint8]
 _NO_SPACING = 1.0  # mm, if the radiograph has none: the object requires a value, viewers align by pixels
 _CODES = {"right": ("3341006", "Right lung"), "left": ("44029006", "Left lung")}  # SNOMED CT
 _REQUIRED = ("Rows", "Columns", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
-_PERSON = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex")
-_COPIED = (*_PERSON, "StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName")
+_PERSON = ("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "PatientSex")
+_COPIED = (*_PERSON, "StudyDate", "StudyTime", "StudyID", "AccessionNumber")
+# The object needs these to refer to the radiograph; what else the file says of patient, study and device stays there.
+_GEOMETRY = ("FrameOfReferenceUID", "PatientOrientation", "ImagerPixelSpacing", "PixelSpacing")
+_KEPT = (*_REQUIRED, *_COPIED, *_GEOMETRY, "SpecificCharacterSet", "Modality")
 
 
 def encode_segmentation(content: bytes, masks: dict[str, U8], model: str, display_name: str) -> bytes:
@@ -34,9 +37,9 @@ def encode_segmentation(content: bytes, masks: dict[str, U8], model: str, displa
 
     content: the radiograph's file. masks: u8[H,W] in {0,1} at its size, keys `right` and `left`; empty masks are
     skipped. model: digest of the weights, stored as the algorithm version. UIDs are derived from these inputs and times
-    are those of the radiograph, so the same call gives the same bytes. The object contains the patient's identity, as
-    the radiograph does; no other output of lungseg does. Text is in UTF-8. Invalid values, such as the date 00000000,
-    are left empty; `invalid_elements` names them.
+    are those of the radiograph, so the same call gives the same bytes. The object contains the patient's identity:
+    the elements that join it to its patient and study (`_COPIED` and UIDs), and no others; no other output of lungseg
+    does. Text is in UTF-8. Invalid values, such as the date 00000000, are left empty; `invalid_elements` names them.
 
     Raises:
         ImageError: `not_dicom`, `mask_empty`, `seg_reference`, `changed` or `seg_refused`. No message quotes a value.
@@ -84,7 +87,10 @@ def _read_valid(content: bytes, display_name: str) -> tuple["Dataset", list[str]
 
     silence_libraries()
     with _refusing(display_name):
-        return copy_valid(pydicom.dcmread(io.BytesIO(content), force=True, stop_before_pixels=True))
+        copy, left_out = copy_valid(pydicom.dcmread(io.BytesIO(content), force=True, stop_before_pixels=True))
+        for name in {element.keyword for element in copy} - {*_KEPT}:
+            delattr(copy, name)
+        return copy, left_out
 
 
 @contextmanager
@@ -160,8 +166,8 @@ def _measures(source: "Dataset") -> "highdicom.PixelMeasuresSequence":
 
 def _add_missing_elements(source: "Dataset") -> None:
     """Add missing elements, empty, that a segmentation copies from its source."""
-    for name in _COPIED:
-        if name not in source:
+    for name in (*_COPIED, "ReferringPhysicianName"):
+        if name not in source and name != "IssuerOfPatientID":  # the standard requires no issuer
             setattr(source, name, "")
 
 

@@ -146,14 +146,31 @@ def test_invalid_values_are_left_empty_and_named(name: str, value: str) -> None:
         ("StudyTime", "235959.123456", "235959.123456"),
         ("PatientSex", "f", "F"),
         ("PatientName", "Doe", "Doe"),
-        ("PatientAge", "045Y", "045Y"),
-        ("PatientAge", "45 YEARS", None),
+        ("IssuerOfPatientID", "North", "North"),
+        ("IssuerOfPatientID", None, None),
+        ("PatientAge", "045Y", None),
         ("AccessionNumber", None, ""),
     ],
 )
 def test_valid_values_are_kept(name: str, value: str | None, expected: str | None) -> None:
     result, left_empty = exported(**{name: value})
     assert (result.get(name), left_empty) == (expected, [])
+
+
+def test_sequences_about_patient_and_study_are_left_out() -> None:
+    names = (
+        "OtherPatientIDsSequence",
+        "IssuerOfPatientIDQualifiersSequence",
+        "ReferringPhysicianIdentificationSequence",
+    )
+    names += ("ReferencedStudySequence", "ProcedureCodeSequence", "ReferencedPatientSequence")
+    names += ("PatientSpeciesCodeSequence", "AdmittingDiagnosesCodeSequence", "RequestAttributesSequence")
+    item = pydicom.Dataset()
+    item.PatientID = item.CodeMeaning = "canary"
+    result, _ = exported(**{name: [item] for name in names}, ReferringPhysicianName="canary", Manufacturer="canary")
+    assert "canary" not in str(result)
+    assert {name for name in names if name in result} == set()
+    assert result.ReferringPhysicianName == ""
 
 
 @pytest.mark.parametrize(
