@@ -211,7 +211,7 @@ class TrainSettings(JobSettings):
     max_failures: Annotated[int, Field(ge=0)] = 3
     """number of worker failures that a run recovers from"""
     rerun: bool = False
-    """train runs anew that were trained with other code than today's; without it they are kept, with a warning"""
+    """train runs again that were trained with other code than today's; without it they are kept, with a warning"""
     wandb: WandbSettings = WandbSettings()
     phantoms: Annotated[int, Field(ge=0, le=9999)] = 0
     """without --data: train on this many phantoms (synthetic X-rays) in each of two scanner styles"""

@@ -41,7 +41,7 @@ class ExportTotals:
         held_back = sum(reasons["flagged"] for reasons in self.refused.values())
         if held_back:
             lines.append(
-                f"held back because of flags: {counted(held_back, 'row')}; look at them; to export them all the same, "
+                f"held back because of flags: {counted(held_back, 'row')}; look at them; to export them anyway, "
                 "pass --include-flagged and another --out"
             )
         if self.emptied:

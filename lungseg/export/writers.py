@@ -151,7 +151,7 @@ def _hold_back_flagged(row: Row) -> None:
     if flags:
         raise ImageError(
             "flagged",
-            f"{row['source_uri']} is flagged ({flags}): look at it; to export it all the same, pass --include-flagged",
+            f"{row['source_uri']} is flagged ({flags}): look at it; to export it anyway, pass --include-flagged",
         )
 
 

@@ -1,4 +1,4 @@
-"""Tell masks and label maps from X-rays by their grey values."""
+"""Distinguish masks and label maps from X-rays by their grey values."""
 
 import numpy as np
 from numpy.typing import NDArray

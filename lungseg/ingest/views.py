@@ -1,4 +1,4 @@
-"""Judge the views that a listing names."""
+"""Classify the views that a listing names."""
 
 from lungseg.imaging.dicom.wording import ViewKind, classify_view
 

@@ -1,4 +1,4 @@
-"""How much a mean over images varies with the trainings behind it, from several trainings (seeds) of each fold.
+"""Estimate how much a mean over images varies between trainings, from several trainings (seeds) of each fold.
 
 Images, grouped by patient, are crossed with trainings: each image is tested by every training of a fold. The effect of
 a training is how far it moves the mean. Effects vary because trainings differ, and because each image reacts in its own

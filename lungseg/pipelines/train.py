@@ -135,7 +135,7 @@ def _handle_finished(record: StudyRecord) -> None:
     """Log the finished runs and those kept aside; with --rerun, delete the runs of other code."""
     if record.settings.rerun:
         for name in earlier_runs.other_code(record.folder, list(record.plans)):
-            logger.info("%s was trained with other code: training it anew", name)
+            logger.info("%s was trained with other code: training it again", name)
             storage.delete(storage.join(record.folder, name))
     earlier_runs.log_finished(record.folder, [name for name in record.plans if record.is_finished(name)])
     earlier_runs.log_kept_aside(record.folder, record.kept_aside(), record.settings)

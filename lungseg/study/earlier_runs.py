@@ -28,7 +28,7 @@ def log_finished(study: str, names: Sequence[str]) -> None:
     changed = other_code(study, names)
     if changed:
         logger.warning(
-            "%s of them with other code than today's (%s): %s; --rerun trains them anew",
+            "%s of them with other code than today's (%s): %s; --rerun trains them again",
             len(changed),
             provenance.code_digest(),
             _listed(changed),

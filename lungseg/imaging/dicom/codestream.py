@@ -13,7 +13,7 @@ _MAX_SEGMENTS = 256  # a hostile stream may have any number
 
 
 class FrameHeader(NamedTuple):
-    """What a JPEG, JPEG-LS or JPEG 2000 stream states; signed is None if the format cannot state it."""
+    """Size and depth that a JPEG, JPEG-LS or JPEG 2000 stream states; signed is None if the format cannot state it."""
 
     height: int
     width: int

@@ -1,4 +1,4 @@
-"""Tell from the name of a folder whether it holds X-rays, masks of lungs, or masks of something else."""
+"""Recognise by the name of a folder whether it holds X-rays, masks of lungs, or masks of something else."""
 
 import re
 from dataclasses import dataclass
