@@ -35,7 +35,7 @@ def test_runs_of_other_code_are_warned_of(
     _trained(tmp_path, "b", monkeypatch)
     earlier_runs.log_finished(str(tmp_path), ["a", "b"])
     assert caplog.messages == [
-        f"1 of them with other code than today's ({provenance.code_digest()}): a; --rerun trains them anew"
+        f"1 of them with other code than today's ({provenance.code_digest()}): a; --rerun trains them again"
     ]
     assert earlier_runs.other_code(str(tmp_path), ["a", "b"]) == ["a"]
 
