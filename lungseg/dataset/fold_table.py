@@ -16,7 +16,7 @@ from lungseg.dataset.catalog import PreparedDataset
 from lungseg.errors import InputError, SettingsError
 from lungseg.ingest.file_names import image_id
 from lungseg.ingest.sources.nnunet_json import read_folds
-from lungseg.ingest.sources.text_tables import column_names, read_columns
+from lungseg.ingest.sources.text_tables import column_names, find_column, read_columns
 from lungseg.plurals import counted
 
 _COLUMNS = ("dataset", "image_id", "patient_id", "fold")
@@ -46,14 +46,16 @@ def read_fold_table(path: str) -> FoldTable:
     if path.endswith(".json"):
         return FoldTable(path, "image_id", {("", image_id(case)): fold for case, fold in read_folds(path).items()})
     content = storage.read_bytes(path)
-    names = [name for name in column_names(content, path) if name in _COLUMNS]
+    present = column_names(content, path)
+    names = {name: column for name in _COLUMNS if (column := find_column(name, present, path)) is not None}
     key = next((name for name in ("image_id", "patient_id") if name in names), "")
     if not key or "fold" not in names:
         raise InputError(
-            f"{path}: columns {', '.join(column_names(content, path))}, expected fold, image_id or patient_id, and "
+            f"{path}: columns {', '.join(present)}, expected fold, image_id or patient_id, and "
             "dataset if there are several: rename the columns"
         )
-    cells = read_columns(content, path, names)
+    columns = read_columns(content, path, names.values())
+    cells = {name: columns[column] for name, column in names.items()}
     datasets = cells.get("dataset") or [""] * len(cells["fold"])
     folds: dict[tuple[str, str], int] = {}
     for row, (dataset, row_id, text) in enumerate(zip(datasets, cells[key], cells["fold"], strict=True), 1):

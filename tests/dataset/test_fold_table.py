@@ -133,3 +133,11 @@ def test_images_of_one_patient_in_two_folds_are_refused() -> None:
     require_whole_groups(rows, ["p", "q", "q"], "f.csv")
     with pytest.raises(SettingsError, match="north/a in fold 0 and north/b in fold 1 show one patient or are copies"):
         require_whole_groups(rows, ["p", "p", "q"], "f.csv")
+
+
+def test_column_names_of_a_fold_table_have_any_spelling(tmp_path: Path) -> None:
+    (tmp_path / "f.csv").write_text("Data-Set,Image ID,FOLD\nd,a,1\n")
+    assert dict(read_fold_table(str(tmp_path / "f.csv")).folds) == {("d", "a"): 1}
+    (tmp_path / "f.csv").write_text("fold,image_id,Image-ID\n0,a,b\n")
+    with pytest.raises(InputError, match="2 columns are called image_id or Image-ID"):
+        read_fold_table(str(tmp_path / "f.csv"))

@@ -1,6 +1,5 @@
 """Read a listing, a CSV or Parquet file with a row for each X-ray; every row becomes a record."""
 
-import difflib
 import posixpath
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,18 +22,15 @@ from lungseg.ingest.file_names import (
 )
 from lungseg.ingest.reason_codes import Note, reject
 from lungseg.ingest.sources.demographics import parse_age_group, parse_sex
+from lungseg.ingest.sources.listing_columns import find_columns
 from lungseg.ingest.sources.mask_matching import ONE_SIDED_MASK
 from lungseg.ingest.sources.stored_names import stored_names
 from lungseg.ingest.sources.text_tables import column_names, read_columns
 from lungseg.ingest.views import classify_listed_view
 from lungseg.schema import Record
 
-_OPTIONAL = ("patient_id", "dataset", "finding", "age", "sex", "view")
 # What programs write for a missing patient id; taken as an id, it would make all these images one patient's.
 _MISSING = frozenset({"nan", "na", "n/a", "<na>", "none", "null", "unknown", "-"})
-
-MaskColumns = list[tuple[str, str]]
-"""(class, column) of each mask."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +107,7 @@ def _sort(records: Iterable[Record]) -> list[Record]:
 def _open(path: str, columns: ListingColumns) -> _Listing:
     content = storage.read_bytes(path)
     names = column_names(content, path)
-    roles, masks = _find_columns(columns, names, path)
+    roles, masks = find_columns(columns, names, path)
     cells = read_columns(content, path, [*roles.values(), *(column for _, column in masks)])
     if not cells[roles["image"]]:
         raise InputError(f"{path}: no rows, expected one for each image: fill it in")
@@ -125,38 +121,6 @@ def _open(path: str, columns: ListingColumns) -> _Listing:
         {role: [normal_form(cell) for cell in cells[column]] for role, column in roles.items()},
         [(kind, uris[column]) for kind, column in masks],
         uris[roles["image"]],
-    )
-
-
-def _find_columns(columns: ListingColumns, names: Sequence[str], path: str) -> tuple[dict[str, str], MaskColumns]:
-    """Find the column of each role and of each mask; a role without a named column uses its usual name, if present."""
-    candidates = {"image": columns.image, **{role: getattr(columns, role) or role for role in _OPTIONAL}}
-    masks = [_mask_column(entry, names) for entry in columns.masks or ("mask",)]
-    required = [columns.image, *(getattr(columns, role) for role in _OPTIONAL)]
-    if columns.masks:
-        required += [column for _, column in masks]
-    for column in filter(None, required):
-        _require(column, names, path)
-    roles = {role: column for role, column in candidates.items() if column in names}
-    return roles, [(kind, column) for kind, column in masks if column in names]
-
-
-def _mask_column(entry: str, names: Sequence[str]) -> tuple[str, str]:
-    kind, equals, column = entry.partition("=")
-    return (kind, column) if equals and entry not in names else ("lung", entry)
-
-
-def _require(column: str, names: Sequence[str], path: str) -> None:
-    count = names.count(column)
-    if count == 1:
-        return
-    if count:
-        raise InputError(f"{path}: {count} columns are called {column}: rename all but one")
-    folded = {name.lower(): name for name in names}
-    near = difflib.get_close_matches(column.lower(), folded, 1)
-    raise InputError(
-        f"{path}: no column {column}; it has {', '.join(names)}: "
-        + (f"did you mean {folded[near[0]]}?" if near else "name one of these")
     )
 
 

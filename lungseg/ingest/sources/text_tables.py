@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
@@ -40,6 +41,25 @@ def column_names(content: bytes, path: str) -> list[str]:
     return names
 
 
+def plain_name(name: str) -> str:
+    """Reduce a column name to what is compared: letters and digits without case; `Patient-ID` is `patientid`."""
+    return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", name).casefold())
+
+
+def find_column(wanted: str, names: Iterable[str], path: str) -> str | None:
+    """Return the column with a name, whatever its case, blanks, hyphens and underscores; None if there is none.
+
+    Raises:
+        InputError: several columns have it.
+
+    """
+    found = [name for name in names if plain_name(name) == plain_name(wanted) and (plain_name(name) or name == wanted)]
+    if len(found) > 1:
+        spellings = " or ".join(dict.fromkeys(found))
+        raise InputError(f"{path}: {len(found)} columns are called {spellings}: rename all but one")
+    return found[0] if found else None
+
+
 def read_columns(content: bytes, path: str, names: Iterable[str]) -> dict[str, list[str]]:
     """Read the named columns: each cell as text without surrounding blanks, an empty one as ``.
 
@@ -49,6 +69,7 @@ def read_columns(content: bytes, path: str, names: Iterable[str]) -> dict[str, l
 
     """
     columns = list(dict.fromkeys(names))
+    _require_unique(column_names(content, path), columns, path)
     try:
         # On this thread only, for the reason given in storage.read_table.
         if _is_parquet(content):
@@ -56,7 +77,6 @@ def read_columns(content: bytes, path: str, names: Iterable[str]) -> dict[str, l
             table = file.read(columns=columns, use_threads=False)
         else:
             table = _read_csv(content, path, columns)
-        _require_unique(table.column_names, columns, path)
         table.validate(full=True)  # text may not be UTF-8
     except (pa.ArrowException, OSError, UnicodeDecodeError):
         # Without the message of the library: it may quote a row, which may identify a patient.

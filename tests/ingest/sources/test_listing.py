@@ -220,9 +220,9 @@ def test_frontal_views_are_accepted(view: str, tmp_path: Path) -> None:
     ("columns", "message"),
     [
         (ListingColumns(image="imgae"), "no column imgae; it has Image, path, mask_l, path: did you mean Image?"),
-        (ListingColumns(), "no column image; .* did you mean Image?"),
+        (ListingColumns(view="Imaeg"), "no column Imaeg; .* did you mean Image?"),
         (ListingColumns(image="Image", masks=("zzz",)), "no column zzz; it has .*: name one of these"),
-        (ListingColumns(image="Image", masks=("lung=maskl",)), "no column maskl; .* did you mean mask_l?"),
+        (ListingColumns(image="Image", masks=("lung=maskx",)), "no column maskx; .* did you mean mask_l?"),
         (ListingColumns(image="Image", age="years"), "no column years"),
         (ListingColumns(image="path"), "2 columns are called path: rename all but one"),
     ],

@@ -117,3 +117,10 @@ def test_a_parquet_file_with_a_double_column_is_refused() -> None:
     pq.write_table(table, sink)
     with pytest.raises(InputError, match="several columns are called image"):
         read_columns(sink.getvalue().to_pybytes(), "x.parquet", ["image"])
+
+
+def test_double_column_of_csv_is_refused_if_read() -> None:
+    content = b"image,mask,mask\na.png,,m.png\n"
+    with pytest.raises(InputError, match="several columns are called mask"):
+        read_columns(content, "x.csv", ["image", "mask"])
+    assert read_columns(content, "x.csv", ["image"]) == {"image": ["a.png"]}

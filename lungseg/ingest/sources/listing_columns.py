@@ -1,0 +1,126 @@
+"""Find the columns of a listing by role, whatever the spelling of their names."""
+
+import difflib
+import logging
+import re
+from collections.abc import Iterable, Sequence
+
+from lungseg.config import ListingColumns
+from lungseg.errors import InputError
+from lungseg.ingest.sources.text_tables import find_column, plain_name
+
+logger = logging.getLogger(__name__)
+
+MaskColumns = list[tuple[str, str]]
+"""(class, column) of each mask."""
+
+# The first name is the usual one; the others are used if no column has it. Compared without case, blanks, - and _.
+_NAMES = {
+    "image": ("image", "images", "image_path", "image_file"),
+    "mask": ("mask", "masks", "mask_path", "mask_file", "lung_mask", "lung_masks"),
+    "patient_id": ("patient_id", "patient", "patients", "patient_ids", "subject", "subject_id"),
+    "dataset": ("dataset", "datasets"),
+    "finding": ("finding", "findings"),
+    "age": ("age", "patient_age"),
+    "sex": ("sex", "gender", "patient_sex", "patient_gender"),
+    "view": ("view", "views", "view_position", "projection"),
+}
+# Words in the name of an unused column that may mean a role. `label` may be a finding or a mask, so nothing is assumed.
+_HINTS = {
+    "mask": ("mask", "masks", "segmentation"),
+    "patient_id": ("patient", "subject", "pat"),
+    "dataset": ("dataset",),
+    "finding": ("finding", "findings", "label", "labels", "diagnosis"),
+    "age": ("age",),
+    "sex": ("sex", "gender"),
+    "view": ("view", "projection", "position"),
+}
+_OPTIONAL = tuple(role for role in _NAMES if role not in ("image", "mask"))
+_SIMILAR = 0.75  # of difflib: one wrong, missing or swapped letter; the first letter has to be the same
+_WORDS = re.compile(r"[A-Z]?[^\W\d_A-Z]+|[A-Z]+(?![^\W\d_A-Z])")
+
+
+def find_columns(columns: ListingColumns, names: Sequence[str], path: str) -> tuple[dict[str, str], MaskColumns]:
+    """Find the column of each role and of each mask; warn of unused columns whose names are near to a role.
+
+    Raises:
+        InputError: a column named in the settings is missing, the image has none, or several columns fit.
+
+    """
+    named = {role: getattr(columns, role) for role in ("image", *_OPTIONAL) if getattr(columns, role)}
+    if named["image"] == "image":  # the default
+        del named["image"]
+    roles = {role: _named_column(column, names, path) for role, column in named.items()}
+    masks = [(kind, _named_column(column, names, path)) for kind, column in _mask_entries(columns, names)]
+    for role in [role for role in ("image", *_OPTIONAL) if role not in named]:
+        column = _usual_column(role, names, path)
+        if column is not None:
+            roles[role] = column
+    if "image" not in roles:
+        raise _missing("image", names, path)
+    usual_mask = None if masks else _usual_column("mask", names, path)
+    masks += [("lung", usual_mask)] if usual_mask else []
+    open_roles = {*_HINTS} - {*roles} - ({"mask"} if columns.masks else set())
+    _warn_of_unused(set(names) - {*roles.values(), *(column for _, column in masks)}, open_roles, path)
+    return roles, masks
+
+
+def _mask_entries(columns: ListingColumns, names: Sequence[str]) -> MaskColumns:
+    """Split the entries CLASS=COLUMN of the settings; an entry without a class is of the lungs."""
+    entries = []
+    for entry in columns.masks:
+        kind, equals, column = entry.partition("=")
+        entries.append((kind, column) if equals and entry not in names else ("lung", entry))
+    return entries
+
+
+def _named_column(column: str, names: Sequence[str], path: str) -> str:
+    """Return the column that the settings name: the one with exactly this name, else the one that differs in spelling.
+
+    Raises:
+        InputError: there is none, or several.
+
+    """
+    exact = [name for name in names if name == column]
+    match = find_column(column, exact or names, path)
+    if match is None:
+        raise _missing(column, names, path)
+    return match
+
+
+def _usual_column(role: str, names: Sequence[str], path: str) -> str | None:
+    usual, *others = _NAMES[role]
+    match = find_column(usual, names, path)
+    if match is not None:
+        return match
+    found = [name for name in (find_column(other, names, path) for other in others) if name is not None]
+    if len(found) > 1:
+        option = "masks" if role == "mask" else role.replace("_", "-")
+        raise InputError(
+            f"{path}: columns {' and '.join(found)} may both be the {usual}: name one with --columns.{option}"
+        )
+    return found[0] if found else None
+
+
+def _missing(column: str, names: Sequence[str], path: str) -> InputError:
+    folded = {name.lower(): name for name in names}
+    near = difflib.get_close_matches(column.lower(), folded, 1)
+    hint = f"did you mean {folded[near[0]]}?" if near else "name one of these"
+    return InputError(f"{path}: no column {column}; it has {', '.join(names)}: {hint}")
+
+
+def _warn_of_unused(unused: Iterable[str], roles: set[str], path: str) -> None:
+    near = {name: role for name in sorted(unused) if (role := _near_role(name, roles)) is not None}
+    for name, role in near.items():
+        option = "masks" if role == "mask" else role.replace("_", "-")
+        logger.warning("%s: column %s is not used; if it is the %s, pass --columns.%s", path, name, role, option)
+
+
+def _near_role(name: str, roles: set[str]) -> str | None:
+    words = {word.lower() for word in _WORDS.findall(name)}
+    for role in (role for role in _HINTS if role in roles):
+        plain = plain_name(name)
+        known = [usual for usual in map(plain_name, _NAMES[role]) if usual[:1] == plain[:1] and len(usual) > 3]
+        if words & {*_HINTS[role]} or difflib.get_close_matches(plain, known, 1, _SIMILAR):
+            return role
+    return None
