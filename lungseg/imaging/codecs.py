@@ -13,6 +13,7 @@ from lungseg import MAX_IMAGE_PIXELS
 from lungseg.arrays import Grey, Pixels
 from lungseg.errors import ImageError, InputError
 from lungseg.imaging import alpha as transparency
+from lungseg.imaging.damage import is_damaged
 from lungseg.imaging.dicom import reader
 from lungseg.imaging.dicom.reader import Tags
 from lungseg.imaging.frames import has_multiple_frames
@@ -259,6 +260,10 @@ def _decode(content: bytes, display_name: str) -> tuple[Pixels, Grey | None]:
         raise _too_large(display_name)
     if array.dtype not in (np.uint8, np.uint16):
         raise ImageError("depth", f"{display_name} holds {array.dtype}, expected 8 or 16 bit grey: export it again")
+    if is_damaged(content, array):
+        raise ImageError(
+            "undecodable", f"{display_name} is damaged: parts of its picture cannot be decoded: download it again"
+        )
     alpha = array[..., 3] if array.ndim == 3 and array.shape[2] == 4 else None
     if array.ndim == 3:
         array = array[..., 0] if array.shape[2] < 3 else cv2.cvtColor(array[..., :3], cv2.COLOR_BGR2RGB)

@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
-SUBFILE_TYPE, WIDTH, HEIGHT, ORIENTATION = 254, 256, 257, 274
+SUBFILE_TYPE, WIDTH, HEIGHT, COMPRESSION, ORIENTATION = 254, 256, 257, 259, 274
 _SAMPLES, _EXTRA_SAMPLES = 277, 338
-_TAGS = (SUBFILE_TYPE, WIDTH, HEIGHT, ORIENTATION, _SAMPLES, _EXTRA_SAMPLES)
+_TAGS = (SUBFILE_TYPE, WIDTH, HEIGHT, COMPRESSION, ORIENTATION, _SAMPLES, _EXTRA_SAMPLES)
 _INTEGER_FORMATS = {1: "B", 3: "H", 4: "I", 16: "Q"}  # TIFF field types
 _MAX_ENTRIES = 4096  # a hostile TIFF may claim any number
 _UNASSOCIATED, _ASSOCIATED = 2, 1  # values of ExtraSamples: colour is independent of alpha, or multiplied by it
