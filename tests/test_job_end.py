@@ -12,16 +12,17 @@ from lungseg.job_end import command, describe_losses, end_job
 
 def test_losses_are_listed_with_their_numbers() -> None:
     losses = lost_inputs(
-        {"ok": 7, "repaired": 1, "rejected": 5, "failed": 1},
+        {"ok": 7, "repaired": 1, "rejected": 7, "failed": 1},
         [
             ("ok", "mask_area", 2),
             ("repaired", "inverted", 1),
             ("rejected", "unmatched_mask", 3),
+            ("rejected", "other_mask", 2),
             ("rejected", "blank", 2),
             ("failed", "unreadable", 1),
         ],
     )
-    text = "2 rejected images, 1 failed image, 3 masks without an image, 2 refused reference masks"
+    text = "2 rejected images, 1 failed image, 3 masks without an image, 2 ignored masks, 2 refused reference masks"
     assert describe_losses(losses) == text
     others = {"skipped_datasets": 1, "refused_exports": 2, "missing_overlays": 1, "failed_runs": 4}
     text = "1 dataset left out, 2 refused exports, 1 missing overlay, 4 runs not finished"

@@ -126,6 +126,17 @@ def read_mask(content: bytes, display_name: str, values: str = "") -> DecodedMas
     return DecodedMask(to_upright(_above_half(levels, display_name), tags.orientation), tags.orientation, is_alpha)
 
 
+def count_values(content: bytes, display_name: str, values: str) -> int:
+    """Count the pixels of a mask file that have one of the grey values, such as `1,2`.
+
+    Raises:
+        ImageError: as read_image.
+
+    """
+    pixels, _, _ = _read_stored(content, display_name)
+    return int(np.isin(to_grey(pixels), [int(value) for value in values.split(",")]).sum())
+
+
 def _with_values(array: Pixels, values: str, display_name: str) -> NDArray[np.uint8]:
     """Mark the pixels with one of the values, such as `1,2`; refuse a mask that has only other values."""
     marked = np.isin(array, [int(value) for value in values.split(",")])

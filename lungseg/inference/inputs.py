@@ -28,6 +28,7 @@ _FINAL_CODES = {
     "listed_twice",
     "no_image",
     "one_sided_mask",
+    "other_mask",
     "unmatched_mask",
 }  # found without reading the files
 _READERS = 16  # threads that stat objects in a bucket

@@ -12,6 +12,7 @@ from lungseg.config import OddMasks, PreprocessSettings
 from lungseg.errors import ImageError
 from lungseg.imaging import codecs
 from lungseg.imaging.thumbnails import find_visible_area, thumbnail
+from lungseg.ingest.label_notes import label_notes
 from lungseg.ingest.mask_cleaning import clean_mask
 from lungseg.ingest.mask_orientation import THUMBNAIL, refuse_wrong_orientation
 from lungseg.ingest.mask_turning import has_same_aspect, turn_with_image
@@ -49,12 +50,12 @@ def read_mask(
 
     Raises:
         InputError: a file cannot be read.
-        ImageError: a code of `codecs.read_mask`, `turn_with_image`, `resize_to_image` or `check_mask`.
+        ImageError: a code of `codecs.read_mask`, `turn_with_image`, `resize_to_image`, `check_mask` or `label_notes`.
 
     """
     classes = record.mask_classes or (_LUNG,) * len(record.mask_uris)
     values = record.mask_values or ("",) * len(record.mask_uris)
-    files = zip(classes, record.mask_uris, values, strict=True)
+    files = list(zip(classes, record.mask_uris, values, strict=True))
     requested = [file for file in files if file[0] in settings.classes]
     if not any(name == _LUNG for name, _, _ in requested):
         return None
@@ -75,7 +76,8 @@ def read_mask(
         masks.append((kind, mask))
         repairs += resized
     checked = check_mask(masks, image, record.image_id, settings.classes, odd_masks)
-    return replace(checked, repairs=(*repairs, *checked.repairs))
+    lesions, flags = label_notes(files, odd_masks, read)
+    return replace(checked, repairs=(*repairs, *lesions, *checked.repairs), flags=(*flags, *checked.flags))
 
 
 def resize_to_image(mask: U8, shape: tuple[int, ...], display_name: str, image_id: str) -> tuple[U8, tuple[Note, ...]]:

@@ -9,6 +9,9 @@ from lungseg.schema import USABLE, Record
 
 UNMATCHED_MASK = "unmatched_mask"
 """Code of a file that is a mask without an image; it is counted as a row, but not as an image."""
+OTHER_MASK = "other_mask"
+"""Code of a file that is taken for a mask of something else than lungs; it is counted in the same way."""
+NOT_IMAGES = frozenset({UNMATCHED_MASK, OTHER_MASK})
 
 CodeStatus = Literal["rejected", "failed", "repaired", "flag", "not exported"]
 
@@ -117,6 +120,12 @@ _REJECTED: tuple[tuple[str, str, str], ...] = (
         "The mask matches no image, or its image has another mask of the same name.",
         "Give the mask the name of its image, or remove it.",
     ),
+    (
+        "other_mask",
+        "The file is ignored: the name of its folder or of its label says that it is a mask of something else than "
+        "lungs, or another folder has the masks of the lungs.",
+        "Name the folder `lung masks` or the label `lung`, if it is one of lungs; name a folder of X-rays `images`.",
+    ),
     ("duplicate_id", "Another image has the same id.", "Rename one of the files."),
     ("listed_twice", "The listing names the same image in an earlier row.", "Remove one of the rows."),
     (
@@ -171,6 +180,11 @@ _REPAIRED: tuple[tuple[str, str, str], ...] = (
         "None needed; check one such image.",
     ),
     ("mask_resized", "The mask was resized to its image; both have the same aspect ratio.", "None needed."),
+    (
+        "lesions_joined",
+        "The label file of an nnU-Net dataset marks lesions with a label of their own; they are part of the lungs.",
+        "None needed; check one such mask.",
+    ),
     ("mask_specks", "Components under 1 % of the mask's area were removed.", "None needed."),
     ("mask_holes", "Holes under 1 % of the mask's area were filled.", "None needed."),
 )
@@ -200,8 +214,14 @@ _FLAGS: tuple[tuple[str, str, str], ...] = (
     ),
     (
         "no_mask",
-        "Other images of this dataset have a mask of the lungs, this one has none.",
+        "Other images of this dataset have a mask of the lungs, this one has none; or no label of its label file is "
+        "lung.",
         "Add the mask, if it should have one.",
+    ),
+    (
+        "mask_ignored_labels",
+        "The label file has pixels of the label `ignore` or of a label with an unknown name; they count as background.",
+        "Check these pixels; rename the label in dataset.json, or draw the mask again.",
     ),
     ("mask_touches_border", "The mask touches the border of the image.", "Check that the lungs are not cut off."),
     ("mask_one_component", "Both lungs are one connected component.", "Separate the lungs if they do not touch."),
@@ -307,8 +327,8 @@ def with_notes(record: Record, notes: Sequence[Note]) -> Record:
 
 
 def is_unmatched_mask(record: Record) -> bool:
-    """Return whether a record stands for a mask that matches no image."""
-    return UNMATCHED_MASK in record.codes
+    """Return whether a record stands for a mask that no image uses: it matches none, or is not of lungs."""
+    return not NOT_IMAGES.isdisjoint(record.codes)
 
 
 def as_markdown() -> str:

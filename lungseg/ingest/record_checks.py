@@ -63,7 +63,7 @@ def flag_missing_masks(records: Sequence[Record]) -> list[Record]:
     missing = Note("no_mask")
     masked = {record.dataset for record in records if record.usable and "lung" in record.mask_classes}
     return [
-        replace(record, flags=(*record.flags, missing.code))
+        replace(record, flags=tuple(dict.fromkeys((*record.flags, missing.code))))
         if record.usable and record.dataset in masked and "lung" not in record.mask_classes
         else record
         for record in records

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from lungseg import storage
 from lungseg.errors import InputError
 from lungseg.ingest.file_names import relative_path
-from lungseg.ingest.reason_codes import UNMATCHED_MASK, counted_codes
+from lungseg.ingest.reason_codes import NOT_IMAGES, counted_codes
 from lungseg.result_columns import PREDICTIONS
 from lungseg.schema import STATUSES, USABLE
 from lungseg.storage.json_files import JsonFields, parse_json
@@ -83,8 +83,8 @@ class StatusCounts:
         return sum(count for status, count in self.statuses.items() if status not in USABLE)
 
     def lost_images(self) -> int:
-        """Count the images that have no mask; masks without an image do not count."""
-        unmatched = sum(count for (_, code), count in self.codes.items() if code == UNMATCHED_MASK)
+        """Count the images that have no mask; masks that no image uses do not count."""
+        unmatched = sum(count for (_, code), count in self.codes.items() if code in NOT_IMAGES)
         return self.not_predicted() - unmatched
 
     def predicted(self) -> int:

@@ -5,27 +5,17 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
+from lungseg.ingest.sources.name_words import findings_in, parse, tokens_of, words_of
+
 Content = Literal["images", "lungs", "other"]
 """X-rays; masks of lungs; masks of other structures or findings, which are not used."""
 
-# Words of a folder's name, in any order and case, with or without blanks, underscores and hyphens between them.
-_WORDS = {
-    "image": r"images?|imgs?|xrays?|cxrs?|radiographs?|films?",
-    "mask": r"masks?|labelmaps?|labels?|segmentations|segs?|annotations|annots?|groundtruths?|gts?|contours",
-    # A data set is often called "Lung Segmentation", so these are masks only beside images.
-    "weak_mask": r"segmentation|annotation|delineations?|segmented",
-    "lung": r"lungfields?|lungs?|pulmonary",
-    "left": r"left",
-    "right": r"right",
-    "other": r"infect(?:ion|ed)s?|lesions?|hearts?|cardiac|clavicles?|collarbones?|ribs?|bones?|nodules?|tumou?rs?"
-    r"|pneumonia|pneumothorax|consolidations?|opacit(?:y|ies)|effusions?|trachea|spines?|diaphragms?|mediastinum|aorta"
-    r"|disease|defects?|ggo|covid(?:19)?|tb|tuberculosis|cardiomegaly|body|thorax|devices?|catheters?|tubes?",
-    "subset": r"train(?:ing)?|test(?:ing)?|val(?:id(?:ation)?)?",
-    "neutral": r"png|jpe?g|tiff?|bmp|gif|manual|binary|expert|chest|both|all|final|full|original|raw|tr|ts"
-    r"|\d+(?:px|bit)?",
-}
-_WORD_KINDS = {kind: re.compile(words) for kind, words in _WORDS.items()}
-_SEPARATORS = re.compile(r"[\W_]+")
+_NEGATIONS = frozenset({"without", "with", "no", "non", "not", "minus", "sans", "ohne", "sin", "sem", "senza"})
+_REMOVED = frozenset({"removal", "removed", "removing", "missing", "lacking", "excluded"})
+_JOINED_NEGATION = re.compile(r"(without|with|^no|^non|^un)(lung)?(mask|label|segment|annot|groundtruth)")
+_MASK_END = re.compile(r"(masks?|segmentations|labelmaps?)$")
+_MASK_TOKENS = frozenset({"mask", "masks", "segmentations", "labelmap", "labelmaps", "labels", "annotations"})
+_IMAGE_TOKENS = frozenset({"image", "images", "img", "imgs"})
 # These hold X-rays even without masks beside them; others, such as `xray`, may be one of several folders of a patient.
 _ALWAYS_IMAGES = frozenset({"images", "cxrpng"})
 
@@ -35,30 +25,33 @@ class FolderKind:
     """What a folder holds.
 
     side: leftmask or rightmask for the masks of one lung. subset: such as `train` of train_masks, in lower case.
-    needs_sibling: only true beside a folder of the other kind, X-rays or masks.
+    needs_sibling: only true beside a folder of the other kind, X-rays or masks. is_guess: the name has an unknown word;
+    it is not true beside a folder of masks of lungs with a known name.
     """
 
     content: Content
     side: str = ""
     subset: str = ""
     needs_sibling: bool = False
+    is_guess: bool = False
 
 
 @lru_cache(100_000)
 def kind_of(name: str) -> FolderKind | None:
     """Return what a folder with this name holds, or None if the name does not say.
 
-    Masks whose name has an unknown word, as in `vessel masks`, are masks of something else.
+    Masks whose name has an unknown word, as in `reader A masks`, are masks of lungs; only words that name other
+    structures or findings, as in `infection masks`, say otherwise. `without masks` names no masks.
     """
-    key = _SEPARATORS.sub("", name.lower())
-    words = _parse(key)
+    tokens = _without_negation(tokens_of(name))
+    key = "".join(tokens)
+    words = words_of(tokens)
     if words is None:
-        is_mask = re.search(r"(masks?|segmentations|labelmaps?)$", key)
-        return FolderKind("other", needs_sibling=True) if is_mask else None
+        return _guess(tokens)
     kinds = set(words)
     subset = words.get("subset", "")
     if kinds & {"mask", "weak_mask"}:
-        content: Content = "other" if "other" in kinds else "lungs"
+        content: Content = "other" if kinds & {"other", "lesion"} else "lungs"
         return FolderKind(content, _side(kinds), subset, needs_sibling="mask" not in kinds)
     if "image" in kinds and kinds <= {"image", "neutral", "subset"}:
         return FolderKind("images", subset=subset, needs_sibling=key not in _ALWAYS_IMAGES)
@@ -70,44 +63,59 @@ def kind_of(name: str) -> FolderKind | None:
 @lru_cache(100_000)
 def kind_inside_masks(name: str) -> FolderKind | None:
     """Return what a folder inside a folder of masks holds, if its name is a structure, such as `lung` or `leftMask`."""
-    words = _parse(_SEPARATORS.sub("", name.lower()))
-    if words is None or not set(words) & {"lung", "left", "right", "other"}:
+    words = words_of(tokens_of(name))
+    if words is None or not set(words) & {"lung", "left", "right", "other", "lesion"}:
         return None
-    if "other" in words:
+    if set(words) & {"other", "lesion"}:
         return FolderKind("other")
     side = _side(set(words))
     return FolderKind("lungs", side) if "lung" in words or (side and "mask" in words) else None
 
 
 def label_class(name: str, is_only: bool) -> str:
-    """Return the class of lungseg that a label is named after: lung, heart, clavicle, or `` for others.
+    """Return what a label means: lung, heart, clavicle, lesion, other (a known structure), or `` for an unknown name.
 
-    is_only: whether there is no other label; then names such as `foreground` and `mask` mean lung, too.
+    is_only: whether there is no other label; then unknown names, such as `target`, mean lung.
     """
-    key = _SEPARATORS.sub("", name.lower())
-    words = _parse(key)
-    if is_only and (key == "foreground" or (words and set(words) <= {"mask", "weak_mask", "neutral"})):
-        return "lung"
-    if not words:
+    tokens = tokens_of(name)
+    words = words_of(tokens)
+    findings = findings_in(tokens)
+    if _NEGATIONS & {*tokens} or any(token.startswith("non") for token in tokens):
         return ""
-    if set(words) <= {"lung", "left", "right", "mask", "neutral"} and set(words) & {"lung", "left", "right"}:
+    if "other" in findings:
+        other = (words or {}).get("other", "")
+        return next((kind for kind in ("heart", "clavicle") if other.startswith(kind)), "other")
+    if "lesion" in findings:
+        return "lesion"
+    if is_only:
         return "lung"
-    other = words.get("other", "")
-    return next((kind for kind in ("heart", "clavicle") if other.startswith(kind)), "")
+    is_lung = set(words or ()) & {"lung", "left", "right"}
+    return "lung" if is_lung and set(words or ()) <= {"lung", "left", "right", "mask", "neutral", "region"} else ""
 
 
-@lru_cache(100_000)  # of every rest, too: else the time would grow exponentially with the length
-def _parse(key: str) -> dict[str, str] | None:
-    """Split a key into known words; return a word of each kind, or None if a part of the key is unknown."""
-    if not key:
-        return {}
-    for kind, pattern in _WORD_KINDS.items():
-        for end in range(len(key), 0, -1):
-            if pattern.fullmatch(key, 0, end):
-                rest = _parse(key[end:])
-                if rest is not None:
-                    return {kind: key[:end], **rest}
-    return None
+def _without_negation(tokens: tuple[str, ...]) -> tuple[str, ...]:
+    """Cut `without heart` off `masks without heart`; return nothing if the name says that there are no masks."""
+    if _REMOVED & {*tokens} or any(_JOINED_NEGATION.search(token) for token in tokens):
+        return ()
+    number = next((number for number, token in enumerate(tokens) if token in _NEGATIONS), None)
+    if number is None:
+        return tokens
+    if not any(_is_mask(token) for token in tokens[:number]):
+        return ()
+    return tokens if tokens[number] == "with" else tokens[:number]
+
+
+def _is_mask(token: str) -> bool:
+    return bool({"mask", "weak_mask"} & {*(parse(token) or ())})
+
+
+def _guess(tokens: tuple[str, ...]) -> FolderKind | None:
+    """Return what a folder with an unknown word in its name holds: masks, if the name says so, or unknown."""
+    if not (_MASK_END.search("".join(tokens)) or _MASK_TOKENS & {*tokens}) or _IMAGE_TOKENS & {*tokens}:
+        return None
+    if findings_in(tokens):
+        return FolderKind("other", needs_sibling=True)
+    return FolderKind("lungs", _side({*tokens}), needs_sibling=True, is_guess=True)
 
 
 def _side(kinds: set[str]) -> str:

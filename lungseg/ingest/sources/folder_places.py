@@ -22,10 +22,14 @@ class Place:
 
 @dataclass
 class _Siblings:
-    """Roots that have a folder of images, or of masks; (root, name) of the folders in a folder of images."""
+    """Roots that have a folder of images, or of masks; (root, name) of the folders in a folder of images.
+
+    lungs: roots that have a folder with a known name for masks of lungs.
+    """
 
     images: set[str] = field(default_factory=set)
     masks: set[str] = field(default_factory=set)
+    lungs: set[str] = field(default_factory=set)
     image_subfolders: set[tuple[str, str]] = field(default_factory=set)
 
 
@@ -57,6 +61,8 @@ def _find_siblings(directories: dict[str, list[str]]) -> _Siblings:
                     siblings.image_subfolders.add((root, folders[depth + 1]))
             else:
                 siblings.masks.add(root)
+                if kind.content == "lungs" and not kind.is_guess:
+                    siblings.lungs.add(root)
     return siblings
 
 
@@ -80,6 +86,8 @@ def _place(directory: str, folders: list[str], siblings: _Siblings, directories:
             if not any(root in roots for roots in beside):
                 continue
         below = [*filter(None, [kind.subset]), *folders[depth + 1 :]]
+        if kind.is_guess and root in siblings.lungs:
+            return Place(root, "other", "/".join(below))
         if kind.content == "lungs":
             return _place_of_mask(root, kind, below, siblings)
         return Place(root, kind.content, "/".join(below))

@@ -16,7 +16,7 @@ from lungseg.ingest.file_names import relative_path
 from lungseg.ingest.reason_codes import reject
 from lungseg.ingest.sources.demographics import parse_age_group, parse_sex
 from lungseg.ingest.sources.folder_kinds import kind_of
-from lungseg.ingest.sources.mask_matching import ONE_SIDED_MASK
+from lungseg.ingest.sources.mask_matching import ONE_SIDED_MASK, other_mask
 from lungseg.schema import Record
 
 logger = logging.getLogger(__name__)
@@ -44,10 +44,14 @@ AgeAndSex = tuple[str | None, str | None]
 
 @dataclass
 class _Files:
-    """The files of JSRT and SCR in an archive; `masks` by image, as (folder's name without blanks, uri)."""
+    """The files of JSRT and SCR in an archive; `masks` by image, as (folder's name without blanks, uri).
+
+    guesses: masks in folders whose name has an unknown word, used for images without other masks.
+    """
 
     images: list[tuple[str, str]] = field(default_factory=list)
     masks: defaultdict[str, list[tuple[str, str]]] = field(default_factory=lambda: defaultdict(list))
+    guesses: defaultdict[str, list[tuple[str, str]]] = field(default_factory=lambda: defaultdict(list))
     clinical: list[str] = field(default_factory=list)
 
 
@@ -61,9 +65,19 @@ def recognise(folder: str, files: Sequence[str]) -> list[Record]:
     for uri in files:
         _add_file(jsrt_files, relative_path(folder, uri), uri)
     people = _read_people(jsrt_files.clinical) if jsrt_files.images else {}
-    return [
-        _record(name, uri, jsrt_files.masks[name], people.get(name, (None, None))) for name, uri in jsrt_files.images
+    records = [
+        _record(name, uri, jsrt_files.masks[name] or jsrt_files.guesses[name][:1], people.get(name, (None, None)))
+        for name, uri in jsrt_files.images
     ]
+    return records + (_unused_guesses(folder, jsrt_files, records) if records else [])
+
+
+def _unused_guesses(folder: str, jsrt_files: _Files, records: Sequence[Record]) -> list[Record]:
+    """Build a rejected record of each mask in a folder with an unknown word that is not used."""
+    used = {uri for record in records for uri in record.mask_uris}
+    unused = [uri for guesses in jsrt_files.guesses.values() for _, uri in guesses if uri not in used]
+    problem = "another folder has the masks of this image: remove one of them"
+    return [other_mask(folder, uri, "jsrt", problem) for uri in unused]
 
 
 def _add_file(jsrt_files: _Files, path: str, uri: str) -> None:
@@ -75,7 +89,10 @@ def _add_file(jsrt_files: _Files, path: str, uri: str) -> None:
     if not match:
         return
     kind = _kind(folders[-1]) if folders else ""
-    if kind in _CLASSES:
+    folder_kind = kind_of(folders[-1]) if folders else None
+    if kind in _CLASSES and folder_kind is not None and folder_kind.is_guess:
+        jsrt_files.guesses[match[1].upper()].append((kind, uri))
+    elif kind in _CLASSES:
         jsrt_files.masks[match[1].upper()].append((kind, uri))
     else:
         jsrt_files.images.append((match[1].upper(), uri))

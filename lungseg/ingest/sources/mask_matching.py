@@ -2,7 +2,7 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Set as AbstractSet
 from dataclasses import dataclass, field
 
 from lungseg import storage
@@ -108,15 +108,23 @@ def _unmatched_masks(files: DatasetFiles, records: Iterable[Record], dataset: st
     """Build a rejected record of each mask file that is in no record, so that it is counted."""
     matched = {uri for record in records for uri in record.mask_uris}
     names = [(name, uris, uri) for masks in files.masks.values() for name, uris in masks.items() for uri in uris]
-    return [_unmatched(name, uri, dataset, matched & {*uris}) for name, uris, uri in names if uri not in matched]
+    return [unmatched_mask(name, uri, dataset, matched & {*uris}) for name, uris, uri in names if uri not in matched]
 
 
-def _unmatched(name: str, uri: str, dataset: str, others: set[str]) -> Record:
+def unmatched_mask(name: str, uri: str, dataset: str, others: AbstractSet[str] = frozenset()) -> Record:
+    """Build a rejected record of a mask without an image; others: masks of the same name that are used."""
     mask_id = f"{image_id(name)}{UNMATCHED}"
     problem = "matches no image: give it the name of its image, or remove it"
     if others:
         problem = f"is not used, because {storage.name_of(min(others))} has the same name: remove one of them"
     note = Note("unmatched_mask", f"mask {storage.name_of(uri)} {problem}")
+    return reject(Record(mask_id, dataset, uri, patient_id=unnamed_patient(mask_id, uri)), note)
+
+
+def other_mask(folder: str, uri: str, dataset: str, problem: str) -> Record:
+    """Build a rejected record of a mask that is not of lungs, so that it is counted."""
+    mask_id = image_id(f"{stem(relative_path(folder, uri))}_other_mask")
+    note = Note("other_mask", f"{storage.name_of(uri)} is ignored: {problem}")
     return reject(Record(mask_id, dataset, uri, patient_id=unnamed_patient(mask_id, uri)), note)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from lungseg import storage
 from lungseg.ingest.file_names import dataset_names, image_id, is_image, relative_path, stem
 from lungseg.ingest.reason_codes import Note, reject
-from lungseg.ingest.sources.mask_matching import DatasetFiles, match_and_warn
+from lungseg.ingest.sources.mask_matching import DatasetFiles, match_and_warn, other_mask
 from lungseg.ingest.sources.nnunet_json import Label, read_folds, read_labels
 from lungseg.schema import Record
 
@@ -39,9 +39,9 @@ class _Dataset:
 def recognise(folder: str, files: Sequence[str]) -> list[Record]:
     """Take the datasets with a folder `imagesTr`; those of `imagesTs` become a dataset of their own, NAME_test.
 
-    `labels` of dataset.json name the grey values of the lungs; other labels are not lungs. Without it, the grey
-    values of a mask decide. The folds of splits_final.json are kept. Volumes and further channels of a case are
-    rejected.
+    `labels` of dataset.json name the grey values of the lungs; if it names no lungs, the label files are rejected.
+    Without dataset.json, the grey values of a mask decide. The folds of splits_final.json are kept. Volumes and further
+    channels of a case are rejected.
 
     Raises:
         InputError: there are images and masks and no mask matches, or dataset.json or splits_final.json is damaged.
@@ -56,7 +56,15 @@ def recognise(folder: str, files: Sequence[str]) -> list[Record]:
         path = storage.join(folder, root) if root else folder
         training = _with_folds(_match(group, "tr", names[root], path), folds, path)
         test = _match(group, "ts", f"{names[root]}_test", path)
-        records += [_with_labels(record, labels) for record in (*training, *test)]
+        matched = [*training, *test]
+        ignored = [record for record in matched if record.usable and record.mask_uris] if labels == [] else []
+        records += [_with_labels(record, labels) for record in matched]
+        records += [
+            other_mask(
+                folder, record.mask_uris[0], record.dataset, "no label in its dataset.json is named lung: correct it"
+            )
+            for record in ignored
+        ]
     return records
 
 
@@ -130,6 +138,8 @@ def _with_labels(record: Record, labels: list[Label] | None) -> Record:
     """Use a label file for each class that dataset.json names, with its grey values."""
     if labels is None or not record.mask_uris:
         return record
+    if not labels:
+        return replace(record, mask_uris=(), mask_classes=(), flags=(*record.flags, "no_mask"))
     uri = record.mask_uris[0]
     return replace(
         record,

@@ -3,26 +3,31 @@
 import json
 import logging
 from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from lungseg import storage
 from lungseg.errors import InputError
+from lungseg.imaging.codecs import SUFFIXES
+from lungseg.ingest.file_names import stem
+from lungseg.ingest.label_notes import IGNORED, LESION
 from lungseg.ingest.sources.folder_kinds import label_class
 
 logger = logging.getLogger(__name__)
 
 
 class Label(NamedTuple):
-    """A class of lungseg and the grey values that mean it in a label file, such as `1,2`."""
+    """A class of lungseg, or LESION or IGNORED, and the grey values that mean it in a label file, such as `1,2`."""
 
     kind: str
     values: str
 
 
 def read_labels(path: str) -> list[Label]:
-    """Return the classes that `labels` of dataset.json names, lungs first; if none is lung, all under their own names.
+    """Return the classes that `labels` of dataset.json names, lungs first; none if no label is lung.
 
-    Left and right lung are joined. Names that are not classes of lungseg are ignored and logged.
+    Left and right lung are joined. Lesions are part of the lungs, and a label LESION, too. The label `ignore` and
+    unknown names are a label IGNORED. Other known structures are left out. All are logged.
 
     Raises:
         InputError: the file is not JSON, or has no valid `labels`.
@@ -35,21 +40,34 @@ def read_labels(path: str) -> list[Label]:
     except (TypeError, ValueError, AttributeError):
         expected = '{"background": 0, "lung": 1}'
         raise InputError(f"{path}: no valid labels, expected for example {expected}: correct the file") from None
-    values: defaultdict[str, list[int]] = defaultdict(list)
-    ignored = []
-    for name, numbers in labels.items():
-        kind = label_class(name, is_only=len(labels) == 1)
-        if kind:
-            values[kind] += numbers
-        else:
-            ignored.append(name)
-    if "lung" not in values:
-        logger.warning("%s: none of the labels %s is lung: its masks are ignored", path, ", ".join(labels))
-        return [Label(name, ",".join(map(str, numbers))) for name, numbers in labels.items()]
+    is_only = sum(name.lower() != "ignore" for name in labels) == 1
+    names: defaultdict[str, list[str]] = defaultdict(list)
+    for name in labels:
+        names[label_class(name, is_only and name.lower() != "ignore") or IGNORED].append(name)
+    _log_labels(path, names)
+    if "lung" not in names:
+        return []
+    lungs = [Label("lung", _values(labels, [*names["lung"], *names[LESION]]))]
+    kinds = [kind for kind in ("clavicle", "heart", IGNORED, LESION) if names[kind]]
+    return lungs + [Label(kind, _values(labels, names[kind])) for kind in kinds]
+
+
+def _log_labels(path: str, names: Mapping[str, list[str]]) -> None:
+    """Log what the labels mean; names: kind to the names of labels."""
+    if "lung" not in names:
+        shown = ", ".join(name for group in names.values() for name in group)
+        logger.warning("%s: none of the labels %s is lung: its masks are ignored", path, shown)
+        return
+    logger.info("%s: the labels %s are lung", path, ", ".join(names["lung"]))
+    if names.get(LESION):
+        logger.info("%s: the labels %s are lesions, which are part of the lungs", path, ", ".join(names[LESION]))
+    ignored = [*names.get("other", ()), *names.get(IGNORED, ())]
     if ignored:
         logger.warning("%s: ignored the labels %s, which are not lungs", path, ", ".join(ignored))
-    kinds = ["lung", *sorted(values.keys() - {"lung"})]
-    return [Label(kind, ",".join(map(str, sorted({*values[kind]})))) for kind in kinds]
+
+
+def _values(labels: Mapping[str, list[int]], names: Iterable[str]) -> str:
+    return ",".join(map(str, sorted({value for name in names for value in labels[name]})))
 
 
 def _by_name(labels: Any) -> dict[str, list[int]]:
@@ -62,7 +80,7 @@ def _by_name(labels: Any) -> dict[str, list[int]]:
     for key, value in labels.items():
         name, numbers = (value, key) if isinstance(value, str) else (key, value)
         listed = [int(number) for number in (numbers if isinstance(numbers, list) else [numbers])]
-        if listed != [0] and name.lower() != "ignore":
+        if listed != [0]:
             by_name[name] = listed
     return by_name
 
@@ -70,24 +88,36 @@ def _by_name(labels: Any) -> dict[str, list[int]]:
 def read_folds(path: str) -> dict[str, int]:
     """Return the fold of each case in splits_final.json: the one that it validates, or -1 if it is only trained on.
 
+    A case may be given by the name of its file, too.
+
     Raises:
-        InputError: the file is not a list of splits, or a case validates two folds.
+        InputError: the file is not a list of splits, or a case validates two folds, or trains and validates one.
 
     """
     splits = _read(path)
     try:
-        training = [str(case) for split in splits for case in split["train"]]
-        validation = [(str(case), fold) for fold, split in enumerate(splits) for case in split["val"]]
+        training = [(_case(name), fold) for fold, split in enumerate(splits) for name in split["train"]]
+        validation = [(_case(name), fold) for fold, split in enumerate(splits) for name in split["val"]]
     except (TypeError, KeyError):
         raise InputError(
             f'{path}: expected a list with one {{"train": [...], "val": [...]}} for each fold: correct or remove it'
         ) from None
-    folds = dict.fromkeys(training, -1)
+    leaks = sorted({*training} & {*validation})
+    if leaks:
+        case, fold = leaks[0]
+        raise InputError(f"{path}: {case} is in train and in val of fold {fold}, expected one of them: correct it")
+    folds = dict.fromkeys((case for case, _ in training), -1)
     for case, fold in validation:
         if folds.get(case, -1) >= 0:
             raise InputError(f"{path}: {case} is in val of folds {folds[case]} and {fold}, expected one: correct it")
         folds[case] = fold
     return folds
+
+
+def _case(name: object) -> str:
+    """Return the case that a split names, without folder, suffix and channel if it names a file."""
+    case = storage.name_of(str(name))
+    return stem(case).removesuffix("_0000") if case.lower().endswith(SUFFIXES) else case
 
 
 def _read(path: str) -> Any:

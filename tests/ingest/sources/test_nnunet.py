@@ -56,10 +56,13 @@ def test_names_of_the_decathlon_have_no_channel(tmp_path: Path) -> None:
     [
         ({"background": 0, "right": 1, "left": 2}, ["lung"], ["1,2"]),
         ({"0": "background", "1": "Left Lung", "2": "heart", "3": "right_lung"}, ["lung", "heart"], ["1,3", "2"]),
-        ({"background": 0, "lungs": [1, 2], "nodule": 2}, ["lung"], ["1,2"]),
+        ({"background": 0, "lungs": [1, 2], "nodule": 2}, ["lung", "lesion"], ["1,2", "2"]),
+        ({"background": 0, "healthy lung": 1, "infected_lung": 4}, ["lung", "lesion"], ["1,4", "4"]),
+        ({"background": 0, "target": 1, "ignore": 2}, ["lung", "ignored"], ["1", "2"]),
+        ({"background": 0, "lung": 1, "class_2": 2, "rib": 3}, ["lung", "ignored"], ["1", "2"]),
         ({"background": 0, "foreground": 255}, ["lung"], ["255"]),
-        ({"background": 0, "lung": 1, "lung lesion": 2, "ignore": 3}, ["lung"], ["1"]),
-        ({"background": 0, "infection": 1}, ["infection"], ["1"]),
+        ({"background": 0, "lung": 1, "lung lesion": 2, "ignore": 3}, ["lung", "ignored", "lesion"], ["1,2", "3", "2"]),
+        ({"background": 0, "infection": 1}, [], []),
     ],
 )
 def test_labels_name_the_values_of_lungs(labels: Any, kinds: list[str], values: list[str], tmp_path: Path) -> None:
@@ -137,3 +140,57 @@ def test_the_given_dataset_is_recognised(pytestconfig: pytest.Config) -> None:
     opened = [record_checks.open_record(record)[0] for record in sources.discover(str(folder))]
     assert [record.usable for record in opened] == [True] * 6
     assert [record.mask_area is not None for record in opened] == [True] * 4 + [False] * 2
+
+
+def draw_labels(folder: Path, draw_pair: DrawPair, value: int) -> None:
+    """Draw lungs with the value 1, and a part of them with another value in the first case."""
+    image, mask = draw_pair(1, 128, 128)
+    for number in range(4):
+        cv2.imwrite(str(folder / ROOT / "imagesTr" / f"c{number}_0000.png"), image)
+        label = mask.copy()
+        if number == 0:
+            label[:70][label[:70] > 0] = value
+        cv2.imwrite(str(folder / ROOT / "labelsTr" / f"c{number}.png"), label)
+
+
+def test_lesions_are_part_of_the_lungs(tmp_path: Path, draw_pair: DrawPair) -> None:
+    folder = dataset(tmp_path, {"background": 0, "lung": 1, "GGO": 2})
+    draw_labels(folder, draw_pair, 2)
+    opened = [record_checks.open_record(record) for record in sources.discover(str(folder))[:2]]
+    assert [record.codes for record, _, _ in opened] == [("lesions_joined",), ()]
+    masks = [mask for _, _, mask in opened if mask is not None]
+    assert np.array_equal(masks[0], masks[1])
+
+
+@pytest.mark.parametrize("name", ["ignore", "class_2"])
+def test_pixels_of_ignored_labels_are_flagged(name: str, tmp_path: Path, draw_pair: DrawPair) -> None:
+    folder = dataset(tmp_path, {"background": 0, "lung": 1, name: 3})
+    draw_labels(folder, draw_pair, 3)
+    records = sources.discover(str(folder))
+    opened = [record_checks.open_record(record)[0] for record in records[:2]]
+    assert ["mask_ignored_labels" in record.flags for record in opened] == [True, False]
+    assert record_checks.open_record(records[0], odd_masks="reject")[0].codes[0] == "mask_ignored_labels"
+
+
+@pytest.mark.parametrize("labels", [{"background": 0, "infection": 1}, {"background": 0, "class_1": 1, "class_2": 2}])
+def test_label_files_without_lungs_are_counted(labels: Any, tmp_path: Path) -> None:
+    records = sources.discover(str(dataset(tmp_path, labels)))
+    assert [record.flags for record in records if record.usable] == [("no_mask",)] * 4 + [()]
+    assert [record.codes for record in records if not record.usable] == [("other_mask",)] * 4
+
+
+def test_cases_of_splits_may_be_file_names(tmp_path: Path) -> None:
+    folder = dataset(tmp_path)
+    splits = [{"train": ["c1.png", "labelsTr/c2.PNG"], "val": ["imagesTr/c0_0000.png"]}]
+    write_json(folder / ROOT / "splits_final.json", splits)
+    assert [record.fold for record in sources.discover(str(folder))] == [0, -1, -1, None, None]
+
+
+@pytest.mark.parametrize("trained", ["c1", "c1.png"])
+def test_case_in_train_and_val_is_refused(trained: str, tmp_path: Path) -> None:
+    folder = dataset(tmp_path)
+    write_json(
+        folder / ROOT / "splits_final.json", [{"train": ["c2"], "val": ["c3"]}, {"train": [trained], "val": ["c1"]}]
+    )
+    with pytest.raises(InputError, match="c1 is in train and in val of fold 1"):
+        sources.discover(str(folder))
