@@ -7,7 +7,9 @@ from lungseg.arrays import Pixels
 from lungseg.errors import ImageError
 
 # Shares of a mask's non-black pixels: the least of one label, of all labels together, of a lung on its own side.
-_LABEL, _LABELS, _ONE_SIDE = 0.05, 0.9, 0.9
+_LABEL, _LABELS, _ONE_SIDE = 0.01, 0.9, 0.9
+_LEVELS_APART = 32  # levels that differ by less than the brightest / 32 are one, with the noise of JPEG
+_FEW_LEVELS = 8  # fewer are labels without noise
 _INNER = 0.2  # share of a label's pixels that only have neighbours of the same label; a soft edge has none
 _RIM = 4  # width of a soft edge, samples
 _BLACK = 0.25  # least share of background in a mask
@@ -27,10 +29,10 @@ def darkest_lung_level(array: Pixels, display_name: str) -> int:
     step = max(1, min(array.shape) // _SAMPLES)
     samples = array[::step, ::step].copy()
     marked = int(np.count_nonzero(samples))
-    cut_off = marked - int(np.count_nonzero(samples > brightest // 2))
-    if cut_off < _LABEL * marked or marked > (1 - _BLACK) * samples.size or marked == 0:
+    is_plain = np.count_nonzero(samples == brightest) > (1 - _LABEL) * marked
+    if is_plain or marked > (1 - _BLACK) * samples.size or marked == 0:
         return brightest
-    labels = _find_labels(samples, marked)
+    labels = _find_labels(samples, marked, brightest // _LEVELS_APART)
     if len(labels) < 2:
         return brightest
     columns = [np.nonzero(samples == label)[1] for label in labels]
@@ -48,11 +50,16 @@ def darkest_lung_level(array: Pixels, display_name: str) -> int:
     )
 
 
-def _find_labels(samples: Pixels, marked: int) -> list[int]:
-    """List the non-black grey levels that fill areas of a mask."""
+def _find_labels(samples: Pixels, marked: int, noise: int) -> list[int]:
+    """List the non-black grey levels that fill areas of a mask and differ by more than noise."""
     levels, counts = np.unique(samples[samples > 0], return_counts=True)
     large = zip(levels[counts >= _LABEL * marked].tolist(), counts[counts >= _LABEL * marked].tolist(), strict=True)
-    return [level for level, count in large if _fills_an_area(samples, level, count)]
+    apart = noise if levels.size > _FEW_LEVELS else 0
+    labels: list[int] = []
+    for level in sorted(pair[0] for pair in large if _fills_an_area(samples, *pair)):
+        if not labels or level > labels[-1] + apart:
+            labels.append(level)
+    return labels
 
 
 def _fills_an_area(samples: Pixels, level: int, count: int) -> bool:

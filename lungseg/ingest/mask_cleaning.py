@@ -13,7 +13,7 @@ _SMALL = 0.01  # of the mask's area, for components and for holes
 
 
 def clean_mask(mask: U8, area: int, display_name: str) -> tuple[U8, list[int], tuple[Note, ...]]:
-    """Remove components and fill holes of less than 1 % of the mask's area.
+    """Fill outlines; remove components and fill holes of less than 1 % of the mask's area.
 
     mask: u8[H,W] in {0,1}; area: its pixels. Returns the mask, the areas of its components in px, largest first, and
     the repairs.
@@ -22,6 +22,11 @@ def clean_mask(mask: U8, area: int, display_name: str) -> tuple[U8, list[int], t
     areas = _areas_of_clean_mask(mask, min_area)
     if areas:
         return mask, areas, ()
+    filled, outline_count = _fill_outlines(mask, min_area)
+    if outline_count:
+        mask, areas, repairs_after = clean_mask(filled, cv2.countNonZero(filled), display_name)
+        message = f"{display_name} draws {outline_count} outlines: their inside was filled"
+        return mask, areas, (Note("mask_outline_filled", message), *repairs_after)
     left, top, width, height = cv2.boundingRect(mask)
     box = mask[top : top + height, left : left + width]
     specks, speck_count, areas = _split_components(box, min_area)
@@ -54,6 +59,21 @@ def _areas_of_clean_mask(mask: U8, min_area: float) -> list[int]:
     if (nesting[0, :, 3] >= 0).any() or min(areas) < 2 * min_area:
         return []
     return sorted((round(area) for area in areas), reverse=True)
+
+
+def _fill_outlines(mask: U8, min_area: float) -> tuple[U8, int]:
+    """Fill components whose holes are larger than themselves; return the mask and their number."""
+    outlines, nesting = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    parents = nesting[0, :, 3]
+    areas = np.array([cv2.contourArea(outline) for outline in outlines])
+    holes = np.bincount(parents[parents >= 0], areas[parents >= 0], minlength=len(outlines))
+    own = areas - holes
+    pixels = own + np.array([len(outline) for outline in outlines])  # contourArea omits half of the outline's pixels
+    hollow = np.flatnonzero((parents < 0) & (holes > pixels) & (pixels >= min_area))
+    filled = mask.copy()
+    for number in hollow.tolist():
+        cv2.drawContours(filled, outlines, number, (1,), cv2.FILLED)
+    return filled, len(hollow)
 
 
 def _split_components(mask: NDArray[Any], min_area: float) -> tuple[U8, int, list[int]]:

@@ -105,7 +105,7 @@ _REJECTED: tuple[tuple[str, str, str], ...] = (
     ("mask_components", "The mask shows one lung only, or more than three components.", "Draw both lungs again."),
     (
         "mask_levels",
-        "The mask has several grey values, and they do not say which one is lung.",
+        "The mask has several grey values that fill areas, and they do not say which one is lung.",
         "Save a mask of the lungs alone.",
     ),
     (
@@ -183,6 +183,11 @@ _REPAIRED: tuple[tuple[str, str, str], ...] = (
     (
         "lesions_joined",
         "The label file of an nnU-Net dataset marks lesions with a label of their own; they are part of the lungs.",
+        "None needed; check one such mask.",
+    ),
+    (
+        "mask_outline_filled",
+        "The mask draws outlines of the lungs; their inside was filled.",
         "None needed; check one such mask.",
     ),
     ("mask_specks", "Components under 1 % of the mask's area were removed.", "None needed."),

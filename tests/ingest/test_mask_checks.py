@@ -92,8 +92,9 @@ def test_small_holes_are_filled_and_counted() -> None:
     assert "6 px in 1 holes" in checked.repairs[0].message
 
 
-def test_large_hole_stays() -> None:
-    inner = cv2.erode(LEFT, np.ones((15, 15), np.uint8))
+def test_large_hole_smaller_than_its_lung_stays() -> None:
+    inner = cv2.erode(LEFT, np.ones((31, 31), np.uint8))
+    assert inner.any()
     checked = check(LUNGS - inner)
     assert checked.repairs == ()
     np.testing.assert_array_equal(checked.labels, LUNGS - inner)
@@ -296,3 +297,46 @@ def test_real_masks_pass_and_rotated_ones_are_refused(cxr256: Path) -> None:
             accepted[change] += 1
     assert len(files) > 100
     assert max(accepted.values()) <= 2, accepted
+
+
+def outlined(mask: U8, width: int) -> U8:
+    return cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, np.ones((width, width), np.uint8)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("width", [2, 3, 5, 7])
+def test_outlines_of_lungs_are_filled(width: int) -> None:
+    checked = check(outlined(LUNGS, width))
+    assert codes(checked.repairs) == ["mask_outline_filled"]
+    assert float(np.mean(checked.labels != LUNGS)) < 0.01 * width
+    assert cv2.countNonZero(LUNGS - (LUNGS & checked.labels)) == 0
+
+
+def test_one_outlined_lung_beside_a_filled_one_is_filled() -> None:
+    checked = check(RIGHT | outlined(LEFT, 3))
+    assert codes(checked.repairs) == ["mask_outline_filled"]
+    assert cv2.countNonZero(LUNGS - (LUNGS & checked.labels)) == 0
+
+
+HEART = cv2.ellipse(np.zeros((SIDE, SIDE), np.uint8), (135, 150), (28, 34), 0, 0, 360, (1,), -1) & (1 - LUNGS)
+
+
+@pytest.mark.parametrize(
+    ("lung", "heart"), [(255, 200), (255, 140), (255, 240), (200, 255), (38, 75), (76, 150), (1, 2)]
+)
+def test_lungs_with_a_heart_of_another_level_are_refused(lung: int, heart: int) -> None:
+    content = codecs.encode_labels((LUNGS * np.uint8(lung)) | (HEART * np.uint8(heart)))
+    with pytest.raises(ImageError, match="mask_levels"):
+        codecs.decode_mask(content, "m.png")
+
+
+@pytest.mark.parametrize("levels", [(255, 200), (38, 75), (255, 255)])
+def test_a_level_for_each_lung_is_read(levels: tuple[int, int]) -> None:
+    content = codecs.encode_labels(RIGHT * np.uint8(levels[0]) + LEFT * np.uint8(levels[1]))
+    np.testing.assert_array_equal(codecs.decode_mask(content, "m.png"), LUNGS)
+
+
+@pytest.mark.parametrize("quality", [20, 60, 95])
+def test_jpeg_noise_is_no_second_level(quality: int) -> None:
+    done, content = cv2.imencode(".jpg", LUNGS * np.uint8(255), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    assert done
+    assert float(np.mean(codecs.decode_mask(content.tobytes(), "m.jpg") != LUNGS)) < 0.01

@@ -55,7 +55,7 @@ def fit_to_stream(dataset: "FileDataset", display_name: str) -> None:
     problem = ""
     if header is not None and header.height and (header.height, header.width) != (rows, columns):
         problem = f"its stream has {header.height}x{header.width} px"
-    elif length is not None and 0 < 2 * frame <= length and is_one_frame and allocated in (8, 16):
+    elif is_one_frame and allocated in (8, 16) and _has_more_pixels(dataset, frame):
         problem = f"it holds {length} bytes of pixels instead of {frame}"
     if problem:
         raise ImageError(
@@ -64,6 +64,18 @@ def fit_to_stream(dataset: "FileDataset", display_name: str) -> None:
         )
     if header is not None and allocated == 8 < header.precision <= 16:
         dataset.BitsAllocated = 16
+
+
+def _has_more_pixels(dataset: "FileDataset", frame: int) -> bool:
+    """Return whether plain pixels are longer than the frame by more than padding: zeros of less than a row or column.
+
+    frame: bytes that the attributes state.
+    """
+    rows, columns = element_int(dataset, "Rows"), element_int(dataset, "Columns")
+    length = plain_length(dataset)
+    if length is None or frame <= 0 or length - frame <= 1:
+        return False
+    return length - frame >= frame // max(rows, columns) or any(dataset.PixelData[frame:])
 
 
 def describe_repairs(

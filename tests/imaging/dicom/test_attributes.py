@@ -247,6 +247,21 @@ def test_pixels_of_another_size_are_refused() -> None:
         assert refusal(edited(coded(FILE, coding), Rows=249)).code == "pixel_attributes"
 
 
+@pytest.mark.parametrize("tags", [{"Rows": 249}, {"Rows": 190}, {"Columns": 220}, {"Columns": 200}])
+@pytest.mark.parametrize("black", [False, True])
+def test_more_plain_pixels_than_stated_are_refused(tags: dict[str, int], black: bool) -> None:
+    pixels = PIXELS.copy()
+    if black:
+        pixels[180:] = 0
+    assert refusal(edited(write_dicom(pixels, BitsStored=12), **tags)).code == "pixel_attributes"
+
+
+@pytest.mark.parametrize("padding", [b"\0\0", bytes(100)])
+def test_a_few_zeros_after_plain_pixels_are_padding(padding: bytes) -> None:
+    padded = edited(FILE, PixelData=PIXELS.tobytes() + padding)
+    np.testing.assert_array_equal(read(padded)[0], GOOD)
+
+
 def test_implicit_files_without_sign_keep_their_padding() -> None:
     padded = PIXELS.astype(np.int16) - np.int16(2048)
     padded[:, :30] = -5000
