@@ -203,7 +203,7 @@ _FLAGS: tuple[tuple[str, str, str], ...] = (
     ),
     (
         "body_part_unknown",
-        "The DICOM tags name the body part with words that lungseg does not know.",
+        "The DICOM tags name the body part with words that lungseg does not know, also beside a word for the chest.",
         "Look at the image; correct the tag.",
     ),
     (

@@ -14,12 +14,19 @@ unbekannt keine keiner kein sonstige sonstiges andere anderes inconnu inconnue a
 desconocido desconocida otro otra otros ninguno ninguna desconhecido outro outra nenhum nenhuma sconosciuto altro altri
 nessuno nessuna onbekend overig overige anders geen nieznany nieznana inne inny brak neznamy jine okand annat ovrigt
 ukendt andet ukjent annet muu tuntematon bilinmiyor diger yok неизвестно неизвестный нет другое другая прочее невідомо
+nicht bekannt angabe angaben angegeben unspec tbd tba tbc pending ndef nvt niet opgegeven ikke ej angivet angitt oppgitt
+opgivet ei tiedossa brak+danych danych dane informacji podano podana nie neni uvedeno sin sem datos dato dados informado
+informada especificado especificada especificar aplica aplicavel aplicable definido definida nao definito definita
+specificato specificata indicato indicata non pas specifie specifiee precise precisee renseigne renseignee indique
+applicable belirtilmemis belirtilmedi не указано указан указана задано определено определен данных данные вказано
+посочено нема
+不详 不詳 未填写 未填 未入力 未記入 未設定 未定 待定 无数据 該当なし 該当無し 該当 미지정 해당없음 غير محدد
 不明 その他 なし 無 無し 无 未知 其他 其它 未指定 기타 없음 불명 미상
 """
 """Words that say nothing. Text without any letter says nothing either."""
 
 CHEST = """
-heart herz coeur corazon coracao cuore hart 心臓 心脏 심장 сердце *chest* chst* cxr *thora* *torax* *torac* *torak*
+heart herz coeur corazon coracao cuore hart 心臓 心脏 심장 сердце *chest* chst* cxr thx *thora* *torax* *torac* *torak*
 lung lungs lungen* lunge lunger lungor* lungebillede* lungrontgen*
 *pulmo* pulm mediastin* pleura* brust* poumon* poitrine polmon* petto pecho peito borst* borstkas* longen longfoto*
 bryst* bröst* keuhko* rintakeha* rinta rindkere kops* klatk*+piersiow* klp pluc* hrudnik* hrud hrudn* plic*
@@ -29,12 +36,41 @@ mellkas* tudo tudok* plaman* gogus* akciger* grudn* prsn*+kos* krutin* plauc* pl
 *胸* *肺* *キョウブ* むね *흉부* *흉곽* *가슴* 폐 폐부 양폐
 """
 
+CHEST_COMPANIONS = """
+structure structures region area entire whole upper lower of and und et y i for with single two one three wall cavity
+cage organs organ field fields zone zones adult adulte adulto adults paed* ped* child* infant* neonat* newborn baby
+kind kinder enfant* nino* routine standard standart std stat emergency er ed icu ccu nicu picu ward follow up followup
+post pre op preop postop check control screening clinical plain film films image images radiograph* radiograf* xr dx cr
+dr digital exam exams examen examination study imaging series foto photo bild bilder aufnahm* ubersicht* rontgen* rtg
+zdjec* przegl* kosz kos korb raum organe snimka snimek снимок рентген* рентгенограф* орган органы органов клетк* клітк*
+полост* обзорн* кош caja cavidad cavita cavite cage+thoracique gabbia cassa cutia simple simples graf grafi* filmi
+tele teleradiograf* patient bed bedside bett geraet low high dose kv protocol protokol* du des del della im in auf
+kid kids bettaufnahm* nativ* natiiv* quang thang dan
+x線 x线 レントゲン 単純 単純撮影 撮影 摄影 摄片 正侧位 正側 正侧 片 平片 检查 検査 床旁 床边 촬영 단순 단순촬영 사진
+"""
+"""Harmless words beside a word for the chest. Beside any other word, the body part is not certain."""
+
+CHEST_GLUE = """
+pa ap lat lateral xray xr rx rtg cr dr adult ped port portable bed bedside routine erect supine intra cardio organe
+raum korb ubersicht aufnahme aufnahmen rontgen bild bilder foto film kasse kasten korg kas kassen kotelo kehan kehä
+ال x 部 廓 腔 野 門 纹理 正位 側位 侧位 正面 側面 正侧位 正側 立位 臥位 卧位 坐位 仰臥位 后前位 後前位 后前
+後前 前后 前後 片 像 平片 摄影 摄片 撮影 单纯 単純 x線 x线 写真 検査 检查 双 両 两 左 右 床旁 床边 数字 心 心臓
+ポータブル 부 단순 촬영 사진 정면 측면
+"""
+"""Parts that a compound with a word for the chest may have, such as Lungenübersicht and 胸部正位."""
+
 SPINE_AND_STERNUM = """
 *spine* spinal* bws hws lws *vertebr* *wirbel* rachis* *column* colonne colonna coluna *kregosl* *rygg* ryg *rygs*
 *brystryg* *hvirvel* *wervel* *ranka* *rangan* pater patere *gerinc* omurga* lumb* *lumbal* cervi* sacr* kralje* hrbten*
 позвон* хребет* прешлен* кичм* σπονδυλ* *脊柱* *脊椎* *脊髓* *胸椎* *腰椎* *頚椎* *頸椎* *颈椎* *척추* *흉추* *경추*
-*요추*
-brustbein* borstbeen* brystben* brostben* *胸骨* *흉골* *胸锁* *胸鎖* грудин* brustdrus* brustdrues*
+*요추* coloan* *kolumn* *virvel* *kotor kota kotan *kotpelar* brostkot* cot+song dot+song cac+dot+song
+*عمود* *فقر* *فقار* *ستون* *שדרה* חוליות חוליה *สันหลัง* хребт* хребц* гръбна* гръбнач* kicm* obratl* csigoly*
+stavec stavc* chrbtic* vretenc* kregi kregow kregu *nikama* *lulisam* mugurkaul* skriemel* stubur* slankstel*
+tulang+belakang omur* rug ruggengraat* *lumba* *lomba* lomber* поясни* попереков* *胸腰* *胸段* *흉요* *흉추* disc
+discs disk disks disque* bandscheib* *椎间盘* *椎間板* *椎体*
+prsn*+kost* hrudn*+kost* grudn*+kost* грудн*+кост* гръдн*+кост* груднин* tulang+dada xuong+uc gogus+kemi* *عظم* القص
+szegycsont* rintalast* esternon* *esternal *sternal brustbein* borstbeen* brystben* brostben* *胸骨* *흉골* *胸锁*
+*胸鎖* грудин* brustdrus* brustdrues*
 """
 """Body parts whose names contain a word for the chest ("thoracic spine"). They count even beside such a word."""
 
@@ -127,14 +163,18 @@ perut panggul lutut kaki tangan siku bahu kepala leher bung khop goi chan tay va
 """Body parts that are not the chest, by language."""
 
 LATERAL = """
-*latera* lat lats llat rlat latl latr ll rl lr ml lm xtl xtlat xtable* x+table* crosstable* cross+table* swim* swimmer*
-schwimmer* profil* perfil* seite seitl* seiten* seitauf* zijd* zijaanz* zijwaarts dwars* sidobild* sidebild*
+latchest chestlat latthorax thoraxlat lattorax toraxlat latcxr cxrlat latlung* chestll chestrl llchest rlchest
+*latera* lat lats llat rlat latl latr ll rl lr ml lm xtl xtlat xtable* x+table* crosstable* cross+table* swim*
+swimmer* schwimmer* profil* perfil* seite seitl* seiten* seitauf* zijd* zijaanz* zijwaarts dwars* sidobild* sidebild*
 sidebillede*
 sideopt* sivukuva* sivu boczn* bok bokiem bocn* bočn* postran* oldal* oldalir* yan yandan латераль* бок* боков* профил*
 бічн* страничн* πλαγι* جانبي *צדדי* nghieng samping *側面* *侧面* *側位* *侧位* *側方* *측면* *측방* *측위*
 """
 
 NOT_LATERAL = "bilatera* unilatera* ipsilatera* contralatera* laterality lateralidad lateralite lateralitat"
+
+LYING_FLAT = "dorsal* ventral* supin* prone prono prona bauchlage ruckenlage"
+"""With these a lateral decubitus is a lateral view: the beam is horizontal (PS3.3 C.8.11.5)."""
 
 DECUBITUS = "lld rld *seitenlage* zijligging* *decub* *dekub* *側臥* *侧卧* *측와*"
 """A view of a patient who lies on a side. The beam is frontal, so the view counts as frontal."""
@@ -147,13 +187,13 @@ skrå* snett sned* vino vinokuva* sikm* šikm* ferde egik косая косои 
 
 FRONTAL = {
     "PA": """
-pa paerect pachest posteroanterior* postero+anterior* postero+anteri* posteroant* postero+ant dv dorsoventral*
-dorso+ventral*
+pa paerect pachest chestpa pathorax thoraxpa patorax toraxpa pacxr cxrpa posteroanterior* postero+anterior*
+postero+anteri* posteroant* postero+ant dv dorsoventral* dorso+ventral*
 zadnjeprednj* zadopredn* tylnoprzedn* tylno+przedn* задне+передн* заднепередн* задн*+пря* *后前* *後前* *후전*
 """,
     "AP": """
-ap apsupine aperect apport* anteroposterior* antero+posterior* antero+posteri* anteropost* antero+post vd
-ventrodorsal* ventro+dorsal*
+ap apsupine aperect apport* apchest chestap apthorax thoraxap aptorax toraxap apcxr cxrap anteroposterior*
+antero+posterior* antero+posteri* anteropost* antero+post vd ventrodorsal* ventro+dorsal*
 predozadn* prednjezadnj* przedniotyln* przednio+tyln* передне+задн* переднезадн* передн*+пря* on+arka onarka *前后*
 *前後* *전후*
 """,
@@ -166,7 +206,7 @@ front frontal* face facing przod прям* прямая frontale frontalny etuku
 
 NEUTRAL_VIEW_WORDS = """
 erect upright standing stand supine prone sitting sit seated semi semierect lying recumbent bed bedside portable port
-mobile inspiration insp inspiratory expiration exp expiratory lordotic apical apex axial* grid nogrid left right l r
+mobile inspiration insp inspiratory expiration exp expiratory grid nogrid left right l r both
 lt rt
 view views projection proj pos position de en the of x ray xray rx room icu trauma stretcher horizontal vertical
 ebene ebenen stehend liegend sitzend stehen liegen sitzen aufnahme bett strahlengang debout couche assis incidence au

@@ -18,6 +18,15 @@ ViewKind = Literal["", "frontal", "lateral", "oblique", "unknown"]
 _NOT_DECOMPOSED = str.maketrans({"ø": "o", "ł": "l", "\u0131": "i", "đ": "d", "æ": "ae", "œ": "oe", "ð": "d"})
 _UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue"})
 _VIEW_WORDS = f"{vocabulary.FRONTAL['']} {vocabulary.NEUTRAL_VIEW_WORDS}"
+_HARMLESS = " ".join(
+    (
+        *(vocabulary.CHEST_COMPANIONS, vocabulary.PLACEHOLDERS, vocabulary.NEUTRAL_VIEW_WORDS, vocabulary.LATERAL),
+        *(vocabulary.OBLIQUE, vocabulary.DECUBITUS, *vocabulary.FRONTAL.values()),
+    )
+)
+_BOTH_SIDES = re.compile(r"(?<!\w)(?:L\s*[+/&,\\]\s*R|R\s*[+/&,\\]\s*L)(?!\w)", re.IGNORECASE)
+_ANGLE = re.compile(r"\d\s*[°º]|\s*[1-8]\d\s*")  # a view of a number alone is an angle; 99 is a placeholder
+_ENDING = r"[^\W\d_\u2e80-\u9fff\uac00-\ud7af]{0,4}"  # inflections; Chinese, Japanese and Korean have none
 _TWO_LETTERS = re.compile(r"(?<!\w)(\w) (\w)(?!\w)")
 
 
@@ -31,7 +40,7 @@ class View:
 
 def fold(text: str) -> str:
     """Reduce text to lower-case words without accents, separated by single spaces; `P.A.` becomes `pa`."""
-    lower = unicodedata.normalize("NFKC", text).casefold().translate(_NOT_DECOMPOSED)
+    lower = unicodedata.normalize("NFKC", _BOTH_SIDES.sub(" both ", text)).casefold().translate(_NOT_DECOMPOSED)
     bare = "".join(char for char in unicodedata.normalize("NFKD", lower) if unicodedata.category(char) != "Mn")
     words = re.sub(r"[\W\d_]+", " ", unicodedata.normalize("NFC", bare)).strip()
     return _TWO_LETTERS.sub(r"\1\2", words)
@@ -40,21 +49,31 @@ def fold(text: str) -> str:
 def classify_body_part(readings: Iterable[str]) -> BodyPart:
     """Classify a body part; readings: the same text in different character sets, the most likely one first.
 
-    The first reading with a known word counts, but a chest in any reading counts before another body part.
+    The first reading with a known word counts, but a chest in any reading counts before another body part. A chest
+    beside unknown words, or in an unknown compound, is unknown.
     """
-    parts = [_body_part(fold(text)) for text in readings]
+    words = [fold(text) for text in readings]
+    parts = [_body_part(text) for text in words]
     for kinds in (("chest", "several"), ("other",)):
         match = next((part for part in parts if part in kinds), None)
         if match is not None:
             return match
-    return parts[0] if parts else ""
+    is_placeholder = any(text and part == "" for text, part in zip(words, parts, strict=True))
+    return parts[0] if parts and not is_placeholder else ""
 
 
 def classify_view(readings: Iterable[str]) -> View:
     """Classify a view; readings: the same text in different character sets, the most likely one first."""
-    views = [_view(fold(text)) for text in readings]
-    known = (view for view in views if view.kind not in ("", "unknown"))
-    return next(known, views[0] if views else View(""))
+    texts = list(readings)
+    words = [fold(text) for text in texts]
+    views = [_view(text) for text in words]
+    known = next((view for view in views if view.kind not in ("", "unknown")), None)
+    if known is not None:
+        return known
+    if any(_ANGLE.search(text) if "°" in text or "º" in text else _ANGLE.fullmatch(text) for text in texts):
+        return View("unknown")
+    is_placeholder = any(text and view.kind == "" for text, view in zip(words, views, strict=True))
+    return views[0] if views and not is_placeholder else View("")
 
 
 def possible_readings(text: str, declared: Sequence[str]) -> list[str]:
@@ -88,10 +107,31 @@ def _body_part(words: str) -> BodyPart:
         return "several"
     if _matches(vocabulary.CHEST, words):
         # In "thorax de face" and "torax de pie", the words for face and foot describe the view.
-        return "several" if _is_other_part(_pattern(_VIEW_WORDS).sub(" ", words)) else "chest"
+        if _is_other_part(_pattern(_VIEW_WORDS).sub(" ", words)):
+            return "several"
+        return "chest" if _is_certain_chest(words) else "unknown"
     if _is_other_part(words):
         return "other"
     return "" if _says_nothing(words, vocabulary.PLACEHOLDERS) else "unknown"
+
+
+def _is_certain_chest(words: str) -> bool:
+    """Return whether all words are of the chest, or harmless beside it; single letters are."""
+    without = _pattern(_HARMLESS).sub(" ", _certain_chest().sub(" ", words))
+    return all(len(word) == 1 and word.isascii() for word in without.split())
+
+
+@cache
+def _certain_chest() -> re.Pattern[str]:
+    """Compile the words for the chest with an inflection only, and their compounds with known parts."""
+    glue = "|".join(sorted({re.escape(fold(part)) for part in vocabulary.CHEST_GLUE.split()}, reverse=True))
+    words = {spelling for word in vocabulary.CHEST.split() for spelling in (word, word.translate(_UMLAUTS))}
+    stems = {" ".join(map(_inflected, word.split("+"))) for word in words}
+    return re.compile(rf"(?<!\w)(?:{glue})*(?:{'|'.join(sorted(stems, reverse=True))})(?:{glue})*(?!\w)")
+
+
+def _inflected(part: str) -> str:
+    return re.escape(fold(part)) + (_ENDING if part.endswith("*") else "")
 
 
 def _is_other_part(words: str) -> bool:
@@ -100,7 +140,10 @@ def _is_other_part(words: str) -> bool:
 
 def _view(words: str) -> View:
     if _matches(vocabulary.DECUBITUS, words):
-        return View("frontal", next((term for term in ("LLD", "RLD") if term.lower() in words.split()), None))
+        oblique_or_lateral = _other_decubitus(words)
+        return oblique_or_lateral or View(
+            "frontal", next((term for term in ("LLD", "RLD") if term.lower() in words.split()), None)
+        )
     term = next((term for term, listed in vocabulary.FRONTAL.items() if _matches(listed, words)), None)
     without = _pattern(vocabulary.NOT_LATERAL).sub(" ", words)
     if _matches(vocabulary.OBLIQUE, words):
@@ -111,6 +154,16 @@ def _view(words: str) -> View:
         return View("frontal", term or None)
     ignored = f"{vocabulary.PLACEHOLDERS} {vocabulary.NEUTRAL_VIEW_WORDS} {vocabulary.CHEST}"
     return View("" if _says_nothing(without, ignored) else "unknown")
+
+
+def _other_decubitus(words: str) -> View | None:
+    """Return the view of a patient who lies, if it is not frontal, as in "dorsal decubitus lateral" and "LLD LAT"."""
+    rest = _pattern(f"{vocabulary.DECUBITUS} {vocabulary.NOT_LATERAL}").sub(" ", words)
+    if _matches(vocabulary.OBLIQUE, rest):
+        return View("oblique")
+    names_the_side = "decub" in words or "dekub" in words  # "lateral" may belong to it
+    is_flat = _matches(vocabulary.LYING_FLAT, rest)
+    return View("lateral") if _matches(vocabulary.LATERAL, rest) and (is_flat or not names_the_side) else None
 
 
 def _says_nothing(words: str, listed: str) -> bool:

@@ -22,11 +22,31 @@ T-SPINE|BWS|Brustwirbelsäule|BRUSTBEIN|columna torácica|rachis dorsal|груд
 """
 NOTHING = """
 N/A|n.a.|NA|UNKNOWN|UNSPECIFIED|NONE|OTHER||0|-|--|?|NOT SPECIFIED|unbekannt|その他|不明|XXX
-|#N/A|inconnu|неизвестно|기타|
+|#N/A|inconnu|неизвестно|기타|keine Angabe|не указано|brak danych|no especificado|non spécifié|不详|未填写|該当なし
+|UNSPEC|TBD|não informado|nicht angegeben|non renseigné|нет данных|未記入|niet opgegeven|
+"""
+SPINE_OR_STERNUM = """
+COLOANA TORACALA|BRYSTVIRVEL|CỘT SỐNG NGỰC|العمود الصدري|ВІДДІЛ ХРЕБТА|ГРЪДЕН ГРЪБНАК|bröstkotor|hrudní obratle
+|mellkasi csigolya|torakalna kičma|ستون فقرات سینه|THORACOLUMBAR|toraco-lombare|thoraco-lombaire|胸腰段|PRSNA KOST
+|HRUDNI KOST|грудна кост|tulang dada|THORACIC DISC|prsná kosť|грудний відділ хребта|rintanikamat|kręgi piersiowe
+|toracolumbar|thorakolumbal|Brustwirbel|đốt sống ngực|hrudné stavce|tulang belakang dada|胸椎间盘|toracal coloană
+"""
+UNSURE = """
+BRUSTWARZE|BRUSTKREBS|胸主动脉|CHEST SMITH|CHESTNUT TREE|thoracic duct|THORAX DRAIN|胸腺|Brustimplantat|lung biopsy
+|thoracotomie|CHEST QX|опухоль лёгкого|lungenkrebs|chest tumour marker|胸部肿瘤
+"""
+SURE = """
+CHEST PA|CHEST (PA & LAT)|AP CHEST|CHEST 2 VIEWS|CHEST2V|Chest portable|chest bedside routine|CHEST (L+R)|LATCHEST
+|CHESTLAT|PACHEST|Thoraxaufnahme|Thorax p.a.|THORAX AP LIEGEND|RX TORACE|Rx de tórax PA|Thoracic structure|Lungs
+|Entire chest|Chest wall|Chest X-Ray|CXR_PORT|胸部正位|胸部X線|胸部正面立位|胸片|両肺|흉부 정면|단순흉부촬영
+|органы грудной клетки|ОГК прямая|RTG klatki piersiowej|prsni koš|Röntgen Thorax|cardiothoracic|intrathorakal
+|THORAX 2|heart and lungs|CHEST ADULT|CHEST PEDIATRIC|bröstkorg|brystkasse|lungröntgen|hrudní koš|mellkasröntgen
+|Thorax im Liegen|Thorax Bettaufnahme|Radiographie du thorax|THX AP|胸部ポータブル|CHEST,AP|X-quang ngực thẳng
 """
 LATERAL = """
 LL|RL|L LAT|LATERALE|latéral|PROFIL gauche|PERFIL|XTL|SWIMMER'S|seitlich|левая боковая|側面|侧位|측면|boczne|yan
 |X-TABLE LATERAL|cross-table|lateraal|LATERO-LATERAL|sidobild|L→R
+|LATCHEST|CHESTLAT|thoraxlat|DORSAL DECUBITUS LATERAL|LLD LAT|ventral decubitus, lateral|RLD lateral
 """
 OBLIQUE = "LAO|rlo|OBL|oblicua|oblíqua|schräg|SCHRAEG|косая|斜位|skośne|left anterior oblique"
 PA = "PA|P.A.|p/a erect|Postero-Anterior|postéro-antérieur|P→A|後前位"
@@ -63,6 +83,14 @@ def test_other_body_parts_are_recognised_in_many_languages(word: str) -> None:
     assert classify_body_part([word.strip()]) == "other"
 
 
+@pytest.mark.parametrize(
+    ("listed", "part"), [(SPINE_OR_STERNUM, "other"), (UNSURE, "unknown"), (SURE, "chest")], ids=["spine", "?", "chest"]
+)
+def test_chest_is_certain_only_without_unknown_words(listed: str, part: str) -> None:
+    found = {word: classify_body_part([word]) for word in words(listed)}
+    assert {word: kind for word, kind in found.items() if kind != part} == {}
+
+
 @pytest.mark.parametrize("word", words(NOTHING))
 def test_placeholders_say_nothing(word: str) -> None:
     assert (classify_body_part([word]), classify_view([word]).kind) == ("", "")
@@ -77,8 +105,10 @@ def test_placeholders_say_nothing(word: str) -> None:
         (AP, "frontal", "AP"),
         ("LLD|lld", "frontal", "LLD"),
         ("LAT DECUBITUS|Linke Seitenlage|FACE|正面|прямая|Frontal", "frontal", None),
-        ("ERECT|2 Ebenen|supine|bilateral|LEFT", "", None),
-        ("Q7|SMITH|AP/LAT", "unknown", None),
+        ("left lateral decubitus|decúbito lateral derecho|LAT DECUB", "frontal", None),
+        ("ERECT|2 Ebenen|supine|bilateral|LEFT|L/R|L+R|CHEST (R/L)|0|99|TBD|keine Angabe", "", None),
+        ("Q7|SMITH|AP/LAT|AXIAL|LORDOTIC|apical|45 degrees|45°|45|axiale", "unknown", None),
+        ("LLD OBL|RAO 45°", "oblique", None),
     ],
 )
 def test_views_are_recognised_in_many_languages(listed: str, kind: str, term: str | None) -> None:

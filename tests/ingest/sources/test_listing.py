@@ -204,13 +204,17 @@ def test_missing_patient_id_becomes_the_image_id(cell: str, tmp_path: Path) -> N
     assert [record.patient_id for record in records] == ["a", "b", "Nanna"]
 
 
-@pytest.mark.parametrize("view", ["LL", "lateral", "Lat", "Left Lateral", "L", "LATERAL ERECT", "Profil", "xtl"])
+@pytest.mark.parametrize(
+    "view", ["LL", "lateral", "Lat", "Left Lateral", "L", "LATERAL ERECT", "Profil", "xtl", "dorsal decubitus lateral"]
+)
 def test_lateral_views_are_rejected(view: str, tmp_path: Path) -> None:
     (record,) = read(tmp_path, f"image,view\na.png,{view}\n")
     assert (record.status, record.codes, record.view) == ("rejected", ("lateral_view",), view.upper())
 
 
-@pytest.mark.parametrize("view", ["PA", "ap", "AP supine", "left lateral decubitus", "bilateral", "LLD", ""])
+@pytest.mark.parametrize(
+    "view", ["PA", "ap", "AP supine", "left lateral decubitus", "bilateral", "LLD", "L/R", "TBD", ""]
+)
 def test_frontal_views_are_accepted(view: str, tmp_path: Path) -> None:
     (record,) = read(tmp_path, f"image,view\na.png,{view}\n")
     assert record.status == "ok"
