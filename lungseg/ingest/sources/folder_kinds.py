@@ -10,7 +10,11 @@ from lungseg.ingest.sources.name_words import findings_in, parse, tokens_of, wor
 Content = Literal["images", "lungs", "other"]
 """X-rays; masks of lungs; masks of other structures or findings, which are not used."""
 
-_NEGATIONS = frozenset({"without", "with", "no", "non", "not", "minus", "sans", "ohne", "sin", "sem", "senza"})
+_NEGATIONS = frozenset({"without", "wo", "with", "no", "non", "not", "minus", "for", "to"}) | {
+    *("sans", "ohne", "sin", "sem", "senza", "nicht", "kein", "keine", "nao"),
+}
+_NO_FINDING = re.compile(r"\b(?:no|non|not) (?:findings?|lesions?|nodules?|infect\w*|covid(?: ?19)?|tb|pneumonia) ")
+_DISEASE = re.compile(r"covid(19)?|tb|tuberculosis|pneumonia")
 _REMOVED = frozenset({"removal", "removed", "removing", "missing", "lacking", "excluded"})
 _JOINED_NEGATION = re.compile(r"(without|with|^no|^non|^un)(lung)?(mask|label|segment|annot|groundtruth)")
 _MASK_END = re.compile(r"(masks?|segmentations|labelmaps?)$")
@@ -51,7 +55,9 @@ def kind_of(name: str) -> FolderKind | None:
     kinds = set(words)
     subset = words.get("subset", "")
     if kinds & {"mask", "weak_mask"}:
-        content: Content = "other" if kinds & {"other", "lesion"} else "lungs"
+        is_lung_of_patient = "lung" in kinds and _DISEASE.fullmatch(words.get("lesion", ""))
+        is_other = "other" in kinds or ("lesion" in kinds and not is_lung_of_patient)
+        content: Content = "other" if is_other else "lungs"
         return FolderKind(content, _side(kinds), subset, needs_sibling="mask" not in kinds)
     if "image" in kinds and kinds <= {"image", "neutral", "subset"}:
         return FolderKind("images", subset=subset, needs_sibling=key not in _ALWAYS_IMAGES)
@@ -94,7 +100,11 @@ def label_class(name: str, is_only: bool) -> str:
 
 
 def _without_negation(tokens: tuple[str, ...]) -> tuple[str, ...]:
-    """Cut `without heart` off `masks without heart`; return nothing if the name says that there are no masks."""
+    """Cut off what only limits the masks, as in `masks without heart` and `no finding masks`.
+
+    Nothing is left if the name says that there are no masks.
+    """
+    tokens = tuple(_NO_FINDING.sub("", " ".join(tokens)).split())
     if _REMOVED & {*tokens} or any(_JOINED_NEGATION.search(token) for token in tokens):
         return ()
     number = next((number for number, token in enumerate(tokens) if token in _NEGATIONS), None)

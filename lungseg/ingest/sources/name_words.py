@@ -18,11 +18,12 @@ _WORDS = {
     "right": r"right|rechts|rechte[rs]?|droite?|direit[ao]|derech[ao]|destr[ao]|prawe|hoger|правое|права|右",
     "lesion": r"infect(?:ion|ed)s?|lesions?|nodules?|tumou?rs?|cancers?|mass(?:es)?|pneumonia|consolidations?"
     r"|opacit(?:y|ies)|diseased?|defects?|ggos?|covid(?:19)?|tb|tuberculosis|fibrosis|emphysema|atelectas[ie]s|cavit(?:y|ies)"
-    r"|infiltrat(?:e|es|ion|ions)|patholog(?:y|ies|ical)|abnormal(?:ity|ities)?",
+    r"|infiltrat(?:e|es|ion|ions)|infektion(?:en)?|infeccion(?:es)?|infeccao|infezioni?|lasion(?:en)?|lesao|lesoes|lesiones|nodulos?"
+    r"|patholog(?:y|ies|ical)|abnormal(?:ity|ities)?",
     "other": r"hearts?|herz|coeur|coracao|corazon|cuore|cardiac|clavicles?|collarbones?|ribs?|bones?|pneumothorax"
     r"|effusions?|trachea|spines?|diaphragms?|mediastinum|aorta|cardiomegaly|body|thorax|devices?|catheters?|tubes?|wires?"
     r"|vessels?|airways?|bronch(?:i|us)|o?esophagus|stomach|liver|spleen|breasts?|scapulae?|shoulders?|sternum"
-    r"|vertebrae?|muscles?|fat|skin|fractures?|pacemakers?|saliency|heatmaps?|attention",
+    r"|vertebrae?|muscles?|fat|skin|fractures?|pacemakers?|overlays?|saliency|heatmaps?|attention",
     "subset": r"train(?:ing)?|test(?:ing)?|val(?:id(?:ation)?)?",
     "neutral": r"png|jpe?g|tiff?|bmp|gif|manual|binary|expert|chest|both|all|final|full|original|raw|tr|ts"
     r"|\d+(?:px|bit)?",
@@ -32,7 +33,9 @@ _WORDS = {
 _WORD_KINDS = {kind: re.compile(words) for kind, words in _WORDS.items()}
 # Parts of longer words, as in `infectedregion` or `ribcage`.
 _PARTS = {
-    "lesion": re.compile(r"infect|lesion|nodul|covid|opacit|consolidat|tubercul|tumou?r|pneumoni|disease"),
+    "lesion": re.compile(
+        r"infect|infekt|infecc|infez|lesion|lasion|nodul|covid|opacit|consolidat|tubercul|tumou?r|pneumoni|disease"
+    ),
     "other": re.compile(r"heart|clavic|pneumothora|effusion|vessel|trachea|diaphragm|vertebra|bone|^rib|catheter"),
 }
 _SIDES = {"l": "left", "r": "right"}
@@ -41,7 +44,7 @@ _SIDES = {"l": "left", "r": "right"}
 @lru_cache(100_000)
 def tokens_of(name: str) -> tuple[str, ...]:
     """Split a name at blanks, hyphens, underscores and capitals; without accents, in lower case."""
-    spaced = re.sub(r"([a-z]{2})([A-Z][a-z]{2})", r"\1 \2", name)
+    spaced = re.sub(r"([a-z]{2})([A-Z][a-z])", r"\1 \2", name)
     letters = [letter for letter in unicodedata.normalize("NFKD", spaced.lower()) if not unicodedata.combining(letter)]
     return tuple(filter(None, re.split(r"[\W_]+", unicodedata.normalize("NFC", "".join(letters)))))
 

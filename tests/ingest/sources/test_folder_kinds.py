@@ -67,7 +67,8 @@ def test_other_folder_names_tell_nothing(name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     names("""images_without_masks, no_masks, no-mask, nomasks, patients with masks, withoutMasks, not segmented
-sans masques, images removal of masks, masks removed, non masks, ohne Masken, images with lung masks"""),
+sans masques, xrays_wo_masks, imagesNoMasks, xrays for masks
+images removal of masks, masks removed, non masks, ohne Masken, images with lung masks"""),
 )
 def test_negated_masks_are_no_masks(name: str) -> None:
     assert kind_of(name) is None
@@ -87,14 +88,18 @@ def test_unknown_words_beside_a_structure_are_other_masks(name: str) -> None:
     assert kind_of(name) == FolderKind("other", needs_sibling=True)
 
 
-def test_exclusion_after_masks_is_cut_off() -> None:
-    assert kind_of("lung masks without heart") == FolderKind("lungs")
+@pytest.mark.parametrize(
+    "name",
+    ["lung masks without heart", "no finding masks", "non-COVID lung masks", "COVID-19 lung masks", "TB lung masks"],
+)
+def test_lung_masks_of_some_patients_are_of_lungs(name: str) -> None:
+    assert kind_of(name) == FolderKind("lungs")
 
 
 LABELS = {
     "lung": """Lunge, Lung_L, R Lung, poumon droit, poumon gauche, pulmão, Pulmões, pulmón derecho, polmone sinistro
 左肺, 肺, linke Lunge, płuco, 폐, healthy_lung, left upper lobe, right, lungs_mask""",
-    "lesion": "covid_lesion, infected_lung, GGO, consolidation, lung nodule, Opacity, infectedArea, tumour",
+    "lesion": "covid_lesion, infected_lung, GGO, consolidation, lung nodule, Opacity, infectedArea, Läsion, infección",
     "other": "trachea, rib, pleural effusion, pneumothorax, vessels",
     "": "class_2, target, not lung, non_lung, ignore",
 }
