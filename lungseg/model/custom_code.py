@@ -19,6 +19,7 @@ from typing import Any
 
 from lungseg.config import TrainSettings
 from lungseg.errors import LungsegError, SettingsError, first_line
+from lungseg.model.source_code import statements
 
 _PATH = re.compile(r"(?P<module>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*):(?P<name>[A-Za-z_]\w*)")
 
@@ -89,7 +90,8 @@ def source_digests(settings: TrainSettings) -> dict[str, str]:
 def source_digest(point: ExtensionPoint, path: str) -> str:
     """Return a digest of the source files of the named module and of the module that defines the object.
 
-    Read once per process, so that it is the digest of the code that runs. Other modules that these import do not count.
+    Read once per process, so that it is the digest of the code that runs. Other modules that these import do not
+    count, nor do comments and docstrings.
 
     Raises:
         SettingsError: the object cannot be imported, or has no source file.
@@ -101,7 +103,8 @@ def source_digest(point: ExtensionPoint, path: str) -> str:
     sources = sorted(file for file in files if file.endswith(".py"))
     if not sources:
         raise SettingsError(f"{point.option} {path}: no Python source file, whose digest is part of a run's name")
-    return hashlib.sha256(b"".join(Path(file).read_bytes() for file in sources)).hexdigest()[:12]
+    lines = [line for file in sources for line in statements(Path(file).read_text(encoding="utf-8"))]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
 
 
 def load_object(point: ExtensionPoint, path: str) -> Any:

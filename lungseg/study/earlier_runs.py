@@ -1,12 +1,14 @@
 """Report the finished runs that earlier commands left in a study, and how their settings or code differ."""
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 
 from lungseg import provenance, storage
 from lungseg.config import TrainSettings
 from lungseg.plurals import counted
 from lungseg.study.study_differences import RunSettings, describe_changes
+from lungseg.training.method_digest import method_digest
 
 logger = logging.getLogger(__name__)
 
@@ -36,18 +38,28 @@ def log_finished(study: str, names: Sequence[str]) -> None:
 
 
 def log_kept_aside(study: str, names: Sequence[str], settings: TrainSettings) -> None:
-    """Log the finished runs that are not in the results, and how their settings differ."""
+    """Log the finished runs that are not in the results, and how their settings, data or method differ."""
     if not names:
         return
-    summary = storage.read_json(storage.join(study, names[-1], "run.json"), fields=RunSettings)
-    differences = describe_changes(summary.get("settings", {}), settings.model_dump())
+    causes = Counter(_difference(storage.join(study, name), settings) for name in names)
     logger.warning(
-        "%s with other settings, data or code kept aside, not in the results: %s (%s); repeat the command that trained "
-        "them to see them again, or pass another --study to keep both",
+        "%s kept aside, not in the results: %s; the same settings, data and code show them again; pass another --study "
+        "to keep both",
         counted(len(names), "finished run"),
-        _listed(names),
-        differences or "same settings, other data or code",
+        "; ".join(f"{count} with {cause}" for cause, count in causes.most_common()),
     )
+
+
+def _difference(run_folder: str, settings: TrainSettings) -> str:
+    """Describe why a finished run is not one of this command's: settings, code of the method, or data."""
+    summary = storage.read_json(storage.join(run_folder, "run.json"), fields=RunSettings)
+    changes = describe_changes(summary.get("settings", {}), settings.model_dump())
+    if changes:
+        return f"other settings ({changes})"
+    method = summary.get("method", "unknown")
+    if method != method_digest():
+        return f"another method (digest of network, loss, augmentation and steps {method}, now {method_digest()})"
+    return "other data or other custom code"
 
 
 def _last_code(study: str, name: str) -> str:

@@ -22,6 +22,7 @@ from lungseg.training.evaluation import (
     measure_at_prepared_size,
 )
 from lungseg.training.loader import evaluation_steps, load_batches
+from lungseg.training.method_digest import method_digest
 from lungseg.training.run_state import TrainingState
 
 
@@ -97,6 +98,7 @@ def _summary(training: TrainingState, threshold: float, rows: Sequence[Row]) -> 
         "threshold_from": "validation fold" if run.settings.choose_threshold else "settings",
         "aggregation": "mean over images",
         "data": training.data,
+        "method": method_digest(),
         "tested": mean_metrics_by_dataset(rows),
         "settings": run.settings.model_dump(),
         "custom_code": source_digests(run.settings),

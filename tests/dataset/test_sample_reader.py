@@ -18,6 +18,7 @@ from lungseg.ingest import sources
 from lungseg.predictions import overlays
 from lungseg.prepare import dataset_writer
 from lungseg.prepare.shard_plan import plan_shards
+from lungseg.result_columns import PREDICTIONS
 from lungseg.training import loader
 
 
@@ -88,7 +89,8 @@ def test_every_stage_refuses_a_damaged_tar_alike(own_archive: Path, tmp_path: Pa
     assert record.status == "failed"
     assert message in record.message
 
-    prediction = {"image_id": "north_01", "dataset": "north", "dice": 0.9, "source_uri": item.record.image_uri}
+    ids = {"image_id": "north_01", "dataset": "north", "source_uri": item.record.image_uri}
+    prediction = {**dict.fromkeys(PREDICTIONS.names), **ids, "dice": 0.9}
     assert overlays.draw_case(prediction, "worst", "unseen").note == message
 
 

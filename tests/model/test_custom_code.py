@@ -118,7 +118,7 @@ def test_the_digest_follows_the_source(tmp_path: Path) -> None:
 def test_the_digest_covers_the_defining_module(tmp_path: Path) -> None:
     before = source_digest(LOSS, "ownlab.methods:shared")
     source_digest.cache_clear()
-    (tmp_path / "othermodule.py").write_text(SOURCES["othermodule"] + "# changed\n")
+    (tmp_path / "othermodule.py").write_text(SOURCES["othermodule"] + "CHANGED = True\n")
     assert source_digest(LOSS, "ownlab.methods:shared") != before
 
 

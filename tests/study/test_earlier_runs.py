@@ -7,6 +7,7 @@ import pytest
 from lungseg import provenance, storage
 from lungseg.config import OptimSettings, TrainSettings
 from lungseg.study import earlier_runs
+from lungseg.training.method_digest import method_digest
 
 
 def _trained(study: Path, name: str, monkeypatch: pytest.MonkeyPatch, code: str = "") -> None:
@@ -45,5 +46,21 @@ def test_runs_kept_aside_state_what_differs(tmp_path: Path, caplog: pytest.LogCa
     storage.write_json(str(tmp_path / "old" / "run.json"), {"settings": before.model_dump()})
     earlier_runs.log_kept_aside(str(tmp_path), ["old"], TrainSettings(epochs=80))
     (message,) = caplog.messages
-    assert "1 finished run with other settings, data or code kept aside" in message
-    assert "old (--optim.lr 0.001, now 0.0001; --epochs 50, now 80)" in message
+    assert "1 finished run kept aside, not in the results" in message
+    assert "1 with other settings (--optim.lr 0.001, now 0.0001; --epochs 50, now 80);" in message
+
+
+def test_runs_kept_aside_are_grouped_by_cause(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    same = {"settings": TrainSettings().model_dump()}
+    runs = {"a": {**same, "method": "0123456789ab"}, "b": {**same, "method": method_digest()}, "c": {"settings": {}}}
+    runs["c"] = {"settings": TrainSettings(epochs=3).model_dump()}
+    runs["d"] = runs["c"]
+    for name, summary in runs.items():
+        storage.write_json(str(tmp_path / name / "run.json"), summary)
+    earlier_runs.log_kept_aside(str(tmp_path), list(runs), TrainSettings())
+    (message,) = caplog.messages
+    assert "4 finished runs kept aside" in message
+    assert "2 with other settings (--epochs 3, now 50);" in message
+    assert "1 with another method (" in message
+    assert f"0123456789ab, now {method_digest()})" in message
+    assert "1 with other data or other custom code" in message

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from lungseg.model.source_code import statements
 from lungseg.training import method_digest
 
 SOURCE = '''"""A module."""
@@ -21,15 +22,21 @@ def loss(x: float) -> float:
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [("A module.", "Another text."), ("# A comment.\n", ""), ("Return the loss.", "X."), ("\n\n\n", "\n")],
+    [
+        ("A module.", "Another text."),
+        ("# A comment.\n", ""),
+        ("  # doubled", ""),
+        ("Return the loss.", "X."),
+        ("\n\n\n", "\n"),
+    ],
 )
 def test_texts_and_blank_lines_do_not_count(old: str, new: str) -> None:
-    assert method_digest.statements(SOURCE.replace(old, new)) == method_digest.statements(SOURCE)
+    assert statements(SOURCE.replace(old, new)) == statements(SOURCE)
 
 
 @pytest.mark.parametrize(("old", "new"), [("2.0", "2.5"), ("WEIGHT * x", "WEIGHT + x"), ("loss(", "cost(")])
 def test_statements_count(old: str, new: str) -> None:
-    assert method_digest.statements(SOURCE.replace(old, new)) != method_digest.statements(SOURCE)
+    assert statements(SOURCE.replace(old, new)) != statements(SOURCE)
 
 
 def test_changed_loss_formula_changes_the_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
