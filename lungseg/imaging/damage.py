@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from lungseg.imaging.tiff_directory import COMPRESSION, MAGICS, read_directory, read_layout
 
 _ZEROS = b"\0" * 32  # compressed data seldom has as many
-_ZEROS_JPEG_2000 = b"\0" * 1024  # a packet without data is one zero byte
+_ZEROS_JPEG_2000 = b"\0" * 400  # a packet without data is one zero byte
+# JPEG 2000 markers. The data of the high-throughput kind can have long runs.
+_START_OF_DATA, _HIGH_THROUGHPUT = b"\xff\x93", b"\xff\x50"
 _FILL = 128  # grey of missing blocks in JPEG
 _BLOCK = 8
 # They decode to visible blocks, at least one of them on a black or white picture; 255 would start a marker.
@@ -25,8 +27,8 @@ _SURPLUS = 16  # bytes; an encoder may pad a scan by a few
 _SLACK = 1 << 16  # bytes of padding in a strip or tile
 _START_OF_SCAN, _END_OF_IMAGE, _PROGRESSIVE = 0xDA, 0xD9, 0xC2
 _NO_LENGTH = (0x01, *range(0xD0, 0xD9))
-_LZW, _PACK_BITS = 5, 32773
-_CHECKED_COMPRESSIONS = (_LZW, _PACK_BITS, 8, 32946)  # and deflate: their damage can be noticed
+_LZW, _JPEG, _PACK_BITS = 5, 7, 32773
+_CHECKED_COMPRESSIONS = (_LZW, _JPEG, _PACK_BITS, 8, 32946)  # and deflate: their damage can be noticed
 
 
 def is_damaged(content: bytes, pixels: NDArray[Any]) -> bool:
@@ -40,7 +42,8 @@ def is_damaged(content: bytes, pixels: NDArray[Any]) -> bool:
         size = int.from_bytes(content[start + 4 : start + 8], "little")
         return start > 0 and _ZEROS in content[start + 8 : start + 8 + size]
     if content.startswith((b"\0\0\0\x0cjP", b"\xff\x4f\xff\x51")):
-        return content.find(_ZEROS_JPEG_2000, max(content.find(b"\xff\x93"), 0)) >= 0
+        start = max(content.find(_START_OF_DATA), 0)
+        return _HIGH_THROUGHPUT not in content[:start] and content.find(_ZEROS_JPEG_2000, start) >= 0
     return False
 
 
@@ -168,7 +171,10 @@ def _pillow_decodes(content: bytes, compression: int, limit: int) -> bool:
         return True
     with image:
         try:
-            if not all(_is_whole_strip(strip, compression, limit) for strip in _strips(content, image)):
+            strips = _strips(content, image)
+            if compression == _JPEG:
+                return not any(_is_damaged_jpeg_strip(strip, image.tag_v2.get(347, b"")) for strip in strips)
+            if not all(_is_whole_strip(strip, compression, limit) for strip in strips):
                 return False
             image.load()
         except OSError:
@@ -183,6 +189,12 @@ def _strips(content: bytes, image: Any) -> list[bytes]:
     tags = image.tag_v2
     offsets, counts = (tags[273], tags[279]) if 273 in tags else (tags[324], tags[325])
     return [content[offset : offset + count] for offset, count in zip(offsets, counts, strict=False)]
+
+
+def _is_damaged_jpeg_strip(strip: bytes, tables: bytes) -> bool:
+    """Return whether a strip of a TIFF file is a damaged JPEG stream; tables: its tables, as a stream of their own."""
+    stream = tables[:-2] + strip[2:] if tables else strip
+    return _is_damaged_jpeg(stream, np.full((_BLOCK, _BLOCK), _FILL))  # that it looks suspicious is known
 
 
 def _is_whole_strip(strip: bytes, compression: int, limit: int) -> bool:

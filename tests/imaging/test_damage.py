@@ -7,9 +7,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from pydicom import dcmread
+from pydicom.encaps import encapsulate
+from pydicom.uid import JPEGBaseline8Bit
 
 from lungseg.errors import ImageError
 from lungseg.imaging import codecs
+from tests.imaging.dicom.dicom_files import saved, write_dicom
 
 
 def picture(border: int = 0) -> NDArray[np.uint8]:
@@ -58,10 +62,25 @@ def test_refuses_a_jpeg_with_a_zeroed_block(options: dict[str, Any], start: floa
     assert is_refused(overwritten(encode(picture(), "JPEG", **options), start, end))
 
 
-@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_deflate", "packbits"])
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_deflate", "packbits", "jpeg"])
 @pytest.mark.parametrize(("start", "end"), [(0.2, 0.3), (0.6, 0.7), (0.7, 0.95)])
 def test_refuses_a_compressed_tiff_with_a_zeroed_block(compression: str, start: float, end: float) -> None:
     assert is_refused(overwritten(encode(picture(), "TIFF", compression=compression), start, end))
+
+
+@pytest.mark.parametrize("damage", ["none", "zeroed", "shortened"])
+def test_refuses_damaged_jpeg_in_dicom(damage: str) -> None:
+    content = encode(picture(129), "JPEG", quality=90)
+    if damage == "zeroed":
+        content = overwritten(content, 0.6, 1)
+    if damage == "shortened":
+        content = content[: int(len(content) * 0.7)] + b"\xff\xd9"
+    dataset = dcmread(io.BytesIO(write_dicom(picture())))
+    dataset.PixelData = encapsulate([content + b"\0" * (len(content) % 2)])
+    dataset["PixelData"].VR = "OB"
+    dataset["PixelData"].is_undefined_length = True
+    dataset.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    assert is_refused(saved(dataset)) == (damage != "none")
 
 
 @pytest.mark.parametrize(("kind", "share"), [("WEBP", 0.2), ("JPEG2000", 0.2)])
@@ -82,6 +101,7 @@ def test_refuses_webp_and_jpeg_2000_with_a_zeroed_block(kind: str, share: float)
         ("TIFF", {"compression": "tiff_lzw"}),
         ("TIFF", {"compression": "tiff_deflate"}),
         ("TIFF", {"compression": "packbits"}),
+        ("TIFF", {"compression": "jpeg"}),
         ("WEBP", {}),
         ("JPEG2000", {}),
     ],

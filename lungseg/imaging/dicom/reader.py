@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from lungseg import MAX_IMAGE_PIXELS
 from lungseg.arrays import Pixels
 from lungseg.errors import ImageError
+from lungseg.imaging.damage import is_damaged
 from lungseg.imaging.dicom.attributes import assume_missing
 from lungseg.imaging.dicom.pixel_layout import describe_repairs, fit_to_stream, read_statement
 from lungseg.imaging.dicom.pseudonym import pseudonym
@@ -186,6 +187,7 @@ def _check_layout(dataset: "Dataset", display_name: str) -> None:
 
 def _decode(dataset: "FileDataset", display_name: str) -> NDArray[Any]:
     """Decode the stored values, [H,W], or RGB, [H,W,3]."""
+    from pydicom.encaps import generate_frames
     from pydicom.pixels.decoders.base import get_decoder
     from pydicom.pixels.processing import apply_color_lut
     from pydicom.pixels.utils import pixel_array
@@ -207,6 +209,13 @@ def _decode(dataset: "FileDataset", display_name: str) -> NDArray[Any]:
         pixels = pixel_array(dataset, decoding_plugin=decoder, correct_unused_bits=False)
         if element_text(dataset, "PhotometricInterpretation") == "PALETTE COLOR":
             pixels = apply_color_lut(pixels, dataset)[..., :3]
+        lost_pixels = coding.is_encapsulated and is_damaged(
+            next(generate_frames(dataset.PixelData, number_of_frames=1)), pixels
+        )
+    if lost_pixels:
+        raise ImageError(
+            "undecodable", f"{display_name} is damaged: parts of its picture cannot be decoded: export it again"
+        )
     stated = (element_int(dataset, "Rows"), element_int(dataset, "Columns"))
     if pixels.shape not in (stated, (*stated, 3)) or pixels.dtype.kind not in "iu" or pixels.itemsize > 2:
         raise ImageError(
