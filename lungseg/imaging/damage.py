@@ -62,25 +62,22 @@ def _is_damaged_jpeg(content: bytes, pixels: NDArray[Any]) -> bool:
     is_suspicious = is_progressive or bool((corner[-1] == _FILL).all())
     if not ends or not (is_suspicious or _ZEROS in content[ends[0][0] : ends[-1][1]]):
         return False
-    scale = 1 if is_progressive else _BLOCK
-    picture = _decode_grey(content, scale)
+    picture = _decode_grey(content)
     if picture is None:
         return False
-    if any(_changes(content, picture, ends, 0, filler, scale) for filler in _FILLERS):
+    if any(_changes(content, picture, ends, 0, filler) for filler in _FILLERS):
         return True
     if is_progressive:  # a scan that refines the picture may not change it
         return False
     runs = [run for run in ends if _ZEROS in content[slice(*run)]][:_MOST_RUNS] or ends[-1:]
     return _misses_restarts(content, ends) or any(
-        not any(_changes(content, picture, [run], _SURPLUS, filler, scale) for filler in _FILLERS) for run in runs
+        not any(_changes(content, picture, [run], _SURPLUS, filler) for filler in _FILLERS) for run in runs
     )
 
 
-def _changes(
-    content: bytes, picture: Any, runs: list[tuple[int, int]], removed: int, filler: bytes, scale: int
-) -> bool:
+def _changes(content: bytes, picture: Any, runs: list[tuple[int, int]], removed: int, filler: bytes) -> bool:
     """Return whether other bytes at the end of runs of compressed data change the picture."""
-    return not np.array_equal(picture, _decode_grey(_replace_ends(content, runs, removed, filler), scale))
+    return not np.array_equal(picture, _decode_grey(_replace_ends(content, runs, removed, filler)))
 
 
 def _misses_restarts(content: bytes, ends: list[tuple[int, int]]) -> bool:
@@ -133,13 +130,13 @@ def _replace_ends(content: bytes, ends: list[tuple[int, int]], removed: int, fil
     return b"".join([*parts, content[position:]])
 
 
-def _decode_grey(content: bytes, scale: int) -> Any:
-    """Decode a JPEG to grey values, at most `scale` times smaller; None if that fails."""
+def _decode_grey(content: bytes) -> Any:
+    """Decode a JPEG to grey values; None if that fails."""
     from PIL import Image
 
     try:
         with Image.open(io.BytesIO(content)) as image:
-            image.draft("L", (image.width // scale, image.height // scale))
+            image.draft("L", image.size)
             return np.asarray(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None
@@ -171,9 +168,10 @@ def _pillow_decodes(content: bytes, compression: int, limit: int) -> bool:
         return True
     with image:
         try:
-            strips = _strips(content, image)
+            tags: Any = image.tag_v2  # type: ignore[attr-defined]
+            strips = _strips(content, tags)
             if compression == _JPEG:
-                return not any(_is_damaged_jpeg_strip(strip, image.tag_v2.get(347, b"")) for strip in strips)
+                return not any(_is_damaged_jpeg_strip(strip, tags.get(347, b"")) for strip in strips)
             if not all(_is_whole_strip(strip, compression, limit) for strip in strips):
                 return False
             image.load()
@@ -184,9 +182,8 @@ def _pillow_decodes(content: bytes, compression: int, limit: int) -> bool:
     return True
 
 
-def _strips(content: bytes, image: Any) -> list[bytes]:
+def _strips(content: bytes, tags: Any) -> list[bytes]:
     """List the compressed strips or tiles of a TIFF file."""
-    tags = image.tag_v2
     offsets, counts = (tags[273], tags[279]) if 273 in tags else (tags[324], tags[325])
     return [content[offset : offset + count] for offset, count in zip(offsets, counts, strict=False)]
 
