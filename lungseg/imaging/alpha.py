@@ -1,10 +1,9 @@
 """Use the alpha channel of masks, and blacken transparent padding of images."""
 
-import io
-
 import numpy as np
 
 from lungseg.arrays import Grey, Pixels
+from lungseg.imaging.pillow import open_image
 from lungseg.imaging.thumbnails import border_pixels
 
 _LEAST_RANGE = 8  # alpha or colour that varies by less than full scale / 8 is constant
@@ -59,7 +58,7 @@ def hidden_alpha(content: bytes) -> Grey | None:
     from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with open_image(content) as image:
             if "A" not in image.getbands() and "transparency" not in image.info:
                 return None
             return np.asarray(image.convert("RGBA").getchannel("A"))

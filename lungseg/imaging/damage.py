@@ -4,7 +4,6 @@ libjpeg and libtiff fill what they cannot decode with grey or black, and OpenCV 
 another decoding, so they run only where a file or its pixels look suspicious.
 """
 
-import io
 import struct
 import zlib
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lungseg.imaging.pillow import open_image
 from lungseg.imaging.tiff_directory import COMPRESSION, MAGICS, read_directory, read_layout
 
 _ZEROS = b"\0" * 32  # compressed data seldom has as many
@@ -135,7 +135,7 @@ def _decode_grey(content: bytes) -> Any:
     from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with open_image(content) as image:
             image.draft("L", image.size)
             return np.asarray(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
@@ -163,7 +163,7 @@ def _pillow_decodes(content: bytes, compression: int, limit: int) -> bool:
     from PIL import Image
 
     try:
-        image = Image.open(io.BytesIO(content))
+        image = open_image(content)
     except (OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError):
         return True
     with image:

@@ -54,6 +54,8 @@ def _difference(run_folder: str, settings: TrainSettings) -> str:
     """Describe why a finished run is not one of this command's: settings, code of the method, or data."""
     summary = storage.read_json(storage.join(run_folder, "run.json"), fields=RunSettings)
     changes = describe_changes(summary.get("settings", {}), settings.model_dump())
+    if changes.startswith("--epochs ") and ";" not in changes:
+        return f"other {changes} (a finished run is not lengthened: the new one starts from the beginning)"
     if changes:
         return f"other settings ({changes})"
     method = summary.get("method", "unknown")

@@ -61,13 +61,23 @@ def more_lines(
 ) -> list[str]:
     """Format what follows the Dice of a comparison: IoU and HD95, the seeds of both sides, a disagreement."""
     names = (("IoU", "iou", 4), ("HD95 px", "hd95_px", 2))
-    others = [f"{title} {format_difference(metrics[name], digits)}" for title, name, digits in names if name in metrics]
+    others = [
+        f"{title} {format_difference(metrics[name], digits)}{_fewer_images(metrics, name)}"
+        for title, name, digits in names
+        if name in metrics
+    ]
     lines = [f"  {'; '.join(others)}"] if others else []
     if spreads != (None, None):
         lines.append(f"  mean Dice of {format_spread(spreads[0])}; other {format_spread(spreads[1])}")
     if metrics["dice"].disagrees:
         lines.append(f"  {DISAGREEMENT}")
     return lines
+
+
+def _fewer_images(metrics: Mapping[str, bootstrap.PairedDifference], name: str) -> str:
+    """Say on how many images a metric is defined on both sides, where that is not all."""
+    images = metrics[name].images
+    return "" if images == metrics["dice"].images else f" (defined on {images} images)"
 
 
 def dice_table(results: CrossDatasetResults) -> tuple[list[str], list[list[str]]]:

@@ -54,10 +54,14 @@ def find_differences(folder: str, runs: Sequence[str], other: str, other_runs: S
 
 
 def warn_of_several(differences: Sequence[StudyDifference]) -> list[str]:
-    """Return a sentence for each other study that differs in more than one thing: results do not tell which matters."""
-    by_study: dict[str, list[str]] = {}
+    """Return a sentence for each other study that differs in more than one thing: results do not tell which matters.
+
+    Other code is one thing, whatever its digest and commit say.
+    """
+    by_study: dict[str, dict[str, None]] = {}
     for difference in differences:
-        by_study.setdefault(difference.other_study, []).append(difference.name)
+        name = "code" if difference.kind == "code" else difference.name
+        by_study.setdefault(difference.other_study, {})[name] = None
     return [
         f"{len(names)} things differ from {study} ({', '.join(names)}): the comparison cannot tell which one matters."
         for study, names in by_study.items()

@@ -1,5 +1,6 @@
 """The state of a run on one rank: started, saved as a checkpoint, and resumed from one."""
 
+import platform
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,9 +81,15 @@ def start(run: Run, device: torch.device) -> TrainingState:
 def _record_start(run: Run, device: torch.device) -> None:
     rank, world_size = rank_and_world_size()
     if rank == 0:
-        name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-        details = {"device": name, "cuda": torch.version.cuda, "threads": torch.get_num_threads()}
-        provenance.record_start(run.folder, {**run.origin, **details, "world_size": world_size})
+        details = {**_describe_device(device), "threads": torch.get_num_threads(), "world_size": world_size}
+        provenance.record_start(run.folder, {**run.origin, **details})
+
+
+def _describe_device(device: torch.device) -> dict[str, str | None]:
+    if device.type == "cuda":
+        return {"device": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
+    # The instruction set decides how sums are rounded.
+    return {"device": f"{device.type} {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"}
 
 
 def planned_ranks(settings: TrainSettings) -> tuple[int, int, int]:

@@ -28,7 +28,7 @@ def test_repeated_epoch_counts_once(study: Path) -> None:
     path.write_text('{"epoch": 1, "loss": 3}\n{"epoch": 2, "loss": 2}\n{"epoch": 2, "loss": 1}\n')
     assert [row["loss"] for row in read_study(str(study)).curves["pooled-fold0"]] == [3, 1]
     path.write_text('{"epoch": 1')
-    with pytest.raises(InputError, match="damaged"):
+    with pytest.raises(InputError, match="not valid JSON"):
         read_study(str(study))
 
 

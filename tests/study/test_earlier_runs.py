@@ -60,7 +60,7 @@ def test_runs_kept_aside_are_grouped_by_cause(tmp_path: Path, caplog: pytest.Log
     earlier_runs.log_kept_aside(str(tmp_path), list(runs), TrainSettings())
     (message,) = caplog.messages
     assert "4 finished runs kept aside" in message
-    assert "2 with other settings (--epochs 3, now 50);" in message
+    assert "2 with other --epochs 3, now 50 (a finished run is not lengthened" in message
     assert "1 with another method (" in message
     assert f"0123456789ab, now {method_digest()})" in message
     assert "1 with other data or other custom code" in message

@@ -61,5 +61,13 @@ def test_a_custom_loss_and_its_source_are_one_difference(tmp_path: Path) -> None
     ]
 
 
+def test_digest_and_commit_of_the_code_count_as_one_difference() -> None:
+    code = [StudyDifference("b", "code", name, "1", "2") for name in ("code digest", "git commit")]
+    assert study_differences.warn_of_several(code) == []
+    loss = StudyDifference("b", "setting", "--loss.dice", "1.0", "0.5")
+    (warning,) = study_differences.warn_of_several([loss, *code])
+    assert warning.startswith("2 things differ from b (--loss.dice, code):")
+
+
 def test_studies_of_different_seeds_do_not_differ(tmp_path: Path) -> None:
     assert _differences(_study(tmp_path / "a", seed=0), _study(tmp_path / "b", seed=1)) == []
