@@ -1,7 +1,7 @@
 # make demo              prepare, train, infer and report on phantoms; with DATA=folder, on your X-rays and masks
 #                        (X-rays without masks are segmented with the model of an earlier demo)
 # make test              run the checks and all tests that are not slow; make check: only format, lint, types, imports
-# make test-slow         run the slow tests: several Ray nodes, buckets, submitted jobs, full disks, killed jobs
+# make test-slow         run the slow tests: several Ray nodes, buckets, submitted jobs, full disks, killed jobs, fuzz
 # make clean             delete the files of demo and test; make distclean also deletes the installation
 
 PYTHON ?= python3

@@ -16,7 +16,7 @@ def _counts(divisor: int) -> dict[str, int]:
 
 
 def test_damaged_images_are_rows_with_a_reason(tmp_path: Path) -> None:
-    assert problems(tmp_path, _counts(divisor=40)) == []
+    assert problems(tmp_path, _counts(divisor=80)) == []
 
 
 @pytest.mark.slow

@@ -311,6 +311,7 @@ def test_runs_at_once_are_limited_and_stop_with_the_job(monkeypatch: pytest.Monk
     assert len(done) <= 4
 
 
+@pytest.mark.slow
 def test_failed_run_does_not_stop_the_run_beside_it(
     ray_cluster: None, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

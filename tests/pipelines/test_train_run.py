@@ -71,6 +71,7 @@ def test_cause_of_a_failure_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None
     assert str(error).startswith("no place for 2 workers of 1 CPU and a GPU in 300 s: another job holds the resources")
 
 
+@pytest.mark.slow
 def test_run_without_free_cpus_fails(
     ray_cluster: None, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
