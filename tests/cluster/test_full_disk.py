@@ -78,6 +78,8 @@ def _require_complete(path: Path, same: Path) -> None:
     elif path.suffix == ".png":
         assert cv2.imread(str(path)) is not None
         assert content == same.read_bytes()
+    elif path.suffix == ".csv":
+        assert content == same.read_bytes()
     elif path.suffix == ".html":
         assert content.rstrip().endswith(b"</html>")
     else:
