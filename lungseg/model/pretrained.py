@@ -77,6 +77,8 @@ def _read(path: Path) -> StateDict:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}): check --model.weights") from None
+    except MemoryError:
+        raise
     except Exception:  # torch and safetensors raise many types for a file that they cannot parse
         raise InputError(f"{path}: not a weights file, or damaged: pass a .safetensors or .pth file") from None
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):

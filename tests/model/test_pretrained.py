@@ -258,3 +258,13 @@ def test_network_loads_weights_downloaded_by_smp(monkeypatch: pytest.MonkeyPatch
     loaded = build_network(ModelSettings(encoder="resnet18")).net.encoder.state_dict()
     assert set(requested) == {"smp-hub/resnet18.imagenet"}
     assert all(torch.equal(loaded[key], saved[key]) for key in saved)
+
+
+def test_lack_of_memory_is_not_called_a_damaged_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lack_memory(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    (tmp_path / "own.pth").write_bytes(b"weights")
+    monkeypatch.setattr(torch, "load", lack_memory)
+    with pytest.raises(MemoryError):
+        pretrained.load_encoder_weights("resnet18", str(tmp_path / "own.pth"), {})
