@@ -36,6 +36,9 @@ OPTIONS = {
     "--optim.ema-decay": "0.9",
     "--workers-per-run": "1",
     "--runs-at-once": "2",
+    # Runs in this process do not ask a cluster what `auto` means.
+    "--device": "cpu",
+    "--compute.threads": "1",
 }
 
 
