@@ -18,8 +18,8 @@ from lungseg.export.selection import rows_with_mask
 from lungseg.imaging import codecs
 from lungseg.imaging.dicom.reader import is_dicom
 from lungseg.imaging.dicom.segmentation import encode_segmentation, invalid_elements
+from lungseg.imaging.lung_sides import split_sides
 from lungseg.imaging.orientation import to_stored, to_upright
-from lungseg.inference import mask_shape
 from lungseg.ingest.file_names import MAX_ID, shorten
 from lungseg.ingest.reason_codes import QUESTIONABLE
 from lungseg.predictions.overlays import orientation_of, read_image_and_mask
@@ -138,7 +138,7 @@ def _encode_segmentation(row: Row, mask: U8, settings: ExportSettings) -> _FileC
     if not settings.include_flagged:
         _hold_back_flagged(row)
     orientation = orientation_of(row)
-    lungs = mask_shape.split_lungs(to_upright(mask, orientation))
+    lungs = split_sides(to_upright(mask, orientation))
     right, left = (to_stored(lung, orientation) for lung in lungs)
     content = storage.read_bytes(row["source_uri"])
     name = storage.name_of(row["source_uri"])

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from lungseg.arrays import U8
-from lungseg.inference.mask_shape import split_lungs
+from lungseg.imaging.lung_sides import split_sides
 from lungseg.inference.postprocess import count_components
 
 _SIDE = 128  # px, longer side of the mask that is measured
@@ -39,7 +39,7 @@ def find_flags(mask: U8, mean_probability: float | None) -> list[str]:
     small = _shrink(mask)
     if not small.any():  # a few pixels
         return ["lungs_implausible"]
-    right, left = split_lungs(small)
+    right, left = split_sides(small)
     smaller, larger = sorted((np.count_nonzero(right), np.count_nonzero(left)))
     is_set_by_code = {
         "lungs_one_side": smaller < _MIN_OTHER_LUNG * larger,

@@ -5,25 +5,22 @@ from typing import Any
 import cv2
 import numpy as np
 
-from lungseg.arrays import F32, U8, Bools
+from lungseg.arrays import F32, U8
+from lungseg.imaging.lung_sides import count_side_pixels
 from lungseg.imaging.orientation import UPRIGHT, to_stored
-from lungseg.inference.postprocess import Components, label_components
-
-_JOINED = 0.25  # a component with at least this share on each side of the midline is both lungs
 
 
 def describe(mask: U8, orientation: int = UPRIGHT) -> dict[str, Any]:
     """Measure an upright mask u8[H,W] in {0,1}: area, lungs, centroid and bounding box, in px.
 
-    right_lung_px, left_lung_px: the patient's right lung is on the left of the image. A component belongs to the side
-    with most of its pixels. If it is both lungs, the midline divides it. centroid_x_px, centroid_y_px: mean column and
+    right_lung_px, left_lung_px: as divided by `split_sides`. centroid_x_px, centroid_y_px: mean column and
     row, None for an empty mask. bbox: x, y, width, height as in COCO, empty for an empty mask. orientation: of the
     stored pixels; centroid and bounding box are measured there.
     """
     area = int(np.count_nonzero(mask))
     if not area:
         return {**_areas(0, 0), "centroid_x_px": None, "centroid_y_px": None, "bbox": []}
-    right, left = _sides(mask)
+    right, left = count_side_pixels(mask)
     stored = to_stored(mask, orientation)
     moments = cv2.moments(stored, binaryImage=True)
     return {
@@ -55,30 +52,3 @@ def confidence(probability: F32, threshold: float) -> dict[str, float | None]:
 
 def _areas(right: int, left: int) -> dict[str, int]:
     return {"area_px": right + left, "right_lung_px": right, "left_lung_px": left}
-
-
-def split_lungs(mask: U8) -> tuple[U8, U8]:
-    """Split an upright mask u8[H,W] in {0,1} into the patient's right lung (on the left of the image) and left lung."""
-    components = label_components(mask)
-    right, both = _assign_sides(components)
-    inside = right[components.labels]
-    inside[:, : components.midline_in_box] |= both[components.labels[:, : components.midline_in_box]]
-    right_lung = np.zeros_like(mask)
-    right_lung[components.box] = inside
-    return right_lung, ((mask == 1) & (right_lung == 0)).astype(np.uint8)
-
-
-def _sides(mask: U8) -> tuple[int, int]:
-    """Count the pixels of the right and of the left lung."""
-    components = label_components(mask)
-    right, both = _assign_sides(components)
-    area = components.image_left_px + components.image_right_px
-    right_area = np.where(both, components.image_left_px, np.where(right, area, 0))
-    return int(right_area.sum()), int((area - right_area).sum())
-
-
-def _assign_sides(components: Components) -> tuple[Bools, Bools]:
-    """Return for each component whether it is the right lung, and whether it is both lungs."""
-    area = components.image_left_px + components.image_right_px
-    both = (np.minimum(components.image_left_px, components.image_right_px) >= _JOINED * area) & (area > 0)
-    return ~both & (components.image_left_px >= components.image_right_px) & (area > 0), both

@@ -1,37 +1,13 @@
 """Post-process a predicted mask: drop specks, keep the lungs, fill holes, smooth the border."""
 
-from dataclasses import dataclass, replace
-
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from lungseg.arrays import U8, Bools
 from lungseg.config import PostprocessSettings
+from lungseg.imaging.lung_sides import label_components
 
 _MIN_LUNG = 0.05  # of the other lung's area; a smaller component is not a second lung
-_FEW = 8  # up to this many components, counting them one by one is faster
-
-
-@dataclass(frozen=True)
-class Components:
-    """Connected components of a mask, with their areas on both sides of the midline.
-
-    labels: i32[h,w] inside `box`, the mask's bounding box; 0 is background. midline: column of the midline in the mask.
-    image_left_px, image_right_px: i64[count], pixels of each label left and right of the midline.
-    """
-
-    labels: NDArray[np.int32]
-    box: tuple[slice, slice]
-    midline: int
-    image_left_px: NDArray[np.int64]
-    image_right_px: NDArray[np.int64]
-
-    @property
-    def midline_in_box(self) -> int:
-        """Column of the midline in the box."""
-        columns = self.box[1]
-        return int(min(max(self.midline, columns.start), columns.stop) - columns.start)
 
 
 def clean(mask: U8, settings: PostprocessSettings) -> U8:
@@ -48,18 +24,6 @@ def clean(mask: U8, settings: PostprocessSettings) -> U8:
 def count_components(mask: U8) -> int:
     """Count the 8-connected components of a mask u8[H,W] in {0,1}."""
     return int(np.count_nonzero(~_holes(mask)))
-
-
-def label_components(mask: U8) -> Components:
-    """Label the 8-connected components of a mask u8[H,W] in {0,1}."""
-    left, top, width, height = cv2.boundingRect(mask)
-    box = slice(top, top + height), slice(left, left + width)
-    count, labels = cv2.connectedComponents(mask[box], connectivity=8) if width else (1, np.zeros((0, 0), np.int32))
-    zeros = np.zeros(count, np.int64)
-    components = Components(np.asarray(labels, np.int32), box, midline(mask), zeros, zeros)
-    image_left_px = _count(components.labels[:, : components.midline_in_box], count)
-    image_right_px = _count(components.labels[:, components.midline_in_box :], count)
-    return replace(components, image_left_px=image_left_px, image_right_px=image_right_px)
 
 
 def drop_specks(mask: U8, share: float) -> U8:
@@ -107,18 +71,6 @@ def smooth(mask: U8, share: float) -> U8:
     return cv2.morphologyEx(opened, cv2.MORPH_CLOSE, disk)  # type: ignore[return-value]
 
 
-def midline(mask: U8) -> int:
-    """Find the column between the lungs: in the middle third, the one with fewest pixels of the mask u8[H,W].
-
-    Of equal columns, the one nearest to the centre. `mask[:, :midline]` is the left side.
-    """
-    width = mask.shape[1]
-    low, high = width // 3, max(width // 3 + 1, width - width // 3)
-    filled = np.count_nonzero(mask[:, low:high], axis=0)
-    columns = np.arange(low, high)[filled == filled.min()]
-    return int(columns[np.argmin(np.abs(columns - width / 2))])
-
-
 def _holes(mask: U8) -> Bools:
     """Return for each contour of a mask whether it surrounds a hole, else a component. 5 times as fast as labels."""
     nesting = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)[1]
@@ -137,13 +89,3 @@ def _keep_one_per_side(mask: U8) -> U8:
     kept = np.zeros_like(mask)
     kept[components.box] = np.isin(components.labels, lungs)
     return kept
-
-
-def _count(labels: NDArray[np.int32], count: int) -> NDArray[np.int64]:
-    """Count the pixels of each component; 0 for the background."""
-    if count <= _FEW:
-        counts = np.array([0, *(np.count_nonzero(labels == label) for label in range(1, count))], np.int64)
-    else:
-        counts = np.bincount(labels.ravel(), minlength=count)
-        counts[0] = 0
-    return counts

@@ -9,8 +9,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from lungseg.inference.mask_shape import confidence, describe, split_lungs
-from lungseg.inference.postprocess import midline
+from lungseg.inference.mask_shape import confidence, describe
 
 U8 = NDArray[np.uint8]
 F32 = NDArray[np.float32]
@@ -48,60 +47,11 @@ def test_both_lungs_add_up_to_the_mask(mask: U8) -> None:
 
 
 @given(masks)
-def test_component_belongs_to_its_larger_side_unless_both_lungs(mask: U8) -> None:
-    labels, count = ndimage.label(mask, EIGHT)
-    middle, right = midline(mask), 0
-    for label in range(1, count + 1):
-        first, second = int((labels[:, :middle] == label).sum()), int((labels[:, middle:] == label).sum())
-        if min(first, second) >= 0.25 * (first + second):
-            right += first
-        elif first > second:
-            right += first + second
-    assert describe(mask)["right_lung_px"] == right
-
-
-@given(masks)
 def test_values_are_plain_python_types(mask: U8) -> None:
     values = describe(mask)
     assert all(type(values[name]) is int for name in ("area_px", "right_lung_px", "left_lung_px"))
     assert all(type(values[name]) in (float, type(None)) for name in ("centroid_x_px", "centroid_y_px"))
     assert all(type(value) is int for value in values["bbox"])
-
-
-def test_right_lung_is_on_the_left_of_the_image() -> None:
-    values = describe(draw("###....#", "###....#", "........"))
-    assert (values["right_lung_px"], values["left_lung_px"]) == (6, 2)
-
-
-def test_only_joined_lungs_are_divided_at_the_midline() -> None:
-    crossing = draw("######..", "####....", "####...#", "####...#")
-    assert midline(crossing) == 4
-    assert (describe(crossing)["right_lung_px"], describe(crossing)["left_lung_px"]) == (18, 2)
-    joined = draw("###..###", "###..###", "########")
-    assert midline(joined) == 4
-    assert (describe(joined)["right_lung_px"], describe(joined)["left_lung_px"]) == (10, 10)
-
-
-@given(masks)
-def test_split_lungs_match_the_measured_areas(mask: U8) -> None:
-    right, left = split_lungs(mask)
-    for lung in (right, left):
-        assert lung.dtype == np.uint8
-        assert lung.shape == mask.shape
-    assert (right + left == mask).all()
-    assert (right.sum(), left.sum()) == (describe(mask)["right_lung_px"], describe(mask)["left_lung_px"])
-
-
-@given(masks)
-def test_components_are_split_only_at_the_midline(mask: U8) -> None:
-    right, left = split_lungs(mask)
-    labels, count = ndimage.label(mask, EIGHT)
-    middle = midline(mask)
-    for label in range(1, count + 1):
-        component = labels == label
-        if (right[component] == 1).any() and (left[component] == 1).any():
-            assert (right[:, :middle][component[:, :middle]] == 1).all()
-            assert (left[:, middle:][component[:, middle:]] == 1).all()
 
 
 @given(probabilities, thresholds)

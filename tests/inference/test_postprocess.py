@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from lungseg.config import PostprocessSettings
-from lungseg.inference.postprocess import clean, count_components, drop_specks, fill_holes, keep_lungs, midline, smooth
+from lungseg.imaging.lung_sides import midline
+from lungseg.inference.postprocess import clean, count_components, drop_specks, fill_holes, keep_lungs, smooth
 
 U8 = NDArray[np.uint8]
 DISABLED = {"lungs": False, "holes": False}
@@ -201,22 +202,6 @@ def test_smoothing_keeps_a_lung_at_the_image_border() -> None:
     mask = np.zeros((40, 40), np.uint8)
     mask[:, :20] = 1
     assert (smooth(mask, 0.05) == mask).all()
-
-
-@given(masks)
-def test_midline_is_the_emptiest_column_of_the_middle_third(mask: U8) -> None:
-    width = mask.shape[1]
-    result, filled = midline(mask), mask.sum(axis=0)
-    third = [column for column in range(width) if width // 3 <= column < width - width // 3] or [width // 3]
-    assert result in third
-    assert filled[result] == min(filled[column] for column in third)
-    alike = [column for column in third if filled[column] == filled[result]]
-    assert abs(result - width / 2) == min(abs(column - width / 2) for column in alike)
-
-
-def test_midline_of_empty_and_full_masks_is_the_middle() -> None:
-    for mask in (np.zeros((6, 12), np.uint8), np.ones((6, 12), np.uint8)):
-        assert midline(mask) == 6
 
 
 @given(masks)
