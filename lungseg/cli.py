@@ -1,16 +1,19 @@
-"""From a job's command line to its pipeline, and from an error to an exit status."""
+"""From the command line of `lungseg` or of a job to its pipeline, and from an error to an exit status."""
 
+import functools
 import importlib
 import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from lungseg import logs
+from lungseg import __version__, logs
 from lungseg.config import command_line
-from lungseg.config.recipes import Job
+from lungseg.config.completion import completion_script
+from lungseg.config.overview import overview, unknown_command
+from lungseg.config.recipes import RECIPES, Job
 from lungseg.errors import LungsegError, SettingsError
 
 logger = logging.getLogger(__name__)
@@ -23,31 +26,63 @@ class _TerminatedError(KeyboardInterrupt):
     """SIGTERM, which ends a job in the way in which Ctrl-C does."""
 
 
+def run() -> NoReturn:
+    """Run the command `lungseg` that this process is, and end the process with its status."""
+    _run_process(functools.partial(dispatch, sys.argv[1:]))
+
+
 def run_command(job: Job) -> NoReturn:
     """Run a job as the command that this process is, and end the process with its status."""
-    signal.signal(signal.SIGTERM, _terminate)
-    status = main(job)
-    if status in (INTERRUPTED, TERMINATED):
-        # Runs may be in the midst of a call to Ray, which Ray's own end at exit would answer by ending with status 1.
-        # The processes of a Ray that this one started end with it, whichever way it ends.
-        logging.shutdown()
-        sys.stdout.flush()
-        os._exit(status)
-    sys.exit(status)
+    _run_process(functools.partial(main, job, sys.argv[1:]))
 
 
-def main(job: Job, args: Sequence[str] | None = None) -> int:
+def dispatch(words: Sequence[str]) -> int:
+    """Run the command that the words after `lungseg` name; return its exit status, as `main` does."""
+    name, *rest = words or ["--help"]
+    for job in RECIPES:
+        if name == job:
+            return main(job, rest)
+    return _guarded(functools.partial(_print_about, name, rest))
+
+
+def main(job: Job, args: Sequence[str]) -> int:
     """Run a job; return 0, 1 (the work cannot be done), 2 (the settings are wrong), 130 (interrupted) or 143."""
+    return _guarded(functools.partial(_run_job, job, args))
+
+
+def _run_job(job: Job, args: Sequence[str]) -> None:
+    if command_line.wants_help(args):
+        return _print(command_line.help_text(job, args))
+    settings = command_line.parse(job, args)
+    if settings.dry_run:
+        return _print(command_line.to_yaml(job, settings))
+    # Imported only now: torch and ray take seconds, which --help and a wrong option need not.
+    importlib.import_module(f"lungseg.pipelines.{job}").run(settings)
+    return None
+
+
+def _print_about(name: str, rest: Sequence[str]) -> None:
+    """Print what is asked about the command itself: its help, version or completion.
+
+    Raises:
+        SettingsError: there is no such command.
+
+    """
+    if name in ("-h", "--help", "help"):
+        _print(overview(__version__))
+    elif name in ("-V", "--version"):
+        _print(f"lungseg {__version__}\n")
+    elif name == "completion":
+        _print(completion_script(rest[0] if rest else ""))
+    else:
+        raise SettingsError(unknown_command(name))
+
+
+def _guarded(work: Callable[[], None]) -> int:
+    """Do the work; log an error that the user can fix in one line; return the exit status."""
     logs.configure()
     try:
-        words = sys.argv[1:] if args is None else args
-        if command_line.wants_help(words):
-            return _print(command_line.help_text(job, words))
-        settings = command_line.parse(job, words)
-        if settings.dry_run:
-            return _print(command_line.to_yaml(job, settings))
-        # Imported only now: torch and ray take seconds, which --help and a wrong option need not.
-        importlib.import_module(f"lungseg.pipelines.{job}").run(settings)
+        work()
     except LungsegError as error:
         kind = "settings" if isinstance(error, SettingsError) else "error"
         logger.error("%s: %s", kind, error)
@@ -61,14 +96,25 @@ def main(job: Job, args: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _print(text: str) -> int:
+def _run_process(command: Callable[[], int]) -> NoReturn:
+    signal.signal(signal.SIGTERM, _terminate)
+    status = command()
+    if status in (INTERRUPTED, TERMINATED):
+        # Runs may be in the midst of a call to Ray, which Ray's own end at exit would answer by ending with status 1.
+        # The processes of a Ray that this one started end with it, whichever way it ends.
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
+def _print(text: str) -> None:
     """Print to standard output; a reader that closes it early, such as head, is no error."""
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
 
 
 def _terminate(number: int, frame: object) -> NoReturn:  # noqa: ARG001

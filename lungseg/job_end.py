@@ -58,4 +58,4 @@ def end_job(losses: Mapping[Loss, int], strict: bool, *next_commands: str) -> No
 
 def command(job: str, *words: str) -> str:
     """Return the command line of a job, for a shell."""
-    return f"python jobs/{job}.py {shlex.join(words)}"
+    return f"lungseg {job} {shlex.join(words)}"

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from lungseg import cli
+from lungseg import __version__, cli
+from lungseg.config.recipes import RECIPES
 from lungseg.errors import InputError, ResourceError, SettingsError
 
 
@@ -76,3 +77,39 @@ def test_a_reader_that_closes_the_pipe_is_no_error(option: str, monkeypatch: pyt
 
 def test_help_with_an_unknown_recipe_ends_with_2() -> None:
     assert cli.main("train", ["nonesuch", "--help"]) == 2
+
+
+def test_the_overview_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.dispatch([]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    named = {line.split()[0] for line in lines if line.startswith("  ")}
+    assert named == {*RECIPES, "completion"}
+    assert max(map(len, lines)) <= 80
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.dispatch(["--version"]) == 0
+    assert capsys.readouterr().out == f"lungseg {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("word", "answer"),
+    [
+        ("trian", "no command 'trian': did you mean lungseg train?"),
+        ("reports", "did you mean lungseg report?"),
+        ("qqq", "no command 'qqq': lungseg --help lists the commands"),
+        ("\x1b[2J", "no command '\\x1b[2J'"),
+    ],
+)
+def test_an_unknown_command_gets_the_nearest_one(
+    word: str, answer: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(logging.getLogger("lungseg"), "handlers", [])
+    assert cli.dispatch([word]) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert answer in line
+
+
+def test_a_job_is_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.dispatch(["infer", "archive", "--archive", "x", "--checkpoint", "y", "--dry-run"]) == 0
+    assert "To repeat it: lungseg infer --config FILE" in capsys.readouterr().out

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from lungseg.config.command_line import parse
+from lungseg.config.overview import JOB_COMMANDS, OTHER_COMMANDS
 from lungseg.config.recipes import RECIPES
 from lungseg.dataset.catalog import open_dataset
 from lungseg.dataset.fold_table import write_fold_files
@@ -67,7 +68,10 @@ def test_a_documented_command_parses(command: str) -> None:
     if words[0] == "make":
         assert all(word in targets for word in words[1:] if "=" not in word)
         return
+    if words[0] == "lungseg":
+        assert words[1] in {*JOB_COMMANDS, *OTHER_COMMANDS}
     jobs = [i for i, word in enumerate(words) if re.fullmatch(r"jobs/\w+\.py", word)]
+    jobs += [1] if words[0] == "lungseg" and words[1] in JOB_COMMANDS else []
     for i in jobs:
         job = Path(words[i]).stem
         assert job in RECIPES
@@ -87,6 +91,7 @@ def test_a_documented_command_parses(command: str) -> None:
         "pip",
         "uv",
         "wandb",
+        "lungseg",
         "RAY_ADDRESS=local",
     }
     assert jobs or files or words[0] in known, f"nothing shows that this exists: {command}"

@@ -31,9 +31,9 @@ def test_losses_are_listed_with_their_numbers() -> None:
 
 def test_job_without_loss_names_the_next_command_only(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    end_job({"rejected": 0}, True, command("train", "small", "--data", "my data"), "python jobs/report.py")
-    assert caplog.messages == ["next: python jobs/train.py small --data 'my data', or python jobs/report.py"]
-    assert shlex.split(caplog.messages[0].removesuffix(", or python jobs/report.py"))[-1] == "my data"
+    end_job({"rejected": 0}, True, command("train", "small", "--data", "my data"), "lungseg report")
+    assert caplog.messages == ["next: lungseg train small --data 'my data', or lungseg report"]
+    assert shlex.split(caplog.messages[0].removesuffix(", or lungseg report"))[-1] == "my data"
 
 
 def test_only_a_strict_job_fails_for_a_loss(caplog: pytest.LogCaptureFixture) -> None:

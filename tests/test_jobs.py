@@ -45,13 +45,16 @@ def test_help_needs_neither_torch_nor_ray() -> None:
         "    sys.argv = [path, 'demo', '--help']\n"
         "    try: runpy.run_path(path, run_name='__main__')\n"
         "    except SystemExit as end: assert end.code == 0\n"
+        "sys.argv = ['lungseg', '--help']\n"
+        "try: runpy.run_module('lungseg', run_name='__main__')\n"
+        "except SystemExit as end: assert end.code == 0\n"
         "assert not {'torch', 'ray', 'numpy', 'cv2', 'pandas'} & set(sys.modules)"
     )
     jobs = [str(path) for path in sorted((ROOT / "jobs").glob("*.py"))]
     command = [sys.executable, "-c", script, *jobs]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("usage: ") == len(jobs) == 6
+    assert result.stdout.count("usage: ") == len(jobs) + 1 == 7
 
 
 def test_job_file_ends_with_the_status_and_a_line() -> None:

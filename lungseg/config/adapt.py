@@ -1,4 +1,4 @@
-"""Settings of jobs/adapt.py."""
+"""Settings of lungseg adapt."""
 
 from typing import Annotated
 

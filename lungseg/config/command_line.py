@@ -63,7 +63,7 @@ def to_yaml(job: Job, settings: JobSettings) -> str:
     import yaml
 
     text = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    return f"# All settings of one run. To repeat it: jobs/{job}.py --config FILE\n{text}"
+    return f"# All settings of one run. To repeat it: lungseg {job} --config FILE\n{text}"
 
 
 def _split_recipe(job: Job, args: Sequence[str]) -> tuple[str, list[str]]:
@@ -72,7 +72,7 @@ def _split_recipe(job: Job, args: Sequence[str]) -> tuple[str, list[str]]:
         return "", list(args)
     if args[0] not in RECIPES[job]:
         known = ", ".join(RECIPES[job])
-        raise SettingsError(f"jobs/{job}.py has no recipe {args[0]!r}: pass one of {known}, or options only")
+        raise SettingsError(f"lungseg {job} has no recipe {args[0]!r}: pass one of {known}, or options only")
     return args[0], list(args[1:])
 
 
@@ -131,9 +131,9 @@ def _read_file(job: Job, path: str) -> dict[str, Any]:
         other = _job_of(values)
         if other:
             raise SettingsError(
-                f"--config {path}: settings of jobs/{other}.py, not of jobs/{job}.py: pass another file"
+                f"--config {path}: settings of lungseg {other}, not of lungseg {job}: pass another file"
             )
-        raise SettingsError(f"--config {path}: jobs/{job}.py has no setting {unknown}{_near(unknown, known)}")
+        raise SettingsError(f"--config {path}: lungseg {job} has no setting {unknown}{_near(unknown, known)}")
     return values
 
 
@@ -174,7 +174,7 @@ def _has_more_values(content: Any, limit: int) -> bool:
 
 
 def _command(job: Job, recipe: str) -> str:
-    return " ".join(filter(None, (f"jobs/{job}.py", recipe)))
+    return " ".join(filter(None, (f"lungseg {job}", recipe)))
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -190,8 +190,8 @@ def _parser(job: Job, recipe: str) -> argparse.ArgumentParser:
     settings = RECIPES[job][shown][1]
     width = min(shutil.get_terminal_size().columns - 2, _HELP_WIDTH)
     parser = argparse.ArgumentParser(
-        prog=f"jobs/{job}.py",
-        usage=f"jobs/{job}.py [RECIPE] [--config FILE] [--section.option value ...]",
+        prog=f"lungseg {job}",
+        usage=f"lungseg {job} [RECIPE] [--config FILE] [--section.option value ...]",
         description=_description(job, shown, width),
         formatter_class=lambda prog: _HelpFormatter(prog, max_help_position=30, width=width),
         add_help=False,
@@ -224,6 +224,6 @@ def _description(job: Job, shown: str, width: int) -> str:
         indent = " " * column
         lines += textwrap.wrap(promise, width, initial_indent=f"  {name}".ljust(column), subsequent_indent=indent)
     without = f"Without RECIPE: {DATA_RECIPES[job]} if your data is named, demo if nothing is."
-    defaults = f"The defaults below are those of {shown}; jobs/{job}.py RECIPE --help shows those of another recipe."
+    defaults = f"The defaults below are those of {shown}; lungseg {job} RECIPE --help shows those of another recipe."
     lines += ["", *textwrap.wrap(without, width), *textwrap.wrap(defaults, width)]
     return "\n".join(lines)

@@ -11,7 +11,7 @@ class ExportSettings(JobSettings):
     """Export predictions as files for other tools."""
 
     predictions: str = ""
-    """folder that jobs/infer.py wrote"""
+    """folder that lungseg infer wrote"""
     out: str = "export"
     """output folder, with a subfolder for each format"""
     formats: tuple[ExportFormat, ...] = ("masks",)

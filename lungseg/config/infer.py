@@ -1,4 +1,4 @@
-"""Settings of jobs/infer.py."""
+"""Settings of lungseg infer."""
 
 import re
 from decimal import Decimal
@@ -33,7 +33,7 @@ class InferSettings(JobSettings):
     """Segment images with one or more trained models; write one Parquet row per image, with its mask."""
 
     archive: str = ""
-    """a folder of images (any layout that jobs/prepare.py reads; masks optional), one image, a listing, a manifest, or
+    """a folder of images (any layout that lungseg prepare reads; masks optional), one image, a listing, a manifest, or
     prepared data"""
     pattern: str = ""
     """use only images of the folder whose relative path matches, e.g. *_PA.png or 2019/*"""

@@ -37,14 +37,28 @@ class Option:
         """The option as it is typed."""
         return "--" + ".".join(self.path).replace("_", "-")
 
+    @property
+    def is_flag(self) -> bool:
+        """Whether the option takes no value."""
+        return self.annotation is bool
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The option as it is typed and, for a flag, its negation."""
+        *sections, last = self.name.removeprefix("--").split(".")
+        return (self.name, "--" + ".".join([*sections, f"no-{last}"])) if self.is_flag else (self.name,)
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """All values that the option takes, if they are words of a fixed list."""
+        return _choices(self.annotation)
+
     def add_to(self, group: argparse._ArgumentGroup) -> None:
         """Add the option to a group of an argparse parser."""
         default = "" if self.default in ("", (), None) else f" (default: {format_value(self.default)})"
         text, dest = (self.help + default).replace("%", "%%"), ".".join(self.path)
-        if self.annotation is bool:
-            head, _, last = self.name.rpartition("." if len(self.path) > 1 else "--")
-            negative = f"{head}.no-{last}" if head else f"--no-{last}"
-            group.add_argument(self.name, negative, dest=dest, action=_Flag, nargs=0, help=text)
+        if self.is_flag:
+            group.add_argument(*self.names, dest=dest, action=_Flag, nargs=0, help=text)
         else:
             nargs: Any = "*" if get_origin(self.annotation) is tuple else None
             read = _none_or_text if type(None) in get_args(self.annotation) else str
@@ -132,6 +146,14 @@ def _walk(settings: Settings, prefix: tuple[str, ...]) -> Iterator[Option]:
             yield from _walk(value, (*prefix, name))
         else:
             yield Option((*prefix, name), field.annotation, " ".join((field.description or "").split()), value)
+
+
+def _choices(annotation: Any) -> tuple[str, ...]:
+    """Return the words of a Literal, or of a list of them."""
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return tuple(args)
+    return _choices(args[0]) if origin in (Annotated, tuple) else ()
 
 
 def _type_name(annotation: Any) -> str:

@@ -1,4 +1,4 @@
-"""Settings of jobs/prepare.py."""
+"""Settings of lungseg prepare."""
 
 import re
 from typing import Annotated, Literal, Self

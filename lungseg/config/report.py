@@ -1,4 +1,4 @@
-"""Settings of jobs/report.py."""
+"""Settings of lungseg report."""
 
 from typing import Annotated
 
@@ -11,9 +11,9 @@ class ReportSettings(JobSettings):
     """Report a study and its predictions as tables on the terminal, report.json and report.html."""
 
     study: str = ""
-    """folder of a study, OUT/STUDY of jobs/train.py"""
+    """folder of a study, OUT/STUDY of lungseg train"""
     predictions: str = ""
-    """folder that jobs/infer.py wrote; optional"""
+    """folder that lungseg infer wrote; optional"""
     compare_with: tuple[str, ...] = ()
     """other studies to compare with, image by image: same datasets and folds, other settings or preparation"""
     out: str = ""

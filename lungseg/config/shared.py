@@ -45,7 +45,7 @@ class PreprocessSettings(Settings):
     histogram: Literal["equalize", "clahe", "percentile", "match", "none"] = "none"
     """normalization of grey levels at full bit depth (clahe: at 8 bits)"""
     landmarks: tuple[Annotated[float, Field(ge=0.0, le=255.0)], ...] = ()
-    """with histogram match: target grey levels of the percentiles; computed by jobs/prepare.py --match-to"""
+    """with histogram match: target grey levels of the percentiles; computed by lungseg prepare --match-to"""
     classes: tuple[Name, ...] = ("lung",)
     """mask classes, numbered 1, 2, ... in this order (0 is background); where two overlap, the later one wins"""
 

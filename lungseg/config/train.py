@@ -1,4 +1,4 @@
-"""Settings of jobs/train.py."""
+"""Settings of lungseg train."""
 
 from typing import Annotated, Literal, Self
 

@@ -125,14 +125,14 @@ def find_datasets(paths: Iterable[str]) -> list[str]:
     for path in paths:
         finished = list_datasets(path)
         if not storage.exists(path):
-            raise InputError(f"{path}: no such folder: prepare it first (jobs/prepare.py --source FOLDER --out {path})")
+            raise InputError(f"{path}: no such folder: prepare it first (lungseg prepare --source FOLDER --out {path})")
         if not finished:
             raise InputError(
                 f"{path}: no dataset.json of lungseg in it or in its subfolders: not prepared, or not finished; "
-                "run jobs/prepare.py again"
+                "run lungseg prepare again"
             )
         for folder in list_unfinished(path):
-            logger.warning("%s: not finished, skipped: run jobs/prepare.py again", folder)
+            logger.warning("%s: not finished, skipped: run lungseg prepare again", folder)
         datasets.extend(finished)
     return list(dict.fromkeys(datasets))
 
@@ -154,7 +154,7 @@ def open_dataset(folder: str) -> PreparedDataset:
     if storage.digest_bytes(content) != info["files"]["index.parquet"]:
         raise ShardError(
             f"{path}: does not belong to {info['shards'][0]['name']}.tar and the other tars in this folder: "
-            "damaged, or from another run; run jobs/prepare.py again"
+            "damaged, or from another run; run lungseg prepare again"
         )
     _require_own_rows(index, info, path)
     preprocess = PreprocessSettings.stored(info["preprocess"], storage.join(folder, "dataset.json"))
@@ -172,7 +172,7 @@ def _require_own_rows(index: pa.Table, info: Row, path: str) -> None:
     for name, values in known.items():
         other = sorted(set(index.column(name).unique().to_pylist()) - values)
         if other:
-            raise ShardError(f"{path}: {name} {other[0]} is not in dataset.json: run jobs/prepare.py again")
+            raise ShardError(f"{path}: {name} {other[0]} is not in dataset.json: run lungseg prepare again")
 
 
 def read_dataset_json(folder: str) -> Row:
@@ -187,7 +187,7 @@ def read_dataset_json(folder: str) -> Row:
     content = storage.read_bytes(path)
     info = storage.read_json(path, content)
     if not storage.has_valid_digest(info):
-        raise ShardError(f"{path}: changed or damaged after it was written: run jobs/prepare.py again")
+        raise ShardError(f"{path}: changed or damaged after it was written: run lungseg prepare again")
     check_fields(content, path, _DatasetFields)
     return info
 
@@ -203,5 +203,5 @@ def check_shard_size(folder: str, shard: Row) -> None:
     size, _ = storage.try_stat(path) or (0, 0)
     if size != shard["bytes"]:
         raise ShardError(
-            f"{path}: {size} bytes, expected {shard['bytes']}: missing or truncated; run jobs/prepare.py again"
+            f"{path}: {size} bytes, expected {shard['bytes']}: missing or truncated; run lungseg prepare again"
         )

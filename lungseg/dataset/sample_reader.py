@@ -35,7 +35,7 @@ def read_sample(
     if (sample.dataset, sample.image_id) != (row["dataset"], row["image_id"]):
         raise ShardError(
             f"{location}: the tar holds {sample.dataset}/{sample.image_id} there, the index expects "
-            f"{row['dataset']}/{row['image_id']}: run jobs/prepare.py again"
+            f"{row['dataset']}/{row['image_id']}: run lungseg prepare again"
         )
     return sample
 

@@ -41,7 +41,7 @@ def verify_checksums(row: Row, members: dict[str, bytes], location: str) -> None
     """
     for name, content in members.items():
         if zlib.crc32(content) != row[f"{name}_crc32"]:
-            raise ShardError(f"{location}: the {name} is damaged (wrong checksum): run jobs/prepare.py again")
+            raise ShardError(f"{location}: the {name} is damaged (wrong checksum): run lungseg prepare again")
 
 
 def decode_sample(members: dict[str, bytes], location: str, class_count: int = 1) -> Sample:
@@ -64,7 +64,7 @@ def decode_sample(members: dict[str, bytes], location: str, class_count: int = 1
         _require_size(geometry, image, mask)
     except (KeyError, InputError) as error:
         raise ShardError(
-            f"{location}: not a sample at the offsets of the index ({error}): run jobs/prepare.py again"
+            f"{location}: not a sample at the offsets of the index ({error}): run lungseg prepare again"
         ) from None
     return Sample(**ids, geometry=geometry, image=image, mask=mask)
 

@@ -22,7 +22,7 @@ def check_metadata(folder: str) -> tuple[list[str], list[tuple[Row, list[Row]]]]
     except InputError as error:
         return [str(error)], []
     problems = [
-        f"{folder}/{name}: does not match dataset.json: damaged, or from another run; run jobs/prepare.py again"
+        f"{folder}/{name}: does not match dataset.json: damaged, or from another run; run lungseg prepare again"
         for name, content in files.items()
         if storage.digest_bytes(content) != info["files"][name]
     ]
@@ -31,7 +31,7 @@ def check_metadata(folder: str) -> tuple[list[str], list[tuple[Row, list[Row]]]]
         return problems, [(shard, []) for shard in info["shards"]]
     names = {shard["name"] for shard in info["shards"]}
     unknown = [
-        f"{path}: not listed in dataset.json: move it out of this dataset, or run jobs/prepare.py again"
+        f"{path}: not listed in dataset.json: move it out of this dataset, or run lungseg prepare again"
         for path in storage.list_files(folder, (".tar",))
         if storage.name_of(path).removesuffix(".tar") not in names
     ]
@@ -60,7 +60,7 @@ def check_shard(folder: str, shard: Row, rows: list[Row]) -> list[str]:
     extent = "outside the samples"
     if damaged:
         extent = f"damaged samples: {', '.join(damaged[:5])}{' ...' if len(damaged) > 5 else ''}"
-    return [f"{path}: the content changed after it was written ({extent}): run jobs/prepare.py again"]
+    return [f"{path}: the content changed after it was written ({extent}): run lungseg prepare again"]
 
 
 def _is_intact(row: Row, tar: bytes, path: str) -> bool:

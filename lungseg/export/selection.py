@@ -84,7 +84,7 @@ def verified_parts(folder: str) -> list[str]:
         raise InputError(
             f"{folder}: {len(wrong)} of {counted(len(expected), 'part')} are missing or differ from predictions.json "
             "(first: "
-            f"{wrong[0]}): run the same jobs/infer.py command again"
+            f"{wrong[0]}): run the same lungseg infer command again"
         )
     return paths
 

@@ -76,7 +76,7 @@ def _items(archive: str, settings: InferSettings, preprocess: PreprocessSettings
     _require_only_prepared(archive, prepared)
     opened = [catalog.open_dataset(folder) for folder in prepared]
     for folder in catalog.list_unfinished(archive):
-        logger.warning("%s is incomplete and is skipped: run jobs/prepare.py again", folder)
+        logger.warning("%s is incomplete and is skipped: run lungseg prepare again", folder)
     for data in opened:
         differences = data.preprocess.differences(preprocess)
         if differences:
@@ -117,7 +117,7 @@ def _require_only_prepared(archive: str, prepared: Sequence[str]) -> None:
 
 
 def _from_file(path: str, settings: InferSettings, key: bytes | None) -> list[Record]:
-    """List the records of a listing, of a manifest of jobs/prepare.py, or of a single image."""
+    """List the records of a listing, of a manifest of lungseg prepare, or of a single image."""
     if not path.lower().endswith(_LISTINGS):
         folder = storage.name_of(storage.parent_of(path))
         image_id = file_names.image_id(file_names.stem(storage.name_of(path)))

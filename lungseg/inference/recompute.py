@@ -82,9 +82,9 @@ def run(out: str) -> None:
 
 def _read_summary_and_plan(out: str) -> tuple[Row, Row]:
     if not storage.exists(out):
-        raise InputError(f"{out}: no such folder: pass the --out of jobs/infer.py")
+        raise InputError(f"{out}: no such folder: pass the --out of lungseg infer")
     if not storage.exists(storage.join(out, "predictions.json")):
-        raise InputError(f"{out} has no predictions.json: run the same jobs/infer.py command again to finish it")
+        raise InputError(f"{out} has no predictions.json: run the same lungseg infer command again to finish it")
     summary = storage.read_json(storage.join(out, "predictions.json"), fields=_SummaryFields)
     return summary, storage.read_json(storage.join(out, "plan.json"), fields=_PlanFields)
 

@@ -20,7 +20,7 @@ CodeStatus = Literal["rejected", "failed", "repaired", "flag", "not exported"]
 class ReasonCode:
     """One reason code. `status` is the status of a row with this code; a flag does not change the status.
 
-    Rows with the status `not exported` are those that jobs/export.py could not write in a format.
+    Rows with the status `not exported` are those that lungseg export could not write in a format.
     """
 
     code: str
@@ -143,7 +143,7 @@ _FAILED: tuple[tuple[str, str, str], ...] = (
         "The file changed after the inference was planned.",
         "Restore the file, or predict the archive as it is now with another --out.",
     ),
-    ("shard", "The sample cannot be read from its prepared tar.", "Run jobs/prepare.py again, then the same command."),
+    ("shard", "The sample cannot be read from its prepared tar.", "Run lungseg prepare again, then the same command."),
 )
 _REPAIRED: tuple[tuple[str, str, str], ...] = (
     ("inverted", "Bones were dark; the grey values were inverted.", "None needed; check one such image."),

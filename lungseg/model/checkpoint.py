@@ -128,7 +128,7 @@ def _of_study(path: str) -> list[Checkpoint]:
     if untrained:
         raise CheckpointError(
             f"{path}: the study is not finished: no checkpoint of {len(untrained)} of "
-            f"{counted(len(selected), 'run')} yet (first: {untrained[0]}): run the same jobs/train.py command again"
+            f"{counted(len(selected), 'run')} yet (first: {untrained[0]}): run the same lungseg train command again"
         )
     return [_of_run(storage.join(path, name)) for name in selected]
 
@@ -147,7 +147,7 @@ def _is_run_of_a_study(path: str) -> bool:
 def _of_run(path: str) -> Checkpoint:
     checkpoint = latest(storage.join(path, "checkpoint"))
     if checkpoint is None and _is_untrained(path) and _is_run_of_a_study(path):
-        raise CheckpointError(f"{path}: the run is not finished: run the same jobs/train.py command again")
+        raise CheckpointError(f"{path}: the run is not finished: run the same lungseg train command again")
     if checkpoint is None:
         raise CheckpointError(
             f"{path}: not a checkpoint: expected config.json, or checkpoint/ of a run; pass the folder of a run"

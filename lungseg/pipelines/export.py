@@ -72,13 +72,13 @@ def run(settings: ExportSettings) -> None:
 
 def _predictions_folder(settings: ExportSettings) -> str:
     if not settings.predictions:
-        raise SettingsError("no predictions named: pass --predictions FOLDER (the --out of jobs/infer.py)")
+        raise SettingsError("no predictions named: pass --predictions FOLDER (the --out of lungseg infer)")
     folder = storage.resolve(settings.predictions)
     if not storage.exists(folder):
-        raise InputError(f"{folder}: no such folder: pass the --out of jobs/infer.py")
+        raise InputError(f"{folder}: no such folder: pass the --out of lungseg infer")
     if not storage.exists(storage.join(folder, "predictions.json")):
         raise InputError(
-            f"{folder}: no predictions.json, expected a finished inference: run the same jobs/infer.py command again"
+            f"{folder}: no predictions.json, expected a finished inference: run the same lungseg infer command again"
         )
     return folder
 

@@ -28,7 +28,7 @@ def run(settings: ReportSettings) -> None:
 
     """
     if not settings.study:
-        raise SettingsError("no study named: pass --study FOLDER (OUT/STUDY of jobs/train.py)")
+        raise SettingsError("no study named: pass --study FOLDER (OUT/STUDY of lungseg train)")
     study = study_results.read_study(storage.resolve(settings.study))
     predictions = (
         prediction_results.read_predictions(storage.resolve(settings.predictions)) if settings.predictions else None

@@ -88,7 +88,7 @@ def _data_folders(settings: TrainSettings) -> list[str]:
     if settings.data:
         return [storage.resolve(path) for path in settings.data]
     if not settings.phantoms:
-        raise SettingsError("no data named: pass --data FOLDER (prepared by jobs/prepare.py)")
+        raise SettingsError("no data named: pass --data FOLDER (prepared by lungseg prepare)")
     out = storage.join(storage.resolve(settings.out), "phantom-data")
     records = record_checks.reject_duplicate_ids(sources.discover(draw_phantoms(out, settings.phantoms)))
     dataset_writer.write_datasets(

@@ -25,7 +25,7 @@ def run(out: str) -> None:
 
     """
     unfinished = catalog.list_unfinished(out)
-    problems = [f"{folder}: preparation is not finished: run jobs/prepare.py again" for folder in unfinished]
+    problems = [f"{folder}: preparation is not finished: run lungseg prepare again" for folder in unfinished]
     items = []
     for folder in catalog.find_datasets([out]):
         metadata_problems, shards = verify.check_metadata(folder)

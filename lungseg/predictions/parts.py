@@ -1,4 +1,4 @@
-"""Read the Parquet parts and the JSON files that jobs/infer.py wrote."""
+"""Read the Parquet parts and the JSON files that lungseg infer wrote."""
 
 import json
 from collections import Counter
@@ -18,7 +18,7 @@ from lungseg.storage.json_files import JsonFields, parse_json
 from lungseg.storage.table_formats import PREDICTION_TABLE, check_table
 
 _MAX_EXAMPLES = 3
-_WRONG_FORMAT = "not in the format that jobs/infer.py writes"
+_WRONG_FORMAT = "not in the format that lungseg infer writes"
 
 
 class PartFields(JsonFields):
@@ -165,7 +165,7 @@ def recorded_digests(out: str) -> dict[str, str]:
     path = storage.join(out, "predictions.json")
     if not storage.exists(path):
         return {}
-    advice = "delete it and run the same jobs/infer.py command again"
+    advice = "delete it and run the same lungseg infer command again"
     parts = read_inference_json(path, advice).get("parts")
     try:
         return {part.name: part.sha256 for part in _PARTS.validate_python(parts)}
@@ -185,7 +185,7 @@ def read_part(path: str, content: bytes | None = None) -> pa.Table:
     if different:
         raise InputError(
             f"{path}: column {min(name for name, _ in different)} is missing, unknown or of another type: delete the "
-            "file and run the same jobs/infer.py command again"
+            "file and run the same lungseg infer command again"
         )
     check_table(rows, path, PREDICTION_TABLE)
     return rows

@@ -49,8 +49,8 @@ def read_part(folder: str, name: str) -> ShardPart:
     content = storage.read_bytes(path)
     part = storage.read_json(path, content)
     if not storage.has_valid_digest(part):
-        raise InputError(f"{path}: is damaged (its checksum does not match): run jobs/prepare.py again")
-    check_fields(content, path, _PartFields, "run jobs/prepare.py again")
+        raise InputError(f"{path}: is damaged (its checksum does not match): run lungseg prepare again")
+    check_fields(content, path, _PartFields, "run lungseg prepare again")
     records, index = _table(part["records"], MANIFEST, path), _table(part["index"], INDEX, path)
     check_table(records, path, MANIFEST_TABLE)
     check_table(index, path, INDEX_TABLE)
@@ -61,4 +61,4 @@ def _table(rows: list[Row], schema: pa.Schema, path: str) -> pa.Table:
     try:
         return table(rows, schema)
     except (KeyError, OverflowError, UnicodeError, pa.ArrowException):
-        raise InputError(f"{path}: a row lacks a value or has one of another type: run jobs/prepare.py again") from None
+        raise InputError(f"{path}: a row lacks a value or has one of another type: run lungseg prepare again") from None

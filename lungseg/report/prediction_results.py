@@ -55,9 +55,9 @@ def read_predictions(folder: str) -> Predictions:
 
     """
     if not storage.exists(folder):
-        raise InputError(f"{folder}: no such folder, expected predictions: pass the --out of jobs/infer.py")
+        raise InputError(f"{folder}: no such folder, expected predictions: pass the --out of lungseg infer")
     if not storage.exists(storage.join(folder, "plan.json")):
-        raise InputError(f"{folder}: no plan.json, expected predictions: pass the --out of jobs/infer.py")
+        raise InputError(f"{folder}: no plan.json, expected predictions: pass the --out of lungseg infer")
     plan = storage.read_json(storage.join(folder, "plan.json"), fields=_PlanFields)
     end = storage.join(folder, "predictions.json")
     rows = [row for part in part_files(folder) for row in _read_part(part)]

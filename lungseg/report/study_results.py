@@ -110,7 +110,7 @@ def read_study(folder: str) -> Study:
     if not finished:
         raise InputError(
             f"{folder}: none of {counted(len(runs), 'run')} has a run.json, expected at least one finished run: "
-            "run the same jobs/train.py command again to resume"
+            "run the same lungseg train command again to resume"
         )
     curves = {name: _read_curve(storage.join(folder, name, "metrics.jsonl")) for name in runs}
     return Study(
@@ -149,11 +149,11 @@ def read_rows(folder: str) -> list[Row]:
 def _read_study_json(folder: str) -> Row:
     if not storage.exists(folder):
         raise InputError(
-            f"{folder}: no such folder, expected a study: pass --study FOLDER (OUT/STUDY of jobs/train.py)"
+            f"{folder}: no such folder, expected a study: pass --study FOLDER (OUT/STUDY of lungseg train)"
         )
     path = storage.join(folder, "study.json")
     if not storage.exists(path):
-        raise InputError(f"{folder}: no study.json, expected the folder of a study: pass OUT/STUDY of jobs/train.py")
+        raise InputError(f"{folder}: no study.json, expected the folder of a study: pass OUT/STUDY of lungseg train")
     return storage.read_json(path, fields=_StudyFields)
 
 

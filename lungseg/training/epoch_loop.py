@@ -82,7 +82,7 @@ def train_batches(
 def evaluate(model: nn.Module, batches: Iterable[Batch], measure: Measure, threads: int = 1) -> list[Row]:
     """Measure every image of all ranks once; return the sorted rows of all ranks on every rank.
 
-    Predicts in fp32 for any training precision, as jobs/infer.py does by default. `measure` runs in threads while
+    Predicts in fp32 for any training precision, as lungseg infer does by default. `measure` runs in threads while
     the network predicts.
     """
     device = next(model.parameters()).device

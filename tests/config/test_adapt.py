@@ -1,4 +1,4 @@
-"""Settings of jobs/adapt.py."""
+"""Settings of lungseg adapt."""
 
 import pytest
 from pydantic import ValidationError

@@ -121,7 +121,7 @@ def test_options_override_the_file_and_the_file_the_recipe(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("optim:\n  lrr: 1\n", "jobs/train.py has no setting optim.lrr: did you mean optim.lr?"),
+        ("optim:\n  lrr: 1\n", "lungseg train has no setting optim.lrr: did you mean optim.lr?"),
         ("epoch: 3\n", "has no setting epoch: did you mean epochs?"),
         ("optim: 3\n", "has no setting optim"),
         ("7: 3\n", "has no setting 7"),
@@ -150,7 +150,7 @@ def test_all_missing_options_are_named() -> None:
 def test_file_of_another_job_is_recognised(job: Job, other: Job, tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text(to_yaml(other, RECIPES[other]["demo"][1]))
-    assert f"{path}: settings of jobs/{other}.py, not of jobs/{job}.py" in error_of(job, "--config", str(path))
+    assert f"{path}: settings of lungseg {other}, not of lungseg {job}" in error_of(job, "--config", str(path))
 
 
 def test_a_missing_file_is_refused() -> None:
@@ -177,12 +177,12 @@ def test_a_missing_file_is_refused() -> None:
 def test_a_misspelt_option_names_the_near_one(job: Job, wrong: str, near: str) -> None:
     text = error_of(job, wrong, "3")
     assert f"unknown option {wrong.split('=', maxsplit=1)[0]}: did you mean {near}?" in text
-    assert f"see jobs/{job}.py --help" in text
+    assert f"see lungseg {job} --help" in text
 
 
 def test_an_option_like_no_other_gets_no_suggestion() -> None:
     text = error_of("train", "small", "--qqqqqqqqqq", "1")
-    assert text == "unknown option --qqqqqqqqqq; see jobs/train.py small --help"
+    assert text == "unknown option --qqqqqqqqqq; see lungseg train small --help"
 
 
 @pytest.mark.parametrize("job", JOBS)
@@ -213,7 +213,7 @@ def test_a_recipe_after_options_is_refused() -> None:
         ("train", ["--protocols", "best"], "--protocols best: expected 'pooled', 'source-to-source' or 'leave-one-"),
         ("train", ["--only-folds", "7"], "--only-folds 7 of 4 folds: pass 0 to 3; see"),
         ("train", ["--loss.bce", "0", "--loss.dice", "0"], "give one of them a weight"),
-        ("train", ["demo", "stray"], "unknown option stray; see jobs/train.py demo --help"),
+        ("train", ["demo", "stray"], "unknown option stray; see lungseg train demo --help"),
         ("prepare", ["--preprocess.size", "100"], "multiple of 16"),
         ("prepare", ["--source", "a", "--images", "b"], "pass one of them"),
         ("prepare", ["--masks", "b"], "pass the folder of images too"),
@@ -240,7 +240,7 @@ def test_a_wrong_value_is_explained_in_one_line(job: Job, args: list[str], messa
 def test_help_shows_recipes_and_every_setting(job: Job, name: str, width: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", width)
     text = help_text(job, [*filter(None, [name]), "--help"])
-    assert text.startswith(f"usage: jobs/{job}.py [RECIPE] [--config FILE]")
+    assert text.startswith(f"usage: lungseg {job} [RECIPE] [--config FILE]")
     assert all(f"\n  {recipe} " in text for recipe in RECIPES[job])
     options = options_of(RECIPES[job][name or "demo"][1])
     assert all(f"\n  {option.name}" in text for section in options.values() for option in section)

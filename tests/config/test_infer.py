@@ -1,4 +1,4 @@
-"""Settings of jobs/infer.py: invalid values, and how many images may fail."""
+"""Settings of lungseg infer: invalid values, and how many images may fail."""
 
 from fractions import Fraction
 from typing import Any

@@ -1,4 +1,4 @@
-"""Settings of jobs/prepare.py: rules between fields."""
+"""Settings of lungseg prepare: rules between fields."""
 
 from typing import Any
 

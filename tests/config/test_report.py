@@ -1,4 +1,4 @@
-"""Settings of jobs/report.py and jobs/export.py."""
+"""Settings of lungseg report and lungseg export."""
 
 from typing import Any
 

@@ -61,7 +61,7 @@ def test_a_damaged_member_is_refused_by_name(member: str, own_prepared: Path) ->
     with pytest.raises(ShardError) as refused:
         reader.read(1)
     assert str(refused.value) == (
-        f"{path}#{row['image_id']}: the {member} is damaged (wrong checksum): run jobs/prepare.py again"
+        f"{path}#{row['image_id']}: the {member} is damaged (wrong checksum): run lungseg prepare again"
     )
 
 
@@ -74,7 +74,7 @@ def test_every_stage_refuses_a_damaged_tar_alike(own_archive: Path, tmp_path: Pa
     position, row = next((i, row) for i, row in enumerate(data.index.to_pylist()) if row["image_id"] == "north_01")
     tar = tmp_path / "north" / f"{row['shard']}.tar"
     flip_bit(tar, shard_format.member_ranges(row)["image"][0] + 100)
-    message = f"{tar}#north_01: the image is damaged (wrong checksum): run jobs/prepare.py again"
+    message = f"{tar}#north_01: the image is damaged (wrong checksum): run lungseg prepare again"
 
     with pytest.raises(ShardError) as refused:
         list(loader.load_batches(SampleReader([data]), [loader.Step((position,), 1)], 1))

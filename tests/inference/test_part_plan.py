@@ -229,7 +229,7 @@ def test_damaged_predictions_json_is_refused(content: str, tmp_path: Path, plann
     write(tmp_path, planned[0], row("a0"), row("b0"))
     (tmp_path / "predictions.json").write_text(content)
     with pytest.raises(
-        InputError, match=r"predictions.json: not in the format that jobs/infer.py writes: delete it and run"
+        InputError, match=r"predictions.json: not in the format that lungseg infer writes: delete it and run"
     ):
         part_plan.find_finished(str(tmp_path), planned)
 

@@ -188,7 +188,7 @@ def test_part_without_mask_column_is_reported(out: Path, caplog: pytest.LogCaptu
     table = storage.read_table(path)
     storage.write_table(path, table.drop_columns(["mask"]))
     assert any(
-        "column mask is missing" in problem and problem.endswith("run the same jobs/infer.py command again")
+        "column mask is missing" in problem and problem.endswith("run the same lungseg infer command again")
         for problem in problems_of(out, caplog)
     )
 

@@ -312,7 +312,7 @@ def test_study_without_runs_is_refused(tmp_path: Path) -> None:
 def test_study_without_checkpoints_is_refused(checkpoints: Path) -> None:
     study = a_study(checkpoints, "pooled-fold0-22")
     shutil.rmtree(f"{study}/pooled-fold0-22/checkpoint")
-    again = "not finished.*: run the same jobs/train.py command again"
+    again = "not finished.*: run the same lungseg train command again"
     with pytest.raises(CheckpointError, match=rf"{study}: the study is {again}"):
         checkpoint.find_all(study)
     with pytest.raises(CheckpointError, match=rf"pooled-fold0-22: the run is {again}"):
