@@ -5,13 +5,11 @@ import json
 import time
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from lungseg.errors import CheckpointError, LungsegError, TaskResult
-from lungseg.inference.cpu_tasks import PROBABILITY_SCALE, InferenceJob, parse_opened
-from lungseg.inference.items import Prediction
+from lungseg.inference.cpu_tasks import InferenceJob, parse_opened
+from lungseg.inference.items import Prediction, to_levels
 from lungseg.model import checkpoint
 from lungseg.model.cpu_memory import keep_freed_memory
 
@@ -42,7 +40,9 @@ class PredictPart:
         began = time.time()
         images = [parse_opened(row) for row in rows.select(["opened", "square"]).to_pylist()]
         predictions = predict(self._ensemble, images, self._job.settings.batch_size)
-        levels = [None if prediction is None else _levels(prediction).tobytes() for prediction in predictions]
+        levels = [
+            None if prediction is None else to_levels(prediction.probability).tobytes() for prediction in predictions
+        ]
         details = [None if prediction is None else _details(prediction) for prediction in predictions]
         columns = {
             "probability": pa.array(levels, pa.large_binary()),
@@ -69,11 +69,6 @@ def _load(job: InferenceJob, threads: int) -> "Ensemble":
             f"{job.checkpoints[0]}: the weights changed while the job ran: start it again with another --out"
         )
     return Ensemble(checkpoints, job.options)
-
-
-def _levels(prediction: Prediction) -> NDArray[np.uint16]:
-    levels: NDArray[np.uint16] = np.rint(prediction.probability * PROBABILITY_SCALE).astype(np.uint16)
-    return levels
 
 
 def _details(prediction: Prediction) -> str:

@@ -1,8 +1,7 @@
 """CPU tasks of an inference: open the images of a part, and finish their masks. Uses neither Ray nor torch.
 
 Between the stages, each image is a row of a table. `opened`: OpenedImage as JSON. `square`: u8[S,S] as bytes, null
-where there is nothing to predict. After prediction, `probability`: u16[S,S] as bytes, 65535 for 1. This needs half the
-bytes of f32 on the network and changes at most a few pixels of a mask.
+where there is nothing to predict. After prediction, `probability`: u16[S,S] as bytes, from `to_levels`.
 """
 
 import functools
@@ -21,7 +20,7 @@ import pyarrow as pa
 from lungseg import storage
 from lungseg.config import InferSettings, PreprocessSettings
 from lungseg.errors import InputError, LungsegError, TaskResult
-from lungseg.inference.items import Item, OpenedImage, Prediction, PredictOptions, open_item
+from lungseg.inference.items import Item, OpenedImage, Prediction, PredictOptions, from_levels, open_item
 from lungseg.inference.part_plan import write_part
 from lungseg.inference.rows import make_row
 from lungseg.ingest.crash_isolation import (
@@ -35,7 +34,6 @@ from lungseg.ingest.crash_isolation import (
 from lungseg.predictions.parts import part_path
 from lungseg.schema import Record
 
-PROBABILITY_SCALE = np.float32(65535.0)
 MARKERS = "started"  # folder below the predictions
 _READERS = 4  # threads of a task that read from a bucket: they mostly wait, and decoding releases the GIL
 
@@ -152,5 +150,4 @@ def _parse_prediction(row: dict[str, Any]) -> Prediction | None:
         return None
     levels = np.frombuffer(row["probability"], np.uint16)
     side = math.isqrt(levels.size)
-    probability = levels.reshape(side, side).astype(np.float32) / PROBABILITY_SCALE
-    return Prediction(probability, **json.loads(row["predicted"]))
+    return Prediction(from_levels(levels.reshape(side, side)), **json.loads(row["predicted"]))

@@ -2,14 +2,15 @@
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lungseg import storage
-from lungseg.arrays import F32, U8, Row
+from lungseg.arrays import F32, U8, Grey, Row
 from lungseg.config import Precision, PreprocessSettings, Tta
 from lungseg.dataset import sample_reader
 from lungseg.errors import InputError
@@ -19,10 +20,12 @@ from lungseg.imaging.orientation import UPRIGHT
 from lungseg.ingest import record_checks
 from lungseg.ingest.image_checks import orientation_note
 from lungseg.ingest.reason_codes import Note, reject, with_notes
+from lungseg.ingest.record_checks import ReadFile
 from lungseg.schema import Geometry, Record
 
 Stat = tuple[int, int] | None  # size in bytes and time of change; None: no such file
 
+_SCALE = np.float32(65535.0)
 _ADVICE = "restore the file, or pass another --out"
 
 
@@ -108,39 +111,59 @@ class Prediction:
     seconds: float = 0.0
 
 
+def to_levels(probability: F32) -> NDArray[np.uint16]:
+    """Round probabilities f32 in [0,1] to u16, 65535 for 1: half the bytes; at most a few pixels of a mask change."""
+    levels: NDArray[np.uint16] = np.rint(probability * _SCALE).astype(np.uint16)
+    return levels
+
+
+def from_levels(levels: NDArray[np.uint16]) -> F32:
+    """Return the probabilities f32 of the output of `to_levels`."""
+    probability: F32 = levels.astype(np.float32) / _SCALE
+    return probability
+
+
 def open_item(item: Item, preprocess: PreprocessSettings, key: bytes | None = None) -> OpenedImage:
     """Read, check and preprocess one item. Problems end in the record's status, codes and message.
 
     key: for pseudonyms of DICOM patient ids.
     """
     began = time.perf_counter()
-    opened = _open_record(item, preprocess, key) if item.row is None else _open_sample(item)
+    opened = open_image(item, preprocess, key)[0] if item.row is None else _open_sample(item)
     return replace(opened, seconds=time.perf_counter() - began)
 
 
-def _open_record(item: Item, preprocess: PreprocessSettings, key: bytes | None) -> OpenedImage:
+def open_image(
+    item: Item, preprocess: PreprocessSettings, key: bytes | None = None, read: ReadFile = storage.read_bytes
+) -> tuple[OpenedImage, Grey | None]:
+    """Open an item of image files as `open_item` does; return also the upright image at stored depth, if it is usable.
+
+    read: returns the content of a file.
+    """
     changed: list[str] = []
-    read = _reader(item, changed)
     lungs = preprocess.model_copy(update={"classes": ("lung",)})  # predictions are compared with lung masks only
-    record, image, mask = record_checks.open_record(item.record, lungs, key=key, read=read)
+    reader = _reader(item, read, changed)
+    record, image, mask = record_checks.open_record(item.record, lungs, key=key, read=reader)
     if changed:
-        return OpenedImage(reject(record, Note("changed", changed[0])))
+        return OpenedImage(reject(record, Note("changed", changed[0]))), None
     if image is None:
-        return OpenedImage(record)
+        return OpenedImage(record), None
     square, geometry = prepare_image(image, preprocess, record.orientation)
-    return OpenedImage(record, square, geometry, None if mask is None else codecs.encode_rle(mask))
+    return OpenedImage(record, square, geometry, None if mask is None else codecs.encode_rle(mask)), image
 
 
-def _reader(item: Item, changed: list[str]) -> Callable[[str], bytes]:
+def _reader(item: Item, read_bytes: ReadFile, changed: list[str]) -> ReadFile:
     """Return a function that reads a file, and adds a message to `changed` if it is not the file that was planned."""
     planned = dict(zip(item.files(), item.stats, strict=False))
 
     def read(uri: str) -> bytes:
         before = planned.get(uri)
-        content = storage.read_bytes(uri)
+        content = read_bytes(uri)
+        if uri not in planned:
+            return content
         # In a bucket, the time of change would need another request.
         now = (len(content), before[1]) if before and "://" in uri else storage.try_stat(uri)
-        if uri in planned and now != before:
+        if now != before:
             earlier = f"had {before[0]} bytes" if before else "did not exist"
             same_size = before is not None and before[0] == len(content)
             current = "has been overwritten since" if same_size else f"has {len(content)} bytes now"

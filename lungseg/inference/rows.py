@@ -22,21 +22,28 @@ COMPARED = ("iou", "dice", "pixel_accuracy", "hd95_px", "assd_px")
 
 
 def make_row(opened: OpenedImage, prediction: Prediction | None, shared: Row, settings: PostprocessSettings) -> Row:
-    """Create one row of PREDICTIONS. shared: values of all rows: `threshold` and `model`.
+    """Create one row of PREDICTIONS. shared: values of all rows: `threshold` and `model`."""
+    return make_row_and_mask(opened, prediction, shared, settings)[0]
 
-    Everything is computed on the upright picture; the mask and its places are those of the stored pixels.
+
+def make_row_and_mask(
+    opened: OpenedImage, prediction: Prediction | None, shared: Row, settings: PostprocessSettings
+) -> tuple[Row, U8 | None]:
+    """Create one row of PREDICTIONS and the upright mask u8[H,W] in {0,1}, None where nothing was predicted.
+
+    Everything is computed on the upright picture; the row's mask and its places are those of the stored pixels.
     """
     began = time.perf_counter()
     empty = dict.fromkeys(PREDICTIONS.names)
     row = {**empty, **_ids(opened.record), **shared, **_reasons(opened.record)}
     if prediction is None or opened.geometry is None:
-        return {**row, "seconds": opened.seconds}
+        return {**row, "seconds": opened.seconds}, None
     geometry, threshold = opened.geometry, shared["threshold"]
     raw = (restore(prediction.probability, geometry) >= threshold).astype(np.uint8)
     mask = postprocess.clean(raw, settings)
     reference = opened.reference and codecs.decode_rle(opened.reference, *raw.shape)
     confidence = mask_shape.confidence(prediction.probability[geometry.content()], threshold)
-    return {
+    measured = {
         **row,
         "status": _status(opened.record),
         "flags": [*row["flags"], *mask_flags.find_flags(mask, confidence["mean_probability"])],
@@ -53,6 +60,7 @@ def make_row(opened: OpenedImage, prediction: Prediction | None, shared: Row, se
         "models": prediction.models,
         "seconds": opened.seconds + prediction.seconds + time.perf_counter() - began,
     }
+    return measured, mask
 
 
 def compare(mask: U8, reference: U8 | None) -> Row:

@@ -21,12 +21,12 @@ from lungseg.inference.actor import PredictPart
 from lungseg.inference.cpu_tasks import MARKERS, InferenceJob, finish_part, open_part
 from lungseg.inference.inputs import count_skipped, describe_reference, list_items
 from lungseg.inference.items import PredictOptions
+from lungseg.inference.model_selection import find_models, mean_threshold
 from lungseg.inference.part_plan import PlannedPart
 from lungseg.inference.summary import StageTimes, log_counts, print_image_summary, write_summary
 from lungseg.ingest.lost_inputs import lost_inputs
 from lungseg.ingest.pseudonyms import read_key
 from lungseg.job_end import command, end_job
-from lungseg.model import checkpoint
 from lungseg.model.checkpoint import Checkpoint, ensemble_digest
 from lungseg.model.custom_code import NETWORK, source_digest
 from lungseg.plurals import counted
@@ -73,7 +73,7 @@ def run(settings: InferSettings) -> None:
         recompute.run(out)
         return
     _require_folders(settings, out)
-    models = _find_models(settings)
+    models = find_models(settings.checkpoint, settings.model.custom)
     job = _create_job(settings, out, models)
     require_fp16_device(settings.precision, settings.device != "cpu", "--precision")
     schedule = _plan_parts(settings, job, models)
@@ -137,46 +137,14 @@ def _require_folders(settings: InferSettings, out: str) -> None:
         raise SettingsError(f"--out {settings.out} is the archive itself: pass another folder for the predictions")
 
 
-def _find_models(settings: InferSettings) -> list[Checkpoint]:
-    """Find the models. All must use the same preprocessing.
-
-    Raises:
-        LungsegError: a model cannot be used, or the preprocessing differs.
-
-    """
-    folders = [storage.resolve(folder) for folder in settings.checkpoint]
-    by_digest = {model.digest: model for folder in folders for model in checkpoint.find_all(folder)}
-    models = list(by_digest.values())
-    checkpoint.require_custom_code(models, settings.model.custom)
-    for model in models:
-        checkpoint.require_tensors(model)
-        if not model.config.get("trained", True):
-            logger.warning(
-                "%s: trained for %d of %s so far", model.folder, model.epoch, counted(model.config["epochs"], "epoch")
-            )
-        differences = model.preprocess.differences(models[0].preprocess)
-        if differences:
-            raise InputError(
-                f"{model.folder} and {models[0].folder} were trained with different preprocessing ({differences}): "
-                "pass models with the same preprocessing"
-            )
-        if model.config.get("adapted_to", {}).get("model") in by_digest:
-            raise SettingsError(
-                f"--checkpoint {model.folder} was adapted from another of the given models, and each mask would be the "
-                "mean of both: pass only one of them"
-            )
-    return models
-
-
 def _create_job(settings: InferSettings, out: str, models: Sequence[Checkpoint]) -> InferenceJob:
-    thresholds = [checkpoint.stored_threshold(model) for model in models]
     return InferenceJob(
         settings,
         out,
         tuple(model.folder for model in models),
         ensemble_digest(models),
         models[0].preprocess,
-        settings.threshold or sum(thresholds) / len(thresholds),
+        settings.threshold or mean_threshold(models),
         PredictOptions("cpu", settings.precision, settings.tta, settings.model.custom),
         read_key(settings.patient_key),
     )

@@ -14,9 +14,9 @@ import pytest
 
 from lungseg.config import InferSettings
 from lungseg.inference.actor import PredictPart
-from lungseg.inference.cpu_tasks import PROBABILITY_SCALE, InferenceJob, open_part, parse_opened
+from lungseg.inference.cpu_tasks import InferenceJob, open_part, parse_opened
 from lungseg.inference.ensemble import Ensemble
-from lungseg.inference.items import Item, PredictOptions
+from lungseg.inference.items import Item, PredictOptions, from_levels
 from lungseg.ingest import sources
 from lungseg.model import checkpoint
 from lungseg.model.checkpoint import ensemble_digest
@@ -60,7 +60,7 @@ def test_probabilities_replace_squares(archive: Path, job: InferenceJob) -> None
             continue
         (expected,) = ensemble([image.square], [image.record.pixel_digest])
         levels = np.frombuffer(row["probability"], np.uint16).reshape(image.square.shape)
-        np.testing.assert_allclose(levels / PROBABILITY_SCALE, expected.probability, atol=2e-5)
+        np.testing.assert_allclose(from_levels(levels), expected.probability, atol=2e-5)
         assert json.loads(row["predicted"])["seen_in_training"] is expected.seen_in_training
     for row in rows:
         first, last = json.loads(row["busy"])

@@ -13,7 +13,6 @@ from lungseg import storage
 from lungseg.config import (
     AdaptSettings,
     AugmentSettings,
-    InferSettings,
     LoaderSettings,
     LossSettings,
     ModelSettings,
@@ -25,8 +24,9 @@ from lungseg.dataset import catalog, folds
 from lungseg.errors import SettingsError
 from lungseg.inference.ensemble import Predictor
 from lungseg.inference.items import PredictOptions
+from lungseg.inference.model_selection import find_models
 from lungseg.model import checkpoint
-from lungseg.pipelines import adapt, infer
+from lungseg.pipelines import adapt
 from lungseg.training import run_loop, run_state, study_data
 from lungseg.training.custom_augmentation import CustomAugmentation
 from lungseg.training.custom_code_check import check_custom_code
@@ -155,7 +155,7 @@ def test_a_run_of_custom_code_is_predicted_when_named_again(prepared: Path, tmp_
     folders = (str(tmp_path / "run"),)
     refusals = (
         lambda: Predictor(saved),
-        lambda: infer._find_models(InferSettings(checkpoint=folders)),
+        lambda: find_models(folders),
         lambda: adapt._models(AdaptSettings(checkpoint=folders)),
     )
     for refuse in refusals:
