@@ -91,6 +91,12 @@ _PREDICTED: _Columns = (
     ("threshold", pa.float32(), "pixels with at least this probability are lung"),
     ("mean_probability", pa.float64(), "mean probability of the lung pixels before post-processing; null without any"),
     ("border_entropy", pa.float64(), "mean binary entropy along the mask border, bits: 0 certain, 1 undecided"),
+    (
+        "doubt",
+        pa.float32(),
+        "0 certain to 1: 1 minus the overlap (Dice) with the truth that the model expects of its mask; not calibrated",
+    ),
+    ("doubt_reason", pa.string(), "the sentences of the flags, else where most of the doubt lies"),
     ("area_px", pa.int64(), "pixels of the mask"),
     ("right_lung_px", pa.int64(), "pixels of the patient's right lung, on the left of the upright image"),
     ("left_lung_px", pa.int64(), "pixels of the patient's left lung, on the right of the upright image"),

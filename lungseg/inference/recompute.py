@@ -196,7 +196,7 @@ def _check_consistency(row: Row, shared: Row) -> list[str]:
         return [*problems, f"geometry cannot be read ({error})"]
     if (row["height"], row["width"]) != geometry.stored_shape():
         problems.append(f"size is {row['height']}x{row['width']}, but the geometry has another: {row['geometry']}")
-    for name in ("mean_probability", "border_entropy"):
+    for name in ("mean_probability", "border_entropy", "doubt"):
         if row[name] is not None and not 0.0 <= row[name] <= 1.0 + _TOLERANCE:
             problems.append(f"{name} is {row[name]}, expected 0 to 1")
     return problems

@@ -6,12 +6,12 @@ from dataclasses import asdict
 
 import numpy as np
 
-from lungseg.arrays import U8, Row
+from lungseg.arrays import F32, U8, Row
 from lungseg.config import PostprocessSettings
 from lungseg.imaging import codecs
 from lungseg.imaging.geometry import restore
 from lungseg.imaging.orientation import to_stored
-from lungseg.inference import mask_flags, mask_shape, postprocess
+from lungseg.inference import doubt, mask_flags, mask_shape, postprocess
 from lungseg.inference.items import OpenedImage, Prediction
 from lungseg.ingest.reason_codes import was_repaired
 from lungseg.metrics import segmentation
@@ -42,11 +42,13 @@ def make_row_and_mask(
     raw = (restore(prediction.probability, geometry) >= threshold).astype(np.uint8)
     mask = postprocess.clean(raw, settings)
     reference = opened.reference and codecs.decode_rle(opened.reference, *raw.shape)
-    confidence = mask_shape.confidence(prediction.probability[geometry.content()], threshold)
+    shown = prediction.probability[geometry.content()]
+    confidence = mask_shape.confidence(shown, threshold)
+    flags = [*row["flags"], *mask_flags.find_flags(mask, confidence["mean_probability"])]
     measured = {
         **row,
         "status": _status(opened.record),
-        "flags": [*row["flags"], *mask_flags.find_flags(mask, confidence["mean_probability"])],
+        "flags": flags,
         "mask": codecs.encode_rle(to_stored(mask, geometry.orientation)),
         "geometry": json.dumps(asdict(geometry)),
         "components": postprocess.count_components(mask),
@@ -55,12 +57,21 @@ def make_row_and_mask(
         "added_px": int(np.count_nonzero(mask > raw)),
         **mask_shape.describe(mask, geometry.orientation),
         **confidence,
+        **_doubt(shown, threshold, flags),
         **compare(mask, reference if isinstance(reference, np.ndarray) else None),
         "seen_in_training": prediction.seen_in_training,
         "models": prediction.models,
         "seconds": opened.seconds + prediction.seconds + time.perf_counter() - began,
     }
     return measured, mask
+
+
+def _doubt(probability: F32, threshold: float, flags: list[str]) -> Row:
+    mask = (probability >= threshold).astype(np.uint8)
+    return {
+        "doubt": doubt.measure_doubt(probability, mask),
+        "doubt_reason": doubt.describe_doubt(probability, mask, flags),
+    }
 
 
 def compare(mask: U8, reference: U8 | None) -> Row:

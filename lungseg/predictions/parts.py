@@ -184,8 +184,8 @@ def read_part(path: str, content: bytes | None = None) -> pa.Table:
     different = set(map(_name_and_type, PREDICTIONS)) ^ set(map(_name_and_type, rows.schema))
     if different:
         raise InputError(
-            f"{path}: column {min(name for name, _ in different)} is missing, unknown or of another type: delete the "
-            "file and run the same lungseg infer command again"
+            f"{path}: column {min(name for name, _ in different)} is missing, unknown or of another type: another "
+            "version of lungseg wrote the file, or it was changed; run the same lungseg infer command again"
         )
     check_table(rows, path, PREDICTION_TABLE)
     return rows

@@ -39,7 +39,7 @@ SHARED = {"threshold": 0.5, "model": "0123456789abcdef"}
 ALL = range(1, 9)
 SAME_UPRIGHT = (
     *("area_px", "right_lung_px", "left_lung_px", "components", "components_before", "removed_px", "added_px"),
-    *("mean_probability", "border_entropy", *COMPARED),
+    *("mean_probability", "border_entropy", "doubt", "doubt_reason", *COMPARED),
 )
 
 

@@ -315,7 +315,7 @@ def test_missing_or_changed_column_is_refused_and_predicted_again(
         caplog.clear()
         assert part_plan.find_finished(str(tmp_path), planned) == {}
         assert "part-000000.parquet: column mask is missing, unknown or of another type" in caplog.text
-        with pytest.raises(InputError, match=r"column mask is missing, unknown .*: delete the file and run the same"):
+        with pytest.raises(InputError, match=r"column mask is missing, unknown .*; run the same"):
             parts.read_part(path)
 
 

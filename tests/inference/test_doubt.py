@@ -1,0 +1,85 @@
+"""Doubt of a prediction: the score, and the place that its words name."""
+
+import numpy as np
+import pytest
+from hypothesis import given, strategies as st
+from hypothesis.extra.numpy import arrays
+
+from lungseg.arrays import F32, U8
+from lungseg.inference.doubt import NO_PLACE, describe_doubt, measure_doubt
+from lungseg.ingest.reason_codes import REGISTRY
+
+
+def lungs() -> U8:
+    mask = np.zeros((100, 100), np.uint8)
+    mask[20:80, 10:40] = mask[20:80, 60:90] = 1
+    return mask
+
+
+def certain() -> F32:
+    return np.where(lungs() == 1, 0.999, 0.001).astype(np.float32)
+
+
+def reason(probability: F32) -> str:
+    return describe_doubt(probability, (probability >= 0.5).astype(np.uint8), [])
+
+
+@pytest.mark.parametrize("level", [0.6, 0.9, 1.0])
+def test_doubt_is_one_minus_the_expected_overlap(level: float) -> None:
+    mask = lungs()
+    probability = (mask * level).astype(np.float32)
+    assert measure_doubt(probability, mask) == pytest.approx(1 - 2 * level / (level + 1))
+
+
+@given(arrays(np.float32, (8, 8), elements=st.floats(0, 1, width=32)), st.floats(0.1, 0.9))
+def test_doubt_is_between_0_and_1(probability: F32, threshold: float) -> None:
+    assert 0 <= measure_doubt(probability, (probability >= threshold).astype(np.uint8)) <= 1
+
+
+@given(arrays(np.float32, (8, 8), elements=st.floats(0, 1, width=32)))
+def test_doubt_of_pixels_adds_up_to_the_score(probability: F32) -> None:
+    mask = (probability >= 0.5).astype(np.uint8)
+    total = float(probability.sum(dtype=np.float64)) + int(mask.sum())
+    amount = float(np.abs(probability.astype(np.float64) - mask).sum())
+    assert measure_doubt(probability, mask) == pytest.approx(amount / total if total else 1, abs=1e-6)
+
+
+def test_an_empty_mask_has_the_highest_doubt() -> None:
+    empty = np.zeros((8, 8), np.uint8)
+    assert measure_doubt(np.zeros((8, 8), np.float32), empty) == 1
+    assert measure_doubt(np.full((8, 8), 0.4, np.float32), empty) == 1
+    assert reason(np.full((8, 8), 0.4, np.float32)) == NO_PLACE
+
+
+def test_reason_names_the_blurred_border_and_its_side() -> None:
+    probability = certain()
+    probability[20:80, 60] = probability[20:80, 89] = 0.6
+    assert reason(probability) == "blurred border of the left lung"
+    probability[20:80, 10] = probability[20:80, 39] = 0.6
+    assert reason(probability) == "blurred border of both lungs"
+
+
+def test_reason_names_an_unsure_region_inside_a_lung() -> None:
+    probability = certain()
+    probability[30:70, 20:30] = 0.6
+    assert reason(probability) == "unsure inside the right lung"
+
+
+def test_reason_names_a_possible_lung_outside_the_mask() -> None:
+    probability = certain()
+    probability[84:98, 65:85] = 0.4
+    assert reason(probability) == "possible lung outside the left lung"
+
+
+def test_reason_without_a_main_place_names_none() -> None:
+    probability = certain()
+    probability[30:70, 20:30] = 0.6  # 160 inside
+    probability[84:98, 65:85] = 0.4  # 112 outside
+    probability[20:80, 60] = probability[20:80, 89] = 0.5  # 60 at the border
+    assert reason(probability) == NO_PLACE
+
+
+def test_flags_replace_the_place() -> None:
+    mask = lungs()
+    found = describe_doubt(certain(), mask, ["no_mask", "rotated", "lungs_joined"])
+    assert found == f"{REGISTRY['rotated'].meaning} {REGISTRY['lungs_joined'].meaning}"
