@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from lungseg.arrays import F32, U8
-from lungseg.inference.postprocess import midline
+from lungseg.imaging.lung_sides import midline
 from lungseg.ingest.reason_codes import QUESTIONABLE, REGISTRY
 
 NO_PLACE = "no flag; score only"
