@@ -3,9 +3,8 @@
 import logging
 from collections.abc import Sequence
 
-from lungseg import storage
 from lungseg.errors import InputError, SettingsError
-from lungseg.model import checkpoint
+from lungseg.model import checkpoint, sources
 from lungseg.model.checkpoint import Checkpoint
 from lungseg.plurals import counted
 
@@ -13,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 
 def find_models(paths: Sequence[str], custom_network: str = "") -> list[Checkpoint]:
-    """Find the models in folders of checkpoints, runs or studies. All must use the same preprocessing.
+    """Find the models by name, folder or address, as in `sources.resolve`. All must use the same preprocessing.
 
     custom_network: the network of the user's own code that checkpoints may name, written as `package.module:Name`.
 
@@ -21,7 +20,7 @@ def find_models(paths: Sequence[str], custom_network: str = "") -> list[Checkpoi
         LungsegError: a model cannot be used, or the preprocessing differs.
 
     """
-    folders = [storage.resolve(path) for path in paths]
+    folders = [sources.resolve(path) for path in paths]
     by_digest = {model.digest: model for folder in folders for model in checkpoint.find_all(folder)}
     models = list(by_digest.values())
     checkpoint.require_custom_code(models, custom_network)

@@ -34,7 +34,7 @@ class Segmenter:
     """Loads models once and segments any number of X-rays, from any number of threads."""
 
     def __init__(self, checkpoints: Sequence[str], settings: SegmenterSettings | None = None) -> None:
-        """Load the models in folders of checkpoints, runs or studies.
+        """Load the models by name, folder or address.
 
         Raises:
             LungsegError: a model cannot be used, or the models do not fit together.

@@ -2,7 +2,8 @@
 
 `epoch-0007/` (or `epoch-0007-step-00001000/`, 1000 batches later) contains model.safetensors, state.pt (optimizer and
 other training state, read with weights_only), trained_on.parquet (ids and pixel digests of the training and validation
-images) and config.json, written last: settings, epoch, and the digest of each file.
+images) and config.json, written last: settings, epoch, and the digest of each file. An exported model (export.py) has
+only model.safetensors and config.json, which also lists the digests of the training images.
 """
 
 import logging
@@ -14,19 +15,22 @@ import pyarrow as pa
 import safetensors
 from pydantic import Field
 
-from lungseg import storage
+from lungseg import __version__, storage
 from lungseg.config import ModelSettings, PreprocessSettings
 from lungseg.errors import CheckpointError, InputError, SettingsError, first_line
 from lungseg.model.custom_code import NETWORK, load_object, require_allowed, source_digest
 from lungseg.plurals import counted
-from lungseg.schema import is_superseded
+from lungseg.schema import METADATA, is_superseded
 from lungseg.storage.files import digest_bytes
-from lungseg.storage.json_files import JsonFields, Whole
+from lungseg.storage.json_files import JsonFields, Whole, check_fields, parse_json
 from lungseg.storage.table_formats import TableFormat
 
 logger = logging.getLogger(__name__)
 
 FILES = ("model.safetensors", "state.pt", "trained_on.parquet")
+MODEL_FORMAT = 1
+"""Number of the format of exported models. It replaces the schema number, so that changes of other files leave them
+valid."""
 _TRAINED_ON = TableFormat(pa.schema([("pixel_digest", pa.string())]))
 
 
@@ -66,6 +70,15 @@ class _ConfigFields(JsonFields):
     settings: _Settings
     digests: dict[str, str]
     custom_code: dict[str, str] = Field(default_factory=dict)
+
+
+class _WeightsDigest(JsonFields):
+    weights: Annotated[str, Field(alias="model.safetensors", pattern="^[0-9a-f]{64}$")]
+
+
+class _ExportedFields(_ConfigFields):
+    trained_on_digests: list[str]
+    digests: _WeightsDigest  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
@@ -172,7 +185,7 @@ def verify(folder: str) -> Checkpoint:
     if storage.exists(config_path):
         storage.read_bytes(config_path)  # raises InputError if unreadable; read_json also raises it for invalid JSON
     try:
-        config = storage.read_json(config_path, fields=_ConfigFields)
+        config = read_config(config_path)
         recorded_digests = config["digests"]
         damaged = [name for name in FILES if digests.get(name) != recorded_digests.get(name)]
         ModelSettings.model_validate(config["settings"]["model"])
@@ -188,6 +201,27 @@ def verify(folder: str) -> Checkpoint:
             "it again"
         )
     return Checkpoint(folder, config)
+
+
+def read_config(path: str, content: bytes | None = None) -> dict[str, Any]:
+    """Read config.json of a checkpoint or of an exported model; content: its bytes, where they were read before.
+
+    Raises:
+        InputError: it does not exist, is not valid, or has another schema version or model format.
+
+    """
+    content = storage.read_bytes(path) if content is None else content
+    config = parse_json(content, path)
+    number = config.get("model_format") if isinstance(config, dict) else None
+    if number is None:
+        return storage.read_json(path, content, _ConfigFields)
+    if number != MODEL_FORMAT:
+        raise InputError(
+            f"{path}: model format {str(number)[:20]}; this version ({__version__}) reads {MODEL_FORMAT}: install the "
+            "lungseg version that exported the model"
+        )
+    check_fields(content, path, _ExportedFields)
+    return dict(config)
 
 
 def require_custom_code(checkpoints: Sequence[Checkpoint], allowed: str) -> None:
@@ -244,7 +278,10 @@ def trained_on(checkpoint: Checkpoint) -> frozenset[str]:
 
 
 def trained_on_table(checkpoint: Checkpoint) -> pa.Table:
-    """Read trained_on.parquet of a checkpoint."""
+    """Read trained_on.parquet of a checkpoint, or the digests in config.json of an exported model."""
+    digests = checkpoint.config.get("trained_on_digests")
+    if digests is not None:
+        return pa.table({"pixel_digest": pa.array(digests, pa.string())}).replace_schema_metadata(METADATA)
     return storage.read_table(storage.join(checkpoint.folder, "trained_on.parquet"), expected=_TRAINED_ON)
 
 
@@ -256,8 +293,8 @@ def ensemble_digest(checkpoints: Sequence[Checkpoint]) -> str:
 
 def stored_threshold(checkpoint: Checkpoint) -> float:
     """Return the probability threshold for lung pixels: the one chosen by the run, else that of its settings."""
-    run_folder = storage.parent_of(storage.parent_of(checkpoint.folder))
-    path = storage.join(run_folder, "run.json")
-    is_finished = storage.exists(path)
+    parent = storage.parent_of(checkpoint.folder)
+    path = storage.join(storage.parent_of(parent), "run.json")
+    is_finished = storage.name_of(parent) == "checkpoint" and storage.exists(path)
     values = storage.read_json(path, fields=_Threshold) if is_finished else checkpoint.config["settings"]
     return float(values.get("threshold", 0.5))

@@ -75,7 +75,7 @@ def load_model(checkpoint: Checkpoint, custom_network: str = "") -> LungNetwork:
 
 
 def load_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """Read the weights.
+    """Read the weights; fp16, as in exported models, becomes fp32.
 
     Raises:
         CheckpointError: the file has no tensors, or tensors of an unknown type.
@@ -83,9 +83,10 @@ def load_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """
     content = storage.read_bytes(storage.join(checkpoint.folder, "model.safetensors"))
     try:
-        return safetensors.torch.load(content)
+        weights = safetensors.torch.load(content)
     except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise unusable_weights_error(checkpoint, error) from None
+    return {name: value.float() if value.dtype == torch.float16 else value for name, value in weights.items()}
 
 
 def load_state(checkpoint: Checkpoint) -> dict[str, Any]:

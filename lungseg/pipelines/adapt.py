@@ -19,7 +19,7 @@ from lungseg.dataset.catalog import PreparedDataset, find_datasets, list_unfinis
 from lungseg.dataset.sample_reader import SampleReader
 from lungseg.errors import InputError, LungsegError, SettingsError, TaskResult
 from lungseg.job_end import command, end_job
-from lungseg.model import checkpoint
+from lungseg.model import checkpoint, sources
 from lungseg.model.checkpoint import Checkpoint
 from lungseg.plurals import counted
 from lungseg.progress import ProgressLine
@@ -80,7 +80,7 @@ def _models(settings: AdaptSettings) -> dict[str, Checkpoint]:
         LungsegError: a model cannot be used, or two runs have the same name.
 
     """
-    models = [model for folder in settings.checkpoint for model in checkpoint.find_all(storage.resolve(folder))]
+    models = [model for name in settings.checkpoint for model in checkpoint.find_all(sources.resolve(name))]
     repeated = [name for name, count in Counter(model.config["run"] for model in models).items() if count > 1]
     if repeated:
         raise SettingsError(f"--checkpoint: two runs named {repeated[0]}: adapt them in two commands, to two --out")
@@ -173,7 +173,8 @@ def _adapt_model(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = checkpoint_io.load_model(source, custom_network).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     yield from adapt_batch_norm(model, ([reader.read(int(position)).image for position in batch] for batch in batches))
-    config: dict[str, Any] = {name: value for name, value in source.config.items() if name != "digests"}
+    left_out = ("digests", "model_format", "trained_on_digests")  # of the model that is adapted, and its format
+    config: dict[str, Any] = {name: value for name, value in source.config.items() if name not in left_out}
     config["settings"] = {**config["settings"], "threshold": checkpoint.stored_threshold(source)}
     config["adapted_to"] = {**inputs, "model": source.digest}
     trained_on = checkpoint.trained_on_table(source)

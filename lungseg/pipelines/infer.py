@@ -27,6 +27,7 @@ from lungseg.inference.summary import StageTimes, log_counts, print_image_summar
 from lungseg.ingest.lost_inputs import lost_inputs
 from lungseg.ingest.pseudonyms import read_key
 from lungseg.job_end import command, end_job
+from lungseg.model import sources
 from lungseg.model.checkpoint import Checkpoint, ensemble_digest
 from lungseg.model.custom_code import NETWORK, source_digest
 from lungseg.plurals import counted
@@ -101,7 +102,7 @@ def _end(settings: InferSettings, out: str, counts: StatusCounts) -> None:
     losses = lost_inputs(counts.statuses, ((*key, count) for key, count in counts.codes.items()))
     losses["skipped_datasets"] = count_skipped(storage.resolve(settings.archive))
     export = command("export", "archive", "--predictions", out, "--formats", "overlays")
-    studies = [folder for folder in settings.checkpoint if storage.exists(storage.join(folder, "study.json"))]
+    studies = [folder for folder in settings.checkpoint if sources.is_study(folder)]
     reports = [command("report", "study", "--study", folder, "--predictions", out) for folder in studies]
     end_job(losses, settings.strict, *([export, *reports[:1]] if counts.predicted() else []))
 
