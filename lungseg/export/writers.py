@@ -20,13 +20,13 @@ from lungseg.imaging.dicom.reader import is_dicom
 from lungseg.imaging.dicom.segmentation import encode_segmentation, invalid_elements
 from lungseg.imaging.lung_sides import split_sides
 from lungseg.imaging.orientation import to_stored, to_upright
+from lungseg.imaging.overlay import PREDICTION, REFERENCE, draw_outlines
 from lungseg.ingest.file_names import MAX_ID, shorten
 from lungseg.ingest.reason_codes import QUESTIONABLE
 from lungseg.predictions.overlays import orientation_of, read_image_and_mask
 from lungseg.predictions.parts import read_part
 
 _FileContent = tuple[bytes, str, list[str]]  # content, suffix; notes, or names of emptied DICOM elements
-_PREDICTION, _REFERENCE = (0, 176, 255), (233, 180, 86)  # BGR, the colours of the report
 _HEAD = 512  # bytes, enough to recognise DICOM
 
 
@@ -163,18 +163,9 @@ def draw_overlay(image: U8, mask: U8, reference: U8 | None, max_side: int) -> ND
 
     The prediction is orange; the reference is blue and below it.
     """
-    height, width = image.shape
-    scale = min(1.0, max_side / max(height, width))
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    overlay = cv2.cvtColor(cv2.resize(image, size, interpolation=cv2.INTER_AREA), cv2.COLOR_GRAY2BGR)
-    thickness = max(1, round(max(size) / 400))
-    for outlined, colour, extra in ((reference, _REFERENCE, 1), (mask, _PREDICTION, 0)):
-        if outlined is None:
-            continue
-        resized = cv2.resize(outlined, size, interpolation=cv2.INTER_NEAREST)
-        contours, _ = cv2.findContours(resized, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(overlay, contours, -1, colour, thickness + extra, cv2.LINE_AA)
-    return overlay  # type: ignore[return-value]
+    outlines = [] if reference is None else [(reference, REFERENCE, 1)]
+    overlay = draw_outlines(image, [*outlines, (mask, PREDICTION, 0)], max_side)
+    return np.ascontiguousarray(overlay[..., ::-1])
 
 
 def _annotation(row: Row) -> Row:

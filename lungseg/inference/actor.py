@@ -1,6 +1,5 @@
 """Actors of an inference: they hold the models and predict the opened images of a part."""
 
-import gc
 import json
 import time
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ from lungseg.errors import CheckpointError, LungsegError, TaskResult
 from lungseg.inference.cpu_tasks import InferenceJob, parse_opened
 from lungseg.inference.items import Prediction, to_levels
 from lungseg.model import checkpoint
-from lungseg.model.cpu_memory import keep_freed_memory
+from lungseg.model.cpu_memory import keep_freed_memory, paused_garbage_collection
 
 if TYPE_CHECKING:
     from lungseg.inference.ensemble import Ensemble
@@ -22,13 +21,11 @@ class PredictPart:
 
     def __init__(self, job: InferenceJob, threads: int = 0) -> None:
         self._job, self._load_error = job, TaskResult()
-        gc.disable()  # the imports of torch, timm and smp take a sixth longer with garbage collection
         try:
-            self._ensemble = _load(job, threads)
+            with paused_garbage_collection():
+                self._ensemble = _load(job, threads)
         except LungsegError as error:  # returned with every part: if raised here, Ray would restart the actor
             self._load_error = TaskResult(error=error)
-        finally:
-            gc.enable()
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Replace the column `square` by `probability`, `predicted` (JSON) and `busy` (start and end, seconds)."""

@@ -12,6 +12,7 @@ from lungseg.config import InferSettings, ListingColumns, PreprocessSettings
 from lungseg.dataset import catalog
 from lungseg.errors import InputError, SettingsError
 from lungseg.imaging.codecs import SUFFIXES
+from lungseg.inference.image_inputs import file_record
 from lungseg.inference.items import Item, Stat, prepared_item, with_stats
 from lungseg.ingest import file_names, record_checks, sources
 from lungseg.ingest.sources import text_tables
@@ -119,10 +120,7 @@ def _require_only_prepared(archive: str, prepared: Sequence[str]) -> None:
 def _from_file(path: str, settings: InferSettings, key: bytes | None) -> list[Record]:
     """List the records of a listing, of a manifest of lungseg prepare, or of a single image."""
     if not path.lower().endswith(_LISTINGS):
-        folder = storage.name_of(storage.parent_of(path))
-        image_id = file_names.image_id(file_names.stem(storage.name_of(path)))
-        patient = file_names.unnamed_patient(image_id, path)
-        return [Record(image_id, file_names.dataset_name(folder), path, patient_id=patient)]
+        return [file_record(path)]
     if path.lower().endswith(".parquet"):
         content = storage.read_bytes(path)
         if set(MANIFEST.names) <= set(text_tables.column_names(content, path)):

@@ -1,13 +1,26 @@
 """The result of segmenting one X-ray in this process: masks, probabilities, checks and areas."""
 
+import os
 from dataclasses import dataclass
+from typing import Literal
 
+import numpy as np
+
+from lungseg import storage
 from lungseg.arrays import F32, U8, Grey, Row
-from lungseg.errors import ImageError
+from lungseg.errors import ImageError, InputError, SettingsError
+from lungseg.imaging import codecs
+from lungseg.imaging.dicom.segmentation import encode_segmentation
 from lungseg.imaging.geometry import restore
+from lungseg.imaging.intensity import normalise
 from lungseg.imaging.lung_sides import split_sides
 from lungseg.imaging.orientation import to_stored
+from lungseg.imaging.overlay import LEFT_LUNG, RIGHT_LUNG, draw_outlines
+from lungseg.ingest.reason_codes import REGISTRY
 from lungseg.schema import USABLE, Geometry
+
+FileKind = Literal["mask", "overlay", "dicom-seg"]
+_SUFFIXES: dict[FileKind, str] = {"mask": ".mask.png", "overlay": ".overlay.png", "dicom-seg": ".seg.dcm"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,7 +29,11 @@ class Result:
 
     row: its row of PREDICTIONS. spacing_mm: side of a pixel, None if unknown. image: u8 or u16[H,W], upright, with
     light bones. upright_mask: u8[H,W] in {0,1}. square: probabilities f32[S,S] in the square of the model, placed as
-    `geometry` states. The last four are None where the image was rejected.
+    `geometry` states. These four are None where the image was rejected. file: the path or the bytes of the image's
+    file, None if the image was passed as pixels.
+
+    Masks and probabilities have the size and orientation of the stored pixels. Those of a rejected image raise an
+    ImageError, which is an InputError.
     """
 
     row: Row
@@ -25,6 +42,7 @@ class Result:
     upright_mask: U8 | None = None
     square: F32 | None = None
     geometry: Geometry | None = None
+    file: str | bytes | None = None
 
     @property
     def status(self) -> str:
@@ -42,51 +60,115 @@ class Result:
         return str(self.row["message"])
 
     @property
+    def codes(self) -> tuple[str, ...]:
+        """Return the reason codes of `reason`, as in docs/reason-codes.md."""
+        return tuple(self.row["codes"])
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Return the codes of what is unusual: look at the image before you use its mask."""
+        return tuple(self.row["flags"])
+
+    @property
+    def flag_texts(self) -> tuple[str, ...]:
+        """Return the sentences of the flags, in the same order."""
+        return tuple(REGISTRY[flag].meaning for flag in self.flags)
+
+    @property
     def mask(self) -> U8:
-        """Return the mask of both lungs u8[H,W] in {0,1}, in the size and orientation of the stored pixels.
-
-        Raises:
-            ImageError: the image was rejected.
-
-        """
+        """Return the mask of both lungs, u8[H,W] in {0,1}."""
         mask, geometry = self._require_mask()
         return to_stored(mask, geometry.orientation)
 
     @property
     def right(self) -> U8:
-        """Return the mask of the patient's right lung, u8[H,W] in {0,1}; see `split_sides`.
-
-        Raises:
-            ImageError: the image was rejected.
-
-        """
+        """Return the mask of the patient's right lung, u8[H,W] in {0,1}; see `split_sides`."""
         mask, geometry = self._require_mask()
         return to_stored(split_sides(mask)[0], geometry.orientation)
 
     @property
     def left(self) -> U8:
-        """Return the mask of the patient's left lung, u8[H,W] in {0,1}; see `split_sides`.
-
-        Raises:
-            ImageError: the image was rejected.
-
-        """
+        """Return the mask of the patient's left lung, u8[H,W] in {0,1}; see `split_sides`."""
         mask, geometry = self._require_mask()
         return to_stored(split_sides(mask)[1], geometry.orientation)
 
     @property
     def probability(self) -> F32:
-        """Return the lung probability f32[H,W] in [0,1] before post-processing, as `mask` is oriented.
-
-        Raises:
-            ImageError: the image was rejected.
-
-        """
+        """Return the lung probability f32[H,W] in [0,1] before post-processing."""
         _, geometry = self._require_mask()
         assert self.square is not None, "there is a mask"
         return to_stored(restore(self.square, geometry), geometry.orientation)
 
+    @property
+    def doubt(self) -> float | None:
+        """Return the doubt of the prediction, 0 certain to 1, None without a mask; good for ranking, not calibrated."""
+        value = self.row["doubt"]
+        return None if value is None else float(value)
+
+    @property
+    def doubt_reason(self) -> str:
+        """Return where most of the doubt lies, in words."""
+        return str(self.row["doubt_reason"] or "")
+
+    @property
+    def areas_px(self) -> dict[str, int]:
+        """Return the pixels of the `right` lung, the `left` lung, and `both`."""
+        self._require_mask()
+        columns = {"right": "right_lung_px", "left": "left_lung_px", "both": "area_px"}
+        return {side: int(self.row[column]) for side, column in columns.items()}
+
+    @property
+    def areas_cm2(self) -> dict[str, float] | None:
+        """Return the areas in cm2 with the keys of `areas_px`, None if the size of a pixel is unknown."""
+        areas = self.areas_px
+        if self.spacing_mm is None:
+            return None
+        return {side: pixels * self.spacing_mm**2 / 100 for side, pixels in areas.items()}
+
+    def overlay(self, max_side: int | None = None) -> U8:
+        """Draw the outlines of both lungs on the upright image; RGB u8[h,w,3] of at most `max_side` px.
+
+        The patient's right lung is orange, the left lung green.
+        """
+        mask, _ = self._require_mask()
+        assert self.image is not None, "there is a mask"
+        right, left = split_sides(mask)
+        outlines = [(right, RIGHT_LUNG, 0), (left, LEFT_LUNG, 0)]
+        return draw_outlines(normalise(self.image, "none"), outlines, max_side or max(mask.shape))
+
+    def save(self, path: str | os.PathLike[str], kind: FileKind = "mask") -> str:
+        """Write a file and return its path. path: a file, or an existing folder, where the image's id is the name.
+
+        kind: mask (PNG, lungs 255), overlay (PNG) or dicom-seg (only for DICOM images).
+
+        Raises:
+            ImageError: the image was rejected, or a DICOM segmentation of it is not possible.
+            InputError: the file cannot be written, or is the image.
+            SettingsError: an unknown kind.
+
+        """
+        if kind not in _SUFFIXES:
+            raise SettingsError(f"kind {kind!r}: expected {', '.join(_SUFFIXES)}")
+        target = storage.resolve(os.fspath(path))
+        if os.path.isdir(target):
+            target = storage.join(target, f"{self.row['image_id']}{_SUFFIXES[kind]}")
+        if target == self.row["source_uri"]:
+            raise InputError(f"{target} is the image: pass another file")
+        storage.write_bytes(target, self._encode(kind))
+        return target
+
+    def _encode(self, kind: FileKind) -> bytes:
+        if kind == "mask":
+            return codecs.encode_image(self.mask * np.uint8(255))
+        if kind == "overlay":
+            return codecs.encode_image(np.ascontiguousarray(self.overlay()[..., ::-1]))
+        if self.file is None:
+            raise ImageError("not_dicom", f"{self.row['image_id']} was passed as pixels: pass the path of a DICOM file")
+        content = self.file if isinstance(self.file, bytes) else storage.read_bytes(self.file)
+        masks = {"right": self.right, "left": self.left}
+        return encode_segmentation(content, masks, self.row["model"], storage.name_of(self.row["source_uri"]))
+
     def _require_mask(self) -> tuple[U8, Geometry]:
         if self.upright_mask is None or self.geometry is None:
-            raise ImageError(self.row["codes"][0], self.reason)
+            raise ImageError(self.codes[0], self.reason)
         return self.upright_mask, self.geometry

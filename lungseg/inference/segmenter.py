@@ -1,19 +1,28 @@
 """Segment X-rays in this process, without Ray: the steps of the bulk pipeline for one image or a few."""
 
+from __future__ import annotations
+
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import overload
+
+from pydantic import ValidationError
 
 from lungseg import storage
 from lungseg.arrays import Grey
-from lungseg.config import PostprocessSettings
+from lungseg.config import InferSettings, PostprocessSettings, Tta
+from lungseg.errors import ImageError, SettingsError, first_line
+from lungseg.inference.image_inputs import ImageInput, Polarity, open_input
 from lungseg.inference.items import Item, OpenedImage, Prediction, PredictOptions, from_levels, open_image, to_levels
 from lungseg.inference.model_selection import find_models, mean_threshold
 from lungseg.inference.result import Result
 from lungseg.inference.rows import make_row_and_mask
 from lungseg.ingest.record_checks import ReadFile
 from lungseg.model.checkpoint import ensemble_digest
+from lungseg.model.cpu_memory import paused_garbage_collection
 
 _POSTPROCESS = PostprocessSettings()
 _OPTIONS = PredictOptions()
@@ -40,15 +49,64 @@ class Segmenter:
             LungsegError: a model cannot be used, or the models do not fit together.
 
         """
-        # torch takes a second: imported only after the folders are found to be models.
         models = find_models(checkpoints)
-        from lungseg.inference.ensemble import Ensemble
-
         self._settings = settings or SegmenterSettings()
         self._preprocess = models[0].preprocess
         threshold = self._settings.threshold or mean_threshold(models)
         self._shared = {"threshold": threshold, "model": ensemble_digest(models)}
-        self._ensemble = Ensemble(models, self._settings.options)
+        with paused_garbage_collection():
+            from lungseg.inference.ensemble import Ensemble  # torch takes a second: only for what is a model
+
+            _require_device(self._settings.options.device)
+            self._ensemble = Ensemble(models, self._settings.options)
+
+    @overload
+    def __call__(self, images: ImageInput, polarity: Polarity = "bone-white") -> Result: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def __call__(self, images: Sequence[ImageInput], polarity: Polarity = "bone-white") -> list[Result]: ...
+
+    def __call__(
+        self, images: ImageInput | Sequence[ImageInput], polarity: Polarity = "bone-white"
+    ) -> Result | list[Result]:
+        """Segment one image, or a list in batches: paths, bytes of files, NumPy arrays or Pillow images.
+
+        polarity: of arrays and Pillow images; with bone-black, their grey values are inverted first. In a list, a
+        rejected image is a result without a mask.
+
+        Raises:
+            ImageError: a single image was rejected.
+            SettingsError: the polarity is unknown, or is passed for a file, which states its own.
+            TypeError: not an image of a supported type.
+
+        """
+        if isinstance(images, (list, tuple)):
+            return self._segment_inputs(images, [f"image-{number}" for number in range(1, len(images) + 1)], polarity)
+        (result,) = self._segment_inputs([images], ["image"], polarity)  # type: ignore[list-item]
+        if not result.ok:
+            raise ImageError(result.codes[0], result.reason)
+        return result
+
+    def _segment_inputs(self, images: Sequence[ImageInput], names: Sequence[str], polarity: Polarity) -> list[Result]:
+        contents: dict[str, bytes] = {}
+
+        def items() -> Iterator[Item]:
+            for image, name in zip(images, names, strict=True):
+                item, content = open_input(image, polarity, name)
+                if content is not None:
+                    contents[name] = content
+                yield item
+
+        def read(uri: str) -> bytes:
+            return contents.pop(uri) if uri in contents else storage.read_bytes(uri)
+
+        results = zip(images, self.segment(items(), read), strict=True)
+        return [
+            result
+            if isinstance(image, (str, os.PathLike))
+            else replace(result, file=image if isinstance(image, bytes) else None)
+            for image, result in results
+        ]
 
     def segment(self, items: Iterable[Item], read: ReadFile = storage.read_bytes) -> Iterator[Result]:
         """Segment items of image files in batches; yield one result for each, in order.
@@ -77,4 +135,43 @@ class Segmenter:
             prediction = replace(prediction, probability=from_levels(to_levels(prediction.probability)))
         row, mask = make_row_and_mask(opened, prediction, self._shared, self._settings.postprocess)
         square = None if prediction is None else prediction.probability
-        return Result(row, opened.record.spacing_mm, pixels, mask, square, opened.geometry)
+        return Result(row, opened.record.spacing_mm, pixels, mask, square, opened.geometry, opened.record.image_uri)
+
+
+def load(
+    *models: str,
+    device: str = "cpu",
+    tta: Tta = "none",
+    threshold: float | None = None,
+    batch_size: int = 16,
+) -> Segmenter:
+    """Load a model, `lungs` by default; of several models, the mean probability is used.
+
+    models: an installed name, a folder of a model, run or study, or an address, as for `lungseg infer --checkpoint`.
+    device: as torch names it, such as cpu or cuda. tta: flip for the mean of an image and its mirror image.
+
+    Raises:
+        LungsegError: a model or a setting cannot be used, or the models do not fit together.
+
+    """
+    try:
+        InferSettings(tta=tta, threshold=threshold, batch_size=batch_size)
+    except ValidationError as error:
+        raise SettingsError("; ".join(f"{item['loc'][0]}: {item['msg']}" for item in error.errors())) from None
+    options = PredictOptions(device, tta=tta)
+    return Segmenter(models or ("lungs",), SegmenterSettings(options, threshold=threshold, batch_size=batch_size))
+
+
+def _require_device(device: str) -> None:
+    """Check that torch can use a device.
+
+    Raises:
+        SettingsError: it cannot.
+
+    """
+    import torch
+
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise SettingsError(f"device {device}: torch cannot use it ({first_line(error)}): pass cpu or cuda") from None

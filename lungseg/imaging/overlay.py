@@ -1,0 +1,33 @@
+"""Draw the outlines of masks on an X-ray."""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from lungseg.arrays import U8
+
+Colour = tuple[int, int, int]
+
+# RGB of the palette of Okabe and Ito, Color Universal Design, 2008, two of them lighter.
+PREDICTION: Colour = (255, 176, 0)
+RIGHT_LUNG: Colour = (255, 176, 0)
+LEFT_LUNG: Colour = (0, 204, 150)
+REFERENCE: Colour = (86, 180, 233)
+
+
+def draw_outlines(image: U8, outlines: Sequence[tuple[U8, Colour, int]], max_side: int) -> U8:
+    """Draw the outlines of masks on an image u8[H,W]; return RGB u8[h,w,3] of at most `max_side` px.
+
+    outlines: mask u8[H,W] in {0,1}, colour, and px that its line is wider than usual; the later ones are on top.
+    """
+    height, width = image.shape
+    scale = min(1.0, max_side / max(height, width))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    overlay = cv2.cvtColor(cv2.resize(image, size, interpolation=cv2.INTER_AREA), cv2.COLOR_GRAY2RGB)
+    thickness = max(1, round(max(size) / 400))
+    for mask, colour, extra in outlines:
+        resized = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
+        contours, _ = cv2.findContours(resized, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(overlay, contours, -1, colour, thickness + extra, cv2.LINE_AA)
+    return np.asarray(overlay, np.uint8)
