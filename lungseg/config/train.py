@@ -111,6 +111,10 @@ class AugmentSettings(Settings):
     """Gaussian noise, standard deviation uniform from 0 to this fraction of the full range"""
     collimate: Fraction = 0.0
     """probability of one to four black or grey borders (collimation), never over the lung mask"""
+    opacity: Fraction = 0.0
+    """probability of painted opacities inside the lungs: effusions, consolidations, haze"""
+    gas: Fraction = 0.0
+    """probability of painted gas below a lung, as in the stomach"""
     custom: str = ""
     """your own augmentation, applied last, as package.module:Name"""
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from lungseg.arrays import U8
 from lungseg.config import AugmentSettings
+from lungseg.training.opacities import paint_gas, paint_opacities
 
 Floats = NDArray[np.float32]
 
@@ -46,6 +47,8 @@ class _Kind(IntEnum):
     BLUR = 11
     NOISE = 12
     COLLIMATE = 13
+    OPACITY = 14
+    GAS = 15
 
 
 _MakeGenerator = Callable[[_Kind], np.random.Generator]
@@ -54,8 +57,8 @@ _MakeGenerator = Callable[[_Kind], np.random.Generator]
 def augment(image: U8, mask: U8, settings: AugmentSettings, key: tuple[int, int, str]) -> tuple[U8, U8]:
     """Augment an image u8[S,S] and its mask u8[S,S] in {0,1}; key is (seed, epoch, image_id).
 
-    Applied in the order of an exposure: collimation, patient position, shading by bones, grey curve, detector blur
-    and noise. Without any enabled kind, both arrays are returned as they are. The input arrays are never modified.
+    Applied in the order of an exposure: disease, collimation, patient position, shading by bones, grey curve, detector
+    blur and noise. Without any enabled kind, both arrays are returned as they are. The input arrays are never modified.
     """
     seed, epoch, image_id = key
     image_key = zlib.crc32(image_id.encode())
@@ -63,6 +66,7 @@ def augment(image: U8, mask: U8, settings: AugmentSettings, key: tuple[int, int,
     def generator(kind: _Kind) -> np.random.Generator:
         return np.random.default_rng((seed, epoch, image_key, kind))
 
+    image = _paint_disease(image, mask, settings, generator)
     if settings.collimate:
         image = _collimate(image, mask, settings.collimate, generator(_Kind.COLLIMATE))
     if settings.rotate_deg or settings.scale or settings.shift or settings.elastic or settings.flip:
@@ -76,6 +80,17 @@ def augment(image: U8, mask: U8, settings: AugmentSettings, key: tuple[int, int,
     if settings.noise:
         image = _add_noise(image, settings.noise, generator(_Kind.NOISE))
     return image, mask
+
+
+def _paint_disease(image: U8, mask: U8, settings: AugmentSettings, generator: _MakeGenerator) -> U8:
+    for kind, chance, paint in (
+        (_Kind.OPACITY, settings.opacity, paint_opacities),
+        (_Kind.GAS, settings.gas, paint_gas),
+    ):
+        random = generator(kind)
+        if random.random() < chance:
+            image = paint(image, mask, random)
+    return image
 
 
 def flips_allowed(classes: Sequence[str]) -> bool:
