@@ -8,7 +8,7 @@ from lungseg.config.batches import DEFAULT_BATCH_SIZE, global_batch_problem
 from lungseg.config.precision import Precision
 from lungseg.config.shared import Count, Fraction, JobSettings, Positive, Settings
 
-Protocol = Literal["pooled", "source-to-source", "leave-one-dataset-out"]
+Protocol = Literal["pooled", "source-to-source", "leave-one-dataset-out", "all"]
 
 
 class ModelSettings(Settings):
@@ -166,7 +166,7 @@ class TrainSettings(JobSettings):
     protocols: tuple[Protocol, ...] = ("pooled",)
     """pooled: train on all datasets without the held-out fold; source-to-source: train on one dataset, test on its
     held-out fold and on the others; leave-one-dataset-out: train on all datasets but one, test on their held-out fold
-    and on that one"""
+    and on that one; all: train on every image and test nothing, for a model to release"""
     folds: Annotated[int, Field(ge=2)] = 5
     """number of folds; all images of a patient are in one fold"""
     folds_from: str = ""
@@ -183,6 +183,8 @@ class TrainSettings(JobSettings):
     loader: LoaderSettings = LoaderSettings()
     epochs: Positive = 50
     """number of epochs"""
+    half_size_epochs: Annotated[int, Field(ge=0)] = 0
+    """first epochs that train on images of half the size, four times faster; the rest train at full size"""
     patience: Annotated[int, Field(ge=0)] = 0
     """stop after this many epochs without a better validation Dice and test the best epoch; 0: off. The fold after the
     held-out one is then used for validation, not for training"""
@@ -227,8 +229,15 @@ class TrainSettings(JobSettings):
             raise ValueError(f"--only-folds {wrong[0]} of {self.folds} folds: pass 0 to {self.folds - 1}")
         if not self.protocols:
             raise ValueError(
-                "--protocols is empty: pass one or more of pooled, source-to-source, leave-one-dataset-out"
+                "--protocols is empty: pass one or more of pooled, source-to-source, leave-one-dataset-out, all"
             )
+        if "all" in self.protocols and self.validates:
+            raise ValueError(
+                "--protocols all trains on every image, but --patience and --choose-threshold need a validation fold: "
+                "leave them out, or pass --protocols pooled"
+            )
+        if self.half_size_epochs > self.epochs:
+            raise ValueError(f"--half-size-epochs {self.half_size_epochs} of {self.epochs} epochs: lower it")
         return self
 
     @property

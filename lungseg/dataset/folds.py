@@ -46,7 +46,7 @@ class RunPlan:
             "leave-one-dataset-out": f"without-{self.left_out}",
         }
         seed = f"-seed{self.seed}" if self.seed else ""  # the default is not part of a name
-        return f"{sources[self.protocol]}-fold{self.fold}{seed}"
+        return f"all{seed}" if self.protocol == "all" else f"{sources[self.protocol]}-fold{self.fold}{seed}"
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def plan_study(
     split_seed: int,
     validates: bool = False,
 ) -> list[RunPlan]:
-    """List the runs of a study: `pooled` has one per fold, the other protocols one per fold and dataset.
+    """List the runs of a study: `all` has one, `pooled` one per fold, the other protocols one per fold and dataset.
 
     Raises:
         SettingsError: leave-one-dataset-out with fewer than two datasets.
@@ -78,7 +78,8 @@ def plan_study(
     for protocol in dict.fromkeys(protocols):
         for sources, left_out in _sources(protocol, tuple(datasets)):
             runs += [
-                RunPlan(protocol, sources, fold, folds, split_seed, left_out, validates) for fold in selected_folds
+                RunPlan(protocol, sources, fold, folds, split_seed, left_out, validates)
+                for fold in (selected_folds if protocol != "all" else (0,))
             ]
     return runs
 
@@ -86,12 +87,14 @@ def plan_study(
 def split(rows: Sequence[Row], plan: RunPlan, linked: Iterable[Link] = ()) -> Split:
     """Split index rows for a run; no patient, image or linked pair is on both sides.
 
-    An image of another dataset whose group the run trains on is in no subset.
+    An image of another dataset whose group the run trains on is in no subset. `all` trains on every row.
 
     Raises:
         SettingsError: a subset that the run needs is empty.
 
     """
+    if plan.protocol == "all":
+        return Split(tuple(range(len(rows))), (), ())
     groups = group_rows(rows, linked)
     is_source = [row["dataset"] in plan.train_on for row in rows]
     fold_of = assign_folds(rows, groups, plan.folds, plan.split_seed)
@@ -185,7 +188,7 @@ def group_rows(rows: Sequence[Row], linked: Iterable[Link] = ()) -> list[str]:
 
 def _sources(protocol: Protocol, datasets: tuple[str, ...]) -> list[tuple[tuple[str, ...], str]]:
     """List the training datasets of a protocol's runs, each with the dataset that is left out."""
-    if protocol == "pooled":
+    if protocol in ("pooled", "all"):
         return [(datasets, "")]
     if protocol == "source-to-source":
         return [((dataset,), "") for dataset in datasets]

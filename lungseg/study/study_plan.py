@@ -19,7 +19,7 @@ from lungseg.training.study_data import require_enough_images
 
 logger = logging.getLogger(__name__)
 
-_PROTOCOLS: tuple[Protocol, ...] = ("pooled", "source-to-source", "leave-one-dataset-out")
+_PROTOCOLS: tuple[Protocol, ...] = ("pooled", "source-to-source", "all", "leave-one-dataset-out")
 
 
 def plan_runs(settings: TrainSettings, data: Sequence[PreparedDataset]) -> list[folds.RunPlan]:
@@ -74,7 +74,7 @@ def matching_runs(
 
     earlier_seeds: seeds that earlier commands trained this study with.
     """
-    protocols = _PROTOCOLS if len(data) > 1 else _PROTOCOLS[:2]
+    protocols = _PROTOCOLS if len(data) > 1 else _PROTOCOLS[:3]
     seeds = sorted({*settings.training_seeds, *earlier_seeds})
     return frozenset(name_plans(settings, _plans(settings, data, protocols, (), seeds), data))
 

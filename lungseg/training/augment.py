@@ -1,7 +1,7 @@
 """Random augmentation of training samples; the result depends on (seed, epoch, image_id) only.
 
-Each kind of augmentation has its own random generator and always draws the same number of values, so that enabling
-one, or adding one later, does not change the others. Black stays black under every grey-level change: it is padding
+Each kind of augmentation has its own random generator, so that enabling one, or adding one later, does not change the
+others. Black stays black under every grey-level change: it is padding
 or collimation, which is also black at inference.
 """
 
@@ -87,8 +87,7 @@ def _paint_disease(image: U8, mask: U8, settings: AugmentSettings, generator: _M
         (_Kind.OPACITY, settings.opacity, paint_opacities),
         (_Kind.GAS, settings.gas, paint_gas),
     ):
-        random = generator(kind)
-        if random.random() < chance:
+        if chance and (random := generator(kind)).random() < chance:
             image = paint(image, mask, random)
     return image
 

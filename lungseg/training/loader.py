@@ -5,10 +5,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lungseg.arrays import U8
 from lungseg.config import AugmentSettings, TrainSettings
 from lungseg.dataset.sample_reader import SampleReader
 from lungseg.schema import Sample
@@ -133,8 +135,10 @@ def evaluation_steps(count: int, batch_size: int, ranks: tuple[int, int]) -> lis
     return [Step(tuple(own[start : start + batch_size]), 0) for start in range(0, len(own), batch_size)]
 
 
-def make_augmentation(settings: AugmentSettings, seed: int, epoch: int) -> Transform:
+def make_augmentation(settings: AugmentSettings, seed: int, epoch: int, halves: bool = False) -> Transform:
     """Return the random augmentation of training samples in one epoch; a custom one is applied last.
+
+    halves: reduce image and mask to half the size first.
 
     Raises:
         SettingsError: a custom augmentation cannot be imported. The transform raises it if the custom one fails.
@@ -145,12 +149,18 @@ def make_augmentation(settings: AugmentSettings, seed: int, epoch: int) -> Trans
     def transform(sample: Sample) -> Sample:
         assert sample.mask is not None, "training refuses data without masks before it starts"
         key = (seed, epoch, sample.image_id)
-        image, mask = augment(sample.image, sample.mask, settings, key)
+        image, mask = (_halve(sample.image), _halve(sample.mask)) if halves else (sample.image, sample.mask)
+        image, mask = augment(image, mask, settings, key)
         if custom_augmentation is not None:
             image, mask = custom_augmentation(image, mask, key)
         return replace(sample, image=image, mask=mask)
 
     return transform
+
+
+def _halve(array: U8) -> U8:
+    """Return u8[S,S] at half the size; each pixel is the rounded mean of four, in a mask 1 for two or more."""
+    return np.asarray(cv2.resize(array, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def load_batches(

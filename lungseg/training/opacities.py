@@ -39,7 +39,7 @@ def paint_opacities(image: U8, mask: U8, random: np.random.Generator) -> U8:
     side = image.shape[0]
     # Opacity fades over a few pixels at the lung's border, as the border itself does.
     soft_mask = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), side / 128)
-    opacity = _enlarge(np.clip(grid, 0.0, _MAX_OPACITY), side) * soft_mask
+    opacity = np.clip(_enlarge(grid, side), 0.0, _MAX_OPACITY) * soft_mask
     pixels = image.astype(np.float32)
     grain = pixels - cv2.GaussianBlur(pixels, (0, 0), side / 100)
     return _keep_black(image, pixels + opacity * (np.maximum(grey, pixels) - pixels + _GRAIN * grain))
@@ -61,7 +61,7 @@ def paint_gas(image: U8, mask: U8, random: np.random.Generator) -> U8:
     strength = np.clip((1.1 - distance) * 5.0, 0.0, 1.0) * random.uniform(0.5, 1.0)
     grey = np.float32(np.quantile(image[mask > 0], random.uniform(0.1, 0.6)))
     pixels = image.astype(np.float32)
-    share = _enlarge(strength.astype(np.float32), image.shape[0])
+    share = np.clip(_enlarge(strength.astype(np.float32), image.shape[0]), 0.0, 1.0)
     share[cv2.dilate(mask, np.ones((5, 5), np.uint8)) > 0] = 0.0
     return _keep_black(image, pixels + share * (np.minimum(grey, pixels) - pixels))
 

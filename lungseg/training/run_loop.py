@@ -54,7 +54,7 @@ def _train_epoch(training: TrainingState, show: ShowProgress) -> Row:
     train_s = time.monotonic() - start
     subset = "validation" if settings.validates else "held_out"
     rows = measure_samples(training, getattr(training.split, subset), measure_at_prepared_size(settings.threshold))
-    metrics, curve = mean_metrics(rows), measure_curve(training)
+    metrics, curve = mean_metrics(rows) if rows else {}, measure_curve(training)
     row: Row = {
         "run": training.run.name,
         "epoch": training.epoch + 1,
@@ -69,9 +69,9 @@ def _train_epoch(training: TrainingState, show: ShowProgress) -> Row:
         "epoch_s": time.monotonic() - start,
     }
     training.epoch, training.step, training.sums, training.waited = training.epoch + 1, 0, (0.0, 0), 0.0
-    _update_best(training, metrics["dice"])
-    name = subset.replace("_", "-")
-    note = f"loss {row['loss']:.3f}, {name} Dice {metrics['dice']:.4f}, {row['images_per_second']:.0f} images/s"
+    _update_best(training, metrics.get("dice", 0.0))
+    dice = f"{subset.replace('_', '-')} Dice {metrics['dice']:.4f}, " if metrics else ""
+    note = f"loss {row['loss']:.3f}, {dice}{row['images_per_second']:.1f} images/s"
     note += "".join(
         f", {key.replace('_dice', ' Dice').replace('_', ' ')} {value:.4f}"
         for key, value in curve.items()
@@ -124,7 +124,8 @@ def _train_until_checkpoint(training: TrainingState, steps: Sequence[Step], show
         shares = images / clock.seconds, clock.waited / clock.seconds
         show(Progress(training.epoch + 1, done, total, loss, "", *shares))
 
-    augmentation = make_augmentation(settings.augment, training.run.random_seed, training.epoch)
+    halves = training.epoch < settings.half_size_epochs
+    augmentation = make_augmentation(settings.augment, training.run.random_seed, training.epoch, halves)
     threads = settings.loader.reader_threads
     loss, images = train_batches(
         training.learner,

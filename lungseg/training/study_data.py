@@ -22,7 +22,7 @@ def open_training_data(folders: Sequence[str], settings: TrainSettings | None = 
     Raises:
         InputError: no sample has a mask, two datasets have the same name, they were prepared differently, or the table
             of folds does not fit them.
-        SettingsError: the table has another number of folds.
+        SettingsError: the table has another number of folds, or the images cannot be halved.
 
     """
     opened = [open_dataset(folder) for folder in folders]
@@ -44,6 +44,12 @@ def open_training_data(folders: Sequence[str], settings: TrainSettings | None = 
             raise InputError(
                 f"{dataset.folder} was not prepared like {data[0].folder} ({differences}): prepare both with the same "
                 "settings"
+            )
+        if settings is not None and settings.half_size_epochs and dataset.preprocess.size % 32:
+            raise SettingsError(
+                f"--half-size-epochs {settings.half_size_epochs}: {dataset.folder} has images of "
+                f"{dataset.preprocess.size} px, but half the size must be a multiple of 16: prepare it with another "
+                "--preprocess.size, or pass 0"
             )
         if [other.name for other in data].count(dataset.name) > 1:
             raise InputError(

@@ -17,7 +17,7 @@ from lungseg.errors import SettingsError
 # Names that sort before and after "pixel_digest", "image" and "patient".
 DATASETS = ("montgomery", "shenzhen", "a", "z_9")
 FINDINGS = ("normal", "abnormal", None)
-PROTOCOLS = get_args(Protocol)
+PROTOCOLS: tuple[Protocol, ...] = ("pooled", "source-to-source", "leave-one-dataset-out")
 
 
 def row(dataset: str, image: str, patient: str = "", pixel_digest: str = "", finding: str | None = None) -> Row:
@@ -333,6 +333,13 @@ def test_a_study_lists_each_fold_of_each_protocol_once() -> None:
     ]
     assert {(run.folds, run.split_seed, run.validates) for run in runs} == {(2, 7, False)}
     assert all(run.validates for run in folds.plan_study(PROTOCOLS, ("a", "m", "z"), 3, (), 7, validates=True))
+
+
+def test_protocol_all_is_one_run_on_every_image() -> None:
+    rows = single_image_rows(20, ("a", "m"))
+    (run,) = folds.plan_study(("all",), ("a", "m"), 5, (3,), split_seed=0)
+    assert (run.name, run.train_on) == ("all", ("a", "m"))
+    assert folds.split(rows, run) == folds.Split(tuple(range(40)), (), ())
 
 
 def test_a_left_out_dataset_is_tested_completely() -> None:

@@ -18,7 +18,8 @@ KEY = (3, 5, "case_01")
 MOVES: dict[str, float] = {"rotate_deg": 20.0, "scale": 0.3, "shift": 0.2, "elastic": 0.03, "flip": 1.0}
 CURVES: dict[str, float] = {"gamma": 0.7, "contrast": 0.5, "brightness": 0.2, "jitter": 0.5}
 GREYS: dict[str, float] = {**CURVES, "shadow": 0.5, "blur": 2.0, "noise": 0.05}
-KINDS: dict[str, float] = {**MOVES, **GREYS, "collimate": 1.0}
+DISEASES: dict[str, float] = {"opacity": 1.0, "gas": 1.0}
+KINDS: dict[str, float] = {**MOVES, **GREYS, **DISEASES, "collimate": 1.0}
 ALL = AugmentSettings(**KINDS)
 MOST = {"rotate_deg": 180.0, "scale": 0.99, "elastic": 0.03, "gamma": 3.0, "contrast": 0.99, "jitter": 3.0}
 MOST |= {"shadow": 0.99, "blur": 10.0, "noise": 0.5}
@@ -118,7 +119,8 @@ def _draws(pair: tuple[U8, U8], chosen: AugmentSettings) -> dict[Any, Any]:
     return {seed: generator.bit_generator.state for seed, generator in generators.items()}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+# The number of draws of painted diseases depends on what is painted, but no other kind uses their generators.
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in DISEASES])
 def test_random_draws_are_independent_of_other_settings(kind: str, pair: tuple[U8, U8]) -> None:
     combined = _draws(pair, ALL)
     assert len(combined) == len(KINDS)

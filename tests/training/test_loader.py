@@ -307,6 +307,18 @@ def test_threads_and_cache_change_nothing(augmented: bool, prepared: Path, reade
     assert equal(list(loader.load_batches(reader, STEPS, 4, change)), plain)
 
 
+def test_half_size_samples_are_reduced_before_augmentation(reader: SampleReader) -> None:
+    sample = reader.read(3)
+    assert sample.mask is not None
+    halved = loader.make_augmentation(AugmentSettings(), 0, 1, halves=True)(sample)
+    blocks = sample.image.reshape(32, 2, 32, 2).mean(axis=(1, 3))
+    assert np.abs(halved.image - blocks).max() <= 0.5
+    assert halved.mask is not None
+    np.testing.assert_array_equal(halved.mask, sample.mask.reshape(32, 2, 32, 2).sum(axis=(1, 3)) >= 2)
+    (batch,) = loader.load_batches(reader, [Step((3, 1), 2)], 1, loader.make_augmentation(AugmentSettings(rotate_deg=20.0, opacity=1.0), 0, 1, halves=True))
+    assert batch.images.shape == batch.masks.shape == (2, 1, 32, 32)
+
+
 def test_cache_keeps_samples_without_augmentation(prepared: Path) -> None:
     opened = cached(prepared)
     chosen = AugmentSettings(rotate_deg=20.0, flip=1.0)

@@ -34,9 +34,10 @@ from lungseg.prepare.shard_plan import plan_shards
 from lungseg.result_columns import TEST_ROWS
 from lungseg.schema import SCHEMA
 from lungseg.training import run_loop, run_state
+from lungseg.training.loader import Batch
 from lungseg.training.run import Progress, Run, ShowProgress, name_run
 from lungseg.training.study_data import open_training_data
-from lungseg.training.train_step import learning_rate
+from lungseg.training.train_step import Learner, learning_rate
 
 torch.set_num_threads(1)  # on a busy machine two threads are ten times slower
 
@@ -566,6 +567,32 @@ def test_threshold_is_selected_on_the_validation_fold(
 
 
 # Losses, rates and precision of a run
+
+
+def test_run_on_all_images_is_not_tested(folders: tuple[str, ...], tmp_path: Path) -> None:
+    settings = changed(epochs=1)
+    run = a_run(folders, tmp_path, settings, RunPlan("all", ("north", "south"), fold=0, folds=5, split_seed=3))
+    summary = go(run)
+    assert summary["trained_images"] == len(index_rows(run)) == 8
+    assert summary["tested"] == []
+    (line,) = metrics_of(run)
+    assert line["held_out_images"] == 0
+    assert "held_out_dice" not in line
+
+
+def test_first_epochs_may_train_at_half_size(
+    folders: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+    call = Learner.__call__
+
+    def record_size(learner: Learner, batch: Batch, rate: float) -> Tensor:
+        sizes.append(batch.images.shape[-1])
+        return call(learner, batch, rate)
+
+    monkeypatch.setattr(Learner, "__call__", record_size)
+    go(a_run(folders, tmp_path, changed(half_size_epochs=1, epochs=2)))
+    assert sizes == [32, 32, 64, 64]
 
 
 def test_infinite_loss_ends_the_run_with_its_rate(folders: tuple[str, ...], tmp_path: Path) -> None:

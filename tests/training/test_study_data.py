@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lungseg.config import PreprocessSettings
+from lungseg.config import PreprocessSettings, TrainSettings
 from lungseg.dataset import catalog
 from lungseg.dataset.folds import Split
 from lungseg.errors import InputError, SettingsError
@@ -89,3 +89,10 @@ def test_every_rank_needs_min_batch_size_images(images: int, workers: int, least
     )
     with pytest.raises(SettingsError, match=message):
         study_data.require_enough_images(parts, "run", workers, least)
+
+
+def test_images_that_cannot_be_halved_are_refused(archive: Path, tmp_path: Path) -> None:
+    folders = prepare(sources.discover(str(archive / "north")), tmp_path, size=80)
+    study_data.open_training_data(folders, TrainSettings())
+    with pytest.raises(SettingsError, match="images of 80 px, but half the size must be a multiple of 16"):
+        study_data.open_training_data(folders, TrainSettings(half_size_epochs=1))
