@@ -315,7 +315,12 @@ def test_half_size_samples_are_reduced_before_augmentation(reader: SampleReader)
     assert np.abs(halved.image - blocks).max() <= 0.5
     assert halved.mask is not None
     np.testing.assert_array_equal(halved.mask, sample.mask.reshape(32, 2, 32, 2).sum(axis=(1, 3)) >= 2)
-    (batch,) = loader.load_batches(reader, [Step((3, 1), 2)], 1, loader.make_augmentation(AugmentSettings(rotate_deg=20.0, opacity=1.0), 0, 1, halves=True))
+    (batch,) = loader.load_batches(
+        reader,
+        [Step((3, 1), 2)],
+        1,
+        loader.make_augmentation(AugmentSettings(rotate_deg=20.0, opacity=1.0), 0, 1, halves=True),
+    )
     assert batch.images.shape == batch.masks.shape == (2, 1, 32, 32)
 
 
