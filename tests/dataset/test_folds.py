@@ -4,7 +4,6 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import get_args
 
 import pytest
 from hypothesis import given, strategies as st
