@@ -45,7 +45,7 @@ _STRONG_AUGMENT = _AUGMENT.model_copy(
         "brightness": 0.2,
         "jitter": 0.6,
         "shadow": 0.4,
-        "opacity": 0.5,
+        "opacity": 0.4,
         "gas": 0.3,
     }
 )
