@@ -4,6 +4,8 @@ The training data show few opaque lungs. Without painted ones a model follows th
 outline, and takes air in the stomach for lung. Masks never change: an opaque lung is still lung, and gas is not.
 """
 
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +27,7 @@ def paint_opacities(image: U8, mask: U8, random: np.random.Generator) -> U8:
     without lungs or without tissue beside them is returned as it is.
     """
     tissue = image[(image > 0) & (mask == 0)]
-    lungs = _find_lungs(cv2.resize(mask * np.uint8(255), (_GRID, _GRID), interpolation=cv2.INTER_AREA))
+    lungs = _find_lungs(mask)
     if not lungs or tissue.size < image.size // 100:
         return image
     grey = np.float32(np.quantile(tissue, random.uniform(0.55, 0.85)))
@@ -47,7 +49,7 @@ def paint_opacities(image: U8, mask: U8, random: np.random.Generator) -> U8:
 
 def paint_gas(image: U8, mask: U8, random: np.random.Generator) -> U8:
     """Darken an ellipse of u8[S,S] below one lung, like air in the stomach or bowel; never inside the lungs."""
-    lungs = _find_lungs(cv2.resize(mask * np.uint8(255), (_GRID, _GRID), interpolation=cv2.INTER_AREA))
+    lungs = _find_lungs(mask)
     if not lungs:
         return image
     lung = lungs[random.integers(len(lungs))]
@@ -58,10 +60,10 @@ def paint_gas(image: U8, mask: U8, random: np.random.Generator) -> U8:
     y = lowest + radius_y + random.uniform(0.02, 0.06) * _GRID
     down, across = np.mgrid[:_GRID, :_GRID].astype(np.float32)
     distance = np.hypot((across - x) / radius_x, (down - y) / radius_y) + 0.4 * (_noise(8, random) - 0.5)
-    strength = np.clip((1.1 - distance) * 5.0, 0.0, 1.0) * random.uniform(0.5, 1.0)
+    strength = np.clip((1.1 - distance) * 5.0, 0.0, 1.0) * np.float32(random.uniform(0.5, 1.0))
     grey = np.float32(np.quantile(image[mask > 0], random.uniform(0.1, 0.6)))
     pixels = image.astype(np.float32)
-    share = np.clip(_enlarge(strength.astype(np.float32), image.shape[0]), 0.0, 1.0)
+    share = np.clip(_enlarge(strength, image.shape[0]), 0.0, 1.0)
     share[cv2.dilate(mask, np.ones((5, 5), np.uint8)) > 0] = 0.0
     return _keep_black(image, pixels + share * (np.minimum(grey, pixels) - pixels))
 
@@ -99,8 +101,9 @@ def _draw_haze(lung: U8, random: np.random.Generator) -> Floats:  # noqa: ARG001
     return np.asarray((0.3 + 0.7 * _noise(4, random)) * random.uniform(0.2, 0.8), np.float32)
 
 
-def _find_lungs(grid: U8) -> list[U8]:
-    """Return each lung of a reduced mask u8[G,G] as u8[G,G] in {0,1}."""
+def _find_lungs(mask: U8) -> list[U8]:
+    """Return each lung of a mask u8[S,S] in {0,1} as u8[G,G] in {0,1}."""
+    grid = np.asarray(cv2.resize(mask * np.uint8(255), (_GRID, _GRID), interpolation=cv2.INTER_AREA))
     count, labels, stats, _ = cv2.connectedComponentsWithStats((grid > 127).astype(np.uint8), connectivity=8)
     large = [i for i in range(1, count) if stats[i, cv2.CC_STAT_AREA] >= _LUNG_AREA * grid.size]
     return [(labels == i).astype(np.uint8) for i in large]
@@ -115,6 +118,6 @@ def _enlarge(field: Floats, side: int) -> Floats:
     return np.asarray(cv2.resize(field, (side, side), interpolation=cv2.INTER_CUBIC), np.float32)
 
 
-def _keep_black(image: U8, painted: Floats) -> U8:
+def _keep_black(image: U8, painted: NDArray[np.floating[Any]]) -> U8:
     """Round to u8; black stays black, and no other pixel becomes black."""
     return np.where(image > 0, np.rint(np.clip(painted, 1.0, 255.0)), 0.0).astype(np.uint8)
