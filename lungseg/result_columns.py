@@ -100,6 +100,16 @@ _PREDICTED: _Columns = (
     ("area_px", pa.int64(), "pixels of the mask"),
     ("right_lung_px", pa.int64(), "pixels of the patient's right lung, on the left of the upright image"),
     ("left_lung_px", pa.int64(), "pixels of the patient's left lung, on the right of the upright image"),
+    (
+        "spacing_mm",
+        pa.float64(),
+        "side of a pixel, mm, from DICOM PixelSpacing, else ImagerPixelSpacing; null: unknown, "
+        "implausible (image under 5 cm or over 1 m), or prepared data; "
+        "usually measured at the detector, where lungs appear larger than in the patient",
+    ),
+    ("area_cm2", pa.float64(), "area of the mask, cm2; null where spacing_mm is"),
+    ("right_lung_cm2", pa.float64(), "area of the patient's right lung, cm2; null where spacing_mm is"),
+    ("left_lung_cm2", pa.float64(), "area of the patient's left lung, cm2; null where spacing_mm is"),
     ("centroid_x_px", pa.float64(), "mean column of the mask; null for an empty mask"),
     ("centroid_y_px", pa.float64(), "mean row of the mask; null for an empty mask"),
     ("bbox", pa.list_(pa.int32()), "bounding box: x, y, width, height, px; empty for an empty mask"),

@@ -9,22 +9,25 @@ from lungseg.arrays import F32, U8
 from lungseg.imaging.lung_sides import count_side_pixels
 from lungseg.imaging.orientation import UPRIGHT, to_stored
 
+_PLAUSIBLE_MM = (50.0, 1000.0)  # longer side of a chest X-ray; a spacing of 1 mm is often a placeholder
 
-def describe(mask: U8, orientation: int = UPRIGHT) -> dict[str, Any]:
-    """Measure an upright mask u8[H,W] in {0,1}: area, lungs, centroid and bounding box, in px.
+
+def describe(mask: U8, orientation: int = UPRIGHT, spacing_mm: float | None = None) -> dict[str, Any]:
+    """Measure an upright mask u8[H,W] in {0,1}: areas in px and cm2, centroid and bounding box in px.
 
     right_lung_px, left_lung_px: as divided by `split_sides`. centroid_x_px, centroid_y_px: mean column and
     row, None for an empty mask. bbox: x, y, width, height as in COCO, empty for an empty mask. orientation: of the
-    stored pixels; centroid and bounding box are measured there.
+    stored pixels; centroid and bounding box are measured there. spacing_mm: side of a pixel; None: no areas in cm2.
     """
+    spacing_mm = _plausible_spacing(spacing_mm, mask.shape)
     area = int(np.count_nonzero(mask))
     if not area:
-        return {**_areas(0, 0), "centroid_x_px": None, "centroid_y_px": None, "bbox": []}
+        return {**_areas(0, 0, spacing_mm), "centroid_x_px": None, "centroid_y_px": None, "bbox": []}
     right, left = count_side_pixels(mask)
     stored = to_stored(mask, orientation)
     moments = cv2.moments(stored, binaryImage=True)
     return {
-        **_areas(right, left),
+        **_areas(right, left, spacing_mm),
         "centroid_x_px": moments["m10"] / moments["m00"],
         "centroid_y_px": moments["m01"] / moments["m00"],
         "bbox": [int(value) for value in cv2.boundingRect(stored)],
@@ -50,5 +53,17 @@ def confidence(probability: F32, threshold: float) -> dict[str, float | None]:
     return {"mean_probability": mean, "border_entropy": float(entropy.mean())}
 
 
-def _areas(right: int, left: int) -> dict[str, int]:
-    return {"area_px": right + left, "right_lung_px": right, "left_lung_px": left}
+def _plausible_spacing(spacing_mm: float | None, shape: tuple[int, ...]) -> float | None:
+    """Return the spacing of a chest X-ray, None if the image would be shorter than 5 cm or longer than 1 m."""
+    low, high = _PLAUSIBLE_MM
+    return spacing_mm if spacing_mm is not None and low <= spacing_mm * max(shape) <= high else None
+
+
+def _areas(right: int, left: int, spacing_mm: float | None) -> dict[str, Any]:
+    pixels = {"area": right + left, "right_lung": right, "left_lung": left}
+    factor = None if spacing_mm is None else spacing_mm**2 / 100  # cm2 of a pixel
+    return {
+        **{f"{name}_px": count for name, count in pixels.items()},
+        "spacing_mm": spacing_mm,
+        **{f"{name}_cm2": None if factor is None else count * factor for name, count in pixels.items()},
+    }

@@ -146,7 +146,7 @@ def find_finished(out: str, parts: Sequence[PlannedPart]) -> dict[int, StatusCou
 
 
 def discard_outdated(out: str, parts: Sequence[PlannedPart]) -> None:
-    """Delete predictions.json before these parts are predicted, and those of them that were changed since.
+    """Delete predictions.json and .csv before these parts are predicted, and those of them that were changed since.
 
     Changed parts go first. Otherwise, if the job is killed in between, the next start would have no digest to compare
     them with and would keep them.
@@ -157,6 +157,7 @@ def discard_outdated(out: str, parts: Sequence[PlannedPart]) -> None:
         digest = digests.get(storage.name_of(path))
         if digest and storage.exists(path) and digest_bytes(storage.read_bytes(path)) != digest:
             storage.delete(path)
+    storage.delete(storage.join(out, "predictions.csv"))
     storage.delete(storage.join(out, "predictions.json"))
 
 

@@ -168,7 +168,7 @@ def _check_row(row: Row, shared: Row, preprocess: PreprocessSettings, samples: _
     except InputError as error:
         return [str(error)]
     expected = {
-        **mask_shape.describe(mask, geometry.orientation),
+        **mask_shape.describe(mask, geometry.orientation, row["spacing_mm"]),
         "components": postprocess.count_components(mask),
         "flags": mask_flags.find_flags(mask, row["mean_probability"]),
         **compare(mask, reference),

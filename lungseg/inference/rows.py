@@ -55,7 +55,7 @@ def make_row_and_mask(
         "components_before": postprocess.count_components(raw),
         "removed_px": int(np.count_nonzero(raw > mask)),
         "added_px": int(np.count_nonzero(mask > raw)),
-        **mask_shape.describe(mask, geometry.orientation),
+        **mask_shape.describe(mask, geometry.orientation, opened.record.spacing_mm),
         **confidence,
         **_doubt(shown, threshold, flags),
         **compare(mask, reference if isinstance(reference, np.ndarray) else None),

@@ -144,11 +144,16 @@ def print_image_summary(out: str) -> None:
         sys.stdout.write(f"{name}: {row['status']} ({', '.join(row['codes'])}): {row['message']}\n{path}\n")
         return
     size = row["height"] * row["width"]
-    lungs = " and ".join(f"{side} {row[f'{side}_lung_px'] / size:.1%}" for side in ("right", "left"))
-    confidence = "" if row["mean_probability"] is None else f", mean probability {row['mean_probability']:.3f}"
+    lungs = " and ".join(f"{side} {_lung_area(row, side, size)}" for side in ("right", "left"))
+    score = "" if row["doubt"] is None else f", doubt {row['doubt']:.3f}"
     dice = "" if row["dice"] is None else f", Dice {row['dice']:.4f}"
     flags = f"flags: {', '.join(row['flags'])}: look at the image\n" if row["flags"] else ""
     sys.stdout.write(
         f"{name}: lungs {row['area_px'] / size:.1%} of {row['width']} x {row['height']} px "
-        f"({lungs}){confidence}{dice}\n{flags}{path}\n"
+        f"({lungs}){score}{dice}\n{flags}{path}\n"
     )
+
+
+def _lung_area(row: dict[str, Any], side: str, size: int) -> str:
+    area = row[f"{side}_lung_cm2"]
+    return f"{row[f'{side}_lung_px'] / size:.1%}" + ("" if area is None else f", {area:.0f} cm2")

@@ -23,6 +23,7 @@ from lungseg.inference.inputs import count_skipped, describe_reference, list_ite
 from lungseg.inference.items import PredictOptions
 from lungseg.inference.model_selection import find_models, mean_threshold
 from lungseg.inference.part_plan import PlannedPart
+from lungseg.inference.ranking_files import log_most_doubtful, write_csv
 from lungseg.inference.summary import StageTimes, log_counts, print_image_summary, write_summary
 from lungseg.ingest.lost_inputs import lost_inputs
 from lungseg.ingest.pseudonyms import read_key
@@ -84,11 +85,13 @@ def run(settings: InferSettings) -> None:
     storage.delete(storage.join(out, MARKERS))
     storage.delete_unfinished(out)
     seconds = time.monotonic() - began
+    most_doubtful = write_csv(out)
     write_summary(job, counts, schedule.kept_counts, times, seconds)
     if schedule.images == 1:
         print_image_summary(out)
     else:
         log_counts(out, counts, schedule.kept_counts, seconds)
+        log_most_doubtful(most_doubtful)
     _end(settings, out, counts)
 
 
@@ -101,7 +104,7 @@ def _end(settings: InferSettings, out: str, counts: StatusCounts) -> None:
     """
     losses = lost_inputs(counts.statuses, ((*key, count) for key, count in counts.codes.items()))
     losses["skipped_datasets"] = count_skipped(storage.resolve(settings.archive))
-    export = command("export", "archive", "--predictions", out, "--formats", "overlays")
+    export = command("export", "archive", "--predictions", out, "--formats", "overlays", "--worst", "20")
     studies = [folder for folder in settings.checkpoint if sources.is_study(folder)]
     reports = [command("report", "study", "--study", folder, "--predictions", out) for folder in studies]
     end_job(losses, settings.strict, *([export, *reports[:1]] if counts.predicted() else []))

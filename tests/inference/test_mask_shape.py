@@ -103,3 +103,17 @@ def test_pixels_far_from_the_border_do_not_count() -> None:
     probability[0, 0] = 0.4
     probability[9, 9] = 0.6
     assert confidence(probability, 0.5)["border_entropy"] == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("spacing", "area"), [(1.0, 0.12), (None, None), (0.0, None), (0.4, None), (12.0, None), (1e9, None)]
+)
+def test_areas_in_cm2_need_a_plausible_spacing(spacing: float | None, area: float | None) -> None:
+    mask = np.zeros((100, 100), np.uint8)
+    mask[20:24, 10:12] = 1
+    mask[20:24, 80:81] = 1
+    values = describe(mask, spacing_mm=spacing)
+    assert values["area_cm2"] == pytest.approx(area)
+    assert values["right_lung_cm2"] == pytest.approx(None if area is None else 0.08)
+    assert values["left_lung_cm2"] == pytest.approx(None if area is None else 0.04)
+    assert values["spacing_mm"] == (None if area is None else spacing)

@@ -264,6 +264,14 @@ def test_mask_is_where_restored_probability_reaches_the_threshold(
     assert {name: row[name] for name in described} == described
 
 
+def test_row_has_areas_in_cm2_where_the_spacing_is_known() -> None:
+    opened, predicted = opened_and_predicted(lungs())
+    row = make_row(replace(opened, record=replace(opened.record, spacing_mm=5.0)), predicted, SHARED, NO_POSTPROCESSING)
+    assert row["area_cm2"] == pytest.approx(row["area_px"] * 0.25)
+    assert row["right_lung_cm2"] + row["left_lung_cm2"] == pytest.approx(row["area_cm2"])
+    assert make_row(opened, predicted, SHARED, NO_POSTPROCESSING)["area_cm2"] is None
+
+
 def test_padding_does_not_count_for_confidence() -> None:
     geometry = plan_geometry(32, 64, SMALL)
     probability = np.full((64, 64), 0.99, np.float32)

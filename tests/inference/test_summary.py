@@ -120,8 +120,12 @@ def test_key_is_not_in_predictions_json(job: InferenceJob) -> None:
     ("changes", "line"),
     [
         (
-            {"mean_probability": 0.91234, "dice": 0.95678},
-            "a.png: lungs 25.0% of 200 x 100 px (right 15.0% and left 10.0%), mean probability 0.912, Dice 0.9568",
+            {"doubt": 0.0346, "dice": 0.95678},
+            "a.png: lungs 25.0% of 200 x 100 px (right 15.0% and left 10.0%), doubt 0.035, Dice 0.9568",
+        ),
+        (
+            {"right_lung_cm2": 151.6, "left_lung_cm2": 99.2},
+            "a.png: lungs 25.0% of 200 x 100 px (right 15.0%, 152 cm2 and left 10.0%, 99 cm2)",
         ),
         ({}, "a.png: lungs 25.0% of 200 x 100 px (right 15.0% and left 10.0%)"),
         (

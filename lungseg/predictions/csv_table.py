@@ -1,0 +1,65 @@
+"""Prediction rows as CSV for spreadsheets: one line an image, most doubtful first, no masks."""
+
+import csv
+import io
+from collections.abc import Iterable
+from typing import Any
+
+from lungseg.arrays import Row
+from lungseg.predictions.ranking import doubt_key
+from lungseg.result_columns import PREDICTIONS
+from lungseg.schema import USABLE
+
+MAX_ROWS = 1_048_575
+"""Rows that a spreadsheet can hold below the header."""
+COLUMNS = tuple(name for name in PREDICTIONS.names if name not in ("mask", "mask_values", "geometry", "seconds"))
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # a spreadsheet runs a cell that begins with one of these
+_LIST_SEPARATOR = ";"
+
+
+class CsvTable:
+    """Collects rows of PREDICTIONS and encodes them, ranked by doubt; images without a mask come last, unranked."""
+
+    def __init__(self) -> None:
+        self._ranked: list[tuple[tuple[int, float], int, str]] = []  # key, position, line
+        self._unranked: list[str] = []
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self._ranked) + len(self._unranked)
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Add rows; they need no masks."""
+        for row in rows:
+            line = _line(_cell(row[name]) for name in COLUMNS)
+            if row["status"] in USABLE:
+                self._ranked.append((doubt_key(row), len(self._ranked), line))
+            else:
+                self._unranked.append(line)
+
+    def encode(self) -> bytes:
+        """Encode as UTF-8 with a byte order mark, without which some spreadsheets misread letters like ü.
+
+        Items of a list are joined by semicolons. Text that a spreadsheet would run as a formula begins with an
+        apostrophe.
+        """
+        lines = [_line(["rank", *COLUMNS])]
+        lines += [f"{rank},{line}" for rank, (_, _, line) in enumerate(sorted(self._ranked), 1)]
+        lines += [f",{line}" for line in self._unranked]
+        return "".join(lines).encode("utf-8-sig")
+
+
+def _line(cells: Iterable[Any]) -> str:
+    text = io.StringIO()
+    csv.writer(text).writerow(cells)
+    return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, list):
+        value = _LIST_SEPARATOR.join(map(str, value))
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
