@@ -215,7 +215,7 @@ def test_segmentation_keeps_valid_values_only(form: str, archive: Path, tmp_path
     predict(archive, tmp_path / "predictions", None)
     part = part_path(str(tmp_path / "predictions"), 0)
     item = {"part": json.dumps({"path": part, "rows": None})}
-    export_part(item, ExportSettings(formats=("dicom-seg",), include_flagged=True), str(tmp_path / "out"))
+    export_part(item, ExportSettings(formats=("dicom-seg",), include_doubtful=True), str(tmp_path / "out"))
     result = pydicom.dcmread(next((tmp_path / "out").rglob("good.dcm")))
     expected = canaries(form)
     assert str(result.PatientName) == expected["PatientName"]

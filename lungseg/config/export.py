@@ -1,6 +1,8 @@
 """Settings of the export job."""
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from lungseg.config.shared import JobSettings, Positive
 
@@ -19,7 +21,9 @@ class ExportSettings(JobSettings):
     annotations.json; dicom-seg: a DICOM segmentation for each DICOM image; nnunet: a dataset of nnU-Net"""
     where: str = ""
     """export only rows that satisfy this condition on their columns, e.g. "dice < 0.9 and dataset == 'shenzhen'\""""
-    include_flagged: bool = False
-    """also write DICOM segmentations of rows whose flags question the image or the mask"""
+    worst: Annotated[int, Field(ge=0)] = 0
+    """export only this many of the selected rows: flagged ones first, then those with the highest doubt; 0: all"""
+    include_doubtful: bool = False
+    """also write DICOM segmentations of rows whose flags question the image or the mask, or whose doubt is unusual"""
     overlay_px: Positive = 1024
     """longer side of an overlay in pixels; smaller images keep their size"""

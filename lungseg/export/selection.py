@@ -1,5 +1,6 @@
 """Select the predictions to export: verified parts, and the rows that satisfy a query."""
 
+import heapq
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,6 +15,7 @@ from lungseg.errors import InputError, SettingsError, first_line
 from lungseg.ingest.file_names import normal_form
 from lungseg.plurals import counted
 from lungseg.predictions.parts import part_files, read_part, recorded_digests
+from lungseg.predictions.ranking import doubt_key, highest_usual_doubt
 from lungseg.schema import USABLE
 from lungseg.storage.files import digest_bytes
 from lungseg.storage.json_files import JsonFields
@@ -51,7 +53,8 @@ def reserve_output(out: str, folder: str, settings: ExportSettings) -> None:
         "predictions": folder,
         "parts": parts,
         "where": settings.where,
-        "include_flagged": settings.include_flagged,
+        "worst": settings.worst,
+        "include_doubtful": settings.include_doubtful,
     }
     if storage.exists(path):
         recorded = storage.read_json(path)
@@ -120,25 +123,40 @@ def evaluate_query(rows: pa.Table, where: str) -> NDArray[np.bool_]:
     return np.asarray(result, bool)
 
 
-def select_rows(paths: list[str], where: str) -> list[Row]:
-    """Evaluate a query over all parts at once, so that it may use statistics such as a quantile.
+def select_rows(paths: list[str], settings: ExportSettings) -> list[Row]:
+    """Evaluate the query over all parts at once, so that it may use statistics such as a quantile, then rank by doubt.
 
-    Returns one `{"path", "rows"}` per part; rows: indices into its rows with a mask, or None for all.
+    Returns one `{"path", "rows", "max_doubt"}` per part; rows: indices into its rows with a mask, or None for all.
+    max_doubt: the highest usual doubt of all rows, None where it does not matter.
 
     Raises:
         SettingsError: the query is invalid, or is not a condition.
 
     """
-    if not where:
-        return [{"path": path, "rows": None} for path in paths]
+    needs_doubt = "dicom-seg" in settings.formats and not settings.include_doubtful
+    if not (settings.where or settings.worst or needs_doubt):
+        return [{"path": path, "rows": None, "max_doubt": None} for path in paths]
     with ThreadPoolExecutor(_READERS) as pool:
         tables = list(pool.map(lambda path: _without_mask_column(rows_with_mask(read_part(path))), paths))
-    is_selected = evaluate_query(pa.concat_tables(tables), where)
+    rows = pa.concat_tables(tables)
+    is_selected = evaluate_query(rows, settings.where)
+    if settings.worst:
+        is_selected = _keep_most_doubtful(rows, is_selected, settings.worst)
+    max_doubt = highest_usual_doubt(rows.column("doubt").to_pylist()) if needs_doubt else None
     ends = np.cumsum([table.num_rows for table in tables])[:-1]
     return [
-        {"path": path, "rows": np.flatnonzero(of_part).tolist()}
+        {"path": path, "rows": np.flatnonzero(of_part).tolist(), "max_doubt": max_doubt}
         for path, of_part in zip(paths, np.split(is_selected, ends), strict=True)
     ]
+
+
+def _keep_most_doubtful(rows: pa.Table, is_selected: NDArray[np.bool_], count: int) -> NDArray[np.bool_]:
+    doubts = rows.select(["flags", "doubt"]).to_pylist()
+    kept = np.zeros_like(is_selected)
+    kept[heapq.nsmallest(count, np.flatnonzero(is_selected).tolist(), key=lambda number: doubt_key(doubts[number]))] = (
+        True
+    )
+    return kept
 
 
 def _without_mask_column(rows: pa.Table) -> pa.Table:

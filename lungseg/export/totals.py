@@ -8,6 +8,8 @@ from lungseg import storage
 from lungseg.arrays import Row
 from lungseg.plurals import counted
 
+_HELD_BACK = ("flagged", "doubtful")
+
 
 @dataclass
 class ExportTotals:
@@ -38,11 +40,11 @@ class ExportTotals:
             f"not exported as {kind}: {reasons.total()} of {rows} ({_describe(reasons)})"
             for kind, reasons in self.refused.items()
         ]
-        held_back = sum(reasons["flagged"] for reasons in self.refused.values())
-        if held_back:
+        held_back = Counter({code: sum(reasons[code] for reasons in self.refused.values()) for code in _HELD_BACK})
+        if held_back.total():
             lines.append(
-                f"held back because of flags: {counted(held_back, 'row')}; look at them; to export them anyway, "
-                "pass --include-flagged and another --out"
+                f"held back: {counted(held_back.total(), 'row')} ({_describe(+held_back)}); look at them; to export "
+                "them anyway, pass --include-doubtful and another --out"
             )
         if self.emptied:
             lines.append(

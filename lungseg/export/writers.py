@@ -22,9 +22,9 @@ from lungseg.imaging.lung_sides import split_sides
 from lungseg.imaging.orientation import to_stored, to_upright
 from lungseg.imaging.overlay import PREDICTION, REFERENCE, draw_outlines
 from lungseg.ingest.file_names import MAX_ID, shorten
-from lungseg.ingest.reason_codes import QUESTIONABLE
 from lungseg.predictions.overlays import orientation_of, read_image_and_mask
 from lungseg.predictions.parts import read_part
+from lungseg.predictions.ranking import questions
 
 _FileContent = tuple[bytes, str, list[str]]  # content, suffix; notes, or names of emptied DICOM elements
 _HEAD = 512  # bytes, enough to recognise DICOM
@@ -49,6 +49,7 @@ def _export_part(part: Row, settings: ExportSettings, out: str) -> Row:
     result["counts"].update(rows=table.num_rows, selected=len(selected))
     for row in selected:
         row["nnunet_folder"] = part.get("nnunet_folders", {}).get(row["dataset"], "")
+        row["max_doubt"] = part.get("max_doubt")
         for kind in settings.formats:
             try:
                 _export_row(row, kind, settings, out, result)
@@ -135,8 +136,8 @@ def _encode_overlay(row: Row, mask: U8, settings: ExportSettings) -> _FileConten
 def _encode_segmentation(row: Row, mask: U8, settings: ExportSettings) -> _FileContent:
     if not is_dicom(storage.read_range(row["source_uri"], 0, _HEAD)):
         raise ImageError("not_dicom", f"{row['source_uri']} is not a DICOM file")
-    if not settings.include_flagged:
-        _hold_back_flagged(row)
+    if not settings.include_doubtful:
+        _hold_back_doubtful(row)
     orientation = orientation_of(row)
     lungs = split_sides(to_upright(mask, orientation))
     right, left = (to_stored(lung, orientation) for lung in lungs)
@@ -146,12 +147,15 @@ def _encode_segmentation(row: Row, mask: U8, settings: ExportSettings) -> _FileC
     return encoded, ".dcm", invalid_elements(content, name)
 
 
-def _hold_back_flagged(row: Row) -> None:
-    flags = ", ".join(flag for flag in row["flags"] or () if flag in QUESTIONABLE)
+def _hold_back_doubtful(row: Row) -> None:
+    flags = ", ".join(questions(row))
+    advice = "look at it; to export it anyway, pass --include-doubtful"
     if flags:
+        raise ImageError("flagged", f"{row['source_uri']} is flagged ({flags}): {advice}")
+    if row.get("max_doubt") is not None and row["doubt"] is not None and row["doubt"] > row["max_doubt"]:
         raise ImageError(
-            "flagged",
-            f"{row['source_uri']} is flagged ({flags}): look at it; to export it anyway, pass --include-flagged",
+            "doubtful",
+            f"{row['source_uri']} has the doubt {row['doubt']:.3f}, usual are {row['max_doubt']:.3f} or less: {advice}",
         )
 
 

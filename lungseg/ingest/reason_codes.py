@@ -265,7 +265,12 @@ _NOT_EXPORTED: tuple[tuple[str, str, str], ...] = (
     (
         "flagged",
         "The row has a flag that questions what the image shows or what the mask marks.",
-        "Look at the row; then pass --include-flagged.",
+        "Look at the row; then pass --include-doubtful.",
+    ),
+    (
+        "doubtful",
+        "The doubt of the row is unusual: over the third quartile of the predictions plus 1.5 interquartile ranges.",
+        "Look at the row; then pass --include-doubtful.",
     ),
     ("not_dicom", "The image is not a DICOM file, so it can have no DICOM segmentation.", "Export other formats."),
     (

@@ -46,7 +46,7 @@ def run(settings: ExportSettings) -> None:
     evaluate_query(PREDICTIONS.empty_table(), settings.where)  # refuses an invalid query before any work
     require_outside_archive(folder, out)
     parts = verified_parts(folder)
-    selected = select_rows(parts, settings.where)
+    selected = select_rows(parts, settings)
     if nnunet.FORMAT in settings.formats:
         folders = nnunet.dataset_folders(parts)
         selected = [{**part, "nnunet_folders": folders} for part in selected]

@@ -14,7 +14,7 @@ from tests.export.prediction_files import DrawPair, prediction_row, replace_part
 @pytest.mark.parametrize("where", ["area_px", "dice * 2", "dice.mean() > 0.5", "1", "dataset"])
 def test_query_that_is_no_condition_is_refused(where: str, predictions: Path) -> None:
     with pytest.raises(SettingsError, match="expected true or false for each row"):
-        selection.select_rows(selection.verified_parts(str(predictions)), where)
+        selection.select_rows(selection.verified_parts(str(predictions)), ExportSettings(where=where))
 
 
 @pytest.mark.parametrize("where", ["dicee < 1", "dice <", "import os", "1 +"])
@@ -25,9 +25,45 @@ def test_invalid_query_is_refused(where: str) -> None:
 
 def test_query_is_evaluated_over_all_parts(predictions: Path) -> None:
     paths = selection.verified_parts(str(predictions))
-    selected = selection.select_rows(paths, "dice <= dice.quantile(0.5)")  # 0.8 and 0.9 in part 0, 0.95 in part 1
+    settings = ExportSettings(where="dice <= dice.quantile(0.5)")
+    selected = selection.select_rows(paths, settings)  # 0.8 and 0.9 in part 0, 0.95 in part 1
     assert [part["rows"] for part in selected] == [[0, 1], []]
-    assert [part["rows"] for part in selection.select_rows(paths, "")] == [None, None]
+    assert [part["rows"] for part in selection.select_rows(paths, ExportSettings())] == [None, None]
+
+
+@pytest.fixture
+def doubtful(predictions: Path, draw_pair: DrawPair) -> list[str]:
+    """Return the paths of two parts with known doubts and one flag."""
+    mask = draw_pair(1, 40, 40)[1]
+    doubts = ([0.02, 0.03, 0.4, 0.025], [0.02, 0.01])
+    for number, part in enumerate(doubts):
+        rows = [prediction_row(f"{number}-{i}", "x.png", mask, doubt=doubt) for i, doubt in enumerate(part)]
+        replace_part(predictions, number, [*rows[:-1], {**rows[-1], "flags": ["rotated"] if number else ["no_mask"]}])
+    return selection.verified_parts(str(predictions))
+
+
+@pytest.mark.parametrize(
+    ("worst", "where", "rows"),
+    [
+        (1, "", [[], [1]]),
+        (3, "", [[1, 2], [1]]),
+        (2, "doubt < 0.1", [[1], [1]]),
+        (99, "doubt < 0.1", [[0, 1, 3], [0, 1]]),
+    ],
+)
+def test_worst_rows_are_flagged_ones_then_those_in_doubt(
+    worst: int, where: str, rows: list[list[int]], doubtful: list[str]
+) -> None:
+    selected = selection.select_rows(doubtful, ExportSettings(worst=worst, where=where))
+    assert [part["rows"] for part in selected] == rows
+
+
+def test_unusual_doubt_is_told_to_dicom_segmentations_only(doubtful: list[str]) -> None:
+    segmentations = ExportSettings(formats=("dicom-seg",), worst=1)
+    (limit,) = {part["max_doubt"] for part in selection.select_rows(doubtful, segmentations)}
+    assert 0.03 < limit < 0.4
+    for settings in (ExportSettings(), ExportSettings(formats=("dicom-seg",), include_doubtful=True)):
+        assert [part["max_doubt"] for part in selection.select_rows(doubtful, settings)] == [None, None]
 
 
 def test_rejected_rows_have_no_mask(draw_pair: DrawPair) -> None:
@@ -38,7 +74,7 @@ def test_rejected_rows_have_no_mask(draw_pair: DrawPair) -> None:
 
 def test_missing_part_is_refused(predictions: Path) -> None:
     Path(part_path(str(predictions), 1)).rename(part_path(str(predictions), 7))
-    with pytest.raises(InputError, match=r"2 of 2 parts are missing or differ .*part-000001.parquet.*infer.py command"):
+    with pytest.raises(InputError, match=r"2 of 2 parts are missing or differ .*part-000001.parquet.*lungseg infer command"):
         selection.verified_parts(str(predictions))
 
 

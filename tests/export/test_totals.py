@@ -28,11 +28,11 @@ def test_parts_add_up_and_are_described() -> None:
 
 def test_held_back_rows_are_counted_with_the_option() -> None:
     totals = ExportTotals()
-    totals.add({**PART, "refused": {"dicom-seg": {"flagged": 2}}, "emptied": {}})
+    totals.add({**PART, "refused": {"dicom-seg": {"flagged": 2, "doubtful": 1}}, "emptied": {}})
     not_exported, held_back = totals.lines()
-    assert not_exported == "not exported as dicom-seg: 2 of 3 rows (2 flagged)"
-    assert held_back.startswith("held back because of flags: 2 rows")
-    assert "--include-flagged" in held_back
+    assert not_exported == "not exported as dicom-seg: 3 of 3 rows (2 flagged, 1 doubtful)"
+    assert held_back.startswith("held back: 3 rows (2 flagged, 1 doubtful)")
+    assert "--include-doubtful" in held_back
 
 
 def test_counts_are_recorded_beside_the_reservation(tmp_path: Path) -> None:

@@ -64,12 +64,25 @@ def test_doubtful_rows_become_no_dicom_segmentations_unasked(
     (row,) = [row for row in storage.read_table(part_path(str(predictions), 1)).to_pylist() if row["dice"] == 0.95]
     replace_part(predictions, 1, [{**row, "flags": [flag]}])
     item = {"part": json.dumps({"path": part_path(str(predictions), 1), "rows": None})}
-    settings = ExportSettings(formats=("masks", "dicom-seg"), include_flagged=include)
+    settings = ExportSettings(formats=("masks", "dicom-seg"), include_doubtful=include)
     result = TaskResult.from_json(export_part(item, settings, str(tmp_path / "out"))["result"]).unwrap()
     assert result["counts"]["masks"] == 1
     assert (tmp_path / "out" / "dicom-seg").exists() == written
     assert result["refused"] == ({} if written else {"dicom-seg": {"flagged": 1}})
     assert written or f"({flag}): look at it" in result["notes"][0]
+
+
+@pytest.mark.parametrize(("doubt", "include", "written"), [(0.09, False, True), (0.2, False, False), (0.2, True, True)])
+def test_unusual_doubt_holds_a_dicom_segmentation_back(
+    predictions: Path, tmp_path: Path, doubt: float, include: bool, written: bool
+) -> None:
+    (row,) = [row for row in storage.read_table(part_path(str(predictions), 1)).to_pylist() if row["dice"] == 0.95]
+    replace_part(predictions, 1, [{**row, "doubt": doubt}])
+    item = {"part": json.dumps({"path": part_path(str(predictions), 1), "rows": None, "max_doubt": 0.1})}
+    settings = ExportSettings(formats=("dicom-seg",), include_doubtful=include)
+    result = TaskResult.from_json(export_part(item, settings, str(tmp_path / "out"))["result"]).unwrap()
+    assert result["counts"].get("dicom-seg", 0) == int(written)
+    assert result["refused"] == ({} if written else {"dicom-seg": {"doubtful": 1}})
 
 
 def test_coco_file_is_read_back(predictions: Path, tmp_path: Path) -> None:

@@ -165,7 +165,7 @@ def test_dicom_segmentation_fits_the_stored_pixels(
     row = predict(str(path))
     assert "PatientOrientation (0020,0020) of x.dcm states orientation" in row["message"]
     content, _, _ = writers._encode_segmentation(
-        row, mask_of(row), ExportSettings(formats=("dicom-seg",), include_flagged=True)
+        row, mask_of(row), ExportSettings(formats=("dicom-seg",), include_doubtful=True)
     )
     right, left = pydicom.dcmread(io.BytesIO(content)).pixel_array
     np.testing.assert_array_equal(right | left, mask_of(row))

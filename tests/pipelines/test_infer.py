@@ -371,7 +371,7 @@ def test_hostile_ids_create_no_files_outside(film: Path, prepared: Path, trained
     assert (row["status"], row["image_id"]) == ("ok", "../../../climbed")
     assert not [path for path in tmp_path.parent.rglob("*climbed*") if path.name != tmp_path.name]
     files = {path.name for path in (tmp_path / "a").rglob("*") if path.is_file()}
-    assert files == {"plan.json", "part-000000.parquet", "predictions.json"}
+    assert files == {"plan.json", "part-000000.parquet", "predictions.csv", "predictions.json"}
 
 
 HOSTILE = ("bomb_of_50000_px", "dicom_with_a_wrong_length", "dicom_that_promises_too_much", "random_bytes")
