@@ -74,7 +74,9 @@ def test_rejected_rows_have_no_mask(draw_pair: DrawPair) -> None:
 
 def test_missing_part_is_refused(predictions: Path) -> None:
     Path(part_path(str(predictions), 1)).rename(part_path(str(predictions), 7))
-    with pytest.raises(InputError, match=r"2 of 2 parts are missing or differ .*part-000001.parquet.*lungseg infer command"):
+    with pytest.raises(
+        InputError, match=r"2 of 2 parts are missing or differ .*part-000001.parquet.*lungseg infer command"
+    ):
         selection.verified_parts(str(predictions))
 
 
