@@ -6,7 +6,7 @@ from pydantic import Field
 
 from lungseg.config.shared import JobSettings, Positive
 
-ExportFormat = Literal["masks", "overlays", "coco", "dicom-seg", "nnunet"]
+ExportFormat = Literal["masks", "lung-masks", "overlays", "coco", "dicom-seg", "nnunet"]
 
 
 class ExportSettings(JobSettings):
@@ -17,8 +17,9 @@ class ExportSettings(JobSettings):
     out: str = "export"
     """output folder, with a subfolder for each format"""
     formats: tuple[ExportFormat, ...] = ("masks",)
-    """masks: PNG with values 0 and 255 at the size of the original; overlays: outline on the image; coco:
-    annotations.json; dicom-seg: a DICOM segmentation for each DICOM image; nnunet: a dataset of nnU-Net"""
+    """masks: PNG with values 0 and 255 at the size of the original; lung-masks: the same for each lung; overlays:
+    outlines on the image with a caption; coco: annotations.json; dicom-seg: a DICOM segmentation for each DICOM image;
+    nnunet: a dataset of nnU-Net"""
     where: str = ""
     """export only rows that satisfy this condition on their columns, e.g. "dice < 0.9 and dataset == 'shenzhen'\""""
     worst: Annotated[int, Field(ge=0)] = 0
@@ -26,4 +27,4 @@ class ExportSettings(JobSettings):
     include_doubtful: bool = False
     """also write DICOM segmentations of rows whose flags question the image or the mask, or whose doubt is unusual"""
     overlay_px: Positive = 1024
-    """longer side of an overlay in pixels; smaller images keep their size"""
+    """largest longer side of an overlay in pixels; smaller images are enlarged to 768 at most"""

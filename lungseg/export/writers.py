@@ -7,26 +7,28 @@ from typing import Any
 import cv2
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from lungseg import storage
 from lungseg.arrays import U8, Row
 from lungseg.config import ExportSettings
 from lungseg.errors import ImageError, InputError, TaskResult
 from lungseg.export import nnunet
+from lungseg.export.coco_file import describe_lungs
 from lungseg.export.selection import rows_with_mask
 from lungseg.imaging import codecs
+from lungseg.imaging.caption import add_caption
 from lungseg.imaging.dicom.reader import is_dicom
 from lungseg.imaging.dicom.segmentation import encode_segmentation, invalid_elements
 from lungseg.imaging.lung_sides import split_sides
 from lungseg.imaging.orientation import to_stored, to_upright
-from lungseg.imaging.overlay import PREDICTION, REFERENCE, draw_outlines
+from lungseg.imaging.overlay import LEFT_LUNG, REFERENCE, RIGHT_LUNG, draw_outlines
 from lungseg.ingest.file_names import MAX_ID, shorten
 from lungseg.predictions.overlays import orientation_of, read_image_and_mask
 from lungseg.predictions.parts import read_part
 from lungseg.predictions.ranking import questions
 
 _FileContent = tuple[bytes, str, list[str]]  # content, suffix; notes, or names of emptied DICOM elements
+_MIN_OVERLAY_PX = 768  # longer side; smaller pictures are hard to judge
 _HEAD = 512  # bytes, enough to recognise DICOM
 
 
@@ -74,7 +76,7 @@ def _export_row(row: Row, kind: str, settings: ExportSettings, out: str, result:
     """
     mask, row = _decode_mask(row), {**row, "image_id": shorten(row["image_id"], row["image_id"], MAX_ID)}
     if kind == "coco":
-        result["coco"].append(_annotation(row))
+        result["coco"].append(describe_lungs(row, _stored_lungs(row, mask)))
         result["counts"][kind] += 1
         return
     try:
@@ -96,6 +98,8 @@ def _encode(row: Row, kind: str, mask: U8, settings: ExportSettings) -> tuple[di
     """Return the files of a row by their path below the format's folder, and notes."""
     if kind == nnunet.FORMAT:
         return nnunet.encode_case(row, mask), []
+    if kind == "lung-masks":
+        return _encode_lung_masks(row, mask), []
     content, suffix, notes = _WRITERS[kind](row, mask, settings)
     return {f"{row['dataset']}/{row['image_id']}{suffix}": content}, notes
 
@@ -124,13 +128,30 @@ def _encode_mask(row: Row, mask: U8, settings: ExportSettings) -> _FileContent: 
     return codecs.encode_image(mask * np.uint8(255)), ".png", []
 
 
+def _encode_lung_masks(row: Row, mask: U8) -> dict[str, bytes]:
+    lungs = _stored_lungs(row, mask).items()
+    paths = ((f"{row['dataset']}/{row['image_id']}.{side}.png", lung) for side, lung in lungs)
+    return {path: codecs.encode_image(lung * np.uint8(255)) for path, lung in paths}
+
+
+def _stored_lungs(row: Row, mask: U8) -> dict[str, U8]:
+    """Divide a stored mask u8[H,W] in {0,1} into the patient's right and left lung, as stored."""
+    orientation = orientation_of(row)
+    right, left = split_sides(to_upright(mask, orientation))
+    return {"right": to_stored(right, orientation), "left": to_stored(left, orientation)}
+
+
 def _encode_overlay(row: Row, mask: U8, settings: ExportSettings) -> _FileContent:
     image, reference, note = read_image_and_mask(row)
     mask = to_upright(mask, orientation_of(row))
     if image.shape != mask.shape:
         raise ImageError("changed", f"{row['source_uri']} and its predicted mask differ in size: the image was changed")
-    overlay = codecs.encode_image(draw_overlay(image, mask, reference, settings.overlay_px))
-    return overlay, ".png", [note] if note and row["dice"] is not None and reference is None else []
+    overlay = caption_overlay(row, draw_overlay(image, mask, reference, settings.overlay_px), reference is not None)
+    return (
+        codecs.encode_image(overlay),
+        ".png",
+        [note] if note and row["dice"] is not None and reference is None else [],
+    )
 
 
 def _encode_segmentation(row: Row, mask: U8, settings: ExportSettings) -> _FileContent:
@@ -138,12 +159,9 @@ def _encode_segmentation(row: Row, mask: U8, settings: ExportSettings) -> _FileC
         raise ImageError("not_dicom", f"{row['source_uri']} is not a DICOM file")
     if not settings.include_doubtful:
         _hold_back_doubtful(row)
-    orientation = orientation_of(row)
-    lungs = split_sides(to_upright(mask, orientation))
-    right, left = (to_stored(lung, orientation) for lung in lungs)
     content = storage.read_bytes(row["source_uri"])
     name = storage.name_of(row["source_uri"])
-    encoded = encode_segmentation(content, {"right": right, "left": left}, row["model"], name)
+    encoded = encode_segmentation(content, _stored_lungs(row, mask), row["model"], name)
     return encoded, ".dcm", invalid_elements(content, name)
 
 
@@ -162,47 +180,29 @@ def _hold_back_doubtful(row: Row) -> None:
 _WRITERS = {"masks": _encode_mask, "overlays": _encode_overlay, "dicom-seg": _encode_segmentation}
 
 
-def draw_overlay(image: U8, mask: U8, reference: U8 | None, max_side: int) -> NDArray[np.uint8]:
-    """Draw the outlines of masks u8[H,W] in {0,1} on an image u8[H,W]; return BGR u8[h,w,3] of at most `max_side` px.
+def draw_overlay(image: U8, mask: U8, reference: U8 | None, max_side: int) -> U8:
+    """Draw the outlines of the lungs, u8[H,W] in {0,1}, on an image u8[H,W]; return BGR u8[h,w,3].
 
-    The prediction is orange; the reference is blue and below it.
+    Large images are reduced to `max_side` px, small ones enlarged to 768 px. The patient's right lung is orange, the
+    left lung green; the reference is blue, wider and below them.
     """
+    right, left = split_sides(mask)
     outlines = [] if reference is None else [(reference, REFERENCE, 1)]
-    overlay = draw_outlines(image, [*outlines, (mask, PREDICTION, 0)], max_side)
+    overlay = draw_outlines(
+        image, [*outlines, (right, RIGHT_LUNG, 0), (left, LEFT_LUNG, 0)], max_side, min(_MIN_OVERLAY_PX, max_side)
+    )
     return np.ascontiguousarray(overlay[..., ::-1])
 
 
-def _annotation(row: Row) -> Row:
-    names = ("image_id", "dataset", "source_uri", "height", "width", "mask", "area_px", "bbox", "mean_probability")
-    return {name: row[name] for name in names}
-
-
-def to_coco(rows: list[Row], folder: str) -> dict[str, Any]:
-    """Convert rows to a COCO object detection file; an empty mask has an image entry but no annotation."""
-    images: list[Row] = []
-    annotations: list[Row] = []
-    for number, row in enumerate(rows, start=1):
-        name = f"{row['dataset']}/{row['image_id']}"
-        size = {"height": row["height"], "width": row["width"]}
-        images.append({"id": number, "file_name": row["source_uri"], "lungseg_id": name, **size})
-        if not row["area_px"]:
-            continue
-        mask = {"size": [row["height"], row["width"]], "counts": row["mask"]}
-        annotations.append(
-            {
-                "id": len(annotations) + 1,
-                "image_id": number,
-                "category_id": 1,
-                "segmentation": mask,
-                "area": row["area_px"],
-                "bbox": row["bbox"],
-                "iscrowd": 0,
-                "score": row["mean_probability"],
-            }
-        )
-    return {
-        "info": {"description": f"lungs predicted by lungseg, from {storage.name_of(folder)}"},
-        "categories": [{"id": 1, "name": "lung", "supercategory": "anatomy"}],
-        "images": images,
-        "annotations": annotations,
-    }
+def caption_overlay(row: Row, overlay: U8, has_reference: bool) -> U8:
+    """Put the name of the image, its doubt and a legend above an overlay BGR u8[h,w,3]."""
+    doubt = "" if row["doubt"] is None else f"doubt {row['doubt']:.3f}; {row['doubt_reason']}"
+    dice = f"Dice {row['dice']:.3f}; " if has_reference and row["dice"] is not None else ""
+    legend = [
+        ("right lung", RIGHT_LUNG),
+        ("left lung", LEFT_LUNG),
+        *([("reference", REFERENCE)] if has_reference else []),
+    ]
+    texts = [storage.name_of(row["source_uri"]), f"{dice}{doubt}"]
+    captioned = add_caption(np.ascontiguousarray(overlay[..., ::-1]), list(filter(None, texts)), legend)
+    return np.ascontiguousarray(captioned[..., ::-1])

@@ -16,18 +16,27 @@ LEFT_LUNG: Colour = (0, 204, 150)
 REFERENCE: Colour = (86, 180, 233)
 
 
-def draw_outlines(image: U8, outlines: Sequence[tuple[U8, Colour, int]], max_side: int) -> U8:
+def draw_outlines(image: U8, outlines: Sequence[tuple[U8, Colour, int]], max_side: int, min_side: int = 1) -> U8:
     """Draw the outlines of masks on an image u8[H,W]; return RGB u8[h,w,3] of at most `max_side` px.
 
     outlines: mask u8[H,W] in {0,1}, colour, and px that its line is wider than usual; the later ones are on top.
+    min_side: longer side to which a smaller image is enlarged, px.
     """
     height, width = image.shape
-    scale = min(1.0, max_side / max(height, width))
+    scale = min(max_side / max(height, width), max(1.0, min_side / max(height, width)))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    overlay = cv2.cvtColor(cv2.resize(image, size, interpolation=cv2.INTER_AREA), cv2.COLOR_GRAY2RGB)
+    resized = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale <= 1 else cv2.INTER_CUBIC)
+    overlay = cv2.cvtColor(resized, cv2.COLOR_GRAY2RGB)
     thickness = max(1, round(max(size) / 400))
     for mask, colour, extra in outlines:
-        resized = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
-        contours, _ = cv2.findContours(resized, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+        contours, _ = cv2.findContours(_resize_mask(mask, size, scale), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(overlay, contours, -1, colour, thickness + extra, cv2.LINE_AA)
     return np.asarray(overlay, np.uint8)
+
+
+def _resize_mask(mask: U8, size: tuple[int, int], scale: float) -> U8:
+    """Resize a mask u8[H,W] in {0,1}; enlarged masks get a smooth border instead of steps."""
+    if scale <= 1:
+        return np.asarray(cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST), np.uint8)
+    levels = cv2.resize(mask * np.uint8(255), size, interpolation=cv2.INTER_LINEAR)
+    return np.asarray(levels > 127, np.uint8)

@@ -15,6 +15,7 @@ from lungseg.cluster.resources import require_cpus
 from lungseg.config import ExportSettings
 from lungseg.errors import InputError, SettingsError, TaskResult
 from lungseg.export import nnunet
+from lungseg.export.coco_file import to_coco
 from lungseg.export.selection import (
     evaluate_query,
     require_outside_archive,
@@ -23,7 +24,7 @@ from lungseg.export.selection import (
     verified_parts,
 )
 from lungseg.export.totals import ExportTotals
-from lungseg.export.writers import export_part, to_coco
+from lungseg.export.writers import export_part
 from lungseg.job_end import end_job
 from lungseg.plurals import counted
 from lungseg.progress import ProgressLine

@@ -12,7 +12,8 @@ from lungseg.arrays import Row
 from lungseg.config import ExportSettings
 from lungseg.config.export import ExportFormat
 from lungseg.errors import TaskResult
-from lungseg.export.writers import draw_overlay, export_part, to_coco
+from lungseg.export.coco_file import to_coco
+from lungseg.export.writers import caption_overlay, draw_overlay, export_part
 from lungseg.imaging import codecs
 from lungseg.predictions.parts import part_path
 from tests.export.prediction_files import DrawPair, prediction_row, replace_part
@@ -85,16 +86,37 @@ def test_unusual_doubt_holds_a_dicom_segmentation_back(
     assert result["refused"] == ({} if written else {"dicom-seg": {"doubtful": 1}})
 
 
-def test_coco_file_is_read_back(predictions: Path, tmp_path: Path) -> None:
+def test_coco_file_has_an_annotation_for_each_lung(predictions: Path, tmp_path: Path) -> None:
     rows = [row for part in (0, 1) for row in _export(predictions, part, tmp_path / "out", "coco")["coco"]]
     storage.write_json(str(tmp_path / "annotations.json"), to_coco(rows, str(predictions)))
     coco = COCO(str(tmp_path / "annotations.json"))
-    assert (len(coco.imgs), len(coco.anns)) == (4, 3)  # an empty mask has no annotation
-    by_name = {f"north/{row['image_id']}": row for row in rows}
-    for annotation in coco.anns.values():
-        row = by_name[coco.imgs[annotation["image_id"]]["lungseg_id"]]
-        assert (coco.annToMask(annotation) == codecs.decode_rle(row["mask"], row["height"], row["width"])).all()
-        assert (annotation["area"], annotation["bbox"]) == (row["area_px"], row["bbox"])
+    assert [coco.cats[number]["name"] for number in (1, 2)] == ["right lung", "left lung"]
+    assert (len(coco.imgs), len(coco.anns)) == (4, 6)  # an empty mask has no annotation
+    tables = [storage.read_table(part_path(str(predictions), part)) for part in (0, 1)]
+    masks = {row["image_id"]: row for table in tables for row in table.to_pylist() if row["mask"]}
+    for image_id, image in coco.imgs.items():
+        row = masks[image["lungseg_id"].removeprefix("north/")]
+        lungs = [coco.annToMask(annotation) for annotation in coco.imgToAnns[image_id]]
+        assert [lung.sum() for lung in lungs] == [annotation["area"] for annotation in coco.imgToAnns[image_id]]
+        mask = codecs.decode_rle(row["mask"], row["height"], row["width"])
+        assert (sum(lungs, np.zeros_like(mask)) == mask).all()
+    for right, left in (annotations for annotations in coco.imgToAnns.values() if annotations):
+        assert (right["category_id"], left["category_id"]) == (1, 2)
+        assert right["bbox"][0] < left["bbox"][0]
+
+
+def test_each_lung_has_a_mask_of_its_own(predictions: Path, tmp_path: Path) -> None:
+    _export(predictions, 0, tmp_path / "out", "masks", "lung-masks")
+    names = {f"png_{number}.{side}.png" for number in (0, 1) for side in ("right", "left")}
+    assert _names(tmp_path / "out" / "lung-masks" / "north") == names
+    for name in ("png_0", "png_1"):
+        right, left = (tmp_path / "out" / "lung-masks" / "north" / f"{name}.{side}.png" for side in ("right", "left"))
+        joined = cv2.imread(str(tmp_path / "out" / "masks" / "north" / f"{name}.png"), cv2.IMREAD_UNCHANGED)
+        lungs = [cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in (right, left)]
+        assert lungs[0] is not None
+        assert lungs[1] is not None
+        np.testing.assert_array_equal(cv2.add(lungs[0], lungs[1]), joined)
+        assert np.nonzero(lungs[0])[1].mean() < np.nonzero(lungs[1])[1].mean()
 
 
 def test_missing_image_is_noted_and_others_are_written(predictions: Path, tmp_path: Path) -> None:
@@ -150,11 +172,37 @@ def test_invalid_elements_are_named_without_their_values(predictions: Path, tmp_
     assert "12/03/61" not in json.dumps(result)
 
 
-def test_overlay_shows_outlines_on_the_image(draw_pair: DrawPair) -> None:
-    image, mask = draw_pair(3, 300, 200)
-    overlay = draw_overlay(image, mask, None, 150)
-    assert overlay.shape == (150, 100, 3)
-    is_orange = overlay[..., 2].astype(int) - overlay[..., 0] > 60
-    assert 0 < is_orange.sum() < 0.2 * is_orange.size
-    assert (np.ptp(overlay.astype(int), axis=2) == 0).mean() > 0.6  # the rest is grey
-    assert draw_overlay(image, mask, mask, 9999).shape == (300, 200, 3)
+def test_overlay_has_a_colour_for_each_side(draw_pair: DrawPair) -> None:
+    image, mask = draw_pair(3, 1500, 1000)
+    overlay = draw_overlay(image, mask, None, 900).astype(int)
+    assert overlay.shape == (900, 600, 3)
+    is_orange = overlay[..., 2] - overlay[..., 0] > 60
+    is_green = overlay[..., 1] - overlay[..., 2] > 60
+    for side in (is_orange, is_green):
+        assert 0 < side.sum() < 0.05 * side.size
+    assert np.nonzero(is_orange)[1].max() < np.nonzero(is_green)[1].min()
+    assert (np.ptp(overlay, axis=2) == 0).mean() > 0.9  # the rest is grey
+
+
+@pytest.mark.parametrize(
+    ("shape", "limit", "expected"),
+    [((300, 200), 1024, (768, 512)), ((300, 200), 500, (500, 333)), ((900, 600), 1024, (900, 600))],
+)
+def test_overlay_is_large_enough_to_look_at(
+    shape: tuple[int, int], limit: int, expected: tuple[int, int], draw_pair: DrawPair
+) -> None:
+    image, mask = draw_pair(3, *shape)
+    assert draw_overlay(image, mask, mask, limit).shape == (*expected, 3)
+
+
+@pytest.mark.parametrize("width", [40, 320, 1024])
+def test_caption_is_above_the_overlay(width: int, draw_pair: DrawPair) -> None:
+    _, mask = draw_pair(3, 100, 100)
+    row = prediction_row("a", f"/x/{'very long name ' * 20}Ünal.png", mask, doubt=0.031, doubt_reason="blurred border")
+    overlay = np.full((50, width, 3), 77, np.uint8)
+    captioned = caption_overlay(row, overlay, True)
+    bar = captioned[:-50]
+    assert (captioned[-50:] == 77).all()
+    assert bar.shape[1] == width
+    assert 30 < bar.shape[0] < 400
+    assert bar.max() > 200

@@ -130,6 +130,7 @@ def _build(source: "Dataset", masks: dict[str, U8], model: str) -> bytes:
         content_label="LUNGS",
         content_description="Lungs by a neural network",
     )
+    segmentation.SeriesDescription = "Lungs by lungseg, not for diagnosis"
     _make_deterministic(segmentation, source, inputs_digest)
     stream = io.BytesIO()
     segmentation.save_as(stream)
