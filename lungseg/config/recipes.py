@@ -123,8 +123,8 @@ TRAIN: Recipes = {
             optim=_SMALL_OPTIM,
             augment=_STRONG_AUGMENT,
             loader=LoaderSettings(batch_size=4),
-            epochs=20,
-            half_size_epochs=14,
+            epochs=16,
+            half_size_epochs=12,
         ),
     ),
     "paper": (
