@@ -27,17 +27,15 @@ _SUFFIXES: dict[FileKind, str] = {"mask": ".mask.png", "overlay": ".overlay.png"
 class Result:
     """One segmented X-ray.
 
-    row: its row of PREDICTIONS. spacing_mm: side of a pixel, None if unknown. image: u8 or u16[H,W], upright, with
-    light bones. upright_mask: u8[H,W] in {0,1}. square: probabilities f32[S,S] in the square of the model, placed as
-    `geometry` states. These four are None where the image was rejected. file: the path or the bytes of the image's
-    file, None if the image was passed as pixels.
+    row: its row of PREDICTIONS. image: u8 or u16[H,W], upright, with light bones. upright_mask: u8[H,W] in {0,1}.
+    square: probabilities f32[S,S] in the square of the model, placed as `geometry` states. These four are None for a
+    rejected image. file: path or bytes of the image's file, None if the image was passed as pixels.
 
     Masks and probabilities have the size and orientation of the stored pixels. Those of a rejected image raise an
     ImageError, which is an InputError.
     """
 
     row: Row
-    spacing_mm: float | None = None
     image: Grey | None = None
     upright_mask: U8 | None = None
     square: F32 | None = None
@@ -111,6 +109,12 @@ class Result:
         return str(self.row["doubt_reason"] or "")
 
     @property
+    def spacing_mm(self) -> float | None:
+        """Return the side of a pixel in mm, None if it is unknown or implausible."""
+        value = self.row["spacing_mm"]
+        return None if value is None else float(value)
+
+    @property
     def areas_px(self) -> dict[str, int]:
         """Return the pixels of the `right` lung, the `left` lung, and `both`."""
         self._require_mask()
@@ -119,11 +123,11 @@ class Result:
 
     @property
     def areas_cm2(self) -> dict[str, float] | None:
-        """Return the areas in cm2 with the keys of `areas_px`, None if the size of a pixel is unknown."""
-        areas = self.areas_px
-        if self.spacing_mm is None:
-            return None
-        return {side: pixels * self.spacing_mm**2 / 100 for side, pixels in areas.items()}
+        """Return the areas in cm2 with the keys of `areas_px`, None without `spacing_mm`."""
+        self._require_mask()
+        columns = {"right": "right_lung_cm2", "left": "left_lung_cm2", "both": "area_cm2"}
+        values = {side: self.row[column] for side, column in columns.items()}
+        return None if self.spacing_mm is None else {side: float(area) for side, area in values.items()}
 
     def overlay(self, max_side: int | None = None) -> U8:
         """Draw the outlines of both lungs on the upright image; RGB u8[h,w,3] of at most `max_side` px.

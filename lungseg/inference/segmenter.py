@@ -135,7 +135,7 @@ class Segmenter:
             prediction = replace(prediction, probability=from_levels(to_levels(prediction.probability)))
         row, mask = make_row_and_mask(opened, prediction, self._shared, self._settings.postprocess)
         square = None if prediction is None else prediction.probability
-        return Result(row, opened.record.spacing_mm, pixels, mask, square, opened.geometry, opened.record.image_uri)
+        return Result(row, pixels, mask, square, opened.geometry, opened.record.image_uri)
 
 
 def load(

@@ -1,7 +1,6 @@
 """Results of single X-rays: areas, flags, overlays, files."""
 
 import pickle
-from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -30,7 +29,9 @@ def lungs(height: int = 240, width: int = 200) -> U8:
     return mask
 
 
-def result_of(mask: U8, file: str | bytes | None = None, orientation: int = 1) -> Result:
+def result_of(
+    mask: U8, file: str | bytes | None = None, orientation: int = 1, spacing_mm: float | None = None
+) -> Result:
     """Create the result of a picture whose square is predicted with a mask."""
     image = (160 - 90 * mask).astype(np.uint8)
     settings = PreprocessSettings(size=64)
@@ -38,11 +39,11 @@ def result_of(mask: U8, file: str | bytes | None = None, orientation: int = 1) -
     probability = prepare_image(mask * np.uint8(255), settings)[0].astype(np.float32) / 255
     uri = file if isinstance(file, str) else "image"
     height, width = mask.shape if orientation < 5 else mask.shape[::-1]
-    record = Record("film", "", uri, height=height, width=width, spacing_mm=0.5)
+    record = Record("film", "", uri, height=height, width=width, spacing_mm=spacing_mm)
     row, found = make_row_and_mask(
         OpenedImage(record, square, geometry), Prediction(probability, 1, False), SHARED, PostprocessSettings()
     )
-    return Result(row, record.spacing_mm, image, found, probability, geometry, file)
+    return Result(row, image, found, probability, geometry, file)
 
 
 @pytest.fixture
@@ -51,11 +52,16 @@ def result() -> Result:
 
 
 def test_areas_are_those_of_the_lungs(result: Result) -> None:
-    areas, in_cm2 = result.areas_px, result.areas_cm2
+    areas = result.areas_px
     assert areas == {"right": result.right.sum(), "left": result.left.sum(), "both": result.mask.sum()}
     assert areas["right"] == pytest.approx(50 * 144, rel=0.05)
-    assert in_cm2 == {side: pytest.approx(pixels / 400) for side, pixels in areas.items()}
-    assert replace(result, spacing_mm=None).areas_cm2 is None
+    assert (result.spacing_mm, result.areas_cm2) == (None, None)
+
+
+def test_areas_in_cm2_need_a_spacing() -> None:
+    result = result_of(lungs(), spacing_mm=0.5)
+    assert result.spacing_mm == 0.5
+    assert result.areas_cm2 == {side: pytest.approx(pixels / 400) for side, pixels in result.areas_px.items()}
 
 
 def test_flags_have_sentences() -> None:
