@@ -53,8 +53,7 @@ check: .venv/installed
 	$(RUN) -m mypy
 	.venv/bin/lint-imports
 
-# The lock lists every package with its hashes, so pip resolves nothing. --no-deps: the lock omits opencv-python, which
-# one package requires, because it must not be installed beside opencv-python-headless.
+# The lock lists every package with its hashes, so pip resolves nothing.
 .venv/installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
 		{ echo "$(PYTHON) is not Python 3.11 to 3.13: pass PYTHON=python3.11" >&2; exit 2; }

@@ -17,8 +17,7 @@ cpu_lock() {
     awk '/^[^ ]/ { name = $1; sub(/==.*/, "", name); cuda = name ~ /^(torch|torchvision|triton|(nvidia|cuda)-.*)$/ } !cuda' "$LOCK"
 }
 
-# --no-deps: the lock is complete except for opencv-python, which one package requires. It must not be installed beside
-# opencv-python-headless.
+# --no-deps: the lock is complete.
 install() { python -m pip install --no-cache-dir --no-deps "$@"; }
 
 case ${1:-} in

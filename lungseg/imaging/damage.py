@@ -18,7 +18,7 @@ _ZEROS = b"\0" * 32  # compressed data seldom has as many
 _ZEROS_JPEG_2000 = b"\0" * 400  # a packet without data is one zero byte
 # JPEG 2000 markers. The data of the high-throughput kind can have long runs.
 _START_OF_DATA, _HIGH_THROUGHPUT = b"\xff\x93", b"\xff\x50"
-_FILL = 128  # grey of missing blocks in JPEG
+_FILLS = [1 << bits for bits in range(7, 16)]  # grey of missing blocks in JPEG of 8 to 16 bits
 _BLOCK = 8
 # They decode to visible blocks, at least one of them on a black or white picture; 255 would start a marker.
 _FILLERS = bytes(97 * i % 254 + 1 for i in range(500)), bytes(255 - (97 * i % 254 + 1) for i in range(500))
@@ -57,9 +57,9 @@ def _is_damaged_jpeg(content: bytes, pixels: NDArray[Any]) -> bool:
         ends, is_progressive = _scan_ends(content)
     except (struct.error, IndexError):
         return False
-    corner = pixels[-_BLOCK:, -_BLOCK:]
+    corner = pixels[-_BLOCK:, -_BLOCK:][-1].astype(np.int64)  # a part of the last row
     # A truncated progressive file is blurred, not grey.
-    is_suspicious = is_progressive or bool((corner[-1] == _FILL).all())
+    is_suspicious = is_progressive or bool((corner == corner[0]).all() and np.isin(abs(corner[0]), _FILLS).all())
     if not ends or not (is_suspicious or _ZEROS in content[ends[0][0] : ends[-1][1]]):
         return False
     picture = _decode_grey(content)
@@ -131,7 +131,7 @@ def _replace_ends(content: bytes, ends: list[tuple[int, int]], removed: int, fil
 
 
 def _decode_grey(content: bytes) -> Any:
-    """Decode a JPEG to grey values; None if that fails."""
+    """Decode a JPEG to grey values, or to colours if it is lossless; None if that fails."""
     from PIL import Image
 
     try:
@@ -139,6 +139,16 @@ def _decode_grey(content: bytes) -> Any:
             image.draft("L", image.size)
             return np.asarray(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return _decode_deep(content)
+
+
+def _decode_deep(content: bytes) -> Any:
+    """Decode a JPEG that Pillow cannot read: lossless, or with more than 8 bits; None if that fails."""
+    from imagecodecs import Jpeg8Error, jpeg8_decode
+
+    try:
+        return jpeg8_decode(content)
+    except (Jpeg8Error, ValueError):
         return None
 
 
@@ -191,7 +201,7 @@ def _strips(content: bytes, tags: Any) -> list[bytes]:
 def _is_damaged_jpeg_strip(strip: bytes, tables: bytes) -> bool:
     """Return whether a strip of a TIFF file is a damaged JPEG stream; tables: its tables, as a stream of their own."""
     stream = tables[:-2] + strip[2:] if tables else strip
-    return _is_damaged_jpeg(stream, np.full((_BLOCK, _BLOCK), _FILL))  # that it looks suspicious is known
+    return _is_damaged_jpeg(stream, np.full((_BLOCK, _BLOCK), _FILLS[0]))  # that it looks suspicious is known
 
 
 def _is_whole_strip(strip: bytes, compression: int, limit: int) -> bool:

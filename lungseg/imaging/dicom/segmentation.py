@@ -5,13 +5,14 @@ import io
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lungseg import __version__
-from lungseg.errors import ImageError
+from lungseg.errors import ImageError, SettingsError
 from lungseg.imaging.dicom.quiet import silence_libraries
 from lungseg.imaging.dicom.reader import is_dicom
 from lungseg.imaging.dicom.tags import element_numbers
@@ -32,6 +33,17 @@ _GEOMETRY = ("FrameOfReferenceUID", "PatientOrientation", "ImagerPixelSpacing", 
 _KEPT = (*_REQUIRED, *_COPIED, *_GEOMETRY, "SpecificCharacterSet", "Modality")
 
 
+def require_highdicom() -> None:
+    """Check that the package that writes segmentations is installed.
+
+    Raises:
+        SettingsError: it is not.
+
+    """
+    if find_spec("highdicom") is None:
+        raise SettingsError("DICOM segmentations need highdicom: pip install 'lungseg[dicom-seg]'")
+
+
 def encode_segmentation(content: bytes, masks: dict[str, U8], model: str, display_name: str) -> bytes:
     """Encode a binary segmentation of the lungs that refers to the radiograph and belongs to its study.
 
@@ -43,8 +55,10 @@ def encode_segmentation(content: bytes, masks: dict[str, U8], model: str, displa
 
     Raises:
         ImageError: `not_dicom`, `mask_empty`, `seg_reference`, `changed` or `seg_refused`. No message quotes a value.
+        SettingsError: highdicom is not installed.
 
     """
+    require_highdicom()
     if not is_dicom(content):
         raise ImageError("not_dicom", f"{display_name} is not a DICOM file: DICOM segmentations need a DICOM image")
     present = {side: mask for side, mask in masks.items() if mask.any()}

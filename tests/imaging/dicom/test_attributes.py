@@ -193,7 +193,6 @@ def test_streams_of_other_precision_are_read(coding: UID) -> None:
 
 
 def test_lossless_jpeg_of_higher_precision_is_read() -> None:
-    pytest.importorskip("libjpeg")
     from tests.imaging.dicom.test_reader import jpeg_lossless
 
     content = jpeg_lossless()

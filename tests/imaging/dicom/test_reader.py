@@ -1,5 +1,6 @@
 """Pixels, reason codes and privacy of DICOM files with every transfer syntax, depth and fault."""
 
+import hashlib
 import io
 import logging
 import pickle
@@ -9,6 +10,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
@@ -17,7 +19,8 @@ from pydicom import dcmread
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, generate_frames
-from pydicom.pixels.decoders import JPEGExtended12BitDecoder, JPEGLosslessSV1Decoder
+from pydicom.pixels import pixel_array
+from pydicom.pixels.decoders import JPEGLosslessSV1Decoder
 from pydicom.uid import (
     UID,
     ExplicitVRBigEndian,
@@ -25,12 +28,14 @@ from pydicom.uid import (
     JPEG2000Lossless,
     JPEGBaseline8Bit,
     JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
     JPEGLSLossless,
     RLELossless,
 )
 
 from lungseg.errors import ImageError, SettingsError
-from lungseg.imaging.dicom import pseudonym, reader
+from lungseg.imaging.dicom import jpeg_plugin, pseudonym, reader
 from lungseg.imaging.dicom.reader import Tags
 from lungseg.ingest import pseudonyms
 from tests.imaging.dicom.dicom_files import coded, lut, saved, write_dicom
@@ -174,28 +179,55 @@ def jpeg_lossless() -> bytes:
     return edited(stored_file("JPEG-LL.dcm"), Modality="CR", BodyPartExamined="CHEST")
 
 
-def test_jpeg_lossless_is_decoded_if_its_decoder_is_installed() -> None:
-    pytest.importorskip("libjpeg")
-    result = pixels_of(jpeg_lossless())
-    assert result.shape == (1024, 256)
-    np.testing.assert_array_equal(
-        result, pixels_of(edited(stored_file("JPEG-LL.dcm"), Modality="CR", BodyPartExamined=""))
-    )
-    assert np.unique(result).size > 100
+@pytest.mark.parametrize(
+    ("name", "digest"),
+    [
+        ("JPEG-LL.dcm", "a6e9d32143339d3f"),
+        ("JPGLosslessP14SV1_1s_1f_8b.dcm", "36e27e4f1e87a7d5"),
+        ("bad_sequence.dcm", "ef7120ddfc77c166"),
+        ("SC_rgb_jpeg_gdcm.dcm", "169e619557b12114"),
+        ("MR_small_jpeg_ls_lossless.dcm", "88617aaa46138fb1"),
+        ("JPEGLSNearLossless_16.dcm", "f929318278115ce9"),
+    ],
+)
+def test_pixels_equal_those_of_another_decoder(name: str, digest: str) -> None:
+    """The digests are those of pylibjpeg-libjpeg 2.5 and pyjpegls 1.5."""
+    content = stored_file(name)
+    jpeg_plugin.register()
+    pixels = pixel_array(dcmread(io.BytesIO(content)), decoding_plugin=jpeg_plugin.NAME)
+    assert hashlib.sha256(pixels.tobytes()).hexdigest().startswith(digest)
 
 
-@pytest.mark.parametrize("decoder", [JPEGLosslessSV1Decoder, JPEGExtended12BitDecoder])
-def test_a_missing_decoder_names_the_package_to_install(monkeypatch: pytest.MonkeyPatch, decoder: Any) -> None:
-    without = {name: function for name, function in decoder._available.items() if name == "pillow"}
-    monkeypatch.setattr(decoder, "_available", without)
-    content = jpeg_lossless() if decoder is JPEGLosslessSV1Decoder else CHEST
-    if decoder is JPEGExtended12BitDecoder:
-        dataset = dcmread(io.BytesIO(CHEST))
-        dataset.file_meta.TransferSyntaxUID = JPEGExtended12Bit
-        dataset.PixelData = encapsulate([b"\xff\xd8\xff\xd9"])
-        content = saved(dataset)
-    with pytest.raises(ImageError, match=r"^codec_missing: x\.dcm .*pip install 'lungseg\[jpeg-lossless\]'"):
-        reader.read(content, "x.dcm")
+@pytest.mark.parametrize(
+    ("coding", "bits"),
+    [*((coding, bits) for coding in (JPEGLossless, JPEGLosslessSV1) for bits in (9, 12, 16)), (JPEGExtended12Bit, 12)],
+)
+def test_deep_jpeg_shows_the_same_picture(coding: UID, bits: int) -> None:
+    lossless = coding != JPEGExtended12Bit
+    stored = (PIXELS.astype(np.float64) / PIXELS.max() * (2**bits - 1)).astype(np.uint16)
+    for predictor in (1, 4, 7) if lossless and coding != JPEGLosslessSV1 else (1,):
+        options = {"lossless": True, "predictor": predictor} if lossless else {"level": 100}
+        frame = imagecodecs.jpeg8_encode(stored, bitspersample=bits, **options)
+        dataset = dcmread(io.BytesIO(write_dicom(stored, BitsStored=bits)))
+        dataset.PixelData, dataset.file_meta.TransferSyntaxUID = encapsulate([frame]), coding
+        difference = pixels_of(saved(dataset)).astype(int) - pixels_of(write_dicom(stored, BitsStored=bits))
+        assert np.abs(difference).max() <= (0 if lossless else 64)
+
+
+def test_shortened_jpeg_lossless_is_refused() -> None:
+    dataset = dcmread(io.BytesIO(jpeg_lossless()))
+    (frame,) = generate_frames(dataset.PixelData, number_of_frames=1)
+    for share in (0.5, 0.95):
+        dataset.PixelData = encapsulate([frame[: int(len(frame) * share)] + b"\xff\xd9"])
+        assert refused(saved(dataset)) == "undecodable"
+
+
+def test_a_missing_decoder_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    jpeg_plugin.register()
+    monkeypatch.setattr(jpeg_plugin, "register", lambda: None)
+    monkeypatch.setattr(JPEGLosslessSV1Decoder, "_available", {})
+    with pytest.raises(ImageError, match=r"^codec_missing: x\.dcm .*export it again"):
+        reader.read(jpeg_lossless(), "x.dcm")
 
 
 def test_video_is_refused() -> None:
