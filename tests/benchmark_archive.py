@@ -104,7 +104,7 @@ def drive(archive: Path, out: str) -> dict[str, dict[str, float]]:
         dataset_writer.finish_dataset(plans)
         pa.default_memory_pool().release_unused()
     with stages.stage("audit"):
-        audit_datasets([catalog.open_dataset(folder) for folder in catalog.list_datasets(out)], wide=False)
+        audit_datasets([catalog.open_dataset(folder) for folder in catalog.list_datasets(out)])
     return stages.costs
 
 

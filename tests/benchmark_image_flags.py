@@ -14,24 +14,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from lungseg.errors import ImageError
 from lungseg.ingest import image_checks
 from tests.pictures import collection
 from tests.pictures.fields import U8
 
 
-def finding(image: U8) -> str:
-    """Return the flag or the reason code of an image; empty if there is none."""
-    try:
-        _, _, flags = image_checks.check_pixels(image, "x.png")
-    except ImageError as error:
-        return str(error.code)
-    return ", ".join(flag.code for flag in flags)
-
-
 def print_row(kind: str, images: Iterable[U8]) -> tuple[int, int]:
     """Print one row of the table; return how many images there are, and how many have a finding."""
-    findings = [finding(image) for image in images]
+    findings = [collection.finding(image) for image in images]
     caught = [name for name in findings if name]
     names = ", ".join(f"{count} `{name}`" for name, count in Counter(caught).most_common(4))
     print(f"| {kind} | {len(findings)} | {len(caught)} ({len(caught) / len(findings):.1%}) | {names} |")
@@ -61,7 +51,7 @@ def main() -> None:
     print(f"| all | {images} | {caught} ({caught / images:.1%}) | |")
     inverted = [255 - image for image in xrays["covid44"]]
     repaired = sum("inverted" in {note.code for note in image_checks.check_pixels(x, "x")[1]} for x in inverted)
-    flagged = sum(bool(finding(image)) for image in inverted)
+    flagged = sum(bool(collection.finding(image)) for image in inverted)
     print(f"\nOf {len(inverted)} inverted X-rays, {repaired} were inverted back and {flagged} flagged.")
     began = time.process_time()
     for image in xrays["Shenzhen"]:

@@ -14,17 +14,8 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 TRAIN = (
     *("--protocols", "source-to-source", "--train-on", "phantom-shenzhen", "--only-folds", "0", "--folds", "3"),
-    *(
-        "--epochs",
-        "2",
-        "--model.encoder",
-        "tu-test_efficientnet",
-        "--model.weights",
-        "none",
-        "--loader.batch-size",
-        "2",
-    ),
-    *("--workers-per-run", "1"),
+    *("--epochs", "2", "--model.encoder", "tu-test_efficientnet", "--model.weights", "none"),
+    *("--loader.batch-size", "2", "--workers-per-run", "2"),
 )
 
 
@@ -44,13 +35,22 @@ def test_prepare_draws_and_shards_phantoms(work: Path, capsys: pytest.CaptureFix
     assert [info["samples"] for info in infos] == [8, 8]
 
 
-def test_train_tests_held_out_and_foreign_images(work: Path) -> None:
-    _run("train", "--data", str(work / "data"), "--out", str(work / "runs"), *TRAIN)
-    (run,) = (work / "runs" / "demo").glob("*/run.json")
-    lines = [json.loads(line) for line in (run.parent / "metrics.jsonl").read_text().splitlines()]
+def test_two_workers_test_each_other_image_once(work: Path) -> None:
+    command = ("--data", str(work / "data"), "--out", str(work / "runs"), *TRAIN)
+    _run("train", *command)
+    (run,) = (path.parent for path in (work / "runs" / "demo").glob("*/run.json"))
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2]
-    tested = {(result["role"], result["dataset"]) for result in json.loads(run.read_text())["tested"]}
+    tested = {(result["role"], result["dataset"]) for result in json.loads((run / "run.json").read_text())["tested"]}
     assert tested == {("held-out", "phantom-shenzhen"), ("cross", "phantom-montgomery")}
+    tables = [run / "tested.parquet", next(run.glob("checkpoint/epoch-*/trained_on.parquet"))]
+    rows = [row for path in tables for row in read_table(str(path)).to_pylist()]
+    images = [row for path in work.glob("data/*/index.parquet") for row in read_table(str(path)).to_pylist()]
+    assert len(rows) == len(images) == 16
+    assert {(row["dataset"], row["image_id"]) for row in rows} == {(row["dataset"], row["image_id"]) for row in images}
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    _run("train", *command)  # nothing is trained again
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
 def test_infer_writes_one_row_per_image(work: Path) -> None:

@@ -144,6 +144,14 @@ def leaks(text: str, form: str) -> list[str]:
     return [value for value in forbidden(form) if value.lower() in text.lower()]
 
 
+def prepare(archive: Path, prepared: Path, key: bytes | None) -> None:
+    plans = plan_shards(sources.discover(str(archive)), str(prepared), PreprocessSettings(size=64))
+    dataset_writer.begin_datasets(plans)
+    for plan in plans:
+        write_shard(plan, key)
+    dataset_writer.finish_dataset(plans)
+
+
 def predict(archive: Path, out: Path, key: bytes | None) -> None:
     """Write predictions of an archive with a drawn mask."""
     records = sources.discover(str(archive))
@@ -169,11 +177,7 @@ def test_no_output_has_a_value_of_a_patient(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     prepared, predictions, out = (tmp_path / name for name in ("prepared", "predictions", "out"))
-    plans = plan_shards(sources.discover(str(archive)), str(prepared), PreprocessSettings(size=64))
-    dataset_writer.begin_datasets(plans)
-    for plan in plans:
-        write_shard(plan, key)
-    dataset_writer.finish_dataset(plans)
+    prepare(archive, prepared, key)
     predict(archive, predictions, key)
     part = part_path(str(predictions), 0)
     settings = ExportSettings(formats=("masks", "overlays", "coco", "dicom-seg"))
@@ -194,11 +198,7 @@ def test_patient_of_a_dicom_file_is_a_pseudonym_or_nothing(key: bytes | None, ar
     (archive / "good.dcm").rename(archive / "1.2.840.5")  # no suffix, as in many archives
     shutil.copy(archive / "1.2.840.5", archive / "misnamed.png")
     prepared, predictions = tmp_path / "prepared", tmp_path / "predictions"
-    plans = plan_shards(sources.discover(str(archive)), str(prepared), PreprocessSettings(size=64))
-    dataset_writer.begin_datasets(plans)
-    for plan in plans:
-        write_shard(plan, key)
-    dataset_writer.finish_dataset(plans)
+    prepare(archive, prepared, key)
     predict(archive, predictions, key)
     manifest = storage.read_table(str(next(prepared.rglob("manifest.parquet")))).to_pylist()
     rows = read_part(part_path(str(predictions), 0)).to_pylist()

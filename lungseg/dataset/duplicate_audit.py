@@ -1,5 +1,6 @@
-"""Duplicate audit of prepared datasets: reads the images that `duplicates` has to compare."""
+"""Duplicate audit of prepared datasets: reads the images that `duplicates` has to compare, and keeps the result."""
 
+import logging
 from collections.abc import Sequence
 
 import pyarrow as pa
@@ -8,18 +9,70 @@ import pyarrow.compute as pc
 from lungseg import storage
 from lungseg.arrays import U8, Row
 from lungseg.dataset.catalog import PreparedDataset
-from lungseg.dataset.duplicates import INDEX_COLUMNS, Pair, find_pairs
+from lungseg.dataset.duplicates import (
+    INDEX_COLUMNS,
+    PAIRS,
+    Pair,
+    count_duplicates,
+    describe_duplicates,
+    find_pairs,
+    pairs_to_table,
+)
 from lungseg.dataset.hash_search import ProgressCallback, no_progress
 from lungseg.dataset.sample_reader import read_sample
+from lungseg.errors import InputError
+from lungseg.plurals import counted
+from lungseg.progress import ProgressLine
+from lungseg.storage.table_formats import TableFormat
+
+logger = logging.getLogger(__name__)
+
+_FILE = "duplicates.parquet"
+_FORMAT = TableFormat(PAIRS, nullable=frozenset({"distance", "correlation"}))  # only near pairs have them
+_AUDITED = b"lungseg.audited"
 
 
-def audit_datasets(
-    datasets: Sequence[PreparedDataset], wide: bool = True, show: ProgressCallback = no_progress
-) -> list[Pair]:
+def linked_images(datasets: Sequence[PreparedDataset], out: str) -> list[Row]:
+    """Return the pairs of images that must be in one fold, as rows of PAIRS, and write them to `out`.
+
+    The search takes 20 s for 700 images, so an earlier one of the same images is used, in `out` or beside the datasets.
+
+    Raises:
+        ShardError: a tar does not hold what its index says.
+
+    """
+    path = storage.join(out, _FILE)
+    digest = storage.digest([[data.digest, data.index.column("phash").to_pylist()] for data in datasets])
+    folders = dict.fromkeys([out, *(storage.parent_of(data.folder) for data in datasets)])
+    table = next((table for folder in folders if (table := _earlier_audit(folder, digest)) is not None), None)
+    if table is None:
+        images = counted(sum(data.index.num_rows for data in datasets), "image")
+        logger.info("searching for duplicates among %s", images)
+        table = pairs_to_table(audit_datasets(datasets, ProgressLine(logger).update))
+        table = table.replace_schema_metadata({**table.schema.metadata, _AUDITED: digest.encode()})
+    storage.write_table(path, table)
+    pairs: list[Row] = table.to_pylist()
+    counts = describe_duplicates(count_duplicates(pairs))
+    logger.info("audit: %s; the images of a pair are always in the same fold: %s", counts, path)
+    return pairs
+
+
+def _earlier_audit(folder: str, digest: str) -> pa.Table | None:
+    path = storage.join(folder, _FILE)
+    if not storage.exists(path):
+        return None
+    try:
+        table = storage.read_table(path, expected=_FORMAT)
+    except InputError as error:
+        logger.warning("%s; searching for duplicates again", error)
+        return None
+    return table if table.schema.metadata.get(_AUDITED) == digest.encode() else None
+
+
+def audit_datasets(datasets: Sequence[PreparedDataset], show: ProgressCallback = no_progress) -> list[Pair]:
     """Find pairs of images, within and across datasets, that show the same image or the same patient.
 
-    wide: also compare images whose hashes are farther apart. This finds several visits of one person under different
-    names, and takes 20 s for 700 images. show: receives progress messages.
+    show: receives progress messages.
 
     Raises:
         ShardError: a tar does not hold what its index says.
@@ -37,7 +90,7 @@ def audit_datasets(
         return read_sample(storage.join(folder, f"{index_row['shard']}.tar"), index_row, with_mask=False).image
 
     rows = [row for data in datasets for row in data.index.select(INDEX_COLUMNS).to_pylist()]
-    return find_pairs(rows, read, wide, show)
+    return find_pairs(rows, read, show)
 
 
 def _matching_rows(index: pa.Table, row: Row) -> pa.Table:

@@ -3,11 +3,11 @@
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import cv2
 import numpy as np
@@ -97,14 +97,11 @@ def fingerprint(image: Grey) -> str:
 
 
 def find_pairs(
-    rows: Sequence[Row],
-    read: Callable[[Row], NDArray[np.uint8]],
-    wide: bool = True,
-    show: ProgressCallback = no_progress,
+    rows: Sequence[Row], read: Callable[[Row], NDArray[np.uint8]], show: ProgressCallback = no_progress
 ) -> list[Pair]:
     """Find pairs of index rows that show the same image or the same patient, sorted.
 
-    exact: the pixel digests are equal. near: the hashes differ by at most MAX_HASH_DISTANCE bits (with `wide`, by
+    exact: the pixel digests are equal. near: the hashes differ by at most MAX_HASH_DISTANCE bits (by
     WIDE_HASH_DISTANCE among the first images of each dataset) and the detail correlates at MIN_CORRELATION or more; a
     row without a hash is not compared. same_patient: the same patient_id within a dataset, or across datasets where
     the id is more than a small number that both could have assigned. Each image of a larger group is paired with the
@@ -122,10 +119,32 @@ def find_pairs(
     same_patient = {*_pair_with_first(patients.values()), *_pair_with_first(people.values())}
     pairs = [
         *(Pair(*keys, "exact", 0) for keys in _pair_with_first(same_pixels.values())),
-        *_find_near([row for row in rows if row["phash"] and image_key(row) not in copies], read, wide, show),
+        *_find_near([row for row in rows if row["phash"] and image_key(row) not in copies], read, show),
         *(Pair(*keys, "same_patient") for keys in same_patient),
     ]
     return sorted(pairs, key=lambda pair: (pair.first, pair.second, pair.kind))
+
+
+def count_duplicates(pairs: Iterable[Row]) -> dict[str, int]:
+    """Count the pairs of equal and of nearly equal images, and the patients with several images."""
+    keys: dict[str, set[tuple[str, str]]] = {kind: set() for kind in get_args(Kind)}
+    for pair in pairs:
+        keys[pair["kind"]].add((pair["first"], pair["second"]))
+    # `find_pairs` pairs each image with the first one of its patient: the pairs of a patient are one fewer than images.
+    images = {image for pair in keys["same_patient"] for image in pair}
+    return {
+        "exact": len(keys["exact"]),
+        "near": len(keys["near"]),
+        "patients": len(images) - len(keys["same_patient"]),
+    }
+
+
+def describe_duplicates(counts: Mapping[str, int]) -> str:
+    """Format the counts of `count_duplicates`."""
+    return (
+        f"{counted(counts['exact'], 'exact duplicate pair')}, {counted(counts['near'], 'near duplicate pair')}, "
+        f"{counted(counts['patients'], 'patient')} with several images"
+    )
 
 
 def pairs_to_table(pairs: Iterable[Pair]) -> pa.Table:
@@ -189,10 +208,8 @@ def _rank_levels(image: Grey) -> NDArray[np.float32]:
     return levels.astype(np.float32)[image]
 
 
-def _find_near(
-    rows: Sequence[Row], read: Callable[[Row], NDArray[np.uint8]], wide: bool, show: ProgressCallback
-) -> list[Pair]:
-    candidates = _list_candidates(rows, wide, show)
+def _find_near(rows: Sequence[Row], read: Callable[[Row], NDArray[np.uint8]], show: ProgressCallback) -> list[Pair]:
+    candidates = _list_candidates(rows, show)
     pairs = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding takes most of the time and runs in parallel
 
@@ -216,16 +233,13 @@ def _find_near(
     return pairs
 
 
-def _list_candidates(rows: Sequence[Row], wide: bool, show: ProgressCallback) -> IndexPairs:
+def _list_candidates(rows: Sequence[Row], show: ProgressCallback) -> IndexPairs:
     """List the positions of rows whose images must be compared, with their hash distance."""
-    near = near_pairs([row["phash"] for row in rows], MAX_HASH_DISTANCE, show)
-    if not wide:
-        return near
     first_positions: defaultdict[str, list[int]] = defaultdict(list)
     for position, row in enumerate(rows):
         if len(first_positions[row["dataset"]]) < WIDE_SEARCH_IMAGES:
             first_positions[row["dataset"]].append(position)
-    pairs = [near]
+    pairs = [near_pairs([row["phash"] for row in rows], MAX_HASH_DISTANCE, show)]
     for positions in first_positions.values():
         wide_pairs = near_pairs([rows[position]["phash"] for position in positions], WIDE_HASH_DISTANCE)
         pairs.append(np.column_stack([np.array(positions)[wide_pairs[:, :2]], wide_pairs[:, 2]]))

@@ -13,6 +13,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from lungseg import storage
+
 Style = Literal["shenzhen", "montgomery"]
 STYLES: tuple[Style, ...] = get_args(Style)
 Floats = NDArray[np.float32]
@@ -82,14 +84,10 @@ def write_archive(folder: pathlib.Path, per_style: int, seed: int = 0, size: int
     for style, item in ((style, item) for style in STYLES for item in range(per_style)):
         name = f"PHANTOM_{style[0].upper()}_{item:04d}.png"
         paths = [folder / f"phantom-{style}" / kind / name for kind in ("images", "masks")]
-        if all(path.exists() for path in paths):
-            continue
-        image, mask = draw((seed, item), style, size)
-        for path, pixels in zip(paths, (image, mask * np.uint8(255)), strict=True):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{name}.part")  # renamed when complete, so that no PNG is truncated
-            temporary.write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
-            temporary.replace(path)
+        if not all(path.exists() for path in paths):
+            image, mask = draw((seed, item), style, size)
+            for path, pixels in zip(paths, (image, mask * np.uint8(255)), strict=True):
+                storage.write_bytes(str(path), cv2.imencode(".png", pixels)[1].tobytes())
 
 
 def _patient(rng: np.random.Generator, style: Style) -> Patient:
@@ -151,19 +149,16 @@ def _mask(patient: Patient, lungs: list[Points], size: int) -> NDArray[np.uint8]
     total = np.zeros((size, size), np.uint8)
     for outline in lungs:
         lung = np.asarray(_resize(_layer(patient, [outline], max(size, 512)), size) > 0.5, np.uint8)
-        _, labels, stats, _ = cv2.connectedComponentsWithStats(
-            lung
-        )  # the tip of the costophrenic angle may be separate
+        # The tip of the costophrenic angle may be separate.
+        _, labels, stats, _ = cv2.connectedComponentsWithStats(lung)
         total[labels == 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))] = 1
     return total
 
 
 def _resize(field: NDArray[Any], size: int) -> Floats:
     """Resize a square field, f32."""
-    interpolation = (
-        cv2.INTER_AREA if len(field) > size else cv2.INTER_CUBIC if len(field) < _SMALL else cv2.INTER_LINEAR
-    )
-    return np.asarray(cv2.resize(np.asarray(field, np.float32), (size, size), interpolation=interpolation), np.float32)
+    method = cv2.INTER_AREA if len(field) > size else cv2.INTER_CUBIC if len(field) < _SMALL else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(np.asarray(field, np.float32), (size, size), interpolation=method), np.float32)
 
 
 def _bone(patient: Patient, lines: Points, width: float | NDArray[np.float64], size: int) -> Floats:

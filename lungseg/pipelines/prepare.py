@@ -18,8 +18,9 @@ from lungseg.cluster.gauges import Gauges
 from lungseg.cluster.resources import require_cpus
 from lungseg.cluster.shared_storage import require_shared_storage
 from lungseg.config import PrepareSettings, PreprocessSettings
-from lungseg.dataset import catalog, duplicates
-from lungseg.dataset.duplicate_audit import audit_datasets
+from lungseg.dataset import catalog
+from lungseg.dataset.duplicate_audit import linked_images
+from lungseg.dataset.duplicates import count_duplicates
 from lungseg.errors import ImageError, InputError, SettingsError, TaskResult
 from lungseg.imaging import codecs
 from lungseg.imaging.dicom import reader
@@ -82,16 +83,12 @@ def run(settings: PrepareSettings) -> None:
     plans = [replace(plan, records=()) for plan in plans]  # to finish, the names of the tars are enough
     logger.info("writing manifests and indexes")
     infos, errors = _finish(plans, folders)
+    seconds = time.monotonic() - began
     pa.default_memory_pool().release_unused()  # of the tables that were written
     if not infos:
         raise InputError("; ".join(errors))
     data = [catalog.open_dataset(folder) for folder in catalog.list_datasets(out)]
-    images = counted(sum(dataset.index.num_rows for dataset in data), "image")
-    logger.info("searching for duplicates among %s", images)
-    # Duplicates only: a study searches its own datasets for more.
-    pairs = audit_datasets(data, wide=False, show=ProgressLine(logger).update)
-    storage.write_table(storage.join(out, "duplicates.parquet"), duplicates.pairs_to_table(pairs))
-    summary = summarise(infos, totals, pairs, time.monotonic() - began, errors)
+    summary = summarise(infos, totals, count_duplicates(linked_images(data, out)), seconds, errors)
     storage.write_json(storage.join(out, "summary.json"), summary)
     print_summary(summary, out)
     _end(settings, out, summary, errors)

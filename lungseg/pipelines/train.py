@@ -62,7 +62,7 @@ def run(settings: TrainSettings) -> None:
     study_plan.write_folds(study, settings, data, linked)
     failures = train_all(unfinished, at_once, allocation, record)
     _show_results(record, trained=bool(unfinished))
-    if sync := tracking.sync_command(study):
+    if sync := tracking.sync_command(study, record.kept_aside()):
         logger.info("W&B kept its runs offline in these folders; to upload them: %s", sync)
     _raise_failures(record, failures)
     custom_network = ("--model.custom", settings.model.custom) if settings.model.custom else ()

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lungseg.dataset.duplicates import Pair
+from lungseg.dataset.duplicates import describe_duplicates
 from lungseg.ingest.lost_inputs import lost_inputs
 from lungseg.job_end import Loss
 from lungseg.schema import STATUSES
@@ -40,10 +40,16 @@ class WrittenTotals:
 
 
 def summarise(
-    infos: Sequence[Summary], totals: WrittenTotals, pairs: Sequence[Pair], seconds: float, errors: Sequence[str] = ()
+    infos: Sequence[Summary],
+    totals: WrittenTotals,
+    duplicates: dict[str, int],
+    seconds: float,
+    errors: Sequence[str] = (),
 ) -> Summary:
-    """Build the content of summary.json. errors: one for each dataset without a usable image, which is left out."""
-    kinds = Counter(pair.kind for pair in pairs)
+    """Build the content of summary.json.
+
+    duplicates: of `count_duplicates`. errors: one for each dataset without a usable image, which is left out.
+    """
     busy = sum(totals.seconds.values())
     datasets = {
         info["dataset"]: {
@@ -61,7 +67,7 @@ def summarise(
         "counts": dict(counts),
         "datasets": datasets,
         "errors": list(errors),
-        "duplicates": {kind: kinds[kind] for kind in ("exact", "near", "same_patient")},
+        "duplicates": duplicates,
         "prepared_now": totals.prepared,
         "seconds": round(seconds, 2),
         "images_per_second": round(totals.prepared / seconds, 1) if totals.prepared else None,
@@ -91,11 +97,10 @@ def print_summary(summary: Summary, out: str) -> None:
         console.print(codes)
     counts = " + ".join(f"{count} {status}" for status, count in summary["counts"].items())
     console.print()
-    pairs = summary["duplicates"]
     lines = (
         f"{summary['inputs']} inputs = {counts}; {out}/*/manifest.parquet lists each of them",
-        f"Duplicates: {pairs['exact']} exact, {pairs['near']} near, {pairs['same_patient']} pairs of one patient, all "
-        f"listed in {out}/duplicates.parquet; the images of a pair are always in the same fold",
+        f"{describe_duplicates(summary['duplicates'])}; {out}/duplicates.parquet lists each pair; the images of a pair "
+        "are always in the same fold",
         _time_line(summary),
     )
     for line in lines:

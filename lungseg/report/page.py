@@ -110,6 +110,7 @@ def to_html(page: Page) -> str:
         dice_table=result_text.dice_table(page.study.matrix),
         seed_table=result_text.seed_table(page.study.matrix),
         matrix_basis=result_text.matrix_basis(page.study.matrix),
+        dataset_table=result_text.dataset_table(page.study.matrix),
         disagreement=result_text.DISAGREEMENT,
         size_and_reference=result_text.SIZE_AND_REFERENCE,
         comparisons=page.comparisons,

@@ -18,10 +18,12 @@ from lungseg.study.tested_images import (
     ImageResults,
     Images,
     RunGroup,
+    TestedDataset,
     defined,
     mean_per_image,
     metric_limits,
     seed_means,
+    tested_datasets,
     training_effects,
 )
 
@@ -124,15 +126,20 @@ class GroupComparison:
 
 @dataclass(frozen=True)
 class CrossDatasetResults:
-    """Results, generalisation gaps and paired comparisons of a study."""
+    """Results, generalisation gaps and paired comparisons of a study, and the size of each tested dataset."""
 
     cells: tuple[MatrixCell, ...]
     gaps: tuple[GeneralisationGap, ...]
     comparisons: tuple[GroupComparison, ...]
+    datasets: tuple[TestedDataset, ...]
 
     def as_json(self) -> Row:
         """Return the `results` of study.json."""
-        return {name: [item.as_json() for item in getattr(self, name)] for name in ("cells", "gaps", "comparisons")}
+        names = ("cells", "gaps", "comparisons")
+        return {
+            **{name: [item.as_json() for item in getattr(self, name)] for name in names},
+            "datasets": [asdict(dataset) for dataset in self.datasets],
+        }
 
 
 def spread_json(spread: SeedSpread | None, prefix: str) -> Row:
@@ -155,7 +162,7 @@ def summarise(rows: Iterable[Row]) -> CrossDatasetResults:
     """Summarise the rows of a study."""
     all_rows = list(rows)
     tested = mean_per_image(all_rows)
-    return CrossDatasetResults(_cells(all_rows, tested), _gaps(tested), _comparisons(tested))
+    return CrossDatasetResults(_cells(all_rows, tested), _gaps(tested), _comparisons(tested), tested_datasets(all_rows))
 
 
 def _cells(rows: Sequence[Row], tested: ImageResults) -> tuple[MatrixCell, ...]:

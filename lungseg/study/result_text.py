@@ -10,6 +10,7 @@ from lungseg.metrics import bootstrap
 from lungseg.metrics.segmentation import PREPARED_REFERENCE
 from lungseg.metrics.training_noise import SeedSpread
 from lungseg.study.cross_dataset import CrossDatasetResults, GeneralisationGap, GroupComparison, MatrixCell
+from lungseg.study.tested_images import TestedDataset
 
 HELD_OUT_MARK = "*"
 """Mark of cells whose images are held-out patients of the training datasets."""
@@ -89,6 +90,18 @@ def dice_table(results: CrossDatasetResults) -> tuple[list[str], list[list[str]]
     return ["trained on", *datasets], rows
 
 
+def dataset_table(results: CrossDatasetResults) -> tuple[list[str], list[list[str]]]:
+    """Format the number of tested images and patients, a row per dataset."""
+    rows = [[tested.dataset, str(tested.images), _patients_text(tested)] for tested in results.datasets]
+    return ["tested on", "images", "patients"], rows
+
+
+def _patients_text(tested: TestedDataset) -> str:
+    if tested.patients == tested.named_patients:
+        return str(tested.patients)
+    return f"{tested.patients} ({tested.named_patients} before duplicates were linked)"
+
+
 def seed_table(results: CrossDatasetResults) -> tuple[list[str], list[list[str]]]:
     """Format the spread of the mean Dice over seeds, a row per cell that has several."""
     cells = [(cell, cell.spread["dice"]) for cell in results.cells]
@@ -135,6 +148,7 @@ def print_results(results: CrossDatasetResults, console: Console | None = None) 
     console.print(matrix if needed <= console.width else text_table(*_dice_list(results)))
     for gap in results.gaps:
         console.print(Text(format_gap(gap)))
+    console.print(text_table(*dataset_table(results)))
     header, rows = seed_table(results)
     if rows:
         console.print(Text("Mean Dice of single seeds", style="bold"))

@@ -1,23 +1,15 @@
 """The runs of a study: planned, named, checked, and kept free of duplicates across the split."""
 
-import logging
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from lungseg import storage
 from lungseg.config import Protocol, TrainSettings
-from lungseg.dataset import duplicates, fold_table, folds
+from lungseg.dataset import fold_table, folds
 from lungseg.dataset.catalog import PreparedDataset
-from lungseg.dataset.duplicate_audit import audit_datasets
+from lungseg.dataset.duplicate_audit import linked_images
 from lungseg.errors import SettingsError
-from lungseg.plurals import counted
-from lungseg.progress import ProgressLine
-from lungseg.storage.table_formats import TableFormat
 from lungseg.training.run import name_run
 from lungseg.training.study_data import require_enough_images
-
-logger = logging.getLogger(__name__)
 
 _PROTOCOLS: tuple[Protocol, ...] = ("pooled", "source-to-source", "all", "leave-one-dataset-out")
 
@@ -122,30 +114,5 @@ def write_folds(
 
 
 def find_linked_images(study: str, data: Sequence[PreparedDataset]) -> tuple[folds.Link, ...]:
-    """Return the pairs of images that must be in one fold; audit the data unless the study has its audit already."""
-    path = storage.join(study, "duplicates.parquet")
-    phashes = [dataset.index.column("phash").to_pylist() for dataset in data]
-    inputs_digest = storage.digest([[dataset.digest for dataset in data], phashes])
-    expected = TableFormat(
-        duplicates.PAIRS, nullable=frozenset({"distance", "correlation"})
-    )  # only near pairs have them
-    table = storage.read_table(path, expected=expected) if storage.exists(path) else None
-    if table is None or table.schema.metadata.get(b"lungseg.audited") != inputs_digest.encode():
-        images = counted(sum(dataset.index.num_rows for dataset in data), "image")
-        logger.info("audit: looking for duplicates among %s", images)
-        table = duplicates.pairs_to_table(audit_datasets(data, show=ProgressLine(logger).update))
-        table = table.replace_schema_metadata({**table.schema.metadata, "lungseg.audited": inputs_digest})
-        storage.write_table(path, table)
-    pairs = table.to_pylist()
-    _log_audit(pairs, path)
-    return tuple((pair["first"], pair["second"]) for pair in pairs)
-
-
-def _log_audit(pairs: Sequence[Mapping[str, str]], path: str) -> None:
-    kinds = Counter(pair["kind"] for pair in pairs)
-    patients = len({pair["first"] for pair in pairs if pair["kind"] == "same_patient"})
-    counts = (
-        f"{kinds['exact']} exact, {counted(kinds['near'], 'near duplicate pair')}, "
-        f"{counted(patients, 'patient')} with several images"
-    )
-    logger.info("audit: %s; each pair stays in one fold: %s", counts, path)
+    """Return the pairs of images that must be in one fold; audit the data unless that was done before."""
+    return tuple((pair["first"], pair["second"]) for pair in linked_images(data, study))

@@ -7,6 +7,7 @@ tested it (one for each seed; on other datasets one for each fold and seed), it 
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import fmean
 from typing import NamedTuple, get_args
 
@@ -36,6 +37,30 @@ class RunGroup(NamedTuple):
 
 ImageResults = dict[tuple[RunGroup, str, str], Images]
 """Images by run group, role and dataset."""
+
+
+@dataclass(frozen=True)
+class TestedDataset:
+    """Number of images and patients of a dataset that a study tested.
+
+    patients: images that the audit linked show one patient. named_patients: by the ids of the archive.
+    """
+
+    dataset: str
+    images: int
+    patients: int
+    named_patients: int
+
+
+def tested_datasets(rows: Iterable[Row]) -> tuple[TestedDataset, ...]:
+    """Count the images and patients of each dataset, by name."""
+    patients: dict[str, dict[str, tuple[str, str]]] = defaultdict(dict)
+    for row in rows:
+        patients[row["dataset"]][row["image_id"]] = patient_key(row), row["patient_id"] or row["image_id"]
+    return tuple(
+        TestedDataset(name, len(keys), *(len(set(column)) for column in zip(*keys.values(), strict=True)))
+        for name, keys in sorted(patients.items())
+    )
 
 
 def study_rows(

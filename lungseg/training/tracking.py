@@ -5,7 +5,7 @@ import logging
 import os
 import shlex
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -179,13 +179,22 @@ def log_study_table(settings: WandbSettings, folder: str, table: tuple[list[str]
         mirror.log_table("matrix", *table)
 
 
-def sync_command(folder: str) -> str:
-    """Return the command that uploads the offline W&B runs of a study, for a shell; "" if there are none here."""
+def sync_command(folder: str, kept_aside: Collection[str] = ()) -> str:
+    """Return the command that uploads the offline W&B runs of a study, for a shell; "" if there are none here.
+
+    kept_aside: names of runs that are not part of the results.
+    """
     root = Path.home() / ".cache" / "lungseg" if "://" in folder else Path(folder)
-    patterns = [p for p in ("wandb/offline-run-*", "*/wandb/offline-run-*") if any(root.glob(p))]
-    return (
-        " ".join(["wandb sync", *(f"{shlex.quote(str(root))}/{pattern}" for pattern in patterns)]) if patterns else ""
+    runs = {path.parent.parent.name for path in root.glob("*/wandb/offline-run-*")}
+    names = (
+        sorted(map(shlex.quote, runs.difference(kept_aside)))
+        if runs.intersection(kept_aside)
+        else ["*"]
+        if runs
+        else []
     )
+    places = [*(["wandb"] if any(root.glob("wandb/offline-run-*")) else []), *(f"{name}/wandb" for name in names)]
+    return " ".join(["wandb sync", *(f"{shlex.quote(str(root))}/{p}/offline-run-*" for p in places)]) if places else ""
 
 
 def _image(wandb: Any, image: TrackedImage) -> Any:

@@ -116,18 +116,23 @@ def test_status_without_a_head_reports_stopped(head: Head) -> None:
     assert head("stop").returncode == 0
 
 
+def assert_kills_nothing(head: Head, bystander: subprocess.Popen[bytes], message: str) -> None:
+    # `status` first, because it sends no signal. If the script trusted the record, `stop` would kill this test too.
+    status = head("status")
+    assert status.returncode == 3
+    assert message in status.stderr
+    assert head("stop").returncode == 0
+    assert bystander.poll() is None
+    assert "Ray is stopped" in head("status").stderr
+
+
 def test_record_with_a_reused_process_id_kills_nothing(head: Head, bystander: subprocess.Popen[bytes]) -> None:
     head.state.mkdir()
     # The process id now belongs to another process.
     (head.state / "head").write_text(
         f"pgid={bystander.pid}\nborn=1\ntemp=/tmp/lungseg-none\ngcs=1\ndashboard=1\nlog=x\n"
     )
-    status = head("status")
-    assert status.returncode == 3
-    assert "without cluster/local.sh stop" in status.stderr
-    assert head("stop").returncode == 0
-    assert bystander.poll() is None
-    assert "Ray is stopped" in head("status").stderr
+    assert_kills_nothing(head, bystander, "without cluster/local.sh stop")
 
 
 @pytest.mark.parametrize(
@@ -136,13 +141,7 @@ def test_record_with_a_reused_process_id_kills_nothing(head: Head, bystander: su
 def test_damaged_record_kills_nothing(head: Head, bystander: subprocess.Popen[bytes], record: str) -> None:
     head.state.mkdir()
     (head.state / "head").write_text(record.format(pid=bystander.pid))
-    # `status` first, because it sends no signal. If the script trusted the record, `stop` would kill this test too.
-    status = head("status")
-    assert status.returncode == 3
-    assert "is damaged" in status.stderr
-    assert head("stop").returncode == 0
-    assert bystander.poll() is None
-    assert "Ray is stopped" in head("status").stderr
+    assert_kills_nothing(head, bystander, "is damaged")
 
 
 def test_port_in_use_is_reported_before_the_start(head: Head) -> None:

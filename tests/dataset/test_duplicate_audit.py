@@ -7,7 +7,7 @@ import cv2
 import pytest
 
 from lungseg.config import PreprocessSettings
-from lungseg.dataset import catalog
+from lungseg.dataset import catalog, duplicate_audit
 from lungseg.dataset.duplicate_audit import audit_datasets
 from lungseg.errors import ShardError
 from lungseg.ingest import sources
@@ -59,3 +59,26 @@ def test_a_damaged_tar_is_named(own_archive: Path, tmp_path: Path) -> None:
     opened = [catalog.open_dataset(folder) for folder in catalog.find_datasets([str(tmp_path)])]
     with pytest.raises(ShardError, match=r"north-000000\.tar"):
         audit_datasets(opened)
+
+
+def test_a_study_uses_the_audit_of_the_preparation(
+    own_archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    shutil.copy(own_archive / "north" / "images" / "north_01.png", own_archive / "south" / "images" / "south_91.png")
+    audited(own_archive, tmp_path / "data")
+    data = [catalog.open_dataset(folder) for folder in catalog.find_datasets([str(tmp_path / "data")])]
+    pairs = duplicate_audit.linked_images(data, str(tmp_path / "data"))
+    assert [pair["kind"] for pair in pairs] == ["exact"]
+    monkeypatch.setattr(duplicate_audit, "find_pairs", lambda *_: [])
+    assert duplicate_audit.linked_images(data, str(tmp_path / "study")) == pairs
+    lines = [record.message.partition("; the images")[0] for record in caplog.records if "audit" in record.message]
+    assert (
+        lines[0] == lines[1] == "audit: 1 exact duplicate pair, 0 near duplicate pairs, 0 patients with several images"
+    )
+    # Fewer images, or a damaged table, are searched again.
+    assert duplicate_audit.linked_images(data[:1], str(tmp_path / "part")) == []
+    for folder in ("data", "study"):
+        (tmp_path / folder / "duplicates.parquet").write_bytes(b"damaged")
+    assert duplicate_audit.linked_images(data, str(tmp_path / "study")) == []
+    assert "duplicates.parquet: not a Parquet file, or a damaged one" in caplog.text

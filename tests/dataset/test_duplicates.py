@@ -257,6 +257,23 @@ def test_appended_rows_change_no_pair(images: list[NDArray[np.uint8]]) -> None:
     assert set(duplicates.find_pairs(rows[:7], read)) < set(duplicates.find_pairs(rows, read))
 
 
+def test_counts_are_pairs_and_patients() -> None:
+    names = {"a/3": "p1", "a/1": "p1", "a/2": "p1", "a/4": "p2", "a/5": "p2", "a/6": "p3"}
+    rows = [row(*name.split("/"), patient) for name, patient in names.items()]
+    pairs = duplicates.pairs_to_table(duplicates.find_pairs(rows, never)).to_pylist()
+    counts = duplicates.count_duplicates(pairs)
+    assert counts == {"exact": 0, "near": 0, "patients": 2}
+    near = {"first": "a/1", "second": "a/6", "kind": "near"}
+    assert duplicates.count_duplicates([*pairs, near, {**near, "kind": "exact"}]) == {
+        "exact": 1,
+        "near": 1,
+        "patients": 2,
+    }
+    assert duplicates.describe_duplicates(counts) == (
+        "0 exact duplicate pairs, 0 near duplicate pairs, 2 patients with several images"
+    )
+
+
 # Tables
 
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from lungseg.errors import ImageError
 from lungseg.imaging import phantom
 from lungseg.imaging.thumbnails import rank_content
 from lungseg.ingest import image_checks, view_classifier
@@ -16,16 +15,8 @@ from tests.pictures import altered, collection
 from tests.pictures.fields import U8
 
 
-def finding(image: U8) -> str:
-    try:
-        _, _, flags = image_checks.check_pixels(image, "x.png")
-    except ImageError as error:
-        return str(error.code)
-    return ", ".join(flag.code for flag in flags)
-
-
 def share_found(images: list[U8]) -> float:
-    return float(np.mean([finding(image) != "" for image in images]))
+    return float(np.mean([collection.finding(image) != "" for image in images]))
 
 
 CHEST = collection.phantoms(12)
@@ -35,7 +26,7 @@ DRAWN = collection.drawn_pictures(8)
 
 def test_phantoms_of_any_size_are_not_flagged() -> None:
     drawn = [phantom.draw((4, n), phantom.STYLES[n % 2], size)[0] for n in range(15) for size in (64, 200)]
-    assert [finding(image) for image in drawn] == [""] * 30
+    assert [collection.finding(image) for image in drawn] == [""] * 30
 
 
 def test_another_exposure_of_a_chest_is_seldom_flagged() -> None:
@@ -55,7 +46,7 @@ def test_drawn_picture_is_flagged(kind: str) -> None:
 
 
 def test_pictures_of_pydicom_are_flagged_except_the_chest() -> None:
-    found = {name: finding(picture) for name, picture in collection.pydicom_pictures().items()}
+    found = {name: collection.finding(picture) for name, picture in collection.pydicom_pictures().items()}
     assert len(found) > 30
     assert {name[:3] for name, code in found.items() if not code} == {"RG1"}
 
@@ -75,13 +66,13 @@ def test_pictures_of_pydicom_are_flagged_except_the_chest() -> None:
     ],
 )
 def test_flag_says_what_the_picture_shows(turn: object, flag: str) -> None:
-    found = [finding(np.ascontiguousarray(turn(image))) for image in CHEST]  # type: ignore[operator]
+    found = [collection.finding(np.ascontiguousarray(turn(image))) for image in CHEST]  # type: ignore[operator]
     assert found.count(flag) >= 11
 
 
 def test_picture_that_was_inverted_is_flagged_all_the_same() -> None:
     pictures = [picture for draw in DRAWN.values() for picture in draw]
-    pictures = [picture for picture in pictures if finding(picture) not in REFUSED]
+    pictures = [picture for picture in pictures if collection.finding(picture) not in REFUSED]
     checked = [image_checks.check_pixels(picture, "x.png") for picture in pictures]
     flagged = [bool(flags) for _, repairs, flags in checked if repairs]
     assert len(flagged) >= 10
@@ -100,7 +91,7 @@ def test_chest_with_an_opaque_side_is_not_flagged(opaque: slice) -> None:
     for image in changed:
         level = np.percentile(image, 85)
         image[:, opaque] = np.asarray(0.1 * image[:, opaque] + 0.9 * level, np.uint8)
-    assert [finding(image) for image in changed].count("") >= 11
+    assert [collection.finding(image) for image in changed].count("") >= 11
 
 
 def test_network_equals_the_one_in_torch() -> None:

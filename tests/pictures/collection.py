@@ -10,7 +10,9 @@ import numpy as np
 import pydicom
 from pydicom.pixels import pixel_array
 
+from lungseg.errors import ImageError
 from lungseg.imaging import phantom
+from lungseg.ingest import image_checks
 from tests.pictures import altered
 from tests.pictures.anatomy import ANATOMY
 from tests.pictures.drawn import DRAWN
@@ -33,6 +35,15 @@ ALTERED = {
     "thresholded": altered.threshold,
 }
 """Functions of a random generator and an X-ray, by kind of picture."""
+
+
+def finding(image: U8) -> str:
+    """Return the flag or the reason code of an image; empty if there is none."""
+    try:
+        _, _, flags = image_checks.check_pixels(image, "x.png")
+    except ImageError as error:
+        return str(error.code)
+    return ", ".join(flag.code for flag in flags)
 
 
 def read_xrays(folder: Path) -> list[U8]:

@@ -1,13 +1,12 @@
 """An inference whose actor, worker and job are killed: the same command completes it."""
 
-import contextlib
-import os
 import random
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from lungseg import storage
 from lungseg.config.command_line import parse
 from lungseg.imaging import phantom
 from lungseg.pipelines import infer
-from tests.pipelines.processes import family, kill, title
+from tests.pipelines.processes import family, kill, running, title
 from tests.shared_fixtures import steady
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,22 +51,9 @@ def arguments(films: Path, model: Path, out: Path) -> list[str]:
     return ["demo", *(str(word) for pair in options.items() for word in pair), "--tta", "flip"]
 
 
-@contextlib.contextmanager
-def job(films: Path, model: Path, out: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run the job in its own session, and end all its processes."""
-    with out.with_suffix(".log").open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, str(ROOT / "jobs" / "infer.py"), *arguments(films, model, out)],
-            env={**os.environ, "RAY_ADDRESS": "local", "RAY_OVERRIDE_RESOURCES": '{"CPU": 2}'},
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    try:
-        yield process
-    finally:
-        kill(family(process))
-        process.wait()
+def job(films: Path, model: Path, out: Path) -> AbstractContextManager[subprocess.Popen[bytes]]:
+    command = [sys.executable, str(ROOT / "jobs" / "infer.py"), *arguments(films, model, out)]
+    return running(command, out.with_suffix(".log"), RAY_OVERRIDE_RESOURCES='{"CPU": 2}')
 
 
 def finish(process: subprocess.Popen[bytes], out: Path) -> None:

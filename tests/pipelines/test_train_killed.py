@@ -1,6 +1,5 @@
 """A study that loses a worker, is ended by Ctrl-C, and loses all of Ray: the same command completes it."""
 
-import contextlib
 import json
 import os
 import random
@@ -8,7 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from lungseg import storage
 from lungseg.config.command_line import parse
 from lungseg.model import checkpoint
 from lungseg.pipelines import train
-from tests.pipelines.processes import family, kill, title
+from tests.pipelines.processes import family, kill, running, title
 
 ROOT = Path(__file__).resolve().parents[2]
 EPOCHS, RUNS = 16, 2
@@ -53,23 +53,9 @@ def arguments(prepared: Path, out: Path) -> list[str]:
     return ["demo", "--data", str(prepared), "--out", str(out), *options]
 
 
-@contextlib.contextmanager
-def study(prepared: Path, out: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run the job in its own session, and end all its processes."""
-    command = [sys.executable, str(ROOT / "jobs" / "train.py"), *arguments(prepared, out)]
-    with (out / "job.log").open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-c", _HEED_SIGINT, *command],
-            env={**os.environ, "RAY_ADDRESS": "local", "WANDB_MODE": "disabled"},
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    try:
-        yield process
-    finally:
-        kill(family(process))
-        process.wait()
+def study(prepared: Path, out: Path) -> AbstractContextManager[subprocess.Popen[bytes]]:
+    job = [sys.executable, str(ROOT / "jobs" / "train.py"), *arguments(prepared, out)]
+    return running([sys.executable, "-c", _HEED_SIGINT, *job], out / "job.log", WANDB_MODE="disabled")
 
 
 def finish(process: subprocess.Popen[bytes], out: Path) -> None:

@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 
-from lungseg.dataset.duplicates import Pair
 from lungseg.prepare.summary import WrittenTotals, print_summary, summarise
 
 
@@ -29,23 +28,23 @@ def totals() -> WrittenTotals:
     return result
 
 
+DUPLICATES = {"exact": 1, "near": 2, "patients": 0}
 INFOS = [info("north", {"ok": 9, "rejected": 1}), info("south", {"ok": 10})]
 
 
 def test_numbers_add_up() -> None:
-    pairs = [Pair("a/1", "a/2", "exact", 0, None), Pair("a/1", "b/2", "near", 3, 0.95)]
-    summary = summarise(INFOS, totals(), pairs, 4.0)
+    summary = summarise(INFOS, totals(), DUPLICATES, 4.0)
     assert summary["inputs"] == sum(summary["counts"].values()) == 20
     assert summary["counts"] == {"ok": 19, "repaired": 0, "rejected": 1, "failed": 0}
     assert summary["prepared_now"] == 12
     assert summary["images_per_second"] == 3.0
     assert summary["worker_share"] == {"encode": 0.5, "read": 0.5}
-    assert summary["duplicates"] == {"exact": 1, "near": 1, "same_patient": 0}
+    assert summary["duplicates"] == DUPLICATES
     assert summary["datasets"]["north"]["bytes"] == 4 << 20
 
 
 def test_terminal_shows_statuses_reasons_and_flags(capsys: pytest.CaptureFixture[str]) -> None:
-    print_summary(summarise(INFOS, totals(), [], 4.0), "/data/out")
+    print_summary(summarise(INFOS, totals(), DUPLICATES, 4.0), "/data/out")
     out = capsys.readouterr().out
     assert "20 inputs = 19 ok + 0 repaired + 1 rejected + 0 failed; /data/out/*/manifest.parquet" in out
     assert [line.split() for line in out.splitlines() if "blank" in line] == [
@@ -53,4 +52,5 @@ def test_terminal_shows_statuses_reasons_and_flags(capsys: pytest.CaptureFixture
         ["south", "rejected", "blank", "0"],
     ]
     assert "mask_uneven" in out
+    assert "1 exact duplicate pair, 2 near duplicate pairs, 0 patients with several images; /data/out/dupl" in out
     assert "12 prepared in 4.0 s (3 images/s); workers: encode 50%, read 50%" in out

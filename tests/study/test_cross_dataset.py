@@ -63,8 +63,13 @@ def test_rows_match_the_schema() -> None:
 def test_images_of_one_audit_group_are_one_patient() -> None:
     separate = rows_of(A, "held-out", {"x": 0.9, "y": 0.8, "z": 0.7})
     linked = [{**row, "group": "a/x" if row["image_id"] in "xy" else None} for row in separate]
-    patients = [cross_dataset.summarise(source(A, 0, rows)).cells[0].dice.patients for rows in (separate, linked)]  # type: ignore[union-attr]
-    assert patients == [3, 2]
+    results = [cross_dataset.summarise(source(A, 0, rows)) for rows in (separate, linked)]
+    assert [result.cells[0].dice.patients for result in results] == [3, 2]  # type: ignore[union-attr]
+    assert [result_text.dataset_table(result)[1] for result in results] == [
+        [[A, "3", "3"]],
+        [[A, "3", "2 (3 before duplicates were linked)"]],
+    ]
+    assert results[1].as_json()["datasets"] == [{"dataset": A, "images": 3, "patients": 2, "named_patients": 3}]
 
 
 def test_each_image_counts_once_with_its_mean_over_runs() -> None:
@@ -137,6 +142,7 @@ def test_table_and_printed_results() -> None:
     result_text.print_results(results, console)
     output = console.export_text()
     assert "0.900 [0.850, 1.000]*" in output
+    assert re.search(r"tested on +images +patients *\na +3 +2 *\nb +2 +2 *\n", output)
     assert "gap 0.467 [0.250, 0.900] from b (source-to-source) to a" in output
 
 
@@ -144,7 +150,7 @@ def test_empty_results_print_nothing(capsys: pytest.CaptureFixture[str]) -> None
     results = cross_dataset.summarise([])
     result_text.print_results(results)
     assert capsys.readouterr().out == ""
-    assert results.as_json() == {"cells": [], "gaps": [], "comparisons": []}
+    assert results.as_json() == {"cells": [], "gaps": [], "comparisons": [], "datasets": []}
 
 
 def test_module_imports_neither_ray_nor_torch() -> None:

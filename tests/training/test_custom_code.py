@@ -122,23 +122,28 @@ def train(prepared: Path, folder: Path, chosen: TrainSettings) -> dict[str, Any]
     return run_loop.finish(run_state.start(run, torch.device("cpu")), lambda _: None)
 
 
+@pytest.fixture(scope="module")
+def plain(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run without custom code; read-only."""
+    folder = tmp_path_factory.mktemp("plain")
+    assert train(prepared, folder, settings())["custom_code"] == {}
+    return folder
+
+
 CUSTOM = {"loss": "Focal", "model": "SmallNet", "augment": "erase", "step": "mixup"}
 
 
-@pytest.mark.parametrize("door", CUSTOM)
-def test_each_documented_object_passes_and_changes_the_run(door: str, prepared: Path, tmp_path: Path) -> None:
-    chosen = settings(**{door: f"mylab.methods:{CUSTOM[door]}"})
+@pytest.mark.parametrize(("door", "name"), [*CUSTOM.items(), ("model", "own_encoder")])
+def test_each_documented_object_passes_and_changes_the_run(
+    door: str, name: str, prepared: Path, plain: Path, tmp_path: Path
+) -> None:
+    chosen = settings(**{door: f"mylab.methods:{name}"})
     check_custom_code(chosen, 64)
     assert run_of(prepared, tmp_path, chosen).name != run_of(prepared, tmp_path, settings()).name
-    row = json.loads((_trained(prepared, tmp_path / door, chosen) / "metrics.jsonl").read_text())
-    plain = json.loads((_trained(prepared, tmp_path / "plain", settings()) / "metrics.jsonl").read_text())
-    assert np.isfinite(row["loss"])
-    assert row["loss"] != plain["loss"]
-
-
-def _trained(prepared: Path, folder: Path, chosen: TrainSettings) -> Path:
-    train(prepared, folder, chosen)
-    return folder
+    train(prepared, tmp_path / door, chosen)
+    losses = [json.loads((folder / "metrics.jsonl").read_text())["loss"] for folder in (tmp_path / door, plain)]
+    assert np.isfinite(losses[0])
+    assert losses[0] != losses[1]
 
 
 def test_a_run_of_custom_code_is_predicted_when_named_again(prepared: Path, tmp_path: Path) -> None:
@@ -181,9 +186,9 @@ def test_a_killed_run_of_custom_code_gives_the_same_weights(prepared: Path, tmp_
     assert len(digests) == 1
 
 
-def test_a_checkpoint_never_imports_what_it_names(prepared: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_never_imports_what_it_names(plain: Path, tmp_path: Path) -> None:
     with importable(tmp_path / "bad", {"trap": "raise SystemExit('imported')\n"}):
-        (saved,) = checkpoint.find_all(str(_trained(prepared, tmp_path / "run", settings())))
+        (saved,) = checkpoint.find_all(str(plain))
         saved.config["settings"]["model"]["custom"] = "trap:net"
         for allowed in ("", "mylab.methods:SmallNet"):
             with pytest.raises(SettingsError, match="its network is trap:net"):
@@ -192,15 +197,16 @@ def test_a_checkpoint_never_imports_what_it_names(prepared: Path, tmp_path: Path
                 Predictor(saved, PredictOptions(custom_network=allowed))
 
 
-def test_a_network_that_no_checkpoint_names_is_refused(prepared: Path, tmp_path: Path) -> None:
-    (saved,) = checkpoint.find_all(str(_trained(prepared, tmp_path / "run", settings())))
+def test_a_network_that_no_checkpoint_names_is_refused(plain: Path) -> None:
+    (saved,) = checkpoint.find_all(str(plain))
     checkpoint.require_custom_code([saved], "")
     with pytest.raises(SettingsError, match="no model of --checkpoint has a custom network: leave it out"):
         checkpoint.require_custom_code([saved], "mylab.methods:SmallNet")
 
 
 def test_a_changed_network_is_reported(prepared: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (saved,) = checkpoint.find_all(str(_trained(prepared, tmp_path / "run", settings(model="mylab.methods:SmallNet"))))
+    train(prepared, tmp_path / "run", settings(model="mylab.methods:SmallNet"))
+    (saved,) = checkpoint.find_all(str(tmp_path / "run"))
     checkpoint.require_custom_code([saved], "mylab.methods:SmallNet")
     assert not caplog.records
     saved.config["custom_code"]["mylab.methods:SmallNet"] = "0" * 12
@@ -260,6 +266,6 @@ def test_custom_random_numbers_depend_on_the_key_only() -> None:
     assert len(set(values)) > 2
 
 
-def test_without_custom_code_nothing_is_checked_or_recorded(prepared: Path, tmp_path: Path) -> None:
+def test_without_custom_code_nothing_is_checked_or_recorded(plain: Path) -> None:
     check_custom_code(settings(), 64)
-    assert train(prepared, tmp_path, settings())["custom_code"] == {}
+    assert storage.read_json(f"{plain}/run.json")["custom_code"] == {}

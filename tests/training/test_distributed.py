@@ -15,6 +15,7 @@ from torch import nn
 from lungseg import storage
 from lungseg.model import checkpoint
 from lungseg.training import distributed
+from tests.training.ranks_worker import EPOCHS
 
 WORLDS = (1, 2, 3)
 WORLDS_OF_ONE_BATCH = (1, 2, 4)
@@ -84,9 +85,9 @@ def test_every_training_sample_is_read_once_an_epoch(results: Results) -> None:
 def test_any_number_of_ranks_takes_the_same_steps(kind: str, results: Results) -> None:
     """Without dropout and batch norm, which differ between ranks."""
     single = results[1][0]["steps"][kind]
-    assert len(set(single["losses"])) == len(single["losses"]) == 10
+    assert len(set(single["losses"])) == len(single["losses"]) == EPOCHS
     assert single["losses"][-1] < 0.97 * single["losses"][0]
-    assert single["sizes"] == ([4] * 20 if kind == "accumulating" else [8] * 10)
+    assert single["sizes"] == ([4] * 2 * EPOCHS if kind == "accumulating" else [8] * EPOCHS)
     if kind == "plain":  # with unequal batches, a mean of the ranks' means would differ
         assert {size for result in results[3] for size in result["steps"][kind]["sizes"]} == {2, 3}
     for ranks in (results[world] for world in WORLDS if kind in results[world][0]["steps"]):
@@ -98,26 +99,29 @@ def test_any_number_of_ranks_takes_the_same_steps(kind: str, results: Results) -
 
 
 def test_accumulated_steps_equal_those_of_the_whole_batch(results: Results) -> None:
+    plain = results[1][0]["steps"]["plain"]["losses"]
     for world in (1, 2):
         steps = results[world][0]["steps"]
-        assert steps["accumulating"]["losses"] == pytest.approx(steps["plain"]["losses"], abs=1e-5)
-        assert steps["clipped, averaged"]["losses"] != pytest.approx(steps["plain"]["losses"], abs=1e-5)
+        assert steps["accumulating"]["losses"] == pytest.approx(plain, abs=1e-5)
+        assert steps["clipped, averaged"]["losses"] != pytest.approx(plain, abs=1e-5)
 
 
-def test_a_global_batch_gives_equal_losses_for_any_ranks(out: Path) -> None:
+def test_a_global_batch_gives_equal_losses_for_any_ranks(results: Results, out: Path) -> None:
     """Ten steps of 8 images. Frozen statistics: equal. Local ones are over 8, 4 and 2 images, so losses differ."""
+    plain = results[1][0]["steps"]["plain"]["losses"]
     losses = {world: ranks[0]["global batch"] for world, ranks in _read(out, WORLDS_OF_ONE_BATCH).items()}
     assert all(len(kinds["frozen"]) == 10 for kinds in losses.values())
     for world in (2, 4):
         assert losses[world]["frozen"] == pytest.approx(losses[1]["frozen"], abs=1e-5)
+        assert losses[world]["frozen"][:EPOCHS] == pytest.approx(plain, abs=1e-5)
         local = [abs(a - b) for a, b in zip(losses[world]["local"], losses[1]["local"], strict=True)]
         assert 1e-3 < max(local) < 0.2
 
 
 def test_ranks_that_replace_lost_ones_take_the_same_steps(results: Results) -> None:
-    """One, two or three ranks process batches planned for four, of two images each; three share them unevenly."""
+    """Two or three ranks process batches planned for four, of two images each; three share them unevenly."""
     plain = results[1][0]["steps"]["plain"]["losses"]
-    for world, shares in ((1, [40]), (2, [20, 20]), (3, [20, 10, 10])):
+    for world, shares in ((2, [2 * EPOCHS] * 2), (3, [2 * EPOCHS, EPOCHS, EPOCHS])):
         steps = [result["steps"]["of four planned ranks"] for result in results[world]]
         assert [result["sizes"] for result in steps] == [[2] * share for share in shares]
         assert all(result["losses"] == pytest.approx(plain, abs=1e-5) for result in steps)

@@ -240,7 +240,7 @@ class CrashError(Exception):
 
 FROZEN = ComputeSettings(batch_norm="frozen")
 KINDS = {
-    "plain": SETTINGS,
+    "plain": changed(epochs=2),
     "within epochs, with a moving average": changed(
         epochs=2, save_steps=1, optim=OptimSettings(lr=5e-3, schedule="cosine", ema_decay=0.9)
     ),
@@ -252,7 +252,7 @@ KINDS = {
         loader=LoaderSettings(batch_size=1, threads=2),
         optim=OptimSettings(lr=5e-3, schedule="cosine", ema_decay=0.9, clip_norm=0.5, accumulate_steps=2),
     ),
-    "choosing": changed(epochs=4, patience=1, choose_threshold=True, save_steps=1),
+    "choosing": changed(epochs=3, patience=1, choose_threshold=True, save_steps=1),
 }
 Event = tuple[str, ...]
 

@@ -467,5 +467,8 @@ def test_the_command_to_sync_offline_runs_is_named(tmp_path: Path, home: Path) -
     (study / "wandb" / "offline-run-2").mkdir(parents=True)
     both = f"'{study}'/wandb/offline-run-* '{study}'/*/wandb/offline-run-*"
     assert tracking.sync_command(str(study)) == f"wandb sync {both}"
-    (home / ".cache" / "lungseg" / "wandb" / "wandb" / "offline-run-3").mkdir(parents=True)
+    (study / "pooled-fold1" / "wandb" / "offline-run-3").mkdir(parents=True)
+    one = f"'{study}'/wandb/offline-run-* '{study}'/pooled-fold1/wandb/offline-run-*"
+    assert tracking.sync_command(str(study), ["pooled-fold0", "pooled-fold7"]) == f"wandb sync {one}"
+    (home / ".cache" / "lungseg" / "wandb" / "wandb" / "offline-run-4").mkdir(parents=True)
     assert tracking.sync_command("s3://bucket/runs/first") == f"wandb sync {home}/.cache/lungseg/*/wandb/offline-run-*"

@@ -93,13 +93,13 @@ def _usual_column(role: str, names: Sequence[str], path: str) -> str | None:
     match = find_column(usual, names, path)
     if match is not None:
         return match
-    found = [name for name in (find_column(other, names, path) for other in others) if name is not None]
-    if len(found) > 1:
+    candidates = [name for name in (find_column(other, names, path) for other in others) if name is not None]
+    if len(candidates) > 1:
         option = "masks" if role == "mask" else role.replace("_", "-")
         raise InputError(
-            f"{path}: columns {' and '.join(found)} may both be the {usual}: name one with --columns.{option}"
+            f"{path}: columns {' and '.join(candidates)} may both be the {usual}: name one with --columns.{option}"
         )
-    return found[0] if found else None
+    return candidates[0] if candidates else None
 
 
 def _missing(column: str, names: Sequence[str], path: str) -> InputError:

@@ -56,8 +56,8 @@ def words_of(tokens: tuple[str, ...]) -> dict[str, str] | None:
 
 def findings_in(tokens: tuple[str, ...]) -> set[str]:
     """Return `lesion` and `other` if a word, or a part of one, names a lesion or another structure."""
-    found = {kind for token in tokens for kind in parse(token) or () if kind in _PARTS}
-    return found | {kind for kind, parts in _PARTS.items() if any(parts.search(token) for token in tokens)}
+    parts_named = {kind for token in tokens for kind in parse(token) or () if kind in _PARTS}
+    return parts_named | {kind for kind, parts in _PARTS.items() if any(parts.search(token) for token in tokens)}
 
 
 @lru_cache(100_000)  # of every rest, too: else the time would grow exponentially with the length

@@ -53,11 +53,13 @@ def find_column(wanted: str, names: Iterable[str], path: str) -> str | None:
         InputError: several columns have it.
 
     """
-    found = [name for name in names if plain_name(name) == plain_name(wanted) and (plain_name(name) or name == wanted)]
-    if len(found) > 1:
-        spellings = " or ".join(dict.fromkeys(found))
-        raise InputError(f"{path}: {len(found)} columns are called {spellings}: rename all but one")
-    return found[0] if found else None
+    matches = [
+        name for name in names if plain_name(name) == plain_name(wanted) and (plain_name(name) or name == wanted)
+    ]
+    if len(matches) > 1:
+        spellings = " or ".join(dict.fromkeys(matches))
+        raise InputError(f"{path}: {len(matches)} columns are called {spellings}: rename all but one")
+    return matches[0] if matches else None
 
 
 def read_columns(content: bytes, path: str, names: Iterable[str]) -> dict[str, list[str]]:
