@@ -5,6 +5,4 @@ from lungseg.imaging.dicom.wording import ViewKind, classify_view
 
 def classify_listed_view(text: str) -> ViewKind:
     """Classify the view of a listing; a single `L` is lateral there, as in PadChest."""
-    if not text:  # of most records; the patterns take a tenth of a second to compile
-        return ""
     return "lateral" if text.strip().upper() == "L" else classify_view([text]).kind

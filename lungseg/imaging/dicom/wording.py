@@ -38,6 +38,11 @@ class View:
     term: str | None = None
 
 
+# The words of most files. Compiling the patterns for others takes a quarter of a second.
+USUAL_PARTS: dict[str, BodyPart] = {"chest": "chest", "": ""}
+USUAL_VIEWS = {"pa": View("frontal", "PA"), "ap": View("frontal", "AP"), "chest": View(""), "": View("")}
+
+
 def fold(text: str) -> str:
     """Reduce text to lower-case words without accents, separated by single spaces; `P.A.` becomes `pa`."""
     lower = unicodedata.normalize("NFKC", _BOTH_SIDES.sub(" both ", text)).casefold().translate(_NOT_DECOMPOSED)
@@ -53,7 +58,7 @@ def classify_body_part(readings: Iterable[str]) -> BodyPart:
     beside unknown words, or in an unknown compound, is unknown.
     """
     words = [fold(text) for text in readings]
-    parts = [_body_part(text) for text in words]
+    parts = [USUAL_PARTS[text] if text in USUAL_PARTS else words_to_body_part(text) for text in words]
     for kinds in (("chest", "several"), ("other",)):
         match = next((part for part in parts if part in kinds), None)
         if match is not None:
@@ -66,7 +71,7 @@ def classify_view(readings: Iterable[str]) -> View:
     """Classify a view; readings: the same text in different character sets, the most likely one first."""
     texts = list(readings)
     words = [fold(text) for text in texts]
-    views = [_view(text) for text in words]
+    views = [USUAL_VIEWS.get(text) or words_to_view(text) for text in words]
     known = next((view for view in views if view.kind not in ("", "unknown")), None)
     if known is not None:
         return known
@@ -100,7 +105,8 @@ def possible_readings(text: str, declared: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(readings)) or [text]
 
 
-def _body_part(words: str) -> BodyPart:
+def words_to_body_part(words: str) -> BodyPart:
+    """Classify the body part of folded text with the patterns of all words."""
     if _matches(vocabulary.SPINE_AND_STERNUM, words):
         return "other"
     if _matches(vocabulary.SEVERAL_PARTS, words):
@@ -138,7 +144,8 @@ def _is_other_part(words: str) -> bool:
     return any(_matches(listed, words) for listed in vocabulary.OTHER_PARTS.values())
 
 
-def _view(words: str) -> View:
+def words_to_view(words: str) -> View:
+    """Classify the view of folded text with the patterns of all words."""
     if _matches(vocabulary.DECUBITUS, words):
         oblique_or_lateral = _other_decubitus(words)
         return oblique_or_lateral or View(

@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given, strategies as st
 
 from lungseg.imaging.dicom.reader import read
-from lungseg.imaging.dicom.wording import classify_body_part, classify_view, fold, possible_readings
+from lungseg.imaging.dicom.wording import (
+    USUAL_PARTS,
+    USUAL_VIEWS,
+    classify_body_part,
+    classify_view,
+    fold,
+    possible_readings,
+    words_to_body_part,
+    words_to_view,
+)
 
 CHEST = """
 CHEST|chst|Thorax 2 Ebenen|PORTABLE CHEST|CXR|Brustkorb|LUNGE|Lungenübersicht|poumons|POITRINE|Tórax|PULMÕES
@@ -137,3 +146,9 @@ def test_case_files_pass_without_flags(name: str, pytestconfig: pytest.Config) -
     if not path.is_file():
         pytest.skip(f"no file {path}")
     assert read(path.read_bytes(), path.name)[1].flags == ()
+
+
+def test_usual_words_are_classified_as_by_the_patterns() -> None:
+    assert {words: words_to_body_part(words) for words in USUAL_PARTS} == USUAL_PARTS
+    assert {words: words_to_view(words) for words in USUAL_VIEWS} == USUAL_VIEWS
+    assert all(fold(words) == words for words in (*USUAL_PARTS, *USUAL_VIEWS))
