@@ -12,7 +12,7 @@ from typing import NoReturn
 from lungseg import __version__, logs
 from lungseg.config import command_line
 from lungseg.config.completion import completion_script
-from lungseg.config.overview import overview, unknown_command
+from lungseg.config.overview import MODEL_COMMANDS, overview, unknown_command
 from lungseg.config.recipes import RECIPES, Job
 from lungseg.errors import LungsegError, SettingsError
 
@@ -39,6 +39,8 @@ def run_command(job: Job) -> NoReturn:
 def dispatch(words: Sequence[str]) -> int:
     """Run the command that the words after `lungseg` name; return its exit status, as `main` does."""
     name, *rest = words or ["--help"]
+    if name in MODEL_COMMANDS:
+        return _guarded(functools.partial(_run_model_command, name, rest))
     for job in RECIPES:
         if name == job:
             return main(job, rest)
@@ -59,6 +61,10 @@ def _run_job(job: Job, args: Sequence[str]) -> None:
     # Imported only now: torch and ray take seconds, which --help and a wrong option need not.
     importlib.import_module(f"lungseg.pipelines.{job}").run(settings)
     return None
+
+
+def _run_model_command(name: str, args: Sequence[str]) -> None:
+    importlib.import_module(f"lungseg.pipelines.{name.replace('-', '_')}").run(args)
 
 
 def _print_about(name: str, rest: Sequence[str]) -> None:

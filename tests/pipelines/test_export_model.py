@@ -9,7 +9,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from lungseg import storage
+from lungseg import cli, storage
+from lungseg.config.overview import MODEL_COMMANDS
 from lungseg.errors import CheckpointError, InputError, SettingsError
 from lungseg.inference.segmenter import load
 from lungseg.inference.weights_comparison import changed_share
@@ -139,3 +140,14 @@ def test_models_at_hand_are_listed(
     (Path(copy) / "model.safetensors").write_bytes(b"")
     models.run([])
     assert capsys.readouterr().out.splitlines()[2].split()[1:] == ["damaged", "0.0", "-", "-", "-"]
+
+
+@pytest.mark.parametrize("name", MODEL_COMMANDS)
+def test_the_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        cli.dispatch([name, "--help"])
+    assert f"usage: lungseg {name}" in capsys.readouterr().out
+
+
+def test_an_unknown_model_ends_with_status_1(caplog: pytest.LogCaptureFixture) -> None:
+    assert cli.dispatch(["export-model", "no-such-model", "-o", "unused"]) == 1
