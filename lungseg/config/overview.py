@@ -14,7 +14,7 @@ JOB_COMMANDS: Mapping[str, str] = {
 """What each job does. `jobs/NAME.py` is the same job for `ray job submit`."""
 
 MODEL_COMMANDS: Mapping[str, str] = {
-    "models": "list the models that are installed or were downloaded, with their terms",
+    "models": "list the models at hand, with their terms",
     "export-model": "write a trained model as a folder that others can load",
 }
 """`lungseg.pipelines` has a module for each of them."""
