@@ -96,7 +96,7 @@ _PREDICTED: _Columns = (
         pa.float32(),
         "0 certain to 1: 1 minus the overlap (Dice) with the truth that the model expects of its mask; not calibrated",
     ),
-    ("doubt_reason", pa.string(), "the sentences of the flags, else where most of the doubt lies"),
+    ("doubt_reason", pa.string(), "the sentences of the flags, else where the doubt is unusually high"),
     ("area_px", pa.int64(), "pixels of the mask"),
     ("right_lung_px", pa.int64(), "pixels of the patient's right lung, on the left of the upright image"),
     ("left_lung_px", pa.int64(), "pixels of the patient's left lung, on the right of the upright image"),

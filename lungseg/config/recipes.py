@@ -166,7 +166,7 @@ REPORT: Recipes = {
         "The study and the predictions of the demo.",
         ReportSettings(study="demo/runs/demo", predictions="demo/predictions", out="demo/report"),
     ),
-    "study": ("Any study; pass --study, and --predictions if there are any.", ReportSettings()),
+    "study": ("Any study, predictions or both; pass --study, --predictions.", ReportSettings()),
 }
 
 RECIPES: Mapping[Job, Recipes] = {

@@ -8,7 +8,7 @@ from lungseg.config.shared import JobSettings
 
 
 class ReportSettings(JobSettings):
-    """Report a study and its predictions as tables on the terminal, report.json and report.html."""
+    """Report a study, predictions or both as tables on the terminal, report.json and report.html."""
 
     study: str = ""
     """folder of a study, OUT/STUDY of lungseg train"""
@@ -17,6 +17,9 @@ class ReportSettings(JobSettings):
     compare_with: tuple[str, ...] = ()
     """other studies to compare with, image by image: same datasets and folds, other settings or preparation"""
     out: str = ""
-    """output folder; default: the folder of the study"""
+    """output folder; default: the folder of the study, or of the predictions"""
+    worst: Annotated[int, Field(ge=0, le=100)] = 0
+    """show this many images, the most doubtful first; 0: images of low, median and high Dice, if a study and reference
+    masks are there"""
     overlays: Annotated[int, Field(ge=0, le=100)] = 12
     """number of images to show with their masks"""

@@ -4,20 +4,22 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
-from lungseg.arrays import F32, U8
-from lungseg.imaging.lung_sides import midline
+from lungseg.arrays import F32, U8, Bools
+from lungseg.imaging.lung_sides import midline, split_sides
 from lungseg.ingest.reason_codes import QUESTIONABLE, REGISTRY
 
 NO_PLACE = "no flag; score only"
 _BORDER = 0.02  # of the longer side: width of the band on each side of the mask's border, 7 mm of a 35 cm film
-_PLACES = {
-    "border": "blurred border of",
-    "inside": "unsure inside",
-    "outside": "possible lung outside",
-}
-_MAIN = 0.5  # share of the doubt that is called its place
-_ONE_SIDE = 0.7  # share of the doubt of this place that is called one side
+_AWAY = 0.05  # share of the doubt away from the border that is named; less is usual
+_UNSURE = 0.1  # difference of probability and mask in one of its pixels; less is a haze over the whole image
+_ONE_SIDE = 0.7  # share of this doubt that is called one side
+_BLURRED = 1.3  # doubt of a part of the border over the median of the six parts
+_SIDE = 128  # px, longer side of what is searched for the place; 512 px take ten times as long
+_THIRDS = ("upper", "middle", "lower")
+
+F64 = NDArray[np.float64]
 
 
 def measure_doubt(probability: F32, mask: U8) -> float:
@@ -31,7 +33,7 @@ def measure_doubt(probability: F32, mask: U8) -> float:
 
 
 def describe_doubt(probability: F32, mask: U8, flags: Sequence[str]) -> str:
-    """Say why a prediction is doubtful: the sentences of its flags, else where most of the doubt lies.
+    """Say why a prediction is doubtful: the sentences of its flags, else where the doubt is unusually high.
 
     probability f32[H,W] in [0,1] and mask u8[H,W] in {0,1} are upright.
     """
@@ -40,17 +42,42 @@ def describe_doubt(probability: F32, mask: U8, flags: Sequence[str]) -> str:
 
 
 def _locate(probability: F32, mask: U8) -> str:
-    """Name the place with most of the doubt, which is the sum of |probability - mask| over the pixels."""
-    amount = np.abs(probability.astype(np.float64) - mask)
+    """Name the place of the doubt. The score is the sum of |probability - mask| over the pixels, up to a factor."""
+    amount, mask = _shrink(np.abs(probability - mask)).astype(np.float64), (_shrink(mask) >= 0.5).astype(np.uint8)
+    if not mask.any():
+        return NO_PLACE
     radius = max(1, round(_BORDER * max(mask.shape)))
     block = np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)
     grown, shrunk = cv2.dilate(mask, block), cv2.erode(mask, block)
-    regions = {"border": grown != shrunk, "inside": shrunk == 1, "outside": grown == 0}
-    by_place = {name: float(amount[region].sum()) for name, region in regions.items()}
-    place = max(by_place, key=lambda name: by_place[name])
-    if not mask.any() or by_place[place] <= _MAIN * sum(by_place.values()):
-        return NO_PLACE
+    inside, outside = ((region & (amount >= _UNSURE)) for region in (shrunk == 1, grown == 0))
+    away = {"unsure inside": amount[inside].sum(), "possible lung outside": amount[outside].sum()}
+    words = max(away, key=lambda name: float(away[name]))
+    if away[words] > _AWAY * amount.sum():
+        return f"{words} {_name_side(amount, inside if words == 'unsure inside' else outside, mask)}"
+    return _name_border(amount, grown != shrunk, mask, block)
+
+
+def _shrink(values: F32 | U8) -> F32:
+    scale = min(1.0, _SIDE / max(values.shape))
+    size = (max(1, round(values.shape[1] * scale)), max(1, round(values.shape[0] * scale)))
+    return np.asarray(cv2.resize(values.astype(np.float32), size, interpolation=cv2.INTER_AREA), np.float32)
+
+
+def _name_side(amount: F64, region: Bools, mask: U8) -> str:
     column = midline(mask)
-    right = float(amount[:, :column][regions[place][:, :column]].sum()) / by_place[place]
-    side = "the right lung" if right >= _ONE_SIDE else "the left lung" if right <= 1 - _ONE_SIDE else "both lungs"
-    return f"{_PLACES[place]} {side}"
+    right = amount[:, :column][region[:, :column]].sum() / amount[region].sum()
+    return "the right lung" if right >= _ONE_SIDE else "the left lung" if right <= 1 - _ONE_SIDE else "both lungs"
+
+
+def _name_border(amount: F64, border: Bools, mask: U8, block: U8) -> str:
+    """Name the third of a lung whose border has the highest mean doubt, if it is clearly above the others."""
+    means: dict[str, float] = {}
+    for side, lung in zip(("right", "left"), split_sides(mask), strict=True):
+        _, top, _, height = cv2.boundingRect(lung)
+        near = border & (cv2.dilate(lung, block) == 1)
+        ends = [0, top + height // 3, top + 2 * height // 3, len(mask)]
+        for third, start, end in zip(_THIRDS, ends, ends[1:], strict=False):
+            values = amount[start:end][near[start:end]]
+            means[f"{third} {side} lung"] = float(values.mean()) if values.size else 0.0
+    name = max(means, key=lambda part: means[part])
+    return f"blurred border of the {name}" if means[name] > _BLURRED * np.median(list(means.values())) else NO_PLACE

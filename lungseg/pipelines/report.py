@@ -24,34 +24,47 @@ def run(settings: ReportSettings) -> None:
     """Print the tables and write report.json and report.html.
 
     Raises:
-        LungsegError: no study is named, or the study or the predictions cannot be read.
+        LungsegError: neither a study nor predictions are named, or they cannot be read.
 
     """
-    if not settings.study:
-        raise SettingsError("no study named: pass --study FOLDER (OUT/STUDY of lungseg train)")
-    study = study_results.read_study(storage.resolve(settings.study))
+    if not (settings.study or settings.predictions):
+        raise SettingsError(
+            "nothing to report: pass --study FOLDER (OUT/STUDY of lungseg train), --predictions FOLDER (OUT of lungseg "
+            "infer), or both"
+        )
+    if settings.compare_with and not settings.study:
+        raise SettingsError("--compare-with needs a study to compare: pass --study FOLDER too")
+    study = study_results.read_study(storage.resolve(settings.study)) if settings.study else None
     predictions = (
         prediction_results.read_predictions(storage.resolve(settings.predictions)) if settings.predictions else None
     )
-    comparisons = _compare_studies(study, settings.compare_with)
+    comparisons = _compare_studies(study, settings.compare_with) if study else StudyComparisons()
     notes = [*_notes(study, predictions), *study_differences.warn_of_several(comparisons.differences)]
+    page = Page(study, comparisons, predictions, *_draw_overlays(study, predictions, settings), notes)
     console.print_report(study, comparisons, predictions, notes)
-    page = Page(study, comparisons, predictions, _draw_overlays(predictions, settings.overlays), notes)
-    out = storage.resolve(settings.out) if settings.out else study.folder
+    out = storage.resolve(settings.out or settings.study or settings.predictions)
     storage.write_json(storage.join(out, "report.json"), to_json(page))
     storage.write_bytes(storage.join(out, "report.html"), to_html(page).encode())
     logger.info("wrote %s and %s", storage.join(out, "report.html"), storage.join(out, "report.json"))
     missing = sum(not overlay.image for overlay in page.overlays)
-    end_job({"missing_overlays": missing, "failed_runs": len(study.unfinished)}, settings.strict)
+    end_job({"missing_overlays": missing, "failed_runs": len(study.unfinished) if study else 0}, settings.strict)
 
 
-def _draw_overlays(predictions: Predictions | None, count: int) -> list[overlays.Overlay]:
+def _draw_overlays(
+    study: Study | None, predictions: Predictions | None, settings: ReportSettings
+) -> tuple[list[overlays.Overlay], bool]:
+    """Draw the images to show; also return whether they are the most doubtful ones, not a choice by Dice."""
     if predictions is None:
-        return []
-    return [
-        overlays.draw_case(row, rank, prediction_results.TRAINING_LABELS[row["seen_in_training"]])
-        for rank, row in overlays.select_cases(predictions.rows, count)
+        return [], False
+    has_reference = any(line.dice for line in predictions.lines)
+    by_doubt = bool(settings.worst) or study is None or not has_reference
+    select = overlays.select_doubtful if by_doubt else overlays.select_cases
+    labels = prediction_results.TRAINING_LABELS
+    drawn = [
+        overlays.draw_case(row, rank, labels[row["seen_in_training"]])
+        for rank, row in select(predictions.rows, settings.worst or settings.overlays)
     ]
+    return drawn, by_doubt
 
 
 def _compare_studies(study: Study, folders: Sequence[str]) -> StudyComparisons:
@@ -83,15 +96,9 @@ def _compare_studies(study: Study, folders: Sequence[str]) -> StudyComparisons:
     return study_comparison.joined(comparisons)
 
 
-def _notes(study: Study, predictions: Predictions | None) -> list[str]:
+def _notes(study: Study | None, predictions: Predictions | None) -> list[str]:
     """List what limits the results: missing runs, missing predictions, predictions of another study."""
-    unfinished = len(study.unfinished)
-    verb, owner = ("is", "its") if unfinished == 1 else ("are", "their")
-    runs = counted(len(study.runs), "run")
-    notes = [f"{unfinished} of {runs} {verb} unfinished: {owner} results are missing."] if unfinished else []
-    if study.superseded:
-        left_out = counted(study.superseded, "run has", "runs have")
-        notes.append(f"{left_out} other data or settings than the study's last command: no results of them are shown.")
+    notes = _study_notes(study) if study else []
     if predictions is None:
         return notes
     about = predictions.about
@@ -101,7 +108,18 @@ def _notes(study: Study, predictions: Predictions | None) -> list[str]:
             f"The inference was interrupted: the results cover {about['inputs']}{planned} inputs. "
             "Run the same command again to resume it."
         )
-    other_runs = [run for run in about["runs"] if run not in study.runs]
+    other_runs = [run for run in about["runs"] if study and run not in study.runs]
     if other_runs:
         notes.append(f"The predictions are by {console.join_names(other_runs)}, not a run of this study.")
+    return notes
+
+
+def _study_notes(study: Study) -> list[str]:
+    unfinished = len(study.unfinished)
+    verb, owner = ("is", "its") if unfinished == 1 else ("are", "their")
+    runs = counted(len(study.runs), "run")
+    notes = [f"{unfinished} of {runs} {verb} unfinished: {owner} results are missing."] if unfinished else []
+    if study.superseded:
+        left_out = counted(study.superseded, "run has", "runs have")
+        notes.append(f"{left_out} other data or settings than the study's last command: no results of them are shown.")
     return notes

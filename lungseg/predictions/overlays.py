@@ -17,8 +17,8 @@ from lungseg.imaging.geometry import read_geometry, restore
 from lungseg.imaging.intensity import normalise
 from lungseg.imaging.orientation import UPRIGHT, other_shape, to_upright
 from lungseg.ingest import record_checks
-from lungseg.ingest.reason_codes import QUESTIONABLE
 from lungseg.predictions.parts import read_part
+from lungseg.predictions.ranking import doubt_key, questions
 from lungseg.schema import USABLE, Record, Sample
 from lungseg.storage.json_files import parse_json
 from lungseg.storage.table_formats import INDEX_TABLE
@@ -31,15 +31,18 @@ _TOLERANCE = 0.25  # px of the drawn image; tolerance of simplified outlines
 class Overlay:
     """One X-ray of the report.
 
-    rank: flagged, worst, median, best, or empty without a reference. image: data URI of a PNG, empty where `note`
-    gives a reason. prediction, reference: outlines as SVG path data in px of the image, empty for an empty or missing
-    mask.
+    name: of the image's file. rank: flagged, worst, median, best, or the rank by doubt. image: data URI of a PNG, empty
+    where `note` gives a reason. prediction, reference: outlines as SVG path data in px of the image, empty for an empty
+    or missing mask.
     """
 
     image_id: str
     dataset: str
+    name: str
     rank: str
     dice: float | None
+    doubt: float | None
+    doubt_reason: str | None
     training: str
     image: str = ""
     width: int = 0
@@ -55,24 +58,30 @@ def select_cases(rows: Sequence[Row], count: int) -> list[tuple[str, Row]]:
 
     First those whose flags question the image or its mask, at most half of `count`, most flags first. Of the others a
     third the worst by Dice, a third the median, a third the best. Only images unseen in training are selected where
-    enough of them have a reference. Where too few images have a reference, images without one are added.
+    enough of them have a reference. Where too few images have a reference, the most doubtful ones without are added.
     """
     usable = [row for row in rows if row["status"] in USABLE]
-    flagged = sorted((row for row in usable if _questions(row)), key=_by_flags)[: (count + 1) // 2]
+    flagged = sorted((row for row in usable if questions(row)), key=doubt_key)[: (count + 1) // 2]
     predicted = [row for row in usable if row not in flagged]
     count -= len(flagged)
     ranked = sorted((row for row in predicted if row["dice"] is not None), key=_by_dice)
     unseen = [row for row in ranked if row["seen_in_training"] is False]
     selected = _thirds(unseen if len(unseen) >= count else ranked, count)
-    others = [row for row in predicted if row["dice"] is None]
-    others.sort(key=lambda row: (row["seen_in_training"] is not False, row["dataset"], row["image_id"]))
+    others = sorted((row for row in predicted if row["dice"] is None), key=doubt_key)
     return [("flagged", row) for row in flagged] + selected + [("", row) for row in others[: count - len(selected)]]
+
+
+def select_doubtful(rows: Sequence[Row], count: int) -> list[tuple[str, Row]]:
+    """Select the most doubtful images that have a mask, with their rank from 1: flagged ones first, then by doubt."""
+    predicted = [row for row in rows if row["status"] in USABLE]
+    return [(str(rank), row) for rank, row in enumerate(sorted(predicted, key=doubt_key)[:count], 1)]
 
 
 def draw_case(row: Row, rank: str, training: str) -> Overlay:
     """Read an image and its masks again and draw them; `note` reports a missing or changed file."""
-    names = ("image_id", "dataset", "dice")
-    ids: Row = {**{name: row[name] for name in names}, "rank": rank, "flags": tuple(row["flags"] or ())}
+    values = {name: row[name] for name in ("image_id", "dataset", "dice", "doubt", "doubt_reason")}
+    name = storage.name_of(row["source_uri"]).rpartition("#")[2]  # of prepared data: the image id
+    ids: Row = {**values, "name": name, "rank": rank, "flags": tuple(row["flags"] or ())}
     try:
         orientation = orientation_of(row)
         image, reference, note = read_image_and_mask(row)
@@ -100,14 +109,6 @@ def draw_case(row: Row, rank: str, training: str) -> Overlay:
         reference="" if reference is None else _outline(reference, scale),
         note=note,
     )
-
-
-def _questions(row: Row) -> list[str]:
-    return [flag for flag in row["flags"] or () if flag in QUESTIONABLE]
-
-
-def _by_flags(row: Row) -> tuple[int, str, str]:
-    return -len(_questions(row)), row["dataset"], row["image_id"]
 
 
 def _by_dice(row: Row) -> tuple[float, str, str]:

@@ -9,7 +9,9 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from lungseg import storage
 from lungseg.arrays import Row
+from lungseg.predictions.overlays import select_doubtful
 from lungseg.report.prediction_results import Predictions
 from lungseg.report.study_results import Study
 from lungseg.study import result_text
@@ -40,15 +42,29 @@ _TRAINING = _Column("in training", "training")
 _NO_REFERENCE = _Column("no ref.", "without_reference", 0)
 _PREDICTIONS = (_DATASET, _TRAINING, _IMAGES, _NO_REFERENCE, *_DICE, *_OVERLAP, *_DISTANCES)
 _PREDICTIONS_ALONE = (_DATASET, _TRAINING, _IMAGES, _NO_REFERENCE)
+_DOUBTFUL = (
+    *(_Column("rank", "rank"), _Column("doubt", "doubt", 3), _Column("file", "name", is_wrapped=True)),
+    _Column("reason", "reason", is_wrapped=True),
+)
+_MAX_DOUBTFUL = 5
 _CODES = (_DATASET, _Column("status", "status"), _Column("reason code", "code", is_wrapped=True), _IMAGES)
 
 
 def print_report(
-    study: Study, comparisons: StudyComparisons, predictions: Predictions | None, notes: Sequence[str]
+    study: Study | None, comparisons: StudyComparisons, predictions: Predictions | None, notes: Sequence[str]
 ) -> None:
     """Print every table and note on standard output."""
     width = max(_MIN_WIDTH, Console(file=sys.stdout).width)
     console = Console(file=sys.stdout, markup=False, highlight=False, emoji=False, width=width)
+    if study is not None:
+        _print_study(console, study, comparisons)
+    if predictions is not None:
+        _print_predictions(console, predictions)
+    for note in notes:
+        console.print(Text(_printable(f"Note: {note}")))
+
+
+def _print_study(console: Console, study: Study, comparisons: StudyComparisons) -> None:
     for table in study.tables:
         about = table.about
         rows = [{**line.as_json(), "fold": _fold_text(line.about)} for line in table.lines]
@@ -60,10 +76,6 @@ def print_report(
     _print_differences(console, comparisons.differences)
     if study.unfinished:
         _print_table(console, (f"{study.name}: unfinished runs", ""), _UNFINISHED, study.unfinished)
-    if predictions is not None:
-        _print_predictions(console, predictions)
-    for note in notes:
-        console.print(Text(_printable(f"Note: {note}")))
 
 
 def _print_comparisons(console: Console, study: Study, comparisons: StudyComparisons) -> None:
@@ -119,6 +131,13 @@ def _print_predictions(console: Console, predictions: Predictions) -> None:
     _print_table(console, heading, columns, [line.as_json() for line in predictions.lines])
     title = f"{about['inputs']} inputs: {format_counts(about['counts'])}"
     _print_table(console, (title, ""), _CODES, predictions.codes)
+    doubtful = [
+        {"rank": rank, "name": storage.name_of(row["source_uri"]), "doubt": row["doubt"], "reason": row["doubt_reason"]}
+        for rank, row in select_doubtful(predictions.rows, _MAX_DOUBTFUL)
+    ]
+    if doubtful:
+        title = f"Look at these images first: {len(doubtful)} of {about['predicted']} with a mask"
+        _print_table(console, (title, "flagged ones, then those with the highest doubt"), _DOUBTFUL, doubtful)
 
 
 def _print_heading(console: Console, title: str, subtitle: str) -> None:
@@ -148,10 +167,10 @@ def _table(columns: Sequence[_Column], rows: Sequence[Row], gap: int) -> RichTab
 
 
 def format_number(value: Any, decimals: int | None) -> str:
-    """Format a number with `decimals`, other values (decimals=None) with str, and None as a dash."""
+    """Format a number with `decimals`, never as -0.00, other values (decimals=None) with str, and None as a dash."""
     if value is None:
         return "-"
-    return str(value) if decimals is None else f"{value:.{decimals}f}"
+    return str(value) if decimals is None else f"{value:z.{decimals}f}"
 
 
 def _printable(text: str) -> str:

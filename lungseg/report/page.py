@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jinja2
 
+from lungseg import storage
 from lungseg.arrays import Row
 from lungseg.ingest.reason_codes import REGISTRY
 from lungseg.plurals import counted
@@ -24,12 +25,13 @@ _MAX_CROSS = 4  # cross-dataset results that the headline lists
 
 @dataclass(frozen=True)
 class Page:
-    """Content of the report."""
+    """Content of the report. by_doubt: the overlays are the most doubtful images, not a choice by Dice."""
 
-    study: Study
+    study: Study | None
     comparisons: StudyComparisons
     predictions: Predictions | None
     overlays: Sequence[overlays.Overlay]
+    by_doubt: bool
     notes: Sequence[str]
 
 
@@ -61,26 +63,30 @@ def headline(study: Study) -> list[str]:
 def to_json(page: Page) -> Row:
     """Convert to report.json: everything except the images."""
     study, predictions = page.study, page.predictions
-    names = ("image_id", "dataset", "rank", "dice", "training", "flags", "note")
+    names = ("image_id", "dataset", "rank", "dice", "doubt", "doubt_reason", "training", "flags", "note")
     return {
         "versions": versions(_LIBRARIES),
         "notes": list(page.notes),
-        "study": {
-            "name": study.name,
-            "folder": study.folder,
-            "unfinished": list(study.unfinished),
-            "results": study.matrix.as_json(),
-            "study_comparisons": [pair.as_json() for pair in page.comparisons.pairs],
-            "gap_comparisons": [gap.as_json() for gap in page.comparisons.gaps],
-            "study_differences": [difference.as_json() for difference in page.comparisons.differences],
-            "tables": [
-                {**table.about, "rows": _json_lines(table.lines), "all_runs": _json_lines(table.all_runs)}
-                for table in study.tables
-            ],
-        },
+        "study": study and _study_json(study, page.comparisons),
         "predictions": predictions
         and {**predictions.about, "rows": _json_lines(predictions.lines), "codes": list(predictions.codes)},
         "overlays": [{name: getattr(overlay, name) for name in names} for overlay in page.overlays],
+    }
+
+
+def _study_json(study: Study, comparisons: StudyComparisons) -> Row:
+    return {
+        "name": study.name,
+        "folder": study.folder,
+        "unfinished": list(study.unfinished),
+        "results": study.matrix.as_json(),
+        "study_comparisons": [pair.as_json() for pair in comparisons.pairs],
+        "gap_comparisons": [gap.as_json() for gap in comparisons.gaps],
+        "study_differences": [difference.as_json() for difference in comparisons.differences],
+        "tables": [
+            {**table.about, "rows": _json_lines(table.lines), "all_runs": _json_lines(table.all_runs)}
+            for table in study.tables
+        ],
     }
 
 
@@ -103,21 +109,21 @@ def to_html(page: Page) -> str:
         spread=result_text.format_spread,
         predicting_runs=console.predicting_runs,
         code_meaning=_code_meaning,
+        last_name=storage.name_of,
+        versions=lambda numbers: ", ".join(f"{name} {number}" for name, number in numbers.items()),
     )
     template = environment.from_string(Path(__file__).with_name("report.html").read_text(encoding="utf-8"))
     return template.render(
         study=page.study,
-        dice_table=result_text.dice_table(page.study.matrix),
-        seed_table=result_text.seed_table(page.study.matrix),
-        matrix_basis=result_text.matrix_basis(page.study.matrix),
-        dataset_table=result_text.dataset_table(page.study.matrix),
+        **(_matrix_texts(page.study) if page.study else {}),
         disagreement=result_text.DISAGREEMENT,
         size_and_reference=result_text.SIZE_AND_REFERENCE,
         comparisons=page.comparisons,
         predictions=page.predictions,
-        headline=headline(page.study),
+        headline=headline(page.study) if page.study else [],
+        by_doubt=page.by_doubt,
         notes=page.notes,
-        curves=charts.learning_curves(page.study.curves),
+        curves=charts.learning_curves(page.study.curves) if page.study else {},
         histograms=_histograms(page.study, page.predictions),
         overlays=page.overlays,
         plot=charts,
@@ -125,18 +131,27 @@ def to_html(page: Page) -> str:
     )
 
 
+def _matrix_texts(study: Study) -> Row:
+    return {
+        "dice_table": result_text.dice_table(study.matrix),
+        "seed_table": result_text.seed_table(study.matrix),
+        "matrix_basis": result_text.matrix_basis(study.matrix),
+        "dataset_table": result_text.dataset_table(study.matrix),
+    }
+
+
 def _code_meaning(code: str) -> str:
     return REGISTRY[code].meaning if code in REGISTRY else ""
 
 
-def _histograms(study: Study, predictions: Predictions | None) -> list[tuple[str, ResultLine, charts.Histogram]]:
+def _histograms(study: Study | None, predictions: Predictions | None) -> list[tuple[str, ResultLine, charts.Histogram]]:
     """Draw the Dice per image of each group of images, all on the same x axis."""
     lines = [
         (
             f"{line.about['dataset']}, {line.about['role']}; trained on {console.join_names(table.about['train_on'])}",
             line,
         )
-        for table in study.tables
+        for table in (study.tables if study else ())
         for line in table.summary_lines()
     ]
     if predictions is not None:

@@ -5,11 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import Field
+
 from lungseg import storage
 from lungseg.arrays import Row
 from lungseg.errors import InputError
 from lungseg.ingest.reason_codes import counted_codes
 from lungseg.predictions.parts import part_files, read_part
+from lungseg.predictions.ranking import questions
 from lungseg.report.result_table import ResultLine, compute_metrics, group_by
 from lungseg.schema import USABLE
 from lungseg.storage.json_files import Finite, JsonFields, Whole
@@ -59,7 +62,7 @@ def read_predictions(folder: str) -> Predictions:
     if not storage.exists(storage.join(folder, "plan.json")):
         raise InputError(f"{folder}: no plan.json, expected predictions: pass the --out of lungseg infer")
     plan = storage.read_json(storage.join(folder, "plan.json"), fields=_PlanFields)
-    end = storage.join(folder, "predictions.json")
+    end = _read_end(storage.join(folder, "predictions.json"))
     rows = [row for part in part_files(folder) for row in _read_part(part)]
     names = ("archive", "checkpoints", "model", "runs", "epochs", "threshold", "tta", "postprocess")
     about = {
@@ -68,12 +71,24 @@ def read_predictions(folder: str) -> Predictions:
         "aggregation": "mean over images",
         "resolution": "native size",
         "reference": plan.get("reference", ""),
-        "complete": storage.exists(end) and bool(storage.read_json(end)),
+        "complete": end is not None,
+        "versions": end.get("versions", {}) if end else {},
         "planned": plan.get("images"),
         "inputs": len(rows),
+        "predicted": sum(row["status"] in USABLE for row in rows),
+        "flagged": sum(bool(questions(row)) for row in rows if row["status"] in USABLE),
         "counts": dict(sorted(Counter(row["status"] for row in rows).items())),
     }
     return Predictions(about, _prediction_lines(rows), _count_codes(rows), tuple(rows))
+
+
+class _EndFields(JsonFields):
+    versions: dict[str, str] = Field(default_factory=dict)
+
+
+def _read_end(path: str) -> Row | None:
+    """Read predictions.json; None where the inference is not finished."""
+    return storage.read_json(path, fields=_EndFields) if storage.exists(path) else None
 
 
 def _prediction_lines(rows: Sequence[Row]) -> tuple[ResultLine, ...]:

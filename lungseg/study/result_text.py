@@ -46,7 +46,7 @@ def format_spread(spread: SeedSpread | None, decimals: int = 4) -> str:
     """Format the spread over seeds."""
     if spread is None:
         return "1 seed"
-    low, high, sd = (f"{value:.{decimals}f}" for value in (spread.min, spread.max, spread.sd))
+    low, high, sd = (f"{value:z.{decimals}f}" for value in (spread.min, spread.max, spread.sd))
     return f"{spread.seeds} seeds: {low} to {high}, sd {sd}"
 
 
@@ -180,5 +180,5 @@ def _cell_text(cell: MatrixCell) -> str:
 
 
 def _interval_text(mean: float, low: float | None, high: float | None, decimals: int = 3) -> str:
-    text = f"{mean:.{decimals}f}"
-    return text if low is None or high is None else f"{text} [{low:.{decimals}f}, {high:.{decimals}f}]"
+    text = f"{mean:z.{decimals}f}"
+    return text if low is None or high is None else f"{text} [{low:z.{decimals}f}, {high:z.{decimals}f}]"

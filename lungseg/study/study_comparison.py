@@ -84,7 +84,7 @@ class GapComparison:
     def __str__(self) -> str:
         """Format as one line, and the seeds in a second one."""
         line = (
-            f"gap to {self.dataset}: {format_difference(self.change)}: {self.gap:.4f}, and {self.other_gap:.4f} in "
+            f"gap to {self.dataset}: {format_difference(self.change)}: {self.gap:z.4f}, and {self.other_gap:z.4f} in "
             f"{self.other_study}; trained on {self.run_group.label}"
         )
         seeds = f"\n  gap of {format_spread(self.spreads[0])}; other {format_spread(self.spreads[1])}"

@@ -1,5 +1,6 @@
 """Doubt of a prediction: the score, and the place that its words name."""
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
@@ -51,18 +52,27 @@ def test_an_empty_mask_has_the_highest_doubt() -> None:
     assert reason(np.full((8, 8), 0.4, np.float32)) == NO_PLACE
 
 
-def test_reason_names_the_blurred_border_and_its_side() -> None:
+def test_reason_names_the_blurred_part_of_the_border() -> None:
     probability = certain()
-    probability[20:80, 60] = probability[20:80, 89] = 0.6
-    assert reason(probability) == "blurred border of the left lung"
-    probability[20:80, 10] = probability[20:80, 39] = 0.6
-    assert reason(probability) == "blurred border of both lungs"
+    probability[60:80, 60] = probability[79, 60:90] = 0.6
+    assert reason(probability) == "blurred border of the lower left lung"
+    probability[40:60, 10] = probability[40:60, 39] = 0.55
+    probability[40:60, 11] = probability[40:60, 38] = 0.55
+    assert reason(probability) == "blurred border of the middle right lung"
 
 
-def test_reason_names_an_unsure_region_inside_a_lung() -> None:
+def test_border_that_is_equally_blurred_names_no_part() -> None:
+    blurred = cv2.GaussianBlur(lungs().astype(np.float32), (9, 9), 2)
+    assert reason(blurred) == NO_PLACE
+
+
+@pytest.mark.parametrize("scale", [1, 5])
+def test_reason_names_an_unsure_region_inside_a_lung(scale: int) -> None:
     probability = certain()
     probability[30:70, 20:30] = 0.6
-    assert reason(probability) == "unsure inside the right lung"
+    assert reason(np.kron(probability, np.ones((scale, scale), np.float32))) == "unsure inside the right lung"
+    probability[30:70, 70:80] = 0.6
+    assert reason(np.kron(probability, np.ones((scale, scale), np.float32))) == "unsure inside both lungs"
 
 
 def test_reason_names_a_possible_lung_outside_the_mask() -> None:
@@ -71,12 +81,9 @@ def test_reason_names_a_possible_lung_outside_the_mask() -> None:
     assert reason(probability) == "possible lung outside the left lung"
 
 
-def test_reason_without_a_main_place_names_none() -> None:
-    probability = certain()
-    probability[30:70, 20:30] = 0.6  # 160 inside
-    probability[84:98, 65:85] = 0.4  # 112 outside
-    probability[20:80, 60] = probability[20:80, 89] = 0.5  # 60 at the border
-    assert reason(probability) == NO_PLACE
+@given(arrays(np.float32, st.tuples(st.integers(1, 40), st.integers(1, 40)), elements=st.floats(0, 1, width=32)))
+def test_any_probabilities_have_a_reason(probability: F32) -> None:
+    assert reason(probability)
 
 
 def test_flags_replace_the_place() -> None:

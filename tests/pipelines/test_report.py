@@ -138,9 +138,39 @@ def test_predictions_of_an_interrupted_inference_are_noted(study: Path, tmp_path
     assert page.count("<img ") == 3
 
 
-def test_missing_study_setting_is_refused() -> None:
-    with pytest.raises(SettingsError, match="--study"):
+def test_a_report_of_nothing_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"nothing to report: pass --study FOLDER .* --predictions FOLDER"):
         report.run(ReportSettings())
+    with pytest.raises(SettingsError, match="--compare-with needs a study"):
+        report.run(ReportSettings(predictions="/x", compare_with=("/y",)))
+
+
+def test_predictions_are_reported_without_a_study(
+    tmp_path: Path, draw_pair: DrawPair, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = write_archive(tmp_path / "archive", draw_pair)
+    doubtful = [{**row, "doubt": number / 100, "doubt_reason": "why"} for number, row in enumerate(rows[:7])]
+    write_predictions(tmp_path / "predictions", doubtful)
+    report.run(ReportSettings(predictions=str(tmp_path / "predictions"), overlays=3))
+    numbers = json.loads((tmp_path / "predictions" / "report.json").read_text())
+    assert [overlay["image_id"] for overlay in numbers["overlays"]] == ["image_6", "image_5", "image_4"]
+    assert "3 of 7 images with a mask are shown" in (tmp_path / "predictions" / "report.html").read_text()
+    terminal = capsys.readouterr().out
+    assert "Look at these images first: 5 of 7 with a mask" in terminal
+    assert re.search(r"1 +0\.060 +6\.png +why", terminal)
+    assert "tudy" not in terminal
+
+
+def test_worst_replaces_the_choice_by_dice(study: Path, tmp_path: Path, draw_pair: DrawPair) -> None:
+    rows = write_archive(tmp_path / "archive", draw_pair)
+    doubtful = [{**row, "doubt": number / 100} for number, row in enumerate(rows[:7])]
+    write_predictions(tmp_path / "predictions", doubtful)
+    numbers, page = _run(study, predictions=str(tmp_path / "predictions"), out=str(tmp_path / "out"), worst=2)
+    assert [(overlay["rank"], overlay["dice"] is None) for overlay in numbers["overlays"]] == [
+        ("1", True),
+        ("2", False),
+    ]
+    assert "2 of 7 images with a mask are shown" in page
 
 
 def test_report_imports_neither_torch_nor_ray(study: Path, tmp_path: Path, draw_pair: DrawPair) -> None:

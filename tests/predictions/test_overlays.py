@@ -30,6 +30,8 @@ def _row(name: str, dice: float | None, seen: bool = False) -> Row:
         "dice": dice,
         "seen_in_training": seen,
         "flags": [],
+        "doubt": None,
+        "doubt_reason": None,
     }
 
 
@@ -81,6 +83,15 @@ def test_flagged_images_come_first_up_to_half() -> None:
     for row in rows:
         row["flags"] = ["not_chest_like"]
     assert [rank for rank, _ in overlays.select_cases(rows, 5)] == ["flagged"] * 3 + ["worst", "best"]
+
+
+def test_doubtful_images_are_ranked_flagged_ones_first() -> None:
+    rows = [{**_row(name, None), "doubt": doubt} for name, doubt in (("a", 0.1), ("b", 0.3), ("c", 0.2), ("d", 0.05))]
+    rows[3]["flags"] = ["rotated"]
+    rows[1]["status"] = "failed"
+    ranked = [(rank, row["image_id"]) for rank, row in overlays.select_doubtful(rows, 9)]
+    assert ranked == [("1", "d"), ("2", "c"), ("3", "a")]
+    assert overlays.select_doubtful(rows, 0) == []
 
 
 def test_few_images_are_selected_once_each() -> None:

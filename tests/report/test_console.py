@@ -117,3 +117,7 @@ def test_comparisons_of_long_names_are_not_cut(
     text = " ".join(_show(capsys, "run", "archive_of_hospital0", summarise(rows)).split())
     assert "difference 0.0500 [0.0500, 0.0500], p = 0.0078 (Holm 0.0078) on archive_of_hospital0 for archive" in text
     assert "minus archive_of_hospital3 (leave-one-dataset-out), 1 vs 1 seeds" in text
+
+
+def test_zero_has_no_minus() -> None:
+    assert [console.format_number(value, 4) for value in (-0.00001, 0.0, -0.00006)] == ["0.0000", "0.0000", "-0.0001"]

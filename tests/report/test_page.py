@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from lungseg.arrays import Row
-from lungseg.predictions.overlays import draw_case, select_cases
+from lungseg.predictions.overlays import draw_case, select_cases, select_doubtful
 from lungseg.report.page import Page, headline, to_html, to_json
 from lungseg.report.prediction_results import TRAINING_LABELS, read_predictions
 from lungseg.report.study_results import read_study
@@ -22,7 +22,43 @@ def _page(study: Path, rows: list[Row], overlays: int = 12) -> Page:
     predictions = read_predictions(str(folder))
     cases = select_cases(predictions.rows, overlays)
     drawn = [draw_case(row, rank, TRAINING_LABELS[row["seen_in_training"]]) for rank, row in cases]
-    return Page(read_study(str(study)), StudyComparisons(), predictions, drawn, ["a note"])
+    has_reference = any(line.dice for line in predictions.lines)
+    return Page(read_study(str(study)), StudyComparisons(), predictions, drawn, not has_reference, ["a note"])
+
+
+def _page_without_study(folder: Path, rows: list[Row], overlays: int = 2) -> Page:
+    write_predictions(folder, rows)
+    predictions = read_predictions(str(folder))
+    drawn = [draw_case(row, rank, "unseen") for rank, row in select_doubtful(predictions.rows, overlays)]
+    return Page(None, StudyComparisons(), predictions, drawn, True, [])
+
+
+def test_page_of_predictions_alone_shows_the_most_doubtful(tmp_path: Path, rows: list[Row]) -> None:
+    doubts = [0.02, 0.05, 0.031, 0.04]
+    alone = [
+        {**without_reference(row), "doubt": doubt, "doubt_reason": f"reason {number}"}
+        for number, (row, doubt) in enumerate(zip(rows, doubts, strict=False))
+    ]
+    alone[0]["flags"] = ["lungs_joined"]
+    page = _page_without_study(tmp_path / "predictions", [*alone, *rows[7:]])
+    overlays = to_json(page)["overlays"]
+    assert [(overlay["rank"], overlay["image_id"]) for overlay in overlays] == [("1", "image_0"), ("2", "image_1")]
+    text = " ".join(to_html(page).split())
+    assert "2 of 4 images with a mask are shown" in text
+    assert "4 of 6 inputs have a mask. 1 of them has a flag" in text
+    assert "<b>doubt 0.050</b><br> 1.png<br>reason 1<br>" in text
+    for word in ("tudy", "Dice per image", "lowest, median", "Learning curves"):
+        assert word not in text.split("</style>")[1]
+    assert to_json(page)["study"] is None
+
+
+def test_footer_tells_the_versions_of_both_processes(tmp_path: Path, rows: list[Row]) -> None:
+    page = _page_without_study(tmp_path / "predictions", rows)
+    assert page.predictions is not None
+    page.predictions.about["versions"] = {"lungseg": "9.8.7", "torch": "6.5"}
+    text = " ".join(to_html(page).split())
+    assert "made with lungseg 9.8.7, torch 6.5." in text
+    assert "This page was written with lungseg " in text
 
 
 def test_headline_names_cross_dataset_results(study: Path) -> None:
@@ -51,7 +87,6 @@ def test_overlays_prefer_unseen_images(study: Path, rows: list[Row]) -> None:
     assert to_html(page).count('<img src="data:image/png;base64,') == 3
     text = to_html(_page(study, rows))
     assert text.count("<img ") == 7
-    assert "<b>no reference</b>" in text
     assert "images seen in training are included" in text
 
 
@@ -77,10 +112,10 @@ def test_predictions_without_reference_masks(study: Path, rows: list[Row]) -> No
     assert text.count("<img ") == 4
     assert 'class="reference" d=""' in text
     predictions = text.split("<h2>Predictions</h2>")[1].split("<h2>Dice per image</h2>")[0]
-    assert "Dice" not in predictions
+    assert predictions.replace("overlaps the truth by 0.97 (Dice)", "").count("Dice") == 0
     assert "HD95" not in predictions
     assert "reference (wide, blue)" not in predictions
-    assert predictions.count("No image has a reference mask") == 2
+    assert predictions.count("No image has a reference mask") == 1
 
 
 def test_predictions_without_any_image(study: Path) -> None:
