@@ -10,7 +10,6 @@ from lungseg.arrays import U8
 Colour = tuple[int, int, int]
 
 # RGB of the palette of Okabe and Ito, Color Universal Design, 2008, two of them lighter.
-PREDICTION: Colour = (255, 176, 0)
 RIGHT_LUNG: Colour = (255, 176, 0)
 LEFT_LUNG: Colour = (0, 204, 150)
 REFERENCE: Colour = (86, 180, 233)

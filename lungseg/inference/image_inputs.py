@@ -49,12 +49,19 @@ def open_input(image: ImageInput, polarity: Polarity, name: str) -> tuple[Item, 
     if is_file and polarity != "bone-white":
         raise SettingsError(f"polarity {polarity}: only for arrays and Pillow images; a file states its own")
     if isinstance(image, (str, os.PathLike)):
-        return Item(file_record(storage.resolve(os.fspath(image)))), None
+        return Item(_checked_record(storage.resolve(os.fspath(image)))), None
     record = Record(name, "", name)
     try:
         return Item(record), image if isinstance(image, bytes) else _encode_pixels(image, polarity, name)
     except ImageError as error:
         return Item(reject(record, Note(error.code, error.message))), None
+
+
+def _checked_record(path: str) -> Record:
+    record = file_record(path)
+    if not os.path.isdir(path):
+        return record
+    return reject(record, Note("unreadable", f"{path} is a folder: pass a list of its files, or run `lungseg segment`"))
 
 
 def _encode_pixels(image: "NDArray[Any] | Image", polarity: Polarity, name: str) -> bytes:

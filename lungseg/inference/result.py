@@ -23,7 +23,7 @@ FileKind = Literal["mask", "overlay", "dicom-seg"]
 _SUFFIXES: dict[FileKind, str] = {"mask": ".mask.png", "overlay": ".overlay.png", "dicom-seg": ".seg.dcm"}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Result:
     """One segmented X-ray.
 
@@ -41,6 +41,11 @@ class Result:
     square: F32 | None = None
     geometry: Geometry | None = None
     file: str | bytes | None = None
+
+    def __repr__(self) -> str:
+        """Return the columns of the row that say most; arrays and the encoded mask are long."""
+        names = ("image_id", "status", "area_px", "doubt", "flags", "message")
+        return f"Result({', '.join(f'{name}={self.row[name]!r}' for name in names)})"
 
     @property
     def status(self) -> str:

@@ -139,7 +139,7 @@ class Segmenter:
 
 
 def load(
-    *models: str,
+    *models: str | os.PathLike[str],
     device: str = "cpu",
     tta: Tta = "none",
     threshold: float | None = None,
@@ -159,7 +159,8 @@ def load(
     except ValidationError as error:
         raise SettingsError("; ".join(f"{item['loc'][0]}: {item['msg']}" for item in error.errors())) from None
     options = PredictOptions(device, tta=tta)
-    return Segmenter(models or ("lungs",), SegmenterSettings(options, threshold=threshold, batch_size=batch_size))
+    names = [os.fspath(model) for model in models or ("lungs",)]
+    return Segmenter(names, SegmenterSettings(options, threshold=threshold, batch_size=batch_size))
 
 
 def _require_device(device: str) -> None:

@@ -83,6 +83,12 @@ def test_bytes_and_paths_stay_as_they_are(tmp_path: Path) -> None:
         assert (item.record.image_uri, item.record.image_id) == (str(tmp_path / "ab.png"), "ab")
 
 
+def test_folder_is_refused_with_advice(tmp_path: Path) -> None:
+    item, _ = open_input(tmp_path, "bone-white", "image")
+    assert (item.record.status, item.record.codes) == ("failed", ("unreadable",))
+    assert "is a folder: pass a list of its files" in item.record.message
+
+
 @pytest.mark.parametrize(
     ("array", "message"),
     [

@@ -131,6 +131,13 @@ def test_unknown_kind_is_refused(result: Result, tmp_path: Path) -> None:
         result.save(tmp_path, "nifti")  # type: ignore[arg-type]
 
 
+def test_result_is_shown_in_one_short_line(result: Result) -> None:
+    shown = repr(result)
+    assert shown.startswith("Result(image_id='film', status='ok', area_px=")
+    assert len(shown) < 200
+    assert "\n" not in shown
+
+
 def test_result_survives_pickle(result: Result) -> None:
     copy = pickle.loads(pickle.dumps(result))
     assert copy.row == result.row

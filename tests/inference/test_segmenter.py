@@ -143,7 +143,7 @@ def test_wrong_settings_are_refused(options: dict[str, Any], message: str, train
 def test_models_are_averaged(study: Path, archive: Path) -> None:
     path = sorted((archive / "north" / "images").iterdir())[0]
     probabilities = [load(str(run))(path).probability for run in sorted(study.glob("pooled*"))]
-    mean = load(*map(str, sorted(study.glob("pooled*"))))
+    mean = load(*sorted(study.glob("pooled*")))
     assert mean(path).row["models"] == 1  # the other model was trained on this image
     other = np.random.default_rng(0).integers(0, 255, (64, 64)).astype(np.uint8)
     assert mean(other).row["models"] == 2
