@@ -14,7 +14,9 @@ from lungseg.config import command_line
 from lungseg.config.completion import completion_script
 from lungseg.config.overview import MODEL_COMMANDS, overview, unknown_command
 from lungseg.config.recipes import RECIPES, Job
+from lungseg.config.segment import parse_segment, segment_help
 from lungseg.errors import LungsegError, SettingsError
+from lungseg.standard_output import write_output
 
 logger = logging.getLogger(__name__)
 
@@ -39,12 +41,13 @@ def run_command(job: Job) -> NoReturn:
 def dispatch(words: Sequence[str]) -> int:
     """Run the command that the words after `lungseg` name; return its exit status, as `main` does."""
     name, *rest = words or ["--help"]
-    if name in MODEL_COMMANDS:
-        return _guarded(functools.partial(_run_model_command, name, rest))
     for job in RECIPES:
         if name == job:
             return main(job, rest)
-    return _guarded(functools.partial(_print_about, name, rest))
+    others = {"segment": _run_segment} | {
+        command: functools.partial(_run_model_command, command) for command in MODEL_COMMANDS
+    }
+    return _guarded(functools.partial(others.get(name, functools.partial(_print_about, name)), rest))
 
 
 def main(job: Job, args: Sequence[str]) -> int:
@@ -54,10 +57,10 @@ def main(job: Job, args: Sequence[str]) -> int:
 
 def _run_job(job: Job, args: Sequence[str]) -> None:
     if command_line.wants_help(args):
-        return _print(command_line.help_text(job, args))
+        return write_output(command_line.help_text(job, args))
     settings = command_line.parse(job, args)
     if settings.dry_run:
-        return _print(command_line.to_yaml(job, settings))
+        return write_output(command_line.to_yaml(job, settings))
     # Imported only now: torch and ray take seconds, which --help and a wrong option need not.
     importlib.import_module(f"lungseg.pipelines.{job}").run(settings)
     return None
@@ -65,6 +68,14 @@ def _run_job(job: Job, args: Sequence[str]) -> None:
 
 def _run_model_command(name: str, args: Sequence[str]) -> None:
     importlib.import_module(f"lungseg.pipelines.{name.replace('-', '_')}").run(args)
+
+
+def _run_segment(args: Sequence[str]) -> None:
+    if command_line.wants_help(args):
+        return write_output(segment_help())
+    settings = parse_segment(args)
+    importlib.import_module("lungseg.segment_command.run").run(settings)
+    return None
 
 
 def _print_about(name: str, rest: Sequence[str]) -> None:
@@ -75,11 +86,11 @@ def _print_about(name: str, rest: Sequence[str]) -> None:
 
     """
     if name in ("-h", "--help", "help"):
-        _print(overview(__version__))
+        write_output(overview(__version__))
     elif name in ("-V", "--version"):
-        _print(f"lungseg {__version__}\n")
+        write_output(f"lungseg {__version__}\n")
     elif name == "completion":
-        _print(completion_script(rest[0] if rest else ""))
+        write_output(completion_script(rest[0] if rest else ""))
     else:
         raise SettingsError(unknown_command(name))
 
@@ -112,15 +123,6 @@ def _run_process(command: Callable[[], int]) -> NoReturn:
         sys.stdout.flush()
         os._exit(status)
     sys.exit(status)
-
-
-def _print(text: str) -> None:
-    """Print to standard output; a reader that closes it early, such as head, is no error."""
-    try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _terminate(number: int, frame: object) -> NoReturn:  # noqa: ARG001

@@ -9,6 +9,7 @@ import time
 _LOG_INTERVAL_S = 10.0
 _MAX_LOG_INTERVAL_S = 60.0  # of jobs that run for hours
 _TERMINAL_INTERVAL_S = 0.2
+_BAR_WIDTH = 24  # characters
 _TURN_S = 3.0  # how long one of several runs stays at the front of the line
 
 
@@ -23,14 +24,18 @@ class ProgressLine:
         # A terminal shows the first state at once. A log waits: a short job needs no line.
         self._last_update = self._started - (_TERMINAL_INTERVAL_S if self._is_terminal else 0.0)
 
-    def update(self, text: str) -> None:
-        """Show the current state, unless the last one was shown a moment ago."""
+    def update(self, text: str, share: float | None = None) -> None:
+        """Show the current state, unless the last one was shown a moment ago.
+
+        share: of the work that is done, 0 to 1; a terminal shows it as a bar.
+        """
         with self._lock:
             now = time.monotonic()
             if now - self._last_update < self._interval(now):
                 return
             self._last_update = now
             if self._is_terminal:
+                text = f"{_draw_bar(share)} {text}" if share is not None else text
                 # A line that wraps cannot be rewritten.
                 sys.stderr.write(f"\r\x1b[K{text[: shutil.get_terminal_size().columns - 1]}")
                 sys.stderr.flush()
@@ -45,10 +50,27 @@ class ProgressLine:
                 sys.stderr.flush()
             self._logger.log(level, "%s", text)
 
+    def close(self) -> None:
+        """Remove the line from a terminal before something else is printed."""
+        if self._is_terminal:
+            with self._lock:
+                sys.stderr.write("\r\x1b[K")
+                sys.stderr.flush()
+
     def _interval(self, now: float) -> float:
         if self._is_terminal:
             return _TERMINAL_INTERVAL_S
         return min(_MAX_LOG_INTERVAL_S, max(_LOG_INTERVAL_S, (now - self._started) / 10))
+
+
+def _draw_bar(share: float) -> str:
+    done = round(_BAR_WIDTH * min(max(share, 0.0), 1.0))
+    bar = "━" * done + "─" * (_BAR_WIDTH - done)
+    try:
+        bar.encode(sys.stderr.encoding or "ascii")
+    except UnicodeEncodeError:
+        return "#" * done + "." * (_BAR_WIDTH - done)
+    return bar
 
 
 class SharedProgressLine:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from lungseg import __version__, cli
-from lungseg.config.overview import OTHER_COMMANDS
+from lungseg.config.overview import DAILY_COMMANDS, OTHER_COMMANDS
 from lungseg.config.recipes import RECIPES
 from lungseg.errors import InputError, ResourceError, SettingsError
 
@@ -84,7 +84,7 @@ def test_the_overview_names_every_command(capsys: pytest.CaptureFixture[str]) ->
     assert cli.dispatch([]) == 0
     lines = capsys.readouterr().out.splitlines()
     named = {line.split()[0] for line in lines if line.startswith("  ")}
-    assert named == {*RECIPES, *OTHER_COMMANDS}
+    assert named == {*DAILY_COMMANDS, *RECIPES, *OTHER_COMMANDS}
     assert max(map(len, lines)) <= 80
 
 

@@ -9,8 +9,9 @@ import pyarrow as pa
 import pytest
 
 from lungseg.config.command_line import parse
-from lungseg.config.overview import JOB_COMMANDS, OTHER_COMMANDS
+from lungseg.config.overview import DAILY_COMMANDS, JOB_COMMANDS, OTHER_COMMANDS
 from lungseg.config.recipes import RECIPES
+from lungseg.config.segment import parse_segment
 from lungseg.dataset.catalog import open_dataset
 from lungseg.dataset.fold_table import write_fold_files
 from lungseg.result_columns import PREDICTIONS, STUDY_ROWS
@@ -69,7 +70,9 @@ def test_a_documented_command_parses(command: str) -> None:
         assert all(word in targets for word in words[1:] if "=" not in word)
         return
     if words[0] == "lungseg":
-        assert words[1] in {*JOB_COMMANDS, *OTHER_COMMANDS}
+        assert words[1] in {*DAILY_COMMANDS, *JOB_COMMANDS, *OTHER_COMMANDS}
+        if words[1] == "segment":
+            assert parse_segment(words[2:])
     jobs = [i for i, word in enumerate(words) if re.fullmatch(r"jobs/\w+\.py", word)]
     jobs += [1] if words[0] == "lungseg" and words[1] in JOB_COMMANDS else []
     for i in jobs:

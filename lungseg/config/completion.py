@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterator, Mapping
 
 from lungseg.config.options import Option, options_of
-from lungseg.config.overview import JOB_COMMANDS, OTHER_COMMANDS
+from lungseg.config.overview import DAILY_COMMANDS, JOB_COMMANDS, OTHER_COMMANDS
 from lungseg.config.recipes import DATA_RECIPES, RECIPES, Job
+from lungseg.config.segment import SEGMENT_FORMATS, segment_options
 from lungseg.errors import SettingsError
 
 _GENERAL = {"--help": "explain the command", "--config": "YAML file of settings"}
@@ -48,7 +49,8 @@ def completion_script(shell: str) -> str:
 
 
 def _bash() -> str:
-    values, options, recipes = [], [], []
+    values = [_case('"segment --formats"', SEGMENT_FORMATS)]
+    options, recipes = [_case('"segment "-*', segment_options())], []
     for job in RECIPES:
         options.append(_case(f'"{job} "-*', [*_GENERAL, *(name for option in _options(job) for name in option.names)]))
         recipes.append(_case(job, RECIPES[job]))
@@ -58,7 +60,7 @@ def _bash() -> str:
     recipes.append(_case("completion", _SCRIPTS))
     lines = {"values": values, "options": options, "recipes": recipes}
     return _BASH.format(
-        commands=" ".join([*JOB_COMMANDS, *OTHER_COMMANDS]),
+        commands=" ".join([*DAILY_COMMANDS, *JOB_COMMANDS, *OTHER_COMMANDS]),
         **{name: "\n".join(f"{' ' * 12}{line}" for line in cases) for name, cases in lines.items()},
     )
 
@@ -73,7 +75,7 @@ def _fish() -> str:
 
 
 def _fish_commands() -> Iterator[str]:
-    for name, summary in {**JOB_COMMANDS, **OTHER_COMMANDS}.items():
+    for name, summary in {**DAILY_COMMANDS, **JOB_COMMANDS, **OTHER_COMMANDS}.items():
         yield f"complete -c lungseg -n __fish_use_subcommand -f -a {name} -d {_quote(summary)}"
     for name in ("help", "version"):
         yield f"complete -c lungseg -n __fish_use_subcommand -l {name}"
@@ -81,6 +83,9 @@ def _fish_commands() -> Iterator[str]:
 
 
 def _fish_options() -> Iterator[str]:
+    for name in segment_options():
+        values = f" -x -a {_quote(' '.join(SEGMENT_FORMATS))}" if name == "--formats" else ""
+        yield f"complete -c lungseg -n '__fish_seen_subcommand_from segment' -l {name[2:]}{values}"
     for job in RECIPES:
         start = f"complete -c lungseg -n '__fish_seen_subcommand_from {job}'"
         for name, (promise, _) in RECIPES[job].items():

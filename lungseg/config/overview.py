@@ -13,6 +13,10 @@ JOB_COMMANDS: Mapping[str, str] = {
 }
 """What each job does. `jobs/NAME.py` is the same job for `ray job submit`."""
 
+DAILY_COMMANDS: Mapping[str, str] = {
+    "segment": "turn files, folders and zip archives into masks, overlays, a table",
+}
+
 MODEL_COMMANDS: Mapping[str, str] = {
     "models": "list the models at hand, with their terms",
     "export-model": "write a trained model as a folder that others can load",
@@ -24,6 +28,7 @@ OTHER_COMMANDS: Mapping[str, str] = {
     "completion": "print a script for completion in bash, zsh or fish",
 }
 
+_ALL = (*DAILY_COMMANDS, *JOB_COMMANDS, *OTHER_COMMANDS)
 _MIN_SIMILARITY = 0.6  # of a suggested command, 0 to 1
 
 
@@ -32,6 +37,9 @@ def overview(version: str) -> str:
     return f"""lungseg {version}: lung segmentation in frontal chest X-rays
 
 usage: lungseg COMMAND [settings]
+
+to segment X-rays, as in lungseg segment xrays/ -o out:
+{_lines(DAILY_COMMANDS)}
 
 jobs, in the order of a study:
 {_lines(JOB_COMMANDS)}
@@ -46,11 +54,11 @@ A job can be stopped at any moment; the same command continues.
 
 def unknown_command(word: str) -> str:
     """Return one sentence about a command that does not exist, with the nearest one that does."""
-    near = difflib.get_close_matches(word, [*JOB_COMMANDS, *OTHER_COMMANDS], 1, _MIN_SIMILARITY)
+    near = difflib.get_close_matches(word, _ALL, 1, _MIN_SIMILARITY)
     suggestion = f"did you mean lungseg {near[0]}?" if near else "lungseg --help lists the commands"
     return f"no command {word!r}: {suggestion}"
 
 
 def _lines(commands: Mapping[str, str]) -> str:
-    width = max(map(len, [*JOB_COMMANDS, *OTHER_COMMANDS])) + 2
+    width = max(map(len, _ALL)) + 2
     return "\n".join(f"  {name:<{width}}{summary}" for name, summary in commands.items())

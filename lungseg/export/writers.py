@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from lungseg import storage
 from lungseg.arrays import U8, Row
-from lungseg.config import ExportSettings
+from lungseg.config import ExportFormat, ExportSettings
 from lungseg.errors import ImageError, InputError, TaskResult
 from lungseg.export import nnunet
 from lungseg.export.coco_file import describe_lungs
@@ -102,6 +102,16 @@ def _encode(row: Row, kind: str, mask: U8, settings: ExportSettings) -> tuple[di
         return _encode_lung_masks(row, mask), []
     content, suffix, notes = _WRITERS[kind](row, mask, settings)
     return {f"{row['dataset']}/{row['image_id']}{suffix}": content}, notes
+
+
+def encode_row(row: Row, kind: ExportFormat, mask: U8, settings: ExportSettings) -> list[bytes]:
+    """Return the files of a row in a format with files for each image; mask u8[H,W] in {0,1} as stored.
+
+    Raises:
+        InputError: the row cannot be written in this format.
+
+    """
+    return list(_encode(row, kind, mask, settings)[0].values())
 
 
 def _decode_mask(row: Row) -> U8:

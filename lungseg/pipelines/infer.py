@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from lungseg import storage
+from lungseg.arrays import Row
 from lungseg.config import InferSettings
 from lungseg.config.options import require_options
 from lungseg.config.precision import require_fp16_device
@@ -62,6 +63,15 @@ class _Schedule:
         return sorted(remaining, key=lambda part: part.number in self.retried)
 
 
+@dataclass(frozen=True)
+class Finished:
+    """A finished inference: counts of all rows and of those of earlier runs, and the most doubtful rows."""
+
+    counts: StatusCounts
+    kept: StatusCounts
+    most_doubtful: list[Row]
+
+
 def run(settings: InferSettings) -> None:
     """Predict every image of an archive once. Parts of an earlier, interrupted run are kept.
 
@@ -70,10 +80,23 @@ def run(settings: InferSettings) -> None:
             failed, or the cluster is too small.
 
     """
-    times, out = StageTimes(), storage.resolve(settings.out)
+    out = storage.resolve(settings.out)
     if settings.verify:
         recompute.run(out)
         return
+    began = time.monotonic()
+    finished = predict(settings)
+    if finished.counts.statuses.total() == 1:
+        print_image_summary(out)
+    else:
+        log_counts(out, finished.counts, finished.kept, time.monotonic() - began)
+        log_most_doubtful(finished.most_doubtful)
+    _end(settings, out, finished.counts)
+
+
+def predict(settings: InferSettings) -> Finished:
+    """Predict as `run` does, without a summary on the terminal."""
+    times, out = StageTimes(), storage.resolve(settings.out)
     _require_folders(settings, out)
     models = find_models(settings.checkpoint, settings.model.custom)
     job = _create_job(settings, out, models)
@@ -84,15 +107,9 @@ def run(settings: InferSettings) -> None:
     _require_all(out, schedule, counts)
     storage.delete(storage.join(out, MARKERS))
     storage.delete_unfinished(out)
-    seconds = time.monotonic() - began
     most_doubtful = write_csv(out)
-    write_summary(job, counts, schedule.kept_counts, times, seconds)
-    if schedule.images == 1:
-        print_image_summary(out)
-    else:
-        log_counts(out, counts, schedule.kept_counts, seconds)
-        log_most_doubtful(most_doubtful)
-    _end(settings, out, counts)
+    write_summary(job, counts, schedule.kept_counts, times, time.monotonic() - began)
+    return Finished(counts, schedule.kept_counts, most_doubtful)
 
 
 def _end(settings: InferSettings, out: str, counts: StatusCounts) -> None:
@@ -216,7 +233,7 @@ def _predict(job: InferenceJob, schedule: _Schedule, times: StageTimes, counts: 
         else:  # the time to start up says nothing about the time that is left
             started, done_at_start = time.monotonic(), done
         failed = f", {counts.not_predicted()} without a mask" if counts.not_predicted() else ""
-        progress.update(f"{done} of {counted(schedule.images, 'image')}{speed}{failed}")
+        progress.update(f"{done} of {counted(schedule.images, 'image')}{speed}{failed}", done / schedule.images)
         yield counts
 
 

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from lungseg.arrays import Row
@@ -20,7 +20,8 @@ _LIST_SEPARATOR = ";"
 class CsvTable:
     """Collects rows of PREDICTIONS and encodes them, ranked by doubt; images without a mask come last, unranked."""
 
-    def __init__(self) -> None:
+    def __init__(self, columns: Sequence[str] = COLUMNS) -> None:
+        self._columns = columns
         self._ranked: list[tuple[tuple[int, float], int, str]] = []  # key, position, line
         self._unranked: list[str] = []
 
@@ -31,7 +32,7 @@ class CsvTable:
     def add(self, rows: Iterable[Row]) -> None:
         """Add rows; they need no masks."""
         for row in rows:
-            line = _line(_cell(row[name]) for name in COLUMNS)
+            line = _line(_cell(row[name]) for name in self._columns)
             if row["status"] in USABLE:
                 self._ranked.append((doubt_key(row), len(self._ranked), line))
             else:
@@ -43,7 +44,7 @@ class CsvTable:
         Items of a list are joined by semicolons. Text that a spreadsheet would run as a formula begins with an
         apostrophe.
         """
-        lines = [_line(["rank", *COLUMNS])]
+        lines = [_line(["rank", *self._columns])]
         lines += [f"{rank},{line}" for rank, (_, _, line) in enumerate(sorted(self._ranked), 1)]
         lines += [f",{line}" for line in self._unranked]
         return "".join(lines).encode("utf-8-sig")

@@ -24,6 +24,8 @@ def test_bash_completes_commands_recipes_options_and_values() -> None:
     assert _completed("lungseg", "train", "") == set(RECIPES["train"])
     assert _completed("lungseg", "infer", "archive", "--postprocess.h") == {"--postprocess.holes"}
     assert _completed("lungseg", "train", "small", "--device", "") == {"auto", "cpu", "gpu"}
+    assert _completed("lungseg", "segment", "x.png", "--formats", "over") == {"overlays"}
+    assert _completed("lungseg", "segment", "--str") == {"--strict"}
     assert _completed("lungseg", "export", "archive", "--predictions", "") == set()
 
 

@@ -1,0 +1,1 @@
+"""The command `lungseg segment`: any files to masks, overlays and a table."""

@@ -1,0 +1,119 @@
+"""Show the segmented X-rays on the terminal, those to look at first at the top."""
+
+import io
+import sys
+from collections import Counter
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from lungseg import storage
+from lungseg.arrays import Row
+from lungseg.config.segment import SegmentFormat
+from lungseg.errors import printable
+from lungseg.plurals import counted
+from lungseg.predictions.ranking import questions
+from lungseg.segment_command.outputs import FILES
+from lungseg.segment_command.tables import TABLES, has_mask
+from lungseg.standard_output import write_output
+
+_MAX_ROWS, _MAX_LOST = 20, 10  # rows of the table, and lines about images without a mask
+_MIN_WIDTH, _PIPE_WIDTH = 80, 140  # columns; a pipe has no width
+_MAX_NAMED = 5  # files in the line of those to look at first
+
+
+def print_result(rows: Sequence[Row], out: str, formats: Sequence[SegmentFormat]) -> None:
+    """Print a table, the images without a mask, and the closing lines. rows: as `by_doubt` sorts them."""
+    is_terminal = sys.stdout.isatty()
+    buffer = io.StringIO()
+    console = Console(
+        file=buffer,
+        force_terminal=is_terminal,
+        markup=False,
+        highlight=False,
+        emoji=False,
+        width=max(_MIN_WIDTH, Console(file=sys.stdout).width) if is_terminal else _PIPE_WIDTH,
+    )
+    named = list(zip(short_names([row["source_uri"] for row in rows]), rows, strict=True))
+    segmented = [(name, row) for name, row in named if has_mask(row)]
+    lost = [(name, row) for name, row in named if not has_mask(row)]
+    if segmented:
+        console.print(_table(segmented[:_MAX_ROWS]))
+        _print_more(console, len(segmented) - _MAX_ROWS, "less doubtful images")
+        console.print()
+    for name, row in lost[:_MAX_LOST]:
+        subject = "" if name in row["message"] else f" of {name}"
+        console.print(Text(printable(f"no mask{subject}: {row['message']}"), style="red"), soft_wrap=True)
+    _print_more(console, len(lost) - _MAX_LOST, "images without a mask")
+    for line in closing_lines(named, out, formats):
+        console.print(Text(printable(line)), soft_wrap=True)
+    write_output("\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n")
+
+
+def closing_lines(named: Sequence[tuple[str, Row]], out: str, formats: Sequence[SegmentFormat]) -> list[str]:
+    """Return what was segmented, the files to look at first, and where the results are."""
+    segmented = [(name, row) for name, row in named if has_mask(row)]
+    lost, flagged = len(named) - len(segmented), sum(bool(row["flags"]) for _, row in segmented)
+    counts = [f"{len(segmented)} of {counted(len(named), 'image')} segmented"]
+    counts += [f"{lost} without a mask"] if lost else []
+    counts += [f"{flagged} flagged"] if flagged else []
+    lines = [", ".join(counts)]
+    doubtful = [name for name, row in segmented if questions(row)]
+    if doubtful:
+        more = f" and {len(doubtful) - _MAX_NAMED} more" if len(doubtful) > _MAX_NAMED else ""
+        lines.append(f"look first at: {', '.join(doubtful[:_MAX_NAMED])}{more}")
+    elif len(segmented) > 1:
+        lines.append(f"look first at: {segmented[0][0]} (highest doubt; no mask is flagged)")
+    written = [f"{kind}/" for kind in formats if any(row[column] for _, row in segmented for column in FILES[kind])]
+    return [*lines, f"written to {out}: {', '.join([*written, *TABLES])}"]
+
+
+def _print_more(console: Console, count: int, what: str) -> None:
+    if count > 0:
+        console.print(f"and {count} more {what}: see {TABLES[0]}")
+
+
+def _table(named: Sequence[tuple[str, Row]]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("file", overflow="fold", ratio=2)
+    table.add_column("right lung", justify="right", no_wrap=True)
+    table.add_column("left lung", justify="right", no_wrap=True)
+    table.add_column("doubt", justify="right", no_wrap=True)
+    table.add_column("reason", overflow="fold", ratio=3)
+    for name, row in named:
+        style = "yellow" if questions(row) else ""
+        areas = [_area(row, side) for side in ("right", "left")]
+        doubt = "" if row["doubt"] is None else f"{row['doubt']:.3f}"
+        cells = (name, *areas, doubt, _reason(row))
+        table.add_row(*(Text(printable(cell)) for cell in cells), style=style)
+    return table
+
+
+def _reason(row: Row) -> str:
+    """Return why to look at a row, and what was repaired."""
+    others = [flag for flag in row["flags"] if flag not in questions(row)]
+    return "; ".join(filter(None, [row["doubt_reason"], *others, row["message"]]))
+
+
+def _area(row: Row, side: str) -> str:
+    area = row[f"{side}_lung_cm2"]
+    return f"{area:.0f} cm2" if area is not None else f"{row[f'{side}_lung_px']} px"
+
+
+def short_names(labels: Sequence[str]) -> list[str]:
+    """Return the last name of each path, and the folders above where it alone is not unique."""
+    counts = Counter(map(storage.name_of, labels))
+    start = storage.parent_of(_common(labels)) if len(labels) > 1 else ""
+    return [
+        storage.name_of(label) if counts[storage.name_of(label)] == 1 else label[len(start) :].lstrip("/")
+        for label in labels
+    ]
+
+
+def _common(labels: Sequence[str]) -> str:
+    """Return the longest common start of all paths, with its last name possibly cut."""
+    low, high = min(labels), max(labels)
+    length = next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
+    return low[:length] + "x"

@@ -1,0 +1,35 @@
+"""Segment a few X-rays in this process, without Ray, and write the files of each as soon as it is segmented."""
+
+import gc
+import logging
+from collections.abc import Sequence
+
+from lungseg.arrays import Row
+from lungseg.inference.items import Item
+from lungseg.inference.segmenter import Segmenter, SegmenterSettings
+from lungseg.ingest.pseudonyms import read_key
+from lungseg.progress import ProgressLine
+from lungseg.segment_command.inputs import GivenImage
+from lungseg.segment_command.outputs import Outputs
+
+logger = logging.getLogger(__name__)
+
+_BATCH = 4  # images: larger ones are no faster on a CPU, and show the first result later
+
+
+def segment_few(images: Sequence[GivenImage], model: str, outputs: Outputs) -> list[Row]:
+    """Segment images and write their files; return the rows in the order of the images."""
+    settings = SegmenterSettings(batch_size=_BATCH, key=read_key(""))
+    gc.disable()  # the imports of torch, timm and smp take a sixth longer with garbage collection
+    try:
+        segmenter = Segmenter([model], settings)
+    finally:
+        gc.enable()
+    results = segmenter.segment(Item(image.record) for image in images)
+    progress, rows = ProgressLine(logger), []
+    for image, result in zip(images, results, strict=True):
+        rows.append(outputs.write(image, result.row, result.mask if result.ok else None, result.image))
+        if len(images) > 1:
+            progress.update(f"{len(rows)} of {len(images)} images", len(rows) / len(images))
+    progress.close()
+    return rows

@@ -1,0 +1,82 @@
+"""Write the files of one segmented X-ray."""
+
+from dataclasses import dataclass, field
+
+from lungseg import storage
+from lungseg.arrays import U8, Grey, Row
+from lungseg.config import ExportSettings
+from lungseg.config.segment import SegmentFormat, SegmentSettings
+from lungseg.errors import ImageError, InputError
+from lungseg.export.writers import caption_overlay, draw_overlay, encode_row
+from lungseg.imaging import codecs
+from lungseg.imaging.intensity import normalise
+from lungseg.imaging.orientation import to_upright
+from lungseg.predictions.overlays import orientation_of
+from lungseg.segment_command.inputs import GivenImage
+
+FILES: dict[SegmentFormat, dict[str, str]] = {
+    "masks": {"mask_file": ".png"},
+    "lung-masks": {"right_mask_file": ".right.png", "left_mask_file": ".left.png"},
+    "overlays": {"overlay_file": ".png"},
+    "dicom-seg": {"dicom_seg_file": ".dcm"},
+}
+"""Columns of the files that each format has for an image, and their suffixes."""
+FILE_COLUMNS = tuple(column for columns in FILES.values() for column in columns)
+
+
+@dataclass
+class Outputs:
+    """Writes files below a folder, and keeps the reasons for those that were refused."""
+
+    out: str
+    settings: SegmentSettings
+    refused: list[str] = field(default_factory=list)
+
+    def write(self, image: GivenImage, row: Row, mask: U8 | None, picture: Grey | None = None) -> Row:
+        """Write the files of a row; return it for the table, with their paths below the folder (None: not written).
+
+        mask: u8[H,W] in {0,1} as stored, None where the image was rejected. picture: the upright image u8 or u16[H,W],
+        where it is at hand; otherwise it is read again.
+        """
+        files: Row = dict.fromkeys(FILE_COLUMNS)
+        if mask is not None:
+            for kind in self.settings.formats:
+                files |= self._write(image, row, kind, mask, picture)
+        return {**row, **files, "source_uri": image.label, "message": image.relabel(row["message"])}
+
+    def _write(self, image: GivenImage, row: Row, kind: SegmentFormat, mask: U8, picture: Grey | None) -> Row:
+        """Write the files of one format; return their paths by column, empty where it was refused."""
+        try:
+            contents = self._encode(row, kind, mask, picture)
+        except ImageError as error:
+            if error.code != "not_dicom":  # dicom-seg is for DICOM images only
+                self.refused.append(f"no {kind}: {image.relabel(error.message)}")
+            return {}
+        paths = output_paths(kind, image.name)
+        for path, content in zip(paths.values(), contents, strict=True):
+            storage.write_bytes(storage.join(self.out, path), content)
+        return paths
+
+    def _encode(self, row: Row, kind: SegmentFormat, mask: U8, picture: Grey | None) -> list[bytes]:
+        """Return the contents of the files of a format.
+
+        Raises:
+            ImageError: the row cannot be written in this format.
+
+        """
+        settings = ExportSettings(formats=(kind,), include_doubtful=self.settings.include_doubtful)
+        if kind == "overlays" and picture is not None:
+            upright = to_upright(mask, orientation_of(row))
+            overlay = draw_overlay(normalise(picture, "none"), upright, None, settings.overlay_px)
+            return [codecs.encode_image(caption_overlay(row, overlay, False))]
+        try:
+            return encode_row(row, kind, mask, settings)
+        except ImageError:
+            raise
+        except InputError as error:
+            raise ImageError("unreadable", str(error)) from None
+
+
+def output_paths(kind: SegmentFormat, name: str) -> dict[str, str]:
+    """Return the paths of the files of a format below the output folder, by column."""
+    return {column: f"{kind}/{name}{suffix}" for column, suffix in FILES[kind].items()}

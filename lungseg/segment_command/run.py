@@ -1,0 +1,121 @@
+"""Segment the named X-rays: a few in this process, many with the pipeline of `lungseg infer`."""
+
+import contextlib
+import functools
+import logging
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from lungseg import storage
+from lungseg.arrays import Row
+from lungseg.config.segment import SegmentSettings
+from lungseg.errors import InputError
+from lungseg.imaging.codecs import decode_rle
+from lungseg.ingest.lost_inputs import lost_inputs
+from lungseg.job_end import end_job
+from lungseg.model import sources
+from lungseg.progress import ProgressLine
+from lungseg.segment_command import claim
+from lungseg.segment_command.console import print_result
+from lungseg.segment_command.few import segment_few
+from lungseg.segment_command.inputs import GivenImage, list_images
+from lungseg.segment_command.many import segment_many
+from lungseg.segment_command.outputs import FILE_COLUMNS, Outputs
+from lungseg.segment_command.tables import by_doubt, has_mask, write_tables
+
+logger = logging.getLogger(__name__)
+
+FEW = 50
+"""Images that this process segments alone; the processes for more take longer to start than a few images need."""
+
+_SHOWN_REFUSALS = 5
+
+
+def run(settings: SegmentSettings) -> None:
+    """Segment X-rays, write their files and tables, and print those to look at first.
+
+    Raises:
+        LungsegError: a path, the model or the output folder cannot be used, no image could be segmented, or some were
+            lost and the command is strict.
+
+    """
+    out, model = storage.resolve(settings.out), sources.resolve(settings.model)
+    _require_own_folder(settings, out)
+    earlier = claim.read_earlier(out)
+    work = storage.join(out, claim.WORK)
+    outputs = Outputs(out, settings)
+    with _unpack_folder(work) as unpacked:
+        images = list_images(settings.paths, out, unpacked)
+        claim.claim(out, earlier, images, settings)
+        rows = _segment(images, model, work, outputs)
+    rows = by_doubt(rows)
+    write_tables(out, rows)
+    written = [row[column] for row in rows for column in FILE_COLUMNS if row[column]]
+    claim.finish(out, earlier, images, written, settings)
+    storage.delete(work)
+    print_result(rows, out, settings.formats)
+    _end(settings, rows, outputs.refused)
+
+
+def _segment(images: Sequence[GivenImage], model: str, work: str, outputs: Outputs) -> list[Row]:
+    if len(images) <= FEW:
+        return segment_few(images, model, outputs)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        progress, rows = ProgressLine(logger), []
+        segmented = pool.map(functools.partial(_write, outputs), segment_many(images, model, work))
+        for number, row in enumerate(segmented, start=1):
+            rows.append(row)
+            progress.update(f"wrote the files of {number} of {len(images)} images", number / len(images))
+        progress.close()
+    return rows
+
+
+def _write(outputs: Outputs, segmented: tuple[GivenImage, Row]) -> Row:
+    image, row = segmented
+    mask = decode_rle(row["mask"], row["height"], row["width"]) if has_mask(row) else None
+    return outputs.write(image, row, mask)
+
+
+def _require_own_folder(settings: SegmentSettings, out: str) -> None:
+    """Refuse an output folder that is an input.
+
+    Raises:
+        InputError: it is.
+
+    """
+    if out in map(storage.resolve, settings.paths):
+        raise InputError(f"-o {settings.out} is one of the inputs: pass another folder, such as {settings.out}/lungs")
+
+
+@contextlib.contextmanager
+def _unpack_folder(work: str) -> Iterator[str]:
+    """Give the folder for members of zip archives: in the working folder, or on this disk if that is in a bucket."""
+    if "://" not in work:
+        yield storage.join(work, "unpacked")
+        return
+    with tempfile.TemporaryDirectory(prefix="lungseg-") as folder:
+        yield folder
+
+
+def _end(settings: SegmentSettings, rows: Sequence[Row], refused: Sequence[str]) -> None:
+    """Log what was lost.
+
+    Raises:
+        LungsegError: no image was segmented, or something was lost and the command is strict.
+
+    """
+    if "dicom-seg" in settings.formats and not refused and not any(row["dicom_seg_file"] for row in rows):
+        logger.warning("no dicom-seg: none of the segmented images is a DICOM file")
+    for line in refused[:_SHOWN_REFUSALS]:
+        logger.warning("%s", line)
+    if len(refused) > _SHOWN_REFUSALS:
+        logger.warning("and %d more", len(refused) - _SHOWN_REFUSALS)
+    if not any(map(has_mask, rows)):
+        raise InputError("no image could be segmented: the table has the reasons")
+    codes = Counter((row["status"], code) for row in rows for code in row["codes"])
+    losses = lost_inputs(Counter(row["status"] for row in rows), ((*key, count) for key, count in codes.items()))
+    losses["refused_exports"] = len(refused)
+    end_job(losses, settings.strict)

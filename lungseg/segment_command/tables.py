@@ -1,0 +1,51 @@
+"""The tables of a command: predictions.parquet with all columns, predictions.csv with those for a reader."""
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from lungseg import storage
+from lungseg.arrays import Row
+from lungseg.predictions.csv_table import CsvTable
+from lungseg.predictions.ranking import doubt_key
+from lungseg.result_columns import PREDICTIONS
+from lungseg.schema import METADATA, USABLE, table
+
+TABLES = ("predictions.csv", "predictions.parquet")
+
+_FILES = (
+    ("mask_file", "mask below the output folder: PNG, 255 is lung, size and orientation of the stored pixels"),
+    ("right_mask_file", "mask of the patient's right lung alone, as mask_file"),
+    ("left_mask_file", "mask of the patient's left lung alone, as mask_file"),
+    ("overlay_file", "overlay below the output folder: the upright picture with the outlines"),
+    ("dicom_seg_file", "DICOM segmentation below the output folder; null: not asked for, not DICOM, or flagged"),
+)
+SEGMENTED = pa.schema(
+    [*PREDICTIONS, *(pa.field(name, pa.string(), metadata={"description": text}) for name, text in _FILES)],
+    metadata=METADATA,
+)
+"""PREDICTIONS, and the files of each image."""
+
+CSV_COLUMNS = (
+    *("source_uri", "status", "doubt", "flags", "doubt_reason", "area_px", "right_lung_px", "left_lung_px"),
+    *("area_cm2", "right_lung_cm2", "left_lung_cm2", "mean_probability", "height", "width", "codes", "message"),
+    *("mask_file", "right_mask_file", "left_mask_file", "overlay_file", "dicom_seg_file"),
+)
+
+
+def by_doubt(rows: Sequence[Row]) -> list[Row]:
+    """Sort rows: most flags first, then the highest doubt; images without a mask come last."""
+    return sorted(rows, key=lambda row: (not has_mask(row), doubt_key(row), row["source_uri"]))
+
+
+def has_mask(row: Row) -> bool:
+    """Return whether an image was segmented."""
+    return row["status"] in USABLE
+
+
+def write_tables(out: str, rows: Sequence[Row]) -> None:
+    """Write both tables in the order of the rows."""
+    ranked = CsvTable(CSV_COLUMNS)
+    ranked.add(rows)
+    storage.write_bytes(storage.join(out, TABLES[0]), ranked.encode())
+    storage.write_table(storage.join(out, TABLES[1]), table(list(rows), SEGMENTED))
