@@ -10,6 +10,8 @@ from lungseg.arrays import U8, Bools
 
 _FEW = 8  # up to this many components, counting them one by one is faster
 _JOINED = 0.25  # a component with at least this share on each side of the midline is both lungs
+_OTHER_LUNG = 0.2  # of the larger lung's area; a smaller component is not the other lung
+_COMMON_ROWS, _COMMON_COLUMNS = 0.5, 0.25  # least and largest share of the smaller of two lungs
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ def split_sides(mask: U8) -> tuple[U8, U8]:
     The mask is of an upright frontal image as displayed: the patient's right lung is on the image's left. A component
     belongs to the side of the midline with most of its pixels. A component with a quarter of its pixels or more on each
     side is both lungs, and the midline divides it. A lung without a pixel is empty. The result is wrong for a mirrored
-    image, for one that is not upright, and where the middle third of the image does not contain the midline.
+    image, for one that is not upright, and for joined lungs that are far from the centre.
     """
     components = label_components(mask)
     right, both = _assign_sides(components)
@@ -74,13 +76,45 @@ def label_components(mask: U8) -> Components:
 def midline(mask: U8) -> int:
     """Find the column between the lungs: in the middle third, the one with fewest pixels of the mask u8[H,W].
 
-    Of equal columns, the one nearest to the centre. `mask[:, :midline]` is the left side.
+    Of equal columns, the one nearest to the centre. On an image whose lungs are both beside that column, the one with
+    fewest pixels between them. `mask[:, :midline]` is the left side.
     """
     width = mask.shape[1]
-    low, high = width // 3, max(width // 3 + 1, width - width // 3)
+    centre = emptiest_column(mask, width // 3, max(width // 3 + 1, width - width // 3), width / 2)
+    image_left_px, image_right_px = (int(np.count_nonzero(side)) for side in (mask[:, :centre], mask[:, centre:]))
+    if min(image_left_px, image_right_px) >= _OTHER_LUNG * max(image_left_px, image_right_px, 1):
+        return centre
+    between = _columns_between(mask, centre)
+    return centre if between is None else emptiest_column(mask, *between, sum(between) / 2)
+
+
+def emptiest_column(mask: U8, low: int, high: int, nearest_to: float) -> int:
+    """Find the column from low to high - 1 with fewest pixels of the mask u8[H,W]; of equal ones the nearest."""
     filled = np.count_nonzero(mask[:, low:high], axis=0)
     columns = np.arange(low, high)[filled == filled.min()]
-    return int(columns[np.argmin(np.abs(columns - width / 2))])
+    return int(columns[np.argmin(np.abs(columns - nearest_to))])
+
+
+def _columns_between(mask: U8, centre: int) -> tuple[int, int] | None:
+    """Return the columns between two lungs that are both beside the column `centre`; None if they are not."""
+    _, _, stats, centroids = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    largest = 1 + np.argsort(stats[1:, cv2.CC_STAT_AREA])[-2:]
+    if largest.size < 2:
+        return None
+    first, second = sorted(largest.tolist(), key=lambda label: float(centroids[label][0]))
+    low, high = (round(float(centroids[label][0])) for label in (first, second))
+    areas = stats[largest, cv2.CC_STAT_AREA]
+    is_pair = areas.min() >= _OTHER_LUNG * areas.max() and _are_side_by_side(stats[first], stats[second])
+    return (low, high) if is_pair and low < high and (high <= centre or low >= centre) else None
+
+
+def _are_side_by_side(first: NDArray[np.int32], second: NDArray[np.int32]) -> bool:
+    """Return whether two components, given by their statistics, share most rows and few columns."""
+    shares = []
+    for start, length in ((cv2.CC_STAT_TOP, cv2.CC_STAT_HEIGHT), (cv2.CC_STAT_LEFT, cv2.CC_STAT_WIDTH)):
+        ends = min(first[start] + first[length], second[start] + second[length])
+        shares.append((ends - max(first[start], second[start])) / min(first[length], second[length]))
+    return bool(shares[0] >= _COMMON_ROWS and shares[1] <= _COMMON_COLUMNS)
 
 
 def _assign_sides(components: Components) -> tuple[Bools, Bools]:

@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from lungseg.imaging.lung_sides import count_side_pixels, midline, split_sides
+from lungseg.imaging.lung_sides import count_side_pixels, emptiest_column, midline, split_sides
 
 U8 = NDArray[np.uint8]
 EIGHT = np.ones((3, 3))
@@ -20,6 +20,17 @@ masks = st.tuples(st.integers(1, 14), st.integers(1, 14)).flatmap(
 def draw(*rows: str) -> U8:
     """Create a mask from a drawing: # is 1."""
     return np.array([[cell == "#" for cell in row] for row in rows], np.uint8)
+
+
+def draw_lungs(*ellipses: tuple[int, int, int, int]) -> U8:
+    """Draw ellipses (centre x, centre y, half width, half height) on 200 x 200 px."""
+    mask = np.zeros((200, 200), np.uint8)
+    for x, y, width, height in ellipses:
+        cv2.ellipse(mask, (x, y), (width, height), 0, 0, 360, 1, -1)
+    return mask
+
+
+RIGHT, LEFT = (60, 100, 30, 70), (140, 100, 30, 70)
 
 
 @given(masks)
@@ -75,28 +86,39 @@ def test_components_are_split_only_at_the_midline(mask: U8) -> None:
 @given(masks)
 def test_midline_is_the_emptiest_column_of_the_middle_third(mask: U8) -> None:
     width = mask.shape[1]
-    result, filled = midline(mask), mask.sum(axis=0)
+    result, filled = (
+        emptiest_column(mask, width // 3, max(width // 3 + 1, width - width // 3), width / 2),
+        mask.sum(axis=0),
+    )
     third = [column for column in range(width) if width // 3 <= column < width - width // 3] or [width // 3]
     assert result in third
     assert filled[result] == min(filled[column] for column in third)
     alike = [column for column in third if filled[column] == filled[result]]
     assert abs(result - width / 2) == min(abs(column - width / 2) for column in alike)
+    if min(mask[:, :result].sum(), mask[:, result:].sum()) >= 0.2 * mask.sum():
+        assert midline(mask) == result
+
+
+@pytest.mark.parametrize("side", [(0, 150), (150, 0)])
+def test_lungs_beside_the_centre_are_two(side: tuple[int, int]) -> None:
+    lungs = draw_lungs(RIGHT, LEFT)
+    right, left = split_sides(np.pad(lungs, ((0, 0), side)))
+    assert (right == np.pad(draw_lungs(RIGHT), ((0, 0), side))).all()
+    assert (left == np.pad(draw_lungs(LEFT), ((0, 0), side))).all()
+
+
+@pytest.mark.parametrize("other", [(60, 190, 25, 9), (105, 60, 6, 10)])
+def test_other_region_beside_the_centre_is_no_lung(other: tuple[int, int, int, int]) -> None:
+    """Below the lung, or small beside it."""
+    mask = np.pad(draw_lungs(RIGHT, other), ((0, 0), (0, 150)))
+    right, left = split_sides(mask)
+    assert (right == mask).all()
+    assert not left.any()
 
 
 def test_midline_of_empty_and_full_masks_is_the_middle() -> None:
     for mask in (np.zeros((6, 12), np.uint8), np.ones((6, 12), np.uint8)):
         assert midline(mask) == 6
-
-
-def draw_lungs(*ellipses: tuple[int, int, int, int]) -> U8:
-    """Draw ellipses (centre x, centre y, half width, half height) on 200 x 200 px."""
-    mask = np.zeros((200, 200), np.uint8)
-    for x, y, width, height in ellipses:
-        cv2.ellipse(mask, (x, y), (width, height), 0, 0, 360, 1, -1)
-    return mask
-
-
-RIGHT, LEFT = (60, 100, 30, 70), (140, 100, 30, 70)
 
 
 def test_bridged_lungs_are_divided_where_the_bridge_is_narrow() -> None:
