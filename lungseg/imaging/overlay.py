@@ -26,7 +26,7 @@ def draw_outlines(image: U8, outlines: Sequence[tuple[U8, Colour, int]], max_sid
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     resized = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale <= 1 else cv2.INTER_CUBIC)
     overlay = cv2.cvtColor(resized, cv2.COLOR_GRAY2RGB)
-    thickness = max(1, round(max(size) / 400))
+    thickness = max(1, round(max(size) / 500))
     for mask, colour, extra in outlines:
         contours, _ = cv2.findContours(_resize_mask(mask, size, scale), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(overlay, contours, -1, colour, thickness + extra, cv2.LINE_AA)

@@ -131,8 +131,8 @@ def log_counts(out: str, counts: StatusCounts, kept: StatusCounts, seconds: floa
     if counts.not_predicted():
         logger.info("images without a mask: %s", counts.describe_not_predicted())
     if counts.flagged:
-        are_flagged = counted(counts.flagged, "image is flagged: look at it", "images are flagged: look at them")
-        logger.info("%s first: %s", are_flagged, counts.describe_flagged())
+        are_flagged = counted(counts.flagged, "image is flagged", "images are flagged")
+        logger.info("%s: %s", are_flagged, counts.describe_flagged())
 
 
 def print_image_summary(out: str) -> None:

@@ -15,6 +15,7 @@ from lungseg.errors import InputError
 from lungseg.imaging import codecs
 from lungseg.imaging.geometry import read_geometry, restore
 from lungseg.imaging.intensity import normalise
+from lungseg.imaging.lung_sides import split_sides
 from lungseg.imaging.orientation import UPRIGHT, other_shape, to_upright
 from lungseg.ingest import record_checks
 from lungseg.predictions.parts import read_part
@@ -32,8 +33,8 @@ class Overlay:
     """One X-ray of the report.
 
     name: of the image's file. rank: flagged, worst, median, best, or the rank by doubt. image: data URI of a PNG, empty
-    where `note` gives a reason. prediction, reference: outlines as SVG path data in px of the image, empty for an empty
-    or missing mask.
+    where `note` gives a reason. right, left, reference: outlines as SVG path data in px of the image, empty for
+    an empty or missing mask.
     """
 
     image_id: str
@@ -47,7 +48,8 @@ class Overlay:
     image: str = ""
     width: int = 0
     height: int = 0
-    prediction: str = ""
+    right: str = ""
+    left: str = ""
     reference: str = ""
     note: str = ""
     flags: tuple[str, ...] = ()
@@ -98,6 +100,7 @@ def draw_case(row: Row, rank: str, training: str) -> Overlay:
             note=f"the image is {size} px, expected {expected}: it changed after its prediction",
         )
     small = _shrink(image)
+    right, left = split_sides(to_upright(mask, orientation))
     scale = MAX_SIDE / max(height, width)
     return Overlay(
         **ids,
@@ -105,7 +108,8 @@ def draw_case(row: Row, rank: str, training: str) -> Overlay:
         image="data:image/png;base64," + base64.b64encode(codecs.encode_image(small)).decode("ascii"),
         width=small.shape[1],
         height=small.shape[0],
-        prediction=_outline(to_upright(mask, orientation), scale),
+        right=_outline(right, scale),
+        left=_outline(left, scale),
         reference="" if reference is None else _outline(reference, scale),
         note=note,
     )

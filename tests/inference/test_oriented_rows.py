@@ -153,7 +153,7 @@ def test_report_draws_tagged_images_upright(tmp_path: Path, drawn: tuple[U8, U8]
     storage.write_table(part, table([row], PREDICTIONS))
     shown = overlays.draw_case({**row, "part": part, "position": 0}, "", "")
     assert (shown.width > shown.height, shown.note) == (True, "")
-    assert shown.prediction
+    assert shown.right
 
 
 @pytest.mark.parametrize(("directions", "orientation"), [(["R", "F"], 2), (["F", "R"], 6)])

@@ -49,10 +49,15 @@ def _image(shown: overlays.Overlay) -> U8:
     return codecs.decode(content, "image").astype(np.uint8)
 
 
+def _rings(path: str) -> list[str]:
+    """Split an outline into its closed lines."""
+    return re.findall(r"M([^Z]*)Z", path)
+
+
 def _filled(path: str, shown: overlays.Overlay) -> U8:
     """Fill an outline again, u8[H,W] of the image size."""
     canvas = np.zeros((shown.height, shown.width), np.uint8)
-    for ring in re.findall(r"M([^Z]*)Z", path):
+    for ring in _rings(path):
         points = np.array([[float(value) for value in point.split()] for point in ring.split("L")])
         cv2.fillPoly(canvas, [np.rint(points).astype(np.int32)], 1)
     return canvas
@@ -115,10 +120,10 @@ def test_a_large_16_bit_image_with_two_masks_is_drawn(tmp_path: Path, draw_pair:
     shown = overlays.draw_case(row, "best", "unseen")
     assert (shown.height, shown.width, shown.note) == (360, 250, "")
     assert abs(int(_image(shown).mean()) - int(image.mean())) <= 1
-    assert shown.prediction == shown.reference
-    assert shown.prediction.count("M") == 2
+    assert (shown.right.count("M"), shown.left.count("M"), shown.reference.count("M")) == (1, 1, 2)
+    assert sorted(_rings(shown.right + shown.left)) == sorted(_rings(shown.reference))
     small = cv2.resize(mask, (250, 360), interpolation=cv2.INTER_AREA)
-    assert np.mean(_filled(shown.prediction, shown) != small) < 0.01
+    assert np.mean(_filled(shown.right + shown.left, shown) != small) < 0.01
 
 
 def test_a_prepared_sample_is_drawn_at_native_size(tmp_path: Path, prepared: Path, archive: Path) -> None:
@@ -134,7 +139,7 @@ def test_a_prepared_sample_is_drawn_at_native_size(tmp_path: Path, prepared: Pat
     shown = overlays.draw_case(_written(tmp_path, truth, source_uri=uri, mask_uris=[]), "worst", "seen")
     assert (shown.height, shown.width) == (round(360 * native.shape[0] / native.shape[1]), 360)
     assert shown.note == "grey values as prepared"
-    both = [_filled(path, shown) for path in (shown.prediction, shown.reference)]
+    both = [_filled(path, shown) for path in (shown.right + shown.left, shown.reference)]
     assert np.mean(both[0] != both[1]) < 0.03
     missing = overlays.draw_case(_written(tmp_path, truth, source_uri=uri + "x", mask_uris=[]), "worst", "seen")
     assert (missing.image, "no longer in the index" in missing.note) == ("", True)
@@ -174,5 +179,5 @@ def test_an_empty_mask_has_no_outline(tmp_path: Path, draw_pair: DrawPair) -> No
     assert cv2.imwrite(str(tmp_path / "image.png"), image)
     row = _written(tmp_path, np.zeros_like(mask), source_uri=str(tmp_path / "image.png"), dice=None)
     shown = overlays.draw_case(row, "", "unseen")
-    assert (shown.prediction, shown.reference) == ("", "")
+    assert (shown.right, shown.left, shown.reference) == ("", "", "")
     assert shown.image
