@@ -6,7 +6,7 @@ from collections.abc import Mapping
 JOB_COMMANDS: Mapping[str, str] = {
     "prepare": "turn an archive of X-rays into data for training",
     "train": "train models, and test them within and across hospitals",
-    "adapt": "adapt trained models to another hospital's X-rays, without masks",
+    "adapt": "adapt models to another hospital's X-rays, without masks",
     "infer": "segment an archive of any size into Parquet rows",
     "export": "turn predictions into masks, overlays, COCO or DICOM files",
     "report": "show a study and its predictions in tables and an HTML page",
@@ -14,7 +14,7 @@ JOB_COMMANDS: Mapping[str, str] = {
 """What each job does. `jobs/NAME.py` is the same job for `ray job submit`."""
 
 DAILY_COMMANDS: Mapping[str, str] = {
-    "segment": "turn files, folders and zip archives into masks, overlays, a table",
+    "segment": "turn files, folders and zip archives into masks and a table",
 }
 
 MODEL_COMMANDS: Mapping[str, str] = {

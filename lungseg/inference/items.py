@@ -129,7 +129,7 @@ def open_item(item: Item, preprocess: PreprocessSettings, key: bytes | None = No
     key: for pseudonyms of DICOM patient ids.
     """
     began = time.perf_counter()
-    opened = open_image(item, preprocess, key)[0] if item.row is None else _open_sample(item)
+    opened = open_image(item, preprocess, key, storage.read_bytes)[0] if item.row is None else _open_sample(item)
     return replace(opened, seconds=time.perf_counter() - began)
 
 
