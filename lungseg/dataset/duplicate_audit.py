@@ -12,9 +12,8 @@ from lungseg.dataset.catalog import PreparedDataset
 from lungseg.dataset.duplicates import (
     INDEX_COLUMNS,
     PAIRS,
+    PAIRS_FILE,
     Pair,
-    count_duplicates,
-    describe_duplicates,
     find_pairs,
     pairs_to_table,
 )
@@ -27,7 +26,6 @@ from lungseg.storage.table_formats import TableFormat
 
 logger = logging.getLogger(__name__)
 
-_FILE = "duplicates.parquet"
 _FORMAT = TableFormat(PAIRS, nullable=frozenset({"distance", "correlation"}))  # only near pairs have them
 _AUDITED = b"lungseg.audited"
 
@@ -41,7 +39,7 @@ def linked_images(datasets: Sequence[PreparedDataset], out: str) -> list[Row]:
         ShardError: a tar does not hold what its index says.
 
     """
-    path = storage.join(out, _FILE)
+    path = storage.join(out, PAIRS_FILE)
     digest = storage.digest([[data.digest, data.index.column("phash").to_pylist()] for data in datasets])
     folders = dict.fromkeys([out, *(storage.parent_of(data.folder) for data in datasets)])
     table = next((table for folder in folders if (table := _earlier_audit(folder, digest)) is not None), None)
@@ -52,13 +50,11 @@ def linked_images(datasets: Sequence[PreparedDataset], out: str) -> list[Row]:
         table = table.replace_schema_metadata({**table.schema.metadata, _AUDITED: digest.encode()})
     storage.write_table(path, table)
     pairs: list[Row] = table.to_pylist()
-    counts = describe_duplicates(count_duplicates(pairs))
-    logger.info("audit: %s; the images of a pair are always in the same fold: %s", counts, path)
     return pairs
 
 
 def _earlier_audit(folder: str, digest: str) -> pa.Table | None:
-    path = storage.join(folder, _FILE)
+    path = storage.join(folder, PAIRS_FILE)
     if not storage.exists(path):
         return None
     try:

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from lungseg import storage
 from lungseg.arrays import Grey, Row
 from lungseg.dataset.hash_search import IndexPairs, ProgressCallback, near_pairs, no_progress
 from lungseg.imaging import thumbnails
@@ -46,6 +47,7 @@ PAIRS = pa.schema(
 )
 """Schema of the pair table: the fields of Pair."""
 
+PAIRS_FILE = "duplicates.parquet"
 INDEX_COLUMNS = ("dataset", "image_id", "patient_id", "pixel_digest", "phash")
 """Index columns that the audit reads."""
 
@@ -139,11 +141,12 @@ def count_duplicates(pairs: Iterable[Row]) -> dict[str, int]:
     }
 
 
-def describe_duplicates(counts: Mapping[str, int]) -> str:
-    """Format the counts of `count_duplicates`."""
+def describe_duplicates(counts: Mapping[str, int], folder: str) -> str:
+    """Say how many duplicates there are, and what folds do with them. counts: of `count_duplicates`."""
     return (
         f"{counted(counts['exact'], 'exact duplicate pair')}, {counted(counts['near'], 'near duplicate pair')}, "
-        f"{counted(counts['patients'], 'patient')} with several images"
+        f"{counted(counts['patients'], 'patient')} with several images; the images of a pair are always in the same "
+        f"fold: {storage.join(folder, PAIRS_FILE)}"
     )
 
 

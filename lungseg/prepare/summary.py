@@ -99,8 +99,7 @@ def print_summary(summary: Summary, out: str) -> None:
     console.print()
     lines = (
         f"{summary['inputs']} inputs = {counts}; {out}/*/manifest.parquet lists each of them",
-        f"{describe_duplicates(summary['duplicates'])}; {out}/duplicates.parquet lists each pair; the images of a pair "
-        "are always in the same fold",
+        describe_duplicates(summary["duplicates"], out),
         _time_line(summary),
     )
     for line in lines:

@@ -1,5 +1,6 @@
 """The runs of a study: planned, named, checked, and kept free of duplicates across the split."""
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -7,9 +8,12 @@ from lungseg.config import Protocol, TrainSettings
 from lungseg.dataset import fold_table, folds
 from lungseg.dataset.catalog import PreparedDataset
 from lungseg.dataset.duplicate_audit import linked_images
+from lungseg.dataset.duplicates import count_duplicates, describe_duplicates
 from lungseg.errors import SettingsError
 from lungseg.training.run import name_run
 from lungseg.training.study_data import require_enough_images
+
+logger = logging.getLogger(__name__)
 
 _PROTOCOLS: tuple[Protocol, ...] = ("pooled", "source-to-source", "all", "leave-one-dataset-out")
 
@@ -115,4 +119,6 @@ def write_folds(
 
 def find_linked_images(study: str, data: Sequence[PreparedDataset]) -> tuple[folds.Link, ...]:
     """Return the pairs of images that must be in one fold; audit the data unless that was done before."""
-    return tuple((pair["first"], pair["second"]) for pair in linked_images(data, study))
+    pairs = linked_images(data, study)
+    logger.info("audit: %s", describe_duplicates(count_duplicates(pairs), study))
+    return tuple((pair["first"], pair["second"]) for pair in pairs)

@@ -269,8 +269,9 @@ def test_counts_are_pairs_and_patients() -> None:
         "near": 1,
         "patients": 2,
     }
-    assert duplicates.describe_duplicates(counts) == (
-        "0 exact duplicate pairs, 0 near duplicate pairs, 2 patients with several images"
+    assert duplicates.describe_duplicates(counts, "out") == (
+        "0 exact duplicate pairs, 0 near duplicate pairs, 2 patients with several images; the images of a pair are "
+        "always in the same fold: out/duplicates.parquet"
     )
 
 
