@@ -148,6 +148,7 @@ def print_results(results: CrossDatasetResults, console: Console | None = None) 
     console.print(matrix if needed <= console.width else text_table(*_dice_list(results)))
     for gap in results.gaps:
         console.print(Text(format_gap(gap)))
+    console.print(Text("Tested images", style="bold"))
     console.print(text_table(*dataset_table(results)))
     header, rows = seed_table(results)
     if rows:
