@@ -20,11 +20,8 @@ _BATCH = 4  # images: larger ones are no faster on a CPU, and show the first res
 def segment_few(images: Sequence[GivenImage], model: str, outputs: Outputs) -> list[Row]:
     """Segment images and write their files; return the rows in the order of the images."""
     settings = SegmenterSettings(batch_size=_BATCH, key=read_key(""))
-    gc.disable()  # the imports of torch, timm and smp take a sixth longer with garbage collection
-    try:
-        segmenter = Segmenter([model], settings)
-    finally:
-        gc.enable()
+    segmenter = Segmenter([model], settings)
+    gc.freeze()  # a collection then leaves out the million objects of torch, timm and smp
     results = segmenter.segment(Item(image.record) for image in images)
     progress, rows = ProgressLine(logger), []
     for image, result in zip(images, results, strict=True):
