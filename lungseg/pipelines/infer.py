@@ -124,6 +124,7 @@ def _end(settings: InferSettings, out: str, counts: StatusCounts) -> None:
     export = command("export", "archive", "--predictions", out, "--formats", "overlays", "--worst", "20")
     studies = [folder for folder in settings.checkpoint if sources.is_study(folder)]
     reports = [command("report", "study", "--study", folder, "--predictions", out) for folder in studies]
+    reports = reports or [command("report", "study", "--predictions", out)]
     end_job(losses, settings.strict, *([export, *reports[:1]] if counts.predicted() else []))
 
 
