@@ -25,7 +25,7 @@ from lungseg.dataset import catalog, verify
 from lungseg.dataset.duplicate_audit import audit_datasets
 from lungseg.dataset.sample_reader import SampleReader
 from lungseg.errors import LungsegError
-from lungseg.export import selection, writers
+from lungseg.export import coco_file, selection, writers
 from lungseg.inference import part_plan, recompute
 from lungseg.inference.inputs import list_items
 from lungseg.inference.items import open_item
@@ -196,11 +196,11 @@ def _export(folder: str) -> None:
     selection.require_outside_archive(folder, out)
     selection.reserve_output(out, folder, settings)
     coco = []
-    for part in selection.select_rows(selection.verified_parts(folder), settings.where):
+    for part in selection.select_rows(selection.verified_parts(folder), settings):
         result = json.loads(writers.export_part({"part": json.dumps(part)}, settings, out)["result"])
         check_message(str(result.get("args", "")))
         coco += result.get("value", {}).get("coco", [])
-    writers.to_coco(coco, folder)
+    coco_file.to_coco(coco, folder)
 
 
 def _infer_again(out: str) -> None:
