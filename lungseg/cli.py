@@ -106,6 +106,8 @@ def _guarded(work: Callable[[], None]) -> int:
         return error.exit_status
     except KeyboardInterrupt as end:
         terminated = isinstance(end, _TerminatedError)
+        if sys.stderr.isatty():
+            sys.stderr.write("\n")  # after a progress line
         logger.error(
             "%s: the same command continues where this one stopped", "terminated" if terminated else "interrupted"
         )

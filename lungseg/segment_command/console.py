@@ -13,6 +13,7 @@ from lungseg import storage
 from lungseg.arrays import Row
 from lungseg.config.segment import SegmentFormat
 from lungseg.errors import printable
+from lungseg.inference.doubt import NO_PLACE
 from lungseg.plurals import counted
 from lungseg.predictions.ranking import questions
 from lungseg.segment_command.outputs import FILES
@@ -93,8 +94,9 @@ def _table(named: Sequence[tuple[str, Row]]) -> Table:
 
 def _reason(row: Row) -> str:
     """Return why to look at a row, and what was repaired."""
+    reason = "" if row["doubt_reason"] == NO_PLACE else row["doubt_reason"]
     others = [flag for flag in row["flags"] if flag not in questions(row)]
-    return "; ".join(filter(None, [row["doubt_reason"], *others, row["message"]]))
+    return "; ".join(filter(None, [reason, *others, row["message"]]))
 
 
 def _area(row: Row, side: str) -> str:

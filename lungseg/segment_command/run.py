@@ -14,6 +14,7 @@ from lungseg.arrays import Row
 from lungseg.config.segment import SegmentSettings
 from lungseg.errors import InputError
 from lungseg.imaging.codecs import decode_rle
+from lungseg.imaging.dicom.segmentation import require_highdicom
 from lungseg.ingest.lost_inputs import lost_inputs
 from lungseg.job_end import end_job
 from lungseg.model import sources
@@ -42,6 +43,8 @@ def run(settings: SegmentSettings) -> None:
             lost and the command is strict.
 
     """
+    if "dicom-seg" in settings.formats:
+        require_highdicom()
     out, model = storage.resolve(settings.out), sources.resolve(settings.model)
     _require_own_folder(settings, out)
     earlier = claim.read_earlier(out)

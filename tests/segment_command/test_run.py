@@ -8,7 +8,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pyarrow.parquet as pq
+import pydicom
 import pytest
+from pydicom.data import get_testdata_file
 
 from lungseg import storage
 from lungseg.config.segment import SegmentSettings
@@ -109,6 +111,20 @@ def test_all_formats_are_written(images: Path, trained: Path, tmp_path: Path, ca
     sides = [cv2.imread(str(tmp_path / "out" / row[f"{side}_mask_file"]), -1) for side in ("right", "left")]
     assert [str(np.count_nonzero(side)) for side in sides] == [row["right_lung_px"], row["left_lung_px"]]
     assert "none of the segmented images is a DICOM file" in caplog.text
+
+
+def test_dicom_segmentations_of_zipped_images_are_written(
+    trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = get_testdata_file("RG1_UNCI.dcm")
+    with zipfile.ZipFile(tmp_path / "scans.zip", "w") as archive:
+        archive.write(str(source), "ward/chest.dcm")
+    options = {"formats": ("dicom-seg",)}
+    segment(tmp_path / "out", trained, tmp_path / "scans.zip", **options, include_doubtful=True)
+    assert pydicom.dcmread(tmp_path / "out" / "dicom-seg" / "ward" / "chest.dcm").Modality == "SEG"
+    segment(tmp_path / "out", trained, tmp_path / "scans.zip", **options)  # the tiny model's mask of it is flagged
+    assert f"no dicom-seg: {tmp_path}/scans.zip/ward/chest.dcm is flagged" in caplog.text
+    assert not (tmp_path / "out" / "dicom-seg" / "ward" / "chest.dcm").exists()
 
 
 def test_a_second_command_replaces_the_results(images: Path, trained: Path, tmp_path: Path) -> None:
