@@ -210,7 +210,11 @@ def test_a_recipe_after_options_is_refused() -> None:
         ("train", ["--epochs"], "--epochs: expected one argument; see"),
         ("train", ["--wandb.artifact=3"], "--wandb.artifact"),
         ("train", ["--seed", "-1"], "--seed -1: input should be greater than or equal to 0"),
-        ("train", ["--protocols", "best"], "--protocols best: expected 'pooled', 'source-to-source' or 'leave-one-"),
+        (
+            "train",
+            ["--protocols", "best"],
+            "--protocols best: expected 'pooled', 'source-to-source', 'leave-one-dataset-out' or 'all'",
+        ),
         ("train", ["--only-folds", "7"], "--only-folds 7 of 4 folds: pass 0 to 3; see"),
         ("train", ["--loss.bce", "0", "--loss.dice", "0"], "give one of them a weight"),
         ("train", ["demo", "stray"], "unknown option stray; see lungseg train demo --help"),
