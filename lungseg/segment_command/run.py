@@ -95,12 +95,21 @@ def _require_own_folder(settings: SegmentSettings, out: str) -> None:
 
 @contextlib.contextmanager
 def _unpack_folder(work: str) -> Iterator[str]:
-    """Give the folder for members of zip archives: in the working folder, or on this disk if that is in a bucket."""
-    if "://" not in work:
-        yield storage.join(work, "unpacked")
+    """Give a temporary folder for members of zip archives: in the working folder, or on this disk for a bucket.
+
+    In the working folder, it has the same path each time, so that an interrupted command continues.
+    """
+    if "://" in work:
+        with tempfile.TemporaryDirectory(prefix="lungseg-") as folder:
+            yield folder
         return
-    with tempfile.TemporaryDirectory(prefix="lungseg-") as folder:
+    folder = storage.join(work, "unpacked")
+    try:
         yield folder
+    finally:
+        storage.delete(folder)
+        with contextlib.suppress(OSError):  # it has the rows of an interrupted command
+            os.rmdir(work)
 
 
 def _end(settings: SegmentSettings, rows: Sequence[Row], refused: Sequence[str]) -> None:

@@ -162,6 +162,11 @@ def test_other_images_or_foreign_folders_are_refused(images: Path, trained: Path
     segment(tmp_path / "out", trained, images / "south_00.png")
     with pytest.raises(InputError, match=r"has results of other X-rays \(first: .*south_00.png\)"):
         segment(tmp_path / "out", trained, images / "south_01.png")
+    with zipfile.ZipFile(tmp_path / "scans.zip", "w") as archive:
+        archive.write(images / "south_01.png", "a.png")
+    with pytest.raises(InputError, match="has results of other X-rays"):
+        segment(tmp_path / "out", trained, tmp_path / "scans.zip")
+    assert not (tmp_path / "out" / ".working").exists()
     (tmp_path / "mine" / "masks").mkdir(parents=True)
     with pytest.raises(InputError, match=r"has masks, but no segment\.json"):
         segment(tmp_path / "mine", trained, images)
