@@ -2,6 +2,7 @@
 #                        (X-rays without masks are segmented with the model of an earlier demo)
 # make test              run the checks and all tests that are not slow; make check: only format, lint, types, imports
 # make test-slow         run the slow tests: several Ray nodes, buckets, submitted jobs, full disks, killed jobs, fuzz
+# make test-versions     test the lowest and the newest versions of all dependencies; needs uv, and hours on a small machine
 # make clean             delete the files of demo and test; make distclean also deletes the installation
 
 PYTHON ?= python3
@@ -17,7 +18,7 @@ COUNT_MASKS := import sys; from lungseg import storage; from lungseg.ingest impo
 # Start a separate Ray, even if this machine belongs to another cluster.
 export RAY_ADDRESS := local
 
-.PHONY: demo demo-with-masks demo-without-masks test fast-tests test-slow check clean distclean
+.PHONY: demo demo-with-masks demo-without-masks test fast-tests test-slow test-versions check clean distclean
 
 # Every result except a count of 0 goes to the preparation, which reports errors.
 demo: .venv/installed
@@ -47,6 +48,9 @@ fast-tests: .venv/installed
 test-slow: .venv/installed
 	$(RUN) -m pytest -m slow --numprocesses 2
 
+test-versions:
+	tests/versions.sh
+
 check: .venv/installed
 	$(RUN) -m ruff format --check
 	$(RUN) -m ruff check
@@ -66,4 +70,4 @@ clean:
 	rm -rf demo build lungseg.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 distclean: clean
-	rm -rf .venv
+	rm -rf .venv .versions
