@@ -14,21 +14,19 @@ from lungseg.config import ExportFormat, ExportSettings
 from lungseg.errors import ImageError, InputError, TaskResult
 from lungseg.export import nnunet
 from lungseg.export.coco_file import describe_lungs
+from lungseg.export.overlay_file import encode_overlay
 from lungseg.export.selection import rows_with_mask
 from lungseg.imaging import codecs
-from lungseg.imaging.caption import add_caption
 from lungseg.imaging.dicom.reader import is_dicom
 from lungseg.imaging.dicom.segmentation import encode_segmentation, invalid_elements
 from lungseg.imaging.lung_sides import split_sides
 from lungseg.imaging.orientation import to_stored, to_upright
-from lungseg.imaging.overlay import LEFT_LUNG, REFERENCE, RIGHT_LUNG, draw_outlines
 from lungseg.ingest.file_names import MAX_ID, shorten
 from lungseg.predictions.overlays import orientation_of, read_image_and_mask
 from lungseg.predictions.parts import read_part
 from lungseg.predictions.ranking import questions
 
 _FileContent = tuple[bytes, str, list[str]]  # content, suffix; notes, or names of emptied DICOM elements
-_MIN_OVERLAY_PX = 768  # longer side; smaller pictures are hard to judge
 _HEAD = 512  # bytes, enough to recognise DICOM
 
 
@@ -156,12 +154,8 @@ def _encode_overlay(row: Row, mask: U8, settings: ExportSettings) -> _FileConten
     mask = to_upright(mask, orientation_of(row))
     if image.shape != mask.shape:
         raise ImageError("changed", f"{row['source_uri']} and its predicted mask differ in size: the image was changed")
-    overlay = caption_overlay(row, draw_overlay(image, mask, reference, settings.overlay_px), reference is not None)
-    return (
-        codecs.encode_image(overlay),
-        ".png",
-        [note] if note and row["dice"] is not None and reference is None else [],
-    )
+    notes = [note] if note and row["dice"] is not None and reference is None else []
+    return encode_overlay(row, image, mask, reference, settings.overlay_px), ".png", notes
 
 
 def _encode_segmentation(row: Row, mask: U8, settings: ExportSettings) -> _FileContent:
@@ -188,31 +182,3 @@ def _hold_back_doubtful(row: Row) -> None:
 
 
 _WRITERS = {"masks": _encode_mask, "overlays": _encode_overlay, "dicom-seg": _encode_segmentation}
-
-
-def draw_overlay(image: U8, mask: U8, reference: U8 | None, max_side: int) -> U8:
-    """Draw the outlines of the lungs, u8[H,W] in {0,1}, on an image u8[H,W]; return BGR u8[h,w,3].
-
-    Large images are reduced to `max_side` px, small ones enlarged to 768 px. The patient's right lung is orange, the
-    left lung green; the reference is blue, wider and below them.
-    """
-    right, left = split_sides(mask)
-    outlines = [] if reference is None else [(reference, REFERENCE, 1)]
-    overlay = draw_outlines(
-        image, [*outlines, (right, RIGHT_LUNG, 0), (left, LEFT_LUNG, 0)], max_side, min(_MIN_OVERLAY_PX, max_side)
-    )
-    return np.ascontiguousarray(overlay[..., ::-1])
-
-
-def caption_overlay(row: Row, overlay: U8, has_reference: bool) -> U8:
-    """Put the name of the image, its doubt and a legend above an overlay BGR u8[h,w,3]."""
-    doubt = "" if row["doubt"] is None else f"doubt {row['doubt']:.3f}; {row['doubt_reason']}"
-    dice = f"Dice {row['dice']:.3f}; " if has_reference and row["dice"] is not None else ""
-    legend = [
-        ("right lung", RIGHT_LUNG),
-        ("left lung", LEFT_LUNG),
-        *([("reference", REFERENCE)] if has_reference else []),
-    ]
-    texts = [storage.name_of(row["source_uri"]), f"{dice}{doubt}"]
-    captioned = add_caption(np.ascontiguousarray(overlay[..., ::-1]), list(filter(None, texts)), legend)
-    return np.ascontiguousarray(captioned[..., ::-1])

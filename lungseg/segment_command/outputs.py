@@ -7,8 +7,8 @@ from lungseg.arrays import U8, Grey, Row
 from lungseg.config import ExportSettings
 from lungseg.config.segment import SegmentFormat, SegmentSettings
 from lungseg.errors import ImageError, InputError
-from lungseg.export.writers import caption_overlay, draw_overlay, encode_row
-from lungseg.imaging import codecs
+from lungseg.export.overlay_file import encode_overlay
+from lungseg.export.writers import encode_row
 from lungseg.imaging.intensity import normalise
 from lungseg.imaging.orientation import to_upright
 from lungseg.predictions.overlays import orientation_of
@@ -67,8 +67,7 @@ class Outputs:
         settings = ExportSettings(formats=(kind,), include_doubtful=self.settings.include_doubtful)
         if kind == "overlays" and picture is not None:
             upright = to_upright(mask, orientation_of(row))
-            overlay = draw_overlay(normalise(picture, "none"), upright, None, settings.overlay_px)
-            return [codecs.encode_image(caption_overlay(row, overlay, False))]
+            return [encode_overlay(row, normalise(picture, "none"), upright, None, settings.overlay_px)]
         try:
             return encode_row(row, kind, mask, settings)
         except ImageError:

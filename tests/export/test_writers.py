@@ -13,7 +13,8 @@ from lungseg.config import ExportSettings
 from lungseg.config.export import ExportFormat
 from lungseg.errors import TaskResult
 from lungseg.export.coco_file import to_coco
-from lungseg.export.writers import caption_overlay, draw_overlay, export_part
+from lungseg.export.overlay_file import caption_overlay, draw_overlay
+from lungseg.export.writers import export_part
 from lungseg.imaging import codecs
 from lungseg.predictions.parts import part_path
 from tests.export.prediction_files import DrawPair, prediction_row, replace_part
@@ -176,8 +177,8 @@ def test_overlay_has_a_colour_for_each_side(draw_pair: DrawPair) -> None:
     image, mask = draw_pair(3, 1500, 1000)
     overlay = draw_overlay(image, mask, None, 900).astype(int)
     assert overlay.shape == (900, 600, 3)
-    is_orange = overlay[..., 2] - overlay[..., 0] > 60
-    is_green = overlay[..., 1] - overlay[..., 2] > 60
+    is_orange = overlay[..., 0] - overlay[..., 2] > 60
+    is_green = overlay[..., 1] - overlay[..., 0] > 60
     for side in (is_orange, is_green):
         assert 0 < side.sum() < 0.05 * side.size
     assert np.nonzero(is_orange)[1].max() < np.nonzero(is_green)[1].min()

@@ -18,6 +18,7 @@ from lungseg import storage
 from lungseg.config import ExportSettings, PostprocessSettings, PreprocessSettings
 from lungseg.dataset import catalog
 from lungseg.export import writers
+from lungseg.export.overlay_file import draw_overlay
 from lungseg.imaging import codecs
 from lungseg.imaging.orientation import to_stored, to_upright
 from lungseg.inference import recompute
@@ -138,13 +139,13 @@ def test_prepared_data_give_the_same_mask(tmp_path: Path, drawn: tuple[U8, U8], 
 def test_exported_mask_is_stored_and_overlay_upright(tmp_path: Path, drawn: tuple[U8, U8]) -> None:
     row = {**predict(save(tmp_path / "x.png", to_stored(drawn[0], 6), 6)), "dice": None}
     settings = ExportSettings(formats=("masks",))
-    content, _, _ = writers._encode_mask(row, mask_of(row), settings)
+    (content,) = writers.encode_row(row, "masks", mask_of(row), settings)
     np.testing.assert_array_equal(codecs.decode_mask(content, "mask"), mask_of(row))
-    content, _, _ = writers._encode_overlay(row, mask_of(row), settings)
-    expected = writers.draw_overlay(drawn[0], to_upright(mask_of(row), 6), None, settings.overlay_px)
+    (content,) = writers.encode_row(row, "overlays", mask_of(row), settings)
+    expected = draw_overlay(drawn[0], to_upright(mask_of(row), 6), None, settings.overlay_px)
     overlay = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
     assert overlay is not None
-    np.testing.assert_array_equal(overlay[-expected.shape[0] :], expected)  # a caption is above
+    np.testing.assert_array_equal(overlay[-expected.shape[0] :, :, ::-1], expected)  # a caption is above
 
 
 def test_report_draws_tagged_images_upright(tmp_path: Path, drawn: tuple[U8, U8]) -> None:
