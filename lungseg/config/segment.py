@@ -30,7 +30,7 @@ OUT receives
   overlays/            the X-rays with the outlines of the masks
   predictions.csv      a row for each image, also for those without a mask,
   predictions.parquet  with areas, doubt, flags and reasons"""
-_EPILOG = """The same command continues after an interruption. After a finished one it
+_EPILOG = """After an interruption, pass the same command again. After a finished command, it
 replaces the results. More than 50 images are divided among all processors.
 lungseg is research software and not a medical device."""
 
@@ -54,13 +54,13 @@ def parse_segment(words: Sequence[str]) -> SegmentSettings:
 
     """
     try:
-        given, unknown = _parser().parse_known_intermixed_args(words)
+        options, unknown = _parser().parse_known_intermixed_args(words)
     except argparse.ArgumentError as error:
         raise SettingsError(f"{error.argument_name}: {error.message}; see lungseg segment --help") from None
     if unknown:
         raise SettingsError(f"unknown option {unknown[0]}{_near(unknown[0])}; see lungseg segment --help")
     try:
-        settings = SegmentSettings(**vars(given))
+        settings = SegmentSettings(**vars(options))
     except ValidationError as error:
         message = describe(error, SegmentSettings.model_fields)[1]
         raise SettingsError(f"{message}; paths come before the options; see lungseg segment --help") from None

@@ -152,10 +152,9 @@ def select_rows(paths: list[str], settings: ExportSettings) -> list[Row]:
 
 def _keep_most_doubtful(rows: pa.Table, is_selected: NDArray[np.bool_], count: int) -> NDArray[np.bool_]:
     doubts = rows.select(["flags", "doubt"]).to_pylist()
+    candidates = np.flatnonzero(is_selected).tolist()
     kept = np.zeros_like(is_selected)
-    kept[heapq.nsmallest(count, np.flatnonzero(is_selected).tolist(), key=lambda number: doubt_key(doubts[number]))] = (
-        True
-    )
+    kept[heapq.nsmallest(count, candidates, key=lambda number: doubt_key(doubts[number]))] = True
     return kept
 
 

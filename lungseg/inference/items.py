@@ -134,7 +134,7 @@ def open_item(item: Item, preprocess: PreprocessSettings, key: bytes | None = No
 
 
 def open_image(
-    item: Item, preprocess: PreprocessSettings, key: bytes | None = None, read: ReadFile = storage.read_bytes
+    item: Item, preprocess: PreprocessSettings, key: bytes | None, read: ReadFile
 ) -> tuple[OpenedImage, Grey | None]:
     """Open an item of image files as `open_item` does; return also the upright image at stored depth, if it is usable.
 

@@ -110,7 +110,7 @@ class Result:
 
     @property
     def doubt_reason(self) -> str:
-        """Return where most of the doubt lies, in words."""
+        """Return why the prediction is doubtful: the sentences of its flags, else where the doubt is unusually high."""
         return str(self.row["doubt_reason"] or "")
 
     @property

@@ -2,8 +2,8 @@
 
 `epoch-0007/` (or `epoch-0007-step-00001000/`, 1000 batches later) contains model.safetensors, state.pt (optimizer and
 other training state, read with weights_only), trained_on.parquet (ids and pixel digests of the training and validation
-images) and config.json, written last: settings, epoch, and the digest of each file. An exported model (export.py) has
-only model.safetensors and config.json, which also lists the digests of the training images.
+images) and config.json, written last: settings, epoch, and the digest of each file. An exported model
+(export_model.py) has only model.safetensors and config.json, which also lists the digests of the training images.
 """
 
 import logging

@@ -51,7 +51,7 @@ def open_address(address: str) -> RemoteModel:
 def _on_hub(address: str) -> RemoteModel:
     match = _HUB_ADDRESS.fullmatch(address)
     if match is None or ".." in address:
-        raise SettingsError(f"--model {address}: expected hf://owner/name or hf://owner/name@revision")
+        raise SettingsError(f"{address}: expected hf://owner/name or hf://owner/name@revision")
     repository, revision = match[1], match[2] or "main"
     endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     base = f"{endpoint.rstrip('/')}/{repository}/resolve/{quote(revision, safe='')}"

@@ -19,9 +19,9 @@ def run(words: Sequence[str]) -> None:
     _parser().parse_args(words)
     console = Console(file=sys.stdout, markup=False, highlight=False, emoji=False)
     console.width = max(_MIN_WIDTH, console.width)
-    table = Table("name", "state", "MB", "digest", "title", "terms", box=None, pad_edge=False)
-    for column in ("name", "title", "terms"):
-        next(one for one in table.columns if one.header == column).overflow = "fold"
+    table = Table(box=None, pad_edge=False)
+    for column in ("name", "state", "MB", "digest", "title", "terms"):
+        table.add_column(column, overflow="fold")
     for model in list_models():
         size, card = f"{model.size_bytes / 1e6:.1f}", model.card
         table.add_row(

@@ -71,9 +71,9 @@ def closing_lines(named: Sequence[tuple[str, Row]], out: str, formats: Sequence[
     return [*lines, f"written to {out}: {', '.join([*written, *TABLES])}"]
 
 
-def _print_more(console: Console, count: int, what: str) -> None:
+def _print_more(console: Console, count: int, noun: str) -> None:
     if count > 0:
-        console.print(f"and {count} more {what}: see {TABLES[0]}")
+        console.print(f"and {count} more {noun}: see {TABLES[0]}")
 
 
 def _table(named: Sequence[tuple[str, Row]]) -> Table:

@@ -1,8 +1,7 @@
 """Random augmentation of training samples; the result depends on (seed, epoch, image_id) only.
 
 Each kind of augmentation has its own random generator, so that enabling one, or adding one later, does not change the
-others. Black stays black under every grey-level change: it is padding
-or collimation, which is also black at inference.
+others. Black stays black under every grey-level change: it is padding or collimation, which is also black at inference.
 """
 
 import math

@@ -185,16 +185,15 @@ def sync_command(folder: str, kept_aside: Collection[str] = ()) -> str:
     kept_aside: names of runs that are not part of the results.
     """
     root = Path.home() / ".cache" / "lungseg" if "://" in folder else Path(folder)
+    folders = ["wandb"] if any(root.glob("wandb/offline-run-*")) else []
     runs = {path.parent.parent.name for path in root.glob("*/wandb/offline-run-*")}
-    names = (
-        sorted(map(shlex.quote, runs.difference(kept_aside)))
-        if runs.intersection(kept_aside)
-        else ["*"]
-        if runs
-        else []
-    )
-    places = [*(["wandb"] if any(root.glob("wandb/offline-run-*")) else []), *(f"{name}/wandb" for name in names)]
-    return " ".join(["wandb sync", *(f"{shlex.quote(str(root))}/{p}/offline-run-*" for p in places)]) if places else ""
+    if runs and runs.isdisjoint(kept_aside):
+        folders.append("*/wandb")
+    else:
+        folders += [f"{shlex.quote(name)}/wandb" for name in sorted(runs.difference(kept_aside))]
+    if not folders:
+        return ""
+    return " ".join(["wandb sync", *(f"{shlex.quote(str(root))}/{folder}/offline-run-*" for folder in folders)])
 
 
 def _image(wandb: Any, image: TrackedImage) -> Any:
