@@ -4,6 +4,7 @@ import ast
 import email
 import importlib.metadata
 import re
+import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -133,3 +134,14 @@ def test_imports_are_declared(folder: str, extras: tuple[str, ...]) -> None:
 def test_an_undeclared_import_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PROJECT, "dependencies", [one for one in PROJECT["dependencies"] if "pydicom" not in one])
     assert any(line.startswith("pydicom in lungseg/") for line in undeclared("lungseg", ("dicom-seg",)))
+
+
+def test_segmenting_works_without_the_packages_of_the_jobs(trained: Path, archive: Path) -> None:
+    image = next((archive / "north" / "images").iterdir())
+    code = (
+        "import sys\n"
+        "for name in ('ray', 'wandb', 'webdataset', 'pandas', 'highdicom', 'boto3'): sys.modules[name] = None\n"
+        f"import lungseg; print(lungseg.load({str(trained)!r})({str(image)!r}).row['status'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "ok\n", done.stderr
