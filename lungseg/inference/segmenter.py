@@ -24,7 +24,7 @@ from lungseg.ingest.record_checks import ReadFile
 from lungseg.model.checkpoint import ensemble_digest
 from lungseg.model.cpu_memory import paused_garbage_collection
 
-_POSTPROCESS = PostprocessSettings()
+_POSTPROCESS = PostprocessSettings()  # as in InferSettings
 _OPTIONS = PredictOptions()
 
 
@@ -33,7 +33,6 @@ class SegmenterSettings:
     """Settings of a segmenter, as in InferSettings. threshold: None for that of the models. key: for pseudonyms."""
 
     options: PredictOptions = _OPTIONS
-    postprocess: PostprocessSettings = _POSTPROCESS
     threshold: float | None = None
     batch_size: int = 16
     key: bytes | None = None
@@ -133,7 +132,7 @@ class Segmenter:
     def _finish(self, opened: OpenedImage, pixels: Grey | None, prediction: Prediction | None) -> Result:
         if prediction is not None:  # rounded as in the bulk pipeline, so that the masks are identical
             prediction = replace(prediction, probability=from_levels(to_levels(prediction.probability)))
-        row, mask = make_row_and_mask(opened, prediction, self._shared, self._settings.postprocess)
+        row, mask = make_row_and_mask(opened, prediction, self._shared, _POSTPROCESS)
         square = None if prediction is None else prediction.probability
         return Result(row, pixels, mask, square, opened.geometry, opened.record.image_uri)
 

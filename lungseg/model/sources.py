@@ -27,8 +27,11 @@ logger = logging.getLogger(__name__)
 
 RELEASED = Path(__file__).with_name("released")
 _WEB = ("hf://", "https://", "http://")
-_BUCKETS = ("s3://", "gs://", "gcs://")
-_MAX_CONFIG, _MAX_WEIGHTS = 16 << 20, 1 << 30  # bytes
+BUCKETS = ("s3://", "gs://", "gcs://")
+"""Starts of the addresses of buckets."""
+_MAX_CONFIG = 16 << 20  # bytes
+MAX_WEIGHTS = 1 << 30
+"""Largest weights file that is downloaded, bytes."""
 _NAME = re.compile(r"[\w.-]+", re.ASCII)
 _LIKE_A_RUN = ("config.json", "study.json", "checkpoint")
 
@@ -52,7 +55,7 @@ def resolve(model: str) -> str:
     """
     if model.startswith(_WEB):
         return _download(open_address(model))
-    if model.startswith(_BUCKETS):
+    if model.startswith(BUCKETS):
         return _from_bucket(model)
     return _on_disk(model)
 
@@ -155,7 +158,7 @@ def _fetch(remote: RemoteModel, config: bytes, folder: str) -> None:
     """Download a model to a folder of the cache. Files are complete or absent; config.json comes last."""
     logger.info("%s: downloading to %s", remote.address, folder)
     expected = checkpoint.read_config(f"{remote.address}/config.json", config)["digests"]["model.safetensors"]
-    weights = remote.read("model.safetensors", _MAX_WEIGHTS)
+    weights = remote.read("model.safetensors", MAX_WEIGHTS)
     if weights is None:
         raise CheckpointError(f"{remote.address}: not a lungseg model: it has no model.safetensors")
     if (actual := storage.digest_bytes(weights)) != expected:

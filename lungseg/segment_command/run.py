@@ -19,11 +19,11 @@ from lungseg.ingest.lost_inputs import lost_inputs
 from lungseg.job_end import end_job
 from lungseg.model import sources
 from lungseg.progress import ProgressLine
-from lungseg.segment_command import claim
 from lungseg.segment_command.console import print_result
-from lungseg.segment_command.few import segment_few
+from lungseg.segment_command.few_images import segment_few
 from lungseg.segment_command.inputs import GivenImage, list_images
-from lungseg.segment_command.many import segment_many
+from lungseg.segment_command.many_images import segment_many
+from lungseg.segment_command.output_record import WORK, finish_output, read_record, reserve_output
 from lungseg.segment_command.outputs import FILE_COLUMNS, Outputs
 from lungseg.segment_command.tables import by_doubt, has_mask, write_tables
 
@@ -47,17 +47,17 @@ def run(settings: SegmentSettings) -> None:
         require_highdicom()
     out, model = storage.resolve(settings.out), sources.resolve(settings.model)
     _require_own_folder(settings, out)
-    earlier = claim.read_earlier(out)
-    work = storage.join(out, claim.WORK)
+    earlier = read_record(out)
+    work = storage.join(out, WORK)
     outputs = Outputs(out, settings)
     with _unpack_folder(work) as unpacked:
         images = list_images(settings.paths, out, unpacked)
-        claim.claim(out, earlier, images, settings)
+        reserve_output(out, earlier, images, settings)
         rows = _segment(images, model, work, outputs)
     rows = by_doubt(rows)
     write_tables(out, rows)
     written = [row[column] for row in rows for column in FILE_COLUMNS if row[column]]
-    claim.finish(out, earlier, images, written, settings)
+    finish_output(out, earlier, images, written, settings)
     storage.delete(work)
     print_result(rows, out, settings.formats)
     _end(settings, rows, outputs.refused)

@@ -15,8 +15,11 @@ from lungseg.ingest.file_names import is_image, is_system_file
 from lungseg.segment_command.output_names import safe_name
 from lungseg.storage.filesystems import TEMPORARY_PREFIX
 
-_MAX_MEMBER = 1 << 30  # bytes; the largest image that lungseg opens has half as many
-_MAX_RATIO, _SMALL = 200, 1 << 30  # an archive of over 1 GiB that is 200 times as large as its zip file is an attack
+MAX_MEMBER = 1 << 30
+"""Largest file of an archive that is unpacked, bytes; the largest image that lungseg opens has half as many."""
+USUAL_SIZE = 1 << 30
+"""Bytes. An archive that unpacks to more than this, and to 200 times its own size, is an attack."""
+_MAX_RATIO = 200
 _ENCRYPTED = 0x1
 _BLOCK = 1 << 20  # bytes
 
@@ -47,7 +50,7 @@ def image_names(path: str) -> list[str]:
     if any(info.flag_bits & _ENCRYPTED for info in members):
         raise InputError(f"{path}: encrypted: unpack it with its password, and pass the folder")
     size, packed = sum(info.file_size for info in members), Path(path).stat().st_size
-    if size > _SMALL and size > _MAX_RATIO * packed:
+    if size > USUAL_SIZE and size > _MAX_RATIO * packed:
         raise InputError(
             f"{path}: {packed} bytes that state to contain {size}: not an archive of X-rays; unpack it yourself if so"
         )
@@ -63,7 +66,7 @@ def unpack(path: str, names: Sequence[str], folder: str) -> list[Member]:
     """
     with _open(path) as archive:
         infos = [archive.getinfo(name) for name in names]
-        size = sum(info.file_size for info in infos if info.file_size <= _MAX_MEMBER)
+        size = sum(info.file_size for info in infos if info.file_size <= MAX_MEMBER)
         try:
             Path(folder).mkdir(parents=True, exist_ok=True)
             if size > shutil.disk_usage(folder).free:
@@ -86,8 +89,8 @@ def _may_be_image(info: zipfile.ZipInfo) -> bool:
 
 def _unpack_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, folder: str) -> Member:
     path = f"{folder}/{safe_name(storage.name_of(info.filename))}"  # messages about the image name its file
-    if info.file_size > _MAX_MEMBER:
-        return Member(info.filename, path, f"{info.file_size} bytes, at most {_MAX_MEMBER} are read")
+    if info.file_size > MAX_MEMBER:
+        return Member(info.filename, path, f"{info.file_size} bytes, at most {MAX_MEMBER} are read")
     partial = f"{folder}/{TEMPORARY_PREFIX}member"
     Path(folder).mkdir(exist_ok=True)
     try:

@@ -16,6 +16,7 @@ from lungseg.errors import CheckpointError, ImageError, InputError, SettingsErro
 from lungseg.imaging import codecs
 from lungseg.inference.image_inputs import ImageInput
 from lungseg.inference.items import Item
+from lungseg.inference.postprocess import clean
 from lungseg.inference.result import Result
 from lungseg.inference.segmenter import Segmenter, SegmenterSettings, load
 from lungseg.ingest import sources
@@ -57,10 +58,11 @@ def test_result_mask_is_the_mask_of_its_row(results: list[Result]) -> None:
 
 
 def test_probability_gives_the_mask_at_its_threshold(trained: Path, archive: Path) -> None:
-    settings = SegmenterSettings(postprocess=PostprocessSettings(lungs=False, holes=False), threshold=0.3)
-    result = segment_file(Segmenter([str(trained)], settings), next((archive / "north" / "images").iterdir()))
+    segmenter = Segmenter([str(trained)], SegmenterSettings(threshold=0.3))
+    result = segment_file(segmenter, next((archive / "north" / "images").iterdir()))
     assert result.probability.dtype == np.float32
-    assert ((result.probability >= 0.3) == result.mask).all()
+    raw = (result.probability >= 0.3).astype(np.uint8)
+    assert (clean(raw, PostprocessSettings()) == result.mask).all()
 
 
 def test_mask_has_the_orientation_of_the_stored_pixels(segmenter: Segmenter, archive: Path, tmp_path: Path) -> None:

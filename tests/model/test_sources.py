@@ -17,7 +17,7 @@ import torch
 from lungseg import storage
 from lungseg.config import ModelSettings, PreprocessSettings
 from lungseg.errors import CheckpointError, InputError, LungsegError, SettingsError
-from lungseg.model import checkpoint, checkpoint_io, model_download, sources
+from lungseg.model import checkpoint, checkpoint_io, sources
 from lungseg.model.export_model import export_model
 from lungseg.model.model_card import ModelCard
 from lungseg.model.network import build_network
@@ -281,10 +281,11 @@ def test_what_is_no_model_is_refused(server: Server, damage: Any, message: str) 
 
 
 def test_too_large_files_are_refused(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "_MAX_WEIGHTS", 1 << 10)
+    monkeypatch.setattr(sources, "MAX_WEIGHTS", 1 << 10)
+    monkeypatch.setattr(sources, "BUCKETS", ("file://",))
     for address in (f"{server.address}/model", (server.folder / "model").as_uri()):
         with pytest.raises(InputError, match=r"model\.safetensors: larger than"):
-            sources._download(model_download.open_address(address))
+            sources.resolve(address)
 
 
 @pytest.mark.parametrize(
@@ -331,14 +332,14 @@ def test_malformed_addresses_are_refused(address: str) -> None:
 
 
 def test_a_model_in_a_bucket_is_copied(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "_BUCKETS", ("file://",))  # goes through the same file systems as s3://
+    monkeypatch.setattr(sources, "BUCKETS", ("file://",))  # goes through the same file systems as s3://
     folder = sources.resolve((server.folder / "model").as_uri())
     assert Path(folder).parent == sources.cache_folder()
     assert_loads(folder)
 
 
 def test_a_run_in_a_bucket_is_not_copied(run: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "_BUCKETS", ("file://",))
+    monkeypatch.setattr(sources, "BUCKETS", ("file://",))
     assert sources.resolve(run.as_uri()) == run.as_uri()
     with pytest.raises(CheckpointError, match="no such folder"):
         checkpoint.find_all(sources.resolve(f"{run.as_uri()}-other"))

@@ -130,7 +130,7 @@ def test_models_at_hand_are_listed(
     models.run([])
     assert "no models are installed" in capsys.readouterr().out
     shutil.copytree(exported, tmp_path / "released" / "lungs")
-    monkeypatch.setattr(sources, "_BUCKETS", ("file://",))
+    monkeypatch.setattr(sources, "BUCKETS", ("file://",))
     copy = sources.resolve(exported.as_uri())
     digest = checkpoint.verify(copy).digest
     models.run([])

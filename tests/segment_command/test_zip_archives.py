@@ -55,14 +55,14 @@ def test_a_damaged_member_has_a_problem(tmp_path: Path) -> None:
 
 def test_archives_of_implausible_size_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_zip(tmp_path / "bomb.zip", {"a.png": bytes(1 << 20)})
-    monkeypatch.setattr(zip_archives, "_SMALL", 1 << 19)
+    monkeypatch.setattr(zip_archives, "USUAL_SIZE", 1 << 19)
     with pytest.raises(InputError, match="not an archive of X-rays"):
         zip_archives.image_names(path)
 
 
 def test_a_huge_member_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_zip(tmp_path / "x.zip", {"a.png": bytes(1000), "b.png": PNG})
-    monkeypatch.setattr(zip_archives, "_MAX_MEMBER", 999)
+    monkeypatch.setattr(zip_archives, "MAX_MEMBER", 999)
     members = zip_archives.unpack(path, ["a.png", "b.png"], str(tmp_path / "out"))
     assert [member.problem for member in members] == ["1000 bytes, at most 999 are read", ""]
 

@@ -16,14 +16,14 @@ WORK = ".working"
 """Folder below the output folder for what an interrupted command needs again; hidden, so never read as X-rays."""
 
 
-class Earlier(JsonFields):
+class OutputRecord(JsonFields):
     """What an earlier command wrote to the folder: images by label, and the paths of files below the folder."""
 
     images: list[str] = Field(default_factory=list)
     files: list[str] = Field(default_factory=list)
 
 
-def read_earlier(out: str) -> Earlier:
+def read_record(out: str) -> OutputRecord:
     """Read what an earlier command wrote to the output folder; nothing for a new one.
 
     Raises:
@@ -34,14 +34,14 @@ def read_earlier(out: str) -> Earlier:
         raise InputError(f"-o {out}: a file, expected a folder: pass another name")
     path = storage.join(out, RUN_FILE)
     if storage.try_stat(path) is not None:
-        return Earlier(**storage.read_json(path, fields=Earlier))
+        return OutputRecord(**storage.read_json(path, fields=OutputRecord))
     occupied = next((name for name in (*FILES, *TABLES) if storage.exists(storage.join(out, name))), "")
     if occupied:
         raise InputError(f"{out} has {occupied}, but no {RUN_FILE}: pass another -o, or move it away")
-    return Earlier()
+    return OutputRecord()
 
 
-def claim(out: str, earlier: Earlier, images: Sequence[GivenImage], settings: SegmentSettings) -> None:
+def reserve_output(out: str, earlier: OutputRecord, images: Sequence[GivenImage], settings: SegmentSettings) -> None:
     """Record the images and every file that may be written, before the first one is.
 
     Raises:
@@ -56,8 +56,8 @@ def claim(out: str, earlier: Earlier, images: Sequence[GivenImage], settings: Se
     _write(out, images, {*earlier.files, *_planned(images, settings)}, settings)
 
 
-def finish(
-    out: str, earlier: Earlier, images: Sequence[GivenImage], written: Iterable[str], settings: SegmentSettings
+def finish_output(
+    out: str, earlier: OutputRecord, images: Sequence[GivenImage], written: Iterable[str], settings: SegmentSettings
 ) -> None:
     """Delete files of an earlier command that were not written again, and record those that were."""
     kept = set(written)
