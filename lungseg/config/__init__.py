@@ -4,6 +4,7 @@ Nothing here imports numpy, torch or ray, so that `--help` is fast.
 """
 
 from lungseg.config.adapt import AdaptSettings
+from lungseg.config.augment import AugmentSettings
 from lungseg.config.export import ExportFormat, ExportSettings
 from lungseg.config.infer import InferSettings, PostprocessSettings, Tta
 from lungseg.config.precision import Precision
@@ -11,7 +12,6 @@ from lungseg.config.prepare import ListingColumns, OddMasks, PrepareSettings
 from lungseg.config.report import ReportSettings
 from lungseg.config.shared import AllowedCode, JobSettings, PreprocessSettings, Settings
 from lungseg.config.train import (
-    AugmentSettings,
     ComputeSettings,
     LoaderSettings,
     LossSettings,
