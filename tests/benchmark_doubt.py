@@ -28,15 +28,9 @@ def main(words: Sequence[str] | None = None) -> None:
     folders = parser.parse_args(words).predictions
     rows = [row for folder in folders for path in part_files(folder) for row in _read(path)]
     names = [f"`{name}`" for name in _SCORES]
-    header = [
-        "X-rays",
-        "images",
-        "mean Dice",
-        "mean 1 - doubt",
-        *names,
-        *(f"worst tenth found by {name}" for name in names),
-    ]
-    print("|".join(["", *header, ""]).replace("|", " | ").strip())
+    header = ["X-rays", "images", "mean Dice", "mean of 1 - doubt", *names]
+    header += [f"lowest tenth found by {name}" for name in names]
+    print(f"| {' | '.join(header)} |")
     print("|---" * len(header) + "|")
     for dataset in sorted({row["dataset"] for row in rows}):
         print(_line(dataset, [row for row in rows if row["dataset"] == dataset]))
@@ -51,16 +45,16 @@ def _line(dataset: str, rows: list[Row]) -> str:
     dice = np.array([row["dice"] for row in rows])
     scores = [np.array([sign * (row[name] or 0.0) for row in rows]) for name, sign in _SCORES.items()]
     ranks = [f"{spearmanr(score, -dice).statistic:.2f}" for score in scores]
-    found = [_worst_found(score, dice) for score in scores]
+    counts = [_count_lowest(score, dice) for score in scores]
     expected = float(np.mean([1 - row["doubt"] for row in rows]))
-    return f"| {dataset} | {len(rows)} | {dice.mean():.3f} | {expected:.3f} | {' | '.join([*ranks, *found])} |"
+    return f"| {dataset} | {len(rows)} | {dice.mean():.3f} | {expected:.3f} | {' | '.join([*ranks, *counts])} |"
 
 
-def _worst_found(score: NDArray[np.float64], dice: NDArray[np.float64]) -> str:
+def _count_lowest(score: NDArray[np.float64], dice: NDArray[np.float64]) -> str:
     """Count how many of the tenth with the lowest Dice are in the two tenths with the highest score."""
     count = max(1, round(_SHARE * dice.size))
-    worst, doubtful = set(np.argsort(dice)[:count].tolist()), set(np.argsort(-score)[: 2 * count].tolist())
-    return f"{len(worst & doubtful)} of {count}"
+    lowest, doubtful = set(np.argsort(dice)[:count].tolist()), set(np.argsort(-score)[: 2 * count].tolist())
+    return f"{len(lowest & doubtful)} of {count}"
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def test_worst_rows_are_flagged_ones_then_those_in_doubt(
     assert [part["rows"] for part in selected] == rows
 
 
-def test_unusual_doubt_is_told_to_dicom_segmentations_only(doubtful: list[str]) -> None:
+def test_unusual_doubt_limits_dicom_segmentations_only(doubtful: list[str]) -> None:
     segmentations = ExportSettings(formats=("dicom-seg",), worst=1)
     (limit,) = {part["max_doubt"] for part in selection.select_rows(doubtful, segmentations)}
     assert 0.03 < limit < 0.4

@@ -86,10 +86,8 @@ def test_components_are_split_only_at_the_midline(mask: U8) -> None:
 @given(masks)
 def test_midline_is_the_emptiest_column_of_the_middle_third(mask: U8) -> None:
     width = mask.shape[1]
-    result, filled = (
-        emptiest_column(mask, width // 3, max(width // 3 + 1, width - width // 3), width / 2),
-        mask.sum(axis=0),
-    )
+    result = emptiest_column(mask, width // 3, max(width // 3 + 1, width - width // 3), width / 2)
+    filled = mask.sum(axis=0)
     third = [column for column in range(width) if width // 3 <= column < width - width // 3] or [width // 3]
     assert result in third
     assert filled[result] == min(filled[column] for column in third)

@@ -88,5 +88,5 @@ def test_any_probabilities_have_a_reason(probability: F32) -> None:
 
 def test_flags_replace_the_place() -> None:
     mask = lungs()
-    found = describe_doubt(certain(), mask, ["no_mask", "rotated", "lungs_joined"])
-    assert found == f"{REGISTRY['rotated'].meaning} {REGISTRY['lungs_joined'].meaning}"
+    words = describe_doubt(certain(), mask, ["no_mask", "rotated", "lungs_joined"])
+    assert words == f"{REGISTRY['rotated'].meaning} {REGISTRY['lungs_joined'].meaning}"

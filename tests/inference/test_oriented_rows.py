@@ -167,9 +167,8 @@ def test_dicom_segmentation_fits_the_stored_pixels(
     path.write_bytes(write_dicom(pixels, PatientOrientation=directions, **uids))
     row = predict(str(path))
     assert "PatientOrientation (0020,0020) of x.dcm states orientation" in row["message"]
-    content, _, _ = writers._encode_segmentation(
-        row, mask_of(row), ExportSettings(formats=("dicom-seg",), include_doubtful=True)
-    )
+    settings = ExportSettings(formats=("dicom-seg",), include_doubtful=True)
+    (content,) = writers.encode_row(row, "dicom-seg", mask_of(row), settings)
     right, left = pydicom.dcmread(io.BytesIO(content)).pixel_array
     np.testing.assert_array_equal(right | left, mask_of(row))
     assert (int(right.sum()), int(left.sum())) == (row["right_lung_px"], row["left_lung_px"])

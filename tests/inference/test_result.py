@@ -40,10 +40,10 @@ def result_of(
     uri = file if isinstance(file, str) else "image"
     height, width = mask.shape if orientation < 5 else mask.shape[::-1]
     record = Record("film", "", uri, height=height, width=width, spacing_mm=spacing_mm)
-    row, found = make_row_and_mask(
+    row, upright_mask = make_row_and_mask(
         OpenedImage(record, square, geometry), Prediction(probability, 1, False), SHARED, PostprocessSettings()
     )
-    return Result(row, image, found, probability, geometry, file)
+    return Result(row, image, upright_mask, probability, geometry, file)
 
 
 @pytest.fixture
