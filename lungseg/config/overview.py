@@ -18,7 +18,7 @@ DAILY_COMMANDS: Mapping[str, str] = {
 }
 
 MODEL_COMMANDS: Mapping[str, str] = {
-    "models": "list the models at hand, with their terms",
+    "models": "list installed and downloaded models with their terms",
     "export-model": "write a trained model as a folder that others can load",
 }
 """`lungseg.pipelines` has a module for each of them."""

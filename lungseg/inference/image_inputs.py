@@ -1,4 +1,4 @@
-"""Images that a caller has at hand: paths, bytes, arrays and Pillow images become items."""
+"""Turn paths, bytes of files, arrays and Pillow images into items."""
 
 import io
 import os

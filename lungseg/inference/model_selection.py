@@ -38,7 +38,7 @@ def find_models(paths: Sequence[str], custom_network: str = "") -> list[Checkpoi
             )
         if model.config.get("adapted_to", {}).get("model") in by_digest:
             raise SettingsError(
-                f"--checkpoint {model.folder} was adapted from another of the given models, and each mask would be the "
+                f"{model.folder} was adapted from another of the given models, and each mask would be the "
                 "mean of both: pass only one of them"
             )
     return models

@@ -141,7 +141,7 @@ def require_allowed(folder: str, named: str, allowed: str) -> None:
         given = f", not {allowed}" if allowed else ""
         raise SettingsError(
             f"{folder}: its network is {named}{given}, code that lungseg imports only if you name it: pass "
-            f"{NETWORK.option} {named} if you trust it"
+            f"{NETWORK.option} {named} to lungseg infer, adapt or export-model if you trust it"
         )
 
 

@@ -15,7 +15,10 @@ State = Literal["installed", "downloaded", "damaged"]
 
 @dataclass(frozen=True)
 class ListedModel:
-    """A model at hand. name: what `--model` takes. size_bytes: of its weights. digest: of its weights, 16 digits."""
+    """An installed or downloaded model.
+
+    name: what `--model` takes. size_bytes: of its weights. digest: of its weights, 16 digits.
+    """
 
     name: str
     state: State

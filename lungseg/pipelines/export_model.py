@@ -86,6 +86,6 @@ def _parser() -> argparse.ArgumentParser:
     for name, text in _CARD_HELP.items():
         parser.add_argument(f"--{name}", metavar="TEXT", help=f"card: {text}")
     parser.add_argument(
-        "--model.custom", dest="custom", default="", metavar="MODULE:NAME", help="network of your own that it has"
+        "--model.custom", dest="custom", default="", metavar="MODULE:NAME", help="your network, if the model has one"
     )
     return parser

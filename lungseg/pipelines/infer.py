@@ -95,7 +95,12 @@ def run(settings: InferSettings) -> None:
 
 
 def predict(settings: InferSettings) -> Finished:
-    """Predict as `run` does, without a summary on the terminal."""
+    """Predict as `run` does, without a summary on the terminal.
+
+    Raises:
+        LungsegError: as `run`.
+
+    """
     times, out = StageTimes(), storage.resolve(settings.out)
     _require_folders(settings, out)
     models = find_models(settings.checkpoint, settings.model.custom)

@@ -1,4 +1,4 @@
-"""`lungseg models`: print the models at hand with their terms."""
+"""`lungseg models`: print the installed and the downloaded models with their terms."""
 
 import argparse
 import sys

@@ -36,7 +36,7 @@ class Outputs:
         """Write the files of a row; return it for the table, with their paths below the folder (None: not written).
 
         mask: u8[H,W] in {0,1} as stored, None where the image was rejected. picture: the upright image u8 or u16[H,W],
-        where it is at hand; otherwise it is read again.
+        if it is in memory; otherwise it is read again.
         """
         files: Row = dict.fromkeys(FILE_COLUMNS)
         if mask is not None:

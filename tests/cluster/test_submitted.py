@@ -25,9 +25,9 @@ pytestmark = [
 EPOCHS = 40  # so that training has not ended when it is stopped
 STOPPED = "to-be-stopped"
 LAST = {
-    "prepare": r"[\d:]+ next: python jobs/train\.py small --data .*",
-    "train": r"[\d:]+ next: python jobs/infer\.py archive --archive FOLDER --checkpoint .*",
-    "infer": r"[\d:]+ next: python jobs/export\.py archive --predictions .*/predictions --formats overlays.*",
+    "prepare": r"[\d:]+ next: lungseg train small --data .*",
+    "train": r"[\d:]+ next: lungseg infer archive --archive FOLDER --checkpoint .*",
+    "infer": r"[\d:]+ next: lungseg export archive --predictions .*/predictions --formats overlays.*",
     "report": r"[\d:]+ wrote .*/report/report\.html and .*/report/report\.json",
     "export": r"[\d:]+ 8 of 8 rows selected; written to .*/export: 8 masks, 8 overlays, 8 coco",
 }

@@ -132,7 +132,7 @@ def test_a_checkpoint_imports_only_what_the_user_names() -> None:
     require_allowed("runs/one", "", "ownlab.methods:Net")
     require_allowed("runs/one", "ownlab.methods:Net", "ownlab.methods:Net")
     with pytest.raises(
-        SettingsError, match=r"network is evil:run, code .* pass --model.custom evil:run if you trust it"
+        SettingsError, match=r"network is evil:run, code .* pass --model.custom evil:run to .* if you trust it"
     ):
         require_allowed("runs/one", "evil:run", "")
     with pytest.raises(SettingsError, match=r"network is evil:run, not ownlab.methods:Net, code"):

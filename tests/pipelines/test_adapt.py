@@ -157,7 +157,7 @@ def test_damaged_tar_is_refused(own_prepared: Path, trained: Path, tmp_path: Pat
         content = bytearray(tar.read_bytes())
         content[600:1200] = bytes(600)
         tar.write_bytes(content)
-    with pytest.raises(InputError, match=r"jobs/prepare\.py"):
+    with pytest.raises(InputError, match=r"lungseg prepare"):
         adapt.run(
             AdaptSettings(
                 checkpoint=(str(trained),), data=(str(own_prepared),), out=str(tmp_path / "out"), batch_size=4

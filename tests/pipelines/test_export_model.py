@@ -1,4 +1,4 @@
-"""`lungseg export-model` and `lungseg models`: folders that others can load, and the list of models at hand."""
+"""`lungseg export-model` and `lungseg models`: folders that others can load, and the list of models."""
 
 import json
 import shutil
