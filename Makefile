@@ -1,5 +1,5 @@
-# make demo              prepare, train, infer and report on phantoms; with DATA=folder, on your X-rays and masks
-#                        (X-rays without masks are segmented with the model of an earlier demo)
+# make demo              segment a real X-ray; then prepare, train, infer and report on phantoms. With DATA=folder: the
+#                        same on your X-rays and masks; X-rays without masks are segmented
 # make test              run the checks and all tests that are not slow; make check: only format, lint, types, imports
 # make test-slow         run the slow tests: several Ray nodes, buckets, submitted jobs, full disks, killed jobs, fuzz
 # make test-versions     test the lowest and the newest versions of all dependencies; needs uv, and hours on a small machine
@@ -10,33 +10,26 @@ DATA ?=
 WORK := demo/$(if $(DATA),$(notdir $(abspath $(DATA))),phantoms)
 ARCHIVE := $(if $(DATA),$(DATA),$(WORK)/data/phantoms)
 RUN := .venv/bin/python
-# Models of earlier demos; those trained on X-rays come before the one trained on phantoms.
-MODELS = $(wildcard demo/*/runs/demo)
-MODEL = $(firstword $(filter-out demo/phantoms/%,$(MODELS)) $(MODELS))
+# A chest X-ray of a patient, in DICOM, from the package pydicom-data.
+FIRST_XRAY := from pydicom.data import get_testdata_file; print(get_testdata_file("RG1_UNCR.dcm", download=False))
 COUNT_MASKS := import sys; from lungseg import storage; from lungseg.ingest import sources; \
 	print(sum(bool(record.mask_classes) for record in sources.discover(storage.resolve(sys.argv[1]))))
 # Start a separate Ray, even if this machine belongs to another cluster.
 export RAY_ADDRESS := local
 
-.PHONY: demo demo-with-masks demo-without-masks test fast-tests test-slow test-versions check clean distclean
+.PHONY: demo demo-with-masks test fast-tests test-slow test-versions check clean distclean
 
 # Every result except a count of 0 goes to the preparation, which reports errors.
 demo: .venv/installed
+	@if test -z "$(DATA)"; then $(RUN) -m lungseg segment "$$($(RUN) -c '$(FIRST_XRAY)')" --out demo/first-xray; fi
 	@if test -n "$(DATA)" && test "$$($(RUN) -c '$(COUNT_MASKS)' "$(DATA)" 2>/dev/null)" = 0; \
-	then $(MAKE) --no-print-directory demo-without-masks; else $(MAKE) --no-print-directory demo-with-masks; fi
+	then $(RUN) -m lungseg segment "$(DATA)" --out "$(WORK)"; else $(MAKE) --no-print-directory demo-with-masks; fi
 
 demo-with-masks:
-	$(RUN) jobs/prepare.py demo $(if $(DATA),--source "$(DATA)") --out "$(WORK)/data"
-	$(RUN) jobs/train.py demo --data "$(WORK)/data" --out "$(WORK)/runs"
-	$(RUN) jobs/infer.py demo --archive "$(ARCHIVE)" --checkpoint "$(WORK)/runs/demo" --out "$(WORK)/predictions"
-	$(RUN) jobs/report.py demo --study "$(WORK)/runs/demo" --predictions "$(WORK)/predictions" --out "$(WORK)/report"
-
-demo-without-masks:
-	@test -n "$(MODEL)" || { echo "$(DATA): no image has a mask, and training needs masks: add masks, or run make demo \
-	once without DATA and then this again, which segments the images with that model" >&2; exit 2; }
-	@echo "$(DATA): no image has a mask: segmenting the images with $(MODEL)"
-	$(RUN) jobs/infer.py archive --archive "$(DATA)" --checkpoint "$(MODEL)" --out "$(WORK)/predictions"
-	$(RUN) jobs/export.py archive --predictions "$(WORK)/predictions" --formats overlays --out "$(WORK)/overlays"
+	$(RUN) -m lungseg prepare demo $(if $(DATA),--source "$(DATA)") --out "$(WORK)/data"
+	$(RUN) -m lungseg train demo --data "$(WORK)/data" --out "$(WORK)/runs"
+	$(RUN) -m lungseg infer demo --archive "$(ARCHIVE)" --checkpoint "$(WORK)/runs/demo" --out "$(WORK)/predictions"
+	$(RUN) -m lungseg report demo --study "$(WORK)/runs/demo" --predictions "$(WORK)/predictions" --out "$(WORK)/report"
 
 # The checks run beside the tests: mypy needs one core for a minute.
 test: .venv/installed

@@ -1,4 +1,4 @@
-"""make demo: the jobs for phantoms, for X-rays with masks, and for X-rays without masks."""
+"""make demo: the commands for no folder, for X-rays with masks, and for X-rays without masks."""
 
 import os
 import shutil
@@ -34,28 +34,25 @@ def demo(project: Path, *words: str) -> tuple[int, list[str], str]:
     done = subprocess.run(
         ["make", "demo", *words], cwd=project, env=environment, capture_output=True, text=True, check=False
     )
-    jobs = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("RUN ")]
+    jobs = [line.split()[3] for line in done.stdout.splitlines() if line.startswith("RUN -m lungseg ")]
     return done.returncode, jobs, done.stdout + done.stderr
 
 
-TRAINING = ["jobs/prepare.py", "jobs/train.py", "jobs/infer.py", "jobs/report.py"]
+TRAINING = ["prepare", "train", "infer", "report"]
 
 
-@pytest.mark.parametrize("words", [[], ["DATA=masked"], ["DATA=missing"]])
-def test_demo_trains_on_phantoms_and_masks(words: list[str], project: Path) -> None:
-    assert demo(project, *words)[:2] == (0, TRAINING)
+def test_demo_segments_an_xray_and_trains_on_phantoms(project: Path) -> None:
+    status, jobs, output = demo(project)
+    assert (status, jobs) == (0, ["segment", *TRAINING])
+    assert "RG1_UNCR.dcm --out demo/first-xray" in output
 
 
-def test_images_without_masks_are_refused_before_preparing(project: Path) -> None:
+@pytest.mark.parametrize("folder", ["masked", "missing"])
+def test_demo_trains_on_a_folder_with_masks(folder: str, project: Path) -> None:
+    assert demo(project, f"DATA={folder}")[:2] == (0, TRAINING)
+
+
+def test_demo_segments_a_folder_without_masks(project: Path) -> None:
     status, jobs, output = demo(project, "DATA=films")
-    assert status != 0
-    assert jobs == []
-    assert "films: no image has a mask, and training needs masks: add masks, or run make demo once" in output
-
-
-def test_images_without_masks_are_segmented_with_a_trained_model(project: Path) -> None:
-    for name in ("phantoms", "xrays"):
-        (project / "demo" / name / "runs" / "demo").mkdir(parents=True)
-    status, jobs, output = demo(project, "DATA=films")
-    assert (status, jobs) == (0, ["jobs/infer.py", "jobs/export.py"])
-    assert "segmenting the images with demo/xrays/runs/demo" in output
+    assert (status, jobs) == (0, ["segment"])
+    assert "segment films --out demo/films" in output
