@@ -17,7 +17,7 @@ from lungseg.dataset.fold_table import write_fold_files
 from lungseg.result_columns import PREDICTIONS, STUDY_ROWS
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "cluster" / "README.md"])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "cluster" / "README.md"])
 COLUMN_TABLES = {"inference.md": PREDICTIONS, "training.md": STUDY_ROWS}
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
