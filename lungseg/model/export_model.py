@@ -14,7 +14,8 @@ from lungseg.model.checkpoint_io import load_model, load_weights
 from lungseg.model.model_card import CARD, ModelCard
 
 README = "README.md"
-_NAMES = ("config.json", "model.safetensors", CARD, README)
+_LICENSE = "LICENSE"
+_NAMES = ("config.json", "model.safetensors", CARD, README, _LICENSE)
 _README = """---
 library_name: lungseg
 pipeline_tag: image-segmentation
@@ -48,6 +49,9 @@ def export_model(checkpoint: Checkpoint, folder: str, card: ModelCard, custom_ne
     storage.write_bytes(storage.join(folder, "model.safetensors"), content)
     storage.write_json(storage.join(folder, CARD), card.model_dump())
     storage.write_bytes(storage.join(folder, README), _readme(card).encode())
+    terms = storage.join(checkpoint.folder, _LICENSE)
+    if storage.exists(terms):  # the model was exported before, with a text of its terms
+        storage.write_bytes(storage.join(folder, _LICENSE), storage.read_bytes(terms))
     storage.write_json(storage.join(folder, "config.json"), config)
 
 

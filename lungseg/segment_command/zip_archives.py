@@ -84,7 +84,9 @@ def _open(path: str) -> zipfile.ZipFile:
 
 
 def _may_be_image(info: zipfile.ZipInfo) -> bool:
-    return not info.is_dir() and is_image(info.filename) and not is_system_file(info.filename)
+    # Members are unpacked under names of our own, so a path with `..` is harmless.
+    path = "/".join(name for name in info.filename.split("/") if name not in (".", ".."))
+    return not info.is_dir() and is_image(path) and not is_system_file(path)
 
 
 def _unpack_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, folder: str) -> Member:

@@ -81,6 +81,14 @@ def test_a_model_is_exported_again_with_its_card(exported: Path, tmp_path: Path)
     assert copy.read_bytes() == (exported / "model.safetensors").read_bytes()
 
 
+def test_the_licence_of_a_model_stays_with_it(exported: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(exported, source)
+    (source / "LICENSE").write_text("as you like")
+    export_model.run([str(source), "-o", str(tmp_path / "again")])
+    assert contents(tmp_path / "again")["LICENSE"] == b"as you like"
+
+
 def test_a_study_of_several_runs_is_refused(study: Path, tmp_path: Path) -> None:
     with pytest.raises(
         SettingsError, match=r"2 models.*export each run alone \(pooled-fold0-test, pooled-fold1-test\)"

@@ -171,11 +171,12 @@ def _segment(number: int, side: str, model: str) -> "highdicom.seg.SegmentDescri
 
 
 def _measures(source: "Dataset") -> "highdicom.PixelMeasuresSequence":
-    """Return the pixel spacing in mm; 1 if the radiograph has no valid one."""
+    """Return the pixel spacing in mm, from the same element as the areas in cm2; 1 without a valid one."""
     import highdicom
 
-    values = element_numbers(source, "ImagerPixelSpacing") or element_numbers(source, "PixelSpacing")
-    spacing = values if len(values) == 2 and min(values) > 0 else [_NO_SPACING] * 2
+    spacings = [element_numbers(source, name) for name in ("PixelSpacing", "ImagerPixelSpacing")]
+    valid = [values for values in spacings if len(values) == 2 and min(values) > 0]
+    spacing = valid[0] if valid else [_NO_SPACING] * 2
     return highdicom.PixelMeasuresSequence(pixel_spacing=spacing, slice_thickness=_NO_SPACING)
 
 

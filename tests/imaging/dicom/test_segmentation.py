@@ -85,6 +85,26 @@ def test_dciodvfy_reports_no_error(encoded: bytes, tmp_path: Path) -> None:
     assert not [line for line in report.splitlines() if line.startswith("Error")]
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"PixelSpacing": [0.15, 0.15], "ImagerPixelSpacing": [0.2, 0.2]}, 0.15),
+        ({"PixelSpacing": [0, 0], "ImagerPixelSpacing": [0.2, 0.2]}, 0.2),
+        ({"PixelSpacing": [0, 0]}, 1.0),
+    ],
+)
+def test_spacing_is_that_of_the_areas(
+    given: dict[str, list[float]], expected: float, radiograph: bytes, lungs: dict[str, U8]
+) -> None:
+    dataset, stream = pydicom.dcmread(io.BytesIO(radiograph)), io.BytesIO()
+    for name, value in given.items():
+        setattr(dataset, name, value)
+    dataset.save_as(stream)
+    result = highdicom.seg.segread(io.BytesIO(encode_segmentation(stream.getvalue(), lungs, "feed", "RG1")))
+    (measures,) = result.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence
+    assert list(measures.PixelSpacing) == [expected, expected]
+
+
 def test_empty_lungs_are_skipped(radiograph: bytes, lungs: dict[str, U8]) -> None:
     one = {**lungs, "right": np.zeros(SHAPE, np.uint8)}
     result = highdicom.seg.segread(io.BytesIO(encode_segmentation(radiograph, one, "feed", "RG1")))
