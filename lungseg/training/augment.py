@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from lungseg.arrays import U8
 from lungseg.config import AugmentSettings
-from lungseg.training.opacities import paint_gas, paint_opacities
+from lungseg.training.opacities import enlarge, paint_gas, paint_opacities
 
 Floats = NDArray[np.float32]
 
@@ -115,17 +115,12 @@ def _source_positions(side: int, settings: AugmentSettings, generator: _MakeGene
     random = generator(_Kind.ELASTIC)
     amplitude = side * settings.elastic * random.random()
     displacements = amplitude * random.uniform(-1.0, 1.0, (_ELASTIC_GRID, _ELASTIC_GRID, 2))
-    positions = _enlarge(displacements.astype(np.float32), side)
+    positions = enlarge(displacements.astype(np.float32), side)
     positions[..., 0] += (math.cos(angle) * x + centre).astype(np.float32)
     positions[..., 0] -= (math.sin(angle) * y).astype(np.float32)
     positions[..., 1] += (math.sin(angle) * x + centre).astype(np.float32)
     positions[..., 1] += (math.cos(angle) * y).astype(np.float32)
     return positions
-
-
-def _enlarge(knots: Floats, side: int) -> Floats:
-    """Interpolate knots f32[K,K,...] smoothly to f32[side,side,...]."""
-    return np.asarray(cv2.resize(knots, (side, side), interpolation=cv2.INTER_CUBIC), np.float32)
 
 
 def _warp(image: U8, mask: U8, positions: Floats) -> tuple[U8, U8]:
@@ -167,8 +162,8 @@ def _shade(image: U8, strength: float, random: np.random.Generator) -> U8:
     relies more on the outline of a lung than on its grey level and stripes. Independent of the mask, which the shading
     would otherwise reveal.
     """
-    blobs = _enlarge(random.uniform(-1.0, 1.0, (4, 4)).astype(np.float32), _SHADING_SIZE)
-    rib_weights = _enlarge(random.random((3, 3), np.float32), _SHADING_SIZE)
+    blobs = enlarge(random.uniform(-1.0, 1.0, (4, 4)).astype(np.float32), _SHADING_SIZE)
+    rib_weights = enlarge(random.random((3, 3), np.float32), _SHADING_SIZE)
     blob_strength, rib_strength = random.uniform(-1.0, 1.0, 2)
     spine, distance, slope, bend, phase = random.uniform((0.4, 0.08, 0.0, 0.0, 0.0), (0.6, 0.14, 0.4, 0.8, 1.0))
     down, across = np.mgrid[:_SHADING_SIZE, :_SHADING_SIZE] / _SHADING_SIZE

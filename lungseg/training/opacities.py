@@ -41,7 +41,7 @@ def paint_opacities(image: U8, mask: U8, random: np.random.Generator) -> U8:
     side = image.shape[0]
     # Opacity fades over a few pixels at the lung's border, as the border itself does.
     soft_mask = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), side / 128)
-    opacity = np.clip(_enlarge(grid, side), 0.0, _MAX_OPACITY) * soft_mask
+    opacity = np.clip(enlarge(grid, side), 0.0, _MAX_OPACITY) * soft_mask
     pixels = image.astype(np.float32)
     grain = pixels - cv2.GaussianBlur(pixels, (0, 0), side / 100)
     return _keep_black(image, pixels + opacity * (np.maximum(grey, pixels) - pixels + _GRAIN * grain))
@@ -63,7 +63,7 @@ def paint_gas(image: U8, mask: U8, random: np.random.Generator) -> U8:
     strength = np.clip((1.1 - distance) * 5.0, 0.0, 1.0) * np.float32(random.uniform(0.5, 1.0))
     grey = np.float32(np.quantile(image[mask > 0], random.uniform(0.1, 0.6)))
     pixels = image.astype(np.float32)
-    share = np.clip(_enlarge(strength, image.shape[0]), 0.0, 1.0)
+    share = np.clip(enlarge(strength, image.shape[0]), 0.0, 1.0)
     share[cv2.dilate(mask, np.ones((5, 5), np.uint8)) > 0] = 0.0
     return _keep_black(image, pixels + share * (np.minimum(grey, pixels) - pixels))
 
@@ -111,10 +111,11 @@ def _find_lungs(mask: U8) -> list[U8]:
 
 def _noise(knots: int, random: np.random.Generator) -> Floats:
     """Return smooth noise f32[G,G], about 0 to 1, with this many knots a side."""
-    return _enlarge(random.random((knots, knots), np.float32), _GRID)
+    return enlarge(random.random((knots, knots), np.float32), _GRID)
 
 
-def _enlarge(field: Floats, side: int) -> Floats:
+def enlarge(field: Floats, side: int) -> Floats:
+    """Interpolate a field f32[K,K,...] smoothly to f32[side,side,...]."""
     return np.asarray(cv2.resize(field, (side, side), interpolation=cv2.INTER_CUBIC), np.float32)
 
 
