@@ -15,7 +15,7 @@ from lungseg import __version__
 from lungseg.errors import ImageError, SettingsError
 from lungseg.imaging.dicom.quiet import silence_libraries
 from lungseg.imaging.dicom.reader import is_dicom
-from lungseg.imaging.dicom.tags import element_numbers
+from lungseg.imaging.dicom.tags import pixel_spacing
 
 if TYPE_CHECKING:
     import highdicom
@@ -174,9 +174,7 @@ def _measures(source: "Dataset") -> "highdicom.PixelMeasuresSequence":
     """Return the pixel spacing in mm, from the same element as the areas in cm2; 1 without a valid one."""
     import highdicom
 
-    spacings = [element_numbers(source, name) for name in ("PixelSpacing", "ImagerPixelSpacing")]
-    valid = [values for values in spacings if len(values) == 2 and min(values) > 0]
-    spacing = valid[0] if valid else [_NO_SPACING] * 2
+    spacing = pixel_spacing(source) or [_NO_SPACING] * 2
     return highdicom.PixelMeasuresSequence(pixel_spacing=spacing, slice_thickness=_NO_SPACING)
 
 

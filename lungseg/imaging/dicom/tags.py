@@ -263,10 +263,16 @@ def _date(dataset: "Dataset", name: str) -> date | None:
         return None
 
 
-def _spacing(dataset: "Dataset") -> float | None:
-    """Return the mean of row and column spacing; None if one is 0 or they differ by more than 5 %."""
+def pixel_spacing(dataset: "Dataset") -> list[float]:
+    """Return row and column spacing in mm, of the patient before that of the detector; empty without valid ones."""
     for name in ("PixelSpacing", "ImagerPixelSpacing"):
         sides = element_numbers(dataset, name)
         if len(sides) == 2 and min(sides) > 0:
-            return sum(sides) / 2 if max(sides) / min(sides) <= _ANISOTROPIC else None
-    return None
+            return list(sides)
+    return []
+
+
+def _spacing(dataset: "Dataset") -> float | None:
+    """Return the mean of row and column spacing; None if there is none or they differ by more than 5 %."""
+    sides = pixel_spacing(dataset)
+    return sum(sides) / 2 if sides and max(sides) / min(sides) <= _ANISOTROPIC else None
