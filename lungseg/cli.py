@@ -79,7 +79,7 @@ def _run_segment(args: Sequence[str]) -> None:
 
 
 def _print_about(name: str, rest: Sequence[str]) -> None:
-    """Print what is asked about the command itself: its help, version or completion.
+    """Print help, version or completion of the command itself.
 
     Raises:
         SettingsError: there is no such command.
@@ -120,7 +120,7 @@ def _run_process(command: Callable[[], int]) -> NoReturn:
     status = command()
     if status in (INTERRUPTED, TERMINATED):
         # Runs may be in the midst of a call to Ray, which Ray's own end at exit would answer by ending with status 1.
-        # The processes of a Ray that this one started end with it, whichever way it ends.
+        # The processes of a Ray that this one started end with it, however it ends.
         logging.shutdown()
         sys.stdout.flush()
         os._exit(status)

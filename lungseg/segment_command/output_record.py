@@ -1,4 +1,4 @@
-"""Record in segment.json whose results an output folder holds, so that one folder never mixes those of two commands."""
+"""Record in segment.json which images an output folder has results of, so that a folder never mixes two commands."""
 
 from collections.abc import Iterable, Sequence
 
