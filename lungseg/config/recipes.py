@@ -125,7 +125,7 @@ TRAIN: Recipes = {
             augment=_STRONG_AUGMENT,
             loader=LoaderSettings(batch_size=4),
             epochs=16,
-            half_size_epochs=12,
+            half_size_epochs=10,
         ),
     ),
     "paper": (

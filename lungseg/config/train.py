@@ -148,7 +148,8 @@ class TrainSettings(JobSettings):
     epochs: Positive = 50
     """number of epochs"""
     half_size_epochs: Annotated[int, Field(ge=0)] = 0
-    """first epochs that train on images of half the size, four times faster; the rest train at full size"""
+    """first epochs that train on images of half the size, four times faster; the rest train at full size, with a
+    learning-rate schedule of their own"""
     patience: Annotated[int, Field(ge=0)] = 0
     """stop after this many epochs without a better validation Dice and test the best epoch; 0: off. The fold after the
     held-out one is then used for validation, not for training"""

@@ -102,10 +102,12 @@ def _steps(training: TrainingState) -> list[Step]:
 
 
 def _learning_rates(training: TrainingState, steps: Sequence[Step]) -> list[float]:
-    """Return the learning rate of each batch of the epoch."""
+    """Return the learning rate of each batch of the epoch. Each image size has a schedule of its own."""
     settings, updates = training.run.settings, sum(step.is_last_in_step for step in steps)
-    earlier = accumulate((step.is_last_in_step for step in steps[:-1]), initial=training.epoch * updates)
-    total, peak = updates * settings.epochs, peak_learning_rate(settings)
+    halves = settings.half_size_epochs
+    first, end = (0, halves) if training.epoch < halves else (halves, settings.epochs)
+    earlier = accumulate((step.is_last_in_step for step in steps[:-1]), initial=(training.epoch - first) * updates)
+    total, peak = (end - first) * updates, peak_learning_rate(settings)
     return [learning_rate(update, total, settings.optim, peak) for update in earlier]
 
 

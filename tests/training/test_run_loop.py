@@ -606,6 +606,23 @@ def test_infinite_loss_ends_the_run_with_its_rate(folders: tuple[str, ...], tmp_
     assert not (tmp_path / "checkpoint").exists()
 
 
+def test_each_image_size_has_its_own_learning_rates(
+    folders: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[float] = []
+    call = Learner.__call__
+
+    def record_rate(learner: Learner, batch: Batch, rate: float) -> Tensor:
+        rates.append(rate)
+        return call(learner, batch, rate)
+
+    monkeypatch.setattr(Learner, "__call__", record_rate)
+    optim = OptimSettings(schedule="one-cycle")
+    go(a_run(folders, tmp_path, changed(half_size_epochs=2, epochs=3, optim=optim)))
+    expected = [learning_rate(step, 4, optim) for step in range(4)] + [learning_rate(step, 2, optim) for step in range(2)]
+    assert rates == pytest.approx(expected)
+
+
 def test_batches_get_scheduled_rates_and_distinct_seeds(
     folders: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
