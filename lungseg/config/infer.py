@@ -64,6 +64,8 @@ class InferSettings(JobSettings):
     LUNGSEG_PATIENT_KEY); without it, rows of DICOM files have no patient_id"""
     max_failed: str = "100%"
     """stop when more images than this are rejected or failed: a percentage of all, e.g. 1%, or a number"""
+    profile: bool = False
+    """record a few batches of each actor with torch's profiler, in the subfolder profile/ of --out"""
     verify: bool = False
     """do not predict: recompute all values in --out from the stored masks and list differences"""
 

@@ -183,6 +183,8 @@ class TrainSettings(JobSettings):
     """number of worker failures that a run recovers from"""
     rerun: bool = False
     """train runs again that were trained with other code than today's; without it they are kept, with a warning"""
+    profile: bool = False
+    """record a few steps of each run with torch's profiler, in profile/rank-N.json of its folder"""
     wandb: WandbSettings = WandbSettings()
     phantoms: Annotated[int, Field(ge=0, le=9999)] = 0
     """without --data: train on this many phantoms (synthetic X-rays) in each of two scanner styles"""

@@ -1,26 +1,29 @@
 """Actors of an inference: they hold the models and predict the opened images of a part."""
 
 import json
+import math
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from lungseg import storage
 from lungseg.errors import CheckpointError, LungsegError, TaskResult
 from lungseg.inference.cpu_tasks import InferenceJob, parse_opened
-from lungseg.inference.items import Prediction, to_levels
+from lungseg.inference.items import OpenedImage, Prediction, to_levels
 from lungseg.model import checkpoint
 from lungseg.model.cpu_memory import keep_freed_memory, paused_garbage_collection
 
 if TYPE_CHECKING:
-    from lungseg.inference.ensemble import Ensemble
+    from lungseg.inference.ensemble import Ensemble, PredictBatch
 
 
 class PredictPart:
     """Actor that holds the models and predicts one part per call. Only actors import torch, when they start."""
 
     def __init__(self, job: InferenceJob, threads: int = 0) -> None:
-        self._job, self._load_error = job, TaskResult()
+        self._job, self._load_error, self._traced = job, TaskResult(), False
         try:
             with paused_garbage_collection():
                 self._ensemble = _load(job, threads)
@@ -36,7 +39,7 @@ class PredictPart:
             return rows.set_column(rows.column_names.index("result"), "result", result)
         began = time.time()
         images = [parse_opened(row) for row in rows.select(["opened", "square"]).to_pylist()]
-        predictions = predict(self._ensemble, images, self._job.settings.batch_size)
+        predictions = predict(self._for_part(rows, images), images, self._job.settings.batch_size)
         levels = [
             None if prediction is None else to_levels(prediction.probability).tobytes() for prediction in predictions
         ]
@@ -50,6 +53,17 @@ class PredictPart:
         for name, values in columns.items():
             rows = rows.append_column(name, values)
         return rows
+
+    def _for_part(self, rows: pa.Table, images: Sequence[OpenedImage]) -> "PredictBatch":
+        """Return the ensemble, which records some batches of the first part with images if --profile asks."""
+        batches = math.ceil(sum(image.square is not None for image in images) / self._job.settings.batch_size)
+        if not (self._job.settings.profile and batches) or self._traced:
+            return self._ensemble
+        from lungseg.model.step_trace import traced
+
+        self._traced = True
+        path = storage.join(self._job.out, "profile", f"part-{rows['number'][0].as_py():06d}.json")
+        return traced(self._ensemble, batches, path, self._job.options.device.startswith("cuda"))
 
 
 def _load(job: InferenceJob, threads: int) -> "Ensemble":

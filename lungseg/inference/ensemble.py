@@ -1,7 +1,7 @@
 """Predict prepared squares with one model or an ensemble."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -65,7 +65,11 @@ class Ensemble:
         return [Prediction(means[i], int(counts[i]), seen[i]) for i in range(len(squares))]
 
 
-def predict(ensemble: Ensemble, images: Sequence[OpenedImage], batch_size: int) -> list[Prediction | None]:
+PredictBatch = Callable[[Sequence[U8], Sequence[str]], list[Prediction]]
+"""An ensemble, called as in `Ensemble`."""
+
+
+def predict(ensemble: PredictBatch, images: Sequence[OpenedImage], batch_size: int) -> list[Prediction | None]:
     """Predict all images that have a square; None for the others. Batches skip images without a square."""
     predictions: list[Prediction | None] = [None] * len(images)
     usable = [(i, image.square) for i, image in enumerate(images) if image.square is not None]

@@ -17,7 +17,7 @@ Kind = Literal["setting", "data", "code", "library"]
 # Settings of a command, not of a training.
 _OF_THE_COMMAND = {
     *("data", "out", "study", "protocols", "only_folds", "train_on", "seed", "seeds", "phantoms", "wandb", "strict"),
-    *("rerun", "max_failures", "runs_at_once", "min_workers", "test_every"),
+    *("rerun", "max_failures", "runs_at_once", "min_workers", "test_every", "profile"),
 }
 _NOT_RECORDED = "not recorded"
 

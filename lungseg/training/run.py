@@ -69,7 +69,7 @@ ShowProgress = Callable[[Progress], None]
 
 # Settings that do not change a run's result; changing them resumes the same run.
 _SELECTION = {"data", "out", "study", "protocols", "only_folds", "train_on", "phantoms", "seeds"}
-_EXECUTION = {"strict", "wandb", "max_failures", "runs_at_once", "min_workers", "rerun", "test_every"}
+_EXECUTION = {"strict", "wandb", "max_failures", "runs_at_once", "min_workers", "rerun", "test_every", "profile"}
 _LOADER = {"threads", "cache_mib", "disk_mib"}
 
 

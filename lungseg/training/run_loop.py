@@ -9,8 +9,9 @@ import numpy as np
 
 from lungseg import storage
 from lungseg.arrays import Row
+from lungseg.model.step_trace import traced
 from lungseg.training.distributed import broadcast_buffers, rank_and_world_size
-from lungseg.training.epoch_loop import BatchClock, train_batches
+from lungseg.training.epoch_loop import BatchClock, TrainOnBatch, train_batches
 from lungseg.training.evaluation import mean_metrics, measure_at_prepared_size
 from lungseg.training.loader import Step, load_batches, make_augmentation, plan_epoch
 from lungseg.training.run import Progress, ShowProgress
@@ -130,7 +131,7 @@ def _train_until_checkpoint(training: TrainingState, steps: Sequence[Step], show
     augmentation = make_augmentation(settings.augment, training.run.random_seed, training.epoch, halves)
     threads = settings.loader.reader_threads
     loss, images = train_batches(
-        training.learner,
+        _train_on_batch(training, len(selected)),
         clock.timed(load_batches(training.reader, [steps[i] for i in selected], threads, augmentation)),
         [rates[i] for i in selected],
         [_dropout_seed(training, steps[i]) for i in selected],
@@ -138,6 +139,16 @@ def _train_until_checkpoint(training: TrainingState, steps: Sequence[Step], show
     )
     training.sums = (training.sums[0] + loss, training.sums[1] + images)
     training.step, training.waited = end, training.waited + clock.waited
+
+
+def _train_on_batch(training: TrainingState, batches: int) -> TrainOnBatch:
+    """Return the learner, which records some of its next batches if --profile asks and this start has not yet."""
+    run, learner = training.run, training.learner
+    if not run.settings.profile or training.traced:
+        return learner
+    training.traced = True
+    path = storage.join(run.folder, "profile", f"rank-{rank_and_world_size()[0]}.json")
+    return traced(learner, batches, path, learner.compute_mode["device"] == "cuda")
 
 
 def _dropout_seed(training: TrainingState, step: Step) -> int:

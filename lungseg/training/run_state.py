@@ -30,7 +30,7 @@ class TrainingState:
     epoch: finished epochs. step: global batches done in the current epoch. sums: sum of the losses over the images of
     those batches on all ranks, and the number of images. best: epoch, validation Dice and weights of the best epoch,
     with early stopping. trained: training has ended. waited: seconds of this epoch, since this start, that the device
-    waited for data. data: digest of each dataset by name.
+    waited for data. traced: this start has recorded its steps, as --profile asks. data: digest of each dataset by name.
     """
 
     run: Run
@@ -44,6 +44,7 @@ class TrainingState:
     best: dict[str, Any] | None = None
     trained: bool = False
     waited: float = 0.0
+    traced: bool = False
     data: dict[str, str] = field(default_factory=dict)
 
 

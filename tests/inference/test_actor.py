@@ -67,6 +67,21 @@ def test_probabilities_replace_squares(archive: Path, job: InferenceJob) -> None
         assert began <= first <= last <= time.time()
 
 
+def test_a_profiled_actor_predicts_the_same_and_writes_a_trace(archive: Path, job: InferenceJob) -> None:
+    opened = opened_part([Item(record) for record in sources.discover(str(archive))], job)
+    settings = job.settings.model_copy(update={"profile": True})
+    actor, plain = PredictPart(replace(job, settings=settings)), PredictPart(job)
+    for _ in range(2):  # only the first part is recorded
+        assert actor(opened).column("probability") == plain(opened).column("probability")
+        (path,) = Path(job.out).glob("profile/*")
+        assert path.name == "part-000000.json"
+        before = path.stat().st_mtime_ns
+    assert path.stat().st_mtime_ns == before
+    trace = json.loads(path.read_text())
+    calls = {event["name"] for event in trace["traceEvents"] if event["name"].startswith("lungseg call")}
+    assert calls == {"lungseg call 1", "lungseg call 2"}  # of three batches
+
+
 def test_garbage_collection_is_enabled_after_loading(job: InferenceJob) -> None:
     PredictPart(job)
     assert gc.isenabled()

@@ -112,6 +112,18 @@ def test_a_run_writes_its_files_and_no_others(finished: Run) -> None:
     assert files == expected | {"metrics.jsonl", "tested.parquet", "run.json", "provenance.json"}
 
 
+def test_a_profiled_run_has_the_same_name_and_weights(folders: tuple[str, ...], finished: Run, tmp_path: Path) -> None:
+    run = a_run(folders, tmp_path / "profiled", changed(profile=True))
+    assert run.name == finished.name
+    go(run)
+    digests = [checkpoint.find_all(item.folder)[0].config["digests"] for item in (run, finished)]
+    assert digests[0]["model.safetensors"] == digests[1]["model.safetensors"]
+    assert metrics_of(run) == metrics_of(finished)
+    trace = json.loads((tmp_path / "profiled" / "profile" / "rank-0.json").read_text())
+    names = {event.get("name", "") for event in trace["traceEvents"]}
+    assert {"lungseg call 1", "aten::convolution_backward"} <= names  # the second of the two steps of the first epoch
+
+
 def test_metrics_jsonl_has_a_complete_line_per_epoch(finished: Run) -> None:
     rows = [json.loads(line) for line in (Path(finished.folder) / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == list(range(1, EPOCHS + 1))
@@ -619,7 +631,9 @@ def test_each_image_size_has_its_own_learning_rates(
     monkeypatch.setattr(Learner, "__call__", record_rate)
     optim = OptimSettings(schedule="one-cycle")
     go(a_run(folders, tmp_path, changed(half_size_epochs=2, epochs=3, optim=optim)))
-    expected = [learning_rate(step, 4, optim) for step in range(4)] + [learning_rate(step, 2, optim) for step in range(2)]
+    expected = [learning_rate(step, 4, optim) for step in range(4)] + [
+        learning_rate(step, 2, optim) for step in range(2)
+    ]
     assert rates == pytest.approx(expected)
 
 
