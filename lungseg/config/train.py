@@ -55,8 +55,8 @@ class ComputeSettings(Settings):
     precision: Precision = "auto"
     """training precision; auto: bf16 on GPUs that support it, fp16 with loss scaling on others, fp32 on CPUs"""
     batch_norm: Literal["auto", "local", "sync", "frozen"] = "auto"
-    """local: statistics per rank; sync: over all ranks; frozen: fixed statistics, for batches of 1; auto: sync on
-    several GPUs, else local"""
+    """local: statistics per rank; sync: over all ranks; frozen: fixed statistics, for batches of 1; auto: local, but
+    sync for a run on several GPUs with fewer than 8 images each, without --min-workers"""
     threads: Count = "auto"
     """threads that a rank computes with on CPUs; auto: its CPUs when the study starts. Part of what defines a run on
     CPUs, because another number changes the last bits of sums, and so the weights"""
@@ -219,6 +219,11 @@ class TrainSettings(JobSettings):
         return self.workers_per_run
 
     @property
+    def may_lose_ranks(self) -> bool:
+        """Whether a run goes on with fewer ranks than planned."""
+        return self.min_workers > 0 and self.min_workers != self.workers_per_run
+
+    @property
     def validates(self) -> bool:
         """Whether a fold is used for validation."""
         return bool(self.patience) or self.choose_threshold
@@ -271,6 +276,11 @@ class TrainSettings(JobSettings):
         if self.workers_per_run != "auto" and self.min_workers > self.workers_per_run:
             raise ValueError(
                 f"--min-workers {self.min_workers}: more than --workers-per-run {self.workers_per_run}: lower it"
+            )
+        if self.may_lose_ranks and self.compute.batch_norm == "sync":
+            raise ValueError(
+                f"--min-workers {self.min_workers} with --compute.batch-norm sync: fewer ranks cannot compute the "
+                "statistics of all: pass --compute.batch-norm local or frozen, or leave out --min-workers"
             )
         if self.validates and self.folds < 3:
             raise ValueError(

@@ -158,6 +158,8 @@ def errors_of(point: ExtensionPoint, path: str) -> Iterator[None]:
     except LungsegError:
         raise
     except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":  # of a GPU; the run says which setting to lower
+            raise
         raise SettingsError(f"{point.option} {path} failed{_place(error)}: {first_line(error)}") from error
 
 

@@ -90,7 +90,7 @@ def allocate(settings: TrainSettings, runs: int, study: str, folders: Sequence[s
     # Checked after the allocation, when an autoscaler has added the requested nodes.
     tables = [settings.folds_from] if settings.folds_from else []
     require_shared_storage(study, [*tables, *(storage.join(folder, "dataset.json") for folder in folders)])
-    check_compute_settings(settings.compute, allocation.workers if allocation.gpus else 0)
+    check_compute_settings(settings, bool(allocation.gpus))
     require_memory(allocation, at_once * allocation.workers, _memory_mib(settings, folders))
     return at_once, allocation
 

@@ -36,14 +36,16 @@ def broadcast_buffers(model: nn.Module) -> None:
             dist.broadcast(buffer, src=0)
 
 
-def wrap_for_ddp(model: nn.Module, device: torch.device) -> nn.Module:
-    """Wrap a model for DDP if there are several ranks."""
+def wrap_for_ddp(model: nn.Module, device: torch.device, find_unused: bool) -> nn.Module:
+    """Wrap a model for DDP if there are several ranks.
+
+    find_unused: search each step for parameters without a gradient. It also keeps DDP from regrouping its buckets after
+    the first step: with three or more ranks the new groups round sums differently in the first step after a restart.
+    """
     if rank_and_world_size()[1] == 1:
         return model
     ids = [device.index] if device.type == "cuda" else None
-    # find_unused_parameters keeps DDP from regrouping its buckets after the first step. With three or more ranks the
-    # new groups would round sums differently in the first step after a restart.
-    return nn.parallel.DistributedDataParallel(model, device_ids=ids, find_unused_parameters=True)
+    return nn.parallel.DistributedDataParallel(model, device_ids=ids, find_unused_parameters=find_unused)
 
 
 def _is_distributed() -> bool:

@@ -1,7 +1,6 @@
 """One pass over data: train_batches and evaluate."""
 
 import math
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lungseg.arrays import Row
+from lungseg.config.precision import Precision
 from lungseg.errors import LungsegError
+from lungseg.model.precision import AUTOCAST_DTYPES
 from lungseg.schema import Sample
 from lungseg.training.distributed import gather
 from lungseg.training.loader import Batch
@@ -24,30 +25,6 @@ TrainOnBatch = Callable[[Batch, float], Tensor]
 ReportLoss = Callable[[int, float], None]
 Measure = Callable[[Sample, NDArray[np.float32]], Row]
 """Returns the row of a sample, given its predicted probabilities f32[S,S]."""
-
-
-class BatchClock:
-    """Measures elapsed time and the part of it spent waiting for batches."""
-
-    def __init__(self) -> None:
-        self._start = time.monotonic()
-        self.waited = 0.0
-
-    @property
-    def seconds(self) -> float:
-        """Seconds since this clock was created."""
-        return max(time.monotonic() - self._start, 1e-9)
-
-    def timed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """Yield batches and add the time spent waiting for each to `waited`."""
-        iterator = iter(batches)
-        while True:
-            start = time.monotonic()
-            batch = next(iterator, None)
-            self.waited += time.monotonic() - start
-            if batch is None:
-                return
-            yield batch
 
 
 def train_batches(
@@ -79,11 +56,12 @@ def train_batches(
     return math.fsum(loss for loss, _ in totals), sum(count for _, count in totals)
 
 
-def evaluate(model: nn.Module, batches: Iterable[Batch], measure: Measure, threads: int = 1) -> list[Row]:
+def evaluate(
+    model: nn.Module, batches: Iterable[Batch], measure: Measure, threads: int = 1, precision: Precision = "fp32"
+) -> list[Row]:
     """Measure every image of all ranks once; return the sorted rows of all ranks on every rank.
 
-    Predicts in fp32 for any training precision, as lungseg infer does by default. `measure` runs in threads while
-    the network predicts.
+    `measure` runs in threads while the network predicts.
     """
     device = next(model.parameters()).device
     model.eval()
@@ -91,7 +69,7 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], measure: Measure, threa
         own: list[Row] = []
         pending: deque[Iterator[Row]] = deque()
         for batch in batches:
-            pending.append(pool.map(measure, batch.samples, _predict(model, batch, device)))
+            pending.append(pool.map(measure, batch.samples, _predict(model, batch, device, precision)))
             if len(pending) > _MAX_PENDING_BATCHES:
                 own += pending.popleft()
         own += [row for rows in pending for row in rows]
@@ -100,9 +78,12 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], measure: Measure, threa
 
 
 @torch.inference_mode()
-def _predict(model: nn.Module, batch: Batch, device: torch.device) -> NDArray[np.float32]:
+def _predict(model: nn.Module, batch: Batch, device: torch.device, precision: Precision) -> NDArray[np.float32]:
     images, _ = batch.to(device)
-    return torch.sigmoid(model(images))[:, 0].float().cpu().numpy()
+    dtype = AUTOCAST_DTYPES.get(precision)
+    with torch.autocast(device.type, dtype, enabled=dtype is not None):
+        logits = model(images)
+    return torch.sigmoid(logits.float())[:, 0].cpu().numpy()
 
 
 def _require_finite(loss: float, rate: float) -> float:

@@ -190,6 +190,6 @@ def _collate(step: Step, futures: list[Future[Sample]]) -> Batch:
     images = np.stack([sample.image for sample in samples])[:, None]
     masks = np.stack([np.zeros_like(s.image) if s.mask is None else s.mask for s in samples])[:, None]
     tensors = (torch.from_numpy(images), torch.from_numpy(masks))
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # in a CPU rank, pinning would open a CUDA context
         tensors = (tensors[0].pin_memory(), tensors[1].pin_memory())  # copies to the GPU block without pinned memory
     return Batch(*tensors, samples, step.global_size, step.is_last_in_step)

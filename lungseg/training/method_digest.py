@@ -19,10 +19,12 @@ _METHOD = (
     "model/network.py",
     "model/pretrained.py",
     "training/augment.py",
+    "training/batch_norm.py",
     "training/epoch_loop.py",
     "training/evaluation.py",
     "training/loader.py",
     "training/train_step.py",
+    "training/weight_average.py",
 )
 
 

@@ -10,8 +10,9 @@ import numpy as np
 from lungseg import storage
 from lungseg.arrays import Row
 from lungseg.model.step_trace import traced
+from lungseg.training.batch_clock import BatchClock
 from lungseg.training.distributed import broadcast_buffers, rank_and_world_size
-from lungseg.training.epoch_loop import BatchClock, TrainOnBatch, train_batches
+from lungseg.training.epoch_loop import TrainOnBatch, train_batches
 from lungseg.training.evaluation import mean_metrics, measure_at_prepared_size
 from lungseg.training.loader import Step, load_batches, make_augmentation, plan_epoch
 from lungseg.training.run import Progress, ShowProgress

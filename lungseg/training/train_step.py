@@ -1,7 +1,6 @@
 """The network of one rank in training, its optimizer, and the moving average of its weights."""
 
 import contextlib
-import copy
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -9,20 +8,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.optim.swa_utils import AveragedModel
 
-from lungseg.config import ComputeSettings, OptimSettings, TrainSettings
+from lungseg.config import OptimSettings, TrainSettings
 from lungseg.config.batches import DEFAULT_BATCH_SIZE
 from lungseg.config.precision import require_fp16_device
-from lungseg.errors import ResourceError
 from lungseg.model.custom_code import STEP, guarded, load_object
-from lungseg.model.lazy_imports import norm_act
 from lungseg.model.losses import make_loss, require_losses
 from lungseg.model.network import LungNetwork
 from lungseg.model.precision import AUTOCAST_DTYPES, resolve_precision
+from lungseg.training.batch_norm import resolve_batch_norm, set_training, with_batch_norm
 from lungseg.training.distributed import rank_and_world_size, wrap_for_ddp
 from lungseg.training.loader import Batch
+from lungseg.training.weight_average import WeightAverage
 
 _CYCLE_START, _CYCLE_END = 1 / 25, 1e-4  # of the peak, as in torch's OneCycleLR
 
@@ -38,21 +35,22 @@ class Learner:
 
         """
         self._device, self._settings, self._optim = device, settings, settings.optim
-        check_compute_settings(settings.compute, rank_and_world_size()[1] if device.type == "cuda" else 0)
+        check_compute_settings(settings, device.type == "cuda")
         precision = resolve_precision(settings.compute.precision, device)
         self.compute_mode = {"device": device.type, "precision": precision}
         """Device type and precision; a run cannot be resumed with other values."""
         self._dtype = AUTOCAST_DTYPES.get(precision)
-        ready = _with_batch_norm(model, settings.compute.batch_norm, device)
+        self.batch_norm = resolve_batch_norm(settings, device.type == "cuda")
+        ready = with_batch_norm(model, self.batch_norm)
         self.model = ready.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=self._optim.lr, weight_decay=self._optim.weight_decay
+            self.model.parameters(),
+            lr=self._optim.lr,
+            weight_decay=self._optim.weight_decay,
+            fused=True if device.type == "cuda" else None,  # on CPUs it would round differently
         )
         self._scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-        self._updates = 0
-        self._average: AveragedModel | None = None
-        if self._optim.ema_decay:
-            self._average = AveragedModel(self.model, multi_avg_fn=self._update_average, use_buffers=True)
+        self._average = WeightAverage(self.model, self._optim.ema_decay) if self._optim.ema_decay else None
         self._parallel: Any = None
         self._loss = make_loss(settings.loss, device)
         self._custom_step = load_object(STEP, self._optim.custom_step) if self._optim.custom_step else None
@@ -65,11 +63,9 @@ class Learner:
         step.
         """
         if self._parallel is None:
-            if self._settings.compute.compile:
-                self.model.compile()
-            self._parallel = wrap_for_ddp(self.model, self._device)
+            self._parallel = self._prepared(batch)
         parallel = self._parallel
-        _set_training(self.model, self._settings.compute.batch_norm)
+        set_training(self.model, self.batch_norm)
         accumulates = not batch.is_last_in_step and isinstance(parallel, nn.parallel.DistributedDataParallel)
         with parallel.no_sync() if accumulates else contextlib.nullcontext():
             images, masks = batch.to(self._device)
@@ -79,6 +75,16 @@ class Learner:
         if batch.is_last_in_step:
             self._optimizer_step(rate)
         return losses.detach()
+
+    def _prepared(self, batch: Batch) -> nn.Module:
+        """Return the network compiled and wrapped for DDP, as the settings say."""
+        needs_order = self._device.type == "cpu" or self._settings.compute.deterministic
+        find_unused = needs_order or self._custom_step is not None
+        if not find_unused and rank_and_world_size()[1] > 1:
+            find_unused = has_unused_parameters(self.model, batch.to(self._device)[0][:1])
+        if self._settings.compute.compile:
+            self.model.compile()
+        return wrap_for_ddp(self.model, self._device, find_unused)
 
     def _losses(self, network: nn.Module, images: Tensor, masks: Tensor) -> Tensor:
         """Predict and return the losses f32[B], in fp32; a custom step predicts itself."""
@@ -103,18 +109,8 @@ class Learner:
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._optimizer.zero_grad(set_to_none=True)
-        self._updates += 1
         if self._average is not None:
-            self._average.update_parameters(self.model)
-
-    @torch.no_grad()
-    def _update_average(self, averages: Any, values: Any, _: Any) -> None:
-        """Move averages towards values, faster in early updates, as in TensorFlow's ExponentialMovingAverage."""
-        if not values[0].is_floating_point():  # batch counts of batch norm
-            torch._foreach_copy_(averages, values)
-            return
-        decay = min(self._optim.ema_decay, (1 + self._updates) / (10 + self._updates))
-        torch._foreach_lerp_(averages, values, 1.0 - decay)
+            self._average.update(self.model)
 
     @property
     def eval_model(self) -> nn.Module:
@@ -130,8 +126,8 @@ class Learner:
         """Return everything besides `weights()` that resuming needs: tensors and plain data."""
         state: dict[str, Any] = {"optimizer": self._optimizer.state_dict(), "scaler": self._scaler.state_dict()}
         if self._average is not None:
-            state |= {"model": self.model.state_dict(), "updates": self._updates}
-        return copy.deepcopy(state)
+            state |= {"model": self.model.state_dict(), "updates": self._average.updates}
+        return _on_cpu(state)  # type: ignore[no-any-return]
 
     def load(self, weights: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Restore an earlier `weights()` and `state()`."""
@@ -140,8 +136,19 @@ class Learner:
         self._scaler.load_state_dict(state["scaler"])
         if self._average is not None:
             self.model.load_state_dict(state["model"])
-            self._updates = state["updates"]
-            self._average.n_averaged.fill_(self._updates)
+            self._average.updates = state["updates"]
+
+
+def has_unused_parameters(model: nn.Module, images: Tensor) -> bool:
+    """Return whether the network has weights that its output does not depend on. Changes nothing else.
+
+    images: f32[1,1,S,S] on the device of the network.
+    """
+    model.eval()
+    model(images).sum().backward()
+    unused = any(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+    model.zero_grad(set_to_none=True)
+    return unused
 
 
 @contextlib.contextmanager
@@ -188,35 +195,25 @@ def learning_rate(step: int, total: int, settings: OptimSettings, peak: float = 
     return peak * _half_cosine(1.0, _CYCLE_END, decay_share)
 
 
-def check_compute_settings(compute: ComputeSettings, gpus: int) -> None:
-    """Check that a run on this number of GPUs supports the compute settings.
+def check_compute_settings(settings: TrainSettings, on_gpus: bool) -> None:
+    """Check that the devices support the compute settings.
 
     Raises:
         SettingsError: fp16 is requested for CPUs.
         ResourceError: synchronized batch norm is requested for fewer than two GPUs.
 
     """
-    require_fp16_device(compute.precision, gpus > 0, "--compute.precision")
-    if compute.batch_norm == "sync" and gpus < 2:
-        raise ResourceError("--compute.batch-norm sync needs several GPUs: pass auto, local or frozen")
+    require_fp16_device(settings.compute.precision, on_gpus, "--compute.precision")
+    resolve_batch_norm(settings, on_gpus)
 
 
-def _with_batch_norm(model: LungNetwork, mode: str, device: torch.device) -> LungNetwork:
-    """Synchronise batch norm over GPUs for `sync`, and for `auto` on several GPUs."""
-    has_several_gpus = device.type == "cuda" and rank_and_world_size()[1] > 1
-    if mode == "sync" or (mode == "auto" and has_several_gpus):
-        # torch's own conversion would drop the activation that is part of timm's batch norm.
-        return norm_act.convert_sync_batchnorm(model)  # type: ignore[no-any-return,no-untyped-call]
-    return model
-
-
-def _set_training(model: nn.Module, batch_norm: str) -> None:
-    """Set training mode; frozen batch norm keeps its statistics, but its scale and shift are still trained."""
-    model.train()
-    if batch_norm == "frozen":
-        for module in model.modules():
-            if isinstance(module, _BatchNorm):
-                module.eval()
+def _on_cpu(value: Any) -> Any:
+    """Return a copy of nested dicts and lists whose tensors are copies on the CPU."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {name: _on_cpu(item) for name, item in value.items()}
+    return [_on_cpu(item) for item in value] if isinstance(value, list) else value
 
 
 def _half_cosine(start: float, end: float, share: float) -> float:

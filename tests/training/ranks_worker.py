@@ -31,7 +31,7 @@ from lungseg.dataset.sample_reader import SampleReader
 from lungseg.errors import LungsegError
 from lungseg.model import checkpoint_io as saved_weights
 from lungseg.model.network import LungNetwork, build_network
-from lungseg.training import distributed, epoch_loop, evaluation, loader, run_loop, run_state
+from lungseg.training import distributed, epoch_loop, evaluation, loader, run_loop, run_state, train_step
 from lungseg.training.run import Progress, Run
 from lungseg.training.study_data import open_training_data
 from lungseg.training.train_step import Learner
@@ -39,7 +39,8 @@ from lungseg.training.train_step import Learner
 WORLDS = (1, 2, 3, 4)
 EPOCHS = 6
 GLOBAL_BATCH = 8
-GLOBAL_STEPS: dict[Literal["frozen", "local"], int] = {"frozen": 10, "local": 3}
+BatchNorm = Literal["frozen", "local", "sync"]
+GLOBAL_STEPS: dict[BatchNorm, int] = {"frozen": 10, "local": 3, "sync": 3}
 SEED = 5
 MODEL = ModelSettings(encoder="tu-test_efficientnet", weights="none", dropout=0.0)
 FROZEN = ComputeSettings(batch_norm="frozen")
@@ -72,15 +73,19 @@ def trained_on(reader: SampleReader) -> list[list[str]]:
     return [[sample.image_id for batch in epoch for sample in batch.samples] for epoch in batches]
 
 
-def trained(reader: SampleReader, planned_world_size: int = 0, **optim: Any) -> dict[str, Any]:
+def trained(
+    reader: SampleReader, planned_world_size: int = 0, find_unused: bool = True, **optim: Any
+) -> dict[str, Any]:
     """Train with the same global batches of 8 images for any world_size; return losses, weights, batch sizes.
 
-    One optimizer step per epoch.
+    One optimizer step per epoch. find_unused: as on CPUs; False: as on GPUs.
     """
     rank, world = distributed.rank_and_world_size()
     planned_world_size = planned_world_size or world
     settings = TrainSettings(model=MODEL, compute=FROZEN, optim=OptimSettings(lr=1e-3, **optim))
     learn = Learner(network(), CPU, settings)
+    if not find_unused:
+        learn._parallel = distributed.wrap_for_ddp(learn.model, CPU, find_unused=False)
     together = settings.optim.accumulate_steps
     losses, sizes = [], []
     for epoch in range(EPOCHS):
@@ -97,7 +102,35 @@ def trained(reader: SampleReader, planned_world_size: int = 0, **optim: Any) -> 
     return {"losses": losses, "weights": weights(learn.eval_model), "sizes": sizes}
 
 
-def global_batch_losses(reader: SampleReader, batch_norm: Literal["local", "frozen"]) -> list[float]:
+class _SumOfRanks(torch.autograd.Function):
+    """Sum of a tensor over all ranks; its gradient is the sum of their gradients."""
+
+    @staticmethod
+    def forward(_: Any, values: torch.Tensor) -> torch.Tensor:
+        values = values.clone()
+        if dist.is_initialized():
+            dist.all_reduce(values)
+        return values
+
+    @staticmethod
+    def backward(_: Any, gradient: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        return _SumOfRanks.forward(None, gradient)
+
+
+def _synchronised(module: nn.SyncBatchNorm, images: torch.Tensor) -> torch.Tensor:
+    """Normalise with the mean and variance over all ranks, as SyncBatchNorm does on GPUs; torch has none for CPUs."""
+    sum_of_ranks: Any = _SumOfRanks.apply
+    count = sum_of_ranks(torch.tensor(images.numel() / images.shape[1]))
+    mean = sum_of_ranks(images.sum((0, 2, 3))) / count
+    centred = images - mean[:, None, None]
+    variance = sum_of_ranks(centred.square().sum((0, 2, 3))) / count
+    return (
+        centred / (variance + module.eps).sqrt()[:, None, None] * module.weight[:, None, None]
+        + module.bias[:, None, None]
+    )
+
+
+def global_batch_losses(reader: SampleReader, batch_norm: BatchNorm, planned_world_size: int = 0) -> list[float]:
     """Return the mean loss of each step with one global batch, planned from the settings as a run does it."""
     rank, world = distributed.rank_and_world_size()
     settings = TrainSettings(
@@ -105,15 +138,20 @@ def global_batch_losses(reader: SampleReader, batch_norm: Literal["local", "froz
         compute=ComputeSettings(batch_norm=batch_norm),
         optim=OptimSettings(lr=1e-3),
         loader=LoaderSettings(global_batch_size=GLOBAL_BATCH),
-        workers_per_run=world,
+        workers_per_run=planned_world_size or world,
         seed=SEED,
     )
-    learn, losses = Learner(network(), CPU, settings), []
-    for epoch in range(GLOBAL_STEPS[batch_norm]):
-        steps = loader.plan_epoch(settings, len(reader.rows), (rank, world, world), (SEED, epoch))
-        read = loader.load_batches(reader, steps, 1)
-        loss, images = epoch_loop.train_batches(learn, read, [1e-3] * len(steps), [0] * len(steps), lambda *_: None)
-        losses.append(loss / images)
+    planned, losses = settings.planned_world_size, []
+    with (
+        mock.patch.object(train_step, "resolve_batch_norm", return_value=batch_norm),
+        mock.patch.object(nn.SyncBatchNorm, "forward", _synchronised),
+    ):
+        learn = Learner(network(), CPU, settings)
+        for epoch in range(GLOBAL_STEPS[batch_norm]):
+            steps = loader.plan_epoch(settings, len(reader.rows), (rank, world, planned), (SEED, epoch))
+            read, seeds = loader.load_batches(reader, steps, 1), [0] * len(steps)
+            loss, images = epoch_loop.train_batches(learn, read, [1e-3] * len(steps), seeds, lambda *_: None)
+            losses.append(loss / images)
     return losses
 
 
@@ -223,7 +261,8 @@ def every_result(reader: SampleReader, folders: list[str], rank: int, world: int
     if world != 2:  # two ranks are those of "global batch"
         results["steps"]["plain"] = trained(reader)
     if world > 1:
-        results["steps"]["of four planned ranks"] = trained(reader, planned_world_size=4)
+        results["steps"]["of four planned ranks"] = trained(reader, planned_world_size=4, find_unused=False)
+        results["local of four planned ranks"] = global_batch_losses(reader, "local", planned_world_size=4)
     if world < 3:
         results["steps"]["clipped, averaged"] = trained(reader, clip_norm=0.1, ema_decay=0.5)
     results["buffers"] = shared_buffers()

@@ -118,6 +118,22 @@ def test_a_global_batch_gives_equal_losses_for_any_ranks(results: Results, out: 
         assert 1e-3 < max(local) < 0.2
 
 
+def test_synchronised_statistics_give_equal_losses_for_any_ranks(out: Path) -> None:
+    """Trained, not frozen: the statistics are over all 8 images, whoever has them. torch's own need a GPU."""
+    losses = {world: ranks[0]["global batch"] for world, ranks in _read(out, WORLDS_OF_ONE_BATCH).items()}
+    for world in WORLDS_OF_ONE_BATCH:
+        assert losses[world]["sync"] == pytest.approx(losses[1]["local"], abs=1e-4)
+
+
+def test_local_statistics_are_those_of_the_planned_ranks(results: Results, out: Path) -> None:
+    """Ranks that take over lost ones, unevenly, end each step together and with the same loss."""
+    expected = _read(out, (4,))[4][0]["global batch"]["local"]
+    for world in (2, 3):
+        assert all(
+            result["local of four planned ranks"] == pytest.approx(expected, abs=1e-5) for result in results[world]
+        )
+
+
 def test_ranks_that_replace_lost_ones_take_the_same_steps(results: Results) -> None:
     """Two or three ranks process batches planned for four, of two images each; three share them unevenly."""
     plain = results[1][0]["steps"]["plain"]["losses"]
@@ -179,7 +195,7 @@ def test_one_process_alone_needs_no_group() -> None:
     model = nn.BatchNorm1d(3)
     assert distributed.rank_and_world_size() == (0, 1)
     assert distributed.gather("mine") == ["mine"]
-    assert distributed.wrap_for_ddp(model, torch.device("cpu")) is model
+    assert distributed.wrap_for_ddp(model, torch.device("cpu"), True) is model
     distributed.wait_for_all_ranks()
     distributed.broadcast_buffers(model)
     assert model.running_mean is not None

@@ -1,6 +1,5 @@
 """Training steps: gradient, learning rate, precision, and the moving average of the weights."""
 
-import copy
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -10,13 +9,12 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, strategies as st
-from timm.layers import norm_act
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from lungseg.config import ComputeSettings, LoaderSettings, LossSettings, ModelSettings, OptimSettings, TrainSettings
-from lungseg.errors import ResourceError, SettingsError
+from lungseg.errors import SettingsError
 from lungseg.model import precision
 from lungseg.model.losses import bce_dice
 from lungseg.model.network import build_network
@@ -290,41 +288,12 @@ def test_frozen_batch_norm_trains_scale_and_shift_only(mode: str) -> None:
 def test_batch_of_one_image_needs_frozen_batch_norm() -> None:
     for mode, refused in (("frozen", False), ("local", True)):
         learner = a_learner(a_settings(FROZEN), network())
-        learner._settings = learner._settings.model_copy(update={"compute": ComputeSettings(batch_norm=mode)})  # type: ignore[arg-type]
+        learner.batch_norm = mode  # type: ignore[assignment]
         if refused:
             with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
                 learner(a_batch(0), 1e-2)
         else:
             assert math.isfinite(float(learner(a_batch(0), 1e-2)))
-
-
-def test_sync_batch_norm_keeps_the_network_function(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch's own conversion would drop the activation of timm's batch norm."""
-    monkeypatch.setattr(train_step, "rank_and_world_size", lambda: (0, 2))
-    model = network().train()
-    model(torch.rand(4, 1, SIDE, SIDE))
-    model.eval()
-    assert any(isinstance(module, norm_act.BatchNormAct2d) for module in model.modules())
-    images = torch.rand(2, 1, SIDE, SIDE)
-    names = list(model.state_dict())
-    with torch.inference_mode():
-        expected = model(images)
-    for mode in ("auto", "sync"):
-        converted = train_step._with_batch_norm(copy.deepcopy(model), mode, torch.device("cuda"))  # type: ignore[arg-type]
-        norms = [module for module in converted.modules() if isinstance(module, _BatchNorm)]
-        assert all(isinstance(module, nn.SyncBatchNorm) for module in norms)
-        assert list(converted.state_dict()) == names
-        with torch.inference_mode():
-            assert torch.equal(converted(images), expected)
-    for mode, kind in (("local", "cuda"), ("frozen", "cuda"), ("auto", "cpu")):
-        assert train_step._with_batch_norm(model, mode, torch.device(kind)) is model  # type: ignore[arg-type]
-
-
-def test_sync_batch_norm_needs_several_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    for world in (1, 2):
-        monkeypatch.setattr(train_step, "rank_and_world_size", lambda world=world: (0, world))
-        with pytest.raises(ResourceError, match="sync needs several GPUs: pass auto, local or frozen"):
-            a_learner(a_settings(ComputeSettings(batch_norm="sync")), network())
 
 
 # Precision, compilation, determinism
