@@ -108,9 +108,8 @@ def _guarded(work: Callable[[], None]) -> int:
         terminated = isinstance(end, _TerminatedError)
         if sys.stderr.isatty():
             sys.stderr.write("\n")  # after a progress line
-        logger.error(
-            "%s: the same command continues where this one stopped", "terminated" if terminated else "interrupted"
-        )
+        advice = next(iter(getattr(end, "__notes__", ())), "the same command continues where this one stopped")
+        logger.error("%s: %s", "terminated" if terminated else "interrupted", advice)
         return TERMINATED if terminated else INTERRUPTED
     return 0
 

@@ -124,6 +124,11 @@ _PREDICTED: _Columns = (
     ("assd_px", pa.float64(), "mean distance between the borders, px; null where a mask is empty"),
     ("seen_in_training", pa.bool_(), "true: all models were trained on this image; else models that were are not used"),
     ("models", pa.int32(), "number of models whose mean is the probability"),
+    (
+        "model_name",
+        pa.string(),
+        "installed name of the model, such as lungs, else the name of its run; `mean of 5 models` for several",
+    ),
     ("model", pa.string(), "digest of the weights of all models"),
     (
         "geometry",

@@ -40,6 +40,22 @@ def test_an_error_becomes_a_line_and_a_status(
     assert "Traceback" not in output
 
 
+def test_an_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    def run(settings: object) -> None:
+        interruption = KeyboardInterrupt()
+        if settings == "explained":
+            interruption.add_note("2 of 3 images are written")
+        raise interruption
+
+    monkeypatch.setattr(logging.getLogger("lungseg"), "handlers", [])
+    monkeypatch.setitem(sys.modules, "lungseg.pipelines.report", SimpleNamespace(run=run))
+    assert cli.main("report", []) == 130
+    assert "interrupted: the same command continues where this one stopped" in capfd.readouterr().err
+    monkeypatch.setitem(sys.modules, "lungseg.pipelines.report", SimpleNamespace(run=lambda _: run("explained")))
+    assert cli.main("report", []) == 130
+    assert "interrupted: 2 of 3 images are written" in capfd.readouterr().err
+
+
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def run(settings: object) -> None:
         raise ZeroDivisionError("a bug")

@@ -119,7 +119,9 @@ def _parser() -> argparse.ArgumentParser:
         "default: masks overlays",
     )
     parser.add_argument(
-        "--include-doubtful", action="store_true", help="write dicom-seg also for images whose flags question the mask"
+        "--include-doubtful",
+        action="store_true",
+        help="write dicom-seg also for images that flags question, or whose doubt is unusual among all images",
     )
     parser.add_argument("--strict", action="store_true", help="exit status 1 if any image has no mask")
     parser.add_argument("-h", "--help", action="store_true", default=argparse.SUPPRESS, help="print this text and exit")

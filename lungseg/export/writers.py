@@ -24,7 +24,7 @@ from lungseg.imaging.orientation import to_stored, to_upright
 from lungseg.ingest.file_names import MAX_ID, shorten
 from lungseg.predictions.overlays import orientation_of, read_image_and_mask
 from lungseg.predictions.parts import read_part
-from lungseg.predictions.ranking import questions
+from lungseg.predictions.ranking import require_reliable
 
 _FileContent = tuple[bytes, str, list[str]]  # content, suffix; notes, or names of emptied DICOM elements
 _HEAD = 512  # bytes, enough to recognise DICOM
@@ -162,23 +162,11 @@ def _encode_segmentation(row: Row, mask: U8, settings: ExportSettings) -> _FileC
     if not is_dicom(storage.read_range(row["source_uri"], 0, _HEAD)):
         raise ImageError("not_dicom", f"{row['source_uri']} is not a DICOM file")
     if not settings.include_doubtful:
-        _hold_back_doubtful(row)
+        require_reliable(row, row.get("max_doubt"))
     content = storage.read_bytes(row["source_uri"])
     name = storage.name_of(row["source_uri"])
     encoded = encode_segmentation(content, _stored_lungs(row, mask), row["model"], name)
     return encoded, ".dcm", invalid_elements(content, name)
-
-
-def _hold_back_doubtful(row: Row) -> None:
-    flags = ", ".join(questions(row))
-    advice = "look at it; to export it anyway, pass --include-doubtful"
-    if flags:
-        raise ImageError("flagged", f"{row['source_uri']} is flagged ({flags}): {advice}")
-    if row.get("max_doubt") is not None and row["doubt"] is not None and row["doubt"] > row["max_doubt"]:
-        raise ImageError(
-            "doubtful",
-            f"{row['source_uri']} has the doubt {row['doubt']:.3f}, usual are {row['max_doubt']:.3f} or less: {advice}",
-        )
 
 
 _WRITERS = {"masks": _encode_mask, "overlays": _encode_overlay, "dicom-seg": _encode_segmentation}

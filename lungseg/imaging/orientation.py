@@ -18,6 +18,15 @@ A = TypeVar("A", bound=NDArray[Any])
 
 UPRIGHT = 1
 _SIDEWAYS = 5  # this and the larger numbers exchange height and width
+_WORDS = {
+    2: "mirrored left to right",
+    3: "upside down, rotated by 180 degrees",
+    4: "mirrored top to bottom",
+    5: "mirrored left to right and rotated by 90 degrees counterclockwise",
+    6: "rotated by 90 degrees counterclockwise",
+    7: "mirrored left to right and rotated by 90 degrees clockwise",
+    8: "rotated by 90 degrees clockwise",
+}
 _EXIF = b"Exif\0\0"
 _RAW_PROFILE = b"Raw profile type exif\0"
 _MAX_PROFILE = 1 << 20  # bytes; a hostile text may decompress to any size
@@ -50,6 +59,11 @@ def from_directions(row: str, column: str) -> int:
     Only the first letter of each counts. Source: DICOM PS3.3 C.7.6.1.1.1.
     """
     return _BY_DIRECTIONS.get(row[:1] + column[:1], UPRIGHT)
+
+
+def describe_orientation(orientation: int) -> str:
+    """Say how the stored picture lies, for orientations 2 to 8."""
+    return _WORDS[orientation]
 
 
 def to_upright(pixels: A, orientation: int) -> A:

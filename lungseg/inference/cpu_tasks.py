@@ -48,6 +48,7 @@ class InferenceJob:
     settings: InferSettings
     out: str
     checkpoints: tuple[str, ...]
+    model_name: str
     model_digest: str
     preprocess: PreprocessSettings
     threshold: float
@@ -98,7 +99,7 @@ def finish_part(rows: pa.Table, job: InferenceJob) -> pa.Table:
 def _write_masks(images: Sequence[dict[str, Any]], job: InferenceJob) -> dict[str, Any]:
     began = time.perf_counter()
     part = images[0]
-    shared = {"threshold": job.threshold, "model": job.model_digest}
+    shared = {"threshold": job.threshold, "model_name": job.model_name, "model": job.model_digest}
     pairs = [(parse_opened(row), _parse_prediction(row)) for row in images]
     rows = [make_row(opened, prediction, shared, job.settings.postprocess) for opened, prediction in pairs]
     counts = write_part(part_path(job.out, part["number"]), rows, part["digest"])

@@ -83,8 +83,8 @@ def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
     """List the settings that differ, each with both values, such as `--part-size 32, now 64`."""
     old, new = flatten(before), flatten(now)
     changed = [name for name in new if name not in _DIGESTS and old.get(name) != new[name]]
-    if old.get("model") != new["model"]:  # its runs, epochs and preprocessing follow from it
-        changed = [name for name in changed if not name.startswith(("runs", "epochs", "preprocess"))]
+    if old.get("model") != new["model"]:  # its name, runs, epochs and preprocessing follow from it
+        changed = [name for name in changed if not name.startswith(("model_name", "runs", "epochs", "preprocess"))]
         if "checkpoints" not in changed:
             changed.append("model")
     else:

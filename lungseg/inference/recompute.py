@@ -40,6 +40,7 @@ class _SummaryFields(JsonFields):
 
 class _PlanFields(JsonFields):
     model: str
+    model_name: str
     threshold: Finite
     preprocess: dict[str, Any]
 
@@ -53,7 +54,7 @@ def run(out: str) -> None:
     """
     summary, plan = _read_summary_and_plan(out)
     row_count = summary["images"]
-    shared = {"model": plan["model"], "threshold": float(plan["threshold"])}
+    shared = {**{name: plan[name] for name in ("model", "model_name")}, "threshold": float(plan["threshold"])}
     problems = _check_digests(out, summary)
     preprocess = PreprocessSettings.stored(plan["preprocess"], storage.join(out, "plan.json"))
     ids, counts = Counter[tuple[str, str, str]](), StatusCounts.empty()

@@ -17,6 +17,7 @@ from lungseg.imaging.lung_sides import split_sides
 from lungseg.imaging.orientation import to_stored
 from lungseg.imaging.overlay import LEFT_LUNG, RIGHT_LUNG, draw_outlines
 from lungseg.ingest.reason_codes import REGISTRY
+from lungseg.predictions.ranking import require_reliable
 from lungseg.schema import USABLE, Geometry
 
 FileKind = Literal["mask", "overlay", "dicom-seg"]
@@ -29,7 +30,8 @@ class Result:
 
     row: its row of PREDICTIONS. image: u8 or u16[H,W], upright, with light bones. upright_mask: u8[H,W] in {0,1}.
     square: probabilities f32[S,S] in the square of the model, placed as `geometry` states. These four are None for a
-    rejected image. file: path or bytes of the image's file, None if the image was passed as pixels.
+    rejected image. file: path or bytes of the image's file, None if the image was passed as pixels. max_doubt: the
+    highest usual doubt of the list that the image was in, None for a single image.
 
     Masks and probabilities have the size and orientation of the stored pixels. Those of a rejected image raise an
     ImageError, which is an InputError.
@@ -41,6 +43,7 @@ class Result:
     square: F32 | None = None
     geometry: Geometry | None = None
     file: str | bytes | None = None
+    max_doubt: float | None = None
 
     def __repr__(self) -> str:
         """Return the columns of the row that say most; arrays and the encoded mask are long."""
@@ -145,13 +148,14 @@ class Result:
         outlines = [(right, RIGHT_LUNG, 0), (left, LEFT_LUNG, 0)]
         return draw_outlines(normalise(self.image, "none"), outlines, max_side or max(mask.shape))
 
-    def save(self, path: str | os.PathLike[str], kind: FileKind = "mask") -> str:
+    def save(self, path: str | os.PathLike[str], kind: FileKind = "mask", include_doubtful: bool = False) -> str:
         """Write a file and return its path. path: a file, or an existing folder, where the image's id is the name.
 
-        kind: mask (PNG, lungs 255), overlay (PNG) or dicom-seg (only for DICOM images).
+        kind: mask (PNG, lungs 255), overlay (PNG) or dicom-seg (only for DICOM images). include_doubtful: write a
+        dicom-seg also if flags question the mask, or if its doubt is unusual among the images of its list.
 
         Raises:
-            ImageError: the image was rejected, or a DICOM segmentation of it is not possible.
+            ImageError: the image was rejected, or its DICOM segmentation is held back or not possible.
             InputError: the file cannot be written, or is the image.
             SettingsError: an unknown kind.
 
@@ -163,16 +167,19 @@ class Result:
             target = storage.join(target, f"{self.row['image_id']}{_SUFFIXES[kind]}")
         if target == self.row["source_uri"]:
             raise InputError(f"{target} is the image: pass another file")
-        storage.write_bytes(target, self._encode(kind))
+        storage.write_bytes(target, self._encode(kind, include_doubtful))
         return target
 
-    def _encode(self, kind: FileKind) -> bytes:
+    def _encode(self, kind: FileKind, include_doubtful: bool) -> bytes:
         if kind == "mask":
             return codecs.encode_image(self.mask * np.uint8(255))
         if kind == "overlay":
             return codecs.encode_image(np.ascontiguousarray(self.overlay()[..., ::-1]))
         if self.file is None:
             raise ImageError("not_dicom", f"{self.row['image_id']} was passed as pixels: pass the path of a DICOM file")
+        self._require_mask()
+        if not include_doubtful:
+            require_reliable(self.row, self.max_doubt)
         content = self.file if isinstance(self.file, bytes) else storage.read_bytes(self.file)
         masks = {"right": self.right, "left": self.left}
         return encode_segmentation(content, masks, self.row["model"], storage.name_of(self.row["source_uri"]))

@@ -22,7 +22,7 @@ COMPARED = ("iou", "dice", "pixel_accuracy", "hd95_px", "assd_px")
 
 
 def make_row(opened: OpenedImage, prediction: Prediction | None, shared: Row, settings: PostprocessSettings) -> Row:
-    """Create one row of PREDICTIONS. shared: values of all rows: `threshold` and `model`."""
+    """Create one row of PREDICTIONS. shared: values of all rows: `threshold`, `model_name` and `model`."""
     return make_row_and_mask(opened, prediction, shared, settings)[0]
 
 

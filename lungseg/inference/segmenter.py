@@ -23,6 +23,8 @@ from lungseg.inference.rows import make_row_and_mask
 from lungseg.ingest.record_checks import ReadFile
 from lungseg.model.checkpoint import ensemble_digest
 from lungseg.model.cpu_memory import paused_garbage_collection
+from lungseg.model.sources import model_name
+from lungseg.predictions.ranking import highest_usual_doubt
 
 _POSTPROCESS = PostprocessSettings()  # as in InferSettings
 _OPTIONS = PredictOptions()
@@ -52,7 +54,7 @@ class Segmenter:
         self._settings = settings or SegmenterSettings()
         self._preprocess = models[0].preprocess
         threshold = self._settings.threshold or mean_threshold(models)
-        self._shared = {"threshold": threshold, "model": ensemble_digest(models)}
+        self._shared = {"threshold": threshold, "model_name": model_name(models), "model": ensemble_digest(models)}
         with paused_garbage_collection():
             from lungseg.inference.ensemble import Ensemble  # torch takes a second: only for what is a model
 
@@ -80,7 +82,10 @@ class Segmenter:
 
         """
         if isinstance(images, (list, tuple)):
-            return self._segment_inputs(images, [f"image-{number}" for number in range(1, len(images) + 1)], polarity)
+            names = [f"image-{number}" for number in range(1, len(images) + 1)]
+            results = self._segment_inputs(images, names, polarity)
+            max_doubt = highest_usual_doubt([result.doubt for result in results])
+            return [replace(result, max_doubt=max_doubt) for result in results]
         (result,) = self._segment_inputs([images], ["image"], polarity)  # type: ignore[list-item]
         if not result.ok:
             raise ImageError(result.codes[0], result.reason)

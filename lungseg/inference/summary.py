@@ -99,6 +99,7 @@ def write_summary(
             "codes": counts.code_counts(),
             "flagged": counts.flagged,
             "flags": dict(counts.flags.most_common()),
+            "model_name": job.model_name,
             "model": job.model_digest,
             "settings": job.settings.model_dump(mode="json"),
             "versions": versions(_LIBRARIES),

@@ -12,7 +12,7 @@ from lungseg.errors import ImageError
 from lungseg.imaging import codecs
 from lungseg.imaging.dicom.reader import Tags, is_dicom
 from lungseg.imaging.intensity import stretch_narrow, without_extremes
-from lungseg.imaging.orientation import UPRIGHT
+from lungseg.imaging.orientation import UPRIGHT, describe_orientation
 from lungseg.imaging.thumbnails import RankedContent, border_pixels, correlation, rank_content, thumbnail
 from lungseg.ingest import view_classifier
 from lungseg.ingest.label_maps import is_label_map
@@ -65,8 +65,8 @@ def orientation_note(subject: str, orientation: int) -> Note:
     """Note that a picture was made upright. subject: the tag and its file; orientation: 2 to 8."""
     return Note(
         "orientation_tag",
-        f"{subject} states orientation {orientation}: the picture was made upright for the model; height, width, mask, "
-        "bbox and centroid of a prediction are those of the stored pixels",
+        f"{subject} states that the stored picture is {describe_orientation(orientation)}: it was made upright for the "
+        "model; height, width, mask, bbox and centroid of a prediction are those of the stored pixels",
     )
 
 

@@ -10,7 +10,7 @@ import difflib
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import safetensors
@@ -19,6 +19,7 @@ from lungseg import storage
 from lungseg.config import ModelSettings
 from lungseg.errors import CheckpointError, InputError
 from lungseg.model import checkpoint
+from lungseg.model.checkpoint import Checkpoint
 from lungseg.model.model_card import CARD, MAX_BYTES, parse_card
 from lungseg.model.model_download import RemoteModel, open_address
 from lungseg.storage.json_files import JsonFields
@@ -69,6 +70,23 @@ def installed() -> dict[str, str]:
     """Return the folders of the models in the package, by name."""
     folders = sorted(path.parent for path in RELEASED.glob("*/config.json"))
     return {folder.name: str(folder) for folder in folders}
+
+
+def model_name(models: Sequence[Checkpoint]) -> str:
+    """Return the installed name of a model, also of a copy of it, else the name of its run.
+
+    models: one, or several whose mean is used.
+    """
+    if len(models) > 1:
+        return f"mean of {len(models)} models"
+    (model,) = models
+    copies = (name for name, folder in installed().items() if _weights_digest(folder) == model.digest)
+    return next(copies, model.config.get("run") or storage.name_of(model.folder))
+
+
+def _weights_digest(folder: str) -> str:
+    config = checkpoint.read_config(storage.join(folder, "config.json"))
+    return Checkpoint(folder, config).digest
 
 
 def cached() -> Iterator[tuple[str, str]]:

@@ -169,6 +169,7 @@ def _create_job(settings: InferSettings, out: str, models: Sequence[Checkpoint])
         settings,
         out,
         tuple(model.folder for model in models),
+        sources.model_name(models),
         ensemble_digest(models),
         models[0].preprocess,
         settings.threshold or mean_threshold(models),
@@ -185,6 +186,7 @@ def _plan_parts(settings: InferSettings, job: InferenceJob, models: Sequence[Che
         "archive": storage.resolve(settings.archive),
         "images": len(items),
         "checkpoints": [model.folder for model in models],
+        "model_name": job.model_name,
         "model": job.model_digest,
         "runs": [model.config["run"] for model in models],
         "epochs": [model.epoch for model in models],
@@ -210,15 +212,11 @@ def _plan_parts(settings: InferSettings, job: InferenceJob, models: Sequence[Che
         counted(len(items), "image"),
         counted(len(planned), "part"),
         len(kept),
-        _model_name(plan["runs"]),
+        job.model_name,
     )
     present = set(parts.part_files(job.out))
     with_file = {part.number for part in planned if parts.part_path(job.out, part.number) in present}
     return _Schedule(planned, kept, frozenset(with_file - kept.keys()))
-
-
-def _model_name(runs: Any) -> str:
-    return str(runs[0]) if len(runs) == 1 else f"mean of {len(runs)} runs"
 
 
 def _predict(job: InferenceJob, schedule: _Schedule, times: StageTimes, counts: StatusCounts) -> Iterator[StatusCounts]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lungseg.arrays import Row
+from lungseg.errors import ImageError
 from lungseg.ingest.reason_codes import QUESTIONABLE
 
 
@@ -16,6 +17,26 @@ def questions(row: Row) -> list[str]:
 def doubt_key(row: Row) -> tuple[int, float]:
     """Return the sort key of a row: most flags first, then the highest doubt."""
     return -len(questions(row)), -(row["doubt"] or 0.0)
+
+
+def require_reliable(row: Row, max_doubt: float | None) -> None:
+    """Refuse a prediction that a person must look at before it goes where others read it.
+
+    max_doubt: `highest_usual_doubt` of the images that were predicted together; None for a single one.
+
+    Raises:
+        ImageError: `flagged` or `doubtful`.
+
+    """
+    flags = ", ".join(questions(row))
+    advice = "look at it; to write it anyway, pass --include-doubtful (in Python include_doubtful=True)"
+    if flags:
+        raise ImageError("flagged", f"{row['source_uri']} is flagged ({flags}): {advice}")
+    if max_doubt is not None and row["doubt"] is not None and row["doubt"] > max_doubt:
+        raise ImageError(
+            "doubtful",
+            f"{row['source_uri']} has the doubt {row['doubt']:.3f}, usual are {max_doubt:.3f} or less: {advice}",
+        )
 
 
 def highest_usual_doubt(doubts: Sequence[float | None]) -> float:

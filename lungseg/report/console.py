@@ -127,7 +127,7 @@ def _print_predictions(console: Console, predictions: Predictions) -> None:
     has_reference = any(line.dice for line in predictions.lines)
     note = f"{describe_metrics(about)}; HD95 and ASSD in px" if has_reference else "no reference masks, so no metrics"
     columns = _PREDICTIONS if has_reference else _PREDICTIONS_ALONE
-    heading = f"Predictions of {predicting_runs(about['runs'])}", note
+    heading = f"Predictions of {about['model_name']}", note
     _print_table(console, heading, columns, [line.as_json() for line in predictions.lines])
     title = f"{about['inputs']} inputs: {format_counts(about['counts'])}"
     _print_table(console, (title, ""), _CODES, predictions.codes)
@@ -187,11 +187,6 @@ def describe_metrics(about: Row) -> str:
     reference = f", reference: {about['reference']}" if about.get("reference") else ""
     resolution = f"{about['aggregation']}, at {about['resolution']}{reference}"
     return f"{resolution}, threshold {threshold}{postprocessing}{augmentation}"
-
-
-def predicting_runs(runs: Sequence[str]) -> str:
-    """Name the run that predicted, or count the runs of an ensemble."""
-    return runs[0] if len(runs) == 1 else f"an ensemble of {len(runs)} runs"
 
 
 def format_counts(counts: dict[str, int]) -> str:

@@ -107,7 +107,6 @@ def to_html(page: Page) -> str:
         describe_runs=console.describe_runs,
         describe_basis=result_text.describe_basis,
         spread=result_text.format_spread,
-        predicting_runs=console.predicting_runs,
         code_meaning=_code_meaning,
         last_name=storage.name_of,
         versions=lambda numbers: ", ".join(f"{name} {number}" for name, number in numbers.items()),

@@ -27,6 +27,7 @@ class _PlanFields(JsonFields):
     archive: str
     checkpoints: list[str]
     model: str
+    model_name: str
     runs: list[str]
     epochs: list[Whole]
     threshold: Finite
@@ -64,7 +65,7 @@ def read_predictions(folder: str) -> Predictions:
     plan = storage.read_json(storage.join(folder, "plan.json"), fields=_PlanFields)
     end = _read_end(storage.join(folder, "predictions.json"))
     rows = [row for part in part_files(folder) for row in _read_part(part)]
-    names = ("archive", "checkpoints", "model", "runs", "epochs", "threshold", "tta", "postprocess")
+    names = ("archive", "checkpoints", "model", "model_name", "runs", "epochs", "threshold", "tta", "postprocess")
     about = {
         "folder": folder,
         **{name: plan.get(name) for name in names},

@@ -22,7 +22,8 @@ from lungseg.standard_output import write_output
 
 _MAX_ROWS, _MAX_LOST = 20, 10  # rows of the table, and lines about images without a mask
 _MIN_WIDTH, _PIPE_WIDTH = 80, 140  # columns; a pipe has no width
-_MAX_NAMED = 5  # files in the line of those to look at first
+_MAX_NAMED, _MAX_DOUBTFUL = 5, 3  # flagged and other files that the lines of those to look at first name
+_UNFLAGGED = "highest doubt; none is flagged"
 
 
 def print_result(rows: Sequence[Row], out: str, formats: Sequence[SegmentFormat]) -> None:
@@ -56,19 +57,26 @@ def print_result(rows: Sequence[Row], out: str, formats: Sequence[SegmentFormat]
 def closing_lines(named: Sequence[tuple[str, Row]], out: str, formats: Sequence[SegmentFormat]) -> list[str]:
     """Return what was segmented, the files to look at first, and where the results are."""
     segmented = [(name, row) for name, row in named if has_mask(row)]
-    lost, flagged = len(named) - len(segmented), sum(bool(row["flags"]) for _, row in segmented)
+    lost, flagged = len(named) - len(segmented), sum(bool(questions(row)) for _, row in segmented)
     counts = [f"{len(segmented)} of {counted(len(named), 'image')} segmented"]
     counts += [f"{lost} without a mask"] if lost else []
     counts += [f"{flagged} flagged"] if flagged else []
-    lines = [", ".join(counts)]
-    doubtful = [name for name, row in segmented if questions(row)]
-    if doubtful:
-        more = f" and {len(doubtful) - _MAX_NAMED} more" if len(doubtful) > _MAX_NAMED else ""
-        lines.append(f"look first at: {', '.join(doubtful[:_MAX_NAMED])}{more}")
-    elif len(segmented) > 1:
-        lines.append(f"look first at: {segmented[0][0]} (highest doubt; no mask is flagged)")
     written = [f"{kind}/" for kind in formats if any(row[column] for _, row in segmented for column in FILES[kind])]
-    return [*lines, f"written to {out}: {', '.join([*written, *TABLES])}"]
+    return [", ".join(counts), *_first_looks(segmented), f"written to {out}: {', '.join([*written, *TABLES])}"]
+
+
+def _first_looks(segmented: Sequence[tuple[str, Row]]) -> list[str]:
+    """Name the images to look at first: the flagged ones, then up to three of the others with the highest doubt."""
+    flagged = [name for name, row in segmented if questions(row)]
+    others = [name for name, row in segmented if not questions(row)]
+    lines = []
+    if flagged:
+        more = f" and {len(flagged) - _MAX_NAMED} more" if len(flagged) > _MAX_NAMED else ""
+        lines.append(f"look first at: {', '.join(flagged[:_MAX_NAMED])}{more} (flagged)")
+    if len(others) > 1:
+        names = ", ".join(others[: min(_MAX_DOUBTFUL, len(others) // 2)])
+        lines.append(f"then at: {names} (highest doubt)" if flagged else f"look first at: {names} ({_UNFLAGGED})")
+    return lines
 
 
 def _print_more(console: Console, count: int, noun: str) -> None:

@@ -1,4 +1,4 @@
-"""Write the files of one segmented X-ray."""
+"""Write the files of segmented X-rays."""
 
 from dataclasses import dataclass, field
 
@@ -9,10 +9,12 @@ from lungseg.config.segment import SegmentFormat, SegmentSettings
 from lungseg.errors import ImageError, InputError
 from lungseg.export.overlay_file import encode_overlay
 from lungseg.export.writers import encode_row
+from lungseg.imaging.codecs import decode_rle
 from lungseg.imaging.intensity import normalise
 from lungseg.imaging.orientation import to_upright
 from lungseg.predictions.overlays import orientation_of
 from lungseg.segment_command.inputs import GivenImage
+from lungseg.segment_command.tables import has_mask
 
 FILES: dict[SegmentFormat, dict[str, str]] = {
     "masks": {"mask_file": ".png"},
@@ -26,23 +28,37 @@ FILE_COLUMNS = tuple(column for columns in FILES.values() for column in columns)
 
 @dataclass
 class Outputs:
-    """Writes files below a folder, and keeps the reasons for those that were refused."""
+    """Writes files below a folder. refused: why some were not written. done: labels of the images that have theirs."""
 
     out: str
     settings: SegmentSettings
     refused: list[str] = field(default_factory=list)
+    done: list[str] = field(default_factory=list)
 
     def write(self, image: GivenImage, row: Row, mask: U8 | None, picture: Grey | None = None) -> Row:
         """Write the files of a row; return it for the table, with their paths below the folder (None: not written).
 
+        DICOM segmentations wait for the doubt of all images: `write_segmentation` writes them.
         mask: u8[H,W] in {0,1} as stored, None where the image was rejected. picture: the upright image u8 or u16[H,W],
         if it is in memory; otherwise it is read again.
         """
         files: Row = dict.fromkeys(FILE_COLUMNS)
         if mask is not None:
             for kind in self.settings.formats:
-                files |= self._write(image, row, kind, mask, picture)
+                files |= self._write(image, row, kind, mask, picture) if kind != "dicom-seg" else {}
+        self.done.append(image.label)
         return {**row, **files, "source_uri": image.label, "message": image.relabel(row["message"])}
+
+    def write_segmentation(self, image: GivenImage, row: Row, max_doubt: float) -> Row:
+        """Write the DICOM segmentation of a row that `write` returned; return the row with its path.
+
+        max_doubt: the highest usual doubt of all rows.
+        """
+        if not has_mask(row):
+            return row
+        mask = decode_rle(row["mask"], row["height"], row["width"])
+        source = {**row, "source_uri": image.record.image_uri, "max_doubt": max_doubt}
+        return {**row, **self._write(image, source, "dicom-seg", mask, None)}
 
     def _write(self, image: GivenImage, row: Row, kind: SegmentFormat, mask: U8, picture: Grey | None) -> Row:
         """Write the files of one format; return their paths by column, empty where it was refused."""

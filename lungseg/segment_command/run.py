@@ -6,7 +6,7 @@ import logging
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from lungseg import storage
@@ -18,6 +18,8 @@ from lungseg.imaging.dicom.segmentation import require_highdicom
 from lungseg.ingest.lost_inputs import lost_inputs
 from lungseg.job_end import end_job
 from lungseg.model import sources
+from lungseg.plurals import counted
+from lungseg.predictions.ranking import highest_usual_doubt
 from lungseg.progress import ProgressLine
 from lungseg.segment_command.console import print_result
 from lungseg.segment_command.few_images import segment_few
@@ -33,6 +35,7 @@ FEW = 50
 """Images that this process segments alone; the processes for more take longer to start than a few images need."""
 
 _SHOWN_REFUSALS = 5
+_Written = tuple[GivenImage, Row]
 
 
 def run(settings: SegmentSettings) -> None:
@@ -53,7 +56,8 @@ def run(settings: SegmentSettings) -> None:
     with _unpack_folder(work) as unpacked:
         images = list_images(settings.paths, out, unpacked)
         reserve_output(out, earlier, images, settings)
-        rows = _segment(images, model, work, outputs)
+        with _explained_interruption(images, outputs):
+            rows = _segment(images, model, work, outputs)
     rows = by_doubt(rows)
     write_tables(out, rows)
     written = [row[column] for row in rows for column in FILE_COLUMNS if row[column]]
@@ -65,21 +69,51 @@ def run(settings: SegmentSettings) -> None:
 
 def _segment(images: Sequence[GivenImage], model: str, work: str, outputs: Outputs) -> list[Row]:
     if len(images) <= FEW:
-        return segment_few(images, model, outputs)
+        written = list(zip(images, segment_few(images, model, outputs), strict=True))
+    else:
+        segmented = segment_many(images, model, work)
+        written = _in_threads(functools.partial(_write, outputs), segmented, "wrote the files", len(images))
+    if "dicom-seg" in outputs.settings.formats:
+        max_doubt = highest_usual_doubt([row["doubt"] for _, row in written])
+        write = functools.partial(_write_segmentation, outputs, max_doubt)
+        written = _in_threads(write, written, "wrote the DICOM segmentations", len(images))
+    return [row for _, row in written]
+
+
+def _in_threads(
+    write: Callable[[_Written], _Written], items: Iterable[_Written], verb: str, total: int
+) -> list[_Written]:
+    """Write the files of images in threads, with a progress line."""
+    progress, written = ProgressLine(logger), []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        progress, rows = ProgressLine(logger), []
-        segmented = pool.map(functools.partial(_write, outputs), segment_many(images, model, work))
-        for number, row in enumerate(segmented, start=1):
-            rows.append(row)
-            progress.update(f"wrote the files of {number} of {len(images)} images", number / len(images))
-        progress.close()
-    return rows
+        for number, item in enumerate(pool.map(write, items), start=1):
+            written.append(item)
+            progress.update(f"{verb} of {number} of {total} images", number / total)
+    progress.close()
+    return written
 
 
-def _write(outputs: Outputs, segmented: tuple[GivenImage, Row]) -> Row:
+def _write(outputs: Outputs, segmented: _Written) -> _Written:
     image, row = segmented
     mask = decode_rle(row["mask"], row["height"], row["width"]) if has_mask(row) else None
-    return outputs.write(image, row, mask)
+    return image, outputs.write(image, row, mask)
+
+
+def _write_segmentation(outputs: Outputs, max_doubt: float, written: _Written) -> _Written:
+    image, row = written
+    return image, outputs.write_segmentation(image, row, max_doubt)
+
+
+@contextlib.contextmanager
+def _explained_interruption(images: Sequence[GivenImage], outputs: Outputs) -> Iterator[None]:
+    """Add to an interruption what was written, and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt as interruption:
+        written = f"{outputs.out} has the files of {len(outputs.done)} of {counted(len(images), 'image')}, and no table"
+        again = "continues" if len(images) > FEW else "segments all of them again"
+        interruption.add_note(f"{written}; the same command {again}")
+        raise
 
 
 def _require_own_folder(settings: SegmentSettings, out: str) -> None:

@@ -18,7 +18,7 @@ _FILES = (
     ("right_mask_file", "mask of the patient's right lung alone, as mask_file"),
     ("left_mask_file", "mask of the patient's left lung alone, as mask_file"),
     ("overlay_file", "overlay below the output folder: the upright picture with the outlines"),
-    ("dicom_seg_file", "DICOM segmentation below the output folder; null: not asked for, not DICOM, or flagged"),
+    ("dicom_seg_file", "DICOM segmentation below the output folder; null: not asked for, not DICOM, or held back"),
 )
 SEGMENTED = pa.schema(
     [*PREDICTIONS, *(pa.field(name, pa.string(), metadata={"description": text}) for name, text in _FILES)],
@@ -29,6 +29,7 @@ SEGMENTED = pa.schema(
 CSV_COLUMNS = (
     *("source_uri", "status", "doubt", "flags", "doubt_reason", "area_px", "right_lung_px", "left_lung_px"),
     *("area_cm2", "right_lung_cm2", "left_lung_cm2", "mean_probability", "height", "width", "codes", "message"),
+    "model_name",
     *("mask_file", "right_mask_file", "left_mask_file", "overlay_file", "dicom_seg_file"),
 )
 

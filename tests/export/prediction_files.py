@@ -39,6 +39,7 @@ def prediction_row(image_id: str, source: str, mask: U8, **changes: Any) -> Row:
         "area_px": int(mask.sum()),
         "bbox": box,
         "mean_probability": 0.9,
+        "model_name": "pooled-fold0",
         "model": "feed",
         **changes,
     }

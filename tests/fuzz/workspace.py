@@ -112,6 +112,7 @@ def plan(archive: str, parts: list[PlannedPart]) -> dict[str, Any]:
         "archive": archive,
         "images": _IMAGES,
         "checkpoints": ["/runs"],
+        "model_name": "pooled-fold0",
         "model": "feed",
         "runs": ["pooled-fold0"],
         "epochs": [3],
@@ -130,5 +131,5 @@ def _row(item: Item) -> Row:
     opened = open_item(item, SETTINGS)
     assert opened.geometry is not None
     mask = prepare_mask(draw()[1], opened.geometry)
-    shared = {"threshold": 0.5, "model": "feed"}
+    shared = {"threshold": 0.5, "model_name": "pooled-fold0", "model": "feed"}
     return make_row(opened, Prediction(mask.astype(np.float32), 1, False), shared, PostprocessSettings())

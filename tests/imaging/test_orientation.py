@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from lungseg.imaging import codecs
-from lungseg.imaging.orientation import other_shape, read_orientation, to_stored, to_upright
+from lungseg.imaging.orientation import describe_orientation, other_shape, read_orientation, to_stored, to_upright
 from lungseg.imaging.tiff_directory import as_stored
 from tests.imaging.dicom.dicom_files import write_dicom
 
@@ -221,3 +221,17 @@ def test_first_letters_of_patient_orientation_count(directions: list[str]) -> No
 def test_meaningless_patient_orientation_is_ignored(directions: str | list[str]) -> None:
     content = write_dicom(STORED.astype(np.uint16), PatientOrientation=directions)
     assert codecs.read_image(content, "x.dcm")[1].orientation == 1
+
+
+@pytest.mark.parametrize("orientation", ALL[1:])
+def test_words_of_an_orientation_describe_the_stored_picture(orientation: int) -> None:
+    stored = STORED
+    for words in describe_orientation(orientation).split(" and "):
+        stored = {
+            "mirrored left to right": np.fliplr,
+            "mirrored top to bottom": np.flipud,
+            "upside down, rotated by 180 degrees": lambda pixels: np.rot90(pixels, 2),
+            "rotated by 90 degrees counterclockwise": np.rot90,
+            "rotated by 90 degrees clockwise": lambda pixels: np.rot90(pixels, -1),
+        }[words](stored)
+    np.testing.assert_array_equal(stored, to_stored(STORED, orientation))

@@ -29,6 +29,7 @@ def job(trained: Path, tmp_path: Path) -> InferenceJob:
         InferSettings(batch_size=3),
         str(tmp_path),
         (model.folder,),
+        "tiny",
         ensemble_digest([model]),
         model.preprocess,
         0.5,

@@ -48,7 +48,9 @@ def job_of(trained: Path, out: Path, **changes: object) -> InferenceJob:
     settings = InferSettings.model_validate(
         {"checkpoint": (str(trained),), "out": str(out), "batch_size": 4, **changes}
     )
-    return InferenceJob(settings, str(out), (model.folder,), ensemble_digest([model]), SMALL, 0.5, PredictOptions())
+    return InferenceJob(
+        settings, str(out), (model.folder,), "tiny", ensemble_digest([model]), SMALL, 0.5, PredictOptions()
+    )
 
 
 def items_of(archive: Path) -> list[Item]:

@@ -36,7 +36,7 @@ U8 = NDArray[np.uint8]
 Row = dict[str, Any]
 DrawPair = Callable[[int, int, int], tuple[U8, U8]]
 SMALL = PreprocessSettings(size=64)
-SHARED = {"threshold": 0.5, "model": "0123456789abcdef"}
+SHARED = {"threshold": 0.5, "model_name": "lungs", "model": "0123456789abcdef"}
 ALL = range(1, 9)
 SAME_UPRIGHT = (
     *("area_px", "right_lung_px", "left_lung_px", "components", "components_before", "removed_px", "added_px"),
@@ -100,7 +100,7 @@ def test_mask_is_that_of_the_stored_pixels(tmp_path: Path, drawn: tuple[U8, U8],
     assert (row["centroid_x_px"], row["centroid_y_px"]) == pytest.approx((columns.mean(), rows.mean()))
     assert row["codes"] == ([] if orientation == 1 else ["orientation_tag"])
     assert row["status"] == ("ok" if orientation == 1 else "repaired")
-    assert (f"states orientation {orientation}:" in row["message"]) == (orientation != 1)
+    assert ("orientation tag of x.jpg states that the stored picture is " in row["message"]) == (orientation != 1)
 
 
 @pytest.mark.parametrize("orientation", [2, 6, 7])
@@ -166,7 +166,7 @@ def test_dicom_segmentation_fits_the_stored_pixels(
     path = tmp_path / "x.dcm"
     path.write_bytes(write_dicom(pixels, PatientOrientation=directions, **uids))
     row = predict(str(path))
-    assert "PatientOrientation (0020,0020) of x.dcm states orientation" in row["message"]
+    assert "PatientOrientation (0020,0020) of x.dcm states that the stored picture is" in row["message"]
     settings = ExportSettings(formats=("dicom-seg",), include_doubtful=True)
     (content,) = writers.encode_row(row, "dicom-seg", mask_of(row), settings)
     right, left = pydicom.dcmread(io.BytesIO(content)).pixel_array

@@ -1,6 +1,7 @@
 """Results of single X-rays: areas, flags, overlays, files."""
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -19,7 +20,7 @@ from lungseg.inference.rows import make_row_and_mask
 from lungseg.ingest.reason_codes import Note, reject
 from lungseg.schema import Record
 
-SHARED = {"threshold": 0.5, "model": "0123456789abcdef"}
+SHARED = {"threshold": 0.5, "model_name": "lungs", "model": "0123456789abcdef"}
 
 
 def lungs(height: int = 240, width: int = 200) -> U8:
@@ -106,9 +107,24 @@ def test_dicom_segmentation_is_saved(as_bytes: bool, tmp_path: Path) -> None:
     source = pydicom.dcmread(path)
     file = Path(path).read_bytes() if as_bytes else path
     result = result_of(lungs(source.Rows, source.Columns), file)
-    saved = pydicom.dcmread(result.save(tmp_path, "dicom-seg"))
+    saved = pydicom.dcmread(result.save(tmp_path, "dicom-seg", include_doubtful=True))
     assert [str(segment.SegmentLabel) for segment in saved.SegmentSequence] == ["Right lung", "Left lung"]
     assert saved.pixel_array.sum() == result.mask.sum()
+
+
+def test_doubtful_dicom_segmentations_are_held_back_unless_asked_for(tmp_path: Path) -> None:
+    path = str(get_testdata_file("RG1_UNCR.dcm"))
+    source = pydicom.dcmread(path)
+    result = result_of(lungs(source.Rows, source.Columns), path)
+    flagged = replace(result, row={**result.row, "flags": ["lungs_implausible"]})
+    unusual = replace(result, row={**result.row, "flags": [], "doubt": 0.2}, max_doubt=0.1)
+    for held_back, message in ((flagged, r"is flagged \(lungs_implausible\)"), (unusual, "has the doubt 0.200")):
+        with pytest.raises(ImageError, match=f"{message}.*include_doubtful=True"):
+            held_back.save(tmp_path, "dicom-seg")
+        assert not list(tmp_path.iterdir())
+        held_back.save(tmp_path, "mask")
+        Path(held_back.save(tmp_path, "dicom-seg", include_doubtful=True)).unlink()
+        Path(tmp_path / "film.mask.png").unlink()
 
 
 def test_pixels_have_no_dicom_segmentation(result: Result, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ F32 = NDArray[np.float32]
 Row = dict[str, Any]
 SMALL = PreprocessSettings(size=64)
 MODEL = ModelSettings(encoder="tu-test_efficientnet", weights="none")
-SHARED = {"threshold": 0.5, "model": "0123456789abcdef"}
+SHARED = {"threshold": 0.5, "model_name": "lungs", "model": "0123456789abcdef"}
 NO_POSTPROCESSING = PostprocessSettings(lungs=False, holes=False)
 PREDICTED_ONLY = set(PREDICTIONS.names) - {
     *(
@@ -217,7 +217,9 @@ def test_row_has_the_flags_of_its_mask(archive: Path, probability: float, flags:
     _, lungs = phantom.draw(3, "shenzhen", 64)
     square = np.where(lungs == 1, probability, 0.01).astype(np.float32)
     whole = replace(opened, geometry=plan_geometry(64, 64, PreprocessSettings(size=64)), reference=None)
-    row = make_row(whole, Prediction(square, 1, False), {"threshold": 0.5, "model": "m"}, PostprocessSettings())
+    row = make_row(
+        whole, Prediction(square, 1, False), {"threshold": 0.5, "model_name": "m", "model": "m"}, PostprocessSettings()
+    )
     assert row["status"] == "ok"
     assert [flag for flag in row["flags"] if flag in RESULT_FLAGS] == flags
 

@@ -70,7 +70,9 @@ def test_zero_seconds_do_not_divide_by_zero() -> None:
 @pytest.fixture
 def job(tmp_path: Path) -> InferenceJob:
     settings = InferSettings(archive="/films", out=str(tmp_path), part_size=2)
-    return InferenceJob(settings, str(tmp_path), (), "0123456789abcdef", PreprocessSettings(), 0.5, PredictOptions())
+    return InferenceJob(
+        settings, str(tmp_path), (), "tiny", "0123456789abcdef", PreprocessSettings(), 0.5, PredictOptions()
+    )
 
 
 def write_parts(job: InferenceJob) -> StatusCounts:

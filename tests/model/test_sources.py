@@ -385,3 +385,12 @@ def test_a_run_named_like_an_installed_model_is_mentioned(
         assert sources.resolve("lungs") == str(released)
     assert "pass ./lungs for the folder" in caplog.text
     assert sources.resolve("./lungs") == str(tmp_path / "work" / "lungs")
+
+
+def test_an_installed_model_has_one_name_everywhere(released: Path, run: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(released, tmp_path / "copy")
+    for folder in (released, copy):
+        assert sources.model_name(checkpoint.find_all(str(folder))) == "lungs"
+    own = checkpoint.find_all(str(run))
+    assert sources.model_name(own) == own[0].config["run"]
+    assert sources.model_name([*own, *own]) == "mean of 2 models"

@@ -30,7 +30,7 @@ def job(trained: Path, tmp_path: Path) -> InferenceJob:
     model = checkpoint.find_all(str(trained))[0]
     part_plan.claim(str(tmp_path), {"digest": "feed"})
     return InferenceJob(
-        settings, str(tmp_path), (model.folder,), ensemble_digest([model]), SMALL, 0.5, PredictOptions()
+        settings, str(tmp_path), (model.folder,), "tiny", ensemble_digest([model]), SMALL, 0.5, PredictOptions()
     )
 
 

@@ -35,7 +35,7 @@ def masks_of(archive: str, trained: Path, out: str) -> dict[str, str]:
     model = checkpoint.find_all(str(trained))[0]
     settings = InferSettings(archive=archive, checkpoint=(str(trained),), out=out)
     job = InferenceJob(
-        settings, out, (model.folder,), ensemble_digest([model]), model.preprocess, 0.5, PredictOptions()
+        settings, out, (model.folder,), "tiny", ensemble_digest([model]), model.preprocess, 0.5, PredictOptions()
     )
     items = json.dumps([item.to_dict() for item in list_items(settings, model.preprocess)])
     part = pa.Table.from_pylist([{"number": 0, "items": items, "digest": "feed"}])

@@ -123,6 +123,7 @@ def _predicted(folder: Path, number: int, pair: tuple[U8, U8]) -> Row:
         "iou": segmentation.iou(counts),
         "dice": segmentation.dice(counts),
         "threshold": 0.5,
+        "model_name": "pooled-fold0",
         "model": "feed",
         "pixel_accuracy": segmentation.pixel_accuracy(counts),
         "hd95_px": hd95,
@@ -150,6 +151,7 @@ def write_predictions(folder: Path, rows: list[Row], planned: int | None = None)
     plan = {
         "archive": "/archive",
         "checkpoints": ["/runs"],
+        "model_name": "pooled-fold0",
         "model": "feed",
         "runs": ["pooled-fold0"],
         "epochs": [3],

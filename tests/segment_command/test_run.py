@@ -47,6 +47,7 @@ def test_masks_and_rows_equal_those_of_infer(archive: Path, trained: Path, predi
     for row in rows:
         expected = bulk[row["source_uri"]]
         assert row["mask"] == expected["mask"]
+        assert row["model_name"] == expected["model_name"] == trained.name
         stored = cv2.imread(str(tmp_path / "out" / row["mask_file"]), cv2.IMREAD_UNCHANGED)
         assert codecs.encode_rle((stored == 255).astype(np.uint8)) == row["mask"]
         assert (tmp_path / "out" / row["overlay_file"]).exists()
@@ -148,8 +149,11 @@ def test_an_interruption_leaves_whole_files(
 
     with monkeypatch.context() as patch:
         patch.setattr(outputs.Outputs, "write", interrupted)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt) as interruption:
             segment(out, trained, images)
+    assert interruption.value.__notes__ == [
+        f"{out} has the files of 2 of 3 images, and no table; the same command segments all of them again"
+    ]
     masks = list((out / "masks").iterdir())
     assert len(masks) == 2
     assert all(cv2.imread(str(path), -1) is not None for path in masks)

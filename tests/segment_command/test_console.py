@@ -1,0 +1,33 @@
+"""The last lines of lungseg segment."""
+
+import pytest
+
+from lungseg.arrays import Row
+from lungseg.segment_command.console import closing_lines
+from lungseg.segment_command.outputs import FILE_COLUMNS
+
+
+def named_row(name: str, *flags: str) -> tuple[str, Row]:
+    return name, {**dict.fromkeys(FILE_COLUMNS), "status": "ok", "flags": list(flags)}
+
+
+@pytest.mark.parametrize(
+    ("flagged", "others", "lines"),
+    [
+        (0, 1, []),
+        (0, 2, ["look first at: b0 (highest doubt; none is flagged)"]),
+        (0, 9, ["look first at: b0, b1, b2 (highest doubt; none is flagged)"]),
+        (1, 1, ["look first at: a0 (flagged)"]),
+        (7, 4, ["look first at: a0, a1, a2, a3, a4 and 2 more (flagged)", "then at: b0, b1 (highest doubt)"]),
+    ],
+)
+def test_the_images_to_look_at_first_are_named(flagged: int, others: int, lines: list[str]) -> None:
+    rows = [named_row(f"a{number}", "rotated") for number in range(flagged)]
+    rows += [named_row(f"b{number}") for number in range(others)]
+    assert closing_lines(rows, "out", ())[1:-1] == lines
+
+
+def test_a_flag_that_does_not_question_the_mask_is_not_counted() -> None:
+    assert closing_lines([named_row("a", "view_unknown"), named_row("b", "rotated")], "out", ())[0] == (
+        "2 of 2 images segmented, 1 flagged"
+    )
