@@ -5,6 +5,8 @@ from ray.util.metrics import Gauge
 
 _METRICS = {
     "lungseg_images_per_second": "images per second of this process or job",
+    "lungseg_rank_images_per_second": "training images per second of this rank alone",
+    "lungseg_peak_device_mib": "most memory of tensors on the GPU of this rank in this epoch, MiB",
     "lungseg_device_wait_share": "share of time that the device waits for data, 0 to 1",
     "lungseg_rows": "finished images by status: ok, repaired, rejected, failed",
     "lungseg_loss": "training loss of the last step on this rank",

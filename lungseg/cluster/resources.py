@@ -85,6 +85,39 @@ def allocate_runs(workers: int, device: str, runs: int, at_once: int | str) -> t
     return count, WorkerAllocation(workers, _cpus_without_gpu(free, count * workers), 0)
 
 
+def warn_of_idle_gpus(runs: int, at_once: int, workers: int) -> None:
+    """Warn of free GPUs that a study leaves idle, and name the setting that would use them, if one would.
+
+    workers: per run, each with a GPU.
+    """
+    free, used = _free("GPU"), at_once * workers
+    more_runs, per_run = min(runs, free // workers), free // max(runs, 1)
+    if more_runs > at_once:
+        remedy = f"--runs-at-once {more_runs}"
+    elif per_run > workers:
+        remedy = f"{_RUN_OPTION} auto"
+    else:
+        return
+    logger.warning("%d of %d GPUs idle: pass %s", free - used, cluster_total("GPU"), remedy)
+
+
+def environment_without_gpus() -> dict[str, dict[str, str]]:
+    """Return the runtime environment of workers without a GPU: none of their node's is visible to them.
+
+    torch's optimizers ask for the GPU's stream, and so open a context on the first one, also for weights on CPUs.
+    """
+    return {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}} if cluster_total("GPU") else {}
+
+
+def own_device() -> str:
+    """Return the device of the task or actor that calls this: cuda if Ray gave it a GPU, else cpu.
+
+    A task without one still sees the GPUs of its node, and would open a context on the first.
+    """
+    has_gpu = ray.is_initialized() and ray.get_runtime_context().get_accelerator_ids().get("GPU")
+    return "cuda" if has_gpu else "cpu"
+
+
 def workers_per_run(runs: int, device: str) -> int:
     """Return the workers of each run when all runs train at once: an equal share of the GPUs, at least 1."""
     gpus = _reachable("GPU") if device != "cpu" else 0

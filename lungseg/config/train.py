@@ -61,9 +61,11 @@ class ComputeSettings(Settings):
     """threads that a rank computes with on CPUs; auto: its CPUs when the study starts. Part of what defines a run on
     CPUs, because another number changes the last bits of sums, and so the weights"""
     compile: bool = False
-    """use torch.compile: slower start, faster steps"""
+    """use torch.compile: slower start, faster steps; needs a C compiler (on CPUs: C++) and Python's headers"""
     deterministic: bool = False
     """bit-identical results on the same GPUs, slower; always the case on CPUs"""
+    timeout_s: Annotated[int, Field(ge=10)] = 1800
+    """seconds that a rank waits for the others in NCCL or gloo before the run is started again"""
 
 
 class LossSettings(Settings):
@@ -162,6 +164,8 @@ class TrainSettings(JobSettings):
     chosen by it; 0: only at the end"""
     save_steps: Positive = 1000
     """save a checkpoint every this many steps, and after each epoch"""
+    save_minutes: Annotated[float, Field(ge=0.0)] = 10.0
+    """also save one when this many minutes have passed since the last, looking every 20 steps; 0: off"""
     split_seed: Annotated[int, Field(ge=0)] = 0
     """seed of the folds: another one puts the images into other folds"""
     seed: Annotated[int, Field(ge=0)] = 0

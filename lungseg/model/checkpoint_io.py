@@ -4,7 +4,6 @@ import io
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
@@ -21,12 +20,12 @@ from lungseg.storage.files import digest_bytes
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Content of a checkpoint: weights, training state, config (with `epoch`), and training images."""
+    """Content of a checkpoint: weights, training state, config (with `epoch`), and training images as Parquet."""
 
     weights: dict[str, Tensor]
     state: dict[str, Any]
     config: dict[str, Any]
-    trained_on: pa.Table
+    trained_on: bytes
 
 
 def save(folder: str, snapshot: Snapshot) -> None:
@@ -36,11 +35,15 @@ def save(folder: str, snapshot: Snapshot) -> None:
     target = storage.join(folder, f"epoch-{config['epoch']:04d}{step}")
     state = io.BytesIO()
     torch.save(snapshot.state, state)
+    contents = {
+        "model.safetensors": safetensors.torch.save(snapshot.weights),
+        "state.pt": state.getvalue(),
+        "trained_on.parquet": snapshot.trained_on,
+    }
     storage.delete(storage.join(target, "config.json"))
-    storage.write_bytes(storage.join(target, "model.safetensors"), safetensors.torch.save(snapshot.weights))
-    storage.write_bytes(storage.join(target, "state.pt"), state.getvalue())
-    storage.write_table(storage.join(target, "trained_on.parquet"), snapshot.trained_on)
-    digests = {name: digest_bytes(storage.read_bytes(storage.join(target, name))) for name in FILES}
+    for name in FILES:
+        storage.write_bytes(storage.join(target, name), contents[name])
+    digests = {name: digest_bytes(contents[name]) for name in FILES}
     storage.write_json(storage.join(target, "config.json"), {**config, "digests": digests})
     for old in storage.list_folders(folder):
         if old != target:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lungseg import storage
 from lungseg.cluster.connection import cluster_total, connect
-from lungseg.cluster.resources import require_cpus
+from lungseg.cluster.resources import own_device, require_cpus
 from lungseg.cluster.shared_storage import require_shared_storage
 from lungseg.config import AdaptSettings
 from lungseg.config.options import require_options
@@ -170,14 +170,14 @@ def _adapt_model(
 
     reader = SampleReader(data, with_masks=False)
     batches = _batches(len(reader.rows), inputs["images"], inputs["batch_size"])
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(own_device())
     model = checkpoint_io.load_model(source, custom_network).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     yield from adapt_batch_norm(model, ([reader.read(int(position)).image for position in batch] for batch in batches))
     left_out = ("digests", "model_format", "trained_on_digests")  # of the model that is adapted, and its format
     config: dict[str, Any] = {name: value for name, value in source.config.items() if name not in left_out}
     config["settings"] = {**config["settings"], "threshold": checkpoint.stored_threshold(source)}
     config["adapted_to"] = {**inputs, "model": source.digest}
-    trained_on = checkpoint.trained_on_table(source)
+    trained_on = storage.table_bytes(checkpoint.trained_on_table(source))
     tensors = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
     checkpoint_io.save(storage.join(out, "checkpoint"), checkpoint_io.Snapshot(tensors, {}, config, trained_on))
 

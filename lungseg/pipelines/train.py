@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 
 from lungseg import storage
+from lungseg.arrays import Row
 from lungseg.cluster.resources import WorkerAllocation
 from lungseg.config import PreprocessSettings, TrainSettings
 from lungseg.dataset import catalog
@@ -143,16 +144,28 @@ def _handle_finished(record: StudyRecord) -> None:
 
 def _show_results(record: StudyRecord, trained: bool) -> None:
     """Write the study's files, log each finished run, and print the cross-dataset table."""
-    results = record.write()
+    results, tested = record.write(), []
     for name in filter(record.is_finished, record.plans):
         for row in record.read_run_summary(name)["tested"]:
+            tested.append(row)
             metrics = f"Dice {row['dice']:.4f}, IoU {row['iou']:.4f}"
             logger.info(
                 "%s: %s %s, %s: %s", name, row["role"], row["dataset"], counted(row["images"], "image"), metrics
             )
     result_text.print_results(results)
-    if results.cells and (trained or not storage.exists(storage.join(record.folder, "wandb"))):
-        tracking.log_study_table(record.settings.wandb, record.folder, result_text.dice_table(results))
+    is_new = trained or tracking.is_sweep() or not storage.exists(storage.join(record.folder, "wandb"))
+    if results.cells and is_new:
+        tracking.log_study(record.settings.wandb, record.folder, result_text.dice_table(results), _mean_dice(tested))
+
+
+def _mean_dice(tested: Sequence[Row]) -> dict[str, float]:
+    """Return the mean Dice over the tested images of all runs, as `held_out_dice` and `cross_dice`."""
+    means = {}
+    for role in sorted({row["role"] for row in tested}):
+        rows = [row for row in tested if row["role"] == role]
+        images = sum(row["images"] for row in rows)
+        means[f"{role.replace('-', '_')}_dice"] = sum(row["dice"] * row["images"] for row in rows) / images
+    return means
 
 
 def _raise_failures(record: StudyRecord, failures: Sequence[Exception]) -> None:

@@ -2,15 +2,26 @@
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 from lungseg import storage
 from lungseg.arrays import Row
 from lungseg.cluster.connection import connect
-from lungseg.cluster.resources import WorkerAllocation, allocate_runs, initial_workers, require_memory, workers_per_run
+from lungseg.cluster.node_checks import problem_of_a_node
+from lungseg.cluster.resources import (
+    WorkerAllocation,
+    allocate_runs,
+    initial_workers,
+    require_memory,
+    warn_of_idle_gpus,
+    workers_per_run,
+)
 from lungseg.cluster.shared_storage import require_shared_storage
 from lungseg.config import TrainSettings
+from lungseg.errors import ResourceError
 from lungseg.model import network
+from lungseg.model.compiler import missing_for_compile
 from lungseg.storage.json_files import JsonFields, Whole
 from lungseg.training.study_data import open_training_data
 from lungseg.training.train_step import check_compute_settings
@@ -91,8 +102,23 @@ def allocate(settings: TrainSettings, runs: int, study: str, folders: Sequence[s
     tables = [settings.folds_from] if settings.folds_from else []
     require_shared_storage(study, [*tables, *(storage.join(folder, "dataset.json") for folder in folders)])
     check_compute_settings(settings, bool(allocation.gpus))
+    if allocation.gpus:
+        warn_of_idle_gpus(runs, at_once, allocation.workers)
+    if settings.compute.compile:
+        _require_compiler(bool(allocation.gpus))
     require_memory(allocation, at_once * allocation.workers, _memory_mib(settings, folders))
     return at_once, allocation
+
+
+def _require_compiler(on_gpus: bool) -> None:
+    """Check that torch.compile works on the nodes.
+
+    Raises:
+        ResourceError: a node lacks something that it needs.
+
+    """
+    if problem := problem_of_a_node(partial(missing_for_compile, on_gpus), "GPU" if on_gpus else "CPU"):
+        raise ResourceError(f"--compute.compile: node {problem}: install it there, or leave out --compute.compile")
 
 
 def _allocate_runs(settings: TrainSettings, runs: int) -> tuple[int, WorkerAllocation]:

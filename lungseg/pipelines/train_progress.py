@@ -1,13 +1,17 @@
 """Progress of a run, sent from its ranks to the monitoring and the driver."""
 
 import logging
+import tempfile
 import threading
 import time
 from typing import Any
 
 import ray
+import ray.train
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from lungseg import storage
+from lungseg.arrays import Row
 from lungseg.cluster.gauges import Gauges
 from lungseg.progress import SharedProgressLine
 from lungseg.training.run import Progress, Run, ShowProgress
@@ -44,9 +48,13 @@ def start_board() -> Any:
     return _Board.options(num_cpus=0, scheduling_strategy=node).remote()  # type: ignore[attr-defined]
 
 
-def make_reporter(run: Run, rank: int, board: Any) -> ShowProgress:
-    """Return a function that reports a rank's progress to its log and the gauges, and that of rank 0 to the board."""
-    gauges, posted = Gauges("train", run.name, rank), 0.0
+def make_reporter(run: Run, ranks: tuple[int, int], board: Any) -> ShowProgress:
+    """Return a function that reports a rank's progress to its log, the gauges and Ray Train; of rank 0 to the board.
+
+    ranks: rank and world_size.
+    """
+    (rank, world_size), posted = ranks, 0.0
+    gauges = Gauges("train", run.name, rank)
 
     def show(progress: Progress) -> None:
         nonlocal posted
@@ -54,13 +62,28 @@ def make_reporter(run: Run, rank: int, board: Any) -> ShowProgress:
             logger.info("epoch %d: %s", progress.epoch, progress.note)
         else:
             gauges.set("images_per_second", progress.images_per_second)
+            gauges.set("rank_images_per_second", progress.images_per_second / world_size)
             gauges.set("device_wait_share", progress.device_wait_share)
             gauges.set("loss", progress.loss)
+            if progress.peak_device_mib:
+                gauges.set("peak_device_mib", progress.peak_device_mib)
+        if progress.metrics is not None:
+            report_epoch(progress.metrics, rank, run.folder)
         if rank == 0 and (progress.note or time.monotonic() - posted > _POST_INTERVAL_S):
             posted = time.monotonic()
             board.post.remote(progress)
 
     return show
+
+
+def report_epoch(metrics: Row, rank: int, folder: str) -> None:
+    """Report an epoch to Ray Train, for its Result, Tune and the dashboard; every rank calls it.
+
+    Ray keeps metrics with a checkpoint only. lungseg has its own, so rank 0 reports a file that names its folder.
+    """
+    with tempfile.TemporaryDirectory() as pointer:
+        storage.write_json(storage.join(pointer, "pointer.json"), {"checkpoints": storage.join(folder, "checkpoint")})
+        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(pointer) if rank == 0 else None)
 
 
 def watch(board: Any, run: Run, ended: threading.Event, line: SharedProgressLine) -> None:

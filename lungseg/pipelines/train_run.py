@@ -3,6 +3,7 @@
 import logging
 import os
 import threading
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,12 +11,12 @@ import numpy as np
 import ray
 import ray.train
 import torch
-from ray.train.torch import TorchTrainer, get_device
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from lungseg import logs, storage
 from lungseg.cluster.connection import PLACEMENT_TIMEOUT_VARIABLE
-from lungseg.cluster.resources import WorkerAllocation
-from lungseg.errors import InputError, LungsegError, ResourceError, TaskResult, unwrapped
+from lungseg.cluster.resources import WorkerAllocation, environment_without_gpus
+from lungseg.errors import InputError, LungsegError, ResourceError, SettingsError, TaskResult, unwrapped
 from lungseg.inference.ensemble import Predictor
 from lungseg.inference.items import PredictOptions
 from lungseg.model import checkpoint
@@ -24,6 +25,7 @@ from lungseg.pipelines import train_progress
 from lungseg.plurals import counted
 from lungseg.progress import SharedProgressLine
 from lungseg.training import run_loop, run_state, tracking
+from lungseg.training.device_memory import explained_memory_errors
 from lungseg.training.distributed import gather, rank_and_world_size
 from lungseg.training.run import Progress, Run, name_run
 from lungseg.training.study_data import open_training_data
@@ -31,6 +33,21 @@ from lungseg.training.study_data import open_training_data
 logger = logging.getLogger(__name__)
 
 _PLACEMENT_ATTEMPTS = 3  # each waits PLACEMENT_TIMEOUT_VARIABLE; Ray Train alone would retry forever
+
+
+class StopAtSettingsErrors(ray.train.UserCallback):
+    """Ends a run when a rank raises a SettingsError, which Ray Train would repeat with every restart."""
+
+    def after_exception(self, run_context: object, worker_exceptions: Mapping[int, Exception]) -> None:  # noqa: ARG002
+        """Raise the error in Ray Train's controller, which does not restart after an error of its own.
+
+        Raises:
+            SettingsError: that of a rank.
+
+        """
+        for error in map(unwrapped, worker_exceptions.values()):
+            if isinstance(error, SettingsError):
+                raise error
 
 
 def train(run: Run, allocation: WorkerAllocation, line: SharedProgressLine) -> None:
@@ -67,6 +84,7 @@ def _trainer(run: Run, allocation: WorkerAllocation, board: Any) -> TorchTrainer
     return TorchTrainer(
         train_rank,  # type: ignore[arg-type]  # its value is Result.return_value
         train_loop_config={"run": run, "board": board},
+        torch_config=TorchConfig(timeout_s=run.settings.compute.timeout_s),
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers,
             use_gpu=bool(allocation.gpus),
@@ -75,6 +93,8 @@ def _trainer(run: Run, allocation: WorkerAllocation, board: Any) -> TorchTrainer
         run_config=ray.train.RunConfig(
             name=run.name,
             storage_path=storage.join(storage.parent_of(run.folder), ".ray-train"),
+            worker_runtime_env={} if allocation.gpus else environment_without_gpus(),
+            callbacks=[StopAtSettingsErrors()],  # type: ignore[list-item]  # Ray types its old class
             failure_config=ray.train.FailureConfig(
                 max_failures=run.settings.max_failures,
                 controller_failure_limit=_PLACEMENT_ATTEMPTS - 1,  # type: ignore[call-arg]  # Ray types its old class
@@ -105,7 +125,7 @@ def train_rank(config: dict[str, Any]) -> TaskResult:
     if len(set(gather((training.epoch, training.step, *training.learner.compute_mode.values())))) > 1:
         # Raised, so that Ray retries: a network file system may show a new checkpoint late.
         raise LungsegError(f"{run.name}: ranks read different checkpoints, or differ in device or precision")
-    show = train_progress.make_reporter(run, rank, board)
+    show = train_progress.make_reporter(run, rank_and_world_size(), board)
     if rank == 0 and (training.epoch or training.step):
         show(Progress(training.epoch, 0, 0, 0.0, "resuming from its checkpoint"))
     run_loop.finish(training, show)
@@ -117,7 +137,8 @@ def train_rank(config: dict[str, Any]) -> TaskResult:
 def _start(run: Run, device: torch.device) -> run_state.TrainingState:
     if rank_and_world_size()[0] == 0:
         _require_same_data(run)
-    return run_state.start(run, device)
+    with explained_memory_errors(run.settings, run.name):
+        return run_state.start(run, device)
 
 
 def _require_same_data(run: Run) -> None:
@@ -164,6 +185,8 @@ def _tracked_images(training: run_state.TrainingState, predictor: Predictor) -> 
 def failure_cause(error: BaseException, allocation: WorkerAllocation) -> LungsegError:
     """Return why a run ended: no place for its workers, or the error that one of them raised."""
     controller_error = getattr(error, "controller_failure", None)
+    if isinstance(controller_error, LungsegError):  # of StopAtSettingsErrors
+        return controller_error
     if type(controller_error).__name__ == "WorkerGroupStartupTimeoutError":
         waited = float(os.environ.get(PLACEMENT_TIMEOUT_VARIABLE, "60")) * _PLACEMENT_ATTEMPTS
         workers = f"{counted(allocation.workers, 'worker')} of {counted(allocation.cpus, 'CPU')}" + (

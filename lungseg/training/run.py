@@ -53,7 +53,8 @@ class Progress:
 
     epoch, step: counted from 1. loss: mean over the last batch of this rank. images_per_second: over all ranks.
     device_wait_share: share of this rank's time in which its device waited for data. Both are measured since the
-    start of the epoch or the last checkpoint in it.
+    start of the epoch or the last checkpoint in it. peak_device_mib: most memory of a GPU in this epoch; 0 on a CPU.
+    metrics: after an epoch, its line of metrics.jsonl.
     """
 
     epoch: int
@@ -63,13 +64,25 @@ class Progress:
     note: str = ""
     images_per_second: float = 0.0
     device_wait_share: float = 0.0
+    peak_device_mib: int = 0
+    metrics: Row | None = None
 
 
 ShowProgress = Callable[[Progress], None]
 
 # Settings that do not change a run's result; changing them resumes the same run.
 _SELECTION = {"data", "out", "study", "protocols", "only_folds", "train_on", "phantoms", "seeds"}
-_EXECUTION = {"strict", "wandb", "max_failures", "runs_at_once", "min_workers", "rerun", "test_every", "profile"}
+_EXECUTION = {
+    "strict",
+    "wandb",
+    "max_failures",
+    "runs_at_once",
+    "min_workers",
+    "rerun",
+    "test_every",
+    "save_minutes",
+    "profile",
+}
 _LOADER = {"threads", "cache_mib", "disk_mib"}
 
 
@@ -98,8 +111,7 @@ def name_run(settings: TrainSettings, plan: RunPlan, data: list[PreparedDataset]
 def result_settings(settings: TrainSettings) -> Row:
     """Return the settings that affect the result of a run and differ from their defaults."""
     excluded: Any = {**dict.fromkeys(_SELECTION | _EXECUTION, True), "loader": _LOADER}
-    if settings.device == "gpu":
-        excluded["compute"] = {"threads"}
+    excluded["compute"] = {"timeout_s", "threads"} if settings.device == "gpu" else {"timeout_s"}
     if settings.loader.batch_size == _implied_batch_size(settings):
         excluded["loader"] = {*_LOADER, "batch_size"}
     changed = settings.model_dump(exclude=excluded, exclude_defaults=True)

@@ -33,7 +33,8 @@ def measure_samples(training: TrainingState, positions: Sequence[int], measure: 
     steps = evaluation_steps(len(positions), settings.rank_batch_size, rank_and_world_size())
     steps = [replace(step, positions=tuple(positions[i] for i in step.positions)) for step in steps]
     batches = load_batches(training.reader, steps, loader.reader_threads)
-    return evaluate(training.learner.eval_model, batches, measure, loader.reader_threads)
+    learner = training.learner
+    return evaluate(learner.eval_model, batches, measure, loader.reader_threads, learner.test_precision)
 
 
 def measure_curve(training: TrainingState) -> Row:
@@ -102,6 +103,7 @@ def _summary(training: TrainingState, threshold: float, rows: Sequence[Row]) -> 
         "architecture": "custom" if run.settings.model.custom else "DeepLabV3+",
         "optimizer": "AdamW" if run.settings.optim.weight_decay else "Adam",
         "compute_mode": training.learner.compute_mode,
+        "execution": training.execution,
         "method": method_digest(),
         "tested": mean_metrics_by_dataset(rows),
         "settings": run.settings.model_dump(),

@@ -11,6 +11,7 @@ from lungseg import storage
 from lungseg.arrays import Row
 from lungseg.model.step_trace import traced
 from lungseg.training.batch_clock import BatchClock
+from lungseg.training.device_memory import explained_memory_errors, peak_mib, reset_peak
 from lungseg.training.distributed import broadcast_buffers, rank_and_world_size
 from lungseg.training.epoch_loop import TrainOnBatch, train_batches
 from lungseg.training.evaluation import mean_metrics, measure_at_prepared_size
@@ -18,6 +19,7 @@ from lungseg.training.loader import Step, load_batches, make_augmentation, plan_
 from lungseg.training.run import Progress, ShowProgress
 from lungseg.training.run_evaluation import measure_curve, measure_samples, run_final_test
 from lungseg.training.run_state import TrainingState, planned_ranks, save
+from lungseg.training.save_timer import SaveTimer
 from lungseg.training.tracking import MetricsLog, WandbMirror
 from lungseg.training.train_step import deterministic_algorithms, learning_rate, peak_learning_rate
 
@@ -28,7 +30,9 @@ def finish(training: TrainingState, show: ShowProgress) -> Row:
     log = MetricsLog(storage.join(run.folder, "metrics.jsonl"), training.epoch)
     wandb = run.settings.wandb if is_first_rank else run.settings.wandb.model_copy(update={"mode": "disabled"})
     with (
+        explained_memory_errors(run.settings, run.name),
         deterministic_algorithms(run.settings.compute.deterministic),
+        training.writer,
         WandbMirror(wandb, run.settings.study, run.name, run.folder, run.settings.model_dump()) as mirror,
     ):
         while not training.trained:
@@ -37,6 +41,7 @@ def finish(training: TrainingState, show: ShowProgress) -> Row:
                 log.add(row)
                 mirror.log_epoch(row)
             save(training)
+        training.writer.wait()
         show(Progress(training.epoch, 0, 0, 0.0, "testing"))
         summary = run_final_test(training)
         mirror.set_summary(summary)
@@ -45,7 +50,8 @@ def finish(training: TrainingState, show: ShowProgress) -> Row:
 
 def _train_epoch(training: TrainingState, show: ShowProgress) -> Row:
     """Train the rest of an epoch and evaluate; return its line of metrics.jsonl."""
-    settings, start = training.run.settings, time.monotonic()
+    settings, device, start = training.run.settings, training.learner.device, time.monotonic()
+    reset_peak(device)
     steps = _steps(training)
     first_batch, total = training.step, steps[-1].batch_index + 1
     while training.step < total:
@@ -67,7 +73,9 @@ def _train_epoch(training: TrainingState, show: ShowProgress) -> Row:
         "lr": _learning_rates(training, steps)[-1],
         "train_s": train_s,
         "device_wait_share": training.waited / train_s,
-        "images_per_second": len(training.split.train) * (1 - first_batch / total) / train_s,
+        "images_per_second": (rate := len(training.split.train) * (1 - first_batch / total) / train_s),
+        "rank_images_per_second": rate / rank_and_world_size()[1],
+        **({"peak_device_mib": peak} if (peak := peak_mib(device)) else {}),
         "epoch_s": time.monotonic() - start,
     }
     training.epoch, training.step, training.sums, training.waited = training.epoch + 1, 0, (0.0, 0), 0.0
@@ -79,7 +87,7 @@ def _train_epoch(training: TrainingState, show: ShowProgress) -> Row:
         for key, value in curve.items()
         if "_dice" in key
     )
-    show(Progress(training.epoch, total, total, row["loss"], note))
+    show(Progress(training.epoch, total, total, row["loss"], note, metrics=row))
     return row
 
 
@@ -119,25 +127,27 @@ def _train_until_checkpoint(training: TrainingState, steps: Sequence[Step], show
     interval = settings.save_steps * settings.optim.accumulate_steps
     end = min(total, (training.step // interval + 1) * interval)
     selected = [i for i, step in enumerate(steps) if training.step <= step.batch_index < end]
-    rates = _learning_rates(training, steps)
-    clock = BatchClock()
+    rates, device = _learning_rates(training, steps), training.learner.device
+    clock, timer = BatchClock(device), SaveTimer(settings.save_minutes, lambda: training.writer.seconds)
 
     def report_loss(count: int, loss: float) -> None:
         done = steps[selected[count - 1]].batch_index + 1
         images = (done - training.step) * len(training.split.train) / total
         shares = images / clock.seconds, clock.waited / clock.seconds
-        show(Progress(training.epoch + 1, done, total, loss, "", *shares))
+        show(Progress(training.epoch + 1, done, total, loss, "", *shares, peak_mib(device)))
 
     halves = training.epoch < settings.half_size_epochs
     augmentation = make_augmentation(settings.augment, training.run.random_seed, training.epoch, halves)
     threads = settings.loader.reader_threads
     loss, images = train_batches(
         _train_on_batch(training, len(selected)),
-        clock.timed(load_batches(training.reader, [steps[i] for i in selected], threads, augmentation)),
-        [rates[i] for i in selected],
-        [_dropout_seed(training, steps[i]) for i in selected],
+        timer.limit(clock.timed(load_batches(training.reader, [steps[i] for i in selected], threads, augmentation))),
+        timer.match(rates[i] for i in selected),
+        timer.match(_dropout_seed(training, steps[i]) for i in selected),
         report_loss,
     )
+    if timer.batches < len(selected):
+        end = steps[selected[timer.batches - 1]].batch_index + 1
     training.sums = (training.sums[0] + loss, training.sums[1] + images)
     training.step, training.waited = end, training.waited + clock.waited
 

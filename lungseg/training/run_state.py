@@ -17,7 +17,9 @@ from lungseg.model.custom_code import source_digests
 from lungseg.model.network import build_network
 from lungseg.schema import SCHEMA, table
 from lungseg.training.augment import flips_allowed
-from lungseg.training.distributed import rank_and_world_size, wait_for_all_ranks
+from lungseg.training.checkpoint_writer import CheckpointWriter
+from lungseg.training.distributed import rank_and_world_size
+from lungseg.training.gpu_kernels import use_fast_kernels
 from lungseg.training.run import Run
 from lungseg.training.study_data import open_training_data, require_enough_images
 from lungseg.training.train_step import Learner
@@ -46,6 +48,9 @@ class TrainingState:
     waited: float = 0.0
     traced: bool = False
     data: dict[str, str] = field(default_factory=dict)
+    writer: CheckpointWriter = field(default_factory=CheckpointWriter)
+    execution: dict[str, Any] = field(default_factory=dict)
+    trained_on: bytes = b""
 
 
 def start(run: Run, device: torch.device) -> TrainingState:
@@ -69,21 +74,23 @@ def start(run: Run, device: torch.device) -> TrainingState:
             f"--augment.flip {settings.augment.flip}: a flip swaps left and right in the classes "
             f"{', '.join(classes)}: pass --augment.flip 0"
         )
+    execution = use_fast_kernels(settings.compute, device)
     learner = Learner(build_network(settings.model), device, settings)
     training = TrainingState(run, reader, own_split, learner, data[0].preprocess.model_dump())
     training.data = {dataset.name: dataset.digest for dataset in data}
     latest = checkpoint.latest(storage.join(run.folder, "checkpoint"))
     if latest is not None:
         _resume(training, latest)
-    _record_start(run, device)
+    training.execution = {**execution, "batch_norm": learner.batch_norm, "test_precision": learner.test_precision}
+    _record_start(training, device)
     return training
 
 
-def _record_start(run: Run, device: torch.device) -> None:
-    rank, world_size = rank_and_world_size()
+def _record_start(training: TrainingState, device: torch.device) -> None:
+    (rank, world_size), run = rank_and_world_size(), training.run
     if rank == 0:
         details = {**_describe_device(device), "threads": torch.get_num_threads(), "world_size": world_size}
-        provenance.record_start(run.folder, {**run.origin, **details})
+        provenance.record_start(run.folder, {**run.origin, **details, "execution": training.execution})
 
 
 def _describe_device(device: torch.device) -> dict[str, str | None]:
@@ -100,31 +107,38 @@ def planned_ranks(settings: TrainSettings) -> tuple[int, int, int]:
 
 
 def save(training: TrainingState) -> None:
-    """Write a checkpoint from rank 0; every rank calls it."""
-    run, rows, own_split = training.run, training.reader.rows, training.split
-    if rank_and_world_size()[0] == 0:
-        # Validation images count as trained on: they select the epoch and the threshold.
-        seen = [rows[i] for i in (*own_split.train, *own_split.validation)]
-        names = ("image_id", "dataset", "pixel_digest")
-        schema = pa.schema([(name, pa.string()) for name in names], metadata={"lungseg.schema": str(SCHEMA)})
-        config = {
-            "run": run.name,
-            "epoch": training.epoch,
-            "step": training.step,
-            "epochs": run.settings.epochs,
-            "trained": training.trained,
-            "train_on": list(run.plan.train_on),
-            "fold": run.plan.fold,
-            "seed": run.plan.seed,
-            "preprocess": training.preprocess,
-            "compute_mode": {**training.learner.compute_mode, "threads": torch.get_num_threads()},
-            "settings": run.settings.model_dump(),
-            "custom_code": source_digests(run.settings),
-        }
-        state = {"learner": training.learner.state(), "sums": training.sums, "best": training.best}
-        snapshot = checkpoint_io.Snapshot(training.learner.weights(), state, config, table(seen, schema))
-        checkpoint_io.save(storage.join(run.folder, "checkpoint"), snapshot)
-    wait_for_all_ranks()
+    """Begin to write a checkpoint from rank 0; `training.writer` does it in a thread. Every rank calls it."""
+    if rank_and_world_size()[0] != 0:
+        return
+    training.writer.wait()
+    run, learner = training.run, training.learner
+    config = {
+        "run": run.name,
+        "epoch": training.epoch,
+        "step": training.step,
+        "epochs": run.settings.epochs,
+        "trained": training.trained,
+        "train_on": list(run.plan.train_on),
+        "fold": run.plan.fold,
+        "seed": run.plan.seed,
+        "preprocess": training.preprocess,
+        "compute_mode": {**learner.compute_mode, "threads": torch.get_num_threads()},
+        "settings": run.settings.model_dump(),
+        "custom_code": source_digests(run.settings),
+    }
+    state = {"learner": learner.state(), "sums": training.sums, "best": training.best}
+    training.trained_on = training.trained_on or storage.table_bytes(_trained_on(training))
+    snapshot = checkpoint_io.Snapshot(learner.weights(), state, config, training.trained_on)
+    training.writer.begin(lambda: checkpoint_io.save(storage.join(run.folder, "checkpoint"), snapshot))
+
+
+def _trained_on(training: TrainingState) -> pa.Table:
+    """Return the images that influenced the weights: validation images select the epoch and the threshold."""
+    rows, own_split = training.reader.rows, training.split
+    seen = [rows[i] for i in (*own_split.train, *own_split.validation)]
+    names = ("image_id", "dataset", "pixel_digest")
+    schema = pa.schema([(name, pa.string()) for name in names], metadata={"lungseg.schema": str(SCHEMA)})
+    return table(seen, schema)
 
 
 def _resume(training: TrainingState, saved: checkpoint.Checkpoint) -> None:

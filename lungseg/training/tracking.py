@@ -1,11 +1,12 @@
 """metrics.jsonl, the authoritative record of a run, and its copy in Weights & Biases, which may fail."""
 
+import contextlib
 import json
 import logging
 import os
 import shlex
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 _START_S = 60.0  # limit for W&B's answer at the start
 _FINISH_S = 60.0  # limit for its last uploads
+_SWEEP_VARIABLES = ("WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH", "WANDB_RUN_ID")
 _GRACE_S = 5.0  # further wait for W&B's own message that it gave up
 
 
@@ -59,6 +61,7 @@ class WandbMirror:
     """Copies a run to Weights & Biases; its failures are logged and never stop training."""
 
     job_type = "train"
+    belongs_to_sweep = False
 
     def __init__(self, settings: WandbSettings, study: str, run: str, folder: str, config: Row) -> None:
         self._run: Any = None
@@ -77,18 +80,21 @@ class WandbMirror:
     def _init(self, mode: str, study: str, run: str, folder: str, config: Row) -> Any:
         import wandb
 
-        return wandb.init(
-            project=self._settings.project,
-            group=study,
-            name=run,
-            job_type=self.job_type,
-            id=storage.digest([study, folder]),
-            resume="allow",
-            mode=mode,  # type: ignore[arg-type]  # WANDB_MODE may hold anything; W&B checks it
-            dir=_local_folder(folder),
-            config=config,
-            settings=wandb.Settings(silent=True, console="off", init_timeout=_START_S, **_finish_limit()),
-        )
+        in_sweep = self.belongs_to_sweep and is_sweep()
+        # W&B gives a run of a sweep its id and project, and a trial one run; the other runs of its study are no part.
+        own: Row = {} if in_sweep else {"project": self._settings.project, "id": storage.digest([study, folder])}
+        with contextlib.nullcontext() if in_sweep else _outside_sweep():
+            return wandb.init(
+                **own,
+                group=study,
+                name=run,
+                job_type=self.job_type,
+                resume="allow",
+                mode=mode,  # type: ignore[arg-type]  # WANDB_MODE may hold anything; W&B checks it
+                dir=_local_folder(folder),
+                config=config,
+                settings=wandb.Settings(silent=True, console="off", init_timeout=_START_S, **_finish_limit()),
+            )
 
     def __enter__(self) -> Self:
         """Return the mirror."""
@@ -168,15 +174,32 @@ class WandbMirror:
 
 
 class _SummaryMirror(WandbMirror):
-    """The W&B run with a study's results over all its runs."""
+    """The W&B run with a study's results over all its runs; in a sweep, the run of the trial."""
 
     job_type = "summary"
+    belongs_to_sweep = True
 
 
-def log_study_table(settings: WandbSettings, folder: str, table: tuple[list[str], list[list[str]]]) -> None:
-    """Log a study's cross-dataset table (header and rows) to a W&B run named summary."""
+def log_study(settings: WandbSettings, folder: str, table: tuple[list[str], list[list[str]]], means: Row) -> None:
+    """Log a study's cross-dataset table (header and rows) and mean metrics to a W&B run named summary."""
     with _SummaryMirror(settings, storage.name_of(folder), "summary", folder, {}) as mirror:
         mirror.log_table("matrix", *table)
+        mirror.set_summary(means)
+
+
+def is_sweep() -> bool:
+    """Return whether an agent of a W&B sweep started this process."""
+    return bool(os.environ.get(_SWEEP_VARIABLES[0]))
+
+
+@contextlib.contextmanager
+def _outside_sweep() -> Iterator[None]:
+    """Hide the sweep that started this process from W&B inside the block."""
+    hidden = {name: os.environ.pop(name) for name in _SWEEP_VARIABLES if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 def sync_command(folder: str, kept_aside: Collection[str] = ()) -> str:

@@ -34,11 +34,13 @@ class Learner:
             ResourceError: the device does not support the settings.
 
         """
-        self._device, self._settings, self._optim = device, settings, settings.optim
+        self.device, self._settings, self._optim = device, settings, settings.optim
         check_compute_settings(settings, device.type == "cuda")
         precision = resolve_precision(settings.compute.precision, device)
         self.compute_mode = {"device": device.type, "precision": precision}
         """Device type and precision; a run cannot be resumed with other values."""
+        self.test_precision = resolve_precision("auto", device)
+        """Precision that the model is tested in: the one that lungseg infer uses by default on this device."""
         self._dtype = AUTOCAST_DTYPES.get(precision)
         self.batch_norm = resolve_batch_norm(settings, device.type == "cuda")
         ready = with_batch_norm(model, self.batch_norm)
@@ -68,7 +70,7 @@ class Learner:
         set_training(self.model, self.batch_norm)
         accumulates = not batch.is_last_in_step and isinstance(parallel, nn.parallel.DistributedDataParallel)
         with parallel.no_sync() if accumulates else contextlib.nullcontext():
-            images, masks = batch.to(self._device)
+            images, masks = batch.to(self.device)
             losses = self._losses(parallel, images, masks)
             weight = rank_and_world_size()[1] / batch.global_size
             self._scaler.scale(losses.sum() * weight).backward()  # type: ignore[no-untyped-call]
@@ -78,17 +80,17 @@ class Learner:
 
     def _prepared(self, batch: Batch) -> nn.Module:
         """Return the network compiled and wrapped for DDP, as the settings say."""
-        needs_order = self._device.type == "cpu" or self._settings.compute.deterministic
+        needs_order = self.device.type == "cpu" or self._settings.compute.deterministic
         find_unused = needs_order or self._custom_step is not None
         if not find_unused and rank_and_world_size()[1] > 1:
-            find_unused = has_unused_parameters(self.model, batch.to(self._device)[0][:1])
+            find_unused = has_unused_parameters(self.model, batch.to(self.device)[0][:1])
         if self._settings.compute.compile:
             self.model.compile()
-        return wrap_for_ddp(self.model, self._device, find_unused)
+        return wrap_for_ddp(self.model, self.device, find_unused)
 
     def _losses(self, network: nn.Module, images: Tensor, masks: Tensor) -> Tensor:
         """Predict and return the losses f32[B], in fp32; a custom step predicts itself."""
-        with torch.autocast(self._device.type, self._dtype, enabled=self._dtype is not None):
+        with torch.autocast(self.device.type, self._dtype, enabled=self._dtype is not None):
             if self._custom_step is not None:
                 path = self._optim.custom_step
                 losses = guarded(STEP, path, self._custom_step)(network, images, masks, self._loss_in_fp32)
@@ -97,7 +99,7 @@ class Learner:
         return self._loss(logits.float(), masks)
 
     def _loss_in_fp32(self, logits: Tensor, masks: Tensor) -> Tensor:
-        with torch.autocast(self._device.type, enabled=False):
+        with torch.autocast(self.device.type, enabled=False):
             return self._loss(logits.float(), masks.float())
 
     def _optimizer_step(self, rate: float) -> None:

@@ -18,7 +18,7 @@ from tests.shared_fixtures import steady
 ROOT = Path(__file__).resolve().parents[2]
 JOBS: tuple[Job, ...] = ("prepare", "train", "infer", "report", "export")  # each reads what those before it wrote
 SIZE = 64
-TIMES = {"train_s", "epoch_s", "images_per_second", "device_wait_share"}
+TIMES = {"train_s", "epoch_s", "images_per_second", "rank_images_per_second", "device_wait_share"}
 TRAIN = (
     "--folds 2 --protocols pooled --only-folds 0 --epochs 1 --save-steps 1 --loader.batch-size 2 --workers-per-run 1 "
     "--model.encoder tu-test_efficientnet --model.weights none"

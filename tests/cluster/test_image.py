@@ -58,6 +58,7 @@ def test_build_downloads_only_packages() -> None:
         "jobs",
     }
     assert "wget" in runs, "KubeRay's probes need it"
+    assert "g++" in runs, "--compute.compile needs it"
 
 
 def test_image_contains_no_secret() -> None:

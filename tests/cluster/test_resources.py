@@ -258,3 +258,33 @@ def test_autoscaler_without_new_nodes_is_an_error(
     monkeypatch.setattr(resources_module, "_SCALE_S", 0.1)
     with pytest.raises(ResourceError, match=r"2 CPUs needed, the cluster has 0: add nodes$"):
         resources_module.allocate_workers(2, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("free", "study", "expected"),
+    [
+        (64, (8, 8, 1), "56 of 64 GPUs idle: pass --workers-per-run auto"),
+        (60, (8, 8, 1), "52 of 64 GPUs idle: pass --workers-per-run auto"),  # another job has four
+        (64, (20, 4, 1), "60 of 64 GPUs idle: pass --runs-at-once 20"),
+        (64, (15, 15, 4), ""),  # auto would not use the last four either
+        (64, (64, 64, 1), ""),
+        (4, (15, 4, 1), ""),
+    ],
+)
+def test_idle_gpus_are_named_with_the_setting_that_uses_them(
+    free: int,
+    study: tuple[int, int, int],
+    expected: str,
+    resources: dict[str, tuple[int, int]],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """study: runs, runs at once, workers of a run."""
+    resources["GPU"] = (64, free)
+    resources_module.warn_of_idle_gpus(*study)
+    assert [record.getMessage() for record in caplog.records] == ([expected] if expected else [])
+
+
+def test_workers_without_a_gpu_see_none_of_their_node(resources: dict[str, tuple[int, int]]) -> None:
+    assert resources_module.environment_without_gpus() == {}
+    resources["GPU"] = (8, 8)
+    assert resources_module.environment_without_gpus() == {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}}

@@ -8,6 +8,7 @@ from random import Random
 import pyarrow as pa
 import torch
 
+from lungseg import storage
 from lungseg.config import ModelSettings
 from lungseg.model import checkpoint, checkpoint_io
 from lungseg.model.network import build_network
@@ -30,7 +31,7 @@ def _folder() -> Path:
     names = ("image_id", "dataset", "pixel_digest")
     trained_on = pa.table({name: ["a"] for name in names}).replace_schema_metadata({"lungseg.schema": str(SCHEMA)})
     weights = build_network(_MODEL, pretrained=False).state_dict()
-    checkpoint_io.save(str(folder), checkpoint_io.Snapshot(weights, state, config, trained_on))
+    checkpoint_io.save(str(folder), checkpoint_io.Snapshot(weights, state, config, storage.table_bytes(trained_on)))
     return folder / "epoch-0001"
 
 

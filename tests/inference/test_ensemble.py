@@ -47,7 +47,7 @@ def save_run(network: LungNetwork, run: Path, *trained: str) -> checkpoint.Check
     }
     records = pa.table({"pixel_digest": pa.array(trained, pa.string())})
     records = records.replace_schema_metadata({"lungseg.schema": str(SCHEMA)})
-    save(str(run / "checkpoint"), Snapshot(dict(network.state_dict()), {}, content, records))
+    save(str(run / "checkpoint"), Snapshot(dict(network.state_dict()), {}, content, storage.table_bytes(records)))
     return checkpoint.find_all(str(run))[0]
 
 

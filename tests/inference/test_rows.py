@@ -113,7 +113,7 @@ def ensemble(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> Ensemb
     }
     trained = data.index.slice(0, 1).select(["image_id", "dataset", "pixel_digest"])
     trained = trained.replace_schema_metadata({"lungseg.schema": str(SCHEMA)})
-    save(folder, Snapshot(dict(network.state_dict()), {}, config, trained))
+    save(folder, Snapshot(dict(network.state_dict()), {}, config, storage.table_bytes(trained)))
     return Ensemble([checkpoint.find_all(f"{folder}/epoch-0001")[0]])
 
 

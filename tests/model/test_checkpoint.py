@@ -59,7 +59,7 @@ def config(epoch: int, step: int = 0) -> dict[str, Any]:
 def snapshot(model: LungNetwork, optimizer: torch.optim.Optimizer, epoch: int = 1, step: int = 0) -> Snapshot:
     weights = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
     state = {"optimizer": optimizer.state_dict(), "sums": (1.5, 2), "best": None}
-    return Snapshot(weights, state, config(epoch, step), TRAINED_ON)
+    return Snapshot(weights, state, config(epoch, step), storage.table_bytes(TRAINED_ON))
 
 
 def with_other_weights(content: Snapshot) -> Snapshot:

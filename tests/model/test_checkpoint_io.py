@@ -11,6 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from lungseg import storage
 from lungseg.config import ModelSettings, PreprocessSettings
 from lungseg.errors import CheckpointError
 from lungseg.model import checkpoint, checkpoint_io
@@ -39,7 +40,9 @@ def saved(weights: dict[str, torch.Tensor], tmp_path_factory: pytest.TempPathFac
         "settings": {"model": SMALL.model_dump()},
     }
     folder = tmp_path_factory.mktemp("saved")
-    checkpoint_io.save(str(folder), checkpoint_io.Snapshot(weights, {"sums": (1.5, 2)}, config, TRAINED_ON))
+    checkpoint_io.save(
+        str(folder), checkpoint_io.Snapshot(weights, {"sums": (1.5, 2)}, config, storage.table_bytes(TRAINED_ON))
+    )
     return folder / "epoch-0003-step-00000040"
 
 

@@ -40,7 +40,9 @@ def save_run(folder: Path, threshold: float = 0.4) -> Path:
         "preprocess": PreprocessSettings(size=64).model_dump(),
         "settings": {"model": {**SMALL.model_dump(), "weights": "/home/someone/weights.pth"}, "data": ["/secret"]},
     }
-    checkpoint_io.save(str(folder / "checkpoint"), checkpoint_io.Snapshot(weights, {}, config, TRAINED_ON))
+    checkpoint_io.save(
+        str(folder / "checkpoint"), checkpoint_io.Snapshot(weights, {}, config, storage.table_bytes(TRAINED_ON))
+    )
     storage.write_json(str(folder / "run.json"), {"threshold": threshold})
     return folder
 

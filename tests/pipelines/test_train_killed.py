@@ -23,7 +23,7 @@ from tests.pipelines.processes import family, kill, running, title
 
 ROOT = Path(__file__).resolve().parents[2]
 EPOCHS, RUNS = 16, 2
-TIMES = {"train_s", "epoch_s", "images_per_second", "device_wait_share"}
+TIMES = {"train_s", "epoch_s", "images_per_second", "rank_images_per_second", "device_wait_share"}
 OPTIONS = {
     "--folds": "2",
     "--protocols": "pooled",

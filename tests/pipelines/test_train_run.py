@@ -1,5 +1,6 @@
 """One run as a Ray Train job: error messages, and the end of a run without resources. See also test_train.py."""
 
+import json
 import logging
 import re
 from dataclasses import replace
@@ -10,7 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
+import ray.train
 import torch
+from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 
 from lungseg import storage
@@ -20,7 +23,7 @@ from lungseg.config import LoaderSettings, ModelSettings, TrainSettings, WandbSe
 from lungseg.dataset import catalog
 from lungseg.dataset.folds import RunPlan
 from lungseg.errors import ResourceError, SettingsError, TaskResult
-from lungseg.pipelines import train_run
+from lungseg.pipelines import train_progress, train_run
 from lungseg.progress import SharedProgressLine
 from lungseg.training import run_loop, run_state, tracking
 from lungseg.training.run import Run
@@ -69,6 +72,47 @@ def test_cause_of_a_failure_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None
     error = train_run.failure_cause(FailedError(controller=WorkerGroupStartupTimeoutError()), WorkerAllocation(2, 1, 1))
     assert isinstance(error, ResourceError)
     assert str(error).startswith("no place for 2 workers of 1 CPU and a GPU in 300 s: another job holds the resources")
+
+
+def test_settings_error_of_a_rank_is_raised_in_the_controller() -> None:
+    wrong = SettingsError("the GPU has too little memory: pass --loader.batch-size 4")
+    failures = {0: RuntimeError("connection closed"), 1: UserExceptionWithTraceback(wrong, "Traceback ...")}
+    with pytest.raises(SettingsError) as raised:
+        train_run.StopAtSettingsErrors().after_exception(None, failures)
+    assert raised.value is wrong
+    train_run.StopAtSettingsErrors().after_exception(None, {0: RuntimeError("connection closed")})
+    assert train_run.failure_cause(FailedError(controller=wrong), PLACED) is wrong
+
+
+@pytest.mark.slow
+def test_settings_error_in_training_is_not_restarted(ray_cluster: None, tmp_path: Path) -> None:
+    """Ray Train restarts a run after any other exception, and keeps the metrics that it reports."""
+
+    def rank(config: dict[str, str]) -> None:
+        with open(config["starts"], "a") as starts:  # pickled by value, without this module's imports
+            starts.write("x")
+        attempt = Path(config["starts"]).stat().st_size
+        train_progress.report_epoch({"epoch": attempt}, 0, config["folder"])
+        raise ValueError("may pass") if attempt == 1 else SettingsError("pass --loader.batch-size 4")
+
+    starts = tmp_path / "starts"
+    trainer = TorchTrainer(
+        rank,
+        train_loop_config={"starts": str(starts), "folder": str(tmp_path / "run")},
+        scaling_config=ray.train.ScalingConfig(num_workers=1),
+        run_config=ray.train.RunConfig(
+            name="run",
+            storage_path=str(tmp_path / "ray"),
+            callbacks=[train_run.StopAtSettingsErrors()],  # type: ignore[list-item]
+            failure_config=ray.train.FailureConfig(max_failures=3),
+        ),
+    )
+    with pytest.raises(ray.train.TrainingFailedError) as raised:
+        trainer.fit()
+    error = train_run.failure_cause(raised.value, PLACED)
+    assert (type(error), str(error)) == (SettingsError, "pass --loader.batch-size 4")
+    assert starts.read_text() == "xx"
+    assert ray.train.Result.from_path(str(tmp_path / "ray" / "run")).metrics == {"epoch": 2}
 
 
 @pytest.mark.slow
@@ -145,6 +189,8 @@ def test_resumed_run_logs_that_it_continues(prepared: Path, tmp_path: Path, monk
     monkeypatch.setattr(train_run, "get_device", lambda: torch.device("cpu"))
     monkeypatch.setattr(train_run.logs, "configure", lambda **_: None)
     monkeypatch.setattr(train_run, "_require_same_data", lambda _: None)
+    reported: list[Any] = []
+    monkeypatch.setattr(train_progress, "report_epoch", lambda metrics, *_: reported.append(metrics))
     with monkeypatch.context() as patch:
         patch.setattr(run_loop, "measure_samples", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
@@ -154,6 +200,8 @@ def test_resumed_run_logs_that_it_continues(prepared: Path, tmp_path: Path, monk
     assert "resuming from its checkpoint" not in notes
     assert train_run.train_rank({"run": run, "board": board}) == TaskResult()
     assert next(note for note in notes if note) == "resuming from its checkpoint"
+    (line,) = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert reported == [json.loads(line)]
 
 
 def test_user_error_is_returned_so_that_ray_does_not_retry(

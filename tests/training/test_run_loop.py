@@ -25,15 +25,15 @@ from lungseg.config import (
 )
 from lungseg.dataset import catalog
 from lungseg.dataset.folds import RunPlan, assign_folds, group_rows, split
-from lungseg.errors import LungsegError, SettingsError
+from lungseg.errors import InputError, LungsegError, SettingsError
 from lungseg.ingest import sources
-from lungseg.model import checkpoint
+from lungseg.model import checkpoint, checkpoint_io
 from lungseg.model.checkpoint_io import load_state, load_weights
 from lungseg.prepare import dataset_writer
 from lungseg.prepare.shard_plan import plan_shards
 from lungseg.result_columns import TEST_ROWS
 from lungseg.schema import SCHEMA
-from lungseg.training import run_loop, run_state
+from lungseg.training import run_loop, run_state, save_timer, train_step
 from lungseg.training.loader import Batch
 from lungseg.training.run import Progress, Run, ShowProgress, name_run
 from lungseg.training.study_data import open_training_data
@@ -56,7 +56,7 @@ SETTINGS = TrainSettings(
 )
 # From north to south; each of five folds trains on four of north's five and holds one out.
 PLAN = RunPlan("source-to-source", ("north",), fold=0, folds=5, split_seed=3)
-TIMES = ("train_s", "epoch_s", "images_per_second", "device_wait_share")
+TIMES = ("train_s", "epoch_s", "images_per_second", "rank_images_per_second", "device_wait_share")
 
 
 def ignore_progress(_: Progress) -> None:
@@ -265,6 +265,7 @@ KINDS = {
         optim=OptimSettings(lr=5e-3, schedule="cosine", ema_decay=0.9, clip_norm=0.5, accumulate_steps=2),
     ),
     "choosing": changed(epochs=3, patience=1, choose_threshold=True, save_steps=1),
+    "by minutes": changed(epochs=2, save_minutes=1e-9, optim=OptimSettings(lr=5e-3, ema_decay=0.9)),
 }
 Event = tuple[str, ...]
 
@@ -289,6 +290,7 @@ def go_until(run: Run, ends: Callable[[Event], bool]) -> list[Event]:
 
     torch.manual_seed(len(run.folder))  # as in a new process
     with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(save_timer, "_CHECK_INTERVAL", 1)
         for module in (storage, storage.json_files, storage.tables):
             patched.setattr(module, "write_bytes", writing)
         try:
@@ -336,6 +338,103 @@ def test_checkpoint_is_written_every_save_steps(folders: tuple[str, ...], tmp_pa
     assert saved("second", save_steps=2) == ["epoch-0001", "epoch-0002"]
     plain = OptimSettings(lr=5e-3)
     assert saved("plain", optim=plain, save_steps=3, epochs=1) == ["epoch-0000-step-00000003", "epoch-0001"]
+
+
+def test_checkpoint_is_written_when_its_minutes_have_passed(folders: tuple[str, ...], tmp_path: Path) -> None:
+    def saved(name: str, **changes: Any) -> list[str]:
+        run = a_run(folders, tmp_path / name, changed(epochs=1, save_steps=1000, **changes))
+        return [event[0].split("/")[2] for event in go_until(run, lambda _: False) if event[0].endswith("config.json")]
+
+    *within, last = saved("always", save_minutes=1e-9)
+    assert within == [f"epoch-0000-step-{step:08d}" for step in range(1, len(within) + 1)] != []
+    assert last == "epoch-0001"
+    assert saved("later", save_minutes=10.0) == saved("never", save_minutes=0.0) == ["epoch-0001"]
+    weights = [checkpoint.find_all(str(tmp_path / name))[0].digest for name in ("always", "later", "never")]
+    assert len(set(weights)) == 1
+
+
+def test_checkpoint_settings_do_not_rename_a_run(folders: tuple[str, ...], tmp_path: Path) -> None:
+    changes: list[dict[str, Any]] = [{}, {"save_minutes": 5.0}, {"compute": ComputeSettings(timeout_s=60)}]
+    assert len({a_run(folders, tmp_path, changed(**change)).name for change in changes}) == 1
+
+
+def test_full_disk_ends_the_run(folders: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checkpoint is written in a thread, whose error reaches the run."""
+
+    def full(*_: object) -> None:
+        raise InputError("state.pt: cannot be written (No space left on device)")
+
+    monkeypatch.setattr(checkpoint_io, "save", full)
+    with pytest.raises(InputError, match="No space left"):
+        go(a_run(folders, tmp_path, changed(epochs=1)))
+    assert not (tmp_path / "run.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("loader", "compute", "remedy"),
+    [
+        ({"batch_size": 2}, "local", "pass another --model.encoder, or prepare with a smaller --preprocess.size"),
+        (
+            {"batch_size": 4},
+            "local",
+            "pass --loader.batch-size 2, and --optim.accumulate-steps 2 to keep the images of a step",
+        ),
+        ({"global_batch_size": 4}, "frozen", "pass --optim.accumulate-steps 2"),
+    ],
+)
+def test_too_little_gpu_memory_names_the_setting_to_lower(
+    loader: dict[str, int],
+    compute: Any,
+    remedy: str,
+    folders: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = changed(loader=LoaderSettings(**loader), compute=ComputeSettings(batch_norm=compute))
+    run = a_run(folders, tmp_path, settings)
+
+    def too_large(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(train_step.Learner, "__call__", too_large)
+    with pytest.raises(SettingsError) as raised:
+        go(run)
+    images = 2 if loader == {"batch_size": 2} else 4
+    assert str(raised.value) == f"{run.name}: the GPU has too little memory for {images} images a rank: {remedy}"
+    assert raised.value.exit_status == 2
+
+
+def test_run_on_cpus_never_asks_for_a_gpu(
+    folders: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rank without a GPU sees those of its node: it must not open a context on one."""
+
+    def refused(*_: object, **__: object) -> Any:
+        raise AssertionError("a CPU rank called CUDA")
+
+    # torch's own optimizers ask whether there is a GPU; so a rank without one sees none of its node.
+    for name in (
+        "current_device",
+        "set_device",
+        "init",
+        "_lazy_init",
+        "synchronize",
+        "max_memory_allocated",
+        "reset_peak_memory_stats",
+        "is_bf16_supported",
+        "Event",
+        "Stream",
+    ):
+        monkeypatch.setattr(torch.cuda, name, refused)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", refused)
+    settings = changed(epochs=1, optim=OptimSettings(lr=5e-3, ema_decay=0.9, clip_norm=1.0))
+    assert go(a_run(folders, tmp_path, settings))["compute_mode"]["device"] == "cpu"
+
+
+def test_run_record_says_how_it_was_computed(finished: Run) -> None:
+    summary, start = (storage.read_json(f"{finished.folder}/{name}.json") for name in ("run", "provenance"))
+    assert summary["execution"] == {"batch_norm": "local", "test_precision": "fp32"}
+    assert start["starts"][0]["execution"] == summary["execution"]
 
 
 def test_resuming_within_an_epoch_repeats_no_batch(folders: tuple[str, ...], tmp_path: Path) -> None:

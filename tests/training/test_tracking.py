@@ -3,6 +3,8 @@
 import json
 import logging
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from lungseg.dataset.folds import RunPlan
 from lungseg.errors import InputError
 from lungseg.training import run_loop, run_state, tracking
 from lungseg.training.run import Run
-from lungseg.training.tracking import MetricsLog, TrackedImage, WandbMirror, log_study_table
+from lungseg.training.tracking import MetricsLog, TrackedImage, WandbMirror, log_study
 
 OFFLINE, DISABLED = WandbSettings(mode="offline"), WandbSettings(mode="disabled")
 
@@ -389,7 +391,7 @@ def test_offline_run_equals_metrics_jsonl(prepared: Path, tmp_path: Path, home: 
 def test_study_table_is_logged_as_a_summary_run(tmp_path: Path, home: Path) -> None:
     table_content = (["trained on", "a"], [["a (pooled)", "0.962 [0.958, 0.966]*"]])
     for _ in range(2):
-        log_study_table(WandbSettings(), str(tmp_path / "first"), table_content)
+        log_study(WandbSettings(), str(tmp_path / "first"), table_content, {"held_out_dice": 0.9})
     files = sorted((tmp_path / "first" / "wandb").glob("offline-run-*/*.wandb"))
     assert {path.name for path in files} == {f"run-{storage.digest(['first', str(tmp_path / 'first')])}.wandb"}
     records = records_of(files[0])
@@ -399,6 +401,46 @@ def test_study_table_is_logged_as_a_summary_run(tmp_path: Path, home: Path) -> N
     table = json.loads(media["matrix"].read_text())
     assert (table["columns"], table["data"]) == table_content
     assert set(media) == {"matrix"}
+
+
+SWEEP = {"WANDB_SWEEP_ID": "sweep1", "WANDB_RUN_ID": "trial1"}
+
+
+def test_runs_of_a_study_stay_outside_a_sweep(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All ranks inherit the sweep's variables; the runs of the folds would write into one W&B run."""
+    for name, value in SWEEP.items():
+        monkeypatch.setenv(name, value)
+    seen: list[tuple[str | None, dict[str, Any]]] = []
+
+    def init(**arguments: Any) -> FakeRun:
+        seen.append((os.environ.get("WANDB_SWEEP_ID"), arguments))
+        return FakeRun()
+
+    monkeypatch.setattr(wandb, "init", init)
+    mirror(OFFLINE, tmp_path / "run")
+    log_study(OFFLINE, str(tmp_path / "first"), (["trained on"], []), {"held_out_dice": 0.9})
+    (own_sweep, of_fold), (sweep, of_study) = seen
+    assert own_sweep is None
+    assert of_fold["id"] == storage.digest(["study", str(tmp_path / "run")])
+    assert sweep == "sweep1"
+    assert of_study.keys().isdisjoint({"id", "project"})
+    assert os.environ["WANDB_RUN_ID"] == "trial1"
+
+
+def test_study_is_the_trial_of_a_sweep(tmp_path: Path, home: Path) -> None:
+    """In a process of its own, as an agent starts it: W&B reads the sweep's variables once."""
+    code = (
+        "from lungseg.config import WandbSettings; from lungseg.training.tracking import log_study; "
+        f"log_study(WandbSettings(), {str(tmp_path / 'first')!r}, (['trained on'], [['a']]), {{'held_out_dice': 0.9}})"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, **SWEEP}, timeout=200)
+    (path,) = (tmp_path / "first" / "wandb").glob("offline-run-*/*.wandb")
+    assert path.name == "run-trial1.wandb"
+    records = records_of(path)
+    (run_record,) = [record.run for record in records if record.WhichOneof("record_type") == "run"]
+    assert run_record.sweep_id == "sweep1"
+    summaries = [item for record in records for item in record.summary.update]
+    assert {"held_out_dice": "0.9"}.items() <= {item.key: item.value_json for item in summaries}.items()
 
 
 def test_enabled_images_and_artifacts_are_logged(tmp_path: Path, home: Path, caplog: pytest.LogCaptureFixture) -> None:
