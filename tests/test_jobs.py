@@ -57,7 +57,7 @@ def test_help_needs_neither_torch_nor_ray() -> None:
     command = [sys.executable, "-c", script, *jobs]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("usage: ") == len(jobs) + 2 == 8
+    assert result.stdout.count("usage: ") == len(jobs) + 2 == 9
 
 
 def test_job_file_ends_with_the_status_and_a_line() -> None:

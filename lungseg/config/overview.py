@@ -10,6 +10,7 @@ JOB_COMMANDS: Mapping[str, str] = {
     "infer": "segment an archive of any size into Parquet rows",
     "export": "turn predictions into masks, overlays, COCO or DICOM files",
     "report": "show a study and its predictions in tables and an HTML page",
+    "bench": "measure each stage and name the one that limits the speed",
 }
 """What each job does. `jobs/NAME.py` is the same job for `ray job submit`."""
 

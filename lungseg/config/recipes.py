@@ -6,6 +6,7 @@ from typing import Literal
 from lungseg.config import (
     AdaptSettings,
     AugmentSettings,
+    BenchSettings,
     ExportSettings,
     InferSettings,
     JobSettings,
@@ -18,7 +19,7 @@ from lungseg.config import (
     TrainSettings,
 )
 
-Job = Literal["prepare", "train", "adapt", "infer", "export", "report"]
+Job = Literal["prepare", "train", "adapt", "infer", "export", "report", "bench"]
 
 _AUGMENT = AugmentSettings(
     rotate_deg=8.0,
@@ -170,6 +171,21 @@ REPORT: Recipes = {
     "study": ("Any study, predictions or both; pass --study, --predictions.", ReportSettings()),
 }
 
+
+def _bench(train: str, size: int, promise: str) -> tuple[str, BenchSettings]:
+    settings = TRAIN[train][1]
+    assert isinstance(settings, TrainSettings)
+    sections = {name: getattr(settings, name) for name in ("model", "optim", "compute", "loss", "augment", "loader")}
+    return f"{promise} as the recipe {train} of lungseg train, at {size} px.", BenchSettings(size=size, **sections)
+
+
+BENCH: Recipes = {
+    "demo": _bench("demo", 128, "EfficientNet-Lite0,"),
+    "small": _bench("small", 256, "EfficientNet-Lite0,"),
+    "release": _bench("release", 512, "EfficientNet-Lite0 with strong augmentation,"),
+    "paper": _bench("paper", 512, "ResNet-50 without augmentation,"),
+}
+
 RECIPES: Mapping[Job, Recipes] = {
     "prepare": PREPARE,
     "train": TRAIN,
@@ -177,6 +193,7 @@ RECIPES: Mapping[Job, Recipes] = {
     "infer": INFER,
     "export": EXPORT,
     "report": REPORT,
+    "bench": BENCH,
 }
 
 # The recipe of a command that names data and no recipe, and the settings that name data.
@@ -187,6 +204,7 @@ DATA_RECIPES: Mapping[Job, str] = {
     "infer": "archive",
     "export": "archive",
     "report": "study",
+    "bench": "small",
 }
 DATA_OPTIONS: Mapping[Job, tuple[str, ...]] = {
     "prepare": ("source", "images", "masks", "listing"),
@@ -195,4 +213,5 @@ DATA_OPTIONS: Mapping[Job, tuple[str, ...]] = {
     "infer": ("archive", "checkpoint"),
     "export": ("predictions",),
     "report": ("study", "predictions", "compare_with"),
+    "bench": ("data", "archive"),
 }

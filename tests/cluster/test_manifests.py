@@ -204,6 +204,7 @@ def test_runtime_env_holds_no_secret() -> None:
 UPLOADED = (
     "jobs/train.py",
     "lungseg/__init__.py",
+    "lungseg/bench/timing.py",
     "lungseg/dataset/__init__.py",
     "lungseg/dataset/catalog.py",
     "pyproject.toml",
@@ -214,6 +215,7 @@ EXCLUDED = (
     "runs/study/run.json",
     "demo/phantoms/report.html",
     "predictions/part-0.json",
+    "bench/bench.json",
     ".git/HEAD",
     ".venv/bin/python",
     "wandb/run/log.txt",

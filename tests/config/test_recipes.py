@@ -6,6 +6,7 @@ import pytest
 
 from lungseg.config import (
     AdaptSettings,
+    BenchSettings,
     ExportSettings,
     InferSettings,
     JobSettings,
@@ -24,6 +25,7 @@ KINDS: dict[str, type[JobSettings]] = {
     "infer": InferSettings,
     "export": ExportSettings,
     "report": ReportSettings,
+    "bench": BenchSettings,
 }
 
 

@@ -1,0 +1,1 @@
+"""Measure the speed of every stage of training and inference on one machine."""
