@@ -79,6 +79,7 @@ def _study_json(study: Study, comparisons: StudyComparisons) -> Row:
         "name": study.name,
         "folder": study.folder,
         "unfinished": list(study.unfinished),
+        "training": list(study.training),
         "results": study.matrix.as_json(),
         "study_comparisons": [pair.as_json() for pair in comparisons.pairs],
         "gap_comparisons": [gap.as_json() for gap in comparisons.gaps],

@@ -14,6 +14,7 @@ from lungseg.metrics.segmentation import PREPARED_REFERENCE
 from lungseg.model.checkpoint import StudyRuns
 from lungseg.plurals import counted
 from lungseg.report.result_table import METRICS, ResultLine, compute_metrics, group_by
+from lungseg.report.training_record import training_record
 from lungseg.schema import is_superseded
 from lungseg.storage.json_files import Finite, JsonFields, Whole, check_fields, parse_json
 from lungseg.storage.table_formats import STUDY_TABLE, TEST_TABLE
@@ -81,7 +82,8 @@ class Study:
 
     curves: rows of metrics.jsonl by run. unfinished: run, state and epochs of each unfinished run.
     fold_settings: settings that determine the folds. superseded: number of runs with other data or
-    settings than the last command. finished: names of the runs in the results.
+    settings than the last command. finished: names of the runs in the results. training: what these runs record
+    about their trainings, from `training_record`.
     """
 
     name: str
@@ -94,6 +96,7 @@ class Study:
     fold_settings: tuple[int | str, ...] = ()
     superseded: int = 0
     finished: tuple[str, ...] = ()
+    training: tuple[Row, ...] = ()
 
 
 def read_study(folder: str) -> Study:
@@ -128,6 +131,7 @@ def read_study(folder: str) -> Study:
         fold_settings=tuple(study.get("settings", {}).get(name, "") for name in ("folds", "split_seed", "folds_from")),
         superseded=len(study["runs"]) - len(runs),
         finished=tuple(finished),
+        training=training_record(folder, finished),
     )
 
 

@@ -42,7 +42,7 @@ def find_differences(folder: str, runs: Sequence[str], other: str, other_runs: S
 
     Where the runs of a study differ among themselves, each value is listed.
     """
-    this_facts, other_facts = _facts(folder, runs), _facts(other, other_runs)
+    this_facts, other_facts = recorded_facts(folder, runs), recorded_facts(other, other_runs)
     names = dict.fromkeys([*this_facts, *other_facts])
     pairs = ((name, this_facts.get(name, _NOT_RECORDED), other_facts.get(name, _NOT_RECORDED)) for name in names)
     study = storage.name_of(other)
@@ -84,8 +84,15 @@ def describe_changes(before: Row, now: Row) -> str:
     return "; ".join(f"{name} {old.get(name, '(none)')}, now {new.get(name, '(none)')}" for name in changed)
 
 
-def _facts(folder: str, runs: Sequence[str]) -> dict[tuple[Kind, str], str]:
-    """Return what is recorded about the runs, each value as text."""
+def recorded_facts(folder: str, runs: Sequence[str]) -> dict[tuple[Kind, str], str]:
+    """Return settings, data, code and libraries that the runs recorded, by kind and name.
+
+    Where the runs differ among themselves, each value is listed.
+
+    Raises:
+        InputError: a file of a run is damaged.
+
+    """
     values: dict[tuple[Kind, str], dict[str, None]] = {}
     for run in runs:
         path = storage.join(folder, run)

@@ -5,6 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from lungseg import provenance
 from lungseg.arrays import Row
 from lungseg.predictions.overlays import draw_case, select_cases, select_doubtful
 from lungseg.report.page import Page, headline, to_html, to_json
@@ -68,6 +69,26 @@ def test_headline_names_cross_dataset_results(study: Path) -> None:
     own, other = headline(read_study(str(study)))
     assert "mean Dice 0.8000 on 2 held-out images of the same data (2 of 2 folds; mean over images, at 64 px" in own
     assert "0.8000 on 1 image of south (trained on north)" in other
+
+
+def test_page_and_json_say_how_the_models_were_trained(study: Path, rows: list[Row]) -> None:
+    for name in ("pooled-fold0", "pooled-fold1"):
+        provenance.record_start(str(study / name), {"code": "aaa", "versions": {"torch": "2.14"}, "git": {}})
+    page = _page(study, rows)
+    content = to_json(page)["study"]
+    recorded = {row["name"]: row["value"] for row in content["training"]}
+    expected = {
+        "held-out folds": "0, 1",
+        "seeds of the trainings": "0",
+        "training images of a run": "6",
+        "trained on": "north",
+        "--model.encoder": "tiny",
+        "code digest": "aaa",
+        "torch": "2.14",
+    }
+    assert {name: recorded[name] for name in expected} == expected
+    text = " ".join(to_html(page).split())
+    assert all(f"<td>{name}</td><td>{value}</td>" in text for name, value in expected.items())
 
 
 def test_page_shows_counts_notes_and_curves(study: Path, rows: list[Row]) -> None:
