@@ -82,10 +82,10 @@ def _choose_recipe(job: Job, given: Mapping[str, Any], complete: bool) -> str:
         return ""
     named = [name for name in DATA_OPTIONS[job] if given.get(name)]
     if not named:
-        logger.info("no recipe and no data named: running the demo; jobs/%s.py --help lists the recipes", job)
+        logger.info("no recipe and no data named: running the demo; lungseg %s --help lists the recipes", job)
         return "demo"
     chosen = DATA_RECIPES[job]
-    logger.info("no recipe named: using %s for --%s; jobs/%s.py --help lists the recipes", chosen, named[0], job)
+    logger.info("no recipe named: using %s for --%s; lungseg %s --help lists the recipes", chosen, named[0], job)
     return chosen
 
 
