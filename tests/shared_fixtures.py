@@ -91,11 +91,11 @@ def study(prepared: Path, trained: Path) -> Path:
 @pytest.fixture(scope="session")
 def predicted(archive: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Predictions of the archive, computed in this process with three images per part; read-only."""
-    from lungseg.pipelines import infer
+    from lungseg.pipelines import infer, infer_on_cluster
 
     out = tmp_path_factory.mktemp("predicted")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(infer, "_predict_on_cluster", lambda job, rows, _: infer._predict_locally(job, rows))
+        patch.setattr(infer_on_cluster, "predict_on_cluster", lambda job, rows, _: infer.predict_locally(job, rows))
         infer.run(
             InferSettings(archive=str(archive), checkpoint=(str(trained),), out=str(out), part_size=3, batch_size=2)
         )
@@ -105,9 +105,9 @@ def predicted(archive: Path, trained: Path, tmp_path_factory: pytest.TempPathFac
 @pytest.fixture
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """All parts of an inference are predicted in this process."""
-    from lungseg.pipelines import infer
+    from lungseg.pipelines import infer, infer_on_cluster
 
-    monkeypatch.setattr(infer, "_predict_on_cluster", lambda job, rows, _: infer._predict_locally(job, rows))
+    monkeypatch.setattr(infer_on_cluster, "predict_on_cluster", lambda job, rows, _: infer.predict_locally(job, rows))
 
 
 @pytest.fixture

@@ -69,15 +69,20 @@ def test_sigterm_ends_a_job_with_a_line_and_143(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def run(settings: object) -> None:
-        cli._terminate(signal.SIGTERM, None)
+        os.kill(os.getpid(), signal.SIGTERM)
 
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(logging.getLogger("lungseg"), "handlers", [])
+    monkeypatch.setattr(logging, "shutdown", lambda: None)
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    monkeypatch.setattr(sys, "argv", ["report"])
     monkeypatch.setitem(sys.modules, "lungseg.pipelines.report", SimpleNamespace(run=run))
     try:
-        assert cli.main("report", []) == 143
+        with pytest.raises(SystemExit) as ended:
+            cli.run_command("report")
     finally:
         signal.signal(signal.SIGTERM, before)
+    assert ended.value.code == 143
     output = capfd.readouterr().err
     assert "terminated: the same command continues" in output
     assert "Traceback" not in output

@@ -13,9 +13,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from lungseg import storage
 from lungseg.errors import InputError, ResourceError, TaskResult, first_line
 
-_VISIBLE_S = 10.0  # a network file system may show a new file of another machine late
+VISIBLE_TIMEOUT_S = 10.0
+"""A network file system may show a new file of another machine late."""
+ANSWER_TIMEOUT_S = 120.0
+"""The first task of a node starts a process, which may have to install an environment."""
 _MAX_ARCHIVE_FILES = 8  # to try
-_ANSWER_S = 120.0  # the first task of a node starts a process, which may have to install an environment
 
 Node = dict[str, Any]
 
@@ -39,9 +41,9 @@ def require_shared_storage(folder: str, read: Sequence[str] = (), archive: Seque
     try:
         wanted = (storage.join(probe, "token"), *read, *_first_readable(archive))
         expected = {path: _digest(storage.read_bytes(path)) for path in wanted}
-        tasks = {_start_check(node, expected, storage.join(probe, node["NodeID"]), token): node for node in nodes}
-        finished, pending = ray.wait(list(tasks), num_returns=len(tasks), timeout=_ANSWER_S)
-        problems = {_name(tasks[task]): f"gave no answer in {_ANSWER_S:.0f} s" for task in pending}
+        tasks = {start_check(node, expected, storage.join(probe, node["NodeID"]), token): node for node in nodes}
+        finished, pending = ray.wait(list(tasks), num_returns=len(tasks), timeout=ANSWER_TIMEOUT_S)
+        problems = {_name(tasks[task]): f"gave no answer in {ANSWER_TIMEOUT_S:.0f} s" for task in pending}
         for task in finished:
             problem = _task_problem(task) or _answer_problem(storage.join(probe, tasks[task]["NodeID"]), token)
             if problem:
@@ -60,17 +62,18 @@ def _first_readable(paths: Sequence[str]) -> list[str]:
     return [path for path in paths[:_MAX_ARCHIVE_FILES] if _read(path) is not None][:1]
 
 
-def _start_check(node: Node, expected: dict[str, str], answer: str, token: str) -> Any:
+def start_check(node: Node, expected: dict[str, str], answer: str, token: str) -> Any:
+    """Start `check_files` on a node; return the reference of its `TaskResult`."""
     strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
     task = ray.remote(_run_check).options(num_cpus=0, max_retries=1, scheduling_strategy=strategy)
-    return task.remote(expected, answer, token, _VISIBLE_S)
+    return task.remote(expected, answer, token, VISIBLE_TIMEOUT_S)
 
 
 def _run_check(*args: Any) -> TaskResult:
-    return TaskResult.of(_check_files, *args)
+    return TaskResult.of(check_files, *args)
 
 
-def _check_files(expected: dict[str, str], answer: str, token: str, timeout_s: float) -> None:
+def check_files(expected: dict[str, str], answer: str, token: str, timeout_s: float) -> None:
     """Compare files with their digests and write the answer. Runs on each node.
 
     Raises:
@@ -98,7 +101,7 @@ def _task_problem(task: Any) -> str:
 
 def _answer_problem(answer: str, token: str) -> str:
     """Return a message if this machine does not see the answer of a node."""
-    deadline = time.monotonic() + _VISIBLE_S
+    deadline = time.monotonic() + VISIBLE_TIMEOUT_S
     while _read(answer) != token.encode():
         if time.monotonic() > deadline:
             return f"wrote {answer}, which is not visible on {socket.gethostname()}"

@@ -58,7 +58,7 @@ def run(out: str) -> None:
     problems = _check_digests(out, summary)
     preprocess = PreprocessSettings.stored(plan["preprocess"], storage.join(out, "plan.json"))
     ids, counts = Counter[tuple[str, str, str]](), StatusCounts.empty()
-    progress, samples = ProgressLine(logger), _Samples()
+    progress, samples = ProgressLine(logger), Samples()
     for path in part_files(out):
         try:
             table = read_part(path)
@@ -69,7 +69,7 @@ def run(out: str) -> None:
         for row in table.to_pylist():
             if row["status"] in USABLE:  # a listing may name an image twice: the second row is rejected
                 ids[row["dataset"], row["image_id"], row["source_uri"]] += 1
-            differences = _check_row(row, shared, preprocess, samples)
+            differences = check_row(row, shared, preprocess, samples)
             problems += [f"{path}, {row['image_id']}: {difference}" for difference in differences]
         progress.update(f"verified {counts.statuses.total()} of {counted(row_count, 'row')}")
     problems += [
@@ -117,7 +117,7 @@ def _report(problems: Sequence[str], out: str) -> None:
         )
 
 
-class _Samples:
+class Samples:
     """Index rows of prepared data; reads the index of each dataset once."""
 
     def __init__(self) -> None:
@@ -157,7 +157,7 @@ def _check_digests(out: str, summary: Row) -> list[str]:
     return problems
 
 
-def _check_row(row: Row, shared: Row, preprocess: PreprocessSettings, samples: _Samples) -> list[str]:
+def check_row(row: Row, shared: Row, preprocess: PreprocessSettings, samples: Samples) -> list[str]:
     """List the problems of a row. shared: values that all rows have according to the plan."""
     problems = _check_consistency(row, shared)
     if problems or row["mask"] is None:
@@ -207,7 +207,7 @@ def _geometry(row: Row) -> Geometry:
     return read_geometry(parse_json((row["geometry"] or "").encode(), "the geometry"))
 
 
-def _reference(row: Row, geometry: Geometry, preprocess: PreprocessSettings, samples: _Samples) -> U8 | None:
+def _reference(row: Row, geometry: Geometry, preprocess: PreprocessSettings, samples: Samples) -> U8 | None:
     """Read the upright reference mask of a row; None if it has none.
 
     Raises:

@@ -27,7 +27,7 @@ class _PlaceholderModule(ModuleType):
 
 
 @contextmanager
-def _without_slow_imports() -> Iterator[None]:
+def without_slow_imports() -> Iterator[None]:
     """Replace torch._dynamo and W&B, where not imported yet, by placeholders inside the block."""
     modules: dict[str, ModuleType | None] = {}
     if _DYNAMO not in sys.modules:
@@ -78,7 +78,7 @@ def _disable(function: Any = None, *args: Any, **options: Any) -> Any:
     return call
 
 
-with _without_slow_imports():
+with without_slow_imports():
     import segmentation_models_pytorch as smp
     import timm
     from timm.layers import norm_act

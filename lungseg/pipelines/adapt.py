@@ -169,7 +169,7 @@ def _adapt_model(
     from lungseg.model.adabn import adapt_batch_norm
 
     reader = SampleReader(data, with_masks=False)
-    batches = _batches(len(reader.rows), inputs["images"], inputs["batch_size"])
+    batches = select_batches(len(reader.rows), inputs["images"], inputs["batch_size"])
     device = torch.device(own_device())
     model = checkpoint_io.load_model(source, custom_network).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     yield from adapt_batch_norm(model, ([reader.read(int(position)).image for position in batch] for batch in batches))
@@ -182,7 +182,7 @@ def _adapt_model(
     checkpoint_io.save(storage.join(out, "checkpoint"), checkpoint_io.Snapshot(tensors, {}, config, trained_on))
 
 
-def _batches(rows: int, images: int, batch_size: int) -> list[NDArray[np.int64]]:
+def select_batches(rows: int, images: int, batch_size: int) -> list[NDArray[np.int64]]:
     """Select images evenly from an index, and split them into batches of batch_size or slightly more.
 
     Shuffled, because batches from a single hospital or scanner would leave the variance between them out.

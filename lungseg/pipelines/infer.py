@@ -224,7 +224,7 @@ def _predict(job: InferenceJob, schedule: _Schedule, times: StageTimes, counts: 
     progress, started, done_at_start = ProgressLine(logger), 0.0, 0
     rows = [{"number": part.number, "items": part.items, "digest": part.digest} for part in schedule.remaining]
     run_locally = schedule.images == 1 and job.settings.device != "gpu"
-    results = _predict_locally(job, rows) if run_locally else _predict_on_cluster(job, rows, times)
+    results = predict_locally(job, rows) if run_locally else _predict_on_cluster(job, rows, times)
     for row in results:
         part = TaskResult.from_json(row["result"]).unwrap()
         times.add(part["images"], part["times"])
@@ -241,7 +241,8 @@ def _predict(job: InferenceJob, schedule: _Schedule, times: StageTimes, counts: 
         yield counts
 
 
-def _predict_locally(job: InferenceJob, rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def predict_locally(job: InferenceJob, rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Process parts as `predict_on_cluster` does, in this process, without Ray."""
     require_fp16_device(job.settings.precision, False, "--precision")
     predict = PredictPart(job)
     for row in rows:

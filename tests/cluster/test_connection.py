@@ -1,6 +1,5 @@
 """Connecting to Ray, and the error messages if that fails."""
 
-import contextlib
 import os
 import socket
 from pathlib import Path
@@ -12,21 +11,41 @@ from lungseg.cluster import connection
 from lungseg.errors import ResourceError, SettingsError
 
 
-def test_killed_cluster_is_not_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def requested(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Let Ray refuse every connection; return the list of requested addresses."""
+    addresses: list[object] = []
+
+    def refuse(**options: object) -> None:
+        addresses.append(options["address"])
+        raise ConnectionError
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", refuse)
+    return addresses
+
+
+def test_killed_cluster_is_not_joined(requested: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The address file of Ray outlives a killed cluster, and Ray would try to connect for minutes."""
+
+    def address() -> object:
+        with pytest.raises(ResourceError, match="no Ray answers"):
+            connection.connect()
+        return requested.pop()
+
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-    assert connection._address() == "local"
+    assert address() == "local"
     address_file = tmp_path / "ray" / "ray_current_cluster"
-    address_file.parent.mkdir()
+    address_file.parent.mkdir(exist_ok=True)
     with socket.create_server(("127.0.0.1", 0)) as server:
         address_file.write_text(f"127.0.0.1:{server.getsockname()[1]}")
-        assert connection._address() is None
-    assert connection._address() == "local"
+        assert address() is None
+    assert address() == "local"
     address_file.write_text("invalid")
-    assert connection._address() == "local"
+    assert address() == "local"
     monkeypatch.setenv("RAY_ADDRESS", "auto")
-    assert connection._address() == "auto"
+    assert address() == "auto"
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:8265", "ray://127.0.0.1:10001", "nonsense", "127.0.0.1"])
@@ -77,9 +96,15 @@ def test_only_the_line_about_the_log_level_is_hidden(
     monkeypatch.setenv("RAY_BACKEND_LOG_LEVEL", "fatal")
     if not is_set:
         monkeypatch.delenv("RAY_BACKEND_LOG_LEVEL")
-    with contextlib.suppress(KeyError), connection._without_log_level_line():
+
+    def fail(**_: object) -> None:
         os.write(2, b"a real error\nSet ray log level from RAY_BACKEND_LOG_LEVEL to 3\nanother\n")
         raise KeyError
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", fail)
+    with pytest.raises(KeyError):
+        connection.connect()
     os.write(2, b"later\n")
     lines = capfd.readouterr().err.splitlines()
     hidden = [] if is_set else ["Set ray log level from RAY_BACKEND_LOG_LEVEL to 3"]

@@ -1,5 +1,6 @@
 """Checks for shared folders. The one node of the cluster runs the tasks of all nodes in these tests."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def two_nodes(ray_cluster: None, monkeypatch: pytest.MonkeyPatch) -> dict[str, A
             super().__init__(here, soft=soft)
 
     monkeypatch.setattr(shared_storage, "NodeAffinitySchedulingStrategy", Here)
-    monkeypatch.setattr(shared_storage, "_VISIBLE_S", 0.3)
+    monkeypatch.setattr(shared_storage, "VISIBLE_TIMEOUT_S", 0.3)
     return other
 
 
@@ -37,14 +38,14 @@ def test_shared_folder_passes_and_no_files_remain(two_nodes: dict[str, Any], tmp
 def test_node_that_cannot_read_is_named(
     two_nodes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ask = shared_storage._start_check
+    ask = shared_storage.start_check
 
     def elsewhere(node: dict[str, Any], expected: dict[str, str], answer: str, token: str) -> Any:
         if node is two_nodes:
             expected = {path.replace("study", "empty"): digest for path, digest in expected.items()}
         return ask(node, expected, answer, token)
 
-    monkeypatch.setattr(shared_storage, "_start_check", elsewhere)
+    monkeypatch.setattr(shared_storage, "start_check", elsewhere)
     message = r"node far \(10\.0\.0\.9\) cannot read .*token \(1 of 2 nodes\): pass paths that all nodes share"
     with pytest.raises(ResourceError, match=message):
         shared_storage.require_shared_storage(str(tmp_path / "study"))
@@ -54,12 +55,12 @@ def test_node_that_cannot_read_is_named(
 def test_invisible_file_of_a_node_is_refused(
     two_nodes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ask = shared_storage._start_check
+    ask = shared_storage.start_check
 
     def elsewhere(node: dict[str, Any], expected: dict[str, str], answer: str, token: str) -> Any:
         return ask(node, expected, str(tmp_path / "own") if node is two_nodes else answer, token)
 
-    monkeypatch.setattr(shared_storage, "_start_check", elsewhere)
+    monkeypatch.setattr(shared_storage, "start_check", elsewhere)
     with pytest.raises(ResourceError, match=r"node far \(10\.0\.0\.9\) wrote .*, which is not visible on "):
         shared_storage.require_shared_storage(str(tmp_path / "study"))
 
@@ -67,16 +68,16 @@ def test_invisible_file_of_a_node_is_refused(
 def test_node_without_answer_is_named(
     two_nodes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared_storage, "_VISIBLE_S", 4.0)
-    monkeypatch.setattr(shared_storage, "_ANSWER_S", 0.5)
-    look = shared_storage._start_check
+    monkeypatch.setattr(shared_storage, "VISIBLE_TIMEOUT_S", 4.0)
+    monkeypatch.setattr(shared_storage, "ANSWER_TIMEOUT_S", 0.5)
+    look = shared_storage.start_check
 
     def slow(node: dict[str, Any], expected: dict[str, str], answer: str, token: str) -> Any:
         if node is two_nodes:
             expected = {str(tmp_path / "nowhere"): ""}
         return look(node, expected, answer, token)
 
-    monkeypatch.setattr(shared_storage, "_start_check", slow)
+    monkeypatch.setattr(shared_storage, "start_check", slow)
     with pytest.raises(ResourceError, match=r"node far .* gave no answer in 0 s|node far .* gave no answer in 1 s"):
         shared_storage.require_shared_storage(str(tmp_path / "study"))
 
@@ -89,12 +90,12 @@ def test_single_node_is_not_checked(ray_cluster: None, tmp_path: Path) -> None:
 def test_node_compares_file_contents(tmp_path: Path) -> None:
     path, answer = tmp_path / "file", tmp_path / "answer"
     path.write_text("here")
-    expected = {str(path): shared_storage._digest(b"there")}
+    expected = {str(path): hashlib.sha256(b"there").hexdigest()}
     with pytest.raises(InputError, match="reads other content in "):
-        shared_storage._check_files(expected, str(answer), "token", 0.0)
+        shared_storage.check_files(expected, str(answer), "token", 0.0)
     assert not answer.exists()
-    shared_storage._check_files({str(path): shared_storage._digest(b"here")}, str(answer), "token", 0.0)
+    shared_storage.check_files({str(path): hashlib.sha256(b"here").hexdigest()}, str(answer), "token", 0.0)
     assert storage.read_bytes(str(answer)) == b"token"
     (tmp_path / "folder").mkdir()
     with pytest.raises(InputError, match="cannot write: "):
-        shared_storage._check_files({}, str(tmp_path / "folder"), "token", 0.0)
+        shared_storage.check_files({}, str(tmp_path / "folder"), "token", 0.0)

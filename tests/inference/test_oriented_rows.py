@@ -110,9 +110,9 @@ def test_verification_accepts_rows_of_tagged_images(tmp_path: Path, drawn: tuple
     row = predict(uri, save(tmp_path / "m.png", to_stored(lungs, orientation) * np.uint8(255), orientation))
     (row,) = table([row], PREDICTIONS).to_pylist()
     assert row["dice"] is not None
-    assert recompute._check_row(row, SHARED, SMALL, recompute._Samples()) == []
+    assert recompute.check_row(row, SHARED, SMALL, recompute.Samples()) == []
     changed = {**row, "geometry": json.dumps({**json.loads(row["geometry"]), "orientation": 1})}
-    assert recompute._check_row(changed, SHARED, SMALL, recompute._Samples()) != []
+    assert recompute.check_row(changed, SHARED, SMALL, recompute.Samples()) != []
 
 
 @pytest.mark.parametrize("orientation", [1, 4, 6])

@@ -459,4 +459,4 @@ def test_values_of_label_files_are_kept_in_rows(own_archive: Path, ensemble: Ens
     assert [row["mask_values"] for row in rows] == [["2"]] * len(rows)
     assert [row["dice"] for row in rows] == [row["dice"] for row in before]
     shared = {name: rows[0][name] for name in SHARED}
-    assert recompute._check_row(rows[0], shared, SMALL, recompute._Samples()) == []
+    assert recompute.check_row(rows[0], shared, SMALL, recompute.Samples()) == []

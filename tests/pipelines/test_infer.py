@@ -22,7 +22,7 @@ from lungseg.inference import cpu_tasks
 from lungseg.ingest import record_checks, sources
 from lungseg.model import checkpoint
 from lungseg.model.checkpoint_io import load_weights
-from lungseg.pipelines import infer
+from lungseg.pipelines import infer, infer_on_cluster
 from lungseg.prepare import dataset_writer
 from lungseg.prepare.shard_plan import plan_shards
 from lungseg.schema import STATUSES
@@ -184,7 +184,7 @@ def test_too_many_failures_stop_and_keep_finished_parts(
     with pytest.raises(InputError, match=r"2 of .* images so far have no mask"):
         infer.run(settings_of(own_archive, trained, out, max_failed="1", part_size=2, workers=1))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(infer, "_predict_on_cluster", lambda job, rows, _: infer._predict_locally(job, rows))
+        patch.setattr(infer_on_cluster, "predict_on_cluster", lambda job, rows, _: infer.predict_locally(job, rows))
         infer.run(settings_of(own_archive, trained, out, max_failed="25%", part_size=2))
     assert read_summary(out)["counts"] == {"ok": 6, "rejected": 2}
     assert {name: (out / "rows" / name).stat().st_mtime_ns for name in kept} == kept

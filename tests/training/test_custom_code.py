@@ -161,7 +161,7 @@ def test_a_run_of_custom_code_is_predicted_when_named_again(prepared: Path, tmp_
     refusals = (
         lambda: Predictor(saved),
         lambda: find_models(folders),
-        lambda: adapt._models(AdaptSettings(checkpoint=folders)),
+        lambda: adapt.run(AdaptSettings(checkpoint=folders, data=(str(prepared),))),
     )
     for refuse in refusals:
         with pytest.raises(SettingsError, match=rf"its network is {path}, code .* pass --model.custom {path}"):

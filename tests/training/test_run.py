@@ -135,16 +135,12 @@ def test_moved_dataset_keeps_the_run_name(data: list[PreparedDataset]) -> None:
 
 def test_weights_file_is_identified_by_content(data: list[PreparedDataset], tmp_path: Path) -> None:
     def name(path: Path) -> str:
-        run._digest_file.cache_clear()
         return name_run(changed(model=ModelSettings(encoder="resnet18", weights=str(path))), PLAN, data)
 
-    original, copy = tmp_path / "one.pth", tmp_path / "moved.pth"
-    original.write_bytes(b"weights")
-    first = name(original)
-    copy.write_bytes(b"weights")
-    assert name(copy) == first
-    original.write_bytes(b"others")
-    assert name(original) != first
+    contents = {"one.pth": b"weights", "moved.pth": b"weights", "other.pth": b"others"}
+    for file, content in contents.items():
+        (tmp_path / file).write_bytes(content)
+    assert name(tmp_path / "moved.pth") == name(tmp_path / "one.pth") != name(tmp_path / "other.pth")
     with pytest.raises(InputError, match=r"gone\.pth"):
         name(tmp_path / "gone.pth")
 
