@@ -35,7 +35,7 @@ def mask_levels(grey: Grey, alpha: Grey | None) -> tuple[Grey, bool]:
     if alpha is None:
         return grey, False
     low, high = int(alpha.min()), int(alpha.max())
-    if high - low < np.iinfo(alpha.dtype).max // _LEAST_RANGE:
+    if high - low < np.iinfo(alpha.dtype).max // _LEAST_RANGE and not _is_faint_mask(grey, alpha):
         return grey, False
     shown = alpha > high // 2
     if _is_mask(grey[shown]):
@@ -64,6 +64,12 @@ def hidden_alpha(content: bytes) -> Grey | None:
             return np.asarray(image.convert("RGBA").getchannel("A"))
     except (OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError):
         return None  # colour decides
+
+
+def _is_faint_mask(grey: Grey, alpha: Grey) -> bool:
+    """Return whether alpha has two levels, such as 0 and 1, and all that it shows most has one colour."""
+    levels = np.unique(alpha)
+    return levels.size == 2 and int(np.ptp(grey[alpha == levels[1]])) == 0
 
 
 def _is_mask(colours: Grey) -> bool:

@@ -28,7 +28,7 @@ _WORDS = {
     8: "rotated by 90 degrees clockwise",
 }
 _EXIF = b"Exif\0\0"
-_RAW_PROFILE = b"Raw profile type exif\0"
+_RAW_PROFILES = (b"Raw profile type exif\0", b"Raw profile type APP1\0")  # of equal length
 _MAX_PROFILE = 1 << 20  # bytes; a hostile text may decompress to any size
 _INVERSE = {6: 8, 8: 6}  # the other orientations are their own inverse
 # Letters of the first row's and the first column's direction in PatientOrientation. A frontal radiograph is upright if
@@ -98,7 +98,8 @@ def _exif_block(content: bytes) -> bytes:
         return content
     for magic, blocks in _CONTAINERS.items():
         if content.startswith(magic):
-            return next((block.removeprefix(_EXIF) for block in blocks(content)), b"")
+            found = (block.removeprefix(_EXIF) for block in blocks(content))
+            return next((block for block in found if block.startswith(tiff_directory.MAGICS)), b"")
     return b""
 
 
@@ -123,8 +124,8 @@ def _png_blocks(content: bytes) -> Iterator[bytes]:
         length, kind = struct.unpack_from(">I4s", content, position)
         if kind == b"eXIf":
             yield content[position + 8 : position + 8 + length]
-        elif kind in (b"tEXt", b"zTXt") and content.startswith(_RAW_PROFILE, position + 8):
-            yield _raw_profile(content[position + 8 + len(_RAW_PROFILE) : position + 8 + length], kind == b"zTXt")
+        elif kind in (b"tEXt", b"zTXt") and content.startswith(_RAW_PROFILES, position + 8):
+            yield _raw_profile(content[position + 8 + len(_RAW_PROFILES[0]) : position + 8 + length], kind == b"zTXt")
         position += 12 + length
 
 

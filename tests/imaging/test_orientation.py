@@ -48,11 +48,15 @@ def late_exif(orientation: int) -> bytes:
     return content[:-12] + chunk + content[-12:]
 
 
-def text_exif(orientation: int, compressed: bool) -> bytes:
-    """A PNG with the EXIF block as text, as older versions of ImageMagick wrote it."""
+XMP = b"http://ns.adobe.com/xap/1.0/\0<x:xmpmeta/>"
+
+
+def text_exif(orientation: int, compressed: bool, name: str = "exif") -> bytes:
+    """A PNG with the EXIF block as text, as older versions of ImageMagick wrote it; after XMP, which is APP1 too."""
     block = b"Exif\0\0" + exif(orientation)
     info = PngInfo()
-    info.add_text("Raw profile type exif", f"\nexif\n{len(block):8}\n{block.hex()}\n", zip=compressed)
+    for content in ([XMP] if name == "APP1" else []) + [block]:
+        info.add_text(f"Raw profile type {name}", f"\n{name}\n{len(content):8}\n{content.hex()}\n", zip=compressed)
     return save("PNG", pnginfo=info)
 
 
@@ -61,6 +65,7 @@ LOSSLESS: dict[str, Callable[[int], bytes]] = {
     "png, big-endian": lambda number: save("PNG", block=exif(number, ">")),
     "png, after the pixels": late_exif,
     "png, as text": lambda number: text_exif(number, compressed=False),
+    "png, as text of APP1": lambda number: text_exif(number, compressed=False, name="APP1"),
     "png, as compressed text": lambda number: text_exif(number, compressed=True),
     "png of 16 bits": lambda number: save("PNG", STORED.astype(np.uint16) * 257, block=exif(number)),
     "webp": lambda number: save("WEBP", np.dstack([STORED] * 3), block=exif(number), lossless=True),

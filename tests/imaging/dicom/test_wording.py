@@ -21,17 +21,19 @@ CHEST = """
 CHEST|chst|Thorax 2 Ebenen|PORTABLE CHEST|CXR|Brustkorb|LUNGE|Lungenübersicht|poumons|POITRINE|Tórax|PULMÕES
 |pecho|torace|petto|polmoni|BORSTKAS|longen|klatka piersiowa|KLATKI PIERSIOWEJ|płuca|грудная клетка|ОГК|лёгкие
 |Akciğer|GÖĞÜS|toraks|胸部|肺|ｷｮｳﾌﾞ|흉부|가슴|bröst|lungor|bryst|keuhkot|hrudník|mellkas|ΘΩΡΑΚΑΣ|الصدر|חזה|ngực
-|\uff23\uff28\uff25\uff33\uff34|thorax de face|tórax de pie|HEART
+|\uff23\uff28\uff25\uff33\uff34|thorax de face|tórax de pie|HEART|THOR|pulmão|RADIOGRAPHIE THORACIQUE|piept|plaušas
+|органи грудної клітки|krūtinės ląsta|צילום חזה|흉부 X선|caixa torácica|prsa
 """
 OTHER = """
 T-SPINE|BWS|Brustwirbelsäule|BRUSTBEIN|columna torácica|rachis dorsal|грудной отдел позвоночника
 |kręgosłup piersiowy|胸椎|흉추|胸骨|ABDOMENPELVIS|Schädel|SCHAEDEL|HUEFTE|genou|rodilla|joelho|kolano|колено
 |膝関節|무릎|腹部|brzuch|живот|main droite|mão|feet|ANKLES|upper limb|addome|MAMMA|ÉPAULE|RIBS|NECK|TMJ
-|CIRCLEOFWILLIS|SSPINE
+|CIRCLEOFWILLIS|SSPINE|ABDPELV|UP_EXM|Mammographie|ЖИВІТ|يد|胃|大腸
 """
 NOTHING = """
 N/A|n.a.|NA|UNKNOWN|UNSPECIFIED|NONE|OTHER||0|-|--|?|NOT SPECIFIED|unbekannt|その他|不明|XXX
 |#N/A|inconnu|неизвестно|기타|keine Angabe|не указано|brak danych|no especificado|non spécifié|不详|未填写|該当なし
+|k.A.|S/D|NO DATA|NOTSPECIFIED|BODYPART|leer|vacío|ismeretlen|άγνωστο|לא ידוע|غير معروف|알 수 없음|tidak ada
 |UNSPEC|TBD|não informado|nicht angegeben|non renseigné|нет данных|未記入|niet opgegeven|
 """
 SPINE_OR_STERNUM = """
@@ -55,10 +57,11 @@ CHEST PA|CHEST (PA & LAT)|AP CHEST|CHEST 2 VIEWS|CHEST2V|Chest portable|chest be
 LATERAL = """
 LL|RL|L LAT|LATERALE|latéral|PROFIL gauche|PERFIL|XTL|SWIMMER'S|seitlich|левая боковая|側面|侧位|측면|boczne|yan
 |X-TABLE LATERAL|cross-table|lateraal|LATERO-LATERAL|sidobild|L→R
+|SIDE VIEW|CTLAT|προφίλ|ด้านข้าง|šoninė|külg|sivulta
 |LATCHEST|CHESTLAT|thoraxlat|DORSAL DECUBITUS LATERAL|LLD LAT|ventral decubitus, lateral|RLD lateral
 """
-OBLIQUE = "LAO|rlo|OBL|oblicua|oblíqua|schräg|SCHRAEG|косая|斜位|skośne|left anterior oblique"
-PA = "PA|P.A.|p/a erect|Postero-Anterior|postéro-antérieur|P→A|後前位"
+OBLIQUE = "LAO|rlo|OBL|oblicua|oblíqua|schräg|SCHRAEG|косая|斜位|skośne|λοξή|left anterior oblique"
+PA = "PA|οπισθοπρόσθια|P.A.|p/a erect|Postero-Anterior|postéro-antérieur|P→A|後前位"
 AP = "AP|A-P|AP_SUPINE|antero posterior|AP LORDOTIC|前后位|bilateral AP"
 # The text as a device writes it, and the character set that the file declares.
 CODED = [
@@ -113,7 +116,7 @@ def test_placeholders_say_nothing(word: str) -> None:
         (PA, "frontal", "PA"),
         (AP, "frontal", "AP"),
         ("LLD|lld", "frontal", "LLD"),
-        ("LAT DECUBITUS|Linke Seitenlage|FACE|正面|прямая|Frontal", "frontal", None),
+        ("LAT DECUBITUS|Linke Seitenlage|FACE|正面|прямая|Frontal|de frente|أمامي", "frontal", None),
         ("left lateral decubitus|decúbito lateral derecho|LAT DECUB", "frontal", None),
         ("ERECT|2 Ebenen|supine|bilateral|LEFT|L/R|L+R|CHEST (R/L)|0|99|TBD|keine Angabe", "", None),
         ("Q7|SMITH|AP/LAT|AXIAL|LORDOTIC|apical|45 degrees|45°|45|axiale", "unknown", None),

@@ -8,7 +8,8 @@ from lungseg.ingest.sources.folder_kinds import FolderKind, kind_of, label_class
 
 LUNGS = """masks, Mask, MASKS_PNG, lung masks, Lung_Masks, lung-mask, lungmasks, labels, labelsTr, labelTs, seg, segs
 segmentations, annotations, groundtruth, Ground Truth, gt, manual masks, masks_256, mask images, CXR masks
-lung-segmentations, Label Maps, both lungs masks"""
+lung-segmentations, Label Maps, both lungs masks, annos, lbl, etiquetas, anotações, Segmentierungen, segmentações
+маски легких, разметка, マスク, 肺マスク, 掩码, 标注, 标签_png, 肺野標籤, 마스크, 폐 마스크"""
 OTHERS = """infection masks, Infection_Mask, lesion-masks, heart masks, masks heart, lung lesion masks, rib_labels
 nodule segmentations, pneumothorax masks, vessel masks
 lung_infection_masks, clavicle mask, tumour masks, GT lesions"""
