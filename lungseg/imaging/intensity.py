@@ -60,11 +60,16 @@ def stretch_narrow(image: Grey) -> Grey:
     """Stretch the body of an image, u8 or u16[H,W], to the whole range if it fills less than a quarter of the depth.
 
     A label, a marker or a border at full scale makes the depth in use larger than that of the body, which would become
-    nearly black at 8 bits. Brighter and darker values are clipped. Other images are returned unchanged.
+    nearly black at 8 bits. Brighter and darker values are clipped. If they are in the border alone, and the picture
+    fills the depth that it uses, the border becomes white at this depth. Other images are returned unchanged.
     """
-    ends = _narrow_ends(image)
+    whole = _body_ends(image)
+    # A marker far beyond the body would make all of the body look like a uniform border.
+    bounded: Grey = image if whole is None else image.clip(*whole)
+    box = content_box(bounded)
+    ends = _body_ends(image[box])
     if ends is None:
-        return image
+        return image if whole is None else _without_overbright(image, _bits(image[box]))
     full = int(np.iinfo(image.dtype).max)
     levels = np.rint(np.interp(np.arange(full + 1), ends, (1, full))).astype(image.dtype)
     levels[0] = 0  # pure black means padding
@@ -88,12 +93,11 @@ def without_extremes(samples: Grey) -> Grey:
     return values
 
 
-def _narrow_ends(image: Grey) -> tuple[int, int] | None:
-    """Return the range of the body if it is narrow for the depth inside the collimation."""
-    ends = _body_ends(image)
-    # A marker far beyond the body would make all of the body look like a uniform border.
-    bounded: Grey = image if ends is None else image.clip(*ends)
-    return _body_ends(image[content_box(bounded)])
+def _without_overbright(image: Grey, bits: int) -> Grey:
+    """Clip values that need more bits."""
+    full = (1 << bits) - 1
+    clipped: Grey = np.minimum(image, image.dtype.type(full)) if int(image.max()) > full else image
+    return clipped
 
 
 def _body_ends(content: Grey) -> tuple[int, int] | None:

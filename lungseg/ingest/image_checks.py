@@ -20,9 +20,10 @@ from lungseg.ingest.reason_codes import Note
 
 _MIN_SIDE = 32  # px; a smaller image is a thumbnail or an icon
 _MAX_ASPECT = 2.5  # long side to short side; frontal chest X-rays are within 1.7
-_MIN_CONTRAST = 1 / 80  # of the depth in use: three grey levels of 8 bits, 51 of 12 bits
+_MIN_CONTRAST = 1 / 80  # of the depth in use, 12 bits at most: three grey levels of 8 bits, 51 of 12 or 16 bits
 # Correlation of colour channels. Tinted and JPEG-coded films are above 0.99, photographs and overlays below.
 _MIN_GREY_CORRELATION = 0.98
+_DEEPEST = 4095
 _THUMBNAIL = 64  # px a side, for colour
 _TEMPLATE = view_classifier.SIDE
 # Shenzhen and Montgomery at 256 px, with and without padding, correlate by 0.25 or more; their negatives by -0.06 or
@@ -87,7 +88,10 @@ def check_pixels(pixels: Pixels, display_name: str) -> tuple[Grey, tuple[Note, .
     _refuse_label_map(stretched, display_name)  # a marker at full scale would make the picture look like one grey value
     _refuse_blank(pixels, display_name)
     if stretched is not pixels:
-        message = f"{display_name} uses less than a quarter of its range of grey values: the picture was stretched"
+        message = (
+            f"the picture fills less than a quarter of the grey range of {display_name}: it was stretched, or the "
+            "border beyond it was clipped"
+        )
         repairs += (Note("narrow_range", message),)
         pixels = stretched
     content = rank_content(pixels, view_classifier.SIDE)
@@ -177,7 +181,7 @@ def _refuse_blank(image: Grey, display_name: str) -> None:
     sampled = without_extremes(image[::step, ::step])
     positions = [round(share * (sampled.size - 1)) for share in (0.01, 0.99)]
     low, high = (int(value) for value in np.partition(sampled, positions, axis=None)[positions])
-    if high - low > _MIN_CONTRAST * _full_scale(high):
+    if high - low > _MIN_CONTRAST * _full_scale(min(high, _DEEPEST)):
         return
     values = f"the grey value {low}" if low == high else f"grey values from {low} to {high}"
     raise ImageError("blank", f"{display_name} has almost only {values}: export it again, or remove it")

@@ -176,7 +176,8 @@ _REPAIRED: tuple[tuple[str, str, str], ...] = (
     ),
     (
         "narrow_range",
-        "The grey values fill less than a quarter of the range, e.g. beside a bright marker; they were stretched.",
+        "The grey values fill less than a quarter of the range, e.g. beside a bright marker; they were stretched, or "
+        "the bright border was clipped.",
         "None needed; check one such image.",
     ),
     ("mask_resized", "The mask was resized to its image; both have the same aspect ratio.", "None needed."),

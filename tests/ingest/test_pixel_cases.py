@@ -146,6 +146,31 @@ def test_a_border_does_not_darken_a_low_picture(tmp_path: Path, border: int) -> 
     assert np.ptp(np.percentile(square[16:-16, 16:-16], [5, 95])) > 150
 
 
+@pytest.mark.parametrize("levels", [256, 1021, 4096])
+@pytest.mark.parametrize("border", [20000, 65535])
+@pytest.mark.parametrize(("width", "sides"), [(3, "all"), (14, "right")])
+def test_a_border_beyond_the_picture_does_not_darken_it(
+    tmp_path: Path, levels: int, border: int, width: int, sides: str
+) -> None:
+    grey = phantom.draw(4, "montgomery", 256)[0]
+    deep = np.rint(grey / 255 * (levels - 1)).astype(np.uint16)
+    before = (width, width) if sides == "all" else (0, width)
+    framed = np.pad(deep, (before if sides == "all" else (0, 0), before), constant_values=border)
+    record, image = opened(written(tmp_path, framed, "png"))
+    assert (record.status, record.codes, record.flags) == ("repaired", ("narrow_range",), ())
+    inside = prepare_image(image, SETTINGS)[0][20:-20, 20:-20].astype(float)
+    assert np.ptp(np.percentile(inside, [5, 95])) > 0.6 * np.ptp(np.percentile(grey, [5, 95]))
+
+
+@pytest.mark.parametrize("levels", [256, 700])
+def test_few_levels_at_a_high_offset_are_no_blank_picture(tmp_path: Path, levels: int) -> None:
+    grey = phantom.draw(4, "shenzhen", 256)[0]
+    deep = np.rint(np.maximum(grey, 1) / 255 * (levels - 1) + 30000).astype(np.uint16)
+    record, image = opened(written(tmp_path, labelled(deep, 65535), "png"))
+    assert (record.status, record.codes, record.flags) == ("repaired", ("narrow_range",), ())
+    assert np.ptp(np.percentile(image[40:], [5, 95])) > 30000
+
+
 @pytest.mark.parametrize("bits", [8, 12, 16])
 @pytest.mark.parametrize("style", phantom.STYLES)
 def test_labels_within_the_depth_change_nothing(tmp_path: Path, style: phantom.Style, bits: int) -> None:

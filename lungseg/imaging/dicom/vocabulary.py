@@ -20,7 +20,8 @@ informada especificado especificada especificar aplica aplicavel aplicable defin
 specificato specificata indicato indicata non pas specifie specifiee precise precisee renseigne renseignee indique
 applicable belirtilmemis belirtilmedi не указано указан указана задано определено определен данных данные вказано
 посочено нема
-不详 不詳 ka sd data no+data to+be+defined sans ohne leer vide vuoto vacio vazio void deleted invalid error unassigned ignorado
+不详 不詳 ka sd data no+data to+be+defined sans ohne leer vide vuoto vacio vazio void deleted invalid error unassigned
+ignorado
 notavailable notapplicable notspecified notdefined notset notgiven bodypart bodypartexamined body+part
 neznam* ismeretlen* nepoznat* necunoscut* nezinom* nezinam* teadmata неизвестен неизвестна αγνωστ* לא+ידוע معروف ไม่ทราบ
 khong+ro tidak+diketahui tidak+ada 未詳 알수없음 알수+없음
@@ -30,7 +31,8 @@ khong+ro tidak+diketahui tidak+ada 未詳 알수없음 알수+없음
 """Words that say nothing. Text without any letter says nothing either."""
 
 CHEST = """
-heart herz coeur corazon coracao cuore hart 心臓 心脏 심장 сердце *chest* chst* cxr thx thor thorx *thora* *thorac* *torax* *torac* *torak*
+heart herz coeur corazon coracao cuore hart 心臓 心脏 심장 сердце *chest* chst* cxr thx thor thorx *thora* *thorac*
+*torax* *torac* *torak*
 lung lungs lungen* lunge lunger lungor* lungebillede* lungrontgen*
 *pulmo* pulm mediastin* pleura* brust* poumon* poitrine polmon* petto pecho peito borst* borstkas* longen longfoto*
 bryst* bröst* keuhko* rintakeha* rinta rindkere kops* klatk*+piersiow* klp pluc* hrudnik* hrud hrudn* plic*
@@ -97,7 +99,8 @@ ovary ovaries palate pancreas panorex parotid* patella* pelv* *pelvis pelvic pen
 radius radiusulna rectum renal rib ribs scalp scaphoid* scapula* sclera scrotum sella* sesamoid* shoulder* sinus sinuses
 skull skeleton spleen stern* stomach submandib* tarsal* tarsus teeth tooth temporal* testis testes testicle* thigh*
 thumb* thymus thyroid* tibia* tibiafibula tmj toe toes tongue tonsil* trachea* ulna* umbilic* upper+limb ureter*
-urethra* abdpelv* up+exm low+exm genu manus *mammo* urinary urogenital uterus vagina* vulva wrist* zygom* airway* acjoint sijoint opticcanal
+urethra* abdpelv* up+exm low+exm genu manus *mammo* urinary urogenital uterus vagina* vulva wrist* zygom* airway*
+acjoint sijoint opticcanal
 """,
     "German": """
 *bauch* *becken* hüft* *oberschenkel* *unterschenkel* knie* sprunggelenk* *fuss* fusse füsse ferse zehe* hand*
@@ -139,7 +142,8 @@ lebka hlav* krk zebr* zdjelic* kuk koljen* glezanj stopal* šaka lakat rame luba
 hasi medence* csipo* terd* boka* lab labfej* kez csuklo* ujj* konyok* vall* koponya* fej nyak borda*
 """,
     "Russian, Ukrainian, Bulgarian, Serbian, Greek": """
-живот* живіт черев* брюш* таз таза тазоб* бедр* колен* голен* голеност* стоп* кисть кисти рука руки рук палец пальц* локт* локот*
+живот* живіт черев* брюш* таз таза тазоб* бедр* колен* голен* голеност* стоп* кисть кисти рука руки рук палец пальц*
+локт* локот*
 плеч* ключиц* лопатк* череп* голов* лиц* челюст* зуб зубы пазух* ппн нос носа шея шеи ребр* почк* нога ноги конечност*
 сустав* молочн* колин* стегн* кульш* гомілк* лікт* шия ребра глава ръка крак китка коляно рамо таз зглоб*
 κοιλι* λεκαν* ισχι* γονατ* ποδι* ποδοκν* χερι* χειρ* καρπ* αγκων* ωμος ωμου κρανι* κεφαλ* αυχην*
@@ -148,13 +152,17 @@ hasi medence* csipo* terd* boka* lab labfej* kez csuklo* ujj* konyok* vall* kopo
 karin batin pelvis kalca* diz ayak* bilek* parmak* dirsek* kol omuz* kopru* kafa* kafatas* cene* boyun kaburga*
 perut panggul lutut kaki tangan siku bahu kepala leher bung khop goi chan tay vai so+nao
 """,
-    "Arabic, Hebrew, Thai": "*بطن* *حوض* *ركب* *جمجم* *كتف* يد اليد *قدم* בטן ברך אגן כתף גולגולת *ท้อง* *เข่า* *กะโหลก*",
+    "Arabic, Hebrew, Thai": """
+*بطن* *حوض* *ركب* *جمجم* *كتف* يد اليد *قدم* בטן ברך אגן
+כתף גולגולת *ท้อง* *เข่า* *กะโหลก*
+""",
     "Chinese and Japanese": """
 *腹部* 腹 *骨盆* *骨盤* *髋* *股関節* *膝* *踝* *足部* 足 左足 右足 *足関節* *足趾* *手部* 手 左手 右手 *手指* *手腕*
 *手関節* *腕关节*
 *肘* *肩部* *肩关节* *肩関節* 肩 *锁骨* *鎖骨* *肩胛* *肩甲* *头部* *頭部* 頭 头 *頭蓋* *头颅* *顔面* *面部* *颌* *顎*
 *牙* *歯* *鼻* *副鼻腔*
-*胃* *肠* *腸* *肝* *脳* *脑* *颈部* *頸部* *頚部* 首 *肋骨* *肾* *腎* *膀胱* *乳腺* *乳房* *四肢* *上肢* *下肢* *大腿* *小腿* *下腿* *前臂* *上臂*
+*胃* *肠* *腸* *肝* *脳* *脑* *颈部* *頸部* *頚部* 首 *肋骨* *肾* *腎* *膀胱* *乳腺* *乳房* *四肢* *上肢* *下肢* *大腿*
+*小腿* *下腿* *前臂* *上臂*
 *前腕* *上腕* *眼部* *眼眶*
 """,
     "Korean": """
@@ -186,7 +194,8 @@ DECUBITUS = "lld rld *seitenlage* zijligging* *decub* *dekub* *側臥* *侧卧* 
 
 OBLIQUE = """
 lao rao lpo rpo llo rlo obl oblq obli *obliq* *obliqu* *oblicu* *oblik* *oblič* *schräg* schuin* skosn* skośn* skra
-skrå* snett sned* vino vinokuva* sikm* šikm* ferde egik λοξ* เอียง косая косои косые косо кос πλαγιομετωπ* *斜位* *斜め* *斜方*
+skrå* snett sned* vino vinokuva* sikm* šikm* ferde egik λοξ* เอียง косая косои косые косо кос πλαγιομετωπ* *斜位* *斜め*
+*斜方*
 사위 *사방*
 """
 
@@ -194,12 +203,14 @@ FRONTAL = {
     "PA": """
 pa paerect pachest chestpa pathorax thoraxpa patorax toraxpa pacxr cxrpa posteroanterior* postero+anterior*
 postero+anteri* posteroant* postero+ant dv dorsoventral* dorso+ventral*
-zadnjeprednj* zadopredn* tylnoprzedn* tylno+przedn* задне+передн* заднепередн* задн*+пря* οπισθοπροσθ* *后前* *後前* *후전*
+zadnjeprednj* zadopredn* tylnoprzedn* tylno+przedn* задне+передн* заднепередн* задн*+пря* οπισθοπροσθ* *后前* *後前*
+*후전*
 """,
     "AP": """
 ap apsupine aperect apport* apchest chestap apthorax thoraxap aptorax toraxap apcxr cxrap anteroposterior*
 antero+posterior* antero+posteri* anteropost* antero+post vd ventrodorsal* ventro+dorsal*
-predozadn* prednjezadnj* przedniotyln* przednio+tyln* передне+задн* переднезадн* передн*+пря* προσθοπισθ* on+arka onarka *前后*
+predozadn* prednjezadnj* przedniotyln* przednio+tyln* передне+задн* переднезадн* передн*+пря* προσθοπισθ* on+arka onarka
+*前后*
 *前後* *전후*
 """,
     "": """

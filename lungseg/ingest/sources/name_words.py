@@ -7,9 +7,9 @@ from functools import lru_cache
 # Without accents, in any order and case, with or without blanks, underscores and hyphens between them.
 _WORDS = {
     "image": r"images?|imgs?|xrays?|cxrs?|radiographs?|films?|bilder|imagens|imagenes|immagini",
-    "mask": r"masks?|labelmaps?|labels?|segmentations|segs?|annotations|annots?|annos?|groundtruths?|gts?|contours|lbls?"
-    r"|masken?|masques?|mascaras?|maschere|maska|maski|etiquetas|anotaciones|anotacoes|segmentaciones|segmentacoes"
-    r"|segmentazioni|segmentierungen|маск[аи]|разметк[аи]|マスク|마스크|掩[码膜模]|遮罩|标[注签]|標[注籤]",
+    "mask": r"masks?|labelmaps?|labels?|segmentations|segs?|annotations|annots?|annos?|groundtruths?|gts?|contours"
+    r"|lbls?|masken?|masques?|mascaras?|maschere|maska|maski|etiquetas|anotaciones|anotacoes|segmentaciones"
+    r"|segmentacoes|segmentazioni|segmentierungen|маск[аи]|разметк[аи]|マスク|마스크|掩[码膜模]|遮罩|标[注签]|標[注籤]",
     # A data set is often called "Lung Segmentation", so these are masks only beside images.
     "weak_mask": r"segmentation|annotation|delineations?|segmented|segmentierung|truths?|goldstandards?|分割",
     "lung": r"lungfields?|lungs?|pulmonary|lunges?|lungen(?:feld|felder|flugel)?|lunga|lungor(?:na)?|longen"
