@@ -25,7 +25,6 @@ from lungseg.pipelines import train_progress
 from lungseg.plurals import counted
 from lungseg.progress import SharedProgressLine
 from lungseg.training import run_loop, run_state, tracking
-from lungseg.training.device_memory import explained_memory_errors
 from lungseg.training.distributed import gather, rank_and_world_size
 from lungseg.training.run import Progress, Run, name_run
 from lungseg.training.study_data import open_training_data
@@ -137,8 +136,7 @@ def train_rank(config: dict[str, Any]) -> TaskResult:
 def _start(run: Run, device: torch.device) -> run_state.TrainingState:
     if rank_and_world_size()[0] == 0:
         _require_same_data(run)
-    with explained_memory_errors(run.settings, run.name):
-        return run_state.start(run, device)
+    return run_state.start(run, device)
 
 
 def _require_same_data(run: Run) -> None:

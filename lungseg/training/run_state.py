@@ -18,6 +18,7 @@ from lungseg.model.network import build_network
 from lungseg.schema import SCHEMA, table
 from lungseg.training.augment import flips_allowed
 from lungseg.training.checkpoint_writer import CheckpointWriter
+from lungseg.training.device_memory import explained_memory_errors
 from lungseg.training.distributed import rank_and_world_size
 from lungseg.training.gpu_kernels import use_fast_kernels
 from lungseg.training.run import Run
@@ -75,7 +76,8 @@ def start(run: Run, device: torch.device) -> TrainingState:
             f"{', '.join(classes)}: pass --augment.flip 0"
         )
     execution = use_fast_kernels(settings.compute, device)
-    learner = Learner(build_network(settings.model), device, settings)
+    with explained_memory_errors(settings, run.name):
+        learner = Learner(build_network(settings.model), device, settings)
     training = TrainingState(run, reader, own_split, learner, data[0].preprocess.model_dump())
     training.data = {dataset.name: dataset.digest for dataset in data}
     latest = checkpoint.latest(storage.join(run.folder, "checkpoint"))

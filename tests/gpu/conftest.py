@@ -1,4 +1,4 @@
-"""Tests that need one or two GPUs and no Ray: `pytest -m gpu`. They skip elsewhere, and say why.
+"""Tests that need one or two GPUs and no Ray: `python -m pytest tests/gpu`. They skip elsewhere, and say why.
 
 LUNGSEG_TEST_DEVICE=cpu runs what can also run on CPUs, to test these tests where there is no GPU.
 """

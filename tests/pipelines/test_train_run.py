@@ -14,7 +14,11 @@ import ray
 import ray.train
 import torch
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks.user_callback import UserCallbackHandler
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
+from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
+from ray.train.v2._internal.execution.worker_group.poll import WorkerGroupPollStatus, WorkerStatus
+from ray.train.v2.api.exceptions import ControllerError
 
 from lungseg import storage
 from lungseg.cluster.connection import PLACEMENT_TIMEOUT_VARIABLE
@@ -82,6 +86,20 @@ def test_settings_error_of_a_rank_is_raised_in_the_controller() -> None:
     assert raised.value is wrong
     train_run.StopAtSettingsErrors().after_exception(None, {0: RuntimeError("connection closed")})
     assert train_run.failure_cause(FailedError(controller=wrong), PLACED) is wrong
+
+
+def test_ray_train_does_not_restart_after_a_settings_error() -> None:
+    """Its own classes, without a cluster: the error of a rank becomes one of the controller, which ends the run."""
+    wrong = SettingsError("pass --loader.batch-size 4")
+    callback = UserCallbackHandler([train_run.StopAtSettingsErrors()], None)
+    status = WorkerStatus(running=False, error=UserExceptionWithTraceback(wrong, "Traceback ..."))
+    with pytest.raises(SettingsError) as raised:
+        callback.after_worker_group_poll_status(WorkerGroupPollStatus({0: status}))
+    policy = DefaultFailurePolicy(ray.train.FailureConfig(max_failures=3))
+    assert policy.make_decision(ControllerError(raised.value)) == FailureDecision.RAISE
+    other = WorkerGroupPollStatus({0: WorkerStatus(running=False, error=RuntimeError("connection closed"))})
+    callback.after_worker_group_poll_status(other)
+    assert policy.make_decision(other.get_worker_group_error()) == FailureDecision.RETRY
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import given, strategies as st
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lungseg.config import ComputeSettings, LoaderSettings, LossSettings, ModelSettings, OptimSettings, TrainSettings
 from lungseg.errors import SettingsError
@@ -354,6 +356,53 @@ def test_compiled_network_trains_the_same_weights(monkeypatch: pytest.MonkeyPatc
     assert compiled
     assert plain.weights().keys() == fast.weights().keys()
     torch.testing.assert_close(plain.weights(), fast.weights())
+
+
+class Operations(TorchDispatchMode):
+    """Records the names of the operations on tensors, also of the backward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(func._schema.name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_step_reads_no_value_from_its_device(waits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the fused optimizer, as on GPUs, where reading a value waits for all the work before it."""
+    monkeypatch.setattr(torch.optim, "AdamW", partial(fused_adamw, torch.optim.AdamW))
+    settings = a_settings(ComputeSettings(), ema_decay=0.9, clip_norm=1.0, weight_decay=0.1)
+    learner = a_learner(settings, network())
+    learner(a_batch(0, 1), 1e-2)
+    with Operations() as operations:
+        losses = learner(a_batch(2, 3), 1e-2)
+        if waits:
+            float(losses.mean())
+    reads = {"aten::_local_scalar_dense", "aten::item", "aten::is_nonzero", "aten::nonzero", "aten::masked_select"}
+    assert bool(reads & operations.names) == waits
+    assert "aten::_fused_adamw_" in operations.names
+
+
+def fused_adamw(optimizer: Any, *args: Any, **options: Any) -> torch.optim.Optimizer:
+    return optimizer(*args, **{**options, "fused": True})  # type: ignore[no-any-return]
+
+
+def test_search_for_unused_parameters_finds_them_and_changes_nothing() -> None:
+    """DDP on GPUs searches for them in each step only if there are any."""
+    model, image = network(), torch.rand(1, 1, SIDE, SIDE)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    torch.manual_seed(7)
+    expected = torch.rand(1)
+    torch.manual_seed(7)
+    assert not train_step.has_unused_parameters(model, image)
+    assert torch.equal(torch.rand(1), expected)
+    assert same(dict(model.state_dict()), before)
+    assert all(parameter.grad is None for parameter in model.parameters())
+    model.register_parameter("unused", nn.Parameter(torch.zeros(1)))
+    assert train_step.has_unused_parameters(model, image)
 
 
 @pytest.mark.parametrize("requested", [False, True])
