@@ -19,13 +19,13 @@ from lungseg.bench.table import print_tables
 from lungseg.bench.timing import Stage, StageTimes, measure
 from lungseg.bench.training_stages import LOAD, device_stages, loader_stage, sample_stages
 from lungseg.config import BenchSettings
+from lungseg.config.precision import require_fp16_device
 from lungseg.errors import ResourceError
 from lungseg.job_end import end_job
 from lungseg.pipelines.phantoms import draw_phantoms
 from lungseg.plurals import counted
 from lungseg.progress import ProgressLine
 from lungseg.training.custom_code_check import check_custom_code
-from lungseg.training.train_step import check_compute_settings
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def run(settings: BenchSettings) -> None:
     """
     device = choose_device(settings)
     settings = _with_small_batches(settings) if settings.quick and device.type == "cpu" else settings
-    check_compute_settings(settings.compute, 0 if device.type == "cpu" else 1)
+    require_fp16_device(settings.compute.precision, device.type == "cuda", "--compute.precision")
     threads_before = cv2.getNumThreads()
     cv2.setNumThreads(1)  # so that a stage of one image is that of one core
     try:
