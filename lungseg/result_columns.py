@@ -104,7 +104,7 @@ _PREDICTED: _Columns = (
         "spacing_mm",
         pa.float64(),
         "side of a pixel, mm, from DICOM PixelSpacing, else ImagerPixelSpacing; null: unknown, "
-        "implausible (image under 5 cm or over 1 m), or prepared data; "
+        "unusable (flag spacing_unusable), or prepared data; "
         "usually measured at the detector, where lungs appear larger than in the patient",
     ),
     ("area_cm2", pa.float64(), "area of the mask, cm2; null where spacing_mm is"),

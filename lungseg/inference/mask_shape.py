@@ -9,8 +9,6 @@ from lungseg.arrays import F32, U8
 from lungseg.imaging.lung_sides import count_side_pixels
 from lungseg.imaging.orientation import UPRIGHT, to_stored
 
-_PLAUSIBLE_MM = (50.0, 1000.0)  # longer side of a chest X-ray; a spacing of 1 mm is often a placeholder
-
 
 def describe(mask: U8, orientation: int = UPRIGHT, spacing_mm: float | None = None) -> dict[str, Any]:
     """Measure an upright mask u8[H,W] in {0,1}: areas in px and cm2, centroid and bounding box in px.
@@ -19,7 +17,6 @@ def describe(mask: U8, orientation: int = UPRIGHT, spacing_mm: float | None = No
     row, None for an empty mask. bbox: x, y, width, height as in COCO, empty for an empty mask. orientation: of the
     stored pixels; centroid and bounding box are measured there. spacing_mm: side of a pixel; None: no areas in cm2.
     """
-    spacing_mm = _plausible_spacing(spacing_mm, mask.shape)
     area = int(np.count_nonzero(mask))
     if not area:
         return {**_areas(0, 0, spacing_mm), "centroid_x_px": None, "centroid_y_px": None, "bbox": []}
@@ -51,12 +48,6 @@ def confidence(probability: F32, threshold: float) -> dict[str, float | None]:
     chance = np.clip(probability[border].astype(np.float64), 1e-12, 1 - 1e-12)
     entropy = -(chance * np.log2(chance) + (1 - chance) * np.log2(1 - chance))
     return {"mean_probability": mean, "border_entropy": float(entropy.mean())}
-
-
-def _plausible_spacing(spacing_mm: float | None, shape: tuple[int, ...]) -> float | None:
-    """Return the spacing of a chest X-ray, None if the image would be shorter than 5 cm or longer than 1 m."""
-    low, high = _PLAUSIBLE_MM
-    return spacing_mm if spacing_mm is not None and low <= spacing_mm * max(shape) <= high else None
 
 
 def _areas(right: int, left: int, spacing_mm: float | None) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from lungseg import storage
 from lungseg.inference.cpu_tasks import InferenceJob
 from lungseg.plurals import counted
 from lungseg.predictions.parts import StatusCounts, part_files
+from lungseg.predictions.ranking import questions
 from lungseg.schema import USABLE
 from lungseg.storage.files import digest_bytes
 from lungseg.versions import versions
@@ -148,7 +149,8 @@ def print_image_summary(out: str) -> None:
     lungs = " and ".join(f"{side} {_lung_area(row, side, size)}" for side in ("right", "left"))
     score = "" if row["doubt"] is None else f", doubt {row['doubt']:.3f}"
     dice = "" if row["dice"] is None else f", Dice {row['dice']:.4f}"
-    flags = f"flags: {', '.join(row['flags'])}: look at the image\n" if row["flags"] else ""
+    advice = ": look at the image" if questions(row) else ""
+    flags = f"flags: {', '.join(row['flags'])}{advice}\n" if row["flags"] else ""
     sys.stdout.write(
         f"{name}: lungs {row['area_px'] / size:.1%} of {row['width']} x {row['height']} px "
         f"({lungs}){score}{dice}\n{flags}{path}\n"

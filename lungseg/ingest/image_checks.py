@@ -33,7 +33,7 @@ _INVERTED = -0.2
 _OVER_SIDEWAYS = 0.85
 MIN_UPRIGHT = 0.3
 """Smallest probability of an upright chest without a flag; 4 of 688 X-rays of an unseen hospital are below it."""
-_TAG_FLAGS = (Note("body_part_unknown"), Note("body_part_several"), Note("view_unknown"))
+_TAG_FLAGS = (Note("body_part_unknown"), Note("body_part_several"), Note("view_unknown"), Note("spacing_unusable"))
 
 
 @dataclass(frozen=True)

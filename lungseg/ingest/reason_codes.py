@@ -219,6 +219,12 @@ _FLAGS: tuple[tuple[str, str, str], ...] = (
         "Look at the image; correct the tag.",
     ),
     (
+        "spacing_unusable",
+        "The DICOM file states a pixel spacing that is not two positive numbers, differs between rows and columns by over "
+        "5 %, or makes the image shorter than 5 cm or longer than 1 m; so there are no areas in cm2.",
+        "Use areas in px, or correct PixelSpacing.",
+    ),
+    (
         "no_mask",
         "Other images of this dataset have a mask of the lungs, this one has none; or no label of its label file is "
         "lung.",

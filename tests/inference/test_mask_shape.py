@@ -105,10 +105,8 @@ def test_pixels_far_from_the_border_do_not_count() -> None:
     assert confidence(probability, 0.5)["border_entropy"] == pytest.approx(0, abs=1e-9)
 
 
-@pytest.mark.parametrize(
-    ("spacing", "area"), [(1.0, 0.12), (None, None), (0.0, None), (0.4, None), (12.0, None), (1e9, None)]
-)
-def test_areas_in_cm2_need_a_plausible_spacing(spacing: float | None, area: float | None) -> None:
+@pytest.mark.parametrize(("spacing", "area"), [(1.0, 0.12), (None, None)])
+def test_areas_in_cm2_need_a_spacing(spacing: float | None, area: float | None) -> None:
     mask = np.zeros((100, 100), np.uint8)
     mask[20:24, 10:12] = 1
     mask[20:24, 80:81] = 1

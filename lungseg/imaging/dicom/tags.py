@@ -21,7 +21,9 @@ _DAYS = {"D": 1.0, "W": 7.0, "M": 30.4375, "Y": 365.25, "": 365.25}
 _OLDEST = 122  # years, the longest documented life; more is a placeholder such as 999Y
 _NO_BIRTH_DATE = date(1900, 1, 1)  # what programs write for an unknown one
 _ANISOTROPIC = 1.05
-_FLAGS = ("body_part_unknown", "body_part_several", "view_unknown")
+_PLAUSIBLE_MM = (50.0, 1000.0)  # longer side of a chest X-ray; a spacing of 1 mm is often a placeholder
+_SPACINGS = ("PixelSpacing", "ImagerPixelSpacing")  # of the patient before that of the detector
+_FLAGS = ("body_part_unknown", "body_part_several", "view_unknown", "spacing_unusable")
 
 
 class Repair(NamedTuple):
@@ -115,13 +117,15 @@ def extract_tags(dataset: "Dataset", patient_id: str) -> Tags:
     """Extract the tags that may be stored; patient_id must be a pseudonym."""
     model = element_value(dataset, "ManufacturerModelName")
     part, view = _body_part(dataset)[0], _view(dataset)[0]
-    flags = (f"body_part_{part}", f"view_{view.kind}")
+    spacing = _spacing(dataset)
+    has_spacing = any(element_value(dataset, name) is not None for name in _SPACINGS)
+    flags = (f"body_part_{part}", f"view_{view.kind}", "spacing_unusable" if has_spacing and not spacing else "")
     return Tags(
         patient_id=patient_id,
         age_group=_age_group(dataset),
         sex=_SEXES.get(element_text(dataset, "PatientSex")),
         view=view.term,
-        spacing_mm=_spacing(dataset),
+        spacing_mm=spacing,
         manufacturer_model=" ".join(str(model).split()) if model is not None else None,
         flags=tuple(flag for flag in flags if flag in _FLAGS),
         orientation=_orientation(dataset),
@@ -265,7 +269,7 @@ def _date(dataset: "Dataset", name: str) -> date | None:
 
 def pixel_spacing(dataset: "Dataset") -> list[float]:
     """Return row and column spacing in mm, of the patient before that of the detector; empty without valid ones."""
-    for name in ("PixelSpacing", "ImagerPixelSpacing"):
+    for name in _SPACINGS:
         sides = element_numbers(dataset, name)
         if len(sides) == 2 and min(sides) > 0:
             return list(sides)
@@ -273,6 +277,13 @@ def pixel_spacing(dataset: "Dataset") -> list[float]:
 
 
 def _spacing(dataset: "Dataset") -> float | None:
-    """Return the mean of row and column spacing; None if there is none or they differ by more than 5 %."""
+    """Return the mean of row and column spacing; None if there is none, or no chest X-ray has it.
+
+    They may differ by 5 %, and the image must be from 5 cm to 1 m long.
+    """
     sides = pixel_spacing(dataset)
-    return sum(sides) / 2 if sides and max(sides) / min(sides) <= _ANISOTROPIC else None
+    if not sides or max(sides) / min(sides) > _ANISOTROPIC:
+        return None
+    spacing = sum(sides) / 2
+    longer = spacing * max(element_int(dataset, name) for name in ("Rows", "Columns"))
+    return spacing if _PLAUSIBLE_MM[0] <= longer <= _PLAUSIBLE_MM[1] else None

@@ -132,7 +132,7 @@ def test_the_radiograph_is_upright_with_dark_lungs(radiograph: NDArray[Any]) -> 
 def test_only_listed_tags_are_returned() -> None:
     _, tags = reader.read(stored_file("RG1_UNCR.dcm"), "x.dcm", KEY)
     model = "Cassette Holder Type 9840 500 70201"
-    assert tags == Tags(pseudonym.pseudonym("9RG1", KEY), "60-69", "female", "PA", None, model)
+    assert tags == Tags(pseudonym.pseudonym("9RG1", KEY), "60-69", "female", "PA", None, model, ("spacing_unusable",))
     assert not any(secret in repr(tags) for secret in SECRETS)
 
 

@@ -109,12 +109,18 @@ def test_sex(sex: str, expected: str | None) -> None:
         ({"PixelSpacing": [0.1, 0.1], "ImagerPixelSpacing": [0.2, 0.2]}, 0.1),
         ({"PixelSpacing": None}, None),
         ({"PixelSpacing": [0.2]}, None),
+        ({"PixelSpacing": [0.025, 0.025]}, 0.025),
+        ({"PixelSpacing": [0.024, 0.024]}, None),
+        ({"PixelSpacing": [0.5, 0.5]}, 0.5),
+        ({"PixelSpacing": [1, 1]}, None),
         ({}, None),
     ],
 )
-def test_spacing(tags: dict[str, Any], expected: float | None) -> None:
-    result = described(**tags).spacing_mm
-    assert result == (None if expected is None else pytest.approx(expected))
+def test_a_spacing_that_cannot_be_used_is_flagged(tags: dict[str, Any], expected: float | None) -> None:
+    result = described(Rows=2000, Columns=1800, **tags)
+    assert result.spacing_mm == (None if expected is None else pytest.approx(expected))
+    is_stated = any(value is not None for value in tags.values())
+    assert result.flags == (("spacing_unusable",) if is_stated and expected is None else ())
 
 
 @pytest.mark.parametrize(
