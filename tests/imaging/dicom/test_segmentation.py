@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import highdicom
 import numpy as np
 import pydicom
 import pytest
@@ -18,6 +17,8 @@ from pydicom.data import get_testdata_file
 from lungseg.errors import InputError
 from lungseg.imaging.dicom.segmentation import encode_segmentation, invalid_elements
 from tests.imaging.dicom.dicom_files import write_dicom
+
+highdicom = pytest.importorskip("highdicom", reason="highdicom is not installed; it has no wheels for Python 3.14")
 
 U8 = NDArray[np.uint8]
 SHAPE = (1955, 1841)
