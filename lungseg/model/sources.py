@@ -85,8 +85,11 @@ def model_name(models: Sequence[Checkpoint]) -> str:
 
 
 def _weights_digest(folder: str) -> str:
-    config = checkpoint.read_config(storage.join(folder, "config.json"))
-    return Checkpoint(folder, config).digest
+    """Return the digest of an installed model; "" for a damaged one, which stops no other model."""
+    try:
+        return Checkpoint(folder, checkpoint.read_config(storage.join(folder, "config.json"))).digest
+    except InputError:
+        return ""
 
 
 def cached() -> Iterator[tuple[str, str]]:
