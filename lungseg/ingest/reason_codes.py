@@ -220,8 +220,8 @@ _FLAGS: tuple[tuple[str, str, str], ...] = (
     ),
     (
         "spacing_unusable",
-        "The DICOM file states a pixel spacing that is not two positive numbers, differs between rows and columns by over "
-        "5 %, or makes the image shorter than 5 cm or longer than 1 m; so there are no areas in cm2.",
+        "The DICOM file states a pixel spacing that is not two positive numbers, differs between rows and columns by "
+        "over 5 %, or makes the image shorter than 5 cm or longer than 1 m; so there are no areas in cm2.",
         "Use areas in px, or correct PixelSpacing.",
     ),
     (
