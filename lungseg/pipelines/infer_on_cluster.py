@@ -13,6 +13,7 @@ from typing import Any
 
 import ray
 import ray.data
+from ray.data.exceptions import ExecutionTimeoutError
 
 from lungseg import storage
 from lungseg.cluster.connection import cluster_total, connect
@@ -36,6 +37,7 @@ logger = logging.getLogger(__name__)
 # are equal, Ray Data fuses the tasks that open images into the actors.
 _TASK_CPUS, _ACTOR_CPUS = 0.5, 0.49
 _MIN_TASKS = 2  # at once: with one, Ray Data would open all parts before it finishes the first
+_MAX_HOURS = 6  # without a finished part; Ray's 30 minutes are too short for a part on a busy machine
 _MAX_LOSSES = 3  # of actors in succession, without a finished part in between
 
 
@@ -47,7 +49,7 @@ def predict_on_cluster(
     A lost actor or node ends the Ray Data pipeline. It is then restarted on the remaining nodes.
 
     Raises:
-        ResourceError: the cluster is too small, or actors are lost repeatedly.
+        ResourceError: the cluster is too small, actors are lost repeatedly, or no part is finished for 6 hours.
 
     """
     connect()
@@ -55,6 +57,7 @@ def predict_on_cluster(
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.target_max_block_size = None  # a part must stay one block: it becomes one file
+    context.execution_no_progress_timeout_s = _MAX_HOURS * 3600
     gauges, statuses = Gauges("infer"), Counter[str]()
     allocation = allocate_workers(job.settings.workers, job.settings.device)
     # After allocate_workers, as an autoscaler may add nodes.
@@ -69,6 +72,11 @@ def predict_on_cluster(
                 losses = 0
                 yield row
                 _update_gauges(gauges, times, statuses, row)
+        except ExecutionTimeoutError:
+            raise ResourceError(
+                f"{job.out}: no part was finished in {_MAX_HOURS} hours: run the same command when the machine is less "
+                "busy; it continues"
+            ) from None
         except ray.exceptions.RayTaskError:
             raise  # a bug, with its traceback
         except ray.exceptions.RayError as error:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import ray
+import ray.data
+from ray.data.exceptions import ExecutionTimeoutError
 
 from lungseg import storage
 from lungseg.cluster.resources import WorkerAllocation
@@ -71,6 +73,21 @@ def test_more_workers_than_cpus_are_refused(ray_cluster: None, job: InferenceJob
     job = replace(job, settings=job.settings.model_copy(update={"workers": 64}))
     with pytest.raises(ResourceError, match="64 CPUs needed, the cluster has 2"):
         list(predict_on_cluster(job, [{"number": 0, "items": "[]", "digest": ""}], StageTimes()))
+
+
+def test_parts_that_never_finish_end_in_words(
+    ray_cluster: None, job: InferenceJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = []
+
+    def stall(*_: object, **__: object) -> None:
+        limits.append(ray.data.DataContext.get_current().execution_no_progress_timeout_s)
+        raise ExecutionTimeoutError
+
+    monkeypatch.setattr(ray.data, "from_items", stall)
+    with pytest.raises(ResourceError, match="no part was finished in 6 hours"):
+        list(predict_on_cluster(job, [{"number": 0, "items": "[]", "digest": ""}], StageTimes()))
+    assert limits == [6 * 3600]
 
 
 def test_fp16_without_a_gpu_is_refused(ray_cluster: None, job: InferenceJob) -> None:
