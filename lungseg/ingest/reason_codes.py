@@ -276,7 +276,8 @@ _NOT_EXPORTED: tuple[tuple[str, str, str], ...] = (
     ),
     (
         "doubtful",
-        "The doubt of the row is unusual: over the third quartile of the predictions plus 1.5 interquartile ranges.",
+        "The doubt of the row is unusual: over the third quartile of the predictions plus 1.5 interquartile ranges, "
+        "and over 1.5 times the third quartile.",
         "Look at the row; then pass --include-doubtful.",
     ),
     ("not_dicom", "The image is not a DICOM file, so it can have no DICOM segmentation.", "Export other formats."),

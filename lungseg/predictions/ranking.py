@@ -42,10 +42,11 @@ def require_reliable(row: Row, max_doubt: float | None) -> None:
 def highest_usual_doubt(doubts: Sequence[float | None]) -> float:
     """Return the third quartile plus 1.5 times the interquartile range; higher doubts are unusual among these rows.
 
-    A fixed limit would depend on the model. Source: Tukey, Exploratory Data Analysis, 1977, the upper inner fence.
+    The limit is at least 1.5 times the third quartile, because among similar images the range is tiny. A fixed limit
+    would depend on the model. Source: Tukey, Exploratory Data Analysis, 1977, the upper inner fence.
     """
     known = [doubt for doubt in doubts if doubt is not None]
     if not known:
         return 1.0
     first, third = np.quantile(known, [0.25, 0.75])
-    return float(third + 1.5 * (third - first))
+    return float(third + max(1.5 * (third - first), 0.5 * third))
