@@ -99,12 +99,8 @@ def _write_untrained(settings: BenchSettings, preprocess: PreprocessSettings, fo
         "settings": {"model": settings.model.model_dump()},
     }
     weights = build_network(settings.model, pretrained=False).state_dict()
-    save(
-        folder,
-        Snapshot(
-            weights, {}, config, pa.table({"pixel_digest": pa.array([], pa.string())}).replace_schema_metadata(METADATA)
-        ),
-    )
+    unseen = pa.table({"pixel_digest": pa.array([], pa.string())}).replace_schema_metadata(METADATA)
+    save(folder, Snapshot(weights, {}, config, storage.table_bytes(unseen)))
     checkpoint = latest(folder)
     assert checkpoint is not None, "it was just written"
     return checkpoint

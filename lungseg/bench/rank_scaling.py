@@ -66,6 +66,12 @@ def time_steps(
     }
 
 
+def _of_ranks(settings: TrainSettings, world_size: int) -> TrainSettings:
+    """Return the settings of a training with this many ranks, each with the batch of one rank alone."""
+    loader = settings.loader.model_copy(update={"batch_size": settings.rank_batch_size, "global_batch_size": 0})
+    return settings.model_copy(update={"loader": loader, "workers_per_run": world_size})
+
+
 def _work(rank: int, world_size: int, settings: BenchSettings, size: int, on_gpus: bool, folder: str) -> None:
     """Time the steps in the process of one rank; rank 0 writes them to folder/line.json."""
     device = torch.device("cuda", rank) if on_gpus else torch.device("cpu")
@@ -76,7 +82,7 @@ def _work(rank: int, world_size: int, settings: BenchSettings, size: int, on_gpu
     store = f"file://{folder}/store"
     dist.init_process_group("nccl" if on_gpus else "gloo", init_method=store, rank=rank, world_size=world_size)
     try:
-        line = time_steps(settings.training, size, device, world_size)
+        line = time_steps(_of_ranks(settings.training, world_size), size, device, world_size)
         if rank == 0:
             Path(folder, "line.json").write_text(json.dumps(line))
     finally:

@@ -30,14 +30,13 @@ def print_tables(
 def _stage_table(times: Sequence[StageTimes]) -> Table:
     has_device = any(entry.device_ms for entry in times)
     device_column = ["GPU"] if has_device else []
-    table = _table("stage", "min", "median", "CPU", *device_column, "limit", "min", "times the limit")
+    table = _table("stage", "min", "median", "CPU", *device_column, "limit", "min", "CPU", "times the limit")
     path = ""
     for entry in times:
         if entry.stage.path != path:
             path = entry.stage.path
             table.add_row(f"{path}, ms an image")
         device = [_number(min(entry.device_ms, default=None))] if has_device else []
-        limit = entry.best_limit
         table.add_row(
             f"  {'  ' if entry.stage.part_of else ''}{entry.stage.name}",
             _number(entry.best),
@@ -45,8 +44,9 @@ def _stage_table(times: Sequence[StageTimes]) -> Table:
             _number(min(entry.cpu_ms)),
             *device,
             entry.stage.limit_name,
-            _number(limit),
-            "" if not limit else f"{entry.best / limit:.1f}",
+            _number(min(entry.limit_ms, default=None)),
+            _number(min(entry.limit_cpu_ms, default=None)),
+            "" if entry.ratio is None else f"{entry.ratio:.1f}",
         )
     return table
 
