@@ -88,6 +88,17 @@ def test_settings_error_of_a_rank_is_raised_in_the_controller() -> None:
     assert train_run.failure_cause(FailedError(controller=wrong), PLACED) is wrong
 
 
+def test_metrics_of_an_epoch_are_those_of_ray_trains_result(tmp_path: Path) -> None:
+    """Without workers, Ray Train calls the loop in this process, with no cluster."""
+    row = {"epoch": 2, "loss": 0.5, "held_out_dice": 0.9}
+    trainer = TorchTrainer(
+        lambda: train_progress.report_epoch(row, 0, "runs/first/pooled-fold0"),
+        scaling_config=ray.train.ScalingConfig(num_workers=0),
+        run_config=ray.train.RunConfig(name="run", storage_path=str(tmp_path)),
+    )
+    assert trainer.fit().metrics == row
+
+
 def test_ray_train_does_not_restart_after_a_settings_error() -> None:
     """Its own classes, without a cluster: the error of a rank becomes one of the controller, which ends the run."""
     wrong = SettingsError("pass --loader.batch-size 4")

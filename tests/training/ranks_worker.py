@@ -145,6 +145,7 @@ def global_batch_losses(reader: SampleReader, batch_norm: BatchNorm, planned_wor
     with (
         mock.patch.object(train_step, "resolve_batch_norm", return_value=batch_norm),
         mock.patch.object(nn.SyncBatchNorm, "forward", _synchronised),
+        mock.patch.object(nn.parallel.DistributedDataParallel, "_passing_sync_batchnorm_handle"),  # refuses CPUs
     ):
         learn = Learner(network(), CPU, settings)
         for epoch in range(GLOBAL_STEPS[batch_norm]):
