@@ -20,6 +20,8 @@ _OF_THE_COMMAND = {
     *("rerun", "max_failures", "runs_at_once", "min_workers", "test_every", "profile"),
 }
 _NOT_RECORDED = "not recorded"
+_CODE_DIGEST: tuple[Kind, str] = ("code", "code digest")
+_COMMIT: tuple[Kind, str] = ("code", "git commit")
 
 
 @dataclass(frozen=True)
@@ -40,9 +42,13 @@ class StudyDifference:
 def find_differences(folder: str, runs: Sequence[str], other: str, other_runs: Sequence[str]) -> list[StudyDifference]:
     """Compare the finished runs of two studies; settings come first, then data, code and libraries.
 
-    Where the runs of a study differ among themselves, each value is listed.
+    Where the runs of a study differ among themselves, each value is listed. Commits count only where the code differs.
     """
     this_facts, other_facts = recorded_facts(folder, runs), recorded_facts(other, other_runs)
+    digest = this_facts.get(_CODE_DIGEST)
+    if digest and digest == other_facts.get(_CODE_DIGEST):  # then the commits differ in other files only
+        this_facts.pop(_COMMIT, None)
+        other_facts.pop(_COMMIT, None)
     names = dict.fromkeys([*this_facts, *other_facts])
     pairs = ((name, this_facts.get(name, _NOT_RECORDED), other_facts.get(name, _NOT_RECORDED)) for name in names)
     study = storage.name_of(other)

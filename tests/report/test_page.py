@@ -81,6 +81,7 @@ def test_page_and_json_say_how_the_models_were_trained(study: Path, rows: list[R
         "held-out folds": "0, 1",
         "seeds of the trainings": "0",
         "training images of a run": "6",
+        "images per step": "8",
         "trained on": "north",
         "--model.encoder": "tiny",
         "code digest": "aaa",

@@ -69,5 +69,14 @@ def test_digest_and_commit_of_the_code_count_as_one_difference() -> None:
     assert warning.startswith("2 things differ from b (--loss.dice, code):")
 
 
+def test_commits_with_the_same_code_do_not_differ(tmp_path: Path) -> None:
+    studies = [_study(tmp_path / name) for name in ("a", "b", "c")]
+    for number, (study, code) in enumerate(zip(studies, ("aaa", "aaa", "bbb"), strict=True)):
+        provenance.record_start(f"{study}/run", {"code": code, "versions": {}, "git": {"commit": str(number) * 40}})
+    this, same_code, other_code = studies
+    assert _differences(this, same_code) == []
+    assert [difference.name for difference in _differences(this, other_code)] == ["code digest", "git commit"]
+
+
 def test_studies_of_different_seeds_do_not_differ(tmp_path: Path) -> None:
     assert _differences(_study(tmp_path / "a", seed=0), _study(tmp_path / "b", seed=1)) == []
