@@ -9,7 +9,7 @@ larger than all others) is stored in its tar but not in the index.
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -146,8 +146,7 @@ def open_dataset(folder: str) -> PreparedDataset:
 
     """
     info = read_dataset_json(folder)
-    for shard in info["shards"]:
-        check_shard_size(folder, shard)
+    check_shard_sizes(folder, info["shards"])
     path = storage.join(folder, "index.parquet")
     content = storage.read_bytes(path)
     index = storage.read_table(path, content, INDEX_TABLE)
@@ -192,16 +191,19 @@ def read_dataset_json(folder: str) -> Row:
     return info
 
 
-def check_shard_size(folder: str, shard: Row) -> None:
-    """Compare the size of a tar with its entry in dataset.json.
+def check_shard_sizes(folder: str, shards: Sequence[Row]) -> None:
+    """Compare the size of each tar with its entry in dataset.json; in a bucket, one listing gives all sizes.
 
     Raises:
-        ShardError: the tar is missing, truncated, or from another run.
+        ShardError: a tar is missing, truncated, or from another run.
 
     """
-    path = storage.join(folder, f"{shard['name']}.tar")
-    size, _ = storage.try_stat(path) or (0, 0)
-    if size != shard["bytes"]:
-        raise ShardError(
-            f"{path}: {size} bytes, expected {shard['bytes']}: missing or truncated; run lungseg prepare again"
-        )
+    paths = [storage.join(folder, f"{shard['name']}.tar") for shard in shards]
+    is_remote = "://" in folder and len(shards) > 1
+    listed = storage.list_stats(folder, recursive=False) if is_remote else {}
+    for path, shard in zip(paths, shards, strict=True):
+        size, _ = (listed.get(path) if is_remote else storage.try_stat(path)) or (0, 0)
+        if size != shard["bytes"]:
+            raise ShardError(
+                f"{path}: {size} bytes, expected {shard['bytes']}: missing or truncated; run lungseg prepare again"
+            )

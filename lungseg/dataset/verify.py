@@ -4,7 +4,7 @@ from collections import defaultdict
 
 from lungseg import storage
 from lungseg.arrays import Row
-from lungseg.dataset.catalog import check_shard_size, read_dataset_json
+from lungseg.dataset.catalog import check_shard_sizes, read_dataset_json
 from lungseg.dataset.shard_format import member_ranges, verify_checksums
 from lungseg.errors import InputError, ShardError
 from lungseg.storage.table_formats import INDEX_TABLE
@@ -50,7 +50,7 @@ def check_shard(folder: str, shard: Row, rows: list[Row]) -> list[str]:
     """Read a complete tar, compare it with its entry of dataset.json and its index rows, and return the problems."""
     path = storage.join(folder, f"{shard['name']}.tar")
     try:
-        check_shard_size(folder, shard)
+        check_shard_sizes(folder, [shard])
         content = storage.read_bytes(path)
     except InputError as error:
         return [str(error)]

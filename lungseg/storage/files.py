@@ -157,8 +157,10 @@ def try_stat(path: str) -> tuple[int, int] | None:
         return None
 
 
-def list_stats(folder: str) -> dict[str, tuple[int, int]]:
+def list_stats(folder: str, recursive: bool = True) -> dict[str, tuple[int, int]]:
     """Return size in bytes and modification time in ns of all files below a folder of a bucket, by path.
+
+    recursive: also list the files in its subfolders.
 
     Raises:
         InputError: the bucket does not answer.
@@ -168,7 +170,7 @@ def list_stats(folder: str) -> dict[str, tuple[int, int]]:
     if not is_present:
         return {}
     with _io_errors_as_input_errors(folder):
-        infos = filesystems.retry(lambda: filesystem.get_file_info(pafs.FileSelector(inner, recursive=True)))
+        infos = filesystems.retry(lambda: filesystem.get_file_info(pafs.FileSelector(inner, recursive=recursive)))
     stats = {_full_path(folder, info.path[len(inner) :].lstrip("/")): _stat(info) for info in infos}
     return {path: stat for path, stat in stats.items() if stat is not None}
 

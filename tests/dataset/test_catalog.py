@@ -1,5 +1,6 @@
 """Only complete prepared datasets are finished, listed and opened."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from lungseg.ingest import sources
 from lungseg.prepare import dataset_writer
 from lungseg.prepare.shard_plan import ShardPlan, plan_shards
 from lungseg.schema import Record
+from tests.cluster.refusing import refusing
 
 SMALL = PreprocessSettings(size=64)
 
@@ -200,3 +202,35 @@ def test_preparing_through_uris_writes_the_same_tars(archive: Path, prepared: Pa
     assert catalog.find_datasets([(tmp_path / "out").as_uri()]) == [
         (tmp_path / "out" / name).as_uri() for name in ("north", "south")
     ]
+
+
+# In a bucket
+
+
+def uploaded(archive: Path, bucket: str, images_per_shard: int) -> str:
+    """Prepare the dataset `north` of five images into a bucket."""
+    records = [record for record in sources.discover(str(archive)) if record.dataset == "north"]
+    out = f"{bucket}/{images_per_shard}"
+    dataset_writer.write_datasets(plan_shards(records, out, SMALL, images_per_shard))
+    return f"{out}/north"
+
+
+def test_opening_a_bucket_takes_as_many_requests_for_any_tars(
+    archive: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = [uploaded(archive, bucket, images_per_shard) for images_per_shard in (3, 1)]
+    requests = []
+    for folder, tars in zip(folders, (2, 5), strict=True):
+        with refusing(os.environ["AWS_ENDPOINT_URL"], 0.0, seed=0) as (address, count):
+            with monkeypatch.context() as patch:
+                patch.setenv("AWS_ENDPOINT_URL", address)
+                assert len(set(catalog.open_dataset(folder).index.column("shard").to_pylist())) == tars
+        requests.append(count.requests)
+    assert requests[0] == requests[1]
+
+
+def test_a_tar_that_is_missing_in_a_bucket_is_refused(archive: Path, bucket: str) -> None:
+    folder = uploaded(archive, bucket, 1)
+    storage.delete(f"{folder}/north-000003.tar")
+    with pytest.raises(ShardError, match=r"north-000003\.tar: 0 bytes, expected \d+: missing or truncated"):
+        catalog.open_dataset(folder)
