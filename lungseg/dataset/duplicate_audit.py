@@ -1,5 +1,7 @@
 """Duplicate audit of prepared datasets: reads the images that `duplicates` has to compare, and keeps the result."""
 
+import hashlib
+import json
 import logging
 from collections.abc import Sequence
 
@@ -28,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 _FORMAT = TableFormat(PAIRS, nullable=frozenset({"distance", "correlation"}))  # only near pairs have them
 _AUDITED = b"lungseg.audited"
+_HASHES_AT_ONCE = 1 << 18
 
 
 def linked_images(datasets: Sequence[PreparedDataset], out: str) -> list[Row]:
@@ -40,7 +43,7 @@ def linked_images(datasets: Sequence[PreparedDataset], out: str) -> list[Row]:
 
     """
     path = storage.join(out, PAIRS_FILE)
-    digest = storage.digest([[data.digest, data.index.column("phash").to_pylist()] for data in datasets])
+    digest = _digest_of(datasets)
     folders = dict.fromkeys([out, *(storage.parent_of(data.folder) for data in datasets)])
     table = next((table for folder in folders if (table := _earlier_audit(folder, digest)) is not None), None)
     if table is None:
@@ -51,6 +54,19 @@ def linked_images(datasets: Sequence[PreparedDataset], out: str) -> list[Row]:
     storage.write_table(path, table)
     pairs: list[Row] = table.to_pylist()
     return pairs
+
+
+def _digest_of(datasets: Sequence[PreparedDataset]) -> str:
+    """Return storage.digest of the digest and the hashes of each dataset, without a Python object for each image."""
+    text = hashlib.sha256(b"[")
+    for number, data in enumerate(datasets):
+        text.update(f'{", " if number else ""}["{data.digest}", ['.encode())
+        for start in range(0, data.index.num_rows, _HASHES_AT_ONCE):
+            hashes = data.index.column("phash").slice(start, _HASHES_AT_ONCE).to_pylist()
+            text.update(((", " if start else "") + json.dumps(hashes)[1:-1]).encode())
+        text.update(b"]]")
+    text.update(b"]")
+    return text.hexdigest()[:16]
 
 
 def _earlier_audit(folder: str, digest: str) -> pa.Table | None:

@@ -3,23 +3,30 @@
 import csv
 import io
 import json
+import logging
 import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import IO
 
+import numpy as np
 import pyarrow as pa
 
 from lungseg import storage
 from lungseg.arrays import Row
 from lungseg.dataset.catalog import PreparedDataset
+from lungseg.dataset.folds import ASSIGNED_FOLD, GROUP, codes
 from lungseg.errors import InputError, SettingsError
 from lungseg.ingest.file_names import image_id
 from lungseg.ingest.sources.nnunet_json import read_folds
 from lungseg.ingest.sources.text_tables import column_names, find_column, read_columns
 from lungseg.plurals import counted
 
+logger = logging.getLogger(__name__)
+
 _COLUMNS = ("dataset", "image_id", "patient_id", "fold")
+_MAX_NNUNET_IMAGES = 1_000_000
+_ROWS_AT_ONCE = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -76,7 +83,8 @@ def with_folds(data: Sequence[PreparedDataset], table: FoldTable, folds: int) ->
         SettingsError: the table has another number of folds.
 
     """
-    rows = [dataset.index.to_pylist() for dataset in data]
+    names = ["dataset", "image_id", "patient_id"]
+    rows = [dataset.index.select(names).to_pylist() for dataset in data]
     given = [[table.fold_of(row) for row in dataset_rows] for dataset_rows in rows]
     missing = [
         f"{row['dataset']}/{row['image_id']}"
@@ -98,43 +106,67 @@ def with_folds(data: Sequence[PreparedDataset], table: FoldTable, folds: int) ->
     ]
 
 
-def require_whole_groups(rows: Sequence[Row], groups: Sequence[str], path: str) -> None:
+def require_whole_groups(index: pa.Table, path: str) -> None:
     """Check that a table keeps the images of each group, such as a patient, in one fold.
+
+    index: of `folds.with_groups_and_folds`.
 
     Raises:
         SettingsError: it does not.
 
     """
-    first_of: dict[str, Row] = {}
-    for row, group in zip(rows, groups, strict=True):
-        first = first_of.setdefault(group, row)
-        if first["fold"] != row["fold"]:
-            names = [f"{one['dataset']}/{one['image_id']} in fold {one['fold']}" for one in (first, row)]
-            raise SettingsError(
-                f"--folds-from {path}: {' and '.join(names)} show one patient or are copies: give both the same fold"
-            )
+    groups, fold_of = index.column(GROUP).to_numpy(), index.column("fold").to_numpy()
+    apart = np.flatnonzero(fold_of != fold_of[groups])
+    if apart.size:
+        rows = index.select(["dataset", "image_id", "fold"]).take([groups[apart[0]], apart[0]]).to_pylist()
+        names = [f"{row['dataset']}/{row['image_id']} in fold {row['fold']}" for row in rows]
+        raise SettingsError(
+            f"--folds-from {path}: {' and '.join(names)} show one patient or are copies: give both the same fold"
+        )
 
 
-def write_fold_files(folder: str, rows: Sequence[Row], folds: Sequence[int]) -> None:
-    """Write folds.csv, and folds/<dataset>/splits_final.json of nnU-Net, into a folder."""
+def write_fold_files(folder: str, index: pa.Table) -> None:
+    """Write folds.csv, and folds/<dataset>/splits_final.json of nnU-Net, into a folder.
+
+    nnU-Net's file repeats the id of each image in every fold, so a dataset of more than a million images has none.
+
+    index: of `folds.with_groups_and_folds`.
+    """
+    rows = index.select(["dataset", "image_id", "patient_id", ASSIGNED_FOLD])
+    storage.write_stream(storage.join(folder, "folds.csv"), lambda file: _write_csv(file, rows))
+    names, dataset_of = codes(rows.column("dataset"))
+    fold_count = int(rows.column(ASSIGNED_FOLD).to_numpy().max()) + 1
+    for code, dataset in enumerate(names):
+        own = np.flatnonzero(dataset_of == code)
+        if own.size > _MAX_NNUNET_IMAGES:
+            logger.info("%s: no splits_final.json for nnU-Net, which would list %d images", dataset, own.size)
+            continue
+        images = rows.take(own)
+        path = storage.join(folder, "folds", dataset, "splits_final.json")
+        storage.write_bytes(path, (json.dumps(_nnunet_splits(images, fold_count), indent=1) + "\n").encode())
+
+
+def _write_csv(file: IO[bytes], rows: pa.Table) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(_COLUMNS)
-    by_dataset: defaultdict[str, list[tuple[str, int]]] = defaultdict(list)
-    for row, fold in zip(rows, folds, strict=True):
-        writer.writerow([row["dataset"], row["image_id"], row["patient_id"], fold])
-        by_dataset[row["dataset"]].append((row["image_id"], fold))
-    storage.write_bytes(storage.join(folder, "folds.csv"), text.getvalue().encode())
-    for dataset, images in by_dataset.items():
-        splits = [
-            {
-                "train": [image for image, image_fold in images if image_fold != fold],
-                "val": [image for image, image_fold in images if image_fold == fold],
-            }
-            for fold in range(max(folds) + 1)
-        ]
-        path = storage.join(folder, "folds", dataset, "splits_final.json")
-        storage.write_bytes(path, (json.dumps(splits, indent=1) + "\n").encode())
+    for batch in rows.to_batches(_ROWS_AT_ONCE):
+        writer.writerows(zip(*(column.to_pylist() for column in batch.columns), strict=True))
+        file.write(text.getvalue().encode())
+        text.seek(0)
+        text.truncate()
+    file.write(text.getvalue().encode())
+
+
+def _nnunet_splits(images: pa.Table, fold_count: int) -> list[dict[str, list[str]]]:
+    ids, folds = images.column("image_id").to_pylist(), images.column(ASSIGNED_FOLD).to_pylist()
+    return [
+        {
+            "train": [image for image, image_fold in zip(ids, folds, strict=True) if image_fold != fold],
+            "val": [image for image, image_fold in zip(ids, folds, strict=True) if image_fold == fold],
+        }
+        for fold in range(fold_count)
+    ]
 
 
 def _fold(text: str, path: str, row: int) -> int:

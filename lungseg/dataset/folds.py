@@ -1,23 +1,36 @@
-"""Fold assignment and the split of each run: pure functions of index rows and a seed.
+"""Fold assignment and the split of each run: pure functions of an index table and a seed.
 
+All work on columns: an archive may have ten million rows, which would not fit into memory as Python objects.
 scikit-learn's StratifiedGroupKFold does not fit: it assigns all images again when images are added.
 """
 
 import hashlib
+from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lungseg.arrays import Row
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
 from lungseg.config import Protocol
 from lungseg.errors import SettingsError
 
 Link = tuple[str, str]
 """Two images, as `dataset/image_id`, that must be on the same side of a split."""
+Positions = NDArray[np.int64]
+"""Positions of index rows."""
+
+GROUP, ASSIGNED_FOLD = "group", "assigned_fold"
+"""Columns of `with_groups_and_folds`: the position of the first row of the row's group, and the fold of the group."""
 
 # Images by which a fold may exceed the emptiest one. 0 would balance folds to one image, but move twice as many images
 # when one is removed.
 _MAX_IMBALANCE = 1
+_NO_FOLD = -2  # -1 means that a group is trained on in every fold
+_CHUNK_ROWS = 1 << 20  # rows whose texts are Python objects at the same time
 
 
 @dataclass(frozen=True)
@@ -49,14 +62,14 @@ class RunPlan:
         return f"all{seed}" if self.protocol == "all" else f"{sources[self.protocol]}-fold{self.fold}{seed}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Split:
-    """Positions of index rows: training, held-out fold, cross-dataset test, validation fold."""
+    """Positions of index rows, i64[N], ascending: training, held-out fold, cross-dataset test, validation fold."""
 
-    train: tuple[int, ...]
-    held_out: tuple[int, ...]
-    cross: tuple[int, ...]
-    validation: tuple[int, ...] = ()
+    train: Positions
+    held_out: Positions
+    cross: Positions
+    validation: Positions
 
 
 def plan_study(
@@ -84,8 +97,22 @@ def plan_study(
     return runs
 
 
-def split(rows: Sequence[Row], plan: RunPlan, linked: Iterable[Link] = ()) -> Split:
-    """Split index rows for a run; no patient, image or linked pair is on both sides.
+def with_groups_and_folds(index: pa.Table, linked: Sequence[Link], folds: int, seed: int) -> pa.Table:
+    """Add the columns GROUP and ASSIGNED_FOLD, by which `split` divides the rows of all runs of a study.
+
+    index: rows with the columns of schema.INDEX, those of several datasets one after the other.
+
+    Raises:
+        SettingsError: a given fold does not exist.
+
+    """
+    groups = group_rows(index, linked)
+    index = index.append_column(GROUP, pa.array(groups, pa.int64()))
+    return index.append_column(ASSIGNED_FOLD, pa.array(assign_folds(index, groups, folds, seed), pa.int16()))
+
+
+def split(index: pa.Table, plan: RunPlan) -> Split:
+    """Split the rows of `with_groups_and_folds` for a run; no patient, image or linked pair is on both sides.
 
     An image of another dataset whose group the run trains on is in no subset. `all` trains on every row.
 
@@ -93,29 +120,31 @@ def split(rows: Sequence[Row], plan: RunPlan, linked: Iterable[Link] = ()) -> Sp
         SettingsError: a subset that the run needs is empty.
 
     """
+    none = np.empty(0, np.int64)
     if plan.protocol == "all":
-        return Split(tuple(range(len(rows))), (), ())
-    groups = group_rows(rows, linked)
-    is_source = [row["dataset"] in plan.train_on for row in rows]
-    fold_of = assign_folds(rows, groups, plan.folds, plan.split_seed)
-    validation_fold = (plan.fold + 1) % plan.folds if plan.validates else None
-    subsets: dict[str, list[int]] = {"train": [], "held_out": [], "validation": []}
-    for position, (in_source, fold) in enumerate(zip(is_source, fold_of, strict=True)):
-        if in_source:
-            name = "held_out" if fold == plan.fold else "validation" if fold == validation_fold else "train"
-            subsets[name].append(position)
-    used_groups = {groups[i] for i in (*subsets["train"], *subsets["validation"])}
-    cross = tuple(i for i in range(len(rows)) if not is_source[i] and groups[i] not in used_groups)
+        return Split(np.arange(index.num_rows), none, none, none)
+    groups, fold_of = index.column(GROUP).to_numpy(), index.column(ASSIGNED_FOLD).to_numpy()
+    names, dataset_of = codes(index.column("dataset"))
+    is_source = np.isin(dataset_of, [code for code, name in enumerate(names) if name in plan.train_on])
+    is_held_out = is_source & (fold_of == plan.fold)
+    is_validation = is_source & (fold_of == (plan.fold + 1) % plan.folds) & plan.validates & ~is_held_out
+    is_used = np.zeros(index.num_rows, np.bool_)
+    is_used[groups[is_source & ~is_held_out]] = True
+    subsets = {
+        "train": np.flatnonzero(is_source & ~is_held_out & ~is_validation),
+        "held_out": np.flatnonzero(is_held_out),
+        "validation": np.flatnonzero(is_validation),
+    }
     for name in ("train", "held_out", *(["validation"] if plan.validates else [])):
-        if not subsets[name]:
+        if not subsets[name].size:
             raise SettingsError(
-                f"{plan.name}: the {name.replace('_', '-')} subset has none of {sum(is_source)} images, expected at "
+                f"{plan.name}: the {name.replace('_', '-')} subset has none of {is_source.sum()} images, expected at "
                 f"least one: lower --folds (now {plan.folds}), or add images"
             )
-    return Split(tuple(subsets["train"]), tuple(subsets["held_out"]), cross, tuple(subsets["validation"]))
+    return Split(cross=np.flatnonzero(~is_source & ~is_used[groups]), **subsets)
 
 
-def assign_folds(rows: Sequence[Row], groups: Sequence[str], folds: int, seed: int) -> list[int]:
+def assign_folds(index: pa.Table, groups: Positions, folds: int, seed: int) -> NDArray[np.int16]:
     """Return the fold of each row's group, 0..folds-1, stratified by dataset and finding.
 
     A group whose rows have a `fold` from the archive keeps the first of them; -1 means trained on in every fold. The
@@ -125,65 +154,121 @@ def assign_folds(rows: Sequence[Row], groups: Sequence[str], folds: int, seed: i
     appended to a dataset move no earlier row, unless they link two groups or show a patient of a later dataset.
     Removing one of 688 images moves about 4 % of the others; shuffling the rows moves about 40 %.
 
+    groups: of `group_rows`.
+
     Raises:
         SettingsError: a given fold does not exist.
 
     """
-    filled: defaultdict[tuple[str, str | None], list[int]] = defaultdict(lambda: [0] * folds)
-    fold_of_group = _given_folds(rows, groups, folds)
-    for row, group in zip(rows, groups, strict=True):
-        counts = filled[row["dataset"], row.get("finding")]
-        if group not in fold_of_group:
-            limit = (
-                min(counts) + _MAX_IMBALANCE if min(counts) else 0
-            )  # each fold gets one image before any gets a second
-            candidates = [fold for fold in range(folds) if counts[fold] <= limit]
-            fold_of_group[group] = min(candidates, key=lambda fold: _fold_hash(group, fold, seed))
-        if fold_of_group[group] >= 0:
-            counts[fold_of_group[group]] += 1
-    return [fold_of_group[group] for group in groups]
+    findings, finding_of = codes(index.column("finding"))
+    strata = codes(index.column("dataset"))[1] * (len(findings) + 1) + finding_of + 1
+    filled: defaultdict[int, list[int]] = defaultdict(lambda: [0] * folds)
+    fold_of = array("h", _given_folds(index, groups, folds).tobytes())
+    prefixes = [f"{seed}/{fold}/".encode() for fold in range(folds)]
+    for start in range(0, index.num_rows, _CHUNK_ROWS):
+        rows = slice(start, start + _CHUNK_ROWS)
+        names = _patients(index.slice(start, _CHUNK_ROWS)).to_pylist()
+        for name, stratum, group in zip(names, strata[rows].tolist(), groups[rows].tolist(), strict=True):
+            counts, fold = filled[stratum], fold_of[group]
+            if fold == _NO_FOLD:
+                lowest = min(counts)
+                limit = lowest + _MAX_IMBALANCE if lowest else 0  # each fold gets one image before any gets a second
+                candidates = [number for number in range(folds) if counts[number] <= limit]
+                fold = candidates[0] if len(candidates) == 1 else _lowest_hash(candidates, prefixes, name.encode())
+                fold_of[group] = fold
+            if fold >= 0:
+                counts[fold] += 1
+    return np.frombuffer(fold_of, np.int16)[groups]
 
 
-def _given_folds(rows: Sequence[Row], groups: Sequence[str], folds: int) -> dict[str, int]:
-    """Return the fold of each group whose rows have one from the archive."""
-    given: dict[str, int] = {}
-    for row, group in zip(rows, groups, strict=True):
-        fold = row.get("fold")
-        if fold is not None and fold >= folds:
-            raise SettingsError(
-                f"{row['dataset']} has its own folds, up to fold {fold}, expected 0 to {folds - 1}: pass "
-                f"--folds {max(other.get('fold') or 0 for other in rows) + 1} or more, or prepare it without "
-                "splits_final.json"
-            )
-        if fold is not None:
-            given.setdefault(group, fold)
+def _given_folds(index: pa.Table, groups: Positions, folds: int) -> NDArray[np.int16]:
+    """Return the fold that the archive gives to each group, at the position of its first row; else _NO_FOLD."""
+    column = index.column("fold")
+    rows = np.flatnonzero(column.is_valid().to_numpy())
+    values = column.drop_null().to_numpy()
+    too_high = rows[values >= folds]
+    if too_high.size:
+        first = too_high[0]
+        raise SettingsError(
+            f"{index.column('dataset')[first]} has its own folds, up to fold {column[first]}, expected 0 to "
+            f"{folds - 1}: pass --folds {values.max() + 1} or more, or prepare it without splits_final.json"
+        )
+    given = np.full(index.num_rows, _NO_FOLD, np.int16)
+    given[groups[rows[::-1]]] = values[::-1]  # the first row of a group is assigned last, and stays
     return given
 
 
-def group_rows(rows: Sequence[Row], linked: Iterable[Link] = ()) -> list[str]:
-    """Return the group name of each row; rows of one patient, with one pixel digest, or linked by a pair share a group.
+def group_rows(index: pa.Table, linked: Sequence[Link] = ()) -> Positions:
+    """Return the group of each row, i64[N]: the position of the first row of its group.
 
-    The name is the patient of the group's first row, or its image where the patient is unknown. Rows appended later do
-    not change it. Links to images that are not among the rows are ignored.
+    Rows of one patient, with one pixel digest, or linked by a pair share a group. Rows appended later do not change
+    the groups of earlier ones. Links to images that are not among the rows are ignored.
     """
-    parent: dict[str, str] = {}
+    patients = _first_rows(_patients(index))
+    same_picture = np.column_stack([patients, patients[_first_rows(index.column("pixel_digest"))]])
+    pairs = np.concatenate([same_picture, patients[_linked_rows(index, linked)]])
+    return _join(patients, np.unique(pairs[pairs[:, 0] != pairs[:, 1]], axis=0))
 
-    def root(key: str) -> str:
-        while parent.setdefault(key, key) != key:
-            parent[key] = parent[parent[key]]
-            key = parent[key]
-        return key
 
-    images = [f"{row['dataset']}/{row['image_id']}" for row in rows]
-    patients = [f"{row['dataset']}/{row['patient_id'] or row['image_id']}" for row in rows]
-    pairs = [(f"image {image}", f"patient {patient}") for image, patient in zip(images, patients, strict=True)]
-    pairs += [(f"image {image}", f"picture {row['pixel_digest']}") for image, row in zip(images, rows, strict=True)]
-    known = set(images)
-    pairs += [(f"image {one}", f"image {other}") for one, other in linked if {one, other} <= known]
-    for one, other in pairs:
-        parent[root(other)] = root(one)
-    names: dict[str, str] = {}
-    return [names.setdefault(root(f"image {image}"), patient) for image, patient in zip(images, patients, strict=True)]
+def group_names(index: pa.Table, groups: Positions) -> list[str]:
+    """Return the name of each group: the patient of its first row, or its image where the patient is unknown."""
+    names: list[str] = _patients(index.take(pa.array(groups))).to_pylist()
+    return names
+
+
+def codes(column: pa.ChunkedArray) -> tuple[list[str], NDArray[np.int64]]:
+    """Return the different texts of a column, and the position of each row's text among them, i64[N]; -1 for null."""
+    encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+    encoded = encoded.unify_dictionaries().combine_chunks()
+    return encoded.dictionary.to_pylist(), encoded.indices.fill_null(-1).to_numpy().astype(np.int64)
+
+
+def _first_rows(column: pa.ChunkedArray) -> Positions:
+    """Return for each row the position of the first row with the same text, i64[N]."""
+    encoded = column.dictionary_encode().combine_chunks()
+    same = encoded.indices.to_numpy()
+    first = np.empty(len(encoded.dictionary), np.int64)
+    first[same[::-1]] = np.arange(same.size)[::-1]  # of equal places, the last assignment stays
+    return first[same]
+
+
+def _patients(index: pa.Table) -> pa.ChunkedArray:
+    """Return `dataset/patient` of each row, or `dataset/image` where the patient is unknown."""
+    patients = index.column("patient_id").fill_null("")
+    known = pc.if_else(pc.equal(patients, ""), index.column("image_id"), patients)
+    return pc.binary_join_element_wise(index.column("dataset").cast(pa.string()), known, "/")
+
+
+def _linked_rows(index: pa.Table, linked: Sequence[Link]) -> NDArray[np.int64]:
+    """Return the positions of the two images of each link, i64[M,2], without links to images that are not there."""
+    ends = [pa.array([link[side] for link in linked], pa.string()) for side in (0, 1)]
+    known = pc.unique(pa.chunked_array(ends))
+    position_of = np.full(len(known), -1)
+    for start in range(0, index.num_rows if linked else 0, _CHUNK_ROWS):
+        rows = index.slice(start, _CHUNK_ROWS)
+        keys = pc.binary_join_element_wise(rows.column("dataset").cast(pa.string()), rows.column("image_id"), "/")
+        places = pc.index_in(keys, value_set=known)
+        position_of[places.drop_null().to_numpy()] = start + np.flatnonzero(places.is_valid().to_numpy())
+    pairs = np.column_stack([position_of[pc.index_in(end, value_set=known).to_numpy()] for end in ends])
+    return pairs[(pairs >= 0).all(axis=1)]
+
+
+def _join(patients: Positions, pairs: NDArray[np.int64]) -> Positions:
+    """Join the groups of each pair. A group is the position of its first row, so the lower position remains."""
+    parent: dict[int, int] = {}
+
+    def root(group: int) -> int:
+        while (above := parent.setdefault(group, group)) != group:
+            parent[group] = parent[above]
+            group = above
+        return group
+
+    for one, other in pairs.tolist():
+        low, high = sorted((root(one), root(other)))
+        parent[high] = low
+    joined = np.arange(patients.size)
+    joined[list(parent)] = [root(group) for group in list(parent)]
+    return joined[patients]
 
 
 def _sources(protocol: Protocol, datasets: tuple[str, ...]) -> list[tuple[tuple[str, ...], str]]:
@@ -200,6 +285,6 @@ def _sources(protocol: Protocol, datasets: tuple[str, ...]) -> list[tuple[tuple[
     return [(tuple(other for other in datasets if other != dataset), dataset) for dataset in datasets]
 
 
-def _fold_hash(group: str, fold: int, seed: int) -> bytes:
-    """Return a sort key that ranks folds for a group, the same on every machine."""
-    return hashlib.sha256(f"{seed}/{fold}/{group}".encode()).digest()
+def _lowest_hash(candidates: Sequence[int], prefixes: Sequence[bytes], group: bytes) -> int:
+    """Return the candidate with the lowest hash of seed, fold and group, the same on every machine."""
+    return min(candidates, key=lambda fold: hashlib.sha256(prefixes[fold] + group).digest())

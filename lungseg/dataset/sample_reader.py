@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from lungseg import storage
 from lungseg.arrays import Row
 from lungseg.dataset.catalog import PreparedDataset
+from lungseg.dataset.index_rows import IndexRows
 from lungseg.dataset.shard_cache import ShardCache, read_ranges
 from lungseg.dataset.shard_format import decode_sample, member_ranges, verify_checksums
 from lungseg.errors import ShardError
@@ -50,9 +51,8 @@ class SampleReader:
     def __init__(
         self, datasets: Sequence[PreparedDataset], cache_mib: int = 0, disk_mib: int = 0, with_masks: bool = True
     ) -> None:
-        self.rows: list[Row] = [row for data in datasets for row in data.index.to_pylist()]
-        self._folders = [data.folder for data in datasets for _ in range(data.index.num_rows)]
-        self._class_counts = [len(data.preprocess.classes) for data in datasets for _ in range(data.index.num_rows)]
+        self.rows = IndexRows([data.index for data in datasets])
+        self._datasets = datasets
         self._cache: dict[int, Sample] = {}
         self._free_bytes = cache_mib << 20
         self._with_masks = with_masks
@@ -64,9 +64,9 @@ class SampleReader:
         cached = self._cache.get(position)
         if cached is not None:
             return cached
-        row = self.rows[position]
-        tar = storage.join(self._folders[position], f"{row['shard']}.tar")
-        sample = read_sample(tar, row, self._class_counts[position], self._with_masks, self._tars.read)
+        row, data = self.rows[position], self._datasets[self.rows.table_of(position)]
+        tar = storage.join(data.folder, f"{row['shard']}.tar")
+        sample = read_sample(tar, row, len(data.preprocess.classes), self._with_masks, self._tars.read)
         self._add_to_cache(position, sample)
         return sample
 

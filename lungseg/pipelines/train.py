@@ -7,9 +7,9 @@ from lungseg import storage
 from lungseg.arrays import Row
 from lungseg.cluster.resources import WorkerAllocation
 from lungseg.config import PreprocessSettings, TrainSettings
-from lungseg.dataset import catalog
+from lungseg.dataset import catalog, fold_table
 from lungseg.dataset.catalog import PreparedDataset
-from lungseg.dataset.folds import Link
+from lungseg.dataset.training_index import write_index
 from lungseg.errors import LungsegError, SettingsError
 from lungseg.ingest import record_checks, sources
 from lungseg.job_end import command, end_job
@@ -53,14 +53,19 @@ def run(settings: TrainSettings) -> None:
     _handle_finished(record)
     at_once, allocation = 0, WorkerAllocation(0, 0, 0)
     if not all(map(record.is_finished, record.plans)):
-        at_once, allocation = allocate(settings, len(record.plans), study, folders)
-    linked = study_plan.find_linked_images(study, data)
-    training_images = study_plan.require_feasible(settings, data, list(record.plans.values()), linked)
-    unfinished = _unfinished_runs(record, linked)
+        at_once, allocation = allocate(settings, len(record.plans), study, data)
+    index = study_plan.index_of(settings, data, study_plan.find_linked_images(study, data))
+    del data  # ranks need less of it; the index has that
+    training_images = study_plan.require_feasible(settings, index, list(record.plans.values()))
+    index_path = storage.join(study, "index.arrow")
+    unfinished = _unfinished_runs(record, index_path)
     if unfinished:
         logger.info("%s", describe_batches(settings, training_images))
     record.write_states()
-    study_plan.write_folds(study, settings, data, linked)
+    fold_table.write_fold_files(study, index.rows)
+    if unfinished:
+        write_index(index_path, index)
+    del index
     failures = train_all(unfinished, at_once, allocation, record)
     _show_results(record, trained=bool(unfinished))
     if sync := tracking.sync_command(study, record.kept_aside()):
@@ -105,7 +110,8 @@ def _plan_study(
     plans = study_plan.plan_runs(settings, data)
     settings = settings_of_study(settings, study)
     if settings.workers_per_run != "auto":
-        study_plan.require_feasible(settings, data, plans)  # before the cluster starts
+        # Before the cluster starts.
+        study_plan.require_feasible(settings, study_plan.index_of(settings, data), plans)
     settings = settings_for_cluster(settings, len(plans))
     named_plans = study_plan.name_plans(settings, plans, data)
     matching = study_plan.matching_runs(settings, data, study_files.earlier_seeds(study))
@@ -115,7 +121,7 @@ def _plan_study(
     return StudyRecord(study, settings, named_plans, matching, tuple(folders))
 
 
-def _unfinished_runs(record: StudyRecord, linked: tuple[Link, ...]) -> list[Run]:
+def _unfinished_runs(record: StudyRecord, index: str) -> list[Run]:
     origin = {"command": command_line(), "git": git_state()}
     return [
         Run(
@@ -124,8 +130,8 @@ def _unfinished_runs(record: StudyRecord, linked: tuple[Link, ...]) -> list[Run]
             record.data,
             name,
             storage.join(record.folder, name),
-            linked,
-            origin,
+            index=index,
+            origin=origin,
         )
         for name, plan in record.plans.items()
         if not record.is_finished(name)

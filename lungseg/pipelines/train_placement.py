@@ -19,11 +19,11 @@ from lungseg.cluster.resources import (
 )
 from lungseg.cluster.shared_storage import require_shared_storage
 from lungseg.config import TrainSettings
+from lungseg.dataset.catalog import PreparedDataset
 from lungseg.errors import ResourceError
 from lungseg.model import network
 from lungseg.model.compiler import missing_for_compile
 from lungseg.storage.json_files import JsonFields, Whole
-from lungseg.training.study_data import open_training_data
 from lungseg.training.train_step import check_compute_settings
 
 logger = logging.getLogger(__name__)
@@ -87,7 +87,9 @@ def _replace_auto(settings: TrainSettings, values: Row) -> TrainSettings:
     return settings.model_copy(update=changes)
 
 
-def allocate(settings: TrainSettings, runs: int, study: str, folders: Sequence[str]) -> tuple[int, WorkerAllocation]:
+def allocate(
+    settings: TrainSettings, runs: int, study: str, data: Sequence[PreparedDataset]
+) -> tuple[int, WorkerAllocation]:
     """Connect to the cluster and check it; return the number of concurrent runs and the resources of a worker.
 
     Raises:
@@ -100,13 +102,13 @@ def allocate(settings: TrainSettings, runs: int, study: str, folders: Sequence[s
     at_once, allocation = _allocate_runs(settings, runs)
     # Checked after the allocation, when an autoscaler has added the requested nodes.
     tables = [settings.folds_from] if settings.folds_from else []
-    require_shared_storage(study, [*tables, *(storage.join(folder, "dataset.json") for folder in folders)])
+    require_shared_storage(study, [*tables, *(storage.join(dataset.folder, "dataset.json") for dataset in data)])
     check_compute_settings(settings, bool(allocation.gpus))
     if allocation.gpus:
         warn_of_idle_gpus(runs, at_once, allocation.workers)
     if settings.compute.compile:
         _require_compiler(bool(allocation.gpus))
-    require_memory(allocation, at_once * allocation.workers, _memory_mib(settings, folders))
+    require_memory(allocation, at_once * allocation.workers, _memory_mib(settings, data))
     return at_once, allocation
 
 
@@ -127,8 +129,7 @@ def _allocate_runs(settings: TrainSettings, runs: int) -> tuple[int, WorkerAlloc
     return allocate_runs(workers, settings.device, runs, settings.runs_at_once)
 
 
-def _memory_mib(settings: TrainSettings, folders: Sequence[str]) -> int:
+def _memory_mib(settings: TrainSettings, data: Sequence[PreparedDataset]) -> int:
     """Return the memory of a worker: its libraries and its cache of decoded samples."""
-    data = open_training_data(folders)
     pixels: int = sum(dataset.index.num_rows * dataset.preprocess.size**2 for dataset in data)
     return _LIBRARIES_MIB + min(settings.loader.cache_mib, 2 * pixels // 2**20)

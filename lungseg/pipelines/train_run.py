@@ -16,6 +16,7 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from lungseg import logs, storage
 from lungseg.cluster.connection import PLACEMENT_TIMEOUT_VARIABLE
 from lungseg.cluster.resources import WorkerAllocation, environment_without_gpus
+from lungseg.dataset.training_index import has_same_data
 from lungseg.errors import InputError, LungsegError, ResourceError, SettingsError, TaskResult, unwrapped
 from lungseg.inference.ensemble import Predictor
 from lungseg.inference.items import PredictOptions
@@ -27,7 +28,7 @@ from lungseg.progress import SharedProgressLine
 from lungseg.training import run_loop, run_state, tracking
 from lungseg.training.distributed import gather, rank_and_world_size
 from lungseg.training.run import Progress, Run, name_run
-from lungseg.training.study_data import open_training_data
+from lungseg.training.study_data import open_run_index
 
 logger = logging.getLogger(__name__)
 
@@ -141,7 +142,8 @@ def _start(run: Run, device: torch.device) -> run_state.TrainingState:
 
 def _require_same_data(run: Run) -> None:
     """Refuse data or custom code that changed after the study named its runs by their digests."""
-    if name_run(run.settings, run.plan, open_training_data(run.data, run.settings)) != run.name:
+    index = open_run_index(run)
+    if not has_same_data(index) or name_run(run.settings, run.plan, index.datasets) != run.name:
         raise InputError(
             f"{run.name}: its data, or the code that trains it, changed since the study began: start the same command "
             "again"

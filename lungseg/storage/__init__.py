@@ -15,8 +15,10 @@ from lungseg.storage.files import (
     stat,
     try_stat,
     write_bytes,
+    write_stream,
 )
 from lungseg.storage.json_files import has_valid_digest, read_json, write_json
+from lungseg.storage.large_files import map_file, read_chunks
 from lungseg.storage.paths import is_inside, join, name_of, parent_of, resolve
 from lungseg.storage.tables import count_rows, read_table, table_bytes, write_table
 
@@ -33,10 +35,12 @@ __all__ = [
     "list_files",
     "list_folders",
     "list_stats",
+    "map_file",
     "name_of",
     "open_filesystem",
     "parent_of",
     "read_bytes",
+    "read_chunks",
     "read_json",
     "read_range",
     "read_table",
@@ -46,5 +50,6 @@ __all__ = [
     "try_stat",
     "write_bytes",
     "write_json",
+    "write_stream",
     "write_table",
 ]

@@ -222,14 +222,24 @@ def write_bytes(path: str, content: bytes) -> None:
         InputError: it cannot be written: disk full, no write rights, or a parent is a file.
 
     """
+    write_stream(path, lambda file: file.write(content))
+
+
+def write_stream(path: str, write: filesystems.WriteContent) -> None:
+    """Write a file as `write_bytes` does, without its whole content in memory; `write` may be called again.
+
+    Raises:
+        InputError: it cannot be written.
+
+    """
     filesystem, inner = open_filesystem(path)
     is_local = isinstance(filesystem, pafs.LocalFileSystem)
     try:
         if is_local:
             filesystem.create_dir(parent_of(inner), recursive=True)
-            filesystems.replace_file(inner, content)
+            filesystems.replace_file(inner, write)
         else:
-            filesystems.retry(lambda: filesystems.write_object(filesystem, inner, content))
+            filesystems.retry(lambda: filesystems.write_object(filesystem, inner, write))
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             raise _too_long(path) from None

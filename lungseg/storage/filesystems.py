@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import IO, Literal, TypeVar
 
 import pyarrow.fs as pafs
 
@@ -35,6 +35,8 @@ _TEMPORARY_ERROR = re.compile(
     r"|HTTP status (408|429|5\d\d)|SlowDown|Status\((UNAVAILABLE|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED)"
 )
 _Answer = TypeVar("_Answer")
+WriteContent = Callable[[IO[bytes]], object]
+"""Writes the content of a file to an open file."""
 
 
 def open_uri(path: str) -> tuple[pafs.FileSystem, str]:
@@ -243,19 +245,19 @@ def read_object(filesystem: pafs.FileSystem, inner: str, offset: int, size: int 
         return bytes(file.read() if size is None else file.read_at(size, offset))
 
 
-def write_object(filesystem: pafs.FileSystem, inner: str, content: bytes) -> None:
+def write_object(filesystem: pafs.FileSystem, inner: str, write: WriteContent) -> None:
     """Write an object to a bucket; it becomes visible when it is complete."""
     filesystem.create_dir(parent_of(inner), recursive=True)
     with filesystem.open_output_stream(inner) as stream:
-        stream.write(content)
+        write(stream)
 
 
-def replace_file(path: str, content: bytes) -> None:
+def replace_file(path: str, write: WriteContent) -> None:
     """Write a temporary file on a disk, sync it and rename it to its final name."""
     descriptor, temporary = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=parent_of(path))
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
+            write(file)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)

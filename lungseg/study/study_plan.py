@@ -4,11 +4,14 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+import pyarrow.compute as pc
+
 from lungseg.config import Protocol, TrainSettings
 from lungseg.dataset import fold_table, folds
 from lungseg.dataset.catalog import PreparedDataset
 from lungseg.dataset.duplicate_audit import linked_images
 from lungseg.dataset.duplicates import count_duplicates, describe_duplicates
+from lungseg.dataset.training_index import TrainingIndex, build_index
 from lungseg.errors import SettingsError
 from lungseg.training.run import name_run
 from lungseg.training.study_data import require_enough_images
@@ -75,12 +78,19 @@ def matching_runs(
     return frozenset(name_plans(settings, _plans(settings, data, protocols, (), seeds), data))
 
 
-def require_feasible(
-    settings: TrainSettings,
-    data: Sequence[PreparedDataset],
-    plans: Sequence[folds.RunPlan],
-    linked: Sequence[folds.Link] = (),
-) -> list[int]:
+def index_of(
+    settings: TrainSettings, data: Sequence[PreparedDataset], linked: Sequence[folds.Link] = ()
+) -> TrainingIndex:
+    """Assign all images of a study to groups and folds, which are the same for all its runs.
+
+    Raises:
+        SettingsError: a fold of the archive does not exist.
+
+    """
+    return build_index(data, linked, settings.folds, settings.split_seed)
+
+
+def require_feasible(settings: TrainSettings, index: TrainingIndex, plans: Sequence[folds.RunPlan]) -> list[int]:
     """Check every run before the first one starts; return the number of training images of each.
 
     Raises:
@@ -90,31 +100,21 @@ def require_feasible(
     """
     if problem := settings.batch_problem():
         raise SettingsError(problem)
-    rows = [row for dataset in data for row in dataset.index.to_pylist()]
-    groups = folds.group_rows(rows, linked)
     if settings.folds_from:
-        fold_table.require_whole_groups(rows, groups, settings.folds_from)
+        fold_table.require_whole_groups(index.rows, settings.folds_from)
+    groups_of = {data.name: len(pc.unique(data.index.column(folds.GROUP))) for data in index.datasets}
     for name in dict.fromkeys(name for plan in plans for name in plan.train_on):
-        own_groups = {group for row, group in zip(rows, groups, strict=True) if row["dataset"] == name}
-        if len(own_groups) < settings.folds:
+        if groups_of[name] < settings.folds:
             raise SettingsError(
-                f"--folds {settings.folds}: {name} has {len(own_groups)} groups of images (one per patient), but each "
+                f"--folds {settings.folds}: {name} has {groups_of[name]} groups of images (one per patient), but each "
                 f"fold needs one: lower --folds, or leave {name} out of --data"
             )
-    splits = [folds.split(rows, plan, linked) for plan in plans]
-    for plan, split in zip(plans, splits, strict=True):
+    sizes = []
+    for plan in plans:
+        split = folds.split(index.rows, plan)
         require_enough_images(split, plan.name, settings.planned_world_size, settings.min_images_per_rank)
-    return [len(split.train) for split in splits]
-
-
-def write_folds(
-    study: str, settings: TrainSettings, data: Sequence[PreparedDataset], linked: Sequence[folds.Link]
-) -> None:
-    """Write the fold of each image into the study's folder: folds.csv, and splits_final.json of each dataset."""
-    rows = [row for dataset in data for row in dataset.index.to_pylist()]
-    groups = folds.group_rows(rows, linked)
-    assigned = folds.assign_folds(rows, groups, settings.folds, settings.split_seed)
-    fold_table.write_fold_files(study, rows, assigned)
+        sizes.append(len(split.train))
+    return sizes
 
 
 def find_linked_images(study: str, data: Sequence[PreparedDataset]) -> tuple[folds.Link, ...]:

@@ -2,7 +2,7 @@
 
 import functools
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,8 +23,9 @@ class Run:
     """One run, as every rank receives it.
 
     data: folders of the prepared datasets. folder: where the run writes. linked: pairs of images, as
-    `dataset/image_id`, that the audit reported as duplicates or as images of one patient. origin: the command that
-    started it and the git commit of its code, for provenance.json.
+    `dataset/image_id`, that the audit reported as duplicates or as images of one patient. index: path of the training
+    index of these data and links, which the driver wrote; without one, each rank makes its own. origin: the command
+    that started it and the git commit of its code, for provenance.json.
     """
 
     settings: TrainSettings
@@ -33,6 +34,7 @@ class Run:
     name: str
     folder: str
     linked: tuple[Link, ...] = ()
+    index: str = ""
     origin: Row = field(default_factory=dict, compare=False)
 
     @property
@@ -86,7 +88,7 @@ _EXECUTION = {
 _LOADER = {"threads", "cache_mib", "disk_mib"}
 
 
-def name_run(settings: TrainSettings, plan: RunPlan, data: list[PreparedDataset]) -> str:
+def name_run(settings: TrainSettings, plan: RunPlan, data: Sequence[PreparedDataset]) -> str:
     """Return the plan's name and a digest of everything that affects the result, so that nothing else resumes it.
 
     That is: the settings that differ from their defaults (so that a new setting renames no earlier run), the data, and

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+import pyarrow as pa
+
 from lungseg import provenance, storage
 from lungseg.arrays import Row
 from lungseg.dataset.duplicates import image_key
-from lungseg.dataset.folds import group_rows
+from lungseg.dataset.folds import GROUP, Positions, codes, group_names
 from lungseg.metrics import segmentation
 from lungseg.model.custom_code import source_digests
 from lungseg.result_columns import TEST_ROWS
@@ -26,12 +28,12 @@ from lungseg.training.method_digest import method_digest
 from lungseg.training.run_state import TrainingState
 
 
-def measure_samples(training: TrainingState, positions: Sequence[int], measure: Measure) -> list[Row]:
+def measure_samples(training: TrainingState, positions: Positions, measure: Measure) -> list[Row]:
     """Measure the model on samples, each once over all ranks."""
     settings = training.run.settings
     loader = settings.loader
     steps = evaluation_steps(len(positions), settings.rank_batch_size, rank_and_world_size())
-    steps = [replace(step, positions=tuple(positions[i] for i in step.positions)) for step in steps]
+    steps = [replace(step, positions=tuple(positions[list(step.positions)].tolist())) for step in steps]
     batches = load_batches(training.reader, steps, loader.reader_threads)
     learner = training.learner
     return evaluate(learner.eval_model, batches, measure, loader.reader_threads, learner.test_precision)
@@ -46,10 +48,11 @@ def measure_curve(training: TrainingState) -> Row:
     settings, split = training.run.settings, training.split
     if not settings.test_every or (training.epoch + 1) % settings.test_every:
         return {}
-    measure, images = measure_at_prepared_size(settings.threshold), training.reader.rows
+    measure = measure_at_prepared_size(settings.threshold)
     subsets = {"held_out_dice": split.held_out} if settings.validates else {}
-    for dataset in sorted({images[i]["dataset"] for i in split.cross}):
-        subsets[f"cross_dice_{dataset}"] = tuple(i for i in split.cross if images[i]["dataset"] == dataset)
+    names, dataset_of = codes(training.index.rows.column("dataset"))
+    for code in sorted(set(dataset_of[split.cross].tolist()), key=names.__getitem__):
+        subsets[f"cross_dice_{names[code]}"] = split.cross[dataset_of[split.cross] == code]
     rows = {name: measure_samples(training, positions, measure) for name, positions in subsets.items()}
     return {name: mean_metrics(measured)["dice"] for name, measured in rows.items()}
 
@@ -63,11 +66,10 @@ def run_final_test(training: TrainingState) -> Row:
     threshold = run.settings.threshold
     if run.settings.choose_threshold:
         threshold = best_threshold(measure_samples(training, training.split.validation, count_at_thresholds))
-    images = training.reader.rows
-    groups = dict(zip(map(image_key, images), group_rows(images, run.linked), strict=True))
     rows = []
     for role, positions in (("held-out", training.split.held_out), ("cross", training.split.cross)):
         measured = measure_samples(training, positions, measure_at_native_size(threshold))
+        groups = _group_of_images(training, positions)
         rows += [{**row, "run": run.name, "role": role, "group": groups[image_key(row)]} for row in measured]
     summary = _summary(training, threshold, rows)
     if rank_and_world_size()[0] == 0:
@@ -76,6 +78,14 @@ def run_final_test(training: TrainingState) -> Row:
         storage.write_json(storage.join(run.folder, "run.json"), summary)  # last: it says that the run is finished
     wait_for_all_ranks()
     return summary
+
+
+def _group_of_images(training: TrainingState, positions: Positions) -> dict[str, str]:
+    """Return the name of the group of each tested image, by `dataset/image_id`."""
+    index = training.index
+    groups = index.rows.column(GROUP).take(pa.array(positions)).to_numpy()
+    images = index.rows_at(positions, ("dataset", "image_id")).to_pylist()
+    return dict(zip(map(image_key, images), group_names(index.rows, groups), strict=True))
 
 
 def _summary(training: TrainingState, threshold: float, rows: Sequence[Row]) -> Row:

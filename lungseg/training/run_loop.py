@@ -105,10 +105,9 @@ def _update_best(training: TrainingState, dice: float) -> None:
 
 
 def _steps(training: TrainingState) -> list[Step]:
-    """Return this rank's batches of the epoch, as positions in the reader."""
-    settings, train = training.run.settings, training.split.train
-    steps = plan_epoch(settings, len(train), planned_ranks(settings), (training.run.random_seed, training.epoch))
-    return [replace(step, positions=tuple(train[i] for i in step.positions)) for step in steps]
+    """Return this rank's batches of the epoch, as positions in the training images."""
+    settings, count = training.run.settings, len(training.split.train)
+    return plan_epoch(settings, count, planned_ranks(settings), (training.run.random_seed, training.epoch))
 
 
 def _learning_rates(training: TrainingState, steps: Sequence[Step]) -> list[float]:
@@ -139,9 +138,10 @@ def _train_until_checkpoint(training: TrainingState, steps: Sequence[Step], show
     halves = training.epoch < settings.half_size_epochs
     augmentation = make_augmentation(settings.augment, training.run.random_seed, training.epoch, halves)
     threads = settings.loader.reader_threads
+    batches = [_in_reader(training, steps[i]) for i in selected]
     loss, images = train_batches(
         _train_on_batch(training, len(selected)),
-        timer.limit(clock.timed(load_batches(training.reader, [steps[i] for i in selected], threads, augmentation))),
+        timer.limit(clock.timed(load_batches(training.reader, batches, threads, augmentation))),
         timer.match(rates[i] for i in selected),
         timer.match(_dropout_seed(training, steps[i]) for i in selected),
         report_loss,
@@ -160,6 +160,11 @@ def _train_on_batch(training: TrainingState, batches: int) -> TrainOnBatch:
     training.traced = True
     path = storage.join(run.folder, "profile", f"rank-{rank_and_world_size()[0]}.json")
     return traced(learner, batches, path, learner.compute_mode["device"] == "cuda")
+
+
+def _in_reader(training: TrainingState, step: Step) -> Step:
+    """Return a batch as positions in the reader instead of in the training images."""
+    return replace(step, positions=tuple(training.split.train[list(step.positions)].tolist()))
 
 
 def _dropout_seed(training: TrainingState, step: Step) -> int:

@@ -4,6 +4,7 @@ import platform
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
 
@@ -11,18 +12,19 @@ from lungseg import provenance, storage
 from lungseg.config import TrainSettings
 from lungseg.dataset.folds import Split, split
 from lungseg.dataset.sample_reader import SampleReader
+from lungseg.dataset.training_index import TrainingIndex
 from lungseg.errors import SettingsError
 from lungseg.model import checkpoint, checkpoint_io
 from lungseg.model.custom_code import source_digests
 from lungseg.model.network import build_network
-from lungseg.schema import SCHEMA, table
+from lungseg.schema import SCHEMA
 from lungseg.training.augment import flips_allowed
 from lungseg.training.checkpoint_writer import CheckpointWriter
 from lungseg.training.device_memory import explained_memory_errors
 from lungseg.training.distributed import rank_and_world_size
 from lungseg.training.gpu_kernels import use_fast_kernels
 from lungseg.training.run import Run
-from lungseg.training.study_data import open_training_data, require_enough_images
+from lungseg.training.study_data import open_run_index, require_enough_images
 from lungseg.training.train_step import Learner
 
 
@@ -37,6 +39,7 @@ class TrainingState:
     """
 
     run: Run
+    index: TrainingIndex
     reader: SampleReader
     split: Split
     learner: Learner
@@ -64,9 +67,10 @@ def start(run: Run, device: torch.device) -> TrainingState:
     settings = run.settings
     if device.type == "cpu" and settings.compute.threads != "auto":
         torch.set_num_threads(settings.compute.threads)
-    data = open_training_data(run.data, settings)
+    index = open_run_index(run)
+    data = index.datasets
     reader = SampleReader(data, settings.loader.cache_mib, settings.loader.disk_mib)
-    own_split = split(reader.rows, run.plan, run.linked)
+    own_split = split(index.rows, run.plan)
     require_enough_images(own_split, run.name, planned_ranks(settings)[2], settings.min_images_per_rank)
     torch.manual_seed(run.random_seed)
     classes = data[0].preprocess.classes
@@ -78,7 +82,7 @@ def start(run: Run, device: torch.device) -> TrainingState:
     execution = use_fast_kernels(settings.compute, device)
     with explained_memory_errors(settings, run.name):
         learner = Learner(build_network(settings.model), device, settings)
-    training = TrainingState(run, reader, own_split, learner, data[0].preprocess.model_dump())
+    training = TrainingState(run, index, reader, own_split, learner, data[0].preprocess.model_dump())
     training.data = {dataset.name: dataset.digest for dataset in data}
     latest = checkpoint.latest(storage.join(run.folder, "checkpoint"))
     if latest is not None:
@@ -136,11 +140,9 @@ def save(training: TrainingState) -> None:
 
 def _trained_on(training: TrainingState) -> pa.Table:
     """Return the images that influenced the weights: validation images select the epoch and the threshold."""
-    rows, own_split = training.reader.rows, training.split
-    seen = [rows[i] for i in (*own_split.train, *own_split.validation)]
-    names = ("image_id", "dataset", "pixel_digest")
-    schema = pa.schema([(name, pa.string()) for name in names], metadata={"lungseg.schema": str(SCHEMA)})
-    return table(seen, schema)
+    seen = np.concatenate([training.split.train, training.split.validation])
+    images = training.index.rows_at(seen, ("image_id", "dataset", "pixel_digest"))
+    return images.replace_schema_metadata({"lungseg.schema": str(SCHEMA)})
 
 
 def _resume(training: TrainingState, saved: checkpoint.Checkpoint) -> None:

@@ -10,8 +10,10 @@ from lungseg.config import TrainSettings
 from lungseg.dataset.catalog import PreparedDataset, open_dataset
 from lungseg.dataset.fold_table import read_fold_table, with_folds
 from lungseg.dataset.folds import Split
+from lungseg.dataset.training_index import TrainingIndex, build_index, open_index
 from lungseg.errors import InputError, SettingsError
 from lungseg.plurals import counted
+from lungseg.training.run import Run
 
 logger = logging.getLogger(__name__)
 
@@ -62,13 +64,26 @@ def open_training_data(folders: Sequence[str], settings: TrainSettings | None = 
 
 def _with_masks(dataset: PreparedDataset) -> PreparedDataset | None:
     """Keep the samples with a mask and log how many have none; None if no sample has one."""
-    index = dataset.index.filter(pc.greater(dataset.index.column("mask_size"), 0))
-    missing = dataset.index.num_rows - index.num_rows
+    has_mask = pc.greater(dataset.index.column("mask_size"), 0)
+    missing = dataset.index.num_rows - (pc.sum(has_mask).as_py() or 0)
     if missing:
         total = dataset.index.num_rows
         lack = "has no mask and is skipped" if missing == 1 else "have no mask and are skipped"
         logger.warning("%s: %d of %s %s", dataset.name, missing, counted(total, "image"), lack)
-    return replace(dataset, index=index) if index.num_rows else None
+        dataset = replace(dataset, index=dataset.index.filter(has_mask))
+    return dataset if dataset.index.num_rows else None
+
+
+def open_run_index(run: Run) -> TrainingIndex:
+    """Open the training index of a run; make one where the driver wrote none.
+
+    Raises:
+        LungsegError: as `open_training_data`, or the file of the index cannot be read.
+
+    """
+    if run.index:
+        return open_index(run.index)
+    return build_index(open_training_data(run.data, run.settings), run.linked, run.plan.folds, run.plan.split_seed)
 
 
 def require_enough_images(split: Split, name: str, workers: int, min_batch_size: int) -> None:

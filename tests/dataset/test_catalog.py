@@ -221,10 +221,10 @@ def test_opening_a_bucket_takes_as_many_requests_for_any_tars(
     folders = [uploaded(archive, bucket, images_per_shard) for images_per_shard in (3, 1)]
     requests = []
     for folder, tars in zip(folders, (2, 5), strict=True):
-        with refusing(os.environ["AWS_ENDPOINT_URL"], 0.0, seed=0) as (address, count):
-            with monkeypatch.context() as patch:
-                patch.setenv("AWS_ENDPOINT_URL", address)
-                assert len(set(catalog.open_dataset(folder).index.column("shard").to_pylist())) == tars
+        store = os.environ["AWS_ENDPOINT_URL"]
+        with refusing(store, 0.0, seed=0) as (address, count), monkeypatch.context() as patch:
+            patch.setenv("AWS_ENDPOINT_URL", address)
+            assert len(set(catalog.open_dataset(folder).index.column("shard").to_pylist())) == tars
         requests.append(count.requests)
     assert requests[0] == requests[1]
 

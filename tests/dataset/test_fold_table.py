@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from lungseg.dataset import folds
 from lungseg.dataset.catalog import PreparedDataset, open_dataset
 from lungseg.dataset.fold_table import read_fold_table, require_whole_groups, with_folds, write_fold_files
 from lungseg.errors import InputError, SettingsError
+from tests import fold_rows
+from tests.fold_rows import assign_folds, group_rows
 
 NORTH = [f"north_{number:02d}" for number in range(5)]
 SOUTH = [f"south_{number:02d}" for number in range(3)]
@@ -37,8 +40,8 @@ def write(path: Path, changes: dict[str, Any] | None = None, columns: Sequence[s
 
 def folds_of(data: Sequence[PreparedDataset], path: str, count: int = 2) -> dict[str, int]:
     rows = [row for part in with_folds(data, read_fold_table(path), count) for row in part.index.to_pylist()]
-    groups = folds.group_rows(rows)
-    return dict(zip([row["image_id"] for row in rows], folds.assign_folds(rows, groups, count, 0), strict=True))
+    groups = group_rows(rows)
+    return dict(zip([row["image_id"] for row in rows], assign_folds(rows, groups, count, 0), strict=True))
 
 
 @pytest.mark.parametrize("name", ["folds.csv", "folds.parquet"])
@@ -66,8 +69,8 @@ def test_floats_of_pandas_are_whole_folds(data: list[PreparedDataset], tmp_path:
 @pytest.mark.parametrize("source", ["folds.csv", "splits"])
 def test_written_folds_read_back_as_the_same(source: str, data: list[PreparedDataset], tmp_path: Path) -> None:
     rows = [row for part in data for row in part.index.to_pylist()]
-    assigned = folds.assign_folds(rows, folds.group_rows(rows), 2, 3)
-    write_fold_files(str(tmp_path), rows, assigned)
+    assigned = assign_folds(rows, group_rows(rows), 2, 3)
+    write_fold_files(str(tmp_path), folds.with_groups_and_folds(fold_rows.index_of(rows), (), 2, 3))
     expected = dict(zip([row["image_id"] for row in rows], assigned, strict=True))
     if source == "folds.csv":
         assert folds_of(data, str(tmp_path / "folds.csv")) == expected
@@ -123,16 +126,21 @@ def test_an_id_in_two_datasets_needs_the_dataset(data: list[PreparedDataset], tm
 
 
 def _named(index: Any, name: str) -> Any:
-    import pyarrow as pa
-
     return index.set_column(index.schema.get_field_index("dataset"), "dataset", pa.array([name]))
 
 
 def test_images_of_one_patient_in_two_folds_are_refused() -> None:
-    rows = [{"dataset": "north", "image_id": name, "fold": fold} for name, fold in (("a", 0), ("b", 1), ("c", 1))]
-    require_whole_groups(rows, ["p", "q", "q"], "f.csv")
+    def index(patients: str) -> pa.Table:
+        images = zip("abc", patients, (0, 1, 1), strict=True)
+        rows = [
+            {"dataset": "north", "image_id": name, "patient_id": patient, "pixel_digest": name, "fold": fold}
+            for name, patient, fold in images
+        ]
+        return folds.with_groups_and_folds(fold_rows.index_of(rows), (), 2, 0)
+
+    require_whole_groups(index("pqq"), "f.csv")
     with pytest.raises(SettingsError, match="north/a in fold 0 and north/b in fold 1 show one patient or are copies"):
-        require_whole_groups(rows, ["p", "p", "q"], "f.csv")
+        require_whole_groups(index("ppq"), "f.csv")
 
 
 def test_column_names_of_a_fold_table_have_any_spelling(tmp_path: Path) -> None:

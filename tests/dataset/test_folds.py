@@ -12,6 +12,7 @@ from lungseg.arrays import Row
 from lungseg.config import Protocol
 from lungseg.dataset import folds
 from lungseg.errors import SettingsError
+from tests.fold_rows import Subsets, assign_folds, group_rows, split
 
 # Names that sort before and after "pixel_digest", "image" and "patient".
 DATASETS = ("montgomery", "shenzhen", "a", "z_9")
@@ -58,7 +59,7 @@ def single_image_rows(count: int, datasets: Sequence[str] = DATASETS[:2], start:
 
 
 def folds_by_image(rows: Sequence[Row], count: int, seed: int = 0, linked: Sequence[folds.Link] = ()) -> dict[str, int]:
-    assigned = folds.assign_folds(rows, folds.group_rows(rows, linked), count, seed)
+    assigned = assign_folds(rows, group_rows(rows, linked), count, seed)
     return {key(row): fold for row, fold in zip(rows, assigned, strict=True)}
 
 
@@ -66,9 +67,9 @@ def plan(number: int, count: int, datasets: Sequence[str] = DATASETS, seed: int 
     return folds.RunPlan("pooled" if len(datasets) > 1 else "source-to-source", tuple(datasets), number, count, seed)
 
 
-def split_or_none(rows: Sequence[Row], run: folds.RunPlan, linked: Sequence[folds.Link] = ()) -> folds.Split | None:
+def split_or_none(rows: Sequence[Row], run: folds.RunPlan, linked: Sequence[folds.Link] = ()) -> Subsets | None:
     try:
-        return folds.split(rows, run, linked)
+        return split(rows, run, linked)
     except SettingsError:
         return None
 
@@ -95,7 +96,7 @@ def test_groups_are_connected_by_patients_images_and_links(
 
         linked_parts = [part for part in parts if any(joined(j) for j in part)]
         parts = [part for part in parts if part not in linked_parts] + [{i}.union(*linked_parts)]
-    groups = folds.group_rows(rows, linked)
+    groups = group_rows(rows, linked)
     members: defaultdict[str, set[int]] = defaultdict(set)
     for i, group in enumerate(groups):
         members[group].add(i)
@@ -105,26 +106,26 @@ def test_groups_are_connected_by_patients_images_and_links(
 @given(rows_and_links())
 def test_a_group_is_named_after_its_first_row(drawn: tuple[list[Row], list[folds.Link]]) -> None:
     rows, linked = drawn
-    groups = folds.group_rows(rows, linked)
+    groups = group_rows(rows, linked)
     for group in set(groups):
         first = rows[groups.index(group)]
         assert group == f"{first['dataset']}/{first['patient_id']}"
 
 
 def test_patient_ids_are_separate_per_dataset() -> None:
-    first, second = folds.group_rows([row("a", "1", "p1"), row("z", "2", "p1")])
+    first, second = group_rows([row("a", "1", "p1"), row("z", "2", "p1")])
     assert first != second
 
 
 def test_images_without_a_patient_are_separate_groups() -> None:
     rows = [{**row("a", name), "patient_id": ""} for name in "123"]
-    assert folds.group_rows(rows) == ["a/1", "a/2", "a/3"]
+    assert group_rows(rows) == ["a/1", "a/2", "a/3"]
 
 
 def test_links_to_missing_images_are_ignored() -> None:
     rows = single_image_rows(3, ("a",))
     links = [("a/i0", "a/gone"), ("a/gone", "a/i1")]
-    assert folds.group_rows(rows, links) == folds.group_rows(rows)
+    assert group_rows(rows, links) == group_rows(rows)
 
 
 # Folds
@@ -132,8 +133,8 @@ def test_links_to_missing_images_are_ignored() -> None:
 
 @given(index_rows(), st.integers(2, 5), st.integers(0, 3))
 def test_each_group_is_in_one_fold(rows: list[Row], count: int, seed: int) -> None:
-    groups = folds.group_rows(rows)
-    assigned = folds.assign_folds(rows, groups, count, seed)
+    groups = group_rows(rows)
+    assigned = assign_folds(rows, groups, count, seed)
     assert len(assigned) == len(rows)
     assert set(assigned) <= set(range(count))
     assert len(set(zip(groups, assigned, strict=True))) == len(set(groups))
@@ -252,13 +253,13 @@ def test_the_validation_fold_is_the_next_held_out_fold(
     drawn: tuple[list[Row], list[folds.Link]], count: int, seed: int, sources: set[str]
 ) -> None:
     rows, linked = drawn
-    groups = folds.group_rows(rows, linked)
+    groups = group_rows(rows, linked)
     for number in range(count):
         plain = plan(number, count, sorted(sources), seed)
         subsets = split_or_none(rows, replace(plain, validates=True), linked)
         if subsets is None:
             continue
-        without = folds.split(rows, plain, linked)
+        without = split(rows, plain, linked)
         assert without.validation == ()
         assert subsets.held_out == without.held_out
         assert sorted((*subsets.train, *subsets.validation)) == list(without.train)
@@ -277,9 +278,9 @@ def test_an_empty_validation_fold_is_refused() -> None:
     alone = replace(plan(held, 5), validates=True)
     expected = "train" if fold_of["a/i1"] == (held + 1) % 5 else "validation"
     with pytest.raises(SettingsError, match=f"the {expected} subset has none of 2 images, expected at least one"):
-        folds.split(rows, alone)
+        split(rows, alone)
     with pytest.raises(SettingsError, match="the train subset"):
-        folds.split(single_image_rows(30), replace(plan(0, 2), validates=True))
+        split(single_image_rows(30), replace(plan(0, 2), validates=True))
 
 
 @given(index_rows(), st.integers(2, 4))
@@ -288,7 +289,7 @@ def test_cross_dataset_tests_exclude_trained_groups_only(rows: list[Row], count:
         subsets = split_or_none(rows, plan(number, count, ("shenzhen",)))
         if subsets is None:
             continue
-        groups = folds.group_rows(rows)
+        groups = group_rows(rows)
         trained = {groups[i] for i in subsets.train}
         assert set(subsets.cross) == {
             i for i, row in enumerate(rows) if row["dataset"] != "shenzhen" and groups[i] not in trained
@@ -301,7 +302,7 @@ def test_training_images_are_not_tested_in_another_dataset(by_link: bool) -> Non
     twin = row("twin", "t0", pixel_digest="" if by_link else known[1]["pixel_digest"])
     rows = [*known, twin, row("twin", "t1")]
     links = [(key(known[1]), key(twin))] if by_link else []
-    runs = [folds.split(rows, plan(number, 4, DATASETS[:2]), links) for number in range(4)]
+    runs = [split(rows, plan(number, 4, DATASETS[:2]), links) for number in range(4)]
     assert all(len(rows) - 1 in subsets.cross for subsets in runs)
     assert [len(rows) - 2 in subsets.cross for subsets in runs] == [1 in subsets.held_out for subsets in runs]
     assert sum(1 in subsets.held_out for subsets in runs) == 1
@@ -312,7 +313,7 @@ def test_an_empty_training_or_held_out_fold_is_refused(rows: list[Row]) -> None:
     with pytest.raises(
         SettingsError, match=r"pooled-fold0: the (train|held-out) subset has none of \d images.*--folds \(now 5\)"
     ):
-        folds.split(rows, plan(0, 5))
+        split(rows, plan(0, 5))
 
 
 # Plans
@@ -338,13 +339,13 @@ def test_protocol_all_is_one_run_on_every_image() -> None:
     rows = single_image_rows(20, ("a", "m"))
     (run,) = folds.plan_study(("all",), ("a", "m"), 5, (3,), split_seed=0)
     assert (run.name, run.train_on) == ("all", ("a", "m"))
-    assert folds.split(rows, run) == folds.Split(tuple(range(40)), (), ())
+    assert split(rows, run) == Subsets(tuple(range(40)))
 
 
 def test_a_left_out_dataset_is_tested_completely() -> None:
     rows = single_image_rows(20, ("a", "m", "z"))
     for run in folds.plan_study(("leave-one-dataset-out",), ("a", "m", "z"), 4, (), split_seed=0):
-        subsets = folds.split(rows, run)
+        subsets = split(rows, run)
         assert {rows[i]["dataset"] for i in subsets.cross} == {run.left_out}
         assert len(subsets.cross) == 20
         assert {rows[i]["dataset"] for i in subsets.train} == set(run.train_on) == {"a", "m", "z"} - {run.left_out}
@@ -391,25 +392,25 @@ def test_folds_of_the_archive_are_kept() -> None:
     given = [0, 2, 1, 0, 2, 1, 0, 1]
     rows = [*given_rows(given), *single_image_rows(10, ("z_9",))]
     for seed in range(3):
-        assigned = folds.assign_folds(rows, folds.group_rows(rows), 3, seed)
+        assigned = assign_folds(rows, group_rows(rows), 3, seed)
         assert assigned[: len(given)] == given
-        assert assigned[len(given) :] == folds.assign_folds(rows[8:], folds.group_rows(rows[8:]), 3, seed)
+        assert assigned[len(given) :] == assign_folds(rows[8:], group_rows(rows[8:]), 3, seed)
 
 
 def test_images_of_no_validation_set_are_always_trained_on() -> None:
     rows = given_rows([0, 1, 2, -1, -1])
     for fold in range(3):
         plan = folds.RunPlan("pooled", ("a",), fold, 3, 0)
-        assert {3, 4} <= set(folds.split(rows, plan).train)
+        assert {3, 4} <= set(split(rows, plan).train)
 
 
 def test_linked_images_of_two_given_folds_stay_together() -> None:
     rows = given_rows([0, 1, 2])
-    groups = folds.group_rows(rows, [("a/i0", "a/i2")])
-    assert folds.assign_folds(rows, groups, 3, 0) == [0, 1, 0]
+    groups = group_rows(rows, [("a/i0", "a/i2")])
+    assert assign_folds(rows, groups, 3, 0) == [0, 1, 0]
 
 
 def test_more_given_folds_than_planned_are_refused() -> None:
     rows = given_rows([0, 4, None])
     with pytest.raises(SettingsError, match=r"a has its own folds, up to fold 4, expected 0 to 2: pass --folds 5"):
-        folds.assign_folds(rows, folds.group_rows(rows), 3, 0)
+        assign_folds(rows, group_rows(rows), 3, 0)

@@ -24,6 +24,7 @@ from lungseg.storage import read_table
 from lungseg.study import study_plan
 from lungseg.study.study_comparison import StudyComparisons
 from lungseg.training.run import Run, name_run
+from tests.fold_rows import assign_folds, group_rows
 from tests.pipelines.conftest import train_here
 
 TINY = ModelSettings(encoder="tu-test_efficientnet", weights="none")
@@ -140,7 +141,7 @@ def _fold_of_few(prepared: Path) -> int:
     """Return one of three folds that holds out at most two images, so that six remain for training."""
     data = [catalog.open_dataset(folder) for folder in catalog.find_datasets([str(prepared)])]
     rows = [row for part in data for row in part.index.to_pylist()]
-    counts = Counter(folds.assign_folds(rows, folds.group_rows(rows), 3, 0))
+    counts = Counter(assign_folds(rows, group_rows(rows), 3, 0))
     return next(fold for fold, count in counts.items() if count <= 2)
 
 

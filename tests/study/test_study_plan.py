@@ -6,10 +6,11 @@ import pytest
 
 from lungseg.config import TrainSettings
 from lungseg.dataset.catalog import PreparedDataset
-from lungseg.dataset.folds import split
+from lungseg.dataset.fold_table import write_fold_files
 from lungseg.errors import SettingsError
 from lungseg.study import study_plan
 from lungseg.training.study_data import open_training_data
+from tests.fold_rows import split
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,7 @@ def with_table(prepared: Path, path: Path, changes: dict[str, int]) -> tuple[Tra
 def test_a_table_of_folds_decides_what_is_held_out(prepared: Path, tmp_path: Path) -> None:
     settings, data = with_table(prepared, tmp_path / "f.csv", {"north_01": -1})
     plans = study_plan.plan_runs(settings, data)
-    assert study_plan.require_feasible(settings, data, plans) == [3, 6]
+    assert study_plan.require_feasible(settings, study_plan.index_of(settings, data), plans) == [3, 6]
     rows = [row for part in data for row in part.index.to_pylist()]
     held_out = [rows[i]["image_id"] for i in split(rows, plans[1]).held_out]
     assert held_out == ["north_03", "south_01"]
@@ -73,9 +74,12 @@ def test_a_table_of_folds_decides_what_is_held_out(prepared: Path, tmp_path: Pat
 def test_a_table_that_separates_linked_images_is_refused(prepared: Path, tmp_path: Path) -> None:
     settings, data = with_table(prepared, tmp_path / "f.csv", {})
     plans = study_plan.plan_runs(settings, data)
-    study_plan.require_feasible(settings, data, plans, [("north/north_00", "south/south_02")])
+    linked, apart = (
+        study_plan.index_of(settings, data, [("north/north_00", f"south/south_{number}")]) for number in ("02", "01")
+    )
+    study_plan.require_feasible(settings, linked, plans)
     with pytest.raises(SettingsError, match="north/north_00 in fold 0 and south/south_01 in fold 1 show one patient"):
-        study_plan.require_feasible(settings, data, plans, [("north/north_00", "south/south_01")])
+        study_plan.require_feasible(settings, apart, plans)
 
 
 def test_another_table_of_folds_names_another_run(prepared: Path, tmp_path: Path) -> None:
@@ -88,7 +92,7 @@ def test_another_table_of_folds_names_another_run(prepared: Path, tmp_path: Path
 def test_the_folds_of_a_study_can_be_used_again(prepared: Path, tmp_path: Path) -> None:
     folders = [str(prepared / "north"), str(prepared / "south")]
     settings, data = TrainSettings(folds=2, split_seed=3), open_training_data(folders)
-    study_plan.write_folds(str(tmp_path), settings, data, ())
+    write_fold_files(str(tmp_path), study_plan.index_of(settings, data).rows)
     again = TrainSettings(folds=2, folds_from=str(tmp_path / "folds.csv"))
     copied = open_training_data(folders, again)
     for plan, copy in zip(study_plan.plan_runs(settings, data), study_plan.plan_runs(again, copied), strict=True):

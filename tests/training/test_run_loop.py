@@ -24,7 +24,7 @@ from lungseg.config import (
     WandbSettings,
 )
 from lungseg.dataset import catalog
-from lungseg.dataset.folds import RunPlan, assign_folds, group_rows, split
+from lungseg.dataset.folds import RunPlan
 from lungseg.errors import InputError, LungsegError, SettingsError
 from lungseg.ingest import sources
 from lungseg.model import checkpoint, checkpoint_io
@@ -38,6 +38,7 @@ from lungseg.training.loader import Batch
 from lungseg.training.run import Progress, Run, ShowProgress, name_run
 from lungseg.training.study_data import open_training_data
 from lungseg.training.train_step import Learner, learning_rate
+from tests.fold_rows import assign_folds, group_rows, split
 
 torch.set_num_threads(1)  # on a busy machine two threads are ten times slower
 

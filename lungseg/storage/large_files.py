@@ -1,0 +1,47 @@
+"""Files that are too large for the memory: read in pieces, or mapped."""
+
+import tempfile
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from lungseg.errors import InputError, first_line
+from lungseg.storage.files import open_filesystem, read_range
+
+_CHUNK_BYTES = 64 << 20
+
+
+def map_file(path: str) -> pa.MemoryMappedFile:
+    """Map a file into memory; one in a bucket is copied to a local file without a name first.
+
+    Raises:
+        InputError: the file does not exist or cannot be read.
+
+    """
+    filesystem, inner = open_filesystem(path)
+    if isinstance(filesystem, pafs.LocalFileSystem):
+        try:
+            return pa.memory_map(inner)
+        except OSError as error:
+            raise InputError(
+                f"{path}: cannot be read ({first_line(error)}): check that it exists and that you have read rights"
+            ) from None
+    with tempfile.NamedTemporaryFile(prefix="lungseg-") as copy:
+        for chunk in read_chunks(path):
+            copy.write(chunk)
+        copy.flush()
+        return pa.memory_map(copy.name)
+
+
+def read_chunks(path: str) -> Iterator[bytes]:
+    """Yield the content of a file in pieces of at most 64 MiB.
+
+    Raises:
+        InputError: the file does not exist or cannot be read.
+
+    """
+    offset = 0
+    while chunk := read_range(path, offset, _CHUNK_BYTES):
+        yield chunk
+        offset += len(chunk)
