@@ -1,6 +1,7 @@
 """Communication between ranks; a process on its own is rank 0 of 1."""
 
-from typing import TypeVar
+from collections.abc import Callable
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -21,6 +22,25 @@ def gather(value: T) -> list[T]:
     values: list[T] = [value] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+def gather_on_first_rank(value: T) -> list[T]:
+    """Return the values of all ranks, in rank order, on rank 0; an empty list on the others, which save the memory."""
+    if not _is_distributed():
+        return [value]
+    is_first = dist.get_rank() == 0
+    values: list[T] = [value] * (dist.get_world_size() if is_first else 0)
+    dist.gather_object(value, values if is_first else None, dst=0)
+    return values
+
+
+def on_first_rank(compute: Callable[[], T]) -> T:
+    """Call a function on rank 0 and return its value on every rank; every rank calls this."""
+    if not _is_distributed():
+        return compute()
+    values: list[T | None] = [compute() if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(values, src=0)
+    return cast(T, values[0])
 
 
 def wait_for_all_ranks() -> None:

@@ -15,7 +15,7 @@ from lungseg.config.precision import Precision
 from lungseg.errors import LungsegError
 from lungseg.model.precision import AUTOCAST_DTYPES
 from lungseg.schema import Sample
-from lungseg.training.distributed import gather
+from lungseg.training.distributed import gather, gather_on_first_rank
 from lungseg.training.loader import Batch
 
 _MAX_PENDING_BATCHES = 4  # predictions waiting to be measured; a fast GPU would otherwise fill the memory
@@ -59,7 +59,7 @@ def train_batches(
 def evaluate(
     model: nn.Module, batches: Iterable[Batch], measure: Measure, threads: int = 1, precision: Precision = "fp32"
 ) -> list[Row]:
-    """Measure every image of all ranks once; return the sorted rows of all ranks on every rank.
+    """Measure every image of all ranks once; return the sorted rows of all ranks on rank 0, none on the others.
 
     `measure` runs in threads while the network predicts.
     """
@@ -73,7 +73,7 @@ def evaluate(
             if len(pending) > _MAX_PENDING_BATCHES:
                 own += pending.popleft()
         own += [row for rows in pending for row in rows]
-    rows = [row for rank_rows in gather(own) for row in rank_rows]
+    rows = [row for rank_rows in gather_on_first_rank(own) for row in rank_rows]
     return sorted(rows, key=lambda row: (row["dataset"], row["image_id"]))
 
 

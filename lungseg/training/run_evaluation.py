@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import pyarrow as pa
 
 from lungseg import provenance, storage
@@ -13,7 +14,7 @@ from lungseg.metrics import segmentation
 from lungseg.model.custom_code import source_digests
 from lungseg.result_columns import TEST_ROWS
 from lungseg.schema import table
-from lungseg.training.distributed import rank_and_world_size, wait_for_all_ranks
+from lungseg.training.distributed import on_first_rank, rank_and_world_size
 from lungseg.training.epoch_loop import Measure, evaluate
 from lungseg.training.evaluation import (
     best_threshold,
@@ -29,7 +30,7 @@ from lungseg.training.run_state import TrainingState
 
 
 def measure_samples(training: TrainingState, positions: Positions, measure: Measure) -> list[Row]:
-    """Measure the model on samples, each once over all ranks."""
+    """Measure the model on samples, each once over all ranks; the rows are on rank 0 only."""
     settings = training.run.settings
     loader = settings.loader
     steps = evaluation_steps(len(positions), settings.rank_batch_size, rank_and_world_size())
@@ -54,7 +55,7 @@ def measure_curve(training: TrainingState) -> Row:
     for code in sorted(set(dataset_of[split.cross].tolist()), key=names.__getitem__):
         subsets[f"cross_dice_{names[code]}"] = split.cross[dataset_of[split.cross] == code]
     rows = {name: measure_samples(training, positions, measure) for name, positions in subsets.items()}
-    return {name: mean_metrics(measured)["dice"] for name, measured in rows.items()}
+    return on_first_rank(lambda: {name: mean_metrics(measured)["dice"] for name, measured in rows.items()})
 
 
 def run_final_test(training: TrainingState) -> Row:
@@ -62,21 +63,30 @@ def run_final_test(training: TrainingState) -> Row:
 
     Neither subset influenced training, the selected epoch or the threshold.
     """
-    run = training.run
+    run, split = training.run, training.split
     threshold = run.settings.threshold
     if run.settings.choose_threshold:
-        threshold = best_threshold(measure_samples(training, training.split.validation, count_at_thresholds))
-    rows = []
-    for role, positions in (("held-out", training.split.held_out), ("cross", training.split.cross)):
-        measured = measure_samples(training, positions, measure_at_native_size(threshold))
-        groups = _group_of_images(training, positions)
-        rows += [{**row, "run": run.name, "role": role, "group": groups[image_key(row)]} for row in measured]
+        counted = measure_samples(training, split.validation, count_at_thresholds)
+        threshold = on_first_rank(lambda: best_threshold(counted))
+    measured = {
+        role: measure_samples(training, positions, measure_at_native_size(threshold))
+        for role, positions in (("held-out", split.held_out), ("cross", split.cross))
+    }
+    return on_first_rank(lambda: _write_results(training, threshold, measured))
+
+
+def _write_results(training: TrainingState, threshold: float, measured: dict[str, list[Row]]) -> Row:
+    run = training.run
+    groups = _group_of_images(training, np.concatenate([training.split.held_out, training.split.cross]))
+    rows = [
+        {**row, "run": run.name, "role": role, "group": groups[image_key(row)]}
+        for role, role_rows in measured.items()
+        for row in role_rows
+    ]
     summary = _summary(training, threshold, rows)
-    if rank_and_world_size()[0] == 0:
-        storage.write_table(storage.join(run.folder, "tested.parquet"), table(rows, TEST_ROWS))
-        provenance.record_end(run.folder)
-        storage.write_json(storage.join(run.folder, "run.json"), summary)  # last: it says that the run is finished
-    wait_for_all_ranks()
+    storage.write_table(storage.join(run.folder, "tested.parquet"), table(rows, TEST_ROWS))
+    provenance.record_end(run.folder)
+    storage.write_json(storage.join(run.folder, "run.json"), summary)  # last: it says that the run is finished
     return summary
 
 

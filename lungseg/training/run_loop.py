@@ -12,7 +12,7 @@ from lungseg.arrays import Row
 from lungseg.model.step_trace import traced
 from lungseg.training.batch_clock import BatchClock
 from lungseg.training.device_memory import explained_memory_errors, peak_mib, reset_peak
-from lungseg.training.distributed import broadcast_buffers, rank_and_world_size
+from lungseg.training.distributed import broadcast_buffers, on_first_rank, rank_and_world_size
 from lungseg.training.epoch_loop import TrainOnBatch, train_batches
 from lungseg.training.evaluation import mean_metrics, measure_at_prepared_size
 from lungseg.training.loader import Step, load_batches, make_augmentation, plan_epoch
@@ -61,14 +61,16 @@ def _train_epoch(training: TrainingState, show: ShowProgress) -> Row:
     broadcast_buffers(training.learner.eval_model)
     train_s = time.monotonic() - start
     subset = "validation" if settings.validates else "held_out"
-    rows = measure_samples(training, getattr(training.split, subset), measure_at_prepared_size(settings.threshold))
-    metrics, curve = mean_metrics(rows) if rows else {}, measure_curve(training)
+    positions = getattr(training.split, subset)
+    rows = measure_samples(training, positions, measure_at_prepared_size(settings.threshold))
+    metrics = on_first_rank(lambda: mean_metrics(rows) if rows else {})
+    curve = measure_curve(training)
     row: Row = {
         "run": training.run.name,
         "epoch": training.epoch + 1,
         "loss": training.sums[0] / training.sums[1],
         **{f"{subset}_{name}": value for name, value in metrics.items()},
-        f"{subset}_images": len(rows),
+        f"{subset}_images": len(positions),
         **curve,
         "lr": _learning_rates(training, steps)[-1],
         "train_s": train_s,
