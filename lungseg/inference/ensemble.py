@@ -10,9 +10,10 @@ from torch import Tensor
 
 from lungseg.arrays import F32, U8
 from lungseg.inference.items import OpenedImage, Prediction, PredictOptions
-from lungseg.model.checkpoint import Checkpoint, trained_on
+from lungseg.model.checkpoint import Checkpoint
 from lungseg.model.checkpoint_io import load_model
 from lungseg.model.precision import resolve_precision, to_network_input
+from lungseg.model.trained_images import trained_images
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -49,7 +50,7 @@ class Ensemble:
     """Mean of several models. Models that were trained on an image are left out for it, unless all models were."""
 
     def __init__(self, checkpoints: Sequence[Checkpoint], options: PredictOptions | None = None) -> None:
-        self._members = [(Predictor(checkpoint, options), trained_on(checkpoint)) for checkpoint in checkpoints]
+        self._members = [(Predictor(checkpoint, options), trained_images(checkpoint)) for checkpoint in checkpoints]
 
     def __call__(self, squares: Sequence[U8], digests: Sequence[str]) -> list[Prediction]:
         """Predict prepared squares u8[S,S]; digests: Record.pixel_digest of each image."""
