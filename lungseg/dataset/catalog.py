@@ -7,9 +7,10 @@ without it is incomplete. Readers use the index only: an input that is rejected 
 larger than all others) is stored in its tar but not in the index.
 """
 
+import hashlib
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,6 +138,33 @@ def find_datasets(paths: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(datasets))
 
 
+@dataclass(frozen=True)
+class DatasetDescription:
+    """A finished dataset without its index. info: content of dataset.json."""
+
+    folder: str
+    preprocess: PreprocessSettings
+    info: Row
+
+    def tars(self) -> list[str]:
+        """List the paths of its tars."""
+        return [storage.join(self.folder, f"{shard['name']}.tar") for shard in self.info["shards"]]
+
+
+def describe_dataset(folder: str) -> DatasetDescription:
+    """Read dataset.json of a finished dataset; check that each tar has its full size.
+
+    Raises:
+        ShardError: a tar is missing or has another size than in dataset.json.
+        InputError: dataset.json cannot be read.
+
+    """
+    info = read_dataset_json(folder)
+    check_shard_sizes(folder, info["shards"])
+    preprocess = PreprocessSettings.stored(info["preprocess"], storage.join(folder, "dataset.json"))
+    return DatasetDescription(folder, preprocess, info)
+
+
 def open_dataset(folder: str) -> PreparedDataset:
     """Open a finished dataset; check that each tar has its full size and that the index belongs to it.
 
@@ -145,19 +173,43 @@ def open_dataset(folder: str) -> PreparedDataset:
         InputError: dataset.json or the index cannot be read.
 
     """
-    info = read_dataset_json(folder)
-    check_shard_sizes(folder, info["shards"])
+    data = describe_dataset(folder)
     path = storage.join(folder, "index.parquet")
     content = storage.read_bytes(path)
     index = storage.read_table(path, content, INDEX_TABLE)
-    if storage.digest_bytes(content) != info["files"]["index.parquet"]:
+    _require_own_index(storage.digest_bytes(content), data.info, path)
+    _require_own_rows(index, data.info, path)
+    return PreparedDataset(folder, data.info["dataset"], data.preprocess, index, data.info["digest"])
+
+
+def read_index(data: DatasetDescription) -> Iterator[pa.Table]:
+    """Yield the index of a dataset in pieces; check that it belongs to the dataset.
+
+    Raises:
+        ShardError: the index is from another run.
+        InputError: it cannot be read.
+
+    """
+    path = storage.join(data.folder, "index.parquet")
+    with storage.local_file(path) as local:
+        digest = hashlib.sha256()
+        for chunk in storage.read_chunks(local):
+            digest.update(chunk)
+        first = True
+        for rows in storage.read_table_pieces(path, local, INDEX_TABLE):
+            if first:  # after the first piece: a damaged file says more than a wrong digest
+                _require_own_index(digest.hexdigest(), data.info, path)
+            first = False
+            _require_own_rows(rows, data.info, path)
+            yield rows
+
+
+def _require_own_index(digest: str, info: Row, path: str) -> None:
+    if digest != info["files"]["index.parquet"]:
         raise ShardError(
             f"{path}: does not belong to {info['shards'][0]['name']}.tar and the other tars in this folder: "
             "damaged, or from another run; run lungseg prepare again"
         )
-    _require_own_rows(index, info, path)
-    preprocess = PreprocessSettings.stored(info["preprocess"], storage.join(folder, "dataset.json"))
-    return PreparedDataset(folder, info["dataset"], preprocess, index, info["digest"])
 
 
 def _require_own_rows(index: pa.Table, info: Row, path: str) -> None:

@@ -21,7 +21,7 @@ from lungseg import storage
 from lungseg.config import InferSettings, PreprocessSettings
 from lungseg.errors import InputError, LungsegError, TaskResult
 from lungseg.inference.items import Item, OpenedImage, Prediction, PredictOptions, from_levels, open_item
-from lungseg.inference.part_plan import write_part
+from lungseg.inference.part_plan import unpack_items, write_part
 from lungseg.inference.rows import make_row
 from lungseg.ingest.crash_isolation import (
     ISOLATE_AFTER,
@@ -68,7 +68,7 @@ def open_part(rows: pa.Table, job: InferenceJob) -> pa.Table:
     """
     cv2.setNumThreads(1)  # Ray runs one task per core
     (part,) = rows.to_pylist()
-    items = [Item.from_dict(item) for item in json.loads(part["items"])]
+    items = unpack_items(part["items"])
     marker = job.marker_path(part["number"])
     try:
         crashes = mark_started(marker)

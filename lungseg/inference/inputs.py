@@ -2,7 +2,7 @@
 
 import fnmatch
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -35,8 +35,10 @@ _FINAL_CODES = {
 _READERS = 16  # threads that stat objects in a bucket
 
 
-def list_items(settings: InferSettings, preprocess: PreprocessSettings, key: bytes | None = None) -> list[Item]:
-    """List the items to predict, with the present size and time of change of their files.
+def list_items(settings: InferSettings, preprocess: PreprocessSettings, key: bytes | None = None) -> Iterator[Item]:
+    """Yield the items to predict, with the present size and time of change of their files; the order never changes.
+
+    Samples of prepared data are read piece by piece, so that millions fit into memory.
 
     key: for pseudonyms of the patients in a listing.
 
@@ -50,14 +52,16 @@ def list_items(settings: InferSettings, preprocess: PreprocessSettings, key: byt
         raise InputError(f"{archive}: no such folder or file: pass images, a listing, or prepared data")
     if settings.columns != ListingColumns() and not archive.lower().endswith(_LISTINGS):
         raise SettingsError(f"--columns.* needs a listing, but {archive} is none: pass a CSV, TSV or Parquet file")
-    items = _items(archive, settings, preprocess, key)
-    if not items and settings.pattern:
+    is_empty = True
+    for item in _items(archive, settings, preprocess, key):
+        is_empty = False
+        yield item
+    if is_empty and settings.pattern:
         raise InputError(
             f"{archive}: no path in it matches --pattern {settings.pattern}: check the pattern, * matches anything"
         )
-    if not items:
+    if is_empty:
         raise InputError(f"{archive}: no rows, expected one row for each image")
-    return with_stats(items, stat_files({uri for item in items for uri in item.files()}, archive))
 
 
 def describe_reference(items: Sequence[Item]) -> str:
@@ -66,16 +70,26 @@ def describe_reference(items: Sequence[Item]) -> str:
     return PREPARED_REFERENCE if is_prepared else ORIGINAL_REFERENCE
 
 
-def _items(archive: str, settings: InferSettings, preprocess: PreprocessSettings, key: bytes | None) -> list[Item]:
+def _items(archive: str, settings: InferSettings, preprocess: PreprocessSettings, key: bytes | None) -> Iterator[Item]:
+    prepared: list[str] = []
     if storage.try_stat(archive) is not None:
-        listed = _select(_from_file(archive, settings, key), storage.parent_of(archive), settings.pattern)
-        return _checked_items(listed)
-    prepared = catalog.list_datasets(archive)
-    if not prepared:
+        records = _select(_from_file(archive, settings, key), storage.parent_of(archive), settings.pattern)
+    elif prepared := catalog.list_datasets(archive):
+        yield from _prepared_items(archive, prepared, settings, preprocess)
+        return
+    else:
         records = _select(sources.discover(archive), archive, settings.pattern)
-        return _checked_items(records)
+    records = record_checks.flag_missing_masks(record_checks.reject_duplicate_ids(records))
+    stats = stat_files({uri for record in records for uri in Item(record).files()}, archive)
+    for record in records:
+        yield from with_stats([Item(record)], stats)
+
+
+def _prepared_items(
+    archive: str, prepared: Sequence[str], settings: InferSettings, preprocess: PreprocessSettings
+) -> Iterator[Item]:
     _require_only_prepared(archive, prepared)
-    opened = [catalog.open_dataset(folder) for folder in prepared]
+    opened = [catalog.describe_dataset(folder) for folder in prepared]
     for folder in catalog.list_unfinished(archive):
         logger.warning("%s is incomplete and is skipped: run lungseg prepare again", folder)
     for data in opened:
@@ -85,8 +99,13 @@ def _items(archive: str, settings: InferSettings, preprocess: PreprocessSettings
                 f"{data.folder} was prepared with other settings than the model's training data ({differences}): "
                 "prepare it with the same settings, or pass the folder of images"
             )
-    items = [prepared_item(data.folder, row) for data in opened for row in data.index.to_pylist()]
-    return [item for item in items if _matches(item.record, archive, settings.pattern)]
+    stats = stat_files({path for data in opened for path in data.tars()}, archive)
+    for data in opened:
+        for rows in catalog.read_index(data):
+            for row in rows.to_pylist():
+                item = prepared_item(data.folder, row)
+                if _matches(item.record, archive, settings.pattern):
+                    yield from with_stats([item], stats)
 
 
 def count_skipped(archive: str) -> int:
@@ -94,10 +113,6 @@ def count_skipped(archive: str) -> int:
     if storage.try_stat(archive) is not None or not catalog.list_datasets(archive):
         return 0
     return len(catalog.list_unfinished(archive))
-
-
-def _checked_items(records: list[Record]) -> list[Item]:
-    return [Item(record) for record in record_checks.flag_missing_masks(record_checks.reject_duplicate_ids(records))]
 
 
 def _require_only_prepared(archive: str, prepared: Sequence[str]) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import sys
+import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,21 +31,24 @@ logger = logging.getLogger(__name__)
 # Entries of plan.json that are not named after their option, and entries that are only digests.
 _LABELS = {
     "images": "images",
+    "plan_format": "the format of the plan",
     "checkpoints": "--checkpoint",
     "model": "model",
     "patients": "--patient-key of digest",
     "custom_network": "source of --model.custom",
 }
 _DIGESTS = {"digest", "model", "reference"}
+_LISTED = ("images", "reference", "digest")  # known when all images are listed
+ALL = sys.maxsize  # parts
 _READERS = 8  # threads that read parts; reads from a bucket mostly wait
 
 
 @dataclass(frozen=True)
 class PlannedPart:
-    """A part of the plan: items as JSON; digest: of the items and of all settings that affect a row."""
+    """A part of the plan: items: of `pack_items`; digest: of the items and of all settings that affect a row."""
 
     number: int
-    items: str
+    items: bytes
     images: int
     digest: str
 
@@ -51,11 +56,18 @@ class PlannedPart:
     def of(cls, number: int, items: Sequence[Item], settings: str) -> "PlannedPart":
         """Create a part; settings: digest of the settings."""
         text = json.dumps([item.to_dict() for item in items])
-        return cls(number, text, len(items), storage.digest([settings, text]))
+        return cls(number, zlib.compress(text.encode(), 1), len(items), storage.digest([settings, text]))
 
 
-def claim(out: str, plan: dict[str, Any]) -> None:
-    """Write plan.json to the output folder, or check that its plan.json has the same plan.
+def unpack_items(packed: bytes) -> list[Item]:
+    """Restore the items of a PlannedPart."""
+    return [Item.from_dict(item) for item in json.loads(zlib.decompress(packed))]
+
+
+def claim_settings(out: str, plan: dict[str, Any]) -> bool:
+    """Write plan.json without images and digest, or check that its plan.json has the same settings.
+
+    Returns whether plan.json already has the digest of all parts: an earlier run listed the whole archive.
 
     Raises:
         InputError: the folder holds predictions of another plan.
@@ -67,14 +79,39 @@ def claim(out: str, plan: dict[str, Any]) -> None:
         if foreign:
             raise InputError(f"{out} holds {storage.name_of(foreign[0])} but no plan.json: pass another --out")
         storage.write_json(path, plan)
+        return False
+    earlier = _read_plan(out)
+    if changed := _differences(earlier, plan):
+        raise _other_settings(out, changed)
+    return "digest" in earlier
+
+
+def claim(out: str, plan: dict[str, Any]) -> None:
+    """Write plan.json to the output folder, or check that its plan.json has the same plan, with images and digest.
+
+    Raises:
+        InputError: the folder holds predictions of another plan.
+
+    """
+    is_known = claim_settings(out, {name: value for name, value in plan.items() if name not in _LISTED})
+    earlier = _read_plan(out)
+    if not is_known:
+        storage.write_json(storage.join(out, "plan.json"), {**earlier, **plan})
         return
-    earlier = read_inference_json(path, f"the origin of the parts is unknown: pass another --out, or delete {out}")
-    if earlier.get("digest") == plan["digest"]:
+    if earlier["digest"] == plan["digest"]:
         return
-    changed = _differences(earlier, plan)
-    if not changed:
-        raise InputError(f"{out} holds predictions of files that have changed since then: pass another --out")
-    raise InputError(
+    if changed := _differences(earlier, plan):
+        raise _other_settings(out, changed)
+    raise InputError(f"{out} holds predictions of files that have changed since then: pass another --out")
+
+
+def _read_plan(out: str) -> dict[str, Any]:
+    path = storage.join(out, "plan.json")
+    return read_inference_json(path, f"the origin of the parts is unknown: pass another --out, or delete {out}")
+
+
+def _other_settings(out: str, changed: str) -> InputError:
+    return InputError(
         f"{out} holds predictions made with other inputs or settings ({changed}): repeat those, or pass another --out"
     )
 
@@ -119,6 +156,18 @@ def write_part(path: str, rows: list[dict[str, Any]], digest: str) -> StatusCoun
     return StatusCounts.from_rows(content)
 
 
+def require_own_parts(out: str, count: int) -> None:
+    """Check that the folder has no part whose number is not in a plan of `count` parts.
+
+    Raises:
+        InputError: it has.
+
+    """
+    foreign = set(part_files(out)) - {part_path(out, number) for number in range(count)}
+    if foreign:
+        raise InputError(_foreign_part(min(foreign)))
+
+
 def find_finished(out: str, parts: Sequence[PlannedPart]) -> dict[int, StatusCounts]:
     """Find the finished parts to keep, with the counts of their rows, by number.
 
@@ -126,15 +175,11 @@ def find_finished(out: str, parts: Sequence[PlannedPart]) -> dict[int, StatusCou
     could not be read (a retry may succeed).
 
     Raises:
-        InputError: a part belongs to another plan, or its number is not in this plan.
+        InputError: a part belongs to another plan.
 
     """
-    present = set(part_files(out))
-    foreign = present - {part_path(out, part.number) for part in parts}
-    if foreign:
-        raise InputError(_foreign_part(min(foreign)))
+    present, digests = set(part_files(out)), recorded_digests(out)
     candidates = [part for part in parts if part_path(out, part.number) in present]
-    digests = recorded_digests(out)
 
     def check(part: PlannedPart) -> StatusCounts | None:
         path = part_path(out, part.number)
@@ -145,15 +190,15 @@ def find_finished(out: str, parts: Sequence[PlannedPart]) -> dict[int, StatusCou
         return {part.number: counts for part, counts in zip(candidates, results, strict=True) if counts is not None}
 
 
-def discard_outdated(out: str, parts: Sequence[PlannedPart]) -> None:
+def discard_outdated(out: str, numbers: Sequence[int]) -> None:
     """Delete predictions.json and .csv before these parts are predicted, and those of them that were changed since.
 
     Changed parts go first. Otherwise, if the job is killed in between, the next start would have no digest to compare
     them with and would keep them.
     """
     digests = recorded_digests(out)
-    for part in parts:
-        path = part_path(out, part.number)
+    for number in numbers if digests else ():
+        path = part_path(out, number)
         digest = digests.get(storage.name_of(path))
         if digest and storage.exists(path) and digest_bytes(storage.read_bytes(path)) != digest:
             storage.delete(path)

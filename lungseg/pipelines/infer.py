@@ -1,6 +1,5 @@
 """Segment an archive. The images are divided into parts; each part is one Parquet file, written atomically."""
 
-import functools
 import logging
 import os
 import time
@@ -17,14 +16,15 @@ from lungseg.config.options import require_options
 from lungseg.config.precision import require_fp16_device
 from lungseg.errors import InputError, SettingsError, TaskResult
 from lungseg.imaging.dicom.pseudonym import pseudonym
-from lungseg.inference import part_plan, recompute
+from lungseg.inference import recompute
 from lungseg.inference.actor import PredictPart
 from lungseg.inference.cpu_tasks import MARKERS, InferenceJob, finish_part, open_part
-from lungseg.inference.inputs import count_skipped, describe_reference, list_items
+from lungseg.inference.inputs import count_skipped, list_items
 from lungseg.inference.items import PredictOptions
 from lungseg.inference.model_selection import find_models, mean_threshold
-from lungseg.inference.part_plan import PlannedPart
+from lungseg.inference.plan_stream import PlanStream
 from lungseg.inference.ranking_files import log_most_doubtful, write_csv
+from lungseg.inference.schedule import Schedule
 from lungseg.inference.summary import StageTimes, log_counts, print_image_summary, write_summary
 from lungseg.ingest.lost_inputs import lost_inputs
 from lungseg.ingest.pseudonyms import read_key
@@ -39,28 +39,7 @@ from lungseg.progress import ProgressLine
 
 logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class _Schedule:
-    """All parts of the plan; kept: counts of the finished ones; retried: numbers of those to predict again."""
-
-    planned: Sequence[PlannedPart]
-    kept: dict[int, StatusCounts]
-    retried: frozenset[int]
-
-    @property
-    def kept_counts(self) -> StatusCounts:
-        return functools.reduce(StatusCounts.add, self.kept.values(), StatusCounts.empty())
-
-    @property
-    def images(self) -> int:
-        return sum(part.images for part in self.planned)
-
-    @property
-    def remaining(self) -> list[PlannedPart]:
-        """Parts to predict. Retries come last: they may fail again."""
-        remaining = [part for part in self.planned if part.number not in self.kept]
-        return sorted(remaining, key=lambda part: part.number in self.retried)
+_PLAN_FORMAT = 2  # of the items and digests of parts; plans of earlier versions have none
 
 
 @dataclass(frozen=True)
@@ -113,8 +92,8 @@ def predict(settings: InferSettings) -> Finished:
     storage.delete(storage.join(out, MARKERS))
     storage.delete_unfinished(out)
     most_doubtful = write_csv(out)
-    write_summary(job, counts, schedule.kept_counts, times, time.monotonic() - began)
-    return Finished(counts, schedule.kept_counts, most_doubtful)
+    write_summary(job, counts, schedule.kept, times, time.monotonic() - began)
+    return Finished(counts, schedule.kept, most_doubtful)
 
 
 def _end(settings: InferSettings, out: str, counts: StatusCounts) -> None:
@@ -134,17 +113,15 @@ def _end(settings: InferSettings, out: str, counts: StatusCounts) -> None:
 
 
 def _predict_remaining(
-    settings: InferSettings, job: InferenceJob, schedule: _Schedule, times: StageTimes
+    settings: InferSettings, job: InferenceJob, schedule: Schedule, times: StageTimes
 ) -> StatusCounts:
     """Predict the remaining parts; return the counts of all images. Stops when too many images failed."""
-    counts = schedule.kept_counts
-    _check_failures(settings, schedule, counts)
-    if schedule.remaining:
-        part_plan.discard_outdated(job.out, schedule.remaining)
-        for updated in _predict(job, schedule, times, counts):
-            counts = updated
-            _check_failures(settings, schedule, counts)
-    return counts
+    predicted = StatusCounts.empty()
+    _check_failures(settings, schedule, schedule.kept)
+    for counts in _predict(job, schedule, times):
+        predicted = predicted.add(counts)
+        _check_failures(settings, schedule, schedule.kept.add(predicted))
+    return schedule.kept.add(predicted)
 
 
 def _require_folders(settings: InferSettings, out: str) -> None:
@@ -178,13 +155,12 @@ def _create_job(settings: InferSettings, out: str, models: Sequence[Checkpoint])
     )
 
 
-def _plan_parts(settings: InferSettings, job: InferenceJob, models: Sequence[Checkpoint]) -> _Schedule:
+def _plan_parts(settings: InferSettings, job: InferenceJob, models: Sequence[Checkpoint]) -> Schedule:
     """Divide the images into parts. Plans that differ in anything that affects a row never share a folder."""
     logger.info("listing images")
-    items = list_items(settings, job.preprocess, job.key)
     plan = {
+        "plan_format": _PLAN_FORMAT,
         "archive": storage.resolve(settings.archive),
-        "images": len(items),
         "checkpoints": [model.folder for model in models],
         "model_name": job.model_name,
         "model": job.model_digest,
@@ -200,45 +176,48 @@ def _plan_parts(settings: InferSettings, job: InferenceJob, models: Sequence[Che
         "patients": pseudonym("", job.key) if job.key else "",  # differs between keys, but does not reveal them
     }
     plan_digest = storage.digest({name: value for name, value in plan.items() if name != "checkpoints"})
-    starts = enumerate(range(0, len(items), settings.part_size))
-    planned = [
-        PlannedPart.of(number, items[start : start + settings.part_size], plan_digest) for number, start in starts
-    ]
-    digest = storage.digest([part.digest for part in planned])
-    part_plan.claim(job.out, {**plan, "reference": describe_reference(items), "digest": digest})
-    kept = part_plan.find_finished(job.out, planned)
+    stream = PlanStream(list_items(settings, job.preprocess, job.key), settings.part_size, plan_digest)
+    schedule = Schedule(job.out, plan, stream, settings.part_size)
     logger.info(
-        "%s in %s (%d already finished), model: %s",
-        counted(len(items), "image"),
-        counted(len(planned), "part"),
-        len(kept),
+        "%s%s in %s (%d already finished), model: %s",
+        "" if schedule.is_complete else "so far ",
+        counted(schedule.images, "image"),
+        counted(schedule.parts, "part"),
+        schedule.kept_parts,
         job.model_name,
     )
-    present = set(parts.part_files(job.out))
-    with_file = {part.number for part in planned if parts.part_path(job.out, part.number) in present}
-    return _Schedule(planned, kept, frozenset(with_file - kept.keys()))
+    return schedule
 
 
-def _predict(job: InferenceJob, schedule: _Schedule, times: StageTimes, counts: StatusCounts) -> Iterator[StatusCounts]:
-    """Predict the remaining parts, a single image in this process. Yields the total counts after each part."""
-    progress, started, done_at_start = ProgressLine(logger), 0.0, 0
-    rows = [{"number": part.number, "items": part.items, "digest": part.digest} for part in schedule.remaining]
-    run_locally = schedule.images == 1 and job.settings.device != "gpu"
-    results = predict_locally(job, rows) if run_locally else _predict_on_cluster(job, rows, times)
-    for row in results:
+def _predict(job: InferenceJob, schedule: Schedule, times: StageTimes) -> Iterator[StatusCounts]:
+    """Predict the remaining parts, a single image in this process. Yields the counts of each part."""
+    progress, started, done, failed, done_at_start = ProgressLine(logger), 0.0, 0, 0, 0
+    for row in _results(job, schedule, times):
         part = TaskResult.from_json(row["result"]).unwrap()
         times.add(part["images"], part["times"])
-        counts = counts.add(StatusCounts.from_json(part["counts"]))
-        done = counts.statuses.total()
+        counts = StatusCounts.from_json(part["counts"])
+        done, failed = done + counts.statuses.total(), failed + counts.not_predicted()
+        kept, images = schedule.kept.statuses.total(), schedule.images
         speed = ""
         if started:
             rate = (done - done_at_start) / max(time.monotonic() - started, 1e-9)
-            speed = f", {rate:.1f} images/s, {(schedule.images - done) / rate:.0f} s left"
+            speed = f", {rate:.1f} images/s, {(images - kept - done) / rate:.0f} s left"
         else:  # the time to start up says nothing about the time that is left
             started, done_at_start = time.monotonic(), done
-        failed = f", {counts.not_predicted()} without a mask" if counts.not_predicted() else ""
-        progress.update(f"{done} of {counted(schedule.images, 'image')}{speed}{failed}", done / schedule.images)
+        without = failed + schedule.kept.not_predicted()
+        text = f", {without} without a mask" if without else ""
+        total = f"{'' if schedule.is_complete else 'at least '}{counted(images, 'image')}"
+        progress.update(f"{kept + done} of {total}{speed}{text}", (kept + done) / images)
         yield counts
+
+
+def _results(job: InferenceJob, schedule: Schedule, times: StageTimes) -> Iterator[dict[str, Any]]:
+    """Predict one window of parts after the other; yield the result of each part."""
+    for window in schedule.windows():
+        rows = [{"number": part.number, "items": part.items, "digest": part.digest} for part in window]
+        is_single = schedule.is_complete and schedule.images == 1
+        run_locally = is_single and job.settings.device != "gpu"
+        yield from predict_locally(job, rows) if run_locally else _predict_on_cluster(job, rows, times)
 
 
 def predict_locally(job: InferenceJob, rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -261,13 +240,15 @@ def _predict_on_cluster(
     yield from predict_on_cluster(job, rows, times)
 
 
-def _check_failures(settings: InferSettings, schedule: _Schedule, counts: StatusCounts) -> None:
-    """Stop if more images have no mask than --max-failed allows.
+def _check_failures(settings: InferSettings, schedule: Schedule, counts: StatusCounts) -> None:
+    """Stop if more images have no mask than --max-failed allows; a percentage needs the number of all images.
 
     Raises:
         InputError: too many images have no mask.
 
     """
+    if settings.max_failed.endswith("%") and not schedule.is_complete:
+        return
     allowed = settings.allowed_failures(schedule.images)
     if counts.lost_images() > allowed:
         raise InputError(
@@ -278,7 +259,7 @@ def _check_failures(settings: InferSettings, schedule: _Schedule, counts: Status
         )
 
 
-def _require_all(out: str, schedule: _Schedule, counts: StatusCounts) -> None:
+def _require_all(out: str, schedule: Schedule, counts: StatusCounts) -> None:
     """Check that every image has a row.
 
     Raises:
@@ -286,9 +267,9 @@ def _require_all(out: str, schedule: _Schedule, counts: StatusCounts) -> None:
 
     """
     part_count, rows = len(parts.part_files(out)), counts.statuses.total()
-    if rows != schedule.images or part_count != len(schedule.planned):
+    if rows != schedule.images or part_count != schedule.parts:
         raise InputError(
             f"{out} has {counted(rows, 'row')} in {counted(part_count, 'part')}, expected "
             f"{counted(schedule.images, 'row')} in "
-            f"{counted(len(schedule.planned), 'part')}: another process wrote there; delete the folder and run again"
+            f"{counted(schedule.parts, 'part')}: another process wrote there; delete the folder and run again"
         )

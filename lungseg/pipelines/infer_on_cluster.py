@@ -1,7 +1,6 @@
 """Inference on a cluster: CPU tasks open the images, actors with the models predict, CPU tasks finish the masks."""
 
 import functools
-import json
 import logging
 import math
 import time
@@ -25,7 +24,6 @@ from lungseg.errors import ResourceError, TaskResult, first_line
 from lungseg.inference import part_plan
 from lungseg.inference.actor import PredictPart
 from lungseg.inference.cpu_tasks import InferenceJob, finish_part, open_part
-from lungseg.inference.items import Item
 from lungseg.inference.summary import StageTimes
 from lungseg.ingest.crash_isolation import too_many_crashes
 from lungseg.plurals import counted
@@ -53,7 +51,7 @@ def predict_on_cluster(
 
     """
     connect()
-    first_files = [Item.from_dict(item).files()[0] for item in json.loads(rows[0]["items"])]
+    first_files = [item.files()[0] for item in part_plan.unpack_items(rows[0]["items"])]
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.target_max_block_size = None  # a part must stay one block: it becomes one file

@@ -18,9 +18,9 @@ from lungseg.storage.files import (
     write_stream,
 )
 from lungseg.storage.json_files import has_valid_digest, read_json, write_json
-from lungseg.storage.large_files import map_file, read_chunks
+from lungseg.storage.large_files import local_file, map_file, read_chunks
 from lungseg.storage.paths import is_inside, join, name_of, parent_of, resolve
-from lungseg.storage.tables import count_rows, read_table, table_bytes, write_table
+from lungseg.storage.tables import count_rows, read_table, read_table_pieces, table_bytes, write_table
 
 __all__ = [
     "count_rows",
@@ -35,6 +35,7 @@ __all__ = [
     "list_files",
     "list_folders",
     "list_stats",
+    "local_file",
     "map_file",
     "name_of",
     "open_filesystem",
@@ -44,6 +45,7 @@ __all__ = [
     "read_json",
     "read_range",
     "read_table",
+    "read_table_pieces",
     "resolve",
     "stat",
     "table_bytes",

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -19,19 +20,32 @@ def map_file(path: str) -> pa.MemoryMappedFile:
         InputError: the file does not exist or cannot be read.
 
     """
-    filesystem, inner = open_filesystem(path)
-    if isinstance(filesystem, pafs.LocalFileSystem):
+    with local_file(path) as local:
         try:
-            return pa.memory_map(inner)
+            return pa.memory_map(local)
         except OSError as error:
             raise InputError(
                 f"{path}: cannot be read ({first_line(error)}): check that it exists and that you have read rights"
             ) from None
+
+
+@contextmanager
+def local_file(path: str) -> Iterator[str]:
+    """Yield the path of a file on a disk, for one in a bucket that of a temporary copy.
+
+    Raises:
+        InputError: a file in a bucket does not exist or cannot be read.
+
+    """
+    filesystem, inner = open_filesystem(path)
+    if isinstance(filesystem, pafs.LocalFileSystem):
+        yield inner
+        return
     with tempfile.NamedTemporaryFile(prefix="lungseg-") as copy:
         for chunk in read_chunks(path):
             copy.write(chunk)
         copy.flush()
-        return pa.memory_map(copy.name)
+        yield copy.name
 
 
 def read_chunks(path: str) -> Iterator[bytes]:

@@ -1,6 +1,7 @@
 """Parquet tables on any file system, with the schema version checked on read."""
 
 import re
+from collections.abc import Iterator
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,6 +11,7 @@ from lungseg.schema import check_schema
 from lungseg.storage.files import read_bytes, write_bytes
 from lungseg.storage.table_formats import TableFormat, check_table
 
+_PIECE_ROWS, _BUFFER = 1 << 14, 1 << 20
 _NUMBER = re.compile(r"[0-9]{1,9}")
 
 
@@ -30,12 +32,37 @@ def read_table(path: str, content: bytes | None = None, expected: TableFormat | 
         table.validate(full=True)  # text may not be UTF-8
     except (pa.ArrowException, OSError):
         raise _not_parquet(path) from None
-    metadata = {name: value.decode(errors="replace") for name, value in (table.schema.metadata or {}).items()}
-    number = metadata.get(b"lungseg.schema", "none")
-    check_schema(int(number) if _NUMBER.fullmatch(number) else number, path, metadata.get(b"lungseg.version", ""))
+    _check_version(table.schema, path)
     if expected is not None:
         check_table(table, path, expected)
     return table
+
+
+def read_table_pieces(path: str, local: str, expected: TableFormat) -> Iterator[pa.Table]:
+    """Yield the rows of a Parquet file in pieces, checked as in `read_table`; one piece is in memory at a time.
+
+    path: named in errors. local: path of the file or of its copy on a disk.
+
+    Raises:
+        InputError: as `read_table`.
+
+    """
+    try:
+        with pq.ParquetFile(local, pre_buffer=False, buffer_size=_BUFFER, page_checksum_verification=True) as file:
+            _check_version(file.schema_arrow, path)
+            for batch in file.iter_batches(_PIECE_ROWS, use_threads=False):
+                piece = pa.Table.from_batches([batch])
+                piece.validate(full=True)
+                check_table(piece, path, expected)
+                yield piece
+    except (pa.ArrowException, OSError):
+        raise _not_parquet(path) from None
+
+
+def _check_version(schema: pa.Schema, path: str) -> None:
+    metadata = {name: value.decode(errors="replace") for name, value in (schema.metadata or {}).items()}
+    number = metadata.get(b"lungseg.schema", "none")
+    check_schema(int(number) if _NUMBER.fullmatch(number) else number, path, metadata.get(b"lungseg.version", ""))
 
 
 def _not_parquet(path: str) -> InputError:

@@ -17,6 +17,7 @@ from lungseg.inference.actor import PredictPart
 from lungseg.inference.cpu_tasks import InferenceJob, open_part, parse_opened
 from lungseg.inference.ensemble import Ensemble
 from lungseg.inference.items import Item, PredictOptions, from_levels
+from lungseg.inference.part_plan import PlannedPart
 from lungseg.ingest import sources
 from lungseg.model import checkpoint
 from lungseg.model.checkpoint import ensemble_digest
@@ -38,8 +39,8 @@ def job(trained: Path, tmp_path: Path) -> InferenceJob:
 
 
 def opened_part(items: list[Item], job: InferenceJob) -> pa.Table:
-    text = json.dumps([item.to_dict() for item in items])
-    return open_part(pa.Table.from_pylist([{"number": 0, "items": text, "digest": "feed"}]), job)
+    packed = PlannedPart.of(0, items, "settings").items
+    return open_part(pa.Table.from_pylist([{"number": 0, "items": packed, "digest": "feed"}]), job)
 
 
 def test_probabilities_replace_squares(archive: Path, job: InferenceJob) -> None:

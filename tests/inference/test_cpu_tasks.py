@@ -54,7 +54,7 @@ def job_of(trained: Path, out: Path, **changes: object) -> InferenceJob:
 
 
 def items_of(archive: Path) -> list[Item]:
-    return list_items(InferSettings(archive=str(archive)), SMALL)
+    return list(list_items(InferSettings(archive=str(archive)), SMALL))
 
 
 def part_of(items: list[Item], number: int = 0) -> pa.Table:

@@ -21,7 +21,7 @@ SMALL = PreprocessSettings(size=64)
 
 
 def items_of(archive: Path, key: bytes | None = None, **changes: object) -> list[Item]:
-    return list_items(InferSettings.model_validate({"archive": str(archive), **changes}), SMALL, key)
+    return list(list_items(InferSettings.model_validate({"archive": str(archive), **changes}), SMALL, key))
 
 
 def write_listing(path: Path, *rows: str) -> Path:
@@ -147,7 +147,7 @@ def test_prepared_data_gives_one_item_per_sample(prepared: Path) -> None:
 
 def test_data_with_other_preprocessing_is_refused(prepared: Path) -> None:
     with pytest.raises(InputError, match="prepared with other settings than the model's training data"):
-        list_items(InferSettings(archive=str(prepared)), PreprocessSettings(size=80))
+        list(list_items(InferSettings(archive=str(prepared)), PreprocessSettings(size=80)))
 
 
 def test_duplicate_id_is_a_rejected_item(own_archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,14 +179,14 @@ def test_pattern_selects_before_the_duplicate_check(tmp_path: Path, draw_pair: A
     for name in ("a.bmp", "a.png", "b.png"):
         cv2.imwrite(str(tmp_path / name), image)
     settings = InferSettings(archive=str(tmp_path), pattern="*.png")
-    listed = list_items(settings, PreprocessSettings(size=64))
+    listed = list(list_items(settings, PreprocessSettings(size=64)))
     assert [(item.record.image_id, item.record.status) for item in listed] == [("a", "ok"), ("b", "ok")]
 
 
 def test_empty_listing_is_refused(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("image\n")
     with pytest.raises(InputError, match="no rows"):
-        list_items(InferSettings(archive=str(tmp_path / "list.csv")), PreprocessSettings(size=64))
+        list(list_items(InferSettings(archive=str(tmp_path / "list.csv")), PreprocessSettings(size=64)))
 
 
 def test_prepared_data_beside_images_is_refused(prepared: Path, tmp_path: Path, archive: Path) -> None:

@@ -23,6 +23,7 @@ from lungseg.model import checkpoint
 from lungseg.model.checkpoint import ensemble_digest
 from lungseg.pipelines.infer_on_cluster import cpus_per_task, predict_on_cluster
 
+NO_ITEMS = PlannedPart.of(0, [], "").items
 SMALL = PreprocessSettings(size=64)
 
 
@@ -39,7 +40,7 @@ def job(trained: Path, tmp_path: Path) -> InferenceJob:
 def test_parts_return_once_and_unwritable_ones_as_errors(
     ray_cluster: None, archive: Path, job: InferenceJob, tmp_path: Path
 ) -> None:
-    items = list_items(InferSettings(archive=str(archive)), SMALL)
+    items = list(list_items(InferSettings(archive=str(archive)), SMALL))
     planned = [PlannedPart.of(number, items[4 * number : 4 * number + 4], "settings") for number in range(2)]
     (tmp_path / "rows" / "part-000001.parquet").mkdir(parents=True)
     times = StageTimes()
@@ -72,7 +73,7 @@ def test_two_tasks_always_have_room(ray_cluster: None, monkeypatch: pytest.Monke
 def test_more_workers_than_cpus_are_refused(ray_cluster: None, job: InferenceJob) -> None:
     job = replace(job, settings=job.settings.model_copy(update={"workers": 64}))
     with pytest.raises(ResourceError, match="64 CPUs needed, the cluster has 2"):
-        list(predict_on_cluster(job, [{"number": 0, "items": "[]", "digest": ""}], StageTimes()))
+        list(predict_on_cluster(job, [{"number": 0, "items": NO_ITEMS, "digest": ""}], StageTimes()))
 
 
 def test_parts_that_never_finish_end_in_words(
@@ -93,4 +94,4 @@ def test_parts_that_never_finish_end_in_words(
 def test_fp16_without_a_gpu_is_refused(ray_cluster: None, job: InferenceJob) -> None:
     job = replace(job, settings=job.settings.model_copy(update={"precision": "fp16", "device": "auto"}))
     with pytest.raises(SettingsError, match="--precision fp16 on a CPU"):
-        list(predict_on_cluster(job, [{"number": 0, "items": "[]", "digest": ""}], StageTimes()))
+        list(predict_on_cluster(job, [{"number": 0, "items": NO_ITEMS, "digest": ""}], StageTimes()))

@@ -1,6 +1,5 @@
 """The same archive as image files, DICOM, prepared tars and in a bucket: the same masks."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from lungseg.inference.actor import PredictPart
 from lungseg.inference.cpu_tasks import InferenceJob, finish_part, open_part
 from lungseg.inference.inputs import list_items
 from lungseg.inference.items import PredictOptions
+from lungseg.inference.part_plan import PlannedPart
 from lungseg.ingest import sources
 from lungseg.model import checkpoint
 from lungseg.model.checkpoint import ensemble_digest
@@ -37,8 +37,8 @@ def masks_of(archive: str, trained: Path, out: str) -> dict[str, str]:
     job = InferenceJob(
         settings, out, (model.folder,), "tiny", ensemble_digest([model]), model.preprocess, 0.5, PredictOptions()
     )
-    items = json.dumps([item.to_dict() for item in list_items(settings, model.preprocess)])
-    part = pa.Table.from_pylist([{"number": 0, "items": items, "digest": "feed"}])
+    planned = PlannedPart.of(0, list(list_items(settings, model.preprocess)), "settings")
+    part = pa.Table.from_pylist([{"number": 0, "items": planned.items, "digest": "feed"}])
     (row,) = finish_part(PredictPart(job)(open_part(part, job)), job).to_pylist()
     TaskResult.from_json(row["result"]).unwrap()
     rows = storage.read_table(part_path(out, 0)).to_pylist()
