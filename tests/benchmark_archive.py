@@ -1,18 +1,23 @@
-"""Time and memory of the driver of jobs/prepare.py for a million images: `python tests/benchmark_archive.py`.
+"""Time and memory of drivers and ranks for millions of images: `python tests/benchmark_archive.py`.
 
-Creates empty image and mask files (kept in --work for later runs). Then calls the driver's steps except Ray: list,
-plan, serialise the tasks, merge their results, audit. The results are synthetic, as of images that all differ. Prints
-the seconds and the peak resident memory of each step as JSON.
+prepare: creates empty image and mask files (kept in --work for later runs), then calls the driver's steps except Ray:
+list, plan, serialise the tasks, merge their results, audit. train: opens a made-up dataset (kept in --work), divides
+it, writes the training index, and opens that as a rank does. infer: plans an inference over the same dataset. Rows and
+results are made up, as of images that nearly all differ; the code is the real one. Each of these runs in a process of
+its own. Prints the seconds and the peak memory of each step as JSON: resident, and without mapped files.
 """
 
 import argparse
 import json
+import multiprocessing
 import os
 import shutil
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,15 +25,17 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from benchmark_prepare import peak_kib
+from made_up_dataset import write_dataset
 
 from lungseg import storage
-from lungseg.config import PreprocessSettings
-from lungseg.dataset import catalog, shard_format
+from lungseg.config import InferSettings, PreprocessSettings, TrainSettings
+from lungseg.dataset import catalog, fold_table, folds, shard_format, training_index
 from lungseg.dataset.duplicate_audit import audit_datasets
+from lungseg.dataset.sample_reader import SampleReader
 from lungseg.ingest import record_checks, sources
 from lungseg.prepare import dataset_writer, shard_writer
 from lungseg.prepare.shard_plan import ShardPlan, plan_shards, planned_ids
-from lungseg.schema import Record
+from lungseg.schema import SCHEMA, Record
 
 A_FOLDER = 1000
 
@@ -67,7 +74,7 @@ def made_up(record: Record, chance: np.random.Generator) -> Record:
 
 
 class Stages:
-    """Seconds and peak resident memory, MiB, by stage."""
+    """Seconds and peak memory, MiB, by stage."""
 
     def __init__(self) -> None:
         self.costs: dict[str, dict[str, float]] = {}
@@ -76,11 +83,38 @@ class Stages:
     def stage(self, name: str) -> Iterator[None]:
         """Measure the body of the `with` statement."""
         Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-        began = time.monotonic()
-        yield
+        began, cpu = time.monotonic(), time.process_time()
+        with _peak_of_own_memory() as own:
+            yield
         seconds = time.monotonic() - began
-        self.costs[name] = {"seconds": round(seconds, 1), "peak_mib": round(peak_kib(os.getpid()) / 1024)}
+        self.costs[name] = {
+            "seconds": round(seconds, 1),
+            "cpu_seconds": round(time.process_time() - cpu, 1),
+            "peak_mib": round(peak_kib(os.getpid()) / 1024),
+            "peak_without_mapped_mib": round(own[0] / 1024),
+        }
         print(f"{name}: {self.costs[name]}", file=sys.stderr)
+
+
+@contextmanager
+def _peak_of_own_memory() -> Iterator[list[int]]:
+    """Sample the memory of this process that is not a mapped file, KiB, every 50 ms."""
+    peak, ended = [0], threading.Event()
+
+    def sample() -> None:
+        while True:
+            status = Path("/proc/self/status").read_text()
+            peak[0] = max(peak[0], int(status.split("RssAnon:")[1].split()[0]))
+            if ended.wait(0.05):
+                return
+
+    thread = threading.Thread(target=sample)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        ended.set()
+        thread.join()
 
 
 def drive(archive: Path, out: str) -> dict[str, dict[str, float]]:
@@ -108,17 +142,113 @@ def drive(archive: Path, out: str) -> dict[str, dict[str, float]]:
     return stages.costs
 
 
+def prepare(work: Path, images: int, out: str) -> dict[str, dict[str, float]]:
+    """Run the driver of jobs/prepare.py."""
+    archive = work / f"empty-{images}"
+    lay_out(archive, images)
+    return drive(archive, out)
+
+
+def train_driver(work: Path, images: int, out: str) -> dict[str, dict[str, float]]:
+    """Run the steps of the driver of jobs/train.py in the same order; links are made up instead of audited."""
+    from lungseg.study import study_plan
+    from lungseg.training.study_data import open_training_data
+
+    stages, settings = Stages(), TrainSettings()
+    links = [(f"made-up/study-{n:08d}", f"made-up/study-{n + 7:08d}") for n in range(0, images - 7, 100)]
+    with stages.stage("open"):
+        data = open_training_data([str(work / str(images) / "made-up")], settings)
+    with stages.stage("groups and folds"):
+        index = study_plan.index_of(settings, data, links)
+        del data
+    with stages.stage("checks of all runs"):
+        study_plan.require_feasible(settings, index, study_plan.plan_runs(settings, index.datasets))
+    with stages.stage("folds.csv"):
+        fold_table.write_fold_files(out, index.rows)
+    with stages.stage("write the index"):
+        training_index.write_index(f"{out}/index.arrow", index)
+    return stages.costs
+
+
+def train_rank(work: Path, images: int, out: str) -> dict[str, dict[str, float]]:
+    """Do what one of eight ranks does: open the index, split, plan an epoch, read rows, list the trained images."""
+    import torch  # noqa: F401  # part of a rank's memory
+
+    from lungseg.training.loader import plan_epoch
+
+    stages, settings = Stages(), TrainSettings()
+    with stages.stage("open the index and split"):
+        index = training_index.open_index(f"{out}/index.arrow")
+        reader = SampleReader(index.datasets)
+        plan = folds.RunPlan("pooled", ("made-up",), 0, settings.folds, settings.split_seed)
+        split = folds.split(index.rows, plan)
+    with stages.stage("plan an epoch"):
+        steps = plan_epoch(settings, len(split.train), (0, 8, 8), (0, 0))
+    with stages.stage("read 200,000 rows"):
+        for position in np.random.default_rng(0).choice(split.train, 200_000).tolist():
+            reader.rows[position]
+    with stages.stage("list the trained images"):
+        trained = index.rows_at(split.train, ("image_id", "dataset", "pixel_digest"))
+        storage.write_table(
+            f"{out}/trained_on.parquet", trained.replace_schema_metadata({"lungseg.schema": str(SCHEMA)})
+        )
+    del steps
+    return stages.costs
+
+
+def trained_digests(_: Path, __: int, out: str) -> dict[str, dict[str, float]]:
+    """Open the digests of the trained images as an actor of an inference does, twice."""
+    from lungseg.model.checkpoint import Checkpoint
+    from lungseg.model.trained_images import trained_images
+
+    stages = Stages()
+    model = Checkpoint(out, {"digests": {"trained_on.parquet": "made-up"}})
+    for name in ("first actor", "next actor"):
+        with stages.stage(name):
+            found = trained_images(model)
+            assert not any(f"{number:032x}" in found for number in range(1000))
+    return stages.costs
+
+
+def infer(work: Path, images: int, out: str) -> dict[str, dict[str, float]]:
+    """Plan an inference as the driver of jobs/infer.py does, and take every part from the plan."""
+    from lungseg.inference.inputs import list_items
+    from lungseg.inference.plan_stream import PlanStream
+    from lungseg.inference.schedule import Schedule
+
+    stages = Stages()
+    settings = InferSettings(archive=str(work / str(images) / "made-up"), out=out)
+    plan = {"archive": settings.archive, "model": "ab", "runs": ["a"], "checkpoints": ["/runs/a"]}
+    with stages.stage("until the first parts"):
+        stream = PlanStream(list_items(settings, PreprocessSettings()), settings.part_size, "settings")
+        windows = Schedule(f"{out}/predictions", plan, stream, settings.part_size).windows()
+        planned = sum(part.images for part in next(windows))
+    with stages.stage("all parts"):
+        planned += sum(part.images for window in windows for part in window)
+    assert planned == images
+    return stages.costs
+
+
+PARTS = {"prepare": [prepare], "train": [train_driver, train_rank, trained_digests], "infer": [infer]}
+
+
 def main() -> None:
-    """Create the files, measure, print."""
+    """Create the files, measure each part in a process of its own, print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "lungseg-benchmark")
     parser.add_argument("--images", type=int, default=1_000_000)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     arguments = parser.parse_args()
-    archive = arguments.work / f"empty-{arguments.images}"
-    lay_out(archive, arguments.images)
-    out = tempfile.mkdtemp(dir=arguments.work)
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    if {"train", "infer"} & {*arguments.parts}:
+        write_dataset(arguments.work / str(arguments.images) / "made-up", arguments.images)
+    out = storage.resolve(tempfile.mkdtemp(dir=arguments.work))
+    os.environ["HOME"] = out  # of the file with the trained images
+    costs = {}
     try:
-        costs = drive(archive, storage.resolve(out))
+        for call in (call for name in arguments.parts for call in PARTS[name]):
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+                costs[call.__name__] = process.submit(call, arguments.work, arguments.images, out).result()
     finally:
         shutil.rmtree(out)
     print(json.dumps({"images": arguments.images, **costs}, indent=1))

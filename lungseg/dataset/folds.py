@@ -229,7 +229,8 @@ def _first_rows(column: pa.ChunkedArray) -> Positions:
     same = encoded.indices.to_numpy()
     first = np.empty(len(encoded.dictionary), np.int64)
     first[same[::-1]] = np.arange(same.size)[::-1]  # of equal places, the last assignment stays
-    return first[same]
+    firsts: Positions = first[same]
+    return firsts
 
 
 def _patients(index: pa.Table) -> pa.ChunkedArray:
@@ -250,7 +251,8 @@ def _linked_rows(index: pa.Table, linked: Sequence[Link]) -> NDArray[np.int64]:
         places = pc.index_in(keys, value_set=known)
         position_of[places.drop_null().to_numpy()] = start + np.flatnonzero(places.is_valid().to_numpy())
     pairs = np.column_stack([position_of[pc.index_in(end, value_set=known).to_numpy()] for end in ends])
-    return pairs[(pairs >= 0).all(axis=1)]
+    there: NDArray[np.int64] = pairs[(pairs >= 0).all(axis=1)]
+    return there
 
 
 def _join(patients: Positions, pairs: NDArray[np.int64]) -> Positions:

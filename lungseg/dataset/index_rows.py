@@ -15,7 +15,7 @@ class IndexRows(Sequence[Row]):
 
     def __init__(self, tables: Sequence[pa.Table]) -> None:
         self._tables = tables
-        self._starts = list(accumulate((table.num_rows for table in tables), initial=0))
+        self._starts: list[int] = list(accumulate((table.num_rows for table in tables), initial=0))
 
     def __len__(self) -> int:
         return self._starts[-1]
