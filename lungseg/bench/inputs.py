@@ -56,7 +56,7 @@ def open_images(
 
     """
     archive = settings.archive or _enlarge(settings, phantoms)
-    items = _spread(list_items(InferSettings(archive=archive), preprocess), _IMAGES)
+    items = _spread(list(list_items(InferSettings(archive=archive), preprocess)), _IMAGES)
     if any(item.row is not None for item in items):
         raise InputError(f"{archive} is prepared data: pass it as --data, and a folder of X-rays as --archive")
     items = [

@@ -33,7 +33,7 @@ class _PlanFields(JsonFields):
     threshold: Finite
     tta: str
     postprocess: dict[str, Any]
-    images: Whole
+    images: Whole | None = None  # unknown while the archive is listed
     reference: str = ""
 
 
