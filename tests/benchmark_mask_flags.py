@@ -11,14 +11,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from lungseg.inference.mask_flags import find_flags
+from lungseg.imaging.run_lengths import Runs
+from lungseg.inference import mask_flags
 from tests.pictures.collection import read_xrays
 from tests.pictures.fields import U8
 from tests.pictures.wrong_masks import WRONG
 
 
 def print_row(kind: str, masks: Iterable[U8]) -> None:
-    flags = [find_flags(mask, None) for mask in masks]
+    flags = [mask_flags.find_flags(Runs.from_mask(mask), None) for mask in masks]
     flagged = sum(map(bool, flags))
     names = Counter(name for found in flags for name in found).most_common(3)
     described = ", ".join(f"{count} `{name}`" for name, count in names)

@@ -1,24 +1,24 @@
 """Decode and encode image files, masks and run lengths. DICOM decoding is in `dicom`."""
 
-import re
 from typing import NamedTuple
 
 import cv2
 import numpy as np
-import pycocotools.mask as coco
 import xxhash
 from numpy.typing import NDArray
 
 from lungseg import MAX_IMAGE_PIXELS
 from lungseg.arrays import Grey, Pixels
-from lungseg.errors import ImageError, InputError
+from lungseg.errors import ImageError
 from lungseg.imaging import alpha as transparency
+from lungseg.imaging.coco_rle import decode_runs, encode_runs
 from lungseg.imaging.damage import is_damaged
 from lungseg.imaging.dicom import reader
 from lungseg.imaging.dicom.reader import Tags
 from lungseg.imaging.frames import has_multiple_frames
 from lungseg.imaging.lung_labels import darkest_lung_level
 from lungseg.imaging.orientation import read_orientation, to_upright
+from lungseg.imaging.run_lengths import Runs
 from lungseg.imaging.tiff_directory import as_stored
 
 SUFFIXES = (
@@ -43,8 +43,6 @@ _SIGNATURES = (
     *(b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"),
 )
 _PNG_LEVEL = 2  # as small as level 6 within 5 %, encoded four times faster
-# Numbers of base 32 whose last digit is one of 0 to O. pycocotools reads beyond the end of an incomplete number.
-_RLE = re.compile(r"(?:[P-o]{0,6}[0-O])+")
 _JSRT_SIDE, _JSRT_LEVELS = 2048, 4096
 _SHOWN_VALUES = 5
 
@@ -188,8 +186,7 @@ def decode_labels(content: bytes, display_name: str) -> NDArray[np.uint8]:
 
 def encode_rle(mask: NDArray[np.uint8]) -> str:
     """Encode u8[H,W] in {0,1} as the counts of a compressed COCO RLE (column-major, ASCII)."""
-    # OpenCV's transposed copy is column-major and takes a fifth of the time of np.asfortranarray.
-    return bytes(coco.encode(cv2.transpose(mask).T)["counts"]).decode("ascii")
+    return encode_runs(Runs.from_mask(mask))
 
 
 def decode_rle(counts: str | None, height: int | None, width: int | None) -> NDArray[np.uint8]:
@@ -199,17 +196,7 @@ def decode_rle(counts: str | None, height: int | None, width: int | None) -> NDA
         InputError: the counts are not those of a mask of this size.
 
     """
-    height, width = height or 0, width or 0
-    problem = InputError(f"a mask cannot be decoded: no run lengths of {height}x{width} px: predict the image again")
-    if counts is None or min(height, width) < 1 or height * width > MAX_IMAGE_PIXELS or not _RLE.fullmatch(counts):
-        raise problem
-    try:
-        decoded = coco.decode({"size": [height, width], "counts": counts.encode("ascii")})
-    except ValueError:
-        raise problem from None
-    if coco.encode(decoded)["counts"] != counts.encode("ascii"):  # pycocotools accepts counts of too few pixels
-        raise problem
-    return np.ascontiguousarray(decoded)
+    return decode_runs(counts, height, width).to_mask()
 
 
 def pixel_digest(image: NDArray[np.uint8] | NDArray[np.uint16]) -> str:

@@ -92,17 +92,26 @@ def restore(square: NDArray[np.float32], geometry: Geometry) -> NDArray[np.float
 
     Probabilities rather than masks, so that the native contour is interpolated. Pixels outside a crop become 0.
     """
+    size = geometry.native_width, geometry.native_height
+    return cv2.resize(smoothed_content(square, geometry), size, interpolation=cv2.INTER_LINEAR)  # type: ignore[return-value]
+
+
+def smoothed_content(square: NDArray[np.float32], geometry: Geometry) -> NDArray[np.float32]:
+    """Cut the image out of probabilities f32[S,S], as `restore` enlarges it: f32[resized_height,resized_width].
+
+    Pixels outside a crop become 0.
+    """
     rows, columns = geometry.content()
     inside = square[rows, columns]
     if geometry.native_height > _SMOOTHED_FROM * geometry.resized_height:
         # Enlarging a 0/1 contour enlarges its steps; below this scale smoothing loses more than it gains.
         inside = cv2.GaussianBlur(inside, (3, 3), _SMOOTHING_PX, borderType=cv2.BORDER_REPLICATE)  # type: ignore[assignment]
-    resized = inside
-    if inside.shape != (geometry.resized_height, geometry.resized_width):
-        resized = np.zeros((geometry.resized_height, geometry.resized_width), np.float32)
-        top, left = rows.start - geometry.top, columns.start - geometry.left
-        resized[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
-    return cv2.resize(resized, (geometry.native_width, geometry.native_height), interpolation=cv2.INTER_LINEAR)  # type: ignore[return-value]
+    if inside.shape == (geometry.resized_height, geometry.resized_width):
+        return inside
+    content = np.zeros((geometry.resized_height, geometry.resized_width), np.float32)
+    top, left = rows.start - geometry.top, columns.start - geometry.left
+    content[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
+    return content
 
 
 def _resize(image: NDArray[np.uint8], geometry: Geometry) -> NDArray[np.uint8]:

@@ -67,9 +67,10 @@ def stretch_narrow(image: Grey) -> Grey:
     # A marker far beyond the body would make all of the body look like a uniform border.
     bounded: Grey = image if whole is None else image.clip(*whole)
     box = content_box(bounded)
-    ends = _body_ends(image[box])
+    content: Grey = image[box]
+    ends = whole if content.shape == image.shape else _body_ends(content)
     if ends is None:
-        return image if whole is None else _without_overbright(image, _bits(image[box]))
+        return image if whole is None else _without_overbright(image, _bits(content))
     full = int(np.iinfo(image.dtype).max)
     levels = np.rint(np.interp(np.arange(full + 1), ends, (1, full))).astype(image.dtype)
     levels[0] = 0  # pure black means padding
@@ -219,7 +220,7 @@ def _equalize_tiles(shallow: NDArray[np.uint8], image: Grey, box: tuple[slice, s
 
 def _bits(content: Grey) -> int:
     """Count the bits in use: a 12-bit image stored in 16 bits would be black otherwise."""
-    return max(8, int(content.max()).bit_length())
+    return 8 if content.dtype == np.uint8 else max(8, int(content.max()).bit_length())
 
 
 def _to_8_bits(image: Grey, bits: int) -> NDArray[np.uint8]:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from lungseg.arrays import F32, U8, Bools
 from lungseg.imaging.lung_sides import midline, split_sides
+from lungseg.imaging.run_lengths import Runs
 from lungseg.ingest.reason_codes import QUESTIONABLE, REGISTRY
 
 NO_PLACE = "no flag; score only"
@@ -64,7 +65,7 @@ def _shrink(values: F32 | U8) -> F32:
 
 
 def _name_side(amount: F64, region: Bools, mask: U8) -> str:
-    column = midline(mask)
+    column = midline(Runs.from_mask(mask))
     right = amount[:, :column][region[:, :column]].sum() / amount[region].sum()
     return "the right lung" if right >= _ONE_SIDE else "the left lung" if right <= 1 - _ONE_SIDE else "both lungs"
 

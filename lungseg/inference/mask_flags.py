@@ -7,6 +7,7 @@ import numpy as np
 
 from lungseg.arrays import U8
 from lungseg.imaging.lung_sides import split_sides
+from lungseg.imaging.run_lengths import Runs
 from lungseg.inference.postprocess import count_components
 
 _SIDE = 128  # px, longer side of the mask that is measured
@@ -29,12 +30,12 @@ _LIMITS = {
 """Lowest and highest plausible value of `measure_pair`: of the reference masks of 730 X-rays, with a margin."""
 
 
-def find_flags(mask: U8, mean_probability: float | None) -> list[str]:
-    """Return the codes of a predicted mask u8[H,W] in {0,1} that is upright.
+def find_flags(mask: Runs, mean_probability: float | None) -> list[str]:
+    """Return the codes of a predicted mask that is upright.
 
     mean_probability: of the lung pixels before post-processing; None without any.
     """
-    if not mask.any():
+    if not mask.area:
         return ["lungs_empty"]
     small = _shrink(mask)
     if not small.any():  # a few pixels
@@ -47,7 +48,7 @@ def find_flags(mask: U8, mean_probability: float | None) -> list[str]:
         "lungs_uncertain": mean_probability is not None and mean_probability < _MIN_PROBABILITY,
     }
     if not is_set_by_code["lungs_one_side"]:
-        is_set_by_code["lungs_joined"] = count_components(small) == 1
+        is_set_by_code["lungs_joined"] = count_components(Runs.from_mask(small)) == 1
         values = measure_pair(small, right, left)
         is_set_by_code["lungs_implausible"] = any(
             not low <= values[name] <= high for name, (low, high) in _LIMITS.items()
@@ -74,7 +75,7 @@ def measure_pair(mask: U8, right: U8, left: U8) -> dict[str, float]:
     area = np.count_nonzero(mask)
     return {
         "area": area / mask.size,
-        "components": count_components(mask),
+        "components": count_components(Runs.from_mask(mask)),
         "box_aspect": width / height,
         "fill": area / (width * height),
         "overlap": common / max(heights),
@@ -87,10 +88,10 @@ def measure_pair(mask: U8, right: U8, left: U8) -> dict[str, float]:
     }
 
 
-def _shrink(mask: U8) -> U8:
-    """Shrink a mask to a longer side of _SIDE px; a smaller one is enlarged."""
+def _shrink(mask: Runs) -> U8:
+    """Shrink a mask to u8[h,w] in {0,1} with a longer side of _SIDE px; a smaller one is enlarged."""
     step = max(1, max(mask.shape) // (4 * _SIDE))
-    sparse: Any = np.ascontiguousarray(mask[::step, ::step]) * np.uint8(255)
+    sparse: Any = mask.sample(step).to_mask() * np.uint8(255)
     scale = _SIDE / max(sparse.shape)
     size = (max(1, round(sparse.shape[1] * scale)), max(1, round(sparse.shape[0] * scale)))
     return np.asarray(cv2.resize(sparse, size, interpolation=cv2.INTER_AREA) > 127, np.uint8)

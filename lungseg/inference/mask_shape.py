@@ -5,30 +5,36 @@ from typing import Any
 import cv2
 import numpy as np
 
-from lungseg.arrays import F32, U8
+from lungseg.arrays import F32
 from lungseg.imaging.lung_sides import count_side_pixels
 from lungseg.imaging.orientation import UPRIGHT, to_stored
+from lungseg.imaging.run_lengths import Runs
 
 
-def describe(mask: U8, orientation: int = UPRIGHT, spacing_mm: float | None = None) -> dict[str, Any]:
-    """Measure an upright mask u8[H,W] in {0,1}: areas in px and cm2, centroid and bounding box in px.
+def describe(mask: Runs, stored: Runs, spacing_mm: float | None = None) -> dict[str, Any]:
+    """Measure an upright mask: areas in px and cm2, centroid and bounding box in px.
 
-    right_lung_px, left_lung_px: as divided by `split_sides`. centroid_x_px, centroid_y_px: mean column and
-    row, None for an empty mask. bbox: x, y, width, height as in COCO, empty for an empty mask. orientation: of the
-    stored pixels; centroid and bounding box are measured there. spacing_mm: side of a pixel; None: no areas in cm2.
+    right_lung_px, left_lung_px: as divided by `split_sides`. centroid_x_px, centroid_y_px: mean column and row, None
+    for an empty mask. bbox: x, y, width, height as in COCO, empty for an empty mask. stored: the mask of the stored
+    pixels; centroid and bounding box are measured there. spacing_mm: side of a pixel; None: no areas in cm2.
     """
-    area = int(np.count_nonzero(mask))
+    area = mask.area
     if not area:
         return {**_areas(0, 0, spacing_mm), "centroid_x_px": None, "centroid_y_px": None, "bbox": []}
     right, left = count_side_pixels(mask)
-    stored = to_stored(mask, orientation)
-    moments = cv2.moments(stored, binaryImage=True)
+    doubled_rows = stored.lengths * (stored.starts + stored.stops - 1)
+    (top, first), (height, width) = stored.corner, stored.extent
     return {
         **_areas(right, left, spacing_mm),
-        "centroid_x_px": moments["m10"] / moments["m00"],
-        "centroid_y_px": moments["m01"] / moments["m00"],
-        "bbox": [int(value) for value in cv2.boundingRect(stored)],
+        "centroid_x_px": int((stored.lengths * stored.columns).sum()) / area,
+        "centroid_y_px": int(doubled_rows.sum()) // 2 / area,
+        "bbox": [first, top, width, height],
     }
+
+
+def as_stored(mask: Runs, orientation: int) -> Runs:
+    """Turn an upright mask as its image's pixels are stored; orientation: of these pixels, 1 to 8."""
+    return mask if orientation == UPRIGHT else Runs.from_mask(to_stored(mask.to_mask(), orientation))
 
 
 def confidence(probability: F32, threshold: float) -> dict[str, float | None]:

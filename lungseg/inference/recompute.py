@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from lungseg import storage
-from lungseg.arrays import U8, Row
+from lungseg.arrays import Row
 from lungseg.config import PreprocessSettings
 from lungseg.dataset import catalog
 from lungseg.errors import InputError
-from lungseg.imaging import codecs
+from lungseg.imaging.coco_rle import decode_runs
 from lungseg.imaging.geometry import read_geometry
-from lungseg.imaging.orientation import to_upright
+from lungseg.imaging.orientation import UPRIGHT, to_upright
+from lungseg.imaging.run_lengths import Runs
 from lungseg.inference import mask_flags, mask_shape, postprocess
 from lungseg.inference.items import Item, open_item, prepared_item
 from lungseg.inference.rows import compare
@@ -164,12 +165,13 @@ def check_row(row: Row, shared: Row, preprocess: PreprocessSettings, samples: Sa
         return problems
     try:
         geometry = _geometry(row)
-        mask = to_upright(codecs.decode_rle(row["mask"], row["height"], row["width"]), geometry.orientation)
+        stored = decode_runs(row["mask"], row["height"], row["width"])
+        mask = _as_upright(stored, geometry.orientation)
         reference = _reference(row, geometry, preprocess, samples)
     except InputError as error:
         return [str(error)]
     expected = {
-        **mask_shape.describe(mask, geometry.orientation, row["spacing_mm"]),
+        **mask_shape.describe(mask, stored, row["spacing_mm"]),
         "components": postprocess.count_components(mask),
         "flags": mask_flags.find_flags(mask, row["mean_probability"]),
         **compare(mask, reference),
@@ -203,11 +205,15 @@ def _check_consistency(row: Row, shared: Row) -> list[str]:
     return problems
 
 
+def _as_upright(stored: Runs, orientation: int) -> Runs:
+    return stored if orientation == UPRIGHT else Runs.from_mask(to_upright(stored.to_mask(), orientation))
+
+
 def _geometry(row: Row) -> Geometry:
     return read_geometry(parse_json((row["geometry"] or "").encode(), "the geometry"))
 
 
-def _reference(row: Row, geometry: Geometry, preprocess: PreprocessSettings, samples: Samples) -> U8 | None:
+def _reference(row: Row, geometry: Geometry, preprocess: PreprocessSettings, samples: Samples) -> Runs | None:
     """Read the upright reference mask of a row; None if it has none.
 
     Raises:
@@ -218,7 +224,7 @@ def _reference(row: Row, geometry: Geometry, preprocess: PreprocessSettings, sam
         return None
     opened = open_item(samples.item(row), preprocess)
     if opened.reference is not None:
-        return codecs.decode_rle(opened.reference, geometry.native_height, geometry.native_width)
+        return decode_runs(opened.reference, geometry.native_height, geometry.native_width)
     if row["dice"] is not None:
         raise InputError(f"the reference mask can no longer be read ({opened.record.message})")
     return None

@@ -6,17 +6,17 @@ from dataclasses import asdict
 
 import numpy as np
 
-from lungseg.arrays import F32, U8, Row
+from lungseg.arrays import F32, Row
 from lungseg.config import PostprocessSettings
-from lungseg.imaging import codecs
-from lungseg.imaging.geometry import restore
-from lungseg.imaging.orientation import to_stored
+from lungseg.imaging.coco_rle import decode_runs, encode_runs
+from lungseg.imaging.restored_runs import restore_runs
+from lungseg.imaging.run_lengths import Runs
 from lungseg.inference import doubt, mask_flags, mask_shape, postprocess
 from lungseg.inference.items import OpenedImage, Prediction
 from lungseg.ingest.reason_codes import was_repaired
 from lungseg.metrics import segmentation
 from lungseg.result_columns import PREDICTIONS
-from lungseg.schema import Record
+from lungseg.schema import Counts, Record
 
 COMPARED = ("iou", "dice", "pixel_accuracy", "hd95_px", "assd_px")
 
@@ -28,8 +28,8 @@ def make_row(opened: OpenedImage, prediction: Prediction | None, shared: Row, se
 
 def make_row_and_mask(
     opened: OpenedImage, prediction: Prediction | None, shared: Row, settings: PostprocessSettings
-) -> tuple[Row, U8 | None]:
-    """Create one row of PREDICTIONS and the upright mask u8[H,W] in {0,1}, None where nothing was predicted.
+) -> tuple[Row, Runs | None]:
+    """Create one row of PREDICTIONS and the upright mask, None where nothing was predicted.
 
     Everything is computed on the upright picture; the row's mask and its places are those of the stored pixels.
     """
@@ -39,26 +39,28 @@ def make_row_and_mask(
     if prediction is None or opened.geometry is None:
         return {**row, "seconds": opened.seconds}, None
     geometry, threshold = opened.geometry, shared["threshold"]
-    raw = (restore(prediction.probability, geometry) >= threshold).astype(np.uint8)
+    raw = restore_runs(prediction.probability, geometry, threshold)
     mask = postprocess.clean(raw, settings)
-    reference = opened.reference and codecs.decode_rle(opened.reference, *raw.shape)
+    stored = mask_shape.as_stored(mask, geometry.orientation)
+    reference = decode_runs(opened.reference, *raw.shape) if opened.reference else None
     shown = prediction.probability[geometry.content()]
     confidence = mask_shape.confidence(shown, threshold)
     flags = [*row["flags"], *mask_flags.find_flags(mask, confidence["mean_probability"])]
+    common = raw.count_common(mask)
     measured = {
         **row,
         "status": _status(opened.record),
         "flags": flags,
-        "mask": codecs.encode_rle(to_stored(mask, geometry.orientation)),
+        "mask": encode_runs(stored),
         "geometry": json.dumps(asdict(geometry)),
         "components": postprocess.count_components(mask),
         "components_before": postprocess.count_components(raw),
-        "removed_px": int(np.count_nonzero(raw > mask)),
-        "added_px": int(np.count_nonzero(mask > raw)),
-        **mask_shape.describe(mask, geometry.orientation, opened.record.spacing_mm),
+        "removed_px": raw.area - common,
+        "added_px": mask.area - common,
+        **mask_shape.describe(mask, stored, opened.record.spacing_mm),
         **confidence,
         **_doubt(shown, threshold, flags),
-        **compare(mask, reference if isinstance(reference, np.ndarray) else None),
+        **compare(mask, reference),
         "seen_in_training": prediction.seen_in_training,
         "models": prediction.models,
         "seconds": opened.seconds + prediction.seconds + time.perf_counter() - began,
@@ -74,12 +76,14 @@ def _doubt(probability: F32, threshold: float, flags: list[str]) -> Row:
     }
 
 
-def compare(mask: U8, reference: U8 | None) -> Row:
-    """Return the metrics in COMPARED of a mask and its reference, u8[H,W] in {0,1}; None without a reference."""
+def compare(mask: Runs, reference: Runs | None) -> Row:
+    """Return the metrics in COMPARED of a mask and its reference; None without a reference."""
     if reference is None:
         return dict.fromkeys(COMPARED)
-    counts = segmentation.count_pixels(mask, reference)
-    hd95, assd = segmentation.surface_distances(mask, reference)
+    tp = mask.count_common(reference)
+    fp, fn = mask.area - tp, reference.area - tp
+    counts = Counts(tp, fp, fn, mask.shape[0] * mask.shape[1] - tp - fp - fn)
+    hd95, assd = segmentation.surface_distances(mask.to_mask(), reference.to_mask())
     values = (segmentation.iou(counts), segmentation.dice(counts), segmentation.pixel_accuracy(counts), hd95, assd)
     return dict(zip(COMPARED, values, strict=True))
 

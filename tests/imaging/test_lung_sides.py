@@ -8,13 +8,23 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from lungseg.imaging.lung_sides import count_side_pixels, emptiest_column, midline, split_sides
+from lungseg.imaging import lung_sides
+from lungseg.imaging.lung_sides import emptiest_column, split_sides
+from lungseg.imaging.run_lengths import Runs
 
 U8 = NDArray[np.uint8]
 EIGHT = np.ones((3, 3))
 masks = st.tuples(st.integers(1, 14), st.integers(1, 14)).flatmap(
     lambda shape: arrays(np.uint8, shape, elements=st.integers(0, 1))
 )
+
+
+def count_side_pixels(mask: U8) -> tuple[int, int]:
+    return lung_sides.count_side_pixels(Runs.from_mask(mask))
+
+
+def midline(mask: U8) -> int:
+    return lung_sides.midline(Runs.from_mask(mask))
 
 
 def draw(*rows: str) -> U8:
@@ -86,8 +96,8 @@ def test_components_are_split_only_at_the_midline(mask: U8) -> None:
 @given(masks)
 def test_midline_is_the_emptiest_column_of_the_middle_third(mask: U8) -> None:
     width = mask.shape[1]
-    result = emptiest_column(mask, width // 3, max(width // 3 + 1, width - width // 3), width / 2)
-    filled = mask.sum(axis=0)
+    filled = mask.sum(axis=0, dtype=np.int64)
+    result = emptiest_column(filled, width // 3, max(width // 3 + 1, width - width // 3), width / 2)
     third = [column for column in range(width) if width // 3 <= column < width - width // 3] or [width // 3]
     assert result in third
     assert filled[result] == min(filled[column] for column in third)

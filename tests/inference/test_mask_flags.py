@@ -10,12 +10,17 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from lungseg.imaging import phantom
-from lungseg.inference.mask_flags import find_flags
+from lungseg.imaging.run_lengths import Runs
+from lungseg.inference import mask_flags
 from lungseg.ingest.reason_codes import RESULT_FLAGS
 from tests.pictures.wrong_masks import WRONG, middle_row
 
 U8 = NDArray[np.uint8]
 LUNGS = [phantom.draw((8, number), phantom.STYLES[number % 2], 256)[1] for number in range(12)]
+
+
+def find_flags(mask: NDArray[np.uint8], mean_probability: float | None) -> list[str]:
+    return mask_flags.find_flags(Runs.from_mask(mask), mean_probability)
 
 
 @pytest.mark.parametrize("size", [64, 300, 1000])

@@ -1,6 +1,7 @@
 """Mask measurements and confidence, compared with slow and simple computations."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +10,9 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from lungseg.inference.mask_shape import confidence, describe
+from lungseg.imaging.run_lengths import Runs
+from lungseg.inference import mask_shape
+from lungseg.inference.mask_shape import confidence
 
 U8 = NDArray[np.uint8]
 F32 = NDArray[np.float32]
@@ -18,6 +21,11 @@ shapes = st.tuples(st.integers(1, 14), st.integers(1, 14))
 masks = shapes.flatmap(lambda shape: arrays(np.uint8, shape, elements=st.integers(0, 1)))
 probabilities = shapes.flatmap(lambda shape: arrays(np.float32, shape, elements=st.floats(0.0, 1.0, width=32)))
 thresholds = st.floats(0.05, 0.95)
+
+
+def describe(mask: NDArray[np.uint8], spacing_mm: float | None = None) -> dict[str, Any]:
+    runs = Runs.from_mask(mask)
+    return mask_shape.describe(runs, runs, spacing_mm)
 
 
 def draw(*rows: str) -> U8:

@@ -44,7 +44,8 @@ def result_of(
     row, upright_mask = make_row_and_mask(
         OpenedImage(record, square, geometry), Prediction(probability, 1, False), SHARED, PostprocessSettings()
     )
-    return Result(row, image, upright_mask, probability, geometry, file)
+    assert upright_mask is not None
+    return Result(row, image, upright_mask.to_mask(), probability, geometry, file)
 
 
 @pytest.fixture

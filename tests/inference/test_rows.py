@@ -20,6 +20,7 @@ from lungseg.config import ModelSettings, PostprocessSettings, PreprocessSetting
 from lungseg.dataset import catalog
 from lungseg.imaging import codecs, phantom
 from lungseg.imaging.geometry import plan_geometry, restore
+from lungseg.imaging.run_lengths import Runs
 from lungseg.inference import mask_shape, recompute
 from lungseg.inference.ensemble import Ensemble, predict
 from lungseg.inference.items import Item, OpenedImage, Prediction, open_item, prepared_item
@@ -262,7 +263,8 @@ def test_mask_is_where_restored_probability_reaches_the_threshold(
     assert (mask_of(row) == expected).all()
     inside = probability[geometry.content()]
     assert row["mean_probability"] == pytest.approx(inside[inside >= np.float32(threshold)].mean(), abs=1e-6)
-    described = mask_shape.describe(expected)
+    runs = Runs.from_mask(expected)
+    described = mask_shape.describe(runs, runs)
     assert {name: row[name] for name in described} == described
 
 
@@ -350,7 +352,7 @@ def test_empty_reference_is_compared_and_missing_one_is_not() -> None:
     assert make_row(*opened_and_predicted(lungs(), nothing), SHARED, NO_POSTPROCESSING)["dice"] == 0
     without = make_row(*opened_and_predicted(lungs()), SHARED, NO_POSTPROCESSING)
     assert [without[name] for name in COMPARED] == [None] * len(COMPARED)
-    assert compare(lungs(), None) == dict.fromkeys(COMPARED)
+    assert compare(Runs.from_mask(lungs()), None) == dict.fromkeys(COMPARED)
     assert without["mask"] is not None
 
 
