@@ -19,6 +19,7 @@ from lungseg.ingest.label_maps import is_label_map
 from lungseg.ingest.reason_codes import Note
 
 _MIN_SIDE = 32  # px; a smaller image is a thumbnail or an icon
+_MIN_TRUSTED_SIDE = 64  # px; docs/flags.md has the Dice by size
 _MAX_ASPECT = 2.5  # long side to short side; frontal chest X-rays are within 1.7
 _MIN_CONTRAST = 1 / 80  # of the depth in use, 12 bits at most: three grey levels of 8 bits, 51 of 12 or 16 bits
 # Correlation of colour channels. Tinted and JPEG-coded films are above 0.99, photographs and overlays below.
@@ -79,6 +80,7 @@ def check_pixels(pixels: Pixels, display_name: str) -> tuple[Grey, tuple[Note, .
 
     """
     _refuse_shape(pixels.shape[0], pixels.shape[1], display_name)
+    small = (Note("small_picture"),) if min(pixels.shape[:2]) < _MIN_TRUSTED_SIDE else ()
     repairs: tuple[Note, ...] = ()
     if pixels.ndim == 3:
         _refuse_colour(pixels, display_name)
@@ -98,8 +100,8 @@ def check_pixels(pixels: Pixels, display_name: str) -> tuple[Grey, tuple[Note, .
     upright, sideways = chest_likeness(content)
     if upright <= _INVERTED and -upright >= _OVER_SIDEWAYS * sideways:
         repairs += (Note("inverted", f"{display_name} shows dark bones: its grey values were inverted"),)
-        return _invert(pixels), repairs, _content_flags(view_classifier.classify(-content.ranks))
-    return pixels, repairs, _content_flags(view_classifier.classify(content.ranks))
+        return _invert(pixels), repairs, (*small, *_content_flags(view_classifier.classify(-content.ranks)))
+    return pixels, repairs, (*small, *_content_flags(view_classifier.classify(content.ranks)))
 
 
 def _content_flags(views: view_classifier.Views) -> tuple[Note, ...]:

@@ -196,6 +196,11 @@ _REPAIRED: tuple[tuple[str, str, str], ...] = (
 )
 _FLAGS: tuple[tuple[str, str, str], ...] = (
     ("polarity_unsure", "Bones may be dark, but this is not certain enough to invert the image.", "Look at the image."),
+    (
+        "small_picture",
+        "A side is shorter than 64 px: the borders of the lungs are too coarse to trust the mask.",
+        "Use the original image.",
+    ),
     ("rotated", "The chest lies on its side or is upside down.", "Turn the image upright, or remove it."),
     (
         "not_chest_like",
@@ -314,7 +319,7 @@ REGISTRY: dict[str, ReasonCode] = {
 
 RESULT_FLAGS = frozenset(code for code, _, _ in _RESULT_FLAGS)
 """Flags of a predicted mask."""
-QUESTIONABLE = RESULT_FLAGS | {"rotated", "not_chest_like", "polarity_unsure"}
+QUESTIONABLE = RESULT_FLAGS | {"small_picture", "rotated", "not_chest_like", "polarity_unsure"}
 """Flags that question what the image shows or what the predicted mask marks."""
 
 

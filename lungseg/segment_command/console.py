@@ -43,12 +43,12 @@ def print_result(rows: Sequence[Row], out: str, formats: Sequence[SegmentFormat]
     lost = [(name, row) for name, row in named if not has_mask(row)]
     if segmented:
         console.print(_table(segmented[:_MAX_ROWS]))
-        _print_more(console, len(segmented) - _MAX_ROWS, "less doubtful images")
+        _print_more(console, len(segmented) - _MAX_ROWS, "image with less doubt", "images with less doubt")
         console.print()
     for name, row in lost[:_MAX_LOST]:
         subject = "" if name in row["message"] else f" of {name}"
         console.print(Text(printable(f"no mask{subject}: {row['message']}"), style="red"), soft_wrap=True)
-    _print_more(console, len(lost) - _MAX_LOST, "images without a mask")
+    _print_more(console, len(lost) - _MAX_LOST, "image without a mask", "images without a mask")
     for line in closing_lines(named, out, formats):
         console.print(Text(printable(line)), soft_wrap=True)
     write_output("\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n")
@@ -79,9 +79,9 @@ def _first_looks(segmented: Sequence[tuple[str, Row]]) -> list[str]:
     return lines
 
 
-def _print_more(console: Console, count: int, noun: str) -> None:
+def _print_more(console: Console, count: int, noun: str, plural: str) -> None:
     if count > 0:
-        console.print(f"and {count} more {noun}: see {TABLES[0]}")
+        console.print(f"and {counted(count, f'more {noun}', f'more {plural}')}: see {TABLES[0]}")
 
 
 def _table(named: Sequence[tuple[str, Row]]) -> Table:

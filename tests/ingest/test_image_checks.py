@@ -34,6 +34,12 @@ def refusal(pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> ImageError:
     return caught.value
 
 
+@pytest.mark.parametrize(("shape", "is_small"), [((64 - 1, 100), True), ((100, 64 - 1), True), ((64, 64), False)])
+def test_a_picture_too_small_to_trust_is_flagged(shape: tuple[int, int], is_small: bool) -> None:
+    picture = cv2.resize(CHEST["shenzhen"], shape, interpolation=cv2.INTER_AREA)
+    assert ("small_picture" in codes(image_checks.check_pixels(picture, "x")[2])) == is_small
+
+
 @pytest.mark.parametrize("style", phantom.STYLES)
 @pytest.mark.parametrize("bits", [8, 12, 16])
 def test_chest_of_any_bit_depth_is_unchanged(style: phantom.Style, bits: int) -> None:
