@@ -133,7 +133,7 @@ def test_local_statistics_are_those_of_the_planned_ranks(results: Results, out: 
     expected = _read(out, (4,))[4][0]["global batch"]["local"]
     for world in (2, 3):
         assert all(
-            result["local of four planned ranks"] == pytest.approx(expected, abs=1e-5) for result in results[world]
+            result["local of four planned ranks"] == pytest.approx(expected, abs=1e-4) for result in results[world]
         )
 
 
