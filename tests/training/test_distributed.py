@@ -123,8 +123,8 @@ def test_synchronised_statistics_give_equal_losses_for_any_ranks(out: Path) -> N
     """Trained, not frozen: the statistics are over all 8 images, whoever has them. torch's own need a GPU."""
     losses = {world: ranks[0]["global batch"] for world, ranks in _read(out, WORLDS_OF_ONE_BATCH).items()}
     for world in WORLDS_OF_ONE_BATCH:
-        assert losses[world]["sync"][0] == pytest.approx(losses[1]["local"][0], abs=1e-5)
-        # Adam turns rounding differences of gradients near 0 into full steps.
+        assert losses[world]["sync"] == pytest.approx(losses[1]["sync"], abs=1e-4)
+        # torch computes the statistics of one rank in another order, and Adam turns that into full steps.
         assert losses[world]["sync"] == pytest.approx(losses[1]["local"], abs=5e-3)
 
 
