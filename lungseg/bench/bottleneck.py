@@ -47,8 +47,9 @@ class Bottleneck:
 
     def __str__(self) -> str:
         """Return one sentence."""
+        rate = f"{self.images_per_second:.1f}" if self.images_per_second >= 10 else f"{self.images_per_second:.2g}"
         return (
-            f"{self.path.capitalize()}, about {self.images_per_second:.1f} images/s: the stage to widen is "
+            f"{self.path.capitalize()}, about {rate} images/s: the stage to widen is "
             f"'{self.stage}' ({self.ms:.1f} of {self.total_ms:.1f} ms an image): {self.advice}."
         )
 
