@@ -1,59 +1,55 @@
-"""CPU time per image and stage: `python tests/benchmark_costs.py`. Prints one JSON object.
+"""CPU time per image of the stages that need no model: `python tests/benchmark_costs.py`. Prints a table.
 
-Mean CPU seconds of one thread: open a radiograph of 1955 x 1841 px (pydicom's RG1, uncompressed and JPEG 2000; read,
-decode, check, prepare at 512 px), finish an image of that size without a reference mask (restore, post-process,
-measure, encode), and the loader's work at 512 px. Not a test, because the results depend on the machine.
+The stages of `lungseg bench` at 512 px, on one core, in rounds: minimum CPU ms an image over the rounds. The X-rays are
+pydicom's RG1, a radiograph of 1955 x 1841 px, uncompressed and as JPEG 2000; the samples are prepared phantoms with the
+augmentation of the recipe `release`. Not a test, because the results depend on the machine.
 """
 
-import json
-import time
-from collections.abc import Callable
-from itertools import count
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
-import numpy as np
 from pydicom.data import get_testdata_file
 
-from lungseg.config import PostprocessSettings, PreprocessSettings
-from lungseg.config.recipes import TRAIN
-from lungseg.imaging import codecs, phantom
-from lungseg.inference.items import Item, Prediction, open_item
-from lungseg.inference.rows import make_row
-from lungseg.schema import Record
-from lungseg.training.augment import augment
+from lungseg.bench import inputs
+from lungseg.bench.inference_stages import image_stages
+from lungseg.bench.timing import Stage, measure
+from lungseg.bench.training_stages import sample_stages
+from lungseg.config import BenchSettings
+from lungseg.config.recipes import BENCH
+from lungseg.imaging import phantom
 
-SIZE = 512
-KEY = b"for a benchmark, and for nothing else"
+ROUNDS, SECONDS = 10, 300.0
+X_RAYS = {"uncompressed": "RG1_UNCR.dcm", "JPEG 2000": "RG1_J2KR.dcm"}
 
 
-def cost(work: Callable[[], object], times: int) -> float:
-    work()
-    began = time.process_time()
-    for _ in range(times):
-        work()
-    return round((time.process_time() - began) / times, 4)
+def stages(out: str) -> list[Stage]:
+    settings = BENCH["release"][1]
+    assert isinstance(settings, BenchSettings)
+    settings = settings.model_copy(update={"out": out})
+    phantoms = Path(out, "phantoms")
+    phantom.write_archive(phantoms, 2, size=settings.size)
+    data = inputs.open_data(settings, str(phantoms))
+    probability, preprocess = inputs.plausible_probability(settings.size), data[0].preprocess
+    result = sample_stages(data, settings.training)
+    for coding, name in X_RAYS.items():
+        archive = str(get_testdata_file(name, download=False))
+        opened = inputs.open_images(settings.model_copy(update={"archive": archive}), preprocess, "")
+        result += [
+            replace(stage, name=f"{stage.name}, {coding}") for stage in image_stages(opened, preprocess, probability)
+        ]
+    return result
 
 
 def main() -> None:
     cv2.setNumThreads(1)
-    preprocess = PreprocessSettings(size=SIZE)
-    costs: dict[str, float] = {}
-    for name, coding in (("RG1_UNCR", "uncompressed"), ("RG1_J2KR", "JPEG 2000")):
-        item = Item(Record("RG1", "films", str(Path(str(get_testdata_file(f"{name}.dcm"))))))
-        opened = open_item(item, preprocess, KEY)
-        assert opened.record.usable, opened.record.message
-        costs[f"open a DICOM, {coding}"] = cost(lambda item=item: open_item(item, preprocess, KEY), 5)  # type: ignore[misc]
-    image, mask = phantom.draw(3, "montgomery", SIZE)
-    blurred = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 3.0).astype(np.float32)
-    predicted = Prediction(blurred, 1, False)
-    model = {"threshold": 0.5, "model": "none"}
-    costs["finish it"] = cost(lambda: make_row(opened, predicted, model, PostprocessSettings()), 5)
-    numbers, settings = count(), TRAIN["small"][1].augment  # type: ignore[attr-defined]
-    costs["augment"] = cost(lambda: augment(image, mask, settings, (0, next(numbers), "x")), 100)
-    content = codecs.encode_image(image)
-    costs["decode a prepared image"] = cost(lambda: codecs.decode(content, "x"), 100)
-    print(json.dumps({"unit": "CPU seconds an image", **costs}, indent=1))
+    with tempfile.TemporaryDirectory() as out:
+        times = measure(stages(out), ROUNDS, SECONDS, lambda _: None)
+    print("| stage | CPU ms an image | its limit | times the limit |\n| --- | --- | --- | --- |")
+    for entry in times:
+        limit = f"{min(entry.limit_cpu_ms):.2f} ({entry.stage.limit_name})"
+        print(f"| {entry.stage.name} | {min(entry.cpu_ms):.2f} | {limit} | {entry.ratio:.1f} |")
 
 
 if __name__ == "__main__":
