@@ -120,7 +120,7 @@ def _train_all(data: tuple[str, ...], out: Path, encoder: str, epochs: int, seed
         epochs=epochs,
         model=ModelSettings(encoder=encoder, weights="none"),
         optim=OptimSettings(lr=4e-3, schedule="one-cycle"),
-        loader=LoaderSettings(batch_size=16, threads=1),
+        loader=LoaderSettings(batch_size=16),
         wandb=WandbSettings(mode="disabled"),
     )
     plans = study_plan.plan_runs(settings, open_training_data(data))

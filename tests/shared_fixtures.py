@@ -113,6 +113,13 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """An S3 bucket on a local server; its address and keys are in the environment."""
+    with s3_bucket(monkeypatch) as uri:
+        yield uri
+
+
+@contextlib.contextmanager
+def s3_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Start an S3 server, put its address and keys into the environment, and yield the URI of a bucket."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

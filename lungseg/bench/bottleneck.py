@@ -15,7 +15,7 @@ _REST = "check and prepare it"
 _ADVICE: Mapping[str, str] = {
     training.READ: "keep the data on a local disk, or raise --loader.disk-mib (copies of tars from a bucket)",
     training.DECODE: "raise --loader.cache-mib, so that decoded samples stay in memory",
-    training.AUGMENT: "raise --loader.threads and give each rank more CPUs, or turn off --augment.elastic",
+    training.AUGMENT: "raise --loader.processes and give each rank more CPUs, or turn off --augment.elastic",
     training.TRANSFER: "raise --loader.batch-size",
     inference.READ_FILE: "keep the archive on faster storage, or in the region of the cluster",
     inference.DECODE_FILE: "add CPU nodes, or lower --workers so that fewer GPUs wait",

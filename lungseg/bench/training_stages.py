@@ -20,9 +20,12 @@ from lungseg.dataset.shard_cache import read_ranges
 from lungseg.dataset.shard_format import decode_sample, member_ranges, verify_checksums
 from lungseg.model.network import build_network
 from lungseg.model.precision import AUTOCAST_DTYPES, resolve_precision
+from lungseg.plurals import counted
 from lungseg.schema import Sample
-from lungseg.training.loader import Batch, Step, load_batches, make_augmentation
+from lungseg.training.loader import Batch, Step, load_batches
+from lungseg.training.loader_pool import LoaderPool
 from lungseg.training.train_step import Learner
+from lungseg.training.transform import EpochTransform, make_transform
 
 LOAD, STEP = "load a batch", "train on a batch"
 READ, DECODE, AUGMENT, TRANSFER = "read a sample", "decode a sample", "augment a sample", "copy to the device"
@@ -42,7 +45,7 @@ def sample_stages(data: Sequence[PreparedDataset], settings: TrainSettings) -> l
     samples = [decode_sample(content, tar) for content, (tar, _) in zip(members, tars, strict=True)]
 
     def augment_all(number: int) -> None:
-        transform = make_augmentation(settings.augment, 0, number)
+        transform = make_transform(settings.augment, 0, number)
         for sample in samples:
             transform(sample)
 
@@ -58,26 +61,36 @@ def sample_stages(data: Sequence[PreparedDataset], settings: TrainSettings) -> l
     ]
 
 
-def loader_stage(data: Sequence[PreparedDataset], settings: TrainSettings, threads: int) -> Stage:
-    """Return the stage of a loader; its limit: the same samples one by one, divided by the threads."""
+def loader_stage(data: Sequence[PreparedDataset], settings: TrainSettings, workers: int) -> Stage:
+    """Return the stage of a loader; its limit: the same samples one by one, divided by the workers.
+
+    Workers are processes if the settings ask for some, else threads. The processes end with this one.
+    """
     reader = SampleReader(data, 0, settings.loader.disk_mib)
     numbers = itertools.cycle(range(len(reader.rows)))
     size = settings.rank_batch_size
     steps = [Step(tuple(itertools.islice(numbers, size)), size) for _ in range(_LOADED_BATCHES)]
+    in_processes = settings.loader.process_count > 0
+    pool = LoaderPool(workers, reader, data[0].preprocess.size, settings.loader.disk_mib) if in_processes else None
 
     def load(number: int) -> None:
-        for _ in load_batches(reader, steps, threads, make_augmentation(settings.augment, 0, number)):
+        transform = EpochTransform(settings.augment, 0, number)
+        if pool is None:
+            batches = load_batches(reader, steps, workers, make_transform(*transform))
+        else:
+            batches = load_batches(pool.samples(transform), steps, workers)
+        for _ in batches:
             pass
 
     def one_by_one(number: int) -> None:
-        transform = make_augmentation(settings.augment, 0, number)
+        transform = make_transform(settings.augment, 0, number)
         for step in steps:
             for position in step.positions:
                 transform(reader.read(position))
 
     images = size * _LOADED_BATCHES
-    name = f"{LOAD} ({threads} threads)" if threads > 1 else f"{LOAD} (1 thread)"
-    return Stage("training", name, images, load, "its samples / threads", one_by_one, threads)
+    name = counted(workers, "process" if in_processes else "thread", "processes" if in_processes else "")
+    return Stage("training", f"{LOAD} ({name})", images, load, "its samples / workers", one_by_one, workers)
 
 
 def device_stages(size: int, settings: TrainSettings, device: torch.device) -> list[Stage]:

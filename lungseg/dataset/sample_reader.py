@@ -1,12 +1,13 @@
 """Read samples of prepared datasets from their tars. Every stage that needs a prepared sample reads it here."""
 
-import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from lungseg import storage
 from lungseg.arrays import Row
 from lungseg.dataset.catalog import PreparedDataset
 from lungseg.dataset.index_rows import IndexRows
+from lungseg.dataset.sample_cache import SampleCache
 from lungseg.dataset.shard_cache import ShardCache, read_ranges
 from lungseg.dataset.shard_format import decode_sample, member_ranges, verify_checksums
 from lungseg.errors import ShardError
@@ -41,8 +42,17 @@ def read_sample(
     return sample
 
 
+@dataclass(frozen=True)
+class SampleSource:
+    """Where a sample is: its tar, its index row, and the number of classes of its mask."""
+
+    tar: str
+    row: Row
+    class_count: int
+
+
 class SampleReader:
-    """Reads samples of prepared datasets by position, from any thread, and caches decoded samples.
+    """Reads samples of prepared datasets by position, from any thread, and caches decoded samples with a mask.
 
     cache_mib: memory for decoded samples. disk_mib: local disk space for copies of tars that are stored in a bucket.
     with_masks: whether masks are read too.
@@ -53,26 +63,20 @@ class SampleReader:
     ) -> None:
         self.rows = IndexRows([data.index for data in datasets])
         self._datasets = datasets
-        self._cache: dict[int, Sample] = {}
-        self._free_bytes = cache_mib << 20
+        self.cache = SampleCache(cache_mib << 20)
         self._with_masks = with_masks
         self._tars = ShardCache(disk_mib)
-        self._lock = threading.Lock()
+
+    def source(self, position: int) -> SampleSource:
+        """Return where a sample is."""
+        row, data = self.rows[position], self._datasets[self.rows.table_of(position)]
+        return SampleSource(storage.join(data.folder, f"{row['shard']}.tar"), row, len(data.preprocess.classes))
 
     def read(self, position: int) -> Sample:
         """Read one sample; raises as `read_sample`."""
-        cached = self._cache.get(position)
+        cached = self.cache.get(position)
         if cached is not None:
             return cached
-        row, data = self.rows[position], self._datasets[self.rows.table_of(position)]
-        tar = storage.join(data.folder, f"{row['shard']}.tar")
-        sample = read_sample(tar, row, len(data.preprocess.classes), self._with_masks, self._tars.read)
-        self._add_to_cache(position, sample)
-        return sample
-
-    def _add_to_cache(self, position: int, sample: Sample) -> None:
-        size = sample.image.nbytes * (1 if sample.mask is None else 2)
-        with self._lock:
-            if position not in self._cache and size <= self._free_bytes:
-                self._cache[position] = sample
-                self._free_bytes -= size
+        source = self.source(position)
+        sample = read_sample(source.tar, source.row, source.class_count, self._with_masks, self._tars.read)
+        return self.cache.add(position, sample)

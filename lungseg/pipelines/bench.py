@@ -61,7 +61,9 @@ def run(settings: BenchSettings) -> None:
             times = _measure(settings, setup.stages, device)
     finally:
         cv2.setNumThreads(threads_before)
-    scaling = {"threads of the loader": _loader_scaling(times)} | _rank_scaling(settings, setup.size, device)
+    scaling = {"threads or processes of the loader": _loader_scaling(times)} | _rank_scaling(
+        settings, setup.size, device
+    )
     _report(settings, setup, times, scaling, device)
     end_job({}, settings.strict)
 
@@ -77,13 +79,14 @@ def _set_up(settings: BenchSettings, device: torch.device, folder: str) -> _Setu
     is_complete = bool(settings.data and settings.archive)
     phantoms = "" if is_complete else draw_phantoms(storage.resolve(settings.out), _PHANTOMS)
     data = inputs.open_data(settings, phantoms)
-    preprocess, training = data[0].preprocess, settings.training
+    loader = settings.loader.for_rank(count_cores() // count_devices(device), device.type == "cuda")
+    preprocess, training = data[0].preprocess, settings.training.model_copy(update={"loader": loader})
     check_custom_code(training, preprocess.size)
     opened = inputs.open_images(settings, preprocess, phantoms)
     *before, finish = image_stages(opened, preprocess, inputs.plausible_probability(preprocess.size))
     stages = [
         *sample_stages(data, training),
-        *(loader_stage(data, training, threads) for threads in world_sizes(_threads(settings, device))),
+        *(loader_stage(data, training, workers) for workers in world_sizes(loader.process_count or loader.threads)),
         *device_stages(preprocess.size, training, device),
         *before,
         predict_stage([image for _, image in opened], settings, preprocess, device, folder),
@@ -92,13 +95,6 @@ def _set_up(settings: BenchSettings, device: torch.device, folder: str) -> _Setu
     decoded = 2 * preprocess.size**2 * sum(dataset.index.num_rows for dataset in data)
     is_cached = bool(settings.data) and decoded <= settings.loader.cache_mib << 20
     return _Setup(stages, preprocess.size, is_cached)
-
-
-def _threads(settings: BenchSettings, device: torch.device) -> int:
-    """Return the threads of the loader of one rank, as a training chooses them."""
-    if settings.loader.threads == "auto" and device.type == "cuda":
-        return max(2, count_cores() // count_devices(device))
-    return settings.loader.reader_threads
 
 
 def _measure(settings: BenchSettings, stages: Sequence[Stage], device: torch.device) -> list[StageTimes]:
@@ -119,7 +115,7 @@ def _measure(settings: BenchSettings, stages: Sequence[Stage], device: torch.dev
 
 
 def _loader_scaling(times: Sequence[StageTimes]) -> list[dict[str, Any]]:
-    """Return images per second and speed-up for each number of threads that was measured."""
+    """Return images per second and speed-up for each number of threads or processes that was measured."""
     loads = [entry for entry in times if entry.stage.name.startswith(LOAD)]
     return [
         {

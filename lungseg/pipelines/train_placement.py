@@ -28,6 +28,7 @@ from lungseg.training.train_step import check_compute_settings
 
 logger = logging.getLogger(__name__)
 
+_LOADER_PROCESS_MIB = 150
 _LIBRARIES_MIB = 800  # torch, and an encoder with the two moments of Adam, on a CPU
 
 
@@ -108,7 +109,7 @@ def allocate(
         warn_of_idle_gpus(runs, at_once, allocation.workers)
     if settings.compute.compile:
         _require_compiler(bool(allocation.gpus))
-    require_memory(allocation, at_once * allocation.workers, _memory_mib(settings, data))
+    require_memory(allocation, at_once * allocation.workers, _memory_mib(settings, data, allocation))
     return at_once, allocation
 
 
@@ -129,7 +130,9 @@ def _allocate_runs(settings: TrainSettings, runs: int) -> tuple[int, WorkerAlloc
     return allocate_runs(workers, settings.device, runs, settings.runs_at_once)
 
 
-def _memory_mib(settings: TrainSettings, data: Sequence[PreparedDataset]) -> int:
-    """Return the memory of a worker: its libraries and its cache of decoded samples."""
+def _memory_mib(settings: TrainSettings, data: Sequence[PreparedDataset], allocation: WorkerAllocation) -> int:
+    """Return the memory of a worker: its libraries, its cache of decoded samples, and its loader processes."""
     pixels: int = sum(dataset.index.num_rows * dataset.preprocess.size**2 for dataset in data)
-    return _LIBRARIES_MIB + min(settings.loader.cache_mib, 2 * pixels // 2**20)
+    loader = settings.loader.for_rank(allocation.cpus, bool(allocation.gpus))
+    processes = loader.process_count * _LOADER_PROCESS_MIB
+    return _LIBRARIES_MIB + processes + min(loader.cache_mib, 2 * pixels // 2**20)

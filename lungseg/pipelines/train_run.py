@@ -77,8 +77,8 @@ def train(run: Run, allocation: WorkerAllocation, line: SharedProgressLine) -> N
 
 def _trainer(run: Run, allocation: WorkerAllocation, board: Any) -> TorchTrainer:
     min_workers, planned = run.settings.min_workers, run.settings.planned_world_size
-    if allocation.gpus and run.settings.loader.threads == "auto":
-        run = _with_threads(run, allocation.cpus)
+    loader = run.settings.loader.for_rank(allocation.cpus, bool(allocation.gpus))
+    run = replace(run, settings=run.settings.model_copy(update={"loader": loader}))
     # With fewer workers, each takes over batches of the missing ones until a node replaces them.
     workers: Any = (min_workers, planned) if 0 < min_workers < planned else allocation.workers
     return TorchTrainer(
@@ -101,11 +101,6 @@ def _trainer(run: Run, allocation: WorkerAllocation, board: Any) -> TorchTrainer
             ),
         ),
     )
-
-
-def _with_threads(run: Run, cpus: int) -> Run:
-    loader = run.settings.loader.model_copy(update={"threads": max(2, cpus)})
-    return replace(run, settings=run.settings.model_copy(update={"loader": loader}))
 
 
 def train_rank(config: dict[str, Any]) -> TaskResult:

@@ -198,16 +198,23 @@ def read_range(path: str, offset: int, size: int | None) -> bytes:
     """
     filesystem, inner = open_filesystem(path) if "://" in path else (_LOCAL, path)
     is_local = isinstance(filesystem, pafs.LocalFileSystem)
-    try:
+    with read_errors(path, inner if is_local else ""):
         if is_local:
             return filesystems.read_file(inner, offset, size)
         return filesystems.retry(lambda: filesystems.read_object(filesystem, inner, offset, size))
+
+
+@contextlib.contextmanager
+def read_errors(path: str, local_path: str = "") -> Iterator[None]:
+    """Convert the errors of a read to InputError; local_path: of a file on a disk."""
+    try:
+        yield
     except (OSError, ValueError) as error:
         if filesystems.is_temporary(error):
             raise _unavailable(path, error) from None
         cause = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else first_line(error)
-        if is_local and os.path.islink(inner):
-            cause = f"a link to {filesystems.printable(os.readlink(inner))}: {cause}"
+        if local_path and os.path.islink(local_path):
+            cause = f"a link to {filesystems.printable(os.readlink(local_path))}: {cause}"
         raise InputError(
             f"{path}: cannot be read ({cause}): check that it exists and that you have read rights"
         ) from None

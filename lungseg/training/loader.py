@@ -1,25 +1,29 @@
 """Batches of one rank: samples assigned to ranks, read ahead by threads, and cached after decoding."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Protocol
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from lungseg.arrays import U8
-from lungseg.config import AugmentSettings, TrainSettings
-from lungseg.dataset.sample_reader import SampleReader
+from lungseg.config import TrainSettings
 from lungseg.schema import Sample
-from lungseg.training.augment import augment
-from lungseg.training.custom_augmentation import CustomAugmentation
+from lungseg.training.transform import Transform
 
 _PREFETCHED_BATCHES = 3
+_CPU = torch.device("cpu")
 
-Transform = Callable[[Sample], Sample]
+
+class Reader(Protocol):
+    """Reads samples by position, from any thread."""
+
+    def read(self, position: int) -> Sample:
+        """Read one sample."""
 
 
 @dataclass(frozen=True)
@@ -41,16 +45,25 @@ class Step:
 
 @dataclass(frozen=True)
 class Batch:
-    """Images u8[B,1,S,S], masks u8[B,1,S,S] in {0,1}, and their samples; the other fields are those of `Step`."""
+    """Images u8[B,1,S,S], masks u8[B,1,S,S] in {0,1}, and their samples; the other fields are those of `Step`.
+
+    copied: on a GPU, the event after which images and masks are complete; None on the CPU.
+    """
 
     images: torch.Tensor
     masks: torch.Tensor
     samples: tuple[Sample, ...]
     global_size: int
     is_last_in_step: bool = True
+    copied: torch.cuda.Event | None = None
 
     def to(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """Return images f32[B,1,S,S] in [0,1] and masks f32[B,1,S,S] on a device; transferred as bytes."""
+        if self.copied is not None:
+            stream = torch.cuda.current_stream(self.images.device)
+            stream.wait_event(self.copied)  # the GPU waits, not this thread
+            for tensor in (self.images, self.masks):
+                tensor.record_stream(stream)  # their memory must not be used again before this stream has read it
         images = self.images.to(device, non_blocking=True).float().div_(255.0)
         masks = self.masks.to(device, non_blocking=True).float()
         return images.contiguous(memory_format=torch.channels_last), masks
@@ -135,61 +148,66 @@ def evaluation_steps(count: int, batch_size: int, ranks: tuple[int, int]) -> lis
     return [Step(tuple(own[start : start + batch_size]), 0) for start in range(0, len(own), batch_size)]
 
 
-def make_augmentation(settings: AugmentSettings, seed: int, epoch: int, halves: bool = False) -> Transform:
-    """Return the random augmentation of training samples in one epoch; a custom one is applied last.
-
-    halves: reduce image and mask to half the size first.
-
-    Raises:
-        SettingsError: a custom augmentation cannot be imported. The transform raises it if the custom one fails.
-
-    """
-    custom_augmentation = CustomAugmentation(settings.custom) if settings.custom else None
-
-    def transform(sample: Sample) -> Sample:
-        assert sample.mask is not None, "training refuses data without masks before it starts"
-        key = (seed, epoch, sample.image_id)
-        image, mask = (_halve(sample.image), _halve(sample.mask)) if halves else (sample.image, sample.mask)
-        image, mask = augment(image, mask, settings, key)
-        if custom_augmentation is not None:
-            image, mask = custom_augmentation(image, mask, key)
-        return replace(sample, image=image, mask=mask)
-
-    return transform
-
-
-def _halve(array: U8) -> U8:
-    """Return u8[S,S] at half the size; each pixel is the rounded mean of four, in a mask 1 for two or more."""
-    return np.asarray(cv2.resize(array, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA), np.uint8)
-
-
 def load_batches(
-    reader: SampleReader, steps: Sequence[Step], threads: int, transform: Transform | None = None
+    reader: Reader,
+    steps: Sequence[Step],
+    threads: int,
+    transform: Transform | None = None,
+    device: torch.device = _CPU,
 ) -> Iterator[Batch]:
-    """Yield one batch per step; threads read, decode and transform the samples of the next batches in advance."""
+    """Yield one batch per step; threads read, decode and transform the samples of the next batches in advance.
+
+    One more thread puts them together and starts their copy to a GPU, so that the copy overlaps with computing.
+    """
 
     def load(position: int) -> Sample:
         sample = reader.read(position)
         return transform(sample) if transform else sample
 
-    with ThreadPoolExecutor(threads, thread_name_prefix="loader") as pool:
-        pending: deque[tuple[Step, list[Future[Sample]]]] = deque()
+    upload = _Upload(device) if device.type == "cuda" else None
+    batch_size = len(steps[0].positions) if steps else 1
+    ahead = max(_PREFETCHED_BATCHES, -(-threads // batch_size))  # so that every thread has a sample to load
+    with (
+        ThreadPoolExecutor(threads, thread_name_prefix="loader") as pool,
+        ThreadPoolExecutor(1, thread_name_prefix="loader-batch") as batch_thread,
+    ):
+        pending: deque[Future[Batch]] = deque()
         try:
             for step in steps:
-                pending.append((step, [pool.submit(load, position) for position in step.positions]))
-                if len(pending) > _PREFETCHED_BATCHES:
-                    yield _collate(*pending.popleft())
+                samples = [pool.submit(load, position) for position in step.positions]
+                pending.append(batch_thread.submit(_collate, step, samples, upload))
+                if len(pending) > ahead:
+                    yield pending.popleft().result()
             while pending:
-                yield _collate(*pending.popleft())
+                yield pending.popleft().result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+            batch_thread.shutdown(wait=False, cancel_futures=True)
 
 
-def _collate(step: Step, futures: list[Future[Sample]]) -> Batch:
+def _collate(step: Step, futures: list[Future[Sample]], upload: "_Upload | None") -> Batch:
     samples = tuple(future.result() for future in futures)
-    images = np.stack([sample.image for sample in samples])[:, None]
-    masks = np.stack([np.zeros_like(s.image) if s.mask is None else s.mask for s in samples])[:, None]
-    tensors = (torch.from_numpy(images), torch.from_numpy(masks))
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # in a CPU rank, pinning would open a CUDA context
-        tensors = (tensors[0].pin_memory(), tensors[1].pin_memory())  # copies to the GPU block without pinned memory
-    return Batch(*tensors, samples, step.global_size, step.is_last_in_step)
+    images = _stack([sample.image for sample in samples], upload is not None)
+    masks = _stack([np.zeros_like(s.image) if s.mask is None else s.mask for s in samples], upload is not None)
+    batch = Batch(images, masks, samples, step.global_size, step.is_last_in_step)
+    return upload(batch) if upload else batch
+
+
+def _stack(arrays: Sequence[U8], pinned: bool) -> torch.Tensor:
+    """Return arrays u8[S,S] as u8[B,1,S,S]; only from pinned memory does a copy to a GPU overlap with other work."""
+    stacked = torch.empty((len(arrays), 1, *arrays[0].shape), dtype=torch.uint8, pin_memory=pinned)
+    np.stack(arrays, out=stacked.numpy()[:, 0])
+    return stacked
+
+
+class _Upload:
+    """Copies batches to a GPU on a stream of its own."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def __call__(self, batch: Batch) -> Batch:
+        with torch.cuda.stream(self._stream):
+            images, masks = (tensor.to(self._device, non_blocking=True) for tensor in (batch.images, batch.masks))
+            return replace(batch, images=images, masks=masks, copied=self._stream.record_event())

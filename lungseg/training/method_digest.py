@@ -24,6 +24,7 @@ _METHOD = (
     "training/evaluation.py",
     "training/loader.py",
     "training/train_step.py",
+    "training/transform.py",
     "training/weight_average.py",
 )
 

@@ -85,7 +85,7 @@ _EXECUTION = {
     "save_minutes",
     "profile",
 }
-_LOADER = {"threads", "cache_mib", "disk_mib"}
+_LOADER = {"processes", "cache_mib", "disk_mib"}
 
 
 def name_run(settings: TrainSettings, plan: RunPlan, data: Sequence[PreparedDataset]) -> str:

@@ -35,9 +35,9 @@ def measure_samples(training: TrainingState, positions: Positions, measure: Meas
     loader = settings.loader
     steps = evaluation_steps(len(positions), settings.rank_batch_size, rank_and_world_size())
     steps = [replace(step, positions=tuple(positions[list(step.positions)].tolist())) for step in steps]
-    batches = load_batches(training.reader, steps, loader.reader_threads)
+    batches = load_batches(training.reader, steps, loader.threads, device=training.learner.device)
     learner = training.learner
-    return evaluate(learner.eval_model, batches, measure, loader.reader_threads, learner.test_precision)
+    return evaluate(learner.eval_model, batches, measure, loader.threads, learner.test_precision)
 
 
 def measure_curve(training: TrainingState) -> Row:

@@ -1,7 +1,7 @@
 """The epochs of a run on one rank: train, evaluate, save, and test at the end."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import accumulate
 
@@ -15,13 +15,14 @@ from lungseg.training.device_memory import explained_memory_errors, peak_mib, re
 from lungseg.training.distributed import broadcast_buffers, on_first_rank, rank_and_world_size
 from lungseg.training.epoch_loop import TrainOnBatch, train_batches
 from lungseg.training.evaluation import mean_metrics, measure_at_prepared_size
-from lungseg.training.loader import Step, load_batches, make_augmentation, plan_epoch
+from lungseg.training.loader import Batch, Step, load_batches, plan_epoch
 from lungseg.training.run import Progress, ShowProgress
 from lungseg.training.run_evaluation import measure_curve, measure_samples, run_final_test
-from lungseg.training.run_state import TrainingState, planned_ranks, save
+from lungseg.training.run_state import TrainingState, loader_pool, planned_ranks, save
 from lungseg.training.save_timer import SaveTimer
 from lungseg.training.tracking import MetricsLog, WandbMirror
 from lungseg.training.train_step import deterministic_algorithms, learning_rate, peak_learning_rate
+from lungseg.training.transform import EpochTransform, make_transform
 
 
 def finish(training: TrainingState, show: ShowProgress) -> Row:
@@ -34,6 +35,7 @@ def finish(training: TrainingState, show: ShowProgress) -> Row:
         deterministic_algorithms(run.settings.compute.deterministic),
         training.writer,
         WandbMirror(wandb, run.settings.study, run.name, run.folder, run.settings.model_dump()) as mirror,
+        loader_pool(training),
     ):
         while not training.trained:
             row = _train_epoch(training, show)
@@ -137,13 +139,10 @@ def _train_until_checkpoint(training: TrainingState, steps: Sequence[Step], show
         shares = images / clock.seconds, clock.waited / clock.seconds
         show(Progress(training.epoch + 1, done, total, loss, "", *shares, peak_mib(device)))
 
-    halves = training.epoch < settings.half_size_epochs
-    augmentation = make_augmentation(settings.augment, training.run.random_seed, training.epoch, halves)
-    threads = settings.loader.reader_threads
     batches = [_in_reader(training, steps[i]) for i in selected]
     loss, images = train_batches(
         _train_on_batch(training, len(selected)),
-        timer.limit(clock.timed(load_batches(training.reader, batches, threads, augmentation))),
+        timer.limit(clock.timed(_load_augmented(training, batches))),
         timer.match(rates[i] for i in selected),
         timer.match(_dropout_seed(training, steps[i]) for i in selected),
         report_loss,
@@ -167,6 +166,16 @@ def _train_on_batch(training: TrainingState, batches: int) -> TrainOnBatch:
 def _in_reader(training: TrainingState, step: Step) -> Step:
     """Return a batch as positions in the reader instead of in the training images."""
     return replace(step, positions=tuple(training.split.train[list(step.positions)].tolist()))
+
+
+def _load_augmented(training: TrainingState, steps: Sequence[Step]) -> Iterator[Batch]:
+    """Yield the batches of steps, from the processes of the pool, or else from threads; they are the same."""
+    settings, device = training.run.settings, training.learner.device
+    halves = training.epoch < settings.half_size_epochs
+    transform = EpochTransform(settings.augment, training.run.random_seed, training.epoch, halves)
+    if training.pool is None:
+        return load_batches(training.reader, steps, settings.loader.threads, make_transform(*transform), device)
+    return load_batches(training.pool.samples(transform), steps, settings.loader.process_count, device=device)
 
 
 def _dropout_seed(training: TrainingState, step: Step) -> int:

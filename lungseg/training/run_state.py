@@ -1,6 +1,9 @@
 """The state of a run on one rank: started, saved as a checkpoint, and resumed from one."""
 
+import contextlib
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +26,7 @@ from lungseg.training.checkpoint_writer import CheckpointWriter
 from lungseg.training.device_memory import explained_memory_errors
 from lungseg.training.distributed import rank_and_world_size
 from lungseg.training.gpu_kernels import use_fast_kernels
+from lungseg.training.loader_pool import LoaderPool
 from lungseg.training.run import Run
 from lungseg.training.study_data import open_run_index, require_enough_images
 from lungseg.training.train_step import Learner
@@ -36,6 +40,7 @@ class TrainingState:
     those batches on all ranks, and the number of images. best: epoch, validation Dice and weights of the best epoch,
     with early stopping. trained: training has ended. waited: seconds of this epoch, since this start, that the device
     waited for data. traced: this start has recorded its steps, as --profile asks. data: digest of each dataset by name.
+    pool: processes that load training samples, if any run.
     """
 
     run: Run
@@ -55,6 +60,7 @@ class TrainingState:
     writer: CheckpointWriter = field(default_factory=CheckpointWriter)
     execution: dict[str, Any] = field(default_factory=dict)
     trained_on: bytes = b""
+    pool: LoaderPool | None = None
 
 
 def start(run: Run, device: torch.device) -> TrainingState:
@@ -90,6 +96,20 @@ def start(run: Run, device: torch.device) -> TrainingState:
     training.execution = {**execution, "batch_norm": learner.batch_norm, "test_precision": learner.test_precision}
     _record_start(training, device)
     return training
+
+
+@contextmanager
+def loader_pool(training: TrainingState) -> Iterator[None]:
+    """Run the processes that load training samples during the block, if the settings ask for some."""
+    loader = training.run.settings.loader
+    if training.trained or not loader.process_count:
+        yield
+        return
+    pool = LoaderPool(loader.process_count, training.reader, training.preprocess["size"], loader.disk_mib)
+    with contextlib.closing(pool):
+        training.pool = pool
+        yield
+        training.pool = None
 
 
 def _record_start(training: TrainingState, device: torch.device) -> None:

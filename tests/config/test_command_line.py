@@ -202,7 +202,11 @@ def test_a_recipe_after_options_is_refused() -> None:
         ("train", ["--optim.lr", "fast"], "--optim.lr fast: expected a number; see"),
         ("train", ["--epochs", "1.5"], "--epochs 1.5: expected a whole number; see"),
         ("train", ["--runs-at-once", "some"], "--runs-at-once some: expected 'auto' or a whole number; see"),
-        ("train", ["--loader.threads", "0"], "--loader.threads 0: input should be greater than or equal to 1; see"),
+        (
+            "train",
+            ["--loader.processes", "-1"],
+            "--loader.processes -1: input should be greater than or equal to 0; see",
+        ),
         ("infer", ["--workers", "0"], "--workers 0: input should be greater than or equal to 1; see"),
         ("infer", ["--threshold", "abc"], "--threshold abc: expected a number; see"),
         ("train", ["--optim.lr", "-1"], "--optim.lr -1: input should be greater than 0"),

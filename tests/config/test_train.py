@@ -66,7 +66,7 @@ def test_dry_run_is_not_saved_with_the_settings() -> None:
         (AugmentSettings, {"scale": 1.0}),
         (AugmentSettings, {"flip": 1.1}),
         (LoaderSettings, {"batch_size": 0}),
-        (LoaderSettings, {"threads": 0}),
+        (LoaderSettings, {"processes": -1}),
         (TrainSettings, {"folds": 1}),
         (TrainSettings, {"folds": 5, "only_folds": (0, 5)}),
         (TrainSettings, {"only_folds": (-1,)}),

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from lungseg.dataset import shard_cache
 from lungseg.dataset.shard_cache import ShardCache
 from lungseg.errors import InputError
 
+os_disk_usage = shutil.disk_usage
 MIB = 1 << 20
 RANGES = {"head": (0, 4), "tail": (MIB - 4, 4)}
 
@@ -98,6 +100,33 @@ def test_copies_of_today_are_kept(tmp_path: Path, home: Path, fetched: list[str]
             assert cache.read(uri, RANGES)["head"] == letter.encode() * 4
     assert fetched == ["a.tar", "b.tar"]
     assert copies(home) == [MIB, MIB]
+
+
+def test_a_full_cache_is_not_searched_for_room_again_at_once(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, searches = ShardCache(1), []
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: searches.append(path) or os_disk_usage(path))
+    for letter in "abcd":
+        for _ in range(2):
+            assert cache.read(a_tar(tmp_path, letter), RANGES)["tail"] == letter.encode() * 4
+    assert len(searches) == 2
+    assert copies(home) == [MIB]
+
+
+def test_adjacent_members_are_read_together() -> None:
+    content = bytes(range(256)) * 64
+    ranges = {"mask": (1600, 300), "image": (512, 500), "json": (2600, 17), "far": (9000, 5), "cut": (16000, 999)}
+    reads: list[tuple[int, int]] = []
+
+    def read_range(_: str, offset: int, size: int) -> bytes:
+        reads.append((offset, size))
+        return content[offset : offset + size]
+
+    members = shard_cache.read_ranges("a.tar", ranges, read_range)
+    assert reads == [(512, 2105), (9000, 5), (16000, 999)]
+    assert list(members) == list(ranges)
+    assert members == {name: content[offset : offset + size] for name, (offset, size) in ranges.items()}
 
 
 def test_disk_space_is_left_for_others(

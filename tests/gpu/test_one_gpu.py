@@ -38,13 +38,23 @@ def trained(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
 
 @pytest.fixture(scope="module")
 def batch(prepared: Path) -> loader.Batch:
-    torch.zeros(1, device=DEVICE)  # batches are pinned once a GPU is in use
     reader = SampleReader(open_training_data(catalog.find_datasets([str(prepared)])), 64)
     (one,) = loader.load_batches(reader, [loader.Step((0, 1, 2, 3), 4)], 2)
     return one
 
 
 # Training
+
+
+def test_batches_that_were_copied_ahead_are_the_same(prepared: Path) -> None:
+    reader = SampleReader(open_training_data(catalog.find_datasets([str(prepared)])), 64)
+    steps = [loader.Step((number % 8, (number + 1) % 8), 2) for number in range(12)]
+    for ahead, plain in zip(
+        loader.load_batches(reader, steps, 2, device=DEVICE), loader.load_batches(reader, steps, 2), strict=True
+    ):
+        assert ahead.images.device.type == DEVICE.type
+        for one, other in zip(ahead.to(DEVICE), plain.to(torch.device("cpu")), strict=True):
+            torch.testing.assert_close(one.cpu(), other)  # a GPU may multiply by 1 / 255
 
 
 def test_run_learns_and_is_tested(trained: tuple[Path, dict[str, Any]]) -> None:

@@ -45,7 +45,7 @@ def test_every_stage_is_measured_beside_its_limit(
         assert 0 < line["ms_min"] <= line["ms_median"]
         assert 0 < line["limit_ms_min"] <= line["limit_ms_median"]
         assert line["device_ms_min"] is None
-    assert [line["workers"] for line in result["scaling"]["threads of the loader"]] == [1, 2]
+    assert [line["workers"] for line in result["scaling"]["threads or processes of the loader"]] == [1, 2]
     assert (result["size"], result["machine"]["device"]) == (64, "cpu")
     assert [line["path"] for line in result["widen"]] == ["training", "inference"]
     printed = capsys.readouterr().out

@@ -14,12 +14,14 @@ from hypothesis import given, settings, strategies as st
 
 from lungseg.config import AugmentSettings
 from lungseg.dataset import catalog, sample_reader as reading
+from lungseg.dataset.sample_cache import SampleCache
 from lungseg.dataset.sample_reader import SampleReader
 from lungseg.errors import ShardError
 from lungseg.schema import Sample
 from lungseg.training import loader
 from lungseg.training.augment import augment
 from lungseg.training.loader import Batch, Step
+from lungseg.training.transform import make_transform
 
 COUNTS = st.integers(0, 400)
 BATCHES = st.integers(2, 17)
@@ -241,16 +243,19 @@ def test_cached_sample_is_decoded_once(prepared: Path, monkeypatch: pytest.Monke
         opened.read(4)
 
 
-def test_cache_stays_within_its_limit(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    big = Sample(**{**vars(cached(prepared).read(0)), "image": np.zeros((640, 640), np.uint8), "mask": None})
-    ids = itertools.cycle([f"north_{number:02d}" for number in range(5)])
-    monkeypatch.setattr(reading, "decode_sample", lambda *_: replace(big, image_id=next(ids)))
-    opened = cached(prepared)
-    samples = [opened.read(position) for position in range(5)]
-    # 1 MiB holds two images of 400 KiB.
-    assert [opened.read(position) is samples[position] for position in range(2)] == [True, True]
-    next(ids), next(ids)
-    assert all(opened.read(position) is not samples[position] for position in range(2, 5))
+def test_cache_stays_within_its_limit(prepared: Path) -> None:
+    samples = [cached(prepared).read(position) for position in range(5)]
+    cache = SampleCache(2 * 2 * 64 * 64 + 100)  # two images of 64 px with their masks
+    assert [cache.add(position, sample) is sample for position, sample in enumerate(samples)] == [
+        *(False, False),
+        *(True, True, True),
+    ]
+    for position in range(2):
+        stored = cache.get(position)
+        assert stored is not None
+        np.testing.assert_array_equal(stored.image, samples[position].image)
+        np.testing.assert_array_equal(stored.mask, samples[position].mask)  # type: ignore[arg-type]
+    assert cache.get(2) is None
 
 
 # Batches
@@ -297,9 +302,7 @@ def test_batch_can_be_moved_twice(reader: SampleReader) -> None:
 
 @pytest.mark.parametrize("augmented", [False, True])
 def test_threads_and_cache_change_nothing(augmented: bool, prepared: Path, reader: SampleReader) -> None:
-    change = (
-        loader.make_augmentation(AugmentSettings(rotate_deg=20.0, gamma=0.3, flip=0.5), 0, 1) if augmented else None
-    )
+    change = make_transform(AugmentSettings(rotate_deg=20.0, gamma=0.3, flip=0.5), 0, 1) if augmented else None
     plain = list(loader.load_batches(reader, STEPS, 1, change))
     opened = cached(prepared)
     for threads in (1, 4, 4):
@@ -310,7 +313,7 @@ def test_threads_and_cache_change_nothing(augmented: bool, prepared: Path, reade
 def test_half_size_samples_are_reduced_before_augmentation(reader: SampleReader) -> None:
     sample = reader.read(3)
     assert sample.mask is not None
-    halved = loader.make_augmentation(AugmentSettings(), 0, 1, halves=True)(sample)
+    halved = make_transform(AugmentSettings(), 0, 1, halves=True)(sample)
     blocks = sample.image.reshape(32, 2, 32, 2).mean(axis=(1, 3))
     assert np.abs(halved.image - blocks).max() <= 0.5
     assert halved.mask is not None
@@ -319,7 +322,7 @@ def test_half_size_samples_are_reduced_before_augmentation(reader: SampleReader)
         reader,
         [Step((3, 1), 2)],
         1,
-        loader.make_augmentation(AugmentSettings(rotate_deg=20.0, opacity=1.0), 0, 1, halves=True),
+        make_transform(AugmentSettings(rotate_deg=20.0, opacity=1.0), 0, 1, halves=True),
     )
     assert batch.images.shape == batch.masks.shape == (2, 1, 32, 32)
 
@@ -329,7 +332,7 @@ def test_cache_keeps_samples_without_augmentation(prepared: Path) -> None:
     chosen = AugmentSettings(rotate_deg=20.0, flip=1.0)
     before = opened.read(2)
     image = before.image.copy()
-    (batch,) = loader.load_batches(opened, [Step((2,), 1)], 1, loader.make_augmentation(chosen, 7, 3))
+    (batch,) = loader.load_batches(opened, [Step((2,), 1)], 1, make_transform(chosen, 7, 3))
     assert before.mask is not None
     expected, mask = augment(before.image, before.mask, chosen, (7, 3, before.image_id))
     np.testing.assert_array_equal(batch.samples[0].image, expected)

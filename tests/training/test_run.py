@@ -30,7 +30,7 @@ SETTINGS = TrainSettings(
     epochs=3,
     model=ModelSettings(encoder="tu-test_efficientnet", weights="none"),
     augment=AugmentSettings(flip=0.5),
-    loader=LoaderSettings(batch_size=2, threads=2),
+    loader=LoaderSettings(batch_size=2, processes=0),
 )
 PLAN = RunPlan("source-to-source", ("north",), fold=0, folds=5, split_seed=3)
 
@@ -62,7 +62,7 @@ def data(prepared: Path) -> list[PreparedDataset]:
         {"optim": OptimSettings(lr=1e-3)},
         {"loss": LossSettings(dice=0.5)},
         {"augment": AugmentSettings()},
-        {"loader": LoaderSettings(batch_size=4, threads=2)},
+        {"loader": LoaderSettings(batch_size=4, processes=0)},
     ],
     ids=lambda changes: next(iter(changes)),
 )
@@ -82,7 +82,7 @@ def test_settings_that_affect_the_result_change_the_name(changes: dict[str, Any]
         {"protocols": ("pooled", "source-to-source")},
         {"max_failures": 0},
         {"runs_at_once": 2},
-        {"loader": LoaderSettings(batch_size=2, threads=7, cache_mib=1, disk_mib=0)},
+        {"loader": LoaderSettings(batch_size=2, processes=7, cache_mib=1, disk_mib=0)},
         {"phantoms": 9},
         {"seeds": (3, 4)},
         {"dry_run": True},
@@ -149,8 +149,8 @@ def test_weights_file_is_identified_by_content(data: list[PreparedDataset], tmp_
     "loader",
     [
         LoaderSettings(batch_size=8),
-        LoaderSettings(threads=7),
-        LoaderSettings(batch_size=8, threads=7),
+        LoaderSettings(processes=7),
+        LoaderSettings(batch_size=8, processes=7),
     ],
 )
 def test_the_default_batch_size_may_be_typed(loader: LoaderSettings, data: list[PreparedDataset]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ from lungseg.config import (
 )
 from lungseg.dataset import catalog
 from lungseg.dataset.folds import RunPlan
-from lungseg.errors import InputError, LungsegError, SettingsError
+from lungseg.errors import InputError, LungsegError, ResourceError, SettingsError
 from lungseg.ingest import sources
 from lungseg.model import checkpoint, checkpoint_io
 from lungseg.model.checkpoint_io import load_state, load_weights
@@ -39,6 +40,7 @@ from lungseg.training.run import Progress, Run, ShowProgress, name_run
 from lungseg.training.study_data import open_training_data
 from lungseg.training.train_step import Learner, learning_rate
 from tests.fold_rows import assign_folds, group_rows, split
+from tests.pipelines.processes import kill, title
 
 torch.set_num_threads(1)  # on a busy machine two threads are ten times slower
 
@@ -52,7 +54,7 @@ SETTINGS = TrainSettings(
     model=ModelSettings(encoder="tu-test_efficientnet", weights="none"),
     optim=OptimSettings(lr=5e-3, weight_decay=1e-2, schedule="one-cycle"),
     augment=AugmentSettings(rotate_deg=8.0, scale=0.1, shift=0.05, gamma=0.3, flip=0.5),
-    loader=LoaderSettings(batch_size=2, threads=2),
+    loader=LoaderSettings(batch_size=2, processes=0),
     wandb=WandbSettings(mode="disabled"),
 )
 # From north to south; each of five folds trains on four of north's five and holds one out.
@@ -262,7 +264,7 @@ KINDS = {
         epochs=2,
         save_steps=1,
         compute=FROZEN,
-        loader=LoaderSettings(batch_size=1, threads=2),
+        loader=LoaderSettings(batch_size=1, processes=0),
         optim=OptimSettings(lr=5e-3, schedule="cosine", ema_decay=0.9, clip_norm=0.5, accumulate_steps=2),
     ),
     "choosing": changed(epochs=3, patience=1, choose_threshold=True, save_steps=1),
@@ -628,13 +630,13 @@ def test_validation_fold_is_not_trained_or_tested_on(
     folders: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained_on: set[str] = set()
-    make_augmentation = run_loop.make_augmentation
+    make_transform = run_loop.make_transform
 
     def record(*args: Any) -> Any:
-        change = make_augmentation(*args)
+        change = make_transform(*args)
         return lambda sample: trained_on.add(sample.image_id) or change(sample)
 
-    monkeypatch.setattr(run_loop, "make_augmentation", record)
+    monkeypatch.setattr(run_loop, "make_transform", record)
     run = a_run(folders, tmp_path, changed(patience=1, choose_threshold=True))
     training = run_state.start(run, CPU)
     train, held_out, cross, validation = (
@@ -802,3 +804,27 @@ def test_curves_cover_the_held_out_fold_beside_a_validation_fold(folders: tuple[
         assert all(("held_out_dice" in row) == bool(every) for row in metrics_of(run))
         assert all("validation_dice" in row for row in metrics_of(run))
     assert len(weights) == 1
+
+
+def loader_processes() -> list[psutil.Process]:
+    return [child for child in psutil.Process().children() if "loader_process" in title(child)]
+
+
+def test_a_run_that_lost_a_loader_process_resumes_to_the_same_weights(
+    finished: Run, folders: tuple[str, ...], tmp_path: Path
+) -> None:
+    settings = changed(loader=LoaderSettings(batch_size=2, processes=2))
+    run = a_run(folders, tmp_path, settings)
+
+    def kill_a_process(progress: Progress) -> None:
+        if progress.epoch == 2:
+            kill(loader_processes())
+
+    with pytest.raises(ResourceError, match="a process that loads training images was killed"):
+        go(run, kill_a_process)
+    assert checkpoint.find_all(str(tmp_path))[0].epoch < EPOCHS
+    go(run)
+    assert run.name == finished.name
+    assert metrics_of(run) == metrics_of(finished)
+    same_state(*(dict(load_weights(checkpoint.find_all(each.folder)[0])) for each in (run, finished)))
+    assert not loader_processes()

@@ -1,0 +1,53 @@
+"""What training does with a sample before it joins a batch: half size, augmentation, custom code. Needs no torch."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from lungseg.arrays import U8
+from lungseg.config import AugmentSettings
+from lungseg.schema import Sample
+from lungseg.training.augment import augment
+from lungseg.training.custom_augmentation import CustomAugmentation
+
+Transform = Callable[[Sample], Sample]
+
+
+class EpochTransform(NamedTuple):
+    """The arguments of `make_transform` in one epoch, for another process."""
+
+    settings: AugmentSettings
+    seed: int
+    epoch: int
+    halves: bool = False
+
+
+def make_transform(settings: AugmentSettings, seed: int, epoch: int, halves: bool = False) -> Transform:
+    """Return the random augmentation of training samples in one epoch; a custom one is applied last.
+
+    halves: reduce image and mask to half the size first.
+
+    Raises:
+        SettingsError: a custom augmentation cannot be imported. The transform raises it if the custom one fails.
+
+    """
+    custom_augmentation = CustomAugmentation(settings.custom) if settings.custom else None
+
+    def transform(sample: Sample) -> Sample:
+        assert sample.mask is not None, "training refuses data without masks before it starts"
+        key = (seed, epoch, sample.image_id)
+        image, mask = (_halve(sample.image), _halve(sample.mask)) if halves else (sample.image, sample.mask)
+        image, mask = augment(image, mask, settings, key)
+        if custom_augmentation is not None:
+            image, mask = custom_augmentation(image, mask, key)
+        return replace(sample, image=image, mask=mask)
+
+    return transform
+
+
+def _halve(array: U8) -> U8:
+    """Return u8[S,S] at half the size; each pixel is the rounded mean of four, in a mask 1 for two or more."""
+    return np.asarray(cv2.resize(array, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA), np.uint8)
