@@ -14,7 +14,6 @@ from statistics import median
 import cv2
 import numpy as np
 
-from lungseg import storage
 from lungseg.config import AugmentSettings
 from lungseg.config.recipes import TRAIN
 from lungseg.dataset import catalog, shard_cache, shard_format
@@ -54,13 +53,10 @@ def main() -> None:
 
 
 def _reading(reader: SampleReader, chosen: list[int]) -> dict[str, Callable[[], object]]:
-    def locate(position: int) -> tuple[str, dict[str, tuple[int, int]]]:
-        row = reader.rows[position]
-        return storage.join(reader._folders[position], f"{row['shard']}.tar"), shard_format.member_ranges(row)
-
-    places = [locate(position) for position in chosen]
+    sources = [reader.source(position) for position in chosen]
+    places = [(source.tar, shard_format.member_ranges(source.row)) for source in sources]
     contents = [shard_cache.read_ranges(*place) for place in places]
-    rows = [reader.rows[position] for position in chosen]
+    rows = [source.row for source in sources]
 
     def decode() -> None:
         for row, members in zip(rows, contents, strict=True):
