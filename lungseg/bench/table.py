@@ -10,7 +10,7 @@ from rich.table import Table
 
 from lungseg.bench.timing import StageTimes
 
-_MIN_WIDTH = 110  # columns
+_MIN_WIDTH = 200  # columns: a terminal may wrap wider lines, but rich would cut names and numbers to fit
 
 
 def print_tables(
