@@ -52,6 +52,8 @@ class InferSettings(JobSettings):
     """number of actors that hold the model; auto: one per GPU, or one per CPU without GPUs"""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """device that the model runs on"""
+    gpus_per_actor: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """share of a GPU that each actor takes; 0.5: two actors share a GPU, so that one computes while the other waits"""
     precision: Precision = "auto"
     """auto: bf16 or fp16 on GPUs, fp32 on CPUs"""
     tta: Tta = "none"

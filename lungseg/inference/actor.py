@@ -11,12 +11,12 @@ import pyarrow as pa
 from lungseg import storage
 from lungseg.errors import CheckpointError, LungsegError, TaskResult
 from lungseg.inference.cpu_tasks import InferenceJob, parse_opened
-from lungseg.inference.items import OpenedImage, Prediction, to_levels
+from lungseg.inference.items import OpenedImage
 from lungseg.model import checkpoint
 from lungseg.model.cpu_memory import keep_freed_memory, paused_garbage_collection
 
 if TYPE_CHECKING:
-    from lungseg.inference.ensemble import Ensemble, PredictBatch
+    from lungseg.inference.batches import BatchPredictor, PredictedImage
 
 
 class PredictPart:
@@ -26,49 +26,53 @@ class PredictPart:
         self._job, self._load_error, self._traced = job, TaskResult(), False
         try:
             with paused_garbage_collection():
-                self._ensemble = _load(job, threads)
+                self._predictor = _load(job, threads)
         except LungsegError as error:  # returned with every part: if raised here, Ray would restart the actor
             self._load_error = TaskResult(error=error)
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Replace the column `square` by `probability`, `predicted` (JSON) and `busy` (start and end, seconds)."""
-        from lungseg.inference.ensemble import predict
-
         if self._load_error.error is not None:
-            result = pa.array([self._load_error.to_json()] * rows.num_rows, pa.string())
-            return rows.set_column(rows.column_names.index("result"), "result", result)
+            return _with_error(rows, self._load_error)
         began = time.time()
         images = [parse_opened(row) for row in rows.select(["opened", "square"]).to_pylist()]
-        predictions = predict(self._for_part(rows, images), images, self._job.settings.batch_size)
-        levels = [
-            None if prediction is None else to_levels(prediction.probability).tobytes() for prediction in predictions
-        ]
-        details = [None if prediction is None else _details(prediction) for prediction in predictions]
+        predicted = TaskResult.of(self._predict, rows, images)
+        if predicted.error is not None:
+            return _with_error(rows, predicted)
         columns = {
-            "probability": pa.array(levels, pa.large_binary()),
-            "predicted": pa.array(details, pa.string()),
+            "probability": pa.array([image and image.levels for image in predicted.value], pa.large_binary()),
+            "predicted": pa.array([image and image.details for image in predicted.value], pa.string()),
             "busy": pa.array([json.dumps([began, time.time()])] * rows.num_rows, pa.string()),
+            "batch_size": pa.array([self._predictor.batch_size] * rows.num_rows, pa.int64()),
         }
         rows = rows.drop_columns(["square"])
         for name, values in columns.items():
             rows = rows.append_column(name, values)
         return rows
 
-    def _for_part(self, rows: pa.Table, images: Sequence[OpenedImage]) -> "PredictBatch":
-        """Return the ensemble, which records some batches of the first part with images if --profile asks."""
+    def _predict(self, rows: pa.Table, images: Sequence[OpenedImage]) -> "list[PredictedImage | None]":
+        """Predict the images of a part; record some batches of the first part with images if --profile asks."""
         batches = math.ceil(sum(image.square is not None for image in images) / self._job.settings.batch_size)
         if not (self._job.settings.profile and batches) or self._traced:
-            return self._ensemble
+            return self._predictor(images)
         from lungseg.model.step_trace import traced
 
         self._traced = True
         path = storage.join(self._job.out, "profile", f"part-{rows['number'][0].as_py():06d}.json")
-        return traced(self._ensemble, batches, path, self._job.options.device.startswith("cuda"))
+        on_gpu = self._job.options.device.startswith("cuda")
+        return self._predictor(images, traced(self._predictor.start, batches, path, on_gpu))
 
 
-def _load(job: InferenceJob, threads: int) -> "Ensemble":
+def _with_error(rows: pa.Table, error: TaskResult) -> pa.Table:
+    """Return the rows of a part with the error as their result."""
+    result = pa.array([error.to_json()] * rows.num_rows, pa.string())
+    return rows.set_column(rows.column_names.index("result"), "result", result)
+
+
+def _load(job: InferenceJob, threads: int) -> "BatchPredictor":
     import torch
 
+    from lungseg.inference.batches import BatchPredictor
     from lungseg.inference.ensemble import Ensemble
 
     if threads:
@@ -79,9 +83,4 @@ def _load(job: InferenceJob, threads: int) -> "Ensemble":
         raise CheckpointError(
             f"{job.checkpoints[0]}: the weights changed while the job ran: start it again with another --out"
         )
-    return Ensemble(checkpoints, job.options)
-
-
-def _details(prediction: Prediction) -> str:
-    names = ("models", "seen_in_training", "seconds")
-    return json.dumps({name: getattr(prediction, name) for name in names})
+    return BatchPredictor(Ensemble(checkpoints, job.options), job.settings.batch_size)

@@ -86,7 +86,7 @@ def open_part(rows: pa.Table, job: InferenceJob) -> pa.Table:
 def finish_part(rows: pa.Table, job: InferenceJob) -> pa.Table:
     """Compute the masks of one part at native size, measure them, and write the part.
 
-    Returns one row: `number`, and `result`: a TaskResult with `images`, `counts` and `times`.
+    Returns one row: `number`, and `result`: a TaskResult with `images`, `counts`, `times` and `batch_size`.
     """
     cv2.setNumThreads(1)
     images = rows.to_pylist()
@@ -109,7 +109,8 @@ def _write_masks(images: Sequence[dict[str, Any]], job: InferenceJob) -> dict[st
         "finish": time.perf_counter() - began,
         "busy": json.loads(part["busy"]),
     }
-    return {"images": len(rows), "counts": counts.to_json(), "times": json.dumps(times)}
+    measured = {"times": json.dumps(times), "batch_size": part["batch_size"]}
+    return {"images": len(rows), "counts": counts.to_json(), **measured}
 
 
 def _open_all(items: Sequence[Item], job: InferenceJob) -> Iterator[OpenedImage]:

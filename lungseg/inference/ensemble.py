@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from lungseg.arrays import F32, U8
 from lungseg.inference.items import OpenedImage, Prediction, PredictOptions
 from lungseg.model.checkpoint import Checkpoint
 from lungseg.model.checkpoint_io import load_model
-from lungseg.model.precision import resolve_precision, to_network_input
+from lungseg.model.precision import resolve_precision, scaled, to_network_input
 from lungseg.model.trained_images import trained_images
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -33,12 +33,15 @@ class Predictor:
 
     def probabilities(self, squares: Sequence[U8]) -> F32:
         """Predict prepared squares u8[S,S] to lung probabilities f32[B,S,S]."""
-        images = to_network_input(squares, self._device)
-        with torch.inference_mode():
-            probabilities = self._predict(images)
-            if self._flip:
-                probabilities = (probabilities + self._predict(images.flip(-1)).flip(-1)) / 2
-        return probabilities[:, 0].cpu().numpy()
+        return self.predict(to_network_input(squares, self._device)).cpu().numpy()
+
+    @torch.inference_mode()
+    def predict(self, images: Tensor) -> Tensor:
+        """Predict images f32[B,1,S,S] in [0,1] to lung probabilities f32[B,S,S], both on the device."""
+        probabilities = self._predict(images)
+        if self._flip:
+            probabilities = (probabilities + self._predict(images.flip(-1)).flip(-1)) / 2
+        return probabilities[:, 0]
 
     def _predict(self, images: Tensor) -> Tensor:
         with torch.autocast(self._device.type, dtype=self._dtype, enabled=self._dtype is not None):
@@ -46,24 +49,55 @@ class Predictor:
         return torch.sigmoid(logits.float())
 
 
+@dataclass(frozen=True)
+class StartedBatch:
+    """A batch that a device computes: probabilities f32[B,S,S] there; for each image, models and seen_in_training."""
+
+    means: Tensor
+    models: Sequence[int]
+    seen: Sequence[bool]
+
+
 class Ensemble:
     """Mean of several models. Models that were trained on an image are left out for it, unless all models were."""
 
     def __init__(self, checkpoints: Sequence[Checkpoint], options: PredictOptions | None = None) -> None:
+        self.device = torch.device((options or PredictOptions()).device)
         self._members = [(Predictor(checkpoint, options), trained_images(checkpoint)) for checkpoint in checkpoints]
+        # So that a batch is copied while the GPU computes the one before.
+        self._copies = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     def __call__(self, squares: Sequence[U8], digests: Sequence[str]) -> list[Prediction]:
         """Predict prepared squares u8[S,S]; digests: Record.pixel_digest of each image."""
+        batch = self.start(self.load(squares), digests)
+        means = batch.means.cpu().numpy()
+        return [Prediction(means[i], batch.models[i], batch.seen[i]) for i in range(len(squares))]
+
+    def load(self, squares: Sequence[U8]) -> Tensor:
+        """Copy prepared squares u8[S,S] to the device, u8[B,1,S,S]; on a GPU beside its work, and from any thread."""
+        images = torch.from_numpy(np.stack(squares)[:, None])
+        if self._copies is None:
+            return images.to(self.device)
+        with torch.cuda.stream(self._copies):
+            return images.pin_memory().to(self.device, non_blocking=True)
+
+    @torch.inference_mode()
+    def start(self, images: Tensor, digests: Sequence[str]) -> StartedBatch:
+        """Start to predict loaded images; a GPU computes them after this has returned."""
+        if self._copies is not None:
+            stream = torch.cuda.current_stream(self.device)
+            stream.wait_stream(self._copies)
+            images.record_stream(stream)
         seen = [all(digest in trained for _, trained in self._members) for digest in digests]
-        totals = np.zeros((len(squares), *squares[0].shape), np.float32)
-        counts = np.zeros(len(squares), np.int64)
+        totals = torch.zeros((len(images), *images.shape[2:]), device=self.device)
+        counts = [0] * len(images)
         for predictor, trained in self._members:
             selected = [i for i, digest in enumerate(digests) if seen[i] or digest not in trained]
             if selected:
-                totals[selected] += predictor.probabilities([squares[i] for i in selected])
-                counts[selected] += 1
-        means = totals / counts.astype(np.float32)[:, None, None]
-        return [Prediction(means[i], int(counts[i]), seen[i]) for i in range(len(squares))]
+                totals[selected] += predictor.predict(scaled(images[selected]))
+            for i in selected:
+                counts[i] += 1
+        return StartedBatch(totals / torch.tensor(counts, device=self.device)[:, None, None], counts, seen)
 
 
 PredictBatch = Callable[[Sequence[U8], Sequence[str]], list[Prediction]]

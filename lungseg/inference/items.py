@@ -25,7 +25,8 @@ from lungseg.schema import Geometry, Record
 
 Stat = tuple[int, int] | None  # size in bytes and time of change; None: no such file
 
-_SCALE = np.float32(65535.0)
+LEVELS = 65535.0
+"""Level of a probability of 1, see `to_levels`."""
 _ADVICE = "restore the file, or pass another --out"
 
 
@@ -113,13 +114,13 @@ class Prediction:
 
 def to_levels(probability: F32) -> NDArray[np.uint16]:
     """Round probabilities f32 in [0,1] to u16, 65535 for 1: half the bytes; at most a few pixels of a mask change."""
-    levels: NDArray[np.uint16] = np.rint(probability * _SCALE).astype(np.uint16)
+    levels: NDArray[np.uint16] = np.rint(probability * np.float32(LEVELS)).astype(np.uint16)
     return levels
 
 
 def from_levels(levels: NDArray[np.uint16]) -> F32:
     """Return the probabilities f32 of the output of `to_levels`."""
-    probability: F32 = levels.astype(np.float32) / _SCALE
+    probability: F32 = levels.astype(np.float32) / np.float32(LEVELS)
     return probability
 
 

@@ -14,8 +14,12 @@ AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 def to_network_input(squares: Sequence[U8], device: torch.device) -> Tensor:
     """Stack prepared images u8[S,S] on a device as f32[B,1,S,S] in [0,1], channels last."""
-    images = torch.from_numpy(np.stack(squares)[:, None]).to(device).float().div_(255.0)
-    return images.contiguous(memory_format=torch.channels_last)
+    return scaled(torch.from_numpy(np.stack(squares)[:, None]).to(device))
+
+
+def scaled(images: Tensor) -> Tensor:
+    """Convert images u8[B,1,S,S] on a device to f32[B,1,S,S] in [0,1], channels last."""
+    return images.float().div_(255.0).contiguous(memory_format=torch.channels_last)
 
 
 def resolve_precision(requested: Precision, device: torch.device) -> Precision:

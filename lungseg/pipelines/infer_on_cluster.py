@@ -17,8 +17,9 @@ from ray.data.exceptions import ExecutionTimeoutError
 from lungseg import storage
 from lungseg.cluster.connection import cluster_total, connect
 from lungseg.cluster.gauges import Gauges
-from lungseg.cluster.resources import WorkerAllocation, allocate_workers
+from lungseg.cluster.resources import WorkerAllocation, allocate_workers, require_cpus
 from lungseg.cluster.shared_storage import require_shared_storage
+from lungseg.config import InferSettings
 from lungseg.config.precision import require_fp16_device
 from lungseg.errors import ResourceError, TaskResult, first_line
 from lungseg.inference import part_plan
@@ -57,17 +58,18 @@ def predict_on_cluster(
     context.target_max_block_size = None  # a part must stay one block: it becomes one file
     context.execution_no_progress_timeout_s = _MAX_HOURS * 3600
     gauges, statuses = Gauges("infer"), Counter[str]()
-    allocation = allocate_workers(job.settings.workers, job.settings.device)
+    allocation = _allocate(job.settings, job.settings.workers)
     # After allocate_workers, as an autoscaler may add nodes.
     require_shared_storage(job.out, [storage.join(folder, "config.json") for folder in job.checkpoints], first_files)
     # The same number of threads until the end: it changes the last bits of sums.
     threads = 0 if allocation.gpus else allocation.cpus
-    remaining, losses = {row["number"]: row for row in rows}, 0
+    remaining, losses, batch_size = {row["number"]: row for row in rows}, 0, job.settings.batch_size
     while remaining:
         try:
             for row in _run_stages(job, list(remaining.values()), allocation, threads, times):
                 del remaining[row["number"]]
                 losses = 0
+                batch_size = _log_smaller_batches(row, batch_size)
                 yield row
                 _update_gauges(gauges, times, statuses, row)
         except ExecutionTimeoutError:
@@ -87,12 +89,37 @@ def predict_on_cluster(
             allocation = _reallocate(job)
 
 
+def _log_smaller_batches(row: dict[str, Any], batch_size: int) -> int:
+    """Log if an actor had to halve its batch; return the smallest batch so far."""
+    result = TaskResult.from_json(row["result"])
+    smallest = batch_size if result.error is not None else min(batch_size, result.value["batch_size"])
+    if smallest < batch_size:
+        logger.warning(
+            "a GPU has too little memory for %d images: it predicts %d at once; pass --batch-size %d next time",
+            *(batch_size, smallest, smallest),
+        )
+    return smallest
+
+
 def _reallocate(job: InferenceJob) -> WorkerAllocation:
     """Allocate the requested workers, or as many as fit if a node was lost."""
     try:
-        return allocate_workers(job.settings.workers, job.settings.device)
+        return _allocate(job.settings, job.settings.workers)
     except ResourceError:
-        return allocate_workers("auto", job.settings.device)
+        return _allocate(job.settings, "auto")
+
+
+def _allocate(settings: InferSettings, workers: int | str) -> WorkerAllocation:
+    """Allocate actors, several to a GPU where --gpus-per-actor asks for it."""
+    per_gpu = int(1 / settings.gpus_per_actor + 1e-9)
+    if per_gpu == 1 or settings.device == "cpu":
+        return allocate_workers(workers, settings.device)
+    allocation = allocate_workers(workers if workers == "auto" else -(-int(workers) // per_gpu), settings.device)
+    if not allocation.gpus:
+        return allocate_workers(workers, settings.device)
+    count = per_gpu * allocation.workers
+    require_cpus(math.ceil(_ACTOR_CPUS * count))
+    return replace(allocation, workers=count if workers == "auto" else min(count, int(workers)))
 
 
 def _run_stages(
@@ -122,7 +149,7 @@ def _run_stages(
                 batch_size=None,
                 batch_format="pyarrow",
                 num_cpus=actor,
-                num_gpus=allocation.gpus,
+                num_gpus=job.settings.gpus_per_actor if allocation.gpus else 0,
                 max_restarts=0,  # otherwise Ray Data waits for a lost actor, forever if the cluster has no room
             )
             .map_batches(
