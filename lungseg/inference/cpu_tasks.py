@@ -59,6 +59,11 @@ class InferenceJob:
         """Return the path of the file that exists while a part is being opened, and after a crash."""
         return storage.join(self.out, MARKERS, f"part-{number:06d}.json")
 
+    @property
+    def fault_folder(self) -> str:
+        """Folder of the files in which actors record that their GPU failed."""
+        return storage.join(self.out, MARKERS, "faults")
+
 
 def open_part(rows: pa.Table, job: InferenceJob) -> pa.Table:
     """Read, decode and preprocess the images of one part.

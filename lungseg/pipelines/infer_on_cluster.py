@@ -23,10 +23,10 @@ from lungseg.config import InferSettings
 from lungseg.config.precision import require_fp16_device
 from lungseg.errors import ResourceError, TaskResult, first_line
 from lungseg.inference import part_plan
-from lungseg.inference.actor import PredictPart
 from lungseg.inference.cpu_tasks import InferenceJob, finish_part, open_part
 from lungseg.inference.summary import StageTimes
 from lungseg.ingest.crash_isolation import too_many_crashes
+from lungseg.pipelines.faulty_devices import FaultyDevices, GpuActor
 from lungseg.plurals import counted
 from lungseg.predictions.parts import StatusCounts
 
@@ -64,6 +64,7 @@ def predict_on_cluster(
     # The same number of threads until the end: it changes the last bits of sums.
     threads = 0 if allocation.gpus else allocation.cpus
     remaining, losses, batch_size = {row["number"]: row for row in rows}, 0, job.settings.batch_size
+    faulty = FaultyDevices(job)
     while remaining:
         try:
             for row in _run_stages(job, list(remaining.values()), allocation, threads, times):
@@ -80,13 +81,14 @@ def predict_on_cluster(
         except ray.exceptions.RayTaskError:
             raise  # a bug, with its traceback
         except ray.exceptions.RayError as error:
-            losses += 1
+            losses += not faulty.update()
             if losses > _MAX_LOSSES:
                 raise ResourceError(too_many_crashes(f"{job.out} ({first_line(error)})", losses)) from error
             logger.warning(
                 "a worker was lost: continuing on the remaining nodes, %s left", counted(len(remaining), "part")
             )
             allocation = _reallocate(job)
+    faulty.release()
 
 
 def _log_smaller_batches(row: dict[str, Any], batch_size: int) -> int:
@@ -142,7 +144,7 @@ def _run_stages(
             ray.data.from_items(list(rows), override_num_blocks=len(rows))
             .map_batches(functools.partial(open_part, job=job), batch_size=None, batch_format="pyarrow", num_cpus=task)
             .map_batches(
-                PredictPart,
+                GpuActor,
                 fn_constructor_kwargs={"job": job, "threads": threads},
                 # Run in the actor's main thread: in other threads, glibc returns large buffers to the system.
                 compute=ray.data.ActorPoolStrategy(size=count, enable_true_multi_threading=True),

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import ray
 import ray.data
@@ -21,6 +22,8 @@ from lungseg.inference.part_plan import PlannedPart
 from lungseg.inference.summary import StageTimes
 from lungseg.model import checkpoint
 from lungseg.model.checkpoint import ensemble_digest
+from lungseg.pipelines import infer_on_cluster
+from lungseg.pipelines.faulty_devices import GpuActor
 from lungseg.pipelines.infer_on_cluster import cpus_per_task, predict_on_cluster
 
 NO_ITEMS = PlannedPart.of(0, [], "").items
@@ -53,6 +56,37 @@ def test_parts_return_once_and_unwritable_ones_as_errors(
     assert json.loads(done.unwrap()["times"])["predict"] > 0
     assert storage.read_table(str(tmp_path / "rows" / "part-000000.parquet")).num_rows == 4
     assert (times.device, times.actors) == ("cpu", 2)
+
+
+def test_a_fault_of_a_device_loses_no_part_and_repeats_no_row(
+    ray_cluster: None,
+    archive: Path,
+    job: InferenceJob,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    failed = tmp_path / "failed"
+
+    class FailsOnce(GpuActor):
+        def predict(self, rows: pa.Table) -> pa.Table:
+            import torch
+
+            if not failed.exists():
+                failed.touch()
+                raise torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered")
+            return super().predict(rows)
+
+    monkeypatch.setattr(infer_on_cluster, "GpuActor", FailsOnce)
+    items = list(list_items(InferSettings(archive=str(archive)), SMALL))
+    planned = [PlannedPart.of(number, items[4 * number : 4 * number + 4], "settings") for number in range(2)]
+    rows = [{"number": part.number, "items": part.items, "digest": part.digest} for part in planned]
+    results = list(predict_on_cluster(job, rows, StageTimes()))
+    assert sorted(row["number"] for row in results) == [0, 1]
+    written = [storage.read_table(str(path)).to_pylist() for path in sorted(tmp_path.glob("rows/*.parquet"))]
+    names = [row["image_id"] for part in written for row in part]
+    assert len(names) == len(set(names)) == len(items)
+    assert "its actor is replaced (CUDA error: uncorrectable ECC error" in caplog.text
 
 
 def test_two_tasks_always_have_room(ray_cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
