@@ -63,7 +63,7 @@ def _scaling_table(what: str, lines: Sequence[Mapping[str, Any]]) -> Table:
 
 def _table(first: str, *others: str) -> Table:
     table = Table(box=None, pad_edge=False)
-    table.add_column(first)
+    table.add_column(first, no_wrap=True)
     for title in others:
         table.add_column(title, justify="left" if title == "limit" else "right")
     return table
