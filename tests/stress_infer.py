@@ -29,7 +29,7 @@ from benchmark_infer import draw
 
 ROOT = Path(__file__).resolve().parents[1]
 BROKEN = 50
-VICTIMS = ("PredictPart", "ray::", "driver", "all", "PredictPart", "ray::")
+VICTIMS = ("GpuActor", "ray::", "driver", "all", "GpuActor", "ray::")
 
 
 def archive(work: Path, count: int) -> Path:

@@ -65,7 +65,7 @@ def parts(out: Path) -> list[Path]:
 
 
 def actors(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    return [child for child in family(process) if title(child).startswith("ray::") and "PredictPart" in title(child)]
+    return [child for child in family(process) if title(child).startswith("ray::") and "GpuActor" in title(child)]
 
 
 def workers(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
