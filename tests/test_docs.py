@@ -14,6 +14,7 @@ from lungseg.config.recipes import RECIPES
 from lungseg.config.segment import parse_segment
 from lungseg.dataset.catalog import open_dataset
 from lungseg.dataset.fold_table import write_fold_files
+from lungseg.dataset.folds import ASSIGNED_FOLD
 from lungseg.result_columns import PREDICTIONS, STUDY_ROWS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -123,7 +124,8 @@ def test_the_python_snippets_run(
     for path in study.iterdir():
         (first / path.name).symlink_to(path)
     images = [row for part in ("north", "south") for row in open_dataset(str(prepared / part)).index.to_pylist()]
-    write_fold_files(str(first), images, [number % 2 for number in range(len(images))])
+    with_folds = [{**row, ASSIGNED_FOLD: number % 2} for number, row in enumerate(images)]
+    write_fold_files(str(first), pa.Table.from_pylist(with_folds))
     monkeypatch.chdir(tmp_path)
     snippets = _fenced((ROOT / "docs" / "building-on-lungseg.md").read_text(), "python")
     names: dict[str, object] = {}
