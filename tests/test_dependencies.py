@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-OWN = {"lungseg", "tests", "turns", "benchmark_infer", "benchmark_prepare"}
+OWN = {"lungseg", "tests", "turns", "benchmark_infer", "benchmark_prepare", "made_up_dataset"}
 # Modules of packages that a declared package requires.
 BROUGHT_ALONG = {"pydantic_core": "pydantic", "boto3": "moto"}
 PERMISSIVE = [

@@ -5,6 +5,7 @@ import functools
 import io
 import json
 import tempfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -208,7 +209,7 @@ def _infer_again(out: str) -> None:
     part_plan.claim(out, plan(str(_workspace().archive), planned))
     part_plan.claim_device(out, "cpu")
     kept = part_plan.find_finished(out, planned)
-    part_plan.discard_outdated(out, [part for part in planned if part.number not in kept])
+    part_plan.discard_outdated(out, [part.number for part in planned if part.number not in kept])
 
 
 @functools.cache
@@ -217,7 +218,7 @@ def _planned_parts() -> tuple[PlannedPart, ...]:
     digests = [
         parts.read_part(path).schema.metadata[b"lungseg.part"].decode() for path in parts.part_files(str(folder))
     ]
-    return tuple(PlannedPart(number, "[]", 2 - number, digest) for number, digest in enumerate(digests))
+    return tuple(PlannedPart(number, zlib.compress(b"[]"), 2 - number, digest) for number, digest in enumerate(digests))
 
 
 # Studies and checkpoints

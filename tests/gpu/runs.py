@@ -21,7 +21,7 @@ SETTINGS = TrainSettings(
     epochs=2,
     model=MODEL,
     optim=OptimSettings(lr=5e-3),
-    loader=LoaderSettings(batch_size=2, threads=2),
+    loader=LoaderSettings(batch_size=2),
     wandb=WandbSettings(mode="disabled"),
 )
 PLAN = RunPlan("pooled", ("north", "south"), fold=0, folds=2, split_seed=0)

@@ -58,7 +58,7 @@ PREDICTED_ONLY = set(PREDICTIONS.names) - {
         "height",
         "width",
     ),
-    *("threshold", "model", "seconds"),
+    *("threshold", "model_name", "model", "seconds"),
 }
 
 

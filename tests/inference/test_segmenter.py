@@ -14,6 +14,7 @@ from PIL import Image
 from lungseg.config import PostprocessSettings
 from lungseg.errors import CheckpointError, ImageError, InputError, SettingsError
 from lungseg.imaging import codecs
+from lungseg.imaging.run_lengths import Runs
 from lungseg.inference.image_inputs import ImageInput
 from lungseg.inference.items import Item
 from lungseg.inference.postprocess import clean
@@ -62,7 +63,7 @@ def test_probability_gives_the_mask_at_its_threshold(trained: Path, archive: Pat
     result = segment_file(segmenter, next((archive / "north" / "images").iterdir()))
     assert result.probability.dtype == np.float32
     raw = (result.probability >= 0.3).astype(np.uint8)
-    assert (clean(raw, PostprocessSettings()) == result.mask).all()
+    assert (clean(Runs.from_mask(raw), PostprocessSettings()).to_mask() == result.mask).all()
 
 
 def test_mask_has_the_orientation_of_the_stored_pixels(segmenter: Segmenter, archive: Path, tmp_path: Path) -> None:

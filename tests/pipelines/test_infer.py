@@ -322,7 +322,7 @@ def test_parts_of_other_models_or_settings_never_mix(film: Path, study: Path, tm
         "--postprocess.holes yes, now no": {"postprocess": PostprocessSettings(holes=False)},
         "--part-size 3, now 4": {"part_size": 4},
         "--archive": {"archive": str(archive / "south" / "images" / "south_00.png")},
-        "images": {"archive": str(archive)},
+        "--archive, now": {"archive": str(archive)},
         "--checkpoint": {"checkpoint": (str(other),)},
         "--checkpoint, now": {"checkpoint": (str(study),)},
     }

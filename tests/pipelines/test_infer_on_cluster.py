@@ -1,6 +1,7 @@
 """Inference on a cluster: each part returns once, with its result."""
 
 import json
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -121,7 +122,7 @@ def test_parts_that_never_finish_end_in_words(
 
     monkeypatch.setattr(ray.data, "from_items", stall)
     with pytest.raises(ResourceError, match="no part was finished in 6 hours"):
-        list(predict_on_cluster(job, [{"number": 0, "items": "[]", "digest": ""}], StageTimes()))
+        list(predict_on_cluster(job, [{"number": 0, "items": zlib.compress(b"[]"), "digest": ""}], StageTimes()))
     assert limits == [6 * 3600]
 
 

@@ -11,7 +11,7 @@ from lungseg.study.cross_dataset import CrossDatasetResults, summarise
 from lungseg.study.study_comparison import StudyComparisons
 
 METRICS = ("dice", "dice_p5", "dice_min", "iou", "pixel_accuracy")
-HOW = {"aggregation": "mean over images", "resolution": "64 px", "threshold": 0.5}
+HOW = {"aggregation": "mean over images", "resolution": "64 px", "threshold": 0.5, "model_name": "lungs"}
 
 
 def _show(

@@ -746,10 +746,11 @@ def test_batches_get_scheduled_rates_and_distinct_seeds(
     used_seeds: list[int] = []
     train_batches = run_loop.train_batches
 
-    def record(learner: Any, batches: Any, rates: list[float], seeds: list[int], report: Any) -> tuple[float, int]:
-        used_rates.extend(rates)
-        used_seeds.extend(seeds)
-        return train_batches(learner, batches, rates, seeds, report)
+    def record(learner: Any, batches: Any, rates: Any, seeds: Any, report: Any) -> tuple[float, int]:
+        new_rates, new_seeds = list(rates), list(seeds)
+        used_rates.extend(new_rates)
+        used_seeds.extend(new_seeds)
+        return train_batches(learner, batches, new_rates, new_seeds, report)
 
     monkeypatch.setattr(run_loop, "train_batches", record)
     run = a_run(folders, tmp_path, KINDS["accumulating"])
