@@ -38,8 +38,11 @@ def resolve(path: str) -> str:
 
 
 def join(folder: str, *names: str) -> str:
-    """Join names to a folder; refuse absolute names and `..`, which could leave the folder."""
+    """Join names to a folder; refuse absolute names and `..`, which could leave the folder, and null characters."""
     for name in names:
+        if "\0" in name:
+            shown = name.replace("\0", "\\0")
+            raise InputError(f"{shown}: no file can have a null character in its name: rename it")
         if name.startswith("/") or ".." in name.split("/"):
             raise InputError(f"{name}: this name leaves its folder {folder}: rename it")
     return "/".join([folder.rstrip("/"), *names])

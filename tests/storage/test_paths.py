@@ -10,7 +10,7 @@ from lungseg.errors import InputError
 from lungseg.storage import paths
 
 
-@given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="/"), min_size=1), min_size=1, max_size=4))
+@given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1), min_size=1, max_size=4))
 def test_joined_names_stay_below_their_folder(names: list[str]) -> None:
     if ".." in names:
         with pytest.raises(InputError, match="leaves its folder"):
@@ -75,3 +75,8 @@ def test_parent_and_name_split_a_path(path: str) -> None:
 def test_mistyped_paths_are_refused(path: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         paths.resolve(path)
+
+
+def test_a_null_character_in_a_name_is_refused_visibly() -> None:
+    with pytest.raises(InputError, match=r"^a\\0b\.png: no file can have a null character in its name: rename it$"):
+        paths.join("/data", "a\0b.png")
