@@ -120,5 +120,7 @@ def predicted(root: str, archive: str) -> Any:
 
 
 def reported(root: str, archive: str) -> Any:
-    """Return the numbers of a report."""
-    return without_folders(storage.read_json(f"{root}/report/report.json"), root, archive)
+    """Return the numbers of a report, without the record of how its models were trained."""
+    report = without_folders(storage.read_json(f"{root}/report/report.json"), root, archive)
+    report["study"].pop("training")
+    return report
