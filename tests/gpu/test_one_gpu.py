@@ -142,8 +142,9 @@ def test_a_step_waits_for_no_result(batch: loader.Batch, without_synchronisation
         learner(batch, 1e-3)
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
-    for _ in range(3):
-        learner(batch, 1e-3)
+    losses = [learner(batch, 1e-3) for _ in range(3)]
+    torch.cuda.set_sync_debug_mode("default")
+    assert torch.stack(losses).isfinite().all()
 
 
 def test_moving_average_equals_that_of_a_cpu() -> None:
@@ -175,7 +176,8 @@ def test_reading_batches_for_a_cpu_opens_no_context(prepared: Path) -> None:
         "assert not batch.images.is_pinned() and not torch.cuda.is_initialized();"
         "assert not torch._C._cuda_hasPrimaryContext(0)"
     )
-    subprocess.run([sys.executable, "-c", code, str(prepared)], check=True, timeout=200)
+    result = subprocess.run([sys.executable, "-c", code, str(prepared)], check=False, timeout=200)
+    assert result.returncode == 0
 
 
 # Memory
