@@ -76,10 +76,6 @@ class PlanStream:
             while items := list(islice(self._items, self._part_size)):
                 self.reference = self.reference or describe_reference(items)
                 self._add(PlannedPart.of(len(self), items, self._settings))
-        except OSError as error:
-            self._error = InputError(
-                f"{tempfile.gettempdir()}: cannot store the plan ({error.strerror}): free disk space"
-            )
         except Exception as error:  # raised where the plan is used
             self._error = error
         with self._changed:
