@@ -81,6 +81,9 @@ def _trainer(run: Run, allocation: WorkerAllocation, board: Any) -> TorchTrainer
     run = replace(run, settings=run.settings.model_copy(update={"loader": loader}))
     # With fewer workers, each takes over batches of the missing ones until a node replaces them.
     workers: Any = (min_workers, planned) if 0 < min_workers < planned else allocation.workers
+    storage_path = storage.join(storage.parent_of(run.folder), ".ray-train")
+    # Ray refuses its record of an earlier start where a kill left half of it, or another version of Ray wrote it.
+    storage.delete(storage.join(storage_path, run.name))
     return TorchTrainer(
         train_rank,  # type: ignore[arg-type]  # its value is Result.return_value
         train_loop_config={"run": run, "board": board},
@@ -92,7 +95,7 @@ def _trainer(run: Run, allocation: WorkerAllocation, board: Any) -> TorchTrainer
         ),
         run_config=ray.train.RunConfig(
             name=run.name,
-            storage_path=storage.join(storage.parent_of(run.folder), ".ray-train"),
+            storage_path=storage_path,
             worker_runtime_env={} if allocation.gpus else environment_without_gpus(),
             callbacks=[StopAtSettingsErrors()],  # type: ignore[list-item]  # Ray types its old class
             failure_config=ray.train.FailureConfig(
