@@ -14,7 +14,7 @@ class BatchClock:
     """Measures elapsed time and the part of it spent waiting for batches.
 
     On a GPU the process runs ahead of the device. There an event after the work that is queued, and one when the next
-    batch is ready, measure how long the device had nothing to do; reading them waits for nothing.
+    batch is complete on the GPU, measure how long the device had nothing to do; reading them waits for nothing.
     """
 
     def __init__(self, device: torch.device | None = None) -> None:
@@ -43,6 +43,8 @@ class BatchClock:
             start, idle = time.monotonic(), self._event()
             batch = next(iterator, None)
             if self._has_events:
+                if batch is not None:
+                    batch.wait_for_copy()
                 self._pending.append((idle, self._event()))
             else:
                 self._waited += time.monotonic() - start

@@ -57,13 +57,18 @@ class Batch:
     is_last_in_step: bool = True
     copied: torch.cuda.Event | None = None
 
+    def wait_for_copy(self) -> None:
+        """Let the GPU, not this thread, wait until images and masks are complete; do nothing on the CPU."""
+        if self.copied is not None:
+            torch.cuda.current_stream(self.images.device).wait_event(self.copied)
+
     def to(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """Return images f32[B,1,S,S] in [0,1] and masks f32[B,1,S,S] on a device; transferred as bytes."""
+        self.wait_for_copy()
         if self.copied is not None:
-            stream = torch.cuda.current_stream(self.images.device)
-            stream.wait_event(self.copied)  # the GPU waits, not this thread
             for tensor in (self.images, self.masks):
-                tensor.record_stream(stream)  # their memory must not be used again before this stream has read it
+                # Their memory must not be used again before this stream has read it.
+                tensor.record_stream(torch.cuda.current_stream(tensor.device))
         images = self.images.to(device, non_blocking=True).float().div_(255.0)
         masks = self.masks.to(device, non_blocking=True).float()
         return images.contiguous(memory_format=torch.channels_last), masks
