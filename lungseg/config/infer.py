@@ -16,9 +16,11 @@ Tta = Literal["none", "flip"]
 class PostprocessSettings(Settings):
     """Steps applied to a predicted mask, in this order; the row of the image lists what they changed.
 
-    The defaults lower HD95 and not Dice on held-out images (README, Results).
+    The defaults lower HD95 and not Dice on held-out images (docs/results.md).
     """
 
+    crf: bool = False
+    """before the other steps, refine the borders with a conditional random field on the grey values of the image"""
     specks: Fraction = 0.0
     """remove connected components smaller than this fraction of the mask; 0: none"""
     lungs: bool = True

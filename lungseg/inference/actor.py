@@ -45,7 +45,8 @@ class PredictPart:
             "busy": pa.array([json.dumps([began, time.time()])] * rows.num_rows, pa.string()),
             "batch_size": pa.array([self._predictor.batch_size] * rows.num_rows, pa.int64()),
         }
-        rows = rows.drop_columns(["square"])
+        if not self._job.settings.postprocess.crf:
+            rows = rows.drop_columns(["square"])
         for name, values in columns.items():
             rows = rows.append_column(name, values)
         return rows

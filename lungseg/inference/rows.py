@@ -11,7 +11,7 @@ from lungseg.config import PostprocessSettings
 from lungseg.imaging.coco_rle import decode_runs, encode_runs
 from lungseg.imaging.restored_runs import restore_runs
 from lungseg.imaging.run_lengths import Runs
-from lungseg.inference import doubt, mask_flags, mask_shape, postprocess
+from lungseg.inference import crf, doubt, mask_flags, mask_shape, postprocess
 from lungseg.inference.items import OpenedImage, Prediction
 from lungseg.ingest.reason_codes import was_repaired
 from lungseg.metrics import segmentation
@@ -39,7 +39,7 @@ def make_row_and_mask(
     if prediction is None or opened.geometry is None:
         return {**row, "seconds": opened.seconds}, None
     geometry, threshold = opened.geometry, shared["threshold"]
-    raw = restore_runs(prediction.probability, geometry, threshold)
+    raw = restore_runs(_refined(opened, prediction, threshold, settings), geometry, threshold)
     mask = postprocess.clean(raw, settings)
     stored = mask_shape.as_stored(mask, geometry.orientation)
     reference = decode_runs(opened.reference, *raw.shape) if opened.reference else None
@@ -66,6 +66,15 @@ def make_row_and_mask(
         "seconds": opened.seconds + prediction.seconds + time.perf_counter() - began,
     }
     return measured, mask
+
+
+def _refined(opened: OpenedImage, prediction: Prediction, threshold: float, settings: PostprocessSettings) -> F32:
+    """Return the probabilities f32[S,S] from which the mask is made. The confidence and the doubt are the model's."""
+    if not settings.crf or opened.square is None or opened.geometry is None:
+        return prediction.probability
+    content, refined = opened.geometry.content(), prediction.probability.copy()
+    refined[content] = crf.refine(prediction.probability[content], opened.square[content], threshold)
+    return refined
 
 
 def _doubt(probability: F32, threshold: float, flags: list[str]) -> Row:

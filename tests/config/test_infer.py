@@ -67,7 +67,7 @@ def test_every_image_may_fail_by_default(images: int) -> None:
         {"postprocess": {"specks": -0.1}},
         {"postprocess": {"specks": 1.1}},
         {"postprocess": {"smooth": 0.06}},
-        {"postprocess": {"crf": True}},
+        {"postprocess": {"border": True}},
         {"checkpoint": "one"},
     ],
 )
@@ -83,4 +83,4 @@ def test_threshold_defaults_to_that_of_the_models() -> None:
 
 def test_lungs_and_holes_are_postprocessed_by_default() -> None:
     settings = PostprocessSettings().model_dump()
-    assert settings == {"specks": 0.0, "lungs": True, "holes": True, "smooth": 0.0}
+    assert settings == {"crf": False, "specks": 0.0, "lungs": True, "holes": True, "smooth": 0.0}

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from lungseg.config import InferSettings
+from lungseg.config import InferSettings, PostprocessSettings
 from lungseg.inference.actor import PredictPart
 from lungseg.inference.cpu_tasks import InferenceJob, open_part, parse_opened
 from lungseg.inference.ensemble import Ensemble
@@ -41,6 +41,13 @@ def job(trained: Path, tmp_path: Path) -> InferenceJob:
 def opened_part(items: list[Item], job: InferenceJob) -> pa.Table:
     packed = PlannedPart.of(0, items, "settings").items
     return open_part(pa.Table.from_pylist([{"number": 0, "items": packed, "digest": "feed"}]), job)
+
+
+def test_squares_are_kept_for_the_random_field(archive: Path, job: InferenceJob) -> None:
+    opened = opened_part([Item(record) for record in sources.discover(str(archive))], job)
+    settings = job.settings.model_copy(update={"postprocess": PostprocessSettings(crf=True)})
+    predicted = PredictPart(replace(job, settings=settings))(opened)
+    assert predicted.column("square") == opened.column("square")
 
 
 def test_probabilities_replace_squares(archive: Path, job: InferenceJob) -> None:
