@@ -5,6 +5,8 @@ Potentials", NeurIPS 2011, for two labels. The sums over all pairs of pixels are
 Durand, "A Fast Approximation of the Bilateral Filter using a Signal Processing Approach", ECCV 2006).
 """
 
+import math
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +26,7 @@ F64 = NDArray[np.float64]
 def refine(probability: F32, image: U8, threshold: float) -> F32:
     """Refine lung probabilities f32[H,W] in [0,1] by the image u8[H,W]; a pixel is lung from `threshold` on."""
     grid = _Grid(image)
-    shift = float(_logit(np.float64(threshold)))
+    shift = math.log(threshold / (1 - threshold))
     own = _logit(np.clip(probability.astype(np.float64), _SMALLEST, 1 - _SMALLEST)) - shift
     votes: F64 = np.zeros_like(own)
     for _ in range(_ITERATIONS):
@@ -54,8 +56,9 @@ class _Grid:
         from scipy import ndimage  # slow import, not needed without this option
 
         sums = np.bincount(self._cells.ravel(), values.ravel(), int(np.prod(self._shape))).reshape(self._shape)
-        blurred: F64 = ndimage.gaussian_filter(sums, _CELLS, mode="constant", truncate=3.0)
-        return blurred.ravel()[self._cells]
+        blurred = ndimage.gaussian_filter(sums, _CELLS, mode="constant", truncate=3.0)
+        each: F64 = blurred.ravel()[self._cells]
+        return each
 
 
 def _mean_of_near(values: F64) -> F64:
