@@ -62,6 +62,14 @@ def fresh_logging() -> Iterator[None]:
     logger.setLevel(before[2])
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the cache of models out of the home folder; processes that tests start use it too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def one_torch_thread() -> Iterator[None]:
     """Undo the thread setting of a training: with two threads, later tests take ten times as long on a busy machine."""

@@ -125,7 +125,7 @@ def undeclared(folder: str, extras: tuple[str, ...]) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("folder", "extras"), [("lungseg", ("dicom-seg",)), ("jobs", ()), ("tests", ("dev", "dicom-seg"))]
+    ("folder", "extras"), [("lungseg", ("dicom-seg", "openvino")), ("jobs", ()), ("tests", ("dev", "dicom-seg"))]
 )
 def test_imports_are_declared(folder: str, extras: tuple[str, ...]) -> None:
     assert not undeclared(folder, extras)

@@ -18,8 +18,9 @@ from lungseg.bench.timing import Stage
 from lungseg.config import BenchSettings, PostprocessSettings, PreprocessSettings
 from lungseg.imaging import codecs
 from lungseg.imaging.dicom.reader import is_dicom
-from lungseg.inference.ensemble import Ensemble, predict
+from lungseg.inference.ensemble import Ensemble
 from lungseg.inference.items import Item, OpenedImage, Prediction, PredictOptions, open_item
+from lungseg.inference.prediction import predict
 from lungseg.inference.rows import make_row
 from lungseg.model.checkpoint import Checkpoint, latest
 from lungseg.model.checkpoint_io import Snapshot, load_model, save

@@ -5,6 +5,7 @@ Nothing here imports numpy, torch or ray, so that `--help` is fast.
 
 from lungseg.config.adapt import AdaptSettings
 from lungseg.config.augment import AugmentSettings
+from lungseg.config.backend import Backend
 from lungseg.config.bench import BenchSettings
 from lungseg.config.export import ExportFormat, ExportSettings
 from lungseg.config.infer import InferSettings, PostprocessSettings, Tta
@@ -27,6 +28,7 @@ __all__ = [
     "AdaptSettings",
     "AllowedCode",
     "AugmentSettings",
+    "Backend",
     "BenchSettings",
     "ComputeSettings",
     "ExportFormat",

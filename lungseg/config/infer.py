@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from lungseg.config.backend import Backend
 from lungseg.config.precision import Precision
 from lungseg.config.prepare import ListingColumns
 from lungseg.config.shared import AllowedCode, Count, Fraction, JobSettings, Positive, Settings
@@ -54,6 +55,9 @@ class InferSettings(JobSettings):
     """number of actors that hold the model; auto: one per GPU, or one per CPU without GPUs"""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """device that the model runs on"""
+    backend: Backend = "auto"
+    """library that computes the network: auto is torch on GPUs, and on CPUs the fastest of those installed whose masks
+    are those of torch; onnxruntime and openvino compute on CPUs"""
     gpus_per_actor: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """share of a GPU that each actor takes; 0.5: two actors share a GPU, so that one computes while the other waits"""
     precision: Precision = "auto"

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 from pydantic import ValidationError
 
+from lungseg.config.backend import Backend
 from lungseg.config.options import describe
 from lungseg.config.shared import Settings
 from lungseg.errors import SettingsError
@@ -41,6 +42,7 @@ class SegmentSettings(Settings):
     paths: tuple[str, ...]
     out: str
     model: str = "lungs"
+    backend: Backend = "auto"
     formats: tuple[SegmentFormat, ...] = ("masks", "overlays")
     include_doubtful: bool = False
     strict: bool = False
@@ -108,7 +110,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--model",
         default="lungs",
-        help="an installed model, the folder of a trained run or study, or an address (default: lungs)",
+        help="an installed model, the folder of a trained run or study, an ONNX file, or an address (default: lungs)",
+    )
+    parser.add_argument(
+        "--backend",
+        default="auto",
+        help="library that computes the network: torch, onnxruntime, openvino; default: auto, the fastest installed",
     )
     parser.add_argument(
         "--formats",

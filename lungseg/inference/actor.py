@@ -11,12 +11,13 @@ import pyarrow as pa
 from lungseg import storage
 from lungseg.errors import CheckpointError, LungsegError, TaskResult
 from lungseg.inference.cpu_tasks import InferenceJob, parse_opened
-from lungseg.inference.items import OpenedImage
+from lungseg.inference.items import OpenedImage, PredictedImage
 from lungseg.model import checkpoint
 from lungseg.model.cpu_memory import keep_freed_memory, paused_garbage_collection
 
 if TYPE_CHECKING:
-    from lungseg.inference.batches import BatchPredictor, PredictedImage
+    from lungseg.inference.batches import BatchPredictor
+    from lungseg.inference.runtime_ensemble import RuntimeBatchPredictor
 
 
 class PredictPart:
@@ -51,13 +52,15 @@ class PredictPart:
             rows = rows.append_column(name, values)
         return rows
 
-    def _predict(self, rows: pa.Table, images: Sequence[OpenedImage]) -> "list[PredictedImage | None]":
+    def _predict(self, rows: pa.Table, images: Sequence[OpenedImage]) -> list[PredictedImage | None]:
         """Predict the images of a part; record some batches of the first part with images if --profile asks."""
         batches = math.ceil(sum(image.square is not None for image in images) / self._job.settings.batch_size)
         if not (self._job.settings.profile and batches) or self._traced:
             return self._predictor(images)
+        from lungseg.inference.batches import BatchPredictor
         from lungseg.model.step_trace import traced
 
+        assert isinstance(self._predictor, BatchPredictor), "--profile chooses torch"
         self._traced = True
         path = storage.join(self._job.out, "profile", f"part-{rows['number'][0].as_py():06d}.json")
         on_gpu = self._job.options.device.startswith("cuda")
@@ -70,18 +73,23 @@ def _with_error(rows: pa.Table, error: TaskResult) -> pa.Table:
     return rows.set_column(rows.column_names.index("result"), "result", result)
 
 
-def _load(job: InferenceJob, threads: int) -> "BatchPredictor":
+def _load(job: InferenceJob, threads: int) -> "BatchPredictor | RuntimeBatchPredictor":
+    if threads:
+        keep_freed_memory()
+    checkpoints = [checkpoint.verify(folder) for folder in job.checkpoints]
+    if checkpoint.ensemble_digest(checkpoints) != job.model_digest:  # an actor may be restarted hours later
+        raise CheckpointError(
+            f"{job.checkpoints[0]}: the weights changed while the job ran: start it again with another --out"
+        )
+    if job.options.backend != "torch":
+        from lungseg.inference.runtime_ensemble import RuntimeBatchPredictor, RuntimeEnsemble
+
+        return RuntimeBatchPredictor(RuntimeEnsemble(checkpoints, job.options, threads), job.settings.batch_size)
     import torch
 
     from lungseg.inference.batches import BatchPredictor
     from lungseg.inference.ensemble import Ensemble
 
     if threads:
-        keep_freed_memory()
         torch.set_num_threads(threads)
-    checkpoints = [checkpoint.verify(folder) for folder in job.checkpoints]
-    if checkpoint.ensemble_digest(checkpoints) != job.model_digest:  # an actor may be restarted hours later
-        raise CheckpointError(
-            f"{job.checkpoints[0]}: the weights changed while the job ran: start it again with another --out"
-        )
     return BatchPredictor(Ensemble(checkpoints, job.options), job.settings.batch_size)

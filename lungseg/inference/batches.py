@@ -11,18 +11,10 @@ from torch import Tensor
 
 from lungseg.errors import ResourceError
 from lungseg.inference.ensemble import Ensemble, StartedBatch
-from lungseg.inference.items import LEVELS, OpenedImage
+from lungseg.inference.items import LEVELS, OpenedImage, PredictedImage
 
 StartBatch = Callable[[Tensor, Sequence[str]], StartedBatch]
 """As `Ensemble.start`."""
-
-
-@dataclass(frozen=True)
-class PredictedImage:
-    """levels: u16[S,S] as bytes, as of `to_levels`. details: JSON of the other fields of a Prediction."""
-
-    levels: bytes
-    details: str
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,15 @@
 """Predict prepared squares with one model or an ensemble."""
 
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lungseg.arrays import F32, U8
-from lungseg.inference.items import OpenedImage, Prediction, PredictOptions
+from lungseg.inference.items import Prediction, PredictOptions
+from lungseg.inference.member_selection import select_members
 from lungseg.model.checkpoint import Checkpoint
 from lungseg.model.checkpoint_io import load_model
 from lungseg.model.precision import resolve_precision, scaled, to_network_input
@@ -34,6 +34,11 @@ class Predictor:
     def probabilities(self, squares: Sequence[U8]) -> F32:
         """Predict prepared squares u8[S,S] to lung probabilities f32[B,S,S]."""
         return self.predict(to_network_input(squares, self._device)).cpu().numpy()
+
+    @torch.inference_mode()
+    def __call__(self, images: U8) -> F32:
+        """Predict images u8[B,1,S,S] to probabilities f32[B,K,S,S], as the networks of other backends do."""
+        return self._predict(scaled(torch.from_numpy(images).to(self._device))).cpu().numpy()
 
     @torch.inference_mode()
     def predict(self, images: Tensor) -> Tensor:
@@ -88,31 +93,10 @@ class Ensemble:
             stream = torch.cuda.current_stream(self.device)
             stream.wait_stream(self._copies)
             images.record_stream(stream)
-        seen = [all(digest in trained for _, trained in self._members) for digest in digests]
+        selection = select_members([trained for _, trained in self._members], digests)
         totals = torch.zeros((len(images), *images.shape[2:]), device=self.device)
-        counts = [0] * len(images)
-        for predictor, trained in self._members:
-            selected = [i for i, digest in enumerate(digests) if seen[i] or digest not in trained]
+        for (predictor, _), selected in zip(self._members, selection.images, strict=True):
             if selected:
                 totals[selected] += predictor.predict(scaled(images[selected]))
-            for i in selected:
-                counts[i] += 1
-        return StartedBatch(totals / torch.tensor(counts, device=self.device)[:, None, None], counts, seen)
-
-
-PredictBatch = Callable[[Sequence[U8], Sequence[str]], list[Prediction]]
-"""An ensemble, called as in `Ensemble`."""
-
-
-def predict(ensemble: PredictBatch, images: Sequence[OpenedImage], batch_size: int) -> list[Prediction | None]:
-    """Predict all images that have a square; None for the others. Batches skip images without a square."""
-    predictions: list[Prediction | None] = [None] * len(images)
-    usable = [(i, image.square) for i, image in enumerate(images) if image.square is not None]
-    for start in range(0, len(usable), batch_size):
-        batch = usable[start : start + batch_size]
-        began = time.perf_counter()
-        results = ensemble([square for _, square in batch], [images[i].record.pixel_digest for i, _ in batch])
-        share = (time.perf_counter() - began) / len(batch)
-        for (i, _), prediction in zip(batch, results, strict=True):
-            predictions[i] = replace(prediction, seconds=share)
-    return predictions
+        counts = torch.tensor(selection.counts, device=self.device)[:, None, None]
+        return StartedBatch(totals / counts, selection.counts, selection.seen)

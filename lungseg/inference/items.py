@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lungseg import storage
 from lungseg.arrays import F32, U8, Grey, Row
-from lungseg.config import Precision, PreprocessSettings, Tta
+from lungseg.config import Backend, Precision, PreprocessSettings, Tta
 from lungseg.dataset import sample_reader
 from lungseg.errors import InputError
 from lungseg.imaging import codecs
@@ -87,15 +87,17 @@ class OpenedImage:
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """Device, precision and test-time augmentation. precision auto: bf16 or fp16 on a GPU, fp32 on a CPU.
+    """Device, precision, test-time augmentation and backend. precision auto: bf16 or fp16 on a GPU, fp32 on a CPU.
 
-    custom_network: the network of the user's own code that checkpoints may name, written as `package.module:Name`.
+    backend: as of `choose_backend`. custom_network: the network of the user's own code that checkpoints may name,
+    written as `package.module:Name`.
     """
 
     device: str = "cpu"
     precision: Precision = "auto"
     tta: Tta = "none"
     custom_network: str = ""
+    backend: Backend = "torch"
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,14 @@ class Prediction:
     models: int
     seen_in_training: bool
     seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class PredictedImage:
+    """levels: u16[S,S] as bytes, as of `to_levels`. details: JSON of the other fields of a Prediction."""
+
+    levels: bytes
+    details: str
 
 
 def to_levels(probability: F32) -> NDArray[np.uint16]:

@@ -13,15 +13,17 @@ from pydantic import ValidationError
 
 from lungseg import storage
 from lungseg.arrays import Grey
-from lungseg.config import InferSettings, PostprocessSettings, Tta
+from lungseg.config import Backend, InferSettings, PostprocessSettings, Tta
 from lungseg.errors import ImageError, SettingsError, first_line
+from lungseg.inference.backends.selection import choose_backend
 from lungseg.inference.image_inputs import ImageInput, Polarity, open_input
 from lungseg.inference.items import Item, OpenedImage, Prediction, PredictOptions, from_levels, open_image, to_levels
 from lungseg.inference.model_selection import find_models, mean_threshold
+from lungseg.inference.prediction import PredictBatch, predict
 from lungseg.inference.result import Result
 from lungseg.inference.rows import make_row_and_mask
 from lungseg.ingest.record_checks import ReadFile
-from lungseg.model.checkpoint import ensemble_digest
+from lungseg.model.checkpoint import Checkpoint, ensemble_digest
 from lungseg.model.cpu_memory import paused_garbage_collection
 from lungseg.model.sources import model_name
 from lungseg.predictions.ranking import highest_usual_doubt
@@ -35,6 +37,7 @@ class SegmenterSettings:
     """Settings of a segmenter, as in InferSettings. threshold: None for that of the models. key: for pseudonyms."""
 
     options: PredictOptions = _OPTIONS
+    backend: Backend = "auto"
     threshold: float | None = None
     batch_size: int = 16
     key: bytes | None = None
@@ -56,10 +59,7 @@ class Segmenter:
         threshold = self._settings.threshold or mean_threshold(models)
         self._shared = {"threshold": threshold, "model_name": model_name(models), "model": ensemble_digest(models)}
         with paused_garbage_collection():
-            from lungseg.inference.ensemble import Ensemble  # torch takes a second: only for what is a model
-
-            _require_device(self._settings.options.device)
-            self._ensemble = Ensemble(models, self._settings.options)
+            self._ensemble = _load_ensemble(models, self._settings)
 
     @overload
     def __call__(self, images: ImageInput, polarity: Polarity = "bone-white") -> Result: ...  # type: ignore[overload-overlap]
@@ -122,8 +122,6 @@ class Segmenter:
             yield from self._segment_batch(batch, read)
 
     def _segment_batch(self, items: Sequence[Item], read: ReadFile) -> Iterator[Result]:
-        from lungseg.inference.ensemble import predict
-
         opened = [self._open(item, read) for item in items]
         predictions = predict(self._ensemble, [image for image, _ in opened], self._settings.batch_size)
         for (image, pixels), prediction in zip(opened, predictions, strict=True):
@@ -149,23 +147,40 @@ def load(
     tta: Tta = "none",
     threshold: float | None = None,
     batch_size: int = 16,
+    backend: Backend = "auto",
 ) -> Segmenter:
     """Load a model, `lungs` by default; of several models, the mean probability is used.
 
     models: an installed name, a folder of a model, run or study, or an address, as for `lungseg infer --checkpoint`.
     device: as torch names it, such as cpu or cuda. tta: flip for the mean of an image and its mirror image.
+    backend: torch, onnxruntime or openvino; auto is torch on GPUs, and on CPUs the fastest installed one whose masks
+    are those of torch. The first use of a model with auto compares them, which takes seconds.
 
     Raises:
         LungsegError: a model or a setting cannot be used, or the models do not fit together.
 
     """
     try:
-        InferSettings(tta=tta, threshold=threshold, batch_size=batch_size)
+        InferSettings(tta=tta, threshold=threshold, batch_size=batch_size, backend=backend)
     except ValidationError as error:
         raise SettingsError("; ".join(f"{item['loc'][0]}: {item['msg']}" for item in error.errors())) from None
     options = PredictOptions(device, tta=tta)
     names = [os.fspath(model) for model in models or ("lungs",)]
-    return Segmenter(names, SegmenterSettings(options, threshold=threshold, batch_size=batch_size))
+    return Segmenter(names, SegmenterSettings(options, backend, threshold, batch_size))
+
+
+def _load_ensemble(models: Sequence[Checkpoint], settings: SegmenterSettings) -> PredictBatch:
+    options = settings.options
+    if options.device != "cpu":
+        _require_device(options.device)
+    options = replace(options, backend=choose_backend(settings.backend, models, options))
+    if options.backend != "torch":
+        from lungseg.inference.runtime_ensemble import RuntimeEnsemble
+
+        return RuntimeEnsemble(models, options)
+    from lungseg.inference.ensemble import Ensemble  # torch takes a second: only for what is a model
+
+    return Ensemble(models, options)
 
 
 def _require_device(device: str) -> None:

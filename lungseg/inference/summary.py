@@ -11,6 +11,7 @@ from typing import Any
 
 from lungseg import storage
 from lungseg.inference.cpu_tasks import InferenceJob
+from lungseg.inference.job_backend import recorded_backend
 from lungseg.plurals import counted
 from lungseg.predictions.parts import StatusCounts, part_files
 from lungseg.predictions.ranking import questions
@@ -89,6 +90,7 @@ def write_summary(
 
     kept: counts of the rows of earlier runs. seconds: of this run.
     """
+    backend = recorded_backend(job.out) or "torch"
     processed_now = counts.statuses.total() - kept.statuses.total()
     with ThreadPoolExecutor(_READERS) as pool:
         parts = list(pool.map(_describe_part, part_files(job.out)))
@@ -102,8 +104,9 @@ def write_summary(
             "flags": dict(counts.flags.most_common()),
             "model_name": job.model_name,
             "model": job.model_digest,
+            "backend": backend,
             "settings": job.settings.model_dump(mode="json"),
-            "versions": versions(_LIBRARIES),
+            "versions": versions(dict.fromkeys((*_LIBRARIES, backend))),
             "processed_now": processed_now,
             "predicted_now": counts.predicted() - kept.predicted(),
             "seconds": round(seconds, 2),

@@ -6,23 +6,25 @@ images) and config.json, written last: settings, epoch, and the digest of each f
 (export_model.py) has only model.safetensors and config.json, which also lists the digests of the training images.
 """
 
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import pyarrow as pa
 import safetensors
-from pydantic import Field
 
 from lungseg import __version__, storage
 from lungseg.config import ModelSettings, PreprocessSettings
 from lungseg.errors import CheckpointError, InputError, SettingsError, first_line
+from lungseg.model.checkpoint_fields import ConfigFields, ExportedFields, StudyRuns, Threshold
 from lungseg.model.custom_code import NETWORK, load_object, require_allowed, source_digest
+from lungseg.model.graph_file import is_graph, read_metadata
 from lungseg.plurals import counted
 from lungseg.schema import METADATA, is_superseded
 from lungseg.storage.files import digest_bytes
-from lungseg.storage.json_files import JsonFields, Whole, check_fields, parse_json
+from lungseg.storage.json_files import check_fields, parse_json
 from lungseg.storage.table_formats import TableFormat
 
 logger = logging.getLogger(__name__)
@@ -34,56 +36,9 @@ valid."""
 _TRAINED_ON = TableFormat(pa.schema([("pixel_digest", pa.string())]))
 
 
-class _RunState(JsonFields):
-    state: str | None = None
-    reason: str | None = None
-    in_results: bool = True
-    seed: Whole = 0
-
-
-class StudyRuns(JsonFields):
-    """Runs of a study and their states in study.json."""
-
-    runs: list[str]
-    states: dict[str, _RunState] = Field(default_factory=dict)
-
-
-class _Threshold(JsonFields):
-    threshold: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
-
-
-class _Adaptation(JsonFields):
-    model: str
-
-
-class _Settings(_Threshold):
-    model: dict[str, Any]
-
-
-class _ConfigFields(JsonFields):
-    run: str = ""
-    epoch: Whole
-    epochs: Whole = 0
-    trained: bool = True
-    adapted_to: _Adaptation | None = None
-    preprocess: dict[str, Any]
-    settings: _Settings
-    digests: dict[str, str]
-    custom_code: dict[str, str] = Field(default_factory=dict)
-
-
-class _WeightsDigest(JsonFields):
-    weights: Annotated[str, Field(alias="model.safetensors", pattern="^[0-9a-f]{64}$")]
-
-
-class _ExportedFields(_ConfigFields):
-    trained_on_digests: list[str]
-    digests: _WeightsDigest  # type: ignore[assignment]
-
-
 @dataclass(frozen=True)
 class Checkpoint:
-    """A verified checkpoint folder and its config.json."""
+    """A verified checkpoint folder and its config.json, or a graph file and the config in its metadata."""
 
     folder: str
     config: dict[str, Any]
@@ -121,7 +76,7 @@ def find_all(path: str) -> list[Checkpoint]:
         CheckpointError: there is none, or one is incomplete.
 
     """
-    if storage.exists(storage.join(path, "config.json")):
+    if is_graph(path) or storage.exists(storage.join(path, "config.json")):
         return [verify(path)]
     if not storage.exists(path):
         raise CheckpointError(f"{path}: no such folder: pass the folder of a finished run, or of a study")
@@ -169,13 +124,15 @@ def _of_run(path: str) -> Checkpoint:
 
 
 def verify(folder: str) -> Checkpoint:
-    """Read config.json of a checkpoint and compare every file with its digest there.
+    """Read config.json of a checkpoint and compare every file with its digest there; of a graph file, its metadata.
 
     Raises:
         CheckpointError: not a checkpoint, incomplete, damaged, or written with another schema version.
         InputError: a file exists but cannot be read. The cause may be temporary, so the checkpoint is not skipped.
 
     """
+    if is_graph(folder):
+        return Checkpoint(folder, _config_of_graph(folder))
     digests = {
         name: digest_bytes(storage.read_bytes(path))
         for name in FILES
@@ -203,6 +160,19 @@ def verify(folder: str) -> Checkpoint:
     return Checkpoint(folder, config)
 
 
+def _config_of_graph(path: str) -> dict[str, Any]:
+    config = read_metadata(path)["config"]
+    try:
+        checked = read_config(path, json.dumps(config).encode())
+        ModelSettings.model_validate(checked["settings"]["model"])
+        PreprocessSettings.model_validate(checked["preprocess"])
+    except (InputError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: its metadata is not valid ({first_line(error)}): export the model again"
+        ) from None
+    return checked
+
+
 def read_config(path: str, content: bytes | None = None) -> dict[str, Any]:
     """Read config.json of a checkpoint or of an exported model; content: its bytes, where they were read before.
 
@@ -214,14 +184,19 @@ def read_config(path: str, content: bytes | None = None) -> dict[str, Any]:
     config = parse_json(content, path)
     number = config.get("model_format") if isinstance(config, dict) else None
     if number is None:
-        return storage.read_json(path, content, _ConfigFields)
+        return storage.read_json(path, content, ConfigFields)
     if number != MODEL_FORMAT:
         raise InputError(
             f"{path}: model format {str(number)[:20]}; this version ({__version__}) reads {MODEL_FORMAT}: install the "
             "lungseg version that exported the model"
         )
-    check_fields(content, path, _ExportedFields)
+    check_fields(content, path, ExportedFields)
     return dict(config)
+
+
+def identity_file(folder: str) -> str:
+    """Return the file that says which model a checkpoint is."""
+    return folder if is_graph(folder) else storage.join(folder, "config.json")
 
 
 def require_custom_code(checkpoints: Sequence[Checkpoint], allowed: str) -> None:
@@ -256,6 +231,8 @@ def require_tensors(checkpoint: Checkpoint) -> None:
         CheckpointError: it does not.
 
     """
+    if is_graph(checkpoint.folder):
+        return
     try:
         safetensors.deserialize(  # type: ignore[no-untyped-call]
             storage.read_bytes(storage.join(checkpoint.folder, "model.safetensors"))
@@ -296,5 +273,5 @@ def stored_threshold(checkpoint: Checkpoint) -> float:
     parent = storage.parent_of(checkpoint.folder)
     path = storage.join(storage.parent_of(parent), "run.json")
     is_finished = storage.name_of(parent) == "checkpoint" and storage.exists(path)
-    values = storage.read_json(path, fields=_Threshold) if is_finished else checkpoint.config["settings"]
+    values = storage.read_json(path, fields=Threshold) if is_finished else checkpoint.config["settings"]
     return float(values.get("threshold", 0.5))

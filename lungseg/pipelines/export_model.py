@@ -3,12 +3,14 @@
 import argparse
 import logging
 from collections.abc import Sequence
+from typing import get_args
 
 from lungseg import storage
 from lungseg.errors import CheckpointError, SettingsError
 from lungseg.model import checkpoint, sources
 from lungseg.model.checkpoint import Checkpoint
 from lungseg.model.model_card import ModelCard, read_card
+from lungseg.pipelines.export_graph import GraphExport, GraphFormat, export_graph_file
 
 logger = logging.getLogger(__name__)
 
@@ -29,11 +31,21 @@ def run(words: Sequence[str]) -> None:
         LungsegError: the model cannot be used or exported, or its masks change.
 
     """
+    options = _parser().parse_args(words)
+    out, source = storage.resolve(options.out), _find_model(options.checkpoint, options.custom)
+    if options.format != "folder":
+        export = GraphExport(out, options.format, options.images, options.int8, options.custom)
+        export_graph_file(source, _card(source, options), export)
+        return
+    if options.int8 or options.images:
+        raise SettingsError("--int8 and --images are for --format onnx or openvino: pass one of them")
+    _export_folder(source, out, options)
+
+
+def _export_folder(source: Checkpoint, out: str, options: argparse.Namespace) -> None:
     from lungseg.inference.weights_comparison import changed_share
     from lungseg.model.export_model import export_model, withdraw
 
-    options = _parser().parse_args(words)
-    out, source = storage.resolve(options.out), _find_model(options.checkpoint, options.custom)
     export_model(source, out, _card(source, options), options.custom)
     exported = checkpoint.verify(out)
     share = changed_share(source, exported, options.custom)
@@ -79,10 +91,18 @@ def _card(source: Checkpoint, options: argparse.Namespace) -> ModelCard:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="lungseg export-model",
-        description="Write a trained model as a folder that others can load: fp16 weights, settings and a card.",
+        description="Write a trained model for others: a folder with fp16 weights, settings and a card; or one file in "
+        "the format of ONNX or OpenVINO, which needs no torch and has the settings in its metadata.",
     )
     parser.add_argument("checkpoint", help="folder of a run, or another model")
-    parser.add_argument("-o", "--out", required=True, metavar="FOLDER", help="new folder, or s3://bucket/folder")
+    parser.add_argument("-o", "--out", required=True, metavar="OUT", help="new folder or file, also s3://bucket/folder")
+    parser.add_argument(
+        "--format", choices=("folder", *get_args(GraphFormat)), default="folder", help="default: folder"
+    )
+    parser.add_argument("--int8", action="store_true", help="quantise to 8 bits, calibrated on images of the training")
+    parser.add_argument(
+        "--images", default="", metavar="ARCHIVE", help="real X-rays on which a file must keep the masks of torch"
+    )
     for name, text in _CARD_HELP.items():
         parser.add_argument(f"--{name}", metavar="TEXT", help=f"card: {text}")
     parser.add_argument(

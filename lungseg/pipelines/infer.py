@@ -21,6 +21,7 @@ from lungseg.inference.actor import PredictPart
 from lungseg.inference.cpu_tasks import MARKERS, InferenceJob, finish_part, open_part
 from lungseg.inference.inputs import count_skipped, list_items
 from lungseg.inference.items import PredictOptions
+from lungseg.inference.job_backend import with_backend, with_cpu_backend
 from lungseg.inference.model_selection import find_models, mean_threshold
 from lungseg.inference.plan_stream import PlanStream
 from lungseg.inference.ranking_files import log_most_doubtful, write_csv
@@ -80,7 +81,7 @@ def predict(settings: InferSettings) -> Finished:
         LungsegError: as `run`.
 
     """
-    times, out = StageTimes(), storage.resolve(settings.out)
+    times, out, settings = StageTimes(), storage.resolve(settings.out), with_cpu_backend(settings)
     _require_folders(settings, out)
     models = find_models(settings.checkpoint, settings.model.custom)
     job = _create_job(settings, out, models)
@@ -223,7 +224,7 @@ def _results(job: InferenceJob, schedule: Schedule, times: StageTimes) -> Iterat
 def predict_locally(job: InferenceJob, rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Process parts as `predict_on_cluster` does, in this process, without Ray."""
     require_fp16_device(job.settings.precision, False, "--precision")
-    predict = PredictPart(job)
+    predict = PredictPart(with_backend(job, "cpu"))
     for row in rows:
         opened = open_part(pa.Table.from_pylist([row]), job)
         yield from finish_part(predict(opened), job).to_pylist()

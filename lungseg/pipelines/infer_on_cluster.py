@@ -14,7 +14,6 @@ import ray
 import ray.data
 from ray.data.exceptions import ExecutionTimeoutError
 
-from lungseg import storage
 from lungseg.cluster.connection import cluster_total, connect
 from lungseg.cluster.gauges import Gauges
 from lungseg.cluster.resources import WorkerAllocation, allocate_workers, require_cpus
@@ -24,8 +23,10 @@ from lungseg.config.precision import require_fp16_device
 from lungseg.errors import ResourceError, TaskResult, first_line
 from lungseg.inference import part_plan
 from lungseg.inference.cpu_tasks import InferenceJob, finish_part, open_part
+from lungseg.inference.job_backend import with_backend
 from lungseg.inference.summary import StageTimes
 from lungseg.ingest.crash_isolation import too_many_crashes
+from lungseg.model import checkpoint
 from lungseg.pipelines.faulty_devices import FaultyDevices, GpuActor
 from lungseg.plurals import counted
 from lungseg.predictions.parts import StatusCounts
@@ -60,7 +61,7 @@ def predict_on_cluster(
     gauges, statuses = Gauges("infer"), Counter[str]()
     allocation = _allocate(job.settings, job.settings.workers)
     # After allocate_workers, as an autoscaler may add nodes.
-    require_shared_storage(job.out, [storage.join(folder, "config.json") for folder in job.checkpoints], first_files)
+    require_shared_storage(job.out, [checkpoint.identity_file(folder) for folder in job.checkpoints], first_files)
     # The same number of threads until the end: it changes the last bits of sums.
     threads = 0 if allocation.gpus else allocation.cpus
     remaining, losses, batch_size = {row["number"]: row for row in rows}, 0, job.settings.batch_size
@@ -136,7 +137,7 @@ def _run_stages(
     actor = _ACTOR_CPUS * (1 if allocation.gpus else allocation.cpus)
     task = cpus_per_task(allocation, cluster_total("CPU") - count * actor)
     logger.info("predicting with %s", counted(count, "GPU actor" if allocation.gpus else "CPU actor"))
-    job = replace(job, options=replace(job.options, device=times.device))
+    job = with_backend(job, times.device)
     with warnings.catch_warnings():
         # Ray 2.64 will rename max_restarts; 2.60 has no replacement yet.
         warnings.simplefilter("ignore", ray.util.annotations.RayDeprecationWarning)

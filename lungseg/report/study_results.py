@@ -11,7 +11,7 @@ from lungseg import storage
 from lungseg.arrays import Row
 from lungseg.errors import InputError
 from lungseg.metrics.segmentation import PREPARED_REFERENCE
-from lungseg.model.checkpoint import StudyRuns
+from lungseg.model.checkpoint_fields import StudyRuns
 from lungseg.plurals import counted
 from lungseg.report.result_table import METRICS, ResultLine, compute_metrics, group_by
 from lungseg.report.training_record import training_record

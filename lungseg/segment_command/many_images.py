@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from lungseg import storage
 from lungseg.arrays import Row
-from lungseg.config import InferSettings
+from lungseg.config import Backend, InferSettings
 from lungseg.inference.inputs import stat_files
 from lungseg.inference.model_selection import find_models
 from lungseg.model.checkpoint import ensemble_digest
@@ -15,7 +15,9 @@ from lungseg.segment_command.inputs import GivenImage
 _PART = 16  # images: with larger parts, the first progress of a hundred images comes late
 
 
-def segment_many(images: Sequence[GivenImage], model: str, work: str) -> Iterator[tuple[GivenImage, Row]]:
+def segment_many(
+    images: Sequence[GivenImage], model: str, work: str, backend: Backend
+) -> Iterator[tuple[GivenImage, Row]]:
     """Segment images, and yield each with its row of PREDICTIONS.
 
     work: folder for the rows of an interrupted command, which the same command uses again.
@@ -23,14 +25,14 @@ def segment_many(images: Sequence[GivenImage], model: str, work: str) -> Iterato
     # Imported only here: Ray takes seconds, and a few images need none.
     from lungseg.pipelines.infer import predict
 
-    folder = storage.join(work, _digest(images, model))
+    folder = storage.join(work, _digest(images, model, backend))
     for other in storage.list_folders(work):
         if storage.name_of(other) not in (storage.name_of(folder), "unpacked"):
             storage.delete(other)
     listed = storage.join(folder, "images.parquet")
     storage.write_table(listed, table([image.record.to_dict() for image in images], MANIFEST))
     predictions = storage.join(folder, "predictions")
-    predict(InferSettings(archive=listed, checkpoint=(model,), out=predictions, part_size=_PART))
+    predict(InferSettings(archive=listed, checkpoint=(model,), out=predictions, part_size=_PART, backend=backend))
     by_uri = {image.record.image_uri: image for image in images}
     for path in part_files(predictions):
         for row in read_part(path).to_pylist():
@@ -46,8 +48,8 @@ def _with_problem(image: GivenImage, row: Row) -> Row:
     return {**row, "status": record.status, "codes": list(record.codes), "message": record.message}
 
 
-def _digest(images: Sequence[GivenImage], model: str) -> str:
+def _digest(images: Sequence[GivenImage], model: str, backend: Backend) -> str:
     """Return a digest of the images as they are now and of the model: another one starts anew."""
     uris = {image.record.image_uri for image in images}
     stats = sorted(stat_files(uris, storage.parent_of(min(uris))).items())
-    return storage.digest([ensemble_digest(find_models([model])), [image.name for image in images], stats])
+    return storage.digest([ensemble_digest(find_models([model])), backend, [image.name for image in images], stats])

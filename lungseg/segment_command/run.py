@@ -71,7 +71,7 @@ def _segment(images: Sequence[GivenImage], model: str, work: str, outputs: Outpu
     if len(images) <= FEW:
         written = list(zip(images, segment_few(images, model, outputs), strict=True))
     else:
-        segmented = segment_many(images, model, work)
+        segmented = segment_many(images, model, work, outputs.settings.backend)
         written = _in_threads(functools.partial(_write, outputs), segmented, "wrote the files", len(images))
     if "dicom-seg" in outputs.settings.formats:
         max_doubt = highest_usual_doubt([row["doubt"] for _, row in written])

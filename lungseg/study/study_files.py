@@ -11,7 +11,7 @@ from lungseg.arrays import Row
 from lungseg.config import TrainSettings
 from lungseg.dataset.catalog import read_subgroups
 from lungseg.dataset.folds import RunPlan
-from lungseg.model.checkpoint import StudyRuns
+from lungseg.model.checkpoint_fields import StudyRuns
 from lungseg.result_columns import STUDY_ROWS
 from lungseg.schema import table
 from lungseg.storage.json_files import JsonFields, Whole

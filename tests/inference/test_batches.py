@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from lungseg.errors import ResourceError
-from lungseg.inference.batches import BatchPredictor, PredictedImage
+from lungseg.inference.batches import BatchPredictor
 from lungseg.inference.ensemble import StartedBatch
-from lungseg.inference.items import OpenedImage, to_levels
+from lungseg.inference.items import OpenedImage, PredictedImage, to_levels
 from lungseg.schema import Record
 
 SIZE = 16

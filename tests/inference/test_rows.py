@@ -22,8 +22,9 @@ from lungseg.imaging import codecs, phantom
 from lungseg.imaging.geometry import plan_geometry, restore
 from lungseg.imaging.run_lengths import Runs
 from lungseg.inference import mask_shape, recompute
-from lungseg.inference.ensemble import Ensemble, predict
+from lungseg.inference.ensemble import Ensemble
 from lungseg.inference.items import Item, OpenedImage, Prediction, open_item, prepared_item
+from lungseg.inference.prediction import predict
 from lungseg.inference.rows import COMPARED, compare, make_row
 from lungseg.ingest import sources
 from lungseg.ingest.reason_codes import RESULT_FLAGS

@@ -39,7 +39,7 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def arguments(films: Path, model: Path, out: Path) -> list[str]:
+def arguments(films: Path, model: Path, out: Path, backend: str) -> list[str]:
     options = {
         "--archive": films,
         "--checkpoint": model,
@@ -47,12 +47,13 @@ def arguments(films: Path, model: Path, out: Path) -> list[str]:
         "--part-size": 2,
         "--batch-size": 2,
         "--workers": 1,
+        "--backend": backend,
     }
     return ["demo", *(str(word) for pair in options.items() for word in pair), "--tta", "flip"]
 
 
-def job(films: Path, model: Path, out: Path) -> AbstractContextManager[subprocess.Popen[bytes]]:
-    command = [sys.executable, str(ROOT / "jobs" / "infer.py"), *arguments(films, model, out)]
+def job(films: Path, model: Path, out: Path, backend: str) -> AbstractContextManager[subprocess.Popen[bytes]]:
+    command = [sys.executable, str(ROOT / "jobs" / "infer.py"), *arguments(films, model, out, backend)]
     return running(command, out.with_suffix(".log"), RAY_OVERRIDE_RESOURCES='{"CPU": 2}')
 
 
@@ -103,15 +104,17 @@ def rows_of(out: Path) -> list[Row]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+@pytest.mark.parametrize("backend", ["torch", "onnxruntime", "openvino"])
 def test_killed_inference_ends_with_the_undisturbed_rows(
-    ray_cluster: None, films: Path, trained: Path, tmp_path: Path
+    ray_cluster: None, films: Path, trained: Path, tmp_path: Path, backend: str
 ) -> None:
+    pytest.importorskip(backend)
     undisturbed, out = tmp_path / "undisturbed", tmp_path / "killed"
-    infer.run(parse("infer", arguments(films, trained, undisturbed)))  # type: ignore[arg-type]
+    infer.run(parse("infer", arguments(films, trained, undisturbed, backend)))  # type: ignore[arg-type]
     seed = random.randrange(1 << 30)
     chance = random.Random(seed)
     # A dead actor and a dead worker are replaced while the job continues. Then the job is killed, and its Ray ends.
-    with job(films, trained, out) as process:
+    with job(films, trained, out, backend) as process:
         kill_one(process, actors, out, chance)
         kill_one(process, workers, out, chance)
         kill_one(process, the_job, out, chance)
@@ -119,7 +122,7 @@ def test_killed_inference_ends_with_the_undisturbed_rows(
     assert not (out / "predictions.json").exists(), f"the job was too short to be killed (seed {seed})"
     kept = {path: path.stat().st_mtime_ns for path in parts(out)}
     assert 0 < len(kept) < PARTS, f"seed {seed}"
-    with job(films, trained, out) as process:
+    with job(films, trained, out, backend) as process:
         finish(process, out)
     rows, expected = rows_of(out), rows_of(undisturbed)
     assert set(Counter(row["source_uri"] for row in rows).values()) == {1}

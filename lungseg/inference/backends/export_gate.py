@@ -1,0 +1,172 @@
+"""Refuse an exported model whose masks are not those of torch, on real images and with its metadata alone."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from lungseg.arrays import F32, Row
+from lungseg.config import InferSettings, PostprocessSettings
+from lungseg.errors import InputError, LungsegError, first_line
+from lungseg.imaging.run_lengths import Runs
+from lungseg.inference.backends import Network, Runtime, open_network
+from lungseg.inference.ensemble import Predictor
+from lungseg.inference.inputs import list_items
+from lungseg.inference.items import Item, OpenedImage, Prediction, PredictOptions, from_levels, open_item, to_levels
+from lungseg.inference.rows import make_row_and_mask
+from lungseg.model import checkpoint
+from lungseg.model.checkpoint import Checkpoint, stored_threshold
+from lungseg.model.graph_file import read_metadata
+from lungseg.versions import versions
+
+MAX_CHANGED = 1e-4
+"""Largest share of pixels whose mask may differ from that of torch, fp32."""
+MAX_MEAN_LOSS = 0.002
+"""Largest loss of the mean Dice with the references, int8."""
+MAX_LOSS = 0.01
+"""Largest loss of the Dice of any image, int8."""
+_POSTPROCESS = PostprocessSettings()  # as in InferSettings
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How the masks of an exported model compare with those of torch.
+
+    changed: share of pixels that differ, over all images; most_changed: of one image. compared: images with a
+    reference. dice, torch_dice: their means; worst_loss: the largest loss of one image; None without references.
+    problem: why the export is refused, "" if it is not.
+    """
+
+    backend: Runtime
+    version: str
+    images: int
+    changed: float
+    most_changed: float
+    compared: int = 0
+    dice: float | None = None
+    torch_dice: float | None = None
+    worst_loss: float | None = None
+    problem: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the fields for the report."""
+        return asdict(self)
+
+
+def gate_items(archive: str, source: Checkpoint, limit: int) -> list[Item]:
+    """List images of an archive for the gate, evenly spread over it.
+
+    Raises:
+        InputError: it has no image, or was prepared with other settings.
+
+    """
+    items = list(list_items(InferSettings(archive=archive), source.preprocess))
+    step = max(1, len(items) // limit)
+    return items[::step][:limit]
+
+
+class ExportGate:
+    """Compares exported files of a model with the model in torch, on the same images."""
+
+    def __init__(self, source: Checkpoint, items: Sequence[Item], custom_network: str = "") -> None:
+        """Segment the images with torch.
+
+        Raises:
+            InputError: no image can be used.
+
+        """
+        options = PredictOptions(precision="fp32", custom_network=custom_network)
+        self._source, self._items = source, items
+        self._expected = _masks(source, Predictor(source, options), items)
+        if not any(self._expected):
+            raise InputError("none of the images of --images can be used: pass others")
+
+    def compare(self, network: Network, runtime: Runtime, model: Checkpoint | None = None) -> Verdict:
+        """Compare a network with torch, without a judgement. model: whose settings prepare the images."""
+        found = _masks(model or self._source, network, self._items)
+        return _compare(found, self._expected, _refused(runtime, ""))
+
+    def judge(self, path: str, runtime: Runtime) -> Verdict:
+        """Judge an exported file.
+
+        It is opened as a user would: its metadata alone decides how images are prepared and masks are made.
+        """
+        try:
+            exported = checkpoint.verify(path)
+            verdict = self.compare(open_network(path, runtime), runtime, exported)
+        except LungsegError as error:
+            return _refused(runtime, str(error))
+        except Exception as error:  # of many types, where the metadata does not fit the graph
+            return _refused(runtime, f"{runtime} cannot run it with its metadata: {first_line(error)}")
+        is_int8 = read_metadata(path)["precision"] == "int8"
+        return replace(verdict, problem=_int8_problem(verdict) if is_int8 else _fp32_problem(verdict))
+
+
+def _refused(runtime: Runtime, problem: str) -> Verdict:
+    return Verdict(runtime, versions([runtime])[runtime], 0, 1.0, 1.0, problem=problem)
+
+
+@dataclass(frozen=True)
+class _Mask:
+    mask: Runs
+    dice: float | None
+
+
+def _masks(model: Checkpoint, network: Network, items: Sequence[Item]) -> list[_Mask | None]:
+    """Segment items one by one; None for images that cannot be used."""
+    shared: Row = {"threshold": stored_threshold(model), "model_name": "", "model": ""}
+    opened = (open_item(item, model.preprocess) for item in items)
+    return [_mask(image, network, shared) for image in opened]
+
+
+def _mask(image: OpenedImage, network: Network, shared: Row) -> _Mask | None:
+    if image.square is None:
+        return None
+    probability: F32 = from_levels(to_levels(network(image.square[None, None])[0, 0]))
+    row, mask = make_row_and_mask(image, Prediction(probability, 1, seen_in_training=False), shared, _POSTPROCESS)
+    assert mask is not None, "the image has a square"
+    return _Mask(mask, row["dice"])
+
+
+def _compare(found: Sequence[_Mask | None], expected: Sequence[_Mask | None], verdict: Verdict) -> Verdict:
+    pairs = [(one, other) for one, other in zip(found, expected, strict=True) if one and other]
+    if len(pairs) < sum(one is not None for one in expected):
+        return verdict  # other settings, which reject images
+    differing = [_differing(one.mask, other.mask) for one, other in pairs]
+    sizes = [other.mask.shape[0] * other.mask.shape[1] for _, other in pairs]
+    scores = [(one.dice, other.dice) for one, other in pairs if one.dice is not None and other.dice is not None]
+    verdict = replace(
+        verdict,
+        images=len(pairs),
+        changed=sum(differing) / sum(sizes),
+        most_changed=max(count / size for count, size in zip(differing, sizes, strict=True)),
+    )
+    if not scores:
+        return verdict
+    dice, torch_dice = np.array(scores, np.float64).T
+    losses = torch_dice - dice
+    means = {"dice": float(dice.mean()), "torch_dice": float(torch_dice.mean()), "worst_loss": float(losses.max())}
+    return replace(verdict, compared=len(scores), **means)  # type: ignore[arg-type]
+
+
+def _differing(one: Runs, other: Runs) -> int:
+    common = one.count_common(other) if one.shape == other.shape else 0
+    return one.area + other.area - 2 * common
+
+
+def _fp32_problem(verdict: Verdict) -> str:
+    if verdict.changed <= MAX_CHANGED:
+        return ""
+    return f"{verdict.changed:.4%} of the pixels of its masks differ from those of torch, more than {MAX_CHANGED:.2%}"
+
+
+def _int8_problem(verdict: Verdict) -> str:
+    if verdict.dice is None or verdict.torch_dice is None or verdict.worst_loss is None:
+        return "no image of --images has a mask, so the loss of accuracy is unknown"
+    loss = verdict.torch_dice - verdict.dice
+    if loss > MAX_MEAN_LOSS:
+        return f"it loses {loss:.4f} of the mean Dice, more than {MAX_MEAN_LOSS}"
+    if verdict.worst_loss > MAX_LOSS:
+        return f"it loses {verdict.worst_loss:.4f} of the Dice of an image, more than {MAX_LOSS}"
+    return ""
