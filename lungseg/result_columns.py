@@ -19,6 +19,11 @@ _TESTED: _Columns = (
     ("dataset", pa.string(), "name of the dataset of the image"),
     ("patient_id", pa.string(), "id of the patient, a pseudonym for DICOM; the image id where no patient is named"),
     ("group", pa.string(), "equal for images of one patient and for images that the leakage audit linked"),
+    (
+        "class",
+        pa.string(),
+        "class of the mask, such as lung or heart; each annotated class of an image has a row of its own",
+    ),
     ("role", pa.string(), "held-out: patient of a training dataset, not trained on; cross: image of another dataset"),
     ("tp", pa.int64(), "true positive pixels at native size"),
     ("fp", pa.int64(), "false positive pixels at native size"),
@@ -42,7 +47,7 @@ _TESTED: _Columns = (
 )
 
 TEST_ROWS = _described(_TESTED)
-"""One row for each image that a run was tested on, at native size: tested.parquet."""
+"""One row for each image and class that a run was tested on, at native size: tested.parquet."""
 
 STUDY_ROWS = _described(
     (
@@ -56,7 +61,7 @@ STUDY_ROWS = _described(
         ("sex", pa.string(), "sex of the patient; null: unknown"),
     )
 )
-"""One row for each image and run of a study: study.parquet."""
+"""One row for each image, class and run of a study: study.parquet."""
 
 _PREDICTED: _Columns = (
     ("image_id", pa.string(), "id of the image, unique in its dataset"),

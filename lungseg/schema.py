@@ -22,6 +22,9 @@ METADATA = {"lungseg.schema": str(SCHEMA), "lungseg.version": __version__}
 """Metadata of every Parquet file."""
 
 Status = Literal["ok", "repaired", "rejected", "failed"]
+NOT_ANNOTATED = 255
+"""Value of all pixels of a mask whose class is not annotated in its image: unknown, which is not the same as empty."""
+
 STATUSES: tuple[Status, ...] = ("ok", "repaired", "rejected", "failed")
 USABLE: tuple[Status, ...] = ("ok", "repaired")
 
@@ -188,7 +191,10 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Sample:
-    """One prepared X-ray: image u8[S,S] in 0..255, mask u8[S,S] in {0..classes} or None, and where it comes from."""
+    """One prepared X-ray: image u8[S,S] in 0..255, its masks u8[K,S,S] or None, and where it comes from.
+
+    A mask of a class is in {0,1}, or NOT_ANNOTATED everywhere. Masks of two classes may overlap.
+    """
 
     image_id: str
     dataset: str
@@ -197,7 +203,12 @@ class Sample:
     pixel_digest: str
     geometry: Geometry
     image: NDArray[np.uint8]
-    mask: NDArray[np.uint8] | None
+    masks: NDArray[np.uint8] | None
+
+
+def is_annotated(mask: NDArray[np.uint8]) -> bool:
+    """Return whether the class of a mask u8[H,W] is annotated in its image."""
+    return bool(mask[0, 0] != NOT_ANNOTATED)
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ def _augmenting(samples: list[Sample]) -> Iterator[tuple[str, Callable[[], objec
     """Yield the augmentation of two recipes, then each kind of `release` on its own, always applied."""
 
     def all_of(settings: AugmentSettings) -> Callable[[], object]:
-        return lambda: [augment(s.image, s.mask, settings, (0, 1, s.image_id)) for s in samples]  # type: ignore[arg-type]
+        return lambda: [augment(s.image, s.masks, settings, (0, 1, s.image_id)) for s in samples]  # type: ignore[arg-type]
 
     for recipe in ("small", "release"):
         yield f"augment, recipe {recipe}", all_of(TRAIN[recipe][1].augment)  # type: ignore[attr-defined]
@@ -84,7 +84,7 @@ def _augmenting(samples: list[Sample]) -> Iterator[tuple[str, Callable[[], objec
 def _collate(samples: list[Sample]) -> None:
     for start in range(0, len(samples), 16):
         np.stack([sample.image for sample in samples[start : start + 16]])
-        np.stack([sample.mask for sample in samples[start : start + 16] if sample.mask is not None])
+        np.stack([sample.masks for sample in samples[start : start + 16] if sample.masks is not None])
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """README and docs: links resolve, commands parse, snippets run, generated tables are current."""
 
+import json
 import re
 import shlex
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -15,7 +17,9 @@ from lungseg.config.segment import parse_segment
 from lungseg.dataset.catalog import open_dataset
 from lungseg.dataset.fold_table import write_fold_files
 from lungseg.dataset.folds import ASSIGNED_FOLD
+from lungseg.dataset.shard_format import class_fields, encode_masks
 from lungseg.result_columns import PREDICTIONS, STUDY_ROWS
+from lungseg.schema import NOT_ANNOTATED
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "cluster" / "README.md"])
@@ -106,7 +110,8 @@ def test_the_python_snippets_run(
 ) -> None:
     ids = {"run": "pooled-fold0-test", "fold": 0, "image_id": "south_00"}
     rows = [
-        {"train_on": "north", "dataset": "south", "role": role, "dice": 0.9, **ids} for role in ("cross", "held-out")
+        {"train_on": "north", "dataset": "south", "role": role, "dice": 0.9, "class": "lung", **ids}
+        for role in ("cross", "held-out")
     ]
     folders = {
         "data/prepared/montgomery": prepared / "north",
@@ -158,9 +163,20 @@ def test_four_tools_read_the_documented_folder(
 
 def test_the_layout_snippet_recognises_its_files() -> None:
     names: dict[str, Any] = {}
-    exec(_fenced((ROOT / "docs" / "archives.md").read_text(), "python")[0], names)
-    records = names["recognise"]("x", ["x/00000001_000.png", "x/other.png"])
+    exec(_fenced((ROOT / "docs" / "archives.md").read_text(), "python")[1], names)
+    records = names["recognise"]("x", ["x/00000001_000.png", "x/other.png"], ["lung"])
     assert [(record.image_id, record.patient_id) for record in records] == [("00000001_000", "00000001")]
+
+
+def test_the_snippet_reads_the_masks_of_a_sample() -> None:
+    names: dict[str, Any] = {}
+    exec(_fenced((ROOT / "docs" / "archives.md").read_text(), "python")[0], names)
+    classes = ("lung", "heart", "opacity")
+    masks = np.stack([np.eye(8, dtype=np.uint8), np.full((8, 8), NOT_ANNOTATED, np.uint8), np.tri(8, dtype=np.uint8)])
+    about = {"image_id": "a", **class_fields(masks, classes)}
+    read = names["masks_of"]({"json": json.dumps(about).encode(), "mask.png": encode_masks(masks)})
+    assert list(read) == ["lung", "opacity"]
+    np.testing.assert_array_equal(read["opacity"] > 0, masks[2])
 
 
 def test_the_task_table_names_existing_files() -> None:

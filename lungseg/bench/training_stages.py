@@ -17,13 +17,14 @@ from lungseg.config import TrainSettings
 from lungseg.dataset.catalog import PreparedDataset
 from lungseg.dataset.sample_reader import SampleReader
 from lungseg.dataset.shard_cache import read_ranges
-from lungseg.dataset.shard_format import decode_sample, member_ranges, verify_checksums
+from lungseg.dataset.shard_format import Classes, decode_sample, member_ranges, verify_checksums
 from lungseg.model.network import build_network
 from lungseg.model.precision import AUTOCAST_DTYPES, resolve_precision
 from lungseg.plurals import counted
 from lungseg.schema import Sample
 from lungseg.training.loader import Batch, Step, load_batches
 from lungseg.training.loader_pool import LoaderPool
+from lungseg.training.study_classes import study_classes
 from lungseg.training.train_step import Learner
 from lungseg.training.transform import EpochTransform, make_transform
 
@@ -38,20 +39,22 @@ _RATE = 1e-4
 
 def sample_stages(data: Sequence[PreparedDataset], settings: TrainSettings) -> list[Stage]:
     """Return the stages that one sample passes on one core; up to 8 samples, each used in every round."""
-    pairs = [(dataset.folder, row) for dataset in data for row in dataset.index.slice(0, _SAMPLES).to_pylist()]
-    pairs = pairs[:_SAMPLES]
-    tars = [(storage.join(folder, f"{row['shard']}.tar"), row) for folder, row in pairs]
+    wanted = study_classes(data)
+    rows = [(dataset, row) for dataset in data for row in dataset.index.slice(0, _SAMPLES).to_pylist()][:_SAMPLES]
+    tars = [(storage.join(dataset.folder, f"{row['shard']}.tar"), row) for dataset, row in rows]
     members = [_read(tar, row) for tar, row in tars]
-    samples = [decode_sample(content, tar) for content, (tar, _) in zip(members, tars, strict=True)]
+    classes = [Classes(dataset.preprocess.classes, wanted) for dataset, _ in rows]
+    stored = [(content, tar, own) for content, (tar, _), own in zip(members, tars, classes, strict=True)]
+    samples = [decode_sample(*one) for one in stored]
 
     def augment_all(number: int) -> None:
-        transform = make_transform(settings.augment, 0, number)
+        transform = make_transform(settings.augment, 0, number, classes=wanted)
         for sample in samples:
             transform(sample)
 
     def decode_all(_: int) -> None:
-        for content, (tar, _row) in zip(members, tars, strict=True):
-            decode_sample(content, tar)
+        for one in stored:
+            decode_sample(*one)
 
     count = len(samples)
     return [
@@ -66,7 +69,7 @@ def loader_stage(data: Sequence[PreparedDataset], settings: TrainSettings, worke
 
     Workers are processes if the settings ask for some, else threads. The processes end with this one.
     """
-    reader = SampleReader(data, 0, settings.loader.disk_mib)
+    reader = SampleReader(data, 0, settings.loader.disk_mib, classes=study_classes(data))
     numbers = itertools.cycle(range(len(reader.rows)))
     size = settings.rank_batch_size
     steps = [Step(tuple(itertools.islice(numbers, size)), size) for _ in range(_LOADED_BATCHES)]
@@ -74,7 +77,7 @@ def loader_stage(data: Sequence[PreparedDataset], settings: TrainSettings, worke
     pool = LoaderPool(workers, reader, data[0].preprocess.size, settings.loader.disk_mib) if in_processes else None
 
     def load(number: int) -> None:
-        transform = EpochTransform(settings.augment, 0, number)
+        transform = EpochTransform(settings.augment, 0, number, classes=reader.classes)
         if pool is None:
             batches = load_batches(reader, steps, workers, make_transform(*transform))
         else:
@@ -83,7 +86,7 @@ def loader_stage(data: Sequence[PreparedDataset], settings: TrainSettings, worke
             pass
 
     def one_by_one(number: int) -> None:
-        transform = make_transform(settings.augment, 0, number)
+        transform = make_transform(settings.augment, 0, number, classes=reader.classes)
         for step in steps:
             for position in step.positions:
                 transform(reader.read(position))
@@ -165,8 +168,8 @@ def _bare_decode(members: dict[str, bytes]) -> None:
 
 
 def _copy(sample: Sample) -> None:
-    assert sample.mask is not None, "data for training has masks"
-    sample.image.copy(), sample.mask.copy()
+    assert sample.masks is not None, "data for training has masks"
+    sample.image.copy(), sample.masks.copy()
 
 
 def _copy_bytes(batch: Batch, device: torch.device) -> list[Tensor]:

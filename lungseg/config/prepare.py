@@ -16,7 +16,8 @@ class ListingColumns(Settings):
     image: str = "image"
     """path or URI of the image, relative to the folder of the listing"""
     masks: tuple[str, ...] = ()
-    """one column per mask file: COLUMN for lungs (left and right may be two columns), or CLASS=COLUMN; default: mask"""
+    """one column per mask file: COLUMN for lungs (left and right may be two columns), or CLASS=COLUMN; default: mask,
+    and with several classes the columns of their names"""
     patient_id: str = ""
     """patient id; default: patient_id"""
     dataset: str = ""

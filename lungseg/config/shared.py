@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from lungseg.config.class_names import ONE_CLASS, similar_names
 from lungseg.errors import InputError
 
 Positive = Annotated[int, Field(ge=1)]
@@ -46,13 +47,15 @@ class PreprocessSettings(Settings):
     """normalization of grey levels at full bit depth (clahe: at 8 bits)"""
     landmarks: tuple[Annotated[float, Field(ge=0.0, le=255.0)], ...] = ()
     """with histogram match: target grey levels of the percentiles; computed by lungseg prepare --match-to"""
-    classes: tuple[Name, ...] = ("lung",)
-    """mask classes, numbered 1, 2, ... in this order (0 is background); where two overlap, the later one wins"""
+    classes: tuple[Name, ...] = ONE_CLASS
+    """classes of the masks, in this order, such as right_lung left_lung heart opacity; they may overlap"""
 
     @model_validator(mode="after")
     def _classes_differ(self) -> Self:
         if not self.classes or len(set(self.classes)) < len(self.classes):
             raise ValueError(f"preprocess.classes {' '.join(self.classes)}: name one or more, each once")
+        if similar := similar_names(self.classes):
+            raise ValueError(f"preprocess.classes: {' and '.join(similar)} look like one class: name it once")
         return self
 
     @model_validator(mode="after")

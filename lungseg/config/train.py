@@ -12,6 +12,9 @@ from lungseg.config.shared import Count, Fraction, JobSettings, Positive, Settin
 Protocol = Literal["pooled", "source-to-source", "leave-one-dataset-out", "all"]
 
 
+Activation = Literal["sigmoid", "softmax"]
+
+
 class ModelSettings(Settings):
     """DeepLabV3+ network and its encoder."""
 
@@ -21,6 +24,8 @@ class ModelSettings(Settings):
     """initial encoder weights: imagenet, none, or a file (.safetensors, .pth)"""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
     """dropout rate after the spatial pyramid pooling"""
+    activation: Activation = "sigmoid"
+    """sigmoid: each class on its own, so that classes may overlap; softmax: a pixel belongs to one class at most"""
     custom: str = ""
     """your own network instead of DeepLabV3+, as package.module:Name"""
 
@@ -169,9 +174,10 @@ class TrainSettings(JobSettings):
     """stop after this many epochs without a better validation Dice and test the best epoch; 0: off. The fold after the
     held-out one is then used for validation, not for training"""
     threshold: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
-    """pixels with at least this probability are lung; fixed before testing"""
+    """pixels with at least this probability belong to a class; fixed before testing"""
     choose_threshold: bool = False
-    """instead of --threshold, choose it on the fold after the held-out one, which is then not used for training"""
+    """instead of --threshold, choose it for each class on the fold after the held-out one, which is then not used for
+    training"""
     test_every: Annotated[int, Field(ge=0)] = 0
     """also measure Dice on the held-out fold and the other datasets every this many epochs, for curves only: nothing is
     chosen by it; 0: only at the end"""

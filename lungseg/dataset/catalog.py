@@ -20,6 +20,7 @@ from pydantic import Field
 from lungseg import storage
 from lungseg.arrays import Row
 from lungseg.config import PreprocessSettings
+from lungseg.config.class_names import ONE_CLASS
 from lungseg.errors import InputError, ShardError
 from lungseg.storage.json_files import JsonFields, Whole, check_fields
 from lungseg.storage.table_formats import INDEX_TABLE, TableFormat
@@ -46,17 +47,24 @@ class _DatasetFields(JsonFields):
     preprocess: dict[str, Any]
     files: _FileDigests
     shards: list[_ShardFields]
+    annotated: list[str] | None = None
+    overlaps: list[tuple[str, str]] = Field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class PreparedDataset:
-    """A finished dataset. index: one row per sample. digest: of all its tars."""
+    """A finished dataset. index: one row per sample. digest: of all its tars.
+
+    annotated: the classes that a sample has a mask of. overlaps: pairs of classes that share pixels in a sample.
+    """
 
     folder: str
     name: str
     preprocess: PreprocessSettings
     index: pa.Table
     digest: str
+    annotated: tuple[str, ...] = ONE_CLASS
+    overlaps: tuple[tuple[str, str], ...] = ()
 
 
 def read_subgroups(folders: Iterable[str]) -> dict[tuple[str, str], Row]:
@@ -179,7 +187,21 @@ def open_dataset(folder: str) -> PreparedDataset:
     index = storage.read_table(path, content, INDEX_TABLE)
     _require_own_index(storage.digest_bytes(content), data.info, path)
     _require_own_rows(index, data.info, path)
-    return PreparedDataset(folder, data.info["dataset"], data.preprocess, index, data.info["digest"])
+    return PreparedDataset(
+        folder,
+        data.info["dataset"],
+        data.preprocess,
+        index,
+        data.info["digest"],
+        _annotated(data),
+        tuple((first, second) for first, second in data.info.get("overlaps", [])),
+    )
+
+
+def _annotated(data: DatasetDescription) -> tuple[str, ...]:
+    """Return the annotated classes; files of one class from earlier versions do not name it."""
+    classes = data.preprocess.classes
+    return tuple(data.info.get("annotated", classes if len(classes) == 1 else ()))
 
 
 def read_index(data: DatasetDescription) -> Iterator[pa.Table]:

@@ -45,15 +45,20 @@ def _nameless_file() -> BinaryIO:
     return tempfile.TemporaryFile(buffering=0)
 
 
-def pixels_at(memory: U8, offset: int, side: int) -> tuple[U8, U8]:
-    """Return the image and the mask u8[side,side] that are stored in u8[N] at an offset, as views."""
-    both = memory[offset : offset + 2 * side * side].reshape(2, side, side)
-    return both[0], both[1]
+def pixels_at(memory: U8, offset: int, side: int, classes: int) -> tuple[U8, U8]:
+    """Return the image u8[side,side] and the masks u8[classes,side,side] stored in u8[N] at an offset, as views."""
+    planes = memory[offset : offset + sample_bytes(side, classes)].reshape(1 + classes, side, side)
+    return planes[0], planes[1:]
+
+
+def sample_bytes(side: int, classes: int) -> int:
+    """Return the bytes of an image and its masks."""
+    return (1 + classes) * side * side
 
 
 def without_pixels(sample: Sample) -> Sample:
-    """Return a sample with an empty image and without its mask, quick to send to another process."""
-    return replace(sample, image=_NO_PIXELS, mask=None)
+    """Return a sample with an empty image and without its masks, quick to send to another process."""
+    return replace(sample, image=_NO_PIXELS, masks=None)
 
 
 class SampleCache:
@@ -85,19 +90,22 @@ class SampleCache:
             self._used += size
             return self._used - size
 
-    def enter(self, position: int, offset: int, sample: Sample) -> None:
-        """Enter a sample whose image and mask u8[S,S] were written to reserved bytes, as `pixels_at` reads them."""
-        image, mask = pixels_at(self.memory.array, offset, sample.geometry.size)
-        self._samples[position] = replace(sample, image=image, mask=mask), offset
+    def enter(self, position: int, offset: int, sample: Sample, classes: int) -> None:
+        """Enter a sample whose image and masks were written to reserved bytes, as `pixels_at` reads them."""
+        image, masks = pixels_at(self.memory.array, offset, sample.geometry.size, classes)
+        self._samples[position] = replace(sample, image=image, masks=masks), offset
 
     def add(self, position: int, sample: Sample) -> Sample:
         """Store a sample if there is room; return the stored one, else the given one."""
         stored = self.get(position)
         if stored is not None:
             return stored
-        if sample.mask is None or (offset := self.reserve(2 * sample.image.nbytes)) is None:
+        if sample.masks is None:
             return sample
-        image, mask = pixels_at(self.memory.array, offset, sample.image.shape[0])
-        image[:], mask[:] = sample.image, sample.mask
-        self.enter(position, offset, sample)
+        side, classes = sample.image.shape[0], len(sample.masks)
+        if (offset := self.reserve(sample_bytes(side, classes))) is None:
+            return sample
+        image, masks = pixels_at(self.memory.array, offset, side, classes)
+        image[:], masks[:] = sample.image, sample.masks
+        self.enter(position, offset, sample, classes)
         return self._samples[position][0]

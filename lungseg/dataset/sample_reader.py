@@ -9,16 +9,18 @@ from lungseg.dataset.catalog import PreparedDataset
 from lungseg.dataset.index_rows import IndexRows
 from lungseg.dataset.sample_cache import SampleCache
 from lungseg.dataset.shard_cache import ShardCache, read_ranges
-from lungseg.dataset.shard_format import decode_sample, member_ranges, verify_checksums
+from lungseg.dataset.shard_format import Classes, decode_sample, member_ranges, verify_checksums
 from lungseg.errors import ShardError
 from lungseg.schema import Sample
 
 RangeReader = Callable[[str, dict[str, tuple[int, int]]], dict[str, bytes]]
 """Reads byte ranges (offset, size) of a tar, by name."""
 
+_LUNGS_ONLY = Classes()
+
 
 def read_sample(
-    tar: str, row: Row, class_count: int = 1, with_mask: bool = True, reader: RangeReader = read_ranges
+    tar: str, row: Row, classes: Classes = _LUNGS_ONLY, with_mask: bool = True, reader: RangeReader = read_ranges
 ) -> Sample:
     """Read the sample that an index row describes, verify its checksums and decode it.
 
@@ -33,7 +35,7 @@ def read_sample(
         ranges.pop("mask", None)
     members = reader(tar, ranges)
     verify_checksums(row, members, location)
-    sample = decode_sample(members, location, class_count)
+    sample = decode_sample(members, location, classes)
     if (sample.dataset, sample.image_id) != (row["dataset"], row["image_id"]):
         raise ShardError(
             f"{location}: the tar holds {sample.dataset}/{sample.image_id} there, the index expects "
@@ -44,33 +46,41 @@ def read_sample(
 
 @dataclass(frozen=True)
 class SampleSource:
-    """Where a sample is: its tar, its index row, and the number of classes of its mask."""
+    """Where a sample is: its tar, its index row, and the classes of its masks."""
 
     tar: str
     row: Row
-    class_count: int
+    classes: Classes
 
 
 class SampleReader:
     """Reads samples of prepared datasets by position, from any thread, and caches decoded samples with a mask.
 
     cache_mib: memory for decoded samples. disk_mib: local disk space for copies of tars that are stored in a bucket.
-    with_masks: whether masks are read too.
+    with_masks: whether masks are read too. classes: of the masks; without them, those of the first dataset.
     """
 
     def __init__(
-        self, datasets: Sequence[PreparedDataset], cache_mib: int = 0, disk_mib: int = 0, with_masks: bool = True
+        self,
+        datasets: Sequence[PreparedDataset],
+        cache_mib: int = 0,
+        disk_mib: int = 0,
+        with_masks: bool = True,
+        classes: Sequence[str] = (),
     ) -> None:
         self.rows = IndexRows([data.index for data in datasets])
         self._datasets = datasets
         self.cache = SampleCache(cache_mib << 20)
         self._with_masks = with_masks
+        self.classes = tuple(classes) or datasets[0].preprocess.classes
         self._tars = ShardCache(disk_mib)
 
     def source(self, position: int) -> SampleSource:
         """Return where a sample is."""
         row, data = self.rows[position], self._datasets[self.rows.table_of(position)]
-        return SampleSource(storage.join(data.folder, f"{row['shard']}.tar"), row, len(data.preprocess.classes))
+        return SampleSource(
+            storage.join(data.folder, f"{row['shard']}.tar"), row, Classes(data.preprocess.classes, self.classes)
+        )
 
     def read(self, position: int) -> Sample:
         """Read one sample; raises as `read_sample`."""
@@ -78,5 +88,5 @@ class SampleReader:
         if cached is not None:
             return cached
         source = self.source(position)
-        sample = read_sample(source.tar, source.row, source.class_count, self._with_masks, self._tars.read)
+        sample = read_sample(source.tar, source.row, source.classes, self._with_masks, self._tars.read)
         return self.cache.add(position, sample)

@@ -65,6 +65,8 @@ def write_index(path: str, index: TrainingIndex) -> None:
             "name": data.name,
             "preprocess": data.preprocess.model_dump(mode="json"),
             "digest": data.digest,
+            "annotated": data.annotated,
+            "overlaps": data.overlaps,
             "rows": data.index.num_rows,
         }
         for data in index.datasets
@@ -111,7 +113,10 @@ def _with_datasets(described: Sequence[Row], rows: pa.Table, path: str) -> Train
     for values in described:
         preprocess = PreprocessSettings.stored(values["preprocess"], path)
         own = rows.slice(start, values["rows"])
-        datasets.append(PreparedDataset(values["folder"], values["name"], preprocess, own, values["digest"]))
+        described_classes = tuple(values["annotated"]), tuple((first, second) for first, second in values["overlaps"])
+        datasets.append(
+            PreparedDataset(values["folder"], values["name"], preprocess, own, values["digest"], *described_classes)
+        )
         start += values["rows"]
     if start != rows.num_rows:
         raise ValueError("rows are missing")

@@ -13,7 +13,7 @@ from lungseg.config import PreprocessSettings
 from lungseg.errors import InputError
 from lungseg.imaging.intensity import normalise
 from lungseg.imaging.orientation import UPRIGHT
-from lungseg.schema import Geometry
+from lungseg.schema import NOT_ANNOTATED, Geometry, is_annotated
 
 _SMOOTHED_FROM = 1.1  # enlargement
 _SMOOTHING_PX = (
@@ -69,22 +69,19 @@ def prepare_image(
     return _place(_resize(levels, geometry), geometry), geometry
 
 
-def prepare_mask(mask: NDArray[np.uint8], geometry: Geometry, classes: int = 1) -> NDArray[np.uint8]:
-    """Resize a native mask, u8[H,W] in {0..classes}, to the square, u8[S,S] in {0..classes}.
+def prepare_masks(masks: NDArray[np.uint8], geometry: Geometry) -> NDArray[np.uint8]:
+    """Resize native masks, u8[K,H,W], to the square, u8[K,S,S]; masks that are not annotated stay so.
 
-    Each pixel takes the class, or background, that covers most of it; ties go to the highest class. With one class,
-    a pixel is lung if at least half of it is covered. Padding is background.
+    A pixel belongs to a class if at least half of it is covered, for each class on its own. Padding is background.
     """
-    if classes == 1:
-        return (_place(_resize(mask * np.uint8(255), geometry), geometry) > 127).astype(np.uint8)
-    shares = [_resize((mask == label) * np.uint8(255), geometry).astype(np.int16) for label in range(1, classes + 1)]
-    # Background is the remainder: resizing it separately would round differently from the case of one class.
-    largest = 255 - np.sum(shares, axis=0, dtype=np.int16)
-    winner = np.zeros(largest.shape, np.uint8)
-    for label, share in enumerate(shares, start=1):
-        winner[share >= largest] = label
-        largest = np.maximum(largest, share)
-    return _place(winner, geometry)
+    return np.stack([prepare_mask(mask, geometry) for mask in masks])
+
+
+def prepare_mask(mask: NDArray[np.uint8], geometry: Geometry) -> NDArray[np.uint8]:
+    """Resize one native mask, u8[H,W], to the square, u8[S,S]; see `prepare_masks`."""
+    if not is_annotated(mask):
+        return np.full((geometry.size, geometry.size), NOT_ANNOTATED, np.uint8)
+    return (_place(_resize(mask * np.uint8(255), geometry), geometry) > 127).astype(np.uint8)
 
 
 def restore(square: NDArray[np.float32], geometry: Geometry) -> NDArray[np.float32]:

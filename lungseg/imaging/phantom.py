@@ -1,4 +1,4 @@
-"""Draw synthetic chest X-rays with known lung masks, in two scanner styles.
+"""Draw synthetic chest X-rays with known masks of lungs, heart and opacities, in two scanner styles.
 
 Anatomy uses chest units: u from -1 (wall of the right lung, left in the image) to 1, t from 0 (apex) to 1 (costophrenic
 angle). Layers add up to an attenuation, which the scanner's tone curve maps to grey. The order of random draws does not
@@ -7,48 +7,43 @@ depend on the size, with grain last, so a seed gives the same patient at any siz
 
 import pathlib
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from lungseg import storage
+from lungseg.config.class_names import LEFT_LUNG, LUNG, ONE_CLASS, OPACITY, RIGHT_LUNG
+from lungseg.imaging.phantom_scanner import STYLES, Floats, Points, Style, expose, parse_table
 
-Style = Literal["shenzhen", "montgomery"]
-STYLES: tuple[Style, ...] = get_args(Style)
-Floats = NDArray[np.float32]
-Points = NDArray[np.float64]  # [..., n, 2] of (u, t)
+__all__ = ["CLASSES", "STYLES", "Patient", "Style", "draw", "draw_classes", "write_archive"]
 
-
-def _table(text: str) -> NDArray[np.float64]:
-    """Parse comma-separated rows of numbers."""
-    return np.array([row.split() for row in text.split(",")], np.float64)
-
+CLASSES = (LUNG, RIGHT_LUNG, LEFT_LUNG, "heart", OPACITY)
+"""Classes that phantoms have masks of."""
 
 # Mean outlines of the real masks: u of the right lung without its sign, t, u of the left; the dome from wall to heart.
-_WALL = _table(""".36 0 .36, .46 .015 .46, .61 .06 .61, .7 .11 .69, .765 .16 .75, .85 .25 .825, .893 .35 .865,
+_WALL = parse_table(""".36 0 .36, .46 .015 .46, .61 .06 .61, .7 .11 .69, .765 .16 .75, .85 .25 .825, .893 .35 .865,
     .93 .5 .905, .957 .65 .925, .985 .8 .955, 1 .92 .98, .99 1 .97""")
-_MEDIAL = _table(""".22 .02 .22, .15 .06 .14, .12 .12 .115, .125 .18 .13, .13 .22 .17, .14 .26 .205, .16 .31 .213,
+_MEDIAL = parse_table(""".22 .02 .22, .15 .06 .14, .12 .12 .115, .125 .18 .13, .13 .22 .17, .14 .26 .205, .16 .31 .213,
     .175 .36 .21, .19 .42 .225, .215 .5 .29, .262 .6 .4, .285 .7 .5, .285 .78 .545, .28 .95 .56""")
-_DOME = _table("0 0, .05 .3, .15 .56, .32 .8, .55 .96, .8 1, 1 .93")
+_DOME = parse_table("0 0, .05 .3, .15 .56, .32 .8, .55 .96, .8 1, 1 .93")
 # Columns: u and t from neck to flank, what `stout` adds to u, what `arms` adds to t.
-_BODY = _table(""".28 -.7 .08 0, .31 -.3 .11 0, .6 -.16 .1 0, 1 -.1 .1 0, 1.4 0 .1 0, 1.9 .2 .1 -.14, 2.6 .6 0 -.35,
-    2.6 1.6 0 -.56, 1.6 .75 .15 -.14, 1.27 .45 .16 0, 1.2 .64 .22 0, 1.16 .96 .26 0, 1.13 1.3 .27 0, 1.13 2.2 .3 0""")
-_SPINE = _table("0 -.7, 0 .5, .03 1, .03 2.2")
-_HEART = _table("-.22 .5, .1 .36, .33 .55, .52 .82, .3 1.1, -.28 1.1")
+_BODY = parse_table(""".28 -.7 .08 0, .31 -.3 .11 0, .6 -.16 .1 0, 1 -.1 .1 0, 1.4 0 .1 0, 1.9 .2 .1 -.14,
+    2.6 .6 0 -.35, 2.6 1.6 0 -.56, 1.6 .75 .15 -.14, 1.27 .45 .16 0, 1.2 .64 .22 0, 1.16 .96 .26 0, 1.13 1.3 .27 0,
+    1.13 2.2 .3 0""")
+_SPINE = parse_table("0 -.7, 0 .5, .03 1, .03 2.2")
+_HEART_END = 1.0  # t, where the mask of the heart ends
+_VISIBLE = 0.08  # attenuation of an opacity that its mask marks
+_HEART = parse_table("-.22 .5, .1 .36, .33 .55, .52 .82, .3 1.1, -.28 1.1")
 # Centre lines of bones, with their widths; the cage follows the chest wall.
 _CAGE = np.stack([_WALL[1:, [0, 2]].mean(1) + 0.03, _WALL[1:, 1], np.full(len(_WALL) - 1, 0.035)], 1)
-_CLAVICLE = _table(".1 .175 .12, .28 .14 .08, .55 .08 .07, .85 .01 .075, 1.12 -.03 .09, 1.32 -.015 .08, 1.36 0 .02")
-_SCAPULA = _table("1.3 .03 .02, 1.22 .12 .1, 1.17 .25 .06, 1.07 .47 .04, 1.02 .48 .03, .96 .3 .03, .98 .1 .02")
-_ARM = _table("1.37 .02 .12, 1.42 .1 .24, 1.6 .25 .14, 1.95 .5 .13, 2.6 .85 .13")
-_VERTEBRA = _table("-1 0, 1 0, .86 .5, 1 .88, -1 .88, -.86 .5")
-# Attenuation, and its grey in each style, fitted to quantiles of the real images inside and outside the lungs.
-_TONE = _table("""0 .1 .2 .3 .4 .5 .6 .7 .8 .95 1.1 1.3 1.7, 14 74 106 133 155 175 191 198 203 209 222 234 246,
-    6 22 37 62 95 134 165 181 195 214 240 251 255""")
-# Collimation: minimum and maximum of left, top, right, bottom. Landscape plate, portrait plate, tight field.
-_BOXES = _table(""".05 0 .91 .79 .13 .08 1 .81, .13 .01 .86 .87 .16 .04 .92 .96,
-    -.01 -.01 .95 .975 .09 .04 1.02 1.01""")
+_CLAVICLE = parse_table(
+    ".1 .175 .12, .28 .14 .08, .55 .08 .07, .85 .01 .075, 1.12 -.03 .09, 1.32 -.015 .08, 1.36 0 .02"
+)
+_SCAPULA = parse_table("1.3 .03 .02, 1.22 .12 .1, 1.17 .25 .06, 1.07 .47 .04, 1.02 .48 .03, .96 .3 .03, .98 .1 .02")
+_ARM = parse_table("1.37 .02 .12, 1.42 .1 .24, 1.6 .25 .14, 1.95 .5 .13, 2.6 .85 .13")
+_VERTEBRA = parse_table("-1 0, 1 0, .86 .5, 1 .88, -1 .88, -.86 .5")
 _ASPECT = 1.85  # mean lung length over half the chest width
 _CIRCLE = np.stack([np.cos(np.linspace(0, 2 * np.pi, 40)), np.sin(np.linspace(0, 2 * np.pi, 40))], 1)
 _BOTH = np.array([[[-1.0, 1.0]], [[1.0, 1.0]]])  # multiply a shape of the left side to get both sides
@@ -67,6 +62,17 @@ class Patient(NamedTuple):
 
 def draw(seed: int | Sequence[int], style: Style, size: int = 512) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Draw one patient: image u8[size,size] in 0..255, mask u8[size,size] in {0,1}, always with two components."""
+    image, masks = draw_classes(seed, style, size)
+    return image, masks[LUNG]
+
+
+def draw_classes(
+    seed: int | Sequence[int], style: Style, size: int = 512
+) -> tuple[NDArray[np.uint8], dict[str, NDArray[np.uint8]]]:
+    """Draw one patient as `draw` does; masks u8[size,size] in {0,1} of the classes `CLASSES`.
+
+    The heart overlaps the lungs, opacities lie inside them; many patients have none.
+    """
     rng = np.random.default_rng([STYLES.index(style), *np.atleast_1d(seed)])
     patient = _patient(rng, style)
     lungs = [_lung(rng, patient, left) for left in (0, 1)]
@@ -75,18 +81,34 @@ def draw(seed: int | Sequence[int], style: Style, size: int = 512) -> tuple[NDAr
     _add_hollows(rng, patient, matter, air)
     _add_bones(rng, patient, matter, air)
     _add_lung_texture(rng, patient, matter, air)
-    _add_findings(rng, patient, matter, air)
-    return _expose(rng, patient, style, matter), _mask(patient, lungs, size)
+    findings = _add_findings(rng, patient, matter, air)
+    right, left = (_mask(patient, [lung], size) for lung in lungs)
+    heart = _spline(np.minimum(np.add(_HEART, (patient.heart, 0)), (np.inf, _HEART_END)))
+    masks = {
+        LUNG: right | left,
+        RIGHT_LUNG: right,
+        LEFT_LUNG: left,
+        "heart": np.asarray(_layer(patient, [heart], size) > 0.5, np.uint8),
+        OPACITY: (right | left) & np.asarray(findings > _VISIBLE, np.uint8),
+    }
+    return expose(rng, patient.place, style, matter), masks
 
 
-def write_archive(folder: pathlib.Path, per_style: int, seed: int = 0, size: int = 512) -> None:
-    """Write `per_style` image and mask pairs for each style; keep existing pairs. Masks hold 0 and 255."""
+def write_archive(
+    folder: pathlib.Path, per_style: int, seed: int = 0, size: int = 512, classes: Sequence[str] = ONE_CLASS
+) -> None:
+    """Write `per_style` image and mask pairs for each style; keep existing pairs. Masks hold 0 and 255.
+
+    classes: those of `CLASSES` among them, except lung, get a folder of masks of their own.
+    """
+    own_folders = {name: f"{name}_masks" for name in CLASSES if name in classes and name != LUNG}
     for style, item in ((style, item) for style in STYLES for item in range(per_style)):
         name = f"PHANTOM_{style[0].upper()}_{item:04d}.png"
-        paths = [folder / f"phantom-{style}" / kind / name for kind in ("images", "masks")]
+        paths = [folder / f"phantom-{style}" / kind / name for kind in ("images", "masks", *own_folders.values())]
         if not all(path.exists() for path in paths):
-            image, mask = draw((seed, item), style, size)
-            for path, pixels in zip(paths, (image, mask * np.uint8(255)), strict=True):
+            image, masks = draw_classes((seed, item), style, size)
+            pictures = (image, *(masks[kind] * np.uint8(255) for kind in (LUNG, *own_folders)))
+            for path, pixels in zip(paths, pictures, strict=True):
                 storage.write_bytes(str(path), cv2.imencode(".png", pixels)[1].tobytes())
 
 
@@ -181,7 +203,7 @@ def _soft_tissue(patient: Patient, air: Floats, lungs: list[Points]) -> Floats:
     core = 0.2 * _layer(patient, [_ribbon(_SPINE, 0.42)], _SMALL, soften=0.035)
     core += 0.14 * _layer(patient, [_spline(np.add(_HEART, (patient.heart, 0)))], _SMALL, soften=0.02)
     flanks = 0.3 * _layer(patient, [_ribbon(_SPINE, 2.0)], _SMALL, soften=0.035)
-    sides = _table("-3 2.2, -1.3 1.1, 0 .96, 1.3 1.1, 3 2.2")
+    sides = parse_table("-3 2.2, -1.3 1.1, 0 .96, 1.3 1.1, 3 2.2")
     belly = np.concatenate([sides[:2], lungs[0][-49:], sides[2:3], lungs[1][:-50:-1], sides[3:]])
     below = _layer(patient, [belly], size, soften=0.003) * _resize(flanks, size)
     deep = cv2.GaussianBlur(0.28 + 0.16 * np.minimum(pleura / 0.09, 1), (0, 0), 1.5)
@@ -192,7 +214,7 @@ def _soft_tissue(patient: Patient, air: Floats, lungs: list[Points]) -> Floats:
 def _add_hollows(rng: np.random.Generator, patient: Patient, matter: Floats, air: Floats) -> None:
     """Add trachea, bronchi, gastric gas and, for some patients, breasts, in place."""
     bend, size = rng.normal(-0.02, 0.015), len(air)
-    pipes = [_table(f"0 -.7, {bend} .05, {bend} .3, {u / 2 + bend} .36, {u} .41") for u in (-0.2, 0.24)]
+    pipes = [parse_table(f"0 -.7, {bend} .05, {bend} .3, {u / 2 + bend} .36, {u} .41") for u in (-0.2, 0.24)]
     spot = (rng.uniform(0.5, 0.7), 1.11 - patient.domes[1])
     bubble = np.minimum(_CIRCLE, (1, 0.4)) * rng.uniform((0.12, 0.04), (0.22, 0.08)) + spot
     hollow = 0.07 * _layer(patient, [_ribbon(_spline(pipe), 0.09) for pipe in pipes], size, soften=0.006)
@@ -229,7 +251,7 @@ def _add_bones(rng: np.random.Generator, patient: Patient, matter: Floats, air: 
     corner = np.stack([rng.normal(0, 0.02) * np.sin(2.2 * t), t], -1)
     scale = np.stack([0.09 + 0.022 * np.clip(t, -0.2, 1.3), np.full_like(t, t[1] - t[0])], -1)
     matter += 0.12 * _layer(patient, _VERTEBRA * scale + corner, size, soften=0.003)
-    marks = _table("-.7 .32 .2 .17, .7 .32 .2 .17, 0 .75 .13 .22, 0 .93 1 .07")[:, None, None]
+    marks = parse_table("-.7 .32 .2 .17, .7 .32 .2 .17, 0 .75 .13 .22, 0 .93 1 .07")[:, None, None]
     dots = (_CIRCLE * marks[..., 2:] + marks[..., :2]) * scale + corner
     matter += 0.06 * _layer(patient, dots.reshape(-1, *_CIRCLE.shape), size, soften=0.002)
 
@@ -254,46 +276,16 @@ def _add_lung_texture(rng: np.random.Generator, patient: Patient, matter: Floats
     matter += rng.uniform(0.8, 1.25) * air * (texture + _resize(0.2 * hila + 0.018 * noise[2], size))
 
 
-def _add_findings(rng: np.random.Generator, patient: Patient, matter: Floats, air: Floats) -> None:
-    """Add patchy opacities and effusion in place, inside the lungs only; many patients have none."""
+def _add_findings(rng: np.random.Generator, patient: Patient, matter: Floats, air: Floats) -> Floats:
+    """Add patchy opacities and effusion in place, inside the lungs only; return them. Many patients have none."""
     noise = [_resize(rng.standard_normal((n, n), np.float32), _SMALL) for n in (20, 45)]
     spot = rng.uniform((0.1, 0.06, -0.75, 0.12), (0.35, 0.22, 0.75, 0.8), (rng.integers(1, 4), 1, 4))
     haze = _layer(patient, _CIRCLE * spot[..., :2] + spot[..., 2:], _SMALL, soften=0.035) * rng.uniform(0.15, 0.35)
     haze *= np.clip(0.7 + 0.35 * (noise[0] + noise[1]), 0, None) * (rng.random() < 0.4)
     side, level, wet = rng.choice((-1, 1)), rng.uniform(0.72, 1.0), 0.33 * (rng.random() < 0.15)
-    fluid = _table(".1 .5, .1 .03, .6 0, .85 -.06, 1.1 -.2, 1.1 .5") * (side, 1) + (0, level)
-    matter += air * (_resize(haze, len(air)) + np.float32(wet) * _layer(patient, [fluid], len(air), soften=0.012))
-
-
-def _expose(rng: np.random.Generator, patient: Patient, style: Style, matter: Floats) -> NDArray[np.uint8]:
-    """Convert attenuation to the scanner's grey image: tone, blur, grain, collimation and marks."""
-    size, montgomery = len(matter), style == "montgomery"
-    film = np.asarray(np.interp(matter + rng.normal(0, 0.03), _TONE[0], _TONE[1 + STYLES.index(style)]), np.float32)
-    film += (4 if montgomery else 9) * rng.normal(0, 1) * np.sin(film * np.float32(np.pi / 255))
-    cv2.GaussianBlur(film, (0, 0), (0.0013 if montgomery else 0.0009) * size, dst=film)
-    field, marks = _frame(rng, patient, style, size)
-    grain = cv2.GaussianBlur(rng.standard_normal((size, size), np.float32), (0, 0), 0.6)
-    film += (4.5 if montgomery else 8) * min(1.0, size / 512) ** 0.5 * grain * (1.3 - film * np.float32(1 / 280))
-    return np.asarray(np.clip(np.rint(np.maximum(film * field, marks)), 0, 255), np.uint8)
-
-
-def _frame(rng: np.random.Generator, patient: Patient, style: Style, size: int) -> tuple[Floats, Floats]:
-    """Draw the collimated field, 0 to 1, and the burnt-in marks, 0 to 255; both f32[size,size]."""
-    box, left = _BOXES[2 if style == "shenzhen" else int(rng.random() < 0.4)], rng.random() < 0.6
-    edges = rng.uniform(box[:4], box[4:])
-    x0, y0 = np.minimum(edges[:2], patient.place @ (-1.1, -0.05, 1))  # keep both lungs in the field
-    x1, y1 = np.maximum(edges[2:], patient.place @ (1.1, 1.05, 1))
-    corners = np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)]) + rng.normal(0, 0.006, (4, 2))
-    words = [("L" if left else "R", 0.8 if left else 0.15, 0.07, 1.4, 240)]
-    if style == "montgomery":
-        words = [("R", 0.12, 0.1, 1.6, 245), ("PA", 0.79, 0.078, 0.9, 250), ("ERECT", 0.77, 0.12, 0.9, 250)]
-    field, marks = canvas = np.zeros((2, size, size), np.uint8)
-    cv2.fillPoly(field, [np.asarray(np.rint((corners * size - 0.5) * 16), np.int32)], 255, cv2.LINE_AA, 4)
-    move = rng.uniform(0, 0.05, 2)
-    for word, u, v, scale, grey in words:
-        x, y = (int(c) for c in np.rint(np.add(move, (u, v)) * size))
-        cv2.putText(marks, word, (x, y), 0, scale * size / 1000, grey, max(1, size // 350), cv2.LINE_AA)
-        if len(word) > 1:  # words on the plate are dark on a bright box
-            plate = canvas[:, y - size // 33 : y + size // 150, x - size // 150 : x + len(word) * size // 45]
-            plate[0], plate[1] = 0, 250 - plate[1]
-    return np.multiply(field, np.float32(1 / 255), dtype=np.float32), np.asarray(marks, np.float32)
+    fluid = parse_table(".1 .5, .1 .03, .6 0, .85 -.06, 1.1 -.2, 1.1 .5") * (side, 1) + (0, level)
+    findings: Floats = air * (
+        _resize(haze, len(air)) + np.float32(wet) * _layer(patient, [fluid], len(air), soften=0.012)
+    )
+    matter += findings
+    return findings

@@ -154,13 +154,13 @@ def open_image(
     changed: list[str] = []
     lungs = preprocess.model_copy(update={"classes": ("lung",)})  # predictions are compared with lung masks only
     reader = _reader(item, read, changed)
-    record, image, mask = record_checks.open_record(item.record, lungs, key=key, read=reader)
+    record, image, masks = record_checks.open_record(item.record, lungs, key=key, read=reader)
     if changed:
         return OpenedImage(reject(record, Note("changed", changed[0]))), None
     if image is None:
         return OpenedImage(record), None
     square, geometry = prepare_image(image, preprocess, record.orientation)
-    return OpenedImage(record, square, geometry, None if mask is None else codecs.encode_rle(mask)), image
+    return OpenedImage(record, square, geometry, None if masks is None else codecs.encode_rle(masks[0])), image
 
 
 def _reader(item: Item, read_bytes: ReadFile, changed: list[str]) -> ReadFile:
@@ -198,8 +198,8 @@ def _open_sample(item: Item) -> OpenedImage:
         record = replace(with_notes(record, [note]), status="repaired")
     reference = (
         None
-        if sample.mask is None
-        else codecs.encode_rle(_at_native_size((sample.mask == 1).astype(np.uint8), geometry))
+        if sample.masks is None
+        else codecs.encode_rle(_at_native_size((sample.masks[0] == 1).astype(np.uint8), geometry))
     )
     return OpenedImage(record, sample.image, geometry, reference)
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from lungseg.errors import InputError, SettingsError
 from lungseg.model import checkpoint, sources
 from lungseg.model.checkpoint import Checkpoint
+from lungseg.model.checkpoint_classes import require_one_class
 from lungseg.plurals import counted
 
 logger = logging.getLogger(__name__)
@@ -25,6 +26,7 @@ def find_models(paths: Sequence[str], custom_network: str = "") -> list[Checkpoi
     models = list(by_digest.values())
     checkpoint.require_custom_code(models, custom_network)
     for model in models:
+        require_one_class(model)
         checkpoint.require_tensors(model)
         if not model.config.get("trained", True):
             logger.warning(

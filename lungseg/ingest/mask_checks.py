@@ -1,5 +1,6 @@
 """Read the masks of a record, join them, repair what is safe to repair, and check them against their image."""
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -9,17 +10,18 @@ import numpy as np
 from lungseg import storage
 from lungseg.arrays import U8, Grey
 from lungseg.config import OddMasks, PreprocessSettings
+from lungseg.config.class_names import LEFT_LUNG, LUNG, LUNG_SIDES, LUNGS, ONE_CLASS, RIGHT_LUNG, annotated_by
 from lungseg.errors import ImageError
 from lungseg.imaging import codecs
+from lungseg.imaging.lung_sides import split_sides
 from lungseg.imaging.thumbnails import find_visible_area, thumbnail
 from lungseg.ingest.label_notes import label_notes
 from lungseg.ingest.mask_cleaning import clean_mask
 from lungseg.ingest.mask_orientation import THUMBNAIL, refuse_wrong_orientation
 from lungseg.ingest.mask_turning import has_same_aspect, turn_with_image
 from lungseg.ingest.reason_codes import Note
-from lungseg.schema import Record
+from lungseg.schema import NOT_ANNOTATED, Record
 
-_LUNG = "lung"
 _MIN_AREA, _MAX_AREA = 0.01, 0.7  # share of the image that the lungs cover
 _MAX_BORDER = 0.8  # share of a side's length
 # Least share of the mask's area on either side of the image's middle, for one component and for several. In Shenzhen
@@ -31,10 +33,13 @@ _UNEVEN = 0.25  # area of the smaller lung to the larger
 
 @dataclass(frozen=True)
 class CheckedMask:
-    """A usable mask: labels u8[H,W] in 0..classes; the share of the image that the lungs cover; repairs; flags."""
+    """Usable masks u8[K,H,W] of the requested classes; the share that the lungs cover, if any; repairs; flags.
 
-    labels: U8
-    area: float
+    Each mask is in {0,1}, or NOT_ANNOTATED everywhere.
+    """
+
+    masks: U8
+    area: float | None
     repairs: tuple[Note, ...]
     flags: tuple[Note, ...]
 
@@ -46,18 +51,18 @@ def read_mask(
     odd_masks: OddMasks,
     read: Callable[[str], bytes] = storage.read_bytes,
 ) -> CheckedMask | None:
-    """Read a record's masks of the requested classes and check them; return None without a mask of the lungs.
+    """Read a record's masks of the requested classes and check them; return None if it has none of them.
 
     Raises:
         InputError: a file cannot be read.
         ImageError: a code of `codecs.read_mask`, `turn_with_image`, `resize_to_image`, `check_mask` or `label_notes`.
 
     """
-    classes = record.mask_classes or (_LUNG,) * len(record.mask_uris)
+    classes = record.mask_classes or (LUNG,) * len(record.mask_uris)
     values = record.mask_values or ("",) * len(record.mask_uris)
     files = list(zip(classes, record.mask_uris, values, strict=True))
-    requested = [file for file in files if file[0] in settings.classes]
-    if not any(name == _LUNG for name, _, _ in requested):
+    requested = [file for file in files if annotated_by((file[0],), settings.classes)]
+    if not requested:
         return None
     names = [f"mask {storage.name_of(uri)}" for _, uri, _ in requested]
     decoded = [
@@ -107,23 +112,57 @@ def resize_to_image(mask: U8, shape: tuple[int, ...], display_name: str, image_i
 def check_mask(
     masks: Sequence[tuple[str, U8]], image: Grey, image_id: str, classes: Sequence[str], odd_masks: OddMasks
 ) -> CheckedMask:
-    """Join masks, repair the lungs, and check them against their image.
+    """Join the masks of each class, repair the lungs, and check them against their image.
 
-    masks: pairs of class and u8[H,W] in {0,1}. Only lungs are repaired and checked; the other classes are painted as
-    they are.
+    masks: pairs of class and u8[H,W] in {0,1}. Only lungs are repaired; other classes are used as they are. A mask of
+    the lungs is divided into right and left lung by `split_sides` where these are requested.
 
     Raises:
-        ImageError: `mask_empty`, `mask_full`, `mask_border`, `mask_area`, `mask_orientation`, `mask_components`; with
-            odd_masks `reject` also the code of a flag.
+        ImageError: `mask_empty`, `mask_full`, `mask_border`, `mask_area`, `mask_orientation`, `mask_components`,
+            `mask_sides`, `one_sided_mask`; with odd_masks `reject` also the code of a flag.
 
     """
-    lungs, *others = [mask for name, mask in masks if name == _LUNG]
-    for other in others:
-        lungs = lungs | other
+    joined: dict[str, U8] = {}
+    for name, mask in masks:
+        joined[name] = joined[name] | mask if name in joined else mask
+    for name in joined.keys() - {*LUNGS}:
+        if cv2.countNonZero(joined[name]) == joined[name].size:
+            raise ImageError("mask_full", f"the {name} mask of {image_id} marks every pixel: draw it, or remove it")
+    lungs = _NO_LUNGS
+    if not {*LUNGS}.isdisjoint(joined):
+        lungs = _check_lungs(joined, image, image_id, odd_masks)
+        joined |= lungs.masks
+        if LUNG_SIDES[0] not in joined and not {*LUNG_SIDES}.isdisjoint(classes):
+            joined |= dict(zip(LUNG_SIDES, split_sides(joined[LUNG]), strict=True))
+    if tuple(classes) == (LUNG,):
+        return CheckedMask(joined[LUNG][None], lungs.area, lungs.repairs, lungs.flags)
+    unknown = np.full(image.shape, NOT_ANNOTATED, np.uint8)
+    stacked = np.stack([joined.get(name, unknown) for name in classes])
+    return CheckedMask(stacked, lungs.area, lungs.repairs, lungs.flags)
+
+
+@dataclass(frozen=True)
+class _CheckedLungs:
+    """Repaired masks of the lungs, and of each lung if it has its own; the share of the image that they cover."""
+
+    masks: dict[str, U8]
+    area: float | None
+    repairs: tuple[Note, ...]
+    flags: tuple[Note, ...]
+
+
+_NO_LUNGS = _CheckedLungs({}, None, (), ())
+
+
+def _check_lungs(joined: dict[str, U8], image: Grey, image_id: str, odd_masks: OddMasks) -> _CheckedLungs:
+    """Repair the masks of the lungs, and check both lungs together against the image."""
     display_name = f"the mask of {image_id}"
+    sides, repairs = _clean_sides(joined, image_id)
+    drawn = [*sides.values(), *(joined[name] for name in ONE_CLASS if name in joined)]
+    lungs = functools.reduce(np.bitwise_or, drawn)
     lung_px = _count_pixels(lungs, display_name)
-    lungs, component_areas, repairs = clean_mask(lungs, lung_px, display_name)
-    if repairs:
+    lungs, component_areas, more_repairs = clean_mask(lungs, lung_px, display_name)
+    if more_repairs:
         lung_px = cv2.countNonZero(lungs)
     area = lung_px / lungs.size
     touches_border = _check_border(lungs, display_name)
@@ -132,16 +171,40 @@ def check_mask(
     visible_area = find_visible_area(thumb)
     refuse_wrong_orientation(lungs, thumb, visible_area.visible, display_name)
     _refuse_components(lungs, lung_px, component_areas, visible_area.columns, display_name)
+    _refuse_swapped_sides(sides, image_id)
     flags = _flags(touches_border, component_areas)
+    if sides:  # lungs with a mask of their own may touch
+        flags = tuple(flag for flag in flags if flag.code != "mask_one_component")
     if flags and odd_masks == "reject":
         raise ImageError(flags[0].code, f"{display_name} {flags[0].message}: correct it, or pass --odd-masks flag")
-    if tuple(classes) == (_LUNG,):
-        return CheckedMask(lungs, area, repairs, flags)
-    labels = np.zeros(image.shape, np.uint8)
-    for number, name in enumerate(classes, 1):
-        for mask in [lungs] if name == _LUNG else [mask for kind, mask in masks if kind == name]:
-            np.maximum(labels, mask * np.uint8(number), out=labels)  # a later class has the larger number
-    return CheckedMask(labels, area, repairs, flags)
+    return _CheckedLungs({LUNG: lungs, **sides}, area, (*repairs, *more_repairs), flags)
+
+
+def _clean_sides(joined: dict[str, U8], image_id: str) -> tuple[dict[str, U8], tuple[Note, ...]]:
+    """Repair the mask of each lung that has its own; nothing where one mask shows both lungs."""
+    own = [name for name in LUNG_SIDES if name in joined]
+    if len(own) == 1:
+        raise ImageError("one_sided_mask", f"{image_id} has a {own[0]} mask only: add that of the other lung")
+    sides: dict[str, U8] = {}
+    repairs: list[Note] = []
+    for name in own:
+        sides[name] = joined[name]
+        if area := cv2.countNonZero(joined[name]):
+            sides[name], _, notes = clean_mask(joined[name], area, f"the {name} mask of {image_id}")
+            repairs += notes
+    return sides, tuple(repairs)
+
+
+def _refuse_swapped_sides(sides: dict[str, U8], image_id: str) -> None:
+    """Refuse a right lung that is on the right of the image, beside the left one."""
+    if all(cv2.countNonZero(mask) for mask in sides.values()):
+        columns = {name: float(np.nonzero(mask.any(axis=0))[0].mean()) for name, mask in sides.items()}
+        if columns and columns[RIGHT_LUNG] > columns[LEFT_LUNG]:
+            raise ImageError(
+                "mask_sides",
+                f"the {RIGHT_LUNG} mask of {image_id} is on the right of its image, expected the patient's right side, "
+                "which is on the left: exchange the two masks, or mirror image and masks",
+            )
 
 
 def _flags(touches_border: bool, areas: list[int]) -> tuple[Note, ...]:

@@ -114,6 +114,11 @@ _REJECTED: tuple[tuple[str, str, str], ...] = (
         "which orientation the mask has. The message says which of these applies.",
         "Save the mask in the orientation of its image.",
     ),
+    (
+        "mask_sides",
+        "The mask of the right lung is on the right of the image, where an upright X-ray shows the left lung.",
+        "Exchange the masks of both lungs, or mirror the image and its masks.",
+    ),
     ("one_sided_mask", "Only the left or only the right lung has a mask.", "Add the other mask, or remove the image."),
     (
         "unmatched_mask",
@@ -234,6 +239,11 @@ _FLAGS: tuple[tuple[str, str, str], ...] = (
         "Other images of this dataset have a mask of the lungs, this one has none; or no label of its label file is "
         "lung.",
         "Add the mask, if it should have one.",
+    ),
+    (
+        "missing_class",
+        "Other images of this dataset have a mask of a requested class that this one lacks: it is not annotated here.",
+        "Add the mask; an all-black one says that there is nothing to mark.",
     ),
     (
         "mask_ignored_labels",

@@ -9,6 +9,7 @@ import numpy as np
 from lungseg import storage
 from lungseg.arrays import U8, Grey
 from lungseg.config import OddMasks, PreprocessSettings
+from lungseg.config.class_names import ONE_CLASS, annotated_by
 from lungseg.errors import ImageError, InputError
 from lungseg.imaging import codecs
 from lungseg.imaging.dicom.reader import is_dicom
@@ -58,16 +59,21 @@ def reject_duplicate_ids(
     return checked
 
 
-def flag_missing_masks(records: Sequence[Record]) -> list[Record]:
-    """Flag the usable images without a mask of the lungs in datasets where other images have one."""
-    missing = Note("no_mask")
-    masked = {record.dataset for record in records if record.usable and "lung" in record.mask_classes}
-    return [
-        replace(record, flags=tuple(dict.fromkeys((*record.flags, missing.code))))
-        if record.usable and record.dataset in masked and "lung" not in record.mask_classes
-        else record
-        for record in records
-    ]
+def flag_missing_masks(records: Sequence[Record], classes: Sequence[str] = ONE_CLASS) -> list[Record]:
+    """Flag the usable images that lack a mask of the requested classes which others of their dataset have."""
+    annotated: dict[str, set[str]] = {}
+    for record in records:
+        if record.usable:
+            annotated.setdefault(record.dataset, set()).update(annotated_by(record.mask_classes, classes))
+    checked = []
+    for record in records:
+        own = {*annotated_by(record.mask_classes, classes)}
+        if record.usable and own != annotated[record.dataset]:
+            note = Note("missing_class" if own else "no_mask")
+            checked.append(replace(record, flags=tuple(dict.fromkeys((*record.flags, note.code)))))
+        else:
+            checked.append(record)
+    return checked
 
 
 def open_record(
@@ -77,9 +83,10 @@ def open_record(
     key: bytes | None = None,
     read: ReadFile = storage.read_bytes,
 ) -> OpenedRecord:
-    """Read and check one record: return it completed, its image at stored depth, and its mask u8[H,W] in {0..classes}.
+    """Read and check one record: return it completed, its image at stored depth, and its masks u8[K,H,W].
 
-    Image and mask are upright; the record's height and width are those of the stored pixels.
+    Masks are of the requested classes, as in `CheckedMask`. Image and masks are upright; the record's height and width
+    are those of the stored pixels.
 
     Problems with the files set the record's status, codes and message; only bugs are raised. Without a usable image
     both arrays are None. With a usable image and an unusable mask, the image is returned and the record is rejected.
@@ -107,7 +114,7 @@ def open_record(
         record = _with_findings(record, checked_image.repairs, checked_image.flags)
         checked_mask = mask_checks.read_mask(record, image, preprocess, odd_masks, read)
         if checked_mask is not None:
-            mask = checked_mask.labels
+            mask = checked_mask.masks
             record = replace(record, mask_area=checked_mask.area)
             record = _with_findings(record, checked_mask.repairs, checked_mask.flags)
     except ImageError as error:

@@ -270,8 +270,12 @@ def ensemble_digest(checkpoints: Sequence[Checkpoint]) -> str:
 
 def stored_threshold(checkpoint: Checkpoint) -> float:
     """Return the probability threshold for lung pixels: the one chosen by the run, else that of its settings."""
+    return float(stored_result(checkpoint).get("threshold", 0.5))
+
+
+def stored_result(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return run.json of a finished run, else the settings of the checkpoint."""
     parent = storage.parent_of(checkpoint.folder)
     path = storage.join(storage.parent_of(parent), "run.json")
     is_finished = storage.name_of(parent) == "checkpoint" and storage.exists(path)
-    values = storage.read_json(path, fields=Threshold) if is_finished else checkpoint.config["settings"]
-    return float(values.get("threshold", 0.5))
+    return storage.read_json(path, fields=Threshold) if is_finished else dict(checkpoint.config["settings"])

@@ -6,6 +6,8 @@ from pydantic import Field
 
 from lungseg.storage.json_files import JsonFields, Whole
 
+_Share = Annotated[float, Field(gt=0.0, lt=1.0)]
+
 
 class RunState(JsonFields):
     """State of a run in study.json."""
@@ -24,9 +26,10 @@ class StudyRuns(JsonFields):
 
 
 class Threshold(JsonFields):
-    """A threshold for lung pixels."""
+    """A threshold for lung pixels, and those of each of several classes."""
 
-    threshold: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
+    threshold: _Share = 0.5
+    thresholds: dict[str, _Share] = Field(default_factory=dict)
 
 
 class Adaptation(JsonFields):

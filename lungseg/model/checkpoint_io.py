@@ -68,7 +68,7 @@ def load_model(checkpoint: Checkpoint, custom_network: str = "") -> LungNetwork:
     settings = ModelSettings.model_validate(checkpoint.config["settings"]["model"])
     require_allowed(checkpoint.folder, settings.custom, custom_network)
     with skip_weight_init():
-        model = build_network(settings, pretrained=False)
+        model = build_network(settings, pretrained=False, classes=len(checkpoint.preprocess.classes))
     weights = load_weights(checkpoint)
     try:
         model.load_state_dict(weights)

@@ -50,18 +50,19 @@ LOSS = ExtensionPoint(
 NETWORK = ExtensionPoint(
     "--model.custom",
     (),
-    "no arguments; it returns a torch.nn.Module from images f32[B,1,H,W] in [0,1] to logits f32[B,1,H,W]",
+    "no arguments; it returns a torch.nn.Module from images f32[B,1,H,W] in [0,1] to logits f32[B,K,H,W], K classes",
     is_factory=True,
 )
 AUGMENTATION = ExtensionPoint(
     "--augment.custom",
     ("image", "mask", "random"),
-    "an image u8[S,S], a mask u8[S,S] in {0,1} and a numpy Generator to another such image and mask",
+    "an image u8[S,S], a mask u8[S,S] in {0,1} (of several classes u8[K,S,S]) and a numpy Generator to another such "
+    "image and mask",
 )
 STEP = ExtensionPoint(
     "--optim.custom-step",
     ("model", "images", "masks", "loss"),
-    "a network, images f32[B,1,H,W], masks f32[B,1,H,W] and a loss(logits, masks) to one loss for each image, f32[B]",
+    "a network, images f32[B,1,H,W], masks f32[B,K,H,W] and a loss(logits, masks) to one loss for each image, f32[B]",
 )
 
 

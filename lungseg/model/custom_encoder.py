@@ -15,7 +15,7 @@ class EncoderWithDecoder(nn.Module):
     The decoder uses those at 1/4 and 1/16.
     """
 
-    def __init__(self, encoder: nn.Module, dropout: float = 0.5) -> None:
+    def __init__(self, encoder: nn.Module, dropout: float = 0.5, classes: int = 1) -> None:
         super().__init__()
         self.encoder = encoder
         self.decoder = smp.decoders.deeplabv3.decoder.DeepLabV3PlusDecoder(
@@ -27,10 +27,10 @@ class EncoderWithDecoder(nn.Module):
             aspp_separable=True,
             aspp_dropout=dropout,
         )
-        self.head = smp.base.SegmentationHead(_CHANNELS, 1, kernel_size=1, upsampling=_FINE_STRIDE)
+        self.head = smp.base.SegmentationHead(_CHANNELS, classes, kernel_size=1, upsampling=_FINE_STRIDE)
         smp.base.initialization.initialize_decoder(self.decoder)
         smp.base.initialization.initialize_head(self.head)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Predict logits f32[B,1,H,W]; H and W are multiples of 16."""
+        """Predict logits f32[B,K,H,W], K classes; H and W are multiples of 16."""
         return self.head(self.decoder(self.encoder(images)))  # type: ignore[no-any-return]

@@ -14,11 +14,14 @@ from lungseg.model.custom_code import LOSS, ExtensionPoint, guarded, load_object
 _SMOOTH = 1.0  # px; makes the Dice loss 0 if mask and prediction are both empty
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-"""Logits f32[B,1,H,W], masks f32[B,1,H,W] in {0,1} -> f32[B]."""
+"""Logits f32[B,K,H,W], masks f32[B,K,H,W] in {0,1} -> f32[B]. A mask of a class that is not annotated is NaN."""
+
+_ClassLoss = Callable[[Tensor, Tensor], Tensor]
+"""Logits f32[N,1,H,W], masks f32[N,1,H,W] in {0,1} -> f32[N]."""
 
 
 def make_loss(settings: LossSettings, device: torch.device) -> Loss:
-    """Return the loss of the settings, on a device.
+    """Return the loss of the settings, on a device: the mean over the annotated classes of each image.
 
     Raises:
         SettingsError: a custom loss cannot be imported. The returned function raises it if the custom loss fails or
@@ -26,7 +29,7 @@ def make_loss(settings: LossSettings, device: torch.device) -> Loss:
 
     """
     if not settings.custom:
-        return partial(bce_dice, settings=settings)
+        return partial(mean_over_classes, class_loss=partial(bce_dice, settings=settings))
     custom_loss = load_object(LOSS, settings.custom)
     if isinstance(custom_loss, nn.Module):
         custom_loss.to(device)
@@ -35,7 +38,22 @@ def make_loss(settings: LossSettings, device: torch.device) -> Loss:
     def loss(logits: Tensor, masks: Tensor) -> Tensor:
         return require_losses(call(logits, masks), len(logits), LOSS, settings.custom)
 
-    return loss
+    return partial(mean_over_classes, class_loss=loss)
+
+
+def mean_over_classes(logits: Tensor, masks: Tensor, class_loss: _ClassLoss) -> Tensor:
+    """Return the mean of a loss over the annotated classes of each image, f32[B]; 0 for an image without any.
+
+    logits: f32[B,K,H,W]. masks: f32[B,K,H,W] in {0,1}, NaN where a class is not annotated. With one class the loss gets
+    both as they are, with several all pairs of image and class as if they were images; those that are not annotated
+    have empty masks and count nothing.
+    """
+    if masks.shape[1] == 1:
+        return class_loss(logits, masks)
+    is_known = ~masks[:, :, 0, 0].isnan()
+    pairs = (logits.flatten(0, 1)[:, None], masks.nan_to_num().flatten(0, 1)[:, None])
+    losses = class_loss(*pairs).view(is_known.shape)
+    return losses.where(is_known, 0.0).sum(1) / is_known.sum(1).clamp(min=1)
 
 
 def require_losses(losses: object, images: int, point: ExtensionPoint, path: str) -> Tensor:

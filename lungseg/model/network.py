@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lungseg.config import ModelSettings
+from lungseg.config.train import Activation
 from lungseg.errors import InputError, SettingsError, first_line
 from lungseg.model.custom_code import NETWORK, errors_of, load_object
 from lungseg.model.lazy_imports import smp, timm
@@ -20,27 +21,45 @@ _IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class LungNetwork(nn.Module):
-    """DeepLabV3+: images f32[B,1,H,W] in [0,1], H and W multiples of 16, to logits f32[B,1,H,W].
+    """DeepLabV3+: images f32[B,1,H,W] in [0,1], H and W multiples of 16, to logits f32[B,K,H,W], one a class.
 
-    The input scaling of the encoder is part of the network and of its weights, so callers never scale images.
+    The sigmoid of a logit is the probability of its class. The input scaling of the encoder is part of the network and
+    of its weights, so callers never scale images.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, net: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    def __init__(
+        self, net: nn.Module, mean: tuple[float, ...], std: tuple[float, ...], activation: Activation = "sigmoid"
+    ) -> None:
         super().__init__()
         self.net = net
+        self._is_exclusive = activation == "softmax"
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
         """Predict logits; the grey channel is broadcast to the colour channels of the encoder."""
-        return self.net((images - self.mean) / self.std)  # type: ignore[no-any-return]
+        logits: Tensor = self.net((images - self.mean) / self.std)
+        return exclusive_logits(logits) if self._is_exclusive else logits
 
 
-def build_network(settings: ModelSettings, pretrained: bool = True) -> LungNetwork:
-    """Build the network. With `pretrained`, load `settings.weights` into the encoder.
+def exclusive_logits(logits: Tensor) -> Tensor:
+    """Return logits whose sigmoid is the softmax over the classes and the background, f32[B,K,H,W].
+
+    logits: f32[B,K,H,W] of the classes; the logit of the background is 0.
+    """
+    scores = torch.cat([torch.zeros_like(logits[:, :1]), logits.float()], dim=1)
+    others = [
+        torch.cat([scores[:, :number], scores[:, number + 1 :]], dim=1).logsumexp(dim=1, keepdim=True)
+        for number in range(1, scores.shape[1])
+    ]
+    return logits - torch.cat(others, dim=1)
+
+
+def build_network(settings: ModelSettings, pretrained: bool = True, classes: int = 1) -> LungNetwork:
+    """Build the network for a number of classes. With `pretrained`, load `settings.weights` into the encoder.
 
     All other weights come from the random state of torch. A custom network loads its weights itself.
 
@@ -50,22 +69,22 @@ def build_network(settings: ModelSettings, pretrained: bool = True) -> LungNetwo
 
     """
     if settings.custom:
-        return _build_custom(settings.custom)
-    net = _deeplab(settings.encoder, None, settings.dropout)
+        return _build_custom(settings)
+    net = _deeplab(settings.encoder, None, settings.dropout, classes)
     encoder: nn.Module = net.encoder
     if pretrained and settings.weights != "none":
         state = load_encoder_weights(settings.encoder, settings.weights, encoder.state_dict())
         encoder.load_state_dict(_download(settings.encoder) if state is None else state)
-    return LungNetwork(net, *_scaling(settings.encoder))
+    return LungNetwork(net, *_scaling(settings.encoder), settings.activation)
 
 
-def _build_custom(path: str) -> LungNetwork:
-    build = load_object(NETWORK, path)
+def _build_custom(settings: ModelSettings) -> LungNetwork:
+    path, build = settings.custom, load_object(NETWORK, settings.custom)
     with errors_of(NETWORK, path):
         net = build()
     if not isinstance(net, nn.Module):
         raise SettingsError(f"{NETWORK.option} {path} returned {type(net).__name__}, expected: {NETWORK.signature}")
-    return LungNetwork(net, (0.0,), (1.0,))  # one channel, not scaled
+    return LungNetwork(net, (0.0,), (1.0,), settings.activation)  # one channel, not scaled
 
 
 @contextmanager
@@ -81,12 +100,12 @@ def skip_weight_init() -> Iterator[None]:
             setattr(nn.init, name, function)
 
 
-def _deeplab(encoder: str, weights: str | None, dropout: float = 0.5) -> Any:
+def _deeplab(encoder: str, weights: str | None, dropout: float = 0.5, classes: int = 1) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # smp warns about the weight names of tu- encoders
             return smp.DeepLabV3Plus(
-                encoder, encoder_weights=weights, decoder_aspp_dropout=dropout, in_channels=3, classes=1
+                encoder, encoder_weights=weights, decoder_aspp_dropout=dropout, in_channels=3, classes=classes
             )
     except (KeyError, RuntimeError, ValueError, NotImplementedError, TypeError, AssertionError) as error:
         reason = first_line(error).strip("'\"")[:120]

@@ -21,6 +21,7 @@ from lungseg.errors import InputError, LungsegError, SettingsError, TaskResult
 from lungseg.job_end import command, end_job
 from lungseg.model import checkpoint, sources
 from lungseg.model.checkpoint import Checkpoint
+from lungseg.model.checkpoint_classes import stored_thresholds
 from lungseg.plurals import counted
 from lungseg.progress import ProgressLine
 
@@ -176,6 +177,8 @@ def _adapt_model(
     left_out = ("digests", "model_format", "trained_on_digests")  # of the model that is adapted, and its format
     config: dict[str, Any] = {name: value for name, value in source.config.items() if name not in left_out}
     config["settings"] = {**config["settings"], "threshold": checkpoint.stored_threshold(source)}
+    if len(source.preprocess.classes) > 1:
+        config["thresholds"] = stored_thresholds(source)
     config["adapted_to"] = {**inputs, "model": source.digest}
     trained_on = storage.table_bytes(checkpoint.trained_on_table(source))
     tensors = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}

@@ -18,6 +18,7 @@ from lungseg.cluster.gauges import Gauges
 from lungseg.cluster.resources import require_cpus
 from lungseg.cluster.shared_storage import require_shared_storage
 from lungseg.config import PrepareSettings, PreprocessSettings
+from lungseg.config.class_names import annotated_by
 from lungseg.dataset import catalog
 from lungseg.dataset.duplicate_audit import linked_images
 from lungseg.dataset.duplicates import count_duplicates
@@ -187,7 +188,8 @@ def _records(settings: PrepareSettings, out: str, key: bytes | None) -> list[Rec
     planned = planned_ids(records, out)
     if settings.listing:
         records = sources.keep_ids(records, planned)
-    return record_checks.flag_missing_masks(record_checks.reject_duplicate_ids(records, planned))
+    checked = record_checks.reject_duplicate_ids(records, planned)
+    return record_checks.flag_missing_masks(checked, settings.preprocess.classes)
 
 
 def _list(settings: PrepareSettings, out: str, key: bytes | None) -> list[Record]:
@@ -195,15 +197,18 @@ def _list(settings: PrepareSettings, out: str, key: bytes | None) -> list[Record
         images, masks = (storage.resolve(path) if path else "" for path in (settings.images, settings.masks))
         return sources.pair_folders(images, masks, settings.dataset or sources.dataset_name(images))
     if settings.listing:
-        records = sources.read_listing(storage.resolve(settings.listing), settings.columns, settings.dataset)
+        records = sources.read_listing(
+            storage.resolve(settings.listing), settings.columns, settings.dataset, settings.preprocess.classes
+        )
         return [sources.pseudonymise_patient(record, key) for record in records] if key else records
     if settings.source:
-        return sources.discover(storage.resolve(settings.source), settings.dataset)
+        return sources.discover(storage.resolve(settings.source), settings.dataset, settings.preprocess.classes)
     if not settings.phantoms:
         raise SettingsError(
             "no archive named: pass --source FOLDER, --images FOLDER, --listing FILE, or --phantoms N to draw some"
         )
-    return sources.discover(draw_phantoms(out, settings.phantoms))
+    classes = settings.preprocess.classes
+    return sources.discover(draw_phantoms(out, settings.phantoms, classes), classes=classes)
 
 
 def _require_key(records: Sequence[Record], key: bytes | None) -> None:
@@ -229,24 +234,24 @@ def _require_masks(records: Sequence[Record], requested: Sequence[str]) -> None:
     """Refuse an archive whose masks would all be ignored; warn about a requested class without masks.
 
     Raises:
-        InputError: there are masks, but none of lungs, or lungs are not requested.
+        InputError: there are masks, but none of a requested class.
 
     """
-    available = {kind for record in records if record.usable for kind in record.mask_classes}
-    if not available:
+    kinds = {kind for record in records if record.usable for kind in record.mask_classes}
+    if not kinds:
         return
-    names = ", ".join(sorted(available))
-    if "lung" not in available.intersection(requested):
-        use = " ".join(["lung", *(kind for kind in requested if kind in available and kind != "lung")])
-        advice = f"pass --preprocess.classes {use}" if "lung" in available else "add masks of lung, or remove these"
+    names, available = ", ".join(sorted(kinds)), annotated_by(sorted(kinds), requested)
+    if not available:
         raise InputError(
             f"the archive has masks of {names}, --preprocess.classes requests {', '.join(requested)}: all masks would "
-            f"be ignored, because an image needs a lung mask and lung must be requested: {advice}"
+            f"be ignored: pass --preprocess.classes {' '.join(sorted(kinds))}, or add masks of {requested[0]}"
         )
     missing = [kind for kind in requested if kind not in available]
     if missing:
         logger.warning(
-            "the archive has masks of %s, not of %s: all its pixels will be background", names, ", ".join(missing)
+            "the archive has masks of %s, not of %s: not annotated, so neither trained on nor tested here",
+            names,
+            ", ".join(missing),
         )
 
 

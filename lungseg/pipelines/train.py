@@ -7,6 +7,7 @@ from lungseg import storage
 from lungseg.arrays import Row
 from lungseg.cluster.resources import WorkerAllocation
 from lungseg.config import PreprocessSettings, TrainSettings
+from lungseg.config.class_names import LUNG
 from lungseg.dataset import catalog, fold_table
 from lungseg.dataset.catalog import PreparedDataset
 from lungseg.dataset.training_index import write_index
@@ -26,6 +27,7 @@ from lungseg.training import tracking
 from lungseg.training.batch_summary import describe_batches
 from lungseg.training.custom_code_check import check_custom_code
 from lungseg.training.run import Run
+from lungseg.training.study_classes import study_classes
 from lungseg.training.study_data import open_training_data
 
 logger = logging.getLogger(__name__)
@@ -47,7 +49,7 @@ def run(settings: TrainSettings) -> None:
     paths = _data_folders(settings)
     folders = catalog.find_datasets(paths)
     data = open_training_data(folders, settings)
-    check_custom_code(settings, data[0].preprocess.size)
+    check_custom_code(settings, data[0].preprocess.size, len(study_classes(data)))
     record = _plan_study(settings, study, data, folders)
     settings = record.settings
     _handle_finished(record)
@@ -150,27 +152,46 @@ def _handle_finished(record: StudyRecord) -> None:
 
 def _show_results(record: StudyRecord, trained: bool) -> None:
     """Write the study's files, log each finished run, and print the cross-dataset table."""
-    results, tested = record.write(), []
-    for name in filter(record.is_finished, record.plans):
-        for row in record.read_run_summary(name)["tested"]:
-            tested.append(row)
-            metrics = f"Dice {row['dice']:.4f}, IoU {row['iou']:.4f}"
-            logger.info(
-                "%s: %s %s, %s: %s", name, row["role"], row["dataset"], counted(row["images"], "image"), metrics
-            )
+    results = record.write()
+    tested = [(name, row) for name in filter(record.is_finished, record.plans) for row in _tested(record, name)]
+    several = len({row["class"] for _, row in tested}) > 1
+    for name, row in tested:
+        subject = f"{row['dataset']}, {row['class']}" if several else row["dataset"]
+        metrics = f"Dice {row['dice']:.4f}, IoU {row['iou']:.4f}"
+        logger.info("%s: %s %s, %s: %s", name, row["role"], subject, counted(row["images"], "image"), metrics)
     result_text.print_results(results)
     is_new = trained or tracking.is_sweep() or not storage.exists(storage.join(record.folder, "wandb"))
     if results.cells and is_new:
-        tracking.log_study(record.settings.wandb, record.folder, result_text.dice_table(results), _mean_dice(tested))
+        tracking.log_study(
+            record.settings.wandb,
+            record.folder,
+            result_text.dice_table(results),
+            _mean_dice([row for _, row in tested]),
+        )
+
+
+def _tested(record: StudyRecord, name: str) -> list[Row]:
+    """Return the means of a finished run; runs of earlier versions do not name their one class."""
+    return [{"class": LUNG, **row} for row in record.read_run_summary(name)["tested"]]
 
 
 def _mean_dice(tested: Sequence[Row]) -> dict[str, float]:
-    """Return the mean Dice over the tested images of all runs, as `held_out_dice` and `cross_dice`."""
-    means = {}
+    """Return the mean Dice over the tested images of all runs, as `held_out_dice` and `cross_dice`.
+
+    With several classes the mean over them, and that of each, as `held_out_dice_heart`.
+    """
+    means: dict[str, float] = {}
+    classes = list(dict.fromkeys(row["class"] for row in tested))
     for role in sorted({row["role"] for row in tested}):
-        rows = [row for row in tested if row["role"] == role]
-        images = sum(row["images"] for row in rows)
-        means[f"{role.replace('-', '_')}_dice"] = sum(row["dice"] * row["images"] for row in rows) / images
+        by_class = {}
+        for name in classes:
+            rows = [row for row in tested if (row["role"], row["class"]) == (role, name)]
+            if images := sum(row["images"] for row in rows):
+                by_class[name] = sum(row["dice"] * row["images"] for row in rows) / images
+        key = f"{role.replace('-', '_')}_dice"
+        means[key] = sum(by_class.values()) / len(by_class)
+        if len(classes) > 1:
+            means |= {f"{key}_{name}": value for name, value in by_class.items()}
     return means
 
 

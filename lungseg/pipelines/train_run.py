@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import ray
 import ray.train
 import torch
@@ -18,10 +17,9 @@ from lungseg.cluster.connection import PLACEMENT_TIMEOUT_VARIABLE
 from lungseg.cluster.resources import WorkerAllocation, environment_without_gpus
 from lungseg.dataset.training_index import has_same_data
 from lungseg.errors import InputError, LungsegError, ResourceError, SettingsError, TaskResult, unwrapped
-from lungseg.inference.ensemble import Predictor
-from lungseg.inference.items import PredictOptions
 from lungseg.model import checkpoint
 from lungseg.model.cpu_memory import keep_freed_memory
+from lungseg.model.precision import to_network_input
 from lungseg.pipelines import train_progress
 from lungseg.plurals import counted
 from lungseg.progress import SharedProgressLine
@@ -156,27 +154,29 @@ def log_results(training: run_state.TrainingState, device: torch.device) -> None
     try:
         saved = checkpoint.latest(storage.join(run.folder, "checkpoint"))
         assert saved is not None, "a finished run has one"
-        options = PredictOptions(str(device), custom_network=run.settings.model.custom)
         with tracking.WandbMirror(wandb, run.settings.study, run.name, run.folder, run.settings.model_dump()) as mirror:
-            mirror.log_images(_tracked_images(training, Predictor(saved, options)))
+            mirror.log_images(_tracked_images(training, device))
             mirror.log_artifact(run.name, saved.folder)
     except Exception as error:  # the run is finished and must not be retried for its images
         bug = None if isinstance(error, LungsegError) else error  # the mirror handles W&B's own failures
         logger.warning("%s: W&B gets no results (%s)", run.name, error, exc_info=bug)
 
 
-def _tracked_images(training: run_state.TrainingState, predictor: Predictor) -> list[tracking.TrackedImage]:
+@torch.inference_mode()
+def _tracked_images(training: run_state.TrainingState, device: torch.device) -> list[tracking.TrackedImage]:
     """Predict the configured number of held-out images, spread evenly."""
     run, held_out = training.run, training.split.held_out
     count = min(run.settings.wandb.images, len(held_out))
     if not count:
         return []
     samples = [training.reader.read(held_out[i * len(held_out) // count]) for i in range(count)]
-    threshold = storage.read_json(storage.join(run.folder, "run.json"))["threshold"]
-    masks = (predictor.probabilities([sample.image for sample in samples]) >= threshold).astype(np.uint8)
+    thresholds = storage.read_json(storage.join(run.folder, "run.json"))["thresholds"]
+    limits = torch.tensor([thresholds[name] for name in training.classes], device=device)[:, None, None]
+    logits = training.learner.eval_model.eval()(to_network_input([sample.image for sample in samples], device))
+    masks = (torch.sigmoid(logits.float()) >= limits).to(torch.uint8).cpu().numpy()
     return [
-        tracking.TrackedImage(f"{sample.dataset}/{sample.image_id}", sample.image, sample.mask, mask)
-        for sample, mask in zip(samples, masks, strict=True)
+        tracking.TrackedImage(f"{sample.dataset}/{sample.image_id}", sample.image, sample.masks, own, training.classes)
+        for sample, own in zip(samples, masks, strict=True)
     ]
 
 

@@ -161,7 +161,8 @@ def read_image_and_mask(row: Row) -> tuple[U8, U8 | None, str]:
     ids = (row["image_id"], row["dataset"], row["source_uri"])
     record = Record(*ids, masks, ("lung",) * len(masks), mask_values=values)
     # With the same corrections as for the prediction: inverted where bones are dark, the mask repaired.
-    checked, image, reference = record_checks.open_record(record)
+    checked, image, references = record_checks.open_record(record)
+    reference = None if references is None else references[0]
     if image is None:  # the file changed and is now rejected by the image checks
         image = codecs.decode(storage.read_bytes(row["source_uri"]), storage.name_of(row["source_uri"]))
     note = f"reference mask: {checked.message}" if has_dice and reference is None else ""
@@ -188,9 +189,9 @@ def _from_sample(sample: Sample) -> tuple[U8, U8 | None, str]:
     """Restore a prepared image and its mask to native size."""
     image = np.rint(restore(sample.image.astype(np.float32), sample.geometry)).astype(np.uint8)
     note = "grey values as prepared"
-    if sample.mask is None:
+    if sample.masks is None:
         return image, None, note
-    reference = restore(sample.mask.astype(np.float32), sample.geometry) >= 0.5
+    reference = restore(sample.masks[0].astype(np.float32), sample.geometry) >= 0.5
     return image, reference.astype(np.uint8), note
 
 

@@ -78,12 +78,22 @@ def finish_dataset(plans: Sequence[ShardPlan]) -> dict[str, Any]:
         "flags": dict(sorted(Counter(records.column("flags").combine_chunks().flatten().to_pylist()).items())),
         "samples": index.num_rows,
         "with_mask": sum(1 for size in index.column("mask_size").to_pylist() if size),
+        **_class_fields(plans[0].preprocess.classes, shards),
         "digest": storage.digest([shard["sha256"] for shard in shards] + [digest_bytes(index_bytes)]),
         "files": {"index.parquet": digest_bytes(index_bytes), "manifest.parquet": digest_bytes(manifest_bytes)},
         "shards": shards,
     }
     storage.write_json(storage.join(folder, "dataset.json"), {**info, "checked": storage.digest(info)})
     return info
+
+
+def _class_fields(classes: Sequence[str], shards: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return which classes a dataset annotates, and which of them overlap."""
+    if len(classes) == 1:
+        return {"annotated": list(classes), "overlaps": []}
+    annotated = {name for shard in shards for name in shard["annotated"]}
+    overlaps = {tuple(pair) for shard in shards for pair in shard["overlaps"]}
+    return {"annotated": [name for name in classes if name in annotated], "overlaps": sorted(map(list, overlaps))}
 
 
 def write_datasets(plans: Sequence[ShardPlan]) -> None:

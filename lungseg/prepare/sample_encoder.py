@@ -5,21 +5,23 @@ import json
 import logging
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from itertools import combinations
 
 from lungseg import storage
+from lungseg.arrays import U8
 from lungseg.dataset import duplicates
-from lungseg.dataset.shard_format import SAMPLE_ID_FIELDS
+from lungseg.dataset.shard_format import SAMPLE_ID_FIELDS, class_fields, encode_masks
 from lungseg.errors import InputError
 from lungseg.imaging import codecs
-from lungseg.imaging.geometry import prepare_image, prepare_mask
+from lungseg.imaging.geometry import prepare_image, prepare_masks
 from lungseg.ingest import record_checks
 from lungseg.ingest.crash_isolation import map_isolated, reject_crashed
 from lungseg.prepare.shard_plan import ShardPlan
-from lungseg.schema import SCHEMA, Record
+from lungseg.schema import SCHEMA, Record, is_annotated
 
 logger = logging.getLogger(__name__)
 
@@ -31,10 +33,15 @@ FileContents = dict[str, bytes | InputError]
 
 @dataclass(frozen=True)
 class EncodedSample:
-    """A checked record and the encoded members of its sample; no members where the record is not usable."""
+    """A checked record and the encoded members of its sample; no members where the record is not usable.
+
+    annotated: classes of its masks. overlaps: pairs of them that share pixels.
+    """
 
     record: Record
     members: dict[str, bytes]
+    annotated: tuple[str, ...] = ()
+    overlaps: tuple[tuple[str, str], ...] = ()
 
 
 class Stopwatch:
@@ -70,25 +77,32 @@ def encode_sample(
             return storage.read_bytes(uri) if content is None else content
 
     with watch.time("decode and check"):
-        checked, image, native_mask = record_checks.open_record(record, plan.preprocess, plan.odd_masks, key, read)
+        checked, image, native_masks = record_checks.open_record(record, plan.preprocess, plan.odd_masks, key, read)
         if image is not None:  # for the audit of duplicates
             checked = replace(checked, phash=duplicates.fingerprint(image))
     if image is None or not checked.usable:
         return EncodedSample(checked, {})
     with watch.time("prepare"):
         square, geometry = prepare_image(image, plan.preprocess, checked.orientation)
-        classes = len(plan.preprocess.classes)
-        mask = None if native_mask is None else prepare_mask(native_mask, geometry, classes)
+        masks = None if native_masks is None else prepare_masks(native_masks, geometry)
     with watch.time("encode"):
         meta = {
             "schema": SCHEMA,
             **{name: getattr(checked, name) for name in SAMPLE_ID_FIELDS},
             "geometry": asdict(geometry),
+            **({} if masks is None else class_fields(masks, plan.preprocess.classes)),
         }
         members = {"image": codecs.encode_image(square), "json": json.dumps(meta).encode()}
-        if mask is not None:
-            members["mask"] = codecs.encode_mask(mask) if classes == 1 else codecs.encode_labels(mask)
-    return EncodedSample(checked, members)
+        if masks is None:
+            return EncodedSample(checked, members)
+        members["mask"] = encode_masks(masks)
+    return EncodedSample(checked, members, *_describe_classes(masks, plan.preprocess.classes))
+
+
+def _describe_classes(masks: U8, classes: Sequence[str]) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
+    """Return the annotated classes of masks u8[K,S,S], and the pairs of them that share pixels."""
+    own = {name: mask.astype(bool) for name, mask in zip(classes, masks, strict=True) if is_annotated(mask)}
+    return tuple(own), tuple(pair for pair in combinations(own, 2) if (own[pair[0]] & own[pair[1]]).any())
 
 
 def encode_samples(

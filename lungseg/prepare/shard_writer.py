@@ -46,22 +46,33 @@ def _write_new(plan: ShardPlan, key: bytes | None, inputs_digest: str, isolated:
     watch = Stopwatch()
     stream = io.BytesIO()
     records, rows = [], []
+    annotated: set[str] = set()
+    overlaps: set[tuple[str, str]] = set()
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.GNU_FORMAT) as tar:
         for sample in encode_samples(plan, key, watch, isolated):
             records.append(sample.record.to_dict())
             if sample.members:
                 rows.append(_index_row(sample.record, plan.name, _add_members(tar, sample)))
+                annotated.update(sample.annotated)
+                overlaps.update(sample.overlaps)
     with watch.time("write"):
-        part = _write_files(plan, stream.getvalue(), inputs_digest, records, rows)
+        classes = {} if len(plan.preprocess.classes) == 1 else _class_fields(annotated, overlaps)
+        part = _write_files(plan, stream.getvalue(), inputs_digest, (records, rows), classes)
         storage.delete(_marker_path(plan))
     return {**_counts(part), "kept": False, "seconds": dict(watch.seconds)}
 
 
-def _write_files(plan: ShardPlan, tar: bytes, inputs_digest: str, records: list[Row], rows: list[Row]) -> Row:
-    """Write a tar, and after it the part with its manifest and index rows; return the part."""
+def _class_fields(annotated: set[str], overlaps: set[tuple[str, str]]) -> Row:
+    return {"annotated": sorted(annotated), "overlaps": sorted(map(list, overlaps))}
+
+
+def _write_files(
+    plan: ShardPlan, tar: bytes, inputs_digest: str, rows: tuple[list[Row], list[Row]], classes: Row
+) -> Row:
+    """Write a tar, and after it the part; return the part. rows: of the manifest and of the index."""
     storage.write_bytes(storage.join(plan.folder, f"{plan.name}.tar"), tar)
-    shard = {"name": plan.name, "bytes": len(tar), "sha256": digest_bytes(tar), "samples": len(rows)}
-    part = {"inputs_digest": inputs_digest, "shard": shard, "records": records, "index": rows}
+    shard = {"name": plan.name, "bytes": len(tar), "sha256": digest_bytes(tar), "samples": len(rows[1]), **classes}
+    part = {"inputs_digest": inputs_digest, "shard": shard, "records": rows[0], "index": rows[1]}
     storage.write_json(part_path(plan.folder, plan.name), {**part, "checked": storage.digest(part)}, indent=None)
     return part
 
@@ -120,7 +131,9 @@ def _inputs_digest(plan: ShardPlan, key: bytes | None) -> str:
     stats = _stats(uris)
     records = [record.to_dict() for record in plan.records]
     key_id = pseudonym("", key) if key else ""
-    return storage.digest([SCHEMA, plan.name, plan.preprocess.model_dump(), plan.odd_masks, key_id, records, stats])
+    inputs = [SCHEMA, plan.name, plan.preprocess.model_dump(), plan.odd_masks, key_id, records, stats]
+    # Earlier versions stored several classes as one map of numbers.
+    return storage.digest(inputs if len(plan.preprocess.classes) == 1 else [*inputs, "one mask a class"])
 
 
 def _stats(uris: Sequence[str]) -> list[tuple[int, int] | None]:

@@ -34,6 +34,7 @@ _DICE = (_Column("Dice", "dice", 4), _Column("Dice 5%", "dice_p5", 4), _Column("
 _OVERLAP = (_Column("IoU", "iou", 4), _Column("px acc.", "pixel_accuracy", 4))
 _DISTANCES = (_Column("HD95", "hd95_px", 2), _Column("ASSD", "assd_px", 2))
 _IMAGES = _Column("images", "images", 0)
+_CLASS = _Column("class", "class")
 _DATASET = _Column("dataset", "dataset", is_wrapped=True)
 # A fold is short and identifies a run of a table; report.json and report.html have the full run names.
 _STUDY = (_Column("fold", "fold"), _Column("role", "role"), _DATASET, _IMAGES, *_DICE, *_OVERLAP)
@@ -70,7 +71,8 @@ def _print_study(console: Console, study: Study, comparisons: StudyComparisons) 
         rows = [{**line.as_json(), "fold": _fold_text(line.about)} for line in table.lines]
         rows += [{"fold": "all", **line.as_json()} for line in table.all_runs]
         title = f"{study.name}: trained on {join_names(about['train_on'])} ({about['protocol']})"
-        _print_table(console, (title, describe_metrics(about)), _STUDY, rows)
+        columns = (*_STUDY[:1], _CLASS, *_STUDY[1:]) if table.has_classes else _STUDY
+        _print_table(console, (title, describe_metrics(about)), columns, rows)
     result_text.print_results(study.matrix, console)
     _print_comparisons(console, study, comparisons)
     _print_differences(console, comparisons.differences)

@@ -14,7 +14,7 @@ from lungseg.predictions import overlays
 from lungseg.report import charts, console
 from lungseg.report.prediction_results import Predictions
 from lungseg.report.result_table import ResultLine
-from lungseg.report.study_results import Study
+from lungseg.report.study_results import RunTable, Study
 from lungseg.study import result_text
 from lungseg.study.study_comparison import StudyComparisons
 from lungseg.versions import versions
@@ -39,16 +39,22 @@ def headline(study: Study) -> list[str]:
     """Summarise the main results in one or two sentences."""
     table = study.tables[0]
     sentences = []
-    held_out = [value for line in table.summary_lines() if line.about["role"] == "held-out" for value in line.dice]
+    held_out: dict[str, list[float]] = {}
+    for line in table.summary_lines():
+        if line.about["role"] == "held-out":
+            held_out.setdefault(line.about["class"], []).extend(line.dice)
     if held_out:
         folds = console.describe_runs(table.about)
-        mean = sum(held_out) / len(held_out)
+        means = ", ".join(
+            f"{sum(dice) / len(dice):.4f} on {len(dice)} held-out images" + (f" ({name})" if table.has_classes else "")
+            for name, dice in held_out.items()
+        )
         sentences.append(
-            f"Trained on {console.join_names(table.about['train_on'])}: mean Dice {mean:.4f} on {len(held_out)} "
-            f"held-out images of the same data ({folds}; {console.describe_metrics(table.about)})."
+            f"Trained on {console.join_names(table.about['train_on'])}: mean Dice {means} of the same data "
+            f"({folds}; {console.describe_metrics(table.about)})."
         )
     cross = [
-        f"{line.metrics['dice']:.4f} on {counted(line.metrics['images'], 'image')} of {line.about['dataset']} "
+        f"{line.metrics['dice']:.4f} on {counted(line.metrics['images'], 'image')} of {_subject(table, line)} "
         f"(trained on {console.join_names(table.about['train_on'])})"
         for table in study.tables
         for line in table.summary_lines()
@@ -58,6 +64,11 @@ def headline(study: Study) -> list[str]:
         more = f"; {len(cross) - _MAX_CROSS} more below" if len(cross) > _MAX_CROSS else ""
         sentences.append(f"On datasets not used for training: {'; '.join(cross[:_MAX_CROSS])}{more}.")
     return sentences
+
+
+def _subject(table: RunTable, line: ResultLine) -> str:
+    """Name the dataset of a line, and its class if there are several."""
+    return f"{line.about['dataset']}{result_text.of_class(line.about['class'] if table.has_classes else '')}"
 
 
 def to_json(page: Page) -> Row:
@@ -108,6 +119,7 @@ def to_html(page: Page) -> str:
         describe_runs=console.describe_runs,
         describe_basis=result_text.describe_basis,
         spread=result_text.format_spread,
+        of_class=result_text.of_class,
         code_meaning=_code_meaning,
         last_name=storage.name_of,
         versions=lambda numbers: ", ".join(f"{name} {number}" for name, number in numbers.items()),
@@ -148,7 +160,7 @@ def _histograms(study: Study | None, predictions: Predictions | None) -> list[tu
     """Draw the Dice per image of each group of images, all on the same x axis."""
     lines = [
         (
-            f"{line.about['dataset']}, {line.about['role']}; trained on {console.join_names(table.about['train_on'])}",
+            f"{_subject(table, line)}, {line.about['role']}; trained on {console.join_names(table.about['train_on'])}",
             line,
         )
         for table in (study.tables if study else ())

@@ -62,14 +62,19 @@ class _EpochFields(JsonFields):
 class RunTable:
     """Results of runs that differ only in fold and seed.
 
-    about: the settings that the runs share. lines: one per run, role and dataset. all_runs: one per role and dataset
-    over all runs, each image once; an image tested by several runs counts with its mean over them. Empty for a single
-    run.
+    about: the settings that the runs share. lines: one per run, class, role and dataset. all_runs: one per class, role
+    and dataset over all runs, each image once; an image tested by several runs counts with its mean over them. Empty
+    for a single run.
     """
 
     about: Row
     lines: tuple[ResultLine, ...]
     all_runs: tuple[ResultLine, ...]
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether there are several classes, so that each line has to name its own."""
+        return len({line.about["class"] for line in self.lines}) > 1
 
     def summary_lines(self) -> tuple[ResultLine, ...]:
         """Return the lines that count each image once."""
@@ -211,18 +216,26 @@ def _run_table(runs: Sequence[tuple[Row, list[Row]]]) -> RunTable:
 
 
 def _result_lines(rows: Sequence[Row], about: Row) -> list[ResultLine]:
-    """Summarise rows by role and dataset, held-out first."""
-    groups = group_by(rows, ("role", "dataset"))
+    """Summarise rows by class, role and dataset, held-out first."""
+    classes = list(dict.fromkeys(row["class"] for row in rows))
+    groups = group_by(rows, ("class", "role", "dataset"))
+
+    def order(key: tuple[str, str, str]) -> tuple[int, bool, str, str]:
+        name, role, dataset = key
+        return classes.index(name), role != "held-out", role, dataset
+
     return [
         ResultLine(
-            {**about, "role": role, "dataset": dataset}, compute_metrics(group), tuple(row["dice"] for row in group)
+            {**about, "class": name, "role": role, "dataset": dataset},
+            compute_metrics(groups[name, role, dataset]),
+            tuple(row["dice"] for row in groups[name, role, dataset]),
         )
-        for (role, dataset), group in sorted(groups.items(), key=lambda item: (item[0][0] != "held-out", item[0]))
+        for name, role, dataset in sorted(groups, key=order)
     ]
 
 
 def _mean_per_image(rows: Sequence[Row]) -> list[Row]:
-    """Merge the rows of each image and role into their mean over the runs."""
+    """Merge the rows of each image, class and role into their mean over the runs."""
     return [
         {
             **same[0],
@@ -230,7 +243,7 @@ def _mean_per_image(rows: Sequence[Row]) -> list[Row]:
             "patient": patient_key(same[0]),
             **{name: mean_defined(row[name] for row in same) for name in METRICS},
         }
-        for same in group_by(rows, ("role", "dataset", "image_id")).values()
+        for same in group_by(rows, ("class", "role", "dataset", "image_id")).values()
     ]
 
 

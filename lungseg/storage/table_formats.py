@@ -18,13 +18,15 @@ class TableFormat:
     """Columns of a table; all others are ignored.
 
     nullable: columns that may have empty cells. patterns: regular expressions that all texts of a column match.
-    Numbers are finite. signed: columns whose whole numbers may be negative.
+    Numbers are finite. signed: columns whose whole numbers may be negative. added: columns that files of earlier
+    versions lack, with the text that all their rows then have.
     """
 
     schema: pa.Schema
     nullable: frozenset[str] = frozenset()
     patterns: Mapping[str, str] = field(default_factory=dict)
     signed: frozenset[str] = frozenset()
+    added: Mapping[str, str] = field(default_factory=dict)
 
 
 _TOO_LARGE = 1e12  # sums of larger numbers may overflow
@@ -39,11 +41,13 @@ _FOLD = frozenset({"fold"})  # -1: to train on in every fold
 INDEX_TABLE = TableFormat(INDEX, _UNKNOWN, {"phash": "[0-9a-f]{64}", "shard": r"[^/]+-\d{6,}"}, _FOLD)
 _GREY_VALUES = {"mask_values": "([0-9]{1,5}(,[0-9]{1,5})*)?"}
 MANIFEST_TABLE = TableFormat(MANIFEST, _UNKNOWN, {**_STATUS, **_GREY_VALUES}, _FOLD)
-TEST_TABLE = TableFormat(TEST_ROWS, _UNDEFINED | {"group"}, {"role": "held-out|cross"})
+_CLASS = {"class": "lung"}
+TEST_TABLE = TableFormat(TEST_ROWS, _UNDEFINED | {"group"}, {"role": "held-out|cross"}, added=_CLASS)
 STUDY_TABLE = TableFormat(
     STUDY_ROWS,
     TEST_TABLE.nullable,
     {"role": "held-out|cross", "protocol": "pooled|source-to-source|leave-one-dataset-out"},
+    added=_CLASS,
 )
 PREDICTION_TABLE = TableFormat(
     PREDICTIONS,
@@ -51,6 +55,15 @@ PREDICTION_TABLE = TableFormat(
     _STATUS,
     frozenset(PREDICTIONS.names),  # lungseg.inference.recompute names the rows with wrong values
 )
+
+
+def with_added_columns(table: pa.Table, expected: TableFormat) -> pa.Table:
+    """Return a table with the columns that a file of an earlier version lacks."""
+    for name, text in expected.added.items():
+        if name not in table.column_names:
+            position, values = expected.schema.get_field_index(name), pa.array([text] * table.num_rows, pa.string())
+            table = table.add_column(min(position, table.num_columns), expected.schema.field(name), values)
+    return table
 
 
 def check_table(table: pa.Table, path: str, expected: TableFormat) -> None:

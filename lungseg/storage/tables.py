@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from lungseg.errors import InputError
 from lungseg.schema import check_schema
 from lungseg.storage.files import read_bytes, write_bytes
-from lungseg.storage.table_formats import TableFormat, check_table
+from lungseg.storage.table_formats import TableFormat, check_table, with_added_columns
 
 _PIECE_ROWS, _BUFFER = 1 << 14, 1 << 20
 _NUMBER = re.compile(r"[0-9]{1,9}")
@@ -33,8 +33,10 @@ def read_table(path: str, content: bytes | None = None, expected: TableFormat | 
     except (pa.ArrowException, OSError):
         raise _not_parquet(path) from None
     _check_version(table.schema, path)
-    if expected is not None:
-        check_table(table, path, expected)
+    if expected is None:
+        return table
+    table = with_added_columns(table, expected)
+    check_table(table, path, expected)
     return table
 
 

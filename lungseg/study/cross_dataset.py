@@ -19,6 +19,7 @@ from lungseg.study.tested_images import (
     Images,
     RunGroup,
     TestedDataset,
+    by_class,
     defined,
     mean_per_image,
     metric_limits,
@@ -37,7 +38,7 @@ class MatrixCell:
     """Results of a run group on one dataset.
 
     metrics: each over the images that define it, None if none does. undefined: number of images that do not, by metric.
-    spread: of the means that single seeds give, by metric; None for one seed.
+    spread: of the means that single seeds give, by metric; None for one seed. class_name: "" in a study of one class.
     """
 
     run_group: RunGroup
@@ -48,6 +49,7 @@ class MatrixCell:
     metrics: dict[str, bootstrap.Summary | None]
     undefined: dict[str, int]
     spread: dict[str, SeedSpread | None]
+    class_name: str = ""
 
     @property
     def dice(self) -> bootstrap.Summary | None:
@@ -65,6 +67,7 @@ class MatrixCell:
         spreads = [spread_json(spread, f"{name}_") for name, spread in self.spread.items()]
         return {
             **self.run_group._asdict(),
+            **class_json(self.class_name),
             "dataset": self.dataset,
             "role": self.role,
             "runs": self.runs,
@@ -85,12 +88,13 @@ class GeneralisationGap:
     dataset: str
     gap: bootstrap.Gap
     spread: SeedSpread | None = None
+    class_name: str = ""
 
     def as_json(self) -> Row:
         """Flatten: gap is held_out - cross."""
         values = asdict(self.gap)
         own, other = values.pop("own"), values.pop("other")
-        plan = {**self.run_group._asdict(), "dataset": self.dataset}
+        plan = {**self.run_group._asdict(), **class_json(self.class_name), "dataset": self.dataset}
         return {**plan, "held_out": own, "cross": other, **values, **spread_json(self.spread, "gap_")}
 
 
@@ -107,6 +111,7 @@ class GroupComparison:
     roles: tuple[str, str]
     metrics: Mapping[str, bootstrap.PairedDifference]
     spreads: tuple[SeedSpread | None, SeedSpread | None] = (None, None)
+    class_name: str = ""
 
     @property
     def paired(self) -> bootstrap.PairedDifference:
@@ -121,7 +126,7 @@ class GroupComparison:
                 ("first", "second"), (self.first, self.second), self.roles, self.spreads, strict=True
             )
         }
-        return {"dataset": self.dataset, **sides, **differences_json(self.metrics)}
+        return {"dataset": self.dataset, **class_json(self.class_name), **sides, **differences_json(self.metrics)}
 
 
 @dataclass(frozen=True)
@@ -142,6 +147,11 @@ class CrossDatasetResults:
         }
 
 
+def class_json(class_name: str) -> Row:
+    """Return the class as a field; nothing in a study of one class."""
+    return {"class": class_name} if class_name else {}
+
+
 def spread_json(spread: SeedSpread | None, prefix: str) -> Row:
     """Flatten a spread over seeds; nothing for one seed."""
     if spread is None:
@@ -159,10 +169,17 @@ def differences_json(metrics: Mapping[str, bootstrap.PairedDifference]) -> Row:
 
 
 def summarise(rows: Iterable[Row]) -> CrossDatasetResults:
-    """Summarise the rows of a study."""
+    """Summarise the rows of a study, each class on its own; p is corrected over the comparisons of all classes."""
     all_rows = list(rows)
-    tested = mean_per_image(all_rows)
-    return CrossDatasetResults(_cells(all_rows, tested), _gaps(tested), _comparisons(tested), tested_datasets(all_rows))
+    cells: list[MatrixCell] = []
+    gaps: list[GeneralisationGap] = []
+    comparisons: list[GroupComparison] = []
+    for class_name, own in by_class(all_rows).items():
+        tested = mean_per_image(own)
+        cells += [replace(cell, class_name=class_name) for cell in _cells(own, tested)]
+        gaps += [replace(gap, class_name=class_name) for gap in _gaps(tested)]
+        comparisons += [replace(comparison, class_name=class_name) for comparison in _comparisons(tested)]
+    return CrossDatasetResults(tuple(cells), tuple(gaps), _holm_corrected(comparisons), tested_datasets(all_rows))
 
 
 def _cells(rows: Sequence[Row], tested: ImageResults) -> tuple[MatrixCell, ...]:
@@ -226,7 +243,7 @@ def gap_spread(own: Sequence[Row], other: Sequence[Row]) -> SeedSpread | None:
     return training_noise.seed_spread([left[seed] - right[seed] for seed in left if seed in right])
 
 
-def _comparisons(tested: ImageResults) -> tuple[GroupComparison, ...]:
+def _comparisons(tested: ImageResults) -> list[GroupComparison]:
     comparisons = []
     for ((first, role, dataset), left), ((second, other_role, other), right) in combinations(tested.items(), 2):
         if first == second or dataset != other:
@@ -234,6 +251,10 @@ def _comparisons(tested: ImageResults) -> tuple[GroupComparison, ...]:
         metrics, spreads = compare_images(left, right)
         if "dice" in metrics:
             comparisons.append(GroupComparison(dataset, first, second, (role, other_role), metrics, spreads))
+    return comparisons
+
+
+def _holm_corrected(comparisons: Sequence[GroupComparison]) -> tuple[GroupComparison, ...]:
     corrected = holm_corrected([comparison.metrics for comparison in comparisons])
     return tuple(replace(item, metrics=metrics) for item, metrics in zip(comparisons, corrected, strict=True))
 

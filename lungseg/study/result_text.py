@@ -30,6 +30,11 @@ def describe_basis(bases: Iterable[str]) -> str:
     return "over patients and trainings; over patients only where a fold has one seed"
 
 
+def of_class(class_name: str) -> str:
+    """Name the class of a result; nothing in a study of one class."""
+    return f", {class_name}" if class_name else ""
+
+
 def format_p(p: float | None) -> str:
     """Format a p value with its sign, such as "= 0.0400" or "< 0.0001"."""
     return "-" if p is None else f"< {_MIN_P:.4f}" if p < _MIN_P else f"= {p:.4f}"
@@ -54,7 +59,7 @@ def format_gap(gap: GeneralisationGap) -> str:
     """Format a generalisation gap as one line."""
     text = _interval_text(gap.gap.gap, gap.gap.low, gap.gap.high)
     spread = f"; {format_spread(gap.spread, 3)}" if gap.spread else ""
-    return f"gap {text} from {gap.run_group.label} to {gap.dataset}{spread}"
+    return f"gap {text} from {gap.run_group.label} to {gap.dataset}{of_class(gap.class_name)}{spread}"
 
 
 def more_lines(
@@ -82,12 +87,24 @@ def _fewer_images(metrics: Mapping[str, bootstrap.PairedDifference], name: str) 
 
 
 def dice_table(results: CrossDatasetResults) -> tuple[list[str], list[list[str]]]:
-    """Format the cells as text: a header, then a row per run group with a column per dataset."""
-    groups = list(dict.fromkeys(cell.run_group for cell in results.cells))
+    """Format the cells as text: a header, then a row per run group and class with a column per dataset."""
+    lines = list(dict.fromkeys((cell.run_group, cell.class_name) for cell in results.cells))
     datasets = sorted({cell.dataset for cell in results.cells})
-    texts = {(cell.run_group, cell.dataset): _cell_text(cell) for cell in results.cells}
-    rows = [[group.label, *(texts.get((group, dataset), "-") for dataset in datasets)] for group in groups]
-    return ["trained on", *datasets], rows
+    texts = {(cell.run_group, cell.class_name, cell.dataset): _cell_text(cell) for cell in results.cells}
+    rows = [
+        [group.label, *_class_cells(name), *(texts.get((group, name, dataset), "-") for dataset in datasets)]
+        for group, name in lines
+    ]
+    return ["trained on", *_class_head(results), *datasets], rows
+
+
+def _class_head(results: CrossDatasetResults) -> list[str]:
+    """Return the heading of the column of classes; none in a study of one class."""
+    return ["class"] if any(cell.class_name for cell in results.cells) else []
+
+
+def _class_cells(class_name: str) -> list[str]:
+    return [class_name] if class_name else []
 
 
 def dataset_table(results: CrossDatasetResults) -> tuple[list[str], list[list[str]]]:
@@ -108,6 +125,7 @@ def seed_table(results: CrossDatasetResults) -> tuple[list[str], list[list[str]]
     rows = [
         [
             cell.run_group.label,
+            *_class_cells(cell.class_name),
             cell.dataset,
             str(spread.seeds),
             *(f"{value:.4f}" for value in (spread.min, spread.max, spread.sd)),
@@ -115,14 +133,15 @@ def seed_table(results: CrossDatasetResults) -> tuple[list[str], list[list[str]]
         for cell, spread in cells
         if spread
     ]
-    return ["trained on", "tested on", "seeds", "lowest", "highest", "sd"], rows
+    return ["trained on", *_class_head(results), "tested on", "seeds", "lowest", "highest", "sd"], rows
 
 
 def format_comparison(comparison: GroupComparison) -> str:
     """Format the Dice of a comparison of two run groups as one line; study.json has the other metrics."""
     seeds = " vs ".join(str(spread.seeds if spread else 1) for spread in comparison.spreads)
+    tested_on = f"{comparison.dataset}{of_class(comparison.class_name)}"
     return (
-        f"{format_difference(comparison.paired)} on {comparison.dataset} for {comparison.first.label} minus "
+        f"{format_difference(comparison.paired)} on {tested_on} for {comparison.first.label} minus "
         f"{comparison.second.label}, {seeds} seeds"
     )
 
@@ -159,8 +178,10 @@ def print_results(results: CrossDatasetResults, console: Console | None = None) 
 
 def _dice_list(results: CrossDatasetResults) -> tuple[list[str], list[list[str]]]:
     """Format the cells as text, one row each: fits where many or long dataset names do not fit in columns."""
-    rows = [[cell.run_group.label, cell.dataset, _cell_text(cell)] for cell in results.cells]
-    return ["trained on", "tested on", "Dice"], rows
+    rows = [
+        [cell.run_group.label, *_class_cells(cell.class_name), cell.dataset, _cell_text(cell)] for cell in results.cells
+    ]
+    return ["trained on", *_class_head(results), "tested on", "Dice"], rows
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

@@ -14,6 +14,7 @@ from lungseg.arrays import Row
 from lungseg.metrics import bootstrap, training_noise
 from lungseg.metrics.training_noise import SeedSpread
 from lungseg.study.cross_dataset import (
+    class_json,
     compare_images,
     differences_json,
     gap_effects,
@@ -23,7 +24,7 @@ from lungseg.study.cross_dataset import (
     shared_images,
     spread_json,
 )
-from lungseg.study.result_text import format_difference, format_spread, more_lines
+from lungseg.study.result_text import format_difference, format_spread, more_lines, of_class
 from lungseg.study.study_differences import StudyDifference
 from lungseg.study.tested_images import ImageResults, Images, RunGroup, mean_per_image
 
@@ -33,7 +34,7 @@ class StudyComparison:
     """Mean Dice of this study and of another one on the images of a dataset that both tested.
 
     metrics: this study minus the other one, for each of cross_dataset.COMPARED that images of both define. spreads: of
-    the mean Dice of each study.
+    the mean Dice of each study. class_name: "" where both studies have one class.
     """
 
     other_study: str
@@ -44,6 +45,7 @@ class StudyComparison:
     other_dice: float
     metrics: dict[str, bootstrap.PairedDifference]
     spreads: tuple[SeedSpread | None, SeedSpread | None] = (None, None)
+    class_name: str = ""
 
     @property
     def paired(self) -> bootstrap.PairedDifference:
@@ -52,8 +54,9 @@ class StudyComparison:
 
     def __str__(self) -> str:
         """Format as lines, the first about the Dice."""
+        tested_on = f"{self.dataset}{of_class(self.class_name)}"
         dice = (
-            f"{format_difference(self.paired)} on {self.paired.images} {self.role} images of {self.dataset}: "
+            f"{format_difference(self.paired)} on {self.paired.images} {self.role} images of {tested_on}: "
             f"{self.dice:.4f}, and {self.other_dice:.4f} in {self.other_study}; trained on {self.run_group.label}"
         )
         return "\n".join([dice, *more_lines(self.metrics, self.spreads)])
@@ -63,14 +66,16 @@ class StudyComparison:
         names = ("other_study", "dataset", "role", "dice", "other_dice")
         spreads = {**spread_json(self.spreads[0], "dice_"), **spread_json(self.spreads[1], "other_dice_")}
         values = {name: getattr(self, name) for name in names}
-        return {**differences_json(self.metrics), **self.run_group._asdict(), **values, **spreads}
+        names_of = {**self.run_group._asdict(), **class_json(self.class_name)}
+        return {**differences_json(self.metrics), **names_of, **values, **spreads}
 
 
 @dataclass(frozen=True)
 class GapComparison:
     """Generalisation gaps of this study and of another one, on the images that both tested.
 
-    change: this gap minus the other one. spreads: of the gap of each study over its seeds.
+    change: this gap minus the other one. spreads: of the gap of each study over its seeds. class_name: "" where both
+    studies have one class.
     """
 
     other_study: str
@@ -80,11 +85,13 @@ class GapComparison:
     other_gap: float
     change: bootstrap.PairedDifference
     spreads: tuple[SeedSpread | None, SeedSpread | None] = (None, None)
+    class_name: str = ""
 
     def __str__(self) -> str:
         """Format as one line, and the seeds in a second one."""
+        tested_on = f"{self.dataset}{of_class(self.class_name)}"
         line = (
-            f"gap to {self.dataset}: {format_difference(self.change)}: {self.gap:z.4f}, and {self.other_gap:z.4f} in "
+            f"gap to {tested_on}: {format_difference(self.change)}: {self.gap:z.4f}, and {self.other_gap:z.4f} in "
             f"{self.other_study}; trained on {self.run_group.label}"
         )
         seeds = f"\n  gap of {format_spread(self.spreads[0])}; other {format_spread(self.spreads[1])}"
@@ -94,7 +101,8 @@ class GapComparison:
         """Flatten to one level."""
         values = {name: getattr(self, name) for name in ("other_study", "dataset", "gap", "other_gap")}
         spreads = {**spread_json(self.spreads[0], "gap_"), **spread_json(self.spreads[1], "other_gap_")}
-        return {**asdict(self.change), **self.run_group._asdict(), **values, **spreads}
+        names_of = {**self.run_group._asdict(), **class_json(self.class_name)}
+        return {**asdict(self.change), **names_of, **values, **spreads}
 
 
 @dataclass(frozen=True)
@@ -107,14 +115,27 @@ class StudyComparisons:
 
 
 def compare(rows: Iterable[Row], other_study: str, other_rows: Iterable[Row]) -> StudyComparisons:
-    """Compare the rows of a study with those of another study; return nothing if they share no image."""
+    """Compare the rows of a study with those of another study; return nothing if they share no image.
+
+    Each class that both studies have is compared on its own.
+    """
     own, other = list(rows), list(other_rows)
     folds = {_fold(row) for row in own} & {_fold(row) for row in other}
-    own_results, other_results = (mean_per_image([row for row in side if _fold(row) in folds]) for side in (own, other))
-    return StudyComparisons(
-        tuple(_compare_images(own_results, other_study, other_results)),
-        tuple(_compare_gaps(own_results, other_study, other_results)),
-    )
+    classes = dict.fromkeys(row["class"] for row in own)
+    is_one_class = len({row["class"] for row in (*own, *other)}) == 1
+    pairs: list[StudyComparison] = []
+    gaps: list[GapComparison] = []
+    for name in classes:
+        own_results, other_results = (
+            mean_per_image([row for row in side if row["class"] == name and _fold(row) in folds])
+            for side in (own, other)
+        )
+        shown = "" if is_one_class else name
+        found = _compare_images(own_results, other_study, other_results)
+        pairs += [replace(pair, class_name=shown) for pair in found]
+        found_gaps = _compare_gaps(own_results, other_study, other_results)
+        gaps += [replace(gap, class_name=shown) for gap in found_gaps]
+    return StudyComparisons(tuple(pairs), tuple(gaps))
 
 
 def joined(comparisons: Sequence[StudyComparisons]) -> StudyComparisons:

@@ -14,6 +14,7 @@ from lungseg.dataset.duplicates import count_duplicates, describe_duplicates
 from lungseg.dataset.training_index import TrainingIndex, build_index
 from lungseg.errors import SettingsError
 from lungseg.training.run import name_run
+from lungseg.training.study_classes import classes_of_run, require_usable_classes, study_classes
 from lungseg.training.study_data import require_enough_images
 
 logger = logging.getLogger(__name__)
@@ -95,7 +96,7 @@ def require_feasible(settings: TrainSettings, index: TrainingIndex, plans: Seque
 
     Raises:
         SettingsError: the batches cannot be divided among the workers, a dataset has fewer groups of images than folds,
-            or a run has too few images for its workers.
+            or a run has too few images for its workers, or its classes do not fit the settings.
 
     """
     if problem := settings.batch_problem():
@@ -109,8 +110,15 @@ def require_feasible(settings: TrainSettings, index: TrainingIndex, plans: Seque
                 f"--folds {settings.folds}: {name} has {groups_of[name]} groups of images (one per patient), but each "
                 f"fold needs one: lower --folds, or leave {name} out of --data"
             )
-    sizes = []
+    sizes, all_classes = [], study_classes(index.datasets)
     for plan in plans:
+        classes = classes_of_run(index.datasets, plan.train_on)
+        require_usable_classes(settings, index.datasets, classes)
+        if settings.model.custom and classes != all_classes:
+            raise SettingsError(
+                f"--model.custom {settings.model.custom}: {plan.name} learns {', '.join(classes)} only, and a network "
+                "of your own has the same classes in every run: leave out this protocol"
+            )
         split = folds.split(index.rows, plan)
         require_enough_images(split, plan.name, settings.planned_world_size, settings.min_images_per_rank)
         sizes.append(len(split.train))

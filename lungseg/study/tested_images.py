@@ -63,6 +63,14 @@ def tested_datasets(rows: Iterable[Row]) -> tuple[TestedDataset, ...]:
     )
 
 
+def by_class(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Return the rows of each class, in order of first appearance; "" for a study of one class, which needs no name."""
+    classes: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        classes[row["class"]].append(row)
+    return {"": list(rows)} if len(classes) < 2 else dict(classes)
+
+
 def study_rows(
     tested: Iterable[Row],
     protocol: str,
@@ -80,7 +88,7 @@ def study_rows(
 
 
 def mean_per_image(rows: Sequence[Row]) -> ImageResults:
-    """Group rows by run group, role and dataset; merge the rows of each image id into their means over the runs."""
+    """Group rows of one class by run group, role and dataset; merge those of an image to their means over the runs."""
     groups: dict[tuple[RunGroup, str, str], dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         groups[RunGroup(row["protocol"], row["train_on"]), row["role"], row["dataset"]][row["image_id"]].append(row)

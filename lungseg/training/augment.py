@@ -6,7 +6,7 @@ others. Black stays black under every grey-level change: it is padding or collim
 
 import math
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 from statistics import NormalDist
 
@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from lungseg.arrays import U8
 from lungseg.config import AugmentSettings
+from lungseg.config.class_names import LUNGS, ONE_CLASS, OPACITY, mirrored_order
+from lungseg.schema import is_annotated
 from lungseg.training.opacities import enlarge, paint_gas, paint_opacities
 
 Floats = NDArray[np.float32]
@@ -53,8 +55,16 @@ class _Kind(IntEnum):
 _MakeGenerator = Callable[[_Kind], np.random.Generator]
 
 
-def augment(image: U8, mask: U8, settings: AugmentSettings, key: tuple[int, int, str]) -> tuple[U8, U8]:
-    """Augment an image u8[S,S] and its mask u8[S,S] in {0,1}; key is (seed, epoch, image_id).
+def augment(
+    image: U8,
+    masks: U8,
+    settings: AugmentSettings,
+    key: tuple[int, int, str],
+    classes: Sequence[str] = ONE_CLASS,
+) -> tuple[U8, U8]:
+    """Augment an image u8[S,S] and its masks u8[K,S,S]; key is (seed, epoch, image_id).
+
+    A flip exchanges the masks of classes on the left and on the right. Masks that are not annotated stay so.
 
     Applied in the order of an exposure: disease, collimation, patient position, shading by bones, grey curve, detector
     blur and noise. Without any enabled kind, both arrays are returned as they are. The input arrays are never modified.
@@ -65,11 +75,12 @@ def augment(image: U8, mask: U8, settings: AugmentSettings, key: tuple[int, int,
     def generator(kind: _Kind) -> np.random.Generator:
         return np.random.default_rng((seed, epoch, image_key, kind))
 
-    image = _paint_disease(image, mask, settings, generator)
+    image = _paint_disease(image, dict(zip(classes, masks, strict=True)), settings, generator)
     if settings.collimate:
-        image = _collimate(image, mask, settings.collimate, generator(_Kind.COLLIMATE))
+        image = _collimate(image, _join(masks), settings.collimate, generator(_Kind.COLLIMATE))
     if settings.rotate_deg or settings.scale or settings.shift or settings.elastic or settings.flip:
-        image, mask = _warp(image, mask, _source_positions(image.shape[0], settings, generator))
+        image, masks = _warp(image, masks, _source_positions(image.shape[0], settings, generator))
+        masks = masks[mirrored_order(classes)] if _is_flipped(settings, generator) else masks
     if settings.shadow:
         image = _shade(image, settings.shadow, generator(_Kind.SHADOW))
     if settings.gamma or settings.contrast or settings.brightness or settings.jitter:
@@ -78,22 +89,37 @@ def augment(image: U8, mask: U8, settings: AugmentSettings, key: tuple[int, int,
         image = _blur(image, settings.blur, generator(_Kind.BLUR))
     if settings.noise:
         image = _add_noise(image, settings.noise, generator(_Kind.NOISE))
-    return image, mask
+    return image, masks
 
 
-def _paint_disease(image: U8, mask: U8, settings: AugmentSettings, generator: _MakeGenerator) -> U8:
+def _join(masks: Sequence[U8] | U8) -> U8:
+    """Return the union u8[S,S] in {0,1} of masks u8[S,S] of which one at least is annotated."""
+    first, *others = [mask for mask in masks if is_annotated(mask)]
+    for other in others:
+        first = first | other
+    return first
+
+
+def _paint_disease(image: U8, masks: Mapping[str, U8], settings: AugmentSettings, generator: _MakeGenerator) -> U8:
+    """Paint opacities and gas around the lungs of masks by class.
+
+    An image whose opacities are annotated gets no painted ones, which its mask would not show; nor does one whose lungs
+    are not annotated.
+    """
+    lungs = [masks[name] for name in LUNGS if name in masks and is_annotated(masks[name])]
+    if not lungs:
+        return image
+    mask = _join(lungs)
+    has_opacities = OPACITY in masks and is_annotated(masks[OPACITY])
     for kind, chance, paint in (
         (_Kind.OPACITY, settings.opacity, paint_opacities),
         (_Kind.GAS, settings.gas, paint_gas),
     ):
+        if kind == _Kind.OPACITY and has_opacities:
+            continue
         if chance and (random := generator(kind)).random() < chance:
             image = paint(image, mask, random)
     return image
-
-
-def flips_allowed(classes: Sequence[str]) -> bool:
-    """Return whether a left-right flip keeps the classes correct: no class name contains left or right."""
-    return not any({"left", "right"} & set(name.split("_")) for name in classes)
 
 
 def _source_positions(side: int, settings: AugmentSettings, generator: _MakeGenerator) -> Floats:
@@ -106,7 +132,7 @@ def _source_positions(side: int, settings: AugmentSettings, generator: _MakeGene
     angle = math.radians(settings.rotate_deg * generator(_Kind.ROTATE).uniform(-1.0, 1.0))
     scale = 1.0 + settings.scale * generator(_Kind.SCALE).uniform(-1.0, 1.0)
     right, down = side * settings.shift * generator(_Kind.SHIFT).uniform(-1.0, 1.0, 2)
-    flipped = generator(_Kind.FLIP).random() < settings.flip
+    flipped = _is_flipped(settings, generator)
     centre = (side - 1) / 2.0
     # The flip is exact, because all coordinates are multiples of one half.
     x = (np.arange(side)[:: -1 if flipped else 1] - centre - right) / scale
@@ -123,11 +149,19 @@ def _source_positions(side: int, settings: AugmentSettings, generator: _MakeGene
     return positions
 
 
-def _warp(image: U8, mask: U8, positions: Floats) -> tuple[U8, U8]:
-    """Sample image and mask at the source positions; pixels from outside the image are black."""
+def _is_flipped(settings: AugmentSettings, generator: _MakeGenerator) -> bool:
+    return bool(generator(_Kind.FLIP).random() < settings.flip)
+
+
+def _warp(image: U8, masks: U8, positions: Floats) -> tuple[U8, U8]:
+    """Sample image and masks at the source positions; pixels from outside the image are black."""
     warped = cv2.remap(image, positions, None, cv2.INTER_LINEAR)  # type: ignore[call-overload]
+    return warped, np.stack([_warp_mask(mask, positions) if is_annotated(mask) else mask for mask in masks])
+
+
+def _warp_mask(mask: U8, positions: Floats) -> U8:
     share = cv2.remap(mask * np.uint8(255), positions, None, cv2.INTER_LINEAR)  # type: ignore[call-overload]
-    return warped, (share > 127).astype(np.uint8)
+    return np.asarray(share > 127, np.uint8)
 
 
 def _grey_curve(settings: AugmentSettings, generator: _MakeGenerator) -> U8:

@@ -4,6 +4,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 
 import numpy as np
 import torch
@@ -23,8 +24,8 @@ _REPORT_INTERVAL = 20  # batches; reading the loss waits for the GPU
 
 TrainOnBatch = Callable[[Batch, float], Tensor]
 ReportLoss = Callable[[int, float], None]
-Measure = Callable[[Sample, NDArray[np.float32]], Row]
-"""Returns the row of a sample, given its predicted probabilities f32[S,S]."""
+Measure = Callable[[Sample, NDArray[np.float32]], list[Row]]
+"""Returns the rows of a sample, one for each annotated class, given its predicted probabilities f32[K,S,S]."""
 
 
 def train_batches(
@@ -59,7 +60,9 @@ def train_batches(
 def evaluate(
     model: nn.Module, batches: Iterable[Batch], measure: Measure, threads: int = 1, precision: Precision = "fp32"
 ) -> list[Row]:
-    """Measure every image of all ranks once; return the sorted rows of all ranks on rank 0, none on the others.
+    """Measure every image of all ranks once; return the rows of all ranks on rank 0, none on the others.
+
+    Rows are sorted by image, and for an image in the order of the classes.
 
     `measure` runs in threads while the network predicts.
     """
@@ -67,12 +70,12 @@ def evaluate(
     model.eval()
     with ThreadPoolExecutor(threads, thread_name_prefix="measure") as pool:
         own: list[Row] = []
-        pending: deque[Iterator[Row]] = deque()
+        pending: deque[Iterator[list[Row]]] = deque()
         for batch in batches:
             pending.append(pool.map(measure, batch.samples, _predict(model, batch, device, precision)))
             if len(pending) > _MAX_PENDING_BATCHES:
-                own += pending.popleft()
-        own += [row for rows in pending for row in rows]
+                own += chain.from_iterable(pending.popleft())
+        own += [row for measured in pending for rows in measured for row in rows]
     rows = [row for rank_rows in gather_on_first_rank(own) for row in rank_rows]
     return sorted(rows, key=lambda row: (row["dataset"], row["image_id"]))
 
@@ -83,7 +86,7 @@ def _predict(model: nn.Module, batch: Batch, device: torch.device, precision: Pr
     dtype = AUTOCAST_DTYPES.get(precision)
     with torch.autocast(device.type, dtype, enabled=dtype is not None):
         logits = model(images)
-    return torch.sigmoid(logits.float())[:, 0].cpu().numpy()
+    return torch.sigmoid(logits.float()).cpu().numpy()
 
 
 def _require_finite(loss: float, rate: float) -> float:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lungseg.arrays import U8
 from lungseg.config import TrainSettings
-from lungseg.schema import Sample
+from lungseg.schema import NOT_ANNOTATED, Sample
 from lungseg.training.transform import Transform
 
 _PREFETCHED_BATCHES = 3
@@ -45,9 +45,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Batch:
-    """Images u8[B,1,S,S], masks u8[B,1,S,S] in {0,1}, and their samples; the other fields are those of `Step`.
+    """Images u8[B,1,S,S], masks u8[B,K,S,S], and their samples; the other fields are those of `Step`.
 
-    copied: on a GPU, the event after which images and masks are complete; None on the CPU.
+    A mask is in {0,1}, or NOT_ANNOTATED everywhere. copied: on a GPU, the event after which images and masks are
+    complete; None on the CPU.
     """
 
     images: torch.Tensor
@@ -63,7 +64,10 @@ class Batch:
             torch.cuda.current_stream(self.images.device).wait_event(self.copied)
 
     def to(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return images f32[B,1,S,S] in [0,1] and masks f32[B,1,S,S] on a device; transferred as bytes."""
+        """Return images f32[B,1,S,S] in [0,1] and masks f32[B,K,S,S] on a device; transferred as bytes.
+
+        Masks of classes that are not annotated are NaN: a loss that does not leave them out is not finite.
+        """
         self.wait_for_copy()
         if self.copied is not None:
             for tensor in (self.images, self.masks):
@@ -71,6 +75,8 @@ class Batch:
                 tensor.record_stream(torch.cuda.current_stream(tensor.device))
         images = self.images.to(device, non_blocking=True).float().div_(255.0)
         masks = self.masks.to(device, non_blocking=True).float()
+        if masks.shape[1] > 1:
+            masks.masked_fill_(masks == NOT_ANNOTATED, torch.nan)
         return images.contiguous(memory_format=torch.channels_last), masks
 
 
@@ -192,16 +198,21 @@ def load_batches(
 
 def _collate(step: Step, futures: list[Future[Sample]], upload: "_Upload | None") -> Batch:
     samples = tuple(future.result() for future in futures)
-    images = _stack([sample.image for sample in samples], upload is not None)
-    masks = _stack([np.zeros_like(s.image) if s.mask is None else s.mask for s in samples], upload is not None)
+    pinned, classes = upload is not None, max(1 if s.masks is None else len(s.masks) for s in samples)
+    images = _stack([sample.image[None] for sample in samples], pinned)
+    masks = _stack([_no_masks(s, classes) if s.masks is None else s.masks for s in samples], pinned)
     batch = Batch(images, masks, samples, step.global_size, step.is_last_in_step)
     return upload(batch) if upload else batch
 
 
+def _no_masks(sample: Sample, classes: int) -> U8:
+    return np.full((classes, *sample.image.shape), NOT_ANNOTATED, np.uint8)
+
+
 def _stack(arrays: Sequence[U8], pinned: bool) -> torch.Tensor:
-    """Return arrays u8[S,S] as u8[B,1,S,S]; only from pinned memory does a copy to a GPU overlap with other work."""
-    stacked = torch.empty((len(arrays), 1, *arrays[0].shape), dtype=torch.uint8, pin_memory=pinned)
-    np.stack(arrays, out=stacked.numpy()[:, 0])
+    """Return arrays u8[K,S,S] as u8[B,K,S,S]; only from pinned memory does a copy to a GPU overlap with other work."""
+    stacked = torch.empty((len(arrays), *arrays[0].shape), dtype=torch.uint8, pin_memory=pinned)
+    np.stack(arrays, out=stacked.numpy())
     return stacked
 
 

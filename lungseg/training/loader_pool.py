@@ -14,7 +14,7 @@ import sys
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 
-from lungseg.dataset.sample_cache import SharedBytes, pixels_at, without_pixels
+from lungseg.dataset.sample_cache import SharedBytes, pixels_at, sample_bytes, without_pixels
 from lungseg.dataset.sample_reader import SampleReader
 from lungseg.errors import ResourceError
 from lungseg.schema import Sample
@@ -41,7 +41,7 @@ class LoaderPool:
             ResourceError: the system starts no more processes.
 
         """
-        self._reader, self._side = reader, side
+        self._reader, self._side, self._classes = reader, side, len(reader.classes)
         self._processes: list[_Process] = []
         self._idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
         try:
@@ -62,7 +62,7 @@ class LoaderPool:
             LungsegError: the sample cannot be read, custom code failed, or a process was killed.
 
         """
-        cache, size = self._reader.cache, 2 * self._side**2
+        cache, size = self._reader.cache, sample_bytes(self._side, self._classes)
         cached = cache.get(position)
         offset = cache.reserve(size) if cached is None else cache.offset_of(position)
         bare = None if cached is None else without_pixels(cached)
@@ -70,12 +70,13 @@ class LoaderPool:
         process = self._idle.get()
         try:
             reply = process.ask(request)
-            image, mask = (pixels.copy() for pixels in pixels_at(process.result.array, 0, reply.side))
+            pixels = pixels_at(process.result.array, 0, reply.side, self._classes)
+            image, masks = (array.copy() for array in pixels)
         finally:
             self._idle.put(process)
         if cached is None and offset is not None:
-            cache.enter(position, offset, reply.sample)
-        return replace(reply.sample, image=image, mask=mask)
+            cache.enter(position, offset, reply.sample, self._classes)
+        return replace(reply.sample, image=image, masks=masks)
 
     def samples(self, transform: EpochTransform) -> "AugmentedSamples":
         """Return the augmented samples of one epoch, for `load_batches`."""
@@ -104,7 +105,8 @@ class AugmentedSamples:
 
 class _Process:
     def __init__(self, reader: SampleReader, side: int, disk_mib: int) -> None:
-        self.result = SharedBytes(2 * side * side)
+        classes = len(reader.classes)
+        self.result = SharedBytes(sample_bytes(side, classes))
         cache = reader.cache.memory
         own_end, other_end = socket.socketpair()
         self.connection = Connection(own_end.detach())
@@ -117,7 +119,7 @@ class _Process:
             )
         with contextlib.suppress(ConnectionError):  # the first request tells why
             self.connection.send(
-                Setup((cache.descriptor, cache.size), (self.result.descriptor, self.result.size), disk_mib)
+                Setup((cache.descriptor, cache.size), (self.result.descriptor, self.result.size), disk_mib, classes)
             )
 
     def ask(self, request: Request) -> Reply:

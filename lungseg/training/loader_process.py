@@ -24,11 +24,15 @@ from lungseg.training.transform import EpochTransform, make_transform
 
 @dataclass(frozen=True)
 class Setup:
-    """First message. cache, result: descriptor and size of shared memory for decoded samples and for the result."""
+    """First message. cache, result: descriptor and size of shared memory for decoded samples and for the result.
+
+    classes: number of masks of a sample.
+    """
 
     cache: tuple[int, int]
     result: tuple[int, int]
     disk_mib: int
+    classes: int
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """The sample without pixels; an augmented image and mask u8[side,side] are in the memory for the result."""
+    """The sample without pixels; an augmented image and masks u8[K,side,side] are in the memory for the result."""
 
     sample: Sample
     side: int
@@ -59,6 +63,7 @@ class Loader:
     def __init__(self, setup: Setup) -> None:
         self._cache, self._result = map_bytes(*setup.cache), map_bytes(*setup.result)
         self._tars = ShardCache(setup.disk_mib)
+        self._classes = setup.classes
         self._make_transform = functools.lru_cache(maxsize=1)(make_transform)
 
     def load(self, request: Request) -> Reply:
@@ -71,24 +76,24 @@ class Loader:
         sample = self._cached(request) or self._read(request)
         augmented = self._make_transform(*request.transform)(sample)
         side = augmented.image.shape[0]
-        image, mask = pixels_at(self._result, 0, side)
+        image, masks = pixels_at(self._result, 0, side, self._classes)
         image[:] = augmented.image
-        assert augmented.mask is not None
-        mask[:] = augmented.mask
+        assert augmented.masks is not None
+        masks[:] = augmented.masks
         return Reply(without_pixels(sample), side)
 
     def _cached(self, request: Request) -> Sample | None:
         if request.cached is None or request.offset is None:
             return None
-        image, mask = pixels_at(self._cache, request.offset, request.cached.geometry.size)
-        return replace(request.cached, image=image, mask=mask)
+        image, masks = pixels_at(self._cache, request.offset, request.cached.geometry.size, self._classes)
+        return replace(request.cached, image=image, masks=masks)
 
     def _read(self, request: Request) -> Sample:
         source = request.source
-        sample = read_sample(source.tar, source.row, source.class_count, reader=self._tars.read)
-        if request.offset is not None and sample.mask is not None:
-            image, mask = pixels_at(self._cache, request.offset, sample.geometry.size)
-            image[:], mask[:] = sample.image, sample.mask
+        sample = read_sample(source.tar, source.row, source.classes, reader=self._tars.read)
+        if request.offset is not None and sample.masks is not None:
+            image, masks = pixels_at(self._cache, request.offset, sample.geometry.size, self._classes)
+            image[:], masks[:] = sample.image, sample.masks
         return sample
 
 

@@ -17,7 +17,8 @@ from lungseg.schema import table
 from lungseg.training.distributed import on_first_rank, rank_and_world_size
 from lungseg.training.epoch_loop import Measure, evaluate
 from lungseg.training.evaluation import (
-    best_threshold,
+    Thresholds,
+    best_thresholds,
     count_at_thresholds,
     mean_metrics,
     mean_metrics_by_dataset,
@@ -49,13 +50,13 @@ def measure_curve(training: TrainingState) -> Row:
     settings, split = training.run.settings, training.split
     if not settings.test_every or (training.epoch + 1) % settings.test_every:
         return {}
-    measure = measure_at_prepared_size(settings.threshold)
+    measure = measure_at_prepared_size(thresholds_of(training))
     subsets = {"held_out_dice": split.held_out} if settings.validates else {}
     names, dataset_of = codes(training.index.rows.column("dataset"))
     for code in sorted(set(dataset_of[split.cross].tolist()), key=names.__getitem__):
         subsets[f"cross_dice_{names[code]}"] = split.cross[dataset_of[split.cross] == code]
     rows = {name: measure_samples(training, positions, measure) for name, positions in subsets.items()}
-    return on_first_rank(lambda: {name: mean_metrics(measured)["dice"] for name, measured in rows.items()})
+    return on_first_rank(lambda: {name: mean_metrics(measured)["dice"] for name, measured in rows.items() if measured})
 
 
 def run_final_test(training: TrainingState) -> Row:
@@ -64,18 +65,23 @@ def run_final_test(training: TrainingState) -> Row:
     Neither subset influenced training, the selected epoch or the threshold.
     """
     run, split = training.run, training.split
-    threshold = run.settings.threshold
+    thresholds = thresholds_of(training)
     if run.settings.choose_threshold:
-        counted = measure_samples(training, split.validation, count_at_thresholds)
-        threshold = on_first_rank(lambda: best_threshold(counted))
+        counted = measure_samples(training, split.validation, count_at_thresholds(training.classes))
+        thresholds = on_first_rank(lambda: best_thresholds(counted, thresholds_of(training)))
     measured = {
-        role: measure_samples(training, positions, measure_at_native_size(threshold))
+        role: measure_samples(training, positions, measure_at_native_size(thresholds))
         for role, positions in (("held-out", split.held_out), ("cross", split.cross))
     }
-    return on_first_rank(lambda: _write_results(training, threshold, measured))
+    return on_first_rank(lambda: _write_results(training, thresholds, measured))
 
 
-def _write_results(training: TrainingState, threshold: float, measured: dict[str, list[Row]]) -> Row:
+def thresholds_of(training: TrainingState) -> dict[str, float]:
+    """Return the threshold of the settings for each class."""
+    return dict.fromkeys(training.classes, training.run.settings.threshold)
+
+
+def _write_results(training: TrainingState, thresholds: Thresholds, measured: dict[str, list[Row]]) -> Row:
     run = training.run
     groups = _group_of_images(training, np.concatenate([training.split.held_out, training.split.cross]))
     rows = [
@@ -83,7 +89,7 @@ def _write_results(training: TrainingState, threshold: float, measured: dict[str
         for role, role_rows in measured.items()
         for row in role_rows
     ]
-    summary = _summary(training, threshold, rows)
+    summary = _summary(training, thresholds, rows)
     storage.write_table(storage.join(run.folder, "tested.parquet"), table(rows, TEST_ROWS))
     provenance.record_end(run.folder)
     storage.write_json(storage.join(run.folder, "run.json"), summary)  # last: it says that the run is finished
@@ -98,7 +104,7 @@ def _group_of_images(training: TrainingState, positions: Positions) -> dict[str,
     return dict(zip(map(image_key, images), group_names(index.rows, groups), strict=True))
 
 
-def _summary(training: TrainingState, threshold: float, rows: Sequence[Row]) -> Row:
+def _summary(training: TrainingState, thresholds: Thresholds, rows: Sequence[Row]) -> Row:
     run = training.run
     return {
         "run": run.name,
@@ -115,7 +121,8 @@ def _summary(training: TrainingState, threshold: float, rows: Sequence[Row]) -> 
         "input": f"{training.preprocess['size']} px",
         "resolution": "native size",
         "reference": segmentation.PREPARED_REFERENCE,
-        "threshold": threshold,
+        "threshold": next(iter(thresholds.values())) if len(thresholds) == 1 else run.settings.threshold,
+        "thresholds": dict(thresholds),
         "threshold_from": "validation fold" if run.settings.choose_threshold else "settings",
         "aggregation": "mean over images",
         "data": training.data,

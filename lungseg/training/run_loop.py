@@ -17,7 +17,7 @@ from lungseg.training.epoch_loop import TrainOnBatch, train_batches
 from lungseg.training.evaluation import mean_metrics, measure_at_prepared_size
 from lungseg.training.loader import Batch, Step, load_batches, plan_epoch
 from lungseg.training.run import Progress, ShowProgress
-from lungseg.training.run_evaluation import measure_curve, measure_samples, run_final_test
+from lungseg.training.run_evaluation import measure_curve, measure_samples, run_final_test, thresholds_of
 from lungseg.training.run_state import TrainingState, loader_pool, planned_ranks, save
 from lungseg.training.save_timer import SaveTimer
 from lungseg.training.tracking import MetricsLog, WandbMirror
@@ -64,7 +64,7 @@ def _train_epoch(training: TrainingState, show: ShowProgress) -> Row:
     train_s = time.monotonic() - start
     subset = "validation" if settings.validates else "held_out"
     positions = getattr(training.split, subset)
-    rows = measure_samples(training, positions, measure_at_prepared_size(settings.threshold))
+    rows = measure_samples(training, positions, measure_at_prepared_size(thresholds_of(training)))
     metrics = on_first_rank(lambda: mean_metrics(rows) if rows else {})
     curve = measure_curve(training)
     row: Row = {
@@ -84,7 +84,7 @@ def _train_epoch(training: TrainingState, show: ShowProgress) -> Row:
     }
     training.epoch, training.step, training.sums, training.waited = training.epoch + 1, 0, (0.0, 0), 0.0
     _update_best(training, metrics.get("dice", 0.0))
-    dice = f"{subset.replace('_', '-')} Dice {metrics['dice']:.4f}, " if metrics else ""
+    dice = f"{subset.replace('_', '-')} Dice {_dice_text(metrics)}, " if metrics else ""
     note = f"loss {row['loss']:.3f}, {dice}{row['images_per_second']:.1f} images/s"
     note += "".join(
         f", {key.replace('_dice', ' Dice').replace('_', ' ')} {value:.4f}"
@@ -93,6 +93,12 @@ def _train_epoch(training: TrainingState, show: ShowProgress) -> Row:
     )
     show(Progress(training.epoch, total, total, row["loss"], note, metrics=row))
     return row
+
+
+def _dice_text(metrics: Row) -> str:
+    """Format the mean Dice, and that of each class if there are several."""
+    classes = [f"{name.removeprefix('dice_')} {value:.4f}" for name, value in metrics.items() if name[:5] == "dice_"]
+    return f"{metrics['dice']:.4f}" + (f" ({', '.join(classes)})" if classes else "")
 
 
 def _update_best(training: TrainingState, dice: float) -> None:
@@ -172,7 +178,7 @@ def _load_augmented(training: TrainingState, steps: Sequence[Step]) -> Iterator[
     """Yield the batches of steps, from the processes of the pool, or else from threads; they are the same."""
     settings, device = training.run.settings, training.learner.device
     halves = training.epoch < settings.half_size_epochs
-    transform = EpochTransform(settings.augment, training.run.random_seed, training.epoch, halves)
+    transform = EpochTransform(settings.augment, training.run.random_seed, training.epoch, halves, training.classes)
     if training.pool is None:
         return load_batches(training.reader, steps, settings.loader.threads, make_transform(*transform), device)
     return load_batches(training.pool.samples(transform), steps, settings.loader.process_count, device=device)

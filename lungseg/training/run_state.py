@@ -21,13 +21,13 @@ from lungseg.model import checkpoint, checkpoint_io
 from lungseg.model.custom_code import source_digests
 from lungseg.model.network import build_network
 from lungseg.schema import SCHEMA
-from lungseg.training.augment import flips_allowed
 from lungseg.training.checkpoint_writer import CheckpointWriter
 from lungseg.training.device_memory import explained_memory_errors
 from lungseg.training.distributed import rank_and_world_size
 from lungseg.training.gpu_kernels import use_fast_kernels
 from lungseg.training.loader_pool import LoaderPool
 from lungseg.training.run import Run
+from lungseg.training.study_classes import classes_of_run, require_usable_classes
 from lungseg.training.study_data import open_run_index, require_enough_images
 from lungseg.training.train_step import Learner
 
@@ -40,7 +40,7 @@ class TrainingState:
     those batches on all ranks, and the number of images. best: epoch, validation Dice and weights of the best epoch,
     with early stopping. trained: training has ended. waited: seconds of this epoch, since this start, that the device
     waited for data. traced: this start has recorded its steps, as --profile asks. data: digest of each dataset by name.
-    pool: processes that load training samples, if any run.
+    pool: processes that load training samples, if any run. preprocess: of the data, with the classes of this run.
     """
 
     run: Run
@@ -62,6 +62,11 @@ class TrainingState:
     trained_on: bytes = b""
     pool: LoaderPool | None = None
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Classes that this run learns, in the order of its masks and of its network."""
+        return self.reader.classes
+
 
 def start(run: Run, device: torch.device) -> TrainingState:
     """Open the data, build the network, and resume from the last checkpoint if there is one.
@@ -75,20 +80,17 @@ def start(run: Run, device: torch.device) -> TrainingState:
         torch.set_num_threads(settings.compute.threads)
     index = open_run_index(run)
     data = index.datasets
-    reader = SampleReader(data, settings.loader.cache_mib, settings.loader.disk_mib)
+    classes = classes_of_run(data, run.plan.train_on)
+    require_usable_classes(settings, data, classes)
+    reader = SampleReader(data, settings.loader.cache_mib, settings.loader.disk_mib, classes=classes)
     own_split = split(index.rows, run.plan)
     require_enough_images(own_split, run.name, planned_ranks(settings)[2], settings.min_images_per_rank)
     torch.manual_seed(run.random_seed)
-    classes = data[0].preprocess.classes
-    if settings.augment.flip and not flips_allowed(classes):
-        raise SettingsError(
-            f"--augment.flip {settings.augment.flip}: a flip swaps left and right in the classes "
-            f"{', '.join(classes)}: pass --augment.flip 0"
-        )
     execution = use_fast_kernels(settings.compute, device)
     with explained_memory_errors(settings, run.name):
-        learner = Learner(build_network(settings.model), device, settings)
-    training = TrainingState(run, index, reader, own_split, learner, data[0].preprocess.model_dump())
+        learner = Learner(build_network(settings.model, classes=len(classes)), device, settings)
+    preprocess = data[0].preprocess.model_copy(update={"classes": classes})
+    training = TrainingState(run, index, reader, own_split, learner, preprocess.model_dump())
     training.data = {dataset.name: dataset.digest for dataset in data}
     latest = checkpoint.latest(storage.join(run.folder, "checkpoint"))
     if latest is not None:

@@ -14,6 +14,7 @@ from lungseg.dataset.training_index import TrainingIndex, build_index, open_inde
 from lungseg.errors import InputError, SettingsError
 from lungseg.plurals import counted
 from lungseg.training.run import Run
+from lungseg.training.study_classes import study_classes
 
 logger = logging.getLogger(__name__)
 
@@ -22,8 +23,8 @@ def open_training_data(folders: Sequence[str], settings: TrainSettings | None = 
     """Open prepared datasets and keep their samples with a mask, with the folds of --folds-from if settings name it.
 
     Raises:
-        InputError: no sample has a mask, two datasets have the same name, they were prepared differently, or the table
-            of folds does not fit them.
+        InputError: no sample has a mask, two datasets have the same name, they were prepared differently, their classes
+            do not fit, or the table of folds does not fit them.
         SettingsError: the table has another number of folds, or the images cannot be halved.
 
     """
@@ -36,12 +37,8 @@ def open_training_data(folders: Sequence[str], settings: TrainSettings | None = 
             "them too"
         )
     for dataset in data:
-        if dataset.preprocess.classes != ("lung",):
-            raise InputError(
-                f"{dataset.folder}: masks of {', '.join(dataset.preprocess.classes)}, but this version trains on lungs "
-                "only: prepare it with --preprocess.classes lung"
-            )
-        differences = dataset.preprocess.differences(data[0].preprocess)
+        same_classes = {"classes": data[0].preprocess.classes}  # these may differ
+        differences = dataset.preprocess.model_copy(update=same_classes).differences(data[0].preprocess)
         if differences:
             raise InputError(
                 f"{dataset.folder} was not prepared like {data[0].folder} ({differences}): prepare both with the same "
@@ -57,6 +54,7 @@ def open_training_data(folders: Sequence[str], settings: TrainSettings | None = 
             raise InputError(
                 f"{dataset.folder}: a second dataset named {dataset.name}: prepare it with another --dataset"
             )
+    study_classes(data)
     if settings is None or not settings.folds_from:
         return data
     return with_folds(data, read_fold_table(settings.folds_from), settings.folds)

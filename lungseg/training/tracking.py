@@ -15,6 +15,8 @@ from typing import Any, Self
 from lungseg import storage
 from lungseg.arrays import U8, Row
 from lungseg.config import WandbSettings
+from lungseg.config.class_names import ONE_CLASS
+from lungseg.schema import is_annotated
 from lungseg.storage.json_files import JsonFields, Whole, check_fields, parse_json
 
 logger = logging.getLogger(__name__)
@@ -27,12 +29,13 @@ _GRACE_S = 5.0  # further wait for W&B's own message that it gave up
 
 @dataclass(frozen=True)
 class TrackedImage:
-    """A prepared image u8[S,S], its reference mask u8[S,S] or None, and the predicted mask u8[S,S] in {0,1}."""
+    """A prepared image u8[S,S], its reference masks u8[K,S,S] or None, and the predicted masks u8[K,S,S] in {0,1}."""
 
     name: str
     image: U8
-    reference: U8 | None
+    references: U8 | None
     predicted: U8
+    classes: tuple[str, ...] = ONE_CLASS
 
 
 class _EpochFields(JsonFields):
@@ -220,10 +223,13 @@ def sync_command(folder: str, kept_aside: Collection[str] = ()) -> str:
 
 
 def _image(wandb: Any, image: TrackedImage) -> Any:
-    labels = {0: "background", 1: "lung"}
-    masks = {"prediction": {"mask_data": image.predicted, "class_labels": labels}}
-    if image.reference is not None:
-        masks["reference"] = {"mask_data": image.reference, "class_labels": labels}
+    masks = {}
+    references = image.predicted if image.references is None else image.references
+    for name, predicted, reference in zip(image.classes, image.predicted, references, strict=True):
+        labels, end = {0: "background", 1: name}, "" if len(image.classes) == 1 else f"_{name}"
+        masks[f"prediction{end}"] = {"mask_data": predicted, "class_labels": labels}
+        if image.references is not None and is_annotated(reference):
+            masks[f"reference{end}"] = {"mask_data": reference, "class_labels": labels}
     return wandb.Image(image.image, masks=masks, caption=image.name)
 
 

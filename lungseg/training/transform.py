@@ -1,6 +1,6 @@
 """What training does with a sample before it joins a batch: half size, augmentation, custom code. Needs no torch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from lungseg.arrays import U8
 from lungseg.config import AugmentSettings
+from lungseg.config.class_names import ONE_CLASS
 from lungseg.schema import Sample
 from lungseg.training.augment import augment
 from lungseg.training.custom_augmentation import CustomAugmentation
@@ -23,12 +24,15 @@ class EpochTransform(NamedTuple):
     seed: int
     epoch: int
     halves: bool = False
+    classes: tuple[str, ...] = ONE_CLASS
 
 
-def make_transform(settings: AugmentSettings, seed: int, epoch: int, halves: bool = False) -> Transform:
+def make_transform(
+    settings: AugmentSettings, seed: int, epoch: int, halves: bool = False, classes: Sequence[str] = ONE_CLASS
+) -> Transform:
     """Return the random augmentation of training samples in one epoch; a custom one is applied last.
 
-    halves: reduce image and mask to half the size first.
+    halves: reduce image and masks to half the size first. classes: of the masks.
 
     Raises:
         SettingsError: a custom augmentation cannot be imported. The transform raises it if the custom one fails.
@@ -37,13 +41,15 @@ def make_transform(settings: AugmentSettings, seed: int, epoch: int, halves: boo
     custom_augmentation = CustomAugmentation(settings.custom) if settings.custom else None
 
     def transform(sample: Sample) -> Sample:
-        assert sample.mask is not None, "training refuses data without masks before it starts"
+        assert sample.masks is not None, "training refuses data without masks before it starts"
         key = (seed, epoch, sample.image_id)
-        image, mask = (_halve(sample.image), _halve(sample.mask)) if halves else (sample.image, sample.mask)
-        image, mask = augment(image, mask, settings, key)
+        image, masks = sample.image, sample.masks
+        if halves:
+            image, masks = _halve(image), np.stack([_halve(mask) for mask in masks])
+        image, masks = augment(image, masks, settings, key, classes)
         if custom_augmentation is not None:
-            image, mask = custom_augmentation(image, mask, key)
-        return replace(sample, image=image, mask=mask)
+            image, masks = custom_augmentation(image, masks, key)
+        return replace(sample, image=image, masks=masks)
 
     return transform
 

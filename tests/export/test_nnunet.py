@@ -60,7 +60,7 @@ def test_lungseg_reads_the_dataset_again(exported: Path, predictions: Path) -> N
         row = rows[record.image_id]
         assert opened.usable
         assert mask is not None
-        assert (mask == codecs.decode_rle(row["mask"], row["height"], row["width"])).all()
+        assert (mask[0] == codecs.decode_rle(row["mask"], row["height"], row["width"])).all()
 
 
 def test_long_ids_are_exported_under_short_names(tmp_path: Path, draw_pair: DrawPair) -> None:

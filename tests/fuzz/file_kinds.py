@@ -118,7 +118,7 @@ def _train_on(dataset: str) -> None:
     for position in range(len(reader.rows)):
         sample = reader.read(position)
         assert sample.image.shape == (sample.geometry.size,) * 2
-        assert sample.mask is None or sample.mask.shape == sample.image.shape
+        assert sample.masks is None or sample.masks.shape == (1, *sample.image.shape)
 
 
 def _verify(dataset: str) -> None:

@@ -41,7 +41,7 @@ def _read_mask(case: Case) -> None:
     opened, image, mask = record_checks.open_record(record, read=content.__getitem__)
     _check_record(opened)
     assert image is not None
-    assert mask is None or (mask.shape == image.shape and mask.max() == 1)
+    assert mask is None or (mask.shape == (1, *image.shape) and mask.max() == 1)
 
 
 @functools.cache

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lungseg.config import PreprocessSettings
 from lungseg.errors import InputError, SettingsError
 from lungseg.imaging import geometry as geometry_module
-from lungseg.schema import Geometry
+from lungseg.schema import NOT_ANNOTATED, Geometry
 
 U8 = NDArray[np.uint8]
 SIDES = st.integers(40, 700)
@@ -183,52 +183,22 @@ def test_images_of_the_target_size_are_unchanged() -> None:
 
 @given(SIDES, SIDES, st.integers(0, 99), st.sampled_from([64, 512]), st.sampled_from(["pad", "crop"]))
 @settings(max_examples=30)
-def test_one_class_gives_the_same_mask_among_several(
+def test_each_class_is_resized_as_if_it_were_alone(
     height: int, width: int, seed: int, size: int, geometry: str
 ) -> None:
     noise = cv2.GaussianBlur(np.random.default_rng(seed).random((height, width)), (0, 0), 2.0)
     mask = (noise > 0.5).astype(np.uint8)
     place = geometry_module.plan_geometry(height, width, preprocess_settings(size, geometry))
-    alone = geometry_module.prepare_mask(mask, place)
-    np.testing.assert_array_equal(geometry_module.prepare_mask(mask, place, classes=3), alone)
-    # Independent of the class number.
-    np.testing.assert_array_equal(geometry_module.prepare_mask(mask * np.uint8(3), place, classes=3), alone * 3)
+    masks = geometry_module.prepare_masks(np.stack([1 - mask, mask, mask]), place)
+    for number in (1, 2):
+        np.testing.assert_array_equal(masks[number], geometry_module.prepare_mask(mask, place))
+    np.testing.assert_array_equal(masks[0], geometry_module.prepare_mask(1 - mask, place))
 
 
-@pytest.mark.parametrize(
-    ("block", "expected"),
-    [
-        ([2, 2, 2, 2], 2),
-        ([3, 2, 2, 1], 2),
-        ([0, 0, 0, 3], 0),
-        ([0, 0, 3, 3], 3),
-        ([1, 1, 2, 2], 2),
-        ([1, 3, 0, 2], 3),
-        ([0, 0, 1, 2], 0),
-    ],
-)
-def test_the_largest_share_wins_and_ties_take_the_highest_class(block: list[int], expected: int) -> None:
-    mask = np.tile(np.array(block, np.uint8).reshape(2, 2), (64, 64))
-    result = geometry_module.prepare_mask(
-        mask, geometry_module.plan_geometry(128, 128, preprocess_settings(64)), classes=3
-    )
-    assert (result.dtype, result.shape) == (np.uint8, (64, 64))
-    assert (result == expected).all()
-
-
-@given(SIDES, SIDES, st.integers(0, 99), st.sampled_from(["pad", "crop"]))
-@settings(max_examples=30)
-def test_resizing_adds_no_other_class(height: int, width: int, seed: int, geometry: str) -> None:
-    """Averaging labels would create other classes. Padding is background."""
-    mask = np.zeros((height, width), np.uint8)
-    mask[:, width // 2 :] = 4
-    mask[: height // 3] = seed % 3 + 1
-    place = geometry_module.plan_geometry(height, width, preprocess_settings(256, geometry))
-    result = geometry_module.prepare_mask(mask, place, classes=4)
-    assert set(np.unique(result)) <= {0, *np.unique(mask)}
-    inside = np.zeros(result.shape, bool)
-    inside[place.content()] = True
-    assert not result[~inside].any()
+def test_class_that_is_not_annotated_stays_so() -> None:
+    place = geometry_module.plan_geometry(100, 80, preprocess_settings(64))
+    unknown = np.full((1, 100, 80), NOT_ANNOTATED, np.uint8)
+    assert (geometry_module.prepare_masks(unknown, place) == NOT_ANNOTATED).all()
 
 
 def test_landmarks_of_the_settings_are_used() -> None:

@@ -16,7 +16,7 @@ from lungseg.errors import ImageError
 from lungseg.imaging import codecs, phantom
 from lungseg.ingest import mask_checks
 from lungseg.ingest.reason_codes import Note
-from lungseg.schema import Record
+from lungseg.schema import NOT_ANNOTATED, Record
 
 U8 = NDArray[np.uint8]
 SIDE = 256
@@ -60,26 +60,27 @@ def box_mask(top: float, left: float, bottom: float, right: float) -> U8:
 
 def test_good_mask_is_unchanged() -> None:
     checked = check(LUNGS)
-    np.testing.assert_array_equal(checked.labels, LUNGS)
-    assert checked.labels.dtype == np.uint8
+    np.testing.assert_array_equal(checked.masks[0], LUNGS)
+    assert checked.masks[0].dtype == np.uint8
     assert checked.area == pytest.approx(LUNGS.mean())
     assert (checked.repairs, checked.flags) == ((), ())
 
 
-def test_lungs_are_joined_and_later_classes_paint_over() -> None:
-    heart = box_mask(0.5, 0.4, 0.7, 0.6)
+def test_lungs_are_joined_and_classes_may_overlap() -> None:
+    heart = box_mask(0.5, 0.2, 0.7, 0.6)
     masks = [("heart", heart), ("lung", LEFT), ("lung", RIGHT)]
     checked = mask_checks.check_mask(masks, IMAGE, "x", ("lung", "heart"), "flag")
-    np.testing.assert_array_equal(checked.labels, np.where(heart == 1, 2, LUNGS))
+    np.testing.assert_array_equal(checked.masks, [LUNGS, heart])
+    assert (LUNGS & heart).any()
     first = mask_checks.check_mask(masks, IMAGE, "x", ("heart", "lung"), "flag")
-    np.testing.assert_array_equal(first.labels, np.where(LUNGS == 1, 2, heart))
+    np.testing.assert_array_equal(first.masks, [heart, LUNGS])
     assert checked.area == first.area == pytest.approx(LUNGS.mean())
 
 
 def test_specks_are_removed_and_counted() -> None:
     with_specks = with_boxes(1, (slice(1, 3), slice(1, 4)), (slice(250, 251), slice(120, 121)))
     checked = check(with_specks)
-    np.testing.assert_array_equal(checked.labels, LUNGS)
+    np.testing.assert_array_equal(checked.masks[0], LUNGS)
     assert codes(checked.repairs) == ["mask_specks"]
     assert "7 px in 2 specks" in checked.repairs[0].message
 
@@ -87,7 +88,7 @@ def test_specks_are_removed_and_counted() -> None:
 def test_small_holes_are_filled_and_counted() -> None:
     row, column = np.argwhere(cv2.erode(LEFT, np.ones((15, 15), np.uint8)))[0]
     checked = check(with_boxes(0, (slice(row, row + 2), slice(column, column + 3))))
-    np.testing.assert_array_equal(checked.labels, LUNGS)
+    np.testing.assert_array_equal(checked.masks[0], LUNGS)
     assert codes(checked.repairs) == ["mask_holes"]
     assert "6 px in 1 holes" in checked.repairs[0].message
 
@@ -97,7 +98,7 @@ def test_large_hole_smaller_than_its_lung_stays() -> None:
     assert inner.any()
     checked = check(LUNGS - inner)
     assert checked.repairs == ()
-    np.testing.assert_array_equal(checked.labels, LUNGS - inner)
+    np.testing.assert_array_equal(checked.masks[0], LUNGS - inner)
 
 
 @pytest.mark.parametrize(("scale", "min_dice"), [(0.25, 0.97), (0.5, 0.98), (2.0, 0.99)])
@@ -179,7 +180,7 @@ def test_wrong_mask_orientation_is_refused_and_named(style: phantom.Style, chang
 def test_dark_bones_are_no_wrong_mask_orientation() -> None:
     for seed in range(10):
         image, lungs = phantom.draw((5, seed), "montgomery", SIDE)
-        np.testing.assert_array_equal(check(lungs, 255 - image).labels, lungs)
+        np.testing.assert_array_equal(check(lungs, 255 - image).masks[0], lungs)
 
 
 FLAGGED = {
@@ -210,23 +211,65 @@ def test_masks_are_read_by_class(tmp_path: Path) -> None:
     record = Record("x", "d", "x.png", (left, right, heart), ("lung", "lung", "heart"))
     checked = mask_checks.read_mask(record, IMAGE, PreprocessSettings(), "flag")
     assert checked is not None
-    assert set(np.unique(checked.labels)) == {0, 1}
+    assert set(np.unique(checked.masks[0])) == {0, 1}
     assert codes(checked.repairs) == ["mask_resized"]
     assert "right.png" in checked.repairs[0].message
     both = mask_checks.read_mask(record, IMAGE, PreprocessSettings(classes=("lung", "heart")), "flag")
     assert both is not None
-    assert set(np.unique(both.labels)) == {0, 1, 2}
+    assert both.masks.shape == (2, SIDE, SIDE)
+    np.testing.assert_array_equal(both.masks[1], box_mask(0.5, 0.4, 0.7, 0.6))
     unnamed = mask_checks.read_mask(
         replace(record, mask_uris=(left, right), mask_classes=()), IMAGE, PreprocessSettings(), "flag"
     )
     assert unnamed is not None
-    np.testing.assert_array_equal(unnamed.labels, checked.labels)
+    np.testing.assert_array_equal(unnamed.masks[0], checked.masks[0])
 
 
-def test_record_without_lung_mask_gives_none(tmp_path: Path) -> None:
+def test_record_without_requested_masks_gives_none(tmp_path: Path) -> None:
     heart = write(tmp_path, "heart.png", LUNGS)
     for record in (Record("x", "d", "x.png"), Record("x", "d", "x.png", (heart,), ("heart",))):
-        assert mask_checks.read_mask(record, IMAGE, PreprocessSettings(classes=("lung", "heart")), "flag") is None
+        assert mask_checks.read_mask(record, IMAGE, PreprocessSettings(), "flag") is None
+
+
+def test_class_without_mask_is_not_annotated(tmp_path: Path) -> None:
+    record = Record("x", "d", "x.png", (write(tmp_path, "heart.png", LUNGS * np.uint8(255)),), ("heart",))
+    checked = mask_checks.read_mask(record, IMAGE, PreprocessSettings(classes=("lung", "heart")), "flag")
+    assert checked is not None
+    assert (checked.masks[0] == NOT_ANNOTATED).all()
+    np.testing.assert_array_equal(checked.masks[1], LUNGS)
+    assert checked.area is None
+
+
+def test_empty_mask_of_another_class_is_annotated() -> None:
+    masks = [("lung", LUNGS), ("opacity", np.zeros_like(LUNGS))]
+    checked = mask_checks.check_mask(masks, IMAGE, "x", ("lung", "opacity"), "flag")
+    assert not checked.masks[1].any()
+
+
+def test_each_lung_comes_from_the_components_of_a_mask() -> None:
+    checked = mask_checks.check_mask([("lung", LUNGS)], IMAGE, "x", ("right_lung", "left_lung"), "flag")
+    right, left = checked.masks
+    np.testing.assert_array_equal(right | left, LUNGS)
+    assert not (right & left).any()
+    columns = [np.nonzero(lung.any(axis=0))[0] for lung in (right, left)]
+    assert columns[0].max() < columns[1].min()  # the patient's right is on the left of the image
+
+
+def test_masks_of_each_lung_give_the_lungs() -> None:
+    right, left = (LEFT, RIGHT) if np.nonzero(LEFT)[1].mean() < np.nonzero(RIGHT)[1].mean() else (RIGHT, LEFT)
+    masks = [("right_lung", right), ("left_lung", left)]
+    checked = mask_checks.check_mask(masks, IMAGE, "x", ("left_lung", "right_lung", "lung"), "flag")
+    np.testing.assert_array_equal(checked.masks, [left, right, LUNGS])
+    with pytest.raises(ImageError, match=r"mask_sides: the right_lung mask of x is on the right of its image"):
+        mask_checks.check_mask([("right_lung", left), ("left_lung", right)], IMAGE, "x", ("right_lung",), "flag")
+    with pytest.raises(ImageError, match="one_sided_mask: x has a left_lung mask only"):
+        mask_checks.check_mask([("left_lung", left)], IMAGE, "x", ("left_lung",), "flag")
+
+
+def test_full_mask_of_another_class_is_refused() -> None:
+    masks = [("lung", LUNGS), ("heart", np.ones_like(LUNGS))]
+    with pytest.raises(ImageError, match="mask_full: the heart mask of x marks every pixel"):
+        mask_checks.check_mask(masks, IMAGE, "x", ("lung", "heart"), "flag")
 
 
 def test_mask_file_of_wrong_size_is_refused(tmp_path: Path) -> None:
@@ -240,7 +283,7 @@ def test_jpeg_mask_is_thresholded_without_a_repair(tmp_path: Path) -> None:
     checked = mask_checks.read_mask(Record("x", "d", "x.png", (uri,)), IMAGE, PreprocessSettings(), "flag")
     assert checked is not None
     assert checked.repairs == ()
-    assert (checked.labels != LUNGS).mean() < 0.002
+    assert (checked.masks[0] != LUNGS).mean() < 0.002
 
 
 @pytest.mark.parametrize(("left", "right"), [(1, 2), (2, 1), (127, 254), (1, 255), (60, 200)])
@@ -253,7 +296,7 @@ def test_lungs_with_different_grey_values_are_both_read(tmp_path: Path, left: in
         record = Record("x", "d", "x.png", (uri,))
         checked = mask_checks.read_mask(record, IMAGE, PreprocessSettings(classes=classes), "flag")
         assert checked is not None
-        assert (checked.labels == LUNGS).mean() > 0.999
+        assert (checked.masks[0] == LUNGS).mean() > 0.999
 
 
 def test_one_lung_with_two_grey_values_is_refused(tmp_path: Path) -> None:
@@ -307,14 +350,14 @@ def outlined(mask: U8, width: int) -> U8:
 def test_outlines_of_lungs_are_filled(width: int) -> None:
     checked = check(outlined(LUNGS, width))
     assert codes(checked.repairs) == ["mask_outline_filled"]
-    assert float(np.mean(checked.labels != LUNGS)) < 0.01 * width
-    assert cv2.countNonZero(LUNGS - (LUNGS & checked.labels)) == 0
+    assert float(np.mean(checked.masks[0] != LUNGS)) < 0.01 * width
+    assert cv2.countNonZero(LUNGS - (LUNGS & checked.masks[0])) == 0
 
 
 def test_one_outlined_lung_beside_a_filled_one_is_filled() -> None:
     checked = check(RIGHT | outlined(LEFT, 3))
     assert codes(checked.repairs) == ["mask_outline_filled"]
-    assert cv2.countNonZero(LUNGS - (LUNGS & checked.labels)) == 0
+    assert cv2.countNonZero(LUNGS - (LUNGS & checked.masks[0])) == 0
 
 
 HEART = cv2.ellipse(np.zeros((SIDE, SIDE), np.uint8), (135, 150), (28, 34), 0, 0, 360, (1,), -1) & (1 - LUNGS)

@@ -53,7 +53,7 @@ def test_good_record_is_completed(make_record: MakeRecord) -> None:
     assert checked == replace(record, height=96, width=96, **expected)
     assert (checked.status, checked.codes, checked.message) == ("ok", (), "")
     np.testing.assert_array_equal(image, IMAGE)
-    np.testing.assert_array_equal(mask, MASK // 255)
+    np.testing.assert_array_equal(mask, [MASK // 255])
 
 
 def test_bit_depth_is_kept(make_record: MakeRecord) -> None:
@@ -65,13 +65,13 @@ def test_bit_depth_is_kept(make_record: MakeRecord) -> None:
 
 def test_two_masks_are_joined(make_record: MakeRecord) -> None:
     _, _, mask = record_checks.open_record(make_record(IMAGE, LEFT, MASK - LEFT))
-    np.testing.assert_array_equal(mask, MASK // 255)
+    np.testing.assert_array_equal(mask, [MASK // 255])
 
 
 def test_one_empty_mask_of_two_is_accepted(make_record: MakeRecord) -> None:
     checked, _, mask = record_checks.open_record(make_record(IMAGE, MASK * 0, MASK))
     assert checked.status == "ok"
-    np.testing.assert_array_equal(mask, MASK // 255)
+    np.testing.assert_array_equal(mask, [MASK // 255])
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_repairs_of_image_and_mask_are_recorded(make_record: MakeRecord) -> None
     assert checked.status == "repaired"
     assert checked.codes == ("grey_as_colour", "inverted", "mask_specks")
     np.testing.assert_array_equal(image, IMAGE)
-    np.testing.assert_array_equal(labels, MASK // 255)
+    np.testing.assert_array_equal(labels, [MASK // 255])
     assert checked.mask_area == pytest.approx(MASK.mean() / 255)
 
 

@@ -34,7 +34,7 @@ def test_opaque_masks_stay_as_they_were(pytestconfig: pytest.Config) -> None:
         record, _, mask = record_checks.open_record(planned)
         drawn = codecs.decode(storage.read_bytes(planned.mask_uris[0]), "mask") > 127
         assert (record.status, record.codes) == ("ok", ())
-        np.testing.assert_array_equal(mask, drawn)
+        np.testing.assert_array_equal(mask, [drawn])
 
 
 def test_tagged_pictures_are_upright_and_recorded(pytestconfig: pytest.Config) -> None:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lungseg.config import LossSettings
-from lungseg.model.losses import bce_dice
+from lungseg.model.losses import bce_dice, make_loss
 
 torch.set_num_threads(1)  # two threads are ten times slower on a busy machine
 
@@ -126,3 +126,27 @@ def test_float32_loss_matches_float64() -> None:
     single = bce_dice(logits.float(), masks.float(), BOTH)
     assert single.dtype == torch.float32
     torch.testing.assert_close(single.double(), bce_dice(logits, masks, BOTH), rtol=1e-5, atol=1e-6)
+
+
+def test_a_class_that_is_not_annotated_counts_nothing() -> None:
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(2, 3, 8, 8, generator=generator).requires_grad_()
+    masks = (torch.rand(2, 3, 8, 8, generator=generator) > 0.5).float()
+    masks[0, 1] = torch.nan
+    losses = make_loss(BOTH, torch.device("cpu"))(logits, masks)
+    alone = [
+        [bce_dice(logits[i : i + 1, k : k + 1], masks[i : i + 1, k : k + 1], BOTH) for k in range(3)] for i in range(2)
+    ]
+    torch.testing.assert_close(losses[0], (alone[0][0][0] + alone[0][2][0]) / 2)
+    torch.testing.assert_close(losses[1], torch.cat(alone[1]).mean())
+    losses.sum().backward()
+    assert logits.grad is not None
+    assert torch.isfinite(logits.grad).all()
+    assert not logits.grad[0, 1].any()
+    assert logits.grad[1, 1].any()
+
+
+def test_an_image_without_annotated_classes_has_no_loss() -> None:
+    logits, masks = torch.zeros(1, 2, 8, 8, requires_grad=True), torch.full((1, 2, 8, 8), torch.nan)
+    losses = make_loss(BOTH, torch.device("cpu"))(logits, masks)
+    assert losses.tolist() == [0.0]

@@ -6,7 +6,7 @@ import torch
 from lungseg.config import ModelSettings, TrainSettings
 from lungseg.config.recipes import TRAIN
 from lungseg.errors import InputError, SettingsError
-from lungseg.model.network import LungNetwork, build_network, skip_weight_init
+from lungseg.model.network import LungNetwork, build_network, exclusive_logits, skip_weight_init
 
 torch.set_num_threads(1)  # two threads are ten times slower on a busy machine
 
@@ -138,3 +138,14 @@ def test_skipped_weight_init_changes_only_the_weights() -> None:
         assert torch.equal(skipped.eval()(image), initialised.eval()(image))
     again = seeded(SMALL)  # weights are drawn as before
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in initialised.state_dict().items())
+
+
+def test_each_class_has_an_output_of_its_own() -> None:
+    network = build_network(SMALL, classes=3).eval()
+    assert network(torch.rand(2, 1, 64, 64)).shape == (2, 3, 64, 64)
+
+
+def test_exclusive_logits_have_the_probabilities_of_a_softmax() -> None:
+    scores = 3 * torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    expected = torch.cat([torch.zeros(2, 1, 4, 4), scores], dim=1).softmax(dim=1)[:, 1:]
+    torch.testing.assert_close(torch.sigmoid(exclusive_logits(scores)), expected)

@@ -246,7 +246,7 @@ def test_class_without_any_mask_is_reported(
     assert "the archive has masks of lung, not of heart: all its pixels will be background" in caplog.text
 
 
-def test_several_classes_share_one_mask(ray_cluster: None, draw_pair: DrawPair, tmp_path: Path) -> None:
+def test_several_classes_are_stored_and_may_overlap(ray_cluster: None, draw_pair: DrawPair, tmp_path: Path) -> None:
     for number in range(2):
         image, mask = draw_pair(number, 160, 160)
         name = f"JPCLN{number + 1:03d}"
@@ -264,10 +264,10 @@ def test_several_classes_share_one_mask(ray_cluster: None, draw_pair: DrawPair, 
     prepare.run(PrepareSettings(source=str(tmp_path / "jsrt"), out=str(tmp_path / "out"), preprocess=classes))
     data = catalog.open_dataset(str(tmp_path / "out" / "jsrt"))
     reader = SampleReader([data])
-    masks = [reader.read(position).mask for position in range(2)]
-    assert all(mask is not None and set(np.unique(mask)) == {0, 1, 2} for mask in masks)
-    with pytest.raises(InputError, match=r"lung, heart.*prepare it with --preprocess\.classes lung"):
-        study_data.open_training_data([data.folder])
+    masks = [reader.read(position).masks for position in range(2)]
+    assert all(mask is not None and mask.shape == (2, 64, 64) and mask.any(axis=(1, 2)).all() for mask in masks)
+    assert (data.annotated, data.overlaps) == (("lung", "heart"), (("lung", "heart"),))
+    assert [opened.name for opened in study_data.open_training_data([data.folder])] == ["jsrt"]
 
 
 # Errors of single files

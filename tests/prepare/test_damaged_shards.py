@@ -105,10 +105,10 @@ def test_members_are_decoded_to_a_sample() -> None:
     sample = shard_format.decode_sample(good_members(), "x.tar")
     assert (sample.image_id, sample.dataset, sample.patient_id, sample.finding) == ("a", "n", "p", None)
     np.testing.assert_array_equal(sample.image, np.eye(8))
-    np.testing.assert_array_equal(sample.mask, np.eye(8))
+    np.testing.assert_array_equal(sample.masks, [np.eye(8)])
     assert (sample.image.dtype, sample.geometry.size) == (np.uint8, 8)
     bare = {name: content for name, content in good_members().items() if name != "mask"}
-    assert shard_format.decode_sample(bare, "x.tar").mask is None
+    assert shard_format.decode_sample(bare, "x.tar").masks is None
 
 
 @pytest.mark.parametrize(

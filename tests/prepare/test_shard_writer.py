@@ -73,7 +73,7 @@ def test_webdataset_reads_prepared_tars(archive: Path, prepared: Path) -> None:
         assert native is not None
         assert native_mask is not None
         square, geometry = geometry_module.prepare_image(native, SMALL)
-        mask = geometry_module.prepare_mask(native_mask, geometry)
+        mask = geometry_module.prepare_mask(native_mask[0], geometry)
         np.testing.assert_array_equal(codecs.decode(sample["image.png"], "x"), square)
         np.testing.assert_array_equal(codecs.decode_mask(sample["mask.png"], "x"), mask)
         assert set(np.unique(cv2.imdecode(np.frombuffer(sample["mask.png"], np.uint8), -1))) == {0, 255}
@@ -123,7 +123,7 @@ def test_image_without_mask_is_prepared(own_archive: Path, tmp_path: Path) -> No
         {"image", "mask", "json"},
     ]
     reader = SampleReader([data])
-    assert [reader.read(position).mask is None for position in range(3)] == [False, True, False]
+    assert [reader.read(position).masks is None for position in range(3)] == [False, True, False]
     info = storage.read_json(str(tmp_path / "out" / "south" / "dataset.json"))
     assert (info["samples"], info["with_mask"]) == (3, 2)
 

@@ -29,6 +29,7 @@ def dice_row(run: str, number: int, dice: float, dataset: str = "north", role: s
         "image_id": f"{run[-1]}_{number}",
         "dataset": dataset,
         "patient_id": f"p{number}",
+        "class": "lung",
         "role": role,
         "tp": counts.tp,
         "fp": counts.fp,

@@ -21,7 +21,7 @@ def _show(
     matrix: CrossDatasetResults | None = None,
     predictions: Predictions | None = None,
 ) -> str:
-    fold = {"run": run, "fold": 0, "role": "held-out", "dataset": dataset}
+    fold = {"run": run, "fold": 0, "class": "lung", "role": "held-out", "dataset": dataset}
     line = ResultLine(fold, {"images": 138, **dict.fromkeys(METRICS, 0.98765)}, ())
     about = {"runs": 1, "train_on": ["a", "b"], "protocol": "pooled", **HOW}
     unfinished = ({"run": run, "state": "failed: " + 30 * "reason ", "epochs": 3},)
@@ -57,6 +57,7 @@ def test_names_of_20_characters_are_not_split(
             "run": f"from-{source}-fold0-1a2b3c4d",
             "protocol": "source-to-source",
             "train_on": source,
+            "class": "lung",
             "role": "held-out" if source == target else "cross",
             "dataset": target,
             "image_id": f"{target}_{number}",
@@ -104,6 +105,7 @@ def test_comparisons_of_long_names_are_not_cut(
             "run": f"{train_on}{image}",
             "protocol": "leave-one-dataset-out",
             "train_on": train_on,
+            "class": "lung",
             "role": "cross",
             "dataset": "archive_of_hospital0",
             "image_id": f"i{image}",

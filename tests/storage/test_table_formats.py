@@ -2,7 +2,7 @@ import pyarrow as pa
 import pytest
 
 from lungseg.errors import InputError
-from lungseg.storage.table_formats import TableFormat, check_table
+from lungseg.storage.table_formats import TableFormat, check_table, with_added_columns
 
 _SCHEMA = pa.schema(
     [("name", pa.string()), ("size", pa.int64()), ("share", pa.float64()), ("tags", pa.list_(pa.string()))]
@@ -43,3 +43,12 @@ def test_a_missing_or_double_column_is_refused() -> None:
     for table, count in ((_table().drop_columns(["size"]), 0), (_table().append_column("size", pa.array([2])), 2)):
         with pytest.raises(InputError, match=f"{count} columns size, expected one"):
             check_table(table, "x.parquet", _FORMAT)
+
+
+def test_columns_of_later_versions_are_added() -> None:
+    older = TableFormat(_SCHEMA, added={"name": "lung", "other": "unused"})
+    table = with_added_columns(_table().drop_columns(["name"]), TableFormat(_SCHEMA, added={"name": "lung"}))
+    assert table.column_names == _SCHEMA.names
+    assert table.column("name").to_pylist() == ["lung"]
+    check_table(table, "x.parquet", _FORMAT)
+    assert with_added_columns(_table(other=pa.array(["x"])), older).column("name").to_pylist() == ["a"]

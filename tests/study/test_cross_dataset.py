@@ -4,6 +4,7 @@ import io
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ def rows_of(dataset: str, role: str, dice: dict[str, float | None], run: str = "
             "dataset": dataset,
             "patient_id": image.split("-")[0] if "-" in image else "",
             "group": None,
+            "class": "lung",
             "role": role,
             **dict.fromkeys(("tp", "fp", "fn", "tn"), 1),
             "dice": value,
@@ -250,3 +252,36 @@ def test_printed_results_say_what_intervals_account_for() -> None:
     assert "95 % intervals over patients and trainings" in texts[1]
     assert re.search(r"a \(source-to-source\) +c +3 +0\.\d{4} +0\.\d{4} +0\.\d{4}", texts[1])
     assert re.search(r"gap .* to c; 3 seeds: 0\.\d{3} to 0\.\d{3}, sd 0\.\d{3}", texts[1])
+
+
+def of_class(name: str, rows: list[Row]) -> list[Row]:
+    return [{**row, "class": name} for row in rows]
+
+
+def test_each_class_is_summarised_as_if_it_were_alone() -> None:
+    hearts = [{**row, "dice": row["dice"] / 2} for row in STUDY if row["dice"] is not None]
+    both = cross_dataset.summarise([*of_class("lung", STUDY), *of_class("heart", hearts)])
+    for name, rows in (("lung", STUDY), ("heart", hearts)):
+        alone = cross_dataset.summarise(rows)
+        assert [replace(cell, class_name="") for cell in both.cells if cell.class_name == name] == [*alone.cells]
+        assert [replace(gap, class_name="") for gap in both.gaps if gap.class_name == name] == [*alone.gaps]
+    assert both.datasets == cross_dataset.summarise(STUDY).datasets  # each image counts once
+    assert {item["class"] for item in both.as_json()["comparisons"]} == {"lung", "heart"}
+
+
+def test_p_is_corrected_over_the_comparisons_of_all_classes() -> None:
+    alone = cross_dataset.summarise(STUDY).comparisons
+    both = cross_dataset.summarise([*of_class("lung", STUDY), *of_class("heart", STUDY)]).comparisons
+    assert len(both) == 2 * len(alone)
+    raw = [item.metrics["dice"].p for item in both]
+    assert [item.metrics["dice"].p_holm for item in both] == holm(raw)
+
+
+def test_table_names_the_class_only_where_there_are_several() -> None:
+    assert result_text.dice_table(cross_dataset.summarise(STUDY))[0] == ["trained on", A, B]
+    several = cross_dataset.summarise([*of_class("lung", STUDY), *of_class("heart", STUDY)])
+    header, rows = result_text.dice_table(several)
+    assert header == ["trained on", "class", A, B]
+    assert [row[1] for row in rows] == ["lung"] * 3 + ["heart"] * 3
+    assert ", heart" in result_text.format_gap(several.gaps[-1])
+    assert "class" not in str(cross_dataset.summarise(STUDY).as_json())

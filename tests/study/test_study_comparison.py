@@ -130,3 +130,14 @@ def test_images_of_other_folds_are_counted() -> None:
     assert study_comparison.count_moved(own, own) == 0
     assert study_comparison.count_moved(own, swapped) == 4
     assert study_comparison.count_moved(own[:1], swapped[1:]) == 0
+
+
+def test_classes_are_compared_with_themselves() -> None:
+    study = a_study({f"p{number}": 0.8 for number in range(8)}, {})
+    better = [{**row, "dice": 0.9} for row in study]
+    own = [{**row, "class": name} for name in ("lung", "heart") for row in study]
+    other = [{**row, "class": "heart"} for row in better]
+    (pair,) = study_comparison.compare(own, "other", other).pairs
+    assert (pair.class_name, pair.paired.difference) == ("heart", pytest.approx(-0.1))
+    assert pair.as_json()["class"] == "heart"
+    assert "of a, heart: " in str(pair)

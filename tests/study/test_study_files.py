@@ -22,7 +22,8 @@ def _record(folder: Path, matching_runs: frozenset[str] = frozenset(PLANS)) -> S
 
 def _finish(folder: Path, name: str, fold: int, dice: float, seed: int = 0) -> None:
     values: dict[str, Any] = dict.fromkeys(TEST_ROWS.names, 1)
-    words = {"run": name, "image_id": f"i{fold}", "dataset": "a", "patient_id": "", "group": None, "role": "held-out"}
+    words = {"run": name, "image_id": f"i{fold}", "dataset": "a", "patient_id": "", "group": None}
+    words |= {"role": "held-out", "class": "lung"}
     row = {**values, **words, "dice": dice, "hd95_px": None}
     storage.write_table(str(folder / name / "tested.parquet"), table([row], TEST_ROWS))
     plan = {"protocol": "pooled", "train_on": ["a", "b"], "fold": fold, "seed": seed}

@@ -11,7 +11,8 @@ from hypothesis import given, settings, strategies as st
 from numpy.typing import NDArray
 
 from lungseg.config import AugmentSettings
-from lungseg.training.augment import augment, flips_allowed
+from lungseg.schema import NOT_ANNOTATED
+from lungseg.training.augment import augment as augment_masks
 
 U8 = NDArray[np.uint8]
 KEY = (3, 5, "case_01")
@@ -25,6 +26,11 @@ MOST = {"rotate_deg": 180.0, "scale": 0.99, "elastic": 0.03, "gamma": 3.0, "cont
 MOST |= {"shadow": 0.99, "blur": 10.0, "noise": 0.5}
 ANY = st.builds(AugmentSettings, **{name: st.floats(0.0, MOST.get(name, 1.0)) for name in KINDS})
 RAMP = np.tile(np.arange(256, dtype=np.uint8), (256, 1))
+
+
+def augment(image: U8, mask: U8, settings: AugmentSettings, key: tuple[int, int, str]) -> tuple[U8, U8]:
+    augmented, masks = augment_masks(image, mask[None], settings, key)
+    return augmented, masks[0]
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +52,10 @@ def test_seed_epoch_and_image_change_the_augmentation(key: tuple[int, int, str],
 @given(st.integers(0, 2**40), st.integers(0, 1000), st.text(max_size=20))
 @settings(max_examples=30)
 def test_all_zero_changes_nothing(pair: tuple[U8, U8], seed: int, epoch: int, image_id: str) -> None:
-    image, mask = augment(*pair, AugmentSettings(), (seed, epoch, image_id))
+    masks = pair[1][None]
+    image, returned = augment_masks(pair[0], masks, AugmentSettings(), (seed, epoch, image_id))
     assert image is pair[0]
-    assert mask is pair[1]
+    assert returned is masks
 
 
 def test_a_certain_flip_is_a_mirror(pair: tuple[U8, U8]) -> None:
@@ -311,17 +318,54 @@ def test_uniform_images_are_accepted(grey: int, label: int) -> None:
         assert mask.any() == (label > 0)
 
 
-@pytest.mark.parametrize(
-    ("classes", "allowed"),
-    [
-        ((), True),
-        (("lung",), True),
-        (("lung", "heart", "clavicle"), True),
-        (("lung", "leftover", "bright_spot"), True),
-        (("left_lung", "right_lung"), False),
-        (("lung", "clavicle_right"), False),
-        (("lung", "left"), False),
-    ],
-)
-def test_flips_need_classes_without_sides(classes: tuple[str, ...], allowed: bool) -> None:
-    assert flips_allowed(classes) is allowed
+CLASSES = ("right_lung", "left_lung", "heart", "opacity")
+
+
+@pytest.fixture(scope="module")
+def masks(pair: tuple[U8, U8]) -> U8:
+    """Right and left lung, a heart over both, and opacities that are not annotated."""
+    right, left, heart = pair[1].copy(), pair[1].copy(), np.zeros_like(pair[1])
+    right[:, 48:] = 0
+    left[:, :48] = 0
+    heart[50:70, 30:60] = 1
+    return np.stack([right, left, heart, np.full_like(heart, NOT_ANNOTATED)])
+
+
+def test_a_flip_exchanges_left_and_right_classes(pair: tuple[U8, U8], masks: U8) -> None:
+    _, flipped = augment_masks(pair[0], masks, AugmentSettings(flip=1.0), KEY, CLASSES)
+    np.testing.assert_array_equal(flipped[0], masks[1, :, ::-1])
+    np.testing.assert_array_equal(flipped[1], masks[0, :, ::-1])
+    np.testing.assert_array_equal(flipped[2], masks[2, :, ::-1])
+    assert (flipped[3] == NOT_ANNOTATED).all()
+    _, kept = augment_masks(pair[0], masks, AugmentSettings(flip=0.0, shift=0.01), KEY, CLASSES)
+    assert kept[0, :, 48:].sum() < kept[0, :, :48].sum()
+
+
+def test_not_annotated_side_is_exchanged_too(pair: tuple[U8, U8], masks: U8) -> None:
+    partly = masks.copy()
+    partly[1] = NOT_ANNOTATED
+    _, flipped = augment_masks(pair[0], partly, AugmentSettings(flip=1.0), KEY, CLASSES)
+    assert (flipped[0] == NOT_ANNOTATED).all()
+    np.testing.assert_array_equal(flipped[1], masks[0, :, ::-1])
+
+
+def test_each_class_moves_as_it_would_alone(pair: tuple[U8, U8], masks: U8) -> None:
+    moves = AugmentSettings(**{**MOVES, "flip": 0.0})
+    _, moved = augment_masks(pair[0], masks, moves, KEY, CLASSES)
+    for number in range(3):
+        np.testing.assert_array_equal(moved[number], augment(pair[0], masks[number], moves, KEY)[1])
+
+
+def test_opacities_are_painted_in_both_lungs_unless_annotated(pair: tuple[U8, U8], masks: U8) -> None:
+    painting = AugmentSettings(opacity=1.0)
+    painted, _ = augment_masks(pair[0], masks, painting, KEY, CLASSES)
+    np.testing.assert_array_equal(painted, augment(*pair, painting, KEY)[0])
+    annotated = masks.copy()
+    annotated[3] = 0
+    assert augment_masks(pair[0], annotated, painting, KEY, CLASSES)[0] is pair[0]
+    assert (augment_masks(pair[0], annotated, AugmentSettings(gas=1.0), KEY, CLASSES)[0] != pair[0]).any()
+
+
+def test_no_disease_is_painted_without_lungs(pair: tuple[U8, U8], masks: U8) -> None:
+    hearts = masks[2:3]
+    assert augment_masks(pair[0], hearts, AugmentSettings(**DISEASES), KEY, ("heart",))[0] is pair[0]

@@ -254,14 +254,14 @@ def test_custom_code_that_does_not_fit_is_refused_first(custom: dict[str, str], 
 
 def test_a_custom_augmentation_cannot_change_cached_samples() -> None:
     image, mask = np.full((8, 8), 9, np.uint8), np.zeros((8, 8), np.uint8)
-    augmented = CustomAugmentation("odd:in_place")(image, mask, (0, 0, "one"))
+    augmented = CustomAugmentation("odd:in_place")(image, mask[None], (0, 0, "one"))
     assert (augmented[0].max(), augmented[1].min(), image.min(), mask.max()) == (0, 1, 9, 0)
 
 
 def test_custom_random_numbers_depend_on_the_key_only() -> None:
     augmentation, image = CustomAugmentation("odd:draws"), np.zeros((4, 4), np.uint8)
     keys = [(0, 0, "one"), (0, 0, "one"), (1, 0, "one"), (0, 1, "one"), (0, 0, "two")]
-    values = [int(augmentation(image, image, key)[0][0, 0]) for key in keys]
+    values = [int(augmentation(image, image[None], key)[0][0, 0]) for key in keys]
     assert values[0] == values[1]
     assert len(set(values)) > 2
 

@@ -32,12 +32,12 @@ def a_sample(image_id: str, seed: int = 0, dataset: str = "north") -> Sample:
     top, left = random.integers(4, 28, 2)
     mask[top : top + 32, left : left + 32] = 1
     image = np.where(mask == 1, 60, 190) + random.integers(-30, 30, mask.shape)
-    return Sample(image_id, dataset, image_id, None, image_id, WHOLE, image.astype(np.uint8), mask)
+    return Sample(image_id, dataset, image_id, None, image_id, WHOLE, image.astype(np.uint8), mask[None])
 
 
 def a_batch(*samples: Sample) -> Batch:
     images = torch.from_numpy(np.stack([sample.image for sample in samples])[:, None])
-    masks = torch.from_numpy(np.stack([sample.mask for sample in samples if sample.mask is not None])[:, None])
+    masks = torch.from_numpy(np.stack([sample.masks for sample in samples if sample.masks is not None]))
     return Batch(images, masks, samples, len(samples))
 
 
@@ -131,11 +131,11 @@ def test_evaluation_evaluates_and_changes_nothing() -> None:
     model = build_network(ModelSettings(encoder="tu-test_efficientnet", weights="none")).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     batch = a_batch(*[a_sample(str(seed), seed) for seed in range(3)])
-    first, second = (epoch_loop.evaluate(model, [batch], measure_at_prepared_size(0.5)) for _ in range(2))
+    first, second = (epoch_loop.evaluate(model, [batch], measure_at_prepared_size({"lung": 0.5})) for _ in range(2))
     assert first == second
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     noting = Pixelwise()
-    epoch_loop.evaluate(noting, [batch], measure_at_prepared_size(0.5))
+    epoch_loop.evaluate(noting, [batch], measure_at_prepared_size({"lung": 0.5}))
     assert noting.modes == [False]
 
 
@@ -143,7 +143,7 @@ def test_evaluation_evaluates_and_changes_nothing() -> None:
 def test_each_image_is_measured_once_and_rows_are_sorted(threads: int) -> None:
     samples = [a_sample(name, seed, dataset=name[0]) for seed, name in enumerate(["s2", "n9", "s1", "n1", "n5"])]
     batches = [a_batch(*samples[:2]), a_batch(*samples[2:])]
-    rows = epoch_loop.evaluate(Pixelwise(), batches, measure_at_prepared_size(0.5), threads)
+    rows = epoch_loop.evaluate(Pixelwise(), batches, measure_at_prepared_size({"lung": 0.5}), threads)
     assert [(row["dataset"], row["image_id"]) for row in rows] == [
         ("n", "n1"),
         ("n", "n5"),
@@ -156,10 +156,10 @@ def test_each_image_is_measured_once_and_rows_are_sorted(threads: int) -> None:
 
 def test_rows_hold_the_metrics_of_their_image() -> None:
     samples = [a_sample(str(seed), seed) for seed in range(3)]
-    rows = epoch_loop.evaluate(Pixelwise(), [a_batch(*samples)], measure_at_prepared_size(0.5), 2)
+    rows = epoch_loop.evaluate(Pixelwise(), [a_batch(*samples)], measure_at_prepared_size({"lung": 0.5}), 2)
     for sample, row in zip(samples, rows, strict=True):
-        assert sample.mask is not None
-        lung, predicted = sample.mask == 1, sample.image / 255.0 >= 0.5  # the model predicts 0.5 at logit 0
+        assert sample.masks is not None
+        lung, predicted = sample.masks[0] == 1, sample.image / 255.0 >= 0.5  # the model predicts 0.5 at logit 0
         assert row["tp"] == (lung & predicted).sum()
         assert row["fn"] == (lung & ~predicted).sum()
         assert row["fp"] == (~lung & predicted).sum()
@@ -171,9 +171,9 @@ def test_rows_hold_the_metrics_of_their_image() -> None:
 def test_measure_gets_the_probabilities_of_its_sample() -> None:
     seen: dict[str, NDArray[np.float32]] = {}
 
-    def measure(sample: Sample, probabilities: NDArray[np.float32]) -> epoch_loop.Row:
-        seen[sample.image_id] = probabilities
-        return {"dataset": "d", "image_id": sample.image_id}
+    def measure(sample: Sample, probabilities: NDArray[np.float32]) -> list[epoch_loop.Row]:
+        (seen[sample.image_id],) = probabilities
+        return [{"dataset": "d", "image_id": sample.image_id}]
 
     samples = [a_sample(str(seed), seed) for seed in range(3)]
     epoch_loop.evaluate(Pixelwise(), [a_batch(*samples)], measure)
@@ -188,11 +188,11 @@ def test_pending_predictions_are_limited() -> None:
     lock, measured = threading.Lock(), [0]
     ahead: list[int] = []
 
-    def measure(sample: Sample, _: NDArray[np.float32]) -> epoch_loop.Row:
+    def measure(sample: Sample, _: NDArray[np.float32]) -> list[epoch_loop.Row]:
         time.sleep(0.002)
         with lock:
             measured[0] += 1
-        return {"dataset": "d", "image_id": sample.image_id}
+        return [{"dataset": "d", "image_id": sample.image_id}]
 
     def batches() -> Iterator[Batch]:
         for number in range(40):
@@ -205,7 +205,7 @@ def test_pending_predictions_are_limited() -> None:
 
 
 def test_measure_errors_are_raised() -> None:
-    def measure(sample: Sample, _: NDArray[np.float32]) -> epoch_loop.Row:
+    def measure(sample: Sample, _: NDArray[np.float32]) -> list[epoch_loop.Row]:
         raise LungsegError(f"cannot measure {sample.image_id}")
 
     with pytest.raises(LungsegError, match="cannot measure a"):
@@ -213,4 +213,4 @@ def test_measure_errors_are_raised() -> None:
 
 
 def test_no_batches_are_no_rows() -> None:
-    assert epoch_loop.evaluate(Pixelwise(), [], measure_at_prepared_size(0.5)) == []
+    assert epoch_loop.evaluate(Pixelwise(), [], measure_at_prepared_size({"lung": 0.5})) == []

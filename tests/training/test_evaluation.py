@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from lungseg.config import PreprocessSettings
 from lungseg.imaging.geometry import plan_geometry, prepare_mask, restore
 from lungseg.metrics import segmentation
 from lungseg.result_columns import TEST_ROWS
-from lungseg.schema import Geometry, Sample, table
+from lungseg.schema import NOT_ANNOTATED, Geometry, Sample, table
 from lungseg.training import evaluation
 
 U8 = NDArray[np.uint8]
@@ -30,7 +31,20 @@ def box(rows: tuple[int, int], columns: tuple[int, int]) -> U8:
 
 
 def a_sample(mask: U8, geometry: Geometry = WHOLE) -> Sample:
-    return Sample("i", "north", "p", None, "sha", geometry, np.zeros((SIZE, SIZE), np.uint8), mask)
+    return Sample("i", "north", "p", None, "sha", geometry, np.zeros((SIZE, SIZE), np.uint8), mask[None])
+
+
+MeasureOne = Callable[[Sample, F32], evaluation.Row]
+
+
+def at_prepared_size(threshold: float) -> MeasureOne:
+    return lambda sample, predicted: evaluation.measure_at_prepared_size({"lung": threshold})(sample, predicted[None])[
+        0
+    ]
+
+
+def at_native_size(threshold: float) -> MeasureOne:
+    return lambda sample, predicted: evaluation.measure_at_native_size({"lung": threshold})(sample, predicted[None])[0]
 
 
 def sure(mask: U8) -> F32:
@@ -56,13 +70,13 @@ def pixels(row: evaluation.Row) -> tuple[int, ...]:
 )
 def test_padding_is_not_counted(geometry: Geometry, area: int) -> None:
     mask = box((10, 40), (20, 50))
-    row = evaluation.measure_at_prepared_size(0.5)(a_sample(mask, geometry), np.ones((SIZE, SIZE), np.float32))
+    row = at_prepared_size(0.5)(a_sample(mask, geometry), np.ones((SIZE, SIZE), np.float32))
     lung = int(mask[geometry.content()].sum())
     assert pixels(row) == (lung, area - lung, 0, 0)
 
 
 def test_metrics_at_prepared_size_count_pixels() -> None:
-    row = evaluation.measure_at_prepared_size(0.5)(a_sample(box((0, 10), (0, 10))), sure(box((5, 10), (0, 20))))
+    row = at_prepared_size(0.5)(a_sample(box((0, 10), (0, 10))), sure(box((5, 10), (0, 20))))
     assert pixels(row) == (50, 50, 50, 64 * 64 - 150)
     assert (row["image_id"], row["dataset"], row["patient_id"]) == ("i", "north", "p")
     assert row["dice"] == 0.5
@@ -73,7 +87,7 @@ def test_metrics_at_prepared_size_count_pixels() -> None:
 def test_a_pixel_at_the_threshold_is_lung() -> None:
     half = np.full((SIZE, SIZE), 0.5, np.float32)
     for threshold, predicted in ((0.5, 64 * 64), (0.51, 0), (0.49, 64 * 64)):
-        for measure in (evaluation.measure_at_prepared_size(threshold), evaluation.measure_at_native_size(threshold)):
+        for measure in (at_prepared_size(threshold), at_native_size(threshold)):
             row = measure(a_sample(box((0, 8), (0, 8))), half)
             assert row["tp"] + row["fp"] == predicted
 
@@ -84,7 +98,7 @@ def test_a_pixel_at_the_threshold_is_lung() -> None:
 def test_native_metrics_of_an_image_at_twice_the_size() -> None:
     """Full-height bars that are 4 px apart in the square are 8 px apart in the image."""
     truth, predicted = box((16, 48), (10, 20)), box((16, 48), (14, 24))
-    row = evaluation.measure_at_native_size(0.5)(a_sample(truth, WIDE), sure(predicted))
+    row = at_native_size(0.5)(a_sample(truth, WIDE), sure(predicted))
     assert pixels(row) == (64 * 12, 64 * 8, 64 * 8, 64 * 128 - 64 * 28)
     assert row["dice"] == row["sensitivity"] == row["precision"] == pytest.approx(0.6)
     assert row["iou"] == pytest.approx(12 / 28)
@@ -98,7 +112,7 @@ def test_native_metrics_of_an_image_at_twice_the_size() -> None:
 
 def test_native_counts_include_cropped_sides() -> None:
     truth = box((0, 64), (0, 64))
-    row = evaluation.measure_at_native_size(0.5)(a_sample(truth, CUT), np.ones((SIZE, SIZE), np.float32))
+    row = at_native_size(0.5)(a_sample(truth, CUT), np.ones((SIZE, SIZE), np.float32))
     assert pixels(row) == (64 * 64, 0, 0, 64 * 64)  # cropped pixels are background in both masks
     assert row["hd95_px"] == row["assd_px"] == 0.0
 
@@ -107,7 +121,7 @@ def test_predictions_in_the_padding_are_ignored() -> None:
     truth = box((24, 34), (10, 20))
     everywhere_outside = np.ones((SIZE, SIZE), np.float32)
     everywhere_outside[WIDE.content()] = sure(truth)[WIDE.content()]
-    row = evaluation.measure_at_native_size(0.5)(a_sample(truth, WIDE), everywhere_outside)
+    row = at_native_size(0.5)(a_sample(truth, WIDE), everywhere_outside)
     assert (row["fp"], row["fn"], row["dice"], row["hd95_px"]) == (0, 0, 1.0, 0.0)
 
 
@@ -127,11 +141,11 @@ def test_native_metrics_equal_those_of_restored_masks(
     native[top : top + height // 2, left : left + width // 2] = 1
     settings = PreprocessSettings(size=SIZE, geometry=way)  # type: ignore[arg-type]
     sample = a_sample(prepare_mask(native, geometry := plan_geometry(height, width, settings)), geometry)
-    assert sample.mask is not None
+    assert sample.masks is not None
     probabilities = random.random((SIZE, SIZE), np.float32)
-    row = evaluation.measure_at_native_size(threshold)(sample, probabilities)
+    row = at_native_size(threshold)(sample, probabilities)
     predicted = restore(probabilities, geometry) >= threshold
-    truth = restore(sample.mask.astype(np.float32), geometry) >= 0.5
+    truth = restore(sample.masks[0].astype(np.float32), geometry) >= 0.5
     assert predicted.shape == truth.shape == (height, width)
     assert pixels(row) == (
         (predicted & truth).sum(),
@@ -139,14 +153,14 @@ def test_native_metrics_equal_those_of_restored_masks(
         (~predicted & truth).sum(),
         (~predicted & ~truth).sum(),
     )
-    same = evaluation.measure_at_native_size(0.5)(sample, sample.mask.astype(np.float32))
+    same = at_native_size(0.5)(sample, sample.masks[0].astype(np.float32))
     assert (same["fp"], same["fn"], same["dice"]) == (0, 0, 1.0)
     assert same["hd95_px"] in (0.0, None)
 
 
 def test_identical_masks_have_no_distance() -> None:
     truth = box((10, 40), (20, 50))
-    row = evaluation.measure_at_native_size(0.5)(a_sample(truth), sure(truth))
+    row = at_native_size(0.5)(a_sample(truth), sure(truth))
     assert (row["dice"], row["sensitivity"], row["precision"], row["hd95_px"], row["assd_px"]) == (1, 1, 1, 0, 0)
 
 
@@ -160,7 +174,7 @@ def test_identical_masks_have_no_distance() -> None:
     ids=["nothing predicted", "nothing there", "neither"],
 )
 def test_undefined_metrics_are_null(truth: U8, predicted: U8, sensitivity: float | None, precision: float) -> None:
-    row = evaluation.measure_at_native_size(0.5)(a_sample(truth), sure(predicted))
+    row = at_native_size(0.5)(a_sample(truth), sure(predicted))
     assert (row["hd95_px"], row["assd_px"]) == (None, None)
     assert (row["sensitivity"], row["precision"]) == (sensitivity, precision)
     about = {"run": "r", "role": "cross", "group": "g"}
@@ -172,7 +186,8 @@ def test_undefined_metrics_are_null(truth: U8, predicted: U8, sensitivity: float
 
 
 def over(sample: Sample, probabilities: F32) -> evaluation.Row:
-    return evaluation.count_at_thresholds(sample, probabilities)
+    (row,) = evaluation.count_at_thresholds(("lung",))(sample, probabilities[None])
+    return row
 
 
 def test_threshold_counts_equal_single_threshold_counts() -> None:
@@ -180,7 +195,7 @@ def test_threshold_counts_equal_single_threshold_counts() -> None:
     sample, probabilities = a_sample(box((10, 40), (20, 50)), WIDE), random.random((SIZE, SIZE), np.float32)
     counts = over(sample, probabilities)["counts"]
     for threshold, result in zip(segmentation.THRESHOLDS, counts, strict=True):
-        row = evaluation.measure_at_prepared_size(threshold)(sample, probabilities)
+        row = at_prepared_size(threshold)(sample, probabilities)
         assert tuple(result) == pixels(row)[:3]
 
 
@@ -188,7 +203,7 @@ def test_threshold_counts_equal_single_threshold_counts() -> None:
 def test_best_threshold_separates_lung_from_background(inside: float, outside: float, expected: float) -> None:
     masks = [box((10, 40), (20, 50)), box((0, 8), (0, 8))]
     rows = [over(a_sample(mask), np.where(mask == 1, inside, outside).astype(np.float32)) for mask in masks]
-    assert evaluation.best_threshold(rows) == expected
+    assert evaluation.best_thresholds(rows, {"lung": 0.5})["lung"] == expected
 
 
 def test_best_threshold_uses_means_over_images() -> None:
@@ -196,7 +211,7 @@ def test_best_threshold_uses_means_over_images() -> None:
     great, small = box((0, 64), (0, 60)), box((0, 4), (0, 4))
     rows = [over(a_sample(great), np.where(great == 1, 0.22, 0.0).astype(np.float32))]
     rows += [over(a_sample(small), np.where(small == 1, 0.92, 0.72).astype(np.float32)) for _ in range(2)]
-    assert evaluation.best_threshold(rows) == 0.75
+    assert evaluation.best_thresholds(rows, {"lung": 0.5})["lung"] == 0.75
 
 
 # Averages
@@ -204,8 +219,8 @@ def test_best_threshold_uses_means_over_images() -> None:
 
 def test_averages_are_means_over_images() -> None:
     rows = [
-        {"dice": 1.0, "iou": 1.0, "pixel_accuracy": 0.9, "tp": 10**6},
-        {"dice": 0.5, "iou": 1 / 3, "pixel_accuracy": 0.6, "tp": 1},
+        {"class": "lung", "dice": 1.0, "iou": 1.0, "pixel_accuracy": 0.9, "tp": 10**6},
+        {"class": "lung", "dice": 0.5, "iou": 1 / 3, "pixel_accuracy": 0.6, "tp": 1},
     ]
     assert evaluation.mean_metrics(rows) == {
         "dice": pytest.approx(0.75),
@@ -215,9 +230,37 @@ def test_averages_are_means_over_images() -> None:
     assert all(math.isnan(value) for value in evaluation.mean_metrics([]).values())
 
 
+def test_means_of_several_classes_weigh_each_class_equally() -> None:
+    values = (("heart", 0.2), ("opacity", 0.5), ("opacity", 0.7))
+    rows = [{"class": name, "dice": dice, "iou": dice, "pixel_accuracy": 1.0} for name, dice in values]
+    means = evaluation.mean_metrics(rows)
+    assert means["dice"] == pytest.approx((0.2 + 0.6) / 2)
+    assert (means["dice_heart"], means["dice_opacity"]) == (pytest.approx(0.2), pytest.approx(0.6))
+
+
+def test_each_annotated_class_has_a_row() -> None:
+    masks = np.stack([box((0, 10), (0, 10)), np.full((SIZE, SIZE), NOT_ANNOTATED, np.uint8), box((0, 4), (0, 4))])
+    sample = replace(a_sample(masks[0]), masks=masks)
+    thresholds = {"right_lung": 0.5, "heart": 0.5, "opacity": 0.9}
+    probabilities = np.stack([sure(masks[0]), np.ones((SIZE, SIZE), np.float32), masks[2] * np.float32(0.8)])
+    for make in (evaluation.measure_at_prepared_size, evaluation.measure_at_native_size):
+        rows = make(thresholds)(sample, probabilities)
+        assert [(row["class"], row["dice"]) for row in rows] == [("right_lung", 1.0), ("opacity", 0.0)]
+    assert evaluation.measure_at_native_size(thresholds)(replace(sample, masks=None), probabilities) == []
+
+
+def test_thresholds_are_chosen_for_each_class() -> None:
+    mask = box((10, 40), (20, 50))
+    sample = replace(a_sample(mask), masks=np.stack([mask, mask]))
+    levels = [np.where(mask == 1, high, low) for high, low in ((0.9, 0.72), (0.3, 0.12))]
+    rows = evaluation.count_at_thresholds(("heart", "opacity"))(sample, np.stack(levels).astype(np.float32))
+    chosen = evaluation.best_thresholds(rows, {"heart": 0.5, "opacity": 0.5, "lung": 0.4})
+    assert chosen == {"heart": 0.75, "opacity": 0.3, "lung": 0.4}
+
+
 def test_means_are_per_role_and_dataset() -> None:
     def row(role: str, dataset: str, dice: float) -> evaluation.Row:
-        return {"role": role, "dataset": dataset, "dice": dice, "iou": dice / 2, "pixel_accuracy": 1.0}
+        return {"class": "lung", "role": role, "dataset": dataset, "dice": dice, "iou": dice / 2, "pixel_accuracy": 1.0}
 
     rows = [row("held-out", "b", 0.4), row("cross", "a", 0.1), row("held-out", "b", 0.6), row("held-out", "a", 0.9)]
     means = evaluation.mean_metrics_by_dataset(rows)
@@ -226,8 +269,8 @@ def test_means_are_per_role_and_dataset() -> None:
     assert evaluation.mean_metrics_by_dataset([]) == []
 
 
-@pytest.mark.parametrize("make", [evaluation.measure_at_prepared_size, evaluation.measure_at_native_size])
-def test_measuring_changes_neither_mask_nor_probabilities(make: Callable[[float], evaluation.Measure]) -> None:
+@pytest.mark.parametrize("make", [at_prepared_size, at_native_size])
+def test_measuring_changes_neither_mask_nor_probabilities(make: Callable[[float], MeasureOne]) -> None:
     mask = box((10, 40), (20, 50))
     probabilities = np.random.default_rng(0).random((SIZE, SIZE), np.float32)
     before = mask.copy(), probabilities.copy()

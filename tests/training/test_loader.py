@@ -17,7 +17,7 @@ from lungseg.dataset import catalog, sample_reader as reading
 from lungseg.dataset.sample_cache import SampleCache
 from lungseg.dataset.sample_reader import SampleReader
 from lungseg.errors import ShardError
-from lungseg.schema import Sample
+from lungseg.schema import NOT_ANNOTATED, Sample
 from lungseg.training import loader
 from lungseg.training.augment import augment
 from lungseg.training.loader import Batch, Step
@@ -225,7 +225,7 @@ def test_positions_follow_the_order_of_datasets(reader: SampleReader) -> None:
         *(("south", f"south_{number:02d}") for number in range(3)),
     ]
     assert [row["image_id"] for row in reader.rows] == [sample.image_id for sample in samples]
-    assert all(sample.image.shape == (64, 64) and sample.mask is not None and sample.mask.any() for sample in samples)
+    assert all(sample.image.shape == (64, 64) and sample.masks is not None and sample.masks.any() for sample in samples)
 
 
 def test_reads_without_a_cache_decode_again(reader: SampleReader) -> None:
@@ -254,7 +254,7 @@ def test_cache_stays_within_its_limit(prepared: Path) -> None:
         stored = cache.get(position)
         assert stored is not None
         np.testing.assert_array_equal(stored.image, samples[position].image)
-        np.testing.assert_array_equal(stored.mask, samples[position].mask)  # type: ignore[arg-type]
+        np.testing.assert_array_equal(stored.masks, samples[position].masks)  # type: ignore[arg-type]
     assert cache.get(2) is None
 
 
@@ -289,7 +289,7 @@ def test_batch_contains_its_samples(reader: SampleReader) -> None:
             assert batch.samples[i].image_id == sample.image_id
             np.testing.assert_array_equal(batch.images[i, 0].numpy(), sample.image)
             np.testing.assert_allclose(images[i, 0].numpy() * 255.0, sample.image, atol=1e-4)
-            np.testing.assert_array_equal(masks[i, 0].numpy(), sample.mask)
+            np.testing.assert_array_equal(masks[i].numpy(), sample.masks)
         assert 0.0 <= float(images.min()) < float(images.max()) <= 1.0
         assert set(masks.unique().tolist()) == {0.0, 1.0}
 
@@ -312,12 +312,12 @@ def test_threads_and_cache_change_nothing(augmented: bool, prepared: Path, reade
 
 def test_half_size_samples_are_reduced_before_augmentation(reader: SampleReader) -> None:
     sample = reader.read(3)
-    assert sample.mask is not None
+    assert sample.masks is not None
     halved = make_transform(AugmentSettings(), 0, 1, halves=True)(sample)
     blocks = sample.image.reshape(32, 2, 32, 2).mean(axis=(1, 3))
     assert np.abs(halved.image - blocks).max() <= 0.5
-    assert halved.mask is not None
-    np.testing.assert_array_equal(halved.mask, sample.mask.reshape(32, 2, 32, 2).sum(axis=(1, 3)) >= 2)
+    assert halved.masks is not None
+    np.testing.assert_array_equal(halved.masks[0], sample.masks[0].reshape(32, 2, 32, 2).sum(axis=(1, 3)) >= 2)
     (batch,) = loader.load_batches(
         reader,
         [Step((3, 1), 2)],
@@ -333,10 +333,10 @@ def test_cache_keeps_samples_without_augmentation(prepared: Path) -> None:
     before = opened.read(2)
     image = before.image.copy()
     (batch,) = loader.load_batches(opened, [Step((2,), 1)], 1, make_transform(chosen, 7, 3))
-    assert before.mask is not None
-    expected, mask = augment(before.image, before.mask, chosen, (7, 3, before.image_id))
+    assert before.masks is not None
+    expected, mask = augment(before.image, before.masks, chosen, (7, 3, before.image_id))
     np.testing.assert_array_equal(batch.samples[0].image, expected)
-    np.testing.assert_array_equal(batch.masks[0, 0].numpy(), mask)
+    np.testing.assert_array_equal(batch.masks[0].numpy(), mask)
     assert batch.samples[0].geometry == before.geometry
     np.testing.assert_array_equal(opened.read(2).image, image)
 
@@ -350,11 +350,11 @@ def test_writing_into_a_batch_does_not_reach_the_cache(prepared: Path) -> None:
     np.testing.assert_array_equal(opened.read(0).image, image)
 
 
-def test_sample_without_a_mask_gets_an_empty_one(reader: SampleReader) -> None:
-    bare: Callable[[Sample], Sample] = lambda sample: replace(sample, mask=None)  # noqa: E731
+def test_sample_without_masks_is_not_annotated(reader: SampleReader) -> None:
+    bare: Callable[[Sample], Sample] = lambda sample: replace(sample, masks=None)  # noqa: E731
     (batch,) = loader.load_batches(reader, [Step((0, 1), 2)], 1, bare)
-    assert not batch.masks.any()
-    assert [sample.mask for sample in batch.samples] == [None, None]
+    assert (batch.masks == NOT_ANNOTATED).all()
+    assert [sample.masks for sample in batch.samples] == [None, None]
 
 
 def test_no_steps_are_no_batches(reader: SampleReader) -> None:

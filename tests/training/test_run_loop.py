@@ -518,14 +518,6 @@ def test_adapted_model_is_not_trained_further(folders: tuple[str, ...], tmp_path
         run_state.start(run, CPU)
 
 
-def test_flips_are_refused_where_they_swap_classes(
-    folders: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(run_state, "flips_allowed", lambda _: False)
-    with pytest.raises(SettingsError, match=r"--augment\.flip 0\.5"):
-        run_state.start(a_run(folders, tmp_path), CPU)
-
-
 def test_another_seed_is_another_model(folders: tuple[str, ...], finished: Run, tmp_path: Path) -> None:
     run = a_run(folders, tmp_path, changed(seed=4))  # the split stays the same
     go(run)

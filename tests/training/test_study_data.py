@@ -65,16 +65,6 @@ def test_two_datasets_of_one_name_are_refused(folders: tuple[str, ...]) -> None:
         study_data.open_training_data([folders[0], folders[0]])
 
 
-def test_masks_of_other_classes_are_refused(folders: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    def opened(folder: str) -> catalog.PreparedDataset:
-        part = catalog.open_dataset(folder)
-        return replace(part, preprocess=part.preprocess.model_copy(update={"classes": ("lung", "heart")}))
-
-    monkeypatch.setattr(study_data, "open_dataset", opened)
-    with pytest.raises(InputError, match="masks of lung, heart, but this version trains on lungs only"):
-        study_data.open_training_data(folders)
-
-
 @pytest.mark.parametrize(
     ("images", "workers", "least", "refused"),
     [(6, 3, 2, False), (5, 3, 2, True), (3, 3, 1, False), (2, 3, 1, True), (2, 1, 2, False), (1, 1, 2, True)],

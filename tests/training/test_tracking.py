@@ -452,7 +452,10 @@ def test_enabled_images_and_artifacts_are_logged(tmp_path: Path, home: Path, cap
     settings = WandbSettings(mode="offline", artifact=True, images=2)
     with mirror(settings, tmp_path / "run") as wandb_run:
         wandb_run.log_images(
-            [TrackedImage("a/1", images[0], masks[0], masks[1]), TrackedImage("a/2", images[1], None, masks[2])]
+            [
+                TrackedImage("a/1", images[0], masks[0][None], masks[1][None]),
+                TrackedImage("a/2", images[1], None, masks[2][None]),
+            ]
         )
         wandb_run.log_artifact("pooled-fold0", str(weights.parent))
         wandb_run.log_artifact("pooled-fold0", "s3://bucket/runs/checkpoint")

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from lungseg import storage
+from lungseg.config.class_names import ONE_CLASS
 from lungseg.errors import InputError
 from lungseg.imaging.codecs import SUFFIXES
 from lungseg.ingest.file_names import dataset_name, is_image, is_system_file, relative_path, stem
@@ -30,8 +31,9 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-Source = Callable[[str, Sequence[str]], list[Record]]
-"""Takes an archive's folder and the files that no earlier source claimed; returns the records that it recognises.
+Source = Callable[[str, Sequence[str], Sequence[str]], list[Record]]
+"""Takes an archive's folder, the files that no earlier source claimed, and the requested classes; returns the records
+that it recognises.
 
 A record claims its image_uri and its mask_uris."""
 
@@ -44,13 +46,14 @@ SOURCES: tuple[Source, ...] = (
 """Called in this order; the last one takes every remaining image."""
 
 
-def discover(folder: str, dataset: str = "") -> list[Record]:
+def discover(folder: str, dataset: str = "", classes: Sequence[str] = ONE_CLASS) -> list[Record]:
     """List the X-rays of an archive of any known layout, each with its masks; sorted by dataset and id.
 
     Known layouts, at any depth: nnU-Net and Medical Segmentation Decathlon, Shenzhen and Montgomery as published and as
     merged on Kaggle, JSRT with the SCR masks, a folder of images beside folders of masks. Images elsewhere have no
     masks. Masks of lungs that match no image, and masks of other structures, become rejected records. `dataset` names
-    all records; otherwise each source does. No image is opened.
+    all records; otherwise each source does. Of several classes, folders and labels that are named after one hold its
+    masks. No image is opened.
 
     Raises:
         InputError: the folder does not exist, has no image, or has images and masks and no mask matches.
@@ -59,13 +62,13 @@ def discover(folder: str, dataset: str = "") -> list[Record]:
     uris = storage.list_files(folder)
     remaining: Sequence[str] = [uri for uri in uris if not is_system_file(relative_path(folder, uri))]
     system_files = len(uris) - len(remaining)
-    groups = group_by_dataset(folder, (uri for uri in remaining if is_image(uri)))
+    groups = group_by_dataset(folder, (uri for uri in remaining if is_image(uri)), classes)
     other_masks = {uri for group in groups.values() for uri in group.other_masks}
     records: list[Record] = []
     for source in SOURCES:
         recognised = [
             record
-            for record in source(folder, remaining)
+            for record in source(folder, remaining, classes)
             if record.image_uri not in other_masks or is_unmatched_mask(record)
         ]
         claimed = {uri for record in recognised for uri in (record.image_uri, *record.mask_uris)}

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from lungseg import storage
+from lungseg.config.class_names import ONE_CLASS
 from lungseg.errors import InputError
 from lungseg.imaging.codecs import SUFFIXES
 from lungseg.ingest.file_names import is_image, is_system_file, relative_path
@@ -11,7 +12,7 @@ from lungseg.ingest.sources.mask_matching import DatasetFiles, group_by_dataset,
 from lungseg.schema import Record
 
 
-def recognise(folder: str, files: Sequence[str]) -> list[Record]:
+def recognise(folder: str, files: Sequence[str], classes: Sequence[str] = ONE_CLASS) -> list[Record]:
     """Take every image, with its masks if a folder of images is beside a folder of masks (`folder_kinds`).
 
     Images elsewhere have no masks. Masks that match no image become rejected records and are logged as a warning.
@@ -20,7 +21,7 @@ def recognise(folder: str, files: Sequence[str]) -> list[Record]:
         InputError: there are images and masks and no mask matches.
 
     """
-    groups = group_by_dataset(folder, (uri for uri in files if is_image(uri)))
+    groups = group_by_dataset(folder, (uri for uri in files if is_image(uri)), classes)
     names = names_by_root(folder, groups)
     return [
         record

@@ -1,8 +1,9 @@
 """Find the dataset of each folder of an archive, and whether it holds images or masks, from the names of folders."""
 
-from collections.abc import Iterable, Iterator, Set as AbstractSet
+from collections.abc import Iterable, Iterator, Sequence, Set as AbstractSet
 from dataclasses import dataclass, field
 
+from lungseg.config.class_names import LUNG, ONE_CLASS, requested_class
 from lungseg.ingest.sources.folder_kinds import Content, FolderKind, kind_inside_masks, kind_of
 
 
@@ -11,7 +12,7 @@ class Place:
     """Where files are in their dataset.
 
     root: folder of the dataset. path: the file's folder below the folder of images or masks. side: leftmask or
-    rightmask for the masks of one lung.
+    rightmask for the masks of one lung, or the requested class that the folder is named after.
     """
 
     root: str
@@ -33,15 +34,42 @@ class _Siblings:
     image_subfolders: set[tuple[str, str]] = field(default_factory=set)
 
 
-def find_places(directories: Iterable[str]) -> dict[str, Place]:
+def find_places(directories: Iterable[str], classes: Sequence[str] = ONE_CLASS) -> dict[str, Place]:
     """Return the place of each directory that holds image files, given as a path below the archive's folder.
 
-    The innermost folder with a telling name decides. Files elsewhere belong to the dataset of the archive itself, or
-    to the dataset of a folder of masks that lies beside them.
+    A folder beside images, or inside a folder of masks, that is named after one of several requested classes holds the
+    masks of that class. Otherwise the innermost folder with a telling name decides. Files elsewhere belong to the
+    dataset of the archive itself, or to the dataset of a folder of masks that lies beside them.
     """
     split = {directory: _without_repeats(directory) for directory in directories}
     siblings = _find_siblings(split)
-    return {directory: _place(directory, folders, siblings, split.keys()) for directory, folders in split.items()}
+    of_classes = {
+        directory: _place_of_class(folders, siblings, split.keys(), classes) for directory, folders in split.items()
+    }
+    siblings.masks.update(place.root for place in of_classes.values() if place is not None)
+    return {
+        directory: of_classes[directory] or _place(directory, folders, siblings, split.keys())
+        for directory, folders in split.items()
+    }
+
+
+def _place_of_class(
+    folders: list[str], siblings: _Siblings, directories: AbstractSet[str], classes: Sequence[str]
+) -> Place | None:
+    """Return the place of masks of one of several requested classes or of another structure; None for others."""
+    for depth, name in reversed(list(enumerate(folders))) if tuple(classes) != ONE_CLASS else ():
+        kind, above = requested_class(name, classes), folders[:depth]
+        if above and (outer := kind_of(above[-1])) is not None and outer.content != "images":
+            above = above[:-1]  # as in masks/heart
+        root = "/".join(above)
+        if root not in siblings.images and root not in directories:
+            continue
+        if kind not in ("", LUNG):
+            return Place(root, "lungs", "/".join(folders[depth + 1 :]), kind)
+        structure = kind_inside_masks(name)
+        if structure is not None and structure.content == "other":
+            return Place(root, "other", "/".join(folders[depth + 1 :]))
+    return None
 
 
 def _without_repeats(directory: str) -> list[str]:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from lungseg import storage
+from lungseg.config.class_names import ONE_CLASS
 from lungseg.errors import InputError
 from lungseg.ingest.file_names import relative_path
 from lungseg.ingest.reason_codes import reject
@@ -55,7 +56,7 @@ class _Files:
     clinical: list[str] = field(default_factory=list)
 
 
-def recognise(folder: str, files: Sequence[str]) -> list[Record]:
+def recognise(folder: str, files: Sequence[str], classes: Sequence[str] = ONE_CLASS) -> list[Record]:  # noqa: ARG001
     """Take JPCLN001.IMG to JPCNN093.IMG, in any folder and format, as the dataset jsrt, with the SCR masks.
 
     Left and right of a class are two files. The finding is nodule or no_nodule. Age and sex come from `CLNDAT_EN.txt`

@@ -8,6 +8,7 @@ from urllib.parse import quote, unquote
 
 from lungseg import storage
 from lungseg.config import ListingColumns
+from lungseg.config.class_names import ONE_CLASS
 from lungseg.errors import ImageError, InputError
 from lungseg.imaging.dicom.pseudonym import pseudonym
 from lungseg.imaging.dicom.tags import refuse_view
@@ -23,7 +24,7 @@ from lungseg.ingest.file_names import (
 from lungseg.ingest.reason_codes import Note, reject
 from lungseg.ingest.sources.demographics import parse_age_group, parse_sex
 from lungseg.ingest.sources.listing_columns import find_columns
-from lungseg.ingest.sources.mask_matching import ONE_SIDED_MASK
+from lungseg.ingest.sources.mask_matching import ONE_SIDED_MASK, has_one_side
 from lungseg.ingest.sources.stored_names import stored_names
 from lungseg.ingest.sources.text_tables import column_names, read_columns
 from lungseg.ingest.views import classify_listed_view
@@ -46,11 +47,14 @@ class _Listing:
         return self.cells[role][row] if role in self.cells else ""
 
 
-def read_listing(path: str, columns: ListingColumns, dataset: str = "") -> list[Record]:
+def read_listing(
+    path: str, columns: ListingColumns, dataset: str = "", classes: Sequence[str] = ONE_CLASS
+) -> list[Record]:
     """List the X-rays of a CSV or Parquet file: one record a row, sorted by dataset and id.
 
     Relative paths start at the folder of the listing. `dataset` names rows without a dataset of their own; if it is
-    empty, the name of the listing does. Messages count rows from 1 below the header. No image is opened.
+    empty, the name of the listing does. Messages count rows from 1 below the header. classes: as in `find_columns`. No
+    image is opened.
 
     Raises:
         InputError: the file is missing, unreadable or without rows, or a named column does not exist.
@@ -58,7 +62,7 @@ def read_listing(path: str, columns: ListingColumns, dataset: str = "") -> list[
     """
     path = storage.resolve(path)
     storage.stat(path)
-    listing = _open(path, columns)
+    listing = _open(path, columns, classes)
     ids = image_ids(listing.uris)
     titles = [title.lower() for title in listing.cells.get("dataset", [])]
     names = dataset_names(sorted({*titles} - {""}), "")
@@ -104,10 +108,10 @@ def _sort(records: Iterable[Record]) -> list[Record]:
     return sorted(records, key=lambda record: (record.dataset, record.image_id, record.image_uri))
 
 
-def _open(path: str, columns: ListingColumns) -> _Listing:
+def _open(path: str, columns: ListingColumns, classes: Sequence[str]) -> _Listing:
     content = storage.read_bytes(path)
     names = column_names(content, path)
-    roles, masks = find_columns(columns, names, path)
+    roles, masks = find_columns(columns, names, path, classes)
     cells = read_columns(content, path, [*roles.values(), *(column for _, column in masks)])
     if not cells[roles["image"]]:
         raise InputError(f"{path}: no rows, expected one for each image: fill it in")
@@ -180,4 +184,5 @@ def _find_problem(listing: _Listing, row: int, first_row: int) -> Note | None:
     except ImageError as error:
         return Note(error.code, error.message)
     has_lung = {bool(cells[row]) for kind, cells in listing.masks if kind == "lung"}
-    return ONE_SIDED_MASK if len(has_lung) > 1 else None
+    kinds = [kind for kind, cells in listing.masks if cells[row]]
+    return ONE_SIDED_MASK if len(has_lung) > 1 or has_one_side(kinds) else None

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from lungseg.config import ListingColumns
+from lungseg.config.class_names import ONE_CLASS, requested_class
 from lungseg.errors import InputError
 from lungseg.ingest.sources.text_tables import find_column, plain_name
 
@@ -40,8 +41,12 @@ _SIMILAR = 0.75  # of difflib: one wrong, missing or swapped letter; the first l
 _WORDS = re.compile(r"[A-Z]?[^\W\d_A-Z]+|[A-Z]+(?![^\W\d_A-Z])")
 
 
-def find_columns(columns: ListingColumns, names: Sequence[str], path: str) -> tuple[dict[str, str], MaskColumns]:
+def find_columns(
+    columns: ListingColumns, names: Sequence[str], path: str, classes: Sequence[str] = ONE_CLASS
+) -> tuple[dict[str, str], MaskColumns]:
     """Find the column of each role and of each mask; warn of unused columns whose names are near to a role.
+
+    Of several classes, a column that is named after one holds its masks, where --columns.masks names no column for it.
 
     Raises:
         InputError: a column named in the settings is missing, the image has none, or several columns fit.
@@ -51,13 +56,14 @@ def find_columns(columns: ListingColumns, names: Sequence[str], path: str) -> tu
     if named["image"] == "image":  # the default
         del named["image"]
     roles = {role: _named_column(column, names, path) for role, column in named.items()}
-    masks = [(kind, _named_column(column, names, path)) for kind, column in _mask_entries(columns, names)]
+    masks = [(kind, _named_column(column, names, path)) for kind, column in _mask_entries(columns, names, classes)]
     for role in [role for role in ("image", *_OPTIONAL) if role not in named]:
         column = _usual_column(role, names, path)
         if column is not None:
             roles[role] = column
     if "image" not in roles:
         raise _missing("image", names, path)
+    masks += _columns_of_classes(names, classes, [*roles.values(), *(column for _, column in masks)], masks)
     usual_mask = None if masks else _usual_column("mask", names, path)
     masks += [("lung", usual_mask)] if usual_mask else []
     open_roles = {*_HINTS} - {*roles} - ({"mask"} if columns.masks else set())
@@ -65,13 +71,32 @@ def find_columns(columns: ListingColumns, names: Sequence[str], path: str) -> tu
     return roles, masks
 
 
-def _mask_entries(columns: ListingColumns, names: Sequence[str]) -> MaskColumns:
-    """Split the entries CLASS=COLUMN of the settings; an entry without a class is of the lungs."""
+def _mask_entries(columns: ListingColumns, names: Sequence[str], classes: Sequence[str]) -> MaskColumns:
+    """Split the entries CLASS=COLUMN of the settings.
+
+    An entry without a class is of the requested class that it is named after, else of the lungs.
+    """
     entries = []
     for entry in columns.masks:
         kind, equals, column = entry.partition("=")
-        entries.append((kind, column) if equals and entry not in names else ("lung", entry))
+        if equals and entry not in names:
+            entries.append((kind, column))
+        else:
+            entries.append((_class_of(entry, classes) or "lung", entry))
     return entries
+
+
+def _class_of(column: str, classes: Sequence[str]) -> str:
+    return "" if tuple(classes) == ONE_CLASS else requested_class(column, classes)
+
+
+def _columns_of_classes(
+    names: Sequence[str], classes: Sequence[str], used: Sequence[str], masks: MaskColumns
+) -> MaskColumns:
+    """Return the unused columns that are named after a class which has no column yet."""
+    known = {kind for kind, _ in masks}
+    pairs = [(_class_of(name, classes), name) for name in names if name not in used]
+    return [(kind, name) for kind, name in pairs if kind and kind not in known]
 
 
 def _named_column(column: str, names: Sequence[str], path: str) -> str:

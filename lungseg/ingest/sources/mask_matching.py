@@ -2,10 +2,11 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Set as AbstractSet
+from collections.abc import Iterable, Sequence, Set as AbstractSet
 from dataclasses import dataclass, field
 
 from lungseg import storage
+from lungseg.config.class_names import LUNG, LUNG_SIDES, ONE_CLASS
 from lungseg.errors import InputError
 from lungseg.ingest.file_names import dataset_names, image_id, relative_path, stem, unnamed_patient
 from lungseg.ingest.reason_codes import Note, is_unmatched_mask, reject
@@ -25,10 +26,12 @@ Images = dict[str, str]
 Masks = dict[str, list[str]]
 """Name of a mask, formed like that of an image -> the uris of all files with this name."""
 
+_LUNG_KEYS = ("", "leftmask", "rightmask")
+
 
 @dataclass
 class DatasetFiles:
-    """The images and masks of one dataset; masks by side, `` for files of both lungs.
+    """The images and masks of one dataset; masks by side, `` for files of both lungs, or by requested class.
 
     other_masks: files in folders of masks that are not of lungs.
     """
@@ -55,10 +58,10 @@ class DatasetFiles:
         return [uri for masks in self.masks.values() for uris in masks.values() for uri in uris]
 
 
-def group_by_dataset(folder: str, uris: Iterable[str]) -> dict[str, DatasetFiles]:
-    """Group image and mask files by the root of their dataset, a path below the folder."""
+def group_by_dataset(folder: str, uris: Iterable[str], classes: Sequence[str] = ONE_CLASS) -> dict[str, DatasetFiles]:
+    """Group image and mask files by the root of their dataset, a path below the folder; classes as in `find_places`."""
     paths = [(relative_path(folder, uri), uri) for uri in uris]
-    places = find_places({path.rpartition("/")[0] for path, _ in paths})
+    places = find_places({path.rpartition("/")[0] for path, _ in paths}, classes)
     groups: defaultdict[str, DatasetFiles] = defaultdict(DatasetFiles)
     for path, uri in paths:
         directory, _, name = path.rpartition("/")
@@ -138,15 +141,22 @@ def _add_file(files: DatasetFiles, place: Place, path: str, uri: str) -> None:
 
 
 def _record(name: str, uri: str, files: DatasetFiles, dataset: str) -> Record:
-    matches = [masks.get(name) or masks.get(f"{name}_mask") for _, masks in sorted(files.masks.items())]
+    matches = {key: masks.get(name) or masks.get(f"{name}_mask") for key, masks in sorted(files.masks.items())}
     suffix = uri[len(stem(uri)) :].lower()
     # Of several masks, take the one with the image's suffix: the others may belong to another image of this name.
-    mask_uris = tuple(
-        next((mask for mask in uris if mask.lower().endswith(suffix)), uris[0]) for uris in matches if uris
-    )
+    masks = {
+        key: next((mask for mask in uris if mask.lower().endswith(suffix)), uris[0])
+        for key, uris in matches.items()
+        if uris
+    }
     record_id = image_id(name)
-    classes = ("lung",) * len(mask_uris)
-    record = Record(record_id, dataset, uri, mask_uris, classes, patient_id=unnamed_patient(record_id, uri))
-    if "" not in files.masks and len(mask_uris) == 1:
-        return reject(record, ONE_SIDED_MASK)
-    return record
+    classes = tuple(LUNG if key in _LUNG_KEYS else key for key in masks)
+    record = Record(record_id, dataset, uri, tuple(masks.values()), classes, patient_id=unnamed_patient(record_id, uri))
+    lungs = sum(key in _LUNG_KEYS for key in masks)
+    is_one_sided = ("" not in files.masks and lungs == 1) or has_one_side(classes)
+    return reject(record, ONE_SIDED_MASK) if is_one_sided else record
+
+
+def has_one_side(classes: Sequence[str]) -> bool:
+    """Return whether masks of these classes show the right or the left lung alone."""
+    return LUNG not in classes and len({*LUNG_SIDES}.intersection(classes)) == 1

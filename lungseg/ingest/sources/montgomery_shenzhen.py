@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from lungseg import storage
+from lungseg.config.class_names import ONE_CLASS
 from lungseg.errors import InputError
 from lungseg.ingest.file_names import is_image, relative_path
 from lungseg.ingest.reason_codes import is_unmatched_mask
@@ -30,7 +31,7 @@ Readings = dict[tuple[str, str], str]
 AgeAndSex = tuple[str | None, str | None]
 
 
-def recognise(folder: str, files: Sequence[str]) -> list[Record]:
+def recognise(folder: str, files: Sequence[str], classes: Sequence[str] = ONE_CLASS) -> list[Record]:
     """Take the datasets that have images with the names of Shenzhen or Montgomery.
 
     Both in one folder become two datasets. Age and sex come from `ClinicalReadings/ID.txt`. The free text of a reading
@@ -42,7 +43,7 @@ def recognise(folder: str, files: Sequence[str]) -> list[Record]:
     """
     if not any(prefix in uri for uri in files for prefix in _HOSPITALS):
         return []
-    groups = group_by_dataset(folder, (uri for uri in files if is_image(uri)))
+    groups = group_by_dataset(folder, (uri for uri in files if is_image(uri)), classes)
     names = names_by_root(folder, groups)
     readings = _list_readings(folder, files)
     records: list[Record] = []

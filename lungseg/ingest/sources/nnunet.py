@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from lungseg import storage
+from lungseg.config.class_names import ONE_CLASS
 from lungseg.ingest.file_names import dataset_names, image_id, is_image, relative_path, stem
 from lungseg.ingest.reason_codes import Note, reject
 from lungseg.ingest.sources.mask_matching import DatasetFiles, match_and_warn, other_mask
@@ -36,7 +37,7 @@ class _Dataset:
     json: dict[str, str] = field(default_factory=dict)
 
 
-def recognise(folder: str, files: Sequence[str]) -> list[Record]:
+def recognise(folder: str, files: Sequence[str], classes: Sequence[str] = ONE_CLASS) -> list[Record]:
     """Take the datasets with a folder `imagesTr`; those of `imagesTs` become a dataset of their own, NAME_test.
 
     `labels` of dataset.json name the grey values of the lungs; if it names no lungs, the label files are rejected.
@@ -51,7 +52,7 @@ def recognise(folder: str, files: Sequence[str]) -> list[Record]:
     names = dataset_names(datasets, folder)
     records: list[Record] = []
     for root, group in datasets.items():
-        labels = read_labels(group.json["dataset.json"]) if "dataset.json" in group.json else None
+        labels = read_labels(group.json["dataset.json"], classes) if "dataset.json" in group.json else None
         folds = read_folds(group.json["splits_final.json"]) if "splits_final.json" in group.json else {}
         path = storage.join(folder, root) if root else folder
         training = _with_folds(_match(group, "tr", names[root], path), folds, path)

@@ -3,10 +3,11 @@
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lungseg import storage
+from lungseg.config.class_names import LUNG, LUNG_SIDES, ONE_CLASS, requested_class
 from lungseg.errors import InputError
 from lungseg.imaging.codecs import SUFFIXES
 from lungseg.ingest.file_names import stem
@@ -23,11 +24,12 @@ class Label(NamedTuple):
     values: str
 
 
-def read_labels(path: str) -> list[Label]:
-    """Return the classes that `labels` of dataset.json names, lungs first; none if no label is lung.
+def read_labels(path: str, classes: Sequence[str] = ONE_CLASS) -> list[Label]:
+    """Return the classes that `labels` of dataset.json names, lungs first; none if no label is lung or requested.
 
     Left and right lung are joined. Lesions are part of the lungs, and a label LESION, too. The label `ignore` and
-    unknown names are a label IGNORED. Other known structures are left out. All are logged.
+    unknown names are a label IGNORED. Other known structures are left out. All are logged. A label that is named after
+    one of several requested classes is that class too; right and left lung only where no label is a lesion.
 
     Raises:
         InputError: the file is not JSON, or has no valid `labels`.
@@ -40,16 +42,33 @@ def read_labels(path: str) -> list[Label]:
     except (TypeError, ValueError, AttributeError):
         expected = '{"background": 0, "lung": 1}'
         raise InputError(f"{path}: no valid labels, expected for example {expected}: correct the file") from None
-    is_only = sum(name.lower() != "ignore" for name in labels) == 1
+    requested = _requested_labels(labels, classes)
+    is_only = not requested and sum(name.lower() != "ignore" for name in labels) == 1
     names: defaultdict[str, list[str]] = defaultdict(list)
     for name in labels:
-        names[label_class(name, is_only and name.lower() != "ignore") or IGNORED].append(name)
+        kind = label_class(name, is_only and name.lower() != "ignore") or IGNORED
+        if kind not in (IGNORED, "other") or name not in requested.values():
+            names[kind].append(name)
+    more = [
+        Label(kind, _values(labels, [name]))
+        for kind, name in requested.items()
+        if kind not in ("lung", "clavicle", "heart") and not (kind in LUNG_SIDES and names[LESION])
+    ]
+    if LUNG not in names and (more or {"clavicle", "heart"} & names.keys() & {*classes}):
+        return more + [Label(kind, _values(labels, names[kind])) for kind in ("clavicle", "heart") if names[kind]]
     _log_labels(path, names)
     if "lung" not in names:
         return []
     lungs = [Label("lung", _values(labels, [*names["lung"], *names[LESION]]))]
     kinds = [kind for kind in ("clavicle", "heart", IGNORED, LESION) if names[kind]]
-    return lungs + [Label(kind, _values(labels, names[kind])) for kind in kinds]
+    return lungs + more + [Label(kind, _values(labels, names[kind])) for kind in kinds]
+
+
+def _requested_labels(labels: Iterable[str], classes: Sequence[str]) -> dict[str, str]:
+    """Return the label that is named after each class; none where only lungs are requested."""
+    if tuple(classes) == ONE_CLASS:
+        return {}
+    return {kind: name for name in labels if (kind := requested_class(name, classes))}
 
 
 def _log_labels(path: str, names: Mapping[str, list[str]]) -> None:

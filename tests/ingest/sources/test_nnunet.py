@@ -84,7 +84,7 @@ def test_other_labels_are_no_lungs(tmp_path: Path, draw_pair: DrawPair) -> None:
     opened, _, lungs = record_checks.open_record(record)
     assert opened.status == "ok"
     assert lungs is not None
-    assert (lungs == np.isin(label, (1, 2))).all()
+    assert (lungs[0] == np.isin(label, (1, 2))).all()
 
 
 def test_label_without_the_named_value_is_rejected(tmp_path: Path, draw_pair: DrawPair) -> None:
