@@ -202,7 +202,7 @@ def test_wandb_receives_images_and_checkpoint_if_enabled(
     assert len(images) == 2
     for tracked in images:
         assert tracked.name.split("/")[1] in held_out
-        assert tracked.image.shape == tracked.predicted.shape == tracked.reference.shape == (64, 64)
+        assert (1, *tracked.image.shape) == tracked.predicted.shape == tracked.references.shape == (1, 64, 64)
         assert set(np.unique(tracked.predicted)) <= {0, 1}
     # An error at this point is only logged: the run is finished and must not be repeated.
     monkeypatch.setattr(train_run, "_tracked_images", lambda *_: 1 / 0)
