@@ -132,14 +132,34 @@ def test_an_interrupted_archive_is_completed(tmp_path: pathlib.Path, kind: str) 
 def test_existing_pairs_are_not_drawn_again(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     phantom.write_archive(tmp_path, per_style=1, size=64)
     drawn = []
-    draw = phantom.draw
+    draw = phantom.draw_classes
 
     def recording_draw(
         seed: tuple[int, int], style: phantom.Style, size: int
-    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    ) -> tuple[NDArray[np.uint8], dict[str, NDArray[np.uint8]]]:
         drawn.append((seed, style))
         return draw(seed, style, size)
 
-    monkeypatch.setattr(phantom, "draw", recording_draw)
+    monkeypatch.setattr(phantom, "draw_classes", recording_draw)
     phantom.write_archive(tmp_path, per_style=2, size=64)
     assert drawn == [((0, 1), style) for style in phantom.STYLES]
+
+
+def test_classes_are_drawn_where_they_belong() -> None:
+    found = 0
+    for seed in range(8):
+        image, masks = phantom.draw_classes(seed, phantom.STYLES[seed % 2], 128)
+        np.testing.assert_array_equal(image, phantom.draw(seed, phantom.STYLES[seed % 2], 128)[0])
+        right, left = masks["right_lung"], masks["left_lung"]
+        np.testing.assert_array_equal(right | left, masks["lung"])
+        assert np.nonzero(right)[1].max() < np.nonzero(left)[1].min()
+        assert 0.03 < masks["heart"].mean() < 0.2
+        assert not (masks["opacity"] & ~masks["lung"]).any()
+        found += bool(masks["opacity"].any())
+    assert 0 < found < 8
+
+
+def test_each_requested_class_has_a_folder(tmp_path: pathlib.Path) -> None:
+    phantom.write_archive(tmp_path, per_style=1, size=64, classes=("right_lung", "heart", "clavicle"))
+    folders = {path.name for path in (tmp_path / "phantom-shenzhen").iterdir()}
+    assert folders == {"images", "masks", "right_lung_masks", "heart_masks"}

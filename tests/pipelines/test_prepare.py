@@ -227,7 +227,9 @@ def test_broken_references_are_skipped(
 def test_masks_of_other_classes_only_are_refused(archive: Path, tmp_path: Path) -> None:
     heart = PreprocessSettings(size=64, classes=("heart",))
     settings = PrepareSettings(source=str(archive), out=str(tmp_path / "out"), preprocess=heart)
-    with pytest.raises(InputError, match=r"masks of lung, --preprocess\.classes requests heart: .*classes lung, or add"):
+    with pytest.raises(
+        InputError, match=r"masks of lung, --preprocess\.classes requests heart: .*classes lung, or add"
+    ):
         prepare.run(settings)
     (tmp_path / "list.csv").write_text(f"image,h\n{archive}/north/images/north_00.png,h.png\n")
     columns, listing = ListingColumns(masks=("heart=h",)), str(tmp_path / "list.csv")
@@ -242,7 +244,10 @@ def test_class_without_any_mask_is_reported(
 ) -> None:
     both = PreprocessSettings(size=64, classes=("lung", "heart"))
     prepare.run(PrepareSettings(source=str(archive), out=str(tmp_path), preprocess=both))
-    assert "the archive has masks of lung, not of heart: not annotated, so neither trained on nor tested here" in caplog.text
+    assert (
+        "the archive has masks of lung, not of heart: not annotated, so neither trained on nor tested here"
+        in caplog.text
+    )
 
 
 def test_several_classes_are_stored_and_may_overlap(ray_cluster: None, draw_pair: DrawPair, tmp_path: Path) -> None:
