@@ -148,8 +148,8 @@ def test_existing_pairs_are_not_drawn_again(tmp_path: pathlib.Path, monkeypatch:
 def test_classes_are_drawn_where_they_belong() -> None:
     found = 0
     for seed in range(8):
-        image, masks = phantom.draw_classes(seed, phantom.STYLES[seed % 2], 128)
-        np.testing.assert_array_equal(image, phantom.draw(seed, phantom.STYLES[seed % 2], 128)[0])
+        image, masks = phantom.draw_classes((0, seed), phantom.STYLES[seed % 2], 128)
+        np.testing.assert_array_equal(image, phantom.draw((0, seed), phantom.STYLES[seed % 2], 128)[0])
         right, left = masks["right_lung"], masks["left_lung"]
         np.testing.assert_array_equal(right | left, masks["lung"])
         assert np.nonzero(right)[1].max() < np.nonzero(left)[1].min()

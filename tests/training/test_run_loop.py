@@ -658,7 +658,7 @@ def test_validation_fold_is_not_trained_or_tested_on(
 def test_threshold_is_selected_on_the_validation_fold(
     folders: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_state, "build_network", lambda _: ByGrey())
+    monkeypatch.setattr(run_state, "build_network", lambda _, classes: ByGrey())  # noqa: ARG005
     still = changed(epochs=1, optim=OptimSettings(lr=1e-12))
     fixed = go(a_run(folders, tmp_path / "fixed", still.model_copy(update={"patience": 1})))
     run = a_run(folders, tmp_path / "chosen", still.model_copy(update={"choose_threshold": True}))

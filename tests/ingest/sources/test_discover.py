@@ -21,11 +21,11 @@ def test_each_source_gets_the_unclaimed_files(monkeypatch: pytest.MonkeyPatch) -
     replace_listing(["a.png", "b.png", "b_mask.png", "c.png"], monkeypatch)
     received: list[list[str]] = []
 
-    def first(folder: str, files: Sequence[str]) -> list[Record]:
+    def first(folder: str, files: Sequence[str], classes: Sequence[str]) -> list[Record]:
         received.append(list(files))
         return [Record("b", "mine", "/d/b.png", ("/d/b_mask.png",), ("lung",))]
 
-    def second(folder: str, files: Sequence[str]) -> list[Record]:
+    def second(folder: str, files: Sequence[str], classes: Sequence[str]) -> list[Record]:
         received.append(list(files))
         return [Record(Path(uri).stem, "rest", uri) for uri in files]
 
