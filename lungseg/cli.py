@@ -7,16 +7,15 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn, cast
 
 from lungseg import __version__, logs
-from lungseg.config import command_line
-from lungseg.config.completion import completion_script
-from lungseg.config.overview import MODEL_COMMANDS, overview, unknown_command
-from lungseg.config.recipes import RECIPES, Job
-from lungseg.config.segment import parse_segment, segment_help
+from lungseg.config.overview import JOB_COMMANDS, MODEL_COMMANDS, overview, unknown_command, wants_help
 from lungseg.errors import LungsegError, SettingsError
 from lungseg.standard_output import write_output
+
+if TYPE_CHECKING:
+    from lungseg.config.recipes import Job
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +32,7 @@ def run() -> NoReturn:
     _run_process(functools.partial(dispatch, sys.argv[1:]))
 
 
-def run_command(job: Job) -> NoReturn:
+def run_command(job: "Job") -> NoReturn:
     """Run a job as the command that this process is, and end the process with its status."""
     _run_process(functools.partial(main, job, sys.argv[1:]))
 
@@ -41,22 +40,23 @@ def run_command(job: Job) -> NoReturn:
 def dispatch(words: Sequence[str]) -> int:
     """Run the command that the words after `lungseg` name; return its exit status, as `main` does."""
     name, *rest = words or ["--help"]
-    for job in RECIPES:
-        if name == job:
-            return main(job, rest)
+    if name in JOB_COMMANDS:
+        return main(cast("Job", name), rest)
     others = {"segment": _run_segment} | {
         command: functools.partial(_run_model_command, command) for command in MODEL_COMMANDS
     }
     return _guarded(functools.partial(others.get(name, functools.partial(_print_about, name)), rest))
 
 
-def main(job: Job, args: Sequence[str]) -> int:
+def main(job: "Job", args: Sequence[str]) -> int:
     """Run a job; return 0, 1 (the work cannot be done), 2 (the settings are wrong), 130 (interrupted) or 143."""
     return _guarded(functools.partial(_run_job, job, args))
 
 
-def _run_job(job: Job, args: Sequence[str]) -> None:
-    if command_line.wants_help(args):
+def _run_job(job: "Job", args: Sequence[str]) -> None:
+    from lungseg.config import command_line  # the settings of all jobs, which `segment` does not need
+
+    if wants_help(args):
         return write_output(command_line.help_text(job, args))
     settings = command_line.parse(job, args)
     if settings.dry_run:
@@ -71,7 +71,9 @@ def _run_model_command(name: str, args: Sequence[str]) -> None:
 
 
 def _run_segment(args: Sequence[str]) -> None:
-    if command_line.wants_help(args):
+    from lungseg.config.segment import parse_segment, segment_help
+
+    if wants_help(args):
         return write_output(segment_help())
     settings = parse_segment(args)
     importlib.import_module("lungseg.segment_command.run").run(settings)
@@ -90,6 +92,8 @@ def _print_about(name: str, rest: Sequence[str]) -> None:
     elif name in ("-V", "--version"):
         write_output(f"lungseg {__version__}\n")
     elif name == "completion":
+        from lungseg.config.completion import completion_script
+
         write_output(completion_script(rest[0] if rest else ""))
     else:
         raise SettingsError(unknown_command(name))

@@ -1,7 +1,6 @@
 """Columns of the results, with a description of each: tested.parquet, study.parquet and the rows of predictions."""
 
-import pyarrow as pa
-
+from lungseg.arrow import pa
 from lungseg.schema import METADATA
 
 _Columns = tuple[tuple[str, pa.DataType, str], ...]

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-import pyarrow as pa
-
 from lungseg import __version__
+from lungseg.arrow import pa
 from lungseg.errors import InputError
 
 if TYPE_CHECKING:

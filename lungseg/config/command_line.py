@@ -24,11 +24,6 @@ _MAX_VALUES = 10_000  # of a file of settings; the largest list names the folder
 _HELP_WIDTH = 110  # longest line of help, however wide the terminal
 
 
-def wants_help(args: Sequence[str]) -> bool:
-    """Return whether the command line asks for help."""
-    return not {"-h", "--help"}.isdisjoint(args)
-
-
 def parse(job: Job, args: Sequence[str]) -> JobSettings:
     """Return the settings of a recipe, changed by those of the file, changed by the options.
 

@@ -1,7 +1,7 @@
 """The commands of `lungseg`, the text of `lungseg --help`, and the nearest command to a mistyped one."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 JOB_COMMANDS: Mapping[str, str] = {
     "prepare": "turn an archive of X-rays into data for training",
@@ -51,6 +51,11 @@ other commands:
 lungseg COMMAND --help explains a command. lungseg --version prints the version.
 A job can be stopped at any moment; the same command continues.
 """
+
+
+def wants_help(words: Sequence[str]) -> bool:
+    """Return whether the words of a command ask for help."""
+    return not {"-h", "--help"}.isdisjoint(words)
 
 
 def unknown_command(word: str) -> str:

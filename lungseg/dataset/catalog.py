@@ -14,11 +14,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
 from pydantic import Field
 
 from lungseg import storage
 from lungseg.arrays import Row
+from lungseg.arrow import pa
 from lungseg.config import PreprocessSettings
 from lungseg.config.class_names import ONE_CLASS
 from lungseg.errors import InputError, ShardError

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import overload
 
-import pyarrow as pa
-
 from lungseg.arrays import Row
+from lungseg.arrow import pa
 
 
 class IndexRows(Sequence[Row]):

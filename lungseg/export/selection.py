@@ -5,11 +5,11 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from lungseg import storage
 from lungseg.arrays import Row
+from lungseg.arrow import pa
 from lungseg.config import ExportSettings
 from lungseg.errors import InputError, SettingsError, first_line
 from lungseg.ingest.file_names import normal_form

@@ -6,10 +6,10 @@ from typing import Any
 
 import cv2
 import numpy as np
-import pyarrow as pa
 
 from lungseg import storage
 from lungseg.arrays import U8, Row
+from lungseg.arrow import pa
 from lungseg.config import ExportFormat, ExportSettings
 from lungseg.errors import ImageError, InputError, TaskResult
 from lungseg.export import nnunet

@@ -12,10 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
-import safetensors
-
 from lungseg import __version__, storage
+from lungseg.arrow import pa
 from lungseg.config import ModelSettings, PreprocessSettings
 from lungseg.errors import CheckpointError, InputError, SettingsError, first_line
 from lungseg.model.checkpoint_fields import ConfigFields, ExportedFields, StudyRuns, Threshold
@@ -233,6 +231,8 @@ def require_tensors(checkpoint: Checkpoint) -> None:
     """
     if is_graph(checkpoint.folder):
         return
+    import safetensors
+
     try:
         safetensors.deserialize(  # type: ignore[no-untyped-call]
             storage.read_bytes(storage.join(checkpoint.folder, "model.safetensors"))
@@ -251,7 +251,8 @@ def unusable_weights_error(checkpoint: Checkpoint, error: Exception) -> Checkpoi
 
 def trained_on(checkpoint: Checkpoint) -> frozenset[str]:
     """Return the digests of the training and validation images, as in Record.pixel_digest."""
-    return frozenset(trained_on_table(checkpoint).column("pixel_digest").to_pylist())
+    listed = checkpoint.config.get("trained_on_digests")
+    return frozenset(trained_on_table(checkpoint).column("pixel_digest").to_pylist() if listed is None else listed)
 
 
 def trained_on_table(checkpoint: Checkpoint) -> pa.Table:

@@ -15,11 +15,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lungseg.config import TrainSettings
 from lungseg.errors import LungsegError, SettingsError, first_line
 from lungseg.model.source_code import statements
+
+if TYPE_CHECKING:
+    from lungseg.config import TrainSettings
 
 _PATH = re.compile(r"(?P<module>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*):(?P<name>[A-Za-z_]\w*)")
 
@@ -66,7 +68,7 @@ STEP = ExtensionPoint(
 )
 
 
-def named_objects(settings: TrainSettings) -> list[tuple[ExtensionPoint, str]]:
+def named_objects(settings: "TrainSettings") -> list[tuple[ExtensionPoint, str]]:
     """Return the extension points that the settings use, with the import path of each."""
     paths = (
         (LOSS, settings.loss.custom),
@@ -77,7 +79,7 @@ def named_objects(settings: TrainSettings) -> list[tuple[ExtensionPoint, str]]:
     return [(point, path) for point, path in paths if path]
 
 
-def source_digests(settings: TrainSettings) -> dict[str, str]:
+def source_digests(settings: "TrainSettings") -> dict[str, str]:
     """Return the digest of the source of each custom object by its import path; {} without custom code.
 
     Raises:

@@ -13,8 +13,6 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import safetensors
-
 from lungseg import storage
 from lungseg.config import ModelSettings
 from lungseg.errors import CheckpointError, InputError
@@ -178,6 +176,8 @@ def _check_config(address: str, content: bytes) -> None:
 def _fetch(remote: RemoteModel, config: bytes, folder: str) -> None:
     """Download a model to a folder of the cache. Files are complete or absent; config.json comes last."""
     logger.info("%s: downloading to %s", remote.address, folder)
+    import safetensors
+
     expected = checkpoint.read_config(f"{remote.address}/config.json", config)["digests"]["model.safetensors"]
     weights = remote.read("model.safetensors", MAX_WEIGHTS)
     if weights is None:

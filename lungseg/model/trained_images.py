@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from lungseg.arrow import pa, pc
 from lungseg.model.checkpoint import Checkpoint, trained_on_table
 
 logger = logging.getLogger(__name__)
@@ -46,6 +45,9 @@ def trained_images(checkpoint: Checkpoint) -> TrainedImages:
         InputError: trained_on.parquet cannot be read.
 
     """
+    listed = checkpoint.config.get("trained_on_digests")
+    if listed is not None:
+        return TrainedImages(np.sort(np.array([text.encode() for text in listed], np.bytes_)))
     digest = str(checkpoint.config["digests"].get("trained_on.parquet", ""))
     path = _FOLDER.expanduser() / f"{digest}.npy"
     if digest and (mapped := _map(path)) is not None:

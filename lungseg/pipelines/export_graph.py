@@ -12,7 +12,15 @@ import numpy as np
 from lungseg import storage
 from lungseg.errors import CheckpointError, SettingsError
 from lungseg.inference.backends import RUNTIMES, Runtime, is_installed, open_network, require_installed
-from lungseg.inference.backends.export_gate import MAX_CHANGED, MAX_LOSS, MAX_MEAN_LOSS, ExportGate, Verdict, gate_items
+from lungseg.inference.backends.export_gate import (
+    MAX_CHANGED,
+    MAX_LOSS,
+    MAX_MEAN_LOSS,
+    ExportGate,
+    Verdict,
+    list_images,
+    spread,
+)
 from lungseg.inference.backends.selection import seconds_of
 from lungseg.inference.items import Item, open_item
 from lungseg.model.checkpoint import Checkpoint
@@ -26,7 +34,8 @@ logger = logging.getLogger(__name__)
 GraphFormat = Literal["onnx", "openvino"]
 _SUFFIXES: dict[GraphFormat, str] = {"onnx": ONNX_SUFFIX, "openvino": OPENVINO_SUFFIX}
 _BACKENDS: dict[GraphFormat, Runtime] = {"onnx": "onnxruntime", "openvino": "openvino"}
-_MAX_IMAGES = 200
+_MAX_IMAGES = 200  # of the gate
+_MAX_READ = 2000  # images among which --int8 looks for those of the training
 
 
 @dataclass(frozen=True)
@@ -64,7 +73,7 @@ def export_graph_file(source: Checkpoint, card: ModelCard, export: GraphExport) 
     _require_options(export)
     from lungseg.model.onnx_export import export_graph  # imports torch
 
-    items = gate_items(export.images, source, _MAX_IMAGES)
+    items = list_images(export.images, source, _MAX_READ if export.int8 else _MAX_IMAGES)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         graph, metadata = (
@@ -112,7 +121,7 @@ def _to_int8(
     graph, made = quantise(graph, source, divided.training, work, export.custom_network)
     config = metadata["config"] | {"digests": {"model.safetensors": storage.digest_bytes(graph)}}
     changes = {"precision": "int8", "int8": made, "source": source.digest, "config": config}
-    return graph, metadata | changes, divided.others or divided.training
+    return graph, metadata | changes, spread(divided.others or divided.training, _MAX_IMAGES)
 
 
 def _write(path: Path, file: OnnxFile) -> None:

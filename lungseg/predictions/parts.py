@@ -5,10 +5,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
 
 from lungseg import storage
+from lungseg.arrow import pa
 from lungseg.errors import InputError
 from lungseg.ingest.file_names import relative_path
 from lungseg.ingest.reason_codes import NOT_IMAGES, counted_codes

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import importlib.util
 import logging
 import os
 import tempfile
@@ -68,7 +69,7 @@ def run(settings: SegmentSettings) -> None:
 
 
 def _segment(images: Sequence[GivenImage], model: str, work: str, outputs: Outputs) -> list[Row]:
-    if len(images) <= FEW:
+    if len(images) <= FEW or importlib.util.find_spec("ray") is None:
         written = list(zip(images, segment_few(images, model, outputs), strict=True))
     else:
         segmented = segment_many(images, model, work, outputs.settings.backend)

@@ -2,16 +2,16 @@
 
 from collections.abc import Sequence
 
-import pyarrow as pa
-
 from lungseg import storage
 from lungseg.arrays import Row
+from lungseg.arrow import HAS_ARROW, pa
 from lungseg.predictions.csv_table import CsvTable
 from lungseg.predictions.ranking import doubt_key
 from lungseg.result_columns import PREDICTIONS
 from lungseg.schema import METADATA, USABLE, table
 
-TABLES = ("predictions.csv", "predictions.parquet")
+CSV, PARQUET = "predictions.csv", "predictions.parquet"
+TABLES = (CSV, PARQUET) if HAS_ARROW else (CSV,)
 
 _FILES = (
     ("mask_file", "mask below the output folder: PNG, 255 is lung, size and orientation of the stored pixels"),
@@ -45,8 +45,9 @@ def has_mask(row: Row) -> bool:
 
 
 def write_tables(out: str, rows: Sequence[Row]) -> None:
-    """Write both tables in the order of the rows."""
+    """Write the tables in the order of the rows; an edge installation writes no Parquet."""
     ranked = CsvTable(CSV_COLUMNS)
     ranked.add(rows)
-    storage.write_bytes(storage.join(out, TABLES[0]), ranked.encode())
-    storage.write_table(storage.join(out, TABLES[1]), table(list(rows), SEGMENTED))
+    storage.write_bytes(storage.join(out, CSV), ranked.encode())
+    if HAS_ARROW:
+        storage.write_table(storage.join(out, PARQUET), table(list(rows), SEGMENTED))

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import pyarrow.fs as pafs
-
+from lungseg.arrow import pafs
 from lungseg.errors import InputError, first_line
 from lungseg.storage import filesystems
 from lungseg.storage.paths import parent_of

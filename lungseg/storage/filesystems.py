@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Literal, TypeVar
 
-import pyarrow.fs as pafs
-
+from lungseg.arrow import pafs
 from lungseg.errors import InputError
 from lungseg.storage.paths import parent_of
 

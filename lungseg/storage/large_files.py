@@ -4,9 +4,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import pyarrow as pa
-import pyarrow.fs as pafs
-
+from lungseg.arrow import pa, pafs
 from lungseg.errors import InputError, first_line
 from lungseg.storage.files import open_filesystem, read_range
 

@@ -4,9 +4,7 @@ import threading
 from collections import OrderedDict
 from urllib.parse import unquote, urlsplit
 
-import pyarrow as pa
-import pyarrow.fs as pafs
-
+from lungseg.arrow import pa, pafs
 from lungseg.storage import files, filesystems
 
 _OPEN_FILES = 4096  # some KB each

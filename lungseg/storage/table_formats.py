@@ -3,9 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
+from lungseg.arrow import pa, pc
 from lungseg.errors import InputError
 from lungseg.result_columns import PREDICTIONS, STUDY_ROWS, TEST_ROWS
 from lungseg.schema import INDEX, MANIFEST, STATUSES, Record

@@ -3,9 +3,7 @@
 import re
 from collections.abc import Iterator
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from lungseg.arrow import pa, pq
 from lungseg.errors import InputError
 from lungseg.schema import check_schema
 from lungseg.storage.files import read_bytes, write_bytes

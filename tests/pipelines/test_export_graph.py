@@ -10,7 +10,7 @@ import pytest
 import lungseg
 from lungseg import storage
 from lungseg.errors import CheckpointError, InputError, SettingsError
-from lungseg.inference.backends.export_gate import ExportGate, gate_items
+from lungseg.inference.backends.export_gate import ExportGate, list_images
 from lungseg.model import checkpoint
 from lungseg.model.checkpoint import Checkpoint
 from lungseg.model.graph_file import read_metadata
@@ -37,7 +37,7 @@ def source(trained: Path) -> Checkpoint:
 
 @pytest.fixture(scope="module")
 def gate(source: Checkpoint, archive: Path) -> ExportGate:
-    return ExportGate(source, gate_items(str(archive), source, 8))
+    return ExportGate(source, list_images(str(archive), source, 8))
 
 
 def test_metadata_has_all_that_a_user_needs(exported: Path, source: Checkpoint) -> None:

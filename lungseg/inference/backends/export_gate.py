@@ -54,16 +54,20 @@ class Verdict:
         return asdict(self)
 
 
-def gate_items(archive: str, source: Checkpoint, limit: int) -> list[Item]:
-    """List images of an archive for the gate, evenly spread over it.
+def list_images(archive: str, source: Checkpoint, limit: int) -> list[Item]:
+    """List at most so many images of an archive, evenly spread over it.
 
     Raises:
         InputError: it has no image, or was prepared with other settings.
 
     """
-    items = list(list_items(InferSettings(archive=archive), source.preprocess))
-    step = max(1, len(items) // limit)
-    return items[::step][:limit]
+    return spread(list(list_items(InferSettings(archive=archive), source.preprocess)), limit)
+
+
+def spread(items: Sequence[Item], limit: int) -> list[Item]:
+    """Return at most so many items, evenly spread."""
+    count = min(limit, len(items))
+    return [items[number * len(items) // count] for number in range(count)]
 
 
 class ExportGate:

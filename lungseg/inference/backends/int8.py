@@ -8,7 +8,7 @@ import numpy as np
 
 from lungseg.errors import InputError
 from lungseg.inference.backends import available_threads, open_network
-from lungseg.inference.backends.export_gate import MAX_LOSS, MAX_MEAN_LOSS, ExportGate
+from lungseg.inference.backends.export_gate import MAX_LOSS, MAX_MEAN_LOSS, ExportGate, spread
 from lungseg.inference.backends.quantise import Quantiser
 from lungseg.inference.items import Item, open_item
 from lungseg.model.checkpoint import Checkpoint, trained_on
@@ -55,7 +55,7 @@ def quantise(
         CheckpointError: it loses too much, however many layers stay in float.
 
     """
-    chosen = list(training)[:: max(1, len(training) // (_CALIBRATION_IMAGES + _TRIAL_IMAGES))]
+    chosen = spread(training, _CALIBRATION_IMAGES + _TRIAL_IMAGES)
     calibration = chosen[::3] + chosen[1::3]
     opened = [open_item(item, source.preprocess).square for item in calibration[:_CALIBRATION_IMAGES]]
     images = np.stack([square for square in opened if square is not None])[:, None]

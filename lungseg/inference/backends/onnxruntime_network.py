@@ -1,5 +1,6 @@
 """ONNX Runtime on CPUs."""
 
+import numpy as np
 import onnxruntime
 
 from lungseg.arrays import F32, U8
@@ -23,7 +24,6 @@ class OnnxRuntimeNetwork:
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         # Waiting threads would take the CPU from the processes that open and finish images.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.enable_cpu_mem_arena = False  # it keeps the memory of the largest batch
         options.log_severity_level = _ERRORS_ONLY
         try:
             self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -34,5 +34,6 @@ class OnnxRuntimeNetwork:
 
     def __call__(self, images: U8) -> F32:
         """Predict images u8[B,1,S,S] to probabilities f32[B,K,S,S]."""
-        probabilities: F32 = self._session.run([OUTPUT], {INPUT: images})[0]
-        return probabilities
+        # One by one: as fast as a batch on CPUs, with the memory for one image.
+        results = [self._session.run([OUTPUT], {INPUT: images[i : i + 1]})[0] for i in range(len(images))]
+        return np.concatenate(results)

@@ -7,10 +7,7 @@ import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.csv as pacsv
-import pyarrow.parquet as pq
-
+from lungseg.arrow import pa, pacsv, pq
 from lungseg.errors import InputError
 
 _BOM = b"\xef\xbb\xbf"
