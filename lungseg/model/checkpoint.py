@@ -6,6 +6,7 @@ images) and config.json, written last: settings, epoch, and the digest of each f
 (export_model.py) has only model.safetensors and config.json, which also lists the digests of the training images.
 """
 
+import importlib.util
 import json
 import logging
 from collections.abc import Sequence
@@ -229,7 +230,7 @@ def require_tensors(checkpoint: Checkpoint) -> None:
         CheckpointError: it does not.
 
     """
-    if is_graph(checkpoint.folder):
+    if is_graph(checkpoint.folder) or importlib.util.find_spec("safetensors") is None:  # an edge installation
         return
     import safetensors
 

@@ -87,7 +87,7 @@ def export_graph_file(source: Checkpoint, card: ModelCard, export: GraphExport) 
         gate = ExportGate(source, items, export.custom_network)
         verdicts = [gate.judge(str(path), runtime) for runtime in export.runtimes]
         if not verdicts[0].problem:
-            checks = _checks(path, verdicts, source, items)
+            checks = measure_checks(path, verdicts, source, items)
             _write(path, OnnxFile(graph, metadata | {"checks": checks}))
         _finish(path, source, verdicts, export)
 
@@ -133,7 +133,9 @@ def _write(path: Path, file: OnnxFile) -> None:
     write_openvino(str(graph), str(path), file.metadata)
 
 
-def _checks(path: Path, verdicts: Sequence[Verdict], source: Checkpoint, items: Sequence[Item]) -> dict[str, Any]:
+def measure_checks(
+    path: Path, verdicts: Sequence[Verdict], source: Checkpoint, items: Sequence[Item]
+) -> dict[str, Any]:
     """Return the comparisons for the metadata, with the time for an image in each backend."""
     squares = (open_item(item, source.preprocess).square for item in items)
     square = next(square for square in squares if square is not None)

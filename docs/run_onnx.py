@@ -1,0 +1,39 @@
+"""Segment an 8-bit grey PNG with an ONNX file and its metadata alone: `python run_onnx.py lungs.onnx x.png mask.png`.
+
+Needs onnxruntime, numpy and opencv-python-headless. It is the core of lungseg without its checks of pictures, its
+post-processing and its repairs, for programs of your own.
+"""
+
+import json
+import sys
+
+import cv2
+import numpy as np
+import onnxruntime
+
+
+def main(model: str, source: str, target: str) -> None:
+    """Write the mask of an image, 255 is lung."""
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    metadata = json.loads(session.get_modelmeta().custom_metadata_map["lungseg"])
+    preprocess, threshold = metadata["config"]["preprocess"], metadata["config"]["settings"]["threshold"]
+    if preprocess["geometry"] != "pad" or preprocess["histogram"] != "none":
+        raise SystemExit("this example pads images, and leaves their grey values as they are")
+    image = cv2.imread(source, cv2.IMREAD_GRAYSCALE)
+    height, width = image.shape
+    size = preprocess["size"]
+    scale = size / max(height, width)
+    inner_height, inner_width = round(height * scale), round(width * scale)
+    top, left = (size - inner_height) // 2, (size - inner_width) // 2
+    square = np.zeros((1, 1, size, size), np.uint8)
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    place = np.s_[top : top + inner_height, left : left + inner_width]
+    square[0, 0][place] = cv2.resize(image, (inner_width, inner_height), interpolation=method)
+    (probabilities,) = session.run([metadata["output"]["name"]], {metadata["input"]["name"]: square})
+    lung = np.ascontiguousarray(probabilities[0, metadata["output"]["classes"].index("lung")][place])
+    mask = cv2.resize(lung, (width, height), interpolation=cv2.INTER_LINEAR) >= threshold
+    cv2.imwrite(target, mask.astype(np.uint8) * 255)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
