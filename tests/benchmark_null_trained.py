@@ -34,6 +34,7 @@ from lungseg.dataset import catalog
 from lungseg.ingest import record_checks, sources
 from lungseg.prepare import dataset_writer
 from lungseg.prepare.shard_plan import plan_shards
+from lungseg.storage.table_formats import TEST_TABLE
 from lungseg.study import study_comparison, study_plan
 from lungseg.study.tested_images import study_rows
 from lungseg.training import run_loop, run_state
@@ -131,7 +132,7 @@ def _train_all(data: tuple[str, ...], out: Path, encoder: str, epochs: int, seed
             run_loop.finish(run_state.start(run, torch.device("cpu")), lambda _: None)
             shutil.rmtree(folder / "checkpoint")
             print(f"{folder.name}: {number + 1} of {len(plans)}, {time.monotonic() - start:.1f} s", flush=True)
-        tested = storage.read_table(str(folder / "tested.parquet")).to_pylist()
+        tested = storage.read_table(str(folder / "tested.parquet"), expected=TEST_TABLE).to_pylist()
         yield from study_rows(tested, plan.protocol, plan.train_on, plan.fold, plan.seed)
 
 
