@@ -20,6 +20,7 @@ from lungseg.inference.items import Item, OpenedImage, open_item
 from lungseg.ingest import record_checks, sources
 from lungseg.prepare import dataset_writer
 from lungseg.prepare.shard_plan import plan_shards
+from lungseg.training.study_classes import require_usable_classes, study_classes
 from lungseg.training.study_data import open_training_data
 
 T = TypeVar("T")
@@ -35,10 +36,13 @@ def open_data(settings: BenchSettings, phantoms: str) -> list[PreparedDataset]:
 
     Raises:
         InputError: the data cannot be used for training.
+        SettingsError: their classes do not fit the settings.
 
     """
     if settings.data:
-        return open_training_data(catalog.find_datasets([storage.resolve(path) for path in settings.data]))
+        data = open_training_data(catalog.find_datasets([storage.resolve(path) for path in settings.data]))
+        require_usable_classes(settings.training, data, study_classes(data))
+        return data
     out = storage.join(storage.resolve(settings.out), f"data-{settings.size}")
     records = record_checks.reject_duplicate_ids(sources.discover(phantoms))
     preprocess = PreprocessSettings(size=settings.size)

@@ -19,7 +19,7 @@ def study_classes(data: Sequence[PreparedDataset]) -> tuple[str, ...]:
     if similar := similar_names(classes):
         places = [next(item for item in data if name in item.preprocess.classes) for name in similar]
         raise _differing_names(places, [(name,) for name in similar])
-    lungs = {tuple(name for name in item.preprocess.classes if name in LUNGS): item for item in reversed(data)}
+    lungs = {tuple(name for name in LUNGS if name in item.preprocess.classes): item for item in reversed(data)}
     if len(ways := [way for way in lungs if way]) > 1:
         raise _differing_names([lungs[way] for way in ways], ways)
     annotated = {name for dataset in data for name in dataset.annotated}

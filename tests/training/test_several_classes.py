@@ -233,6 +233,19 @@ def test_one_structure_under_two_names_is_refused(
         open_training_data(folders)
 
 
+def test_order_of_the_classes_may_differ(archive: Path, tmp_path: Path) -> None:
+    folders = (
+        *prepare(archive / ALL, tmp_path / "first", ("heart", "right_lung", "left_lung"), "one"),
+        *prepare(archive / ALL, tmp_path / "second", ("left_lung", "right_lung"), "two"),
+    )
+    data = open_training_data(folders)
+    first, second = (SampleReader([part], classes=study_classes(data)).read(0).masks for part in data)
+    assert first is not None
+    assert second is not None
+    np.testing.assert_array_equal(first[1:], second[1:])
+    assert not is_annotated(second[0])
+
+
 def test_classes_of_two_datasets_are_joined(archive: Path, tmp_path: Path) -> None:
     folders = (
         *prepare(archive / ALL, tmp_path / "first", ("lung", "heart"), "one"),
