@@ -254,8 +254,8 @@ def work(rank: int, world: int, prepared: str, out: str) -> None:
 def every_result(reader: SampleReader, folders: list[str], rank: int, world: int, out: str) -> dict[str, Any]:
     results: dict[str, Any] = {
         "gathered": distributed.gather(f"of {rank}"),
-        "rows": evaluated(reader, network(), evaluation.measure_at_prepared_size(0.5)),
-        "native": evaluated(reader, network(), evaluation.measure_at_native_size(0.5)),
+        "rows": evaluated(reader, network(), evaluation.measure_at_prepared_size({"lung": 0.5})),
+        "native": evaluated(reader, network(), evaluation.measure_at_native_size({"lung": 0.5})),
         "trained_on": trained_on(reader),
     }
     results["steps"] = {"accumulating": trained(reader, accumulate_steps=2)}
