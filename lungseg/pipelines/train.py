@@ -52,7 +52,7 @@ def run(settings: TrainSettings) -> None:
     check_custom_code(settings, data[0].preprocess.size, len(study_classes(data)))
     record = _plan_study(settings, study, data, folders)
     settings = record.settings
-    _handle_finished(record)
+    _handle_finished(record, {dataset.name: dataset.digest for dataset in data})
     at_once, allocation = 0, WorkerAllocation(0, 0, 0)
     if not all(map(record.is_finished, record.plans)):
         at_once, allocation = allocate(settings, len(record.plans), study, data)
@@ -140,14 +140,17 @@ def _unfinished_runs(record: StudyRecord, index: str) -> list[Run]:
     ]
 
 
-def _handle_finished(record: StudyRecord) -> None:
-    """Log the finished runs and those kept aside; with --rerun, delete the runs of other code."""
+def _handle_finished(record: StudyRecord, data: dict[str, str]) -> None:
+    """Log the finished runs and those kept aside; with --rerun, delete the runs of other code.
+
+    data: digest of each dataset by name.
+    """
     if record.settings.rerun:
         for name in earlier_runs.other_code(record.folder, list(record.plans)):
             logger.info("%s was trained with other code: training it again", name)
             storage.delete(storage.join(record.folder, name))
     earlier_runs.log_finished(record.folder, [name for name in record.plans if record.is_finished(name)])
-    earlier_runs.log_kept_aside(record.folder, record.kept_aside(), record.settings)
+    earlier_runs.log_kept_aside(record.folder, record.kept_aside(), record.settings, data)
 
 
 def _show_results(record: StudyRecord, trained: bool) -> None:

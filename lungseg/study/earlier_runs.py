@@ -2,10 +2,11 @@
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from lungseg import provenance, storage
 from lungseg.config import TrainSettings
+from lungseg.model.custom_code import source_digests
 from lungseg.plurals import counted
 from lungseg.study.study_differences import RunSettings, describe_changes
 from lungseg.training.method_digest import method_digest
@@ -37,31 +38,43 @@ def log_finished(study: str, names: Sequence[str]) -> None:
         )
 
 
-def log_kept_aside(study: str, names: Sequence[str], settings: TrainSettings) -> None:
-    """Log the finished runs that are not in the results, and how their settings, data or method differ."""
+def log_kept_aside(study: str, names: Sequence[str], settings: TrainSettings, data: Mapping[str, str]) -> None:
+    """Log the finished runs that are not in the results, and how their settings, data or code differ.
+
+    settings: with ranks, device and threads. data: digest of each dataset by name.
+    """
     if not names:
         return
-    causes = Counter(_difference(storage.join(study, name), settings) for name in names)
+    causes = Counter(" and ".join(_differences(storage.join(study, name), settings, data)) for name in names)
     logger.warning(
-        "%s kept aside, not in the results: %s; the same settings, data and code show them again; pass another --study "
-        "to keep both",
+        "%s kept aside, not in the results: %s. To see them again, restore what has changed and repeat the command; to "
+        "keep both, pass another --study",
         counted(len(names), "finished run"),
         "; ".join(f"{count} with {cause}" for cause, count in causes.most_common()),
     )
 
 
-def _difference(run_folder: str, settings: TrainSettings) -> str:
-    """Describe why a finished run is not one of this command's: settings, code of the method, or data."""
+def _differences(run_folder: str, settings: TrainSettings, data: Mapping[str, str]) -> list[str]:
+    """Describe why a finished run is not one of this command's: everything that is part of a run's name."""
     summary = storage.read_json(storage.join(run_folder, "run.json"), fields=RunSettings)
-    changes = describe_changes(summary.get("settings", {}), settings.model_dump())
+    found = []
+    changes = describe_changes(summary.get("settings", {}), settings)
     if changes.startswith("--epochs ") and ";" not in changes:
-        return f"other {changes} (a finished run is not lengthened: the new one starts from the beginning)"
-    if changes:
-        return f"other settings ({changes})"
+        found.append(f"other {changes} (a finished run is not lengthened: the new one starts from the beginning)")
+    elif changes:
+        found.append(f"other settings ({changes})")
+    sources = summary.get("custom_code", {})
+    for path, now in source_digests(settings).items():
+        if sources.get(path, now) != now:
+            found.append(f"another source file of {path} ({sources[path]}, now {now})")
     method = summary.get("method", "unknown")
     if method != method_digest():
-        return f"another method (digest of network, loss, augmentation and steps {method}, now {method_digest()})"
-    return "other data or other custom code"
+        found.append(f"another method (digest of network, loss, augmentation and steps {method}, now {method_digest()})")
+    trained_on = summary.get("data", {})
+    if trained_on != data:
+        names = sorted(name for name in {*trained_on, *data} if trained_on.get(name) != data.get(name))
+        found.append(f"other data ({', '.join(names)})")
+    return found or ["other content of a file of weights or folds, or of prepared data of another version"]
 
 
 def _last_code(study: str, name: str) -> str:

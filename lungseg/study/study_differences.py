@@ -8,20 +8,17 @@ from pydantic import Field
 
 from lungseg import provenance, storage
 from lungseg.arrays import Row
-from lungseg.config.options import flatten
+from lungseg.config import TrainSettings
 from lungseg.config.shared import format_value
 from lungseg.storage.json_files import JsonFields
+from lungseg.training.run import implied_batch_size, recorded_result_settings
 
 Kind = Literal["setting", "data", "code", "library"]
 
-# Settings of a command, not of a training.
-_OF_THE_COMMAND = {
-    *("data", "out", "study", "protocols", "only_folds", "train_on", "seed", "seeds", "phantoms", "wandb", "strict"),
-    *("rerun", "max_failures", "runs_at_once", "min_workers", "test_every", "profile"),
-}
 _NOT_RECORDED = "not recorded"
 _CODE_DIGEST: tuple[Kind, str] = ("code", "code digest")
 _COMMIT: tuple[Kind, str] = ("code", "git commit")
+_BATCH_SIZE = "--loader.batch-size"
 
 
 @dataclass(frozen=True)
@@ -83,9 +80,16 @@ class RunSettings(JsonFields):
     custom_code: dict[str, str] = Field(default_factory=dict)
 
 
-def describe_changes(before: Row, now: Row) -> str:
-    """List the settings that differ, such as `--epochs 50, now 80`; "" if none does."""
-    old, new = _training_settings(before), _training_settings(now)
+def describe_changes(before: Row, now: TrainSettings) -> str:
+    """List the settings that differ and affect the result, such as `--epochs 50, now 80`; "" if none does.
+
+    before: of a run.json; a setting that its version did not have is at its default.
+    """
+    new, defaults = _training_settings(now.model_dump()), _training_settings(TrainSettings().model_dump())
+    old = {name: value for name, value in defaults.items() if name in new} | _training_settings(before)
+    for settings in (old, new):
+        if settings[_BATCH_SIZE] == "auto":
+            settings[_BATCH_SIZE] = str(implied_batch_size(now))
     changed = [name for name in dict.fromkeys([*old, *new]) if old.get(name) != new.get(name)]
     return "; ".join(f"{name} {old.get(name, '(none)')}, now {new.get(name, '(none)')}" for name in changed)
 
@@ -129,6 +133,6 @@ def _run_facts(summary: Row, origin: Row) -> dict[tuple[Kind, str], str]:
 
 
 def _training_settings(settings: Row) -> dict[str, str]:
-    """Return the settings of a training, named and written as on the command line."""
-    training = {name: value for name, value in settings.items() if name not in _OF_THE_COMMAND}
-    return {f"--{name.replace('_', '-')}": format_value(value) for name, value in flatten(training).items()}
+    """Return the settings of a training that affect its result, named and written as on the command line."""
+    training = recorded_result_settings(settings)
+    return {f"--{name.replace('_', '-')}": format_value(value) for name, value in training.items()}

@@ -11,6 +11,7 @@ import numpy as np
 from lungseg import storage
 from lungseg.arrays import Row
 from lungseg.config import TrainSettings
+from lungseg.config.options import flatten
 from lungseg.dataset.catalog import PreparedDataset
 from lungseg.dataset.folds import Link, RunPlan
 from lungseg.model.custom_code import source_digests
@@ -114,13 +115,25 @@ def result_settings(settings: TrainSettings) -> Row:
     """Return the settings that affect the result of a run and differ from their defaults."""
     excluded: Any = {**dict.fromkeys(_SELECTION | _EXECUTION, True), "loader": _LOADER}
     excluded["compute"] = {"timeout_s", "threads"} if settings.device == "gpu" else {"timeout_s"}
-    if settings.loader.batch_size == _implied_batch_size(settings):
+    if settings.loader.batch_size == implied_batch_size(settings):
         excluded["loader"] = {*_LOADER, "batch_size"}
     changed = settings.model_dump(exclude=excluded, exclude_defaults=True)
     return {name: value for name, value in changed.items() if value != {}}
 
 
-def _implied_batch_size(settings: TrainSettings) -> int:
+def recorded_result_settings(recorded: Row) -> Row:
+    """Return the settings in a run.json that affect a result, by dotted name; the seed is not among them.
+
+    recorded: with every default; maybe written by another version, which had other settings.
+    """
+    ignored = {*_SELECTION, *_EXECUTION, "seed", "compute.timeout_s", *(f"loader.{name}" for name in _LOADER)}
+    if recorded.get("device") == "gpu":
+        ignored.add("compute.threads")
+    settings = flatten({name: value for name, value in recorded.items() if name not in ignored})
+    return {name: value for name, value in settings.items() if name not in ignored}
+
+
+def implied_batch_size(settings: TrainSettings) -> int:
     """Return the images per rank and batch that --loader.batch-size auto stands for."""
     loader = settings.loader.model_copy(update={"batch_size": "auto"})
     return settings.model_copy(update={"loader": loader}).rank_batch_size
