@@ -52,8 +52,8 @@ class ImageError(InputError):
         self.message = printable(message)
 
     def __str__(self) -> str:
-        """Return the code and the message."""
-        return f"{self.code}: {self.message}"
+        """Return the message; `code` has the code."""
+        return self.message
 
 
 class ShardError(InputError):

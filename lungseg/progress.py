@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 
-_LOG_INTERVAL_S = 10.0
+_LOG_INTERVAL_S = 30.0
 _MAX_LOG_INTERVAL_S = 60.0  # of jobs that run for hours
 _TERMINAL_INTERVAL_S = 0.2
 _BAR_WIDTH = 24  # characters

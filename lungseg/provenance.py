@@ -39,7 +39,7 @@ class _ProvenanceFields(JsonFields):
 def read(folder: str) -> dict[str, Any]:
     """Read provenance.json of a run: `starts`, first to last, and `finished`; {} before the first start.
 
-    Times are in UTC, such as 2026-01-31 23:59:59.
+    Times are in UTC, such as 2026-01-31T23:59:59Z.
     """
     path = storage.join(folder, "provenance.json")
     return storage.read_json(path, fields=_ProvenanceFields) if storage.exists(path) else {}
@@ -98,4 +98,4 @@ def _write(folder: str, content: dict[str, Any]) -> None:
 
 
 def _now() -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

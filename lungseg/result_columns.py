@@ -131,7 +131,8 @@ _PREDICTED: _Columns = (
     (
         "model_name",
         pa.string(),
-        "installed name of the model, such as lungs, else the name of its run; `mean of 5 models` for several",
+        "installed name of the model, such as lungs, else the name of its run; for several, that of their study or "
+        "runs and their number; `models` says how many of them predicted this image",
     ),
     ("model", pa.string(), "digest of the weights of all models"),
     (

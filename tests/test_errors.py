@@ -41,7 +41,7 @@ def test_image_error_keeps_its_reason_code() -> None:
     result = TaskResult(error=ImageError("blank", "x.png holds one grey value"))
     error = TaskResult.from_json(result.to_json()).error
     assert isinstance(error, ImageError)
-    assert (error.code, str(error)) == ("blank", "blank: x.png holds one grey value")
+    assert (error.code, str(error)) == ("blank", "x.png holds one grey value")
 
 
 @pytest.mark.parametrize("value", [None, 3, "text", [1, 2], {"counts": {"ok": 4}}])

@@ -23,8 +23,8 @@ def test_terminal_rewrites_one_line(monkeypatch: pytest.MonkeyPatch, caplog: pyt
     assert not caplog.records
 
 
-def test_log_gets_a_line_every_ten_seconds(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    clock = iter([0.0, 5.0, 11.0, 12.0])
+def test_log_gets_a_line_every_half_minute(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    clock = iter([0.0, 15.0, 31.0, 32.0])
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
     line = progress.ProgressLine(logging.getLogger("test"))
@@ -36,7 +36,7 @@ def test_log_gets_a_line_every_ten_seconds(monkeypatch: pytest.MonkeyPatch, capl
 
 
 def test_log_of_a_long_job_gets_fewer_lines(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    clock = iter([0.0, 11.0, 3600.0, 3630.0, 3661.0])
+    clock = iter([0.0, 31.0, 3600.0, 3630.0, 3661.0])
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
     line = progress.ProgressLine(logging.getLogger("test"))

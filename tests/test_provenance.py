@@ -1,6 +1,7 @@
 """What is recorded about the origin of a run."""
 
 import subprocess
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ def test_every_start_and_the_end_are_recorded(tmp_path: Path) -> None:
     provenance.record_end(str(tmp_path))
     recorded = provenance.read(str(tmp_path))
     assert [start["command"] for start in recorded["starts"]] == ["first", "second"]
+    assert datetime.fromisoformat(recorded["finished"]).utcoffset() == timedelta(0)
     assert recorded["finished"] >= recorded["starts"][1]["time"] >= recorded["starts"][0]["time"]
     assert recorded["starts"][0]["code"] == provenance.code_digest()
     assert {"lungseg", "python", "torch", "ray"} <= recorded["starts"][0]["versions"].keys()

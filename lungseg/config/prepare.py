@@ -42,7 +42,8 @@ class PrepareSettings(JobSettings):
     masks: str = ""
     """with --images: folder of the masks, with the same file names (the suffix _mask is allowed)"""
     dataset: str = ""
-    """name of the dataset (letters, digits, _ and -); default: the name of the folder"""
+    """name of the dataset (letters, digits, _ and -); default: the name of the folder or of the
+    listing"""
     out: str = "data/prepared"
     """output folder; each prepared dataset gets a subfolder"""
     preprocess: PreprocessSettings = PreprocessSettings()

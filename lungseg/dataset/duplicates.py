@@ -144,9 +144,9 @@ def count_duplicates(pairs: Iterable[Row]) -> dict[str, int]:
 def describe_duplicates(counts: Mapping[str, int], folder: str) -> str:
     """Say how many duplicates there are, and what folds do with them. counts: of `count_duplicates`."""
     return (
-        f"{counted(counts['exact'], 'exact duplicate pair')}, {counted(counts['near'], 'near duplicate pair')}, "
-        f"{counted(counts['patients'], 'patient')} with several images; the images of a pair are always in the same "
-        f"fold: {storage.join(folder, PAIRS_FILE)}"
+        f"{counted(counts['exact'], 'exact duplicate pair')} and {counted(counts['near'], 'near duplicate pair')}, "
+        f"each taken for one patient; listed patients with several images: {counts['patients']}; the images of a "
+        f"pair or patient are always in the same fold: {storage.join(folder, PAIRS_FILE)}"
     )
 
 

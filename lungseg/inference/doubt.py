@@ -11,7 +11,8 @@ from lungseg.imaging.lung_sides import midline, split_sides
 from lungseg.imaging.run_lengths import Runs
 from lungseg.ingest.reason_codes import QUESTIONABLE, REGISTRY
 
-NO_PLACE = "no flag; score only"
+NOTHING_UNUSUAL, SCORE_ONLY = "nothing unusual", "score only"
+"""Reasons where the doubt is high nowhere: without any flag, and with flags that question neither image nor mask."""
 _BORDER = 0.02  # of the longer side: width of the band on each side of the mask's border, 7 mm of a 35 cm film
 _AWAY = 0.05  # share of the doubt away from the border that is named; less is usual
 _UNSURE = 0.1  # difference of probability and mask in one of its pixels; less is a haze over the whole image
@@ -36,17 +37,21 @@ def measure_doubt(probability: F32, mask: U8) -> float:
 def describe_doubt(probability: F32, mask: U8, flags: Sequence[str]) -> str:
     """Say why a prediction is doubtful: the sentences of its flags, else where the doubt is unusually high.
 
-    probability f32[H,W] in [0,1] and mask u8[H,W] in {0,1} are upright.
+    flags: codes of all flags of the row. probability f32[H,W] in [0,1] and mask u8[H,W] in {0,1} are upright.
     """
     sentences = [REGISTRY[flag].meaning for flag in flags if flag in QUESTIONABLE]
-    return " ".join(sentences) or _locate(probability, mask)
+    place = " ".join(sentences) or _locate(probability, mask)
+    return place or (SCORE_ONLY if flags else NOTHING_UNUSUAL)
 
 
 def _locate(probability: F32, mask: U8) -> str:
-    """Name the place of the doubt. The score is the sum of |probability - mask| over the pixels, up to a factor."""
+    """Name the place of the doubt; "" if it is spread as usual.
+
+    The score is the sum of |probability - mask| over the pixels, up to a factor.
+    """
     amount, mask = _shrink(np.abs(probability - mask)).astype(np.float64), (_shrink(mask) >= 0.5).astype(np.uint8)
     if not mask.any():
-        return NO_PLACE
+        return ""
     radius = max(1, round(_BORDER * max(mask.shape)))
     block = np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)
     grown, shrunk = cv2.dilate(mask, block), cv2.erode(mask, block)
@@ -81,4 +86,4 @@ def _name_border(amount: F64, border: Bools, mask: U8, block: U8) -> str:
             values = amount[start:end][near[start:end]]
             means[f"{third} {side} lung"] = float(values.mean()) if values.size else 0.0
     name = max(means, key=lambda part: means[part])
-    return f"blurred border of the {name}" if means[name] > _BLURRED * np.median(list(means.values())) else NO_PLACE
+    return f"blurred border of the {name}" if means[name] > _BLURRED * np.median(list(means.values())) else ""

@@ -12,6 +12,7 @@ from typing import Any
 from lungseg import storage
 from lungseg.inference.cpu_tasks import InferenceJob
 from lungseg.inference.job_backend import recorded_backend
+from lungseg.ingest.reason_codes import QUESTIONABLE
 from lungseg.plurals import counted
 from lungseg.predictions.parts import StatusCounts, part_files
 from lungseg.predictions.ranking import questions
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 _LIBRARIES = ("torch", "ray", "numpy", "opencv-python-headless", "pyarrow", "segmentation-models-pytorch")
 _READERS = 8  # threads that read parts; reads from a bucket mostly wait
+_MIN_FOR_ADVICE = 6  # images: fewer are looked at anyway
 _STAGES = ("open", "predict", "finish")
 
 
@@ -138,6 +140,17 @@ def log_counts(out: str, counts: StatusCounts, kept: StatusCounts, seconds: floa
     if counts.flagged:
         are_flagged = counted(counts.flagged, "image is flagged", "images are flagged")
         logger.info("%s: %s", are_flagged, counts.describe_flagged())
+    if _are_mostly_poor(counts):
+        logger.warning(
+            "over a third of the images are flagged: the model may be trained too little, or for other images; look at "
+            "the overlays first"
+        )
+
+
+def _are_mostly_poor(counts: StatusCounts) -> bool:
+    """Return whether over a third of the masks have a flag of the mask or of what the image shows."""
+    questioned = sum(count for flag, count in counts.flags.items() if flag in QUESTIONABLE)  # some have several
+    return counts.predicted() >= _MIN_FOR_ADVICE and 3 * min(counts.flagged, questioned) > counts.predicted()
 
 
 def print_image_summary(out: str) -> None:

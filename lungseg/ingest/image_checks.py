@@ -173,8 +173,8 @@ def _refuse_label_map(image: Grey, display_name: str) -> None:
     if is_label_map(image):
         raise ImageError(
             "two_valued",
-            f"{display_name} has only a few grey values: a mask, not an X-ray; move it to a folder `masks` beside the "
-            "images, or remove it",
+            f"{display_name} has only a few grey values: it is a mask, not an X-ray. If it marks lungs, name its "
+            "folder `lung masks`; else name the folder after what it marks, such as `heart masks`, or remove it",
         )
 
 

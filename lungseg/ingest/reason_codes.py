@@ -51,7 +51,11 @@ _REJECTED: tuple[tuple[str, str, str], ...] = (
     ("too_large", "The header announces more pixels than any radiograph has.", "Check the file, or remove it."),
     ("too_small", "A side is shorter than 32 px, as in a thumbnail or an icon.", "Use the original image."),
     ("depth", "The pixels are neither 8 nor 16 bit grey values.", "Export the image as 8 or 16 bit grey."),
-    ("two_valued", "The picture has only a few grey values, like a mask or a label map.", "Remove it from the X-rays."),
+    (
+        "two_valued",
+        "The picture has only a few grey values, like a mask or a label map.",
+        "Name its folder `lung masks`, or after what it marks, such as `heart masks`; or remove it.",
+    ),
     ("blank", "The image has almost only one grey value.", "Export the image again, or remove it."),
     (
         "colour",
@@ -274,7 +278,7 @@ _RESULT_FLAGS: tuple[tuple[str, str, str], ...] = (
     ),
     (
         "lungs_implausible",
-        "A pair of lungs does not have the size, shape or position of the predicted mask.",
+        "The mask does not have the size, shape or position of a pair of lungs.",
         "Look at the mask before you use it.",
     ),
     (

@@ -24,6 +24,8 @@ from lungseg.storage.json_files import JsonFields
 
 logger = logging.getLogger(__name__)
 
+_MAX_NAMED = 3  # runs in the name of several models
+
 RELEASED = Path(__file__).with_name("released")
 _WEB = ("hf://", "https://", "http://")
 BUCKETS = ("s3://", "gs://", "gcs://")
@@ -73,13 +75,23 @@ def installed() -> dict[str, str]:
 def model_name(models: Sequence[Checkpoint]) -> str:
     """Return the installed name of a model, also of a copy of it, else the name of its run.
 
-    models: one, or several whose mean is used.
+    models: one, or several: then their study or runs, and their number. Names of folders do not count.
     """
     if len(models) > 1:
-        return f"mean of {len(models)} models"
+        return f"{_common_name(models)} ({len(models)} models; each image by those not trained on it)"
     (model,) = models
     copies = (name for name, folder in installed().items() if _weights_digest(folder) == model.digest)
     return next(copies, model.config.get("run") or storage.name_of(model.folder))
+
+
+def _common_name(models: Sequence[Checkpoint]) -> str:
+    """Return the study of the models, else the first of their runs."""
+    studies = {model.config["settings"].get("study", "") for model in models}
+    if len(studies) == 1 and "" not in studies:
+        return str(studies.pop())
+    runs = list(dict.fromkeys(model_name([model]) for model in models))
+    more = f" and {len(runs) - _MAX_NAMED} more" if len(runs) > _MAX_NAMED else ""
+    return ", ".join(runs[:_MAX_NAMED]) + more
 
 
 def _weights_digest(folder: str) -> str:

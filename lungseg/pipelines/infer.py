@@ -106,8 +106,9 @@ def _end(settings: InferSettings, out: str, counts: StatusCounts) -> None:
     """
     losses = lost_inputs(counts.statuses, ((*key, count) for key, count in counts.codes.items()))
     losses["skipped_datasets"] = count_skipped(storage.resolve(settings.archive))
-    export = command("export", "archive", "--predictions", out, "--formats", "overlays", "--worst", "20")
-    studies = [folder for folder in settings.checkpoint if sources.is_study(folder)]
+    worst = ("--formats", "overlays", "--worst", "20", "--out", f"{out}-worst")
+    export = command("export", "archive", "--predictions", out, *worst)
+    studies = [storage.resolve(folder) for folder in settings.checkpoint if sources.is_study(folder)]
     reports = [command("report", "study", "--study", folder, "--predictions", out) for folder in studies]
     reports = reports or [command("report", "study", "--predictions", out)]
     end_job(losses, settings.strict, *([export, *reports[:1]] if counts.predicted() else []))

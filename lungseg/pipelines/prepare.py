@@ -108,7 +108,7 @@ def _end(settings: PrepareSettings, out: str, summary: Summary, errors: Sequence
         end_job(losses, strict=False)
         raise InputError("; ".join(errors))
     has_masks = any(info["with_mask"] for info in summary["datasets"].values())
-    train = command("train", "small", "--data", out)
+    train = command("train", "demo" if settings.phantoms else "small", "--data", out)
     infer = command("infer", "archive", "--archive", out, "--checkpoint", "STUDY")
     end_job(losses, settings.strict, train if has_masks else infer)
 

@@ -33,9 +33,9 @@ _PARTS = TypeAdapter(list[PartFields])
 
 @dataclass(frozen=True)
 class StatusCounts:
-    """Number of images by status, by (status, reason code) and by flag.
+    """Number of images by status and by (status, reason code), and of those with a mask by flag.
 
-    flagged: images with a flag. examples: messages of the first images without a mask.
+    flagged: images with a mask and a flag. examples: messages of the first images without a mask.
     """
 
     statuses: Counter[str]
@@ -54,7 +54,8 @@ class StatusCounts:
         """Count the rows of a part."""
         counts = cls.empty()
         examples: list[str] = []
-        flags = [set(names or ()) for names in rows.column("flags").to_pylist()]
+        flagged = zip(rows.column("status").to_pylist(), rows.column("flags").to_pylist(), strict=True)
+        flags = [set(names or ()) for status, names in flagged if status in USABLE]
         names = ("status", "codes", "message", "source_uri")
         for status, codes, message, uri in zip(*(rows.column(name).to_pylist() for name in names), strict=True):
             counts.statuses[status] += 1

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from lungseg import storage
 from lungseg.dataset import catalog
@@ -75,7 +76,7 @@ def finish_dataset(plans: Sequence[ShardPlan]) -> dict[str, Any]:
         "inputs": len(statuses),
         "counts": dict(sorted(Counter(statuses).items())),
         "codes": codes,
-        "flags": dict(sorted(Counter(records.column("flags").combine_chunks().flatten().to_pylist()).items())),
+        "flags": _count_flags(records),
         "samples": index.num_rows,
         "with_mask": sum(1 for size in index.column("mask_size").to_pylist() if size),
         **_class_fields(plans[0].preprocess.classes, shards),
@@ -94,6 +95,12 @@ def _class_fields(classes: Sequence[str], shards: Sequence[dict[str, Any]]) -> d
     annotated = {name for shard in shards for name in shard["annotated"]}
     overlaps = {tuple(pair) for shard in shards for pair in shard["overlaps"]}
     return {"annotated": [name for name in classes if name in annotated], "overlaps": sorted(map(list, overlaps))}
+
+
+def _count_flags(records: pa.Table) -> dict[str, int]:
+    """Count the flags of the inputs that are kept: nobody looks at those of a rejected one."""
+    kept = records.filter(pc.is_in(records.column("status"), pa.array(USABLE)))
+    return dict(sorted(Counter(kept.column("flags").combine_chunks().flatten().to_pylist()).items()))
 
 
 def write_datasets(plans: Sequence[ShardPlan]) -> None:

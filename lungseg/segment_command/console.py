@@ -13,7 +13,7 @@ from lungseg import storage
 from lungseg.arrays import Row
 from lungseg.config.segment import SegmentFormat
 from lungseg.errors import printable
-from lungseg.inference.doubt import NO_PLACE
+from lungseg.inference.doubt import NOTHING_UNUSUAL, SCORE_ONLY
 from lungseg.plurals import counted
 from lungseg.predictions.ranking import questions
 from lungseg.segment_command.outputs import FILES
@@ -23,6 +23,13 @@ from lungseg.standard_output import write_output
 _MAX_ROWS, _MAX_LOST = 20, 10  # rows of the table, and lines about images without a mask
 _MIN_WIDTH, _PIPE_WIDTH = 80, 140  # columns; a pipe has no width
 _MAX_NAMED, _MAX_DOUBTFUL = 5, 3  # flagged and other files that the lines of those to look at first name
+_OTHER_FLAGS = {
+    "spacing_unusable": "no cm2: pixel size unusable",
+    "body_part_unknown": "body part of the DICOM tags unknown",
+    "body_part_several": "DICOM tags name several body parts",
+    "view_unknown": "view of the DICOM tags unknown",
+}
+"""Short texts of the flags that question neither image nor mask; docs/reason-codes.md has their sentences."""
 _UNFLAGGED = "highest doubt; none is flagged"
 
 
@@ -55,14 +62,16 @@ def print_result(rows: Sequence[Row], out: str, formats: Sequence[SegmentFormat]
 
 
 def closing_lines(named: Sequence[tuple[str, Row]], out: str, formats: Sequence[SegmentFormat]) -> list[str]:
-    """Return what was segmented, the files to look at first, and where the results are."""
+    """Return what was segmented, the picture of a single image or the files to look at first, and where results are."""
     segmented = [(name, row) for name, row in named if has_mask(row)]
     lost, flagged = len(named) - len(segmented), sum(bool(questions(row)) for _, row in segmented)
     counts = [f"{len(segmented)} of {counted(len(named), 'image')} segmented"]
     counts += [f"{lost} without a mask"] if lost else []
     counts += [f"{flagged} flagged"] if flagged else []
     written = [f"{kind}/" for kind in formats if any(row[column] for _, row in segmented for column in FILES[kind])]
-    return [", ".join(counts), *_first_looks(segmented), f"written to {out}: {', '.join([*written, *TABLES])}"]
+    pictures = [f"picture: {storage.join(out, row['overlay_file'])}" for _, row in named if row["overlay_file"]]
+    looks = [*(pictures if len(named) == 1 else []), *_first_looks(segmented)]
+    return [", ".join(counts), *looks, f"written to {out}: {', '.join([*written, *TABLES])}"]
 
 
 def _first_looks(segmented: Sequence[tuple[str, Row]]) -> list[str]:
@@ -102,8 +111,8 @@ def _table(named: Sequence[tuple[str, Row]]) -> Table:
 
 def _reason(row: Row) -> str:
     """Return why to look at a row, and what was repaired."""
-    reason = "" if row["doubt_reason"] == NO_PLACE else row["doubt_reason"]
-    others = [flag for flag in row["flags"] if flag not in questions(row)]
+    reason = "" if row["doubt_reason"] in (NOTHING_UNUSUAL, SCORE_ONLY) else row["doubt_reason"]
+    others = [_OTHER_FLAGS.get(flag, flag) for flag in row["flags"] if flag not in questions(row)]
     return "; ".join(filter(None, [reason, *others, row["message"]]))
 
 

@@ -27,7 +27,7 @@ def log_finished(study: str, names: Sequence[str]) -> None:
         return
     ended = max(str(provenance.read(storage.join(study, name)).get("finished") or "") for name in names)
     codes = ", ".join(sorted({_last_code(study, name) or "unknown" for name in names}))
-    logger.info("%s finished earlier, last on %s UTC with code %s", counted(len(names), "run"), ended, codes)
+    logger.info("%s finished earlier, last on %s with code %s", counted(len(names), "run"), ended, codes)
     changed = other_code(study, names)
     if changed:
         logger.warning(
@@ -69,7 +69,9 @@ def _differences(run_folder: str, settings: TrainSettings, data: Mapping[str, st
             found.append(f"another source file of {path} ({sources[path]}, now {now})")
     method = summary.get("method", "unknown")
     if method != method_digest():
-        found.append(f"another method (digest of network, loss, augmentation and steps {method}, now {method_digest()})")
+        found.append(
+            f"another method (digest of network, loss, augmentation and steps {method}, now {method_digest()})"
+        )
     trained_on = summary.get("data", {})
     if trained_on != data:
         names = sorted(name for name in {*trained_on, *data} if trained_on.get(name) != data.get(name))

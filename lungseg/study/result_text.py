@@ -9,6 +9,7 @@ from rich.text import Text
 from lungseg.metrics import bootstrap
 from lungseg.metrics.segmentation import PREPARED_REFERENCE
 from lungseg.metrics.training_noise import SeedSpread
+from lungseg.plurals import counted
 from lungseg.study.cross_dataset import CrossDatasetResults, GeneralisationGap, GroupComparison, MatrixCell
 from lungseg.study.tested_images import TestedDataset
 
@@ -116,7 +117,8 @@ def dataset_table(results: CrossDatasetResults) -> tuple[list[str], list[list[st
 def _patients_text(tested: TestedDataset) -> str:
     if tested.patients == tested.named_patients:
         return str(tested.patients)
-    return f"{tested.patients} ({tested.named_patients} before duplicates were linked)"
+    linked = tested.named_patients - tested.patients
+    return f"{tested.patients} ({tested.named_patients} ids, {linked} linked to another by duplicate images)"
 
 
 def seed_table(results: CrossDatasetResults) -> tuple[list[str], list[list[str]]]:
@@ -138,11 +140,11 @@ def seed_table(results: CrossDatasetResults) -> tuple[list[str], list[list[str]]
 
 def format_comparison(comparison: GroupComparison) -> str:
     """Format the Dice of a comparison of two run groups as one line; study.json has the other metrics."""
-    seeds = " vs ".join(str(spread.seeds if spread else 1) for spread in comparison.spreads)
-    tested_on = f"{comparison.dataset}{of_class(comparison.class_name)}"
+    first, second = (spread.seeds if spread else 1 for spread in comparison.spreads)
+    seeds = f"{counted(first, 'seed')} each" if first == second else f"{first} and {second} seeds"
     return (
-        f"{format_difference(comparison.paired)} on {tested_on} for {comparison.first.label} minus "
-        f"{comparison.second.label}, {seeds} seeds"
+        f"Dice {format_difference(comparison.paired)}, on {counted(comparison.paired.images, 'image')} of "
+        f"{comparison.dataset}{of_class(comparison.class_name)} for {comparison.first.label} minus {comparison.second.label}, {seeds}"
     )
 
 
@@ -167,10 +169,12 @@ def print_results(results: CrossDatasetResults, console: Console | None = None) 
     console.print(matrix if needed <= console.width else text_table(*_dice_list(results)))
     for gap in results.gaps:
         console.print(Text(format_gap(gap)))
+    console.print()
     console.print(Text("Tested images", style="bold"))
     console.print(text_table(*dataset_table(results)))
     header, rows = seed_table(results)
     if rows:
+        console.print()
         console.print(Text("Mean Dice of single seeds", style="bold"))
         console.print(text_table(header, rows))
     console.print()

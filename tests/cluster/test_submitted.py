@@ -27,7 +27,7 @@ STOPPED = "to-be-stopped"
 LAST = {
     "prepare": r"[\d:]+ next: lungseg train small --data .*",
     "train": r"[\d:]+ next: lungseg infer archive --archive FOLDER --checkpoint .*",
-    "infer": r"[\d:]+ next: lungseg export archive --predictions .*/predictions --formats overlays.*",
+    "infer": r"[\d:]+ next: lungseg export archive --predictions .*/predictions --formats overlays .*--out .*",
     "report": r"[\d:]+ wrote .*/report/report\.html and .*/report/report\.json",
     "export": r"[\d:]+ 8 of 8 rows selected; written to .*/export: 8 masks, 8 overlays, 8 coco",
 }

@@ -270,8 +270,8 @@ def test_counts_are_pairs_and_patients() -> None:
         "patients": 2,
     }
     assert duplicates.describe_duplicates(counts, "out") == (
-        "0 exact duplicate pairs, 0 near duplicate pairs, 2 patients with several images; the images of a pair are "
-        "always in the same fold: out/duplicates.parquet"
+        "0 exact duplicate pairs and 0 near duplicate pairs, each taken for one patient; listed patients with several "
+        "images: 2; the images of a pair or patient are always in the same fold: out/duplicates.parquet"
     )
 
 

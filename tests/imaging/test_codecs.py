@@ -292,7 +292,7 @@ def test_jsrt_films_are_inverted() -> None:
     "content", [b"\0" * 100, bytes(2 * 2048 * 2048 - 1), b"\x10" + bytes(2 * 2048 * 2048 - 1), pil(GREY, "PNG")]
 )
 def test_other_img_files_are_refused(content: bytes) -> None:
-    with pytest.raises(ImageError, match=r"undecodable: a\.IMG"):
+    with pytest.raises(ImageError, match=r"^a\.IMG"):
         codecs.decode(content, "a.IMG")
 
 

@@ -146,7 +146,7 @@ HEART[20:32, 22:34] = 1
 )
 def test_ambiguous_labels_are_refused(coded: U8) -> None:
     """A threshold would select the heart, or one lung and the heart."""
-    with pytest.raises(ImageError, match=r"mask_levels: mask m\.png marks whole areas by the grey values \d+, \d+"):
+    with pytest.raises(ImageError, match=r"^mask m\.png marks whole areas by the grey values \d+, \d+"):
         codecs.decode_mask(opencv(np.kron(coded, np.ones((4, 4), np.uint8)), ".png"), "mask m.png")
 
 
@@ -165,5 +165,5 @@ def test_labels_survive_encoding(mask: U8) -> None:
 
 @pytest.mark.parametrize("content", [pil(COLOUR, "PNG"), pil(DEEP, "PNG")], ids=["colour", "16 bits"])
 def test_files_without_class_numbers_are_refused(content: bytes) -> None:
-    with pytest.raises(ImageError, match=r"depth: x\.png"):
+    with pytest.raises(ImageError, match=r"^x\.png"):
         codecs.decode_labels(content, "x.png")

@@ -7,7 +7,7 @@ from hypothesis import given, strategies as st
 from hypothesis.extra.numpy import arrays
 
 from lungseg.arrays import F32, U8
-from lungseg.inference.doubt import NO_PLACE, describe_doubt, measure_doubt
+from lungseg.inference.doubt import NOTHING_UNUSUAL, SCORE_ONLY, describe_doubt, measure_doubt
 from lungseg.ingest.reason_codes import REGISTRY
 
 
@@ -49,7 +49,7 @@ def test_an_empty_mask_has_the_highest_doubt() -> None:
     empty = np.zeros((8, 8), np.uint8)
     assert measure_doubt(np.zeros((8, 8), np.float32), empty) == 1
     assert measure_doubt(np.full((8, 8), 0.4, np.float32), empty) == 1
-    assert reason(np.full((8, 8), 0.4, np.float32)) == NO_PLACE
+    assert reason(np.full((8, 8), 0.4, np.float32)) == NOTHING_UNUSUAL
 
 
 def test_reason_names_the_blurred_part_of_the_border() -> None:
@@ -63,7 +63,7 @@ def test_reason_names_the_blurred_part_of_the_border() -> None:
 
 def test_border_that_is_equally_blurred_names_no_part() -> None:
     blurred = cv2.GaussianBlur(lungs().astype(np.float32), (9, 9), 2)
-    assert reason(blurred) == NO_PLACE
+    assert reason(blurred) == NOTHING_UNUSUAL
 
 
 @pytest.mark.parametrize("scale", [1, 5])
@@ -90,3 +90,8 @@ def test_flags_replace_the_place() -> None:
     mask = lungs()
     words = describe_doubt(certain(), mask, ["no_mask", "rotated", "lungs_joined"])
     assert words == f"{REGISTRY['rotated'].meaning} {REGISTRY['lungs_joined'].meaning}"
+
+
+def test_flags_of_something_else_leave_the_score_only() -> None:
+    even = np.full((8, 8), 0.4, np.float32)
+    assert describe_doubt(even, np.zeros((8, 8), np.uint8), ["spacing_unusable"]) == SCORE_ONLY

@@ -129,7 +129,7 @@ def test_doubtful_dicom_segmentations_are_held_back_unless_asked_for(tmp_path: P
 
 
 def test_pixels_have_no_dicom_segmentation(result: Result, tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match="not_dicom: film was passed as pixels"):
+    with pytest.raises(ImageError, match=r"^film was passed as pixels"):
         result.save(tmp_path, "dicom-seg")
     assert not list(tmp_path.iterdir())
 
@@ -168,8 +168,8 @@ def test_rejected_image_saves_nothing(kind: FileKind, tmp_path: Path) -> None:
     result = Result(make_row_and_mask(opened, None, SHARED, PostprocessSettings())[0], file=b"")
     assert (result.ok, result.doubt, result.doubt_reason, result.flags) == (False, None, "", ())
     for name in ("mask", "right", "left", "probability", "areas_px", "areas_cm2"):
-        with pytest.raises(ImageError, match=r"blank: film\.png is black"):
+        with pytest.raises(ImageError, match=r"^film\.png is black"):
             getattr(result, name)
-    with pytest.raises(ImageError, match="blank"):
+    with pytest.raises(ImageError, match="is black"):
         result.save(tmp_path, kind)
     assert not list(tmp_path.iterdir())

@@ -84,7 +84,7 @@ def test_rejected_image_has_a_reason_and_no_mask(segmenter: Segmenter, tmp_path:
     result = segment_file(segmenter, path)
     assert (result.status, result.ok, result.row["codes"]) == ("rejected", False, ["undecodable"])
     assert "notes.png" in result.reason
-    with pytest.raises(ImageError, match=r"undecodable: notes\.png"):
+    with pytest.raises(ImageError, match=r"^notes\.png"):
         result.mask  # noqa: B018
 
 
@@ -109,7 +109,7 @@ def test_arrays_and_bytes_give_the_masks_of_their_file(segmenter: Segmenter, arc
 def test_single_rejected_image_raises(segmenter: Segmenter, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
         segmenter(tmp_path / "none.png")
-    with pytest.raises(InputError, match="blank"):
+    with pytest.raises(InputError, match="almost only the grey value 0"):
         segmenter(np.zeros((64, 64), np.uint8))
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from lungseg.config import InferSettings, PreprocessSettings
 from lungseg.inference.cpu_tasks import InferenceJob
 from lungseg.inference.items import PredictOptions
 from lungseg.inference.part_plan import write_part
-from lungseg.inference.summary import StageTimes, print_image_summary, write_summary
+from lungseg.inference.summary import StageTimes, log_counts, print_image_summary, write_summary
 from lungseg.predictions.parts import StatusCounts, part_path
 from lungseg.result_columns import PREDICTIONS
+from lungseg.schema import table
 
 
 def row(name: str, **changes: object) -> dict[str, Any]:
@@ -116,6 +118,22 @@ def test_key_is_not_in_predictions_json(job: InferenceJob) -> None:
     job = replace(job, key=b"a secret that is long enough")
     write_summary(job, write_parts(job), StatusCounts.empty(), StageTimes(), 0.01)
     assert b"a secret" not in (Path(job.out) / "predictions.json").read_bytes()
+
+
+@pytest.mark.parametrize(("flagged", "is_advised"), [(4, False), (5, True)])
+def test_over_a_third_of_flagged_images_give_advice(
+    flagged: int, is_advised: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    flags = Counter({"lungs_uncertain": flagged, "spacing_unusable": 12})
+    counts = StatusCounts(Counter({"ok": 12, "rejected": 4}), Counter(), flags=flags, flagged=12)
+    log_counts("out", counts, StatusCounts.empty(), 1.0)
+    assert ("over a third of the images are flagged" in caplog.text) == is_advised
+
+
+def test_flags_of_images_without_a_mask_do_not_count() -> None:
+    rows = table([row("a", flags=["no_mask"]), row("b", status="rejected", flags=["no_mask"])], PREDICTIONS)
+    counts = StatusCounts.from_rows(rows)
+    assert (counts.flags, counts.flagged) == ({"no_mask": 1}, 1)
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,6 @@ def read(path: Path) -> U8:
 
 
 def test_mask_is_rejected_as_an_image(draw_pair: DrawPair) -> None:
-    with pytest.raises(ImageError, match="a mask, not an X-ray") as caught:
+    with pytest.raises(ImageError, match="it is a mask, not an X-ray") as caught:
         image_checks.check_pixels(draw_pair(1, 128, 128)[1], "x.png")
     assert caught.value.code == "two_valued"

@@ -274,7 +274,7 @@ def test_full_mask_of_another_class_is_refused() -> None:
 
 def test_mask_file_of_wrong_size_is_refused(tmp_path: Path) -> None:
     uri = write(tmp_path, "m.png", LUNGS[:200] * np.uint8(255))
-    with pytest.raises(ImageError, match=r"mask_size: mask m.png is 200x256, its image is 256x256 \(x\)"):
+    with pytest.raises(ImageError, match=r"^mask m.png is 200x256, its image is 256x256 \(x\)"):
         mask_checks.read_mask(Record("x", "d", "x.png", (uri,)), IMAGE, PreprocessSettings(), "flag")
 
 
@@ -301,7 +301,7 @@ def test_lungs_with_different_grey_values_are_both_read(tmp_path: Path, left: in
 
 def test_one_lung_with_two_grey_values_is_refused(tmp_path: Path) -> None:
     uri = write(tmp_path, "m.png", LEFT * np.where(np.arange(SIDE) % 40 < 20, 100, 255).astype(np.uint8)[:, None])
-    with pytest.raises(ImageError, match="mask_"):
+    with pytest.raises(ImageError, match="marks whole areas by the grey values 100, 255"):
         mask_checks.read_mask(Record("x", "d", "x.png", (uri,)), IMAGE, PreprocessSettings(), "flag")
 
 
@@ -309,14 +309,14 @@ def test_label_image_of_lungs_and_heart_is_refused(tmp_path: Path) -> None:
     """A threshold at half of the largest value would take the heart for the lungs."""
     heart = box_mask(0.5, 0.4, 0.7, 0.6)
     uri = write(tmp_path, "m.png", np.where(heart == 1, 2, LUNGS).astype(np.uint8))
-    with pytest.raises(ImageError, match=r"mask_levels: mask m.png marks whole areas by the grey values 1, 2"):
+    with pytest.raises(ImageError, match=r"^mask m.png marks whole areas by the grey values 1, 2"):
         mask_checks.read_mask(Record("x", "d", "x.png", (uri,)), IMAGE, PreprocessSettings(), "flag")
 
 
 def test_multi_page_mask_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "m.tif"
     assert cv2.imwritemulti(str(path), [LEFT * np.uint8(255), RIGHT * np.uint8(255)])
-    with pytest.raises(ImageError, match=r"multi_frame: mask m.tif holds several pages or frames, expected one"):
+    with pytest.raises(ImageError, match=r"^mask m.tif holds several pages or frames, expected one"):
         mask_checks.read_mask(Record("x", "d", "x.png", (str(path),)), IMAGE, PreprocessSettings(), "flag")
 
 
@@ -368,7 +368,7 @@ HEART = cv2.ellipse(np.zeros((SIDE, SIDE), np.uint8), (135, 150), (28, 34), 0, 0
 )
 def test_lungs_with_a_heart_of_another_level_are_refused(lung: int, heart: int) -> None:
     content = codecs.encode_labels((LUNGS * np.uint8(lung)) | (HEART * np.uint8(heart)))
-    with pytest.raises(ImageError, match="mask_levels"):
+    with pytest.raises(ImageError, match=r"^m\.png marks whole areas by the grey values"):
         codecs.decode_mask(content, "m.png")
 
 

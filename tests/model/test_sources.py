@@ -6,6 +6,7 @@ import logging
 import shutil
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -395,4 +396,8 @@ def test_an_installed_model_has_one_name_everywhere(released: Path, run: Path, t
         assert sources.model_name(checkpoint.find_all(str(folder))) == "lungs"
     own = checkpoint.find_all(str(run))
     assert sources.model_name(own) == own[0].config["run"]
-    assert sources.model_name([*own, *own]) == "mean of 2 models"
+    several = "(2 models; each image by those not trained on it)"
+    in_study = replace(own[0], config={**own[0].config, "settings": {"study": "first"}})
+    assert sources.model_name([in_study, in_study]) == f"first {several}"
+    released_models = checkpoint.find_all(str(released))
+    assert sources.model_name([*own, *released_models]) == f"{own[0].config['run']}, lungs {several}"

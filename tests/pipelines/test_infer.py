@@ -7,6 +7,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from lungseg.ingest import record_checks, sources
 from lungseg.model import checkpoint
 from lungseg.model.checkpoint_io import load_weights
 from lungseg.pipelines import infer, infer_on_cluster
+from lungseg.predictions.parts import StatusCounts
 from lungseg.prepare import dataset_writer
 from lungseg.prepare.shard_plan import plan_shards
 from lungseg.schema import STATUSES
@@ -60,6 +62,19 @@ def settings_of(archive: Path, model: Path, out: Path, **changes: object) -> Inf
 
 def read_summary(out: Path) -> dict[str, Any]:
     return storage.read_json(str(out / "predictions.json"))
+
+
+def test_next_commands_have_absolute_paths_and_folders_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    storage.write_json("runs/first/study.json", {})
+    settings = InferSettings(archive="films", checkpoint=("runs/first",))
+    with caplog.at_level("INFO", "lungseg"):
+        infer._end(settings, f"{tmp_path}/out", StatusCounts(Counter({"ok": 1}), Counter()))
+    export, report = caplog.messages[-1].removeprefix("next: ").split(", or ")
+    assert export.endswith(f"--predictions {tmp_path}/out --formats overlays --worst 20 --out {tmp_path}/out-worst")
+    assert report == f"lungseg report study --study {tmp_path}/runs/first --predictions {tmp_path}/out"
 
 
 @pytest.fixture(scope="module")

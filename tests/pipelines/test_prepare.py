@@ -84,8 +84,10 @@ def test_images_and_masks_in_any_two_folders(ray_cluster: None, archive: Path, t
     assert info["samples"] == info["with_mask"] == len(list((folder / "images").iterdir()))
 
 
-def test_phantoms_are_drawn(ray_cluster: None, tmp_path: Path) -> None:
-    prepare.run(PrepareSettings(phantoms=2, out=str(tmp_path), preprocess=SMALL))
+def test_phantoms_are_drawn(ray_cluster: None, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "lungseg"):
+        prepare.run(PrepareSettings(phantoms=2, out=str(tmp_path), preprocess=SMALL))
+    assert caplog.messages[-1] == f"next: lungseg train demo --data {tmp_path}"
     datasets = sorted(json.loads(path.read_text())["dataset"] for path in tmp_path.glob("*/dataset.json"))
     assert datasets == ["phantom-montgomery", "phantom-shenzhen"]
 
@@ -212,12 +214,12 @@ def test_broken_references_are_skipped(
     tars = [path.read_bytes() for path in sorted((tmp_path / "out").rglob("*.tar"))]
     warnings = [line for line in caplog.messages if "not used for landmarks" in line]
     assert len(warnings) == 4
-    assert warnings[0].startswith("not used for landmarks: undecodable: a0.png")
+    assert warnings[0].startswith("not used for landmarks: a0.png")
     assert warnings[3] == "2 more of 8 images not used for landmarks"
     prepare.run(settings.model_copy(update={"match_to": str(good)}))
     assert [path.read_bytes() for path in sorted((tmp_path / "out").rglob("*.tar"))] == tars
     for reference, first in (
-        (broken, "undecodable: a0"),
+        (broken, "a0"),
         (broken / "z.png", "flat_match_image: z.png has one grey value"),
     ):
         with pytest.raises(InputError, match=rf"{reference}: none of \d images? is usable: {first}"):

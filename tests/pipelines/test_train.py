@@ -101,8 +101,9 @@ def test_duplicates_are_listed_and_stay_in_one_fold(
         ("north/north_03", "south/south_08", "near"),
     }
     assert table.schema.equals(duplicates.PAIRS)
-    counts = "1 exact duplicate pair, 1 near duplicate pair, 0 patients with several images"
-    assert f"audit: {counts}; the images of a pair are always in the same fold: {path}" in caplog.text
+    counts = "1 exact duplicate pair and 1 near duplicate pair, each taken for one patient"
+    assert f"audit: {counts}; listed patients with several images: 0; the images of" in caplog.text
+    assert f"always in the same fold: {path}" in caplog.text
     runs = json.loads((tmp_path / "study" / "study.json").read_text())["runs"]
     assert len(runs) == 4
     for run in runs:

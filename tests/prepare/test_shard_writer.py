@@ -128,6 +128,16 @@ def test_image_without_mask_is_prepared(own_archive: Path, tmp_path: Path) -> No
     assert (info["samples"], info["with_mask"]) == (3, 2)
 
 
+def test_flags_of_rejected_images_are_not_counted(own_archive: Path, tmp_path: Path) -> None:
+    for number in (1, 2):
+        (own_archive / "south" / "masks" / f"south_0{number}.png").unlink()
+    (own_archive / "south" / "images" / "south_02.png").write_bytes(b"no picture")
+    records = record_checks.flag_missing_masks(sources.discover(str(own_archive)))
+    dataset_writer.write_datasets(plan_shards(records, str(tmp_path), SMALL, images_per_shard=2))
+    info = storage.read_json(str(tmp_path / "south" / "dataset.json"))
+    assert (info["counts"], info["flags"]) == ({"ok": 2, "rejected": 1}, {"no_mask": 1})
+
+
 def test_long_names_are_prepared(own_archive: Path, tmp_path: Path) -> None:
     """An id of three nested UIDs is longer than the 100 characters of an old tar header."""
     name = "/".join(f"1.2.276.0.7230010.3.1.4.8323329.3990.1517874340.{n:06d}" for n in (1, 22, 333))

@@ -52,5 +52,5 @@ def test_terminal_shows_statuses_reasons_and_flags(capsys: pytest.CaptureFixture
         ["south", "rejected", "blank", "0"],
     ]
     assert "mask_uneven" in out
-    assert "1 exact duplicate pair, 2 near duplicate pairs, 0 patients with several images; the images of" in out
+    assert "1 exact duplicate pair and 2 near duplicate pairs, each taken for one patient; listed" in out
     assert "12 prepared in 4.0 s (3 images/s); workers: encode 50%, read 50%" in out

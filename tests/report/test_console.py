@@ -117,8 +117,9 @@ def test_comparisons_of_long_names_are_not_cut(
         for image in range(8)
     ]
     text = " ".join(_show(capsys, "run", "archive_of_hospital0", summarise(rows)).split())
-    assert "difference 0.0500 [0.0500, 0.0500], p = 0.0078 (Holm 0.0078) on archive_of_hospital0 for archive" in text
-    assert "minus archive_of_hospital3 (leave-one-dataset-out), 1 vs 1 seeds" in text
+    figures = "Dice difference 0.0500 [0.0500, 0.0500], p = 0.0078 (Holm 0.0078)"
+    assert f"{figures}, on 8 images of archive_of_hospital0 for archive" in text
+    assert "minus archive_of_hospital3 (leave-one-dataset-out), 1 seed each" in text
 
 
 def test_zero_has_no_minus() -> None:

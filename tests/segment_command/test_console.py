@@ -3,7 +3,8 @@
 import pytest
 
 from lungseg.arrays import Row
-from lungseg.segment_command.console import closing_lines
+from lungseg.inference.doubt import SCORE_ONLY
+from lungseg.segment_command.console import closing_lines, print_result
 from lungseg.segment_command.outputs import FILE_COLUMNS
 
 
@@ -25,6 +26,22 @@ def test_the_images_to_look_at_first_are_named(flagged: int, others: int, lines:
     rows = [named_row(f"a{number}", "rotated") for number in range(flagged)]
     rows += [named_row(f"b{number}") for number in range(others)]
     assert closing_lines(rows, "out", ())[1:-1] == lines
+
+
+def test_the_picture_of_a_single_image_is_named() -> None:
+    name, row = named_row("a")
+    row["overlay_file"] = "overlays/a.png"
+    assert closing_lines([(name, row)], "out", ("overlays",))[1:-1] == ["picture: out/overlays/a.png"]
+    assert closing_lines([(name, row), named_row("b")], "out", ())[1:-1] == [
+        "look first at: a (highest doubt; none is flagged)"
+    ]
+
+
+def test_the_table_says_flags_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    values = {"doubt": 0.03, "doubt_reason": SCORE_ONLY, "message": "", "source_uri": "a", "codes": []}
+    areas = {f"{side}_lung_{unit}": None for side in ("right", "left") for unit in ("px", "cm2")}
+    print_result([{**named_row("a", "spacing_unusable")[1], **values, **areas}], "out", ())
+    assert "0.030  no cm2: pixel size unusable" in capsys.readouterr().out
 
 
 def test_a_flag_that_does_not_question_the_mask_is_not_counted() -> None:

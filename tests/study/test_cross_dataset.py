@@ -69,7 +69,7 @@ def test_images_of_one_audit_group_are_one_patient() -> None:
     assert [result.cells[0].dice.patients for result in results] == [3, 2]  # type: ignore[union-attr]
     assert [result_text.dataset_table(result)[1] for result in results] == [
         [[A, "3", "3"]],
-        [[A, "3", "2 (3 before duplicates were linked)"]],
+        [[A, "3", "2 (3 ids, 1 linked to another by duplicate images)"]],
     ]
     assert results[1].as_json()["datasets"] == [{"dataset": A, "images": 3, "patients": 2, "named_patients": 3}]
 

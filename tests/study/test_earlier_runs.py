@@ -31,7 +31,7 @@ def test_finished_runs_are_dated_and_name_their_code(
         _trained(tmp_path, name, monkeypatch)
     earlier_runs.log_finished(str(tmp_path), ["a", "b"])
     ended = provenance.read(str(tmp_path / "b"))["finished"]
-    assert caplog.messages == [f"2 runs finished earlier, last on {ended} UTC with code {provenance.code_digest()}"]
+    assert caplog.messages == [f"2 runs finished earlier, last on {ended} with code {provenance.code_digest()}"]
 
 
 def test_runs_of_other_code_are_warned_of(

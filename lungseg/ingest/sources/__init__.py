@@ -111,9 +111,10 @@ def _unclaimed_masks(folder: str, unclaimed: Sequence[str], records: Sequence[Re
 
 def _log_ignored(folder: str, remaining: Sequence[str], system_files: int) -> None:
     others = sum(not is_image(uri) for uri in remaining)
-    if others or system_files:
-        kinds = counted(others, "file of another type", "files of other types"), counted(system_files, "system file")
-        logger.info("%s: ignored %s and %s", folder, *kinds)
+    kinds = [counted(others, "file of another type", "files of other types")] if others else []
+    kinds += [counted(system_files, "system file")] if system_files else []
+    if kinds:
+        logger.info("%s: ignored %s", folder, " and ".join(kinds))
 
 
 def _warn_of_other_masks(folder: str, ignored: Sequence[str]) -> None:

@@ -46,6 +46,23 @@ def test_other_masks_are_no_images_and_no_lungs(masks: str, tmp_path: Path, capl
     assert "of other types" not in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("files", "ignored"),
+    [
+        (("a.txt", "b.txt"), "2 files of other types"),
+        (("Thumbs.db",), "1 system file"),
+        (("a.txt", "Thumbs.db"), "1 file of another type and 1 system file"),
+    ],
+)
+def test_only_kinds_of_files_that_exist_are_counted(
+    files: tuple[str, ...], ignored: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = fill(tmp_path / "x", "images/a.png", *files)
+    with caplog.at_level(logging.INFO, "lungseg"):
+        sources.discover(str(folder))
+    assert caplog.messages == [f"{folder}: ignored {ignored}"]
+
+
 def test_other_masks_of_montgomery_are_no_images(tmp_path: Path) -> None:
     names = ["CXR_png", "ManualMask/leftMask", "ManualMask/rightMask", "heart masks"]
     folder = fill(tmp_path / "m", *(f"{name}/MCUCXR_0001_0.png" for name in names))
