@@ -142,9 +142,10 @@ def format_comparison(comparison: GroupComparison) -> str:
     """Format the Dice of a comparison of two run groups as one line; study.json has the other metrics."""
     first, second = (spread.seeds if spread else 1 for spread in comparison.spreads)
     seeds = f"{counted(first, 'seed')} each" if first == second else f"{first} and {second} seeds"
+    tested_on = f"{counted(comparison.paired.images, 'image')} of {comparison.dataset}{of_class(comparison.class_name)}"
     return (
-        f"Dice {format_difference(comparison.paired)}, on {counted(comparison.paired.images, 'image')} of "
-        f"{comparison.dataset}{of_class(comparison.class_name)} for {comparison.first.label} minus {comparison.second.label}, {seeds}"
+        f"Dice {format_difference(comparison.paired)}, on {tested_on} for {comparison.first.label} minus "
+        f"{comparison.second.label}, {seeds}"
     )
 
 
