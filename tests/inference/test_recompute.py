@@ -171,9 +171,10 @@ def test_invalid_mask_is_reported(counts: str | None, out: Path, caplog: pytest.
 
 def test_mask_of_a_rejected_image_is_reported(out: Path, caplog: pytest.LogCaptureFixture) -> None:
     prefix = edit(out, lambda row: row.update(status="rejected"))
-    first, counts = problems_of(out, caplog)
+    first, counts, *flags = problems_of(out, caplog)
     assert first == f"{prefix}status is rejected, but the row has a mask"
     assert counts.startswith("counts in predictions.json is ")
+    assert [line.split()[0] for line in flags] == ["flagged", "flags"]
 
 
 def test_other_file_with_consistent_values_is_reported(out: Path, caplog: pytest.LogCaptureFixture) -> None:
