@@ -97,7 +97,8 @@ def _read(path: str, checkpoint: Checkpoint) -> OnnxFile | None:
         logger.warning("%s; converting the model again", error)
         return None
     is_same = file.metadata["config"].get("digests") == {"model.safetensors": _weights_digest(checkpoint)}
-    return file if is_same else None
+    has_size = file.metadata["config"]["preprocess"]["size"] == checkpoint.preprocess.size
+    return file if is_same and has_size else None
 
 
 def _require_torch(checkpoint: Checkpoint) -> None:
