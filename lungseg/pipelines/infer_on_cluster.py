@@ -37,7 +37,9 @@ logger = logging.getLogger(__name__)
 # are equal, Ray Data fuses the tasks that open images into the actors.
 _TASK_CPUS, _ACTOR_CPUS = 0.5, 0.49
 _MIN_TASKS = 2  # at once: with one, Ray Data would open all parts before it finishes the first
-_MAX_HOURS = 6  # without a finished part; Ray's 30 minutes are too short for a part on a busy machine
+# Seconds without progress until the workers are started again; after the last, the job ends. An actor that dies while
+# it has nothing to do leaves Ray Data waiting for ever, but on a busy machine a part may take longer than the first.
+_STALLS_S = (120, 1200, 6 * 3600)
 _MAX_LOSSES = 3  # of actors in succession, without a finished part in between
 
 
@@ -46,10 +48,10 @@ def predict_on_cluster(
 ) -> Iterator[dict[str, Any]]:
     """Process parts (number, items, digest) in all stages; yield the result of `finish_part` as each part finishes.
 
-    A lost actor or node ends the Ray Data pipeline. It is then restarted on the remaining nodes.
+    A lost actor or node ends or stalls the Ray Data pipeline. It is then restarted on the remaining nodes.
 
     Raises:
-        ResourceError: the cluster is too small, actors are lost repeatedly, or no part is finished for 6 hours.
+        ResourceError: the cluster is too small, actors are lost repeatedly, or there is no progress for 6 hours.
 
     """
     connect()
@@ -57,7 +59,6 @@ def predict_on_cluster(
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.target_max_block_size = None  # a part must stay one block: it becomes one file
-    context.execution_no_progress_timeout_s = _MAX_HOURS * 3600
     gauges, statuses = Gauges("infer"), Counter[str]()
     allocation = _allocate(job.settings, job.settings.workers)
     # After allocate_workers, as an autoscaler may add nodes.
@@ -65,8 +66,9 @@ def predict_on_cluster(
     # The same number of threads until the end: it changes the last bits of sums.
     threads = 0 if allocation.gpus else allocation.cpus
     remaining, losses, batch_size = {row["number"]: row for row in rows}, 0, job.settings.batch_size
-    faulty = FaultyDevices(job)
+    faulty, stalls = FaultyDevices(job), 0
     while remaining:
+        context.execution_no_progress_timeout_s = _STALLS_S[stalls]
         try:
             for row in _run_stages(job, list(remaining.values()), allocation, threads, times):
                 del remaining[row["number"]]
@@ -75,10 +77,11 @@ def predict_on_cluster(
                 yield row
                 _update_gauges(gauges, times, statuses, row)
         except ExecutionTimeoutError:
-            raise ResourceError(
-                f"{job.out}: no part was finished in {_MAX_HOURS} hours: run the same command when the machine is less "
-                "busy; it continues"
-            ) from None
+            _require_next_limit(job.out, stalls)
+            minutes, parts = _STALLS_S[stalls] // 60, counted(len(remaining), "part")
+            logger.warning("no progress in %d minutes: starting the workers again, %s left", minutes, parts)
+            stalls += 1
+            allocation = _reallocate(job)
         except ray.exceptions.RayTaskError:
             raise  # a bug, with its traceback
         except ray.exceptions.RayError as error:
@@ -90,6 +93,20 @@ def predict_on_cluster(
             )
             allocation = _reallocate(job)
     faulty.release()
+
+
+def _require_next_limit(out: str, stalls: int) -> None:
+    """Check that another, longer limit follows that of a number of earlier stalls.
+
+    Raises:
+        ResourceError: it was the last.
+
+    """
+    if stalls + 1 == len(_STALLS_S):
+        hours = _STALLS_S[-1] // 3600
+        raise ResourceError(
+            f"{out}: no progress in {hours} hours: run the same command when the machine is less busy; it continues"
+        ) from None
 
 
 def _log_smaller_batches(row: dict[str, Any], batch_size: int) -> int:
