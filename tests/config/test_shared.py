@@ -8,7 +8,9 @@ from pydantic import ValidationError
 from lungseg import config
 from lungseg.config import PreprocessSettings, Settings
 
-ALL = [kind for kind in vars(config).values() if isinstance(kind, type) and issubclass(kind, Settings)]
+NAMED = [getattr(config, name) for name in config.__all__]  # imported on first use
+ALL = [kind for kind in NAMED if isinstance(kind, type) and issubclass(kind, Settings)]
+assert len(ALL) > 15, "the tests below need the settings of all jobs"
 
 
 @pytest.mark.parametrize("kind", ALL)
