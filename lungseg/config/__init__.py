@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from lungseg.config.bench import BenchSettings
     from lungseg.config.export import ExportFormat, ExportSettings
     from lungseg.config.infer import InferSettings, PostprocessSettings, Tta
+    from lungseg.config.loader import LoaderSettings
     from lungseg.config.precision import Precision
     from lungseg.config.prepare import ListingColumns, OddMasks, PrepareSettings
     from lungseg.config.report import ReportSettings
     from lungseg.config.shared import AllowedCode, JobSettings, PreprocessSettings, Settings
     from lungseg.config.train import (
         ComputeSettings,
-        LoaderSettings,
         LossSettings,
         ModelSettings,
         OptimSettings,
@@ -35,13 +35,13 @@ _NAMES = {
     "bench": ("BenchSettings",),
     "export": ("ExportFormat", "ExportSettings"),
     "infer": ("InferSettings", "PostprocessSettings", "Tta"),
+    "loader": ("LoaderSettings",),
     "precision": ("Precision",),
     "prepare": ("ListingColumns", "OddMasks", "PrepareSettings"),
     "report": ("ReportSettings",),
     "shared": ("AllowedCode", "JobSettings", "PreprocessSettings", "Settings"),
     "train": (
         "ComputeSettings",
-        "LoaderSettings",
         "LossSettings",
         "ModelSettings",
         "OptimSettings",

@@ -5,10 +5,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from lungseg.config.augment import AugmentSettings
+from lungseg.config.loader import LoaderSettings
 from lungseg.config.shared import Count, JobSettings, Positive
 from lungseg.config.train import (
     ComputeSettings,
-    LoaderSettings,
     LossSettings,
     ModelSettings,
     OptimSettings,

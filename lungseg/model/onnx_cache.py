@@ -56,12 +56,12 @@ def find_or_export(checkpoint: Checkpoint, custom_network: str = "") -> CachedOn
     if is_graph(checkpoint.folder):
         return CachedOnnx(checkpoint.folder, OnnxFile(b"", read_metadata(checkpoint.folder)), is_own=False)
     shipped = storage.join(checkpoint.folder, SHIPPED)
-    if "://" not in shipped and (found := _read(shipped, checkpoint)):
-        return CachedOnnx(shipped, found, is_own=False)
+    if "://" not in shipped and (file := _read(shipped, checkpoint)):
+        return CachedOnnx(shipped, file, is_own=False)
     _require_torch(checkpoint)
     path = _cached_path(checkpoint, custom_network)
-    if found := _read(path, checkpoint):
-        return CachedOnnx(path, found, is_own=True)
+    if file := _read(path, checkpoint):
+        return CachedOnnx(path, file, is_own=True)
     from lungseg.model.onnx_export import export_graph  # imports torch
 
     logger.info("%s: converting the model to ONNX, once", checkpoint.folder)

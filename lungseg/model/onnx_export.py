@@ -57,6 +57,8 @@ def export_graph(checkpoint: Checkpoint, custom_network: str = "") -> bytes:
                 do_constant_folding=False,
                 dynamo=False,
             )
+        except MemoryError:
+            raise
         except Exception as error:  # the exporter and custom networks raise exceptions of many types
             raise ExportError(
                 f"{checkpoint.folder}: its network cannot be converted to ONNX ({first_line(error)}): pass --backend "

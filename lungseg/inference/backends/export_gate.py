@@ -88,8 +88,8 @@ class ExportGate:
 
     def compare(self, network: Network, runtime: Runtime, model: Checkpoint | None = None) -> Verdict:
         """Compare a network with torch, without a judgement. model: whose settings prepare the images."""
-        found = _masks(model or self._source, network, self._items)
-        return _compare(found, self._expected, _refused(runtime, ""))
+        masks = _masks(model or self._source, network, self._items)
+        return _compare(masks, self._expected, _refused(runtime, ""))
 
     def judge(self, path: str, runtime: Runtime) -> Verdict:
         """Judge an exported file.
@@ -101,6 +101,8 @@ class ExportGate:
             verdict = self.compare(open_network(path, runtime), runtime, exported)
         except LungsegError as error:
             return _refused(runtime, str(error))
+        except MemoryError:
+            raise
         except Exception as error:  # of many types, where the metadata does not fit the graph
             return _refused(runtime, f"{runtime} cannot run it with its metadata: {first_line(error)}")
         is_int8 = read_metadata(path)["precision"] == "int8"
@@ -133,8 +135,8 @@ def _mask(image: OpenedImage, network: Network, shared: Row) -> _Mask | None:
     return _Mask(mask, row["dice"])
 
 
-def _compare(found: Sequence[_Mask | None], expected: Sequence[_Mask | None], verdict: Verdict) -> Verdict:
-    pairs = [(one, other) for one, other in zip(found, expected, strict=True) if one and other]
+def _compare(masks: Sequence[_Mask | None], expected: Sequence[_Mask | None], verdict: Verdict) -> Verdict:
+    pairs = [(one, other) for one, other in zip(masks, expected, strict=True) if one and other]
     if len(pairs) < sum(one is not None for one in expected):
         return verdict  # other settings, which reject images
     differing = [_differing(one.mask, other.mask) for one, other in pairs]

@@ -28,6 +28,8 @@ class OnnxRuntimeNetwork:
         options.log_severity_level = _ERRORS_ONLY
         try:
             self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except MemoryError:
+            raise
         except Exception as error:  # its exceptions have no class in common
             raise CheckpointError(
                 f"{path}: ONNX Runtime cannot load it ({first_line(error)}): export it again"

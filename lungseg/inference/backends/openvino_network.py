@@ -29,6 +29,8 @@ class OpenVinoNetwork:
         core = openvino.Core()
         try:
             self._request = core.compile_model(core.read_model(path), "CPU", options).create_infer_request()
+        except MemoryError:
+            raise
         except Exception as error:  # RuntimeError and those of its parts
             raise CheckpointError(f"{path}: OpenVINO cannot load it ({first_line(error)}): export it again") from None
         self._lock = threading.Lock()  # a request computes one batch at a time
