@@ -3,8 +3,8 @@
 import re
 from collections.abc import Sequence
 
-LUNG, RIGHT_LUNG, LEFT_LUNG, OPACITY = "lung", "right_lung", "left_lung", "opacity"
-"""The lungs, each lung as the patient's, and opacities of the lungs."""
+LUNG, RIGHT_LUNG, LEFT_LUNG, HEART, OPACITY = "lung", "right_lung", "left_lung", "heart", "opacity"
+"""The lungs, each lung as the patient's, the heart, and opacities of the lungs."""
 
 LUNG_SIDES = (RIGHT_LUNG, LEFT_LUNG)
 LUNGS = (LUNG, *LUNG_SIDES)

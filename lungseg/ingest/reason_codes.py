@@ -286,6 +286,12 @@ _RESULT_FLAGS: tuple[tuple[str, str, str], ...] = (
         "The mean probability of the lung pixels is below 0.75.",
         "Look at the mask before you use it; predict with a model that was trained longer.",
     ),
+    (
+        "heart_on_right",
+        "The predicted heart lies on the patient's right: the picture is mirrored, or the heart lies on the right "
+        "(dextrocardia).",
+        "Compare with the side marker; mirror the picture back if it is mirrored.",
+    ),
 )
 _NOT_EXPORTED: tuple[tuple[str, str, str], ...] = (
     (
