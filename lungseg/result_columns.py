@@ -62,6 +62,20 @@ STUDY_ROWS = _described(
 )
 """One row for each image, class and run of a study: study.parquet."""
 
+_CLASS_FIELDS: _Columns = (
+    ("class", pa.string(), "name"),
+    ("mask", pa.string(), "as the column mask"),
+    ("threshold", pa.float32(), "least probability of its pixels"),
+    ("area_px", pa.int64(), "pixels"),
+    ("components", pa.int32(), "connected components"),
+    ("mean_probability", pa.float64(), "of its pixels before post-processing; null without any"),
+    ("iou", pa.float64(), "with the reference mask of the class; null without one"),
+    ("dice", pa.float64(), "likewise"),
+    ("pixel_accuracy", pa.float64(), "likewise"),
+    ("hd95_px", pa.float64(), "as the column; null where a mask is empty"),
+    ("assd_px", pa.float64(), "as the column; null where a mask is empty"),
+)
+
 _PREDICTED: _Columns = (
     ("image_id", pa.string(), "id of the image, unique in its dataset"),
     ("dataset", pa.string(), "name of the dataset"),
@@ -77,6 +91,7 @@ _PREDICTED: _Columns = (
         pa.list_(pa.string()),
         "grey values that mean lung in each of these files, such as 1,2; empty: any",
     ),
+    ("mask_classes", pa.list_(pa.string()), "class of each of these files; null: all are of lungs"),
     ("status", pa.string(), "ok or repaired: predicted; rejected or failed: not predicted, see codes and message"),
     (
         "codes",
@@ -92,7 +107,11 @@ _PREDICTED: _Columns = (
     ("height", pa.int32(), "native height of the stored pixels, without regard to an orientation tag, px"),
     ("width", pa.int32(), "native width of the stored pixels, px"),
     ("mask", pa.string(), "lung mask as COCO RLE counts (column-major, ASCII) at height x width; null: not predicted"),
-    ("threshold", pa.float32(), "pixels with at least this probability are lung"),
+    (
+        "threshold",
+        pa.float32(),
+        "pixels with at least this probability are lung; null where each lung has its own, see classes",
+    ),
     ("mean_probability", pa.float64(), "mean probability of the lung pixels before post-processing; null without any"),
     ("border_entropy", pa.float64(), "mean binary entropy along the mask border, bits: 0 certain, 1 undecided"),
     (
@@ -141,6 +160,29 @@ _PREDICTED: _Columns = (
         "JSON: how the upright image was resized and placed in the square of the model; the orientation of its file",
     ),
     ("seconds", pa.float64(), "time for this image in all stages, s"),
+    (
+        "classes",
+        pa.list_(pa.struct([(name, kind) for name, kind, _ in _CLASS_FIELDS])),
+        "each class of the model: " + ", ".join(f"{name} ({text})" for name, _, text in _CLASS_FIELDS) + "; null for a "
+        "model of the one class lung",
+    ),
+    (
+        "cardiothoracic_ratio",
+        pa.float64(),
+        "width of the heart over the largest width of the thorax, measured at the outer borders of both lungs; null "
+        "without these masks",
+    ),
+    (
+        "right_lung_opaque_share",
+        pa.float64(),
+        "share of the right lung that the class opacity covers, 0 to 1; null without these masks",
+    ),
+    ("left_lung_opaque_share", pa.float64(), "likewise of the left lung"),
+    (
+        "right_left_ratio",
+        pa.float64(),
+        "area of the right lung over that of the left lung, each a class of its own; null without these masks",
+    ),
 )
 
 PREDICTIONS = _described(_PREDICTED)

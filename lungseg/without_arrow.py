@@ -77,7 +77,7 @@ def _declare(*_: Any) -> str:
     return "type"
 
 
-_TYPES = ("string", "bool_", "int32", "int64", "float32", "float64", "list_", "binary", "large_binary")
+_TYPES = ("string", "bool_", "int32", "int64", "float32", "float64", "list_", "struct", "binary", "large_binary")
 _DECLARED: dict[str, Any] = dict.fromkeys(_TYPES, _declare)
 types = SimpleNamespace(is_floating=lambda _: True, is_list=lambda _: False, is_integer=lambda _: False)
 

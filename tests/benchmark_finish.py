@@ -50,7 +50,7 @@ def finished(mask: Any, side: int, number: int) -> dict[str, Any]:
     noise = cv2.GaussianBlur(random.standard_normal((SIZE, SIZE)), (0, 0), float(random.choice([1.5, 4, 9])))
     noise *= float(random.choice([0, 0.1, 0.25])) / noise.std()
     probability = np.clip(0.02 + 0.95 * cv2.GaussianBlur(square, (0, 0), 2) + noise, 0, 1).astype(np.float32)
-    prediction = Prediction(from_levels(to_levels(probability)), 1, False)
+    prediction = Prediction(from_levels(to_levels(probability))[None], 1, False)
     opened = OpenedImage(Record("a", "b", "c", height=height, width=width), None, geometry)
     began = time.process_time()
     row = make_row(opened, prediction, {"threshold": 0.5, "model": "none"}, PostprocessSettings())

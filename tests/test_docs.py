@@ -139,7 +139,7 @@ def test_the_python_snippets_run(
     assert batch["image"].shape == batch["mask"].shape
     assert batch["image"].shape[1:] == (1, 64, 64)
     assert names["logits"].shape == names["batch"]["mask"].shape  # type: ignore[attr-defined,index]
-    assert names["probabilities"].shape == (1, 64, 64)  # type: ignore[attr-defined]
+    assert names["probabilities"].shape == (1, 1, 64, 64)  # type: ignore[attr-defined]
     assert 0 < len(names["unseen"]) < len(names["folds"]) == 8  # type: ignore[arg-type]
     assert len(names["held_out"]) == 1  # type: ignore[arg-type]
     assert names["mask"].shape == tuple(names["row"][["height", "width"]])  # type: ignore[attr-defined,index]

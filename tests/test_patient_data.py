@@ -161,7 +161,7 @@ def predict(archive: Path, out: Path, key: bytes | None) -> None:
         opened = open_item(item, PreprocessSettings(size=64), key)
         probability = np.zeros((64, 64), np.float32)
         probability[10:50, 5:28] = probability[10:50, 36:60] = 1
-        prediction = Prediction(probability, 1, False) if opened.square is not None else None
+        prediction = Prediction(probability[None], 1, False) if opened.square is not None else None
         rows.append(make_row(opened, prediction, {"threshold": 0.5, "model": "feed"}, PostprocessSettings()))
     replace_part(out, 0, rows)
 

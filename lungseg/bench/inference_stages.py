@@ -37,12 +37,12 @@ Opened = Sequence[tuple[Item, OpenedImage]]
 def image_stages(opened: Opened, preprocess: PreprocessSettings, probability: F32) -> list[Stage]:
     """Return the stages that one X-ray passes on one core, before and after the model.
 
-    probability: f32[S,S], what the model is taken to predict for each image.
+    probability: f32[S,S] of the lungs, what the model is taken to predict for each image.
     """
     paths = [item.record.image_uri for item, _ in opened]
     contents = [storage.read_bytes(path) for path in paths]
     shared, settings = {"threshold": 0.5, "model": "none"}, PostprocessSettings()
-    prediction = Prediction(probability, 1, seen_in_training=False)
+    prediction = Prediction(probability[None], 1, seen_in_training=False)
     work: dict[str, Callable[[int], object]] = {
         READ_FILE: lambda i: storage.read_bytes(paths[i]),
         DECODE_FILE: lambda i: codecs.read_image(contents[i], paths[i]),

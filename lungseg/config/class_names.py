@@ -14,6 +14,18 @@ _OTHER_SIDE = {"left": "right", "right": "left"}
 _MASK_END = re.compile(r"_?(masks?|labels?)$")
 
 
+def lung_parts(classes: Sequence[str]) -> tuple[str, ...]:
+    """Return the classes that make up both lungs: right and left lung, else the class lung; none without them."""
+    if all(name in classes for name in LUNG_SIDES):
+        return LUNG_SIDES
+    return ONE_CLASS if LUNG in classes else ()
+
+
+def compared_classes(classes: Sequence[str]) -> tuple[str, ...]:
+    """Return the classes whose reference masks a prediction of these classes is compared with: also both lungs."""
+    return tuple(dict.fromkeys((*classes, *(ONE_CLASS if lung_parts(classes) else ()))))
+
+
 def is_sided(name: str) -> bool:
     """Return whether a class is on one side of the patient: a word of its name is left or right."""
     return not _OTHER_SIDE.keys().isdisjoint(name.split("_"))

@@ -108,6 +108,10 @@ class Runs:
 
         return int((pixels_before(stops) - pixels_before(starts)).sum())
 
+    def union(self, other: "Runs") -> "Runs":
+        """Return the pixels that are in either mask; they have the same shape."""
+        return Runs.from_mask(self.to_mask() | other.to_mask())
+
     def _positions(self) -> tuple[I64, I64]:
         """Return the start and the stop of each run in the mask as one sequence of columns."""
         return self.columns * self.shape[0] + self.starts, self.columns * self.shape[0] + self.stops

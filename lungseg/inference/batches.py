@@ -19,7 +19,7 @@ StartBatch = Callable[[Tensor, Sequence[str]], StartedBatch]
 
 @dataclass(frozen=True)
 class _Batch:
-    """The numbers of its images, and its levels, i16[B,S,S] with the bits of u16; ready: when a GPU has copied them."""
+    """The numbers of its images, and levels, i16[B,K,S,S] with the bits of u16; ready: when a GPU has copied them."""
 
     numbers: Sequence[int]
     started: StartedBatch

@@ -1,7 +1,7 @@
 """CPU tasks of an inference: open the images of a part, and finish their masks. Uses neither Ray nor torch.
 
 Between the stages, each image is a row of a table. `opened`: OpenedImage as JSON. `square`: u8[S,S] as bytes, null
-where there is nothing to predict. After prediction, `probability`: u16[S,S] as bytes, from `to_levels`.
+where there is nothing to predict. After prediction, `probability`: u16[K,S,S] as bytes, from `to_levels`.
 """
 
 import functools
@@ -22,7 +22,7 @@ from lungseg.config import InferSettings, PreprocessSettings
 from lungseg.errors import InputError, LungsegError, TaskResult
 from lungseg.inference.items import Item, OpenedImage, Prediction, PredictOptions, from_levels, open_item
 from lungseg.inference.part_plan import unpack_items, write_part
-from lungseg.inference.rows import make_row
+from lungseg.inference.rows import make_row, shared_values
 from lungseg.ingest.crash_isolation import (
     ISOLATE_AFTER,
     MAX_CRASHES,
@@ -42,7 +42,8 @@ _READERS = 4  # threads of a task that read from a bucket: they mostly wait, and
 class InferenceJob:
     """Settings and models of an inference, for all stages.
 
-    out: folder of the parts. checkpoints: their folders. key: for pseudonyms of patient ids.
+    out: folder of the parts. checkpoints: their folders. thresholds: of each class. key: for pseudonyms of
+    patient ids.
     """
 
     settings: InferSettings
@@ -51,7 +52,7 @@ class InferenceJob:
     model_name: str
     model_digest: str
     preprocess: PreprocessSettings
-    threshold: float
+    thresholds: dict[str, float]
     options: PredictOptions
     key: bytes | None = None
 
@@ -104,9 +105,9 @@ def finish_part(rows: pa.Table, job: InferenceJob) -> pa.Table:
 def _write_masks(images: Sequence[dict[str, Any]], job: InferenceJob) -> dict[str, Any]:
     began = time.perf_counter()
     part = images[0]
-    shared = {"threshold": job.threshold, "model_name": job.model_name, "model": job.model_digest}
-    pairs = [(parse_opened(row), _parse_prediction(row)) for row in images]
-    rows = [make_row(opened, prediction, shared, job.settings.postprocess) for opened, prediction in pairs]
+    shared = shared_values(job.thresholds, job.model_name, job.model_digest)
+    pairs = [(parse_opened(row), _parse_prediction(row, len(job.thresholds))) for row in images]
+    rows = [make_row(*pair, shared, job.settings.postprocess, job.thresholds) for pair in pairs]
     counts = write_part(part_path(job.out, part["number"]), rows, part["digest"])
     times = {
         "open": math.fsum(opened.seconds for opened, _ in pairs),
@@ -152,9 +153,9 @@ def parse_opened(row: dict[str, Any]) -> OpenedImage:
     return replace(opened, square=np.frombuffer(content, np.uint8).reshape(size, size))
 
 
-def _parse_prediction(row: dict[str, Any]) -> Prediction | None:
+def _parse_prediction(row: dict[str, Any], classes: int) -> Prediction | None:
     if row["predicted"] is None:
         return None
     levels = np.frombuffer(row["probability"], np.uint16)
-    side = math.isqrt(levels.size)
-    return Prediction(from_levels(levels.reshape(side, side)), **json.loads(row["predicted"]))
+    side = math.isqrt(levels.size // classes)
+    return Prediction(from_levels(levels.reshape(classes, side, side)), **json.loads(row["predicted"]))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lungseg.arrays import F32, U8
+from lungseg.config.class_names import mirrored_order
 from lungseg.inference.items import Prediction, PredictOptions
 from lungseg.inference.member_selection import select_members
 from lungseg.model.checkpoint import Checkpoint
@@ -24,7 +25,9 @@ class Predictor:
     def __init__(self, checkpoint: Checkpoint, options: PredictOptions | None = None) -> None:
         options = options or PredictOptions()
         self._device = torch.device(options.device)
-        self._flip = options.tta == "flip"
+        # A mirrored right lung looks like a left one: their outputs are exchanged.
+        classes = checkpoint.preprocess.classes
+        self._mirrored = mirrored_order(classes) if options.tta == "flip" else None
         self._dtype = _DTYPES.get(resolve_precision(options.precision, self._device))
         self._model = load_model(checkpoint, options.custom_network).to(  # type: ignore[call-overload]
             self._device, memory_format=torch.channels_last
@@ -32,7 +35,7 @@ class Predictor:
         self._model.eval()
 
     def probabilities(self, squares: Sequence[U8]) -> F32:
-        """Predict prepared squares u8[S,S] to lung probabilities f32[B,S,S]."""
+        """Predict prepared squares u8[S,S] to probabilities f32[B,K,S,S] of K classes."""
         return self.predict(to_network_input(squares, self._device)).cpu().numpy()
 
     @torch.inference_mode()
@@ -42,11 +45,11 @@ class Predictor:
 
     @torch.inference_mode()
     def predict(self, images: Tensor) -> Tensor:
-        """Predict images f32[B,1,S,S] in [0,1] to lung probabilities f32[B,S,S], both on the device."""
+        """Predict images f32[B,1,S,S] in [0,1] to probabilities f32[B,K,S,S], both on the device."""
         probabilities = self._predict(images)
-        if self._flip:
-            probabilities = (probabilities + self._predict(images.flip(-1)).flip(-1)) / 2
-        return probabilities[:, 0]
+        if self._mirrored is None:
+            return probabilities
+        return (probabilities + self._predict(images.flip(-1)).flip(-1)[:, self._mirrored]) / 2
 
     def _predict(self, images: Tensor) -> Tensor:
         with torch.autocast(self._device.type, dtype=self._dtype, enabled=self._dtype is not None):
@@ -56,7 +59,7 @@ class Predictor:
 
 @dataclass(frozen=True)
 class StartedBatch:
-    """A batch that a device computes: probabilities f32[B,S,S] there; for each image, models and seen_in_training."""
+    """A batch that a device computes: probabilities f32[B,K,S,S] there; for each image, models and seen_in_training."""
 
     means: Tensor
     models: Sequence[int]
@@ -68,6 +71,7 @@ class Ensemble:
 
     def __init__(self, checkpoints: Sequence[Checkpoint], options: PredictOptions | None = None) -> None:
         self.device = torch.device((options or PredictOptions()).device)
+        self._classes = len(checkpoints[0].preprocess.classes)
         self._members = [(Predictor(checkpoint, options), trained_images(checkpoint)) for checkpoint in checkpoints]
         # So that a batch is copied while the GPU computes the one before.
         self._copies = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None  # type: ignore[no-untyped-call]
@@ -94,9 +98,9 @@ class Ensemble:
             stream.wait_stream(self._copies)
             images.record_stream(stream)
         selection = select_members([trained for _, trained in self._members], digests)
-        totals = torch.zeros((len(images), *images.shape[2:]), device=self.device)
+        totals = torch.zeros((len(images), self._classes, *images.shape[2:]), device=self.device)
         for (predictor, _), selected in zip(self._members, selection.images, strict=True):
             if selected:
                 totals[selected] += predictor.predict(scaled(images[selected]))
-        counts = torch.tensor(selection.counts, device=self.device)[:, None, None]
+        counts = torch.tensor(selection.counts, device=self.device)[:, None, None, None]
         return StartedBatch(totals / counts, selection.counts, selection.seen)

@@ -73,13 +73,14 @@ def describe_reference(items: Sequence[Item]) -> str:
 def _items(archive: str, settings: InferSettings, preprocess: PreprocessSettings, key: bytes | None) -> Iterator[Item]:
     prepared: list[str] = []
     if storage.try_stat(archive) is not None:
-        records = _select(_from_file(archive, settings, key), storage.parent_of(archive), settings.pattern)
+        records = _from_file(archive, settings, key, preprocess.classes)
+        records = _select(records, storage.parent_of(archive), settings.pattern)
     elif prepared := catalog.list_datasets(archive):
         yield from _prepared_items(archive, prepared, settings, preprocess)
         return
     else:
-        records = _select(sources.discover(archive), archive, settings.pattern)
-    records = record_checks.flag_missing_masks(record_checks.reject_duplicate_ids(records))
+        records = _select(sources.discover(archive, classes=preprocess.classes), archive, settings.pattern)
+    records = record_checks.flag_missing_masks(record_checks.reject_duplicate_ids(records), preprocess.classes)
     stats = stat_files({uri for record in records for uri in Item(record).files()}, archive)
     for record in records:
         yield from with_stats([Item(record)], stats)
@@ -93,7 +94,8 @@ def _prepared_items(
     for folder in catalog.list_unfinished(archive):
         logger.warning("%s is incomplete and is skipped: run lungseg prepare again", folder)
     for data in opened:
-        differences = data.preprocess.differences(preprocess)
+        classes = {"classes": preprocess.classes}  # may differ: what is annotated is compared
+        differences = data.preprocess.model_copy(update=classes).differences(preprocess)
         if differences:
             raise InputError(
                 f"{data.folder} was prepared with other settings than the model's training data ({differences}): "
@@ -103,7 +105,7 @@ def _prepared_items(
     for data in opened:
         for rows in catalog.read_index(data):
             for row in rows.to_pylist():
-                item = prepared_item(data.folder, row)
+                item = prepared_item(data.folder, row, classes=data.preprocess.classes)
                 if _matches(item.record, archive, settings.pattern):
                     yield from with_stats([item], stats)
 
@@ -132,7 +134,7 @@ def _require_only_prepared(archive: str, prepared: Sequence[str]) -> None:
         )
 
 
-def _from_file(path: str, settings: InferSettings, key: bytes | None) -> list[Record]:
+def _from_file(path: str, settings: InferSettings, key: bytes | None, classes: Sequence[str]) -> list[Record]:
     """List the records of a listing, of a manifest of lungseg prepare, or of a single image."""
     if not path.lower().endswith(_LISTINGS):
         return [file_record(path)]
@@ -143,7 +145,7 @@ def _from_file(path: str, settings: InferSettings, key: bytes | None) -> list[Re
                 _unchecked(row)
                 for row in storage.read_table(path, content, MANIFEST_TABLE).select(MANIFEST.names).to_pylist()
             ]
-    listed = sources.read_listing(path, settings.columns)
+    listed = sources.read_listing(path, settings.columns, classes=classes)
     return [sources.pseudonymise_patient(record, key) for record in listed] if key else listed
 
 

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
@@ -12,16 +12,19 @@ from numpy.typing import NDArray
 from lungseg import storage
 from lungseg.arrays import F32, U8, Grey, Row
 from lungseg.config import Backend, Precision, PreprocessSettings, Tta
+from lungseg.config.class_names import LUNG, LUNG_SIDES, ONE_CLASS, RIGHT_LUNG, compared_classes
 from lungseg.dataset import sample_reader
+from lungseg.dataset.shard_format import Classes
 from lungseg.errors import InputError
 from lungseg.imaging import codecs
 from lungseg.imaging.geometry import prepare_image, restore
+from lungseg.imaging.lung_sides import split_sides
 from lungseg.imaging.orientation import UPRIGHT
 from lungseg.ingest import record_checks
 from lungseg.ingest.image_checks import orientation_note
 from lungseg.ingest.reason_codes import Note, reject, with_notes
 from lungseg.ingest.record_checks import ReadFile
-from lungseg.schema import Geometry, Record
+from lungseg.schema import Geometry, Record, is_annotated
 
 Stat = tuple[int, int] | None  # size in bytes and time of change; None: no such file
 
@@ -34,47 +37,51 @@ _ADVICE = "restore the file, or pass another --out"
 class Item:
     """One image to predict: the record of image files, or a sample in a tar with its index row.
 
-    stats: of each of `files()` when the job was planned.
+    stats: of each of `files()` when the job was planned. classes: of the masks in the tar.
     """
 
     record: Record
     tar: str = ""
     row: Row | None = None
     stats: tuple[Stat, ...] = ()
+    classes: tuple[str, ...] = ONE_CLASS
 
     def files(self) -> tuple[str, ...]:
         """Return the files that contain the image and its masks."""
         return (self.tar,) if self.tar else (self.record.image_uri, *self.record.mask_uris)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return {"record": self.record.to_dict(), "tar": self.tar, "row": self.row, "stats": self.stats}
+        """Return the fields as JSON values; classes only if they are not the one class lung."""
+        classes = {} if self.classes == ONE_CLASS else {"classes": self.classes}
+        return {"record": self.record.to_dict(), "tar": self.tar, "row": self.row, "stats": self.stats, **classes}
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> Self:
         """Restore the output of `to_dict`, also after a round trip through JSON."""
         stats = tuple(None if stat is None else (stat[0], stat[1]) for stat in value["stats"])
-        return cls(Record.from_dict(value["record"]), value["tar"], value["row"], stats)
+        classes = tuple(value.get("classes", ONE_CLASS))
+        return cls(Record.from_dict(value["record"]), value["tar"], value["row"], stats, classes)
 
 
 @dataclass(frozen=True)
 class OpenedImage:
     """An item after reading, decoding and preprocessing.
 
-    square u8[S,S] and geometry: None where there is nothing to predict; the record gives the reason. reference: the
-    upright reference mask at native size as COCO RLE, or None. seconds: time that opening took.
+    square u8[S,S] and geometry: None where there is nothing to predict; the record gives the reason. references: the
+    upright reference mask at native size of each class that the image annotates, as COCO RLE. seconds: time that
+    opening took.
     """
 
     record: Record
     square: U8 | None = None
     geometry: Geometry | None = None
-    reference: str | None = None
+    references: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
 
     def to_json(self) -> str:
         """Serialize everything except the square."""
         geometry = self.geometry and asdict(self.geometry)
-        values = {"record": self.record.to_dict(), "geometry": geometry, "reference": self.reference}
+        values = {"record": self.record.to_dict(), "geometry": geometry, "references": self.references}
         return json.dumps({**values, "seconds": self.seconds})
 
     @classmethod
@@ -82,7 +89,7 @@ class OpenedImage:
         """Restore the output of `to_json`."""
         values = json.loads(text)
         geometry = values["geometry"] and Geometry(**values["geometry"])
-        return cls(Record.from_dict(values["record"]), None, geometry, values["reference"], values["seconds"])
+        return cls(Record.from_dict(values["record"]), None, geometry, values["references"], values["seconds"])
 
 
 @dataclass(frozen=True)
@@ -104,8 +111,8 @@ class PredictOptions:
 class Prediction:
     """Prediction of one square.
 
-    probability: f32[S,S], the mean of `models` models. seen_in_training: these models were trained on this image.
-    seconds: share of the time of the batch.
+    probability: f32[K,S,S] of K classes, the mean of `models` models. seen_in_training: these models were trained on
+    this image. seconds: share of the time of the batch.
     """
 
     probability: F32
@@ -116,7 +123,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class PredictedImage:
-    """levels: u16[S,S] as bytes, as of `to_levels`. details: JSON of the other fields of a Prediction."""
+    """levels: u16[K,S,S] as bytes, as of `to_levels`. details: JSON of the other fields of a Prediction."""
 
     levels: bytes
     details: str
@@ -140,7 +147,9 @@ def open_item(item: Item, preprocess: PreprocessSettings, key: bytes | None = No
     key: for pseudonyms of DICOM patient ids.
     """
     began = time.perf_counter()
-    opened = open_image(item, preprocess, key, storage.read_bytes)[0] if item.row is None else _open_sample(item)
+    opened = (
+        open_image(item, preprocess, key, storage.read_bytes)[0] if item.row is None else _open_sample(item, preprocess)
+    )
     return replace(opened, seconds=time.perf_counter() - began)
 
 
@@ -152,15 +161,16 @@ def open_image(
     read: returns the content of a file.
     """
     changed: list[str] = []
-    lungs = preprocess.model_copy(update={"classes": ("lung",)})  # predictions are compared with lung masks only
+    compared = preprocess.model_copy(update={"classes": compared_classes(preprocess.classes)})
     reader = _reader(item, read, changed)
-    record, image, masks = record_checks.open_record(item.record, lungs, key=key, read=reader)
+    record, image, masks = record_checks.open_record(item.record, compared, key=key, read=reader)
     if changed:
         return OpenedImage(reject(record, Note("changed", changed[0]))), None
     if image is None:
         return OpenedImage(record), None
     square, geometry = prepare_image(image, preprocess, record.orientation)
-    return OpenedImage(record, square, geometry, None if masks is None else codecs.encode_rle(masks[0])), image
+    references = {} if masks is None else _annotated(compared.classes, masks)
+    return OpenedImage(record, square, geometry, _encode(references)), image
 
 
 def _reader(item: Item, read_bytes: ReadFile, changed: list[str]) -> ReadFile:
@@ -184,10 +194,11 @@ def _reader(item: Item, read_bytes: ReadFile, changed: list[str]) -> ReadFile:
     return read
 
 
-def _open_sample(item: Item) -> OpenedImage:
+def _open_sample(item: Item, preprocess: PreprocessSettings) -> OpenedImage:
     assert item.row is not None, "only called for samples"
+    compared = compared_classes(preprocess.classes)
     try:
-        sample = sample_reader.read_sample(item.tar, item.row)
+        sample = sample_reader.read_sample(item.tar, item.row, Classes(item.classes, compared))
     except InputError as error:
         return OpenedImage(reject(item.record, Note("shard", str(error))))
     geometry = sample.geometry
@@ -196,24 +207,31 @@ def _open_sample(item: Item) -> OpenedImage:
     if geometry.orientation != UPRIGHT:
         note = orientation_note(f"the tag of the file that {record.image_id} was prepared from", geometry.orientation)
         record = replace(with_notes(record, [note]), status="repaired")
-    reference = (
-        None
-        if sample.masks is None
-        else codecs.encode_rle(_at_native_size((sample.masks[0] == 1).astype(np.uint8), geometry))
-    )
-    return OpenedImage(record, sample.image, geometry, reference)
+    masks = {} if sample.masks is None else _annotated(compared, sample.masks)
+    references = {name: _at_native_size(mask, geometry) for name, mask in masks.items()}
+    if LUNG in references and RIGHT_LUNG in compared and RIGHT_LUNG not in references:
+        references |= dict(zip(LUNG_SIDES, split_sides(references[LUNG]), strict=True))
+    return OpenedImage(record, sample.image, geometry, _encode(references))
+
+
+def _annotated(classes: Sequence[str], masks: U8) -> dict[str, U8]:
+    return {name: mask for name, mask in zip(classes, masks, strict=True) if is_annotated(mask)}
+
+
+def _encode(masks: dict[str, U8]) -> dict[str, str]:
+    return {name: codecs.encode_rle(mask) for name, mask in masks.items()}
 
 
 def _at_native_size(mask: U8, geometry: Geometry) -> U8:
     return (restore(mask.astype(np.float32), geometry) >= 0.5).astype(np.uint8)
 
 
-def prepared_item(folder: str, row: Row, stat: Stat = None) -> Item:
-    """Create an item from an index row of a prepared dataset."""
+def prepared_item(folder: str, row: Row, stat: Stat = None, classes: tuple[str, ...] = ONE_CLASS) -> Item:
+    """Create an item from an index row of a prepared dataset with these classes."""
     tar = storage.join(folder, f"{row['shard']}.tar")
     ids = {name: row[name] for name in ("image_id", "dataset", "patient_id", "finding", "pixel_digest")}
     record = Record(image_uri=f"{tar}#{row['image_id']}", flags=tuple(row["flags"]), **ids)
-    return Item(record, tar, row, (stat,))
+    return Item(record, tar, row, (stat,), classes)
 
 
 def with_stats(items: Sequence[Item], stats: dict[str, Stat]) -> list[Item]:

@@ -4,19 +4,27 @@ import cv2
 import numpy as np
 
 from lungseg.config import PostprocessSettings
+from lungseg.config.class_names import HEART, LUNG, LUNG_SIDES
 from lungseg.imaging.lung_sides import label_components
 from lungseg.imaging.run_lengths import Runs, fill, find_holes, label_runs
 
+_ONE_COMPONENT = (*LUNG_SIDES, HEART)  # classes of one organ in one piece
 _MIN_LUNG = 0.05  # of the other lung's area; a smaller component is not a second lung
 
 
-def clean(mask: Runs, settings: PostprocessSettings) -> Runs:
-    """Post-process a mask in the order specks, lungs, holes, smooth."""
+def clean(mask: Runs, settings: PostprocessSettings, name: str = LUNG) -> Runs:
+    """Post-process the mask of a class in the order specks, lungs, holes, smooth.
+
+    Each lung and the heart are one component without holes. Any other class, such as opacity, may have several, and
+    holes: lungs and holes leave it as it is.
+    """
     if settings.specks:
         mask = drop_specks(mask, settings.specks)
-    if settings.lungs:
+    if settings.lungs and name == LUNG:
         mask = keep_lungs(mask)
-    if settings.holes:
+    if settings.lungs and name in _ONE_COMPONENT:
+        mask = keep_largest(mask)
+    if settings.holes and name in (LUNG, *_ONE_COMPONENT):
         mask = fill_holes(mask)
     return smooth(mask, settings.smooth) if settings.smooth else mask
 
@@ -31,6 +39,12 @@ def drop_specks(mask: Runs, share: float) -> Runs:
     labels, _ = label_runs(mask)
     areas = np.bincount(labels, mask.lengths)
     return mask.select((areas >= share * mask.area)[labels])
+
+
+def keep_largest(mask: Runs) -> Runs:
+    """Keep the component with most pixels."""
+    labels, count = label_runs(mask)
+    return mask.select(labels == np.argmax(np.bincount(labels, mask.lengths))) if count > 1 else mask
 
 
 def keep_lungs(mask: Runs) -> Runs:

@@ -1,5 +1,6 @@
 """Verify predictions: every part is complete, every image has one row, and all values match the stored masks."""
 
+import functools
 import logging
 import math
 from collections import Counter
@@ -7,19 +8,24 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from pydantic import Field
 
 from lungseg import storage
 from lungseg.arrays import Row
 from lungseg.config import PreprocessSettings
+from lungseg.config.class_names import LUNG, ONE_CLASS, lung_parts
 from lungseg.dataset import catalog
 from lungseg.errors import InputError
-from lungseg.imaging.coco_rle import decode_runs
+from lungseg.imaging.coco_rle import decode_runs, encode_runs
 from lungseg.imaging.geometry import read_geometry
 from lungseg.imaging.orientation import UPRIGHT, to_upright
 from lungseg.imaging.run_lengths import Runs
 from lungseg.inference import mask_flags, mask_shape, postprocess
+from lungseg.inference.class_checks import check_classes, check_names, class_masks, expected_classes
+from lungseg.inference.class_masks import derive
+from lungseg.inference.comparison import compare
 from lungseg.inference.items import Item, open_item, prepared_item
-from lungseg.inference.rows import compare
+from lungseg.inference.rows import Thresholds, shared_values, stored_thresholds
 from lungseg.ingest.reason_codes import RESULT_FLAGS
 from lungseg.plurals import counted
 from lungseg.predictions.parts import PartFields, StatusCounts, part_files, read_part, rows_folder
@@ -42,7 +48,8 @@ class _SummaryFields(JsonFields):
 class _PlanFields(JsonFields):
     model: str
     model_name: str
-    threshold: Finite
+    threshold: Finite | None = None
+    thresholds: dict[str, Finite] = Field(default_factory=dict)
     preprocess: dict[str, Any]
 
 
@@ -55,7 +62,8 @@ def run(out: str) -> None:
     """
     summary, plan = _read_summary_and_plan(out)
     row_count = summary["images"]
-    shared = {**{name: plan[name] for name in ("model", "model_name")}, "threshold": float(plan["threshold"])}
+    thresholds = stored_thresholds(plan)
+    shared = shared_values(thresholds, plan["model_name"], plan["model"])
     problems = _check_digests(out, summary)
     preprocess = PreprocessSettings.stored(plan["preprocess"], storage.join(out, "plan.json"))
     ids, counts = Counter[tuple[str, str, str]](), StatusCounts.empty()
@@ -70,7 +78,7 @@ def run(out: str) -> None:
         for row in table.to_pylist():
             if row["status"] in USABLE:  # a listing may name an image twice: the second row is rejected
                 ids[row["dataset"], row["image_id"], row["source_uri"]] += 1
-            differences = check_row(row, shared, preprocess, samples)
+            differences = check_row(row, shared, preprocess, samples, thresholds)
             problems += [f"{path}, {row['image_id']}: {difference}" for difference in differences]
         progress.update(f"verified {counts.statuses.total()} of {counted(row_count, 'row')}")
     problems += [
@@ -123,6 +131,7 @@ class Samples:
 
     def __init__(self) -> None:
         self._rows: dict[str, dict[str, Row]] = {}
+        self._classes: dict[str, tuple[str, ...]] = {}
 
     def item(self, row: Row) -> Item:
         """Return the item that a row was predicted from.
@@ -135,14 +144,16 @@ class Samples:
         if not (separator and tar.endswith(".tar")):
             masks, values = tuple(row["mask_uris"] or ()), tuple(row["mask_values"] or ())
             ids = (row["image_id"], row["dataset"], row["source_uri"])
-            return Item(Record(*ids, masks, ("lung",) * len(masks), mask_values=values))
+            classes = tuple(row["mask_classes"] or ()) or ONE_CLASS * len(masks)
+            return Item(Record(*ids, masks, classes, mask_values=values))
         folder = storage.parent_of(tar)
         if folder not in self._rows:
-            index = catalog.open_dataset(folder).index.to_pylist()
-            self._rows[folder] = {sample["image_id"]: sample for sample in index}
+            data = catalog.open_dataset(folder)
+            self._rows[folder] = {sample["image_id"]: sample for sample in data.index.to_pylist()}
+            self._classes[folder] = data.preprocess.classes
         if image_id not in self._rows[folder]:
             raise InputError(f"{row['source_uri']} no longer exists")
-        return prepared_item(folder, self._rows[folder][image_id])
+        return prepared_item(folder, self._rows[folder][image_id], classes=self._classes[folder])
 
 
 def _check_digests(out: str, summary: Row) -> list[str]:
@@ -158,41 +169,72 @@ def _check_digests(out: str, summary: Row) -> list[str]:
     return problems
 
 
-def check_row(row: Row, shared: Row, preprocess: PreprocessSettings, samples: Samples) -> list[str]:
-    """List the problems of a row. shared: values that all rows have according to the plan."""
-    problems = _check_consistency(row, shared)
-    if problems or row["mask"] is None:
+def check_row(
+    row: Row, shared: Row, preprocess: PreprocessSettings, samples: Samples, thresholds: Thresholds | None = None
+) -> list[str]:
+    """List the problems of a row. shared: values that all rows have according to the plan.
+
+    thresholds: of each class; None for the one class lung.
+    """
+    thresholds = {} if thresholds is None or tuple(thresholds) == ONE_CLASS else thresholds
+    problems = _check_consistency(row, shared, tuple(thresholds))
+    if problems or not _is_predicted(row):
         return problems
     try:
         geometry = _geometry(row)
-        stored = decode_runs(row["mask"], row["height"], row["width"])
-        mask = _as_upright(stored, geometry.orientation)
-        reference = _reference(row, geometry, preprocess, samples)
+        masks = {name: _as_upright(one, geometry.orientation) for name, one in class_masks(row).items()}
+        references = _references(row, geometry, preprocess, samples)
+        derived = derive(masks or dict.fromkeys(ONE_CLASS))
+        expected = {**derived.columns, "flags": [*derived.flags]}
+        if row["mask"] is not None:
+            lungs = _expected_of_lungs(row, geometry, masks, references.get(LUNG))
+            expected = {**expected, **lungs, "flags": [*derived.flags, *lungs["flags"]]}
     except InputError as error:
         return [str(error)]
-    expected = {
-        **mask_shape.describe(mask, stored, row["spacing_mm"]),
-        "components": postprocess.count_components(mask),
-        "flags": mask_flags.find_flags(mask, row["mean_probability"]),
-        **compare(mask, reference),
-    }
     actual = {**row, "flags": [flag for flag in row["flags"] or () if flag in RESULT_FLAGS]}
-    return [
+    differences = [
         f"{name} is {actual[name]}, but the mask gives {value}"
         for name, value in expected.items()
         if not _is_equal(actual[name], value)
     ]
+    return differences + check_classes(row, expected_classes(masks, references, thresholds), _is_equal)
 
 
-def _check_consistency(row: Row, shared: Row) -> list[str]:
-    """List values of a row that contradict its other values or the plan."""
+def _expected_of_lungs(row: Row, geometry: Geometry, masks: dict[str, Runs], reference: Runs | None) -> Row:
+    """Return the values that follow from the mask of the lungs. masks: upright, of each class of several."""
+    stored = decode_runs(row["mask"], row["height"], row["width"])
+    mask = _as_upright(stored, geometry.orientation)
+    parts = [masks[name] for name in lung_parts(tuple(masks))]
+    lungs = functools.reduce(Runs.union, parts, mask if not parts else parts[0])
+    sides = (parts[0].area, parts[1].area) if len(parts) > 1 else None
+    return {
+        "mask": encode_runs(mask_shape.as_stored(lungs, geometry.orientation)),
+        **mask_shape.describe(mask, stored, row["spacing_mm"], sides),
+        "components": postprocess.count_components(mask),
+        "flags": mask_flags.find_flags(mask, row["mean_probability"]),
+        **compare(mask, reference),
+    }
+
+
+def _is_predicted(row: Row) -> bool:
+    """Return whether a row has a mask; without lungs among the classes, only the classes have one."""
+    return row["mask"] is not None or bool(row["classes"])
+
+
+def _check_consistency(row: Row, shared: Row, classes: Sequence[str]) -> list[str]:
+    """List values of a row that contradict its other values or the plan. classes: none for the one class lung."""
     problems = [
-        f"{name} is {row[name]}, but the plan has {value}" for name, value in shared.items() if row[name] != value
+        f"{name} is {row[name]}, but the plan has {value}"
+        for name, value in shared.items()
+        if not _is_equal(row[name], value)
     ]
-    if (row["mask"] is None) == (row["status"] in USABLE):
-        return [*problems, f"status is {row['status']}, but the row has {'no' if row['mask'] is None else 'a'} mask"]
-    if row["mask"] is None:
+    if _is_predicted(row) != (row["status"] in USABLE):
+        return [*problems, f"status is {row['status']}, but the row has {'a' if _is_predicted(row) else 'no'} mask"]
+    if not _is_predicted(row):
         return problems
+    problems += check_names(row, classes)
+    if (row["mask"] is None) == (not classes or bool(lung_parts(classes))):
+        problems.append(f"mask is {'null' if row['mask'] is None else 'set'}, which the classes of the model rule out")
     try:
         geometry = _geometry(row)
     except InputError as error:
@@ -213,21 +255,22 @@ def _geometry(row: Row) -> Geometry:
     return read_geometry(parse_json((row["geometry"] or "").encode(), "the geometry"))
 
 
-def _reference(row: Row, geometry: Geometry, preprocess: PreprocessSettings, samples: Samples) -> Runs | None:
-    """Read the upright reference mask of a row; None if it has none.
+def _references(row: Row, geometry: Geometry, preprocess: PreprocessSettings, samples: Samples) -> dict[str, Runs]:
+    """Read the upright reference masks of a row by class.
 
     Raises:
         InputError: the row was compared with a mask that can no longer be read.
 
     """
-    if row["dice"] is None and not row["mask_uris"]:
-        return None
+    compared = {one["class"] for one in row["classes"] or () if one["dice"] is not None}
+    compared |= {*ONE_CLASS} if row["dice"] is not None else set()
+    if not compared and not row["mask_uris"]:
+        return {}
     opened = open_item(samples.item(row), preprocess)
-    if opened.reference is not None:
-        return decode_runs(opened.reference, geometry.native_height, geometry.native_width)
-    if row["dice"] is not None:
+    if compared - opened.references.keys():
         raise InputError(f"the reference mask can no longer be read ({opened.record.message})")
-    return None
+    shape = geometry.native_height, geometry.native_width
+    return {name: decode_runs(counts, *shape) for name, counts in opened.references.items()}
 
 
 def _is_equal(actual: Any, expected: Any) -> bool:

@@ -1,5 +1,6 @@
 """The result of segmenting one X-ray in this process: masks, probabilities, checks and areas."""
 
+import functools
 import os
 from dataclasses import dataclass
 from typing import Literal
@@ -8,6 +9,7 @@ import numpy as np
 
 from lungseg import storage
 from lungseg.arrays import F32, U8, Grey, Row
+from lungseg.config.class_names import LUNG, LUNG_SIDES, ONE_CLASS, lung_parts
 from lungseg.errors import ImageError, InputError, SettingsError
 from lungseg.imaging import codecs
 from lungseg.imaging.dicom.segmentation import encode_segmentation
@@ -28,10 +30,11 @@ _SUFFIXES: dict[FileKind, str] = {"mask": ".mask.png", "overlay": ".overlay.png"
 class Result:
     """One segmented X-ray.
 
-    row: its row of PREDICTIONS. image: u8 or u16[H,W], upright, with light bones. upright_mask: u8[H,W] in {0,1}.
-    square: probabilities f32[S,S] in the square of the model, placed as `geometry` states. These four are None for a
-    rejected image. file: path or bytes of the image's file, None if the image was passed as pixels. max_doubt: the
-    highest usual doubt of the list that the image was in, None for a single image.
+    row: its row of PREDICTIONS. image: u8 or u16[H,W], upright, with light bones. upright_mask: u8[H,W] in {0,1}, of
+    both lungs, None if the model does not segment them. squares: probabilities f32[K,S,S] of the model's classes in its
+    square, placed as `geometry` states. These four are None for a rejected image. file: path or bytes of the image's
+    file, None if the image was passed as pixels. max_doubt: the highest usual doubt of the list that the image was in,
+    None for a single image. classes: of the model.
 
     Masks and probabilities have the size and orientation of the stored pixels. Those of a rejected image raise an
     ImageError, which is an InputError.
@@ -40,10 +43,11 @@ class Result:
     row: Row
     image: Grey | None = None
     upright_mask: U8 | None = None
-    square: F32 | None = None
+    squares: F32 | None = None
     geometry: Geometry | None = None
     file: str | bytes | None = None
     max_doubt: float | None = None
+    classes: tuple[str, ...] = ONE_CLASS
 
     def __repr__(self) -> str:
         """Return the columns of the row that say most; arrays and the encoded mask are long."""
@@ -83,27 +87,45 @@ class Result:
     @property
     def mask(self) -> U8:
         """Return the mask of both lungs, u8[H,W] in {0,1}."""
-        mask, geometry = self._require_mask()
-        return to_stored(mask, geometry.orientation)
+        return self._as_stored(self._lungs())
 
     @property
     def right(self) -> U8:
-        """Return the mask of the patient's right lung, u8[H,W] in {0,1}; see `split_sides`."""
-        mask, geometry = self._require_mask()
-        return to_stored(split_sides(mask)[0], geometry.orientation)
+        """Return the mask of the patient's right lung, u8[H,W] in {0,1}: a class of the model, else `split_sides`."""
+        return self._side(0)
 
     @property
     def left(self) -> U8:
-        """Return the mask of the patient's left lung, u8[H,W] in {0,1}; see `split_sides`."""
-        mask, geometry = self._require_mask()
-        return to_stored(split_sides(mask)[1], geometry.orientation)
+        """Return the mask of the patient's left lung, u8[H,W] in {0,1}: a class of the model, else `split_sides`."""
+        return self._side(1)
+
+    @property
+    def masks(self) -> dict[str, U8]:
+        """Return the mask u8[H,W] in {0,1} of each class of the model, such as `lung`, or `right_lung` and `heart`."""
+        self._require_geometry()
+        if self.row["classes"] is None:
+            return {LUNG: self.mask}
+        shape = self.row["height"], self.row["width"]
+        return {one["class"]: codecs.decode_rle(one["mask"], *shape) for one in self.row["classes"]}
 
     @property
     def probability(self) -> F32:
-        """Return the lung probability f32[H,W] in [0,1] before post-processing."""
-        _, geometry = self._require_mask()
-        assert self.square is not None, "there is a mask"
-        return to_stored(restore(self.square, geometry), geometry.orientation)
+        """Return the lung probability f32[H,W] in [0,1] before post-processing, of two lungs the larger one."""
+        parts = lung_parts(self.classes)
+        if not parts:
+            raise self._no_lungs()
+        return functools.reduce(np.maximum, (self._probability(name) for name in parts))
+
+    @property
+    def probabilities(self) -> dict[str, F32]:
+        """Return the probability f32[H,W] in [0,1] of each class of the model before post-processing."""
+        return {name: self._probability(name) for name in self.classes}
+
+    def _probability(self, name: str) -> F32:
+        geometry = self._require_geometry()
+        assert self.squares is not None, "there is a mask"
+        square = self.squares[self.classes.index(name)]
+        return to_stored(restore(square, geometry), geometry.orientation)
 
     @property
     def doubt(self) -> float | None:
@@ -125,14 +147,14 @@ class Result:
     @property
     def areas_px(self) -> dict[str, int]:
         """Return the pixels of the `right` lung, the `left` lung, and `both`."""
-        self._require_mask()
+        self._require_geometry()
         columns = {"right": "right_lung_px", "left": "left_lung_px", "both": "area_px"}
         return {side: int(self.row[column]) for side, column in columns.items()}
 
     @property
     def areas_cm2(self) -> dict[str, float] | None:
         """Return the areas in cm2 with the keys of `areas_px`, None without `spacing_mm`."""
-        self._require_mask()
+        self._require_geometry()
         columns = {"right": "right_lung_cm2", "left": "left_lung_cm2", "both": "area_cm2"}
         values = {side: self.row[column] for side, column in columns.items()}
         return None if self.spacing_mm is None else {side: float(area) for side, area in values.items()}
@@ -142,7 +164,7 @@ class Result:
 
         The patient's right lung is orange, the left lung green.
         """
-        mask, _ = self._require_mask()
+        mask = self._lungs()
         assert self.image is not None, "there is a mask"
         right, left = split_sides(mask)
         outlines = [(right, RIGHT_LUNG, 0), (left, LEFT_LUNG, 0)]
@@ -177,14 +199,34 @@ class Result:
             return codecs.encode_image(np.ascontiguousarray(self.overlay()[..., ::-1]))
         if self.file is None:
             raise ImageError("not_dicom", f"{self.row['image_id']} was passed as pixels: pass the path of a DICOM file")
-        self._require_mask()
+        self._require_geometry()
         if not include_doubtful:
             require_reliable(self.row, self.max_doubt)
         content = self.file if isinstance(self.file, bytes) else storage.read_bytes(self.file)
         masks = {"right": self.right, "left": self.left}
         return encode_segmentation(content, masks, self.row["model"], storage.name_of(self.row["source_uri"]))
 
-    def _require_mask(self) -> tuple[U8, Geometry]:
-        if self.upright_mask is None or self.geometry is None:
+    def _side(self, number: int) -> U8:
+        if LUNG_SIDES[number] in self.classes:
+            return self.masks[LUNG_SIDES[number]]
+        return self._as_stored(split_sides(self._lungs())[number])
+
+    def _as_stored(self, mask: U8) -> U8:
+        return to_stored(mask, self._require_geometry().orientation)
+
+    def _lungs(self) -> U8:
+        """Return the upright mask of both lungs."""
+        self._require_geometry()
+        if self.upright_mask is None:
+            raise self._no_lungs()
+        return self.upright_mask
+
+    def _no_lungs(self) -> SettingsError:
+        return SettingsError(
+            f"the model segments {', '.join(self.classes)}, not both lungs: read `masks` of the result"
+        )
+
+    def _require_geometry(self) -> Geometry:
+        if self.geometry is None or not self.ok:
             raise ImageError(self.codes[0], self.reason)
-        return self.upright_mask, self.geometry
+        return self.geometry

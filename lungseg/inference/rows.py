@@ -2,99 +2,123 @@
 
 import json
 import time
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 
-import numpy as np
-
-from lungseg.arrays import F32, Row
+from lungseg.arrays import F32, U8, Row
 from lungseg.config import PostprocessSettings
-from lungseg.imaging.coco_rle import decode_runs, encode_runs
-from lungseg.imaging.restored_runs import restore_runs
+from lungseg.config.class_names import LUNG, ONE_CLASS, annotated_by
+from lungseg.imaging.coco_rle import encode_runs
 from lungseg.imaging.run_lengths import Runs
-from lungseg.inference import crf, doubt, mask_flags, mask_shape, postprocess
+from lungseg.inference import doubt, mask_flags, mask_shape, postprocess
+from lungseg.inference.class_masks import (
+    ClassMask,
+    derive,
+    describe_classes,
+    join_lungs,
+    lung_threshold,
+    make_class_masks,
+)
+from lungseg.inference.comparison import compare
 from lungseg.inference.items import OpenedImage, Prediction
 from lungseg.ingest.reason_codes import was_repaired
-from lungseg.metrics import segmentation
 from lungseg.result_columns import PREDICTIONS
-from lungseg.schema import Counts, Record
+from lungseg.schema import Geometry, Record
 
-COMPARED = ("iou", "dice", "pixel_accuracy", "hd95_px", "assd_px")
+Thresholds = Mapping[str, float]
+"""Threshold of each class of a model, in the order of its classes."""
 
 
-def make_row(opened: OpenedImage, prediction: Prediction | None, shared: Row, settings: PostprocessSettings) -> Row:
-    """Create one row of PREDICTIONS. shared: values of all rows: `threshold`, `model_name` and `model`."""
-    return make_row_and_mask(opened, prediction, shared, settings)[0]
+def make_row(
+    opened: OpenedImage,
+    prediction: Prediction | None,
+    shared: Row,
+    settings: PostprocessSettings,
+    thresholds: Thresholds | None = None,
+) -> Row:
+    """Create one row of PREDICTIONS, as `make_row_and_mask`."""
+    return make_row_and_mask(opened, prediction, shared, settings, thresholds)[0]
 
 
 def make_row_and_mask(
-    opened: OpenedImage, prediction: Prediction | None, shared: Row, settings: PostprocessSettings
+    opened: OpenedImage,
+    prediction: Prediction | None,
+    shared: Row,
+    settings: PostprocessSettings,
+    thresholds: Thresholds | None = None,
 ) -> tuple[Row, Runs | None]:
-    """Create one row of PREDICTIONS and the upright mask, None where nothing was predicted.
+    """Create one row of PREDICTIONS and the upright mask of the lungs, None where no lungs were predicted.
 
-    Everything is computed on the upright picture; the row's mask and its places are those of the stored pixels.
+    Everything is computed on the upright picture; the row's masks and their places are those of the stored pixels.
+    shared: values of all rows: `threshold`, `model_name` and `model`. thresholds: None for the one class lung.
     """
     began = time.perf_counter()
+    thresholds = thresholds or {LUNG: shared["threshold"]}
     empty = dict.fromkeys(PREDICTIONS.names)
-    row = {**empty, **_ids(opened.record), **shared, **_reasons(opened.record)}
-    if prediction is None or opened.geometry is None:
+    row = {**empty, **_ids(opened.record, thresholds), **shared, **_reasons(opened.record)}
+    geometry = opened.geometry
+    if prediction is None or geometry is None:
         return {**row, "seconds": opened.seconds}, None
-    geometry, threshold = opened.geometry, shared["threshold"]
-    raw = restore_runs(_refined(opened, prediction, threshold, settings), geometry, threshold)
-    mask = postprocess.clean(raw, settings)
-    stored = mask_shape.as_stored(mask, geometry.orientation)
-    reference = decode_runs(opened.reference, *raw.shape) if opened.reference else None
-    shown = prediction.probability[geometry.content()]
-    confidence = mask_shape.confidence(shown, threshold)
-    flags = [*row["flags"], *mask_flags.find_flags(mask, confidence["mean_probability"])]
-    common = raw.count_common(mask)
+    masks = make_class_masks(opened, geometry, prediction, thresholds, settings)
+    lungs = join_lungs(masks, opened)
+    derived = derive({name: one.mask for name, one in masks.items()})
+    flags = [*row["flags"], *derived.flags]
     measured = {
         **row,
         "status": _status(opened.record),
         "flags": flags,
-        "mask": encode_runs(stored),
         "geometry": json.dumps(asdict(geometry)),
-        "components": postprocess.count_components(mask),
-        "components_before": postprocess.count_components(raw),
-        "removed_px": raw.area - common,
-        "added_px": mask.area - common,
-        **mask_shape.describe(mask, stored, opened.record.spacing_mm),
-        **confidence,
-        **_doubt(shown, threshold, flags),
-        **compare(mask, reference),
+        **({} if lungs is None else _describe_lungs(lungs, geometry, opened.record.spacing_mm, flags)),
+        "classes": describe_classes(masks, thresholds, geometry.orientation),
+        **derived.columns,
         "seen_in_training": prediction.seen_in_training,
         "models": prediction.models,
         "seconds": opened.seconds + prediction.seconds + time.perf_counter() - began,
     }
-    return measured, mask
+    return measured, None if lungs is None else lungs.mask
 
 
-def _refined(opened: OpenedImage, prediction: Prediction, threshold: float, settings: PostprocessSettings) -> F32:
-    """Return the probabilities f32[S,S] from which the mask is made. The confidence and the doubt are the model's."""
-    if not settings.crf or opened.square is None or opened.geometry is None:
-        return prediction.probability
-    content, refined = opened.geometry.content(), prediction.probability.copy()
-    refined[content] = crf.refine(prediction.probability[content], opened.square[content], threshold)
-    return refined
+def shared_values(thresholds: Thresholds, model_name: str, model: str) -> Row:
+    """Return the values of all rows of a model, or of several."""
+    return {"threshold": lung_threshold(thresholds), "model_name": model_name, "model": model}
 
 
-def _doubt(probability: F32, threshold: float, flags: list[str]) -> Row:
-    mask = (probability >= threshold).astype(np.uint8)
+def planned_thresholds(thresholds: Thresholds) -> Row:
+    """Return the thresholds as plan.json states them: `threshold` for the one class lung, else `thresholds`."""
+    return {"threshold": thresholds[LUNG]} if tuple(thresholds) == ONE_CLASS else {"thresholds": dict(thresholds)}
+
+
+def stored_thresholds(plan: Row) -> dict[str, float]:
+    """Return the thresholds of a plan.json."""
+    values = plan.get("thresholds") or {LUNG: plan["threshold"]}
+    return {name: float(value) for name, value in values.items()}
+
+
+def _describe_lungs(lungs: ClassMask, geometry: Geometry, spacing_mm: float | None, flags: list[str]) -> Row:
+    """Measure the lungs, which most columns of a row describe. flags: of the image."""
+    stored = mask_shape.as_stored(lungs.mask, geometry.orientation)
+    confidence = mask_shape.confidence(lungs.probability, lungs.reached)
+    flags = [*flags, *mask_flags.find_flags(lungs.mask, confidence["mean_probability"])]
+    common = lungs.raw.count_common(lungs.mask)
+    return {
+        "flags": flags,
+        "mask": encode_runs(stored),
+        "components": postprocess.count_components(lungs.mask),
+        "components_before": postprocess.count_components(lungs.raw),
+        "removed_px": lungs.raw.area - common,
+        "added_px": lungs.mask.area - common,
+        **mask_shape.describe(lungs.mask, stored, spacing_mm, lungs.sides),
+        **confidence,
+        **_doubt(lungs.probability, lungs.reached, flags),
+        **compare(lungs.mask, lungs.reference),
+    }
+
+
+def _doubt(probability: F32, mask: U8, flags: list[str]) -> Row:
     return {
         "doubt": doubt.measure_doubt(probability, mask),
         "doubt_reason": doubt.describe_doubt(probability, mask, flags),
     }
-
-
-def compare(mask: Runs, reference: Runs | None) -> Row:
-    """Return the metrics in COMPARED of a mask and its reference; None without a reference."""
-    if reference is None:
-        return dict.fromkeys(COMPARED)
-    tp = mask.count_common(reference)
-    fp, fn = mask.area - tp, reference.area - tp
-    counts = Counts(tp, fp, fn, mask.shape[0] * mask.shape[1] - tp - fp - fn)
-    hd95, assd = segmentation.surface_distances(mask.to_mask(), reference.to_mask())
-    values = (segmentation.iou(counts), segmentation.dice(counts), segmentation.pixel_accuracy(counts), hd95, assd)
-    return dict(zip(COMPARED, values, strict=True))
 
 
 def _status(record: Record) -> str:
@@ -113,15 +137,17 @@ def _reasons(record: Record) -> Row:
     }
 
 
-def _ids(record: Record) -> Row:
+def _ids(record: Record, classes: Collection[str]) -> Row:
+    """Return the columns about the image and the files of its reference masks of these classes."""
     names = ("image_id", "dataset", "patient_id", "height", "width")
     values = {name: getattr(record, name) for name in names}
     values_of = record.mask_values or ("",) * len(record.mask_uris)
-    masks = zip(record.mask_uris, record.mask_classes, values_of, strict=True)
-    lungs = [(uri, levels) for uri, kind, levels in masks if kind == "lung"]
+    files = zip(record.mask_uris, record.mask_classes, values_of, strict=True)
+    masks = [file for file in files if annotated_by((file[1],), tuple(classes))]
     return {
         **values,
         "source_uri": record.image_uri,
-        "mask_uris": [uri for uri, _ in lungs],
-        "mask_values": [levels for _, levels in lungs] if record.mask_values else [],
+        "mask_uris": [uri for uri, _, _ in masks],
+        "mask_values": [levels for _, _, levels in masks] if record.mask_values else [],
+        "mask_classes": None if tuple(classes) == ONE_CLASS else [kind for _, kind, _ in masks],
     }

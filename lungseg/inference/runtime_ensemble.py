@@ -7,6 +7,7 @@ from typing import cast
 import numpy as np
 
 from lungseg.arrays import F32, U8
+from lungseg.config.class_names import mirrored_order
 from lungseg.inference.backends import Network, Runtime, open_network
 from lungseg.inference.items import OpenedImage, PredictedImage, Prediction, PredictOptions, to_levels
 from lungseg.inference.member_selection import select_members
@@ -26,7 +27,9 @@ class RuntimeEnsemble:
             LungsegError: a model cannot be loaded, or the backend is not installed.
 
         """
-        self._flip = options.tta == "flip"
+        classes = checkpoints[0].preprocess.classes
+        self._classes = len(classes)
+        self._mirrored = mirrored_order(classes) if options.tta == "flip" else None  # as in `Predictor`
         runtime = cast(Runtime, options.backend)
         paths = [find_or_export(checkpoint, options.custom_network).path for checkpoint in checkpoints]
         self._networks: list[Network] = [open_network(path, runtime, threads) for path in paths]
@@ -36,18 +39,18 @@ class RuntimeEnsemble:
         """Predict prepared squares u8[S,S]; digests: Record.pixel_digest of each image."""
         images = np.stack(squares)[:, None]
         selection = select_members(self._trained, digests)
-        totals = np.zeros((len(images), *images.shape[2:]), np.float32)
+        totals = np.zeros((len(images), self._classes, *images.shape[2:]), np.float32)
         for network, numbers in zip(self._networks, selection.images, strict=True):
             if numbers:
-                totals[numbers] += self._predict(network, images[numbers])[:, 0]
-        means = totals / np.array(selection.counts, np.float32)[:, None, None]
+                totals[numbers] += self._predict(network, images[numbers])
+        means = totals / np.array(selection.counts, np.float32)[:, None, None, None]
         return [Prediction(*values) for values in zip(means, selection.counts, selection.seen, strict=True)]
 
     def _predict(self, network: Network, images: U8) -> F32:
         probabilities = network(images)
-        if not self._flip:
+        if self._mirrored is None:
             return probabilities
-        mirrored: F32 = network(np.ascontiguousarray(images[..., ::-1]))[..., ::-1]
+        mirrored: F32 = network(np.ascontiguousarray(images[..., ::-1]))[:, self._mirrored, :, ::-1]
         return (probabilities + mirrored) / np.float32(2)
 
 

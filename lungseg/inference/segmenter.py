@@ -18,10 +18,10 @@ from lungseg.errors import ImageError, SettingsError, first_line
 from lungseg.inference.backends.selection import choose_backend
 from lungseg.inference.image_inputs import ImageInput, Polarity, open_input
 from lungseg.inference.items import Item, OpenedImage, Prediction, PredictOptions, from_levels, open_image, to_levels
-from lungseg.inference.model_selection import find_models, mean_threshold
+from lungseg.inference.model_selection import find_models, mean_thresholds, require_flippable
 from lungseg.inference.prediction import PredictBatch, predict
 from lungseg.inference.result import Result
-from lungseg.inference.rows import make_row_and_mask
+from lungseg.inference.rows import make_row_and_mask, shared_values
 from lungseg.ingest.record_checks import ReadFile
 from lungseg.model.checkpoint import Checkpoint, ensemble_digest
 from lungseg.model.cpu_memory import paused_garbage_collection
@@ -56,8 +56,9 @@ class Segmenter:
         models = find_models(checkpoints)
         self._settings = settings or SegmenterSettings()
         self._preprocess = models[0].preprocess
-        threshold = self._settings.threshold or mean_threshold(models)
-        self._shared = {"threshold": threshold, "model_name": model_name(models), "model": ensemble_digest(models)}
+        require_flippable(models, self._settings.options.tta)
+        self._thresholds = mean_thresholds(models, self._settings.threshold)
+        self._shared = shared_values(self._thresholds, model_name(models), ensemble_digest(models))
         with paused_garbage_collection():
             self._ensemble = _load_ensemble(models, self._settings)
 
@@ -135,10 +136,11 @@ class Segmenter:
     def _finish(self, opened: OpenedImage, pixels: Grey | None, prediction: Prediction | None) -> Result:
         if prediction is not None:  # rounded as in the bulk pipeline, so that the masks are identical
             prediction = replace(prediction, probability=from_levels(to_levels(prediction.probability)))
-        row, mask = make_row_and_mask(opened, prediction, self._shared, _POSTPROCESS)
-        square = None if prediction is None else prediction.probability
+        row, mask = make_row_and_mask(opened, prediction, self._shared, _POSTPROCESS, self._thresholds)
+        squares = None if prediction is None else prediction.probability
         upright = None if mask is None else mask.to_mask()
-        return Result(row, pixels, upright, square, opened.geometry, opened.record.image_uri)
+        uri, classes = opened.record.image_uri, tuple(self._thresholds)
+        return Result(row, pixels, upright, squares, opened.geometry, uri, classes=classes)
 
 
 def load(

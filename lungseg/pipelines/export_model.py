@@ -9,7 +9,6 @@ from lungseg import storage
 from lungseg.errors import CheckpointError, SettingsError
 from lungseg.model import checkpoint, sources
 from lungseg.model.checkpoint import Checkpoint
-from lungseg.model.checkpoint_classes import require_one_class
 from lungseg.model.model_card import ModelCard, read_card
 from lungseg.pipelines.export_graph import GraphExport, GraphFormat, export_graph_file
 
@@ -78,7 +77,6 @@ def _find_model(path: str, custom_network: str) -> Checkpoint:
         runs = ", ".join(str(model.config.get("run")) for model in models)
         raise SettingsError(f"{path} has {len(models)} models, and a folder holds one: export each run alone ({runs})")
     checkpoint.require_custom_code(models, custom_network)
-    require_one_class(models[0])
     checkpoint.require_tensors(models[0])
     return models[0]
 

@@ -22,9 +22,10 @@ from lungseg.inference.cpu_tasks import MARKERS, InferenceJob, finish_part, open
 from lungseg.inference.inputs import count_skipped, list_items
 from lungseg.inference.items import PredictOptions
 from lungseg.inference.job_backend import with_backend, with_cpu_backend
-from lungseg.inference.model_selection import find_models, mean_threshold
+from lungseg.inference.model_selection import find_models, mean_thresholds, require_flippable
 from lungseg.inference.plan_stream import PlanStream
 from lungseg.inference.ranking_files import log_most_doubtful, write_csv
+from lungseg.inference.rows import planned_thresholds
 from lungseg.inference.schedule import Schedule
 from lungseg.inference.summary import StageTimes, log_counts, print_image_summary, write_summary
 from lungseg.ingest.lost_inputs import lost_inputs
@@ -84,6 +85,7 @@ def predict(settings: InferSettings) -> Finished:
     times, out, settings = StageTimes(), storage.resolve(settings.out), with_cpu_backend(settings)
     _require_folders(settings, out)
     models = find_models(settings.checkpoint, settings.model.custom)
+    require_flippable(models, settings.tta)
     job = _create_job(settings, out, models)
     require_fp16_device(settings.precision, settings.device != "cpu", "--precision")
     schedule = _plan_parts(settings, job, models)
@@ -151,7 +153,7 @@ def _create_job(settings: InferSettings, out: str, models: Sequence[Checkpoint])
         sources.model_name(models),
         ensemble_digest(models),
         models[0].preprocess,
-        settings.threshold or mean_threshold(models),
+        mean_thresholds(models, settings.threshold),
         PredictOptions("cpu", settings.precision, settings.tta, settings.model.custom),
         read_key(settings.patient_key),
     )
@@ -169,7 +171,7 @@ def _plan_parts(settings: InferSettings, job: InferenceJob, models: Sequence[Che
         "runs": [model.config["run"] for model in models],
         "epochs": [model.epoch for model in models],
         "preprocess": job.preprocess.model_dump(mode="json"),
-        "threshold": job.threshold,
+        **planned_thresholds(job.thresholds),
         "precision": settings.precision,
         "tta": settings.tta,
         "postprocess": settings.postprocess.model_dump(mode="json"),

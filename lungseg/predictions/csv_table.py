@@ -13,7 +13,7 @@ from lungseg.schema import USABLE
 MAX_ROWS = 1_048_575
 """Rows that a spreadsheet can hold below the header."""
 _FIRST = ("doubt", "doubt_reason", "flags")
-_LEFT_OUT = ("mask", "mask_values", "geometry", "seconds")
+_LEFT_OUT = ("mask", "mask_values", "mask_classes", "geometry", "seconds", "classes")
 COLUMNS = (*_FIRST, *(name for name in PREDICTIONS.names if name not in (*_FIRST, *_LEFT_OUT)))
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # a spreadsheet runs a cell that begins with one of these
 _LIST_SEPARATOR = ";"

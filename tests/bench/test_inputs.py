@@ -26,14 +26,14 @@ def test_without_an_archive_phantoms_are_enlarged_to_the_size_of_radiographs(arc
     for item, image in opened:
         assert codecs.decode(storage.read_bytes(item.record.image_uri), "x").shape == (256, 256)
         assert image.square is not None
-        assert image.reference is None
+        assert not image.references
 
 
 def test_masks_of_an_archive_are_not_read(archive: Path, tmp_path: Path) -> None:
     settings = BenchSettings(archive=str(archive), out=str(tmp_path))
     opened = inputs.open_images(settings, PREPROCESS, "")
     assert len(opened) == 8
-    assert all(image.reference is None for _, image in opened)
+    assert all(not image.references for _, image in opened)
 
 
 def test_an_archive_of_prepared_data_is_refused(prepared: Path, tmp_path: Path) -> None:

@@ -132,4 +132,4 @@ def _row(item: Item) -> Row:
     assert opened.geometry is not None
     mask = prepare_mask(draw()[1], opened.geometry)
     shared = {"threshold": 0.5, "model_name": "pooled-fold0", "model": "feed"}
-    return make_row(opened, Prediction(mask.astype(np.float32), 1, False), shared, PostprocessSettings())
+    return make_row(opened, Prediction(mask.astype(np.float32)[None], 1, False), shared, PostprocessSettings())

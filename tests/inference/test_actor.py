@@ -33,7 +33,7 @@ def job(trained: Path, tmp_path: Path) -> InferenceJob:
         "tiny",
         ensemble_digest([model]),
         model.preprocess,
-        0.5,
+        {"lung": 0.5},
         PredictOptions(),
     )
 
@@ -68,7 +68,7 @@ def test_probabilities_replace_squares(archive: Path, job: InferenceJob) -> None
             assert row["predicted"] is None
             continue
         (expected,) = ensemble([image.square], [image.record.pixel_digest])
-        levels = np.frombuffer(row["probability"], np.uint16).reshape(image.square.shape)
+        levels = np.frombuffer(row["probability"], np.uint16).reshape(1, *image.square.shape)
         np.testing.assert_allclose(from_levels(levels), expected.probability, atol=2e-5)
         assert json.loads(row["predicted"])["seen_in_training"] is expected.seen_in_training
     for row in rows:

@@ -20,4 +20,4 @@ def test_predictor_on_cpus_never_asks_for_a_gpu(trained: Path, monkeypatch: pyte
         monkeypatch.setattr(torch.cuda, name, refused)
     monkeypatch.setattr(torch.Tensor, "pin_memory", refused)
     predictor = Predictor(checkpoint.find_all(str(trained))[0], PredictOptions("cpu"))
-    assert predictor.probabilities([np.zeros((64, 64), np.uint8)]).shape == (1, 64, 64)
+    assert predictor.probabilities([np.zeros((64, 64), np.uint8)]).shape == (1, 1, 64, 64)

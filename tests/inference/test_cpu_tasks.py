@@ -49,7 +49,7 @@ def job_of(trained: Path, out: Path, **changes: object) -> InferenceJob:
         {"checkpoint": (str(trained),), "out": str(out), "batch_size": 4, **changes}
     )
     return InferenceJob(
-        settings, str(out), (model.folder,), "tiny", ensemble_digest([model]), SMALL, 0.5, PredictOptions()
+        settings, str(out), (model.folder,), "tiny", ensemble_digest([model]), SMALL, {"lung": 0.5}, PredictOptions()
     )
 
 
@@ -111,7 +111,7 @@ def test_squares_and_probabilities_survive_between_stages(archive: Path, job: In
     for start in (0, 4):
         expected = ensemble([square for square in squares[start : start + 4] if square is not None], [""] * 4)
         for row, one in zip(predicted.slice(start, 4).to_pylist(), expected, strict=True):
-            actual = np.frombuffer(row["probability"], np.uint16).reshape(64, 64) / 65535
+            actual = np.frombuffer(row["probability"], np.uint16).reshape(1, 64, 64) / 65535
             assert np.abs(actual - one.probability).max() <= 0.5 / 65535 + 1e-7
 
 

@@ -56,7 +56,7 @@ def test_only_the_mask_is_refined_and_only_if_asked() -> None:
     geometry = plan_geometry(SIDE, SIDE, PreprocessSettings(size=SIDE))
     record = Record("image", "data", "image.png", height=SIDE, width=SIDE)
     opened = OpenedImage(record, 60 + 120 * disk(40), geometry)
-    prediction = Prediction(unsure(disk(36)), 1, False)
+    prediction = Prediction(unsure(disk(36))[None], 1, False)
     plain, refined = (make_row(opened, prediction, SHARED, PostprocessSettings(crf=crf)) for crf in (False, True))
     assert plain["area_px"] == pytest.approx(disk(36).sum(), rel=0.02)
     assert plain["area_px"] < refined["area_px"] <= disk(40).sum()

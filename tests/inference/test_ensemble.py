@@ -85,9 +85,9 @@ def test_probabilities_are_those_of_the_saved_network(
 ) -> None:
     result = Predictor(saved).probabilities(squares)
     with torch.inference_mode():
-        expected = torch.sigmoid(network(torch.from_numpy(np.stack(squares)[:, None] / np.float32(255.0))))[:, 0]
+        expected = torch.sigmoid(network(torch.from_numpy(np.stack(squares)[:, None] / np.float32(255.0))))
     assert result.dtype == np.float32
-    assert result.shape == (len(squares), 64, 64)
+    assert result.shape == (len(squares), 1, 64, 64)
     np.testing.assert_allclose(result, expected.numpy(), atol=1e-5)
     assert result.std() > 0.05
 

@@ -45,7 +45,7 @@ records = st.builds(
 rows = st.none() | st.dictionaries(texts, st.none() | texts | numbers, max_size=3)
 items = st.builds(Item, records, texts, rows, st.lists(stats, max_size=3).map(tuple))
 geometries = st.none() | st.builds(Geometry, *[numbers] * 7)
-opened_images = st.builds(OpenedImage, records, st.none(), geometries, st.none() | texts, st.floats(0, 1e6))
+opened_images = st.builds(OpenedImage, records, st.none(), geometries, st.dictionaries(texts, texts), st.floats(0, 1e6))
 
 
 def planned(folder: Path | str, dataset: str = "") -> list[Item]:
@@ -123,22 +123,57 @@ def test_reference_is_the_mask_at_native_size(archive: Path) -> None:
     for item in planned(archive):
         opened = open_item(item, SMALL)
         mask = cv2.imread(item.record.mask_uris[0], cv2.IMREAD_GRAYSCALE) // 255
-        assert opened.reference is not None
-        assert (codecs.decode_rle(opened.reference, *mask.shape) == mask).all()
+        assert opened.references.keys() == {"lung"}
+        assert (codecs.decode_rle(opened.references["lung"], *mask.shape) == mask).all()
 
 
 def test_image_without_a_mask_has_no_reference(archive: Path) -> None:
     record = replace(planned(archive)[0].record, mask_uris=(), mask_classes=())
     opened = open_item(Item(record), SMALL)
-    assert (opened.record.status, opened.reference) == ("ok", None)
+    assert (opened.record.status, opened.references) == ("ok", {})
     assert opened.square is not None
 
 
-def test_only_lung_masks_are_references(archive: Path) -> None:
+def test_only_masks_of_the_classes_are_references(archive: Path) -> None:
     item = planned(archive)[0]
     heart = replace(item, record=replace(item.record, mask_classes=("heart",)))
-    opened = open_item(heart, PreprocessSettings(size=64, classes=("heart",)))
-    assert (opened.record.status, opened.reference) == ("ok", None)
+    opened = open_item(heart, PreprocessSettings(size=64, classes=("right_lung", "left_lung")))
+    assert (opened.record.status, opened.references) == ("ok", {})
+    assert open_item(heart, PreprocessSettings(size=64, classes=("heart", "lung"))).references.keys() == {"heart"}
+
+
+def test_a_mask_of_both_lungs_is_a_reference_of_each(archive: Path) -> None:
+    opened = open_item(planned(archive)[0], PreprocessSettings(size=64, classes=("right_lung", "left_lung")))
+    shape = opened.record.height, opened.record.width
+    masks = {name: codecs.decode_rle(counts, *shape) for name, counts in opened.references.items()}
+    assert masks.keys() == {"right_lung", "left_lung", "lung"}
+    assert (masks["right_lung"] + masks["left_lung"] == masks["lung"]).all()
+
+
+def first_sample(records: list[Record], out: Path, classes: tuple[str, ...]) -> Item:
+    """Prepare records with these classes; return the first item."""
+    preprocess = PreprocessSettings(size=64, classes=classes)
+    dataset_writer.write_datasets(plan_shards(records, str(out), preprocess, images_per_shard=8))
+    (data,) = map(catalog.open_dataset, catalog.find_datasets([str(out)]))
+    return prepared_item(data.folder, data.index.to_pylist()[0], classes=classes)
+
+
+@pytest.mark.parametrize("stored", [("right_lung", "left_lung", "heart"), ("lung",)])
+def test_prepared_lungs_are_references_of_any_lungs(stored: tuple[str, ...], archive: Path, tmp_path: Path) -> None:
+    item = first_sample(sources.discover(str(archive / "north"), "north", stored), tmp_path, stored)
+    of_lungs = open_item(item, SMALL).references
+    of_sides = open_item(item, PreprocessSettings(size=64, classes=("right_lung", "left_lung", "opacity"))).references
+    assert of_lungs.keys() == {"lung"}
+    assert of_sides.keys() == {"lung", "right_lung", "left_lung"}
+    assert of_sides["lung"] == of_lungs["lung"]
+
+
+def test_a_prepared_heart_is_no_reference_of_lungs(archive: Path, tmp_path: Path) -> None:
+    listed = sources.discover(str(archive / "north"), "north")
+    item = first_sample([replace(one, mask_classes=("heart",)) for one in listed], tmp_path, ("heart",))
+    assert Item.from_dict(json.loads(json.dumps(item.to_dict()))) == item
+    assert open_item(item, SMALL).references == {}
+    assert open_item(item, PreprocessSettings(size=64, classes=("heart", "lung"))).references.keys() == {"heart"}
 
 
 @pytest.mark.parametrize("location", ["local", "behind a URI"])
@@ -157,7 +192,7 @@ def test_file_of_changed_size_fails(location: str, number: int, own_archive: Pat
     append(uri)
     opened = open_item(damaged, SMALL)
     assert (opened.record.status, code(opened)) == ("failed", "changed")
-    assert (opened.square, opened.geometry, opened.reference) == (None, None, None)
+    assert (opened.square, opened.geometry, opened.references) == (None, None, {})
     assert before is not None
     assert opened.record.message.startswith(
         f"{uri} had {before[0]} bytes when the job was planned and has {before[0] + 1} bytes now"
@@ -210,7 +245,7 @@ def test_image_with_deleted_reference_can_be_predicted(own_archive: Path) -> Non
     item = planned(own_archive)[0]
     Path(item.record.mask_uris[0]).unlink()
     opened = open_item(item, SMALL)
-    assert (opened.record.status, code(opened), opened.reference) == ("failed", "unreadable", None)
+    assert (opened.record.status, code(opened), opened.references) == ("failed", "unreadable", {})
     assert opened.square is not None
     assert opened.geometry is not None
 
@@ -219,7 +254,7 @@ def test_image_with_reference_of_wrong_size_can_be_predicted(own_archive: Path) 
     record = planned(own_archive)[0].record
     cv2.imwrite(record.mask_uris[0], np.full((40, 70), 255, np.uint8))
     opened = open_item(Item(record), SMALL)
-    assert (opened.record.status, code(opened), opened.reference) == ("rejected", "mask_size", None)
+    assert (opened.record.status, code(opened), opened.references) == ("rejected", "mask_size", {})
     assert opened.square is not None
 
 
@@ -254,9 +289,9 @@ def test_reference_of_prepared_sample_is_restored_to_native_size(archive: Path, 
     for item in planned_samples(prepared):
         opened = open_item(item, SMALL)
         truth = cv2.imread(raw[item.record.image_id].record.mask_uris[0], cv2.IMREAD_GRAYSCALE) // 255
-        assert opened.reference is not None
+        assert opened.references.keys() == {"lung"}
         assert opened.geometry is not None
-        restored = codecs.decode_rle(opened.reference, *truth.shape)
+        restored = codecs.decode_rle(opened.references["lung"], *truth.shape)
         assert np.mean(restored != truth) < 0.02
         again = prepare_mask(restored, opened.geometry)
         assert np.mean(again != prepare_mask(truth, opened.geometry)) < 0.02
@@ -268,7 +303,7 @@ def test_prepared_sample_without_a_mask_has_no_reference(own_archive: Path, tmp_
     dataset_writer.write_datasets(plan_shards(listed, str(tmp_path / "out"), SMALL, images_per_shard=8))
     for item in planned_samples(tmp_path / "out"):
         opened = open_item(item, SMALL)
-        assert (opened.record.status, opened.reference) == ("ok", None)
+        assert (opened.record.status, opened.references) == ("ok", {})
         assert opened.square is not None
 
 

@@ -12,7 +12,6 @@ from scipy import ndimage
 
 from lungseg.imaging.run_lengths import Runs
 from lungseg.inference import mask_shape
-from lungseg.inference.mask_shape import confidence
 
 U8 = NDArray[np.uint8]
 F32 = NDArray[np.float32]
@@ -60,6 +59,10 @@ def test_values_are_plain_python_types(mask: U8) -> None:
     assert all(type(values[name]) is int for name in ("area_px", "right_lung_px", "left_lung_px"))
     assert all(type(values[name]) in (float, type(None)) for name in ("centroid_x_px", "centroid_y_px"))
     assert all(type(value) is int for value in values["bbox"])
+
+
+def confidence(probability: F32, threshold: float) -> dict[str, float | None]:
+    return mask_shape.confidence(probability, (probability >= threshold).astype(np.uint8))
 
 
 @given(probabilities, thresholds)

@@ -22,8 +22,9 @@ from lungseg.export.overlay_file import draw_overlay
 from lungseg.imaging import codecs
 from lungseg.imaging.orientation import to_stored, to_upright
 from lungseg.inference import recompute
+from lungseg.inference.comparison import COMPARED
 from lungseg.inference.items import Item, OpenedImage, Prediction, open_item, prepared_item
-from lungseg.inference.rows import COMPARED, make_row
+from lungseg.inference.rows import make_row
 from lungseg.ingest import sources
 from lungseg.predictions import overlays
 from lungseg.prepare import dataset_writer
@@ -70,7 +71,7 @@ def row_of(opened: OpenedImage) -> Row:
     """Predict with a stub: dark is lung."""
     assert opened.square is not None
     dark = cv2.GaussianBlur(np.asarray((opened.square < 110) & (opened.square > 0), np.float32), (0, 0), 1.0)
-    return make_row(opened, Prediction(np.asarray(dark), 1, False), SHARED, PostprocessSettings())
+    return make_row(opened, Prediction(np.asarray(dark)[None], 1, False), SHARED, PostprocessSettings())
 
 
 def predict(image_uri: str, mask_uri: str = "") -> Row:

@@ -17,7 +17,7 @@ from lungseg.config import InferSettings
 from lungseg.errors import InputError
 from lungseg.imaging import codecs
 from lungseg.inference import recompute
-from lungseg.inference.rows import COMPARED
+from lungseg.inference.comparison import COMPARED
 from lungseg.pipelines import infer
 
 Row = dict[str, Any]

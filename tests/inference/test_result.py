@@ -42,10 +42,10 @@ def result_of(
     height, width = mask.shape if orientation < 5 else mask.shape[::-1]
     record = Record("film", "", uri, height=height, width=width, spacing_mm=spacing_mm)
     row, upright_mask = make_row_and_mask(
-        OpenedImage(record, square, geometry), Prediction(probability, 1, False), SHARED, PostprocessSettings()
+        OpenedImage(record, square, geometry), Prediction(probability[None], 1, False), SHARED, PostprocessSettings()
     )
     assert upright_mask is not None
-    return Result(row, image, upright_mask.to_mask(), probability, geometry, file)
+    return Result(row, image, upright_mask.to_mask(), probability[None], geometry, file)
 
 
 @pytest.fixture

@@ -22,10 +22,11 @@ from lungseg.imaging import codecs, phantom
 from lungseg.imaging.geometry import plan_geometry, restore
 from lungseg.imaging.run_lengths import Runs
 from lungseg.inference import mask_shape, recompute
+from lungseg.inference.comparison import COMPARED, compare
 from lungseg.inference.ensemble import Ensemble
 from lungseg.inference.items import Item, OpenedImage, Prediction, open_item, prepared_item
 from lungseg.inference.prediction import predict
-from lungseg.inference.rows import COMPARED, compare, make_row
+from lungseg.inference.rows import make_row
 from lungseg.ingest import sources
 from lungseg.ingest.reason_codes import RESULT_FLAGS
 from lungseg.metrics import segmentation
@@ -72,7 +73,7 @@ class RecordingModel:
     def __call__(self, squares: Sequence[U8], digests: Sequence[str]) -> list[Prediction]:
         self.batches.append(list(digests))
         pairs = zip(squares, digests, strict=True)
-        return [Prediction(square.astype(np.float32) / 255, 1, digest == "seen") for square, digest in pairs]
+        return [Prediction(square[None].astype(np.float32) / 255, 1, digest == "seen") for square, digest in pairs]
 
 
 def fake_images(usable: Sequence[bool]) -> list[OpenedImage]:
@@ -89,9 +90,9 @@ def fake_images(usable: Sequence[bool]) -> list[OpenedImage]:
 def opened_and_predicted(mask: U8, reference: U8 | None = None) -> tuple[OpenedImage, Prediction]:
     """Create an opened image, and a prediction that gives this mask u8[64,64]."""
     record = Record("a", "north", "/a.png", ("/m.png",), ("lung",), "p", height=64, width=64)
-    counts = None if reference is None else codecs.encode_rle(reference)
+    counts = {} if reference is None else {"lung": codecs.encode_rle(reference)}
     opened = OpenedImage(record, mask * np.uint8(255), plan_geometry(64, 64, SMALL), counts)
-    return opened, Prediction(np.where(mask == 1, 0.9, 0.1).astype(np.float32), 1, False)
+    return opened, Prediction(np.where(mask == 1, 0.9, 0.1).astype(np.float32)[None], 1, False)
 
 
 def lungs() -> U8:
@@ -218,9 +219,12 @@ def test_row_has_the_flags_of_its_mask(archive: Path, probability: float, flags:
     opened = opened_from(archive)[0]
     _, lungs = phantom.draw(3, "shenzhen", 64)
     square = np.where(lungs == 1, probability, 0.01).astype(np.float32)
-    whole = replace(opened, geometry=plan_geometry(64, 64, PreprocessSettings(size=64)), reference=None)
+    whole = replace(opened, geometry=plan_geometry(64, 64, PreprocessSettings(size=64)), references={})
     row = make_row(
-        whole, Prediction(square, 1, False), {"threshold": 0.5, "model_name": "m", "model": "m"}, PostprocessSettings()
+        whole,
+        Prediction(square[None], 1, False),
+        {"threshold": 0.5, "model_name": "m", "model": "m"},
+        PostprocessSettings(),
     )
     assert row["status"] == "ok"
     assert [flag for flag in row["flags"] if flag in RESULT_FLAGS] == flags
@@ -258,7 +262,9 @@ def test_mask_is_where_restored_probability_reaches_the_threshold(
     probability = (probability - probability.min()) / np.ptp(probability)
     record = Record("a", "north", "/a.png", height=size[0], width=size[1])
     opened = OpenedImage(record, np.zeros((64, 64), np.uint8), geometry)
-    row = make_row(opened, Prediction(probability, 1, False), {**SHARED, "threshold": threshold}, NO_POSTPROCESSING)
+    row = make_row(
+        opened, Prediction(probability[None], 1, False), {**SHARED, "threshold": threshold}, NO_POSTPROCESSING
+    )
     expected = (restore(probability, geometry) >= threshold).astype(np.uint8)
     assert 0 < expected.mean() < 1
     assert (mask_of(row) == expected).all()
@@ -283,7 +289,7 @@ def test_padding_does_not_count_for_confidence() -> None:
     probability[geometry.content()] = 0.6
     record = Record("a", "north", "/a.png", height=32, width=64)
     opened = OpenedImage(record, np.zeros((64, 64), np.uint8), geometry)
-    row = make_row(opened, Prediction(probability, 1, False), SHARED, NO_POSTPROCESSING)
+    row = make_row(opened, Prediction(probability[None], 1, False), SHARED, NO_POSTPROCESSING)
     assert row["mean_probability"] == pytest.approx(0.6)
 
 

@@ -73,7 +73,7 @@ def test_zero_seconds_do_not_divide_by_zero() -> None:
 def job(tmp_path: Path) -> InferenceJob:
     settings = InferSettings(archive="/films", out=str(tmp_path), part_size=2)
     return InferenceJob(
-        settings, str(tmp_path), (), "tiny", "0123456789abcdef", PreprocessSettings(), 0.5, PredictOptions()
+        settings, str(tmp_path), (), "tiny", "0123456789abcdef", PreprocessSettings(), {"lung": 0.5}, PredictOptions()
     )
 
 

@@ -36,8 +36,16 @@ def job(trained: Path, tmp_path: Path) -> InferenceJob:
     settings = InferSettings(out=str(tmp_path), batch_size=2, device="cpu")
     model = checkpoint.find_all(str(trained))[0]
     part_plan.claim(str(tmp_path), {"digest": "feed"})
+    thresholds = {"lung": 0.5}
     return InferenceJob(
-        settings, str(tmp_path), (model.folder,), "tiny", ensemble_digest([model]), SMALL, 0.5, PredictOptions()
+        settings,
+        str(tmp_path),
+        (model.folder,),
+        "tiny",
+        ensemble_digest([model]),
+        SMALL,
+        thresholds,
+        PredictOptions(),
     )
 
 

@@ -34,8 +34,16 @@ def masks_of(archive: str, trained: Path, out: str) -> dict[str, str]:
     """Predict an archive in this process; masks by image."""
     model = checkpoint.find_all(str(trained))[0]
     settings = InferSettings(archive=archive, checkpoint=(str(trained),), out=out)
+    thresholds = {"lung": 0.5}
     job = InferenceJob(
-        settings, out, (model.folder,), "tiny", ensemble_digest([model]), model.preprocess, 0.5, PredictOptions()
+        settings,
+        out,
+        (model.folder,),
+        "tiny",
+        ensemble_digest([model]),
+        model.preprocess,
+        thresholds,
+        PredictOptions(),
     )
     planned = PlannedPart.of(0, list(list_items(settings, model.preprocess)), "settings")
     part = pa.Table.from_pylist([{"number": 0, "items": planned.items, "digest": "feed"}])

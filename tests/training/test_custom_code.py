@@ -156,7 +156,7 @@ def test_a_run_of_custom_code_is_predicted_when_named_again(prepared: Path, tmp_
     path = "mylab.methods:SmallNet"
     square = np.zeros((64, 64), np.uint8)
     checkpoint.require_custom_code([saved], path)
-    assert Predictor(saved, PredictOptions(custom_network=path)).probabilities([square]).shape == (1, 64, 64)
+    assert Predictor(saved, PredictOptions(custom_network=path)).probabilities([square]).shape == (1, 1, 64, 64)
     folders = (str(tmp_path / "run"),)
     refusals = (
         lambda: Predictor(saved),

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lungseg.arrays import F32, Row
+from lungseg.arrays import F32
 from lungseg.config import InferSettings, PostprocessSettings
 from lungseg.errors import InputError, LungsegError, first_line
 from lungseg.imaging.run_lengths import Runs
@@ -14,9 +14,10 @@ from lungseg.inference.backends import Network, Runtime, open_network
 from lungseg.inference.ensemble import Predictor
 from lungseg.inference.inputs import list_items
 from lungseg.inference.items import Item, OpenedImage, Prediction, PredictOptions, from_levels, open_item, to_levels
-from lungseg.inference.rows import make_row_and_mask
+from lungseg.inference.rows import Thresholds, make_row_and_mask, shared_values
 from lungseg.model import checkpoint
-from lungseg.model.checkpoint import Checkpoint, stored_threshold
+from lungseg.model.checkpoint import Checkpoint
+from lungseg.model.checkpoint_classes import stored_thresholds
 from lungseg.model.graph_file import read_metadata
 from lungseg.versions import versions
 
@@ -121,16 +122,17 @@ class _Mask:
 
 def _masks(model: Checkpoint, network: Network, items: Sequence[Item]) -> list[_Mask | None]:
     """Segment items one by one; None for images that cannot be used."""
-    shared: Row = {"threshold": stored_threshold(model), "model_name": "", "model": ""}
+    thresholds = stored_thresholds(model)
     opened = (open_item(item, model.preprocess) for item in items)
-    return [_mask(image, network, shared) for image in opened]
+    return [_mask(image, network, thresholds) for image in opened]
 
 
-def _mask(image: OpenedImage, network: Network, shared: Row) -> _Mask | None:
+def _mask(image: OpenedImage, network: Network, thresholds: Thresholds) -> _Mask | None:
     if image.square is None:
         return None
-    probability: F32 = from_levels(to_levels(network(image.square[None, None])[0, 0]))
-    row, mask = make_row_and_mask(image, Prediction(probability, 1, seen_in_training=False), shared, _POSTPROCESS)
+    probability: F32 = from_levels(to_levels(network(image.square[None, None])[0]))
+    prediction = Prediction(probability, 1, seen_in_training=False)
+    row, mask = make_row_and_mask(image, prediction, shared_values(thresholds, "", ""), _POSTPROCESS, thresholds)
     assert mask is not None, "the image has a square"
     return _Mask(mask, row["dice"])
 

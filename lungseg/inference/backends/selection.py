@@ -14,7 +14,8 @@ from lungseg.imaging import phantom
 from lungseg.imaging.geometry import prepare_image
 from lungseg.inference.backends import RUNTIMES, Network, Runtime, is_installed, open_network, require_installed
 from lungseg.inference.items import PredictOptions
-from lungseg.model.checkpoint import Checkpoint, stored_threshold
+from lungseg.model.checkpoint import Checkpoint
+from lungseg.model.checkpoint_classes import threshold_column
 from lungseg.model.graph_file import can_run, is_graph
 from lungseg.model.onnx_cache import find_or_export
 from lungseg.model.onnx_file import Check, ExportError
@@ -119,7 +120,7 @@ def _compare(model: Checkpoint, path: str, runtimes: Sequence[Runtime], custom_n
     logger.info("%s: comparing %s with torch, once", model.folder, " and ".join(runtimes))
     images = _phantoms(model.preprocess)
     torch_network = Predictor(model, PredictOptions(precision="fp32", custom_network=custom_network))
-    threshold = stored_threshold(model)
+    threshold = threshold_column(model)
     expected = torch_network(images) >= threshold
     checks = {"torch": Check(changed=0.0, passed=True, seconds=seconds_of(torch_network, images))}
     for runtime in runtimes:
