@@ -144,6 +144,23 @@ def test_other_weights_are_refused(gate: ExportGate, exported: Path, tmp_path: P
     assert "of the pixels of its masks differ" in gate.judge(str(path), "onnxruntime").problem
 
 
+def test_an_error_of_the_preparation_is_no_refusal(
+    gate: ExportGate, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lungseg.inference.backends.export_gate.open_item", lambda *_: {}["a bug"])
+    with pytest.raises(KeyError, match="a bug"):
+        gate.judge(str(exported), "onnxruntime")
+
+
+@pytest.mark.parametrize("shape", [(1, 64), (1, 1, 32, 64), (2, 1, 64, 64)])
+def test_results_of_another_shape_are_refused(
+    shape: tuple[int, ...], gate: ExportGate, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = "lungseg.inference.backends.export_gate.open_network"
+    monkeypatch.setattr(opened, lambda *_: lambda _: np.zeros(shape, np.float32))
+    assert "gives an array of" in gate.judge(str(exported), "onnxruntime").problem
+
+
 def test_a_refused_export_leaves_only_the_report(
     trained: Path, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

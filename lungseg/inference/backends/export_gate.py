@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from lungseg.arrays import F32
+from lungseg.arrays import F32, U8
 from lungseg.config import InferSettings, PostprocessSettings
-from lungseg.errors import InputError, LungsegError, first_line
+from lungseg.errors import CheckpointError, InputError, LungsegError, first_line
 from lungseg.imaging.run_lengths import Runs
 from lungseg.inference.backends import Network, Runtime, open_network
 from lungseg.inference.ensemble import Predictor
@@ -99,15 +99,36 @@ class ExportGate:
         """
         try:
             exported = checkpoint.verify(path)
-            verdict = self.compare(open_network(path, runtime), runtime, exported)
+            verdict = self.compare(_FileNetwork(path, runtime), runtime, exported)
         except LungsegError as error:
             return _refused(runtime, str(error))
-        except MemoryError:
-            raise
-        except Exception as error:  # of many types, where the metadata does not fit the graph
-            return _refused(runtime, f"{runtime} cannot run it with its metadata: {first_line(error)}")
         is_int8 = read_metadata(path)["precision"] == "int8"
         return replace(verdict, problem=_int8_problem(verdict) if is_int8 else _fp32_problem(verdict))
+
+
+class _FileNetwork:
+    """The network of a file whose metadata may not fit its graph."""
+
+    def __init__(self, path: str, runtime: Runtime) -> None:
+        self._network, self._runtime = open_network(path, runtime), runtime
+
+    def __call__(self, images: U8) -> F32:
+        """Predict images.
+
+        Raises:
+            CheckpointError: the graph does not take them, or its result has another shape.
+
+        """
+        try:
+            result = self._network(images)
+        except MemoryError:
+            raise
+        except Exception as error:  # the exceptions of the backends have no class in common
+            raise CheckpointError(f"{self._runtime} cannot run it with its metadata: {first_line(error)}") from None
+        batch, _, *square = images.shape
+        if result.ndim != images.ndim or (result.shape[0], *result.shape[2:]) != (batch, *square):
+            raise CheckpointError(f"{self._runtime} gives an array of {result.shape} for images of {images.shape}")
+        return result
 
 
 def _refused(runtime: Runtime, problem: str) -> Verdict:
