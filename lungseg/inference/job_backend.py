@@ -28,8 +28,10 @@ def with_cpu_backend(settings: InferSettings) -> InferSettings:
     return settings.model_copy(update={"device": "cpu"})
 
 
-def with_backend(job: InferenceJob, device: str) -> InferenceJob:
+def with_backend(job: InferenceJob, device: str, few_images: bool = False) -> InferenceJob:
     """Choose the backend on a device, cpu or cuda, record it in plan.json, and return the job with both.
+
+    few_images: too few to convert a model for them, see `choose_backend`.
 
     Raises:
         LungsegError: the backend cannot be used, or the folder has parts of another one.
@@ -38,7 +40,7 @@ def with_backend(job: InferenceJob, device: str) -> InferenceJob:
     options = replace(job.options, device=device)
     requested: Backend = "torch" if job.settings.profile else job.settings.backend
     models = [checkpoint.verify(folder) for folder in job.checkpoints]
-    backend = choose_backend(requested, models, options, recorded_backend(job.out))
+    backend = choose_backend(requested, models, options, recorded_backend(job.out), few_images)
     claim_backend(job.out, backend)
     return replace(job, options=replace(options, backend=backend))
 

@@ -34,13 +34,17 @@ _OPTIONS = PredictOptions()
 
 @dataclass(frozen=True)
 class SegmenterSettings:
-    """Settings of a segmenter, as in InferSettings. threshold: None for that of the models. key: for pseudonyms."""
+    """Settings of a segmenter, as in InferSettings.
+
+    threshold: None for that of the models. key: for pseudonyms. few_images: too few to convert a model for them.
+    """
 
     options: PredictOptions = _OPTIONS
     backend: Backend = "auto"
     threshold: float | None = None
     batch_size: int = 16
     key: bytes | None = None
+    few_images: bool = False
 
 
 class Segmenter:
@@ -175,7 +179,9 @@ def _load_ensemble(models: Sequence[Checkpoint], settings: SegmenterSettings) ->
     options = settings.options
     if options.device != "cpu":
         _require_device(options.device)
-    options = replace(options, backend=choose_backend(settings.backend, models, options))
+    options = replace(
+        options, backend=choose_backend(settings.backend, models, options, few_images=settings.few_images)
+    )
     if options.backend != "torch":
         from lungseg.inference.runtime_ensemble import RuntimeEnsemble
 

@@ -46,6 +46,14 @@ class CachedOnnx:
         return CachedOnnx(self.path, changed, self.is_own)
 
 
+def is_converted(checkpoint: Checkpoint, custom_network: str = "") -> bool:
+    """Return whether there is a graph file of a checkpoint, so that `find_or_export` need not export it."""
+    if is_graph(checkpoint.folder):
+        return True
+    shipped = storage.join(checkpoint.folder, SHIPPED)
+    return any(Path(path).is_file() for path in (shipped, _cached_path(checkpoint, custom_network)))
+
+
 def find_or_export(checkpoint: Checkpoint, custom_network: str = "") -> CachedOnnx:
     """Return the graph file of a checkpoint; the first call for a checkpoint exports it, which takes seconds.
 

@@ -227,7 +227,7 @@ def _results(job: InferenceJob, schedule: Schedule, times: StageTimes) -> Iterat
 def predict_locally(job: InferenceJob, rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Process parts as `predict_on_cluster` does, in this process, without Ray."""
     require_fp16_device(job.settings.precision, False, "--precision")
-    predict = PredictPart(with_backend(job, "cpu"))
+    predict = PredictPart(with_backend(job, "cpu", few_images=True))
     for row in rows:
         opened = open_part(pa.Table.from_pylist([row]), job)
         yield from finish_part(predict(opened), job).to_pylist()

@@ -19,7 +19,7 @@ _BATCH = 4  # images: larger ones are no faster on a CPU, and show the first res
 
 def segment_few(images: Sequence[GivenImage], model: str, outputs: Outputs) -> list[Row]:
     """Segment images and write their files; return the rows in the order of the images."""
-    settings = SegmenterSettings(backend=outputs.settings.backend, batch_size=_BATCH, key=read_key(""))
+    settings = SegmenterSettings(backend=outputs.settings.backend, batch_size=_BATCH, key=read_key(""), few_images=True)
     segmenter = Segmenter([model], settings)
     gc.freeze()  # a collection then leaves out the million objects of torch, timm and smp
     results = segmenter.segment(Item(image.record) for image in images)

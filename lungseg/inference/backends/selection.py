@@ -17,7 +17,7 @@ from lungseg.inference.items import PredictOptions
 from lungseg.model.checkpoint import Checkpoint
 from lungseg.model.checkpoint_classes import threshold_column
 from lungseg.model.graph_file import can_run, is_graph
-from lungseg.model.onnx_cache import find_or_export
+from lungseg.model.onnx_cache import find_or_export, is_converted
 from lungseg.model.onnx_file import Check, ExportError
 
 logger = logging.getLogger(__name__)
@@ -29,11 +29,16 @@ _TIMED_RUNS = 2
 
 
 def choose_backend(
-    requested: Backend, models: Sequence[Checkpoint], options: PredictOptions, earlier: Backend | None = None
+    requested: Backend,
+    models: Sequence[Checkpoint],
+    options: PredictOptions,
+    earlier: Backend | None = None,
+    few_images: bool = False,
 ) -> Backend:
     """Return the backend for these models. earlier: that of results which are continued; auto takes it again.
 
     The first call for a model converts it to ONNX and compares the masks of synthetic X-rays, which takes seconds.
+    few_images: too few to be worth that; auto takes torch for a model that was not converted yet.
 
     Raises:
         SettingsError: the named backend is not installed, or cannot compute with these options.
@@ -52,7 +57,13 @@ def choose_backend(
         return "torch"
     if earlier == "torch" or (earlier and is_installed(earlier)):
         return earlier
+    if few_images and _has_torch() and not all(is_converted(model, options.custom_network) for model in models):
+        return "torch"
     return _fastest(models, options.custom_network)
+
+
+def _has_torch() -> bool:
+    return importlib.util.find_spec("torch") is not None
 
 
 def _fits_runtimes(options: PredictOptions) -> bool:
@@ -99,7 +110,7 @@ def _fastest(models: Sequence[Checkpoint], custom_network: str) -> Backend:
     usable: list[Backend] = [name for name in installed if all(name in each and each[name].passed for each in checks)]
     if graphs:
         usable = usable or [installed[0]]
-    elif importlib.util.find_spec("torch"):
+    elif _has_torch():
         usable.append("torch")
     return min(usable, key=lambda name: sum(each[name].seconds for each in checks if name in each))
 
@@ -108,7 +119,7 @@ def _checks(model: Checkpoint, runtimes: Sequence[Runtime], custom_network: str)
     """Return the comparisons of a model with torch by backend; those that are missing are made where torch is."""
     cached = find_or_export(model, custom_network)
     missing = [runtime for runtime in runtimes if runtime not in cached.checks]
-    if missing and not is_graph(model.folder) and importlib.util.find_spec("torch"):
+    if missing and not is_graph(model.folder) and _has_torch():
         cached = cached.add_checks(_compare(model, cached.path, missing, custom_network))
     return cached.checks
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import lungseg
-from lungseg import storage
+from lungseg import cli, storage
 from lungseg.config.command_line import parse
 from lungseg.errors import CheckpointError, InputError, SettingsError
 from lungseg.imaging import phantom
@@ -128,6 +128,27 @@ def test_auto_takes_the_fastest_with_the_same_masks(model: Checkpoint, monkeypat
     checks["torch"] = Check(changed=0.0, passed=True, seconds=0.1)
     assert choose_backend("auto", [model], PredictOptions()) == "torch"
     assert choose_backend("auto", [model], PredictOptions(), "openvino") == "openvino"
+
+
+def test_auto_converts_no_model_for_a_few_images(
+    model: Checkpoint, trained: Path, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(selection, "_checks", lambda *_: pytest.fail("converted"))
+    assert choose_backend("auto", [model], PredictOptions(), few_images=True) == "torch"
+    image = next((archive / "north" / "images").iterdir())
+    out = tmp_path / "segmented"
+    cli.dispatch(["segment", str(image), "-o", str(out), "--model", str(trained)])
+    assert (out / "predictions.csv").exists()
+    infer.run(settings(archive, trained, tmp_path / "predicted", "auto"))
+    assert recorded_backend(str(tmp_path / "predicted")) == "torch"
+
+
+def test_auto_uses_a_converted_model_for_a_few_images(model: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    find_or_export(model)
+    checks = {name: Check(changed=0.0, passed=True, seconds=1.0) for name in RUNTIMES}
+    monkeypatch.setattr(selection, "_checks", lambda *_: checks | {"torch": Check(changed=0, passed=True, seconds=2.0)})
+    assert choose_backend("auto", [model], PredictOptions(), few_images=True) in RUNTIMES
 
 
 def test_auto_is_torch_on_gpus_and_in_bf16(model: Checkpoint) -> None:
