@@ -9,13 +9,16 @@ import pytest
 
 import lungseg
 from lungseg import storage
+from lungseg.arrays import U8
 from lungseg.errors import CheckpointError, InputError, SettingsError
 from lungseg.inference.backends.export_gate import ExportGate, list_images
+from lungseg.inference.backends.quantise import Quantiser
+from lungseg.inference.items import open_item
 from lungseg.model import checkpoint
 from lungseg.model.checkpoint import Checkpoint
 from lungseg.model.graph_file import read_metadata
 from lungseg.model.onnx_file import OnnxFile, read_onnx
-from lungseg.pipelines import export_graph, export_model
+from lungseg.pipelines import export_model
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -38,6 +41,12 @@ def source(trained: Path) -> Checkpoint:
 @pytest.fixture(scope="module")
 def gate(source: Checkpoint, archive: Path) -> ExportGate:
     return ExportGate(source, list_images(str(archive), source, 8))
+
+
+@pytest.fixture(scope="module")
+def squares(source: Checkpoint, archive: Path) -> U8:
+    opened = [open_item(item, source.preprocess).square for item in list_images(str(archive), source, 4)]
+    return np.stack(opened)[:, None]  # type: ignore[arg-type]
 
 
 def test_metadata_has_all_that_a_user_needs(exported: Path, source: Checkpoint) -> None:
@@ -190,19 +199,45 @@ def test_int8_is_calibrated_on_training_images_only(trained: Path, archive: Path
         export_model.run([*words, str(archive / "south" / "images")])
 
 
+def test_int8_with_ranges_of_black_images_is_refused(gate: ExportGate, exported: Path, tmp_path: Path) -> None:
+    file, black = read_onnx(str(exported)), np.zeros((2, 1, 64, 64), np.uint8)
+    graph, _ = Quantiser(file.graph, black, tmp_path, threads=1).quantise(lambda _: True)
+    path = tmp_path / "m.onnx"
+    path.write_bytes(OnnxFile(graph, file.metadata | {"precision": "int8"}).encode())
+    verdict = gate.judge(str(path), "onnxruntime")
+    assert "of the mean Dice, more than 0.002" in verdict.problem
+    assert verdict.dice is not None
+    assert verdict.torch_dice is not None
+    assert verdict.dice < verdict.torch_dice - 0.02
+
+
 @pytest.mark.slow
-def test_int8_keeps_the_accuracy_or_is_refused(
+def test_int8_is_exported_where_masks_stay_close(
     trained: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lungseg.inference.backends.int8._MIN_IMAGES", 1)
+    for module in ("int8", "export_gate"):  # the tiny network loses more than a real one
+        monkeypatch.setattr(f"lungseg.inference.backends.{module}.MAX_MEAN_LOSS", 0.05)
+        monkeypatch.setattr(f"lungseg.inference.backends.{module}.MAX_LOSS", 0.2)
     path = tmp_path / "m.onnx"
-    words = [str(trained), "-o", str(path), "--format", "onnx", "--int8", "--images", str(prepared)]
-    export_model.run(words)
+    export_model.run([str(trained), "-o", str(path), "--format", "onnx", "--int8", "--images", str(prepared)])
     metadata = read_metadata(str(path))
     assert metadata["precision"] == "int8"
     assert metadata["config"]["digests"]["model.safetensors"][:16] != checkpoint.find_all(str(trained))[0].digest
-    assert storage.read_json(str(tmp_path / "m.gate.json"))["verdicts"][0]["worst_loss"] <= export_graph.MAX_LOSS
-    monkeypatch.setattr("lungseg.inference.backends.export_gate.MAX_MEAN_LOSS", -1.0)
-    monkeypatch.setattr("lungseg.inference.backends.int8.quantise", lambda graph, *_: (graph, {}))
-    with pytest.raises(CheckpointError, match="of the mean Dice, more than"):
-        export_model.run(words)
+    (verdict, *_) = storage.read_json(str(tmp_path / "m.gate.json"))["verdicts"]
+    assert verdict["torch_dice"] - verdict["dice"] <= 0.05
+    assert verdict["changed"] > 0
+
+
+@pytest.mark.slow
+def test_int8_keeps_the_most_sensitive_layer_in_float(exported: Path, squares: U8, tmp_path: Path) -> None:
+    quantiser = Quantiser(read_onnx(str(exported)).graph, squares, tmp_path, threads=1)
+    answers = iter([False, True])
+    graph, kept = quantiser.quantise(lambda _: next(answers))
+    assert len(kept) == 1
+    nodes = onnx.load_from_string(graph).graph.node
+    sources = {name: node.op_type for node in nodes for name in node.output}
+    in_float = [
+        node.name for node in nodes if node.op_type == "Conv" and "Dequant" not in sources.get(node.input[1], "")
+    ]
+    assert in_float == list(kept)

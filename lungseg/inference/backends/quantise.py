@@ -1,5 +1,6 @@
 """Quantise an ONNX graph to int8 after training, with the layers that lose most kept in float."""
 
+import functools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -51,9 +52,8 @@ class Quantiser:
             CheckpointError: it accepts none.
 
         """
-        ranked = self._by_loss()
         for count in _KEPT:
-            kept = ranked[:count]
+            kept = self._by_loss[:count] if count else []
             path = self._build(kept)
             if is_close(path):
                 return path.read_bytes(), tuple(kept)
@@ -63,6 +63,7 @@ class Quantiser:
             "the model without --int8"
         )
 
+    @functools.cached_property
     def _by_loss(self) -> list[str]:
         """Sort the convolutions: first the one that changes probabilities most when it alone is quantised."""
         logger.info("measuring the loss of each of %d convolutions", len(self._names))
