@@ -1,4 +1,4 @@
-"""Write lung masks as a DICOM Segmentation in the study of the radiograph."""
+"""Write masks as a DICOM Segmentation in the study of the radiograph."""
 
 import hashlib
 import io
@@ -12,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lungseg import __version__
+from lungseg.config.class_names import LEFT_LUNG, RIGHT_LUNG
 from lungseg.errors import ImageError, SettingsError
 from lungseg.imaging.dicom.quiet import silence_libraries
 from lungseg.imaging.dicom.reader import is_dicom
+from lungseg.imaging.dicom.segment_codes import property_of
 from lungseg.imaging.dicom.tags import pixel_spacing
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 U8 = NDArray[np.uint8]
 
 _NO_SPACING = 1.0  # mm, if the radiograph has none: the object requires a value, viewers align by pixels
-_CODES = {"right": ("3341006", "Right lung"), "left": ("44029006", "Left lung")}  # SNOMED CT
+_LUNGS = {"right": RIGHT_LUNG, "left": LEFT_LUNG}
 _REQUIRED = ("Rows", "Columns", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 _PERSON = ("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "PatientSex")
 _COPIED = (*_PERSON, "StudyDate", "StudyTime", "StudyID", "AccessionNumber")
@@ -45,10 +47,10 @@ def require_highdicom() -> None:
 
 
 def encode_segmentation(content: bytes, masks: dict[str, U8], model: str, display_name: str) -> bytes:
-    """Encode a binary segmentation of the lungs that refers to the radiograph and belongs to its study.
+    """Encode a binary segmentation that refers to the radiograph and belongs to its study.
 
-    content: the radiograph's file. masks: u8[H,W] in {0,1} at its size, keys `right` and `left`; empty masks are
-    skipped. model: digest of the weights, stored as the algorithm version. UIDs are derived from these inputs and times
+    content: the radiograph's file. masks: u8[H,W] in {0,1} at its size by class, or of each lung with the keys `right`
+    and `left`; they may overlap; each is a segment, and empty ones are skipped. model: digest of the weights, stored as the algorithm version. UIDs are derived from these inputs and times
     are those of the radiograph, so the same call gives the same bytes. The object contains the patient's identity:
     the elements that join it to its patient and study (`_COPIED` and UIDs), and no others; no other output of lungseg
     does. Text is in UTF-8. Invalid values, such as the date 00000000, are left empty; `invalid_elements` names them.
@@ -61,10 +63,10 @@ def encode_segmentation(content: bytes, masks: dict[str, U8], model: str, displa
     require_highdicom()
     if not is_dicom(content):
         raise ImageError("not_dicom", f"{display_name} is not a DICOM file: DICOM segmentations need a DICOM image")
-    present = {side: mask for side, mask in masks.items() if mask.any()}
+    present = {_LUNGS.get(name, name): mask for name, mask in masks.items() if mask.any()}
     if not present:
         raise ImageError(
-            "mask_empty", f"{display_name} has an empty mask: a DICOM segmentation needs at least one lung"
+            "mask_empty", f"{display_name} has an empty mask: a DICOM segmentation needs at least one segment"
         )
     source, _ = _read_valid(content, display_name)
     missing = [name for name in _REQUIRED if not source.get(name)]
@@ -126,12 +128,14 @@ def _build(source: "Dataset", masks: dict[str, U8], model: str) -> bytes:
 
     _add_missing_elements(source)
     pixels = np.stack(list(masks.values()), axis=-1)[None].astype(np.uint8)
-    inputs_digest = f"{model} {hashlib.sha256(np.packbits(pixels).tobytes()).hexdigest()}"
+    is_lungs = {*masks} <= {RIGHT_LUNG, LEFT_LUNG}
+    names = "" if is_lungs else ",".join(masks)
+    inputs_digest = f"{model} {hashlib.sha256(np.packbits(pixels).tobytes() + names.encode()).hexdigest()}"
     segmentation = highdicom.seg.Segmentation(
         source_images=[source],
         pixel_array=pixels,
         segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
-        segment_descriptions=[_segment(number, side, model) for number, side in enumerate(masks, start=1)],
+        segment_descriptions=[_segment(number, name, model) for number, name in enumerate(masks, start=1)],
         series_instance_uid=_uid("series", source, model),
         series_number=100,
         sop_instance_uid=_uid("instance", source, inputs_digest),
@@ -141,26 +145,26 @@ def _build(source: "Dataset", masks: dict[str, U8], model: str) -> bytes:
         software_versions=__version__,
         device_serial_number=model,
         pixel_measures=_measures(source),
-        content_label="LUNGS",
-        content_description="Lungs by a neural network",
+        content_label="LUNGS" if is_lungs else "CHEST",
+        content_description=f"{'Lungs' if is_lungs else 'Structures'} by a neural network",
     )
-    segmentation.SeriesDescription = "Lungs by lungseg, not for diagnosis"
+    segmentation.SeriesDescription = f"{'Lungs' if is_lungs else 'Structures'} by lungseg, not for diagnosis"
     _make_deterministic(segmentation, source, inputs_digest)
     stream = io.BytesIO()
     segmentation.save_as(stream)
     return stream.getvalue()
 
 
-def _segment(number: int, side: str, model: str) -> "highdicom.seg.SegmentDescription":
+def _segment(number: int, name: str, model: str) -> "highdicom.seg.SegmentDescription":
     import highdicom
     from highdicom.sr.coding import CodedConcept
 
-    value, meaning = _CODES[side]
+    category, kind = (CodedConcept(*code) for code in property_of(name))
     return highdicom.seg.SegmentDescription(
         segment_number=number,
-        segment_label=meaning,
-        segmented_property_category=CodedConcept("91723000", "SCT", "Anatomical Structure"),
-        segmented_property_type=CodedConcept(value, "SCT", meaning),
+        segment_label=kind.meaning,
+        segmented_property_category=category,
+        segmented_property_type=kind,
         algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm_identification=highdicom.AlgorithmIdentificationSequence(
             name="lungseg",

@@ -76,7 +76,63 @@ def test_bytes_are_reproducible_and_uids_depend_on_the_inputs(
     assert again.SeriesInstanceUID == first.SeriesInstanceUID
 
 
-def test_dciodvfy_reports_no_error(encoded: bytes, tmp_path: Path) -> None:
+CODES = {
+    "right_lung": ("91723000", "3341006", "SCT", "Right lung"),
+    "left_lung": ("91723000", "44029006", "SCT", "Left lung"),
+    "heart": ("91723000", "80891009", "SCT", "Heart"),
+    "opacity": ("49755003", "112001", "DCM", "Opacity"),
+    "aortic_arch_and_more": ("91723000", "aortic_arch_and_", "99LUNGSEG", "Aortic arch and more"),
+}
+
+
+@pytest.fixture(scope="module")
+def classes(lungs: dict[str, U8]) -> dict[str, U8]:
+    """Five masks; the heart covers a part of both lungs, and the opacity is inside the right one."""
+    drawn = {f"{side}_lung": mask for side, mask in lungs.items()}
+    drawn |= {name: np.zeros(SHAPE, np.uint8) for name in ("heart", "opacity", "aortic_arch_and_more")}
+    cv2.ellipse(drawn["heart"], (900, 1000), (420, 260), 20, 0, 360, 1, -1)
+    cv2.ellipse(drawn["opacity"], (450, 700), (90, 120), 0, 0, 360, 1, -1)
+    drawn["aortic_arch_and_more"][500:600, 900:1000] = 1
+    return drawn
+
+
+@pytest.fixture(scope="module")
+def encoded_classes(radiograph: bytes, classes: dict[str, U8]) -> bytes:
+    return encode_segmentation(radiograph, classes, "feed", "RG1")
+
+
+def test_each_class_is_a_segment_with_its_codes(
+    radiograph: bytes, classes: dict[str, U8], encoded_classes: bytes
+) -> None:
+    source = pydicom.dcmread(io.BytesIO(radiograph), stop_before_pixels=True)
+    result = highdicom.seg.segread(io.BytesIO(encoded_classes))
+    pixels = result.get_pixels_by_source_instance([source.SOPInstanceUID])
+    assert (result.number_of_segments, result.SegmentsOverlap) == (len(classes), "YES")
+    assert (result.ContentLabel, result.SeriesDescription) == ("CHEST", "Structures by lungseg, not for diagnosis")
+    for number, (name, mask) in enumerate(classes.items(), start=1):
+        assert (pixels[0, :, :, number - 1] == mask).all()
+        segment = result.get_segment_description(number)
+        kind = segment.segmented_property_type
+        codes = (segment.segmented_property_category.value, kind.value, kind.scheme_designator, kind.meaning)
+        assert codes == CODES[name]
+        assert segment.SegmentLabel == kind.meaning
+    assert (pixels.sum(axis=-1) > 1).any()
+
+
+def test_class_names_of_lungs_give_the_same_bytes(radiograph: bytes, lungs: dict[str, U8], encoded: bytes) -> None:
+    named = {f"{side}_lung": mask for side, mask in lungs.items()}
+    assert encode_segmentation(radiograph, named, "feed", "RG1") == encoded
+
+
+def test_uids_depend_on_the_names_of_classes(radiograph: bytes, lungs: dict[str, U8]) -> None:
+    one, other = (encode_segmentation(radiograph, {name: lungs["left"]}, "feed", "RG1") for name in ("heart", "aorta"))
+    uids = [pydicom.dcmread(io.BytesIO(content)).SOPInstanceUID for content in (one, other)]
+    assert uids[0] != uids[1]
+
+
+@pytest.mark.parametrize("fixture", ["encoded", "encoded_classes"])
+def test_dciodvfy_reports_no_error(fixture: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    encoded: bytes = request.getfixturevalue(fixture)
     checker = shutil.which("dciodvfy")
     if checker is None:
         pytest.skip("dciodvfy is not installed (Debian: dicom3tools)")
