@@ -6,7 +6,7 @@ from pydantic import Field
 
 from lungseg.config.shared import JobSettings, Positive
 
-ExportFormat = Literal["masks", "lung-masks", "overlays", "coco", "dicom-seg", "nnunet"]
+ExportFormat = Literal["masks", "lung-masks", "class-masks", "overlays", "coco", "dicom-seg", "nnunet"]
 
 
 class ExportSettings(JobSettings):
@@ -17,9 +17,9 @@ class ExportSettings(JobSettings):
     out: str = "export"
     """output folder, with a subfolder for each format"""
     formats: tuple[ExportFormat, ...] = ("masks",)
-    """masks: PNG with values 0 and 255 at the size of the original; lung-masks: the same for each lung; overlays:
-    outlines on the image with a caption; coco: annotations.json; dicom-seg: a DICOM segmentation for each DICOM image;
-    nnunet: a dataset of nnU-Net"""
+    """masks: PNG of both lungs with values 0 and 255 at the size of the original; lung-masks: the same for each lung;
+    class-masks: the same for each class of the model; overlays: outlines on the image with a caption; coco:
+    annotations.json; dicom-seg: a DICOM segmentation for each DICOM image; nnunet: a dataset of nnU-Net"""
     where: str = ""
     """export only rows that satisfy this condition on their columns, e.g. "dice < 0.9 and dataset == 'shenzhen'\""""
     worst: Annotated[int, Field(ge=0)] = 0

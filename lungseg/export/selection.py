@@ -16,11 +16,13 @@ from lungseg.ingest.file_names import normal_form
 from lungseg.plurals import counted
 from lungseg.predictions.parts import part_files, read_part, recorded_digests
 from lungseg.predictions.ranking import doubt_key, highest_usual_doubt
+from lungseg.result_columns import PREDICTIONS
 from lungseg.schema import USABLE
 from lungseg.storage.files import digest_bytes
 from lungseg.storage.json_files import JsonFields
 
 _NAMES = ("image_id", "dataset", "patient_id", "source_uri")  # compared in one Unicode form
+_MASKS = ("mask", "classes")  # columns with masks
 _READERS = 8  # threads that read parts: reading from a bucket is mostly waiting
 
 
@@ -104,7 +106,7 @@ def evaluate_query(rows: pa.Table, where: str) -> NDArray[np.bool_]:
         SettingsError: the query is invalid, or is not a condition.
 
     """
-    frame = rows.drop_columns(["mask"]).to_pandas()
+    frame = rows.drop_columns(list(_MASKS)).to_pandas()
     for name in _NAMES:
         frame[name] = frame[name].map(normal_form, na_action="ignore")
     where = normal_form(where)
@@ -137,7 +139,7 @@ def select_rows(paths: list[str], settings: ExportSettings) -> list[Row]:
     if not (settings.where or settings.worst or needs_doubt):
         return [{"path": path, "rows": None, "max_doubt": None} for path in paths]
     with ThreadPoolExecutor(_READERS) as pool:
-        tables = list(pool.map(lambda path: _without_mask_column(rows_with_mask(read_part(path))), paths))
+        tables = list(pool.map(lambda path: _without_masks(rows_with_mask(read_part(path))), paths))
     rows = pa.concat_tables(tables)
     is_selected = evaluate_query(rows, settings.where)
     if settings.worst:
@@ -158,7 +160,9 @@ def _keep_most_doubtful(rows: pa.Table, is_selected: NDArray[np.bool_], count: i
     return kept
 
 
-def _without_mask_column(rows: pa.Table) -> pa.Table:
-    """Replace the masks by nulls to save memory; keep the column so that the parts have the same schema."""
-    index = rows.schema.get_field_index("mask")
-    return rows.set_column(index, "mask", pa.nulls(rows.num_rows, pa.string())).replace_schema_metadata(None)
+def _without_masks(rows: pa.Table) -> pa.Table:
+    """Replace the masks by nulls to save memory; keep the columns so that the parts have the same schema."""
+    for name in _MASKS:
+        index = rows.schema.get_field_index(name)
+        rows = rows.set_column(index, name, pa.nulls(rows.num_rows, PREDICTIONS.field(name).type))
+    return rows.replace_schema_metadata(None)

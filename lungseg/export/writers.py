@@ -13,16 +13,16 @@ from lungseg.arrow import pa
 from lungseg.config import ExportFormat, ExportSettings
 from lungseg.errors import ImageError, InputError, TaskResult
 from lungseg.export import nnunet
-from lungseg.export.coco_file import describe_lungs
+from lungseg.export.coco_file import describe_masks
 from lungseg.export.overlay_file import encode_overlay
 from lungseg.export.selection import rows_with_mask
 from lungseg.imaging import codecs
 from lungseg.imaging.dicom.reader import is_dicom
 from lungseg.imaging.dicom.segmentation import encode_segmentation, invalid_elements
-from lungseg.imaging.lung_sides import split_sides
-from lungseg.imaging.orientation import to_stored, to_upright
+from lungseg.imaging.orientation import other_shape
 from lungseg.ingest.file_names import MAX_ID, shorten
-from lungseg.predictions.overlays import orientation_of, read_image_and_mask
+from lungseg.predictions.class_masks import read_class_masks, read_lungs, read_shown_masks, read_sides
+from lungseg.predictions.image_files import orientation_of, read_image_and_masks
 from lungseg.predictions.parts import read_part
 from lungseg.predictions.ranking import require_reliable
 
@@ -72,13 +72,13 @@ def _export_row(row: Row, kind: str, settings: ExportSettings, out: str, result:
         ImageError: the row cannot be exported, and no file was written.
 
     """
-    mask, row = _decode_mask(row), {**row, "image_id": shorten(row["image_id"], row["image_id"], MAX_ID)}
+    row = {**row, "image_id": shorten(row["image_id"], row["image_id"], MAX_ID)}
     if kind == "coco":
-        result["coco"].append(describe_lungs(row, _stored_lungs(row, mask)))
+        result["coco"].append(describe_masks(row, read_shown_masks(row, orientation_of(row))))
         result["counts"][kind] += 1
         return
     try:
-        files, notes = _encode(row, kind, mask, settings)
+        files, notes = _encode(row, kind, None, settings)
     except ImageError:
         raise
     except InputError as error:
@@ -92,32 +92,27 @@ def _export_row(row: Row, kind: str, settings: ExportSettings, out: str, result:
         result["notes"].append(f"{kind} of {row['image_id']}: {note}")
 
 
-def _encode(row: Row, kind: str, mask: U8, settings: ExportSettings) -> tuple[dict[str, bytes], list[str]]:
+def _encode(row: Row, kind: str, lungs: U8 | None, settings: ExportSettings) -> tuple[dict[str, bytes], list[str]]:
     """Return the files of a row by their path below the format's folder, and notes."""
     if kind == nnunet.FORMAT:
-        return nnunet.encode_case(row, mask), []
-    if kind == "lung-masks":
-        return _encode_lung_masks(row, mask), []
-    content, suffix, notes = _WRITERS[kind](row, mask, settings)
+        return nnunet.encode_case(row, read_class_masks(row, lungs)), []
+    if kind in _MASKS:
+        masks = ((f"{row['dataset']}/{row['image_id']}{suffix}", mask) for suffix, mask in _MASKS[kind](row, lungs))
+        return {path: codecs.encode_image(mask * np.uint8(255)) for path, mask in masks}, []
+    content, suffix, notes = _WRITERS[kind](row, lungs, settings)
     return {f"{row['dataset']}/{row['image_id']}{suffix}": content}, notes
 
 
-def encode_row(row: Row, kind: ExportFormat, mask: U8, settings: ExportSettings) -> list[bytes]:
-    """Return the files of a row in a format with files for each image; mask u8[H,W] in {0,1} as stored.
+def encode_row(row: Row, kind: ExportFormat, lungs: U8 | None, settings: ExportSettings) -> list[bytes]:
+    """Return the files of a row in a format with files for each image.
+
+    lungs: the mask of both lungs, u8[H,W] in {0,1} as stored, if it is decoded.
 
     Raises:
         InputError: the row cannot be written in this format.
 
     """
-    return list(_encode(row, kind, mask, settings)[0].values())
-
-
-def _decode_mask(row: Row) -> U8:
-    try:
-        return codecs.decode_rle(row["mask"], row["height"], row["width"])
-    except InputError as error:
-        message = f"the mask of {row['image_id']} cannot be decoded ({error})"
-        raise ImageError("mask_damaged", message) from None
+    return list(_encode(row, kind, lungs, settings)[0].values())
 
 
 def _target(row: Row, out: str, path: str) -> str:
@@ -132,41 +127,40 @@ def _target(row: Row, out: str, path: str) -> str:
     return target
 
 
-def _encode_mask(row: Row, mask: U8, settings: ExportSettings) -> _FileContent:  # noqa: ARG001
-    return codecs.encode_image(mask * np.uint8(255)), ".png", []
+def _lungs(row: Row, lungs: U8 | None) -> list[tuple[str, U8]]:
+    return [(".png", read_lungs(row) if lungs is None else lungs)]
 
 
-def _encode_lung_masks(row: Row, mask: U8) -> dict[str, bytes]:
-    lungs = _stored_lungs(row, mask).items()
-    paths = ((f"{row['dataset']}/{row['image_id']}.{side}.png", lung) for side, lung in lungs)
-    return {path: codecs.encode_image(lung * np.uint8(255)) for path, lung in paths}
+def _each_lung(row: Row, lungs: U8 | None) -> list[tuple[str, U8]]:
+    sides = read_sides(row, orientation_of(row), lungs)
+    return [(f".{name.removesuffix('_lung')}.png", mask) for name, mask in sides.items()]
 
 
-def _stored_lungs(row: Row, mask: U8) -> dict[str, U8]:
-    """Divide a stored mask u8[H,W] in {0,1} into the patient's right and left lung, as stored."""
-    orientation = orientation_of(row)
-    right, left = split_sides(to_upright(mask, orientation))
-    return {"right": to_stored(right, orientation), "left": to_stored(left, orientation)}
+def _each_class(row: Row, lungs: U8 | None) -> list[tuple[str, U8]]:
+    return [(f".{name}.png", mask) for name, mask in read_class_masks(row, lungs).items()]
 
 
-def _encode_overlay(row: Row, mask: U8, settings: ExportSettings) -> _FileContent:
-    image, reference, note = read_image_and_mask(row)
-    mask = to_upright(mask, orientation_of(row))
-    if image.shape != mask.shape:
+_MASKS = {"masks": _lungs, "lung-masks": _each_lung, "class-masks": _each_class}
+"""Masks of a row by suffix of their file."""
+
+
+def _encode_overlay(row: Row, lungs: U8 | None, settings: ExportSettings) -> _FileContent:
+    image, references, note = read_image_and_masks(row)
+    if image.shape != other_shape((row["height"], row["width"]), orientation_of(row)):
         raise ImageError("changed", f"{row['source_uri']} and its predicted mask differ in size: the image was changed")
-    notes = [note] if note and row["dice"] is not None and reference is None else []
-    return encode_overlay(row, image, mask, reference, settings.overlay_px), ".png", notes
+    notes = [note] if note and row["dice"] is not None and not references else []
+    return encode_overlay(row, image, lungs, references, settings.overlay_px), ".png", notes
 
 
-def _encode_segmentation(row: Row, mask: U8, settings: ExportSettings) -> _FileContent:
+def _encode_segmentation(row: Row, lungs: U8 | None, settings: ExportSettings) -> _FileContent:
     if not is_dicom(storage.read_range(row["source_uri"], 0, _HEAD)):
         raise ImageError("not_dicom", f"{row['source_uri']} is not a DICOM file")
     if not settings.include_doubtful:
         require_reliable(row, row.get("max_doubt"))
     content = storage.read_bytes(row["source_uri"])
     name = storage.name_of(row["source_uri"])
-    encoded = encode_segmentation(content, _stored_lungs(row, mask), row["model"], name)
-    return encoded, ".dcm", invalid_elements(content, name)
+    masks = read_shown_masks(row, orientation_of(row), lungs)
+    return encode_segmentation(content, masks, row["model"], name), ".dcm", invalid_elements(content, name)
 
 
-_WRITERS = {"masks": _encode_mask, "overlays": _encode_overlay, "dicom-seg": _encode_segmentation}
+_WRITERS = {"overlays": _encode_overlay, "dicom-seg": _encode_segmentation}

@@ -1,11 +1,13 @@
 """Draw the outlines of masks on an X-ray."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 
 import cv2
 import numpy as np
 
 from lungseg.arrays import U8
+from lungseg.config import class_names
 
 Colour = tuple[int, int, int]
 
@@ -13,6 +15,27 @@ Colour = tuple[int, int, int]
 RIGHT_LUNG: Colour = (255, 176, 0)
 LEFT_LUNG: Colour = (0, 204, 150)
 REFERENCE: Colour = (86, 180, 233)
+_HEART: Colour = (255, 120, 150)
+_OPACITY: Colour = (240, 228, 66)
+_BY_CLASS = {
+    class_names.RIGHT_LUNG: RIGHT_LUNG,
+    class_names.LEFT_LUNG: LEFT_LUNG,
+    class_names.LUNG: RIGHT_LUNG,
+    class_names.HEART: _HEART,
+    class_names.OPACITY: _OPACITY,
+}
+_OTHERS: tuple[Colour, ...] = ((190, 160, 255), (255, 255, 255), (200, 120, 60), (150, 220, 60))
+
+
+def colours_of(names: Iterable[str]) -> dict[str, Colour]:
+    """Return a colour for each class; those of classes without one of their own repeat after four."""
+    others = itertools.cycle(_OTHERS)
+    return {name: _BY_CLASS.get(name) or next(others) for name in names}
+
+
+def to_hex(colour: Colour) -> str:
+    """Return a colour as #rrggbb."""
+    return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
 def draw_outlines(image: U8, outlines: Sequence[tuple[U8, Colour, int]], max_side: int, min_side: int = 1) -> U8:

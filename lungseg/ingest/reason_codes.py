@@ -317,6 +317,7 @@ _NOT_EXPORTED: tuple[tuple[str, str, str], ...] = (
         "Export the file again from its archive.",
     ),
     ("mask_damaged", "The predicted mask cannot be decoded.", "Predict the image again."),
+    ("no_lungs", "The model has no class of the lungs, so there is no mask of them.", "Export class-masks."),
     (
         "unsafe_target",
         "The name of the exported file leaves the output folder, or is that of an input.",

@@ -52,7 +52,7 @@ def run(settings: ExportSettings) -> None:
     parts = verified_parts(folder)
     selected = select_rows(parts, settings)
     if nnunet.FORMAT in settings.formats:
-        folders = nnunet.dataset_folders(parts)
+        folders, classes = nnunet.dataset_folders(parts), nnunet.classes_of(parts)
         selected = [{**part, "nnunet_folders": folders} for part in selected]
     reserve_output(out, folder, settings)
     connect()
@@ -68,7 +68,7 @@ def run(settings: ExportSettings) -> None:
         coco.sort(key=lambda row: (row["dataset"], row["image_id"], row["source_uri"]))  # parts finish in any order
         storage.write_json(storage.join(out, "annotations.json"), to_coco(coco, folder))
     if nnunet.FORMAT in settings.formats:
-        nnunet.write_dataset_files(storage.join(out, nnunet.FORMAT))
+        nnunet.write_dataset_files(storage.join(out, nnunet.FORMAT), classes)
     totals.record(out)
     _log_result(settings, out, totals)
     end_job({"refused_exports": totals.counts["refused"]}, settings.strict)

@@ -10,9 +10,10 @@ from lungseg.errors import InputError, SettingsError
 from lungseg.job_end import end_job
 from lungseg.plurals import counted
 from lungseg.predictions import overlays
-from lungseg.report import console, prediction_results, study_results
+from lungseg.report import console, detection_results, prediction_results, study_results
 from lungseg.report.page import Page, to_html, to_json
 from lungseg.report.prediction_results import Predictions
+from lungseg.report.result_table import TRAINING_LABELS
 from lungseg.report.study_results import Study
 from lungseg.study import study_comparison, study_differences
 from lungseg.study.study_comparison import StudyComparisons
@@ -34,13 +35,14 @@ def run(settings: ReportSettings) -> None:
         )
     if settings.compare_with and not settings.study:
         raise SettingsError("--compare-with needs a study to compare: pass --study FOLDER too")
-    study = study_results.read_study(storage.resolve(settings.study)) if settings.study else None
-    predictions = (
-        prediction_results.read_predictions(storage.resolve(settings.predictions)) if settings.predictions else None
-    )
+    if settings.normals and not settings.predictions:
+        raise SettingsError("--normals needs predictions of these images: pass --predictions FOLDER too")
+    study = study_results.read_study(storage.resolve(settings.study), settings.min_area) if settings.study else None
+    predictions = _read_predictions(settings) if settings.predictions else None
     comparisons = _compare_studies(study, settings.compare_with) if study else StudyComparisons()
     notes = [*_notes(study, predictions), *study_differences.warn_of_several(comparisons.differences)]
-    page = Page(study, comparisons, predictions, *_draw_overlays(study, predictions, settings), notes)
+    drawn, by_doubt = _draw_overlays(study, predictions, settings)
+    page = Page(study, comparisons, predictions, drawn, by_doubt, notes, settings.min_area)
     console.print_report(study, comparisons, predictions, notes)
     out = storage.resolve(settings.out or settings.study or settings.predictions)
     storage.write_json(storage.join(out, "report.json"), to_json(page))
@@ -48,6 +50,12 @@ def run(settings: ReportSettings) -> None:
     logger.info("wrote %s and %s", storage.join(out, "report.html"), storage.join(out, "report.json"))
     missing = sum(not overlay.image for overlay in page.overlays)
     end_job({"missing_overlays": missing, "failed_runs": len(study.unfinished) if study else 0}, settings.strict)
+
+
+def _read_predictions(settings: ReportSettings) -> Predictions:
+    normal = detection_results.normal_images([storage.resolve(folder) for folder in settings.normals])
+    folder = storage.resolve(settings.predictions)
+    return prediction_results.read_predictions(folder, settings.min_area, normal)
 
 
 def _draw_overlays(
@@ -59,9 +67,8 @@ def _draw_overlays(
     has_reference = any(line.dice for line in predictions.lines)
     by_doubt = bool(settings.worst) or study is None or not has_reference
     select = overlays.select_doubtful if by_doubt else overlays.select_cases
-    labels = prediction_results.TRAINING_LABELS
     drawn = [
-        overlays.draw_case(row, rank, labels[row["seen_in_training"]])
+        overlays.draw_case(row, rank, TRAINING_LABELS[row["seen_in_training"]])
         for rank, row in select(predictions.rows, settings.worst or settings.overlays)
     ]
     return drawn, by_doubt

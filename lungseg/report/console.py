@@ -11,7 +11,10 @@ from rich.text import Text
 
 from lungseg import storage
 from lungseg.arrays import Row
+from lungseg.metrics.detection import Estimate
 from lungseg.predictions.overlays import select_doubtful
+from lungseg.report import detection_results
+from lungseg.report.detection_results import DetectionLine
 from lungseg.report.prediction_results import Predictions
 from lungseg.report.study_results import Study
 from lungseg.study import result_text
@@ -48,6 +51,14 @@ _DOUBTFUL = (
     _Column("reason", "reason", is_wrapped=True),
 )
 _MAX_DOUBTFUL = 5
+_MEASURES = (
+    *(_Column("measure", "title"), _DATASET, _IMAGES, _Column("median", "median", 3)),
+    *(_Column("5%", "p5", 3), _Column("95%", "p95", 3)),
+)
+_DETECTION = (
+    *(_CLASS, _Column("with it", "with", is_wrapped=True), _Column("without it", "without", is_wrapped=True)),
+    *(_Column(name if name != "auroc" else "AUROC", name) for name in ("sensitivity", "specificity", "auroc")),
+)
 _CODES = (_DATASET, _Column("status", "status"), _Column("reason code", "code", is_wrapped=True), _IMAGES)
 
 
@@ -73,6 +84,7 @@ def _print_study(console: Console, study: Study, comparisons: StudyComparisons) 
         title = f"{study.name}: trained on {join_names(about['train_on'])} ({about['protocol']})"
         columns = (*_STUDY[:1], _CLASS, *_STUDY[1:]) if table.has_classes else _STUDY
         _print_table(console, (title, describe_metrics(about)), columns, rows)
+        _print_detection(console, table.detection)
     result_text.print_results(study.matrix, console)
     _print_comparisons(console, study, comparisons)
     _print_differences(console, comparisons.differences)
@@ -131,6 +143,12 @@ def _print_predictions(console: Console, predictions: Predictions) -> None:
     columns = _PREDICTIONS if has_reference else _PREDICTIONS_ALONE
     heading = f"Predictions of {about['model_name']}", note
     _print_table(console, heading, columns, [line.as_json() for line in predictions.lines])
+    rows = [line.as_json() for line in predictions.class_lines if line.dice]
+    if rows:
+        _print_table(console, ("Classes", "the table above is of both lungs together"), (_CLASS, *columns), rows)
+    if predictions.measures:
+        _print_table(console, ("Measures of the masks", ""), _MEASURES, predictions.measures)
+    _print_detection(console, predictions.detection)
     title = f"{about['inputs']} inputs: {format_counts(about['counts'])}"
     _print_table(console, (title, ""), _CODES, predictions.codes)
     doubtful = [
@@ -140,6 +158,31 @@ def _print_predictions(console: Console, predictions: Predictions) -> None:
     if doubtful:
         title = f"Look at these images first: {len(doubtful)} of {about['predicted']} with a mask"
         _print_table(console, (title, "flagged ones, then those with the highest doubt"), _DOUBTFUL, doubtful)
+
+
+def _print_detection(console: Console, lines: Sequence[DetectionLine]) -> None:
+    if not lines:
+        return
+    rows = [_detection_row(line) for line in lines]
+    _print_table(console, ("Detection", "95 % intervals over patients; see report.html"), _DETECTION, rows)
+    if any(line.is_mixed for line in lines):
+        console.print(Text(f"* {detection_results.MIXED}", style="dim"))
+        console.print()
+
+
+def _detection_row(line: DetectionLine) -> Row:
+    found = line.detection
+    return {
+        "class": line.about["class"],
+        "with": f"{found.present} {join_names(line.about['datasets'])}",
+        "without": f"{found.absent} {join_names(line.absent_in)}{'*' if line.is_mixed else ''}",
+        **{name: _format_estimate(getattr(found, name)) for name in ("sensitivity", "specificity", "auroc")},
+    }
+
+
+def _format_estimate(estimate: Estimate) -> str:
+    interval = "" if estimate.low is None else f" [{estimate.low:.3f}, {estimate.high:.3f}]"
+    return f"{estimate.value:.3f}{interval}"
 
 
 def _print_heading(console: Console, title: str, subtitle: str) -> None:

@@ -11,7 +11,8 @@ from lungseg.arrays import Row
 from lungseg.ingest.reason_codes import REGISTRY
 from lungseg.plurals import counted
 from lungseg.predictions import overlays
-from lungseg.report import charts, console
+from lungseg.report import charts, console, detection_results
+from lungseg.report.detection_results import DetectionLine
 from lungseg.report.prediction_results import Predictions
 from lungseg.report.result_table import ResultLine
 from lungseg.report.study_results import RunTable, Study
@@ -25,7 +26,10 @@ _MAX_CROSS = 4  # cross-dataset results that the headline lists
 
 @dataclass(frozen=True)
 class Page:
-    """Content of the report. by_doubt: the overlays are the most doubtful images, not a choice by Dice."""
+    """Content of the report. by_doubt: the overlays are the most doubtful images, not a choice by Dice.
+
+    min_area: share of the image from which a class is detected.
+    """
 
     study: Study | None
     comparisons: StudyComparisons
@@ -33,6 +37,7 @@ class Page:
     overlays: Sequence[overlays.Overlay]
     by_doubt: bool
     notes: Sequence[str]
+    min_area: float = 0.0
 
 
 def headline(study: Study) -> list[str]:
@@ -71,16 +76,27 @@ def _subject(table: RunTable, line: ResultLine) -> str:
     return f"{line.about['dataset']}{result_text.of_class(line.about['class'] if table.has_classes else '')}"
 
 
+def _predicted_subject(line: ResultLine) -> str:
+    return f"{line.about['dataset']}{result_text.of_class(line.about.get('class', ''))}"
+
+
 def to_json(page: Page) -> Row:
     """Convert to report.json: everything except the images."""
     study, predictions = page.study, page.predictions
-    names = ("image_id", "dataset", "rank", "dice", "doubt", "doubt_reason", "training", "flags", "note")
+    names = ("image_id", "dataset", "rank", "dice", "doubt", "doubt_reason", "training", "flags", "measures", "note")
     return {
         "versions": versions(_LIBRARIES),
         "notes": list(page.notes),
         "study": study and _study_json(study, page.comparisons),
         "predictions": predictions
-        and {**predictions.about, "rows": _json_lines(predictions.lines), "codes": list(predictions.codes)},
+        and {
+            **predictions.about,
+            "rows": _json_lines(predictions.lines),
+            "classes": _json_lines(predictions.class_lines),
+            "measures": list(predictions.measures),
+            "detection": _json_lines(predictions.detection),
+            "codes": list(predictions.codes),
+        },
         "overlays": [{name: getattr(overlay, name) for name in names} for overlay in page.overlays],
     }
 
@@ -96,13 +112,18 @@ def _study_json(study: Study, comparisons: StudyComparisons) -> Row:
         "gap_comparisons": [gap.as_json() for gap in comparisons.gaps],
         "study_differences": [difference.as_json() for difference in comparisons.differences],
         "tables": [
-            {**table.about, "rows": _json_lines(table.lines), "all_runs": _json_lines(table.all_runs)}
+            {
+                **table.about,
+                "rows": _json_lines(table.lines),
+                "all_runs": _json_lines(table.all_runs),
+                "detection": _json_lines(table.detection),
+            }
             for table in study.tables
         ],
     }
 
 
-def _json_lines(lines: Sequence[ResultLine]) -> list[Row]:
+def _json_lines(lines: Sequence[ResultLine | DetectionLine]) -> list[Row]:
     return [line.as_json() for line in lines]
 
 
@@ -134,10 +155,13 @@ def to_html(page: Page) -> str:
         predictions=page.predictions,
         headline=headline(page.study) if page.study else [],
         by_doubt=page.by_doubt,
+        min_area=page.min_area,
+        mixed=detection_results.MIXED,
         notes=page.notes,
         curves=charts.learning_curves(page.study.curves) if page.study else {},
         histograms=_histograms(page.study, page.predictions),
         overlays=page.overlays,
+        outlined={outline.name: outline.colour for shown in page.overlays for outline in shown.outlines},
         plot=charts,
         versions=versions(_LIBRARIES),
     )
@@ -168,8 +192,8 @@ def _histograms(study: Study | None, predictions: Predictions | None) -> list[tu
     ]
     if predictions is not None:
         lines += [
-            (f"{line.about['dataset']}, predictions, {line.about['training']} in training", line)
-            for line in predictions.lines
+            (f"{_predicted_subject(line)}, predictions, {line.about['training']} in training", line)
+            for line in predictions.class_lines or predictions.lines
             if line.dice
         ]
     low = charts.axis_start([value for _, line in lines for value in line.dice])

@@ -1,7 +1,7 @@
 """Read and summarise predictions."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,14 +13,14 @@ from lungseg.errors import InputError
 from lungseg.ingest.reason_codes import counted_codes
 from lungseg.predictions.parts import part_files, read_part
 from lungseg.predictions.ranking import questions
-from lungseg.report.result_table import ResultLine, compute_metrics, group_by
+from lungseg.report.class_results import class_rows, summarise_measures
+from lungseg.report.detection_results import DetectionLine, ImageKey, detect_in_predictions
+from lungseg.report.result_table import TRAINING_LABELS, ResultLine, compute_metrics, group_by
 from lungseg.schema import USABLE
 from lungseg.storage.json_files import Finite, JsonFields, Whole
 from lungseg.study.tested_images import mean_defined
 
 DISTANCES = ("hd95_px", "assd_px")
-TRAINING_LABELS = {True: "seen", False: "unseen", None: "unknown"}
-"""Text for the values of the column seen_in_training."""
 
 
 class _PlanFields(JsonFields):
@@ -30,7 +30,8 @@ class _PlanFields(JsonFields):
     model_name: str
     runs: list[str]
     epochs: list[Whole]
-    threshold: Finite
+    threshold: Finite | None = None  # of the one class lung
+    thresholds: dict[str, Finite] = Field(default_factory=dict)  # of several classes
     tta: str
     postprocess: dict[str, Any]
     images: Whole | None = None  # unknown while the archive is listed
@@ -42,17 +43,21 @@ class Predictions:
     """Results of an inference.
 
     about: its settings and counts. codes: images by dataset, status and reason code or flag. rows: without masks;
-    `part` and `position` locate each row.
+    `part` and `position` locate each row. class_lines: of each class, where there are several; measures: of
+    `summarise_measures`; detection: of classes that some images do not show.
     """
 
     about: Row
     lines: tuple[ResultLine, ...]
     codes: tuple[Row, ...]
     rows: tuple[Row, ...]
+    class_lines: tuple[ResultLine, ...] = ()
+    measures: tuple[Row, ...] = ()
+    detection: tuple[DetectionLine, ...] = ()
 
 
-def read_predictions(folder: str) -> Predictions:
-    """Read all parts; an interrupted inference has only some of them.
+def read_predictions(folder: str, least: float = 1.0, normal: Collection[ImageKey] = ()) -> Predictions:
+    """Read all parts; an interrupted inference has only some of them. least, normal: as in `detect_in_predictions`.
 
     Raises:
         InputError: the folder has no predictions, or a file is damaged.
@@ -65,10 +70,11 @@ def read_predictions(folder: str) -> Predictions:
     plan = storage.read_json(storage.join(folder, "plan.json"), fields=_PlanFields)
     end = _read_end(storage.join(folder, "predictions.json"))
     rows = [row for part in part_files(folder) for row in _read_part(part)]
-    names = ("archive", "checkpoints", "model", "model_name", "runs", "epochs", "threshold", "tta", "postprocess")
+    names = ("archive", "checkpoints", "model", "model_name", "runs", "epochs", "tta", "postprocess")
     about = {
         "folder": folder,
         **{name: plan.get(name) for name in names},
+        "threshold": _describe_threshold(plan),
         "aggregation": "mean over images",
         "resolution": "native size",
         "reference": plan.get("reference", ""),
@@ -80,7 +86,22 @@ def read_predictions(folder: str) -> Predictions:
         "flagged": sum(bool(questions(row)) for row in rows if row["status"] in USABLE),
         "counts": dict(sorted(Counter(row["status"] for row in rows).items())),
     }
-    return Predictions(about, _prediction_lines(rows), _count_codes(rows), tuple(rows))
+    predicted = [row for row in rows if row["status"] in USABLE]
+    return Predictions(
+        about,
+        _prediction_lines(predicted),
+        _count_codes(rows),
+        tuple(rows),
+        _prediction_lines(class_rows(predicted), "class"),
+        summarise_measures(predicted),
+        tuple(detect_in_predictions(predicted, least, normal)),
+    )
+
+
+def _describe_threshold(plan: Row) -> float | str | None:
+    """Return the threshold of a plan, or those of several classes in words."""
+    thresholds = plan.get("thresholds") or {}
+    return ", ".join(f"{name} {value:g}" for name, value in thresholds.items()) or plan.get("threshold")
 
 
 class _EndFields(JsonFields):
@@ -92,11 +113,14 @@ def _read_end(path: str) -> Row | None:
     return storage.read_json(path, fields=_EndFields) if storage.exists(path) else None
 
 
-def _prediction_lines(rows: Sequence[Row]) -> tuple[ResultLine, ...]:
-    """Summarise images with a mask by dataset and whether the model was trained on them, unseen images first."""
-    groups = group_by([row for row in rows if row["status"] in USABLE], ("dataset", "seen_in_training"))
+def _prediction_lines(rows: Sequence[Row], *more: str) -> tuple[ResultLine, ...]:
+    """Summarise images with a mask by dataset and whether the model was trained on them, unseen images first.
+
+    more: columns that divide the images further, such as the class, in order of appearance.
+    """
+    groups = group_by(rows, ("dataset", "seen_in_training", *more))
     lines = []
-    for (dataset, is_seen), group in sorted(groups.items(), key=lambda item: (item[0][0], bool(item[0][1]))):
+    for (dataset, is_seen, *names), group in sorted(groups.items(), key=lambda item: (item[0][0], bool(item[0][1]))):
         dice = tuple(row["dice"] for row in group if row["dice"] is not None)
         metrics = {
             **compute_metrics(group),
@@ -104,7 +128,8 @@ def _prediction_lines(rows: Sequence[Row]) -> tuple[ResultLine, ...]:
             "without_reference": len(group) - len(dice),
             "without_distance": sum(1 for row in group if row["dice"] is not None and row["hd95_px"] is None),
         }
-        lines.append(ResultLine({"dataset": dataset, "training": TRAINING_LABELS[is_seen]}, metrics, dice))
+        about = {"dataset": dataset, "training": TRAINING_LABELS[is_seen], **dict(zip(more, names, strict=True))}
+        lines.append(ResultLine(about, metrics, dice))
     return tuple(lines)
 
 
@@ -121,4 +146,7 @@ def _count_codes(rows: Sequence[Row]) -> tuple[Row, ...]:
 def _read_part(path: str) -> list[Row]:
     """Read a part without its masks: only the few images that are drawn need them."""
     rows: list[Row] = read_part(path).drop_columns(["mask"]).to_pylist()
+    for row in rows:
+        for entry in row["classes"] or ():
+            del entry["mask"]
     return [{**row, "part": path, "position": i} for i, row in enumerate(rows)]

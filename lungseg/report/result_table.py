@@ -10,6 +10,8 @@ from lungseg.metrics import bootstrap
 from lungseg.study.tested_images import mean_defined, metric_limits, patient_key, training_effects
 
 METRICS = ("dice", "iou", "pixel_accuracy")
+TRAINING_LABELS = {True: "seen", False: "unseen", None: "unknown"}
+"""Text for the values of the column seen_in_training."""
 _DICE_STATISTICS = ("low", "high", "sd", "median", "p5", "basis")
 
 

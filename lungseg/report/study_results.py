@@ -13,6 +13,7 @@ from lungseg.errors import InputError
 from lungseg.metrics.segmentation import PREPARED_REFERENCE
 from lungseg.model.checkpoint_fields import StudyRuns
 from lungseg.plurals import counted
+from lungseg.report.detection_results import DetectionLine, detect_in_tests
 from lungseg.report.result_table import METRICS, ResultLine, compute_metrics, group_by
 from lungseg.report.training_record import training_record
 from lungseg.schema import is_superseded
@@ -64,12 +65,13 @@ class RunTable:
 
     about: the settings that the runs share. lines: one per run, class, role and dataset. all_runs: one per class, role
     and dataset over all runs, each image once; an image tested by several runs counts with its mean over them. Empty
-    for a single run.
+    for a single run. detection: of classes that some of the tested images do not show.
     """
 
     about: Row
     lines: tuple[ResultLine, ...]
     all_runs: tuple[ResultLine, ...]
+    detection: tuple[DetectionLine, ...] = ()
 
     @property
     def has_classes(self) -> bool:
@@ -104,8 +106,8 @@ class Study:
     training: tuple[Row, ...] = ()
 
 
-def read_study(folder: str) -> Study:
-    """Read the results of a study, finished or not.
+def read_study(folder: str, least: float = 1.0) -> Study:
+    """Read the results of a study, finished or not. least: share of the image from which a class is detected.
 
     Raises:
         InputError: the folder is not a study, no run is finished, or a file is damaged.
@@ -125,7 +127,7 @@ def read_study(folder: str) -> Study:
         name=study.get("study") or storage.name_of(folder),
         folder=folder,
         runs=runs,
-        tables=_run_tables(folder, finished),
+        tables=_run_tables(folder, finished, least),
         curves=curves,
         unfinished=tuple(
             {"run": name, "state": _state_text(states.get(name, {})), "epochs": len(curves[name])}
@@ -171,14 +173,14 @@ def _state_text(state: Row) -> str:
     return f"failed: {reason}" if reason else "not finished"
 
 
-def _run_tables(folder: str, runs: Sequence[str]) -> tuple[RunTable, ...]:
+def _run_tables(folder: str, runs: Sequence[str], least: float) -> tuple[RunTable, ...]:
     """Group finished runs by their shared settings."""
     groups: dict[str, list[tuple[Row, list[Row]]]] = defaultdict(list)
     for name in runs:
         summary = storage.read_json(storage.join(folder, name, "run.json"), fields=_RunFields)
         tested = storage.read_table(storage.join(folder, name, "tested.parquet"), expected=TEST_TABLE).to_pylist()
         groups[storage.digest([_shared_settings(summary)])].append((summary, tested))
-    return tuple(_run_table(group) for group in groups.values())
+    return tuple(_run_table(group, least) for group in groups.values())
 
 
 def _shared_settings(summary: Row) -> Row:
@@ -197,7 +199,7 @@ def _shared_settings(summary: Row) -> Row:
     }
 
 
-def _run_table(runs: Sequence[tuple[Row, list[Row]]]) -> RunTable:
+def _run_table(runs: Sequence[tuple[Row, list[Row]]], least: float) -> RunTable:
     lines: list[ResultLine] = []
     rows: list[Row] = []
     for summary, tested in runs:
@@ -212,7 +214,7 @@ def _run_table(runs: Sequence[tuple[Row, list[Row]]]) -> RunTable:
         "seeds": counts["seeds"],
     }
     all_runs = _result_lines(_mean_per_image(rows), {}) if len(runs) > 1 else []
-    return RunTable(about, tuple(lines), tuple(all_runs))
+    return RunTable(about, tuple(lines), tuple(all_runs), tuple(detect_in_tests(rows, least)))
 
 
 def _result_lines(rows: Sequence[Row], about: Row) -> list[ResultLine]:

@@ -11,8 +11,6 @@ from lungseg.export.overlay_file import encode_overlay
 from lungseg.export.writers import encode_row
 from lungseg.imaging.codecs import decode_rle
 from lungseg.imaging.intensity import normalise
-from lungseg.imaging.orientation import to_upright
-from lungseg.predictions.overlays import orientation_of
 from lungseg.segment_command.inputs import GivenImage
 from lungseg.segment_command.tables import has_mask
 
@@ -82,8 +80,7 @@ class Outputs:
         """
         settings = ExportSettings(formats=(kind,), include_doubtful=self.settings.include_doubtful)
         if kind == "overlays" and picture is not None:
-            upright = to_upright(mask, orientation_of(row))
-            return [encode_overlay(row, normalise(picture, "none"), upright, None, settings.overlay_px)]
+            return [encode_overlay(row, normalise(picture, "none"), mask, {}, settings.overlay_px)]
         try:
             return encode_row(row, kind, mask, settings)
         except ImageError:

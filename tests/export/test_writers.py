@@ -8,7 +8,7 @@ import pytest
 from pycocotools.coco import COCO
 
 from lungseg import storage
-from lungseg.arrays import Row
+from lungseg.arrays import U8, Row
 from lungseg.config import ExportSettings
 from lungseg.config.export import ExportFormat
 from lungseg.errors import TaskResult
@@ -16,6 +16,7 @@ from lungseg.export.coco_file import to_coco
 from lungseg.export.overlay_file import caption_overlay, draw_overlay
 from lungseg.export.writers import export_part
 from lungseg.imaging import codecs
+from lungseg.imaging.lung_sides import split_sides
 from lungseg.predictions.parts import part_path
 from tests.export.prediction_files import DrawPair, prediction_row, replace_part
 
@@ -24,6 +25,10 @@ def _export(folder: Path, part: int, out: Path, *formats: ExportFormat) -> Row:
     item = {"part": json.dumps({"path": part_path(str(folder), part), "rows": None})}
     result: Row = TaskResult.from_json(export_part(item, ExportSettings(formats=formats), str(out))["result"]).unwrap()
     return result
+
+
+def _lungs(mask: U8) -> dict[str, U8]:
+    return dict(zip(("right_lung", "left_lung"), split_sides(mask), strict=True))
 
 
 def _names(folder: Path) -> set[str]:
@@ -175,7 +180,7 @@ def test_invalid_elements_are_named_without_their_values(predictions: Path, tmp_
 
 def test_overlay_has_a_colour_for_each_side(draw_pair: DrawPair) -> None:
     image, mask = draw_pair(3, 1500, 1000)
-    overlay = draw_overlay(image, mask, None, 900).astype(int)
+    overlay = draw_overlay(image, _lungs(mask), {}, 900).astype(int)
     assert overlay.shape == (900, 600, 3)
     is_orange = overlay[..., 0] - overlay[..., 2] > 60
     is_green = overlay[..., 1] - overlay[..., 0] > 60
@@ -193,7 +198,7 @@ def test_overlay_is_large_enough_to_look_at(
     shape: tuple[int, int], limit: int, expected: tuple[int, int], draw_pair: DrawPair
 ) -> None:
     image, mask = draw_pair(3, *shape)
-    assert draw_overlay(image, mask, mask, limit).shape == (*expected, 3)
+    assert draw_overlay(image, _lungs(mask), {"lung": mask}, limit).shape == (*expected, 3)
 
 
 @pytest.mark.parametrize("width", [40, 320, 1024])
@@ -201,7 +206,7 @@ def test_caption_is_above_the_overlay(width: int, draw_pair: DrawPair) -> None:
     _, mask = draw_pair(3, 100, 100)
     row = prediction_row("a", f"/x/{'very long name ' * 20}Ünal.png", mask, doubt=0.031, doubt_reason="blurred border")
     overlay = np.full((50, width, 3), 77, np.uint8)
-    captioned = caption_overlay(row, overlay, True)
+    captioned = caption_overlay(row, overlay, ["right_lung", "left_lung"], True)
     bar = captioned[:-50]
     assert (captioned[-50:] == 77).all()
     assert bar.shape[1] == width

@@ -16,10 +16,12 @@ from PIL import Image
 
 from lungseg import storage
 from lungseg.config import ExportSettings, PostprocessSettings, PreprocessSettings
+from lungseg.config.class_names import LUNG_SIDES
 from lungseg.dataset import catalog
 from lungseg.export import writers
 from lungseg.export.overlay_file import draw_overlay
 from lungseg.imaging import codecs
+from lungseg.imaging.lung_sides import split_sides
 from lungseg.imaging.orientation import to_stored, to_upright
 from lungseg.inference import recompute
 from lungseg.inference.comparison import COMPARED
@@ -143,7 +145,8 @@ def test_exported_mask_is_stored_and_overlay_upright(tmp_path: Path, drawn: tupl
     (content,) = writers.encode_row(row, "masks", mask_of(row), settings)
     np.testing.assert_array_equal(codecs.decode_mask(content, "mask"), mask_of(row))
     (content,) = writers.encode_row(row, "overlays", mask_of(row), settings)
-    expected = draw_overlay(drawn[0], to_upright(mask_of(row), 6), None, settings.overlay_px)
+    sides = dict(zip(LUNG_SIDES, split_sides(to_upright(mask_of(row), 6)), strict=True))
+    expected = draw_overlay(drawn[0], sides, {}, settings.overlay_px)
     overlay = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
     assert overlay is not None
     np.testing.assert_array_equal(overlay[-expected.shape[0] :, :, ::-1], expected)  # a caption is above
@@ -155,7 +158,7 @@ def test_report_draws_tagged_images_upright(tmp_path: Path, drawn: tuple[U8, U8]
     storage.write_table(part, table([row], PREDICTIONS))
     shown = overlays.draw_case({**row, "part": part, "position": 0}, "", "")
     assert (shown.width > shown.height, shown.note) == (True, "")
-    assert shown.right
+    assert shown.outlines
 
 
 @pytest.mark.parametrize(("directions", "orientation"), [(["R", "F"], 2), (["F", "R"], 6)])

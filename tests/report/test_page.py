@@ -9,7 +9,8 @@ from lungseg import provenance
 from lungseg.arrays import Row
 from lungseg.predictions.overlays import draw_case, select_cases, select_doubtful
 from lungseg.report.page import Page, headline, to_html, to_json
-from lungseg.report.prediction_results import TRAINING_LABELS, read_predictions
+from lungseg.report.prediction_results import read_predictions
+from lungseg.report.result_table import TRAINING_LABELS
 from lungseg.report.study_results import read_study
 from lungseg.study.study_comparison import StudyComparisons
 from tests.report.result_files import dice_row, without_reference, write_predictions, write_run

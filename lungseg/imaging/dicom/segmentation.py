@@ -50,10 +50,11 @@ def encode_segmentation(content: bytes, masks: dict[str, U8], model: str, displa
     """Encode a binary segmentation that refers to the radiograph and belongs to its study.
 
     content: the radiograph's file. masks: u8[H,W] in {0,1} at its size by class, or of each lung with the keys `right`
-    and `left`; they may overlap; each is a segment, and empty ones are skipped. model: digest of the weights, stored as the algorithm version. UIDs are derived from these inputs and times
-    are those of the radiograph, so the same call gives the same bytes. The object contains the patient's identity:
-    the elements that join it to its patient and study (`_COPIED` and UIDs), and no others; no other output of lungseg
-    does. Text is in UTF-8. Invalid values, such as the date 00000000, are left empty; `invalid_elements` names them.
+    and `left`; they may overlap; each is a segment, and empty ones are skipped. model: digest of the weights, stored as
+    the algorithm version. UIDs are derived from these inputs and times are those of the radiograph, so the same call
+    gives the same bytes. The object contains the patient's identity: the elements that join it to its patient and study
+    (`_COPIED` and UIDs), and no others; no other output of lungseg does. Text is in UTF-8. Invalid values, such as the
+    date 00000000, are left empty; `invalid_elements` names them.
 
     Raises:
         ImageError: `not_dicom`, `mask_empty`, `seg_reference`, `changed` or `seg_refused`. No message quotes a value.

@@ -1,0 +1,160 @@
+"""Detection of classes that some images show and others do not, such as opacities.
+
+An image shows a class if its reference mask marks a pixel. The score of an image is the share of the image that the
+predicted mask covers; a share of at least `--min-area` is a detection.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import asdict, dataclass
+
+from lungseg.arrays import Row
+from lungseg.config.class_names import OPACITY
+from lungseg.dataset.catalog import find_datasets, open_dataset
+from lungseg.metrics.detection import Detection, detect
+from lungseg.metrics.segmentation import mean
+from lungseg.report.class_results import class_rows
+from lungseg.report.result_table import TRAINING_LABELS, group_by
+from lungseg.study.tested_images import patient_key
+
+FINDINGS = (OPACITY,)
+"""Classes that an image with the finding `normal` does not show; it shows the others, such as the heart."""
+
+MIXED = (
+    "images with the finding normal, without a reference mask. They are of other datasets: devices, patients and "
+    "processing differ too, so these figures measure how the datasets differ as much as they measure the disease."
+)
+"""Caveat of lines with `is_mixed`."""
+
+ImageKey = tuple[str, str]
+"""Dataset and image id."""
+
+
+@dataclass(frozen=True)
+class DetectionLine:
+    """Detection of a class in a group of images.
+
+    about: class, datasets with the class, and `group`: the role, or whether the model was trained on the images.
+    absent_in: datasets of the images without the class. is_mixed: some of these are known as normal and have no
+    reference; they may be of other datasets than the images with the class.
+    """
+
+    about: Row
+    absent_in: tuple[str, ...]
+    is_mixed: bool
+    detection: Detection
+
+    def as_json(self) -> Row:
+        """Return nested values."""
+        return {**self.about, "absent_in": list(self.absent_in), "is_mixed": self.is_mixed, **asdict(self.detection)}
+
+
+@dataclass(frozen=True)
+class _Case:
+    dataset: str
+    patient: str
+    share: float
+    is_present: bool
+    is_normal: bool = False  # without a reference
+
+
+def normal_images(folders: Sequence[str]) -> set[ImageKey]:
+    """Return the images of prepared datasets whose finding is `normal`.
+
+    Raises:
+        InputError: a folder has no finished dataset.
+
+    """
+    tables = (open_dataset(folder).index for folder in find_datasets(folders))
+    return {
+        (row["dataset"], row["image_id"])
+        for index in tables
+        for row in index.select(["dataset", "image_id", "finding"]).to_pylist()
+        if (row["finding"] or "").strip().lower() == "normal"
+    }
+
+
+def detect_in_predictions(rows: Sequence[Row], least: float, normal: Collection[ImageKey] = ()) -> list[DetectionLine]:
+    """Compute the detection of each class of predicted rows, by dataset; then with normal images of all datasets.
+
+    least: share of the image from which a class is detected. normal: images that show no class of FINDINGS.
+    """
+    lines = []
+    for name, of_class in _by_name(class_rows(rows)).items():
+        compared = [row for row in of_class if row["dice"] is not None]
+        for (is_seen,), group in group_by(compared, ("seen_in_training",)).items():
+            about = {"class": name, "group": TRAINING_LABELS[is_seen]}
+            lines += _by_dataset([_case_of_prediction(row) for row in group], about, least)
+        others = [row for row in of_class if row["dice"] is None and (row["dataset"], row["image_id"]) in normal]
+        if name in FINDINGS and others:
+            lines += _with_normal(name, compared, others, least)
+    return lines
+
+
+def _with_normal(name: str, compared: Sequence[Row], normal: Sequence[Row], least: float) -> list[DetectionLine]:
+    """Return the detection in images with a reference and normal ones, none of which the model was trained on."""
+    compared, normal = ([row for row in rows if row["seen_in_training"] is not True] for rows in (compared, normal))
+    if not normal:
+        return []
+    labels = {TRAINING_LABELS[row["seen_in_training"]] for row in (*compared, *normal)}
+    added = [_Case(row["dataset"], patient_key(row), _share(row), False, True) for row in normal]
+    cases = [*(_case_of_prediction(row) for row in compared), *added]
+    return _line(cases, {"class": name, "group": " or ".join(sorted(labels))}, least)
+
+
+def _by_name(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    return {name: group for (name,), group in group_by(rows, ("class",)).items()}
+
+
+def detect_in_tests(rows: Sequence[Row], least: float) -> list[DetectionLine]:
+    """Compute the detection of each class, role and dataset of rows of tested.parquet.
+
+    An image that several runs tested counts once, with its mean share.
+    """
+    lines = []
+    for (name, role), group in group_by(rows, ("class", "role")).items():
+        images = group_by(group, ("dataset", "image_id")).values()
+        lines += _by_dataset([_case_of_tests(same) for same in images], {"class": name, "group": role}, least)
+    return lines
+
+
+def _by_dataset(cases: Sequence[_Case], about: Row, least: float) -> list[DetectionLine]:
+    names = sorted({case.dataset for case in cases})
+    return [line for name in names for line in _line([case for case in cases if case.dataset == name], about, least)]
+
+
+def _line(cases: Sequence[_Case], about: Row, least: float) -> list[DetectionLine]:
+    """Return one line; none if all images show the class, or none does."""
+    present = [case.is_present for case in cases]
+    if all(present) or not any(present):
+        return []
+    shown, absent = (_names(case for case in cases if case.is_present == value) for value in (True, False))
+    found = detect([case.share for case in cases], present, [case.patient for case in cases], least)
+    return [DetectionLine({**about, "datasets": list(shown)}, absent, any(case.is_normal for case in cases), found)]
+
+
+def _names(cases: Iterable[_Case]) -> tuple[str, ...]:
+    return tuple(sorted({case.dataset for case in cases}))
+
+
+def _case_of_prediction(row: Row) -> _Case:
+    return _Case(row["dataset"], patient_key(row), _share(row), _has_reference_pixels(row))
+
+
+def _share(row: Row) -> float:
+    """Return the share of the image that a predicted mask covers."""
+    return float(row["area_px"] / (row["height"] * row["width"]))
+
+
+def _has_reference_pixels(row: Row) -> bool:
+    """Return whether the reference mask that a class was compared with marks a pixel.
+
+    Without a predicted pixel the Dice is 1 only if the reference has none; with one, a distance between the masks
+    exists only if the reference has pixels too.
+    """
+    return row["hd95_px"] is not None if row["area_px"] else row["dice"] < 1
+
+
+def _case_of_tests(same: Sequence[Row]) -> _Case:
+    """Return an image of rows of tested.parquet, one a run."""
+    shares = [(row["tp"] + row["fp"]) / (row["tp"] + row["fp"] + row["fn"] + row["tn"]) for row in same]
+    return _Case(same[0]["dataset"], patient_key(same[0]), mean(shares), same[0]["tp"] + same[0]["fn"] > 0)
