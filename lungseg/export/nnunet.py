@@ -58,13 +58,16 @@ def encode_case(row: Row, masks: Mapping[str, U8]) -> dict[str, bytes]:
 
     """
     image, _, _ = read_image_and_masks(row)
-    labels = to_upright(sum(mask << np.uint8(bit) for bit, mask in enumerate(masks.values())), orientation_of(row))
+    stored = np.zeros((row["height"], row["width"]), np.uint8)
+    for bit, mask in enumerate(masks.values()):
+        stored |= mask << np.uint8(bit)
+    labels = to_upright(stored, orientation_of(row))
     if image.shape != labels.shape:
         raise ImageError("changed", f"{row['source_uri']} and its predicted mask differ in size: the image was changed")
     folder = row["nnunet_folder"]
     return {
         f"{folder}/imagesTr/{row['image_id']}_0000.png": codecs.encode_image(image),
-        f"{folder}/labelsTr/{row['image_id']}.png": codecs.encode_labels(np.asarray(labels, np.uint8)),
+        f"{folder}/labelsTr/{row['image_id']}.png": codecs.encode_labels(labels),
     }
 
 
