@@ -2,11 +2,13 @@
 
 import heapq
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from lungseg import storage
 from lungseg.arrays import Row
+from lungseg.config.class_names import ONE_CLASS
+from lungseg.inference.class_summary import ClassTotals
 from lungseg.predictions.csv_table import MAX_ROWS, CsvTable
 from lungseg.predictions.parts import part_files, read_part
 from lungseg.predictions.ranking import doubt_key
@@ -19,11 +21,16 @@ _READERS = 8  # threads that read parts; reads from a bucket mostly wait
 _SHOWN = 5
 
 
-def write_csv(out: str) -> list[Row]:
-    """Write predictions.csv, unless a spreadsheet cannot hold it; return the most doubtful rows that have a mask."""
-    table: CsvTable | None = CsvTable()
+def write_csv(out: str, classes: Sequence[str] = ONE_CLASS, totals: ClassTotals | None = None) -> list[Row]:
+    """Write predictions.csv, unless a spreadsheet cannot hold it; return the most doubtful rows that have a mask.
+
+    classes: of the model. totals: counts all rows.
+    """
+    table: CsvTable | None = CsvTable(classes=classes)
+    totals = totals or ClassTotals(classes)
     most_doubtful: list[Row] = []
     for rows in _parts(out):
+        totals.add(rows)
         predicted = [row for row in rows if row["status"] in USABLE]
         most_doubtful = heapq.nsmallest(_SHOWN, [*most_doubtful, *predicted], key=doubt_key)
         if table is not None and len(table) + len(rows) > MAX_ROWS:
@@ -38,6 +45,7 @@ def write_csv(out: str) -> list[Row]:
 
 def log_most_doubtful(rows: list[Row]) -> None:
     """Log which images to look at first, and why."""
+    rows = [row for row in rows if row["doubt"] is not None]  # models without lungs have no doubt
     if len(rows) < 2:
         return
     logger.info("look at these images first (flagged ones, then by doubt):")

@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lungseg import storage
+from lungseg.arrays import Row
+from lungseg.config.class_names import LUNGS
+from lungseg.inference.class_summary import ClassTotals
 from lungseg.inference.cpu_tasks import InferenceJob
 from lungseg.inference.job_backend import recorded_backend
 from lungseg.ingest.reason_codes import QUESTIONABLE
@@ -86,12 +89,18 @@ class StageTimes:
 
 
 def write_summary(
-    job: InferenceJob, counts: StatusCounts, kept: StatusCounts, times: StageTimes, seconds: float
+    job: InferenceJob,
+    counts: StatusCounts,
+    kept: StatusCounts,
+    times: StageTimes,
+    seconds: float,
+    totals: ClassTotals | None = None,
 ) -> None:
     """Write predictions.json: settings, versions, counts, times, and rows, bytes and digest of every part.
 
-    kept: counts of the rows of earlier runs. seconds: of this run.
+    kept: counts of the rows of earlier runs. seconds: of this run. totals: of several classes.
     """
+    classes = totals.as_json() if totals else []
     backend = recorded_backend(job.out) or "torch"
     processed_now = counts.statuses.total() - kept.statuses.total()
     with ThreadPoolExecutor(_READERS) as pool:
@@ -104,6 +113,7 @@ def write_summary(
             "codes": counts.code_counts(),
             "flagged": counts.flagged,
             "flags": dict(counts.flags.most_common()),
+            **({"classes": classes} if classes else {}),
             "model_name": job.model_name,
             "model": job.model_digest,
             "backend": backend,
@@ -161,18 +171,35 @@ def print_image_summary(out: str) -> None:
     if row["status"] not in USABLE:
         sys.stdout.write(f"{name}: {row['status']} ({', '.join(row['codes'])}): {row['message']}\n{path}\n")
         return
-    size = row["height"] * row["width"]
-    lungs = " and ".join(f"{side} {_lung_area(row, side, size)}" for side in ("right", "left"))
-    score = "" if row["doubt"] is None else f", doubt {row['doubt']:.3f}"
-    dice = "" if row["dice"] is None else f", Dice {row['dice']:.4f}"
     advice = ": look at the image" if questions(row) else ""
     flags = f"flags: {', '.join(row['flags'])}{advice}\n" if row["flags"] else ""
-    sys.stdout.write(
-        f"{name}: lungs {row['area_px'] / size:.1%} of {row['width']} x {row['height']} px "
-        f"({lungs}){score}{dice}\n{flags}{path}\n"
-    )
+    lines = [f"{name}: {text}\n" for text in [*_describe_lungs(row), *_describe_classes(row)]]
+    sys.stdout.write(f"{''.join(lines)}{flags}{path}\n")
 
 
-def _lung_area(row: dict[str, Any], side: str, size: int) -> str:
+def _describe_lungs(row: Row) -> list[str]:
+    if row["area_px"] is None:  # no lungs among the classes
+        return []
+    lungs = " and ".join(f"{side} {_lung_area(row, side)}" for side in ("right", "left"))
+    score = "" if row["doubt"] is None else f", doubt {row['doubt']:.3f}"
+    size = f"{row['width']} x {row['height']} px"
+    return [f"lungs {_share(row, row['area_px'])} of {size} ({lungs}){score}{_dice(row)}"]
+
+
+def _describe_classes(row: Row) -> list[str]:
+    """Return one line for each class that is not a lung."""
+    others = (one for one in row["classes"] or () if one["class"] not in LUNGS)
+    return [f"{one['class']} {_share(row, one['area_px'])}{_dice(one)}" for one in others]
+
+
+def _dice(values: Row) -> str:
+    return "" if values["dice"] is None else f", Dice {values['dice']:.4f}"
+
+
+def _share(row: Row, area_px: int) -> str:
+    return f"{area_px / (row['height'] * row['width']):.1%}"
+
+
+def _lung_area(row: Row, side: str) -> str:
     area = row[f"{side}_lung_cm2"]
-    return f"{row[f'{side}_lung_px'] / size:.1%}" + ("" if area is None else f", {area:.0f} cm2")
+    return _share(row, row[f"{side}_lung_px"]) + ("" if area is None else f", {area:.0f} cm2")

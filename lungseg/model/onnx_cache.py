@@ -80,7 +80,7 @@ def find_or_export(checkpoint: Checkpoint, custom_network: str = "") -> CachedOn
 
 def describe_onnx(checkpoint: Checkpoint) -> dict[str, Any]:
     """Return the metadata of the ONNX file of a checkpoint, without any check."""
-    size, classes = checkpoint.preprocess.size, list(checkpoint.preprocess.classes[:1])
+    size, classes = checkpoint.preprocess.size, list(checkpoint.preprocess.classes)
     config = shared_config(checkpoint, _weights_digest(checkpoint))
     config["settings"]["model"]["custom"] = ""  # the graph replaces the user's code
     return {

@@ -28,6 +28,7 @@ from lungseg.model.model_card import ModelCard
 from lungseg.model.onnx_cache import describe_onnx
 from lungseg.model.onnx_file import SUFFIX as ONNX_SUFFIX, Check, OnnxFile
 from lungseg.model.openvino_file import SUFFIX as OPENVINO_SUFFIX, weights_path, write_openvino
+from lungseg.plurals import counted
 
 logger = logging.getLogger(__name__)
 
@@ -177,7 +178,11 @@ def _finish(path: Path, source: Checkpoint, verdicts: Sequence[Verdict], export:
 
 
 def _summary(verdict: Verdict) -> str:
-    text = f"{verdict.changed:.4%} of the pixels of the masks of {verdict.images} X-rays differ from torch"
+    kinds = f"the masks of {verdict.images} X-rays"
+    if verdict.classes:
+        name = max(verdict.classes, key=lambda one: verdict.classes[one].changed)
+        kinds += f" and the class {name}, the most of {counted(len(verdict.classes), 'class', 'classes')},"
+    text = f"{verdict.changed:.4%} of the pixels of {kinds} differ from torch"
     if verdict.dice is not None and verdict.torch_dice is not None:
         text += f", mean Dice {verdict.dice:.4f} instead of {verdict.torch_dice:.4f}"
     return text

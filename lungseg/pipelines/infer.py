@@ -18,6 +18,7 @@ from lungseg.errors import InputError, SettingsError, TaskResult
 from lungseg.imaging.dicom.pseudonym import pseudonym
 from lungseg.inference import recompute
 from lungseg.inference.actor import PredictPart
+from lungseg.inference.class_summary import ClassTotals
 from lungseg.inference.cpu_tasks import MARKERS, InferenceJob, finish_part, open_part
 from lungseg.inference.inputs import count_skipped, list_items
 from lungseg.inference.items import PredictOptions
@@ -46,11 +47,12 @@ _PLAN_FORMAT = 2  # of the items and digests of parts; plans of earlier versions
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished inference: counts of all rows and of those of earlier runs, and the most doubtful rows."""
+    """A finished inference: counts of all rows and of those of earlier runs, the most doubtful rows, the classes."""
 
     counts: StatusCounts
     kept: StatusCounts
     most_doubtful: list[Row]
+    totals: ClassTotals
 
 
 def run(settings: InferSettings) -> None:
@@ -71,6 +73,7 @@ def run(settings: InferSettings) -> None:
         print_image_summary(out)
     else:
         log_counts(out, finished.counts, finished.kept, time.monotonic() - began)
+        finished.totals.log()
         log_most_doubtful(finished.most_doubtful)
     _end(settings, out, finished.counts)
 
@@ -94,9 +97,10 @@ def predict(settings: InferSettings) -> Finished:
     _require_all(out, schedule, counts)
     storage.delete(storage.join(out, MARKERS))
     storage.delete_unfinished(out)
-    most_doubtful = write_csv(out)
-    write_summary(job, counts, schedule.kept, times, time.monotonic() - began)
-    return Finished(counts, schedule.kept, most_doubtful)
+    totals = ClassTotals(tuple(job.thresholds))
+    most_doubtful = write_csv(out, tuple(job.thresholds), totals)
+    write_summary(job, counts, schedule.kept, times, time.monotonic() - began, totals)
+    return Finished(counts, schedule.kept, most_doubtful, totals)
 
 
 def _end(settings: InferSettings, out: str, counts: StatusCounts) -> None:

@@ -6,6 +6,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from lungseg.arrays import Row
+from lungseg.config.class_names import ONE_CLASS
+from lungseg.imaging.derived_measures import MEASURES
+from lungseg.predictions.class_columns import class_columns, with_class_columns
 from lungseg.predictions.ranking import doubt_key
 from lungseg.result_columns import PREDICTIONS
 from lungseg.schema import USABLE
@@ -13,7 +16,7 @@ from lungseg.schema import USABLE
 MAX_ROWS = 1_048_575
 """Rows that a spreadsheet can hold below the header."""
 _FIRST = ("doubt", "doubt_reason", "flags")
-_LEFT_OUT = ("mask", "mask_values", "mask_classes", "geometry", "seconds", "classes")
+_LEFT_OUT = ("mask", "mask_values", "mask_classes", "geometry", "seconds", "classes", *MEASURES)
 COLUMNS = (*_FIRST, *(name for name in PREDICTIONS.names if name not in (*_FIRST, *_LEFT_OUT)))
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # a spreadsheet runs a cell that begins with one of these
 _LIST_SEPARATOR = ";"
@@ -22,8 +25,10 @@ _LIST_SEPARATOR = ";"
 class CsvTable:
     """Collects rows of PREDICTIONS and encodes them, ranked by doubt; images without a mask come last, unranked."""
 
-    def __init__(self, columns: Sequence[str] = COLUMNS) -> None:
-        self._columns = columns
+    def __init__(self, columns: Sequence[str] = COLUMNS, classes: Sequence[str] = ONE_CLASS) -> None:
+        """Begin a table with these columns, and those of `class_columns` for the classes of the model."""
+        self._classes = classes
+        self._columns = (*columns, *class_columns(classes))
         self._ranked: list[tuple[tuple[int, float], int, str]] = []  # key, position, line
         self._unranked: list[str] = []
 
@@ -34,7 +39,8 @@ class CsvTable:
     def add(self, rows: Iterable[Row]) -> None:
         """Add rows; they need no masks."""
         for row in rows:
-            line = _line(_cell(row[name]) for name in self._columns)
+            flat = with_class_columns(row, self._classes)
+            line = _line(_cell(flat[name]) for name in self._columns)
             if row["status"] in USABLE:
                 self._ranked.append((doubt_key(row), len(self._ranked), line))
             else:

@@ -22,7 +22,7 @@ from lungseg.config import (
 from lungseg.dataset import catalog
 from lungseg.dataset.folds import RunPlan
 from lungseg.dataset.sample_reader import SampleReader
-from lungseg.errors import CheckpointError, InputError, SettingsError
+from lungseg.errors import InputError, SettingsError
 from lungseg.imaging import phantom
 from lungseg.inference.model_selection import find_models
 from lungseg.ingest import sources
@@ -144,9 +144,9 @@ def test_checkpoint_has_one_output_for_each_class(finished: Run) -> None:
     assert stored_thresholds(model) == dict.fromkeys(CLASSES, 0.5)
 
 
-def test_inference_refuses_several_classes_in_one_line(finished: Run) -> None:
-    with pytest.raises(CheckpointError, match=r"a model of right_lung, left_lung, heart, opacity: .*lungs only so far"):
-        find_models([finished.folder])
+def test_inference_finds_the_model_of_a_run(finished: Run) -> None:
+    (model,) = find_models([finished.folder])
+    assert model.preprocess.classes == CLASSES
 
 
 def test_loader_processes_change_no_bit(folders: tuple[str, ...], finished: Run, tmp_path: Path) -> None:

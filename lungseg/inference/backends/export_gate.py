@@ -1,7 +1,7 @@
 """Refuse an exported model whose masks are not those of torch, on real images and with its metadata alone."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,11 @@ from lungseg.config import InferSettings, PostprocessSettings
 from lungseg.errors import CheckpointError, InputError, LungsegError, first_line
 from lungseg.imaging.run_lengths import Runs
 from lungseg.inference.backends import Network, Runtime, open_network
+from lungseg.inference.class_masks import make_class_masks
+from lungseg.inference.comparison import compare
 from lungseg.inference.ensemble import Predictor
 from lungseg.inference.inputs import list_items
 from lungseg.inference.items import Item, OpenedImage, Prediction, PredictOptions, from_levels, open_item, to_levels
-from lungseg.inference.rows import Thresholds, make_row_and_mask, shared_values
 from lungseg.model import checkpoint
 from lungseg.model.checkpoint import Checkpoint
 from lungseg.model.checkpoint_classes import stored_thresholds
@@ -36,7 +37,8 @@ class Verdict:
 
     changed: share of pixels that differ, over all images; most_changed: of one image. compared: images with a
     reference. dice, torch_dice: their means; worst_loss: the largest loss of one image; None without references.
-    problem: why the export is refused, "" if it is not.
+    problem: why the export is refused, "" if it is not. classes: of several, the verdict on each; the values above are
+    then those of the class that differs most.
     """
 
     backend: Runtime
@@ -49,10 +51,17 @@ class Verdict:
     torch_dice: float | None = None
     worst_loss: float | None = None
     problem: str = ""
+    classes: dict[str, "Verdict"] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Return the fields for the report."""
-        return asdict(self)
+        values = asdict(self)
+        classes = {name: _class_values(one) for name, one in values.pop("classes").items()}
+        return {**values, **({"classes": classes} if classes else {})}
+
+
+def _class_values(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in ("backend", "version", "classes")}
 
 
 def list_images(archive: str, source: Checkpoint, limit: int) -> list[Item]:
@@ -90,7 +99,12 @@ class ExportGate:
     def compare(self, network: Network, runtime: Runtime, model: Checkpoint | None = None) -> Verdict:
         """Compare a network with torch, without a judgement. model: whose settings prepare the images."""
         masks = _masks(model or self._source, network, self._items)
-        return _compare(masks, self._expected, _refused(runtime, ""))
+        verdicts = {
+            name: _compare(_of_class(masks, name), _of_class(self._expected, name), _refused(runtime, ""))
+            for name in self._source.preprocess.classes
+        }
+        most_changed = max(verdicts.values(), key=lambda verdict: verdict.changed)
+        return replace(most_changed, classes=verdicts if len(verdicts) > 1 else {})
 
     def judge(self, path: str, runtime: Runtime) -> Verdict:
         """Judge an exported file.
@@ -99,18 +113,22 @@ class ExportGate:
         """
         try:
             exported = checkpoint.verify(path)
-            verdict = self.compare(_FileNetwork(path, runtime), runtime, exported)
+            verdict = self.compare(_FileNetwork(path, runtime, len(exported.preprocess.classes)), runtime, exported)
         except LungsegError as error:
             return _refused(runtime, str(error))
-        is_int8 = read_metadata(path)["precision"] == "int8"
-        return replace(verdict, problem=_int8_problem(verdict) if is_int8 else _fp32_problem(verdict))
+        find_problem = _int8_problem if read_metadata(path)["precision"] == "int8" else _fp32_problem
+        if not verdict.classes:
+            return replace(verdict, problem=find_problem(verdict))
+        judged = {name: replace(one, problem=find_problem(one)) for name, one in verdict.classes.items()}
+        problems = [f"{name}: {one.problem}" for name, one in judged.items() if one.problem]
+        return replace(verdict, problem="; ".join(problems), classes=judged)
 
 
 class _FileNetwork:
     """The network of a file whose metadata may not fit its graph."""
 
-    def __init__(self, path: str, runtime: Runtime) -> None:
-        self._network, self._runtime = open_network(path, runtime), runtime
+    def __init__(self, path: str, runtime: Runtime, classes: int) -> None:
+        self._network, self._runtime, self._classes = open_network(path, runtime), runtime, classes
 
     def __call__(self, images: U8) -> F32:
         """Predict images.
@@ -126,7 +144,7 @@ class _FileNetwork:
         except Exception as error:  # the exceptions of the backends have no class in common
             raise CheckpointError(f"{self._runtime} cannot run it with its metadata: {first_line(error)}") from None
         batch, _, *square = images.shape
-        if result.ndim != images.ndim or (result.shape[0], *result.shape[2:]) != (batch, *square):
+        if result.shape != (batch, self._classes, *square):
             raise CheckpointError(f"{self._runtime} gives an array of {result.shape} for images of {images.shape}")
         return result
 
@@ -141,21 +159,29 @@ class _Mask:
     dice: float | None
 
 
-def _masks(model: Checkpoint, network: Network, items: Sequence[Item]) -> list[_Mask | None]:
+_Masks = dict[str, _Mask]
+"""The mask of each class of an image."""
+
+
+def _masks(model: Checkpoint, network: Network, items: Sequence[Item]) -> list[_Masks | None]:
     """Segment items one by one; None for images that cannot be used."""
     thresholds = stored_thresholds(model)
     opened = (open_item(item, model.preprocess) for item in items)
-    return [_mask(image, network, thresholds) for image in opened]
+    return [_masks_of(image, network, thresholds) for image in opened]
 
 
-def _mask(image: OpenedImage, network: Network, thresholds: Thresholds) -> _Mask | None:
-    if image.square is None:
+def _masks_of(image: OpenedImage, network: Network, thresholds: Mapping[str, float]) -> _Masks | None:
+    if image.square is None or image.geometry is None:
         return None
     probability: F32 = from_levels(to_levels(network(image.square[None, None])[0]))
     prediction = Prediction(probability, 1, seen_in_training=False)
-    row, mask = make_row_and_mask(image, prediction, shared_values(thresholds, "", ""), _POSTPROCESS, thresholds)
-    assert mask is not None, "the image has a square"
-    return _Mask(mask, row["dice"])
+    masks = make_class_masks(image, image.geometry, prediction, thresholds, _POSTPROCESS)
+    return {name: _Mask(one.mask, compare(one.mask, one.reference)["dice"]) for name, one in masks.items()}
+
+
+def _of_class(masks: Sequence[_Masks | None], name: str) -> list[_Mask | None]:
+    """Return the masks of a class; none of a file whose metadata has other classes."""
+    return [None if of_image is None else of_image.get(name) for of_image in masks]
 
 
 def _compare(masks: Sequence[_Mask | None], expected: Sequence[_Mask | None], verdict: Verdict) -> Verdict:
