@@ -19,21 +19,21 @@ _SAME_PICTURE = 1000  # one image in this many has the pixels of the one before 
 _IMAGES_PER_PATIENT = 3
 
 
-def write_dataset(folder: Path, count: int) -> None:
+def write_dataset(folder: Path, count: int, images_per_tar: int = IMAGES_PER_TAR, tar_bytes: int = TAR_BYTES) -> None:
     """Write a dataset of `count` images with masks; a finished one is not changed."""
     if (folder / "dataset.json").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
     with pq.ParquetWriter(folder / "index.parquet", INDEX, compression="zstd", write_page_checksum=True) as writer:
-        for rows in _index(folder.name, count):
+        for rows in _index(folder.name, count, images_per_tar):
             writer.write_table(rows)
     shards = [
-        {"name": f"{folder.name}-{number:06d}", "bytes": TAR_BYTES, "sha256": f"{number:064x}"}
-        for number in range(-(-count // IMAGES_PER_TAR))
+        {"name": f"{folder.name}-{number:06d}", "bytes": tar_bytes, "sha256": f"{number:064x}"}
+        for number in range(-(-count // images_per_tar))
     ]
     for shard in shards:
         with (folder / f"{shard['name']}.tar").open("wb") as tar:
-            tar.truncate(TAR_BYTES)
+            tar.truncate(tar_bytes)
     digest = hashlib.sha256()
     for chunk in storage.read_chunks(str(folder / "index.parquet")):
         digest.update(chunk)
@@ -48,7 +48,7 @@ def write_dataset(folder: Path, count: int) -> None:
     storage.write_json(str(folder / "dataset.json"), {**info, "checked": storage.digest(info)})
 
 
-def _index(name: str, count: int) -> Iterator[pa.Table]:
+def _index(name: str, count: int, images_per_tar: int) -> Iterator[pa.Table]:
     chance = np.random.default_rng(0)
     for start in range(0, count, _BATCH):
         numbers = np.arange(start, min(start + _BATCH, count))
@@ -63,10 +63,10 @@ def _index(name: str, count: int) -> Iterator[pa.Table]:
             "phash": _hexadecimal(chance.integers(0, 256, (numbers.size, 32), np.uint8)),
             "fold": pa.nulls(numbers.size, pa.int32()),
             "flags": pa.array([[]] * numbers.size, pa.list_(pa.string())),
-            "shard": _numbered(f"{name}-", numbers // IMAGES_PER_TAR, 6),
+            "shard": _numbered(f"{name}-", numbers // images_per_tar, 6),
         }
         for member in ("image", "mask", "json"):
-            columns[f"{member}_offset"] = pa.array(numbers % IMAGES_PER_TAR * 250_000)
+            columns[f"{member}_offset"] = pa.array(numbers % images_per_tar * 250_000)
             columns[f"{member}_size"] = pa.array(chance.integers(3_000, 150_000, numbers.size))
             columns[f"{member}_crc32"] = pa.array(chance.integers(0, 1 << 32, numbers.size))
         yield pa.table({field.name: columns[field.name].cast(field.type) for field in INDEX}, INDEX)
