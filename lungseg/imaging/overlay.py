@@ -15,8 +15,8 @@ Colour = tuple[int, int, int]
 RIGHT_LUNG: Colour = (255, 176, 0)
 LEFT_LUNG: Colour = (0, 204, 150)
 REFERENCE: Colour = (86, 180, 233)
-_HEART: Colour = (255, 120, 150)
-_OPACITY: Colour = (240, 228, 66)
+_HEART: Colour = (240, 228, 66)
+_OPACITY: Colour = (255, 120, 170)
 _BY_CLASS = {
     class_names.RIGHT_LUNG: RIGHT_LUNG,
     class_names.LEFT_LUNG: LEFT_LUNG,
