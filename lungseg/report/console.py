@@ -51,13 +51,14 @@ _DOUBTFUL = (
     _Column("reason", "reason", is_wrapped=True),
 )
 _MAX_DOUBTFUL = 5
+_CLASSES = (_CLASS, _DATASET, _TRAINING, _IMAGES, *_DICE, _Column("IoU", "iou", 4), *_DISTANCES)
 _MEASURES = (
     *(_Column("measure", "title"), _DATASET, _IMAGES, _Column("median", "median", 3)),
     *(_Column("5%", "p5", 3), _Column("95%", "p95", 3)),
 )
 _DETECTION = (
-    *(_CLASS, _Column("with it", "with", is_wrapped=True), _Column("without it", "without", is_wrapped=True)),
-    *(_Column(name if name != "auroc" else "AUROC", name) for name in ("sensitivity", "specificity", "auroc")),
+    *(_CLASS, _DATASET, _Column("with it", "present", 0), _Column("without", "absent", 0)),
+    *(_Column("sensitivity", "sensitivity"), _Column("specificity", "specificity"), _Column("AUROC", "auroc")),
 )
 _CODES = (_DATASET, _Column("status", "status"), _Column("reason code", "code", is_wrapped=True), _IMAGES)
 
@@ -145,7 +146,7 @@ def _print_predictions(console: Console, predictions: Predictions) -> None:
     _print_table(console, heading, columns, [line.as_json() for line in predictions.lines])
     rows = [line.as_json() for line in predictions.class_lines if line.dice]
     if rows:
-        _print_table(console, ("Classes", "the table above is of both lungs together"), (_CLASS, *columns), rows)
+        _print_table(console, ("Classes", "the table above is of both lungs together"), _CLASSES, rows)
     if predictions.measures:
         _print_table(console, ("Measures of the masks", ""), _MEASURES, predictions.measures)
     _print_detection(console, predictions.detection)
@@ -174,15 +175,16 @@ def _detection_row(line: DetectionLine) -> Row:
     found = line.detection
     return {
         "class": line.about["class"],
-        "with": f"{found.present} {join_names(line.about['datasets'])}",
-        "without": f"{found.absent} {join_names(line.absent_in)}{'*' if line.is_mixed else ''}",
+        "dataset": f"{line.datasets_text}, {line.about['group']}",
+        "present": found.present,
+        "absent": found.absent,
         **{name: _format_estimate(getattr(found, name)) for name in ("sensitivity", "specificity", "auroc")},
     }
 
 
 def _format_estimate(estimate: Estimate) -> str:
-    interval = "" if estimate.low is None else f" [{estimate.low:.3f}, {estimate.high:.3f}]"
-    return f"{estimate.value:.3f}{interval}"
+    interval = "" if estimate.low is None else f" [{estimate.low:.2f}, {estimate.high:.2f}]"
+    return f"{estimate.value:.2f}{interval}"
 
 
 def _print_heading(console: Console, title: str, subtitle: str) -> None:

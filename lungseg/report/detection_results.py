@@ -43,6 +43,12 @@ class DetectionLine:
     is_mixed: bool
     detection: Detection
 
+    @property
+    def datasets_text(self) -> str:
+        """Datasets of the images with the class, and those of the others after a slash where they differ."""
+        shown, others = " + ".join(self.about["datasets"]), " + ".join(self.absent_in)
+        return shown if others == shown else f"{shown} / {others}{'*' if self.is_mixed else ''}"
+
     def as_json(self) -> Row:
         """Return nested values."""
         return {**self.about, "absent_in": list(self.absent_in), "is_mixed": self.is_mixed, **asdict(self.detection)}
@@ -81,7 +87,7 @@ def detect_in_predictions(rows: Sequence[Row], least: float, normal: Collection[
     lines = []
     for name, of_class in _by_name(class_rows(rows)).items():
         compared = [row for row in of_class if row["dice"] is not None]
-        for (is_seen,), group in group_by(compared, ("seen_in_training",)).items():
+        for (is_seen,), group in sorted(group_by(compared, ("seen_in_training",)).items(), key=_unseen_first):
             about = {"class": name, "group": TRAINING_LABELS[is_seen]}
             lines += _by_dataset([_case_of_prediction(row) for row in group], about, least)
         others = [row for row in of_class if row["dice"] is None and (row["dataset"], row["image_id"]) in normal]
@@ -99,6 +105,10 @@ def _with_normal(name: str, compared: Sequence[Row], normal: Sequence[Row], leas
     added = [_Case(row["dataset"], patient_key(row), _share(row), False, True) for row in normal]
     cases = [*(_case_of_prediction(row) for row in compared), *added]
     return _line(cases, {"class": name, "group": " or ".join(sorted(labels))}, least)
+
+
+def _unseen_first(group: tuple[tuple[bool | None], list[Row]]) -> bool:
+    return bool(group[0][0])
 
 
 def _by_name(rows: Sequence[Row]) -> dict[str, list[Row]]:
