@@ -150,7 +150,9 @@ def test_four_tools_read_the_documented_folder(
 ) -> None:
     (tmp_path / "predictions").symlink_to(predicted)
     monkeypatch.chdir(tmp_path)
-    (snippet,) = _fenced((ROOT / "docs" / "inference.md").read_text(), "python")
+    snippet, *others = _fenced((ROOT / "docs" / "inference.md").read_text(), "python")
+    for other in others:
+        exec(other, {})
     names: dict[str, Any] = {}
     exec(snippet, names)
     ids = set(names["frame"]["image_id"])

@@ -47,7 +47,7 @@ def test_public_names_exist_and_are_documented() -> None:
 
 def test_public_attributes_of_a_result_are_documented() -> None:
     public = {name for name in dir(lungseg.Result) if not name.startswith("_")}
-    internal = {"upright_mask", "square", "geometry", "file", "max_doubt"}
+    internal = {"upright_mask", "squares", "geometry", "file", "max_doubt"}
     fields = set(lungseg.Result.__dataclass_fields__)
     documented = set(re.findall(r"`(\w+)[`(]", PAGE))
     assert (public | fields) - internal <= documented

@@ -25,9 +25,10 @@ class PostprocessSettings(Settings):
     specks: Fraction = 0.0
     """remove connected components smaller than this fraction of the mask; 0: none"""
     lungs: bool = True
-    """keep the largest connected component on each side of the midline and remove the others"""
+    """keep the largest connected component on each side of the midline and remove the others; of the classes
+    right_lung, left_lung and heart keep the largest one, of other classes all"""
     holes: bool = True
-    """fill holes"""
+    """fill holes, but not in classes other than lungs and heart"""
     smooth: Annotated[float, Field(ge=0.0, le=0.05)] = 0.0
     """radius of the disk that smooths the border, as a fraction of the longer side of the image; 0: no smoothing"""
 
@@ -65,7 +66,8 @@ class InferSettings(JobSettings):
     tta: Tta = "none"
     """test-time augmentation; flip: mean of the predictions of the image and its mirror image, in twice the time"""
     threshold: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
-    """pixels with at least this probability are lung; default: that of the models (0.5, or chosen in training)"""
+    """pixels with at least this probability are lung, or of their class; default: that of the models for each class
+    (0.5, or chosen in training)"""
     postprocess: PostprocessSettings = PostprocessSettings()
     patient_key: str = ""
     """file with the secret key that turns patient ids of DICOM files and listings into pseudonyms (or set

@@ -9,11 +9,12 @@ from typing import Literal, get_args
 from pydantic import ValidationError
 
 from lungseg.config.backend import Backend
+from lungseg.config.class_names import ONE_CLASS, lung_parts
 from lungseg.config.options import describe
 from lungseg.config.shared import Settings
 from lungseg.errors import SettingsError
 
-SegmentFormat = Literal["masks", "lung-masks", "overlays", "dicom-seg"]
+SegmentFormat = Literal["masks", "lung-masks", "class-masks", "overlays", "dicom-seg"]
 SEGMENT_FORMATS: tuple[SegmentFormat, ...] = get_args(SegmentFormat)
 
 _HELP_WIDTH = 100  # longest line of help, however wide the terminal
@@ -43,9 +44,17 @@ class SegmentSettings(Settings):
     out: str
     model: str = "lungs"
     backend: Backend = "auto"
-    formats: tuple[SegmentFormat, ...] = ("masks", "overlays")
+    formats: tuple[SegmentFormat, ...] = ()
+    """empty: as of `default_formats`"""
     include_doubtful: bool = False
     strict: bool = False
+
+
+def default_formats(classes: Sequence[str]) -> tuple[SegmentFormat, ...]:
+    """Return what is written for a model of these classes if the user names no format."""
+    if tuple(classes) == ONE_CLASS:
+        return ("masks", "overlays")
+    return (*(("masks",) if lung_parts(classes) else ()), "class-masks", "overlays")
 
 
 def parse_segment(words: Sequence[str]) -> SegmentSettings:
@@ -120,10 +129,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--formats",
         nargs="+",
-        default=("masks", "overlays"),
+        default=(),
         metavar="FORMAT",
-        help="what to write: masks, lung-masks (right and left on their own), overlays, dicom-seg (of DICOM images); "
-        "default: masks overlays",
+        help="what to write: masks, lung-masks (right and left on their own), class-masks (each class of the model), "
+        "overlays, dicom-seg (of DICOM images); default: masks overlays, of several classes also class-masks",
     )
     parser.add_argument(
         "--include-doubtful",

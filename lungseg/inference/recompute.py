@@ -184,7 +184,7 @@ def check_row(
         geometry = _geometry(row)
         masks = {name: _as_upright(one, geometry.orientation) for name, one in class_masks(row).items()}
         references = _references(row, geometry, preprocess, samples)
-        derived = derive(masks or dict.fromkeys(ONE_CLASS))
+        derived = derive(masks)
         expected = {**derived.columns, "flags": [*derived.flags]}
         if row["mask"] is not None:
             lungs = _expected_of_lungs(row, geometry, masks, references.get(LUNG))

@@ -9,20 +9,22 @@ import numpy as np
 
 from lungseg import storage
 from lungseg.arrays import F32, U8, Grey, Row
-from lungseg.config.class_names import LUNG, LUNG_SIDES, ONE_CLASS, lung_parts
+from lungseg.config.class_names import LUNG, LUNG_SIDES, LUNGS, ONE_CLASS, lung_parts
 from lungseg.errors import ImageError, InputError, SettingsError
 from lungseg.imaging import codecs
 from lungseg.imaging.dicom.segmentation import encode_segmentation
 from lungseg.imaging.geometry import restore
 from lungseg.imaging.intensity import normalise
 from lungseg.imaging.lung_sides import split_sides
-from lungseg.imaging.orientation import to_stored
-from lungseg.imaging.overlay import LEFT_LUNG, RIGHT_LUNG, draw_outlines
+from lungseg.imaging.orientation import to_stored, to_upright
+from lungseg.imaging.overlay import colours_of, draw_outlines
 from lungseg.ingest.reason_codes import REGISTRY
+from lungseg.predictions.class_masks import read_class_masks
 from lungseg.predictions.ranking import require_reliable
 from lungseg.schema import USABLE, Geometry
 
 FileKind = Literal["mask", "overlay", "dicom-seg"]
+_LUNG_AREAS = {"right": "right_lung_px", "left": "left_lung_px", "both": "area_px"}
 _SUFFIXES: dict[FileKind, str] = {"mask": ".mask.png", "overlay": ".overlay.png", "dicom-seg": ".seg.dcm"}
 
 
@@ -103,10 +105,7 @@ class Result:
     def masks(self) -> dict[str, U8]:
         """Return the mask u8[H,W] in {0,1} of each class of the model, such as `lung`, or `right_lung` and `heart`."""
         self._require_geometry()
-        if self.row["classes"] is None:
-            return {LUNG: self.mask}
-        shape = self.row["height"], self.row["width"]
-        return {one["class"]: codecs.decode_rle(one["mask"], *shape) for one in self.row["classes"]}
+        return read_class_masks(self.row) if self.row["classes"] else {LUNG: self.mask}
 
     @property
     def probability(self) -> F32:
@@ -146,55 +145,66 @@ class Result:
 
     @property
     def areas_px(self) -> dict[str, int]:
-        """Return the pixels of the `right` lung, the `left` lung, and `both`."""
+        """Return the pixels of the `right` lung, the `left` lung, and `both`; then of the other classes."""
         self._require_geometry()
-        columns = {"right": "right_lung_px", "left": "left_lung_px", "both": "area_px"}
-        return {side: int(self.row[column]) for side, column in columns.items()}
+        lungs = {side: self.row[column] for side, column in _LUNG_AREAS.items()} if self._has_lungs else {}
+        described = {one["class"]: one["area_px"] for one in self.row["classes"] or ()}
+        others = {name: area for name, area in described.items() if not self._has_lungs or name not in LUNGS}
+        return {name: int(area) for name, area in (lungs | others).items()}
 
     @property
     def areas_cm2(self) -> dict[str, float] | None:
         """Return the areas in cm2 with the keys of `areas_px`, None without `spacing_mm`."""
-        self._require_geometry()
-        columns = {"right": "right_lung_cm2", "left": "left_lung_cm2", "both": "area_cm2"}
-        values = {side: self.row[column] for side, column in columns.items()}
-        return None if self.spacing_mm is None else {side: float(area) for side, area in values.items()}
+        areas, spacing = self.areas_px, self.spacing_mm
+        return None if spacing is None else {name: area * (spacing**2 / 100) for name, area in areas.items()}
+
+    @property
+    def _has_lungs(self) -> bool:
+        return bool(lung_parts(self.classes))
 
     def overlay(self, max_side: int | None = None) -> U8:
-        """Draw the outlines of both lungs on the upright image; RGB u8[h,w,3] of at most `max_side` px.
+        """Draw the outlines of all masks on the upright image; RGB u8[h,w,3] of at most `max_side` px.
 
-        The patient's right lung is orange, the left lung green.
+        The patient's right lung is orange, the left lung green; `colours_of` has the colours of the other classes.
         """
-        mask = self._lungs()
+        geometry = self._require_geometry()
         assert self.image is not None, "there is a mask"
-        right, left = split_sides(mask)
-        outlines = [(right, RIGHT_LUNG, 0), (left, LEFT_LUNG, 0)]
-        return draw_outlines(normalise(self.image, "none"), outlines, max_side or max(mask.shape))
+        masks = self.masks if self.row["classes"] else dict(zip(LUNG_SIDES, (self.right, self.left), strict=True))
+        colours = colours_of(masks)
+        outlines = [(to_upright(mask, geometry.orientation), colours[name], 0) for name, mask in masks.items()]
+        return draw_outlines(normalise(self.image, "none"), outlines, max_side or max(self.image.shape))
 
-    def save(self, path: str | os.PathLike[str], kind: FileKind = "mask", include_doubtful: bool = False) -> str:
+    def save(
+        self, path: str | os.PathLike[str], kind: FileKind = "mask", include_doubtful: bool = False, name: str = ""
+    ) -> str:
         """Write a file and return its path. path: a file, or an existing folder, where the image's id is the name.
 
         kind: mask (PNG, lungs 255), overlay (PNG) or dicom-seg (only for DICOM images). include_doubtful: write a
-        dicom-seg also if flags question the mask, or if its doubt is unusual among the images of its list.
+        dicom-seg also if flags question the mask, or if its doubt is unusual among the images of its list. name: of the
+        class whose mask is written, instead of that of both lungs.
 
         Raises:
             ImageError: the image was rejected, or its DICOM segmentation is held back or not possible.
             InputError: the file cannot be written, or is the image.
-            SettingsError: an unknown kind.
+            SettingsError: an unknown kind or class.
 
         """
         if kind not in _SUFFIXES:
             raise SettingsError(f"kind {kind!r}: expected {', '.join(_SUFFIXES)}")
+        if name and (kind != "mask" or name not in self.classes):
+            raise SettingsError(f"name {name!r}: pass a mask and a class: {', '.join(self.classes)}")
         target = storage.resolve(os.fspath(path))
         if os.path.isdir(target):
-            target = storage.join(target, f"{self.row['image_id']}{_SUFFIXES[kind]}")
+            middle = f".{name}" if name else ""
+            target = storage.join(target, f"{self.row['image_id']}{middle}{_SUFFIXES[kind]}")
         if target == self.row["source_uri"]:
             raise InputError(f"{target} is the image: pass another file")
-        storage.write_bytes(target, self._encode(kind, include_doubtful))
+        storage.write_bytes(target, self._encode(kind, include_doubtful, name))
         return target
 
-    def _encode(self, kind: FileKind, include_doubtful: bool) -> bytes:
+    def _encode(self, kind: FileKind, include_doubtful: bool, name: str) -> bytes:
         if kind == "mask":
-            return codecs.encode_image(self.mask * np.uint8(255))
+            return codecs.encode_image((self.masks[name] if name else self.mask) * np.uint8(255))
         if kind == "overlay":
             return codecs.encode_image(np.ascontiguousarray(self.overlay()[..., ::-1]))
         if self.file is None:
@@ -203,7 +213,7 @@ class Result:
         if not include_doubtful:
             require_reliable(self.row, self.max_doubt)
         content = self.file if isinstance(self.file, bytes) else storage.read_bytes(self.file)
-        masks = {"right": self.right, "left": self.left}
+        masks = self.masks if self.row["classes"] else {"right": self.right, "left": self.left}
         return encode_segmentation(content, masks, self.row["model"], storage.name_of(self.row["source_uri"]))
 
     def _side(self, number: int) -> U8:

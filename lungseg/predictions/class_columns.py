@@ -43,8 +43,8 @@ def with_class_columns(row: Row, classes: Sequence[str]) -> Row:
         for name in described
         for end, field in _VALUES.items()
     }
-    return {**dict.fromkeys(class_columns(classes)), **values, **row}
+    return {**dict.fromkeys(class_columns(classes)), **row, **values}
 
 
 def _cm2(area_px: int, spacing_mm: float | None) -> float | None:
-    return None if spacing_mm is None else area_px * spacing_mm**2 / 100
+    return None if spacing_mm is None else area_px * (spacing_mm**2 / 100)

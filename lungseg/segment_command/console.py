@@ -11,12 +11,14 @@ from rich.text import Text
 
 from lungseg import storage
 from lungseg.arrays import Row
+from lungseg.config.class_names import LUNG, ONE_CLASS, lung_parts
 from lungseg.config.segment import SegmentFormat
 from lungseg.errors import printable
 from lungseg.inference.doubt import NOTHING_UNUSUAL, SCORE_ONLY
 from lungseg.plurals import counted
+from lungseg.predictions.class_columns import with_class_columns
 from lungseg.predictions.ranking import questions
-from lungseg.segment_command.outputs import FILES
+from lungseg.segment_command.outputs import files_of
 from lungseg.segment_command.tables import TABLES, has_mask
 from lungseg.standard_output import write_output
 
@@ -33,8 +35,13 @@ _OTHER_FLAGS = {
 _UNFLAGGED = "highest doubt; none is flagged"
 
 
-def print_result(rows: Sequence[Row], out: str, formats: Sequence[SegmentFormat]) -> None:
-    """Print a table, the images without a mask, and the closing lines. rows: as `by_doubt` sorts them."""
+def print_result(
+    rows: Sequence[Row], out: str, formats: Sequence[SegmentFormat], classes: Sequence[str] = ONE_CLASS
+) -> None:
+    """Print a table, the images without a mask, and the closing lines. rows: as `by_doubt` sorts them.
+
+    classes: of the model.
+    """
     is_terminal = sys.stdout.isatty()
     buffer = io.StringIO()
     console = Console(
@@ -49,26 +56,30 @@ def print_result(rows: Sequence[Row], out: str, formats: Sequence[SegmentFormat]
     segmented = [(name, row) for name, row in named if has_mask(row)]
     lost = [(name, row) for name, row in named if not has_mask(row)]
     if segmented:
-        console.print(_table(segmented[:_MAX_ROWS]))
+        console.print(_table(segmented[:_MAX_ROWS], classes))
         _print_more(console, len(segmented) - _MAX_ROWS, "image with less doubt", "images with less doubt")
         console.print()
     for name, row in lost[:_MAX_LOST]:
         subject = "" if name in row["message"] else f" of {name}"
         console.print(Text(printable(f"no mask{subject}: {row['message']}"), style="red"), soft_wrap=True)
     _print_more(console, len(lost) - _MAX_LOST, "image without a mask", "images without a mask")
-    for line in closing_lines(named, out, formats):
+    for line in closing_lines(named, out, formats, classes):
         console.print(Text(printable(line)), soft_wrap=True)
     write_output("\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n")
 
 
-def closing_lines(named: Sequence[tuple[str, Row]], out: str, formats: Sequence[SegmentFormat]) -> list[str]:
+def closing_lines(
+    named: Sequence[tuple[str, Row]], out: str, formats: Sequence[SegmentFormat], classes: Sequence[str] = ONE_CLASS
+) -> list[str]:
     """Return what was segmented, the picture of a single image or the files to look at first, and where results are."""
     segmented = [(name, row) for name, row in named if has_mask(row)]
     lost, flagged = len(named) - len(segmented), sum(bool(questions(row)) for _, row in segmented)
     counts = [f"{len(segmented)} of {counted(len(named), 'image')} segmented"]
     counts += [f"{lost} without a mask"] if lost else []
     counts += [f"{flagged} flagged"] if flagged else []
-    written = [f"{kind}/" for kind in formats if any(row[column] for _, row in segmented for column in FILES[kind])]
+    written = [
+        f"{kind}/" for kind in formats if any(row[column] for _, row in segmented for column in files_of(kind, classes))
+    ]
     pictures = [f"picture: {storage.join(out, row['overlay_file'])}" for _, row in named if row["overlay_file"]]
     looks = [*(pictures if len(named) == 1 else []), *_first_looks(segmented)]
     return [", ".join(counts), *looks, f"written to {out}: {', '.join([*written, *TABLES])}"]
@@ -77,7 +88,7 @@ def closing_lines(named: Sequence[tuple[str, Row]], out: str, formats: Sequence[
 def _first_looks(segmented: Sequence[tuple[str, Row]]) -> list[str]:
     """Name the images to look at first: the flagged ones, then up to three of the others with the highest doubt."""
     flagged = [name for name, row in segmented if questions(row)]
-    others = [name for name, row in segmented if not questions(row)]
+    others = [name for name, row in segmented if not questions(row) and row["doubt"] is not None]
     lines = []
     if flagged:
         more = f" and {len(flagged) - _MAX_NAMED} more" if len(flagged) > _MAX_NAMED else ""
@@ -93,16 +104,19 @@ def _print_more(console: Console, count: int, noun: str, plural: str) -> None:
         console.print(f"and {counted(count, f'more {noun}', f'more {plural}')}: see {TABLES[0]}")
 
 
-def _table(named: Sequence[tuple[str, Row]]) -> Table:
+def _table(named: Sequence[tuple[str, Row]], classes: Sequence[str]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("file", overflow="fold", ratio=2)
-    table.add_column("right lung", justify="right", no_wrap=True)
-    table.add_column("left lung", justify="right", no_wrap=True)
+    sides = ("right_lung", "left_lung") if lung_parts(classes) else ()
+    others = [name for name in classes if name not in (LUNG, *sides)]
+    for name in (*sides, *others):
+        table.add_column(name.replace("_", " "), justify="right", no_wrap=True)
     table.add_column("doubt", justify="right", no_wrap=True)
     table.add_column("reason", overflow="fold", ratio=3)
     for name, row in named:
         style = "yellow" if questions(row) else ""
-        areas = [_area(row, side) for side in ("right", "left")]
+        flat = with_class_columns(row, classes)
+        areas = [_area(flat, kind) for kind in (*sides, *others)]
         doubt = "" if row["doubt"] is None else f"{row['doubt']:.3f}"
         cells = (name, *areas, doubt, _reason(row))
         table.add_row(*(Text(printable(cell)) for cell in cells), style=style)
@@ -116,9 +130,9 @@ def _reason(row: Row) -> str:
     return "; ".join(filter(None, [reason, *others, row["message"]]))
 
 
-def _area(row: Row, side: str) -> str:
-    area = row[f"{side}_lung_cm2"]
-    return f"{area:.0f} cm2" if area is not None else f"{row[f'{side}_lung_px']} px"
+def _area(flat: Row, kind: str) -> str:
+    area = flat[f"{kind}_cm2"]
+    return f"{area:.0f} cm2" if area is not None else f"{flat[f'{kind}_px']} px"
 
 
 def short_names(labels: Sequence[str]) -> list[str]:

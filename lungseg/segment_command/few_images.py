@@ -25,7 +25,8 @@ def segment_few(images: Sequence[GivenImage], model: str, outputs: Outputs) -> l
     results = segmenter.segment(Item(image.record) for image in images)
     progress, rows = ProgressLine(logger), []
     for image, result in zip(images, results, strict=True):
-        rows.append(outputs.write(image, result.row, result.mask if result.ok else None, result.image))
+        mask = None if result.upright_mask is None else result.mask
+        rows.append(outputs.write(image, result.row, mask, result.image))
         if len(images) > 1:
             progress.update(f"{len(rows)} of {len(images)} images", len(rows) / len(images))
     progress.close()

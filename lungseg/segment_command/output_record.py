@@ -5,10 +5,10 @@ from collections.abc import Iterable, Sequence
 from pydantic import Field
 
 from lungseg import storage
-from lungseg.config.segment import SegmentSettings
+from lungseg.config.segment import SEGMENT_FORMATS, SegmentSettings
 from lungseg.errors import InputError
 from lungseg.segment_command.inputs import RUN_FILE, GivenImage
-from lungseg.segment_command.outputs import FILES, output_paths
+from lungseg.segment_command.outputs import Outputs, output_paths
 from lungseg.segment_command.tables import TABLES
 from lungseg.storage.json_files import JsonFields
 
@@ -35,13 +35,13 @@ def read_record(out: str) -> OutputRecord:
     path = storage.join(out, RUN_FILE)
     if storage.try_stat(path) is not None:
         return OutputRecord(**storage.read_json(path, fields=OutputRecord))
-    occupied = next((name for name in (*FILES, *TABLES) if storage.exists(storage.join(out, name))), "")
+    occupied = next((name for name in (*SEGMENT_FORMATS, *TABLES) if storage.exists(storage.join(out, name))), "")
     if occupied:
         raise InputError(f"{out} has {occupied}, but no {RUN_FILE}: pass another -o, or move it away")
     return OutputRecord()
 
 
-def reserve_output(out: str, earlier: OutputRecord, images: Sequence[GivenImage], settings: SegmentSettings) -> None:
+def reserve_output(outputs: Outputs, earlier: OutputRecord, images: Sequence[GivenImage]) -> None:
     """Record the images and every file that may be written, before the first one is.
 
     Raises:
@@ -51,23 +51,24 @@ def reserve_output(out: str, earlier: OutputRecord, images: Sequence[GivenImage]
     others = sorted(set(earlier.images) - {image.label for image in images})
     if others:
         raise InputError(
-            f"{out} has results of other X-rays (first: {others[0]}): pass another -o, or all X-rays at once"
+            f"{outputs.out} has results of other X-rays (first: {others[0]}): pass another -o, or all X-rays at once"
         )
-    _write(out, images, {*earlier.files, *_planned(images, settings)}, settings)
+    _write(outputs.out, images, {*earlier.files, *_planned(images, outputs)}, outputs.settings)
 
 
 def finish_output(
-    out: str, earlier: OutputRecord, images: Sequence[GivenImage], written: Iterable[str], settings: SegmentSettings
+    outputs: Outputs, earlier: OutputRecord, images: Sequence[GivenImage], written: Iterable[str]
 ) -> None:
     """Delete files of an earlier command that were not written again, and record those that were."""
     kept = set(written)
-    for path in sorted({*earlier.files, *_planned(images, settings)} - kept):
-        storage.delete(storage.join(out, path))
-    _write(out, images, kept, settings)
+    for path in sorted({*earlier.files, *_planned(images, outputs)} - kept):
+        storage.delete(storage.join(outputs.out, path))
+    _write(outputs.out, images, kept, outputs.settings)
 
 
-def _planned(images: Sequence[GivenImage], settings: SegmentSettings) -> list[str]:
-    return [path for image in images for kind in settings.formats for path in output_paths(kind, image.name).values()]
+def _planned(images: Sequence[GivenImage], outputs: Outputs) -> list[str]:
+    kinds, classes = outputs.settings.formats, outputs.classes
+    return [path for image in images for kind in kinds for path in output_paths(kind, image.name, classes).values()]
 
 
 def _write(out: str, images: Sequence[GivenImage], files: Iterable[str], settings: SegmentSettings) -> None:

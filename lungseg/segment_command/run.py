@@ -12,13 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 from lungseg import storage
 from lungseg.arrays import Row
-from lungseg.config.segment import SegmentSettings
+from lungseg.config.segment import SegmentSettings, default_formats
 from lungseg.errors import InputError
-from lungseg.imaging.codecs import decode_rle
 from lungseg.imaging.dicom.segmentation import require_highdicom
 from lungseg.ingest.lost_inputs import lost_inputs
 from lungseg.job_end import end_job
 from lungseg.model import sources
+from lungseg.model.checkpoint import find_all
 from lungseg.plurals import counted
 from lungseg.predictions.ranking import highest_usual_doubt
 from lungseg.progress import ProgressLine
@@ -27,7 +27,7 @@ from lungseg.segment_command.few_images import segment_few
 from lungseg.segment_command.inputs import GivenImage, list_images
 from lungseg.segment_command.many_images import segment_many
 from lungseg.segment_command.output_record import WORK, finish_output, read_record, reserve_output
-from lungseg.segment_command.outputs import FILE_COLUMNS, Outputs
+from lungseg.segment_command.outputs import FILE_COLUMNS, Outputs, decode_mask, file_columns
 from lungseg.segment_command.tables import by_doubt, has_mask, write_tables
 
 logger = logging.getLogger(__name__)
@@ -53,18 +53,21 @@ def run(settings: SegmentSettings) -> None:
     _require_own_folder(settings, out)
     earlier = read_record(out)
     work = storage.join(out, WORK)
-    outputs = Outputs(out, settings)
+    classes = find_all(model)[0].preprocess.classes
+    settings = settings.model_copy(update={"formats": settings.formats or default_formats(classes)})
+    outputs = Outputs(out, settings, classes)
     with _unpack_folder(work) as unpacked:
         images = list_images(settings.paths, out, unpacked)
-        reserve_output(out, earlier, images, settings)
+        reserve_output(outputs, earlier, images)
         with _explained_interruption(images, outputs):
             rows = _segment(images, model, work, outputs)
     rows = by_doubt(rows)
-    write_tables(out, rows)
-    written = [row[column] for row in rows for column in FILE_COLUMNS if row[column]]
-    finish_output(out, earlier, images, written, settings)
+    columns = file_columns(settings, classes)
+    write_tables(out, rows, classes, columns[len(FILE_COLUMNS) :])
+    written = [row[column] for row in rows for column in columns if row[column]]
+    finish_output(outputs, earlier, images, written)
     storage.delete(work)
-    print_result(rows, out, settings.formats)
+    print_result(rows, out, settings.formats, classes)
     _end(settings, rows, outputs.refused)
 
 
@@ -96,8 +99,7 @@ def _in_threads(
 
 def _write(outputs: Outputs, segmented: _Written) -> _Written:
     image, row = segmented
-    mask = decode_rle(row["mask"], row["height"], row["width"]) if has_mask(row) else None
-    return image, outputs.write(image, row, mask)
+    return image, outputs.write(image, row, decode_mask(row))
 
 
 def _write_segmentation(outputs: Outputs, max_doubt: float, written: _Written) -> _Written:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from lungseg import storage
 from lungseg.arrays import Row
 from lungseg.arrow import HAS_ARROW, pa
+from lungseg.config.class_names import ONE_CLASS
 from lungseg.predictions.csv_table import CsvTable
 from lungseg.predictions.ranking import doubt_key
 from lungseg.result_columns import PREDICTIONS
@@ -20,11 +21,7 @@ _FILES = (
     ("overlay_file", "overlay below the output folder: the upright picture with the outlines"),
     ("dicom_seg_file", "DICOM segmentation below the output folder; null: not asked for, not DICOM, or held back"),
 )
-SEGMENTED = pa.schema(
-    [*PREDICTIONS, *(pa.field(name, pa.string(), metadata={"description": text}) for name, text in _FILES)],
-    metadata=METADATA,
-)
-"""PREDICTIONS, and the files of each image."""
+_CLASS_FILE = "mask of this class alone, as mask_file"
 
 CSV_COLUMNS = (
     *("source_uri", "status", "doubt", "flags", "doubt_reason", "area_px", "right_lung_px", "left_lung_px"),
@@ -44,10 +41,22 @@ def has_mask(row: Row) -> bool:
     return row["status"] in USABLE
 
 
-def write_tables(out: str, rows: Sequence[Row]) -> None:
-    """Write the tables in the order of the rows; an edge installation writes no Parquet."""
-    ranked = CsvTable(CSV_COLUMNS)
+def write_tables(
+    out: str, rows: Sequence[Row], classes: Sequence[str] = ONE_CLASS, class_files: Sequence[str] = ()
+) -> None:
+    """Write the tables in the order of the rows; an edge installation writes no Parquet.
+
+    classes: of the model. class_files: columns of their masks.
+    """
+    ranked = CsvTable((*CSV_COLUMNS, *class_files), classes)
     ranked.add(rows)
     storage.write_bytes(storage.join(out, CSV), ranked.encode())
     if HAS_ARROW:
-        storage.write_table(storage.join(out, PARQUET), table(list(rows), SEGMENTED))
+        storage.write_table(storage.join(out, PARQUET), table(list(rows), _segmented(class_files)))
+
+
+def _segmented(class_files: Sequence[str]) -> pa.Schema:
+    """Return PREDICTIONS with the columns of the files of each image."""
+    described = [*_FILES, *((name, _CLASS_FILE) for name in class_files)]
+    files = (pa.field(name, pa.string(), metadata={"description": text}) for name, text in described)
+    return pa.schema([*PREDICTIONS, *files], metadata=METADATA)

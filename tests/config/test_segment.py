@@ -22,7 +22,7 @@ def test_paths_and_options_are_read() -> None:
         ("a.png -o out --modle x", "unknown option --modle: did you mean --model?"),
         (
             "-o out --formats masks a.png",
-            "expected 'masks', 'lung-masks', 'overlays' or 'dicom-seg'; paths come before",
+            "expected 'masks', 'lung-masks', 'class-masks', 'overlays' or 'dicom-seg'; paths come before",
         ),
     ],
 )

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from lungseg import storage
 from lungseg.config import InferSettings, ModelSettings, PreprocessSettings
+from lungseg.config.segment import SegmentSettings
 from lungseg.dataset import catalog
 from lungseg.errors import InputError, SettingsError
 from lungseg.imaging import codecs, phantom
@@ -29,6 +30,7 @@ from lungseg.predictions.parts import part_files, read_part
 from lungseg.prepare import dataset_writer
 from lungseg.prepare.shard_plan import plan_shards
 from lungseg.schema import METADATA
+from lungseg.segment_command import run
 
 torch.set_num_threads(1)  # on a busy machine, two threads that wait for each other are ten times slower
 
@@ -224,3 +226,41 @@ def test_an_exported_model_keeps_the_masks_of_each_class(model: Path, archive: P
     assert verdict["changed"] == max(one["changed"] for one in verdict["classes"].values())
     assert all(one["compared"] == 4 for one in verdict["classes"].values())
     assert mean_thresholds(find_models([str(path)])) == THRESHOLDS
+
+
+def test_segment_writes_a_mask_of_each_class(model: Path, archive: Path, tmp_path: Path, capsys: Any) -> None:
+    paths = tuple(str(path) for path in sorted(archive.glob("*/images/*"))[:2])
+    run.run(SegmentSettings(paths=paths, out=str(tmp_path / "out"), model=str(model), backend="torch"))
+    shown = capsys.readouterr().out
+    assert "heart" in shown
+    assert "written to" in shown
+    table = storage.read_table(str(tmp_path / "out" / "predictions.parquet")).to_pylist()
+    for row in table:
+        masks = {one["class"]: codecs.decode_rle(one["mask"], row["height"], row["width"]) for one in row["classes"]}
+        for name in CLASSES:
+            path = tmp_path / "out" / row[f"{name}_mask_file"]
+            assert (codecs.decode(path.read_bytes(), path.name) == 255 * masks[name]).all()
+        lungs = codecs.decode((tmp_path / "out" / row["mask_file"]).read_bytes(), "mask")
+        assert (lungs == 255 * (masks["right_lung"] | masks["left_lung"])).all()
+        assert (tmp_path / "out" / row["overlay_file"]).stat().st_size > 0
+    header = (tmp_path / "out" / "predictions.csv").read_text("utf-8-sig").splitlines()[0].split(",")
+    assert {"heart_px", "opacity_cm2", "heart_mask_file"} <= set(header)
+    assert len(header) == len(set(header))
+
+
+def test_a_result_saves_and_draws_each_class(model: Path, archive: Path, tmp_path: Path) -> None:
+    path = next(iter(sorted(archive.glob("*/images/*"))))
+    result = Segmenter([str(model)], SegmenterSettings(backend="torch"))(path)
+    saved = result.save(tmp_path, name="heart")
+    assert saved.endswith(f"{result.row['image_id']}.heart.mask.png")
+    assert (codecs.decode(Path(saved).read_bytes(), "mask") == 255 * result.masks["heart"]).all()
+    assert (codecs.decode(Path(result.save(tmp_path)).read_bytes(), "mask") == 255 * result.mask).all()
+    assert result.areas_px == {
+        "right": result.right.sum(),
+        "left": result.left.sum(),
+        "both": result.mask.sum(),
+        **{name: result.masks[name].sum() for name in ("heart", "opacity")},
+    }
+    assert result.overlay().shape == (*result.mask.shape, 3)
+    with pytest.raises(SettingsError, match="pass a mask and a class: right_lung"):
+        result.save(tmp_path, name="liver")

@@ -9,7 +9,7 @@ from lungseg.segment_command.outputs import FILE_COLUMNS
 
 
 def named_row(name: str, *flags: str) -> tuple[str, Row]:
-    return name, {**dict.fromkeys(FILE_COLUMNS), "status": "ok", "flags": list(flags)}
+    return name, {**dict.fromkeys(FILE_COLUMNS), "status": "ok", "flags": list(flags), "doubt": 0.1}
 
 
 @pytest.mark.parametrize(
