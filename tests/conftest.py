@@ -19,6 +19,7 @@ from lungseg.ingest import sources
 from lungseg.prepare import dataset_writer
 from lungseg.prepare.shard_plan import plan_shards
 from tests.shared_fixtures import bucket, predicted, ray_cluster, study, trained, without_ray
+from tests.slow_files import SHARE_RESULTS, SLOWEST
 
 __all__ = ["bucket", "predicted", "ray_cluster", "study", "trained", "without_ray"]
 
@@ -37,19 +38,28 @@ _SHARE_RAY = ("tests/pipelines/", "tests/cluster/", "tests/test_end_to_end.py", 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
     """Assign complete files to each test process, so that file fixtures and the Ray cluster are created once.
 
-    Slow tests start processes and nodes of their own, so their files are assigned freely.
+    Slow tests start processes and nodes of their own, so most of their files are assigned freely.
     """
     from xdist.scheduler import LoadFileScheduling
 
-    if config.getoption("markexpr") == "slow":
-        return LoadFileScheduling(config, log)
+    is_slow = config.getoption("markexpr") == "slow"
+    together = SHARE_RESULTS if is_slow else _SHARE_RAY
+    if is_slow:
+        config.option.loadscopereorder = False  # keeps the order of the collection
 
-    class FilesOfOneRay(LoadFileScheduling):
+    class SharingFiles(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file: str = super()._split_scope(nodeid)
-            return "ray" if file.startswith(_SHARE_RAY) else file
+            return "together" if file.startswith(together) else file
 
-    return FilesOfOneRay(config, log)
+    return SharingFiles(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Sort slow tests: the longest files first."""
+    if config.getoption("markexpr") == "slow":
+        ranks = {file: rank for rank, file in enumerate(SLOWEST)}
+        items.sort(key=lambda item: ranks.get(item.nodeid.partition("::")[0], len(ranks)))
 
 
 @pytest.fixture(autouse=True)

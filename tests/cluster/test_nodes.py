@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-EPOCHS = 16
+EPOCHS = 8
 TRAIN = {
     "--folds": "2",
     "--only-folds": "0",

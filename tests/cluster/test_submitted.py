@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="cluster/local.sh needs Linux"),
 ]
 
-EPOCHS = 40  # so that training has not ended when it is stopped
+EPOCHS = 16  # so that training has not ended when it is stopped
 STOPPED = "to-be-stopped"
 LAST = {
     "prepare": r"[\d:]+ next: lungseg train small --data .*",
