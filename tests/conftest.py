@@ -25,8 +25,8 @@ __all__ = ["bucket", "predicted", "ray_cluster", "study", "trained", "without_ra
 
 # On a busy machine with few cores, threads of torch mostly wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# The first call imports and compiles, so a deadline per example is meaningless.
-settings.register_profile("lungseg", deadline=None)
+# The first call imports and compiles, so a deadline per example is meaningless. Each run draws other examples.
+settings.register_profile("lungseg", deadline=None, max_examples=60)
 settings.load_profile("lungseg")
 
 

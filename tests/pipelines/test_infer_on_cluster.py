@@ -90,7 +90,8 @@ def test_a_fault_of_a_device_loses_no_part_and_repeats_no_row(
     items = list(list_items(InferSettings(archive=str(archive)), SMALL))
     planned = [PlannedPart.of(number, items[4 * number : 4 * number + 4], "settings") for number in range(2)]
     rows = [{"number": part.number, "items": part.items, "digest": part.digest} for part in planned]
-    results = list(predict_on_cluster(job, rows, StageTimes()))
+    one_actor = replace(job, settings=job.settings.model_copy(update={"workers": 1}))
+    results = list(predict_on_cluster(one_actor, rows, StageTimes()))
     assert sorted(row["number"] for row in results) == [0, 1]
     written = [storage.read_table(str(path)).to_pylist() for path in sorted(tmp_path.glob("rows/*.parquet"))]
     names = [row["image_id"] for part in written for row in part]
