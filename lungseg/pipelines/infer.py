@@ -225,13 +225,15 @@ def _results(job: InferenceJob, schedule: Schedule, times: StageTimes) -> Iterat
         rows = [{"number": part.number, "items": part.items, "digest": part.digest} for part in window]
         is_single = schedule.is_complete and schedule.images == 1
         run_locally = is_single and job.settings.device != "gpu"
-        yield from predict_locally(job, rows) if run_locally else _predict_on_cluster(job, rows, times)
+        yield from predict_locally(job, rows, few_images=True) if run_locally else _predict_on_cluster(job, rows, times)
 
 
-def predict_locally(job: InferenceJob, rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Process parts as `predict_on_cluster` does, in this process, without Ray."""
+def predict_locally(
+    job: InferenceJob, rows: Sequence[dict[str, Any]], few_images: bool = False
+) -> Iterator[dict[str, Any]]:
+    """Process parts as `predict_on_cluster` does, in this process, without Ray. few_images: see `choose_backend`."""
     require_fp16_device(job.settings.precision, False, "--precision")
-    predict = PredictPart(with_backend(job, "cpu", few_images=True))
+    predict = PredictPart(with_backend(job, "cpu", few_images))
     for row in rows:
         opened = open_part(pa.Table.from_pylist([row]), job)
         yield from finish_part(predict(opened), job).to_pylist()
