@@ -140,11 +140,12 @@ def describe_runs(about: Row) -> str:
 def _print_predictions(console: Console, predictions: Predictions) -> None:
     about = predictions.about
     has_reference = any(line.dice for line in predictions.lines)
-    note = f"{describe_metrics(about)}; HD95 and ASSD in px" if has_reference else "no reference masks, so no metrics"
+    rows = [line.as_json() for line in predictions.class_lines if line.dice]
+    described = f"{describe_metrics(about)}; HD95 and ASSD in px"
+    note = described if has_reference or rows else "no reference masks, so no metrics"
     columns = _PREDICTIONS if has_reference else _PREDICTIONS_ALONE
     heading = f"Predictions of {about['model_name']}", note
     _print_table(console, heading, columns, [line.as_json() for line in predictions.lines])
-    rows = [line.as_json() for line in predictions.class_lines if line.dice]
     if rows:
         _print_table(console, ("Classes", "the table above is of both lungs together"), _CLASSES, rows)
     if predictions.measures:

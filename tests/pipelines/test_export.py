@@ -8,6 +8,7 @@ from lungseg.config import ExportSettings
 from lungseg.config.export import ExportFormat
 from lungseg.errors import InputError, SettingsError
 from lungseg.pipelines import export
+from tests.export.class_predictions import CLASSES, write_class_predictions
 from tests.export.prediction_files import DrawPair, prediction_row, replace_part, write_predictions
 
 
@@ -32,6 +33,16 @@ def test_every_format_is_written(ray_cluster: None, predictions: Path, tmp_path:
     assert json.loads((nnunet / "dataset.json").read_text())["numTraining"] == len(names)
     coco = json.loads((out / "annotations.json").read_text())
     assert [image["lungseg_id"] for image in coco["images"]] == sorted(f"north/{name}" for name in names)
+
+
+def test_classes_are_named_in_the_files_of_datasets(ray_cluster: None, tmp_path: Path) -> None:
+    predictions, out = write_class_predictions(tmp_path / "predictions"), tmp_path / "out"
+    _run(predictions, out, "class-masks", "coco", "nnunet")
+    labels = json.loads((out / "nnunet" / "Dataset501_north" / "dataset.json").read_text())["labels"]
+    assert tuple(labels) == ("background", *CLASSES)
+    categories = json.loads((out / "annotations.json").read_text())["categories"]
+    assert [category["name"].replace(" ", "_") for category in categories] == list(CLASSES)
+    assert len(list((out / "class-masks" / "north").iterdir())) == 2 * len(CLASSES)
 
 
 def test_query_selects_rows(

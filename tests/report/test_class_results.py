@@ -155,6 +155,22 @@ def test_report_shows_classes_measures_and_detection(predictions: Path, tmp_path
     assert "not what a radiologist measures" in page
 
 
+def test_report_of_a_model_without_lungs_has_its_metrics(
+    class_rows: list[Row], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ("mask", "doubt", "dice", "iou", "pixel_accuracy", "hd95_px", "assd_px", *MEASURES)
+    rows = [{**row, **dict.fromkeys(names), "classes": row["classes"][2:]} for row in class_rows]
+    write_predictions(tmp_path / "predictions", rows)
+    report.run(ReportSettings(predictions=str(tmp_path / "predictions"), out=str(tmp_path / "out")))
+    text = capsys.readouterr().out
+    assert "no reference masks" not in text
+    assert "heart" in text
+    page = " ".join((tmp_path / "out" / "report.html").read_text().split())
+    assert "no image has a reference mask of both lungs" in page
+    assert page.count('class="mask"') == 2 + 6 + 3  # the legend, six hearts and three opacities
+    assert "not shown" not in page
+
+
 def test_normals_need_predictions(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="--normals needs predictions"):
         report.run(ReportSettings(study=str(tmp_path), normals=("data",)))
