@@ -1,35 +1,29 @@
 """Flat columns of several classes, such as heart_px and heart_dice, for tables that cannot hold a list."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from lungseg.arrays import Row
 from lungseg.config.class_names import ONE_CLASS
 from lungseg.imaging.derived_measures import MEASURES
 from lungseg.result_columns import PREDICTIONS
 
+_METRICS = ("dice", "iou", "hd95_px", "assd_px")
 _VALUES = {
     "px": "area_px",
     "cm2": "",
     "components": "components",
     "mean_probability": "mean_probability",
-    "dice": "dice",
-    "iou": "iou",
-    "hd95_px": "hd95_px",
-    "assd_px": "assd_px",
+    **{name: name for name in _METRICS},
 }
 """Ends of the columns, and the fields of `classes` that they have; areas in cm2 follow from the spacing."""
 
 
-def classes_of(rows: Iterable[Row]) -> tuple[str, ...]:
-    """Return the classes of the model that predicted these rows; the one class lung where no row lists any."""
-    return next((tuple(one["class"] for one in row["classes"]) for row in rows if row.get("classes")), ONE_CLASS)
-
-
-def class_columns(classes: Sequence[str]) -> tuple[str, ...]:
+def class_columns(classes: Sequence[str], with_metrics: bool = True) -> tuple[str, ...]:
     """Return the names of the columns for several classes; none for the one class lung."""
     if tuple(classes) == ONE_CLASS:
         return ()
-    names = (f"{name}_{end}" for name in classes for end in _VALUES)
+    ends = [end for end in _VALUES if with_metrics or end not in _METRICS]
+    names = (f"{name}_{end}" for name in classes for end in ends)
     return (*MEASURES, *(name for name in names if name not in PREDICTIONS.names))
 
 

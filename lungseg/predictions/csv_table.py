@@ -25,10 +25,12 @@ _LIST_SEPARATOR = ";"
 class CsvTable:
     """Collects rows of PREDICTIONS and encodes them, ranked by doubt; images without a mask come last, unranked."""
 
-    def __init__(self, columns: Sequence[str] = COLUMNS, classes: Sequence[str] = ONE_CLASS) -> None:
+    def __init__(
+        self, columns: Sequence[str] = COLUMNS, classes: Sequence[str] = ONE_CLASS, with_metrics: bool = True
+    ) -> None:
         """Begin a table with these columns, and those of `class_columns` for the classes of the model."""
         self._classes = classes
-        self._columns = (*columns, *class_columns(classes))
+        self._columns = (*columns, *class_columns(classes, with_metrics))
         self._ranked: list[tuple[tuple[int, float], int, str]] = []  # key, position, line
         self._unranked: list[str] = []
 

@@ -48,7 +48,7 @@ def write_tables(
 
     classes: of the model. class_files: columns of their masks.
     """
-    ranked = CsvTable((*CSV_COLUMNS, *class_files), classes)
+    ranked = CsvTable((*CSV_COLUMNS, *class_files), classes, with_metrics=False)  # there are no reference masks
     ranked.add(rows)
     storage.write_bytes(storage.join(out, CSV), ranked.encode())
     if HAS_ARROW:

@@ -245,6 +245,7 @@ def test_segment_writes_a_mask_of_each_class(model: Path, archive: Path, tmp_pat
         assert (tmp_path / "out" / row["overlay_file"]).stat().st_size > 0
     header = (tmp_path / "out" / "predictions.csv").read_text("utf-8-sig").splitlines()[0].split(",")
     assert {"heart_px", "opacity_cm2", "heart_mask_file"} <= set(header)
+    assert "heart_dice" not in header
     assert len(header) == len(set(header))
 
 
