@@ -129,6 +129,9 @@ class TrainSettings(JobSettings):
     loss: LossSettings = LossSettings()
     augment: AugmentSettings = AugmentSettings()
     loader: LoaderSettings = LoaderSettings()
+    teacher: str = ""
+    """trained model that this one imitates too: an installed name, the folder of a run or study, or an address, as for
+    infer --checkpoint. Half of the loss is then the distance to its probabilities"""
     epochs: Positive = 50
     """number of epochs"""
     half_size_epochs: Annotated[int, Field(ge=0)] = 0
@@ -190,6 +193,8 @@ class TrainSettings(JobSettings):
                 "--protocols all trains on every image, but --patience and --choose-threshold need a validation fold: "
                 "leave them out, or pass --protocols pooled"
             )
+        if self.teacher and self.optim.custom_step:
+            raise ValueError("--teacher and --optim.custom-step both compute the losses: leave one of them out")
         if self.half_size_epochs > self.epochs:
             raise ValueError(f"--half-size-epochs {self.half_size_epochs} of {self.epochs} epochs: lower it")
         return self

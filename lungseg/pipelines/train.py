@@ -14,6 +14,7 @@ from lungseg.dataset.training_index import write_index
 from lungseg.errors import LungsegError, SettingsError
 from lungseg.ingest import record_checks, sources
 from lungseg.job_end import command, end_job
+from lungseg.model.sources import resolve as resolve_model
 from lungseg.pipelines.phantoms import draw_phantoms
 from lungseg.pipelines.train_placement import allocate, settings_for_cluster, settings_of_study
 from lungseg.pipelines.train_pool import train_all
@@ -26,6 +27,7 @@ from lungseg.study.study_files import StudyRecord
 from lungseg.training import tracking
 from lungseg.training.batch_summary import describe_batches
 from lungseg.training.custom_code_check import check_custom_code
+from lungseg.training.distillation import check_teacher
 from lungseg.training.run import Run
 from lungseg.training.study_classes import study_classes
 from lungseg.training.study_data import open_training_data
@@ -50,6 +52,8 @@ def run(settings: TrainSettings) -> None:
     folders = catalog.find_datasets(paths)
     data = open_training_data(folders, settings)
     check_custom_code(settings, data[0].preprocess.size, len(study_classes(data)))
+    if settings.teacher:
+        check_teacher(settings, data)
     record = _plan_study(settings, study, data, folders)
     settings = record.settings
     _handle_finished(record, {dataset.name: dataset.digest for dataset in data})
@@ -83,12 +87,14 @@ def run(settings: TrainSettings) -> None:
 
 
 def _with_absolute_paths(settings: TrainSettings) -> TrainSettings:
-    """Make the paths of weights and folds absolute, because Ray Train's workers have another working directory."""
+    """Make paths of weights, folds and teacher absolute, because Ray Train's workers have another working directory."""
     weights, folds_from = settings.model.weights, settings.folds_from
     if weights not in ("imagenet", "none"):
         weights = storage.resolve(weights)
     model = settings.model.model_copy(update={"weights": weights})
-    return settings.model_copy(update={"model": model, "folds_from": storage.resolve(folds_from) if folds_from else ""})
+    folds_from = storage.resolve(folds_from) if folds_from else ""
+    teacher = resolve_model(settings.teacher) if settings.teacher else ""
+    return settings.model_copy(update={"model": model, "folds_from": folds_from, "teacher": teacher})
 
 
 def _data_folders(settings: TrainSettings) -> list[str]:

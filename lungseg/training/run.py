@@ -14,6 +14,7 @@ from lungseg.config import TrainSettings
 from lungseg.config.options import flatten
 from lungseg.dataset.catalog import PreparedDataset
 from lungseg.dataset.folds import Link, RunPlan
+from lungseg.model import checkpoint, sources
 from lungseg.model.custom_code import source_digests
 from lungseg.schema import SCHEMA
 from lungseg.training.method_digest import method_digest
@@ -105,6 +106,8 @@ def name_run(settings: TrainSettings, plan: RunPlan, data: Sequence[PreparedData
         hashed["model"]["weights"] = _digest_file(settings.model.weights)
     if settings.folds_from:
         hashed["folds_from"] = _digest_file(settings.folds_from)
+    if settings.teacher:
+        hashed["teacher"] = checkpoint.ensemble_digest(checkpoint.find_all(sources.resolve(settings.teacher)))
     if custom_code := source_digests(settings):
         hashed["custom_code"] = custom_code
     inputs = [SCHEMA, method_digest(), plan.protocol, plan.train_on, plan.fold, hashed]

@@ -2,7 +2,7 @@
 
 import contextlib
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +23,7 @@ from lungseg.model.network import build_network
 from lungseg.schema import SCHEMA
 from lungseg.training.checkpoint_writer import CheckpointWriter
 from lungseg.training.device_memory import explained_memory_errors
+from lungseg.training.distillation import DistillingLearner, Teacher, find_teacher
 from lungseg.training.distributed import rank_and_world_size
 from lungseg.training.gpu_kernels import use_fast_kernels
 from lungseg.training.loader_pool import LoaderPool
@@ -88,7 +89,7 @@ def start(run: Run, device: torch.device) -> TrainingState:
     torch.manual_seed(run.random_seed)
     execution = use_fast_kernels(settings.compute, device)
     with explained_memory_errors(settings, run.name):
-        learner = Learner(build_network(settings.model, classes=len(classes)), device, settings)
+        learner = _make_learner(settings, classes, device)
     preprocess = data[0].preprocess.model_copy(update={"classes": classes})
     training = TrainingState(run, index, reader, own_split, learner, preprocess.model_dump())
     training.data = {dataset.name: dataset.digest for dataset in data}
@@ -98,6 +99,13 @@ def start(run: Run, device: torch.device) -> TrainingState:
     training.execution = {**execution, "batch_norm": learner.batch_norm, "test_precision": learner.test_precision}
     _record_start(training, device)
     return training
+
+
+def _make_learner(settings: TrainSettings, classes: Sequence[str], device: torch.device) -> Learner:
+    network = build_network(settings.model, classes=len(classes))
+    if not settings.teacher:
+        return Learner(network, device, settings)
+    return DistillingLearner(network, device, settings, Teacher(find_teacher(settings.teacher), classes, device))
 
 
 @contextmanager

@@ -1,0 +1,140 @@
+"""Distillation: the loss, its pull to the teacher, errors, and runs that resume to the same bits."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy
+
+from lungseg.config import OptimSettings, TrainSettings
+from lungseg.errors import SettingsError
+from lungseg.model import checkpoint
+from lungseg.model.checkpoint import Checkpoint
+from lungseg.training.distillation import DistillingLearner, Teacher, check_teacher, find_teacher
+from lungseg.training.study_data import open_training_data
+from lungseg.training.train_step import Learner
+from tests.training.test_run_loop import a_run, changed, folders, go_until, same_result  # noqa: F401  # a fixture
+from tests.training.test_train_step import CPU, a_batch, a_learner, a_settings, network
+
+STEPS = 12
+
+
+@pytest.fixture(scope="module")
+def models(trained: Path) -> list[Checkpoint]:
+    return find_teacher(str(trained))
+
+
+@pytest.fixture(scope="module")
+def teacher(models: list[Checkpoint]) -> Teacher:
+    return Teacher(models, ["lung"], CPU)
+
+
+def a_student(teacher: Callable[[Tensor], Tensor]) -> DistillingLearner:
+    return DistillingLearner(network(), CPU, a_settings(), teacher)  # type: ignore[arg-type]
+
+
+def distance(learner: Learner, soft: Tensor) -> float:
+    learner.model.eval()
+    with torch.no_grad():
+        found = torch.sigmoid(learner.model(a_batch(1, 2).to(CPU)[0]))
+    return float(binary_cross_entropy(found, soft))
+
+
+def test_loss_is_the_mean_of_masks_and_teacher(teacher: Teacher) -> None:
+    batch = a_batch(1, 2)
+    images = batch.to(CPU)[0]
+    plain, student = a_learner(model=network()), a_student(teacher)
+    student.model.eval()
+    with torch.no_grad():
+        logits = student.model(images)  # batch norm is frozen: the same in training, without dropout
+    distances = binary_cross_entropy(torch.sigmoid(logits), teacher(images), reduction="none").mean((1, 2, 3))
+    assert torch.allclose(student(batch, 1e-2), (plain(batch, 1e-2) + distances) / 2, atol=1e-5)
+
+
+def test_a_student_moves_towards_its_teacher() -> None:
+    soft = torch.zeros(2, 1, 64, 64)
+    soft[..., :32] = 0.9  # nothing like the masks
+    plain, student = a_learner(model=network()), a_student(lambda _: soft)
+    for _ in range(STEPS):
+        for learner in (plain, student):
+            learner(a_batch(1, 2), 1e-2)
+    assert distance(student, soft) < distance(plain, soft) / 4
+
+
+def test_a_teacher_is_the_mean_of_its_models_and_learns_nothing(study: Path, models: list[Checkpoint]) -> None:
+    images = a_batch(1, 2).to(CPU)[0]
+    both = find_teacher(str(study))
+    assert len(both) == 2
+    alone = [Teacher([model], ["lung"], CPU)(images) for model in both]
+    together = Teacher(both, ["lung"], CPU)(images)
+    assert torch.allclose(together, (alone[0] + alone[1]) / 2)
+    assert not together.requires_grad
+    assert not torch.equal(*alone)
+
+
+def test_images_of_another_size_are_resized(teacher: Teacher) -> None:
+    images = a_batch(1).to(CPU)[0]
+    small = teacher(torch.nn.functional.avg_pool2d(images, 2))
+    assert small.shape == (1, 1, 32, 32)
+    expected = torch.nn.functional.avg_pool2d(teacher(images), 2)
+    assert (small - expected).abs().mean() < 0.2
+
+
+def test_a_killed_run_resumes_to_the_same_bits(
+    folders: tuple[str, ...],  # noqa: F811
+    trained: Path,
+    tmp_path: Path,
+) -> None:
+    settings = changed(epochs=2, save_steps=1, teacher=str(trained), optim=OptimSettings(lr=5e-3, ema_decay=0.9))
+    whole, killed = (a_run(folders, tmp_path / name, settings) for name in ("whole", "killed"))
+    go_until(whole, lambda _: False)
+    assert go_until(killed, lambda event: event[:3] == ("shown", "1", "2"))[-1] == ("killed",)
+    go_until(killed, lambda _: False)
+    same_result(killed, whole)
+    plain = a_run(folders, tmp_path / "plain", changed(epochs=2, save_steps=1, optim=settings.optim))
+    go_until(plain, lambda _: False)
+    digests = [checkpoint.find_all(run.folder)[0].digest for run in (whole, plain)]
+    assert digests[0] != digests[1]
+
+
+def test_a_run_is_named_after_its_teacher(
+    folders: tuple[str, ...],  # noqa: F811
+    study: Path,
+    tmp_path: Path,
+) -> None:
+    names = {a_run(folders, tmp_path, changed(teacher=path)).name for path in ("", *map(str, study.glob("pooled*")))}
+    assert len(names) == 3
+
+
+def test_a_teacher_without_a_class_is_refused(models: list[Checkpoint]) -> None:
+    with pytest.raises(SettingsError, match="it has no class heart"):
+        Teacher(models, ["lung", "heart"], CPU)
+
+
+def test_a_teacher_of_another_geometry_is_refused(
+    folders: tuple[str, ...],  # noqa: F811
+    models: list[Checkpoint],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (model,) = models
+    other = Checkpoint(model.folder, model.config | {"preprocess": model.config["preprocess"] | {"geometry": "crop"}})
+    monkeypatch.setattr("lungseg.training.distillation.find_teacher", lambda _: [other])
+    with pytest.raises(SettingsError, match=r"other preprocessing than .*found --preprocess.geometry crop"):
+        check_teacher(changed(teacher="other"), open_training_data(folders))
+
+
+def test_a_teacher_that_saw_the_images_is_reported(
+    folders: tuple[str, ...],  # noqa: F811
+    trained: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    check_teacher(changed(teacher=str(trained)), open_training_data(folders))
+    assert "was trained on 4 of 8 images of this study" in caplog.text
+
+
+def test_a_teacher_and_a_custom_step_are_refused() -> None:
+    with pytest.raises(ValidationError, match="both compute the losses"):
+        TrainSettings(teacher="lungs", optim=OptimSettings(custom_step="a:b"))
