@@ -1,5 +1,7 @@
 """Segment an 8-bit grey PNG with an ONNX file and its metadata alone: `python run_onnx.py lungs.onnx x.png mask.png`.
 
+Of a model with several classes, name one as the fourth argument, such as `heart`.
+
 Needs onnxruntime, numpy and opencv-python-headless. It is the core of lungseg without its checks of pictures, its
 post-processing and its repairs, for programs of your own.
 """
@@ -12,11 +14,15 @@ import numpy as np
 import onnxruntime
 
 
-def main(model: str, source: str, target: str) -> None:
-    """Write the mask of an image, 255 is lung."""
+def main(model: str, source: str, target: str, name: str = "lung") -> None:
+    """Write the mask of a class of an image, 255 is lung."""
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     metadata = json.loads(session.get_modelmeta().custom_metadata_map["lungseg"])
-    preprocess, threshold = metadata["config"]["preprocess"], metadata["config"]["settings"]["threshold"]
+    config = metadata["config"]
+    preprocess, threshold = (
+        config["preprocess"],
+        config.get("thresholds", {}).get(name, config["settings"]["threshold"]),
+    )
     if preprocess["geometry"] != "pad" or preprocess["histogram"] != "none":
         raise SystemExit("this example pads images, and leaves their grey values as they are")
     image = cv2.imread(source, cv2.IMREAD_GRAYSCALE)
@@ -30,8 +36,8 @@ def main(model: str, source: str, target: str) -> None:
     place = np.s_[top : top + inner_height, left : left + inner_width]
     square[0, 0][place] = cv2.resize(image, (inner_width, inner_height), interpolation=method)
     (probabilities,) = session.run([metadata["output"]["name"]], {metadata["input"]["name"]: square})
-    lung = np.ascontiguousarray(probabilities[0, metadata["output"]["classes"].index("lung")][place])
-    mask = cv2.resize(lung, (width, height), interpolation=cv2.INTER_LINEAR) >= threshold
+    probability = np.ascontiguousarray(probabilities[0, metadata["output"]["classes"].index(name)][place])
+    mask = cv2.resize(probability, (width, height), interpolation=cv2.INTER_LINEAR) >= threshold
     cv2.imwrite(target, mask.astype(np.uint8) * 255)
 
 
