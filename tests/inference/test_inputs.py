@@ -152,7 +152,7 @@ def test_data_with_other_preprocessing_is_refused(prepared: Path) -> None:
 
 def test_duplicate_id_is_a_rejected_item(own_archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     records = sources.discover(str(own_archive / "south"))
-    monkeypatch.setattr(sources, "discover", lambda _: [*records, records[0]])
+    monkeypatch.setattr(sources, "discover", lambda *_, **__: [*records, records[0]])
     items = items_of(own_archive / "south")
     assert len(items) == len(records) + 1
     assert [item.record.status for item in items] == ["ok"] * len(records) + ["rejected"]
