@@ -8,6 +8,7 @@ from dataclasses import asdict
 from lungseg.arrays import F32, U8, Row
 from lungseg.config import PostprocessSettings
 from lungseg.config.class_names import LUNG, ONE_CLASS, annotated_by
+from lungseg.errors import InputError
 from lungseg.imaging.coco_rle import encode_runs
 from lungseg.imaging.run_lengths import Runs
 from lungseg.inference import doubt, mask_flags, mask_shape, postprocess
@@ -89,8 +90,15 @@ def planned_thresholds(thresholds: Thresholds) -> Row:
 
 
 def stored_thresholds(plan: Row) -> dict[str, float]:
-    """Return the thresholds of a plan.json."""
-    values = plan.get("thresholds") or {LUNG: plan["threshold"]}
+    """Return the thresholds of a plan.json.
+
+    Raises:
+        InputError: it has none.
+
+    """
+    values = plan.get("thresholds") or {LUNG: plan.get("threshold")}
+    if None in values.values():
+        raise InputError("plan.json has no threshold: the file is damaged; predict into another --out")
     return {name: float(value) for name, value in values.items()}
 
 

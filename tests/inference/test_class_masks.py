@@ -7,13 +7,14 @@ import pytest
 from numpy.typing import NDArray
 
 from lungseg.config import PostprocessSettings, PreprocessSettings
+from lungseg.errors import InputError
 from lungseg.imaging import codecs
 from lungseg.imaging.derived_measures import MEASURES
 from lungseg.imaging.geometry import plan_geometry
 from lungseg.inference import recompute
 from lungseg.inference.comparison import COMPARED
 from lungseg.inference.items import OpenedImage, Prediction
-from lungseg.inference.rows import make_row, make_row_and_mask, shared_values
+from lungseg.inference.rows import make_row, make_row_and_mask, shared_values, stored_thresholds
 from lungseg.result_columns import PREDICTIONS
 from lungseg.schema import Record, table
 
@@ -147,3 +148,9 @@ def test_recomputing_finds_changed_values_of_a_class() -> None:
     assert recompute.check_row(row, *arguments)[0].startswith("right_lung_px is 561, but the mask gives 560")
     row["classes"].pop()
     assert "classes are right_lung, left_lung, heart, but the plan" in recompute.check_row(row, *arguments)[0]
+
+
+@pytest.mark.parametrize("plan", [{}, {"threshold": None}, {"thresholds": {}}])
+def test_a_plan_without_a_threshold_is_damaged(plan: Row) -> None:
+    with pytest.raises(InputError, match="no threshold: the file is damaged"):
+        stored_thresholds(plan)
