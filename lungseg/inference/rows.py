@@ -152,10 +152,11 @@ def _ids(record: Record, classes: Collection[str]) -> Row:
     values_of = record.mask_values or ("",) * len(record.mask_uris)
     files = zip(record.mask_uris, record.mask_classes, values_of, strict=True)
     masks = [file for file in files if annotated_by((file[1],), tuple(classes))]
+    kinds = [kind for _, kind, _ in masks]
     return {
         **values,
         "source_uri": record.image_uri,
         "mask_uris": [uri for uri, _, _ in masks],
         "mask_values": [levels for _, _, levels in masks] if record.mask_values else [],
-        "mask_classes": None if tuple(classes) == ONE_CLASS else [kind for _, kind, _ in masks],
+        "mask_classes": None if {*kinds} <= {LUNG} else kinds,
     }

@@ -248,7 +248,10 @@ def test_row_lists_only_lung_masks() -> None:
     opened, predicted = opened_and_predicted(lungs())
     two = replace(opened.record, mask_uris=("/heart.png", "/left.png"), mask_classes=("heart", "lung"))
     row = make_row(replace(opened, record=two), predicted, SHARED, NO_POSTPROCESSING)
-    assert row["mask_uris"] == ["/left.png"]
+    assert (row["mask_uris"], row["mask_classes"]) == (["/left.png"], None)
+    sides = replace(two, mask_classes=("right_lung", "left_lung"))
+    row = make_row(replace(opened, record=sides), predicted, SHARED, NO_POSTPROCESSING)
+    assert (row["mask_uris"], row["mask_classes"]) == (["/heart.png", "/left.png"], ["right_lung", "left_lung"])
 
 
 @pytest.mark.parametrize("size", [(64, 64), (200, 150), (40, 90)])
