@@ -187,8 +187,9 @@ def _describe_lungs(row: Row) -> list[str]:
 
 
 def _describe_classes(row: Row) -> list[str]:
-    """Return one line for each class that is not a lung."""
-    others = (one for one in row["classes"] or () if one["class"] not in LUNGS)
+    """Return one line for each class that `_describe_lungs` leaves out."""
+    has_lungs = row["area_px"] is not None
+    others = (one for one in row["classes"] or () if not (has_lungs and one["class"] in LUNGS))
     return [f"{one['class']} {_share(row, one['area_px'])}{_dice(one)}" for one in others]
 
 

@@ -124,9 +124,10 @@ def _table(named: Sequence[tuple[str, Row]], classes: Sequence[str]) -> Table:
 
 
 def _reason(row: Row) -> str:
-    """Return why to look at a row, and what was repaired."""
+    """Return why to look at a row, and what was repaired; a row without lungs has no reason, so its flags are named."""
     reason = "" if row["doubt_reason"] in (NOTHING_UNUSUAL, SCORE_ONLY) else row["doubt_reason"]
-    others = [_OTHER_FLAGS.get(flag, flag) for flag in row["flags"] if flag not in questions(row)]
+    explained = questions(row) if reason else []
+    others = [_OTHER_FLAGS.get(flag, flag) for flag in row["flags"] if flag not in explained]
     return "; ".join(filter(None, [reason, *others, row["message"]]))
 
 

@@ -19,6 +19,8 @@ from lungseg.predictions.parts import StatusCounts, part_path
 from lungseg.result_columns import PREDICTIONS
 from lungseg.schema import table
 
+LUNG_COLUMNS = ("area_px", "right_lung_px", "left_lung_px")
+
 
 def row(name: str, **changes: object) -> dict[str, Any]:
     values = {"image_id": name, "source_uri": f"/films/{name}.png", "status": "ok", "codes": [], "message": ""}
@@ -155,6 +157,10 @@ def test_flags_of_images_without_a_mask_do_not_count() -> None:
         (
             {"flags": ["not_chest_like"]},
             "a.png: lungs 25.0% of 200 x 100 px (right 15.0% and left 10.0%)\nflags: not_chest_like: look at the image",
+        ),
+        (
+            {"classes": [{"class": "right_lung", "area_px": 4000, "dice": 0.5}], **dict.fromkeys(LUNG_COLUMNS)},
+            "a.png: right_lung 20.0%, Dice 0.5000",
         ),
         (
             {"status": "rejected", "codes": ["blank"], "message": "a.png is black", "area_px": None, "height": None},

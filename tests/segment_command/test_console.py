@@ -44,6 +44,15 @@ def test_the_table_says_flags_in_words(capsys: pytest.CaptureFixture[str]) -> No
     assert "0.030  no cm2: pixel size unusable" in capsys.readouterr().out
 
 
+def test_flags_are_named_where_there_is_no_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    heart = {"class": "heart", "area_px": 30, "components": 1, "mean_probability": 0.9}
+    metrics = dict.fromkeys(("dice", "iou", "hd95_px", "assd_px"))
+    values = {"doubt": None, "doubt_reason": None, "message": "", "source_uri": "a", "codes": [], "spacing_mm": None}
+    row = {**named_row("a", "rotated")[1], **values, "classes": [heart | metrics]}  # a model without lungs
+    print_result([row], "out", (), ("heart",))
+    assert "30 px         rotated" in capsys.readouterr().out
+
+
 def test_a_flag_that_does_not_question_the_mask_is_not_counted() -> None:
     assert closing_lines([named_row("a", "view_unknown"), named_row("b", "rotated")], "out", ())[0] == (
         "2 of 2 images segmented, 1 flagged"
