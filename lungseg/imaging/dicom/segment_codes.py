@@ -1,5 +1,7 @@
 """Codes of the classes in DICOM segmentations: the category and the type of what a segment shows."""
 
+import hashlib
+
 from lungseg.config.class_names import HEART, LEFT_LUNG, LUNG, OPACITY, RIGHT_LUNG
 
 Code = tuple[str, str, str]
@@ -17,12 +19,20 @@ _PROPERTIES: dict[str, tuple[Code, Code]] = {
     OPACITY: (_ABNORMAL, ("112001", "DCM", "Opacity")),
 }
 _PRIVATE = "99LUNGSEG"  # schemes whose names begin with 99 are private: PS3.16, section 8.2
-_MAX_VALUE, _MAX_MEANING = 16, 64
+_MAX_VALUE, _MAX_MEANING = 16, 64  # characters
+_DIGEST = 6
 
 
 def property_of(name: str) -> tuple[Code, Code]:
-    """Return category and type of a class; one without a standard code has its name as a private code."""
+    """Return category and type of a class; one without a standard code has its name as a private code.
+
+    The end of a long name is replaced by a digest, so that two classes never have the same code.
+    """
     if name in _PROPERTIES:
         return _PROPERTIES[name]
     words = name.replace("_", " ").capitalize()
-    return _STRUCTURE, (name[:_MAX_VALUE], _PRIVATE, words[:_MAX_MEANING])
+    value = name
+    if len(name) > _MAX_VALUE:
+        digest = hashlib.sha256(name.encode()).hexdigest()[:_DIGEST]
+        value = f"{name[: _MAX_VALUE - _DIGEST - 1]}_{digest}"
+    return _STRUCTURE, (value, _PRIVATE, words[:_MAX_MEANING])

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pydicom.data import get_testdata_file
 
 from lungseg.errors import InputError
+from lungseg.imaging.dicom.segment_codes import property_of
 from lungseg.imaging.dicom.segmentation import encode_segmentation, invalid_elements
 from tests.imaging.dicom.dicom_files import write_dicom
 
@@ -83,7 +84,7 @@ CODES = {
     "left_lung": ("91723000", "44029006", "SCT", "Left lung"),
     "heart": ("91723000", "80891009", "SCT", "Heart"),
     "opacity": ("49755003", "112001", "DCM", "Opacity"),
-    "aortic_arch_and_more": ("91723000", "aortic_arch_and_", "99LUNGSEG", "Aortic arch and more"),
+    "aortic_arch_and_more": ("91723000", "aortic_ar_6c7195", "99LUNGSEG", "Aortic arch and more"),
 }
 
 
@@ -124,6 +125,13 @@ def test_each_class_is_a_segment_with_its_codes(
 def test_class_names_of_lungs_give_the_same_bytes(radiograph: bytes, lungs: dict[str, U8], encoded: bytes) -> None:
     named = {f"{side}_lung": mask for side, mask in lungs.items()}
     assert encode_segmentation(radiograph, named, "feed", "RG1") == encoded
+
+
+def test_long_names_with_one_beginning_have_different_codes() -> None:
+    codes = {property_of(f"pleural_effusion_{side}")[1][0] for side in ("right", "left")}
+    assert len(codes) == 2
+    assert {len(code) for code in codes} == {16}
+    assert property_of("pleural_effusion")[1][0] == "pleural_effusion"
 
 
 def test_uids_depend_on_the_names_of_classes(radiograph: bytes, lungs: dict[str, U8]) -> None:
