@@ -82,7 +82,7 @@ def normal_images(folders: Sequence[str]) -> set[ImageKey]:
 def detect_in_predictions(rows: Sequence[Row], least: float, normal: Collection[ImageKey] = ()) -> list[DetectionLine]:
     """Compute the detection of each class of predicted rows, by dataset; then with normal images of all datasets.
 
-    least: share of the image from which a class is detected. normal: images that show no class of FINDINGS.
+    least: share of the image, 0 to 1, from which a class is detected. normal: images that show no class of FINDINGS.
     """
     lines = []
     for name, of_class in _by_name(class_rows(rows)).items():
@@ -118,7 +118,8 @@ def _by_name(rows: Sequence[Row]) -> dict[str, list[Row]]:
 def detect_in_tests(rows: Sequence[Row], least: float) -> list[DetectionLine]:
     """Compute the detection of each class, role and dataset of rows of tested.parquet.
 
-    An image that several runs tested counts once, with its mean share.
+    least: share of the image, 0 to 1, from which a class is detected. An image that several runs tested counts once,
+    with its mean share.
     """
     lines = []
     for (name, role), group in group_by(rows, ("class", "role")).items():

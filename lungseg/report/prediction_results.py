@@ -56,8 +56,10 @@ class Predictions:
     detection: tuple[DetectionLine, ...] = ()
 
 
-def read_predictions(folder: str, least: float = 1.0, normal: Collection[ImageKey] = ()) -> Predictions:
-    """Read all parts; an interrupted inference has only some of them. least, normal: as in `detect_in_predictions`.
+def read_predictions(folder: str, least: float | None = None, normal: Collection[ImageKey] = ()) -> Predictions:
+    """Read all parts; an interrupted inference has only some of them.
+
+    least, normal: as in `detect_in_predictions`; without least there is no detection.
 
     Raises:
         InputError: the folder has no predictions, or a file is damaged.
@@ -94,7 +96,7 @@ def read_predictions(folder: str, least: float = 1.0, normal: Collection[ImageKe
         tuple(rows),
         _prediction_lines(class_rows(predicted), "class"),
         summarise_measures(predicted),
-        tuple(detect_in_predictions(predicted, least, normal)),
+        () if least is None else tuple(detect_in_predictions(predicted, least, normal)),
     )
 
 

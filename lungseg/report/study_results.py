@@ -106,8 +106,8 @@ class Study:
     training: tuple[Row, ...] = ()
 
 
-def read_study(folder: str, least: float = 1.0) -> Study:
-    """Read the results of a study, finished or not. least: share of the image from which a class is detected.
+def read_study(folder: str, least: float | None = None) -> Study:
+    """Read the results of a study, finished or not. least: as in `detect_in_tests`; None: without detection.
 
     Raises:
         InputError: the folder is not a study, no run is finished, or a file is damaged.
@@ -173,7 +173,7 @@ def _state_text(state: Row) -> str:
     return f"failed: {reason}" if reason else "not finished"
 
 
-def _run_tables(folder: str, runs: Sequence[str], least: float) -> tuple[RunTable, ...]:
+def _run_tables(folder: str, runs: Sequence[str], least: float | None) -> tuple[RunTable, ...]:
     """Group finished runs by their shared settings."""
     groups: dict[str, list[tuple[Row, list[Row]]]] = defaultdict(list)
     for name in runs:
@@ -199,7 +199,7 @@ def _shared_settings(summary: Row) -> Row:
     }
 
 
-def _run_table(runs: Sequence[tuple[Row, list[Row]]], least: float) -> RunTable:
+def _run_table(runs: Sequence[tuple[Row, list[Row]]], least: float | None) -> RunTable:
     lines: list[ResultLine] = []
     rows: list[Row] = []
     for summary, tested in runs:
@@ -214,7 +214,8 @@ def _run_table(runs: Sequence[tuple[Row, list[Row]]], least: float) -> RunTable:
         "seeds": counts["seeds"],
     }
     all_runs = _result_lines(_mean_per_image(rows), {}) if len(runs) > 1 else []
-    return RunTable(about, tuple(lines), tuple(all_runs), tuple(detect_in_tests(rows, least)))
+    detection = () if least is None else detect_in_tests(rows, least)
+    return RunTable(about, tuple(lines), tuple(all_runs), tuple(detection))
 
 
 def _result_lines(rows: Sequence[Row], about: Row) -> list[ResultLine]:
