@@ -21,6 +21,7 @@ from lungseg.model.checkpoint import Checkpoint
 from lungseg.model.checkpoint_io import load_model
 from lungseg.model.network import LungNetwork
 from lungseg.plurals import counted
+from lungseg.training.study_classes import study_classes
 from lungseg.training.train_step import Learner
 
 logger = logging.getLogger(__name__)
@@ -51,8 +52,13 @@ def check_teacher(settings: TrainSettings, data: Sequence[PreparedDataset]) -> N
         LungsegError: it cannot be used.
 
     """
-    models = find_teacher(settings.teacher)
+    models, classes = find_teacher(settings.teacher), study_classes(data)
     own, theirs = data[0].preprocess, models[0].preprocess
+    if missing := [name for name in classes if name not in theirs.classes]:
+        raise SettingsError(
+            f"--teacher {settings.teacher} has no class {missing[0]}, but the data have: pass a model of "
+            f"{', '.join(classes)}"
+        )
     free = {"classes": own.classes, "size": own.size}  # images are resized for the teacher
     if differences := theirs.model_copy(update=free).differences(own):
         raise SettingsError(
@@ -73,17 +79,7 @@ class Teacher:
     """The mean probability of trained models."""
 
     def __init__(self, models: Sequence[Checkpoint], classes: Sequence[str], device: torch.device) -> None:
-        """Load the models. classes: of the student, in the order of its masks.
-
-        Raises:
-            SettingsError: the models lack a class.
-
-        """
-        missing = [name for name in classes if name not in models[0].preprocess.classes]
-        if missing:
-            raise SettingsError(
-                f"--teacher {models[0].folder}: it has no class {missing[0]}: pass a model of {', '.join(classes)}"
-            )
+        """Load the models. classes: of the student, in the order of its masks; all are classes of the models."""
         self._order = [models[0].preprocess.classes.index(name) for name in classes]
         self._size = models[0].preprocess.size
         self._networks = [load_model(model).to(device).eval() for model in models]
@@ -104,7 +100,7 @@ class DistillingLearner(Learner):
         self._teacher = teacher
 
     def _losses(self, network: nn.Module, images: Tensor, masks: Tensor) -> Tensor:
-        """Predict and return the losses f32[B], in fp32."""
+        """Predict images f32[B,1,S,S] and return the losses f32[B], in fp32. masks: u8[B,K,S,S] of K classes."""
         with torch.autocast(self.device.type, self._dtype, enabled=self._dtype is not None):
             logits = network(images)
             soft = self._teacher(images)
