@@ -12,19 +12,19 @@ from numpy.typing import NDArray
 from lungseg import storage
 from lungseg.arrays import F32, U8, Grey, Row
 from lungseg.config import Backend, Precision, PreprocessSettings, Tta
-from lungseg.config.class_names import LUNG, LUNG_SIDES, ONE_CLASS, RIGHT_LUNG, compared_classes
+from lungseg.config.class_names import ONE_CLASS, compared_classes
 from lungseg.dataset import sample_reader
+from lungseg.dataset.reference_masks import annotated_masks, native_masks
 from lungseg.dataset.shard_format import Classes
 from lungseg.errors import InputError
 from lungseg.imaging import codecs
-from lungseg.imaging.geometry import prepare_image, restore
-from lungseg.imaging.lung_sides import split_sides
+from lungseg.imaging.geometry import prepare_image
 from lungseg.imaging.orientation import UPRIGHT
 from lungseg.ingest import record_checks
 from lungseg.ingest.image_checks import orientation_note
 from lungseg.ingest.reason_codes import Note, reject, with_notes
 from lungseg.ingest.record_checks import ReadFile
-from lungseg.schema import Geometry, Record, is_annotated
+from lungseg.schema import Geometry, Record
 
 Stat = tuple[int, int] | None  # size in bytes and time of change; None: no such file
 
@@ -169,7 +169,7 @@ def open_image(
     if image is None:
         return OpenedImage(record), None
     square, geometry = prepare_image(image, preprocess, record.orientation)
-    references = {} if masks is None else _annotated(compared.classes, masks)
+    references = {} if masks is None else annotated_masks(masks, compared.classes)
     return OpenedImage(record, square, geometry, _encode(references)), image
 
 
@@ -207,23 +207,11 @@ def _open_sample(item: Item, preprocess: PreprocessSettings) -> OpenedImage:
     if geometry.orientation != UPRIGHT:
         note = orientation_note(f"the tag of the file that {record.image_id} was prepared from", geometry.orientation)
         record = replace(with_notes(record, [note]), status="repaired")
-    masks = {} if sample.masks is None else _annotated(compared, sample.masks)
-    references = {name: _at_native_size(mask, geometry) for name, mask in masks.items()}
-    if LUNG in references and RIGHT_LUNG in compared and RIGHT_LUNG not in references:
-        references |= dict(zip(LUNG_SIDES, split_sides(references[LUNG]), strict=True))
-    return OpenedImage(record, sample.image, geometry, _encode(references))
-
-
-def _annotated(classes: Sequence[str], masks: U8) -> dict[str, U8]:
-    return {name: mask for name, mask in zip(classes, masks, strict=True) if is_annotated(mask)}
+    return OpenedImage(record, sample.image, geometry, _encode(native_masks(sample, compared)))
 
 
 def _encode(masks: dict[str, U8]) -> dict[str, str]:
     return {name: codecs.encode_rle(mask) for name, mask in masks.items()}
-
-
-def _at_native_size(mask: U8, geometry: Geometry) -> U8:
-    return (restore(mask.astype(np.float32), geometry) >= 0.5).astype(np.uint8)
 
 
 def prepared_item(folder: str, row: Row, stat: Stat = None, classes: tuple[str, ...] = ONE_CLASS) -> Item:

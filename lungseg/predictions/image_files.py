@@ -1,26 +1,25 @@
 """Read the images and reference masks of predictions again."""
 
 import functools
-from collections.abc import Sequence
 
 import numpy as np
 
 from lungseg import storage
 from lungseg.arrays import U8, Row
 from lungseg.config import PreprocessSettings
-from lungseg.config.class_names import LUNG, LUNG_SIDES, ONE_CLASS
+from lungseg.config.class_names import LUNG, ONE_CLASS, compared_classes
 from lungseg.dataset import sample_reader
 from lungseg.dataset.catalog import describe_dataset
+from lungseg.dataset.reference_masks import annotated_masks, native_masks
 from lungseg.dataset.shard_format import Classes
 from lungseg.errors import InputError
 from lungseg.imaging import codecs
 from lungseg.imaging.geometry import read_geometry, restore
 from lungseg.imaging.intensity import normalise
-from lungseg.imaging.lung_sides import split_sides
 from lungseg.imaging.orientation import UPRIGHT
 from lungseg.ingest import record_checks
 from lungseg.predictions.class_masks import class_names
-from lungseg.schema import Record, Sample, is_annotated
+from lungseg.schema import Record, Sample
 from lungseg.storage.json_files import parse_json
 from lungseg.storage.table_formats import INDEX_TABLE
 
@@ -46,8 +45,11 @@ def read_image_and_masks(row: Row) -> tuple[U8, dict[str, U8], str]:
     classes = class_names(row)
     tar, separator, image_id = row["source_uri"].rpartition("#")
     if separator and tar.endswith(".tar"):
-        wanted = (*classes, *(ONE_CLASS if LUNG not in classes and {*LUNG_SIDES} <= {*classes} else ()))
-        return _from_sample(_read_sample(tar, image_id, wanted), wanted, classes)
+        compared = compared_classes(classes)
+        sample = _read_sample(tar, image_id, compared)
+        masks = native_masks(sample, compared)
+        references = {name: masks[name] for name in classes if name in masks}
+        return _native_image(sample), references, "grey values as prepared"
     if not storage.exists(row["source_uri"]):
         raise InputError(f"{row['source_uri']} is missing")
     is_compared = _is_compared(row)
@@ -57,7 +59,7 @@ def read_image_and_masks(row: Row) -> tuple[U8, dict[str, U8], str]:
     record = Record(row["image_id"], row["dataset"], row["source_uri"], files, kinds, mask_values=values)
     # With the same corrections as for the prediction: inverted where bones are dark, the mask repaired.
     checked, image, masks = record_checks.open_record(record, PreprocessSettings(classes=classes))
-    references = {} if masks is None else _annotated(masks, classes)
+    references = {} if masks is None else annotated_masks(masks, classes)
     if image is None:  # the file changed and is now rejected by the image checks
         image = codecs.decode(storage.read_bytes(row["source_uri"]), storage.name_of(row["source_uri"]))
     note = f"reference mask: {checked.message}" if is_compared and not references else ""
@@ -86,18 +88,5 @@ def _index(path: str) -> dict[tuple[str, str], Row]:
     return {(row["shard"], row["image_id"]): row for row in storage.read_table(path, expected=INDEX_TABLE).to_pylist()}
 
 
-def _from_sample(sample: Sample, wanted: tuple[str, ...], classes: tuple[str, ...]) -> tuple[U8, dict[str, U8], str]:
-    """Restore a prepared image and its masks of the wanted classes to native size; return those of the classes."""
-    image = np.rint(restore(sample.image.astype(np.float32), sample.geometry)).astype(np.uint8)
-    masks = {} if sample.masks is None else _annotated(sample.masks, wanted)
-    references = {
-        name: np.asarray(restore(mask.astype(np.float32), sample.geometry) >= 0.5, np.uint8)
-        for name, mask in masks.items()
-    }
-    if LUNG in references and {*LUNG_SIDES} <= {*classes} and not {*LUNG_SIDES} & references.keys():
-        references |= dict(zip(LUNG_SIDES, split_sides(references[LUNG]), strict=True))
-    return image, {name: references[name] for name in classes if name in references}, "grey values as prepared"
-
-
-def _annotated(masks: U8, classes: Sequence[str]) -> dict[str, U8]:
-    return {name: mask for name, mask in zip(classes, masks, strict=True) if is_annotated(mask)}
+def _native_image(sample: Sample) -> U8:
+    return np.rint(restore(sample.image.astype(np.float32), sample.geometry)).astype(np.uint8)
