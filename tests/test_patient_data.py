@@ -225,7 +225,7 @@ def test_segmentation_keeps_valid_values_only(form: str, archive: Path, tmp_path
 
 
 def test_segmentation_has_only_the_documented_elements(form: str, archive: Path) -> None:
-    masks = {"left": np.ones(SHAPE, np.uint8)}
+    masks = {"left_lung": np.ones(SHAPE, np.uint8)}
     encoded = encode_segmentation((archive / "good.dcm").read_bytes(), masks, "feed", "good.dcm")
     result = pydicom.dcmread(io.BytesIO(encoded))
     values = {str(element.value) for element in result.iterall() if element.VR != "SQ"}

@@ -169,7 +169,7 @@ class Result:
         """
         geometry = self._require_geometry()
         assert self.image is not None, "there is a mask"
-        masks = self.masks if self.row["classes"] else dict(zip(LUNG_SIDES, (self.right, self.left), strict=True))
+        masks = self._shown_masks()
         colours = colours_of(masks)
         outlines = [(to_upright(mask, geometry.orientation), colours[name], 0) for name, mask in masks.items()]
         return draw_outlines(normalise(self.image, "none"), outlines, max_side or max(self.image.shape))
@@ -213,8 +213,12 @@ class Result:
         if not include_doubtful:
             require_reliable(self.row, self.max_doubt)
         content = self.file if isinstance(self.file, bytes) else storage.read_bytes(self.file)
-        masks = self.masks if self.row["classes"] else {"right": self.right, "left": self.left}
-        return encode_segmentation(content, masks, self.row["model"], storage.name_of(self.row["source_uri"]))
+        image_name = storage.name_of(self.row["source_uri"])
+        return encode_segmentation(content, self._shown_masks(), self.row["model"], image_name)
+
+    def _shown_masks(self) -> dict[str, U8]:
+        """Return the mask of each class; of the one class lung that of each lung."""
+        return self.masks if self.row["classes"] else dict(zip(LUNG_SIDES, (self.right, self.left), strict=True))
 
     def _side(self, number: int) -> U8:
         if LUNG_SIDES[number] in self.classes:

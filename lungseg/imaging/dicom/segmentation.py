@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lungseg import __version__
-from lungseg.config.class_names import LEFT_LUNG, RIGHT_LUNG
+from lungseg.config.class_names import LUNG_SIDES
 from lungseg.errors import ImageError, SettingsError
 from lungseg.imaging.dicom.quiet import silence_libraries
 from lungseg.imaging.dicom.reader import is_dicom
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 U8 = NDArray[np.uint8]
 
 _NO_SPACING = 1.0  # mm, if the radiograph has none: the object requires a value, viewers align by pixels
-_LUNGS = {"right": RIGHT_LUNG, "left": LEFT_LUNG}
 _REQUIRED = ("Rows", "Columns", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 _PERSON = ("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "PatientSex")
 _COPIED = (*_PERSON, "StudyDate", "StudyTime", "StudyID", "AccessionNumber")
@@ -49,9 +48,9 @@ def require_highdicom() -> None:
 def encode_segmentation(content: bytes, masks: dict[str, U8], model: str, display_name: str) -> bytes:
     """Encode a binary segmentation that refers to the radiograph and belongs to its study.
 
-    content: the radiograph's file. masks: u8[H,W] in {0,1} at its size by class, or of each lung with the keys `right`
-    and `left`; they may overlap; each is a segment, and empty ones are skipped. model: digest of the weights, stored as
-    the algorithm version. UIDs are derived from these inputs and times are those of the radiograph, so the same call
+    content: the radiograph's file. masks: u8[H,W] in {0,1} at its size by class, such as `right_lung`; they may
+    overlap; each is a segment, and empty ones are skipped. model: digest of the weights, stored as the algorithm
+    version. UIDs are derived from these inputs and times are those of the radiograph, so the same call
     gives the same bytes. The object contains the patient's identity: the elements that join it to its patient and study
     (`_COPIED` and UIDs), and no others; no other output of lungseg does. Text is in UTF-8. Invalid values, such as the
     date 00000000, are left empty; `invalid_elements` names them.
@@ -64,7 +63,7 @@ def encode_segmentation(content: bytes, masks: dict[str, U8], model: str, displa
     require_highdicom()
     if not is_dicom(content):
         raise ImageError("not_dicom", f"{display_name} is not a DICOM file: DICOM segmentations need a DICOM image")
-    present = {_LUNGS.get(name, name): mask for name, mask in masks.items() if mask.any()}
+    present = {name: mask for name, mask in masks.items() if mask.any()}
     if not present:
         raise ImageError(
             "mask_empty", f"{display_name} has an empty mask: a DICOM segmentation needs at least one segment"
@@ -129,7 +128,7 @@ def _build(source: "Dataset", masks: dict[str, U8], model: str) -> bytes:
 
     _add_missing_elements(source)
     pixels = np.stack(list(masks.values()), axis=-1)[None].astype(np.uint8)
-    is_lungs = {*masks} <= {RIGHT_LUNG, LEFT_LUNG}
+    is_lungs = {*masks} <= {*LUNG_SIDES}
     names = "" if is_lungs else ",".join(masks)
     inputs_digest = f"{model} {hashlib.sha256(np.packbits(pixels).tobytes() + names.encode()).hexdigest()}"
     segmentation = highdicom.seg.Segmentation(
