@@ -22,7 +22,7 @@ from lungseg.imaging.dicom.segmentation import encode_segmentation, invalid_elem
 from lungseg.imaging.orientation import other_shape
 from lungseg.ingest.file_names import MAX_ID, shorten
 from lungseg.predictions.class_masks import read_class_masks, read_lungs, read_shown_masks, read_sides
-from lungseg.predictions.image_files import orientation_of, read_image_and_masks
+from lungseg.predictions.image_files import is_compared, orientation_of, read_image_and_masks
 from lungseg.predictions.parts import read_part
 from lungseg.predictions.ranking import require_reliable
 
@@ -148,7 +148,7 @@ def _encode_overlay(row: Row, lungs: U8 | None, settings: ExportSettings) -> _Fi
     image, references, note = read_image_and_masks(row)
     if image.shape != other_shape((row["height"], row["width"]), orientation_of(row)):
         raise ImageError("changed", f"{row['source_uri']} and its predicted mask differ in size: the image was changed")
-    notes = [note] if note and row["dice"] is not None and not references else []
+    notes = [note] if note and is_compared(row) and not references else []
     return encode_overlay(row, image, lungs, references, settings.overlay_px), ".png", notes
 
 

@@ -47,26 +47,26 @@ def read_image_and_masks(row: Row) -> tuple[U8, dict[str, U8], str]:
     if separator and tar.endswith(".tar"):
         compared = compared_classes(classes)
         sample = _read_sample(tar, image_id, compared)
-        masks = native_masks(sample, compared)
-        references = {name: masks[name] for name in classes if name in masks}
+        restored = native_masks(sample, compared)
+        references = {name: restored[name] for name in classes if name in restored}
         return _native_image(sample), references, "grey values as prepared"
     if not storage.exists(row["source_uri"]):
         raise InputError(f"{row['source_uri']} is missing")
-    is_compared = _is_compared(row)
-    files = tuple(row["mask_uris"] or ()) if is_compared else ()
-    values = tuple(row["mask_values"] or ()) if is_compared else ()
-    kinds = tuple(row.get("mask_classes") or (LUNG,) * len(files)) if is_compared else ()
+    has_dice = is_compared(row)
+    files = tuple(row["mask_uris"] or ()) if has_dice else ()
+    values = tuple(row["mask_values"] or ()) if has_dice else ()
+    kinds = tuple(row.get("mask_classes") or (LUNG,) * len(files)) if has_dice else ()
     record = Record(row["image_id"], row["dataset"], row["source_uri"], files, kinds, mask_values=values)
     # With the same corrections as for the prediction: inverted where bones are dark, the mask repaired.
     checked, image, masks = record_checks.open_record(record, PreprocessSettings(classes=classes))
     references = {} if masks is None else annotated_masks(masks, classes)
     if image is None:  # the file changed and is now rejected by the image checks
         image = codecs.decode(storage.read_bytes(row["source_uri"]), storage.name_of(row["source_uri"]))
-    note = f"reference mask: {checked.message}" if is_compared and not references else ""
+    note = f"reference mask: {checked.message}" if has_dice and not references else ""
     return normalise(image, "none"), references, note
 
 
-def _is_compared(row: Row) -> bool:
+def is_compared(row: Row) -> bool:
     """Return whether the lungs or a class of a row were compared with a reference mask."""
     return any(entry["dice"] is not None for entry in (row, *(row.get("classes") or ())))
 

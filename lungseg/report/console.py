@@ -147,7 +147,8 @@ def _print_predictions(console: Console, predictions: Predictions) -> None:
     heading = f"Predictions of {about['model_name']}", note
     _print_table(console, heading, columns, [line.as_json() for line in predictions.lines])
     if rows:
-        _print_table(console, ("Classes", "the table above is of both lungs together"), _CLASSES, rows)
+        note = "the table above is of both lungs together" if has_reference else ""
+        _print_table(console, ("Classes", note), _CLASSES, rows)
     if predictions.measures:
         _print_table(console, ("Measures of the masks", ""), _MEASURES, predictions.measures)
     _print_detection(console, predictions.detection)

@@ -167,6 +167,7 @@ def test_report_of_a_model_without_lungs_has_its_metrics(
     assert "heart" in text
     page = " ".join((tmp_path / "out" / "report.html").read_text().split())
     assert "no image has a reference mask of both lungs" in page
+    assert "of both lungs together" not in text + page
     assert page.count('class="mask"') == 2 + 6 + 3  # the legend, six hearts and three opacities
     assert "not shown" not in page
 
