@@ -67,11 +67,9 @@ def _differences(run_folder: str, settings: TrainSettings, data: Mapping[str, st
     for path, now in source_digests(settings).items():
         if sources.get(path, now) != now:
             found.append(f"another source file of {path} ({sources[path]}, now {now})")
-    method = summary.get("method", "unknown")
-    if method != method_digest():
-        found.append(
-            f"another method (digest of network, loss, augmentation and steps {method}, now {method_digest()})"
-        )
+    method, current = summary.get("method", "unknown"), method_digest(bool(settings.teacher))
+    if method != current:
+        found.append(f"another method (digest of network, loss, augmentation and steps {method}, now {current})")
     trained_on = summary.get("data", {})
     if trained_on != data:
         names = sorted(name for name in {*trained_on, *data} if trained_on.get(name) != data.get(name))

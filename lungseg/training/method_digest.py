@@ -27,12 +27,16 @@ _METHOD = (
     "training/transform.py",
     "training/weight_average.py",
 )
+_WITH_TEACHER = ("training/distillation.py",)
 
 
 @functools.cache
-def method_digest() -> str:
-    """Return the digest of the modules of the method, 12 hexadecimal digits."""
+def method_digest(has_teacher: bool = False) -> str:
+    """Return the digest of the modules of the method, 12 hexadecimal digits.
+
+    has_teacher: the run also learns from a trained model.
+    """
     content = hashlib.sha256()
-    for name in _METHOD:
+    for name in (*_METHOD, *(_WITH_TEACHER if has_teacher else ())):
         content.update("\n".join([name, *statements((_PACKAGE / name).read_text(encoding="utf-8"))]).encode())
     return content.hexdigest()[:12]

@@ -48,3 +48,14 @@ def test_changed_loss_formula_changes_the_digest(tmp_path: Path, monkeypatch: py
     assert method_digest.method_digest.__wrapped__() == before
     losses.write_text(losses.read_text() + "\nEPSILON = 3\n")
     assert method_digest.method_digest.__wrapped__() != before
+
+
+def test_changed_distillation_changes_runs_with_a_teacher_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = Path(shutil.copytree(Path(method_digest.__file__).parents[1], tmp_path / "lungseg"))
+    monkeypatch.setattr(method_digest, "_PACKAGE", copy)
+    digest = method_digest.method_digest.__wrapped__
+    without, with_teacher = digest(), digest(has_teacher=True)
+    distillation = copy / "training" / "distillation.py"
+    distillation.write_text(distillation.read_text() + "\nTEMPERATURE = 2\n")
+    assert digest() == without
+    assert digest(has_teacher=True) != with_teacher
