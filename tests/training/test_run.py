@@ -114,7 +114,7 @@ def test_other_code_of_the_method_changes_the_run_name(
     data: list[PreparedDataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = name_run(SETTINGS, PLAN, data)
-    monkeypatch.setattr(run, "method_digest", lambda: "of another loss")
+    monkeypatch.setattr(run, "method_digest", "of a loss, {}".format)
     assert name_run(SETTINGS, PLAN, data) != before
 
 
