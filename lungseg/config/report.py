@@ -23,8 +23,8 @@ class ReportSettings(JobSettings):
     masks are there"""
     overlays: Annotated[int, Field(ge=0, le=100)] = 12
     """number of images to show with their masks"""
-    min_area: Annotated[float, Field(gt=0, lt=1)] = 0.001
-    """share of the image from which a predicted class, such as opacity, counts as detected; 0.001 of a film of 35 cm is
-    1.2 cm2"""
+    min_area: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    """share of the predicted lungs from which a predicted class, such as opacity, counts as detected; share of the
+    image for the lungs and the heart, and for models without lungs"""
     normals: tuple[str, ...] = ()
     """prepared datasets whose images with the finding `normal` count as images without opacity in the predictions"""

@@ -28,7 +28,7 @@ _MAX_CROSS = 4  # cross-dataset results that the headline lists
 class Page:
     """Content of the report. by_doubt: the overlays are the most doubtful images, not a choice by Dice.
 
-    min_area: share of the image from which a class is detected.
+    min_area: share of the lungs, or of the image, from which a class is detected.
     """
 
     study: Study | None

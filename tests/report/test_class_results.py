@@ -24,7 +24,7 @@ from lungseg.report.prediction_results import read_predictions
 from tests.export.class_predictions import CLASSES, class_row, draw_masks
 from tests.report.result_files import write_predictions
 
-MIN_AREA = 0.001
+MIN_AREA = 0.01
 
 
 def measured_row(folder: Path, number: int, **changes: object) -> Row:
@@ -85,13 +85,37 @@ def test_measures_are_summarised(predictions: Path) -> None:
 
 def test_opacities_are_detected_by_area(class_rows: list[Row]) -> None:
     (line,) = detect_in_predictions(class_rows, MIN_AREA)  # every image has lungs and a heart
-    assert (line.about, line.absent_in) == ({"class": "opacity", "group": "unseen", "datasets": ["north"]}, ("north",))
+    about = {"class": "opacity", "group": "unseen", "datasets": ["north"], "share_of": "lungs"}
+    assert (line.about, line.absent_in) == (about, ("north",))
     found = line.detection
     assert (found.present, found.absent) == (3, 3)
     assert (found.sensitivity.value, found.specificity.value) == (pytest.approx(2 / 3), pytest.approx(2 / 3))
     assert found.auroc.value == pytest.approx((2 * 2 + 2 * 0.5 + 2 * 0.5) / 9)
     (strict,) = detect_in_predictions(class_rows, 0.5)
     assert (strict.detection.sensitivity.value, strict.detection.specificity.value) == (0.0, 1.0)
+
+
+def test_score_does_not_depend_on_the_framing(class_rows: list[Row]) -> None:
+    entries = [entry for row in class_rows for entry in row["classes"]]
+    for number, entry in enumerate(entries):  # the same share of lungs that grow from image to image
+        entry["area_px"] = (1000 + number // 4 * 100) * (3 if entry["class"] == "opacity" else 2)
+    for row in class_rows:
+        of_opacity = row["classes"][3]
+        of_opacity |= {"dice": 0.5, "hd95_px": 9.0 if row["image_id"] > "image_2" else None}
+    (line,) = detect_in_predictions(class_rows, 0.75)
+    assert (line.detection.present, line.detection.auroc.value) == (3, 0.5)
+    assert line.detection.sensitivity.value == 1.0
+    for row in class_rows:
+        row["classes"] = row["classes"][2:]
+    (line,) = detect_in_predictions(class_rows, 0.75)
+    assert (line.about["share_of"], line.detection.auroc.value) == ("image", 1.0)
+
+
+def test_opacity_without_predicted_lungs_has_the_full_share(class_rows: list[Row]) -> None:
+    for entry in class_rows[0]["classes"][:2]:
+        entry["area_px"] = 0
+    *_, line = detect_in_predictions(class_rows, 1.0)
+    assert line.detection.sensitivity.value == pytest.approx(1 / 3)
 
 
 def test_normal_images_count_as_images_without_opacity(class_rows: list[Row]) -> None:
@@ -124,22 +148,35 @@ def test_images_with_a_normal_finding_are_found(archive: Path, tmp_path: Path) -
     assert normal_images([str(tmp_path / "data")]) == {("north", "north_00"), ("north", "north_01")}
 
 
-def test_tested_images_are_detected_once_over_runs() -> None:
-    def tested(image: str, tp: int, fp: int, fn: int) -> Row:
-        ids = {"dataset": "north", "patient_id": image, "image_id": image, "class": "opacity", "role": "held-out"}
-        return {**ids, "tp": tp, "fp": fp, "fn": fn, "tn": 1000 - tp - fp - fn}
+def _tested(image: str, tp: int, fp: int, fn: int, name: str = "opacity", run: str = "1") -> Row:
+    ids = {"run": run, "dataset": "north", "patient_id": image, "image_id": image, "class": name, "role": "held-out"}
+    return {**ids, "tp": tp, "fp": fp, "fn": fn, "tn": 1000 - tp - fp - fn}
 
+
+def test_tested_images_are_detected_once_over_runs() -> None:
     rows = [
-        tested("a", 40, 0, 0),
-        tested("a", 0, 0, 40),
-        tested("b", 0, 0, 9),
-        tested("c", 0, 30, 0),
-        tested("d", 0, 0, 0),
+        _tested("a", 40, 0, 0),
+        _tested("a", 0, 0, 40, run="2"),
+        _tested("b", 0, 0, 9),
+        _tested("c", 0, 30, 0),
+        _tested("d", 0, 0, 0),
     ]
     (line,) = detect_in_tests(rows, 0.02)
     assert (line.detection.present, line.detection.absent) == (2, 2)
     assert (line.detection.sensitivity.value, line.detection.specificity.value) == (0.5, 0.5)
     assert line.detection.auroc.value == pytest.approx((0 + 1 + 0 + 0.5) / 4)
+
+
+def test_tested_images_are_scored_by_their_lungs() -> None:
+    opacities = [_tested("a", 40, 0, 0), _tested("b", 40, 0, 0), _tested("c", 0, 40, 0), _tested("d", 0, 40, 0)]
+    sides = ("right_lung", "left_lung")
+    areas = {"a": 50, "b": 100, "c": 200, "d": 400}
+    lungs = [_tested(image, area, 0, 0, name) for image, area in areas.items() for name in sides]
+    (line,) = detect_in_tests([*opacities, *lungs], 0.2)
+    assert (line.about["share_of"], line.detection.auroc.value) == ("lungs", 1.0)
+    assert (line.detection.sensitivity.value, line.detection.specificity.value) == (1.0, 1.0)
+    (line,) = detect_in_tests([*opacities, *lungs[1:]], 0.02)  # one lung has no reference
+    assert (line.about["share_of"], line.detection.auroc.value) == ("image", 0.5)
 
 
 def test_report_shows_classes_measures_and_detection(predictions: Path, tmp_path: Path) -> None:
@@ -148,7 +185,12 @@ def test_report_shows_classes_measures_and_detection(predictions: Path, tmp_path
     assert {line["class"] for line in content["classes"]} == set(CLASSES)
     assert content["detection"][0]["sensitivity"]["value"] == pytest.approx(2 / 3)
     page = " ".join((tmp_path / "out" / "report.html").read_text().split())
-    for text in ("<h3>Detection</h3>", "<h3>Measures</h3>", "at least 0.1 % of the image", "heart / thorax 0.40"):
+    for text in (
+        "<h3>Detection</h3>",
+        "<h3>Measures</h3>",
+        "at least 1 % as large as the predicted lungs",
+        "heart / thorax 0.40",
+    ):
         assert text in page
     assert page.count('class="reference" d="M') == 1 + 6  # in the legend and on each picture
     assert page.count('class="mask"') == 4 + 6 * 4 - 3  # likewise, without empty masks
