@@ -8,7 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from lungseg.arrays import I64
-from lungseg.config.class_names import HEART, LEFT_LUNG, OPACITY, RIGHT_LUNG
+from lungseg.config.class_names import HEART, LEFT_LUNG, LUNG_SIDES, OPACITY, RIGHT_LUNG
+from lungseg.imaging.lung_sides import is_one_side
 from lungseg.imaging.run_lengths import Runs
 
 MEASURES = ("cardiothoracic_ratio", "right_lung_opaque_share", "left_lung_opaque_share", "right_left_ratio")
@@ -62,8 +63,12 @@ def find_mirrored(masks: Mapping[str, Runs]) -> list[str]:
     """Return the flag `heart_on_right` if the heart of upright masks lies on the patient's right of the midline.
 
     Right is the left side of an upright image, whatever the classes of the lungs say. The centroid of the heart must
-    lie beyond the midline by more than 2 % of the width of both lungs.
+    lie beyond the midline by more than 2 % of the width of both lungs. Where one lung is smaller than a fifth of the
+    other, the midline is not known, and nothing is flagged.
     """
+    lungs = [masks[name].area for name in LUNG_SIDES if name in masks]
+    if len(lungs) < len(LUNG_SIDES) or is_one_side(*lungs):
+        return []
     offset = heart_offset(masks)
     return ["heart_on_right"] if offset is not None and offset < -_MIRRORED else []
 

@@ -24,7 +24,7 @@ class ClassMask:
 
     raw, mask: at native size, before and after post-processing. probability: f32[h,w], the part of the model's square
     that shows the image. reached: u8[h,w] in {0,1}, its pixels that reach the threshold. reference: None if the image
-    does not annotate the class. sides: pixels of the right and of the left lung, where these are classes of their own.
+    does not annotate the class. sides: masks of the right and of the left lung, where these are classes of their own.
     """
 
     raw: Runs
@@ -32,7 +32,7 @@ class ClassMask:
     probability: F32
     reached: U8
     reference: Runs | None
-    sides: tuple[int, int] | None = None
+    sides: tuple[Runs, Runs] | None = None
 
 
 def make_class_masks(
@@ -80,7 +80,7 @@ def join_lungs(masks: Mapping[str, ClassMask], opened: OpenedImage) -> ClassMask
         np.maximum(right.probability, left.probability),
         right.reached | left.reached,
         _reference(opened, LUNG, right.raw.shape),
-        (right.mask.area, left.mask.area),
+        (right.mask, left.mask),
     )
 
 

@@ -17,17 +17,22 @@ _LUNGS = "both lungs"
 
 @dataclass
 class _Total:
-    """predicted: images. found: those with a pixel of the class. dices: of those with a reference."""
+    """predicted: images. found: those with a pixel of the class. dices: of those with a reference.
+
+    trained_on: those with a reference that all models were trained on.
+    """
 
     predicted: int = 0
     found: int = 0
     dices: list[float] = field(default_factory=list)
+    trained_on: int = 0
 
-    def add(self, values: Row) -> None:
+    def add(self, values: Row, is_trained_on: bool) -> None:
         self.predicted += 1
         self.found += bool(values["area_px"])
         if values["dice"] is not None:
             self.dices.append(values["dice"])
+            self.trained_on += is_trained_on
 
     @property
     def mean_dice(self) -> float | None:
@@ -48,9 +53,9 @@ class ClassTotals:
             if row["status"] not in USABLE:
                 continue
             if self._joins_lungs:
-                self._totals[_LUNGS].add(row)
+                self._totals[_LUNGS].add(row, bool(row["seen_in_training"]))
             for one in row["classes"]:
-                self._totals[one["class"]].add(one)
+                self._totals[one["class"]].add(one, bool(row["seen_in_training"]))
 
     def as_json(self) -> list[dict[str, Any]]:
         """Return the totals for predictions.json."""
@@ -60,6 +65,7 @@ class ClassTotals:
                 "images": total.predicted,
                 "found": total.found,
                 "compared": len(total.dices),
+                "trained_on": total.trained_on,
                 "mean_dice": total.mean_dice,
             }
             for name, total in self._totals.items()
@@ -74,4 +80,5 @@ class ClassTotals:
         for name, total in self._totals.items():
             found = f"{total.found} of {total.predicted}"
             dice = "no reference" if total.mean_dice is None else f"{total.mean_dice:.3f} of {len(total.dices)}"
+            dice += f" ({total.trained_on} trained on)" if total.trained_on else ""
             logger.info("%s  %s  %s", name.ljust(width), found.ljust(16), dice)

@@ -6,12 +6,11 @@ import cv2
 import numpy as np
 
 from lungseg.arrays import U8
-from lungseg.imaging.lung_sides import split_sides
+from lungseg.imaging.lung_sides import is_one_side, split_sides
 from lungseg.imaging.run_lengths import Runs
 from lungseg.inference.postprocess import count_components
 
 _SIDE = 128  # px, longer side of the mask that is measured
-_MIN_OTHER_LUNG = 0.2  # of the larger lung's area; 0.11 or more in the reference masks, 0.37 or more in 99.7 % of them
 _MAX_AT_BORDER = 0.25  # of one side of the image; up to 0.20 in 99.7 % of the reference masks
 _MIN_PROBABILITY = 0.75
 _LIMITS = {
@@ -30,30 +29,35 @@ _LIMITS = {
 """Lowest and highest plausible value of `measure_pair`: of the reference masks of 730 X-rays, with a margin."""
 
 
-def find_flags(mask: Runs, mean_probability: float | None) -> list[str]:
+def find_flags(mask: Runs, mean_probability: float | None, sides: tuple[Runs, Runs] | None = None) -> list[str]:
     """Return the codes of a predicted mask that is upright.
 
-    mean_probability: of the lung pixels before post-processing; None without any.
+    mean_probability: of the lung pixels before post-processing; None without any. sides: masks of the right and of the
+    left lung, where these are classes of their own; they may touch.
     """
     if not mask.area:
         return ["lungs_empty"]
     small = _shrink(mask)
     if not small.any():  # a few pixels
         return ["lungs_implausible"]
-    right, left = split_sides(small)
-    smaller, larger = sorted((np.count_nonzero(right), np.count_nonzero(left)))
+    right, left = split_sides(small) if sides is None else _shrink_pair(sides)
+    areas = (np.count_nonzero(right), np.count_nonzero(left)) if sides is None else (sides[0].area, sides[1].area)
     is_set_by_code = {
-        "lungs_one_side": smaller < _MIN_OTHER_LUNG * larger,
+        "lungs_one_side": is_one_side(*areas),
         "lungs_at_border": _share_at_border(small) > _MAX_AT_BORDER,
         "lungs_uncertain": mean_probability is not None and mean_probability < _MIN_PROBABILITY,
     }
     if not is_set_by_code["lungs_one_side"]:
-        is_set_by_code["lungs_joined"] = count_components(Runs.from_mask(small)) == 1
-        values = measure_pair(small, right, left)
-        is_set_by_code["lungs_implausible"] = any(
-            not low <= values[name] <= high for name, (low, high) in _LIMITS.items()
-        )
+        is_set_by_code["lungs_joined"] = sides is None and count_components(Runs.from_mask(small)) == 1
+        is_set_by_code["lungs_implausible"] = not _is_plausible(small, right, left)
     return [code for code, is_set in is_set_by_code.items() if is_set]
+
+
+def _is_plausible(mask: U8, right: U8, left: U8) -> bool:
+    if not (right.any() and left.any()):  # a few pixels
+        return False
+    values = measure_pair(mask, right, left)
+    return all(low <= values[name] <= high for name, (low, high) in _LIMITS.items())
 
 
 def measure_pair(mask: U8, right: U8, left: U8) -> dict[str, float]:
@@ -95,6 +99,12 @@ def _shrink(mask: Runs) -> U8:
     scale = _SIDE / max(sparse.shape)
     size = (max(1, round(sparse.shape[1] * scale)), max(1, round(sparse.shape[0] * scale)))
     return np.asarray(cv2.resize(sparse, size, interpolation=cv2.INTER_AREA) > 127, np.uint8)
+
+
+def _shrink_pair(sides: tuple[Runs, Runs]) -> list[U8]:
+    """Shrink the masks of both lungs; the one on the left of the image comes first, whatever its class."""
+    small = [_shrink(lung) for lung in sides]
+    return sorted(small, key=lambda lung: float(np.nonzero(lung)[1].mean()) if lung.any() else 0.0)
 
 
 def _share_at_border(mask: U8) -> float:

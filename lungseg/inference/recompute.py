@@ -206,12 +206,13 @@ def _expected_of_lungs(row: Row, geometry: Geometry, masks: dict[str, Runs], ref
     mask = _as_upright(stored, geometry.orientation)
     parts = [masks[name] for name in lung_parts(tuple(masks))]
     lungs = functools.reduce(Runs.union, parts, mask if not parts else parts[0])
-    sides = (parts[0].area, parts[1].area) if len(parts) > 1 else None
+    sides = (parts[0], parts[1]) if len(parts) > 1 else None
+    areas = sides and (sides[0].area, sides[1].area)
     return {
         "mask": encode_runs(mask_shape.as_stored(lungs, geometry.orientation)),
-        **mask_shape.describe(mask, stored, row["spacing_mm"], sides),
+        **mask_shape.describe(mask, stored, row["spacing_mm"], areas),
         "components": postprocess.count_components(mask),
-        "flags": mask_flags.find_flags(mask, row["mean_probability"]),
+        "flags": mask_flags.find_flags(mask, row["mean_probability"], sides),
         **compare(mask, reference),
     }
 

@@ -106,8 +106,9 @@ def _describe_lungs(lungs: ClassMask, geometry: Geometry, spacing_mm: float | No
     """Measure the lungs, which most columns of a row describe. flags: of the image."""
     stored = mask_shape.as_stored(lungs.mask, geometry.orientation)
     confidence = mask_shape.confidence(lungs.probability, lungs.reached)
-    flags = [*flags, *mask_flags.find_flags(lungs.mask, confidence["mean_probability"])]
+    flags = [*flags, *mask_flags.find_flags(lungs.mask, confidence["mean_probability"], lungs.sides)]
     common = lungs.raw.count_common(lungs.mask)
+    sides = lungs.sides and (lungs.sides[0].area, lungs.sides[1].area)
     return {
         "flags": flags,
         "mask": encode_runs(stored),
@@ -115,7 +116,7 @@ def _describe_lungs(lungs: ClassMask, geometry: Geometry, spacing_mm: float | No
         "components_before": postprocess.count_components(lungs.raw),
         "removed_px": lungs.raw.area - common,
         "added_px": lungs.mask.area - common,
-        **mask_shape.describe(lungs.mask, stored, spacing_mm, lungs.sides),
+        **mask_shape.describe(lungs.mask, stored, spacing_mm, sides),
         **confidence,
         **_doubt(lungs.probability, lungs.reached, flags),
         **compare(lungs.mask, lungs.reference),

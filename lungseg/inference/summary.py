@@ -15,7 +15,7 @@ from lungseg.config.class_names import LUNGS
 from lungseg.inference.class_summary import ClassTotals
 from lungseg.inference.cpu_tasks import InferenceJob
 from lungseg.inference.job_backend import recorded_backend
-from lungseg.ingest.reason_codes import QUESTIONABLE
+from lungseg.ingest.reason_codes import QUESTIONABLE, REGISTRY
 from lungseg.plurals import counted
 from lungseg.predictions.parts import StatusCounts, part_files
 from lungseg.predictions.ranking import questions
@@ -151,16 +151,22 @@ def log_counts(out: str, counts: StatusCounts, kept: StatusCounts, seconds: floa
         are_flagged = counted(counts.flagged, "image is flagged", "images are flagged")
         logger.info("%s: %s", are_flagged, counts.describe_flagged())
     if _are_mostly_poor(counts):
-        logger.warning(
-            "over a third of the images are flagged: the model may be trained too little, or for other images; look at "
-            "the overlays first"
-        )
+        logger.warning("over a third of the images are flagged%s; look at the overlays first", _explain_flags(counts))
 
 
 def _are_mostly_poor(counts: StatusCounts) -> bool:
     """Return whether over a third of the masks have a flag of the mask or of what the image shows."""
     questioned = sum(count for flag, count in counts.flags.items() if flag in QUESTIONABLE)  # some have several
     return counts.predicted() >= _MIN_FOR_ADVICE and 3 * min(counts.flagged, questioned) > counts.predicted()
+
+
+def _explain_flags(counts: StatusCounts) -> str:
+    """Name the flags that over a third of the masks have, and say what flags of so many masks may mean."""
+    questioned = [(flag, count) for flag, count in counts.flags.most_common() if flag in QUESTIONABLE]
+    frequent = [flag for flag, count in questioned if 3 * count > counts.predicted()]
+    if frequent and not any(flag.startswith("lungs_") for flag in frequent):
+        return "".join(f", {flag}: {REGISTRY[flag].meaning.rstrip('.')}" for flag in frequent)
+    return ": the model may be trained too little, or for other images"
 
 
 def print_image_summary(out: str) -> None:

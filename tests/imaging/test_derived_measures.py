@@ -111,6 +111,14 @@ def test_heart_near_the_midline_is_not_flagged(shift: int, flags: list[str]) -> 
     assert find_mirrored(masks) == flags
 
 
+def test_heart_beside_a_far_smaller_lung_is_not_flagged() -> None:
+    masks = as_runs(chest(heart=box(30, 50, 10, 30)))
+    assert find_mirrored(masks) == ["heart_on_right"]
+    small = Runs.from_mask(box(30, 40, 60, 70))
+    assert small.area < masks["right_lung"].area / 5
+    assert find_mirrored({**masks, "left_lung": small}) == []
+
+
 @pytest.mark.parametrize("missing", ["heart", "right_lung", "left_lung"])
 def test_nothing_is_flagged_without_heart_and_lungs(missing: str) -> None:
     masks = as_runs(chest(heart=box(30, 50, 10, 30)))

@@ -10,6 +10,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from lungseg.imaging import phantom
+from lungseg.imaging.lung_sides import split_sides
 from lungseg.imaging.run_lengths import Runs
 from lungseg.inference import mask_flags
 from lungseg.ingest.reason_codes import RESULT_FLAGS
@@ -62,6 +63,27 @@ def test_joined_lungs_are_flagged_as_joined_only() -> None:
     columns = np.flatnonzero(mask[row])
     mask[row - 3 : row + 3, columns[0] : columns[-1]] = 1
     assert find_flags(mask, 0.95) == ["lungs_joined"]
+
+
+def sided_flags(first: U8, second: U8) -> list[str]:
+    sides = Runs.from_mask(first), Runs.from_mask(second)
+    return mask_flags.find_flags(sides[0].union(sides[1]), 0.95, sides)
+
+
+def test_lungs_of_two_classes_may_touch() -> None:
+    right, left = split_sides(LUNGS[1])
+    row = middle_row(LUNGS[1])
+    right[row - 3 : row + 3, np.flatnonzero(LUNGS[1][row])[0] : np.flatnonzero(left[row])[0]] = 1
+    assert find_flags(right | left, 0.95) == ["lungs_joined"]
+    assert sided_flags(right, left) == sided_flags(left, right) == []
+
+
+def test_small_lung_of_its_own_class_is_flagged() -> None:
+    both, empty, point = LUNGS[1], np.zeros_like(LUNGS[1]), np.zeros_like(LUNGS[1])
+    point[0, 0] = 1
+    assert sided_flags(both, empty) == sided_flags(empty, both) == sided_flags(both, point) == ["lungs_one_side"]
+    assert sided_flags(empty, empty) == ["lungs_empty"]
+    assert sided_flags(both, both) == ["lungs_implausible"]
 
 
 @pytest.mark.parametrize("shape", [(300, 200), (200, 300), (4000, 3000)])

@@ -11,6 +11,7 @@ import pytest
 
 from lungseg import storage
 from lungseg.config import InferSettings, PreprocessSettings
+from lungseg.inference.class_summary import ClassTotals
 from lungseg.inference.cpu_tasks import InferenceJob
 from lungseg.inference.items import PredictOptions
 from lungseg.inference.part_plan import write_part
@@ -130,6 +131,33 @@ def test_over_a_third_of_flagged_images_give_advice(
     counts = StatusCounts(Counter({"ok": 12, "rejected": 4}), Counter(), flags=flags, flagged=12)
     log_counts("out", counts, StatusCounts.empty(), 1.0)
     assert ("over a third of the images are flagged" in caplog.text) == is_advised
+
+
+@pytest.mark.parametrize(
+    ("flags", "cause"),
+    [
+        ({"heart_on_right": 10, "lungs_joined": 1}, "flagged, heart_on_right: The predicted heart lies on"),
+        ({"heart_on_right": 10, "lungs_joined": 9}, "flagged: the model may be trained too little"),
+        ({"heart_on_right": 4, "rotated": 4}, "flagged: the model may be trained too little"),
+    ],
+)
+def test_advice_names_the_flag_of_a_third(flags: dict[str, int], cause: str, caplog: pytest.LogCaptureFixture) -> None:
+    counts = StatusCounts(Counter({"ok": 12}), Counter(), flags=Counter(flags), flagged=12)
+    log_counts("out", counts, StatusCounts.empty(), 1.0)
+    assert f"over a third of the images are {cause}" in caplog.text
+
+
+def test_mean_dice_states_the_images_trained_on(caplog: pytest.LogCaptureFixture) -> None:
+    totals = ClassTotals(["heart"])
+    values = [(0.9, True), (0.7, False), (None, True), (0.8, None)]
+    totals.add(
+        {"status": "ok", "classes": [{"class": "heart", "area_px": 5, "dice": dice}], "seen_in_training": is_seen}
+        for dice, is_seen in values
+    )
+    with caplog.at_level("INFO"):
+        totals.log()
+    assert "0.800 of 3 (1 trained on)" in caplog.text
+    assert (totals.as_json()[0]["compared"], totals.as_json()[0]["trained_on"]) == (3, 1)
 
 
 def test_flags_of_images_without_a_mask_do_not_count() -> None:
