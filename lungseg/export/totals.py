@@ -1,6 +1,7 @@
 """Count what an export wrote, what it could not write, and why."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,6 +9,7 @@ from lungseg import storage
 from lungseg.arrays import Row
 from lungseg.plurals import counted
 
+_SEVERAL = ("lung-masks", "class-masks")  # formats with several files an image
 _HELD_BACK = ("flagged", "doubtful")
 
 
@@ -32,6 +34,13 @@ class ExportTotals:
         self.notes += result["notes"]
         for kind, reasons in result["refused"].items():
             self.refused.setdefault(kind, Counter()).update(reasons)
+
+    def describe_written(self, formats: Sequence[str]) -> str:
+        """Describe what was written: files, or images for formats with several files an image."""
+        return ", ".join(
+            f"{name} of {counted(self.counts[name], 'image')}" if name in _SEVERAL else f"{self.counts[name]} {name}"
+            for name in formats
+        )
 
     def lines(self) -> list[str]:
         """Describe what was not written, one line a format, and what was left empty."""

@@ -26,6 +26,8 @@ _BY_CLASS = {
 }
 _OTHERS: tuple[Colour, ...] = ((190, 160, 255), (255, 255, 255), (200, 120, 60), (150, 220, 60))
 
+_DASH = 5  # length of a dash and of a gap, in widths of the line
+
 
 def colours_of(names: Iterable[str]) -> dict[str, Colour]:
     """Return a colour for each class; those of classes without one of their own repeat after four."""
@@ -38,10 +40,11 @@ def to_hex(colour: Colour) -> str:
     return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
-def draw_outlines(image: U8, outlines: Sequence[tuple[U8, Colour, int]], max_side: int, min_side: int = 1) -> U8:
+def draw_outlines(image: U8, outlines: Sequence[tuple[U8, Colour, int | None]], max_side: int, min_side: int = 1) -> U8:
     """Draw the outlines of masks on an image u8[H,W]; return RGB u8[h,w,3] of at most `max_side` px.
 
-    outlines: mask u8[H,W] in {0,1}, colour, and px that its line is wider than usual; the later ones are on top.
+    outlines: mask u8[H,W] in {0,1}, colour, and px that its line is wider than usual, None: dashed; the later ones are
+    on top.
     min_side: longer side to which a smaller image is enlarged, px.
     """
     height, width = image.shape
@@ -52,7 +55,12 @@ def draw_outlines(image: U8, outlines: Sequence[tuple[U8, Colour, int]], max_sid
     thickness = max(1, round(max(size) / 500))
     for mask, colour, extra in outlines:
         contours, _ = cv2.findContours(_resize_mask(mask, size, scale), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(overlay, contours, -1, colour, thickness + extra, cv2.LINE_AA)
+        if extra is None:
+            length = _DASH * thickness
+            dashes = [line[start : start + length] for line in contours for start in range(0, len(line), 2 * length)]
+            cv2.polylines(overlay, dashes, False, colour, thickness, cv2.LINE_AA)
+        else:
+            cv2.drawContours(overlay, contours, -1, colour, thickness + extra, cv2.LINE_AA)
     return np.asarray(overlay, np.uint8)
 
 

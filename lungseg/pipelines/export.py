@@ -107,7 +107,7 @@ def _log_result(settings: ExportSettings, out: str, totals: ExportTotals) -> Non
         logger.warning("%s", note)
     if len(notes) > _SHOWN_NOTES:
         logger.warning("and %d more", len(notes) - _SHOWN_NOTES)
-    written = ", ".join(f"{counts[name]} {name}" for name in settings.formats)
+    written = totals.describe_written(settings.formats)
     rows = counted(counts["rows"], "row")
     logger.info("%d of %s selected; written to %s: %s", counts["selected"], rows, out, written)
     for line in totals.lines():

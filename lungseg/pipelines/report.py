@@ -11,6 +11,7 @@ from lungseg.job_end import end_job
 from lungseg.plurals import counted
 from lungseg.predictions import overlays
 from lungseg.report import console, detection_results, prediction_results, study_results
+from lungseg.report.detection_results import ImageKey
 from lungseg.report.page import Page, to_html, to_json
 from lungseg.report.prediction_results import Predictions
 from lungseg.report.result_table import TRAINING_LABELS
@@ -38,9 +39,12 @@ def run(settings: ReportSettings) -> None:
     if settings.normals and not settings.predictions:
         raise SettingsError("--normals needs predictions of these images: pass --predictions FOLDER too")
     study = study_results.read_study(storage.resolve(settings.study), settings.min_area) if settings.study else None
-    predictions = _read_predictions(settings) if settings.predictions else None
+    normal = detection_results.normal_images([storage.resolve(folder) for folder in settings.normals])
+    predictions = _read_predictions(settings, normal) if settings.predictions else None
     comparisons = _compare_studies(study, settings.compare_with) if study else StudyComparisons()
     notes = [*_notes(study, predictions), *study_differences.warn_of_several(comparisons.differences)]
+    if settings.normals and predictions:
+        notes += detection_results.explain_unused_normals(predictions.rows, predictions.detection, normal)
     drawn, by_doubt = _draw_overlays(study, predictions, settings)
     page = Page(study, comparisons, predictions, drawn, by_doubt, notes, settings.min_area)
     console.print_report(study, comparisons, predictions, notes)
@@ -52,8 +56,7 @@ def run(settings: ReportSettings) -> None:
     end_job({"missing_overlays": missing, "failed_runs": len(study.unfinished) if study else 0}, settings.strict)
 
 
-def _read_predictions(settings: ReportSettings) -> Predictions:
-    normal = detection_results.normal_images([storage.resolve(folder) for folder in settings.normals])
+def _read_predictions(settings: ReportSettings, normal: set[ImageKey]) -> Predictions:
     folder = storage.resolve(settings.predictions)
     return prediction_results.read_predictions(folder, settings.min_area, normal)
 

@@ -14,6 +14,7 @@ from lungseg.config.class_names import HEART, LUNGS, OPACITY, lung_parts
 from lungseg.dataset.catalog import find_datasets, open_dataset
 from lungseg.metrics.detection import Detection, detect
 from lungseg.metrics.segmentation import mean
+from lungseg.plurals import counted
 from lungseg.report.class_results import class_rows
 from lungseg.report.result_table import TRAINING_LABELS, group_by
 from lungseg.study.tested_images import patient_key
@@ -110,6 +111,27 @@ def _with_normal(name: str, compared: Sequence[Row], normal: Sequence[Row], leas
     added = [_case_of_prediction(row, is_normal=True) for row in normal]
     cases = [*(_case_of_prediction(row) for row in compared), *added]
     return _line(cases, {"class": name, "group": " or ".join(sorted(labels))}, least)
+
+
+def explain_unused_normals(
+    rows: Sequence[Row], lines: Sequence[DetectionLine], normal: Collection[ImageKey]
+) -> list[str]:
+    """Say why no line counts normal images; nothing if one does. rows: predictions, with or without a mask."""
+    if any(line.is_mixed for line in lines):
+        return []
+    if not any(entry["class"] in FINDINGS for row in rows for entry in row.get("classes") or ()):
+        reason = f"the model has no class {' or '.join(FINDINGS)}"
+    elif not any((row["dataset"], row["image_id"]) in normal for row in rows):
+        reason = (
+            f"none of {counted(len(normal), 'image')} with the finding normal is among the predictions; predict both "
+            "datasets in one run of lungseg infer (docs/classes.md)"
+        )
+    else:
+        reason = (
+            "the normal images among the predictions were trained on, have reference masks or no predicted mask, or "
+            "no image to compare them with shows an opacity"
+        )
+    return [f"--normals has no effect: {reason}."]
 
 
 def _unseen_first(group: tuple[tuple[bool | None], list[Row]]) -> bool:

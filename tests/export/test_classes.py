@@ -15,12 +15,12 @@ from lungseg.arrays import U8, Row
 from lungseg.config import ExportSettings
 from lungseg.config.export import ExportFormat
 from lungseg.errors import SettingsError, TaskResult
-from lungseg.export import nnunet
+from lungseg.export import nnunet, overlay_file
 from lungseg.export.coco_file import to_coco
 from lungseg.export.overlay_file import draw_overlay
 from lungseg.export.selection import select_rows
 from lungseg.export.writers import export_part
-from lungseg.imaging.overlay import colours_of
+from lungseg.imaging.overlay import REFERENCE, colours_of
 from lungseg.ingest.sources import nnunet_json
 from lungseg.predictions.parts import part_path
 from tests.export.class_predictions import CLASSES, class_row, draw_masks, write_class_predictions
@@ -136,6 +136,30 @@ def test_overlay_has_a_colour_for_each_class() -> None:
     assert len(set(colours.values())) == len(masks)
     for colour in colours.values():
         assert (overlay == colour).all(axis=-1).sum() > 20
+
+
+def test_references_of_classes_are_dashed_in_their_colours() -> None:
+    image, masks = np.zeros((96, 80), np.uint8), draw_masks()
+    empty = {name: np.zeros_like(mask) for name, mask in masks.items()}
+    assert not draw_overlay(image, empty, empty, 768).any()
+    for name, colour in colours_of(masks).items():
+        dashed = (draw_overlay(image, empty, {name: masks[name]}, 768) == colour).all(axis=-1).sum()
+        solid = (draw_overlay(image, {**empty, name: masks[name]}, {}, 768) == colour).all(axis=-1).sum()
+        assert 0.3 < dashed / solid < 0.7
+    blue = (draw_overlay(image, empty, {"lung": masks["right_lung"]}, 768) == REFERENCE).all(axis=-1)
+    assert blue.sum() > 20
+
+
+def test_caption_says_of_what_the_dice_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    captions = []
+    monkeypatch.setattr(overlay_file, "add_caption", lambda _, texts, legend: captions.append((texts, legend)))
+    row = class_row("a", "a.png", draw_masks(), dice=0.844)
+    for classes in (row["classes"], None):
+        overlay_file.caption_overlay({**row, "classes": classes}, np.zeros((9, 9, 3), np.uint8), list(CLASSES), True)
+    (texts, legend), (plain, plain_legend) = captions
+    assert texts[1].startswith("lungs: Dice 0.844; ")
+    assert plain[1].startswith("Dice 0.844; ")
+    assert (legend[-1][0], plain_legend[-1][0]) == ("dashed: reference", "reference")
 
 
 def test_overlays_are_written_with_classes(class_predictions: Path, tmp_path: Path) -> None:

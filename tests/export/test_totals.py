@@ -1,6 +1,7 @@
 """Counts of an export and their lines."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 from lungseg import storage
@@ -43,3 +44,9 @@ def test_counts_are_recorded_beside_the_reservation(tmp_path: Path) -> None:
     recorded = json.loads((tmp_path / "export.json").read_text())
     assert recorded["where"] == "dice < 1"
     assert (recorded["refused"], recorded["emptied"]) == (PART["refused"], PART["emptied"])
+
+
+def test_class_masks_are_counted_by_image() -> None:
+    totals = ExportTotals(Counter({"masks": 42, "class-masks": 42, "lung-masks": 1}))
+    text = "42 masks, class-masks of 42 images, lung-masks of 1 image"
+    assert totals.describe_written(("masks", "class-masks", "lung-masks")) == text

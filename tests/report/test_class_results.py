@@ -19,7 +19,12 @@ from lungseg.pipelines import report
 from lungseg.predictions.overlays import describe_measures
 from lungseg.prepare import dataset_writer
 from lungseg.prepare.shard_plan import plan_shards
-from lungseg.report.detection_results import detect_in_predictions, detect_in_tests, normal_images
+from lungseg.report.detection_results import (
+    detect_in_predictions,
+    detect_in_tests,
+    explain_unused_normals,
+    normal_images,
+)
 from lungseg.report.prediction_results import read_predictions
 from tests.export.class_predictions import CLASSES, class_row, draw_masks
 from tests.report.result_files import write_predictions
@@ -134,6 +139,15 @@ def test_normal_images_count_as_images_without_opacity(class_rows: list[Row]) ->
     assert (line.detection.present, line.detection.absent) == (3, 3)
     seen = [{**row, "seen_in_training": True} for row in normal]
     assert detect_in_predictions([*shown, *seen], MIN_AREA, keys) == []
+
+
+def test_unused_normals_are_explained(class_rows: list[Row], rows: list[Row]) -> None:
+    keys = {("south", "image_1")}
+    assert "the model has no class opacity" in explain_unused_normals(rows, [], keys)[0]
+    assert "none of 1 image with the finding normal is among" in explain_unused_normals(class_rows, [], keys)[0]
+    assert "trained on, have reference" in explain_unused_normals(class_rows, [], {("north", "image_1")})[0]
+    lines = detect_in_predictions(class_rows, MIN_AREA)
+    assert explain_unused_normals(class_rows, [replace(line, is_mixed=True) for line in lines], keys) == []
 
 
 def test_images_with_a_normal_finding_are_found(archive: Path, tmp_path: Path) -> None:
