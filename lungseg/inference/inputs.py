@@ -9,13 +9,14 @@ from typing import Any
 
 from lungseg import storage
 from lungseg.config import InferSettings, ListingColumns, PreprocessSettings
+from lungseg.config.class_names import ONE_CLASS
 from lungseg.dataset import catalog
 from lungseg.errors import InputError, SettingsError
 from lungseg.imaging.codecs import SUFFIXES
 from lungseg.inference.image_inputs import file_record
 from lungseg.inference.items import Item, Stat, prepared_item, with_stats
 from lungseg.ingest import file_names, record_checks, sources
-from lungseg.ingest.sources import text_tables
+from lungseg.ingest.sources import mask_matching, text_tables
 from lungseg.metrics.segmentation import ORIGINAL_REFERENCE, PREPARED_REFERENCE
 from lungseg.plurals import counted
 from lungseg.schema import MANIFEST, Record
@@ -80,6 +81,8 @@ def _items(archive: str, settings: InferSettings, preprocess: PreprocessSettings
         return
     else:
         records = _select(sources.discover(archive, classes=preprocess.classes), archive, settings.pattern)
+    if tuple(preprocess.classes) != ONE_CLASS:
+        records = [_predictable(record) for record in records]
     records = record_checks.flag_missing_masks(record_checks.reject_duplicate_ids(records), preprocess.classes)
     stats = stat_files({uri for record in records for uri in Item(record).files()}, archive)
     for record in records:
@@ -160,6 +163,13 @@ def _unchecked(row: dict[str, Any]) -> Record:
         *("mask_area", "status", "codes", "message", "flags"),
     )
     return replace(record, **{name: getattr(fresh, name) for name in results})
+
+
+def _predictable(record: Record) -> Record:
+    """Return a record that is usable although one lung has no mask: `open_item` then compares the other classes."""
+    if record.codes == ("one_sided_mask",) and mask_matching.has_one_side(record.mask_classes):
+        return replace(record, status="ok", codes=(), message="")
+    return record
 
 
 def _select(records: list[Record], folder: str, pattern: str) -> list[Record]:

@@ -163,7 +163,7 @@ def open_image(
     changed: list[str] = []
     compared = preprocess.model_copy(update={"classes": compared_classes(preprocess.classes)})
     reader = _reader(item, read, changed)
-    record, image, masks = record_checks.open_record(item.record, compared, key=key, read=reader)
+    record, image, masks = record_checks.open_with_usable_masks(item.record, compared, key, reader)
     if changed:
         return OpenedImage(reject(record, Note("changed", changed[0]))), None
     if image is None:

@@ -1,6 +1,6 @@
 """Check records against their files: read the image and masks, complete the record, and reject it if necessary."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields, replace
 from types import MappingProxyType
 
@@ -9,7 +9,7 @@ import numpy as np
 from lungseg import storage
 from lungseg.arrays import U8, Grey
 from lungseg.config import OddMasks, PreprocessSettings
-from lungseg.config.class_names import ONE_CLASS, annotated_by
+from lungseg.config.class_names import LUNGS, ONE_CLASS, annotated_by
 from lungseg.errors import ImageError, InputError
 from lungseg.imaging import codecs
 from lungseg.imaging.dicom.reader import is_dicom
@@ -122,6 +122,50 @@ def open_record(
     except InputError as error:
         record = _rejected(record, Note("unreadable", str(error)))
     return record, image, mask
+
+
+def open_with_usable_masks(
+    record: Record, preprocess: PreprocessSettings, key: bytes | None, read: ReadFile
+) -> OpenedRecord:
+    """Open a record as `open_record`, but of several classes leave out only those whose masks cannot be used.
+
+    The record is rejected, as by `open_record`, with the codes of the masks that are left out. All masks of lungs are
+    used together or not at all.
+    """
+    first, image, masks = open_record(record, preprocess, key=key, read=read)
+    requested = [kind for kind in record.mask_classes if annotated_by((kind,), preprocess.classes)]
+    groups = dict.fromkeys(LUNGS if kind in LUNGS else (kind,) for kind in requested)
+    if first.usable or image is None or len(groups) < 2:
+        return first, image, masks
+    left_out: dict[tuple[str, ...], Note] = {}
+    for group in groups:
+        try:
+            mask_checks.read_mask(_without(first, groups.keys() - {group}), image, preprocess, "flag", read)
+        except ImageError as error:
+            left_out[group] = Note(error.code, error.message)
+        except InputError as error:
+            left_out[group] = Note("unreadable", str(error))
+    if not left_out or len(left_out) == len(groups):
+        return first, image, masks
+    checked = mask_checks.read_mask(_without(first, left_out), image, preprocess, "flag", read)
+    assert checked is not None, "a group of masks is usable"
+    names = sorted({kind for group in left_out for kind in group if kind in requested})
+    others = [note for note in left_out.values() if note.code != first.codes[0]]
+    message = f"{first.message}; not compared: {', '.join(names)}"
+    noted = with_notes(replace(first, mask_area=checked.area, message=message), others)
+    return replace(_with_findings(noted, checked.repairs, checked.flags), status=first.status), image, checked.masks
+
+
+def _without(record: Record, groups: Collection[tuple[str, ...]]) -> Record:
+    """Return a record without its masks of these groups of classes."""
+    kinds = {kind for group in groups for kind in group}
+    kept = [number for number, kind in enumerate(record.mask_classes) if kind not in kinds]
+    return replace(
+        record,
+        mask_uris=tuple(record.mask_uris[number] for number in kept),
+        mask_classes=tuple(record.mask_classes[number] for number in kept),
+        mask_values=tuple(record.mask_values[number] for number in kept) if record.mask_values else (),
+    )
 
 
 def area_outliers(areas: Sequence[float | None]) -> list[bool]:

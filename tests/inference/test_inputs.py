@@ -12,8 +12,9 @@ import pytest
 from lungseg import storage
 from lungseg.config import InferSettings, ListingColumns, PreprocessSettings
 from lungseg.errors import InputError, SettingsError
+from lungseg.imaging import phantom
 from lungseg.inference.inputs import describe_reference, list_items, stat_files
-from lungseg.inference.items import Item
+from lungseg.inference.items import Item, open_item
 from lungseg.ingest import sources
 from lungseg.report import console, prediction_results
 
@@ -82,6 +83,23 @@ def test_listing_gives_one_item_per_row(archive: Path, tmp_path: Path) -> None:
         "no_imagerow_0000004_without_image",
     ]
     assert {item.record.status for item in items.values()} == {"rejected"}
+
+
+def test_image_with_one_lung_annotated_is_predicted(tmp_path: Path) -> None:
+    several = PreprocessSettings(size=64, classes=("right_lung", "left_lung", "heart"))
+    phantom.write_archive(tmp_path, 1, size=128, classes=several.classes)
+    folder, name = "phantom-montgomery", "PHANTOM_M_0000.png"
+    path = write_listing(
+        tmp_path / "list.csv",
+        "image,right_lung,left_lung,heart",
+        f"{folder}/images/{name},{folder}/right_lung_masks/{name},,{folder}/heart_masks/{name}",
+    )
+    (item,) = list_items(InferSettings(archive=str(path), checkpoint=("m",)), several)
+    assert item.record.status == "ok"
+    opened = open_item(item, several)
+    assert opened.square is not None
+    assert (opened.references.keys(), opened.record.codes[0]) == ({"heart"}, "one_sided_mask")
+    assert "not compared: right_lung" in opened.record.message
 
 
 def test_listing_columns_can_be_set(archive: Path, tmp_path: Path) -> None:

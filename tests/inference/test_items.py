@@ -15,7 +15,7 @@ from hypothesis import given, strategies as st
 from lungseg import storage
 from lungseg.config import PreprocessSettings
 from lungseg.dataset import catalog
-from lungseg.imaging import codecs
+from lungseg.imaging import codecs, phantom
 from lungseg.imaging.geometry import prepare_image, prepare_mask
 from lungseg.inference.items import Item, OpenedImage, open_item, prepared_item, with_stats
 from lungseg.ingest import sources
@@ -24,6 +24,7 @@ from lungseg.prepare.shard_plan import plan_shards
 from lungseg.schema import Geometry, Record
 
 SMALL = PreprocessSettings(size=64)
+SEVERAL = PreprocessSettings(size=64, classes=("right_lung", "left_lung", "heart", "opacity"))
 texts = st.text(max_size=8)
 numbers = st.integers(-4096, 4096)
 stats = st.none() | st.tuples(st.integers(0, 2**40), st.integers(0, 2**62))
@@ -256,6 +257,46 @@ def test_image_with_reference_of_wrong_size_can_be_predicted(own_archive: Path) 
     opened = open_item(Item(record), SMALL)
     assert (opened.record.status, code(opened), opened.references) == ("rejected", "mask_size", {})
     assert opened.square is not None
+
+
+def several_classes(folder: Path) -> Record:
+    """Return the record of a phantom with masks of the lungs, each lung, the heart and opacities."""
+    phantom.write_archive(folder, 1, size=128, classes=SEVERAL.classes)
+    return next(record for record in sources.discover(str(folder), classes=SEVERAL.classes) if record.mask_uris)
+
+
+@pytest.mark.parametrize(
+    ("kind", "left_out"),
+    [("heart", ["heart"]), ("right_lung", ["left_lung", "lung", "right_lung"])],
+)
+@pytest.mark.parametrize(("harm", "expected"), [("gone", "unreadable"), ("other size", "mask_size")])
+def test_bad_file_of_a_class_leaves_the_other_references(
+    kind: str, left_out: list[str], harm: str, expected: str, tmp_path: Path
+) -> None:
+    record = several_classes(tmp_path)
+    before = open_item(Item(record), SEVERAL).references
+    assert before.keys() == {*SEVERAL.classes, "lung"}
+    bad = record.mask_uris[record.mask_classes.index(kind)]
+    if harm == "gone":
+        Path(bad).unlink()
+    else:
+        cv2.imwrite(bad, np.full((40, 70), 255, np.uint8))
+    opened = open_item(Item(record), SEVERAL)
+    assert opened.references == {name: mask for name, mask in before.items() if name not in left_out}
+    assert code(opened) == expected
+    assert f"not compared: {', '.join(left_out)}" in opened.record.message
+    assert opened.record.mask_uris == record.mask_uris
+    assert opened.square is not None
+
+
+def test_two_bad_classes_are_both_named(tmp_path: Path) -> None:
+    record = several_classes(tmp_path)
+    heart, opacity = (record.mask_uris[record.mask_classes.index(kind)] for kind in ("heart", "opacity"))
+    Path(heart).unlink()
+    cv2.imwrite(opacity, np.full((40, 70), 255, np.uint8))
+    opened = open_item(Item(record), SEVERAL).record
+    assert {*opened.codes} >= {"unreadable", "mask_size"}
+    assert "not compared: heart, opacity" in opened.message
 
 
 def test_truncated_image_is_rejected(own_archive: Path) -> None:
