@@ -1,5 +1,6 @@
 """`lungseg export-model --format onnx|openvino`: files that keep the masks of torch, and a gate that refuses others."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -209,6 +210,21 @@ def test_int8_with_ranges_of_black_images_is_refused(gate: ExportGate, exported:
     assert verdict.dice is not None
     assert verdict.torch_dice is not None
     assert verdict.dice < verdict.torch_dice - 0.02
+
+
+@pytest.mark.slow
+def test_int8_keeps_the_accuracy_or_is_refused(
+    trained: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which of the two depends on the model that this machine trains."""
+    monkeypatch.setattr("lungseg.inference.backends.int8._MIN_IMAGES", 1)
+    path = tmp_path / "m.onnx"
+    words = [str(trained), "-o", str(path), "--format", "onnx", "--int8", "--images", str(prepared)]
+    with contextlib.suppress(CheckpointError):
+        export_model.run(words)
+    (verdict, *_) = storage.read_json(str(tmp_path / "m.gate.json"))["verdicts"]
+    is_close = verdict["torch_dice"] - verdict["dice"] <= 0.002 and verdict["worst_loss"] <= 0.01
+    assert path.exists() == is_close
 
 
 @pytest.mark.slow
