@@ -125,7 +125,7 @@ def open_record(
 
 
 def open_with_usable_masks(
-    record: Record, preprocess: PreprocessSettings, key: bytes | None, read: ReadFile
+    record: Record, preprocess: PreprocessSettings, key: bytes | None = None, read: ReadFile = storage.read_bytes
 ) -> OpenedRecord:
     """Open a record as `open_record`, but of several classes leave out only those whose masks cannot be used.
 

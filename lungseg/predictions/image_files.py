@@ -7,7 +7,7 @@ import numpy as np
 from lungseg import storage
 from lungseg.arrays import U8, Row
 from lungseg.config import PreprocessSettings
-from lungseg.config.class_names import LUNG, ONE_CLASS, compared_classes
+from lungseg.config.class_names import LUNG, compared_classes
 from lungseg.dataset import sample_reader
 from lungseg.dataset.catalog import describe_dataset
 from lungseg.dataset.reference_masks import annotated_masks, native_masks
@@ -58,7 +58,7 @@ def read_image_and_masks(row: Row) -> tuple[U8, dict[str, U8], str]:
     kinds = tuple(row.get("mask_classes") or (LUNG,) * len(files)) if has_dice else ()
     record = Record(row["image_id"], row["dataset"], row["source_uri"], files, kinds, mask_values=values)
     # With the same corrections as for the prediction: inverted where bones are dark, the mask repaired.
-    checked, image, masks = record_checks.open_record(record, PreprocessSettings(classes=classes))
+    checked, image, masks = record_checks.open_with_usable_masks(record, PreprocessSettings(classes=classes))
     references = {} if masks is None else annotated_masks(masks, classes)
     if image is None:  # the file changed and is now rejected by the image checks
         image = codecs.decode(storage.read_bytes(row["source_uri"]), storage.name_of(row["source_uri"]))
@@ -78,8 +78,13 @@ def _read_sample(tar: str, image_id: str, wanted: tuple[str, ...]) -> Sample:
     row = _index(storage.join(folder, "index.parquet")).get((shard, image_id))
     if row is None:
         raise InputError(f"{tar}: {image_id} is no longer in the index: the dataset was prepared again")
-    stored = ONE_CLASS if wanted == ONE_CLASS else describe_dataset(folder).preprocess.classes
-    return sample_reader.read_sample(tar, row, Classes(stored, wanted))
+    return sample_reader.read_sample(tar, row, Classes(_stored_classes(folder), wanted))
+
+
+@functools.lru_cache(4)
+def _stored_classes(folder: str) -> tuple[str, ...]:
+    """Read the classes of a prepared dataset and cache them, as the index."""
+    return describe_dataset(folder).preprocess.classes
 
 
 @functools.lru_cache(4)

@@ -57,6 +57,18 @@ def test_prepared_samples_have_the_masks_of_their_classes(files: dict[str, str],
     assert (list(references), note) == (list(wanted), "grey values as prepared")
     for name, mask in wanted.items():
         assert np.mean(references[name] != mask) < 0.01
+    _, references, _ = read_image_and_masks({"source_uri": f"{tar}#one", "classes": None})  # by a model of the lungs
+    assert list(references) == ["lung"]
+    assert np.mean(references["lung"] != (drawn["right_lung"] | drawn["left_lung"])) < 0.01
+
+
+def test_a_class_whose_mask_is_lost_leaves_the_others(files: dict[str, str]) -> None:
+    drawn = draw_masks()
+    uris = [files[name] for name in drawn]
+    Path(files["heart"]).unlink()
+    row = _row(files["image"], drawn, mask_uris=uris, mask_classes=list(drawn))
+    _, references, _ = read_image_and_masks(row)
+    assert list(references) == [name for name in drawn if name != "heart"]
 
 
 def test_prepared_lungs_are_divided_for_a_model_of_each_lung(prepared: Path) -> None:
