@@ -73,12 +73,13 @@ def _export_row(row: Row, kind: str, settings: ExportSettings, out: str, result:
 
     """
     row = {**row, "image_id": shorten(row["image_id"], row["image_id"], MAX_ID)}
-    if kind == "coco":
-        result["coco"].append(describe_masks(row, read_shown_masks(row, orientation_of(row))))
-        result["counts"][kind] += 1
-        return
+    files: dict[str, bytes] = {}
+    notes: list[str] = []
     try:
-        files, notes = _encode(row, kind, None, settings)
+        if kind == "coco":
+            result["coco"].append(describe_masks(row, read_shown_masks(row, orientation_of(row))))
+        else:
+            files, notes = _encode(row, kind, None, settings)
     except ImageError:
         raise
     except InputError as error:

@@ -55,6 +55,17 @@ def test_only_dicom_images_become_dicom_segmentations(predictions: Path, tmp_pat
     assert "is not a DICOM file" in note
 
 
+@pytest.mark.parametrize("kind", ["coco", "lung-masks", "overlays"])
+def test_a_damaged_geometry_refuses_one_row_only(kind: ExportFormat, predictions: Path, tmp_path: Path) -> None:
+    rows = storage.read_table(part_path(str(predictions), 1)).to_pylist()
+    damaged = next(row for row in rows if row["image_id"] == "empty")
+    damaged["geometry"] = "{"
+    replace_part(predictions, 1, rows)
+    result = _export(predictions, 1, tmp_path / "out", kind)
+    assert result["counts"][kind] == 1
+    assert result["refused"] == {kind: {"unreadable": 1}}
+
+
 @pytest.mark.parametrize(
     ("flag", "include", "written"),
     [
