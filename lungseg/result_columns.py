@@ -70,8 +70,8 @@ _CLASS_FIELDS: _Columns = (
     ("components", pa.int32(), "connected components"),
     ("mean_probability", pa.float64(), "of its pixels before post-processing; null without any"),
     ("iou", pa.float64(), "with the reference mask of the class; null without one"),
-    ("dice", pa.float64(), "likewise"),
-    ("pixel_accuracy", pa.float64(), "likewise"),
+    ("dice", pa.float64(), "with the reference mask of the class; null without one"),
+    ("pixel_accuracy", pa.float64(), "with the reference mask of the class; null without one"),
     ("hd95_px", pa.float64(), "as the column; null where a mask is empty"),
     ("assd_px", pa.float64(), "as the column; null where a mask is empty"),
 )
@@ -177,7 +177,11 @@ _PREDICTED: _Columns = (
         pa.float64(),
         "share of the right lung that the class opacity covers, 0 to 1; null without these masks",
     ),
-    ("left_lung_opaque_share", pa.float64(), "likewise of the left lung"),
+    (
+        "left_lung_opaque_share",
+        pa.float64(),
+        "share of the left lung that the class opacity covers, 0 to 1; null without these masks",
+    ),
     (
         "right_left_ratio",
         pa.float64(),

@@ -39,10 +39,10 @@ def expected_classes(
 
 def check_names(row: Row, classes: Sequence[str]) -> list[str]:
     """Say whether a row has the classes of the plan, in its order; classes: none for the one class lung."""
-    found = [one["class"] for one in row["classes"] or ()]
-    if found == list(classes):
+    names = [one["class"] for one in row["classes"] or ()]
+    if names == list(classes):
         return []
-    return [f"classes are {', '.join(found) or 'none'}, but the plan has {', '.join(classes) or 'none'}"]
+    return [f"classes are {', '.join(names) or 'none'}, but the plan has {', '.join(classes) or 'none'}"]
 
 
 def check_classes(row: Row, expected: Mapping[str, Row], is_equal: Callable[[Any, Any], bool]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What an inference of several classes found: images and mean Dice of each class."""
+"""Count the images that show each of several classes, and compute its mean Dice."""
 
 import logging
 import math
@@ -17,19 +17,19 @@ _LUNGS = "both lungs"
 
 @dataclass
 class _Total:
-    """predicted: images. found: those with a pixel of the class. dices: of those with a reference.
+    """predicted: images. present: those with a predicted pixel of the class. dices: of those with a reference.
 
     trained_on: those with a reference that all models were trained on.
     """
 
     predicted: int = 0
-    found: int = 0
+    present: int = 0
     dices: list[float] = field(default_factory=list)
     trained_on: int = 0
 
     def add(self, values: Row, is_trained_on: bool) -> None:
         self.predicted += 1
-        self.found += bool(values["area_px"])
+        self.present += bool(values["area_px"])
         if values["dice"] is not None:
             self.dices.append(values["dice"])
             self.trained_on += is_trained_on
@@ -63,7 +63,7 @@ class ClassTotals:
             {
                 "class": name,
                 "images": total.predicted,
-                "found": total.found,
+                "present": total.present,
                 "compared": len(total.dices),
                 "trained_on": total.trained_on,
                 "mean_dice": total.mean_dice,
@@ -76,9 +76,9 @@ class ClassTotals:
         if not self._totals:
             return
         width = max(map(len, ["class", *self._totals]))
-        logger.info("%s  found in          mean Dice", "class".ljust(width))
+        logger.info("%s  present in        mean Dice", "class".ljust(width))
         for name, total in self._totals.items():
-            found = f"{total.found} of {total.predicted}"
+            present = f"{total.present} of {total.predicted}"
             dice = "no reference" if total.mean_dice is None else f"{total.mean_dice:.3f} of {len(total.dices)}"
             dice += f" ({total.trained_on} trained on)" if total.trained_on else ""
-            logger.info("%s  %s  %s", name.ljust(width), found.ljust(16), dice)
+            logger.info("%s  %s  %s", name.ljust(width), present.ljust(16), dice)

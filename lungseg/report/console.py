@@ -174,13 +174,13 @@ def _print_detection(console: Console, lines: Sequence[DetectionLine]) -> None:
 
 
 def _detection_row(line: DetectionLine) -> Row:
-    found = line.detection
+    detection = line.detection
     return {
         "class": line.about["class"],
         "dataset": f"{line.datasets_text}, {line.about['group']}",
-        "present": found.present,
-        "absent": found.absent,
-        **{name: _format_estimate(getattr(found, name)) for name in ("sensitivity", "specificity", "auroc")},
+        "present": detection.present,
+        "absent": detection.absent,
+        **{name: _format_estimate(getattr(detection, name)) for name in ("sensitivity", "specificity", "auroc")},
     }
 
 

@@ -179,8 +179,8 @@ def _line(cases: Sequence[_Case], about: Row, least: float) -> list[DetectionLin
     has_lungs = len(of_lungs) == len(cases)
     scores = of_lungs if has_lungs else [case.of_image for case in cases]
     about = {**about, "datasets": list(shown), "share_of": "lungs" if has_lungs else "image"}
-    found = detect(scores, present, [case.patient for case in cases], least)
-    return [DetectionLine(about, absent, any(case.is_normal for case in cases), found)]
+    detection = detect(scores, present, [case.patient for case in cases], least)
+    return [DetectionLine(about, absent, any(case.is_normal for case in cases), detection)]
 
 
 def _names(cases: Iterable[_Case]) -> tuple[str, ...]:
