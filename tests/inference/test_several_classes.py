@@ -117,8 +117,10 @@ def test_every_class_of_every_image_is_predicted_and_compared(predicted: Path) -
     assert any(one["area_px"] for row in rows for one in row["classes"])
 
 
-def test_recomputing_finds_nothing_to_report(predicted: Path) -> None:
-    recompute.run(str(predicted))
+def test_recomputing_finds_nothing_to_report(predicted: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        recompute.run(str(predicted))
+    assert "all values match the stored masks" in caplog.text
 
 
 def test_the_summary_and_the_csv_have_each_class(predicted: Path) -> None:
