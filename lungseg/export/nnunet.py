@@ -16,7 +16,6 @@ from lungseg.config.class_names import ONE_CLASS
 from lungseg.errors import ImageError, SettingsError
 from lungseg.imaging import codecs
 from lungseg.imaging.orientation import to_upright
-from lungseg.predictions.class_masks import class_names
 from lungseg.predictions.image_files import orientation_of, read_image_and_masks
 from lungseg.predictions.parts import read_part
 
@@ -31,20 +30,17 @@ def dataset_folders(parts: Sequence[str]) -> dict[str, str]:
     return {name: f"Dataset{number}_{name}" for number, name in enumerate(names, _FIRST_NUMBER)}
 
 
-def classes_of(parts: Sequence[str]) -> tuple[str, ...]:
-    """Return the classes of the model that made the predictions.
+def require_label_map(classes: Sequence[str]) -> None:
+    """Refuse classes that do not fit into a label map.
 
     Raises:
-        SettingsError: they are more than a label map can hold.
+        SettingsError: they are more than it can hold.
 
     """
-    predicted = (row for path in parts for row in read_part(path).select(["classes"]).to_pylist() if row["classes"])
-    classes = class_names(next(predicted, {}))
     if len(classes) > _MAX_CLASSES:
         raise SettingsError(
             f"--formats nnunet: {len(classes)} classes, expected up to {_MAX_CLASSES}: export class-masks instead"
         )
-    return classes
 
 
 def encode_case(row: Row, masks: Mapping[str, U8]) -> dict[str, bytes]:

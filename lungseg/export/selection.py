@@ -2,6 +2,7 @@
 
 import heapq
 import warnings
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -11,9 +12,12 @@ from lungseg import storage
 from lungseg.arrays import Row
 from lungseg.arrow import pa
 from lungseg.config import ExportSettings
+from lungseg.config.class_names import ONE_CLASS
 from lungseg.errors import InputError, SettingsError, first_line
 from lungseg.ingest.file_names import normal_form
 from lungseg.plurals import counted
+from lungseg.predictions.class_columns import add_class_columns
+from lungseg.predictions.class_masks import class_names
 from lungseg.predictions.parts import part_files, read_part, recorded_digests
 from lungseg.predictions.ranking import doubt_key, highest_usual_doubt
 from lungseg.result_columns import PREDICTIONS
@@ -94,6 +98,14 @@ def verified_parts(folder: str) -> list[str]:
     return paths
 
 
+def predicted_classes(paths: Sequence[str]) -> tuple[str, ...]:
+    """Return the classes of the model that made the predictions in these parts; it is the same for all rows."""
+    for path in paths:
+        for row in rows_with_mask(read_part(path).select(["status", "classes"])).slice(0, 1).to_pylist():
+            return class_names(row)
+    return ONE_CLASS
+
+
 def rows_with_mask(rows: pa.Table) -> pa.Table:
     """Keep the rows that have a predicted mask."""
     return rows.filter(pa.compute.is_in(rows.column("status"), pa.array(USABLE)))
@@ -101,6 +113,8 @@ def rows_with_mask(rows: pa.Table) -> pa.Table:
 
 def evaluate_query(rows: pa.Table, where: str) -> NDArray[np.bool_]:
     """Return which rows satisfy a pandas query over their columns; all of them for an empty query.
+
+    Values of one class need columns of their own, as `add_class_columns` appends them.
 
     Raises:
         SettingsError: the query is invalid, or is not a condition.
@@ -125,8 +139,20 @@ def evaluate_query(rows: pa.Table, where: str) -> NDArray[np.bool_]:
     return np.asarray(result, bool)
 
 
-def select_rows(paths: list[str], settings: ExportSettings) -> list[Row]:
+def refuse_invalid_query(where: str, classes: Sequence[str]) -> None:
+    """Refuse a query that does not fit the columns of rows with these classes, before any row is read.
+
+    Raises:
+        SettingsError: the query is invalid.
+
+    """
+    evaluate_query(add_class_columns(PREDICTIONS.empty_table(), classes), where)
+
+
+def select_rows(paths: list[str], settings: ExportSettings, classes: Sequence[str] = ONE_CLASS) -> list[Row]:
     """Evaluate the query over all parts at once, so that it may use statistics such as a quantile, then rank by doubt.
+
+    classes: of the model; the query may use their columns, such as heart_px.
 
     Returns one `{"path", "rows", "max_doubt"}` per part; rows: indices into its rows with a mask, or None for all.
     max_doubt: the highest usual doubt of all rows, None where it does not matter.
@@ -139,7 +165,7 @@ def select_rows(paths: list[str], settings: ExportSettings) -> list[Row]:
     if not (settings.where or settings.worst or needs_doubt):
         return [{"path": path, "rows": None, "max_doubt": None} for path in paths]
     with ThreadPoolExecutor(_READERS) as pool:
-        tables = list(pool.map(lambda path: _without_masks(rows_with_mask(read_part(path))), paths))
+        tables = list(pool.map(lambda path: _read_without_masks(path, classes), paths))
     rows = pa.concat_tables(tables)
     is_selected = evaluate_query(rows, settings.where)
     if settings.worst:
@@ -160,8 +186,9 @@ def _keep_most_doubtful(rows: pa.Table, is_selected: NDArray[np.bool_], count: i
     return kept
 
 
-def _without_masks(rows: pa.Table) -> pa.Table:
-    """Replace the masks by nulls to save memory; keep the columns so that the parts have the same schema."""
+def _read_without_masks(path: str, classes: Sequence[str]) -> pa.Table:
+    """Read the rows with a mask, with columns for the classes; masks are nulls, to save memory."""
+    rows = add_class_columns(rows_with_mask(read_part(path)), classes)
     for name in _MASKS:
         index = rows.schema.get_field_index(name)
         rows = rows.set_column(index, name, pa.nulls(rows.num_rows, PREDICTIONS.field(name).type))

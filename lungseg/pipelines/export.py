@@ -17,7 +17,8 @@ from lungseg.errors import InputError, SettingsError, TaskResult
 from lungseg.export import nnunet
 from lungseg.export.coco_file import to_coco
 from lungseg.export.selection import (
-    evaluate_query,
+    predicted_classes,
+    refuse_invalid_query,
     require_outside_archive,
     reserve_output,
     select_rows,
@@ -28,8 +29,8 @@ from lungseg.export.writers import export_part
 from lungseg.imaging.dicom.segmentation import require_highdicom
 from lungseg.job_end import end_job
 from lungseg.plurals import counted
+from lungseg.predictions.parts import part_files
 from lungseg.progress import ProgressLine
-from lungseg.result_columns import PREDICTIONS
 
 logger = logging.getLogger(__name__)
 
@@ -47,12 +48,14 @@ def run(settings: ExportSettings) -> None:
     if "dicom-seg" in settings.formats:
         require_highdicom()
     folder, out = _predictions_folder(settings), storage.resolve(settings.out)
-    evaluate_query(PREDICTIONS.empty_table(), settings.where)  # refuses an invalid query before any work
+    classes = predicted_classes(part_files(folder))
+    refuse_invalid_query(settings.where, classes)
     require_outside_archive(folder, out)
     parts = verified_parts(folder)
-    selected = select_rows(parts, settings)
+    selected = select_rows(parts, settings, classes)
     if nnunet.FORMAT in settings.formats:
-        folders, classes = nnunet.dataset_folders(parts), nnunet.classes_of(parts)
+        nnunet.require_label_map(classes)
+        folders = nnunet.dataset_folders(parts)
         selected = [{**part, "nnunet_folders": folders} for part in selected]
     reserve_output(out, folder, settings)
     connect()

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from lungseg.arrays import Row
+from lungseg.arrow import pa
 from lungseg.config.class_names import ONE_CLASS
 from lungseg.imaging.derived_measures import MEASURES
 from lungseg.result_columns import PREDICTIONS
@@ -38,6 +39,17 @@ def with_class_columns(row: Row, classes: Sequence[str]) -> Row:
         for end, field in _VALUES.items()
     }
     return {**dict.fromkeys(class_columns(classes)), **row, **values}
+
+
+def add_class_columns(rows: pa.Table, classes: Sequence[str]) -> pa.Table:
+    """Append the columns of `class_columns` that a table of rows lacks, as float64."""
+    names = [name for name in class_columns(classes) if name not in rows.column_names]
+    if not names:
+        return rows
+    flat = [with_class_columns(row, classes) for row in rows.select(["classes", "spacing_mm"]).to_pylist()]
+    for name in names:
+        rows = rows.append_column(name, pa.array([row[name] for row in flat], pa.float64()))
+    return rows
 
 
 def _cm2(area_px: int, spacing_mm: float | None) -> float | None:

@@ -18,7 +18,7 @@ from lungseg.errors import SettingsError, TaskResult
 from lungseg.export import nnunet, overlay_file
 from lungseg.export.coco_file import to_coco
 from lungseg.export.overlay_file import draw_overlay
-from lungseg.export.selection import select_rows
+from lungseg.export.selection import predicted_classes, refuse_invalid_query, select_rows
 from lungseg.export.writers import export_part
 from lungseg.imaging.overlay import REFERENCE, colours_of
 from lungseg.ingest.sources import nnunet_json
@@ -107,7 +107,7 @@ def test_dicom_segmentation_has_a_segment_a_class(class_predictions: Path, tmp_p
 def test_nnunet_regions_keep_every_overlap(class_predictions: Path, tmp_path: Path) -> None:
     _export(class_predictions, tmp_path / "out", "nnunet")
     nnunet.write_dataset_files(
-        str(tmp_path / "out" / "nnunet"), nnunet.classes_of([part_path(str(class_predictions), 0)])
+        str(tmp_path / "out" / "nnunet"), predicted_classes([part_path(str(class_predictions), 0)])
     )
     folder = tmp_path / "out" / "nnunet" / "Dataset501_north"
     content = json.loads((folder / "dataset.json").read_text())
@@ -126,7 +126,7 @@ def test_too_many_classes_for_nnunet_are_refused(class_predictions: Path) -> Non
     masks = {f"class_{number}": np.ones((4, 4), np.uint8) for number in range(9)}
     path = replace_part(class_predictions, 0, [class_row("a", "a.png", masks)])
     with pytest.raises(SettingsError, match="9 classes, expected up to 8"):
-        nnunet.classes_of([path])
+        nnunet.require_label_map(predicted_classes([path]))
 
 
 def test_overlay_has_a_colour_for_each_class() -> None:
@@ -177,7 +177,17 @@ def test_model_without_lungs_exports_its_classes(class_predictions: Path, tmp_pa
     assert list(result["coco"][0]["masks"]) == ["heart"]
 
 
-def test_rows_of_classes_can_be_selected(class_predictions: Path) -> None:
-    path = part_path(str(class_predictions), 0)
-    (part,) = select_rows([path], ExportSettings(where="image_id == 'png'"))
+@pytest.mark.parametrize(
+    "where", ["image_id == 'png'", "opacity_px == 0", "heart_px > 0 and opacity_components < 1", "opacity_cm2 == 0"]
+)
+def test_rows_of_classes_can_be_selected(where: str, class_predictions: Path) -> None:
+    rows = [class_row("radiograph", "x.dcm", draw_masks()), class_row("png", "0.png", draw_masks(with_opacity=False))]
+    no_opacity = {**rows[1]["classes"][-1], "components": 0}
+    rows[1] = {**rows[1], "classes": [*rows[1]["classes"][:-1], no_opacity]}
+    path = str(replace_part(class_predictions, 0, [{**row, "spacing_mm": 0.5} for row in rows]))
+    classes = predicted_classes([path])
+    refuse_invalid_query(where, classes)
+    (part,) = select_rows([path], ExportSettings(where=where), classes)
     assert part["rows"] == [1]
+    with pytest.raises(SettingsError, match=r"spine_px.* the columns are image_id, .*heart_px"):
+        refuse_invalid_query("spine_px > 0", classes)

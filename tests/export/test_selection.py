@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from lungseg.config import ExportSettings
+from lungseg.config.class_names import ONE_CLASS
 from lungseg.errors import InputError, SettingsError
 from lungseg.export import selection
 from lungseg.predictions.parts import part_path
@@ -20,7 +21,7 @@ def test_query_that_is_no_condition_is_refused(where: str, predictions: Path) ->
 @pytest.mark.parametrize("where", ["dicee < 1", "dice <", "import os", "1 +"])
 def test_invalid_query_is_refused(where: str) -> None:
     with pytest.raises(SettingsError, match="the columns are image_id"):
-        selection.evaluate_query(PREDICTIONS.empty_table(), where)
+        selection.refuse_invalid_query(where, ONE_CLASS)
 
 
 def test_query_is_evaluated_over_all_parts(predictions: Path) -> None:
