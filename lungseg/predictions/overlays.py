@@ -42,8 +42,9 @@ class Overlay:
     """One X-ray of the report.
 
     name: of the image's file. rank: flagged, worst, median, best, or the rank by doubt. image: data URI of a PNG, empty
-    where `note` gives a reason. outlines: of the classes, or of each lung, without empty masks. references: outlines of
-    the reference masks, one path. measures: text for each measure that is known.
+    where `note` gives a reason. outlines: of the classes, or of each lung, without empty masks. references: the outline
+    of the reference masks that belong to none of them, such as that of both lungs. dashed: outlines of those that do.
+    measures: text for each measure that is known.
     """
 
     image_id: str
@@ -59,6 +60,7 @@ class Overlay:
     height: int = 0
     outlines: tuple[Outline, ...] = ()
     references: str = ""
+    dashed: tuple[Outline, ...] = ()
     note: str = ""
     flags: tuple[str, ...] = ()
     measures: tuple[str, ...] = ()
@@ -108,18 +110,18 @@ def draw_case(row: Row, rank: str, training: str) -> Overlay:
     small = _shrink(image)
     scale = MAX_SIDE / max(height, width)
     colours = colours_of(masks)
-    outlines = [
-        Outline(kind.replace("_", " "), to_hex(colours[kind]), _outline(to_upright(mask, orientation), scale))
-        for kind, mask in masks.items()
-        if mask.any()
-    ]
+
+    def outline(kind: str, mask: U8) -> Outline:
+        return Outline(kind.replace("_", " "), to_hex(colours[kind]), _outline(mask, scale))
+
     return Overlay(
         **ids,
         image="data:image/png;base64," + base64.b64encode(codecs.encode_image(small)).decode("ascii"),
         width=small.shape[1],
         height=small.shape[0],
-        outlines=tuple(outlines),
-        references="".join(_outline(reference, scale) for reference in references.values()),
+        outlines=tuple(outline(kind, to_upright(mask, orientation)) for kind, mask in masks.items() if mask.any()),
+        references="".join(_outline(mask, scale) for kind, mask in references.items() if kind not in masks),
+        dashed=tuple(outline(kind, mask) for kind, mask in references.items() if kind in masks),
         note=note,
     )
 

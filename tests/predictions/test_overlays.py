@@ -183,6 +183,31 @@ def test_an_unusable_reference_is_noted(tmp_path: Path, draw_pair: DrawPair) -> 
     assert shown.image
 
 
+def test_references_of_several_classes_have_their_colours(tmp_path: Path, draw_pair: DrawPair) -> None:
+    image, lungs = draw_pair(1, 96, 80)
+    heart = np.zeros_like(lungs)
+    cv2.ellipse(heart, (44, 60), (14, 12), 0, 0, 360, 1, -1)
+    masks = {"heart": heart, "lung": lungs}
+    for name, array in {"image": image, "heart": heart * 255, "lung": lungs * 255}.items():
+        assert cv2.imwrite(str(tmp_path / f"{name}.png"), array)
+    values = dict.fromkeys(field.name for field in PREDICTIONS.field("classes").type.value_type)
+    classes = [
+        {**values, "class": name, "mask": codecs.encode_rle(mask), "area_px": int(mask.sum()), "dice": 1.0}
+        for name, mask in masks.items()
+    ]
+    files = [str(tmp_path / f"{name}.png") for name in masks]
+    source = str(tmp_path / "image.png")
+    row = _written(tmp_path, lungs, source_uri=source, mask_uris=files, mask_classes=[*masks], classes=classes)
+    shown = overlays.draw_case(row, "best", "unseen")
+    assert (shown.note, shown.references) == ("", "")
+    assert {outline.name: outline.colour for outline in shown.dashed} == {
+        outline.name: outline.colour for outline in shown.outlines
+    }
+    assert len({outline.colour for outline in shown.dashed}) == 2
+    for outline in shown.dashed:
+        assert np.mean(_filled(outline.path, shown) != cv2.resize(masks[outline.name], (300, 360))) < 0.02
+
+
 def test_an_empty_mask_has_no_outline(tmp_path: Path, draw_pair: DrawPair) -> None:
     image, mask = draw_pair(1, 64, 64)
     assert cv2.imwrite(str(tmp_path / "image.png"), image)

@@ -13,6 +13,7 @@ from lungseg.arrays import Row
 from lungseg.config import PreprocessSettings, ReportSettings
 from lungseg.errors import SettingsError
 from lungseg.imaging.derived_measures import MEASURES
+from lungseg.imaging.overlay import colours_of, to_hex
 from lungseg.ingest import sources
 from lungseg.metrics import segmentation
 from lungseg.pipelines import report
@@ -206,7 +207,10 @@ def test_report_shows_classes_measures_and_detection(predictions: Path, tmp_path
         "heart / thorax 0.40",
     ):
         assert text in page
-    assert page.count('class="reference" d="M') == 1 + 6  # in the legend and on each picture
+    assert 'class="reference"' not in page
+    assert page.count('class="dashed" stroke="#fff"') == 1  # in the legend
+    for kind, pictures in {"right_lung": 6, "left_lung": 6, "heart": 6, "opacity": 3}.items():
+        assert page.count(f'class="dashed" stroke="{to_hex(colours_of([kind])[kind])}" d="M') == pictures, kind
     assert page.count('class="mask"') == 4 + 6 * 4 - 3  # likewise, without empty masks
     assert "not what a radiologist measures" in page
 
