@@ -6,6 +6,8 @@ from collections.abc import Sequence
 LUNG, RIGHT_LUNG, LEFT_LUNG, HEART, OPACITY = "lung", "right_lung", "left_lung", "heart", "opacity"
 """The lungs, each lung as the patient's, the heart, and opacities of the lungs."""
 
+KNOWN_CLASSES = (LUNG, RIGHT_LUNG, LEFT_LUNG, HEART, OPACITY)
+
 LUNG_SIDES = (RIGHT_LUNG, LEFT_LUNG)
 LUNGS = (LUNG, *LUNG_SIDES)
 ONE_CLASS = (LUNG,)

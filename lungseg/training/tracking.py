@@ -16,6 +16,7 @@ from lungseg import storage
 from lungseg.arrays import U8, Row
 from lungseg.config import WandbSettings
 from lungseg.config.class_names import ONE_CLASS
+from lungseg.errors import first_line
 from lungseg.schema import is_annotated
 from lungseg.storage.json_files import JsonFields, Whole, check_fields, parse_json
 
@@ -78,7 +79,7 @@ class WandbMirror:
                 self._run = self._init(mode, study, run, folder, config)
                 return
             except Exception as error:
-                logger.warning("W&B could not start %s (%s); metrics.jsonl is still written", mode, error)
+                logger.warning("W&B could not start %s (%s); metrics.jsonl is still written", mode, _describe(error))
 
     def _init(self, mode: str, study: str, run: str, folder: str, config: Row) -> Any:
         import wandb
@@ -172,8 +173,13 @@ class WandbMirror:
         try:
             call(self._run)
         except Exception as error:  # no failure of W&B may stop training
-            logger.warning("W&B stopped (%s); metrics.jsonl is still written", error)
+            logger.warning("W&B stopped (%s); metrics.jsonl is still written", _describe(error))
             self._run = None
+
+
+def _describe(error: BaseException) -> str:
+    """Name the kind of an error before its text, which alone may say too little, as that of a KeyError."""
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 class _SummaryMirror(WandbMirror):

@@ -223,7 +223,7 @@ def test_unreachable_server_falls_back_to_offline(
         fallen.log_epoch(row(1))
     assert modes == ["online", "offline"]
     assert [name for name, _ in answer.calls] == ["log", "finish"]
-    assert "W&B could not start online (no server)" in caplog.text
+    assert "W&B could not start online (CommError: no server)" in caplog.text
     modes.clear()
     with mirror(WandbSettings(mode="online"), tmp_path):
         assert modes == ["online"]

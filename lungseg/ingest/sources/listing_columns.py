@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from lungseg.config import ListingColumns
-from lungseg.config.class_names import ONE_CLASS, requested_class
+from lungseg.config.class_names import KNOWN_CLASSES, ONE_CLASS, requested_class
 from lungseg.errors import InputError
 from lungseg.ingest.sources.text_tables import find_column, plain_name
 
@@ -49,14 +49,16 @@ def find_columns(
     Of several classes, a column that is named after one holds its masks, where --columns.masks names no column for it.
 
     Raises:
-        InputError: a column named in the settings is missing, the image has none, or several columns fit.
+        InputError: a column or class named in the settings is missing, the image has no column, or several fit.
 
     """
     named = {role: getattr(columns, role) for role in ("image", *_OPTIONAL) if getattr(columns, role)}
     if named["image"] == "image":  # the default
         del named["image"]
     roles = {role: _named_column(column, names, path) for role, column in named.items()}
-    masks = [(kind, _named_column(column, names, path)) for kind, column in _mask_entries(columns, names, classes)]
+    masks = [
+        (kind, _named_column(column, names, path)) for kind, column in _mask_entries(columns, names, path, classes)
+    ]
     for role in [role for role in ("image", *_OPTIONAL) if role not in named]:
         column = _usual_column(role, names, path)
         if column is not None:
@@ -71,15 +73,22 @@ def find_columns(
     return roles, masks
 
 
-def _mask_entries(columns: ListingColumns, names: Sequence[str], classes: Sequence[str]) -> MaskColumns:
+def _mask_entries(columns: ListingColumns, names: Sequence[str], path: str, classes: Sequence[str]) -> MaskColumns:
     """Split the entries CLASS=COLUMN of the settings.
 
     An entry without a class is of the requested class that it is named after, else of the lungs.
+
+    Raises:
+        InputError: the class is neither requested nor one that lungseg knows.
+
     """
     entries = []
     for entry in columns.masks:
         kind, equals, column = entry.partition("=")
         if equals and entry not in names:
+            known = tuple(dict.fromkeys((*classes, *KNOWN_CLASSES)))
+            if kind not in known:
+                raise InputError(f"{path}: --columns.masks {entry}: {kind} is no class; name one of {', '.join(known)}")
             entries.append((kind, column))
         else:
             entries.append((_class_of(entry, classes) or "lung", entry))

@@ -227,11 +227,15 @@ def test_frontal_views_are_accepted(view: str, tmp_path: Path) -> None:
         (ListingColumns(view="Imaeg"), "no column Imaeg; .* did you mean Image?"),
         (ListingColumns(image="Image", masks=("zzz",)), "no column zzz; it has .*: name one of these"),
         (ListingColumns(image="Image", masks=("lung=maskx",)), "no column maskx; .* did you mean mask_l?"),
+        (
+            ListingColumns(image="Image", masks=("hart=mask_l",)),
+            "hart=mask_l: hart is no class; name one of lung,",
+        ),
         (ListingColumns(image="Image", age="years"), "no column years"),
         (ListingColumns(image="path"), "2 columns are called path: rename all but one"),
     ],
 )
-def test_missing_named_column_is_refused(columns: ListingColumns, message: str, tmp_path: Path) -> None:
+def test_unknown_column_or_class_is_refused(columns: ListingColumns, message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):
         read(tmp_path, "Image,path,mask_l,path\na,b,c,d\n", columns)
 
