@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from lungseg.config import ListingColumns
-from lungseg.config.class_names import KNOWN_CLASSES, ONE_CLASS, requested_class
+from lungseg.config.class_names import KNOWN_CLASSES, LUNG, LUNG_SIDES, ONE_CLASS, requested_class
 from lungseg.errors import InputError
 from lungseg.ingest.sources.text_tables import find_column, plain_name
 
@@ -68,6 +68,8 @@ def find_columns(
     masks += _columns_of_classes(names, classes, [*roles.values(), *(column for _, column in masks)], masks)
     usual_mask = None if masks else _usual_column("mask", names, path)
     masks += [("lung", usual_mask)] if usual_mask else []
+    if not masks and LUNG in classes:
+        masks = _columns_of_both_lungs(names)
     open_roles = {*_HINTS} - {*roles} - ({"mask"} if columns.masks else set())
     _warn_of_unused(set(names) - {*roles.values(), *(column for _, column in masks)}, open_roles, path)
     return roles, masks
@@ -106,6 +108,12 @@ def _columns_of_classes(
     known = {kind for kind, _ in masks}
     pairs = [(_class_of(name, classes), name) for name in names if name not in used]
     return [(kind, name) for kind, name in pairs if kind and kind not in known]
+
+
+def _columns_of_both_lungs(names: Sequence[str]) -> MaskColumns:
+    """Return one column for each lung, as left_lung and right_lung, which are the lungs together; else none."""
+    sides = {requested_class(name, LUNG_SIDES): name for name in names}
+    return [("lung", sides[name]) for name in LUNG_SIDES] if {*LUNG_SIDES} <= sides.keys() else []
 
 
 def _named_column(column: str, names: Sequence[str], path: str) -> str:

@@ -32,6 +32,20 @@ def test_spelling_of_column_names_does_not_matter(header: str, mask: str, patien
     assert (columns["mask lung"], columns["patient_id"], columns["view"]) == (mask, patient, view)
 
 
+@pytest.mark.parametrize(
+    ("header", "masks"),
+    [
+        ("image,left_lung,right_lung,heart", [("lung", "right_lung"), ("lung", "left_lung")]),
+        ("image,Right Lung mask,LeftLungs,left lung", [("lung", "Right Lung mask"), ("lung", "left lung")]),
+        ("image,mask,left_lung,right_lung", [("lung", "mask")]),
+        ("image,left_lung", []),
+    ],
+)
+def test_columns_of_both_lungs_are_their_masks(header: str, masks: list[tuple[str, str]]) -> None:
+    assert find_columns(DEFAULT, header.split(","), "list.csv")[1] == masks
+    assert find_columns(DEFAULT, header.split(","), "list.csv", ("heart",))[1] != [("lung", "right_lung")]
+
+
 def test_age_and_sex_are_found_by_near_names() -> None:
     columns = found("Image,Patient Age,Patient Gender,Findings,DataSet")
     assert {role: columns[role] for role in ("age", "sex", "finding", "dataset")} == {
