@@ -114,6 +114,15 @@ TRAIN: Recipes = {
             epochs=8,
         ),
     ),
+    "tiny": (
+        "As small with MobileNetV3-small at three quarters of its width and a narrow decoder: 0.76 million parameters.",
+        TrainSettings(
+            model=ModelSettings(encoder="tu-mobilenetv3_small_075", decoder_channels=64),
+            optim=_SMALL_OPTIM,
+            augment=_AUGMENT,
+            epochs=8,
+        ),
+    ),
     "release": (
         "The model lungs that comes with lungseg: EfficientNet-Lite0 on every image prepared at 512 px, four images a "
         "step, strong augmentation; hours on two cores. With --protocols pooled or source-to-source: the same method "

@@ -21,6 +21,8 @@ class ModelSettings(Settings):
     """any encoder of segmentation-models-pytorch, e.g. resnet50, mobilenet_v2, tu-tf_efficientnet_lite0"""
     weights: str = "imagenet"
     """initial encoder weights: imagenet, none, or a file (.safetensors, .pth)"""
+    decoder_channels: Positive = 256
+    """channels of the decoder; fewer make the network smaller and faster"""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
     """dropout rate after the spatial pyramid pooling"""
     activation: Activation = "sigmoid"

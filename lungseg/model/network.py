@@ -70,7 +70,13 @@ def build_network(settings: ModelSettings, pretrained: bool = True, classes: int
     """
     if settings.custom:
         return _build_custom(settings)
-    net = _deeplab(settings.encoder, None, settings.dropout, classes)
+    net = _deeplab(
+        settings.encoder,
+        None,
+        decoder_channels=settings.decoder_channels,
+        decoder_aspp_dropout=settings.dropout,
+        classes=classes,
+    )
     encoder: nn.Module = net.encoder
     if pretrained and settings.weights != "none":
         state = load_encoder_weights(settings.encoder, settings.weights, encoder.state_dict())
@@ -100,13 +106,11 @@ def skip_weight_init() -> Iterator[None]:
             setattr(nn.init, name, function)
 
 
-def _deeplab(encoder: str, weights: str | None, dropout: float = 0.5, classes: int = 1) -> Any:
+def _deeplab(encoder: str, weights: str | None, **options: Any) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # smp warns about the weight names of tu- encoders
-            return smp.DeepLabV3Plus(
-                encoder, encoder_weights=weights, decoder_aspp_dropout=dropout, in_channels=3, classes=classes
-            )
+            return smp.DeepLabV3Plus(encoder, encoder_weights=weights, **options)
     except (KeyError, RuntimeError, ValueError, NotImplementedError, TypeError, AssertionError) as error:
         reason = first_line(error).strip("'\"")[:120]
         raise SettingsError(

@@ -45,6 +45,15 @@ def test_paper_recipe_uses_resnet50() -> None:
     assert sum(p.numel() for p in network.net.encoder.parameters()) == 25_557_032 - 2_049_000
 
 
+def test_tiny_network_has_under_a_million_parameters() -> None:
+    tiny = TRAIN["tiny"][1]
+    assert isinstance(tiny, TrainSettings)
+    network = seeded(tiny.model.model_copy(update={"weights": "none"})).eval()
+    assert 500_000 < sum(weights.numel() for weights in network.parameters()) < 1_000_000
+    with torch.inference_mode():
+        assert network(torch.rand(1, 1, 64, 64)).shape == (1, 1, 64, 64)
+
+
 def test_output_is_not_limited_to_probabilities() -> None:
     network = seeded(SMALL).eval()
     with torch.no_grad():
