@@ -69,6 +69,7 @@ _CLASS_FIELDS: _Columns = (
     ("area_px", pa.int64(), "pixels"),
     ("components", pa.int32(), "connected components"),
     ("mean_probability", pa.float64(), "of its pixels before post-processing; null without any"),
+    ("doubt", pa.float32(), "as the column, of this class; null for an empty mask"),
     ("iou", pa.float64(), "with the reference mask of the class; null without one"),
     ("dice", pa.float64(), "with the reference mask of the class; null without one"),
     ("pixel_accuracy", pa.float64(), "with the reference mask of the class; null without one"),

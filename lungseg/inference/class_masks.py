@@ -14,6 +14,7 @@ from lungseg.imaging.restored_runs import restore_runs
 from lungseg.imaging.run_lengths import Runs
 from lungseg.inference import crf, mask_shape, postprocess
 from lungseg.inference.comparison import compare
+from lungseg.inference.doubt import measure_doubt
 from lungseg.inference.items import OpenedImage, Prediction
 from lungseg.schema import Geometry
 
@@ -104,6 +105,7 @@ def describe_classes(
             "area_px": one.mask.area,
             "components": postprocess.count_components(one.mask),
             "mean_probability": mask_shape.mean_probability(one.probability, one.reached),
+            "doubt": measure_doubt(one.probability, one.reached) if one.mask.area else None,
             **compare(one.mask, one.reference),
         }
         for name, one in masks.items()

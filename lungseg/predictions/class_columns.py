@@ -14,6 +14,7 @@ _VALUES = {
     "cm2": "",
     "components": "components",
     "mean_probability": "mean_probability",
+    "doubt": "doubt",
     **{name: name for name in _METRICS},
 }
 """Ends of the columns, and the fields of `classes` that they have; areas in cm2 follow from the spacing."""
@@ -34,7 +35,7 @@ def with_class_columns(row: Row, classes: Sequence[str]) -> Row:
         return row
     described = {one["class"]: one for one in row["classes"] or ()}
     values = {
-        f"{name}_{end}": described[name][field] if field else _cm2(described[name]["area_px"], row["spacing_mm"])
+        f"{name}_{end}": described[name].get(field) if field else _cm2(described[name]["area_px"], row["spacing_mm"])
         for name in described
         for end, field in _VALUES.items()
     }

@@ -38,6 +38,7 @@ def class_row(image_id: str, source: str, masks: dict[str, U8], **changes: objec
             "area_px": int(mask.sum()),
             "components": 1,
             "mean_probability": 0.8,
+            "doubt": 0.1,
         }
         for name, mask in masks.items()
     ]

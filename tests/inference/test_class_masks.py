@@ -73,6 +73,15 @@ def test_each_class_has_its_mask_threshold_and_area() -> None:
     assert table([row], PREDICTIONS).to_pylist()[0]["classes"][3]["area_px"] == masks()["opacity"].sum()
 
 
+def test_each_class_that_is_not_empty_has_a_doubt() -> None:
+    drawn = {**masks(), "opacity": box(0, 0, 0, 0)}
+    doubts = {name: one["doubt"] for name, one in by_class(row_of(drawn)).items()}
+    pixels = int(drawn["heart"].sum())
+    expected = 1 - 2 * 0.9 * pixels / (0.9 * pixels + 0.1 * (64 * 64 - pixels) + pixels)
+    assert doubts["heart"] == pytest.approx(expected, abs=1e-6)
+    assert doubts["opacity"] is None
+
+
 def test_the_lung_columns_describe_the_union_of_both_lungs() -> None:
     drawn = masks()
     row, mask = make_row_and_mask(
