@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -18,6 +19,7 @@ from lungseg.dataset.catalog import open_dataset
 from lungseg.dataset.fold_table import write_fold_files
 from lungseg.dataset.folds import ASSIGNED_FOLD
 from lungseg.dataset.shard_format import class_fields, encode_masks
+from lungseg.ingest import sources
 from lungseg.result_columns import PREDICTIONS, STUDY_ROWS
 from lungseg.schema import NOT_ANNOTATED
 
@@ -165,14 +167,26 @@ def test_four_tools_read_the_documented_folder(
 
 def test_the_layout_snippet_recognises_its_files() -> None:
     names: dict[str, Any] = {}
-    exec(_fenced((ROOT / "docs" / "archives.md").read_text(), "python")[1], names)
+    exec(_fenced((ROOT / "docs" / "archives.md").read_text(), "python")[2], names)
     records = names["recognise"]("x", ["x/00000001_000.png", "x/other.png"], ["lung"])
     assert [(record.image_id, record.patient_id) for record in records] == [("00000001_000", "00000001")]
 
 
+def test_the_snippet_writes_masks_of_normal_images(tmp_path: Path) -> None:
+    images, names = tmp_path / "north" / "images", dict[str, Any]()
+    images.mkdir(parents=True)
+    for name in ("a", "b"):
+        assert cv2.imwrite(str(images / f"{name}.png"), np.full((40, 30), 90, np.uint8))
+    exec(_fenced((ROOT / "docs" / "archives.md").read_text(), "python")[0], names)
+    names["write_empty_masks"]([images / "a.png"], images.parent / "opacity")
+    first, second = sources.discover(str(tmp_path), classes=("lung", "opacity"))
+    assert (first.mask_classes, second.mask_classes) == (("opacity",), ())
+    assert not cv2.imread(first.mask_uris[0], cv2.IMREAD_UNCHANGED).any()  # type: ignore[union-attr]
+
+
 def test_the_snippet_reads_the_masks_of_a_sample() -> None:
     names: dict[str, Any] = {}
-    exec(_fenced((ROOT / "docs" / "archives.md").read_text(), "python")[0], names)
+    exec(_fenced((ROOT / "docs" / "archives.md").read_text(), "python")[1], names)
     classes = ("lung", "heart", "opacity")
     masks = np.stack([np.eye(8, dtype=np.uint8), np.full((8, 8), NOT_ANNOTATED, np.uint8), np.tri(8, dtype=np.uint8)])
     about = {"image_id": "a", **class_fields(masks, classes)}
