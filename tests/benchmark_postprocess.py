@@ -17,9 +17,10 @@ MEASURES = ("dice", "iou", "hd95_px", "assd_px")
 
 
 def rows_of(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
-    """Read the rows with metrics, by dataset and image."""
+    """Read the rows with metrics of images that no model was trained on, by dataset and image."""
     rows = [row for path in sorted(folder.glob("rows/part-*.parquet")) for row in pq.read_table(path).to_pylist()]
-    return {(row["dataset"], row["image_id"]): row for row in rows if row["dice"] is not None}
+    tested = [row for row in rows if row["dice"] is not None and not row["seen_in_training"]]
+    return {(row["dataset"], row["image_id"]): row for row in tested}
 
 
 def main() -> None:
