@@ -24,6 +24,8 @@ demo: .venv/installed
 	@if test -z "$(DATA)"; then $(RUN) -m lungseg segment "$$($(RUN) -c '$(FIRST_XRAY)')" --out demo/first-xray; fi
 	@if test -n "$(DATA)" && test "$$($(RUN) -c '$(COUNT_MASKS)' "$(DATA)" 2>/dev/null)" = 0; \
 	then $(RUN) -m lungseg segment "$(DATA)" --out "$(WORK)"; else $(MAKE) --no-print-directory demo-with-masks; fi
+	@echo "to run the commands above: . .venv/bin/activate"
+	@if test -z "$(DATA)"; then echo "the segmented X-ray: $$(ls demo/first-xray/overlays/*)"; fi
 
 demo-with-masks:
 	$(RUN) -m lungseg prepare demo $(if $(DATA),--source "$(DATA)") --out "$(WORK)/data"
@@ -62,7 +64,8 @@ check: .venv/installed
 		{ echo "$(PYTHON) is not Python 3.11 to 3.13: pass PYTHON=python3.11" >&2; exit 2; }
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	$(RUN) -m pip install --no-deps --require-hashes -r requirements.lock
-	$(RUN) -m pip install --no-deps --no-build-isolation -e .
+# compat: else a folder above this one imports the clone `lungseg` as an empty package.
+	$(RUN) -m pip install --no-deps --no-build-isolation --config-settings editable_mode=compat -e .
 	touch $@
 
 clean:

@@ -210,7 +210,8 @@ def test_the_column_tables_match_the_schemas() -> None:
 def _with_columns(page: str, columns: pa.Schema) -> str:
     rows = ["| column | type | description |", "|---|---|---|"]
     for field in columns:
-        kind = str(field.type).replace("list<item: ", "list of ").replace("element: ", "").rstrip(">")
+        kind = str(field.type).replace("list<item: ", "list of ").replace("element: ", "")
+        kind = kind.removesuffix(">") if isinstance(field.type, pa.ListType) else kind
         rows.append(f"| `{field.name}` | {kind} | {field.metadata[b'description'].decode()} |")
     return re.sub(
         r"(<!-- columns:start -->\n).*?(<!-- columns:end -->)",

@@ -1,13 +1,24 @@
 """What a package index shows."""
 
+import os
 import re
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_a_folder_above_the_clone_imports_the_package(tmp_path: Path) -> None:
+    """The clone is a folder `lungseg` without code of its own; Python must not take it for the package."""
+    (tmp_path / "lungseg").mkdir()
+    code = "import lungseg; print(lungseg.__version__)"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)
 
 
 def test_the_description_names_no_file_that_an_index_lacks(monkeypatch: pytest.MonkeyPatch) -> None:

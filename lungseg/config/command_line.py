@@ -67,7 +67,9 @@ def _split_recipe(job: Job, args: Sequence[str]) -> tuple[str, list[str]]:
         return "", list(args)
     if args[0] not in RECIPES[job]:
         known = ", ".join(RECIPES[job])
-        raise SettingsError(f"lungseg {job} has no recipe {args[0]!r}: pass one of {known}, or options only")
+        near = difflib.get_close_matches(args[0], RECIPES[job], 1)
+        advice = f"did you mean {near[0]}?" if near else f"pass one of {known}, or options only"
+        raise SettingsError(f"lungseg {job} has no recipe {args[0]!r}: {advice}")
     return args[0], list(args[1:])
 
 

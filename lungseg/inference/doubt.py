@@ -11,7 +11,7 @@ from lungseg.imaging.lung_sides import midline, split_sides
 from lungseg.imaging.run_lengths import Runs
 from lungseg.ingest.reason_codes import QUESTIONABLE, REGISTRY
 
-NOTHING_UNUSUAL, SCORE_ONLY = "nothing unusual", "score only"
+NOTHING_UNUSUAL, SCORE_ONLY = "nothing unusual", "no unusual place"
 """Reasons where the doubt is high nowhere: without any flag, and with flags that question neither image nor mask."""
 _BORDER = 0.02  # of the longer side: width of the band on each side of the mask's border, 7 mm of a 35 cm film
 _AWAY = 0.05  # share of the doubt away from the border that is named; less is usual

@@ -82,7 +82,7 @@ def closing_lines(
     ]
     pictures = [f"picture: {storage.join(out, row['overlay_file'])}" for _, row in named if row["overlay_file"]]
     looks = [*(pictures if len(named) == 1 else []), *_first_looks(segmented)]
-    return [", ".join(counts), *looks, f"written to {out}: {', '.join([*written, *TABLES])}"]
+    return [", ".join(counts), *looks, *_trained_on(segmented), f"written to {out}: {', '.join([*written, *TABLES])}"]
 
 
 def _first_looks(segmented: Sequence[tuple[str, Row]]) -> list[str]:
@@ -97,6 +97,13 @@ def _first_looks(segmented: Sequence[tuple[str, Row]]) -> list[str]:
         names = ", ".join(others[: min(_MAX_DOUBTFUL, len(others) // 2)])
         lines.append(f"then at: {names} (highest doubt)" if flagged else f"look first at: {names} ({_UNFLAGGED})")
     return lines
+
+
+def _trained_on(segmented: Sequence[tuple[str, Row]]) -> list[str]:
+    """Say how many images the model was trained on, whose masks say little about its quality."""
+    seen = sum(bool(row["seen_in_training"]) for _, row in segmented)
+    images = f"{seen} of {counted(len(segmented), 'image')}"
+    return [f"the model was trained on {images}: expect worse masks of new images"] if seen else []
 
 
 def _print_more(console: Console, count: int, noun: str, plural: str) -> None:

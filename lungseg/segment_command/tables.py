@@ -26,7 +26,7 @@ _CLASS_FILE = "mask of this class alone, as mask_file"
 CSV_COLUMNS = (
     *("source_uri", "status", "doubt", "flags", "doubt_reason", "area_px", "right_lung_px", "left_lung_px"),
     *("area_cm2", "right_lung_cm2", "left_lung_cm2", "mean_probability", "height", "width", "codes", "message"),
-    "model_name",
+    *("model_name", "seen_in_training"),
     *("mask_file", "right_mask_file", "left_mask_file", "overlay_file", "dicom_seg_file"),
 )
 

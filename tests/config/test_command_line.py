@@ -192,6 +192,10 @@ def test_an_unknown_recipe_lists_the_known_ones(job: Job) -> None:
     assert all(name in text for name in RECIPES[job])
 
 
+def test_a_misspelt_recipe_names_the_near_one() -> None:
+    assert "lungseg train has no recipe 'smal': did you mean small?" in error_of("train", "smal")
+
+
 def test_a_recipe_after_options_is_refused() -> None:
     assert "recipe small after an option: the recipe comes first" in error_of("train", "--epochs", "3", "small")
 

@@ -9,7 +9,7 @@ from lungseg.segment_command.outputs import FILE_COLUMNS
 
 
 def named_row(name: str, *flags: str) -> tuple[str, Row]:
-    return name, {**dict.fromkeys(FILE_COLUMNS), "status": "ok", "flags": list(flags), "doubt": 0.1}
+    return name, {**dict.fromkeys(FILE_COLUMNS), "status": "ok", "flags": list(flags), "doubt": 0.1, "seen_in_training": False}
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,15 @@ def test_the_images_to_look_at_first_are_named(flagged: int, others: int, lines:
     rows = [named_row(f"a{number}", "rotated") for number in range(flagged)]
     rows += [named_row(f"b{number}") for number in range(others)]
     assert closing_lines(rows, "out", ())[1:-1] == lines
+
+
+def test_images_of_the_training_are_counted() -> None:
+    rows = [named_row("a"), named_row("b")]
+    rows[0][1]["seen_in_training"] = True
+    line = closing_lines(rows, "out", ())[-2]
+    assert line == "the model was trained on 1 of 2 images: expect worse masks of new images"
+    rows[0][1]["seen_in_training"] = False
+    assert "trained on" not in " ".join(closing_lines(rows, "out", ()))
 
 
 def test_the_picture_of_a_single_image_is_named() -> None:
