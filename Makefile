@@ -25,7 +25,7 @@ demo: .venv/installed
 	@if test -n "$(DATA)" && test "$$($(RUN) -c '$(COUNT_MASKS)' "$(DATA)" 2>/dev/null)" = 0; \
 	then $(RUN) -m lungseg segment "$(DATA)" --out "$(WORK)"; else $(MAKE) --no-print-directory demo-with-masks; fi
 	@echo "to run the commands above: . .venv/bin/activate"
-	@if test -z "$(DATA)"; then echo "the segmented X-ray: $$(ls demo/first-xray/overlays/*)"; fi
+	@if test -z "$(DATA)"; then echo "the segmented X-ray: $$(ls demo/first-xray/overlays/* 2>/dev/null)"; fi
 
 demo-with-masks:
 	$(RUN) -m lungseg prepare demo $(if $(DATA),--source "$(DATA)") --out "$(WORK)/data"
