@@ -1,11 +1,12 @@
-"""Right and left lung in mirrored X-rays: `python -m tests.benchmark_mirrored RUN --folds FOLDS.csv --data ~/cxr`.
+"""Right and left lung in mirrored X-rays: `python -m tests.benchmark_mirrored STUDY --data ~/cxr`.
 
-Segments the X-rays that a run of a study held out, as they are and mirrored left to right, and compares its masks of
+Segments the X-rays that each run of a study held out, as they are and mirrored left to right, and compares its masks of
 the right and left lung with those of the archive, divided by side. Right is the left side of the image, also of a
-mirrored one. Prints the figures of both, and the median share of the lungs that the run marks as opacity.
+mirrored one. Prints the figures of both, and the median share of the lungs that the runs mark as opacity.
 """
 
 import argparse
+import json
 from pathlib import Path
 
 import cv2
@@ -43,18 +44,19 @@ def _dice(mask: U8, reference: U8) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", help="folder of a run with right_lung, left_lung, heart and opacity")
-    parser.add_argument("--folds", required=True, help="folds.csv of its study")
-    parser.add_argument("--fold", type=int, default=0, help="fold that the run held out")
+    parser.add_argument("study", help="study with pooled runs of right_lung, left_lung, heart and opacity")
     parser.add_argument("--data", required=True, help="archive with one mask of both lungs an image")
     options = parser.parse_args()
-    segmenter = lungseg.load(Path(options.run))
-    pairs = held_out_pairs(options.data, options.folds, options.fold)
+    folds = [
+        (lungseg.load(run), held_out_pairs(options.data, f"{options.study}/folds.csv", number))
+        for run in Path(options.study).glob("pooled-fold*")
+        for number in [json.loads((run / "run.json").read_text())["fold"]]
+    ]
     print("| X-rays | number | right lung | left lung | lowest of a lung | heart_on_right | opaque |")
     print("|---|---|---|---|---|---|---|")
     for kind, step in (("as drawn", 1), ("mirrored", -1)):
         dice, opaque, flagged = [], [], 0
-        for image, mask in pairs:
+        for segmenter, image, mask in ((segmenter, *pair) for segmenter, pairs in folds for pair in pairs):
             result = segmenter(np.ascontiguousarray(image[:, ::step]))
             references = split_sides(np.ascontiguousarray(mask[:, ::step]))
             dice.append([_dice(result.masks[name], one) for name, one in zip(LUNG_SIDES, references, strict=True)])
@@ -62,7 +64,7 @@ def main() -> None:
             flagged += "heart_on_right" in result.flags
         right, left = np.mean(dice, axis=0)
         values = f"{right:.4f} | {left:.4f} | {np.min(dice):.3f} | {flagged} | {np.median(opaque):.2f}"
-        print(f"| {kind} | {len(pairs)} | {values} |", flush=True)
+        print(f"| {kind} | {len(dice)} | {values} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,13 @@ from lungseg.segment_command.outputs import FILE_COLUMNS
 
 
 def named_row(name: str, *flags: str) -> tuple[str, Row]:
-    return name, {**dict.fromkeys(FILE_COLUMNS), "status": "ok", "flags": list(flags), "doubt": 0.1, "seen_in_training": False}
+    return name, {
+        **dict.fromkeys(FILE_COLUMNS),
+        "status": "ok",
+        "flags": list(flags),
+        "doubt": 0.1,
+        "seen_in_training": False,
+    }
 
 
 @pytest.mark.parametrize(
