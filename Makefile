@@ -24,8 +24,9 @@ demo: .venv/installed
 	@if test -z "$(DATA)"; then $(RUN) -m lungseg segment "$$($(RUN) -c '$(FIRST_XRAY)')" --out demo/first-xray; fi
 	@if test -n "$(DATA)" && test "$$($(RUN) -c '$(COUNT_MASKS)' "$(DATA)" 2>/dev/null)" = 0; \
 	then $(RUN) -m lungseg segment "$(DATA)" --out "$(WORK)"; else $(MAKE) --no-print-directory demo-with-masks; fi
-	@echo "to run the commands above: . .venv/bin/activate"
-	@if test -z "$(DATA)"; then echo "the segmented X-ray: $$(ls demo/first-xray/overlays/* 2>/dev/null)"; fi
+	@echo "to use the command lungseg: . .venv/bin/activate"
+	@for picture in demo/first-xray/overlays/*; do \
+		if test -z "$(DATA)" && test -f "$$picture"; then echo "the segmented X-ray: $$picture"; fi; done
 
 demo-with-masks:
 	$(RUN) -m lungseg prepare demo $(if $(DATA),--source "$(DATA)") --out "$(WORK)/data"
@@ -59,12 +60,12 @@ check: .venv/installed
 	.venv/bin/lint-imports
 
 # The lock lists every package with its hashes, so pip resolves nothing.
-.venv/installed: requirements.lock pyproject.toml
+.venv/installed: requirements.lock pyproject.toml Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
 		{ echo "$(PYTHON) is not Python 3.11 to 3.13: pass PYTHON=python3.11" >&2; exit 2; }
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	$(RUN) -m pip install --no-deps --require-hashes -r requirements.lock
-# compat: else a folder above this one imports the clone `lungseg` as an empty package.
+# compat: otherwise Python, started in the parent folder, imports the clone `lungseg` as an empty package.
 	$(RUN) -m pip install --no-deps --no-build-isolation --config-settings editable_mode=compat -e .
 	touch $@
 

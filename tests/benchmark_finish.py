@@ -31,7 +31,9 @@ from lungseg.schema import Record
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE, SIDES = 512, (2048, 3072)
-HAS_CLASSES = importlib.util.find_spec("lungseg.inference.class_masks") is not None  # not in an older checkout
+HAS_CLASSES = (
+    importlib.util.find_spec("lungseg.inference.class_masks") is not None
+)  # False before models had several classes
 
 
 def masks(data: Path, images: int) -> Iterator[tuple[Any, int]]:

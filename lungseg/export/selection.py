@@ -99,7 +99,7 @@ def verified_parts(folder: str) -> list[str]:
 
 
 def predicted_classes(paths: Sequence[str]) -> tuple[str, ...]:
-    """Return the classes of the model that made the predictions in these parts; it is the same for all rows."""
+    """Return the classes of the model that made the predictions in these parts; ONE_CLASS where no row has a mask."""
     for path in paths:
         for row in rows_with_mask(read_part(path).select(["status", "classes"])).slice(0, 1).to_pylist():
             return class_names(row)
@@ -114,7 +114,7 @@ def rows_with_mask(rows: pa.Table) -> pa.Table:
 def evaluate_query(rows: pa.Table, where: str) -> NDArray[np.bool_]:
     """Return which rows satisfy a pandas query over their columns; all of them for an empty query.
 
-    Values of one class need columns of their own, as `add_class_columns` appends them.
+    To query the values of one class, append their columns with `add_class_columns` first.
 
     Raises:
         SettingsError: the query is invalid, or is not a condition.
@@ -140,7 +140,7 @@ def evaluate_query(rows: pa.Table, where: str) -> NDArray[np.bool_]:
 
 
 def refuse_invalid_query(where: str, classes: Sequence[str]) -> None:
-    """Refuse a query that does not fit the columns of rows with these classes, before any row is read.
+    """Refuse a query that does not fit the columns of these classes, before the parts are verified and selected.
 
     Raises:
         SettingsError: the query is invalid.
@@ -165,7 +165,8 @@ def select_rows(paths: list[str], settings: ExportSettings, classes: Sequence[st
     if not (settings.where or settings.worst or needs_doubt):
         return [{"path": path, "rows": None, "max_doubt": None} for path in paths]
     with ThreadPoolExecutor(_READERS) as pool:
-        tables = list(pool.map(lambda path: _read_without_masks(path, classes), paths))
+        queried = classes if settings.where else ONE_CLASS
+        tables = list(pool.map(lambda path: _read_without_masks(path, queried), paths))
     rows = pa.concat_tables(tables)
     is_selected = evaluate_query(rows, settings.where)
     if settings.worst:

@@ -11,7 +11,7 @@ from lungseg.imaging.lung_sides import midline, split_sides
 from lungseg.imaging.run_lengths import Runs
 from lungseg.ingest.reason_codes import QUESTIONABLE, REGISTRY
 
-NOTHING_UNUSUAL, SCORE_ONLY = "nothing unusual", "no unusual place"
+NOTHING_UNUSUAL, NO_UNUSUAL_PLACE = "nothing unusual", "no unusual place"
 """Reasons where the doubt is high nowhere: without any flag, and with flags that question neither image nor mask."""
 _BORDER = 0.02  # of the longer side: width of the band on each side of the mask's border, 7 mm of a 35 cm film
 _AWAY = 0.05  # share of the doubt away from the border that is named; less is usual
@@ -41,7 +41,7 @@ def describe_doubt(probability: F32, mask: U8, flags: Sequence[str]) -> str:
     """
     sentences = [REGISTRY[flag].meaning for flag in flags if flag in QUESTIONABLE]
     place = " ".join(sentences) or _locate(probability, mask)
-    return place or (SCORE_ONLY if flags else NOTHING_UNUSUAL)
+    return place or (NO_UNUSUAL_PLACE if flags else NOTHING_UNUSUAL)
 
 
 def _locate(probability: F32, mask: U8) -> str:

@@ -42,9 +42,9 @@ class Overlay:
     """One X-ray of the report.
 
     name: of the image's file. rank: flagged, worst, median, best, or the rank by doubt. image: data URI of a PNG, empty
-    where `note` gives a reason. outlines: of the classes, or of each lung, without empty masks. references: the outline
-    of the reference masks that belong to none of them, such as that of both lungs. dashed: outlines of those that do.
-    measures: text for each measure that is known.
+    where `note` gives a reason. outlines: of the classes, or of each lung, without empty masks. references:
+    outlines of the reference masks of other classes, such as that of both lungs, as one path. class_references: those of
+    the predicted classes. measures: text for each measure that is known.
     """
 
     image_id: str
@@ -60,7 +60,7 @@ class Overlay:
     height: int = 0
     outlines: tuple[Outline, ...] = ()
     references: str = ""
-    dashed: tuple[Outline, ...] = ()
+    class_references: tuple[Outline, ...] = ()
     note: str = ""
     flags: tuple[str, ...] = ()
     measures: tuple[str, ...] = ()
@@ -121,7 +121,9 @@ def draw_case(row: Row, rank: str, training: str) -> Overlay:
         height=small.shape[0],
         outlines=tuple(outline(kind, to_upright(mask, orientation)) for kind, mask in masks.items() if mask.any()),
         references="".join(_outline(mask, scale) for kind, mask in references.items() if kind not in masks),
-        dashed=tuple(outline(kind, mask) for kind, mask in references.items() if kind in masks),
+        class_references=tuple(
+            outline(kind, mask) for kind, mask in references.items() if kind in masks and mask.any()
+        ),
         note=note,
     )
 

@@ -161,7 +161,11 @@ def to_html(page: Page) -> str:
         curves=charts.learning_curves(page.study.curves) if page.study else {},
         histograms=_histograms(page.study, page.predictions),
         overlays=page.overlays,
-        outlined={outline.name: outline.colour for shown in page.overlays for outline in shown.outlines},
+        outlined={
+            outline.name: outline.colour
+            for shown in page.overlays
+            for outline in (*shown.outlines, *shown.class_references)
+        },
         plot=charts,
         versions=versions(_LIBRARIES),
     )

@@ -14,7 +14,7 @@ from lungseg.arrays import Row
 from lungseg.config.class_names import LUNG, ONE_CLASS, lung_parts
 from lungseg.config.segment import SegmentFormat
 from lungseg.errors import printable
-from lungseg.inference.doubt import NOTHING_UNUSUAL, SCORE_ONLY
+from lungseg.inference.doubt import NO_UNUSUAL_PLACE, NOTHING_UNUSUAL
 from lungseg.plurals import counted
 from lungseg.predictions.class_columns import with_class_columns
 from lungseg.predictions.ranking import questions
@@ -103,7 +103,7 @@ def _trained_on(segmented: Sequence[tuple[str, Row]]) -> list[str]:
     """Say how many images the model was trained on, whose masks say little about its quality."""
     seen = sum(bool(row["seen_in_training"]) for _, row in segmented)
     images = f"{seen} of {counted(len(segmented), 'image')}"
-    return [f"the model was trained on {images}: expect worse masks of new images"] if seen else []
+    return [f"the model was trained on {images}: new images may get worse masks"] if seen else []
 
 
 def _print_more(console: Console, count: int, noun: str, plural: str) -> None:
@@ -132,7 +132,7 @@ def _table(named: Sequence[tuple[str, Row]], classes: Sequence[str]) -> Table:
 
 def _reason(row: Row) -> str:
     """Return why to look at a row, and what was repaired; a row without lungs has no reason, so its flags are named."""
-    reason = "" if row["doubt_reason"] in (NOTHING_UNUSUAL, SCORE_ONLY) else row["doubt_reason"]
+    reason = "" if row["doubt_reason"] in (NOTHING_UNUSUAL, NO_UNUSUAL_PLACE) else row["doubt_reason"]
     explained = questions(row) if reason else []
     others = [_OTHER_FLAGS.get(flag, flag) for flag in row["flags"] if flag not in explained]
     return "; ".join(filter(None, [reason, *others, row["message"]]))

@@ -178,7 +178,7 @@ class WandbMirror:
 
 
 def _describe(error: BaseException) -> str:
-    """Name the kind of an error before its text, which alone may say too little, as that of a KeyError."""
+    """Return the type and the first line of an error; the text of a KeyError alone is only the key."""
     return f"{type(error).__name__}: {first_line(error)}"
 
 

@@ -7,7 +7,7 @@ from hypothesis import given, strategies as st
 from hypothesis.extra.numpy import arrays
 
 from lungseg.arrays import F32, U8
-from lungseg.inference.doubt import NOTHING_UNUSUAL, SCORE_ONLY, describe_doubt, measure_doubt
+from lungseg.inference.doubt import NO_UNUSUAL_PLACE, NOTHING_UNUSUAL, describe_doubt, measure_doubt
 from lungseg.ingest.reason_codes import REGISTRY
 
 
@@ -94,4 +94,4 @@ def test_flags_replace_the_place() -> None:
 
 def test_flags_of_something_else_leave_the_score_only() -> None:
     even = np.full((8, 8), 0.4, np.float32)
-    assert describe_doubt(even, np.zeros((8, 8), np.uint8), ["spacing_unusable"]) == SCORE_ONLY
+    assert describe_doubt(even, np.zeros((8, 8), np.uint8), ["spacing_unusable"]) == NO_UNUSUAL_PLACE

@@ -200,11 +200,11 @@ def test_references_of_several_classes_have_their_colours(tmp_path: Path, draw_p
     row = _written(tmp_path, lungs, source_uri=source, mask_uris=files, mask_classes=[*masks], classes=classes)
     shown = overlays.draw_case(row, "best", "unseen")
     assert (shown.note, shown.references) == ("", "")
-    assert {outline.name: outline.colour for outline in shown.dashed} == {
+    assert {outline.name: outline.colour for outline in shown.class_references} == {
         outline.name: outline.colour for outline in shown.outlines
     }
-    assert len({outline.colour for outline in shown.dashed}) == 2
-    for outline in shown.dashed:
+    assert len({outline.colour for outline in shown.class_references}) == 2
+    for outline in shown.class_references:
         assert np.mean(_filled(outline.path, shown) != cv2.resize(masks[outline.name], (300, 360))) < 0.02
 
 

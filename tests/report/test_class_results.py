@@ -208,6 +208,7 @@ def test_report_shows_classes_measures_and_detection(predictions: Path, tmp_path
     ):
         assert text in page
     assert 'class="reference"' not in page
+    assert 'd=""' not in page
     assert page.count('class="dashed" stroke="#fff"') == 1  # in the legend
     for kind, pictures in {"right_lung": 6, "left_lung": 6, "heart": 6, "opacity": 3}.items():
         assert page.count(f'class="dashed" stroke="{to_hex(colours_of([kind])[kind])}" d="M') == pictures, kind

@@ -3,7 +3,7 @@
 import pytest
 
 from lungseg.arrays import Row
-from lungseg.inference.doubt import SCORE_ONLY
+from lungseg.inference.doubt import NO_UNUSUAL_PLACE
 from lungseg.segment_command.console import closing_lines, print_result
 from lungseg.segment_command.outputs import FILE_COLUMNS
 
@@ -38,7 +38,7 @@ def test_images_of_the_training_are_counted() -> None:
     rows = [named_row("a"), named_row("b")]
     rows[0][1]["seen_in_training"] = True
     line = closing_lines(rows, "out", ())[-2]
-    assert line == "the model was trained on 1 of 2 images: expect worse masks of new images"
+    assert line == "the model was trained on 1 of 2 images: new images may get worse masks"
     rows[0][1]["seen_in_training"] = False
     assert "trained on" not in " ".join(closing_lines(rows, "out", ()))
 
@@ -53,7 +53,7 @@ def test_the_picture_of_a_single_image_is_named() -> None:
 
 
 def test_the_table_says_flags_in_words(capsys: pytest.CaptureFixture[str]) -> None:
-    values = {"doubt": 0.03, "doubt_reason": SCORE_ONLY, "message": "", "source_uri": "a", "codes": []}
+    values = {"doubt": 0.03, "doubt_reason": NO_UNUSUAL_PLACE, "message": "", "source_uri": "a", "codes": []}
     areas = {f"{side}_lung_{unit}": None for side in ("right", "left") for unit in ("px", "cm2")}
     print_result([{**named_row("a", "spacing_unusable")[1], **values, **areas}], "out", ())
     assert "0.030  no cm2: pixel size unusable" in capsys.readouterr().out

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from lungseg.config import ListingColumns
-from lungseg.config.class_names import KNOWN_CLASSES, LUNG, LUNG_SIDES, ONE_CLASS, requested_class
+from lungseg.config.class_names import KNOWN_CLASSES, LUNG, LUNG_SIDES, LUNGS, ONE_CLASS, requested_class
 from lungseg.errors import InputError
 from lungseg.ingest.sources.text_tables import find_column, plain_name
 
@@ -68,8 +68,8 @@ def find_columns(
     masks += _columns_of_classes(names, classes, [*roles.values(), *(column for _, column in masks)], masks)
     usual_mask = None if masks else _usual_column("mask", names, path)
     masks += [("lung", usual_mask)] if usual_mask else []
-    if not masks and LUNG in classes:
-        masks = _columns_of_both_lungs(names)
+    if LUNG in classes and not any(kind in LUNGS for kind, _ in masks):
+        masks += _columns_of_both_lungs(names, path)
     open_roles = {*_HINTS} - {*roles} - ({"mask"} if columns.masks else set())
     _warn_of_unused(set(names) - {*roles.values(), *(column for _, column in masks)}, open_roles, path)
     return roles, masks
@@ -89,9 +89,12 @@ def _mask_entries(columns: ListingColumns, names: Sequence[str], path: str, clas
         kind, equals, column = entry.partition("=")
         if equals and entry not in names:
             known = tuple(dict.fromkeys((*classes, *KNOWN_CLASSES)))
-            if kind not in known:
-                raise InputError(f"{path}: --columns.masks {entry}: {kind} is no class; name one of {', '.join(known)}")
-            entries.append((kind, column))
+            if not (name := requested_class(kind, known)):
+                raise InputError(
+                    f"{path}: --columns.masks {entry}: {kind} is not a class: name one of {', '.join(known)}, or add "
+                    "it to the classes"
+                )
+            entries.append((name, column))
         else:
             entries.append((_class_of(entry, classes) or "lung", entry))
     return entries
@@ -110,10 +113,23 @@ def _columns_of_classes(
     return [(kind, name) for kind, name in pairs if kind and kind not in known]
 
 
-def _columns_of_both_lungs(names: Sequence[str]) -> MaskColumns:
-    """Return one column for each lung, as left_lung and right_lung, which are the lungs together; else none."""
-    sides = {requested_class(name, LUNG_SIDES): name for name in names}
-    return [("lung", sides[name]) for name in LUNG_SIDES] if {*LUNG_SIDES} <= sides.keys() else []
+def _columns_of_both_lungs(names: Sequence[str], path: str) -> MaskColumns:
+    """Return one column for each lung, as left_lung and right_lung, which are the lungs together; else none.
+
+    Raises:
+        InputError: several columns fit one lung.
+
+    """
+    sides = [[name for name in names if requested_class(name, LUNG_SIDES) == side] for side in LUNG_SIDES]
+    if not all(sides):
+        return []
+    for fitting in sides:
+        if len(fitting) > 1:
+            raise InputError(
+                f"{path}: columns {' and '.join(fitting)} may both be the mask of one lung: name one with "
+                "--columns.masks"
+            )
+    return [(LUNG, fitting[0]) for fitting in sides]
 
 
 def _named_column(column: str, names: Sequence[str], path: str) -> str:

@@ -229,7 +229,7 @@ def test_frontal_views_are_accepted(view: str, tmp_path: Path) -> None:
         (ListingColumns(image="Image", masks=("lung=maskx",)), "no column maskx; .* did you mean mask_l?"),
         (
             ListingColumns(image="Image", masks=("hart=mask_l",)),
-            "hart=mask_l: hart is no class; name one of lung,",
+            "hart=mask_l: hart is not a class: name one of lung,",
         ),
         (ListingColumns(image="Image", age="years"), "no column years"),
         (ListingColumns(image="path"), "2 columns are called path: rename all but one"),

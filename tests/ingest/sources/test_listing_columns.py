@@ -36,14 +36,27 @@ def test_spelling_of_column_names_does_not_matter(header: str, mask: str, patien
     ("header", "masks"),
     [
         ("image,left_lung,right_lung,heart", [("lung", "right_lung"), ("lung", "left_lung")]),
-        ("image,Right Lung mask,LeftLungs,left lung", [("lung", "Right Lung mask"), ("lung", "left lung")]),
+        ("image,Right Lung mask,Left lungs", [("lung", "Right Lung mask"), ("lung", "Left lungs")]),
         ("image,mask,left_lung,right_lung", [("lung", "mask")]),
         ("image,left_lung", []),
     ],
 )
 def test_columns_of_both_lungs_are_their_masks(header: str, masks: list[tuple[str, str]]) -> None:
     assert find_columns(DEFAULT, header.split(","), "list.csv")[1] == masks
-    assert find_columns(DEFAULT, header.split(","), "list.csv", ("heart",))[1] != [("lung", "right_lung")]
+    of_heart = find_columns(DEFAULT, header.split(","), "list.csv", ("heart",))[1]
+    assert not any("left" in column.lower() for _, column in of_heart)
+
+
+def test_columns_of_both_lungs_are_used_beside_other_classes() -> None:
+    header = ["image", "left_lung", "right_lung", "heart"]
+    masks = find_columns(DEFAULT, header, "list.csv", ("lung", "heart"))[1]
+    assert masks == [("heart", "heart"), ("lung", "right_lung"), ("lung", "left_lung")]
+
+
+def test_class_names_of_columns_may_be_spelt_freely() -> None:
+    columns = ListingColumns(masks=("Heart=cor", "right lung=r", "left lung=l"))
+    masks = find_columns(columns, ["image", "cor", "r", "l"], "list.csv", ("right_lung", "left_lung", "heart"))[1]
+    assert masks == [("heart", "cor"), ("right_lung", "r"), ("left_lung", "l")]
 
 
 def test_age_and_sex_are_found_by_near_names() -> None:
@@ -66,6 +79,7 @@ def test_age_and_sex_are_found_by_near_names() -> None:
         ("image,views,view-position", "views and view-position may both be the view: name one with --columns.view"),
         ("image,masks,lung_mask", "masks and lung_mask may both be the mask: name one with --columns.masks"),
         ("image,patient,subject", "name one with --columns.patient-id"),
+        ("image,right lung,Left lungs,left lung", "Left lungs and left lung may both be the mask of one lung"),
     ],
 )
 def test_several_columns_of_one_role_are_refused(header: str, message: str) -> None:
