@@ -43,8 +43,8 @@ class Overlay:
 
     name: of the image's file. rank: flagged, worst, median, best, or the rank by doubt. image: data URI of a PNG, empty
     where `note` gives a reason. outlines: of the classes, or of each lung, without empty masks. references:
-    outlines of the reference masks of other classes, such as that of both lungs, as one path. class_references: those of
-    the predicted classes. measures: text for each measure that is known.
+    outlines of the reference masks of other classes, such as that of both lungs, as one path. class_references: those
+    of the predicted classes. measures: text for each measure that is known.
     """
 
     image_id: str
