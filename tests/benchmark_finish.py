@@ -3,7 +3,7 @@
 Makes a row of each mask of --data (cxr256) enlarged to 2048 px and of phantoms at 3072 px: restore, post-process,
 measure, encode. The probabilities are the blurred masks with noise, so no model is needed. Two processes, one for each
 checkout, take turns at each image; the least time of each counts. Prints one JSON object with the means in ms and the
-images whose rows are equal in all common columns but `doubt_reason`, whose words were changed. Not a test, because the
+images whose rows are equal in all common columns except `doubt_reason`, which has new wording. Not a test, because the
 results depend on the machine.
 """
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+import lungseg
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -18,7 +20,9 @@ def test_a_folder_above_the_clone_imports_the_package(tmp_path: Path) -> None:
     (tmp_path / "lungseg").mkdir()
     code = "import lungseg; print(lungseg.__version__)"
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{lungseg.__version__}\n", "")
 
 
 def test_the_description_names_no_file_that_an_index_lacks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,7 @@ def with_class_columns(row: Row, classes: Sequence[str]) -> Row:
         return row
     described = {one["class"]: one for one in row["classes"] or ()}
     values = {
-        f"{name}_{end}": described[name].get(field) if field else _cm2(described[name]["area_px"], row["spacing_mm"])
+        f"{name}_{end}": described[name][field] if field else _cm2(described[name]["area_px"], row["spacing_mm"])
         for name in described
         for end, field in _VALUES.items()
     }

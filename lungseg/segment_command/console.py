@@ -100,7 +100,7 @@ def _first_looks(segmented: Sequence[tuple[str, Row]]) -> list[str]:
 
 
 def _trained_on(segmented: Sequence[tuple[str, Row]]) -> list[str]:
-    """Say how many images the model was trained on, whose masks say little about its quality."""
+    """Say how many of the images the model was trained on; their masks say little about its quality."""
     seen = sum(bool(row["seen_in_training"]) for _, row in segmented)
     images = f"{seen} of {counted(len(segmented), 'image')}"
     return [f"the model was trained on {images}: new images may get worse masks"] if seen else []

@@ -60,7 +60,7 @@ def test_the_table_says_flags_in_words(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_flags_are_named_where_there_is_no_reason(capsys: pytest.CaptureFixture[str]) -> None:
-    heart = {"class": "heart", "area_px": 30, "components": 1, "mean_probability": 0.9}
+    heart = {"class": "heart", "area_px": 30, "components": 1, "mean_probability": 0.9, "doubt": 0.1}
     metrics = dict.fromkeys(("dice", "iou", "hd95_px", "assd_px"))
     values = {"doubt": None, "doubt_reason": None, "message": "", "source_uri": "a", "codes": [], "spacing_mm": None}
     row = {**named_row("a", "rotated")[1], **values, "classes": [heart | metrics]}  # a model without lungs
