@@ -2,9 +2,10 @@
 
 prepare: creates empty image and mask files (kept in --work for later runs), then calls the driver's steps except Ray:
 list, plan, serialise the tasks, merge their results, audit. train: opens a made-up dataset (kept in --work), divides
-it, writes the training index, and opens that as a rank does. infer: plans an inference over the same dataset. Rows and
-results are made up, as of images that nearly all differ; the code is the real one. Each of these runs in a process of
-its own. Prints the seconds and the peak memory of each step as JSON: resident, and without mapped files.
+it, writes the training index, and opens that as a rank does. infer: plans an inference over the same dataset. listing:
+the same over a Parquet listing of files that do not exist. Rows and results are made up, as of images that nearly all
+differ; the code is the real one. Each of these runs in a process of its own. Prints the seconds and the peak memory of
+each step as JSON: resident, and without mapped files.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from benchmark_prepare import peak_kib
 from made_up_dataset import write_dataset
 
@@ -211,17 +213,40 @@ def trained_digests(_: Path, __: int, out: str) -> dict[str, dict[str, float]]:
 
 
 def infer(work: Path, images: int, out: str) -> dict[str, dict[str, float]]:
+    """Plan an inference of prepared data."""
+    return plan_inference(str(work / str(images) / "made-up"), images, out)
+
+
+def listing(work: Path, images: int, out: str) -> dict[str, dict[str, float]]:
+    """Plan an inference of a listing."""
+    path = work / f"listing-{images}.parquet"
+    if not path.exists():
+        write_listing(path, images)
+    return plan_inference(str(path), images, out)
+
+
+def write_listing(path: Path, images: int) -> None:
+    """Write a listing of images, 1,000 in a folder, with their patients."""
+    schema = pa.schema([("image", pa.string()), ("patient_id", pa.string())])
+    with pq.ParquetWriter(path, schema) as writer:
+        for first in range(0, images, 1 << 16):
+            numbers = range(first, min(images, first + (1 << 16)))
+            paths = [f"/archive/images/{number // A_FOLDER:05d}/study-{number:08d}.dcm" for number in numbers]
+            writer.write_batch(pa.record_batch([paths, [f"P{number // 3:08d}" for number in numbers]], schema))
+
+
+def plan_inference(archive: str, images: int, out: str) -> dict[str, dict[str, float]]:
     """Plan an inference as the driver of jobs/infer.py does, and take every part from the plan."""
     from lungseg.inference.inputs import list_items
     from lungseg.inference.plan_stream import PlanStream
     from lungseg.inference.schedule import Schedule
 
     stages = Stages()
-    settings = InferSettings(archive=str(work / str(images) / "made-up"), out=out)
+    settings = InferSettings(archive=archive, out=out)
     plan = {"archive": settings.archive, "model": "ab", "runs": ["a"], "checkpoints": ["/runs/a"]}
     with stages.stage("until the first parts"):
         stream = PlanStream(list_items(settings, PreprocessSettings()), settings.part_size, "settings")
-        windows = Schedule(f"{out}/predictions", plan, stream, settings.part_size).windows()
+        windows = Schedule(f"{out}/{Path(archive).stem}", plan, stream, settings.part_size).windows()
         planned = sum(part.images for part in next(windows))
     with stages.stage("all parts"):
         planned += sum(part.images for window in windows for part in window)
@@ -229,7 +254,12 @@ def infer(work: Path, images: int, out: str) -> dict[str, dict[str, float]]:
     return stages.costs
 
 
-PARTS = {"prepare": [prepare], "train": [train_driver, train_rank, trained_digests], "infer": [infer]}
+PARTS = {
+    "prepare": [prepare],
+    "train": [train_driver, train_rank, trained_digests],
+    "infer": [infer],
+    "listing": [listing],
+}
 
 
 def main() -> None:

@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from lungseg import storage
+from lungseg.config import ListingColumns
 from lungseg.config.command_line import parse
 from lungseg.config.overview import DAILY_COMMANDS, JOB_COMMANDS, OTHER_COMMANDS
 from lungseg.config.recipes import RECIPES
@@ -167,9 +169,23 @@ def test_four_tools_read_the_documented_folder(
 
 def test_the_layout_snippet_recognises_its_files() -> None:
     names: dict[str, Any] = {}
-    exec(_fenced((ROOT / "docs" / "archives.md").read_text(), "python")[2], names)
+    exec(_fenced((ROOT / "docs" / "archives.md").read_text(), "python")[3], names)
     records = names["recognise"]("x", ["x/00000001_000.png", "x/other.png"], ["lung"])
     assert [(record.image_id, record.patient_id) for record in records] == [("00000001_000", "00000001")]
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_the_snippet_lists_the_images_of_a_folder(scheme: str, tmp_path: Path) -> None:
+    names = dict[str, Any]()
+    files = [tmp_path / "archive" / name for name in ("a b/1.dcm", "c/2.dcm", "c/notes.txt")]
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    exec(_fenced((ROOT / "docs" / "archives.md").read_text(), "python")[0], names)
+    names["list_images"](f"{scheme}{tmp_path}/archive", str(tmp_path / "list.parquet"))
+    records = list(sources.Listing(str(tmp_path / "list.parquet"), ListingColumns()))
+    assert [storage.exists(record.image_uri) for record in records] == [True, True]
+    assert {storage.name_of(record.image_uri) for record in records} == {"1.dcm", "2.dcm"}
 
 
 def test_the_snippet_writes_masks_of_normal_images(tmp_path: Path) -> None:
@@ -177,7 +193,7 @@ def test_the_snippet_writes_masks_of_normal_images(tmp_path: Path) -> None:
     images.mkdir(parents=True)
     for name in ("a", "b"):
         assert cv2.imwrite(str(images / f"{name}.png"), np.full((40, 30), 90, np.uint8))
-    exec(_fenced((ROOT / "docs" / "archives.md").read_text(), "python")[0], names)
+    exec(_fenced((ROOT / "docs" / "archives.md").read_text(), "python")[1], names)
     names["write_empty_masks"]([images / "a.png"], images.parent / "opacity")
     first, second = sources.discover(str(tmp_path), classes=("lung", "opacity"))
     assert (first.mask_classes, second.mask_classes) == (("opacity",), ())
@@ -186,7 +202,7 @@ def test_the_snippet_writes_masks_of_normal_images(tmp_path: Path) -> None:
 
 def test_the_snippet_reads_the_masks_of_a_sample() -> None:
     names: dict[str, Any] = {}
-    exec(_fenced((ROOT / "docs" / "archives.md").read_text(), "python")[1], names)
+    exec(_fenced((ROOT / "docs" / "archives.md").read_text(), "python")[2], names)
     classes = ("lung", "heart", "opacity")
     masks = np.stack([np.eye(8, dtype=np.uint8), np.full((8, 8), NOT_ANNOTATED, np.uint8), np.tri(8, dtype=np.uint8)])
     about = {"image_id": "a", **class_fields(masks, classes)}

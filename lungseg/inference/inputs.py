@@ -4,7 +4,8 @@ import fnmatch
 import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 from lungseg import storage
@@ -34,6 +35,7 @@ _FINAL_CODES = {
     "unmatched_mask",
 }  # found without reading the files
 _READERS = 16  # threads that stat objects in a bucket
+_PIECE = 1 << 14  # records of a listing
 
 
 def list_items(settings: InferSettings, preprocess: PreprocessSettings, key: bytes | None = None) -> Iterator[Item]:
@@ -72,21 +74,70 @@ def describe_reference(items: Sequence[Item]) -> str:
 
 
 def _items(archive: str, settings: InferSettings, preprocess: PreprocessSettings, key: bytes | None) -> Iterator[Item]:
-    prepared: list[str] = []
     if storage.try_stat(archive) is not None:
-        records = _from_file(archive, settings, key, preprocess.classes)
-        records = _select(records, storage.parent_of(archive), settings.pattern)
+        yield from _file_items(archive, settings, preprocess, key)
     elif prepared := catalog.list_datasets(archive):
         yield from _prepared_items(archive, prepared, settings, preprocess)
-        return
     else:
         records = _select(sources.discover(archive, classes=preprocess.classes), archive, settings.pattern)
-    if tuple(preprocess.classes) != ONE_CLASS:
+        yield from _record_items(records, preprocess.classes, archive)
+
+
+def _file_items(
+    path: str, settings: InferSettings, preprocess: PreprocessSettings, key: bytes | None
+) -> Iterator[Item]:
+    """Yield the items of a listing, of a manifest of lungseg prepare, or of a single image."""
+    folder, classes = storage.parent_of(path), preprocess.classes
+    if not path.lower().endswith(_LISTINGS):
+        yield from _record_items(_select([file_record(path)], folder, settings.pattern), classes, folder)
+        return
+    if path.lower().endswith(".parquet") and set(MANIFEST.names) <= set(
+        text_tables.column_names(text_tables.open_content(path), path)
+    ):
+        rows = storage.read_table(path, expected=MANIFEST_TABLE).select(MANIFEST.names).to_pylist()
+        records = _select([_unchecked(row) for row in rows], folder, settings.pattern)
+        yield from _record_items(records, classes, folder)
+        return
+    listing = sources.Listing(path, settings.columns, classes=classes)
+    yield from _listed_items(_ListedRecords(listing, folder, settings.pattern, key, classes), listing.has_masks)
+
+
+def _record_items(records: list[Record], classes: Sequence[str], folder: str) -> Iterator[Item]:
+    """Yield the items of records that are all in memory. folder: where most of the files are."""
+    if tuple(classes) != ONE_CLASS:
         records = [_predictable(record) for record in records]
-    records = record_checks.flag_missing_masks(record_checks.reject_duplicate_ids(records), preprocess.classes)
-    stats = stat_files({uri for record in records for uri in Item(record).files()}, archive)
-    for record in records:
+    unique = record_checks.reject_duplicate_ids(records)
+    stats = stat_files({uri for record in unique for uri in Item(record).files()}, folder)
+    for record in record_checks.flag_missing_masks(unique, classes):
         yield from with_stats([Item(record)], stats)
+
+
+@dataclass(frozen=True)
+class _ListedRecords:
+    """The selected records of a listing, read again at each iteration. key: for pseudonyms of the patients."""
+
+    listing: sources.Listing
+    folder: str
+    pattern: str
+    key: bytes | None
+    classes: tuple[str, ...]
+
+    def __iter__(self) -> Iterator[Record]:
+        several = self.classes != ONE_CLASS
+        for record in self.listing:
+            if _matches(record, self.folder, self.pattern):
+                own = sources.pseudonymise_patient(record, self.key) if self.key else record
+                yield _predictable(own) if several else own
+
+
+def _listed_items(records: _ListedRecords, has_masks: bool) -> Iterator[Item]:
+    """Yield the items of a listing in the order of its rows, so that tens of millions fit into memory."""
+    # Without masks, the listing need not be read once more to know which ones are missing.
+    checked = record_checks.flag_missing_masks(records, records.classes) if has_masks else iter(records)
+    while piece := list(islice(checked, _PIECE)):
+        stats = stat_files({uri for record in piece for uri in Item(record).files()})
+        for record in piece:
+            yield from with_stats([Item(record)], stats)
 
 
 def _prepared_items(
@@ -135,21 +186,6 @@ def _require_only_prepared(archive: str, prepared: Sequence[str]) -> None:
             f"{others[0]}): pass "
             "the folder of one of them"
         )
-
-
-def _from_file(path: str, settings: InferSettings, key: bytes | None, classes: Sequence[str]) -> list[Record]:
-    """List the records of a listing, of a manifest of lungseg prepare, or of a single image."""
-    if not path.lower().endswith(_LISTINGS):
-        return [file_record(path)]
-    if path.lower().endswith(".parquet"):
-        content = storage.read_bytes(path)
-        if set(MANIFEST.names) <= set(text_tables.column_names(content, path)):
-            return [
-                _unchecked(row)
-                for row in storage.read_table(path, content, MANIFEST_TABLE).select(MANIFEST.names).to_pylist()
-            ]
-    listed = sources.read_listing(path, settings.columns, classes=classes)
-    return [sources.pseudonymise_patient(record, key) for record in listed] if key else listed
 
 
 def _unchecked(row: dict[str, Any]) -> Record:

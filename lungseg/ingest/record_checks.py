@@ -1,6 +1,6 @@
 """Check records against their files: read the image and masks, complete the record, and reject it if necessary."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from types import MappingProxyType
 
@@ -59,21 +59,22 @@ def reject_duplicate_ids(
     return checked
 
 
-def flag_missing_masks(records: Sequence[Record], classes: Sequence[str] = ONE_CLASS) -> list[Record]:
-    """Flag the usable images that lack a mask of the requested classes which others of their dataset have."""
+def flag_missing_masks(records: Iterable[Record], classes: Sequence[str] = ONE_CLASS) -> Iterator[Record]:
+    """Flag the usable images that lack a mask of the requested classes which others of their dataset have.
+
+    records: are iterated over twice.
+    """
     annotated: dict[str, set[str]] = {}
     for record in records:
         if record.usable:
             annotated.setdefault(record.dataset, set()).update(annotated_by(record.mask_classes, classes))
-    checked = []
     for record in records:
         own = {*annotated_by(record.mask_classes, classes)}
         if record.usable and own != annotated[record.dataset]:
             note = Note("missing_class" if own else "no_mask")
-            checked.append(replace(record, flags=tuple(dict.fromkeys((*record.flags, note.code)))))
+            yield replace(record, flags=tuple(dict.fromkeys((*record.flags, note.code))))
         else:
-            checked.append(record)
-    return checked
+            yield record
 
 
 def open_record(

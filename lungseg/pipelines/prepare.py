@@ -189,7 +189,7 @@ def _records(settings: PrepareSettings, out: str, key: bytes | None) -> list[Rec
     if settings.listing:
         records = sources.keep_ids(records, planned)
     checked = record_checks.reject_duplicate_ids(records, planned)
-    return record_checks.flag_missing_masks(checked, settings.preprocess.classes)
+    return [*record_checks.flag_missing_masks(checked, settings.preprocess.classes)]
 
 
 def _list(settings: PrepareSettings, out: str, key: bytes | None) -> list[Record]:

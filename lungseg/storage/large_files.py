@@ -1,12 +1,15 @@
-"""Files that are too large for the memory: read in pieces, or mapped."""
+"""Files that are too large for the memory: read in pieces, opened, or mapped."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from lungseg.arrow import pa, pafs
 from lungseg.errors import InputError, first_line
 from lungseg.storage.files import open_filesystem, read_range
+
+File = TypeVar("File")
 
 _CHUNK_BYTES = 64 << 20
 
@@ -18,9 +21,23 @@ def map_file(path: str) -> pa.MemoryMappedFile:
         InputError: the file does not exist or cannot be read.
 
     """
+    return _open(path, pa.memory_map)
+
+
+def open_large(path: str) -> pa.NativeFile:
+    """Open a file for reading at any position; one in a bucket is copied to a local file without a name first.
+
+    Raises:
+        InputError: the file does not exist or cannot be read.
+
+    """
+    return _open(path, pa.OSFile)
+
+
+def _open(path: str, opener: Callable[[str], File]) -> File:
     with local_file(path) as local:
         try:
-            return pa.memory_map(local)
+            return opener(local)
         except OSError as error:
             raise InputError(
                 f"{path}: cannot be read ({first_line(error)}): check that it exists and that you have read rights"

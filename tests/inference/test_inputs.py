@@ -13,6 +13,7 @@ from lungseg import storage
 from lungseg.config import InferSettings, ListingColumns, PreprocessSettings
 from lungseg.errors import InputError, SettingsError
 from lungseg.imaging import phantom
+from lungseg.inference import inputs
 from lungseg.inference.inputs import describe_reference, list_items, stat_files
 from lungseg.inference.items import Item, open_item
 from lungseg.ingest import sources
@@ -61,6 +62,20 @@ def test_pattern_without_a_match_is_refused(archive: Path) -> None:
 
 def test_pattern_selects_prepared_images(prepared: Path) -> None:
     assert [item.record.image_id for item in items_of(prepared, pattern="*#south_02")] == ["south_02"]
+
+
+def test_items_of_a_listing_have_the_order_and_the_flags_of_its_rows(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inputs, "_PIECE", 2)
+    names = ["north_02", "north_00", "north_03", "north_01"]
+    masks = ["", *(f"{archive}/north/masks/{name}.png" for name in names[1:])]
+    rows = [f"{archive}/north/images/{name}.png,{mask}" for name, mask in zip(names, masks, strict=True)]
+    path = write_listing(tmp_path / "list.csv", "image,mask", *rows)
+    items = items_of(path)
+    assert [item.record.image_id for item in items] == names
+    assert [item.record.flags for item in items] == [("no_mask",), (), (), ()]
+    assert all(None not in item.stats for item in items)
 
 
 def test_listing_gives_one_item_per_row(archive: Path, tmp_path: Path) -> None:

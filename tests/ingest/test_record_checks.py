@@ -281,5 +281,5 @@ def test_missing_masks_are_flagged_where_others_exist() -> None:
     heart = Record("b", "north", "/x/b.png", ("/m/b.png",), ("heart",))
     rejected = Record("c", "north", "/x/c.png", status="rejected")
     elsewhere = Record("d", "south", "/x/d.png")
-    flagged = record_checks.flag_missing_masks([masked, heart, rejected, elsewhere])
+    flagged = [*record_checks.flag_missing_masks([masked, heart, rejected, elsewhere])]
     assert [record.flags for record in flagged] == [(), ("no_mask",), (), ()]

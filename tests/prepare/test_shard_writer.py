@@ -132,7 +132,7 @@ def test_flags_of_rejected_images_are_not_counted(own_archive: Path, tmp_path: P
     for number in (1, 2):
         (own_archive / "south" / "masks" / f"south_0{number}.png").unlink()
     (own_archive / "south" / "images" / "south_02.png").write_bytes(b"no picture")
-    records = record_checks.flag_missing_masks(sources.discover(str(own_archive)))
+    records = [*record_checks.flag_missing_masks(sources.discover(str(own_archive)))]
     dataset_writer.write_datasets(plan_shards(records, str(tmp_path), SMALL, images_per_shard=2))
     info = storage.read_json(str(tmp_path / "south" / "dataset.json"))
     assert (info["counts"], info["flags"]["no_mask"]) == ({"ok": 2, "rejected": 1}, 1)

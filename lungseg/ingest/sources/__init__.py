@@ -12,13 +12,14 @@ from lungseg.ingest.file_names import dataset_name, is_image, is_system_file, re
 from lungseg.ingest.reason_codes import is_unmatched_mask
 from lungseg.ingest.sources import any_folder, jsrt, montgomery_shenzhen, nnunet
 from lungseg.ingest.sources.any_folder import pair_folders
-from lungseg.ingest.sources.listing import keep_ids, pseudonymise_patient, read_listing
+from lungseg.ingest.sources.listing import Listing, keep_ids, pseudonymise_patient, read_listing
 from lungseg.ingest.sources.mask_matching import DatasetFiles, group_by_dataset, other_mask, unmatched_mask
 from lungseg.plurals import counted
 from lungseg.schema import Record
 
 __all__ = [
     "SOURCES",
+    "Listing",
     "Record",
     "Source",
     "dataset_name",

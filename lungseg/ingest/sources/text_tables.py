@@ -4,34 +4,52 @@ import csv
 import io
 import re
 import unicodedata
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeAlias
 
+from lungseg import storage
 from lungseg.arrow import pa, pacsv, pq
 from lungseg.errors import InputError
 
+Content: TypeAlias = "bytes | pa.NativeFile"
+"""Content of a file, or an open Parquet file."""
+
+_PIECE_ROWS, _BUFFER = 1 << 14, 1 << 20
+_PARQUET = b"PAR1"
 _BOM = b"\xef\xbb\xbf"
 _DELIMITERS = (",", "\t", ";")
 # A first line that gives Excel the delimiter; the column names are in the second line.
 _DELIMITER_LINE = re.compile(rb'(?:\xef\xbb\xbf)?"?sep=([^"\w\r\n\x80-\xff])"?\r?\n', re.IGNORECASE)
 
 
-def column_names(content: bytes, path: str) -> list[str]:
+def open_content(path: str) -> Content:
+    """Open a Parquet file, or read another one.
+
+    Raises:
+        InputError: the file does not exist or cannot be read.
+
+    """
+    is_parquet = storage.read_range(path, 0, len(_PARQUET)) == _PARQUET
+    return storage.open_large(path) if is_parquet else storage.read_bytes(path)
+
+
+def column_names(content: Content, path: str) -> list[str]:
     """Return the column names of a table, in order.
 
     Raises:
         InputError: the file is neither Parquet nor CSV in UTF-8, or it is empty.
 
     """
+    if _is_parquet(content):
+        try:
+            return list(_open_parquet(content).schema_arrow.names)
+        except (pa.ArrowException, OSError):
+            raise InputError(f"{path}: not a Parquet file, or a damaged one: export it again") from None
     try:
-        if _is_parquet(content):
-            return list(pq.ParquetFile(pa.BufferReader(content)).schema_arrow.names)
         names, _ = _read_header(*_split_delimiter_line(content))
-    except (pa.ArrowException, OSError):
-        raise InputError(f"{path}: not a Parquet file, or a damaged one: export it again") from None
     except (UnicodeDecodeError, csv.Error):
         raise InputError(f"{path}: neither Parquet nor CSV in UTF-8: save it as one of these") from None
-    if b"\0" in content and not _is_parquet(content):
+    if b"\0" in content:
         raise InputError(f"{path}: has zero bytes, as UTF-16 or a damaged file: save it as CSV in UTF-8")
     if not names:
         raise InputError(f"{path}: no header, expected the column names in the first line: add them")
@@ -59,8 +77,24 @@ def find_column(wanted: str, names: Iterable[str], path: str) -> str | None:
     return matches[0] if matches else None
 
 
-def read_columns(content: bytes, path: str, names: Iterable[str]) -> dict[str, list[str]]:
-    """Read the named columns: each cell as text without surrounding blanks, an empty one as ``.
+def read_columns(content: Content, path: str, names: Iterable[str]) -> dict[str, list[str]]:
+    """Read the named columns as `read_pieces` does, in one piece.
+
+    Raises:
+        InputError: as `read_pieces`.
+
+    """
+    columns: dict[str, list[str]] = {name: [] for name in names}
+    for piece in read_pieces(content, path, columns):
+        for name, cells in piece.items():
+            columns[name] += cells
+    return columns
+
+
+def read_pieces(content: Content, path: str, names: Iterable[str]) -> Iterator[dict[str, list[str]]]:
+    """Yield the named columns in pieces: each cell as text without surrounding blanks, an empty one as ``.
+
+    Of an open Parquet file, one piece is in memory at a time.
 
     Raises:
         InputError: the file is damaged or not UTF-8, a row has more or fewer cells than the header, or one of the
@@ -68,23 +102,28 @@ def read_columns(content: bytes, path: str, names: Iterable[str]) -> dict[str, l
 
     """
     columns = list(dict.fromkeys(names))
-    _require_unique(column_names(content, path), columns, path)
+    present = column_names(content, path)
+    _require_unique(present, columns, path)
     try:
-        # On this thread only, for the reason given in storage.read_table.
         if _is_parquet(content):
-            file = pq.ParquetFile(pa.BufferReader(content), pre_buffer=False)
-            table = file.read(columns=columns, use_threads=False)
+            # On this thread only, for the reason given in storage.read_table.
+            batches = _open_parquet(content).iter_batches(_PIECE_ROWS, columns=columns, use_threads=False)
         else:
-            table = _read_csv(content, path, columns)
-        table.validate(full=True)  # text may not be UTF-8
+            batches = _read_csv(content, path, columns).to_batches(_PIECE_ROWS)
+        for batch in batches:
+            yield _texts(batch, path)
     except (pa.ArrowException, OSError, UnicodeDecodeError):
         # Without the message of the library: it may quote a row, which may identify a patient.
         raise InputError(f"{path}: cannot be read (damaged, or not UTF-8): save it again, CSV as UTF-8") from None
-    for name in columns:
-        kind = table[name].type
+
+
+def _texts(piece: pa.RecordBatch, path: str) -> dict[str, list[str]]:
+    piece.validate(full=True)  # text may not be UTF-8
+    for name in piece.schema.names:
+        kind = piece[name].type
         if pa.types.is_nested(kind) or pa.types.is_binary(kind):
             raise InputError(f"{path}: column {name} has the type {kind}, expected text: export paths, not images")
-    return {name: [_text(value) for value in table[name].to_pylist()] for name in columns}
+    return {name: [_text(value) for value in piece[name].to_pylist()] for name in piece.schema.names}
 
 
 def _require_unique(present: list[str], names: Iterable[str], path: str) -> None:
@@ -93,8 +132,13 @@ def _require_unique(present: list[str], names: Iterable[str], path: str) -> None
         raise InputError(f"{path}: several columns are called {double}: rename all but one")
 
 
-def _is_parquet(content: bytes) -> bool:
-    return content.startswith(b"PAR1")
+def _is_parquet(content: Content) -> bool:
+    return not isinstance(content, bytes) or content.startswith(_PARQUET)
+
+
+def _open_parquet(content: Content) -> pq.ParquetFile:
+    source = pa.BufferReader(content) if isinstance(content, bytes) else content
+    return pq.ParquetFile(source, pre_buffer=False, buffer_size=_BUFFER)
 
 
 def _split_delimiter_line(content: bytes) -> tuple[bytes, str]:

@@ -106,7 +106,7 @@ def test_images_that_lack_a_class_are_flagged() -> None:
         Record("c", "d", "c.png"),
         Record("d", "other", "d.png", ("m",), ("lung",)),
     ]
-    flagged = record_checks.flag_missing_masks(records, CLASSES)
+    flagged = [*record_checks.flag_missing_masks(records, CLASSES)]
     assert [record.flags for record in flagged] == [(), ("missing_class",), ("no_mask",), ()]
 
 

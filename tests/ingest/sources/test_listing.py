@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,9 +14,10 @@ from lungseg import storage
 from lungseg.config import ListingColumns
 from lungseg.errors import InputError
 from lungseg.ingest import sources
-from lungseg.ingest.sources import listing
+from lungseg.ingest.sources import listing, text_tables
 from lungseg.schema import Record
 from tests.ingest.sources.archive_files import fill
+from tests.ingest.sources.test_image_ids import ids_of
 
 DEFAULT = ListingColumns()
 
@@ -70,6 +72,22 @@ def test_parquet_listing_gives_the_same_records(tmp_path: Path) -> None:
     assert sources.read_listing(str(tmp_path / "list.parquet"), DEFAULT, "") == rows
 
 
+def test_pieces_of_a_parquet_listing_give_the_records_of_the_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = ["1/a.png", "1/b.png", "", "2/a.png", "1/a.jpg", "1/a.png", "c.png", "1/a.png"]
+    columns = {"image": images, "dataset": [*"NNNNNNN", "M"], "view": ["", "LL", *[""] * 6]}
+    text = "\n".join(",".join(row) for row in [[*columns], *zip(*columns.values(), strict=True)])
+    whole = read(tmp_path, text, dataset="d")
+    pq.write_table(pa.table(columns), tmp_path / "My List.parquet", row_group_size=3)
+    monkeypatch.setattr(text_tables, "_PIECE_ROWS", 2)
+    pieces = list(sources.Listing(str(tmp_path / "My List.parquet"), DEFAULT, "d"))
+    assert [record.image_uri.removeprefix(f"{tmp_path}/") for record in pieces] == images
+    assert {code for record in pieces for code in record.codes} == {"lateral_view", "no_image", "listed_twice"}
+    renamed = [replace(record, message=record.message.replace(".parquet", ".csv")) for record in pieces]
+    assert sorted(renamed, key=lambda record: (record.dataset, record.image_id, record.image_uri)) == whole
+
+
 @pytest.mark.parametrize(("dataset", "name"), [("mine", "mine"), ("", "my_list")])
 def test_row_without_dataset_gets_the_default_name(dataset: str, name: str, tmp_path: Path) -> None:
     assert [record.dataset for record in read(tmp_path, "image\na.png\n", dataset=dataset)] == [name]
@@ -109,15 +127,6 @@ def test_ids_are_unique_paths_below_the_common_folder(tmp_path: Path) -> None:
 
 def _listed(folder: Path, cells: list[str]) -> list[Record]:
     return read(folder, "\n".join(["image", *cells]))
-
-
-@given(st.sets(st.lists(st.text("aB_-.é ", min_size=1, max_size=3), min_size=1, max_size=3).map("/".join), min_size=1))
-def test_different_paths_have_different_ids(paths: set[str]) -> None:
-    uris = [f"/d/{path}.png" for path in sorted(paths)]
-    ids = listing.image_ids(uris)
-    assert list(ids) == uris
-    assert len(set(ids.values())) == len(uris)
-    assert set(listing.image_ids([uri.replace("/d/", "/e/f/") for uri in uris]).values()) == set(ids.values())
 
 
 def test_ids_of_an_earlier_plan_are_kept(tmp_path: Path) -> None:
@@ -161,7 +170,7 @@ def test_grown_listing_keeps_ids_and_stays_unique(paths: list[str], first: int) 
     ids: dict[str, str] = {}
     for count in (first, len(paths)):
         uris = [f"/d/{path}" for path in paths[:count]]
-        named = [Record(own, "d", uri) for uri, own in listing.image_ids(uris).items()]
+        named = [Record(own, "d", uri) for uri, own in zip(uris, ids_of(uris), strict=True)]
         kept = {
             record.image_uri: record.image_id
             for record in listing.keep_ids(named, {("d", uri): own for uri, own in ids.items()})
