@@ -13,6 +13,7 @@ _SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in ("dataset", "image_id", "patient_id", "pixel_digest", "finding")),
         ("fold", pa.int32()),
+        ("mask_size", pa.int64()),
     ]
 )
 
@@ -27,7 +28,9 @@ class Subsets(NamedTuple):
 
 
 def index_of(rows: Sequence[Row]) -> pa.Table:
-    return pa.Table.from_pylist([{name: row.get(name) for name in _SCHEMA.names} for row in rows], _SCHEMA)
+    """Return an index; rows have a mask unless their mask_size is 0."""
+    complete = [{"mask_size": 1, **row} for row in rows]
+    return pa.Table.from_pylist([{name: row.get(name) for name in _SCHEMA.names} for row in complete], _SCHEMA)
 
 
 def group_rows(rows: Sequence[Row], linked: Sequence[folds.Link] = ()) -> list[str]:

@@ -15,7 +15,7 @@ import pyarrow as pa
 from lungseg import storage
 from lungseg.arrays import Row
 from lungseg.dataset.catalog import PreparedDataset
-from lungseg.dataset.folds import ASSIGNED_FOLD, GROUP, codes
+from lungseg.dataset.folds import ASSIGNED_FOLD, GROUP, codes, groups_within, masked
 from lungseg.errors import InputError, SettingsError
 from lungseg.ingest.file_names import image_id
 from lungseg.ingest.sources.nnunet_json import read_folds
@@ -83,14 +83,14 @@ def with_folds(data: Sequence[PreparedDataset], table: FoldTable, folds: int) ->
         SettingsError: the table has another number of folds.
 
     """
-    names = ["dataset", "image_id", "patient_id"]
+    names = ["dataset", "image_id", "patient_id", "mask_size"]
     rows = [dataset.index.select(names).to_pylist() for dataset in data]
     given = [[table.fold_of(row) for row in dataset_rows] for dataset_rows in rows]
     missing = [
         f"{row['dataset']}/{row['image_id']}"
         for dataset_rows, values in zip(rows, given, strict=True)
         for row, fold in zip(dataset_rows, values, strict=True)
-        if fold is None
+        if fold is None and row["mask_size"]
     ]
     total = sum(map(len, rows))
     if missing:
@@ -115,7 +115,9 @@ def require_whole_groups(index: pa.Table, path: str) -> None:
         SettingsError: it does not.
 
     """
-    groups, fold_of = index.column(GROUP).to_numpy(), index.column("fold").to_numpy()
+    has_mask = masked(index)
+    groups, index = groups_within(index.column(GROUP).to_numpy(), has_mask), index.filter(pa.array(has_mask))
+    fold_of = index.column("fold").to_numpy()
     apart = np.flatnonzero(fold_of != fold_of[groups])
     if apart.size:
         rows = index.select(["dataset", "image_id", "fold"]).take([groups[apart[0]], apart[0]]).to_pylist()
@@ -126,13 +128,13 @@ def require_whole_groups(index: pa.Table, path: str) -> None:
 
 
 def write_fold_files(folder: str, index: pa.Table) -> None:
-    """Write folds.csv, and folds/<dataset>/splits_final.json of nnU-Net, into a folder.
+    """Write folds.csv, and folds/<dataset>/splits_final.json of nnU-Net, into a folder; of the rows with a mask.
 
     nnU-Net's file repeats the id of each image in every fold, so a dataset of more than a million images has none.
 
     index: of `folds.with_groups_and_folds`.
     """
-    rows = index.select(["dataset", "image_id", "patient_id", ASSIGNED_FOLD])
+    rows = index.filter(pa.array(masked(index))).select(["dataset", "image_id", "patient_id", ASSIGNED_FOLD])
     storage.write_stream(storage.join(folder, "folds.csv"), lambda file: _write_csv(file, rows))
     names, dataset_of = codes(rows.column("dataset"))
     fold_count = int(rows.column(ASSIGNED_FOLD).to_numpy().max()) + 1

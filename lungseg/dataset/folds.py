@@ -8,7 +8,7 @@ import hashlib
 from array import array
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -29,7 +29,7 @@ GROUP, ASSIGNED_FOLD = "group", "assigned_fold"
 # Images by which a fold may exceed the emptiest one. 0 would balance folds to one image, but move twice as many images
 # when one is removed.
 _MAX_IMBALANCE = 1
-_NO_FOLD = -2  # -1 means that a group is trained on in every fold
+_TRAIN_ONLY, _NO_FOLD = -1, -2  # trained on in every fold; no fold yet
 _CHUNK_ROWS = 1 << 20  # rows whose texts are Python objects at the same time
 
 
@@ -100,21 +100,39 @@ def plan_study(
 def with_groups_and_folds(index: pa.Table, linked: Sequence[Link], folds: int, seed: int) -> pa.Table:
     """Add the columns GROUP and ASSIGNED_FOLD, by which `split` divides the rows of all runs of a study.
 
-    index: rows with the columns of schema.INDEX, those of several datasets one after the other.
+    index: rows with the columns of schema.INDEX, those of several datasets one after the other. Rows without a mask
+    change no fold of others; `split` does not use theirs.
 
     Raises:
         SettingsError: a given fold does not exist.
 
     """
-    groups = group_rows(index, linked)
+    groups, has_mask = group_rows(index, linked), masked(index)
+    fold_of = np.full(index.num_rows, _TRAIN_ONLY, np.int16)
+    fold_of[has_mask] = assign_folds(index.filter(pa.array(has_mask)), groups_within(groups, has_mask), folds, seed)
     index = index.append_column(GROUP, pa.array(groups, pa.int64()))
-    return index.append_column(ASSIGNED_FOLD, pa.array(assign_folds(index, groups, folds, seed), pa.int16()))
+    return index.append_column(ASSIGNED_FOLD, pa.array(fold_of, pa.int16()))
+
+
+def masked(index: pa.Table) -> NDArray[np.bool_]:
+    """Return whether each row has a mask, bool[N]."""
+    mask: NDArray[np.bool_] = index.column("mask_size").to_numpy() > 0
+    return mask
+
+
+def groups_within(groups: Positions, kept: NDArray[np.bool_]) -> Positions:
+    """Return the groups of the kept rows: the position, among these, of the first row of each one's group."""
+    _, firsts, inverse = np.unique(groups[kept], return_index=True, return_inverse=True)
+    own: Positions = firsts[inverse]
+    return own
 
 
 def split(index: pa.Table, plan: RunPlan) -> Split:
     """Split the rows of `with_groups_and_folds` for a run; no patient, image or linked pair is on both sides.
 
-    An image of another dataset whose group the run trains on is in no subset. `all` trains on every row.
+    An image of another dataset whose group the run trains on is in no subset. Rows without a mask are trained on, if
+    they are of a source or of a dataset without any mask, and nothing of their group is tested or validated. `all`
+    trains on every row.
 
     Raises:
         SettingsError: a subset that the run needs is empty.
@@ -125,7 +143,9 @@ def split(index: pa.Table, plan: RunPlan) -> Split:
         return Split(np.arange(index.num_rows), none, none, none)
     groups, fold_of = index.column(GROUP).to_numpy(), index.column(ASSIGNED_FOLD).to_numpy()
     names, dataset_of = codes(index.column("dataset"))
-    is_source = np.isin(dataset_of, [code for code, name in enumerate(names) if name in plan.train_on])
+    in_source = np.isin(dataset_of, [code for code, name in enumerate(names) if name in plan.train_on])
+    has_mask = masked(index)
+    is_source = in_source & has_mask
     is_held_out = is_source & (fold_of == plan.fold)
     is_validation = is_source & (fold_of == (plan.fold + 1) % plan.folds) & plan.validates & ~is_held_out
     is_used = np.zeros(index.num_rows, np.bool_)
@@ -141,7 +161,16 @@ def split(index: pa.Table, plan: RunPlan) -> Split:
                 f"{plan.name}: the {name.replace('_', '-')} subset has none of {is_source.sum()} images, expected at "
                 f"least one: lower --folds (now {plan.folds}), or add images"
             )
-    return Split(cross=np.flatnonzero(~is_source & ~is_used[groups]), **subsets)
+    split = Split(cross=np.flatnonzero(has_mask & ~in_source & ~is_used[groups]), **subsets)
+    is_usable = ~has_mask & (in_source | ~np.isin(dataset_of, dataset_of[has_mask]))
+    return split if has_mask.all() else _with_rows_without_masks(split, groups, is_usable)
+
+
+def _with_rows_without_masks(split: Split, groups: Positions, is_usable: NDArray[np.bool_]) -> Split:
+    """Add usable rows to the training rows, except where their group is tested or validated."""
+    tested = np.concatenate([split.held_out, split.cross, split.validation])
+    extra = np.flatnonzero(is_usable & ~np.isin(groups, groups[tested]))
+    return replace(split, train=np.sort(np.concatenate([split.train, extra])))
 
 
 def assign_folds(index: pa.Table, groups: Positions, folds: int, seed: int) -> NDArray[np.int16]:

@@ -15,7 +15,7 @@ from lungseg.dataset.training_index import TrainingIndex, build_index
 from lungseg.errors import SettingsError
 from lungseg.training.run import name_run
 from lungseg.training.study_classes import classes_of_run, require_usable_classes, study_classes
-from lungseg.training.study_data import require_enough_images
+from lungseg.training.study_data import has_masks, require_enough_images
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def _plans(
     only_folds: Sequence[int],
     seeds: Sequence[int],
 ) -> list[folds.RunPlan]:
-    names = [dataset.name for dataset in data]
+    names = [dataset.name for dataset in data if has_masks(dataset)]
     split_seed, validates = settings.split_seed, settings.validates
     plans = folds.plan_study(protocols, names, settings.folds, only_folds, split_seed, validates)
     return [replace(plan, seed=seed) for seed in seeds for plan in plans]
@@ -74,7 +74,7 @@ def matching_runs(
 
     earlier_seeds: seeds that earlier commands trained this study with.
     """
-    protocols = _PROTOCOLS if len(data) > 1 else _PROTOCOLS[:3]
+    protocols = _PROTOCOLS if sum(map(has_masks, data)) > 1 else _PROTOCOLS[:3]
     seeds = sorted({*settings.training_seeds, *earlier_seeds})
     return frozenset(name_plans(settings, _plans(settings, data, protocols, (), seeds), data))
 

@@ -93,8 +93,8 @@ def augment(
 
 
 def _join(masks: Sequence[U8] | U8) -> U8:
-    """Return the union u8[S,S] in {0,1} of masks u8[S,S] of which one at least is annotated."""
-    first, *others = [mask for mask in masks if is_annotated(mask)]
+    """Return the union u8[S,S] in {0,1} of the annotated ones of masks u8[S,S]; zeros if there are none."""
+    first, *others = [mask for mask in masks if is_annotated(mask)] or [np.zeros_like(masks[0])]
     for other in others:
         first = first | other
     return first

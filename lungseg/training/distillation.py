@@ -1,7 +1,8 @@
 """Distillation: a network also learns the probabilities of a trained model, its teacher.
 
 The loss of an image is the mean of two: that with its masks, and the binary cross entropy with the probabilities of the
-teacher for the same augmented pixels. Source: Hinton, Vinyals and Dean, arXiv 1503.02531, with temperature 1.
+teacher for the same augmented pixels. An image without a mask has the second one alone. Source: Hinton, Vinyals and
+Dean, arXiv 1503.02531, with temperature 1.
 """
 
 import logging
@@ -100,13 +101,19 @@ class DistillingLearner(Learner):
         self._teacher = teacher
 
     def _losses(self, network: nn.Module, images: Tensor, masks: Tensor) -> Tensor:
-        """Predict images f32[B,1,S,S] and return the losses f32[B], in fp32. masks: u8[B,K,S,S] of K classes."""
+        """Predict images f32[B,1,S,S] and return the losses f32[B], in fp32.
+
+        masks: f32[B,K,S,S] of K classes, NaN where a class is not annotated.
+        """
         with torch.autocast(self.device.type, self._dtype, enabled=self._dtype is not None):
             logits = network(images)
             soft = self._teacher(images)
         logits = logits.float()
         distances = F.binary_cross_entropy_with_logits(logits, soft, reduction="none").flatten(1).mean(1)
-        return (self._loss(logits, masks) + distances) / 2
+        has_mask = ~masks[:, :, 0, 0].isnan().all(1)
+        # Without a mask, one class has no loss of its own (several have 0): NaN must not reach the gradients either.
+        own = self._loss(logits, masks.nan_to_num() if masks.shape[1] == 1 else masks)
+        return torch.where(has_mask, (own + distances) / 2, distances)
 
 
 def _resized(images: Tensor, size: int) -> Tensor:

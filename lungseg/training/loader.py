@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lungseg.arrays import U8
 from lungseg.config import TrainSettings
 from lungseg.schema import NOT_ANNOTATED, Sample
-from lungseg.training.transform import Transform
+from lungseg.training.transform import Transform, masks_of
 
 _PREFETCHED_BATCHES = 3
 _CPU = torch.device("cpu")
@@ -75,8 +75,7 @@ class Batch:
                 tensor.record_stream(torch.cuda.current_stream(tensor.device))
         images = self.images.to(device, non_blocking=True).float().div_(255.0)
         masks = self.masks.to(device, non_blocking=True).float()
-        if masks.shape[1] > 1:
-            masks.masked_fill_(masks == NOT_ANNOTATED, torch.nan)
+        masks.masked_fill_(masks == NOT_ANNOTATED, torch.nan)
         return images.contiguous(memory_format=torch.channels_last), masks
 
 
@@ -200,13 +199,9 @@ def _collate(step: Step, futures: list[Future[Sample]], upload: "_Upload | None"
     samples = tuple(future.result() for future in futures)
     pinned, classes = upload is not None, max(1 if s.masks is None else len(s.masks) for s in samples)
     images = _stack([sample.image[None] for sample in samples], pinned)
-    masks = _stack([_no_masks(s, classes) if s.masks is None else s.masks for s in samples], pinned)
+    masks = _stack([masks_of(sample, classes) for sample in samples], pinned)
     batch = Batch(images, masks, samples, step.global_size, step.is_last_in_step)
     return upload(batch) if upload else batch
-
-
-def _no_masks(sample: Sample, classes: int) -> U8:
-    return np.full((classes, *sample.image.shape), NOT_ANNOTATED, np.uint8)
 
 
 def _stack(arrays: Sequence[U8], pinned: bool) -> torch.Tensor:

@@ -19,7 +19,7 @@ from lungseg.dataset.sample_reader import SampleSource, read_sample
 from lungseg.dataset.shard_cache import ShardCache
 from lungseg.errors import TaskResult
 from lungseg.schema import Sample
-from lungseg.training.transform import EpochTransform, make_transform
+from lungseg.training.transform import EpochTransform, make_transform, masks_of
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,9 @@ class Loader:
     def _read(self, request: Request) -> Sample:
         source = request.source
         sample = read_sample(source.tar, source.row, source.classes, reader=self._tars.read)
-        if request.offset is not None and sample.masks is not None:
+        if request.offset is not None:
             image, masks = pixels_at(self._cache, request.offset, sample.geometry.size, self._classes)
-            image[:], masks[:] = sample.image, sample.masks
+            image[:], masks[:] = sample.image, masks_of(sample, self._classes)
         return sample
 
 

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from lungseg.config import TrainSettings
 from lungseg.dataset.catalog import PreparedDataset, open_dataset
 from lungseg.dataset.fold_table import read_fold_table, with_folds
-from lungseg.dataset.folds import Split
+from lungseg.dataset.folds import Split, masked
 from lungseg.dataset.training_index import TrainingIndex, build_index, open_index
 from lungseg.errors import InputError, SettingsError
 from lungseg.plurals import counted
@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 def open_training_data(folders: Sequence[str], settings: TrainSettings | None = None) -> list[PreparedDataset]:
     """Open prepared datasets and keep their samples with a mask, with the folds of --folds-from if settings name it.
 
+    With a teacher, samples without a mask are kept too.
+
     Raises:
         InputError: no sample has a mask, two datasets have the same name, they were prepared differently, their classes
             do not fit, or the table of folds does not fit them.
@@ -29,8 +31,12 @@ def open_training_data(folders: Sequence[str], settings: TrainSettings | None = 
 
     """
     opened = [open_dataset(folder) for folder in folders]
-    data = [kept for dataset in opened if (kept := _with_masks(dataset)) is not None]
-    if not data:
+    if settings is not None and settings.teacher:
+        data = [dataset for dataset in opened if dataset.index.num_rows]
+        _log_images_without_masks(data)
+    else:
+        data = [kept for dataset in opened if (kept := _with_masks(dataset)) is not None]
+    if not any(map(has_masks, data)):
         images = sum(dataset.index.num_rows for dataset in opened)
         raise InputError(
             f"{', '.join(folders)}: none of {counted(images, 'image')} has a mask: training needs masks; prepare "
@@ -58,6 +64,18 @@ def open_training_data(folders: Sequence[str], settings: TrainSettings | None = 
     if settings is None or not settings.folds_from:
         return data
     return with_folds(data, read_fold_table(settings.folds_from), settings.folds)
+
+
+def has_masks(dataset: PreparedDataset) -> bool:
+    """Return whether a sample of a dataset has a mask."""
+    return bool(masked(dataset.index).any())
+
+
+def _log_images_without_masks(data: Sequence[PreparedDataset]) -> None:
+    for dataset in data:
+        if missing := int((~masked(dataset.index)).sum()):
+            total = counted(dataset.index.num_rows, "image")
+            logger.info("%s: %d of %s without a mask: only the teacher is learnt there", dataset.name, missing, total)
 
 
 def _with_masks(dataset: PreparedDataset) -> PreparedDataset | None:

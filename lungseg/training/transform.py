@@ -10,7 +10,7 @@ import numpy as np
 from lungseg.arrays import U8
 from lungseg.config import AugmentSettings
 from lungseg.config.class_names import ONE_CLASS
-from lungseg.schema import Sample
+from lungseg.schema import NOT_ANNOTATED, Sample
 from lungseg.training.augment import augment
 from lungseg.training.custom_augmentation import CustomAugmentation
 
@@ -41,9 +41,8 @@ def make_transform(
     custom_augmentation = CustomAugmentation(settings.custom) if settings.custom else None
 
     def transform(sample: Sample) -> Sample:
-        assert sample.masks is not None, "training refuses data without masks before it starts"
         key = (seed, epoch, sample.image_id)
-        image, masks = sample.image, sample.masks
+        image, masks = sample.image, masks_of(sample, len(classes))
         if halves:
             image, masks = _halve(image), np.stack([_halve(mask) for mask in masks])
         image, masks = augment(image, masks, settings, key, classes)
@@ -52,6 +51,11 @@ def make_transform(
         return replace(sample, image=image, masks=masks)
 
     return transform
+
+
+def masks_of(sample: Sample, classes: int) -> U8:
+    """Return the masks u8[K,S,S] of a sample of K classes, NOT_ANNOTATED where it has none."""
+    return np.full((classes, *sample.image.shape), NOT_ANNOTATED, np.uint8) if sample.masks is None else sample.masks
 
 
 def _halve(array: U8) -> U8:

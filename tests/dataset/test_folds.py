@@ -414,3 +414,52 @@ def test_more_given_folds_than_planned_are_refused() -> None:
     rows = given_rows([0, 4, None])
     with pytest.raises(SettingsError, match=r"a has its own folds, up to fold 4, expected 0 to 2: pass --folds 5"):
         assign_folds(rows, group_rows(rows), 3, 0)
+
+
+# Images without masks
+
+
+@given(rows_and_links(), st.data(), st.sampled_from(PROTOCOLS[:2]))
+def test_images_without_masks_change_no_split_of_the_others(
+    drawn: tuple[list[Row], list[folds.Link]], data: st.DataObject, protocol: Protocol
+) -> None:
+    rows, linked = drawn
+    has_mask = data.draw(st.lists(st.booleans(), min_size=len(rows), max_size=len(rows)))
+    rows = [{**row, "mask_size": int(mask)} for row, mask in zip(rows, has_mask, strict=True)]
+    kept = [row for row in rows if row["mask_size"]]
+    own_links = [pair for pair in linked if {*pair} <= {key(row) for row in kept}]
+    if not kept:
+        return
+    names = tuple(dict.fromkeys(row["dataset"] for row in kept))[: None if protocol == "pooled" else 1]
+    run = folds.RunPlan(protocol, names, 0, 2, 0)
+    without = split_or_none(kept, run, own_links)
+    together = split_or_none(rows, run, own_links)
+    if without is None or group_rows(kept, own_links) != _groups_of_kept(rows, own_links):
+        return  # an image without a mask joined two groups of others
+    assert together is not None
+    positions = [i for i, row in enumerate(rows) if row["mask_size"]]
+    assert together.held_out == tuple(positions[i] for i in without.held_out)
+    assert together.cross == tuple(positions[i] for i in without.cross)
+    assert {*together.train} & {*positions} == {positions[i] for i in without.train}
+    groups = group_rows(rows, own_links)
+    tested = {groups[i] for i in together.held_out + together.cross}
+    with_masks = {row["dataset"] for row in kept}
+    for i, row in enumerate(rows):
+        if not row["mask_size"]:
+            is_usable = row["dataset"] in run.train_on or row["dataset"] not in with_masks
+            assert (i in together.train) == (is_usable and groups[i] not in tested)
+
+
+def _groups_of_kept(rows: Sequence[Row], linked: Sequence[folds.Link]) -> list[str]:
+    """Return the groups of the rows with a mask, named after their first row with a mask."""
+    first: dict[str, str] = {}
+    groups = group_rows(rows, linked)
+    names = group_rows([{**row, "pixel_digest": key(row)} for row in rows])
+    return [
+        first.setdefault(group, name) for row, group, name in zip(rows, groups, names, strict=True) if row["mask_size"]
+    ]
+
+
+def test_protocol_all_trains_on_images_without_masks_too() -> None:
+    rows = [row("a", "i0"), {**row("a", "i1"), "mask_size": 0}, {**row("b", "i2"), "mask_size": 0}]
+    assert split(rows, folds.RunPlan("all", ("a",), 0, 2, 0)) == Subsets((0, 1, 2))

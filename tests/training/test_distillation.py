@@ -1,22 +1,31 @@
 """Distillation: the loss, its pull to the teacher, errors, and runs that resume to the same bits."""
 
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import pytest
 import torch
 from pydantic import ValidationError
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy
 
-from lungseg.config import OptimSettings, TrainSettings
+from lungseg import storage
+from lungseg.config import OptimSettings, PreprocessSettings, TrainSettings
 from lungseg.errors import SettingsError
+from lungseg.ingest import sources
 from lungseg.model import checkpoint
 from lungseg.model.checkpoint import Checkpoint
+from lungseg.prepare import dataset_writer
+from lungseg.prepare.shard_plan import plan_shards
+from lungseg.schema import NOT_ANNOTATED
+from lungseg.study import study_plan
 from lungseg.training.distillation import DistillingLearner, Teacher, check_teacher, find_teacher
 from lungseg.training.study_data import open_training_data
 from lungseg.training.train_step import Learner
-from tests.training.test_run_loop import a_run, changed, folders, go_until, same_result  # noqa: F401  # a fixture
+from tests.training.test_run_loop import PLAN, a_run, changed, folders, go_until, same_result  # noqa: F401  # a fixture
 from tests.training.test_train_step import CPU, a_batch, a_learner, a_settings, network
 
 STEPS = 12
@@ -141,6 +150,70 @@ def test_a_teacher_that_saw_the_images_is_reported(
 ) -> None:
     check_teacher(changed(teacher=str(trained)), open_training_data(folders))
     assert "was trained on 4 of 8 images of this study" in caplog.text
+
+
+@pytest.fixture(scope="module")
+def with_more_images(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    """The datasets north, south, and east whose images have no masks; two images of north have none either."""
+    folder = tmp_path_factory.mktemp("partly")
+    shutil.copytree(archive, folder / "archive")
+    for number in (1, 2):
+        (folder / "archive" / "north" / "masks" / f"north_0{number}.png").unlink()
+    (folder / "archive" / "south").rename(folder / "archive" / "east")
+    shutil.rmtree(folder / "archive" / "east" / "masks")
+    shutil.copytree(archive / "south", folder / "archive" / "south")
+    for picture in (folder / "archive" / "east" / "images").iterdir():  # no copy of an image of south
+        cv2.imwrite(str(picture), 255 - cv2.imread(str(picture), cv2.IMREAD_GRAYSCALE)[:, ::-1])
+    records = sources.discover(str(folder / "archive"))
+    plans = plan_shards(records, str(folder / "data"), PreprocessSettings(size=64), images_per_shard=2)
+    dataset_writer.write_datasets(plans)
+    return tuple(str(folder / "data" / name) for name in ("north", "south", "east"))
+
+
+@pytest.mark.parametrize("halves", [False, True])
+def test_images_without_masks_are_trained_on_and_never_tested(
+    with_more_images: tuple[str, ...],
+    trained: Path,
+    tmp_path: Path,
+    halves: bool,
+) -> None:
+    plan = replace(PLAN, folds=3)
+    settings = changed(epochs=2, folds=3, teacher=str(trained), half_size_epochs=int(halves))
+    run = a_run(with_more_images, tmp_path / "run", settings, plan)
+    go_until(run, lambda _: False)
+    (model,) = checkpoint.find_all(run.folder)
+    seen = {(row["dataset"], row["image_id"]) for row in checkpoint.trained_on_table(model).to_pylist()}
+    tested = storage.read_table(f"{run.folder}/tested.parquet").to_pylist()
+    without_mask = {("north", "north_01"), ("north", "north_02"), *(("east", f"south_0{i}") for i in range(3))}
+    assert without_mask < seen
+    assert {name for name, _ in seen} == {"north", "east"}
+    assert {row["dataset"] for row in tested} == {"north", "south"}
+    assert not seen & {(row["dataset"], row["image_id"]) for row in tested}
+    plain = study_plan.plan_runs(settings, open_training_data(with_more_images, settings))
+    assert [one.train_on for one in plain] == [("north", "south")] * 3
+
+
+def test_images_without_masks_learn_from_the_teacher_alone(teacher: Teacher) -> None:
+    batch = a_batch(1, 2)
+    batch.masks[0] = NOT_ANNOTATED
+    student = a_student(teacher)
+    student.model.eval()
+    images = batch.to(CPU)[0]
+    with torch.no_grad():
+        logits = student.model(images)
+    distances = binary_cross_entropy(torch.sigmoid(logits), teacher(images), reduction="none").mean((1, 2, 3))
+    losses = student(batch, 1e-2)
+    assert torch.allclose(losses[0], distances[0], atol=1e-5)
+    assert losses[1] > distances[1]
+    assert all(weight.isfinite().all() for weight in student.model.parameters())
+
+
+def test_images_without_masks_are_skipped_without_a_teacher(
+    with_more_images: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    data = open_training_data(with_more_images, changed())
+    assert [(dataset.name, dataset.index.num_rows) for dataset in data] == [("north", 3), ("south", 3)]
+    assert "east: 3 of 3 images have no mask and are skipped" in caplog.text
 
 
 def test_a_teacher_and_a_custom_step_are_refused() -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -15,8 +16,9 @@ import torch
 from lungseg.config import AugmentSettings
 from lungseg.config.recipes import TRAIN, TrainSettings
 from lungseg.dataset import catalog
-from lungseg.dataset.sample_reader import SampleReader
+from lungseg.dataset.sample_reader import SampleReader, SampleSource
 from lungseg.errors import ResourceError, SettingsError, ShardError
+from lungseg.schema import NOT_ANNOTATED
 from lungseg.training.loader import Batch, Step, load_batches
 from lungseg.training.loader_pool import LoaderPool
 from lungseg.training.transform import EpochTransform, make_transform
@@ -67,6 +69,28 @@ def test_processes_and_cache_change_no_batch(count: int, cache_mib: int, prepare
     assert children() == []
 
 
+@pytest.mark.parametrize("cache_mib", [0, 1])
+def test_a_sample_without_masks_gives_masks_that_are_not_annotated(
+    cache_mib: int, own_prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = make_transform(*SECOND)(replace(a_reader(own_prepared).read(1), masks=None))
+    source = SampleReader.source
+
+    def without_mask(reader: SampleReader, position: int) -> SampleSource:
+        found = source(reader, position)
+        return replace(found, row={**found.row, "mask_size": 0})
+
+    monkeypatch.setattr(SampleReader, "source", without_mask)
+    with a_pool(a_reader(own_prepared, cache_mib)) as pool:
+        for _ in range(2):
+            loaded = pool.load(1, SECOND)
+            assert plain.masks is not None
+            assert loaded.masks is not None
+            assert (loaded.masks == NOT_ANNOTATED).all()
+            assert (plain.masks == NOT_ANNOTATED).all()
+            assert (loaded.image == plain.image).all()
+
+
 def test_a_cached_sample_needs_no_tar(own_prepared: Path) -> None:
     reader = a_reader(own_prepared, 1)
     with a_pool(reader) as pool:
@@ -100,7 +124,7 @@ def test_a_killed_process_is_a_clear_error(prepared: Path) -> None:
 OWNER = """
 import sys, time
 from lungseg.dataset import catalog
-from lungseg.dataset.sample_reader import SampleReader
+from lungseg.dataset.sample_reader import SampleReader, SampleSource
 from lungseg.training.loader_pool import LoaderPool
 pool = LoaderPool(2, SampleReader([catalog.open_dataset(sys.argv[1])]), 64, 0)
 print("started", flush=True)
