@@ -37,7 +37,7 @@ from lungseg.dataset.sample_reader import SampleReader
 from lungseg.ingest import record_checks, sources
 from lungseg.prepare import dataset_writer, shard_writer
 from lungseg.prepare.shard_plan import ShardPlan, plan_shards, planned_ids
-from lungseg.schema import SCHEMA, Record
+from lungseg.schema import Record
 
 A_FOLDER = 1000
 
@@ -177,6 +177,7 @@ def train_rank(work: Path, images: int, out: str) -> dict[str, dict[str, float]]
     import torch  # noqa: F401  # part of a rank's memory
 
     from lungseg.training.loader import plan_epoch
+    from lungseg.training.run_state import trained_on_bytes
 
     stages, settings = Stages(), TrainSettings()
     with stages.stage("open the index and split"):
@@ -190,10 +191,7 @@ def train_rank(work: Path, images: int, out: str) -> dict[str, dict[str, float]]
         for position in np.random.default_rng(0).choice(split.train, 200_000).tolist():
             reader.rows[position]
     with stages.stage("list the trained images"):
-        trained = index.rows_at(split.train, ("image_id", "dataset", "pixel_digest"))
-        storage.write_table(
-            f"{out}/trained_on.parquet", trained.replace_schema_metadata({"lungseg.schema": str(SCHEMA)})
-        )
+        storage.write_bytes(f"{out}/trained_on.parquet", trained_on_bytes(index, split))
     del steps
     return stages.costs
 

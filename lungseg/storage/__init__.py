@@ -21,7 +21,7 @@ from lungseg.storage.json_files import has_valid_digest, read_json, write_json
 from lungseg.storage.large_files import local_file, map_file, open_large, read_chunks
 from lungseg.storage.paths import is_inside, join, name_of, parent_of, resolve
 from lungseg.storage.range_reader import RangeReader
-from lungseg.storage.tables import count_rows, read_table, read_table_pieces, table_bytes, write_table
+from lungseg.storage.tables import count_rows, pieces_bytes, read_table, read_table_pieces, table_bytes, write_table
 
 __all__ = [
     "RangeReader",
@@ -43,6 +43,7 @@ __all__ = [
     "open_filesystem",
     "open_large",
     "parent_of",
+    "pieces_bytes",
     "read_bytes",
     "read_chunks",
     "read_json",

@@ -1,7 +1,7 @@
 """Parquet tables on any file system, with the schema version checked on read."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from lungseg.arrow import pa, pq
 from lungseg.errors import InputError
@@ -84,8 +84,15 @@ def count_rows(path: str, content: bytes) -> int:
 
 def table_bytes(table: pa.Table) -> bytes:
     """Encode a table as Parquet with zstd and page checksums; equal tables give equal bytes."""
+    return pieces_bytes(table.schema, [table])
+
+
+def pieces_bytes(schema: pa.Schema, pieces: Iterable[pa.Table]) -> bytes:
+    """Encode the pieces of a table as `table_bytes` does, one after the other; their metadata is replaced."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    with pq.ParquetWriter(sink, schema, compression="zstd", write_page_checksum=True) as writer:
+        for piece in pieces:
+            writer.write_table(piece.replace_schema_metadata(schema.metadata))
     return bytes(sink.getvalue().to_pybytes())
 
 

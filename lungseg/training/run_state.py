@@ -32,6 +32,9 @@ from lungseg.training.study_classes import classes_of_run, require_usable_classe
 from lungseg.training.study_data import open_run_index, require_enough_images
 from lungseg.training.train_step import Learner
 
+_TRAINED_ON = ("image_id", "dataset", "pixel_digest")
+_PIECE_ROWS = 1 << 20
+
 
 @dataclass
 class TrainingState:
@@ -163,16 +166,21 @@ def save(training: TrainingState) -> None:
         "custom_code": source_digests(run.settings),
     }
     state = {"learner": learner.state(), "sums": training.sums, "best": training.best}
-    training.trained_on = training.trained_on or storage.table_bytes(_trained_on(training))
+    training.trained_on = training.trained_on or trained_on_bytes(training.index, training.split)
     snapshot = checkpoint_io.Snapshot(learner.weights(), state, config, training.trained_on)
     training.writer.begin(lambda: checkpoint_io.save(storage.join(run.folder, "checkpoint"), snapshot))
 
 
-def _trained_on(training: TrainingState) -> pa.Table:
-    """Return the images that influenced the weights: validation images select the epoch and the threshold."""
-    seen = np.concatenate([training.split.train, training.split.validation])
-    images = training.index.rows_at(seen, ("image_id", "dataset", "pixel_digest"))
-    return images.replace_schema_metadata({"lungseg.schema": str(SCHEMA)})
+def trained_on_bytes(index: TrainingIndex, images: Split) -> bytes:
+    """Return a Parquet file of the images that influenced the weights.
+
+    Validation images are among them, because they select the epoch and the threshold. A piece of the rows is in memory
+    at a time.
+    """
+    seen = np.concatenate([images.train, images.validation])
+    schema = pa.schema([(name, pa.string()) for name in _TRAINED_ON], {"lungseg.schema": str(SCHEMA)})
+    starts = range(0, len(seen), _PIECE_ROWS)
+    return storage.pieces_bytes(schema, (index.rows_at(seen[i : i + _PIECE_ROWS], _TRAINED_ON) for i in starts))
 
 
 def _resume(training: TrainingState, saved: checkpoint.Checkpoint) -> None:

@@ -38,8 +38,8 @@ class ImageIds:
         ids, uris = array("Q"), array("Q")
         for piece in pieces:
             named = [uri for uri in piece if uri]
-            ids.extend(_hash(image_id(_short_name(uri, folder))) for uri in named)
-            uris.extend(map(_hash, named))
+            ids.extend([_hash(image_id(stem(_path(uri, folder)))) for uri in named])
+            uris.extend([_hash(uri) for uri in named])
         return cls(folder, np.frombuffer(ids, np.uint64), np.frombuffer(uris, np.uint64))
 
     def names(self, uris: Sequence[str]) -> list[str]:
@@ -75,10 +75,6 @@ def common_folder(uris: Iterable[str], common: str | None = None) -> str | None:
 def _path(uri: str, folder: str) -> str:
     path = uri[len(folder) :]
     return unquote(path) if "://" in uri else path
-
-
-def _short_name(uri: str, folder: str) -> str:
-    return stem(_path(uri, folder))
 
 
 def _hash(text: str) -> int:

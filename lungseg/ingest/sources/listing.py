@@ -129,7 +129,7 @@ class Listing:
 
     def _uris(self, cells: Sequence[str]) -> list[str]:
         folder = storage.parent_of(self._path)
-        return [_uri(folder, cell) for cell in cells]
+        return [cell if cell.startswith("/") else _uri(folder, cell) for cell in cells]
 
     def _records(self, piece: _Piece, first_rows: dict[tuple[str, str], int]) -> Iterator[Record]:
         """Yield the records of a piece. first_rows: of each image that several rows name; grows."""

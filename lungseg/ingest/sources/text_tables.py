@@ -123,7 +123,13 @@ def _texts(piece: pa.RecordBatch, path: str) -> dict[str, list[str]]:
         kind = piece[name].type
         if pa.types.is_nested(kind) or pa.types.is_binary(kind):
             raise InputError(f"{path}: column {name} has the type {kind}, expected text: export paths, not images")
-    return {name: [_text(value) for value in piece[name].to_pylist()] for name in piece.schema.names}
+    return {name: _cells(piece[name]) for name in piece.schema.names}
+
+
+def _cells(column: pa.Array) -> list[str]:
+    if pa.types.is_string(column.type):  # the usual kind, without a call for each cell
+        return [value.strip() if value else "" for value in column.to_pylist()]
+    return [_text(value) for value in column.to_pylist()]
 
 
 def _require_unique(present: list[str], names: Iterable[str], path: str) -> None:
