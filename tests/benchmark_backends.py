@@ -2,7 +2,8 @@
 
 Table: images/s of each installed backend on prepared tensors, by model and size, with one thread per CPU; the backends
 take turns, several times, and the fastest turn of each counts. `cpu` is the processor time for an image, which other
-work on the machine changes less.
+work on the machine changes less. Of a model that is no ONNX file also: parameters, multiplications and additions of an
+image (GMACs, of convolutions and products of matrices), and the size of its ONNX file.
 
 With --images N, it also runs `lungseg infer` on N images (those of --archive, repeated) with torch and with the other
 backends. Each job runs until its first part is written; then one at a time runs for 4 s while the others are stopped,
@@ -27,6 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 from turns import relatives, send
 
 from lungseg import storage
@@ -37,6 +39,7 @@ from lungseg.inference.inputs import list_items
 from lungseg.inference.items import PredictOptions, open_item
 from lungseg.model import checkpoint, sources
 from lungseg.model.checkpoint import Checkpoint
+from lungseg.model.checkpoint_io import load_model
 from lungseg.model.graph_file import can_run, is_graph
 from lungseg.model.onnx_cache import find_or_export
 
@@ -77,6 +80,8 @@ def rates(model: Checkpoint, archive: str) -> dict[str, Any]:
         network(images)
         times[name].append((time.perf_counter() - began, time.process_time() - cpu))
     row: dict[str, Any] = {"model": sources.model_name([model]), "size": model.preprocess.size}
+    if not is_graph(model.folder):
+        row |= costs(model)
     for name, measured in times.items():
         row[name] = {
             "images_per_second": round(len(images) / min(wall for wall, _ in measured), 2),
@@ -84,6 +89,18 @@ def rates(model: Checkpoint, archive: str) -> dict[str, Any]:
             "max_difference": float(np.abs(probabilities[name] - expected).max()),
         }
     return row
+
+
+def costs(model: Checkpoint) -> dict[str, float]:
+    """Return what a network costs on any machine."""
+    network, side = load_model(model).eval(), model.preprocess.size
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, 1, side, side))
+    return {
+        "parameters": sum(weights.numel() for weights in network.parameters()),
+        "gmacs": round(counter.get_total_flops() / 2e9, 2),
+        "onnx_mb": round(Path(find_or_export(model).path).stat().st_size / 1e6, 1),
+    }
 
 
 def opened(model: Checkpoint) -> dict[str, Network]:

@@ -175,17 +175,18 @@ def test_the_layout_snippet_recognises_its_files() -> None:
 
 
 @pytest.mark.parametrize("scheme", ["", "file://"])
-def test_the_snippet_lists_the_images_of_a_folder(scheme: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("end", ["", "/"])
+def test_the_snippet_lists_the_images_of_a_folder(scheme: str, end: str, tmp_path: Path) -> None:
     names = dict[str, Any]()
-    files = [tmp_path / "archive" / name for name in ("a b/1.dcm", "c/2.dcm", "c/notes.txt")]
+    files = [tmp_path / "archive" / name for name in ("a b/1.dcm", "c/2.DCM", "c/notes.txt")]
     for file in files:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
     exec(_fenced((ROOT / "docs" / "archives.md").read_text(), "python")[0], names)
-    names["list_images"](f"{scheme}{tmp_path}/archive", str(tmp_path / "list.parquet"))
+    names["list_images"](f"{scheme}{tmp_path}/archive{end}", str(tmp_path / "list.parquet"))
     records = list(sources.Listing(str(tmp_path / "list.parquet"), ListingColumns()))
     assert [storage.exists(record.image_uri) for record in records] == [True, True]
-    assert {storage.name_of(record.image_uri) for record in records} == {"1.dcm", "2.dcm"}
+    assert {storage.name_of(record.image_uri) for record in records} == {"1.dcm", "2.DCM"}
 
 
 def test_the_snippet_writes_masks_of_normal_images(tmp_path: Path) -> None:

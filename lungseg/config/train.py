@@ -133,7 +133,7 @@ class TrainSettings(JobSettings):
     loader: LoaderSettings = LoaderSettings()
     teacher: str = ""
     """trained model that this one imitates too: an installed name, the folder of a run or study, or an address, as for
-    infer --checkpoint. Half of the loss is then the distance to its probabilities, without masks all of it"""
+    infer --checkpoint. Half of the loss is then the distance to its probabilities; without a mask, all of it"""
     epochs: Positive = 50
     """number of epochs"""
     half_size_epochs: Annotated[int, Field(ge=0)] = 0

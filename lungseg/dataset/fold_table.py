@@ -15,7 +15,7 @@ import pyarrow as pa
 from lungseg import storage
 from lungseg.arrays import Row
 from lungseg.dataset.catalog import PreparedDataset
-from lungseg.dataset.folds import ASSIGNED_FOLD, GROUP, codes, groups_within, masked
+from lungseg.dataset.folds import ASSIGNED_FOLD, GROUP, codes, groups_within, masked, masked_rows
 from lungseg.errors import InputError, SettingsError
 from lungseg.ingest.file_names import image_id
 from lungseg.ingest.sources.nnunet_json import read_folds
@@ -85,7 +85,7 @@ def with_folds(data: Sequence[PreparedDataset], table: FoldTable, folds: int) ->
     """
     names = ["dataset", "image_id", "patient_id", "mask_size"]
     rows = [dataset.index.select(names).to_pylist() for dataset in data]
-    given = [[table.fold_of(row) for row in dataset_rows] for dataset_rows in rows]
+    given = [[table.fold_of(row) if row["mask_size"] else None for row in own] for own in rows]
     missing = [
         f"{row['dataset']}/{row['image_id']}"
         for dataset_rows, values in zip(rows, given, strict=True)
@@ -97,7 +97,7 @@ def with_folds(data: Sequence[PreparedDataset], table: FoldTable, folds: int) ->
         raise InputError(
             f"{table.path}: no fold for {len(missing)} of {counted(total, 'image')}, first {missing[0]}: add them to it"
         )
-    _require_unique(rows, table)
+    _require_unique([[row for row in own if row["mask_size"]] for own in rows], table)
     highest = max(fold for values in given for fold in values if fold is not None)
     if highest + 1 != folds:
         raise SettingsError(f"--folds-from {table.path} has the folds 0 to {highest}: pass --folds {highest + 1}")
@@ -115,8 +115,8 @@ def require_whole_groups(index: pa.Table, path: str) -> None:
         SettingsError: it does not.
 
     """
-    has_mask = masked(index)
-    groups, index = groups_within(index.column(GROUP).to_numpy(), has_mask), index.filter(pa.array(has_mask))
+    groups = groups_within(index.column(GROUP).to_numpy(), masked(index))
+    index = masked_rows(index)
     fold_of = index.column("fold").to_numpy()
     apart = np.flatnonzero(fold_of != fold_of[groups])
     if apart.size:
@@ -134,7 +134,7 @@ def write_fold_files(folder: str, index: pa.Table) -> None:
 
     index: of `folds.with_groups_and_folds`.
     """
-    rows = index.filter(pa.array(masked(index))).select(["dataset", "image_id", "patient_id", ASSIGNED_FOLD])
+    rows = masked_rows(index).select(["dataset", "image_id", "patient_id", ASSIGNED_FOLD])
     storage.write_stream(storage.join(folder, "folds.csv"), lambda file: _write_csv(file, rows))
     names, dataset_of = codes(rows.column("dataset"))
     fold_count = int(rows.column(ASSIGNED_FOLD).to_numpy().max()) + 1

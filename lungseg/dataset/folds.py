@@ -101,7 +101,7 @@ def with_groups_and_folds(index: pa.Table, linked: Sequence[Link], folds: int, s
     """Add the columns GROUP and ASSIGNED_FOLD, by which `split` divides the rows of all runs of a study.
 
     index: rows with the columns of schema.INDEX, those of several datasets one after the other. Rows without a mask
-    change no fold of others; `split` does not use theirs.
+    change the folds of others only if they join two groups; `split` does not use theirs.
 
     Raises:
         SettingsError: a given fold does not exist.
@@ -109,7 +109,7 @@ def with_groups_and_folds(index: pa.Table, linked: Sequence[Link], folds: int, s
     """
     groups, has_mask = group_rows(index, linked), masked(index)
     fold_of = np.full(index.num_rows, _TRAIN_ONLY, np.int16)
-    fold_of[has_mask] = assign_folds(index.filter(pa.array(has_mask)), groups_within(groups, has_mask), folds, seed)
+    fold_of[has_mask] = assign_folds(masked_rows(index), groups_within(groups, has_mask), folds, seed)
     index = index.append_column(GROUP, pa.array(groups, pa.int64()))
     return index.append_column(ASSIGNED_FOLD, pa.array(fold_of, pa.int16()))
 
@@ -118,6 +118,12 @@ def masked(index: pa.Table) -> NDArray[np.bool_]:
     """Return whether each row has a mask, bool[N]."""
     mask: NDArray[np.bool_] = index.column("mask_size").to_numpy() > 0
     return mask
+
+
+def masked_rows(index: pa.Table) -> pa.Table:
+    """Return the rows that have a mask; without a copy if all have."""
+    has_mask = masked(index)
+    return index if has_mask.all() else index.filter(pa.array(has_mask))
 
 
 def groups_within(groups: Positions, kept: NDArray[np.bool_]) -> Positions:

@@ -10,6 +10,7 @@ from typing import BinaryIO
 import numpy as np
 
 from lungseg.arrays import U8
+from lungseg.dataset.shard_format import masks_of
 from lungseg.schema import Sample
 
 _NO_PIXELS = np.empty((0, 0), np.uint8)
@@ -95,17 +96,18 @@ class SampleCache:
         image, masks = pixels_at(self.memory.array, offset, sample.geometry.size, classes)
         self._samples[position] = replace(sample, image=image, masks=masks), offset
 
-    def add(self, position: int, sample: Sample) -> Sample:
-        """Store a sample if there is room; return the stored one, else the given one."""
+    def add(self, position: int, sample: Sample, classes: int) -> Sample:
+        """Store a sample of a number of classes if there is room; return the stored one, else the given one.
+
+        One without masks is stored with masks that are NOT_ANNOTATED.
+        """
         stored = self.get(position)
         if stored is not None:
             return stored
-        if sample.masks is None:
-            return sample
-        side, classes = sample.image.shape[0], len(sample.masks)
+        side = sample.image.shape[0]
         if (offset := self.reserve(sample_bytes(side, classes))) is None:
             return sample
         image, masks = pixels_at(self.memory.array, offset, side, classes)
-        image[:], masks[:] = sample.image, sample.masks
+        image[:], masks[:] = sample.image, masks_of(sample, classes)
         self.enter(position, offset, sample, classes)
         return self._samples[position][0]

@@ -54,7 +54,7 @@ class SampleSource:
 
 
 class SampleReader:
-    """Reads samples of prepared datasets by position, from any thread, and caches decoded samples with a mask.
+    """Reads samples of prepared datasets by position, from any thread, and caches decoded samples.
 
     cache_mib: memory for decoded samples. disk_mib: local disk space for copies of tars that are stored in a bucket.
     with_masks: whether masks are read too. classes: of the masks; without them, those of the first dataset.
@@ -89,4 +89,4 @@ class SampleReader:
             return cached
         source = self.source(position)
         sample = read_sample(source.tar, source.row, source.classes, self._with_masks, self._tars.read)
-        return self.cache.add(position, sample)
+        return self.cache.add(position, sample, len(self.classes))

@@ -73,6 +73,11 @@ def class_fields(masks: U8, classes: Sequence[str]) -> Row:
     return {"classes": list(classes), "annotated": annotated}
 
 
+def masks_of(sample: Sample, classes: int) -> U8:
+    """Return the masks u8[K,S,S] of a sample of K classes, NOT_ANNOTATED everywhere if it has none."""
+    return np.full((classes, *sample.image.shape), NOT_ANNOTATED, np.uint8) if sample.masks is None else sample.masks
+
+
 def encode_masks(masks: U8) -> bytes:
     """Encode masks u8[K,S,S] as a 1-bit PNG with one above the other, in their order; not annotated ones are black."""
     return codecs.encode_mask((masks == 1).astype(np.uint8).reshape(-1, masks.shape[2]))

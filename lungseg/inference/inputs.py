@@ -41,7 +41,7 @@ _PIECE = 1 << 14  # records of a listing
 def list_items(settings: InferSettings, preprocess: PreprocessSettings, key: bytes | None = None) -> Iterator[Item]:
     """Yield the items to predict, with the present size and time of change of their files; the order never changes.
 
-    Samples of prepared data are read piece by piece, so that millions fit into memory.
+    Prepared data and Parquet listings are read piece by piece, so that millions of images fit into memory.
 
     key: for pseudonyms of the patients in a listing.
 
@@ -89,21 +89,19 @@ def _file_items(
     """Yield the items of a listing, of a manifest of lungseg prepare, or of a single image."""
     folder, classes = storage.parent_of(path), preprocess.classes
     if not path.lower().endswith(_LISTINGS):
-        yield from _record_items(_select([file_record(path)], folder, settings.pattern), classes, folder)
+        yield from _record_items(_select([file_record(path)], folder, settings.pattern), classes)
         return
-    if path.lower().endswith(".parquet") and set(MANIFEST.names) <= set(
-        text_tables.column_names(text_tables.open_content(path), path)
-    ):
+    content = text_tables.open_content(path)
+    if path.lower().endswith(".parquet") and set(MANIFEST.names) <= set(text_tables.column_names(content, path)):
         rows = storage.read_table(path, expected=MANIFEST_TABLE).select(MANIFEST.names).to_pylist()
-        records = _select([_unchecked(row) for row in rows], folder, settings.pattern)
-        yield from _record_items(records, classes, folder)
+        yield from _record_items(_select([_unchecked(row) for row in rows], folder, settings.pattern), classes)
         return
-    listing = sources.Listing(path, settings.columns, classes=classes)
+    listing = sources.Listing(path, settings.columns, classes=classes, content=content)
     yield from _listed_items(_ListedRecords(listing, folder, settings.pattern, key, classes), listing.has_masks)
 
 
-def _record_items(records: list[Record], classes: Sequence[str], folder: str) -> Iterator[Item]:
-    """Yield the items of records that are all in memory. folder: where most of the files are."""
+def _record_items(records: list[Record], classes: Sequence[str], folder: str = "") -> Iterator[Item]:
+    """Yield the items of records that are all in memory. folder: that contains them, if it was listed."""
     if tuple(classes) != ONE_CLASS:
         records = [_predictable(record) for record in records]
     unique = record_checks.reject_duplicate_ids(records)
@@ -132,7 +130,7 @@ class _ListedRecords:
 
 def _listed_items(records: _ListedRecords, has_masks: bool) -> Iterator[Item]:
     """Yield the items of a listing in the order of its rows, so that tens of millions fit into memory."""
-    # Without masks, the listing need not be read once more to know which ones are missing.
+    # Without a column of masks, none is missing: the listing is not read once more to find out.
     checked = record_checks.flag_missing_masks(records, records.classes) if has_masks else iter(records)
     while piece := list(islice(checked, _PIECE)):
         stats = stat_files({uri for record in piece for uri in Item(record).files()})

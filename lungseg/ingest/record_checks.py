@@ -62,7 +62,7 @@ def reject_duplicate_ids(
 def flag_missing_masks(records: Iterable[Record], classes: Sequence[str] = ONE_CLASS) -> Iterator[Record]:
     """Flag the usable images that lack a mask of the requested classes which others of their dataset have.
 
-    records: are iterated over twice.
+    records: iterated over twice, so not a generator.
     """
     annotated: dict[str, set[str]] = {}
     for record in records:

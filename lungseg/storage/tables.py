@@ -88,7 +88,7 @@ def table_bytes(table: pa.Table) -> bytes:
 
 
 def pieces_bytes(schema: pa.Schema, pieces: Iterable[pa.Table]) -> bytes:
-    """Encode the pieces of a table as `table_bytes` does, one after the other; their metadata is replaced."""
+    """Encode the pieces of a table as `table_bytes` does, one after the other, with the metadata of `schema`."""
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(sink, schema, compression="zstd", write_page_checksum=True) as writer:
         for piece in pieces:

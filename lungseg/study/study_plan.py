@@ -14,8 +14,8 @@ from lungseg.dataset.duplicates import count_duplicates, describe_duplicates
 from lungseg.dataset.training_index import TrainingIndex, build_index
 from lungseg.errors import SettingsError
 from lungseg.training.run import name_run
-from lungseg.training.study_classes import classes_of_run, require_usable_classes, study_classes
-from lungseg.training.study_data import has_masks, require_enough_images
+from lungseg.training.study_classes import classes_of_run, has_masks, require_usable_classes, study_classes
+from lungseg.training.study_data import require_enough_images
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ def require_feasible(settings: TrainSettings, index: TrainingIndex, plans: Seque
         raise SettingsError(problem)
     if settings.folds_from:
         fold_table.require_whole_groups(index.rows, settings.folds_from)
-    groups_of = {data.name: len(pc.unique(data.index.column(folds.GROUP))) for data in index.datasets}
+    groups_of = {data.name: len(pc.unique(folds.masked_rows(data.index)[folds.GROUP])) for data in index.datasets}
     for name in dict.fromkeys(name for plan in plans for name in plan.train_on):
         if groups_of[name] < settings.folds:
             raise SettingsError(

@@ -64,7 +64,8 @@ def augment(
 ) -> tuple[U8, U8]:
     """Augment an image u8[S,S] and its masks u8[K,S,S]; key is (seed, epoch, image_id).
 
-    A flip exchanges the masks of classes on the left and on the right. Masks that are not annotated stay so.
+    A flip exchanges the masks of classes on the left and on the right. Masks that are not annotated stay so; where none
+    is, nothing is painted and no border is drawn, because they would have to leave out unknown lungs.
 
     Applied in the order of an exposure: disease, collimation, patient position, shading by bones, grey curve, detector
     blur and noise. Without any enabled kind, both arrays are returned as they are. The input arrays are never modified.
@@ -76,7 +77,7 @@ def augment(
         return np.random.default_rng((seed, epoch, image_key, kind))
 
     image = _paint_disease(image, dict(zip(classes, masks, strict=True)), settings, generator)
-    if settings.collimate:
+    if settings.collimate and any(map(is_annotated, masks)):
         image = _collimate(image, _join(masks), settings.collimate, generator(_Kind.COLLIMATE))
     if settings.rotate_deg or settings.scale or settings.shift or settings.elastic or settings.flip:
         image, masks = _warp(image, masks, _source_positions(image.shape[0], settings, generator))
@@ -93,8 +94,8 @@ def augment(
 
 
 def _join(masks: Sequence[U8] | U8) -> U8:
-    """Return the union u8[S,S] in {0,1} of the annotated ones of masks u8[S,S]; zeros if there are none."""
-    first, *others = [mask for mask in masks if is_annotated(mask)] or [np.zeros_like(masks[0])]
+    """Return the union u8[S,S] in {0,1} of masks u8[S,S] of which one at least is annotated."""
+    first, *others = [mask for mask in masks if is_annotated(mask)]
     for other in others:
         first = first | other
     return first

@@ -22,8 +22,8 @@ class CustomAugmentation:
     def __call__(self, image: U8, masks: U8, key: tuple[int, int, str]) -> tuple[U8, U8]:
         """Augment an image u8[S,S] and its masks u8[K,S,S]; key is (seed, epoch, image_id).
 
-        With one class the function gets its mask u8[S,S], with several all masks, which are NOT_ANNOTATED everywhere
-        where their class is not annotated.
+        With one class the function gets its mask u8[S,S], zeros where the image has none; with several all masks, which
+        are NOT_ANNOTATED everywhere where their class is not annotated.
 
         Raises:
             SettingsError: the custom function fails, or returns something else than such an image and mask.
@@ -31,12 +31,13 @@ class CustomAugmentation:
         """
         seed, epoch, image_id = key
         random = np.random.default_rng((seed, epoch, zlib.crc32(image_id.encode()), _SEED))
-        mask = masks[0] if len(masks) == 1 else masks
+        has_mask = len(masks) > 1 or is_annotated(masks[0])
+        mask = masks if len(masks) > 1 else masks[0] * np.uint8(has_mask)
         returned = self._call(image.copy(), mask.copy(), random)
         if isinstance(returned, tuple) and len(returned) == 2:
             new_image, new_mask = returned
             if _is_like(new_image, image) and _is_like(new_mask, mask):
-                new_masks = new_mask.reshape(masks.shape)
+                new_masks = new_mask.reshape(masks.shape) if has_mask else masks
                 if all(map(_has_same_values, new_masks, masks)):
                     return new_image, new_masks
         raise SettingsError(

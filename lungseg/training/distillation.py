@@ -111,7 +111,7 @@ class DistillingLearner(Learner):
         logits = logits.float()
         distances = F.binary_cross_entropy_with_logits(logits, soft, reduction="none").flatten(1).mean(1)
         has_mask = ~masks[:, :, 0, 0].isnan().all(1)
-        # Without a mask, one class has no loss of its own (several have 0): NaN must not reach the gradients either.
+        # NaN would make the gradients NaN. A loss of several classes leaves it out; for one class it becomes 0 here.
         own = self._loss(logits, masks.nan_to_num() if masks.shape[1] == 1 else masks)
         return torch.where(has_mask, (own + distances) / 2, distances)
 

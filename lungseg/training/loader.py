@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from lungseg.arrays import U8
 from lungseg.config import TrainSettings
+from lungseg.dataset.shard_format import masks_of
 from lungseg.schema import NOT_ANNOTATED, Sample
-from lungseg.training.transform import Transform, masks_of
+from lungseg.training.transform import Transform
 
 _PREFETCHED_BATCHES = 3
 _CPU = torch.device("cpu")

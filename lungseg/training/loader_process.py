@@ -17,9 +17,10 @@ from lungseg import logs
 from lungseg.dataset.sample_cache import map_bytes, pixels_at, without_pixels
 from lungseg.dataset.sample_reader import SampleSource, read_sample
 from lungseg.dataset.shard_cache import ShardCache
+from lungseg.dataset.shard_format import masks_of
 from lungseg.errors import TaskResult
 from lungseg.schema import Sample
-from lungseg.training.transform import EpochTransform, make_transform, masks_of
+from lungseg.training.transform import EpochTransform, make_transform
 
 
 @dataclass(frozen=True)

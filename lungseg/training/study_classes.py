@@ -5,16 +5,23 @@ from collections.abc import Sequence
 from lungseg.config import TrainSettings
 from lungseg.config.class_names import LUNGS, similar_names, without_partner
 from lungseg.dataset.catalog import PreparedDataset
+from lungseg.dataset.folds import masked
 from lungseg.errors import InputError, SettingsError
 
 
+def has_masks(dataset: PreparedDataset) -> bool:
+    """Return whether a sample of a dataset has a mask."""
+    return bool(masked(dataset.index).any())
+
+
 def study_classes(data: Sequence[PreparedDataset]) -> tuple[str, ...]:
-    """Return the classes of all datasets, in the order in which these first name them.
+    """Return the classes of all datasets with masks, in the order in which these first name them.
 
     Raises:
         InputError: the datasets name one class in two ways, or none of them annotates a class.
 
     """
+    data = [dataset for dataset in data if has_masks(dataset)]
     classes = tuple(dict.fromkeys(name for dataset in data for name in dataset.preprocess.classes))
     if similar := similar_names(classes):
         places = [next(item for item in data if name in item.preprocess.classes) for name in similar]

@@ -14,7 +14,7 @@ from lungseg.dataset.training_index import TrainingIndex, build_index, open_inde
 from lungseg.errors import InputError, SettingsError
 from lungseg.plurals import counted
 from lungseg.training.run import Run
-from lungseg.training.study_classes import study_classes
+from lungseg.training.study_classes import has_masks, study_classes
 
 logger = logging.getLogger(__name__)
 
@@ -66,16 +66,12 @@ def open_training_data(folders: Sequence[str], settings: TrainSettings | None = 
     return with_folds(data, read_fold_table(settings.folds_from), settings.folds)
 
 
-def has_masks(dataset: PreparedDataset) -> bool:
-    """Return whether a sample of a dataset has a mask."""
-    return bool(masked(dataset.index).any())
-
-
 def _log_images_without_masks(data: Sequence[PreparedDataset]) -> None:
     for dataset in data:
         if missing := int((~masked(dataset.index)).sum()):
             total = counted(dataset.index.num_rows, "image")
-            logger.info("%s: %d of %s without a mask: only the teacher is learnt there", dataset.name, missing, total)
+            lack = "has no mask and is" if missing == 1 else "have no mask and are"
+            logger.info("%s: %d of %s %s trained on with the teacher alone", dataset.name, missing, total, lack)
 
 
 def _with_masks(dataset: PreparedDataset) -> PreparedDataset | None:

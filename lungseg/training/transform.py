@@ -10,7 +10,8 @@ import numpy as np
 from lungseg.arrays import U8
 from lungseg.config import AugmentSettings
 from lungseg.config.class_names import ONE_CLASS
-from lungseg.schema import NOT_ANNOTATED, Sample
+from lungseg.dataset.shard_format import masks_of
+from lungseg.schema import Sample
 from lungseg.training.augment import augment
 from lungseg.training.custom_augmentation import CustomAugmentation
 
@@ -51,11 +52,6 @@ def make_transform(
         return replace(sample, image=image, masks=masks)
 
     return transform
-
-
-def masks_of(sample: Sample, classes: int) -> U8:
-    """Return the masks u8[K,S,S] of a sample of K classes, NOT_ANNOTATED where it has none."""
-    return np.full((classes, *sample.image.shape), NOT_ANNOTATED, np.uint8) if sample.masks is None else sample.masks
 
 
 def _halve(array: U8) -> U8:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import assume, given, strategies as st
 
 from lungseg.arrays import Row
 from lungseg.config import Protocol
@@ -419,30 +419,31 @@ def test_more_given_folds_than_planned_are_refused() -> None:
 # Images without masks
 
 
-@given(rows_and_links(), st.data(), st.sampled_from(PROTOCOLS[:2]))
+@given(rows_and_links(), st.data(), st.sampled_from(PROTOCOLS), st.booleans())
 def test_images_without_masks_change_no_split_of_the_others(
-    drawn: tuple[list[Row], list[folds.Link]], data: st.DataObject, protocol: Protocol
+    drawn: tuple[list[Row], list[folds.Link]], data: st.DataObject, protocol: Protocol, validates: bool
 ) -> None:
     rows, linked = drawn
-    has_mask = data.draw(st.lists(st.booleans(), min_size=len(rows), max_size=len(rows)))
-    rows = [{**row, "mask_size": int(mask)} for row, mask in zip(rows, has_mask, strict=True)]
+    without_mask = data.draw(st.sets(st.integers(0, len(rows) - 1), max_size=5))
+    rows = [{**row, "mask_size": int(i not in without_mask)} for i, row in enumerate(rows)]
     kept = [row for row in rows if row["mask_size"]]
     own_links = [pair for pair in linked if {*pair} <= {key(row) for row in kept}]
-    if not kept:
-        return
-    names = tuple(dict.fromkeys(row["dataset"] for row in kept))[: None if protocol == "pooled" else 1]
-    run = folds.RunPlan(protocol, names, 0, 2, 0)
+    names = list(dict.fromkeys(row["dataset"] for row in kept))
+    assume(len(names) > (protocol == "leave-one-dataset-out"))
+    run = folds.plan_study([protocol], names, 3, [0], 0, validates)[0]
     without = split_or_none(kept, run, own_links)
     together = split_or_none(rows, run, own_links)
-    if without is None or group_rows(kept, own_links) != _groups_of_kept(rows, own_links):
-        return  # an image without a mask joined two groups of others
+    # An image without a mask may join two groups of others.
+    assume(without is not None and group_rows(kept, own_links) == _groups_of_kept(rows, own_links))
+    assert without is not None
     assert together is not None
     positions = [i for i, row in enumerate(rows) if row["mask_size"]]
     assert together.held_out == tuple(positions[i] for i in without.held_out)
     assert together.cross == tuple(positions[i] for i in without.cross)
+    assert together.validation == tuple(positions[i] for i in without.validation)
     assert {*together.train} & {*positions} == {positions[i] for i in without.train}
     groups = group_rows(rows, own_links)
-    tested = {groups[i] for i in together.held_out + together.cross}
+    tested = {groups[i] for i in together.held_out + together.cross + together.validation}
     with_masks = {row["dataset"] for row in kept}
     for i, row in enumerate(rows):
         if not row["mask_size"]:

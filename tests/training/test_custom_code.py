@@ -27,6 +27,7 @@ from lungseg.inference.items import PredictOptions
 from lungseg.inference.model_selection import find_models
 from lungseg.model import checkpoint
 from lungseg.pipelines import adapt
+from lungseg.schema import NOT_ANNOTATED
 from lungseg.training import run_loop, run_state, study_data
 from lungseg.training.custom_augmentation import CustomAugmentation
 from lungseg.training.custom_code_check import check_custom_code
@@ -256,6 +257,13 @@ def test_a_custom_augmentation_cannot_change_cached_samples() -> None:
     image, mask = np.full((8, 8), 9, np.uint8), np.zeros((8, 8), np.uint8)
     augmented = CustomAugmentation("odd:in_place")(image, mask[None], (0, 0, "one"))
     assert (augmented[0].max(), augmented[1].min(), image.min(), mask.max()) == (0, 1, 9, 0)
+
+
+def test_a_custom_augmentation_gets_zeros_where_an_image_has_no_mask() -> None:
+    image, masks = np.full((8, 8), 9, np.uint8), np.full((1, 8, 8), NOT_ANNOTATED, np.uint8)
+    new_image, new_masks = CustomAugmentation("odd:in_place")(image, masks, (0, 0, "one"))
+    assert new_image.max() == 0
+    assert (new_masks == NOT_ANNOTATED).all()
 
 
 def test_custom_random_numbers_depend_on_the_key_only() -> None:

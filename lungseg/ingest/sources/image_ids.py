@@ -20,11 +20,11 @@ _WITH_DIGEST = re.compile(r"(.+)-[0-9a-f]{6}")
 class ImageIds:
     """The id of an image is its path below the common folder of all; equal ids get a digest of the path.
 
-    Of each image it holds two 64-bit hashes while it is made, and afterwards those that occur more than once.
+    While it is built, it holds two 64-bit hashes of each row; afterwards only hashes that occur more than once.
     """
 
     def __init__(self, folder: str, ids: Hashes, uris: Hashes) -> None:
-        """folder: as of `common_folder`. ids, uris: hashes of the plain id and of the URI of each row."""
+        """folder: as of `common_folder`. ids, uris: hashes of the plain id and of the decoded URI of each row."""
         order = np.argsort(ids)
         ids, by_id = ids[order], uris[order]
         self._folder = folder
@@ -39,7 +39,7 @@ class ImageIds:
         for piece in pieces:
             named = [uri for uri in piece if uri]
             ids.extend([_hash(image_id(stem(_path(uri, folder)))) for uri in named])
-            uris.extend([_hash(uri) for uri in named])
+            uris.extend([_hash(decoded(uri)) for uri in named])
         return cls(folder, np.frombuffer(ids, np.uint64), np.frombuffer(uris, np.uint64))
 
     def names(self, uris: Sequence[str]) -> list[str]:
@@ -55,8 +55,8 @@ class ImageIds:
         ]
 
     def repeated(self, uris: Sequence[str]) -> NDArray[np.bool_]:
-        """Return bool[N]: whether several rows name an image; it may be true of others in very rare cases."""
-        return _contains(self._repeated, uris)
+        """Return bool[N]: whether several rows name an image. A collision of hashes may give a false True."""
+        return _contains(self._repeated, [decoded(uri) for uri in uris])
 
 
 def common_folder(uris: Iterable[str], common: str | None = None) -> str | None:
@@ -70,6 +70,11 @@ def common_folder(uris: Iterable[str], common: str | None = None) -> str | None:
         while not uri.startswith(common):
             common = common[: common.rfind("/", 0, -1) + 1]
     return common
+
+
+def decoded(uri: str) -> str:
+    """Return a URI without percent-encoding, and a path as it is: equal for all spellings of a file."""
+    return unquote(uri) if "://" in uri else uri
 
 
 def _path(uri: str, folder: str) -> str:

@@ -14,11 +14,11 @@ from lungseg.imaging.dicom.tags import refuse_view
 from lungseg.ingest.file_names import dataset_name, dataset_names, normal_form, short_digest, unnamed_patient
 from lungseg.ingest.reason_codes import Note, reject
 from lungseg.ingest.sources.demographics import parse_age_group, parse_sex
-from lungseg.ingest.sources.image_ids import ImageIds, common_folder
+from lungseg.ingest.sources.image_ids import ImageIds, common_folder, decoded
 from lungseg.ingest.sources.listing_columns import find_columns
 from lungseg.ingest.sources.mask_matching import ONE_SIDED_MASK, has_one_side
 from lungseg.ingest.sources.stored_names import stored_names
-from lungseg.ingest.sources.text_tables import column_names, open_content, read_pieces
+from lungseg.ingest.sources.text_tables import Content, column_names, open_content, read_pieces
 from lungseg.ingest.views import classify_listed_view
 from lungseg.schema import Record
 
@@ -46,26 +46,31 @@ class _Piece:
 class Listing:
     """The X-rays of a CSV or Parquet file: one record a row, in the order of the rows.
 
-    Each iteration reads the file again. Of a Parquet file, a piece of the rows is in memory at a time, and of the rows
-    before only hashes, so that tens of millions fit into memory. Messages count rows from 1 below the header. No image
-    is opened.
+    Each iteration reads the file again. Of a Parquet file, a piece of the rows is in memory at a time; of the others it
+    takes about 50 bytes a row, and the paths that several rows name. Messages count rows from 1 below the header. No
+    image is opened.
     """
 
     def __init__(
-        self, path: str, columns: ListingColumns, dataset: str = "", classes: Sequence[str] = ONE_CLASS
+        self,
+        path: str,
+        columns: ListingColumns,
+        dataset: str = "",
+        classes: Sequence[str] = ONE_CLASS,
+        content: "Content | None" = None,
     ) -> None:
         """Relative paths start at the folder of the listing.
 
         dataset: names rows without a dataset of their own; if it is empty, the name of the listing does. classes: as
-        in `find_columns`.
+        in `find_columns`. content: of the file, where it was opened before.
 
         Raises:
             InputError: the file is missing, unreadable or without rows, or a named column does not exist.
 
         """
         self._path = storage.resolve(path)
-        storage.stat(self._path)
-        self._content = open_content(self._path)
+        self._stat = storage.stat(self._path)
+        self._content = open_content(self._path) if content is None else content
         self._default = dataset or dataset_name(storage.name_of(self._path).rpartition(".")[0])
         names = column_names(self._content, self._path)
         self._roles, self._masks = find_columns(columns, names, self._path, classes)
@@ -82,9 +87,11 @@ class Listing:
         """Yield the records.
 
         Raises:
-            InputError: the file is damaged.
+            InputError: the file is damaged, or was changed since it was opened.
 
         """
+        if storage.try_stat(self._path) != self._stat:
+            raise InputError(f"{self._path} was changed while it was read: run the same command again")
         first_rows: dict[tuple[str, str], int] = {}
         roles = [*self._roles.values(), *(column for _, column in self._masks)]
         first = 0
@@ -103,10 +110,11 @@ class Listing:
         image, title = self._roles["image"], self._roles.get("dataset")
         named = {image, *(column for _, column in self._masks)}
         titles: set[str] = set()
-        folder, rows = None, 0
+        folder, rows, listed_folders = None, 0, dict[str, dict[str, str]]()
         for cells in read_pieces(self._content, self._path, [*named, *([title] if title else [])]):
             rows += len(cells[image])
-            self._stored |= stored_names(uri for column in named for uri in self._uris(cells[column]))
+            uris = (uri for column in named for uri in self._uris(cells[column]))
+            self._stored |= stored_names(uris, listed_folders)
             folder = common_folder(filter(None, self._stored_uris(cells[image])), folder)
             titles.update(normal_form(cell).lower() for cell in (cells[title] if title else ()))
         if not rows:
@@ -137,7 +145,7 @@ class Listing:
         for row, uri in enumerate(piece.uris):
             number = piece.first + row
             name = self._titles.get(piece.cell("dataset", row).lower(), self._default)
-            first_row = first_rows.setdefault((name, uri), number) if repeated[row] else number
+            first_row = first_rows.setdefault((name, decoded(uri)), number) if repeated[row] else number
             row_id = ids[row] or f"row_{number + 1:07d}_without_image"
             yield _record(piece, row, row_id, name, first_row)
 

@@ -9,11 +9,11 @@ from lungseg.errors import InputError
 from lungseg.ingest.file_names import normal_form
 
 
-def stored_names(uris: Iterable[str]) -> dict[str, str]:
+def stored_names(uris: Iterable[str], listed_folders: dict[str, dict[str, str]]) -> dict[str, str]:
     """Return the stored name of each listed file that exists only under an equal name in another Unicode form.
 
     Names of ASCII characters have one form, so only other names cost a look-up. A file that does not exist in any form
-    is left out.
+    is left out. listed_folders: stored names of folders that earlier calls listed; grows.
     """
     missing: defaultdict[str, list[str]] = defaultdict(list)
     for uri in dict.fromkeys(uris):
@@ -21,7 +21,9 @@ def stored_names(uris: Iterable[str]) -> dict[str, str]:
             missing[_plain_folder(uri)].append(uri)
     stored_by_listed = {}
     for folder, names in missing.items():
-        stored = {_normal(path): path for path in _list(folder)}
+        if folder not in listed_folders:
+            listed_folders[folder] = {_normal(path): path for path in _list(folder)}
+        stored = listed_folders[folder]
         stored_by_listed.update({name: stored[_normal(name)] for name in names if _normal(name) in stored})
     return stored_by_listed
 

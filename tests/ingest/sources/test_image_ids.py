@@ -51,6 +51,13 @@ def test_an_image_in_several_rows_has_one_id_without_digest() -> None:
     assert ids.repeated(["/d/a.png", "/d/b.png", ""]).tolist() == [True, False, False]
 
 
+def test_two_spellings_of_a_uri_are_one_image() -> None:
+    uris = ["s3://b/a(1).png", "s3://b/a%281%29.png", "s3://b/c.png"]
+    ids = ImageIds.of("s3://b/", [uris])
+    assert ids.repeated(uris).tolist() == [True, True, False]
+    assert len(set(ids.names(uris))) == 2
+
+
 @pytest.mark.parametrize(
     ("uris", "folder"),
     [

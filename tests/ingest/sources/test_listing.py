@@ -88,6 +88,16 @@ def test_pieces_of_a_parquet_listing_give_the_records_of_the_whole(
     assert sorted(renamed, key=lambda record: (record.dataset, record.image_id, record.image_uri)) == whole
 
 
+def test_a_listing_that_changes_while_it_is_read_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "list.parquet"
+    pq.write_table(pa.table({"image": ["a.png"]}), path)
+    opened = sources.Listing(str(path), DEFAULT)
+    assert len(list(opened)) == 1
+    pq.write_table(pa.table({"image": ["a.png", "b.png"]}), path)
+    with pytest.raises(InputError, match=r"list\.parquet was changed while it was read: run the same command again"):
+        list(opened)
+
+
 @pytest.mark.parametrize(("dataset", "name"), [("mine", "mine"), ("", "my_list")])
 def test_row_without_dataset_gets_the_default_name(dataset: str, name: str, tmp_path: Path) -> None:
     assert [record.dataset for record in read(tmp_path, "image\na.png\n", dataset=dataset)] == [name]
