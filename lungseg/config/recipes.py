@@ -114,6 +114,15 @@ TRAIN: Recipes = {
             epochs=8,
         ),
     ),
+    "mobile-small": (
+        "As small with MobileNetV3-small: 2.2 million parameters.",
+        TrainSettings(
+            model=ModelSettings(encoder="tu-mobilenetv3_small_100"),
+            optim=_SMALL_OPTIM,
+            augment=_AUGMENT,
+            epochs=8,
+        ),
+    ),
     "tiny": (
         "As small with MobileNetV3-small at three quarters of its width and a narrow decoder: 0.76 million parameters.",
         TrainSettings(
