@@ -246,7 +246,7 @@ def test_cached_sample_is_decoded_once(prepared: Path, monkeypatch: pytest.Monke
 def test_cache_stays_within_its_limit(prepared: Path) -> None:
     samples = [cached(prepared).read(position) for position in range(5)]
     cache = SampleCache(2 * 2 * 64 * 64 + 100)  # two images of 64 px with their masks
-    assert [cache.add(position, sample) is sample for position, sample in enumerate(samples)] == [
+    assert [cache.add(position, sample, 1) is sample for position, sample in enumerate(samples)] == [
         *(False, False),
         *(True, True, True),
     ]
@@ -256,6 +256,15 @@ def test_cache_stays_within_its_limit(prepared: Path) -> None:
         np.testing.assert_array_equal(stored.image, samples[position].image)
         np.testing.assert_array_equal(stored.masks, samples[position].masks)  # type: ignore[arg-type]
     assert cache.get(2) is None
+
+
+def test_a_sample_without_masks_is_cached_with_masks_that_are_not_annotated(prepared: Path) -> None:
+    sample = replace(cached(prepared).read(0), masks=None)
+    stored = SampleCache(1 << 20).add(0, sample, 2)
+    assert stored.masks is not None
+    assert stored.masks.shape == (2, 64, 64)
+    assert (stored.masks == NOT_ANNOTATED).all()
+    np.testing.assert_array_equal(stored.image, sample.image)
 
 
 # Batches
