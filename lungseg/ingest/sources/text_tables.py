@@ -43,7 +43,7 @@ def column_names(content: Content, path: str) -> list[str]:
     if _is_parquet(content):
         try:
             return list(_open_parquet(content).schema_arrow.names)
-        except (pa.ArrowException, OSError):
+        except (pa.ArrowException, OSError, UnicodeDecodeError):
             raise InputError(f"{path}: not a Parquet file, or a damaged one: export it again") from None
     try:
         names, _ = _read_header(*_split_delimiter_line(content))

@@ -73,6 +73,7 @@ def test_parquet_of_any_scalar_type_is_read() -> None:
         (b'image,note\na,"Wu\nb,x"y\nc,z\n', "row 1 has a double quote that is not closed"),
         (b"PAR1 truncated", "not a Parquet file"),
         (parquet(image=["a"], age=[1])[:-9] + b"123456789", "not a Parquet file"),
+        (parquet(image=["a"], age=[1]).replace(b"image", b"ima\x80e"), "not a Parquet file"),
         (parquet(image=[b"\x89PNG"], age=[1]), "column image has the type binary, expected text"),
         (parquet(image=[{"path": "a", "bytes": b""}], age=[1]), "column image has the type struct"),
     ],
