@@ -76,6 +76,12 @@ PREPARE: Recipes = {
     ),
 }
 
+
+def _light(network: str, model: ModelSettings) -> tuple[str, TrainSettings]:
+    settings = TrainSettings(model=model, optim=_SMALL_OPTIM, augment=_AUGMENT, epochs=8)
+    return f"As small {network}", settings
+
+
 TRAIN: Recipes = {
     "demo": (
         "Fold 0, pooled and source-to-source, EfficientNet-Lite0, two workers; minutes on two cores. Draws phantoms "
@@ -105,32 +111,15 @@ TRAIN: Recipes = {
             epochs=8,
         ),
     ),
-    "mobile": (
-        "As small with MobileNetV2, an encoder that every edge runtime supports.",
-        TrainSettings(
-            model=ModelSettings(encoder="mobilenet_v2"),
-            optim=_SMALL_OPTIM,
-            augment=_AUGMENT,
-            epochs=8,
-        ),
+    "mobile": _light(
+        "with MobileNetV2, an encoder that every edge runtime supports.", ModelSettings(encoder="mobilenet_v2")
     ),
-    "mobile-small": (
-        "As small with MobileNetV3-small: 2.2 million parameters.",
-        TrainSettings(
-            model=ModelSettings(encoder="tu-mobilenetv3_small_100"),
-            optim=_SMALL_OPTIM,
-            augment=_AUGMENT,
-            epochs=8,
-        ),
+    "mobile-small": _light(
+        "with MobileNetV3-small: 2.2 million parameters.", ModelSettings(encoder="tu-mobilenetv3_small_100")
     ),
-    "tiny": (
-        "As small with MobileNetV3-small at three quarters of its width and a narrow decoder: 0.76 million parameters.",
-        TrainSettings(
-            model=ModelSettings(encoder="tu-mobilenetv3_small_075", decoder_channels=64),
-            optim=_SMALL_OPTIM,
-            augment=_AUGMENT,
-            epochs=8,
-        ),
+    "tiny": _light(
+        "with MobileNetV3-small at three quarters of its width and a narrow decoder: 0.76 million parameters.",
+        ModelSettings(encoder="tu-mobilenetv3_small_075", decoder_channels=64),
     ),
     "release": (
         "The model lungs that comes with lungseg: EfficientNet-Lite0 on every image prepared at 512 px, four images a "

@@ -15,7 +15,8 @@ import pyarrow as pa
 from lungseg import storage
 from lungseg.arrays import Row
 from lungseg.dataset.catalog import PreparedDataset
-from lungseg.dataset.folds import ASSIGNED_FOLD, GROUP, codes, groups_within, masked, masked_rows
+from lungseg.dataset.folds import ASSIGNED_FOLD, GROUP, codes
+from lungseg.dataset.masked_rows import groups_within, masked, masked_rows
 from lungseg.errors import InputError, SettingsError
 from lungseg.ingest.file_names import image_id
 from lungseg.ingest.sources.nnunet_json import read_folds

@@ -16,12 +16,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from lungseg.config import Protocol
+from lungseg.dataset.masked_rows import Positions, groups_within, masked, masked_rows
 from lungseg.errors import SettingsError
 
 Link = tuple[str, str]
 """Two images, as `dataset/image_id`, that must be on the same side of a split."""
-Positions = NDArray[np.int64]
-"""Positions of index rows."""
 
 GROUP, ASSIGNED_FOLD = "group", "assigned_fold"
 """Columns of `with_groups_and_folds`: the position of the first row of the row's group, and the fold of the group."""
@@ -112,25 +111,6 @@ def with_groups_and_folds(index: pa.Table, linked: Sequence[Link], folds: int, s
     fold_of[has_mask] = assign_folds(masked_rows(index), groups_within(groups, has_mask), folds, seed)
     index = index.append_column(GROUP, pa.array(groups, pa.int64()))
     return index.append_column(ASSIGNED_FOLD, pa.array(fold_of, pa.int16()))
-
-
-def masked(index: pa.Table) -> NDArray[np.bool_]:
-    """Return whether each row has a mask, bool[N]."""
-    mask: NDArray[np.bool_] = index.column("mask_size").to_numpy() > 0
-    return mask
-
-
-def masked_rows(index: pa.Table) -> pa.Table:
-    """Return the rows that have a mask; without a copy if all have."""
-    has_mask = masked(index)
-    return index if has_mask.all() else index.filter(pa.array(has_mask))
-
-
-def groups_within(groups: Positions, kept: NDArray[np.bool_]) -> Positions:
-    """Return the groups of the kept rows: the position, among these, of the first row of each one's group."""
-    _, firsts, inverse = np.unique(groups[kept], return_index=True, return_inverse=True)
-    own: Positions = firsts[inverse]
-    return own
 
 
 def split(index: pa.Table, plan: RunPlan) -> Split:

@@ -16,6 +16,7 @@ from lungseg.arrays import Row
 from lungseg.config import PreprocessSettings
 from lungseg.dataset import folds
 from lungseg.dataset.catalog import PreparedDataset, read_dataset_json
+from lungseg.dataset.masked_rows import Positions
 from lungseg.errors import InputError
 from lungseg.schema import METADATA, check_schema
 
@@ -33,7 +34,7 @@ class TrainingIndex:
     datasets: tuple[PreparedDataset, ...]
     rows: pa.Table
 
-    def rows_at(self, positions: folds.Positions, names: Sequence[str]) -> pa.Table:
+    def rows_at(self, positions: Positions, names: Sequence[str]) -> pa.Table:
         """Return some text columns of some rows."""
         taken = self.rows.select(names).take(pa.array(positions))
         return pa.table({name: taken.column(name).cast(pa.string()).combine_chunks() for name in names})

@@ -11,6 +11,7 @@ from lungseg.dataset import fold_table, folds
 from lungseg.dataset.catalog import PreparedDataset
 from lungseg.dataset.duplicate_audit import linked_images
 from lungseg.dataset.duplicates import count_duplicates, describe_duplicates
+from lungseg.dataset.masked_rows import masked_rows
 from lungseg.dataset.training_index import TrainingIndex, build_index
 from lungseg.errors import SettingsError
 from lungseg.training.run import name_run
@@ -103,7 +104,7 @@ def require_feasible(settings: TrainSettings, index: TrainingIndex, plans: Seque
         raise SettingsError(problem)
     if settings.folds_from:
         fold_table.require_whole_groups(index.rows, settings.folds_from)
-    groups_of = {data.name: len(pc.unique(folds.masked_rows(data.index)[folds.GROUP])) for data in index.datasets}
+    groups_of = {data.name: len(pc.unique(masked_rows(data.index)[folds.GROUP])) for data in index.datasets}
     for name in dict.fromkeys(name for plan in plans for name in plan.train_on):
         if groups_of[name] < settings.folds:
             raise SettingsError(

@@ -13,6 +13,7 @@ from lungseg.model.source_code import statements
 _PACKAGE = Path(__file__).resolve().parents[1]
 _METHOD = (
     "dataset/folds.py",
+    "dataset/masked_rows.py",
     "imaging/geometry.py",
     "metrics/segmentation.py",
     "model/losses.py",

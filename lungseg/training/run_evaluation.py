@@ -9,7 +9,8 @@ import pyarrow as pa
 from lungseg import provenance, storage
 from lungseg.arrays import Row
 from lungseg.dataset.duplicates import image_key
-from lungseg.dataset.folds import GROUP, Positions, codes, group_names
+from lungseg.dataset.folds import GROUP, codes, group_names
+from lungseg.dataset.masked_rows import Positions
 from lungseg.metrics import segmentation
 from lungseg.model.custom_code import source_digests
 from lungseg.result_columns import TEST_ROWS

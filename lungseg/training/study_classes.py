@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from lungseg.config import TrainSettings
 from lungseg.config.class_names import LUNGS, similar_names, without_partner
 from lungseg.dataset.catalog import PreparedDataset
-from lungseg.dataset.folds import masked
+from lungseg.dataset.masked_rows import masked
 from lungseg.errors import InputError, SettingsError
 
 

@@ -4,12 +4,11 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
-import pyarrow.compute as pc
-
 from lungseg.config import TrainSettings
 from lungseg.dataset.catalog import PreparedDataset, open_dataset
 from lungseg.dataset.fold_table import read_fold_table, with_folds
-from lungseg.dataset.folds import Split, masked
+from lungseg.dataset.folds import Split
+from lungseg.dataset.masked_rows import masked, masked_rows
 from lungseg.dataset.training_index import TrainingIndex, build_index, open_index
 from lungseg.errors import InputError, SettingsError
 from lungseg.plurals import counted
@@ -76,13 +75,13 @@ def _log_images_without_masks(data: Sequence[PreparedDataset]) -> None:
 
 def _with_masks(dataset: PreparedDataset) -> PreparedDataset | None:
     """Keep the samples with a mask and log how many have none; None if no sample has one."""
-    has_mask = pc.greater(dataset.index.column("mask_size"), 0)
-    missing = dataset.index.num_rows - (pc.sum(has_mask).as_py() or 0)
+    kept = masked_rows(dataset.index)
+    missing = dataset.index.num_rows - kept.num_rows
     if missing:
         total = dataset.index.num_rows
         lack = "has no mask and is skipped" if missing == 1 else "have no mask and are skipped"
         logger.warning("%s: %d of %s %s", dataset.name, missing, counted(total, "image"), lack)
-        dataset = replace(dataset, index=dataset.index.filter(has_mask))
+        dataset = replace(dataset, index=kept)
     return dataset if dataset.index.num_rows else None
 
 

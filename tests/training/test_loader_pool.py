@@ -77,8 +77,8 @@ def test_a_sample_without_masks_gives_masks_that_are_not_annotated(
     source = SampleReader.source
 
     def without_mask(reader: SampleReader, position: int) -> SampleSource:
-        found = source(reader, position)
-        return replace(found, row={**found.row, "mask_size": 0})
+        place = source(reader, position)
+        return replace(place, row={**place.row, "mask_size": 0})
 
     monkeypatch.setattr(SampleReader, "source", without_mask)
     with a_pool(a_reader(own_prepared, cache_mib)) as pool:
