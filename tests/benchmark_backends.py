@@ -5,10 +5,11 @@ take turns, several times, and the fastest turn of each counts. `cpu` is the pro
 work on the machine changes less. Of a model that is no ONNX file also: parameters, multiplications and additions of an
 image (GMACs, of convolutions and products of matrices), and the size of its ONNX file.
 
-With --images N, it also runs `lungseg infer` on N images (those of --archive, repeated) with torch and with the other
-backends. Each job runs until its first part is written; then one at a time runs for 4 s while the others are stopped,
-so that all meet the same load. Their seconds count only while they run: `start_s` until the first part is written,
-`rate` from then to the end. On standard error: how many times faster than torch each one is.
+With --images N, it also runs `lungseg infer` on N images (those of --archive, repeated): the first model with torch and
+with the other backends, and models that are files, such as an int8 one, in the backends that run them. Each job runs
+until its first part is written; then one at a time runs for 4 s while the others are stopped, so that all meet the same
+load. Their seconds count only while they run: `start_s` until the first part is written, `rate` from then to the end.
+On standard error: how many times faster than the first one each is.
 Prints one JSON object. Not a test, because the results depend on the machine.
 """
 
@@ -21,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ def main() -> None:
             result["rates"].append(rates(resized(model, size), options.archive))
             print(json.dumps(result["rates"][-1]), file=sys.stderr)
     if options.images:
-        result["jobs"] = jobs(options, [name for name in ("torch", *RUNTIMES) if is_installed(name)])
+        result["jobs"] = jobs(options, [*job_kinds(models)])
     print(json.dumps(result, indent=1))
 
 
@@ -112,6 +113,15 @@ def opened(model: Checkpoint) -> dict[str, Network]:
     return networks | {name: open_network(path, name) for name in runtimes}
 
 
+def job_kinds(models: Sequence[Checkpoint]) -> Iterator[tuple[str, str]]:
+    """Yield model and backend of each job: the first model in all of them, torch first, then the other files."""
+    for position, model in enumerate(models):
+        if position == 0 or is_graph(model.folder):
+            runtimes = [name for name in RUNTIMES if is_installed(name) and can_run(model.folder, name)]
+            for backend in runtimes if is_graph(model.folder) else ("torch", *runtimes):
+                yield model.folder, backend
+
+
 @dataclass
 class Job:
     """A job that runs only in its turns. seconds: in which it ran. started: of them, until the first part."""
@@ -138,22 +148,29 @@ class Job:
             send(process, signal.SIGSTOP)
 
 
-def jobs(options: argparse.Namespace, backends: list[str]) -> dict[str, Any]:
-    """Run `lungseg infer` with each backend, in turns."""
+def jobs(options: argparse.Namespace, kinds: list[tuple[str, str]]) -> dict[str, Any]:
+    """Run `lungseg infer` with each model and backend, in turns."""
     with tempfile.TemporaryDirectory() as folder:
         archive = repeated(options.archive, Path(folder) / "images", options.images)
-        words = ["--archive", archive, "--checkpoint", options.checkpoint[0]]
-        words += ["--part-size", max(1, min(64, options.images // PARTS))]  # or the first part would be the last one
-        running = {name: start(words, Path(folder) / name, name) for name in backends}
+        words = [
+            "--archive",
+            archive,
+            "--part-size",
+            max(1, min(64, options.images // PARTS)),
+        ]  # or the first part would be the last one
+        running = {
+            f"{Path(model).name} {backend}": start([*words, "--checkpoint", model], Path(folder) / str(number), backend)
+            for number, (model, backend) in enumerate(kinds)
+        }
         while any(job.process.poll() is None for job in running.values()):
             for job in running.values():
                 if job.process.poll() is None:
                     job.run()
         results = {name: described(job, options.images) for name, job in running.items()}
+    first = next(iter(results.values()))
     for name, result in results.items():
         print(
-            f"{name}: {result['rate']} images/s, torch x {result['rate'] / results['torch']['rate']:.2f}",
-            file=sys.stderr,
+            f"{name}: {result['rate']} images/s, the first job x {result['rate'] / first['rate']:.2f}", file=sys.stderr
         )
     return results
 

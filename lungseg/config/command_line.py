@@ -69,6 +69,8 @@ def _split_recipe(job: Job, args: Sequence[str]) -> tuple[str, list[str]]:
         known = ", ".join(RECIPES[job])
         near = difflib.get_close_matches(args[0], RECIPES[job], 1)
         advice = f"did you mean {near[0]}?" if near else f"pass one of {known}, or options only"
+        if not near and DATA_OPTIONS[job] and Path(args[0]).exists():
+            advice += f", such as --{DATA_OPTIONS[job][0]} {args[0]}"
         raise SettingsError(f"lungseg {job} has no recipe {args[0]!r}: {advice}")
     return args[0], list(args[1:])
 

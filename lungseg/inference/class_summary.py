@@ -1,4 +1,4 @@
-"""Count the images that show each of several classes, and compute its mean Dice."""
+"""Count the images that show each class, and compute its mean Dice."""
 
 import logging
 import math
@@ -38,23 +38,31 @@ class _Total:
     def mean_dice(self) -> float | None:
         return math.fsum(self.dices) / len(self.dices) if self.dices else None
 
+    def describe_dice(self) -> str:
+        """Return the mean Dice and of how many images it is, as in `0.973 of 28 (20 trained on)`; "" without any."""
+        if self.mean_dice is None:
+            return ""
+        trained_on = f" ({self.trained_on} trained on)" if self.trained_on else ""
+        return f"{self.mean_dice:.3f} of {len(self.dices)}{trained_on}"
+
 
 class ClassTotals:
-    """Counts rows by class, and both lungs where each is a class; nothing for the one class lung."""
+    """Counts rows by class; the lungs of a row are those of the only class, or both lungs where each is a class."""
 
     def __init__(self, classes: Sequence[str]) -> None:
-        names = [] if tuple(classes) == ONE_CLASS else list(classes)
-        self._joins_lungs = len(lung_parts(names)) > 1
-        self._totals = {name: _Total() for name in [*([_LUNGS] if self._joins_lungs else []), *names]}
+        self._is_one_class = tuple(classes) == ONE_CLASS
+        joined = [_LUNGS] if len(lung_parts(classes)) > 1 else []
+        self._lungs = classes[0] if self._is_one_class else next(iter(joined), "")
+        self._totals = {name: _Total() for name in [*joined, *classes]}
 
     def add(self, rows: Iterable[Row]) -> None:
         """Add rows of PREDICTIONS; they need no masks."""
-        for row in rows if self._totals else ():
+        for row in rows:
             if row["status"] not in USABLE:
                 continue
-            if self._joins_lungs:
-                self._totals[_LUNGS].add(row, bool(row["seen_in_training"]))
-            for one in row["classes"]:
+            if self._lungs:
+                self._totals[self._lungs].add(row, bool(row["seen_in_training"]))
+            for one in row["classes"] or ():
                 self._totals[one["class"]].add(one, bool(row["seen_in_training"]))
 
     def as_json(self) -> list[dict[str, Any]]:
@@ -72,13 +80,17 @@ class ClassTotals:
         ]
 
     def log(self) -> None:
-        """Log one line a class."""
-        if not self._totals:
+        """Log one line a class; of a single class, only the mean Dice if there are references."""
+        if self._is_one_class:
+            self._log_only_class()
             return
         width = max(map(len, ["class", *self._totals]))
         logger.info("%s  present in        mean Dice", "class".ljust(width))
         for name, total in self._totals.items():
             present = f"{total.present} of {total.predicted}"
-            dice = "no reference" if total.mean_dice is None else f"{total.mean_dice:.3f} of {len(total.dices)}"
-            dice += f" ({total.trained_on} trained on)" if total.trained_on else ""
-            logger.info("%s  %s  %s", name.ljust(width), present.ljust(16), dice)
+            logger.info("%s  %s  %s", name.ljust(width), present.ljust(16), total.describe_dice() or "no reference")
+
+    def _log_only_class(self) -> None:
+        (total,) = self._totals.values()
+        if dice := total.describe_dice():
+            logger.info("mean Dice %s with a reference mask", dice)

@@ -98,15 +98,25 @@ def write_summary(
 ) -> None:
     """Write predictions.json: settings, versions, counts, times, and rows, bytes and digest of every part.
 
-    kept: counts of the rows of earlier runs. seconds: of this run. totals: of several classes.
+    kept: counts of the rows of earlier runs. seconds: of this run. A run that finds all rows finished keeps the speed
+    that the file has. totals: of the classes.
     """
     classes = totals.as_json() if totals else []
     backend = recorded_backend(job.out) or "torch"
+    path = storage.join(job.out, "predictions.json")
     processed_now = counts.statuses.total() - kept.statuses.total()
+    speed = {
+        "seconds": round(seconds, 2),
+        "images_per_second": round(processed_now / seconds, 2) if processed_now else None,
+        "stages": times.as_json(),
+    }
+    if not processed_now and storage.exists(path):
+        written = storage.read_json(path)
+        speed = {name: written.get(name, value) for name, value in speed.items()}
     with ThreadPoolExecutor(_READERS) as pool:
         parts = list(pool.map(_describe_part, part_files(job.out)))
     storage.write_json(
-        storage.join(job.out, "predictions.json"),
+        path,
         {
             "images": counts.statuses.total(),
             "counts": counts.counts(),
@@ -121,9 +131,7 @@ def write_summary(
             "versions": versions(dict.fromkeys((*_LIBRARIES, backend))),
             "processed_now": processed_now,
             "predicted_now": counts.predicted() - kept.predicted(),
-            "seconds": round(seconds, 2),
-            "images_per_second": round(processed_now / seconds, 2) if processed_now else None,
-            "stages": times.as_json(),
+            **speed,
             "parts": parts,
         },
     )

@@ -59,8 +59,8 @@ def run(settings: InferSettings) -> None:
     """Predict every image of an archive once. Parts of an earlier, interrupted run are kept.
 
     Raises:
-        LungsegError: the archive or a checkpoint cannot be used, --out holds other predictions, too many images
-            failed, or the cluster is too small.
+        LungsegError: the archive or a checkpoint cannot be used, --out holds other predictions, no image has a mask,
+            too many images failed, or the cluster is too small.
 
     """
     out = storage.resolve(settings.out)
@@ -107,9 +107,11 @@ def _end(settings: InferSettings, out: str, counts: StatusCounts) -> None:
     """Log what was lost and the next command.
 
     Raises:
-        LungsegError: something was lost, and the job is strict.
+        LungsegError: no image has a mask, or something was lost and the job is strict.
 
     """
+    if not counts.predicted():
+        raise InputError(f"no image has a mask: {counts.describe_not_predicted()}; {out} has the reason of each")
     losses = lost_inputs(counts.statuses, ((*key, count) for key, count in counts.codes.items()))
     losses["skipped_datasets"] = count_skipped(storage.resolve(settings.archive))
     worst = ("--formats", "overlays", "--worst", "20", "--out", f"{out}-worst")
@@ -117,7 +119,7 @@ def _end(settings: InferSettings, out: str, counts: StatusCounts) -> None:
     studies = [storage.resolve(folder) for folder in settings.checkpoint if sources.is_study(folder)]
     reports = [command("report", "study", "--study", folder, "--predictions", out) for folder in studies]
     reports = reports or [command("report", "study", "--predictions", out)]
-    end_job(losses, settings.strict, *([export, *reports[:1]] if counts.predicted() else []))
+    end_job(losses, settings.strict, export, *reports[:1])
 
 
 def _predict_remaining(
@@ -142,7 +144,7 @@ def _require_folders(settings: InferSettings, out: str) -> None:
     require_options(
         {
             "--archive FOLDER (images or prepared data)": settings.archive,
-            "--checkpoint FOLDER (a finished run or study)": settings.checkpoint,
+            "--checkpoint MODEL (an installed one such as lungs, or the folder of a run or study)": settings.checkpoint,
         }
     )
     if storage.resolve(settings.archive) == out:

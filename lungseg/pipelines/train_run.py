@@ -56,7 +56,8 @@ def train(run: Run, allocation: WorkerAllocation, line: SharedProgressLine) -> N
 
     """
     device = "GPU" if allocation.gpus else "CPU"
-    line.log(run.name, f"{counted(allocation.workers, 'worker')}, {counted(allocation.cpus, 'CPU')} each, on {device}")
+    each = " each" if allocation.workers > 1 else ""
+    line.log(run.name, f"{counted(allocation.workers, 'worker')}, {counted(allocation.cpus, 'CPU')}{each}, on {device}")
     board, ended = train_progress.start_board(), threading.Event()
     watcher = threading.Thread(target=train_progress.watch, args=(board, run, ended, line), daemon=True)
     watcher.start()

@@ -55,9 +55,10 @@ def open_training_data(folders: Sequence[str], settings: TrainSettings | None = 
                 f"{dataset.preprocess.size} px, but half the size must be a multiple of 16: prepare it with another "
                 "--preprocess.size, or pass 0"
             )
-        if [other.name for other in data].count(dataset.name) > 1:
+        folders = [other.folder for other in data if other.name == dataset.name]
+        if len(folders) > 1:
             raise InputError(
-                f"{dataset.folder}: a second dataset named {dataset.name}: prepare it with another --dataset"
+                f"{' and '.join(folders)} are both named {dataset.name}: prepare one of them with another --dataset"
             )
     study_classes(data)
     if settings is None or not settings.folds_from:

@@ -196,6 +196,10 @@ def test_a_misspelt_recipe_names_the_near_one() -> None:
     assert "lungseg train has no recipe 'smal': did you mean small?" in error_of("train", "smal")
 
 
+def test_a_path_instead_of_a_recipe_names_the_option(tmp_path: Path) -> None:
+    assert f"or options only, such as --archive {tmp_path}" in error_of("infer", str(tmp_path))
+
+
 def test_a_recipe_after_options_is_refused() -> None:
     assert "recipe small after an option: the recipe comes first" in error_of("train", "--epochs", "3", "small")
 

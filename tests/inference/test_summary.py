@@ -117,6 +117,17 @@ def test_run_that_predicted_nothing_has_no_speed(job: InferenceJob) -> None:
     assert (summary["predicted_now"], summary["images_per_second"], summary["stages"]["images"]) == (0, None, 0)
 
 
+def test_a_run_that_finds_everything_finished_keeps_the_speed(job: InferenceJob) -> None:
+    counts, times = write_parts(job), StageTimes()
+    times.add(3, times_json(1.0, 2.0, 3.0, (0.0, 2.0)))
+    write_summary(job, counts, StatusCounts.empty(), times, 2.0)
+    first = storage.read_json(f"{job.out}/predictions.json")
+    write_summary(job, counts, counts, StageTimes(), 0.01)
+    again = storage.read_json(f"{job.out}/predictions.json")
+    assert (again["processed_now"], again["predicted_now"]) == (0, 0)
+    assert again == first | {"processed_now": 0, "predicted_now": 0}
+
+
 def test_key_is_not_in_predictions_json(job: InferenceJob) -> None:
     job = replace(job, key=b"a secret that is long enough")
     write_summary(job, write_parts(job), StatusCounts.empty(), StageTimes(), 0.01)
@@ -158,6 +169,18 @@ def test_mean_dice_states_the_images_trained_on(caplog: pytest.LogCaptureFixture
         totals.log()
     assert "0.800 of 3 (1 trained on)" in caplog.text
     assert (totals.as_json()[0]["compared"], totals.as_json()[0]["trained_on"]) == (3, 1)
+
+
+@pytest.mark.parametrize(("dice", "line"), [(0.9123, "mean Dice 0.912 of 1 with a reference mask"), (None, "")])
+def test_a_single_class_has_one_line_where_there_are_references(
+    dice: float | None, line: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    totals = ClassTotals(["lung"])
+    totals.add([row("a", dice=dice), row("b", status="rejected")])
+    with caplog.at_level("INFO"):
+        totals.log()
+    assert caplog.messages == ([line] if line else [])
+    assert totals.as_json()[0]["mean_dice"] == dice
 
 
 def test_flags_of_images_without_a_mask_do_not_count() -> None:

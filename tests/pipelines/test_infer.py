@@ -309,7 +309,8 @@ def test_input_that_changes_during_the_job_fails(
         return cpu_tasks.open_part(*arguments)
 
     monkeypatch.setattr(infer, "open_part", late)
-    infer.run(settings_of(film, trained, tmp_path / "out"))
+    with pytest.raises(InputError, match="no image has a mask: 1 changed"):
+        infer.run(settings_of(film, trained, tmp_path / "out"))
     (row,) = rows_of(tmp_path / "out")
     assert (row["status"], row["mask"], row["codes"]) == ("failed", None, ["changed"])
     with pytest.raises(InputError, match="files that have changed since then: pass another --out"):
@@ -404,6 +405,14 @@ def test_hostile_files_are_rejected_with_one_line(film: Path, trained: Path, tmp
     assert rows.pop("good")["status"] == "ok"
     assert {name: row["status"] for name, row in rows.items()} == dict.fromkeys(HOSTILE, "rejected")
     assert all(row["codes"] and "\n" not in row["message"] for row in rows.values())
+
+
+def test_an_archive_without_any_usable_image_is_an_error(trained: Path, tmp_path: Path, without_ray: None) -> None:
+    (tmp_path / "films").mkdir()
+    (tmp_path / "films" / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match="no image has a mask: 1 undecodable"):
+        infer.run(settings_of(tmp_path / "films", trained, tmp_path / "out"))
+    assert [row["status"] for row in rows_of(tmp_path / "out")] == ["rejected"]
 
 
 def plant(run: Path, name: str, marker: Path) -> None:

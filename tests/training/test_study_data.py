@@ -61,7 +61,7 @@ def test_data_prepared_differently_cannot_be_mixed(archive: Path, folders: tuple
 
 
 def test_two_datasets_of_one_name_are_refused(folders: tuple[str, ...]) -> None:
-    with pytest.raises(InputError, match="a second dataset named north"):
+    with pytest.raises(InputError, match="are both named north: prepare one of them"):
         study_data.open_training_data([folders[0], folders[0]])
 
 
