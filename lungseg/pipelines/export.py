@@ -116,7 +116,8 @@ def _log_result(settings: ExportSettings, out: str, totals: ExportTotals) -> Non
     for line in totals.lines():
         logger.warning("%s", line)
     if not counts["selected"]:
-        logger.warning("no row was selected: --where %r matches no row with a mask", settings.where)
+        reason = f"--where {settings.where!r} matches no row with a mask" if settings.where else "no row has a mask"
+        logger.warning("no row was selected: %s", reason)
         return
     missing = [name for name in settings.formats if not counts[name]]
     if missing:
