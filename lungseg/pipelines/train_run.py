@@ -31,6 +31,7 @@ from lungseg.training.study_data import open_run_index
 logger = logging.getLogger(__name__)
 
 _PLACEMENT_ATTEMPTS = 3  # each waits PLACEMENT_TIMEOUT_VARIABLE; Ray Train alone would retry forever
+_OUT_OF_MEMORY = "running low on memory"  # in the text of Ray's OutOfMemoryError
 
 
 class StopAtSettingsErrors(ray.train.UserCallback):
@@ -200,6 +201,11 @@ def failure_cause(error: BaseException, allocation: WorkerAllocation) -> Lungseg
     raised = next((cause for cause in map(unwrapped, failures) if isinstance(cause, LungsegError)), None)
     if raised is not None:
         return raised
+    if any(_OUT_OF_MEMORY in str(failure) for failure in [*failures, controller_error, error]):
+        return ResourceError(
+            "a node ran out of memory, so Ray ended the workers on it: end other programs there, or lower "
+            "--runs-at-once or --loader.batch-size"
+        )
     lines = [text.splitlines()[-1] for failure in failures if (text := str(failure).strip())]
     last = (str(controller_error or error).strip() or type(controller_error or error).__name__).splitlines()[-1]
     return LungsegError(lines[0] if lines else last)

@@ -78,6 +78,14 @@ def test_cause_of_a_failure_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None
     assert str(error).startswith("no place for 2 workers of 1 CPU and a GPU in 300 s: another job holds the resources")
 
 
+def test_a_node_without_memory_is_named_in_words() -> None:
+    killed = ray.exceptions.OutOfMemoryError("6 worker(s) were killed due to the node running low on memory.\nSee docs")
+    for error in (FailedError({0: killed}), FailedError(controller=killed), killed):
+        cause = train_run.failure_cause(error, PLACED)
+        assert isinstance(cause, ResourceError)
+        assert str(cause).startswith("a node ran out of memory, so Ray ended the workers on it: end other programs")
+
+
 def test_settings_error_of_a_rank_is_raised_in_the_controller() -> None:
     wrong = SettingsError("the GPU has too little memory: pass --loader.batch-size 4")
     failures = {0: RuntimeError("connection closed"), 1: UserExceptionWithTraceback(wrong, "Traceback ...")}
