@@ -80,8 +80,7 @@ def stretch_narrow(image: Grey) -> Grey:
 
 def without_extremes(samples: Grey) -> Grey:
     """Sort grey values, and leave out those beyond a gap of more than half of the range: markers and borders."""
-    values: Grey = samples.flatten()
-    values.sort()
+    values = _sorted(samples)
     for _ in range(2):  # one at either end
         gaps = np.diff(values)
         split = int(gaps.argmax()) + 1 if gaps.size else 0
@@ -91,6 +90,15 @@ def without_extremes(samples: Grey) -> Grey:
         if body[0] == body[-1]:
             break
         values = body
+    return values
+
+
+def _sorted(samples: Grey) -> Grey:
+    """Sort grey values; counting is ten times faster where there are only 256 of them."""
+    if samples.dtype == np.uint8:
+        return np.repeat(np.arange(256, dtype=np.uint8), np.bincount(samples.ravel(), minlength=256))
+    values: Grey = samples.flatten()
+    values.sort()
     return values
 
 

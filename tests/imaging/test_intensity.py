@@ -339,3 +339,19 @@ def test_match_reduces_differences_between_datasets(cxr256: Path) -> None:
         return float(np.abs(deciles - deciles.mean(0)).mean())
 
     assert spread("match") < spread("none") / 4
+
+
+# Extremes
+
+
+@pytest.mark.parametrize(("depth", "marker"), [(np.uint8, 255), (np.uint16, 65535)])
+def test_values_are_sorted_without_marker_and_border(depth: type[Any], marker: int) -> None:
+    body = np.random.default_rng(1).integers(80, 120, (60, 70)).astype(depth)
+    assert intensity.without_extremes(body).tolist() == sorted(body.ravel().tolist())
+    image = np.pad(body, 3, constant_values=0)
+    image[10:14, 10:30] = marker
+    kept = sorted(
+        np.delete(body, np.s_[7:11], axis=0).ravel().tolist() + np.delete(body[7:11], np.s_[7:27], 1).ravel().tolist()
+    )
+    values = intensity.without_extremes(image)
+    assert (values.dtype, values.tolist()) == (image.dtype, kept)
