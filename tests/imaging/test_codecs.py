@@ -144,11 +144,12 @@ def test_a_file_of_several_pages_or_frames_is_refused(suffix: str) -> None:
 
 def test_a_tiff_with_a_thumbnail_is_accepted() -> None:
     """NewSubfileType 1 marks the second page as a thumbnail."""
-    first, second = Image.fromarray(GREY), Image.fromarray(GREY[::4, ::4])
-    second.encoderinfo = {"tiffinfo": {254: 1}}
-    stream = io.BytesIO()
-    first.save(stream, "TIFF", save_all=True, append_images=[second])
-    np.testing.assert_array_equal(codecs.decode(stream.getvalue(), "x.tif"), GREY)
+    stream, first = io.BytesIO(), Image.fromarray(GREY)
+    first.save(stream, "TIFF", save_all=True, append_images=[Image.fromarray(GREY[::4, ::4])], tiffinfo={254: 1})
+    thumbnail, full = (struct.pack("<HHII", 254, 4, 1, value) for value in (1, 0))
+    assert stream.getvalue().count(thumbnail) == 2  # one a page
+    content = stream.getvalue().replace(thumbnail, full, 1)
+    np.testing.assert_array_equal(codecs.decode(content, "x.tif"), GREY)
 
 
 def huge(suffix: str) -> bytes:
