@@ -175,6 +175,8 @@ def _matrix_texts(study: Study) -> Row:
     return {
         "dice_table": result_text.dice_table(study.matrix),
         "seed_table": result_text.seed_table(study.matrix),
+        "subgroup_table": result_text.subgroup_table(study.matrix),
+        "subgroups": result_text.SUBGROUPS,
         "matrix_basis": result_text.matrix_basis(study.matrix),
         "dataset_table": result_text.dataset_table(study.matrix),
     }

@@ -13,6 +13,7 @@ from lungseg.arrays import Row
 from lungseg.metrics import bootstrap, training_noise
 from lungseg.metrics.paired_tests import holm
 from lungseg.metrics.training_noise import SeedSpread
+from lungseg.study.subgroups import Subgroup, find_subgroups
 from lungseg.study.tested_images import (
     METRICS,
     ImageResults,
@@ -22,8 +23,8 @@ from lungseg.study.tested_images import (
     by_class,
     defined,
     mean_per_image,
-    metric_limits,
     seed_means,
+    summarise_images,
     tested_datasets,
     training_effects,
 )
@@ -131,16 +132,17 @@ class GroupComparison:
 
 @dataclass(frozen=True)
 class CrossDatasetResults:
-    """Results, generalisation gaps and paired comparisons of a study, and the size of each tested dataset."""
+    """Results, generalisation gaps and paired comparisons of a study, subgroups, and the size of each dataset."""
 
     cells: tuple[MatrixCell, ...]
     gaps: tuple[GeneralisationGap, ...]
     comparisons: tuple[GroupComparison, ...]
     datasets: tuple[TestedDataset, ...]
+    subgroups: tuple[Subgroup, ...] = ()
 
     def as_json(self) -> Row:
         """Return the `results` of study.json."""
-        names = ("cells", "gaps", "comparisons")
+        names = ("cells", "gaps", "comparisons", "subgroups")
         return {
             **{name: [item.as_json() for item in getattr(self, name)] for name in names},
             "datasets": [asdict(dataset) for dataset in self.datasets],
@@ -174,12 +176,15 @@ def summarise(rows: Iterable[Row]) -> CrossDatasetResults:
     cells: list[MatrixCell] = []
     gaps: list[GeneralisationGap] = []
     comparisons: list[GroupComparison] = []
+    subgroups: list[Subgroup] = []
     for class_name, own in by_class(all_rows).items():
         tested = mean_per_image(own)
         cells += [replace(cell, class_name=class_name) for cell in _cells(own, tested)]
         gaps += [replace(gap, class_name=class_name) for gap in _gaps(tested)]
         comparisons += [replace(comparison, class_name=class_name) for comparison in _comparisons(tested)]
-    return CrossDatasetResults(tuple(cells), tuple(gaps), _holm_corrected(comparisons), tested_datasets(all_rows))
+        subgroups += find_subgroups(tested, class_name)
+    datasets = tested_datasets(all_rows)
+    return CrossDatasetResults(tuple(cells), tuple(gaps), _holm_corrected(comparisons), datasets, tuple(subgroups))
 
 
 def _cells(rows: Sequence[Row], tested: ImageResults) -> tuple[MatrixCell, ...]:
@@ -194,14 +199,6 @@ def _cells(rows: Sequence[Row], tested: ImageResults) -> tuple[MatrixCell, ...]:
         count = len(runs[run_group])
         cells.append(MatrixCell(run_group, dataset, role, count, len(images), metrics, undefined, spread))
     return tuple(cells)
-
-
-def summarise_images(images: Iterable[Row], metric: str) -> bootstrap.Summary | None:
-    """Summarise a metric over images; None if no image defines it."""
-    rows = list(images)
-    values, patients = defined(rows, metric)
-    effects = list(training_effects(rows, metric).values())
-    return bootstrap.summarise(values, patients, effects, metric_limits(metric)) if values else None
 
 
 def _spread(images: Iterable[Row], metric: str) -> SeedSpread | None:

@@ -11,12 +11,14 @@ from lungseg.metrics.segmentation import PREPARED_REFERENCE
 from lungseg.metrics.training_noise import SeedSpread
 from lungseg.plurals import counted
 from lungseg.study.cross_dataset import CrossDatasetResults, GeneralisationGap, GroupComparison, MatrixCell
+from lungseg.study.subgroups import MIN_IMAGES
 from lungseg.study.tested_images import TestedDataset
 
 HELD_OUT_MARK = "*"
 """Mark of cells whose images are held-out patients of the training datasets."""
 DISAGREEMENT = "Interval and p disagree: the interval is about the mean over images, p about the ranks of the patients."
 SIZE_AND_REFERENCE = f"at native size, reference: {PREPARED_REFERENCE}"
+SUBGROUPS = f"Dice by finding, age and sex, of {MIN_IMAGES} images or more"
 _MIN_WIDTH = 100  # columns: a terminal may wrap wider lines, but rich would cut figures to fit
 _MIN_P = 1e-4  # smaller ones are printed as "p < 0.0001"
 
@@ -138,6 +140,22 @@ def seed_table(results: CrossDatasetResults) -> tuple[list[str], list[list[str]]
     return ["trained on", *_class_head(results), "tested on", "seeds", "lowest", "highest", "sd"], rows
 
 
+def subgroup_table(results: CrossDatasetResults) -> tuple[list[str], list[list[str]]]:
+    """Format the Dice of each subgroup, a row each."""
+    rows = [
+        [
+            group.run_group.label,
+            *_class_cells(group.class_name),
+            group.dataset,
+            group.label,
+            str(group.dice.images),
+            _mean_text(group.dice, group.role),
+        ]
+        for group in results.subgroups
+    ]
+    return ["trained on", *_class_head(results), "tested on", "subgroup", "images", "Dice"], rows
+
+
 def format_comparison(comparison: GroupComparison) -> str:
     """Format the Dice of a comparison of two run groups as one line; study.json has the other metrics."""
     first, second = (spread.seeds if spread else 1 for spread in comparison.spreads)
@@ -173,11 +191,14 @@ def print_results(results: CrossDatasetResults, console: Console | None = None) 
     console.print()
     console.print(Text("Tested images", style="bold"))
     console.print(text_table(*dataset_table(results)))
-    header, rows = seed_table(results)
-    if rows:
-        console.print()
-        console.print(Text("Mean Dice of single seeds", style="bold"))
-        console.print(text_table(header, rows))
+    for title, (header, rows) in (
+        (SUBGROUPS, subgroup_table(results)),
+        ("Mean Dice of single seeds", seed_table(results)),
+    ):
+        if rows:
+            console.print()
+            console.print(Text(title, style="bold"))
+            console.print(text_table(header, rows))
     console.print()
 
 
@@ -200,10 +221,12 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
 
 
 def _cell_text(cell: MatrixCell) -> str:
-    if cell.dice is None:
-        return "-"
-    mark = HELD_OUT_MARK if cell.role == "held-out" else ""
-    return f"{_interval_text(cell.dice.mean, cell.dice.low, cell.dice.high)}{mark}"
+    return "-" if cell.dice is None else _mean_text(cell.dice, cell.role)
+
+
+def _mean_text(dice: bootstrap.Summary, role: str) -> str:
+    mark = HELD_OUT_MARK if role == "held-out" else ""
+    return f"{_interval_text(dice.mean, dice.low, dice.high)}{mark}"
 
 
 def _interval_text(mean: float, low: float | None, high: float | None, decimals: int = 3) -> str:

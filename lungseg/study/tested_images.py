@@ -13,7 +13,7 @@ from typing import NamedTuple, get_args
 
 from lungseg.arrays import Row
 from lungseg.config import Protocol
-from lungseg.metrics import training_noise
+from lungseg.metrics import bootstrap, training_noise
 from lungseg.metrics.training_noise import FoldEffects, Measurements
 
 METRICS = ("dice", "iou", "pixel_accuracy", "sensitivity", "precision", "hd95_px", "assd_px")
@@ -140,6 +140,14 @@ def training_effects(images: Iterable[Row], metric: str) -> dict[int, FoldEffect
         [row["seed"] for _, row in rows],
     )
     return training_noise.fold_effects(measured)
+
+
+def summarise_images(images: Iterable[Row], metric: str) -> bootstrap.Summary | None:
+    """Summarise a metric over images; None if no image defines it."""
+    rows = list(images)
+    values, patients = defined(rows, metric)
+    effects = list(training_effects(rows, metric).values())
+    return bootstrap.summarise(values, patients, effects, metric_limits(metric)) if values else None
 
 
 def seed_means(images: Iterable[Row], metric: str) -> dict[int, float]:

@@ -152,7 +152,7 @@ def test_empty_results_print_nothing(capsys: pytest.CaptureFixture[str]) -> None
     results = cross_dataset.summarise([])
     result_text.print_results(results)
     assert capsys.readouterr().out == ""
-    assert results.as_json() == {"cells": [], "gaps": [], "comparisons": [], "datasets": []}
+    assert results.as_json() == {"cells": [], "gaps": [], "comparisons": [], "subgroups": [], "datasets": []}
 
 
 def test_module_imports_neither_ray_nor_torch() -> None:
