@@ -57,7 +57,7 @@ def main() -> None:
             result["rates"].append(rates(resized(model, size), options.archive))
             print(json.dumps(result["rates"][-1]), file=sys.stderr)
     if options.images:
-        result["jobs"] = jobs(options, [*job_kinds(models)])
+        result["jobs"] = jobs(options)
     print(json.dumps(result, indent=1))
 
 
@@ -113,13 +113,15 @@ def opened(model: Checkpoint) -> dict[str, Network]:
     return networks | {name: open_network(path, name) for name in runtimes}
 
 
-def job_kinds(models: Sequence[Checkpoint]) -> Iterator[tuple[str, str]]:
-    """Yield model and backend of each job: the first model in all of them, torch first, then the other files."""
-    for position, model in enumerate(models):
-        if position == 0 or is_graph(model.folder):
-            runtimes = [name for name in RUNTIMES if is_installed(name) and can_run(model.folder, name)]
-            for backend in runtimes if is_graph(model.folder) else ("torch", *runtimes):
-                yield model.folder, backend
+def job_kinds(names: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield model and backend of each job: the first model with torch and the others, then models that are files."""
+    for name in names:
+        folder = checkpoint.find_all(sources.resolve(name))[0].folder
+        runtimes = [runtime for runtime in RUNTIMES if is_installed(runtime) and can_run(folder, runtime)]
+        if is_graph(folder):
+            yield from ((name, runtime) for runtime in runtimes)
+        elif name == names[0]:
+            yield from ((name, backend) for backend in ("torch", *runtimes))
 
 
 @dataclass
@@ -148,19 +150,15 @@ class Job:
             send(process, signal.SIGSTOP)
 
 
-def jobs(options: argparse.Namespace, kinds: list[tuple[str, str]]) -> dict[str, Any]:
+def jobs(options: argparse.Namespace) -> dict[str, Any]:
     """Run `lungseg infer` with each model and backend, in turns."""
+    part_size = max(1, min(64, options.images // PARTS))  # or the first part would be the last one
     with tempfile.TemporaryDirectory() as folder:
         archive = repeated(options.archive, Path(folder) / "images", options.images)
-        words = [
-            "--archive",
-            archive,
-            "--part-size",
-            max(1, min(64, options.images // PARTS)),
-        ]  # or the first part would be the last one
+        words = ["--archive", archive, "--part-size", part_size]
         running = {
-            f"{Path(model).name} {backend}": start([*words, "--checkpoint", model], Path(folder) / str(number), backend)
-            for number, (model, backend) in enumerate(kinds)
+            f"{name} {backend}": start([*words, "--checkpoint", name], Path(folder) / str(number), backend)
+            for number, (name, backend) in enumerate(job_kinds(list(dict.fromkeys(options.checkpoint))))
         }
         while any(job.process.poll() is None for job in running.values()):
             for job in running.values():
@@ -212,7 +210,9 @@ def described(job: Job, images: int) -> dict[str, float]:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--archive", required=True, help="X-rays")
-    parser.add_argument("--checkpoint", nargs="+", default=["lungs"], help="models; the first one for --images")
+    parser.add_argument(
+        "--checkpoint", nargs="+", default=["lungs"], help="models; --images runs jobs of the first one and of files"
+    )
     parser.add_argument("--sizes", nargs="+", type=int, default=[0], help="sides of the square, px; 0: the model's")
     parser.add_argument("--images", type=int, default=0, help="number of images for the whole job, such as 2000")
     return parser.parse_args()

@@ -4,6 +4,7 @@ import argparse
 import difflib
 import inspect
 import logging
+import os
 import shutil
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -69,8 +70,9 @@ def _split_recipe(job: Job, args: Sequence[str]) -> tuple[str, list[str]]:
         known = ", ".join(RECIPES[job])
         near = difflib.get_close_matches(args[0], RECIPES[job], 1)
         advice = f"did you mean {near[0]}?" if near else f"pass one of {known}, or options only"
-        if not near and DATA_OPTIONS[job] and Path(args[0]).exists():
-            advice += f", such as --{DATA_OPTIONS[job][0]} {args[0]}"
+        if not near and os.path.exists(args[0]):
+            options = " or ".join(f"--{name.replace('_', '-')}" for name in DATA_OPTIONS[job])
+            advice += f"; a path needs its option, {options}"
         raise SettingsError(f"lungseg {job} has no recipe {args[0]!r}: {advice}")
     return args[0], list(args[1:])
 

@@ -80,7 +80,7 @@ class ClassTotals:
         ]
 
     def log(self) -> None:
-        """Log one line a class; of a single class, only the mean Dice if there are references."""
+        """Log one line a class; of the one class lung, only the mean Dice if there are references."""
         if self._is_one_class:
             self._log_only_class()
             return

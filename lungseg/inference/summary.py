@@ -98,21 +98,23 @@ def write_summary(
 ) -> None:
     """Write predictions.json: settings, versions, counts, times, and rows, bytes and digest of every part.
 
-    kept: counts of the rows of earlier runs. seconds: of this run. A run that finds all rows finished keeps the speed
-    that the file has. totals: of the classes.
+    kept: counts of the rows of earlier runs. seconds: of this run. totals: of the classes. Settings, versions and speed
+    stay those of the last run that processed an image, if this one finds all rows finished.
     """
     classes = totals.as_json() if totals else []
     backend = recorded_backend(job.out) or "torch"
     path = storage.join(job.out, "predictions.json")
     processed_now = counts.statuses.total() - kept.statuses.total()
-    speed = {
+    run = {
+        "settings": job.settings.model_dump(mode="json"),
+        "versions": versions(dict.fromkeys((*_LIBRARIES, backend))),
         "seconds": round(seconds, 2),
         "images_per_second": round(processed_now / seconds, 2) if processed_now else None,
         "stages": times.as_json(),
     }
     if not processed_now and storage.exists(path):
         written = storage.read_json(path)
-        speed = {name: written.get(name, value) for name, value in speed.items()}
+        run = {name: written.get(name, value) for name, value in run.items()}
     with ThreadPoolExecutor(_READERS) as pool:
         parts = list(pool.map(_describe_part, part_files(job.out)))
     storage.write_json(
@@ -127,11 +129,9 @@ def write_summary(
             "model_name": job.model_name,
             "model": job.model_digest,
             "backend": backend,
-            "settings": job.settings.model_dump(mode="json"),
-            "versions": versions(dict.fromkeys((*_LIBRARIES, backend))),
             "processed_now": processed_now,
             "predicted_now": counts.predicted() - kept.predicted(),
-            **speed,
+            **run,
             "parts": parts,
         },
     )

@@ -54,7 +54,7 @@ _REJECTED: tuple[tuple[str, str, str], ...] = (
     (
         "two_valued",
         "The picture has only a few grey values, like a mask or a label map.",
-        "Of a mask, name its folder or its column in the listing after what it marks: `lung masks`; or remove it.",
+        "If it is a mask, name its folder or column after what it marks, such as `lung masks`. Else remove it.",
     ),
     ("blank", "The image has almost only one grey value.", "Export the image again, or remove it."),
     (

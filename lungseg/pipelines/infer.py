@@ -110,10 +110,11 @@ def _end(settings: InferSettings, out: str, counts: StatusCounts) -> None:
         LungsegError: no image has a mask, or something was lost and the job is strict.
 
     """
-    if not counts.predicted():
-        raise InputError(f"no image has a mask: {counts.describe_not_predicted()}; {out} has the reason of each")
     losses = lost_inputs(counts.statuses, ((*key, count) for key, count in counts.codes.items()))
     losses["skipped_datasets"] = count_skipped(storage.resolve(settings.archive))
+    if not counts.predicted():
+        end_job(losses, strict=False)
+        raise InputError(f"no image has a mask: {counts.describe_not_predicted()}; {out} has the reason of each")
     worst = ("--formats", "overlays", "--worst", "20", "--out", f"{out}-worst")
     export = command("export", "archive", "--predictions", out, *worst)
     studies = [storage.resolve(folder) for folder in settings.checkpoint if sources.is_study(folder)]

@@ -18,7 +18,8 @@ HELD_OUT_MARK = "*"
 """Mark of cells whose images are held-out patients of the training datasets."""
 DISAGREEMENT = "Interval and p disagree: the interval is about the mean over images, p about the ranks of the patients."
 SIZE_AND_REFERENCE = f"at native size, reference: {PREPARED_REFERENCE}"
-SUBGROUPS = f"Dice by finding, age and sex, of {MIN_IMAGES} images or more"
+SUBGROUPS = f"Dice by finding, age and sex, in subgroups of {MIN_IMAGES} images or more"
+_SUBGROUP = "subgroup"
 _MIN_WIDTH = 100  # columns: a terminal may wrap wider lines, but rich would cut figures to fit
 _MIN_P = 1e-4  # smaller ones are printed as "p < 0.0001"
 
@@ -153,7 +154,7 @@ def subgroup_table(results: CrossDatasetResults) -> tuple[list[str], list[list[s
         ]
         for group in results.subgroups
     ]
-    return ["trained on", *_class_head(results), "tested on", "subgroup", "images", "Dice"], rows
+    return ["trained on", *_class_head(results), "tested on", _SUBGROUP, "images", "Dice"], rows
 
 
 def format_comparison(comparison: GroupComparison) -> str:
@@ -211,10 +212,10 @@ def _dice_list(results: CrossDatasetResults) -> tuple[list[str], list[list[str]]
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """Return a terminal table without lines; only the first column wraps."""
+    """Return a terminal table without lines; the first column wraps, and that of subgroups, which may be free texts."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for name in header:
-        table.add_column(name, no_wrap=name != header[0], overflow="fold")
+        table.add_column(name, no_wrap=name not in (header[0], _SUBGROUP), overflow="fold")
     for row in rows:
         table.add_row(*(Text(text, style="bold" if text.endswith(HELD_OUT_MARK) else "") for text in row))
     return table

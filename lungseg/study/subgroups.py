@@ -50,6 +50,7 @@ class Subgroup:
             "dice": self.dice.mean,
             "dice_low": self.dice.low,
             "dice_high": self.dice.high,
+            "dice_basis": self.dice.basis,
         }
 
 

@@ -55,11 +55,9 @@ def open_training_data(folders: Sequence[str], settings: TrainSettings | None = 
                 f"{dataset.preprocess.size} px, but half the size must be a multiple of 16: prepare it with another "
                 "--preprocess.size, or pass 0"
             )
-        folders = [other.folder for other in data if other.name == dataset.name]
-        if len(folders) > 1:
-            raise InputError(
-                f"{' and '.join(folders)} are both named {dataset.name}: prepare one of them with another --dataset"
-            )
+        same_name = [other.folder for other in data if other.name == dataset.name]
+        if len(same_name) > 1:
+            raise InputError(f"datasets named {dataset.name}: {', '.join(same_name)}: prepare them with own --dataset")
     study_classes(data)
     if settings is None or not settings.folds_from:
         return data

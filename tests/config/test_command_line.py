@@ -197,7 +197,9 @@ def test_a_misspelt_recipe_names_the_near_one() -> None:
 
 
 def test_a_path_instead_of_a_recipe_names_the_option(tmp_path: Path) -> None:
-    assert f"or options only, such as --archive {tmp_path}" in error_of("infer", str(tmp_path))
+    assert "or options only; a path needs its option, --archive or --checkpoint" in error_of("infer", str(tmp_path))
+    with pytest.raises(SettingsError, match="has no recipe"):
+        parse("infer", ["x" * 300])  # longer than a file name may be
 
 
 def test_a_recipe_after_options_is_refused() -> None:

@@ -121,7 +121,7 @@ def test_listing_columns_can_be_set(archive: Path, tmp_path: Path) -> None:
     path = write_listing(tmp_path / "list.csv", "film,patient", f"{archive}/south/images/south_00.png,p1")
     (item,) = items_of(path, columns=ListingColumns(image="film", patient_id="patient"))
     assert (item.record.image_id, item.record.patient_id) == ("south_00", "p1")
-    with pytest.raises(InputError, match=r"no column image.* with --columns\.image"):
+    with pytest.raises(InputError, match=r"no column image.* \(--columns\.image\)"):
         items_of(path)
     with pytest.raises(SettingsError, match=r"--columns\.\* needs a listing, but .* is none"):
         items_of(archive, columns=ListingColumns(image="film"))

@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -7,12 +8,16 @@ import numpy as np
 
 from lungseg import provenance
 from lungseg.arrays import Row
+from lungseg.metrics import bootstrap
 from lungseg.predictions.overlays import draw_case, select_cases, select_doubtful
 from lungseg.report.page import Page, headline, to_html, to_json
 from lungseg.report.prediction_results import read_predictions
 from lungseg.report.result_table import TRAINING_LABELS
 from lungseg.report.study_results import read_study
+from lungseg.study.result_text import SUBGROUPS
 from lungseg.study.study_comparison import StudyComparisons
+from lungseg.study.subgroups import Subgroup
+from lungseg.study.tested_images import RunGroup
 from tests.report.result_files import dice_row, without_reference, write_predictions, write_run
 
 HOSTILE = "<script>alert(1)</script>"
@@ -91,6 +96,19 @@ def test_page_and_json_say_how_the_models_were_trained(study: Path, rows: list[R
     assert {name: recorded[name] for name in expected} == expected
     text = " ".join(to_html(page).split())
     assert all(f"<td>{name}</td><td>{value}</td>" in text for name, value in expected.items())
+
+
+def test_page_shows_the_dice_by_finding(study: Path) -> None:
+    results = read_study(str(study))
+    group = RunGroup("pooled", "north")
+    dice = bootstrap.summarise([0.8, 0.9], ["a", "b"])
+    found = [Subgroup(group, "north", "held-out", "finding", text, dice) for text in ("normal", HOSTILE)]
+    results = replace(results, matrix=replace(results.matrix, subgroups=tuple(found)))
+    html = to_html(Page(results, StudyComparisons(), None, [], False, []))
+    assert f"<h3>{SUBGROUPS}</h3>" in html
+    assert "finding: normal" in html
+    assert HOSTILE not in html
+    assert SUBGROUPS not in to_html(Page(read_study(str(study)), StudyComparisons(), None, [], False, []))
 
 
 def test_page_shows_counts_notes_and_curves(study: Path, rows: list[Row]) -> None:

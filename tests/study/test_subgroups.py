@@ -45,7 +45,7 @@ def test_means_of_subgroups_are_those_of_their_images() -> None:
     assert groups[0].as_json() | {"dice": 0.9, "dice_low": 0.9, "dice_high": 0.9} == {
         **{"protocol": "source-to-source", "train_on": "south", "dataset": "north", "role": "cross"},
         **{"attribute": "finding", "value": "normal", "images": MIN_IMAGES + 1, "patients": MIN_IMAGES + 1},
-        **{"dice": 0.9, "dice_low": 0.9, "dice_high": 0.9},
+        **{"dice": 0.9, "dice_low": 0.9, "dice_high": 0.9, "dice_basis": "patients"},
     }
 
 
@@ -79,3 +79,11 @@ def test_each_class_has_its_own_subgroups() -> None:
     result_text.print_results(results, Console(file=output, width=140))
     (line,) = [text for text in output.getvalue().splitlines() if "heart" in text and "age: 60-79" in text]
     assert line.split()[-3:] == ["0.700", "[0.700,", "0.700]"]
+
+
+def test_long_findings_leave_all_figures_on_a_narrow_terminal() -> None:
+    text = "old tuberculosis of both upper lobes with scars, " * 3
+    results, output = study(*halves(finding=("normal", text))), io.StringIO()
+    result_text.print_results(results, Console(file=output, width=100))
+    lines = output.getvalue().splitlines()
+    assert [line for line in lines if "north" in line and line.rstrip().endswith("12      0.700 [0.700, 0.700]")]

@@ -60,9 +60,10 @@ def test_data_prepared_differently_cannot_be_mixed(archive: Path, folders: tuple
     assert "(found --preprocess.size 80, expected 64)" in str(caught.value)
 
 
-def test_two_datasets_of_one_name_are_refused(folders: tuple[str, ...]) -> None:
-    with pytest.raises(InputError, match="are both named north: prepare one of them"):
-        study_data.open_training_data([folders[0], folders[0]])
+def test_two_datasets_of_one_name_are_refused(archive: Path, folders: tuple[str, ...], tmp_path: Path) -> None:
+    again = prepare(sources.discover(str(archive / "south"), "north"), tmp_path)
+    with pytest.raises(InputError, match=f"datasets named north: {folders[0]}, {again[0]}: prepare them with own"):
+        study_data.open_training_data([folders[0], *again])
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def find_columns(
         if column is not None:
             roles[role] = column
     if "image" not in roles:
-        raise _missing("image", names, path, " with --columns.image")
+        raise _missing("image", names, path, "--columns.image")
     masks += _columns_of_classes(names, classes, [*roles.values(), *(column for _, column in masks)], masks)
     usual_mask = None if masks else _usual_column("mask", names, path)
     masks += [("lung", usual_mask)] if usual_mask else []
@@ -163,8 +163,9 @@ def _usual_column(role: str, names: Sequence[str], path: str) -> str | None:
 def _missing(column: str, names: Sequence[str], path: str, option: str = "") -> InputError:
     folded = {name.lower(): name for name in names}
     near = difflib.get_close_matches(column.lower(), folded, 1)
-    hint = f"did you mean {folded[near[0]]}?" if near else f"name one of these{option}"
-    return InputError(f"{path}: no column {column}; it has {', '.join(names)}: {hint}")
+    hint = f"did you mean {folded[near[0]]}?" if near else "name one of these"
+    named = f" ({option})" if option else ""
+    return InputError(f"{path}: no column {column}; it has {', '.join(names)}: {hint}{named}")
 
 
 def _warn_of_unused(unused: Iterable[str], roles: set[str], path: str) -> None:
