@@ -131,6 +131,9 @@ class TrainSettings(JobSettings):
     loss: LossSettings = LossSettings()
     augment: AugmentSettings = AugmentSettings()
     loader: LoaderSettings = LoaderSettings()
+    balance_datasets: bool = False
+    """an epoch has equally many images of each dataset: all of the smallest one, and as many of each other one, drawn
+    anew for every epoch. For datasets of very different sizes; with it, raise --epochs"""
     teacher: str = ""
     """trained model that this one imitates too: an installed name, the folder of a run or study, or an address, as for
     infer --checkpoint. Half of the loss is then the distance to its probabilities; without a mask, all of it"""

@@ -67,7 +67,7 @@ def _differences(run_folder: str, settings: TrainSettings, data: Mapping[str, st
     for path, now in source_digests(settings).items():
         if sources.get(path, now) != now:
             found.append(f"another source file of {path} ({sources[path]}, now {now})")
-    method, current = summary.get("method", "unknown"), method_digest(bool(settings.teacher))
+    method, current = summary.get("method", "unknown"), method_digest(settings)
     if method != current:
         found.append(f"another method (digest of network, loss, augmentation and steps {method}, now {current})")
     trained_on = summary.get("data", {})

@@ -14,6 +14,7 @@ from lungseg.dataset.duplicates import count_duplicates, describe_duplicates
 from lungseg.dataset.masked_rows import masked_rows
 from lungseg.dataset.training_index import TrainingIndex, build_index
 from lungseg.errors import SettingsError
+from lungseg.training.balanced_epochs import images_per_epoch
 from lungseg.training.run import name_run
 from lungseg.training.study_classes import classes_of_run, has_masks, require_usable_classes, study_classes
 from lungseg.training.study_data import require_enough_images
@@ -93,7 +94,7 @@ def index_of(
 
 
 def require_feasible(settings: TrainSettings, index: TrainingIndex, plans: Sequence[folds.RunPlan]) -> list[int]:
-    """Check every run before the first one starts; return the number of training images of each.
+    """Check every run before the first one starts; return the number of training images of an epoch of each.
 
     Raises:
         SettingsError: the batches cannot be divided among the workers, a dataset has fewer groups of images than folds,
@@ -121,8 +122,9 @@ def require_feasible(settings: TrainSettings, index: TrainingIndex, plans: Seque
                 "of your own has the same classes in every run: leave out this protocol"
             )
         split = folds.split(index.rows, plan)
-        require_enough_images(split, plan.name, settings.planned_world_size, settings.min_images_per_rank)
-        sizes.append(len(split.train))
+        images = images_per_epoch(settings, index.rows, split.train)
+        require_enough_images(images, plan.name, settings.planned_world_size, settings.min_images_per_rank)
+        sizes.append(images)
     return sizes
 
 

@@ -8,6 +8,7 @@ import functools
 import hashlib
 from pathlib import Path
 
+from lungseg.config import TrainSettings
 from lungseg.model.source_code import statements
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -29,15 +30,20 @@ _METHOD = (
     "training/weight_average.py",
 )
 _WITH_TEACHER = ("training/distillation.py",)
+_WITH_BALANCE = ("training/balanced_epochs.py",)
+
+
+def method_digest(settings: TrainSettings | None = None) -> str:
+    """Return the digest of the modules of the method, 12 hexadecimal digits; without settings: of those of all runs."""
+    names = _METHOD
+    if settings is not None:
+        names += (*(_WITH_TEACHER if settings.teacher else ()), *(_WITH_BALANCE if settings.balance_datasets else ()))
+    return _digest(names)
 
 
 @functools.cache
-def method_digest(has_teacher: bool = False) -> str:
-    """Return the digest of the modules of the method, 12 hexadecimal digits.
-
-    has_teacher: the run also learns from a trained model.
-    """
+def _digest(names: tuple[str, ...]) -> str:
     content = hashlib.sha256()
-    for name in (*_METHOD, *(_WITH_TEACHER if has_teacher else ())):
+    for name in names:
         content.update("\n".join([name, *statements((_PACKAGE / name).read_text(encoding="utf-8"))]).encode())
     return content.hexdigest()[:12]

@@ -110,7 +110,7 @@ def name_run(settings: TrainSettings, plan: RunPlan, data: Sequence[PreparedData
         hashed["teacher"] = checkpoint.ensemble_digest(checkpoint.find_all(sources.resolve(settings.teacher)))
     if custom_code := source_digests(settings):
         hashed["custom_code"] = custom_code
-    inputs = [SCHEMA, method_digest(bool(settings.teacher)), plan.protocol, plan.train_on, plan.fold, hashed]
+    inputs = [SCHEMA, method_digest(settings), plan.protocol, plan.train_on, plan.fold, hashed]
     return f"{plan.name}-{storage.digest([*inputs, [dataset.digest for dataset in data]])[:8]}"
 
 

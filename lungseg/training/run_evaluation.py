@@ -132,7 +132,7 @@ def _summary(training: TrainingState, thresholds: Thresholds, rows: Sequence[Row
         "optimizer": "AdamW" if run.settings.optim.weight_decay else "Adam",
         "compute_mode": training.learner.compute_mode,
         "execution": training.execution,
-        "method": method_digest(bool(run.settings.teacher)),
+        "method": method_digest(run.settings),
         "tested": mean_metrics_by_dataset(rows),
         "settings": run.settings.model_dump(),
         "custom_code": source_digests(run.settings),

@@ -10,6 +10,7 @@ import numpy as np
 from lungseg import storage
 from lungseg.arrays import Row
 from lungseg.model.step_trace import traced
+from lungseg.training import balanced_epochs
 from lungseg.training.batch_clock import BatchClock
 from lungseg.training.device_memory import explained_memory_errors, peak_mib, reset_peak
 from lungseg.training.distributed import broadcast_buffers, on_first_rank, rank_and_world_size
@@ -77,7 +78,7 @@ def _train_epoch(training: TrainingState, show: ShowProgress) -> Row:
         "lr": _learning_rates(training, steps)[-1],
         "train_s": train_s,
         "device_wait_share": training.waited / train_s,
-        "images_per_second": (rate := len(training.split.train) * (1 - first_batch / total) / train_s),
+        "images_per_second": (rate := training.images_per_epoch * (1 - first_batch / total) / train_s),
         "rank_images_per_second": rate / rank_and_world_size()[1],
         **({"peak_device_mib": peak} if (peak := peak_mib(device)) else {}),
         "epoch_s": time.monotonic() - start,
@@ -116,8 +117,13 @@ def _update_best(training: TrainingState, dice: float) -> None:
 
 def _steps(training: TrainingState) -> list[Step]:
     """Return this rank's batches of the epoch, as positions in the training images."""
-    settings, count = training.run.settings, len(training.split.train)
-    return plan_epoch(settings, count, planned_ranks(settings), (training.run.random_seed, training.epoch))
+    settings, key = training.run.settings, (training.run.random_seed, training.epoch)
+    ranks = planned_ranks(settings)
+    if not settings.balance_datasets:
+        return plan_epoch(settings, len(training.split.train), ranks, key)
+    drawn = balanced_epochs.draw(balanced_epochs.datasets_of(training.index.rows, training.split.train), key)
+    steps = plan_epoch(settings, len(drawn), ranks, key)
+    return [replace(step, positions=tuple(drawn[list(step.positions)].tolist())) for step in steps]
 
 
 def _learning_rates(training: TrainingState, steps: Sequence[Step]) -> list[float]:
@@ -141,7 +147,7 @@ def _train_until_checkpoint(training: TrainingState, steps: Sequence[Step], show
 
     def report_loss(count: int, loss: float) -> None:
         done = steps[selected[count - 1]].batch_index + 1
-        images = (done - training.step) * len(training.split.train) / total
+        images = (done - training.step) * training.images_per_epoch / total
         shares = images / clock.seconds, clock.waited / clock.seconds
         show(Progress(training.epoch + 1, done, total, loss, "", *shares, peak_mib(device)))
 

@@ -21,6 +21,7 @@ from lungseg.model import checkpoint, checkpoint_io
 from lungseg.model.custom_code import source_digests
 from lungseg.model.network import build_network
 from lungseg.schema import SCHEMA
+from lungseg.training.balanced_epochs import images_per_epoch
 from lungseg.training.checkpoint_writer import CheckpointWriter
 from lungseg.training.device_memory import explained_memory_errors
 from lungseg.training.distillation import DistillingLearner, Teacher, find_teacher
@@ -51,6 +52,7 @@ class TrainingState:
     index: TrainingIndex
     reader: SampleReader
     split: Split
+    images_per_epoch: int
     learner: Learner
     preprocess: dict[str, Any]
     epoch: int = 0
@@ -88,13 +90,14 @@ def start(run: Run, device: torch.device) -> TrainingState:
     require_usable_classes(settings, data, classes)
     reader = SampleReader(data, settings.loader.cache_mib, settings.loader.disk_mib, classes=classes)
     own_split = split(index.rows, run.plan)
-    require_enough_images(own_split, run.name, planned_ranks(settings)[2], settings.min_images_per_rank)
+    images = images_per_epoch(settings, index.rows, own_split.train)
+    require_enough_images(images, run.name, planned_ranks(settings)[2], settings.min_images_per_rank)
     torch.manual_seed(run.random_seed)
     execution = use_fast_kernels(settings.compute, device)
     with explained_memory_errors(settings, run.name):
         learner = _make_learner(settings, classes, device)
     preprocess = data[0].preprocess.model_copy(update={"classes": classes})
-    training = TrainingState(run, index, reader, own_split, learner, preprocess.model_dump())
+    training = TrainingState(run, index, reader, own_split, images, learner, preprocess.model_dump())
     training.data = {dataset.name: dataset.digest for dataset in data}
     latest = checkpoint.latest(storage.join(run.folder, "checkpoint"))
     if latest is not None:

@@ -7,7 +7,6 @@ from dataclasses import replace
 from lungseg.config import TrainSettings
 from lungseg.dataset.catalog import PreparedDataset, open_dataset
 from lungseg.dataset.fold_table import read_fold_table, with_folds
-from lungseg.dataset.folds import Split
 from lungseg.dataset.masked_rows import masked, masked_rows
 from lungseg.dataset.training_index import TrainingIndex, build_index, open_index
 from lungseg.errors import InputError, SettingsError
@@ -96,16 +95,16 @@ def open_run_index(run: Run) -> TrainingIndex:
     return build_index(open_training_data(run.data, run.settings), run.linked, run.plan.folds, run.plan.split_seed)
 
 
-def require_enough_images(split: Split, name: str, workers: int, min_batch_size: int) -> None:
-    """Check that every rank has at least min_batch_size training images.
+def require_enough_images(images: int, name: str, workers: int, min_batch_size: int) -> None:
+    """Check that every rank has at least min_batch_size of the training images of an epoch.
 
     Raises:
         SettingsError: there are too few.
 
     """
     needed = min_batch_size * workers
-    if len(split.train) < needed:
+    if images < needed:
         raise SettingsError(
-            f"{name}: {counted(len(split.train), 'training image')}, {needed} needed for {counted(workers, 'worker')}: "
+            f"{name}: {counted(images, 'training image')}, {needed} needed for {counted(workers, 'worker')}: "
             "lower --workers-per-run"
         )

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -699,6 +700,32 @@ def test_first_epochs_may_train_at_half_size(
     monkeypatch.setattr(Learner, "__call__", record_size)
     go(a_run(folders, tmp_path, changed(half_size_epochs=1, epochs=2)))
     assert sizes == [32, 32, 64, 64]
+
+
+def test_a_balanced_epoch_has_equally_many_images_of_each_dataset(
+    folders: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[tuple[str, str]] = []
+    call = Learner.__call__
+
+    def record_images(learner: Learner, batch: Batch, rate: float) -> Tensor:
+        used.extend((sample.dataset, sample.image_id) for sample in batch.samples)
+        return call(learner, batch, rate)
+
+    monkeypatch.setattr(Learner, "__call__", record_images)
+    plan = RunPlan("pooled", ("north", "south"), fold=2, folds=3, split_seed=3)
+    settings = changed(balance_datasets=True, epochs=6)
+    run, killed = (a_run(folders, tmp_path / name, settings, plan) for name in ("whole", "killed"))
+    training = run_state.start(run, CPU)
+    counts = Counter(row["dataset"] for row in training.index.rows.take(training.split.train).to_pylist())
+    assert counts["north"] > counts["south"] == 2
+    go(run)
+    epochs = [used[start : start + 4] for start in range(0, len(used), 4)]
+    assert [Counter(dataset for dataset, _ in epoch) for epoch in epochs] == [{"north": 2, "south": 2}] * 6
+    assert len({frozenset(epoch) for epoch in epochs}) > 1
+    go_until(killed, lambda event: event[:3] == ("shown", "3", "1"))
+    go(killed)
+    same_result(killed, run)
 
 
 def test_infinite_loss_ends_the_run_with_its_rate(folders: tuple[str, ...], tmp_path: Path) -> None:

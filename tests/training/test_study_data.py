@@ -4,12 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from lungseg.config import PreprocessSettings, TrainSettings
 from lungseg.dataset import catalog
-from lungseg.dataset.folds import Split
 from lungseg.errors import InputError, SettingsError
 from lungseg.ingest import sources
 from lungseg.plurals import counted
@@ -71,17 +69,15 @@ def test_two_datasets_of_one_name_are_refused(archive: Path, folders: tuple[str,
     [(6, 3, 2, False), (5, 3, 2, True), (3, 3, 1, False), (2, 3, 1, True), (2, 1, 2, False), (1, 1, 2, True)],
 )
 def test_every_rank_needs_min_batch_size_images(images: int, workers: int, least: int, refused: bool) -> None:
-    none = np.empty(0, np.int64)
-    parts = Split(np.arange(images), none, none, none)
     if not refused:
-        study_data.require_enough_images(parts, "run", workers, least)
+        study_data.require_enough_images(images, "run", workers, least)
         return
     message = (
         f"run: {counted(images, 'training image')}, {least * workers} needed for {counted(workers, 'worker')}: "
         "lower --workers-per-run"
     )
     with pytest.raises(SettingsError, match=message):
-        study_data.require_enough_images(parts, "run", workers, least)
+        study_data.require_enough_images(images, "run", workers, least)
 
 
 def test_images_that_cannot_be_halved_are_refused(archive: Path, tmp_path: Path) -> None:
