@@ -255,8 +255,8 @@ def _read_curve(path: str) -> list[Row]:
     if not storage.exists(path):
         return []
     advice = "delete it, or train again"
-    lines = storage.read_bytes(path).splitlines()
-    for line in lines:
-        check_fields(line, path, _EpochFields, advice)
-    rows = [parse_json(line, path) for line in lines]
+    rows = []
+    for line in storage.read_bytes(path).splitlines():
+        fields = check_fields(line, path, _EpochFields, advice)
+        rows.append(parse_json(line, path) | fields.model_dump(exclude_unset=True))
     return [row for _, row in sorted({row["epoch"]: row for row in rows}.items())]

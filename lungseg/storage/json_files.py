@@ -68,15 +68,15 @@ def read_json(path: str, content: bytes | None = None, fields: type[JsonFields] 
     return value
 
 
-def check_fields(content: bytes, path: str, fields: type[JsonFields], advice: str = _DAMAGED) -> None:
-    """Check the fields of a JSON object.
+def check_fields(content: bytes, path: str, fields: type[JsonFields], advice: str = _DAMAGED) -> JsonFields:
+    """Check the fields of a JSON object, and return them; a number too large for a float is infinite.
 
     Raises:
         InputError: a field is missing or has another type or an impossible value.
 
     """
     try:
-        fields.model_validate_json(content)
+        return fields.model_validate_json(content)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         name = ".".join(map(str, first["loc"])) or "the content"

@@ -312,6 +312,6 @@ def test_failed_run_does_not_stop_the_run_beside_it(
     ):
         train.run(settings)
     assert "2 runs to train, 2 at once" in caplog.text
-    assert "1 worker, 1 CPU each" in caplog.text
+    assert "1 worker, 1 CPU" in caplog.text
     states = list(json.loads((tmp_path / "study" / "study.json").read_text())["states"].values())
     assert [state["state"] for state in states] == ["failed", "finished"]

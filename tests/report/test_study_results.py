@@ -1,8 +1,10 @@
+import math
 from pathlib import Path
 
 import pytest
 
 from lungseg.errors import InputError
+from lungseg.report.charts import learning_curves
 from lungseg.report.study_results import read_study
 from tests.report.result_files import dice_row, write_run
 
@@ -30,6 +32,21 @@ def test_repeated_epoch_counts_once(study: Path) -> None:
     path.write_text('{"epoch": 1')
     with pytest.raises(InputError, match="not valid JSON"):
         read_study(str(study))
+
+
+@pytest.mark.parametrize("line", ["[]", "3", '{"epoch": 1, "loss": "low"}'])
+def test_damaged_line_of_a_curve_is_refused(study: Path, line: str) -> None:
+    (study / "pooled-fold0" / "metrics.jsonl").write_text(line)
+    with pytest.raises(InputError, match=r"metrics\.jsonl: .*: delete it, or train again"):
+        read_study(str(study))
+
+
+def test_a_loss_too_large_for_a_float_is_infinite_and_not_drawn(study: Path) -> None:
+    path = study / "pooled-fold0" / "metrics.jsonl"
+    path.write_text(f'{{"epoch": 1, "loss": 3, "held_out_dice": 0.5}}\n{{"epoch": 2, "loss": {10**400}}}\n')
+    curves = read_study(str(study)).curves
+    assert [row["loss"] for row in curves["pooled-fold0"]] == [3, math.inf]
+    assert learning_curves(curves)
 
 
 @pytest.mark.parametrize(
