@@ -110,8 +110,8 @@ def _fastest(models: Sequence[Checkpoint], custom_network: str) -> Backend:
     usable: list[Backend] = [name for name in installed if all(name in each and each[name].passed for each in checks)]
     if graphs:
         usable = usable or [installed[0]]
-    elif _has_torch():
-        usable.append("torch")
+    elif _has_torch() and (not usable or all("torch" in each for each in checks)):
+        usable.append("torch")  # without its time, as in the graph of an installed model, only if nothing else can
     return min(usable, key=lambda name: sum(each[name].seconds for each in checks if name in each))
 
 

@@ -20,7 +20,7 @@ from lungseg.inference.ensemble import Ensemble, Predictor
 from lungseg.inference.items import PredictOptions
 from lungseg.inference.job_backend import claim_backend, recorded_backend
 from lungseg.inference.runtime_ensemble import RuntimeEnsemble
-from lungseg.model import checkpoint, onnx_cache
+from lungseg.model import checkpoint, onnx_cache, sources
 from lungseg.model.checkpoint import Checkpoint, stored_threshold
 from lungseg.model.onnx_cache import find_or_export
 from lungseg.model.onnx_file import Check, ExportError, OnnxFile, parse_onnx
@@ -149,6 +149,14 @@ def test_auto_uses_a_converted_model_for_a_few_images(model: Checkpoint, monkeyp
     checks = {name: Check(changed=0.0, passed=True, seconds=1.0) for name in RUNTIMES}
     monkeypatch.setattr(selection, "_checks", lambda *_: checks | {"torch": Check(changed=0, passed=True, seconds=2.0)})
     assert choose_backend("auto", [model], PredictOptions(), few_images=True) in RUNTIMES
+
+
+@pytest.mark.parametrize("few_images", [True, False])
+def test_auto_needs_no_torch_for_an_installed_model(few_images: bool) -> None:
+    """The checks of its graph have no time of torch, which must not count as zero."""
+    models = checkpoint.find_all(sources.resolve("lungs"))
+    assert "torch" not in find_or_export(models[0]).checks
+    assert choose_backend("auto", models, PredictOptions(), few_images=few_images) in RUNTIMES
 
 
 def test_auto_is_torch_on_gpus_and_in_bf16(model: Checkpoint) -> None:
