@@ -21,6 +21,7 @@ from lungseg.study.tested_images import (
     RunGroup,
     TestedDataset,
     by_class,
+    class_json,
     defined,
     mean_per_image,
     seed_means,
@@ -147,11 +148,6 @@ class CrossDatasetResults:
             **{name: [item.as_json() for item in getattr(self, name)] for name in names},
             "datasets": [asdict(dataset) for dataset in self.datasets],
         }
-
-
-def class_json(class_name: str) -> Row:
-    """Return the class as a field; nothing in a study of one class."""
-    return {"class": class_name} if class_name else {}
 
 
 def spread_json(spread: SeedSpread | None, prefix: str) -> Row:

@@ -14,7 +14,6 @@ from lungseg.arrays import Row
 from lungseg.metrics import bootstrap, training_noise
 from lungseg.metrics.training_noise import SeedSpread
 from lungseg.study.cross_dataset import (
-    class_json,
     compare_images,
     differences_json,
     gap_effects,
@@ -26,7 +25,7 @@ from lungseg.study.cross_dataset import (
 )
 from lungseg.study.result_text import format_difference, format_spread, more_lines, of_class
 from lungseg.study.study_differences import StudyDifference
-from lungseg.study.tested_images import ImageResults, Images, RunGroup, mean_per_image
+from lungseg.study.tested_images import ImageResults, Images, RunGroup, class_json, mean_per_image
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from lungseg.arrays import Row
 from lungseg.metrics import bootstrap
-from lungseg.study.tested_images import ImageResults, Images, RunGroup, summarise_images
+from lungseg.study.tested_images import ImageResults, Images, RunGroup, class_json, summarise_images
 
 ATTRIBUTES = {"finding": "finding", "age_group": "age", "sex": "sex"}
 """Columns of study.parquet, and their names in tables."""
@@ -40,7 +40,7 @@ class Subgroup:
         """Flatten: dice is the mean, dice_low and dice_high its 95 % interval."""
         return {
             **self.run_group._asdict(),
-            **({"class": self.class_name} if self.class_name else {}),
+            **class_json(self.class_name),
             "dataset": self.dataset,
             "role": self.role,
             "attribute": self.attribute,

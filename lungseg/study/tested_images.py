@@ -71,6 +71,11 @@ def by_class(rows: Sequence[Row]) -> dict[str, list[Row]]:
     return {"": list(rows)} if len(classes) < 2 else dict(classes)
 
 
+def class_json(class_name: str) -> Row:
+    """Return the class as a field; nothing in a study of one class."""
+    return {"class": class_name} if class_name else {}
+
+
 def study_rows(
     tested: Iterable[Row],
     protocol: str,
