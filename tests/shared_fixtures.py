@@ -117,12 +117,8 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         yield uri
 
 
-@contextlib.contextmanager
-def s3_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Start an S3 server, put its address and keys into the environment, and yield the URI of a bucket."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+def set_bucket_address(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
+    """Put the address of an object store on this machine, and keys for it, into the environment."""
     for name, value in {
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
         "AWS_ACCESS_KEY_ID": "testing",
@@ -131,6 +127,15 @@ def s3_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         "AWS_EC2_METADATA_DISABLED": "true",
     }.items():
         monkeypatch.setenv(name, value)
+
+
+@contextlib.contextmanager
+def s3_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Start an S3 server, put its address and keys into the environment, and yield the URI of a bucket."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    set_bucket_address(monkeypatch, port)
     command = [str(Path(sys.executable).with_name("moto_server")), "-H", "127.0.0.1", "-p", str(port)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
