@@ -20,6 +20,7 @@ from lungseg.versions import versions
 _LIBRARIES = ("torch", "segmentation-models-pytorch", "onnxruntime", "openvino")
 logger = logging.getLogger(__name__)
 
+_CONVERSION = 2  # raise it if `export_graph` writes other graphs, so that cached files are made again
 SHIPPED = "model.onnx"
 """Name of the graph in the folder of an installed model; its weights are those of model.safetensors beside it."""
 
@@ -130,6 +131,7 @@ def _weights_digest(checkpoint: Checkpoint) -> str:
 def _cached_path(checkpoint: Checkpoint, custom_network: str) -> str:
     identity = [
         ONNX_FORMAT,
+        _CONVERSION,
         _weights_digest(checkpoint),
         checkpoint.preprocess.size,
         source_digest(NETWORK, custom_network) if custom_network else "",

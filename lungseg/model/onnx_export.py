@@ -10,6 +10,7 @@ from lungseg.errors import first_line
 from lungseg.model.checkpoint import Checkpoint
 from lungseg.model.checkpoint_io import load_model
 from lungseg.model.onnx_file import INPUT, OUTPUT, ExportError
+from lungseg.model.onnx_padding import merge_padding
 
 _OPSET = 17
 _EXAMPLE_BATCH = 2  # an example of one image would fix the batch to one image
@@ -38,6 +39,7 @@ def export_graph(checkpoint: Checkpoint, custom_network: str = "") -> bytes:
 
     """
     network = _ScaledNetwork(load_model(checkpoint, custom_network)).eval()
+    merge_padding(network)
     size = checkpoint.preprocess.size
     example = torch.zeros(_EXAMPLE_BATCH, 1, size, size, dtype=torch.uint8)
     content = io.BytesIO()

@@ -14,6 +14,7 @@ from lungseg.progress import SharedProgressLine
 from lungseg.study.study_files import StudyRecord
 from lungseg.training.run import Run
 
+_SIGNAL_S = 1.0  # longest time until a signal is noticed
 logger = logging.getLogger(__name__)
 
 
@@ -60,12 +61,23 @@ def train_in_threads(
         threading.Thread(target=work, daemon=True).start()
     try:
         for _ in runs:
-            yield finished.get()
+            yield _wait_for_next(finished)
     finally:
         line.closed.set()
         with contextlib.suppress(queue.Empty):  # if the job ends early, no further run starts
             while True:
                 waiting.get_nowait()
+
+
+def _wait_for_next(finished: queue.SimpleQueue[tuple[Run, Exception | None]]) -> tuple[Run, Exception | None]:
+    """Wait for the next run that ends; signals are noticed within a second.
+
+    Python handles signals between two calls. Without a limit, one that arrives just before the wait, or in another
+    thread, would be noticed after hours, when a run ends.
+    """
+    while True:
+        with contextlib.suppress(queue.Empty):
+            return finished.get(timeout=_SIGNAL_S)
 
 
 def _train(run: Run, allocation: WorkerAllocation, line: SharedProgressLine) -> tuple[Run, Exception | None]:

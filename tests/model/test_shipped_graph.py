@@ -40,6 +40,12 @@ def test_the_graph_has_no_weights_of_its_own(name: str) -> None:
     assert {tensor.data_location for tensor in graph.graph.initializer} == {onnx.TensorProto.EXTERNAL}
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_paddings_are_part_of_the_convolutions(name: str) -> None:
+    graph = onnx.load_from_string(read_onnx(f"{sources.installed()[name]}/{SHIPPED}").graph)
+    assert "Pad" not in {node.op_type for node in graph.graph.node}
+
+
 def test_other_weights_are_refused(tmp_path: Path) -> None:
     from lungseg.model.onnx_export import export_graph
     from lungseg.model.shared_weights import share_weights

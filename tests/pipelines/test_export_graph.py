@@ -12,7 +12,8 @@ import lungseg
 from lungseg import storage
 from lungseg.arrays import U8
 from lungseg.errors import CheckpointError, InputError, SettingsError
-from lungseg.inference.backends.export_gate import ExportGate, list_images
+from lungseg.inference.backends import int8
+from lungseg.inference.backends.export_gate import ExportGate, Verdict, list_images
 from lungseg.inference.backends.quantise import Quantiser
 from lungseg.inference.items import open_item
 from lungseg.model import checkpoint
@@ -210,6 +211,18 @@ def test_int8_with_ranges_of_black_images_is_refused(gate: ExportGate, exported:
     assert verdict.dice is not None
     assert verdict.torch_dice is not None
     assert verdict.dice < verdict.torch_dice - 0.02
+
+
+def test_int8_that_changes_many_pixels_without_loss_of_dice_is_not_accepted(
+    source: Checkpoint, exported: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Errors that cancel each other on the images of the training need not do so on others."""
+    verdict = Verdict("onnxruntime", "1", 1, 0.002, 0.002, 1, 0.95, 0.95, 0.0, "")
+    monkeypatch.setattr(ExportGate, "compare", lambda *_: verdict)
+    monkeypatch.setattr("lungseg.inference.backends.quantise._KEPT", (0,))
+    items = list_images(str(prepared), source, 10)
+    with pytest.raises(CheckpointError, match="int8 loses too much"):
+        int8.quantise(read_onnx(str(exported)).graph, source, items, tmp_path)
 
 
 @pytest.mark.slow

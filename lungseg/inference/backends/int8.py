@@ -16,6 +16,9 @@ from lungseg.model.checkpoint import Checkpoint, trained_on
 _CALIBRATION_IMAGES, _TRIAL_IMAGES = 40, 20
 _MIN_IMAGES = 8  # to calibrate on
 _MARGIN = 0.5  # share of the limits that the trial allows, as the gate has other images
+# Share of the pixels that the trial allows to change: on images of the training even a poor quantisation may keep the
+# Dice, as its errors go both ways, and lose much on other images.
+_MAX_CHANGED = 0.001
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,8 @@ def quantise(
         if verdict.dice is None or verdict.torch_dice is None or verdict.worst_loss is None:
             raise InputError("--int8 needs images with masks: pass prepared data or an archive with masks")
         loss = verdict.torch_dice - verdict.dice
-        return loss <= _MARGIN * MAX_MEAN_LOSS and verdict.worst_loss <= _MARGIN * MAX_LOSS
+        is_near = verdict.changed <= _MAX_CHANGED
+        return is_near and loss <= _MARGIN * MAX_MEAN_LOSS and verdict.worst_loss <= _MARGIN * MAX_LOSS
 
     quantised, kept = Quantiser(graph, images, folder, available_threads()).quantise(is_close)
     return quantised, {"calibration_images": len(images), "float_layers": list(kept)}

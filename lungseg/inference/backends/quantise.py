@@ -20,6 +20,9 @@ logger = logging.getLogger(__name__)
 
 _KEPT = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24)  # convolutions that stay in float, tried in this order
 _TRIAL_IMAGES = 4  # for the loss of each convolution alone
+# What stands between the convolutions stays in int8 too. Otherwise each of them would convert to float and back, and
+# the ranges would be those before Clip and Relu.
+_QUANTISED = ["Conv", "Clip", "Relu", "MaxPool", "Add", "Concat", "Resize"]
 
 
 class _Calibration(CalibrationDataReader):  # type: ignore[misc]
@@ -34,7 +37,7 @@ class _Calibration(CalibrationDataReader):  # type: ignore[misc]
 
 
 class Quantiser:
-    """Quantises the convolutions of a graph: activations u8, weights s8 for each channel, ranges from images."""
+    """Quantises a graph: activations u8, weights s8 for each channel, ranges from images."""
 
     def __init__(self, graph: bytes, images: U8, folder: Path, threads: int) -> None:
         """Prepare a graph. images: u8[N,1,S,S] to calibrate on. folder: for files, empty."""
@@ -95,7 +98,7 @@ class Quantiser:
 def _options() -> dict[str, Any]:
     return {
         "quant_format": QuantFormat.QDQ,
-        "op_types_to_quantize": ["Conv"],
+        "op_types_to_quantize": _QUANTISED,
         "per_channel": True,
         # 7 bits for weights: the 16-bit sums of CPUs without VNNI would overflow.
         "reduce_range": True,
