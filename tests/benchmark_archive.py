@@ -2,10 +2,10 @@
 
 prepare: creates empty image and mask files (kept in --work for later runs), then calls the driver's steps except Ray:
 list, plan, serialise the tasks, merge their results, audit. train: opens a made-up dataset (kept in --work), divides
-it, writes the training index, and opens that as a rank does. infer: plans an inference over the same dataset. listing:
-the same over a Parquet listing of files that do not exist. Rows and results are made up, as of images that nearly all
-differ; the code is the real one. Each of these runs in a process of its own. Prints the seconds and the peak memory of
-each step as JSON: resident, and without mapped files.
+it, writes the training index, and opens that as a rank does. infer: plans an inference over the same dataset. listing,
+csv: the same over a Parquet or CSV listing of files that do not exist. folder: the same over a folder of empty files.
+Rows and results are made up, as of images that nearly all differ; the code is the real one. Each of these runs in a
+process of its own. Prints the seconds and the peak memory of each step as JSON: resident, and without mapped files.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 from benchmark_prepare import peak_kib
 from made_up_dataset import write_dataset
@@ -223,6 +224,24 @@ def listing(work: Path, images: int, out: str) -> dict[str, dict[str, float]]:
     return plan_inference(str(path), images, out)
 
 
+def csv(work: Path, images: int, out: str) -> dict[str, dict[str, float]]:
+    """Plan an inference of a CSV file."""
+    listing = work / f"listing-{images}.parquet"
+    if not listing.exists():
+        write_listing(listing, images)
+    path = Path(out) / "listing.csv"
+    with pacsv.CSVWriter(path, pq.read_schema(listing)) as writer:
+        for piece in pq.ParquetFile(listing).iter_batches():
+            writer.write(piece)
+    return plan_inference(str(path), images, out)
+
+
+def folder(work: Path, images: int, out: str) -> dict[str, dict[str, float]]:
+    """Plan an inference of a folder of images without masks."""
+    lay_out(work / str(images), images)
+    return plan_inference(str(work / str(images) / "images"), images, out)
+
+
 def write_listing(path: Path, images: int) -> None:
     """Write a listing of images, 1,000 in a folder, with their patients."""
     schema = pa.schema([("image", pa.string()), ("patient_id", pa.string())])
@@ -257,6 +276,8 @@ PARTS = {
     "train": [train_driver, train_rank, trained_digests],
     "infer": [infer],
     "listing": [listing],
+    "csv": [csv],
+    "folder": [folder],
 }
 
 
@@ -265,7 +286,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "lungseg-benchmark")
     parser.add_argument("--images", type=int, default=1_000_000)
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=["prepare", "train", "infer", "listing"])
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     if {"train", "infer"} & {*arguments.parts}:

@@ -1,7 +1,8 @@
 """Time and requests to open a prepared dataset of many tars in a bucket: `python tests/benchmark_bucket_listing.py`.
 
 The bucket is a server on this machine that answers each request after a fixed delay, by default 0.2 s, about what a
-bucket in another region needs for a page of 1,000 files. The tars are empty files of one KiB, one image each.
+bucket in another region needs for a page of 1,000 files. The tars are files of one KiB without content, one image
+each.
 """
 
 import argparse
@@ -20,7 +21,7 @@ def main() -> None:
     """Print the requests and seconds of opening the dataset."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--tars", type=int, default=40_000)
-    parser.add_argument("--delay", type=float, default=0.2, metavar="S", help="of each answer of the bucket")
+    parser.add_argument("--delay", type=float, default=0.2, metavar="S", help="seconds before each answer")
     options = parser.parse_args()
     with pytest.MonkeyPatch.context() as monkeypatch, tempfile.TemporaryDirectory() as folder:
         write_dataset(Path(folder) / "made-up", options.tars, images_per_tar=1, tar_bytes=1024)

@@ -1,4 +1,7 @@
-"""A read-only object store over a folder, which answers each request after a fixed delay, as a distant bucket does."""
+"""An object store over a folder, which answers each request after a fixed delay, as a distant bucket does.
+
+It answers what opening a dataset needs: listings of all files below a prefix, and reads.
+"""
 
 import multiprocessing
 import re
@@ -33,6 +36,8 @@ def folder_bucket(folder: Path, delay_s: float, monkeypatch: pytest.MonkeyPatch)
     server.start()
     try:
         while not port.value:
+            if not server.is_alive():
+                raise RuntimeError("the server of the bucket did not start")
             time.sleep(0.05)
         set_bucket_address(monkeypatch, port.value)
         yield "s3://archive", requests
@@ -66,7 +71,9 @@ class _Handler(BaseHTTPRequestHandler):
         time.sleep(self.delay_s)
         url = urlsplit(self.path)
         key = unquote(url.path).removeprefix("/archive").removeprefix("/")
-        if not key:
+        if "delimiter" in url.query:
+            self._send(501, b"<Error><Code>NotImplemented</Code></Error>")
+        elif not key:
             self._send(200, self._page(parse_qs(url.query)) if "list-type" in url.query else b"")
         elif key not in self.sizes:
             self._send(404, b"<Error><Code>NoSuchKey</Code></Error>")

@@ -36,7 +36,7 @@ _HASHES_AT_ONCE = 1 << 18
 def linked_images(datasets: Sequence[PreparedDataset], out: str) -> list[Row]:
     """Return the pairs of images that must be in one fold, as rows of PAIRS, and write them to `out`.
 
-    The search takes 20 s for 700 images, so an earlier one of the same images is used, in `out` or beside the datasets.
+    The search reads many images, so an earlier one of the same images is used, in `out` or beside the datasets.
 
     Raises:
         ShardError: a tar does not hold what its index says.

@@ -27,9 +27,9 @@ MAX_HASH_DISTANCE = 40
 """Maximum Hamming distance, of 256 bits, at which two images are compared. An image and its JPEG, resized, brightened
 or padded copy are mostly below 30; the two nearest patients of Shenzhen and Montgomery at 256 px are 42 apart."""
 WIDE_HASH_DISTANCE, WIDE_SEARCH_IMAGES = 88, 1000
-"""The same among the first 1000 images of each dataset, which takes seconds. It also finds copies that are cropped by
-3 % on each side, and other X-rays of one person. Only the first images, so that images added later change none of
-these pairs."""
+"""The same among the first 1000 images of each dataset, which takes at most half a minute. It also finds copies that
+are cropped by 3 % on each side, and other X-rays of one person. Only the first images, so that images added later
+change none of these pairs."""
 MIN_CORRELATION = 0.87
 """Minimum correlation of detail of a near duplicate. In the same datasets two patients reach at most 0.85, except five
 pairs of 0.88 to 0.91 that by eye show one person at two visits. A changed copy has 0.91 or more, unless grey values
@@ -59,7 +59,8 @@ _LINE_SHARE, _LEVEL_SHARE = 0.1, 0.4
 _DETAIL_SIDE, _MAX_SHIFT = 128, 8  # px
 _SCALES = (1.0, 0.94, 0.96, 0.98, 1.02, 1.04, 1.06)  # 1.06 matches a copy that is cropped by 3 % on each side
 _MIN_FIRST_CORRELATION = 0.55  # below this at the first scale, no other scale reaches MIN_CORRELATION
-# 64 KiB per image. All images of the wide search fit in: reading one takes ten times longer than comparing a pair.
+# 64 KiB per image, 69 MiB in all. The images of the wide search in one dataset fit, and datasets are compared one after
+# another. Reading an image takes ten times longer than comparing a pair.
 _CACHED_IMAGES, _PAIRS_PER_BATCH = WIDE_SEARCH_IMAGES + 100, 32
 # Ids that two hospitals would not both assign by counting: a keyed hash, or a number of six or more digits.
 _UNIQUE_ID = re.compile(r"(?=.*\d)[0-9a-f]{12,}|\D*0*[1-9]\d{5,}")

@@ -18,7 +18,7 @@ from lungseg.errors import CheckpointError, InputError
 from lungseg.storage.json_files import JsonFields, check_fields
 
 ONNX_FORMAT = 1
-"""Number of the format of the metadata. Raise it if they change: files of other numbers are refused."""
+"""Number of the format of the metadata. Raise it when the metadata change: files with another number are refused."""
 SUFFIX = ".onnx"
 INPUT, OUTPUT = "images", "probabilities"
 _METADATA, _DIGEST = "lungseg", "lungseg.sha256"

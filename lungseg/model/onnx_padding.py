@@ -1,8 +1,9 @@
 """Make the padding of timm's convolutions part of the ONNX operator.
 
-TensorFlow pads an even image on one side only, and networks from there need the same. torch cannot, so timm pads before
-the convolution, by a size that it computes from each image. In ONNX these are 30 operators for each convolution with a
-stride, which every backend repeats for each image, and int8 converts the padded image to float and back.
+Where the stride is 2, TensorFlow pads one side more than the other, and networks converted from TensorFlow need this
+padding. A convolution of torch cannot do it, so timm pads before, by a size that it computes from each image. In ONNX
+these are about 60 operators for each convolution. Backends run many of them for each image, and int8 converts the
+padded image to float and back.
 """
 
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ from torch.autograd import Function
 def merge_padding(network: nn.Module) -> None:
     """Let each of timm's convolutions become one operator in ONNX, for images of the size that is exported."""
     for module in network.modules():
-        if isinstance(module, Conv2dSame):
+        # A subclass with a `forward` of its own keeps it.
+        if isinstance(module, Conv2dSame) and type(module).forward is Conv2dSame.forward:
             module.forward = _PaddedForward(module)  # type: ignore[method-assign]
 
 

@@ -72,8 +72,8 @@ def train_in_threads(
 def _wait_for_next(finished: queue.SimpleQueue[tuple[Run, Exception | None]]) -> tuple[Run, Exception | None]:
     """Wait for the next run that ends; signals are noticed within a second.
 
-    Python handles signals between two calls. Without a limit, one that arrives just before the wait, or in another
-    thread, would be noticed after hours, when a run ends.
+    Python handles signals in the main thread, between two instructions. Without a limit, a signal that arrives just
+    before the wait, or that another thread gets, would be noticed only when a run ends, after hours.
     """
     while True:
         with contextlib.suppress(queue.Empty):

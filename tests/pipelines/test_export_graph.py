@@ -1,6 +1,5 @@
 """`lungseg export-model --format onnx|openvino`: files that keep the masks of torch, and a gate that refuses others."""
 
-import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -213,7 +212,7 @@ def test_int8_with_ranges_of_black_images_is_refused(gate: ExportGate, exported:
     assert verdict.dice < verdict.torch_dice - 0.02
 
 
-def test_int8_that_changes_many_pixels_without_loss_of_dice_is_not_accepted(
+def test_int8_that_changes_many_pixels_is_refused(
     source: Checkpoint, exported: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Errors that cancel each other on the images of the training need not do so on others."""
@@ -221,7 +220,7 @@ def test_int8_that_changes_many_pixels_without_loss_of_dice_is_not_accepted(
     monkeypatch.setattr(ExportGate, "compare", lambda *_: verdict)
     monkeypatch.setattr("lungseg.inference.backends.quantise._KEPT", (0,))
     items = list_images(str(prepared), source, 10)
-    with pytest.raises(CheckpointError, match="int8 loses too much"):
+    with pytest.raises(CheckpointError, match="int8 changes the masks too much"):
         int8.quantise(read_onnx(str(exported)).graph, source, items, tmp_path)
 
 
@@ -233,8 +232,12 @@ def test_int8_keeps_the_accuracy_or_is_refused(
     monkeypatch.setattr("lungseg.inference.backends.int8._MIN_IMAGES", 1)
     path = tmp_path / "m.onnx"
     words = [str(trained), "-o", str(path), "--format", "onnx", "--int8", "--images", str(prepared)]
-    with contextlib.suppress(CheckpointError):
+    try:
         export_model.run(words)
+    except CheckpointError as error:
+        assert not path.exists()
+        if "int8 changes the masks too much" in str(error):  # in the trial, so that the gate judges nothing
+            return
     (verdict, *_) = storage.read_json(str(tmp_path / "m.gate.json"))["verdicts"]
     is_close = verdict["torch_dice"] - verdict["dice"] <= 0.002 and verdict["worst_loss"] <= 0.01
     assert path.exists() == is_close
@@ -245,6 +248,7 @@ def test_int8_is_exported_where_masks_stay_close(
     trained: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lungseg.inference.backends.int8._MIN_IMAGES", 1)
+    monkeypatch.setattr("lungseg.inference.backends.int8._MAX_TRIAL_CHANGED", 0.1)
     for module in ("int8", "export_gate"):  # the tiny network loses more than a real one
         monkeypatch.setattr(f"lungseg.inference.backends.{module}.MAX_MEAN_LOSS", 0.05)
         monkeypatch.setattr(f"lungseg.inference.backends.{module}.MAX_LOSS", 0.2)

@@ -8,7 +8,7 @@ import numpy as np
 
 from lungseg.errors import InputError
 from lungseg.inference.backends import available_threads, open_network
-from lungseg.inference.backends.export_gate import MAX_LOSS, MAX_MEAN_LOSS, ExportGate, spread
+from lungseg.inference.backends.export_gate import MAX_LOSS, MAX_MEAN_LOSS, ExportGate, Verdict, spread
 from lungseg.inference.backends.quantise import Quantiser
 from lungseg.inference.items import Item, open_item
 from lungseg.model.checkpoint import Checkpoint, trained_on
@@ -16,9 +16,9 @@ from lungseg.model.checkpoint import Checkpoint, trained_on
 _CALIBRATION_IMAGES, _TRIAL_IMAGES = 40, 20
 _MIN_IMAGES = 8  # to calibrate on
 _MARGIN = 0.5  # share of the limits that the trial allows, as the gate has other images
-# Share of the pixels that the trial allows to change: on images of the training even a poor quantisation may keep the
-# Dice, as its errors go both ways, and lose much on other images.
-_MAX_CHANGED = 0.001
+# Share of the pixels that the trial allows to change. On images of the training, errors in both directions may cancel
+# each other in the Dice, so that a poor quantisation keeps it, and loses much on other images.
+_MAX_TRIAL_CHANGED = 0.001
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def quantise(
     """Return the graph in int8, and how it was made, for the metadata.
 
     Raises:
-        CheckpointError: it loses too much, however many layers stay in float.
+        CheckpointError: the masks change too much, however many layers stay in float.
 
     """
     chosen = spread(training, _CALIBRATION_IMAGES + _TRIAL_IMAGES)
@@ -66,11 +66,21 @@ def quantise(
 
     def is_close(path: Path) -> bool:
         verdict = trial.compare(open_network(str(path), "onnxruntime"), "onnxruntime")
-        if verdict.dice is None or verdict.torch_dice is None or verdict.worst_loss is None:
-            raise InputError("--int8 needs images with masks: pass prepared data or an archive with masks")
-        loss = verdict.torch_dice - verdict.dice
-        is_near = verdict.changed <= _MAX_CHANGED
-        return is_near and loss <= _MARGIN * MAX_MEAN_LOSS and verdict.worst_loss <= _MARGIN * MAX_LOSS
+        return all(_is_close(one) for one in verdict.classes.values() or [verdict])
 
     quantised, kept = Quantiser(graph, images, folder, available_threads()).quantise(is_close)
     return quantised, {"calibration_images": len(images), "float_layers": list(kept)}
+
+
+def _is_close(verdict: Verdict) -> bool:
+    """Return whether the masks of a class are so close in the trial that the gate is likely to accept them.
+
+    Raises:
+        InputError: no image has a mask of the class.
+
+    """
+    if verdict.dice is None or verdict.torch_dice is None or verdict.worst_loss is None:
+        raise InputError("--int8 needs images with masks: pass prepared data or an archive with masks")
+    loss = verdict.torch_dice - verdict.dice
+    has_dice = loss <= _MARGIN * MAX_MEAN_LOSS and verdict.worst_loss <= _MARGIN * MAX_LOSS
+    return has_dice and verdict.changed <= _MAX_TRIAL_CHANGED

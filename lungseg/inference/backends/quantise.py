@@ -15,14 +15,16 @@ from lungseg.arrays import F32, U8
 from lungseg.errors import CheckpointError
 from lungseg.inference.backends.onnxruntime_network import OnnxRuntimeNetwork
 from lungseg.model.onnx_file import INPUT
+from lungseg.plurals import counted
 
 logger = logging.getLogger(__name__)
 
 _KEPT = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24)  # convolutions that stay in float, tried in this order
 _TRIAL_IMAGES = 4  # for the loss of each convolution alone
-# What stands between the convolutions stays in int8 too. Otherwise each of them would convert to float and back, and
-# the ranges would be those before Clip and Relu.
-_QUANTISED = ["Conv", "Clip", "Relu", "MaxPool", "Add", "Concat", "Resize"]
+# What stands between the convolutions stays in int8 too. Otherwise each operator would convert to float and back, and
+# the ranges would be those before the activations.
+_ACTIVATIONS = ("Clip", "Relu")
+_QUANTISED = ["Conv", *_ACTIVATIONS, "MaxPool", "Add", "Concat", "Resize"]
 
 
 class _Calibration(CalibrationDataReader):  # type: ignore[misc]
@@ -45,7 +47,8 @@ class Quantiser:
         self._fused = folder / "fused.onnx"
         (folder / "float.onnx").write_bytes(graph)
         quant_pre_process(folder / "float.onnx", self._fused, skip_symbolic_shape=True)
-        self._names = [node.name for node in onnx.load(self._fused).graph.node if node.op_type == "Conv"]
+        self._nodes = list(onnx.load(self._fused).graph.node)
+        self._names = [node.name for node in self._nodes if node.op_type == "Conv"]
         self._build([])  # measures the ranges, which the following builds read from a file
 
     def quantise(self, is_close: Callable[[Path], bool]) -> tuple[bytes, tuple[str, ...]]:
@@ -60,28 +63,36 @@ class Quantiser:
             path = self._build(kept)
             if is_close(path):
                 return path.read_bytes(), tuple(kept)
-            logger.info("int8 with %d convolutions in float loses too much", count)
+            logger.info("int8 with %s in float changes the masks too much", counted(count, "convolution"))
         raise CheckpointError(
-            f"int8 loses too much accuracy, even with {_KEPT[-1]} of {len(self._names)} convolutions in float: export "
-            "the model without --int8"
+            f"int8 changes the masks too much, even with {_KEPT[-1]} of {len(self._names)} convolutions in float: "
+            "export the model without --int8"
         )
 
     @functools.cached_property
     def _by_loss(self) -> list[str]:
-        """Sort the convolutions: first the one that changes probabilities most when it alone is quantised."""
+        """Sort the convolutions: first the one that changes probabilities most when only it is quantised."""
         logger.info("measuring the loss of each of %d convolutions", len(self._names))
         expected = self._run(self._fused)
         losses: dict[str, float] = {}
         for name in self._names:
-            path = self._build([other for other in self._names if other != name])
+            path = self._build(self._others(name))
             losses[name] = float(np.square(self._run(path) - expected).mean())
         return sorted(self._names, key=lambda name: -losses[name])
+
+    def _others(self, name: str) -> list[str]:
+        """List the nodes other than a convolution and its activation."""
+        outputs = {output for node in self._nodes if node.name == name for output in node.output}
+        activations = {
+            node.name for node in self._nodes if node.op_type in _ACTIVATIONS and outputs.intersection(node.input)
+        }
+        return [node.name for node in self._nodes if node.name not in {name, *activations}]
 
     def _run(self, path: Path) -> F32:
         return OnnxRuntimeNetwork(str(path), self._threads)(self._images[:_TRIAL_IMAGES])
 
     def _build(self, kept: Sequence[str]) -> Path:
-        """Quantise all convolutions but those to keep."""
+        """Quantise all nodes but those to keep in float."""
         path, options = self._folder / "int8.onnx", _options()
         cache = self._folder / "ranges.json"
         quantize_static(
