@@ -19,15 +19,14 @@ def main(model: str, source: str, target: str, name: str = "lung") -> None:
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     metadata = json.loads(session.get_modelmeta().custom_metadata_map["lungseg"])
     config = metadata["config"]
-    preprocess, threshold = (
-        config["preprocess"],
-        config.get("thresholds", {}).get(name, config["settings"]["threshold"]),
-    )
+    preprocess = config["preprocess"]
+    threshold = config.get("thresholds", {}).get(name, config["settings"]["threshold"])
     if preprocess["geometry"] != "pad" or preprocess["histogram"] != "none":
         raise SystemExit("this example pads images, and leaves their grey values as they are")
     image = cv2.imread(source, cv2.IMREAD_GRAYSCALE)
-    height, width = image.shape
-    size = preprocess["size"]
+    if image is None:
+        raise SystemExit(f"{source}: no picture that OpenCV can read")
+    (height, width), size = image.shape, preprocess["size"]
     scale = size / max(height, width)
     inner_height, inner_width = round(height * scale), round(width * scale)
     top, left = (size - inner_height) // 2, (size - inner_width) // 2
@@ -42,4 +41,6 @@ def main(model: str, source: str, target: str, name: str = "lung") -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) not in (4, 5):
+        raise SystemExit(__doc__)
     main(*sys.argv[1:])

@@ -8,11 +8,17 @@ from typing import Any
 
 from lungseg.arrays import Row
 from lungseg.config.class_names import ONE_CLASS, lung_parts
+from lungseg.plurals import counted
 from lungseg.schema import USABLE
 
 logger = logging.getLogger(__name__)
 
 _LUNGS = "both lungs"
+
+
+def describe_trained_on(seen: int, images: int) -> str:
+    """Say how many of the images the model was trained on; their masks say little about its quality."""
+    return f"the model was trained on {seen} of {counted(images, 'image')}: new images may get worse masks"
 
 
 @dataclass
@@ -54,12 +60,15 @@ class ClassTotals:
         joined = [_LUNGS] if len(lung_parts(classes)) > 1 else []
         self._lungs = classes[0] if self._is_one_class else next(iter(joined), "")
         self._totals = {name: _Total() for name in [*joined, *classes]}
+        self._predicted = self._trained_on = 0
 
     def add(self, rows: Iterable[Row]) -> None:
         """Add rows of PREDICTIONS; they need no masks."""
         for row in rows:
             if row["status"] not in USABLE:
                 continue
+            self._predicted += 1
+            self._trained_on += bool(row["seen_in_training"])
             if self._lungs:
                 self._totals[self._lungs].add(row, bool(row["seen_in_training"]))
             for one in row["classes"] or ():
@@ -80,10 +89,18 @@ class ClassTotals:
         ]
 
     def log(self) -> None:
-        """Log one line a class; of the one class lung, only the mean Dice if there are references."""
+        """Log one line a class; of the one class lung, only the mean Dice if there are references.
+
+        Also, how many images the model was trained on.
+        """
         if self._is_one_class:
             self._log_only_class()
-            return
+        else:
+            self._log_classes()
+        if self._trained_on:
+            logger.info("%s", describe_trained_on(self._trained_on, self._predicted))
+
+    def _log_classes(self) -> None:
         width = max(map(len, ["class", *self._totals]))
         logger.info("%s  present in        mean Dice", "class".ljust(width))
         for name, total in self._totals.items():

@@ -1,5 +1,6 @@
 """The backend of an inference: chosen once for an output folder, which never mixes two of them."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from lungseg import storage
@@ -9,6 +10,8 @@ from lungseg.inference.backends import RUNTIMES
 from lungseg.inference.backends.selection import choose_backend
 from lungseg.inference.cpu_tasks import InferenceJob
 from lungseg.model import checkpoint
+from lungseg.model.checkpoint import Checkpoint
+from lungseg.model.graph_file import require_torch_model
 from lungseg.predictions.parts import part_files
 
 
@@ -26,6 +29,21 @@ def with_cpu_backend(settings: InferSettings) -> InferSettings:
     if settings.profile:
         raise SettingsError(f"--profile records torch, not {settings.backend}: pass --backend torch")
     return settings.model_copy(update={"device": "cpu"})
+
+
+def require_backend(settings: InferSettings, out: str, models: Sequence[Checkpoint]) -> None:
+    """Check that a named backend runs the models and continues the folder, before anything is started.
+
+    Raises:
+        CheckpointError: torch is named for a model that is a graph.
+        InputError: the folder has parts of another backend.
+
+    """
+    if settings.backend == "torch":
+        for model in models:
+            require_torch_model(model.folder)
+    if settings.backend != "auto":
+        _require_same(out, settings.backend)
 
 
 def with_backend(job: InferenceJob, device: str, few_images: bool = False) -> InferenceJob:
@@ -61,11 +79,15 @@ def claim_backend(out: str, backend: Backend) -> None:
         InputError: finished parts were computed with another one.
 
     """
+    _require_same(out, backend)
+    path = storage.join(out, "plan.json")
+    storage.write_json(path, {**storage.read_json(path), "backend": backend})
+
+
+def _require_same(out: str, backend: Backend) -> None:
     earlier = recorded_backend(out)
     if earlier not in (None, backend):
         raise InputError(
             f"{out} holds parts computed with {earlier}, this run would use {backend}, whose masks differ in some "
             f"pixels: pass --backend {earlier}, or another --out"
         )
-    path = storage.join(out, "plan.json")
-    storage.write_json(path, {**storage.read_json(path), "backend": backend})

@@ -48,9 +48,9 @@ def log_most_doubtful(rows: list[Row]) -> None:
     rows = [row for row in rows if row["doubt"] is not None]  # models without lungs have no doubt
     if len(rows) < 2:
         return
-    logger.info("look at these images first (flagged ones, then by doubt):")
+    logger.info("look at these images first (those with a flag that questions the mask, then by doubt):")
     for row in rows:
-        logger.info("  %s: doubt %.2f; %s", storage.name_of(row["source_uri"]), row["doubt"], row["doubt_reason"])
+        logger.info("  %s: doubt %.3f; %s", storage.name_of(row["source_uri"]), row["doubt"], row["doubt_reason"])
 
 
 def _parts(out: str) -> Iterator[list[Row]]:

@@ -177,7 +177,10 @@ class Result:
     def save(
         self, path: str | os.PathLike[str], kind: FileKind = "mask", include_doubtful: bool = False, name: str = ""
     ) -> str:
-        """Write a file and return its path. path: a file, or an existing folder, where the image's id is the name.
+        """Write a file and return its path.
+
+        path: a file that ends in .png, or in .dcm for dicom-seg; or an existing folder, where the file is named after
+        the image's id and the kind, such as ID.mask.png.
 
         kind: mask (PNG, lungs 255), overlay (PNG) or dicom-seg (only for DICOM images). include_doubtful: write a
         dicom-seg also if flags question the mask, or if its doubt is unusual among the images of its list. name: of the
@@ -186,7 +189,7 @@ class Result:
         Raises:
             ImageError: the image was rejected, or its DICOM segmentation is held back or not possible.
             InputError: the file cannot be written, or is the image.
-            SettingsError: an unknown kind or class.
+            SettingsError: an unknown kind or class, or a file with another ending.
 
         """
         if kind not in _SUFFIXES:
@@ -199,6 +202,9 @@ class Result:
             target = storage.join(target, f"{self.row['image_id']}{middle}{_SUFFIXES[kind]}")
         if target == self.row["source_uri"]:
             raise InputError(f"{target} is the image: pass another file")
+        ending = os.path.splitext(_SUFFIXES[kind])[1]
+        if not target.lower().endswith(ending):
+            raise SettingsError(f"{target}: pass an existing folder, or a file that ends in {ending}")
         storage.write_bytes(target, self._encode(kind, include_doubtful, name))
         return target
 

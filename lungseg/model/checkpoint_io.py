@@ -14,7 +14,7 @@ from lungseg.config import ModelSettings
 from lungseg.errors import CheckpointError
 from lungseg.model.checkpoint import FILES, Checkpoint, unusable_weights_error
 from lungseg.model.custom_code import require_allowed
-from lungseg.model.graph_file import is_graph
+from lungseg.model.graph_file import require_torch_model
 from lungseg.model.network import LungNetwork, build_network, skip_weight_init
 from lungseg.storage.files import digest_bytes
 
@@ -61,10 +61,7 @@ def load_model(checkpoint: Checkpoint, custom_network: str = "") -> LungNetwork:
         SettingsError: the checkpoint names another custom network.
 
     """
-    if is_graph(checkpoint.folder):
-        raise CheckpointError(
-            f"{checkpoint.folder}: torch cannot run this file: pass --device cpu, or the folder of the model"
-        )
+    require_torch_model(checkpoint.folder)
     settings = ModelSettings.model_validate(checkpoint.config["settings"]["model"])
     require_allowed(checkpoint.folder, settings.custom, custom_network)
     with skip_weight_init():

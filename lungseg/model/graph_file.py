@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from lungseg.errors import CheckpointError
 from lungseg.model.onnx_file import is_onnx, read_onnx
 from lungseg.model.openvino_file import is_openvino, read_openvino
 
@@ -20,6 +21,20 @@ def read_metadata(path: str) -> dict[str, Any]:
 
     """
     return read_onnx(path).metadata if is_onnx(path) else read_openvino(path)
+
+
+def require_torch_model(path: str) -> None:
+    """Check that torch can run a model.
+
+    Raises:
+        CheckpointError: it is a graph.
+
+    """
+    if is_graph(path):
+        raise CheckpointError(
+            f"{path}: torch and GPUs cannot run this file: leave out --backend and --device, or pass the folder of the "
+            "model"
+        )
 
 
 def can_run(path: str, backend: str) -> bool:

@@ -124,8 +124,9 @@ def _on_disk(model: str) -> str:
         return names[model]
     if not storage.exists(path):
         similar = difflib.get_close_matches(model, names, n=1)
-        advice = f"did you mean {similar[0]}?" if similar else "pass the folder of a finished run, or of a study"
-        raise CheckpointError(f"{path}: no such folder, and {model} is no installed model: {advice}")
+        kinds = "pass the folder of a finished run or study, or an exported file"
+        advice = f"did you mean {similar[0]}?" if similar else kinds
+        raise CheckpointError(f"{path}: no such folder or file, and {model} is no installed model: {advice}")
     return path
 
 

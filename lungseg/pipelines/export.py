@@ -84,6 +84,11 @@ def _predictions_folder(settings: ExportSettings) -> str:
     if not storage.exists(folder):
         raise InputError(f"{folder}: no such folder: pass the --out of lungseg infer")
     if not storage.exists(storage.join(folder, "predictions.json")):
+        if storage.exists(storage.join(folder, "predictions.parquet")):
+            raise InputError(
+                f"{folder}: written by lungseg segment, which has --formats of its own; export needs the --out of "
+                "lungseg infer"
+            )
         raise InputError(
             f"{folder}: no predictions.json, expected a finished inference: run the same lungseg infer command again"
         )

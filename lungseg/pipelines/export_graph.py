@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 GraphFormat = Literal["onnx", "openvino"]
 _SUFFIXES: dict[GraphFormat, str] = {"onnx": ONNX_SUFFIX, "openvino": OPENVINO_SUFFIX}
 _BACKENDS: dict[GraphFormat, Runtime] = {"onnx": "onnxruntime", "openvino": "openvino"}
-_MAX_IMAGES = 200  # of the gate
+_FEW_IMAGES, _MAX_IMAGES = 20, 200  # of the gate
 _MAX_READ = 2000  # images among which --int8 looks for those of the training
 
 
@@ -87,10 +87,18 @@ def export_graph_file(source: Checkpoint, card: ModelCard, export: GraphExport) 
         _write(path, OnnxFile(graph, metadata))
         gate = ExportGate(source, items, export.custom_network)
         verdicts = [gate.judge(str(path), runtime) for runtime in export.runtimes]
+        _warn_of_few_images(verdicts[0].images, len(items))
         if not verdicts[0].problem:
             checks = measure_checks(path, verdicts, source, items)
             _write(path, OnnxFile(graph, metadata | {"checks": checks}))
         _finish(path, source, verdicts, export)
+
+
+def _warn_of_few_images(compared: int, given: int) -> None:
+    if compared < given:
+        logger.warning("%d of %s could not be used for the comparison", given - compared, counted(given, "X-ray"))
+    if compared < _FEW_IMAGES:
+        logger.warning("the comparison is of %s only: pass more with --images", counted(compared, "X-ray"))
 
 
 def _require_options(export: GraphExport) -> None:
@@ -117,6 +125,8 @@ def _to_int8(
     from lungseg.inference.backends.int8 import divide_items, quantise
 
     divided = divide_items(items, source)
+    if not divided.others:
+        logger.warning("the model was trained on all X-rays of --images: int8 may lose more on others")
     work = folder / "int8"
     work.mkdir()
     graph, made = quantise(graph, source, divided.training, work, export.custom_network)
@@ -178,7 +188,7 @@ def _finish(path: Path, source: Checkpoint, verdicts: Sequence[Verdict], export:
 
 
 def _summary(verdict: Verdict) -> str:
-    kinds = f"the masks of {verdict.images} X-rays"
+    kinds = f"the masks of {counted(verdict.images, 'X-ray')}"
     if verdict.classes:
         name = max(verdict.classes, key=lambda one: verdict.classes[one].changed)
         kinds += f" and the class {name}, the most of {counted(len(verdict.classes), 'class', 'classes')},"

@@ -14,6 +14,7 @@ from lungseg.arrays import Row
 from lungseg.config.class_names import LUNG, ONE_CLASS, lung_parts
 from lungseg.config.segment import SegmentFormat
 from lungseg.errors import printable
+from lungseg.inference.class_summary import describe_trained_on
 from lungseg.inference.doubt import NO_UNUSUAL_PLACE, NOTHING_UNUSUAL
 from lungseg.plurals import counted
 from lungseg.predictions.class_columns import with_class_columns
@@ -32,7 +33,7 @@ _OTHER_FLAGS = {
     "view_unknown": "view of the DICOM tags unknown",
 }
 """Short texts of the flags that question neither image nor mask; docs/reason-codes.md has their sentences."""
-_UNFLAGGED = "highest doubt; none is flagged"
+_UNFLAGGED = "highest doubt; no flag questions a mask"
 
 
 def print_result(
@@ -100,10 +101,8 @@ def _first_looks(segmented: Sequence[tuple[str, Row]]) -> list[str]:
 
 
 def _trained_on(segmented: Sequence[tuple[str, Row]]) -> list[str]:
-    """Say how many of the images the model was trained on; their masks say little about its quality."""
     seen = sum(bool(row["seen_in_training"]) for _, row in segmented)
-    images = f"{seen} of {counted(len(segmented), 'image')}"
-    return [f"the model was trained on {images}: new images may get worse masks"] if seen else []
+    return [describe_trained_on(seen, len(segmented))] if seen else []
 
 
 def _print_more(console: Console, count: int, noun: str, plural: str) -> None:

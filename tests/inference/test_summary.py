@@ -168,6 +168,7 @@ def test_mean_dice_states_the_images_trained_on(caplog: pytest.LogCaptureFixture
     with caplog.at_level("INFO"):
         totals.log()
     assert "0.800 of 3 (1 trained on)" in caplog.text
+    assert "the model was trained on 2 of 4 images: new images may get worse masks" in caplog.text
     assert (totals.as_json()[0]["compared"], totals.as_json()[0]["trained_on"]) == (3, 1)
 
 

@@ -87,7 +87,7 @@ def test_the_file_is_a_model_of_its_own(exported: Path, trained: Path, archive: 
 
 
 def test_torch_refuses_the_file(exported: Path) -> None:
-    with pytest.raises(CheckpointError, match="torch cannot run this file"):
+    with pytest.raises(CheckpointError, match="torch and GPUs cannot run this file"):
         lungseg.load(exported, backend="torch")
 
 
@@ -152,6 +152,18 @@ def test_other_weights_are_refused(gate: ExportGate, exported: Path, tmp_path: P
     path = tmp_path / "other.onnx"
     path.write_bytes(OnnxFile(model.SerializeToString(), file.metadata).encode())
     assert "of the pixels of its masks differ" in gate.judge(str(path), "onnxruntime").problem
+
+
+def test_a_comparison_of_few_images_is_named(
+    trained: Path, archive: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for path in sorted((archive / "south" / "images").iterdir())[:2]:
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    out = str(tmp_path / "m.onnx")
+    export_model.run([str(trained), "-o", out, "--format", "onnx", "--images", str(tmp_path)])
+    assert "1 of 3 X-rays could not be used for the comparison" in caplog.text
+    assert "the comparison is of 2 X-rays only: pass more with --images" in caplog.text
 
 
 def test_an_error_of_the_preparation_is_no_refusal(

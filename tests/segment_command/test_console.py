@@ -22,8 +22,8 @@ def named_row(name: str, *flags: str) -> tuple[str, Row]:
     ("flagged", "others", "lines"),
     [
         (0, 1, []),
-        (0, 2, ["look first at: b0 (highest doubt; none is flagged)"]),
-        (0, 9, ["look first at: b0, b1, b2 (highest doubt; none is flagged)"]),
+        (0, 2, ["look first at: b0 (highest doubt; no flag questions a mask)"]),
+        (0, 9, ["look first at: b0, b1, b2 (highest doubt; no flag questions a mask)"]),
         (1, 1, ["look first at: a0 (flagged)"]),
         (7, 4, ["look first at: a0, a1, a2, a3, a4 and 2 more (flagged)", "then at: b0, b1 (highest doubt)"]),
     ],
@@ -48,7 +48,7 @@ def test_the_picture_of_a_single_image_is_named() -> None:
     row["overlay_file"] = "overlays/a.png"
     assert closing_lines([(name, row)], "out", ("overlays",))[1:-1] == ["picture: out/overlays/a.png"]
     assert closing_lines([(name, row), named_row("b")], "out", ())[1:-1] == [
-        "look first at: a (highest doubt; none is flagged)"
+        "look first at: a (highest doubt; no flag questions a mask)"
     ]
 
 

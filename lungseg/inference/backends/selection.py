@@ -16,7 +16,7 @@ from lungseg.inference.backends import RUNTIMES, Network, Runtime, is_installed,
 from lungseg.inference.items import PredictOptions
 from lungseg.model.checkpoint import Checkpoint
 from lungseg.model.checkpoint_classes import threshold_column
-from lungseg.model.graph_file import can_run, is_graph
+from lungseg.model.graph_file import can_run, is_graph, require_torch_model
 from lungseg.model.onnx_cache import find_or_export, is_converted
 from lungseg.model.onnx_file import Check, ExportError
 
@@ -46,6 +46,8 @@ def choose_backend(
 
     """
     if requested == "torch":
+        for model in models:
+            require_torch_model(model.folder)
         return requested
     if requested != "auto":
         _require_usable(requested, options)
