@@ -288,9 +288,9 @@ _RESULT_FLAGS: tuple[tuple[str, str, str], ...] = (
     ),
     (
         "heart_on_right",
-        "The predicted heart lies on the patient's right: the picture is mirrored, or the heart lies on the right "
-        "(dextrocardia).",
-        "Compare with the side marker; mirror the picture back if it is mirrored.",
+        "The predicted heart lies on the patient's right: the picture is mirrored, the heart lies on the right "
+        "(dextrocardia), or its mask is wrong.",
+        "Look at the mask of the heart; compare with the side marker; mirror the picture back if it is mirrored.",
     ),
 )
 _NOT_EXPORTED: tuple[tuple[str, str, str], ...] = (

@@ -29,7 +29,7 @@ from lungseg.training.batch_summary import describe_batches
 from lungseg.training.custom_code_check import check_custom_code
 from lungseg.training.distillation import check_teacher
 from lungseg.training.run import Run
-from lungseg.training.study_classes import study_classes
+from lungseg.training.study_classes import describe_classes, study_classes
 from lungseg.training.study_data import open_training_data
 
 logger = logging.getLogger(__name__)
@@ -126,6 +126,8 @@ def _plan_study(
     images = sum(dataset.index.num_rows for dataset in data)
     sizes = counted(len(named_plans), "run"), counted(images, "image"), counted(len(data), "dataset")
     logger.info("study %s: %s on %s in %s", study, *sizes)
+    if len(study_classes(data)) > 1 and len(data) > 1:
+        logger.info("masks of %s", describe_classes(data))
     return StudyRecord(study, settings, named_plans, matching, tuple(folders))
 
 

@@ -62,9 +62,9 @@ def finish_dataset(plans: Sequence[ShardPlan]) -> dict[str, Any]:
     storage.write_bytes(storage.join(folder, "manifest.parquet"), manifest_bytes)
     if not index.num_rows:
         raise InputError(
-            f"{storage.name_of(folder)}: none of {counted(len(statuses), 'input')} is usable ({_describe(codes)}): "
-            "see the codes "
-            f"and messages in {storage.join(folder, 'manifest.parquet')}"
+            f"{storage.name_of(folder)}: none of {counted(len(statuses), 'input')} is usable ({_describe(codes)}); "
+            f"first: {storage.name_of(records['image_uri'][0].as_py())}: {records['message'][0].as_py()}; "
+            f"{storage.join(folder, 'manifest.parquet')} has all messages"
         )
     index_bytes = storage.table_bytes(index)
     storage.write_bytes(storage.join(folder, "index.parquet"), index_bytes)

@@ -112,6 +112,11 @@ def require_feasible(settings: TrainSettings, index: TrainingIndex, plans: Seque
                 f"--folds {settings.folds}: {name} has {groups_of[name]} groups of images (one per patient), but each "
                 f"fold needs one: lower --folds, or leave {name} out of --data"
             )
+    if settings.balance_datasets and all(len(plan.train_on) == 1 for plan in plans):
+        raise SettingsError(
+            "--balance-datasets: every run trains on one dataset: leave it out, or train on several (--protocols "
+            "pooled)"
+        )
     sizes, all_classes = [], study_classes(index.datasets)
     for plan in plans:
         classes = classes_of_run(index.datasets, plan.train_on)

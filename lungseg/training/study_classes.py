@@ -40,6 +40,14 @@ def study_classes(data: Sequence[PreparedDataset]) -> tuple[str, ...]:
     return classes
 
 
+def describe_classes(data: Sequence[PreparedDataset]) -> str:
+    """Say which datasets have masks of which classes, as `right_lung, left_lung in a, b; heart in a`."""
+    places: dict[tuple[str, ...], list[str]] = {}
+    for name in study_classes(data):
+        places.setdefault(tuple(item.name for item in data if name in item.annotated), []).append(name)
+    return "; ".join(f"{', '.join(names)} in {', '.join(datasets)}" for datasets, names in places.items())
+
+
 def classes_of_run(data: Sequence[PreparedDataset], train_on: Sequence[str]) -> tuple[str, ...]:
     """Return the classes of a study that the training datasets of a run annotate; it cannot learn the others."""
     known = {name for dataset in data if dataset.name in train_on for name in dataset.annotated}

@@ -35,7 +35,7 @@ from lungseg.schema import is_annotated
 from lungseg.study.study_plan import index_of, plan_runs, require_feasible
 from lungseg.training import run_loop, run_state
 from lungseg.training.run import Run, name_run
-from lungseg.training.study_classes import study_classes
+from lungseg.training.study_classes import describe_classes, study_classes
 from lungseg.training.study_data import open_training_data
 
 CPU = torch.device("cpu")
@@ -112,6 +112,13 @@ def test_dataset_records_the_classes_that_it_annotates(folders: tuple[str, ...])
     assert everything.annotated == CLASSES
     assert ("left_lung", "heart") in everything.overlaps
     assert study_classes([lungs_only, everything]) == CLASSES
+
+
+def test_the_log_says_which_datasets_have_which_classes(folders: tuple[str, ...]) -> None:
+    lungs_only, everything = open_training_data(folders)
+    assert describe_classes([lungs_only, everything]) == (
+        f"right_lung, left_lung in {lungs_only.name}, {everything.name}; heart, opacity in {everything.name}"
+    )
 
 
 def test_sample_knows_what_is_not_annotated(folders: tuple[str, ...]) -> None:
@@ -191,6 +198,13 @@ def refused(settings: TrainSettings, folders: tuple[str, ...]) -> None:
     require_feasible(
         settings.model_copy(update={"workers_per_run": 1}), index_of(settings, data), plan_runs(settings, data)
     )
+
+
+def test_balance_where_each_run_trains_on_one_dataset_is_refused(folders: tuple[str, ...]) -> None:
+    balanced = changed(balance_datasets=True, protocols=("source-to-source",))
+    with pytest.raises(SettingsError, match="--balance-datasets: every run trains on one dataset"):
+        refused(balanced, folders)
+    refused(balanced.model_copy(update={"protocols": ("pooled",)}), folders)
 
 
 def test_softmax_with_overlapping_classes_is_refused(folders: tuple[str, ...]) -> None:

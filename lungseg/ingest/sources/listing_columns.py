@@ -44,7 +44,7 @@ _WORDS = re.compile(r"[A-Z]?[^\W\d_A-Z]+|[A-Z]+(?![^\W\d_A-Z])")
 def find_columns(
     columns: ListingColumns, names: Sequence[str], path: str, classes: Sequence[str] = ONE_CLASS
 ) -> tuple[dict[str, str], MaskColumns]:
-    """Find the column of each role and of each mask; warn of unused columns whose names are near to a role.
+    """Find the column of each role and of each mask; warn of unused columns that are named like one of them.
 
     Of several classes, a column that is named after one holds its masks, where --columns.masks names no column for it.
 
@@ -71,7 +71,13 @@ def find_columns(
     if LUNG in classes and not any(kind in LUNGS for kind, _ in masks):
         masks += _columns_of_both_lungs(names, path)
     open_roles = {*_HINTS} - {*roles} - ({"mask"} if columns.masks else set())
-    _warn_of_unused(set(names) - {*roles.values(), *(column for _, column in masks)}, open_roles, path)
+    unused = sorted(set(names) - {*roles.values(), *(column for _, column in masks)})
+    of_classes = _near_classes(unused, [name for name in classes if name not in {kind for kind, _ in masks}])
+    for name, kind in of_classes.items():
+        logger.warning(
+            "%s: column %s is not used; if it is the class %s, pass --columns.masks %s=%s", path, name, kind, kind, name
+        )
+    _warn_of_unused([name for name in unused if name not in of_classes], open_roles, path)
     return roles, masks
 
 
@@ -166,6 +172,13 @@ def _missing(column: str, names: Sequence[str], path: str, option: str = "") -> 
     hint = f"did you mean {folded[near[0]]}?" if near else "name one of these"
     named = f" ({option})" if option else ""
     return InputError(f"{path}: no column {column}; it has {', '.join(names)}: {hint}{named}")
+
+
+def _near_classes(unused: Sequence[str], classes: Sequence[str]) -> dict[str, str]:
+    """Return the columns whose names differ little from one of several classes without a column, with this class."""
+    plain = {plain_name(kind): kind for kind in classes if kind != LUNG}
+    near = {name: difflib.get_close_matches(plain_name(name), plain, 1, _SIMILAR) for name in unused}
+    return {name: plain[match[0]] for name, match in near.items() if match}
 
 
 def _warn_of_unused(unused: Iterable[str], roles: set[str], path: str) -> None:

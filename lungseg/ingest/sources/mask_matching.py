@@ -3,7 +3,7 @@
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Sequence, Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lungseg import storage
 from lungseg.config.class_names import LUNG, LUNG_SIDES, ONE_CLASS
@@ -160,3 +160,10 @@ def _record(name: str, uri: str, files: DatasetFiles, dataset: str) -> Record:
 def has_one_side(classes: Sequence[str]) -> bool:
     """Return whether masks of these classes show the right or the left lung alone."""
     return LUNG not in classes and len({*LUNG_SIDES}.intersection(classes)) == 1
+
+
+def accept_one_side(record: Record) -> Record:
+    """Return a record that is usable although one lung has no mask, where that is no reason to reject it."""
+    if record.codes == (ONE_SIDED_MASK.code,) and has_one_side(record.mask_classes):
+        return replace(record, status="ok", codes=(), message="")
+    return record

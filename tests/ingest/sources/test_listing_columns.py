@@ -114,6 +114,20 @@ def test_unused_column_with_a_near_name_is_warned_of(
     ]
 
 
+@pytest.mark.parametrize(("column", "kind"), [("opactiy", "opacity"), ("hart", "heart"), ("Left lnug", "left_lung")])
+def test_a_misspelled_class_is_warned_of(column: str, kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    classes = ("right_lung", "left_lung", "heart", "opacity")
+    others = [name for name in classes if name != kind]
+    find_columns(DEFAULT, ["image", column, *others], "list.csv", classes)
+    advice = f"if it is the class {kind}, pass --columns.masks {kind}={column}"
+    assert caplog.messages == [f"list.csv: column {column} is not used; {advice}"]
+
+
+def test_the_other_lung_is_no_misspelled_class(caplog: pytest.LogCaptureFixture) -> None:
+    find_columns(DEFAULT, ["image", "left_lung", "right_lung"], "list.csv", ("left_lung", "heart"))
+    assert caplog.messages == []
+
+
 @pytest.mark.parametrize("column", ["image_id", "stage", "page", "comment", "width", "review", "message", "sextant"])
 def test_unrelated_columns_are_ignored_quietly(column: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
