@@ -28,6 +28,7 @@ from lungseg.model.model_card import ModelCard
 from lungseg.model.onnx_cache import describe_onnx
 from lungseg.model.onnx_file import SUFFIX as ONNX_SUFFIX, Check, OnnxFile
 from lungseg.model.openvino_file import SUFFIX as OPENVINO_SUFFIX, weights_path, write_openvino
+from lungseg.model.sources import model_name
 from lungseg.plurals import counted
 
 logger = logging.getLogger(__name__)
@@ -130,7 +131,8 @@ def _to_int8(
     work = folder / "int8"
     work.mkdir()
     graph, made = quantise(graph, source, divided.training, work, export.custom_network)
-    config = metadata["config"] | {"digests": {"model.safetensors": storage.digest_bytes(graph)}}
+    own = {"digests": {"model.safetensors": storage.digest_bytes(graph)}, "run": f"{model_name([source])}-int8"}
+    config = metadata["config"] | own
     changes = {"precision": "int8", "int8": made, "source": source.digest, "config": config}
     return graph, metadata | changes, spread(divided.others or divided.training, _MAX_IMAGES)
 

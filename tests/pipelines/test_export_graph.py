@@ -15,7 +15,7 @@ from lungseg.inference.backends import int8
 from lungseg.inference.backends.export_gate import ExportGate, Verdict, list_images
 from lungseg.inference.backends.quantise import Quantiser
 from lungseg.inference.items import open_item
-from lungseg.model import checkpoint
+from lungseg.model import checkpoint, sources
 from lungseg.model.checkpoint import Checkpoint
 from lungseg.model.graph_file import read_metadata
 from lungseg.model.onnx_file import OnnxFile, read_onnx
@@ -268,6 +268,10 @@ def test_int8_is_exported_where_masks_stay_close(
     export_model.run([str(trained), "-o", str(path), "--format", "onnx", "--int8", "--images", str(prepared)])
     metadata = read_metadata(str(path))
     assert metadata["precision"] == "int8"
+    assert (
+        sources.model_name([checkpoint.verify(str(path))])
+        == f"{checkpoint.find_all(str(trained))[0].config['run']}-int8"
+    )
     assert metadata["config"]["digests"]["model.safetensors"][:16] != checkpoint.find_all(str(trained))[0].digest
     (verdict, *_) = storage.read_json(str(tmp_path / "m.gate.json"))["verdicts"]
     assert verdict["torch_dice"] - verdict["dice"] <= 0.05
