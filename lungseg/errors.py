@@ -136,6 +136,11 @@ def printable(text: str) -> str:
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
+def with_name(name: str, message: str) -> str:
+    """Return a message that names its file."""
+    return message if name in message else f"{name}: {message}"
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an exception's text, or a substitute where it has none."""
     return next(iter(str(error).strip().splitlines()), "no details known")

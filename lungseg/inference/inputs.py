@@ -103,8 +103,7 @@ def _file_items(
 def _record_items(records: list[Record], classes: Sequence[str], folder: str = "") -> Iterator[Item]:
     """Yield the items of records that are all in memory. folder: that contains them, if it was listed."""
     if tuple(classes) != ONE_CLASS:
-        # `open_item` then compares the other classes.
-        records = [mask_matching.accept_one_side(record) for record in records]
+        records = [_predictable(record) for record in records]
     unique = record_checks.reject_duplicate_ids(records)
     stats = stat_files({uri for record in unique for uri in Item(record).files()}, folder)
     for record in record_checks.flag_missing_masks(unique, classes):
@@ -126,7 +125,7 @@ class _ListedRecords:
         for record in self.listing:
             if _matches(record, self.folder, self.pattern):
                 own = sources.pseudonymise_patient(record, self.key) if self.key else record
-                yield mask_matching.accept_one_side(own) if several else own
+                yield _predictable(own) if several else own
 
 
 def _listed_items(records: _ListedRecords, has_masks: bool) -> Iterator[Item]:
@@ -198,6 +197,13 @@ def _unchecked(row: dict[str, Any]) -> Record:
         *("mask_area", "status", "codes", "message", "flags"),
     )
     return replace(record, **{name: getattr(fresh, name) for name in results})
+
+
+def _predictable(record: Record) -> Record:
+    """Return a record that is usable although one lung has no mask: `open_item` then compares the other classes."""
+    if record.codes == ("one_sided_mask",) and mask_matching.has_one_side(record.mask_classes):
+        return replace(record, status="ok", codes=(), message="")
+    return record
 
 
 def _select(records: list[Record], folder: str, pattern: str) -> list[Record]:

@@ -11,19 +11,24 @@ from lungseg.inference.backends.selection import choose_backend
 from lungseg.inference.cpu_tasks import InferenceJob
 from lungseg.model import checkpoint
 from lungseg.model.checkpoint import Checkpoint
-from lungseg.model.graph_file import require_torch_model
+from lungseg.model.graph_file import is_graph, require_torch_model
 from lungseg.predictions.parts import part_files
 
 
-def with_cpu_backend(settings: InferSettings) -> InferSettings:
-    """Return the settings with --device cpu if they name a backend that computes on CPUs only.
+def with_cpu_backend(settings: InferSettings, models: Sequence[Checkpoint]) -> InferSettings:
+    """Return the settings with --device cpu if the backend that they name, or a model, computes on CPUs only.
 
     Raises:
-        SettingsError: they ask for a GPU or a profile too.
+        CheckpointError: they ask for torch, a GPU or a profile for a model that is a graph.
+        SettingsError: they ask for a GPU or a profile with a backend that computes on CPUs.
 
     """
     if settings.backend not in RUNTIMES:
-        return settings
+        if settings.backend == "torch" or settings.profile or settings.device == "gpu":
+            for model in models:
+                require_torch_model(model.folder)
+        has_graph = any(is_graph(model.folder) for model in models)
+        return settings.model_copy(update={"device": "cpu"}) if has_graph else settings
     if settings.device == "gpu":
         raise SettingsError(f"--backend {settings.backend} computes on CPUs: pass --device cpu, or --backend torch")
     if settings.profile:
@@ -31,17 +36,13 @@ def with_cpu_backend(settings: InferSettings) -> InferSettings:
     return settings.model_copy(update={"device": "cpu"})
 
 
-def require_backend(settings: InferSettings, out: str, models: Sequence[Checkpoint]) -> None:
-    """Check that a named backend runs the models and continues the folder, before anything is started.
+def require_same_backend(settings: InferSettings, out: str) -> None:
+    """Check that a named backend continues the folder, before anything is started.
 
     Raises:
-        CheckpointError: torch is named for a model that is a graph.
-        InputError: the folder has parts of another backend.
+        InputError: the folder has parts of another one.
 
     """
-    if settings.backend == "torch":
-        for model in models:
-            require_torch_model(model.folder)
     if settings.backend != "auto":
         _require_same(out, settings.backend)
 

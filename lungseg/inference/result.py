@@ -179,8 +179,8 @@ class Result:
     ) -> str:
         """Write a file and return its path.
 
-        path: a file that ends in .png, or in .dcm for dicom-seg; or an existing folder, where the file is named after
-        the image's id and the kind, such as ID.mask.png.
+        path: a file that ends in .png, or in .dcm for dicom-seg; or an existing local folder, where the file is named
+        after the image's id and the kind, such as ID.mask.png.
 
         kind: mask (PNG, lungs 255), overlay (PNG) or dicom-seg (only for DICOM images). include_doubtful: write a
         dicom-seg also if flags question the mask, or if its doubt is unusual among the images of its list. name: of the
@@ -204,7 +204,7 @@ class Result:
             raise InputError(f"{target} is the image: pass another file")
         ending = os.path.splitext(_SUFFIXES[kind])[1]
         if not target.lower().endswith(ending):
-            raise SettingsError(f"{target}: pass an existing folder, or a file that ends in {ending}")
+            raise SettingsError(f"{target}: pass an existing local folder, or a file that ends in {ending}")
         storage.write_bytes(target, self._encode(kind, include_doubtful, name))
         return target
 

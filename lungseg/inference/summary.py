@@ -155,8 +155,8 @@ def log_counts(out: str, counts: StatusCounts, kept: StatusCounts, seconds: floa
     )
     if counts.not_predicted():
         logger.info("images without a mask: %s", counts.describe_not_predicted())
-        for example in counts.examples:
-            logger.info("  %s", example)
+        for number, example in enumerate(counts.examples):
+            logger.info("  %s%s", "" if number else "first: ", example)
     if counts.flagged:
         are_flagged = counted(counts.flagged, "image is flagged", "images are flagged")
         logger.info("%s: %s", are_flagged, counts.describe_flagged())

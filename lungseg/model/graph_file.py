@@ -32,8 +32,8 @@ def require_torch_model(path: str) -> None:
     """
     if is_graph(path):
         raise CheckpointError(
-            f"{path}: torch and GPUs cannot run this file: leave out --backend and --device, or pass the folder of the "
-            "model"
+            f"{path}: torch cannot run this file: leave out --backend torch, --device gpu and --profile, or pass the "
+            "folder of the model"
         )
 
 

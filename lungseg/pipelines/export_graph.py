@@ -96,6 +96,8 @@ def export_graph_file(source: Checkpoint, card: ModelCard, export: GraphExport) 
 
 
 def _warn_of_few_images(compared: int, given: int) -> None:
+    if not compared:  # the file itself is refused
+        return
     if compared < given:
         logger.warning("%d of %s could not be used for the comparison", given - compared, counted(given, "X-ray"))
     if compared < _FEW_IMAGES:
@@ -127,7 +129,7 @@ def _to_int8(
 
     divided = divide_items(items, source)
     if not divided.others:
-        logger.warning("the model was trained on all X-rays of --images: int8 may lose more on others")
+        logger.warning("the model was trained on all X-rays of --images: int8 may lose more accuracy on other images")
     work = folder / "int8"
     work.mkdir()
     graph, made = quantise(graph, source, divided.training, work, export.custom_network)

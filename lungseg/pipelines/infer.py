@@ -22,7 +22,7 @@ from lungseg.inference.class_summary import ClassTotals
 from lungseg.inference.cpu_tasks import MARKERS, InferenceJob, finish_part, open_part
 from lungseg.inference.inputs import count_skipped, list_items
 from lungseg.inference.items import PredictOptions
-from lungseg.inference.job_backend import require_backend, with_backend, with_cpu_backend
+from lungseg.inference.job_backend import require_same_backend, with_backend, with_cpu_backend
 from lungseg.inference.model_selection import find_models, mean_thresholds, require_flippable
 from lungseg.inference.plan_stream import PlanStream
 from lungseg.inference.ranking_files import log_most_doubtful, write_csv
@@ -85,11 +85,12 @@ def predict(settings: InferSettings) -> Finished:
         LungsegError: as `run`.
 
     """
-    times, out, settings = StageTimes(), storage.resolve(settings.out), with_cpu_backend(settings)
+    times, out = StageTimes(), storage.resolve(settings.out)
     _require_folders(settings, out)
     models = find_models(settings.checkpoint, settings.model.custom)
+    settings = with_cpu_backend(settings, models)
     require_flippable(models, settings.tta)
-    require_backend(settings, out, models)
+    require_same_backend(settings, out)
     job = _create_job(settings, out, models)
     require_fp16_device(settings.precision, settings.device != "cpu", "--precision")
     schedule = _plan_parts(settings, job, models)

@@ -18,7 +18,7 @@ from lungseg.cluster.gauges import Gauges
 from lungseg.cluster.resources import require_cpus
 from lungseg.cluster.shared_storage import require_shared_storage
 from lungseg.config import PrepareSettings, PreprocessSettings
-from lungseg.config.class_names import LUNG_SIDES, annotated_by
+from lungseg.config.class_names import annotated_by
 from lungseg.dataset import catalog
 from lungseg.dataset.duplicate_audit import linked_images
 from lungseg.dataset.duplicates import count_duplicates
@@ -29,7 +29,6 @@ from lungseg.imaging.geometry import prepare_image
 from lungseg.imaging.intensity import compute_landmarks
 from lungseg.ingest import file_names, pseudonyms, record_checks, sources
 from lungseg.ingest.reason_codes import is_unmatched_mask
-from lungseg.ingest.sources.mask_matching import has_one_side
 from lungseg.job_end import command, end_job
 from lungseg.pipelines import verify_dataset
 from lungseg.pipelines.phantoms import draw_phantoms
@@ -186,26 +185,11 @@ def _read_match_image(path: str) -> Grey:
 def _records(settings: PrepareSettings, out: str, key: bytes | None) -> list[Record]:
     """List the records of the archive; images that an earlier run planned keep their ids."""
     records = _list(settings, out, key)
-    _require_both_sides(records, settings.preprocess.classes)
     planned = planned_ids(records, out)
     if settings.listing:
         records = sources.keep_ids(records, planned)
     checked = record_checks.reject_duplicate_ids(records, planned)
     return [*record_checks.flag_missing_masks(checked, settings.preprocess.classes)]
-
-
-def _require_both_sides(records: Sequence[Record], requested: Sequence[str]) -> None:
-    """Refuse a class of one lung where the archive has a mask of each: they are checked together.
-
-    Raises:
-        SettingsError: the class of the other lung is missing.
-
-    """
-    if has_one_side(requested) and any(has_one_side(record.mask_classes) for record in records):
-        own, other = sorted(LUNG_SIDES, key=lambda name: name not in requested)
-        raise SettingsError(
-            f"--preprocess.classes has {own}, but not {other}: masks of single lungs are checked together: add {other}"
-        )
 
 
 def _list(settings: PrepareSettings, out: str, key: bytes | None) -> list[Record]:

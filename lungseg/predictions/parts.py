@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from lungseg import storage
 from lungseg.arrow import pa
-from lungseg.errors import InputError
+from lungseg.errors import InputError, with_name
 from lungseg.ingest.file_names import relative_path
 from lungseg.ingest.reason_codes import NOT_IMAGES, counted_codes
 from lungseg.result_columns import PREDICTIONS
@@ -62,9 +62,7 @@ class StatusCounts:
             reasons = counted_codes(status, codes)
             counts.codes.update((status, code) for code in reasons)
             if status not in USABLE and len(examples) < _MAX_EXAMPLES:
-                name, reason = storage.name_of(uri), message or ""
-                sentence = reason if name in reason else f"{name}: {reason}"
-                examples.append(f"{sentence} ({', '.join(reasons)})")
+                examples.append(f"{with_name(storage.name_of(uri), message or '')} ({', '.join(reasons)})")
         by_flag = Counter(name for names in flags for name in names)
         return cls(counts.statuses, counts.codes, tuple(examples), by_flag, sum(map(bool, flags)))
 

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from lungseg import storage
 from lungseg.dataset import catalog
-from lungseg.errors import InputError
+from lungseg.errors import InputError, with_name
 from lungseg.ingest import record_checks
 from lungseg.ingest.reason_codes import Note, counted_codes
 from lungseg.plurals import counted
@@ -63,7 +63,7 @@ def finish_dataset(plans: Sequence[ShardPlan]) -> dict[str, Any]:
     if not index.num_rows:
         raise InputError(
             f"{storage.name_of(folder)}: none of {counted(len(statuses), 'input')} is usable ({_describe(codes)}); "
-            f"first: {storage.name_of(records['image_uri'][0].as_py())}: {records['message'][0].as_py()}; "
+            f"first: {with_name(storage.name_of(records['image_uri'][0].as_py()), records['message'][0].as_py())}; "
             f"{storage.join(folder, 'manifest.parquet')} has all messages"
         )
     index_bytes = storage.table_bytes(index)

@@ -43,6 +43,7 @@ def study_classes(data: Sequence[PreparedDataset]) -> tuple[str, ...]:
 def describe_classes(data: Sequence[PreparedDataset]) -> str:
     """Say which datasets have masks of which classes, as `right_lung, left_lung in a, b; heart in a`."""
     places: dict[tuple[str, ...], list[str]] = {}
+    data = [dataset for dataset in data if has_masks(dataset)]
     for name in study_classes(data):
         places.setdefault(tuple(item.name for item in data if name in item.annotated), []).append(name)
     return "; ".join(f"{', '.join(names)} in {', '.join(datasets)}" for datasets, names in places.items())

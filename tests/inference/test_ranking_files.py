@@ -53,6 +53,6 @@ def test_closing_lines_name_the_most_doubtful_files(out: str, caplog: pytest.Log
     log_most_doubtful(write_csv(out))
     assert caplog.messages[:3] == [
         "look at these images first (those with a flag that questions the mask, then by doubt):",
-        "  flagged.png: doubt 0.01; reason of flagged",
-        "  9a.png: doubt 0.45; reason of 9a",
+        "  flagged.png: doubt 0.010; reason of flagged",
+        "  9a.png: doubt 0.450; reason of 9a",
     ]

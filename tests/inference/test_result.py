@@ -145,7 +145,7 @@ def test_image_is_never_overwritten(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "kind"), [("mask.jpg", "mask"), ("new-folder", "mask"), ("x.dcm", "overlay")])
 def test_other_endings_are_refused(result: Result, tmp_path: Path, name: str, kind: FileKind) -> None:
-    with pytest.raises(SettingsError, match=r"pass an existing folder, or a file that ends in \.png"):
+    with pytest.raises(SettingsError, match=r"pass an existing local folder, or a file that ends in \.png"):
         result.save(tmp_path / name, kind)
     assert not list(tmp_path.iterdir())
 

@@ -10,6 +10,7 @@ import pytest
 import lungseg
 from lungseg import storage
 from lungseg.arrays import U8
+from lungseg.config.command_line import parse
 from lungseg.errors import CheckpointError, InputError, SettingsError
 from lungseg.inference.backends import int8
 from lungseg.inference.backends.export_gate import ExportGate, Verdict, list_images
@@ -19,7 +20,7 @@ from lungseg.model import checkpoint, sources
 from lungseg.model.checkpoint import Checkpoint
 from lungseg.model.graph_file import read_metadata
 from lungseg.model.onnx_file import OnnxFile, read_onnx
-from lungseg.pipelines import export_model
+from lungseg.pipelines import export_model, infer
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -87,8 +88,17 @@ def test_the_file_is_a_model_of_its_own(exported: Path, trained: Path, archive: 
 
 
 def test_torch_refuses_the_file(exported: Path) -> None:
-    with pytest.raises(CheckpointError, match="torch and GPUs cannot run this file"):
+    with pytest.raises(CheckpointError, match="torch cannot run this file"):
         lungseg.load(exported, backend="torch")
+
+
+@pytest.mark.parametrize("words", [["--backend", "torch"], ["--device", "gpu"], ["--profile"]])
+def test_settings_that_need_torch_are_refused_for_the_file(
+    exported: Path, archive: Path, tmp_path: Path, words: list[str]
+) -> None:
+    options = ["--archive", str(archive), "--checkpoint", str(exported), "--out", str(tmp_path)]
+    with pytest.raises(CheckpointError, match="torch cannot run this file"):
+        infer.run(parse("infer", [*options, *words]))  # type: ignore[arg-type]
 
 
 def test_openvino_files_are_models_too(trained: Path, archive: Path, tmp_path: Path) -> None:

@@ -252,17 +252,6 @@ def test_class_without_any_mask_is_reported(
     )
 
 
-def test_masks_of_one_lung_without_the_class_of_the_other_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "list.csv").write_text("image,left_lung,right_lung\n1.png,left.png,right.png\n")
-    settings = PrepareSettings(
-        listing=str(tmp_path / "list.csv"),
-        out=str(tmp_path / "out"),
-        preprocess=PreprocessSettings(size=64, classes=("heart", "left_lung")),
-    )
-    with pytest.raises(SettingsError, match=r"has left_lung, but not right_lung: .* add right_lung"):
-        prepare.run(settings)
-
-
 def test_several_classes_are_stored_and_may_overlap(ray_cluster: None, draw_pair: DrawPair, tmp_path: Path) -> None:
     for number in range(2):
         image, mask = draw_pair(number, 160, 160)
@@ -293,7 +282,7 @@ def test_several_classes_are_stored_and_may_overlap(ray_cluster: None, draw_pair
 def test_unusable_dataset_does_not_stop_the_others(ray_cluster: None, own_archive: Path, tmp_path: Path) -> None:
     (own_archive / "logo.png").write_bytes(b"no picture")
     settings = PrepareSettings(source=str(own_archive), out=str(tmp_path / "out"), preprocess=SMALL)
-    with pytest.raises(InputError, match=r"none of 1 input is usable \(rejected: .*\); first: logo\.png: \S+"):
+    with pytest.raises(InputError, match=r"none of 1 input is usable \(rejected: .*\); first: logo\.png (?!.*logo)"):
         prepare.run(settings)
     assert [catalog.open_dataset(folder).name for folder in catalog.list_datasets(str(tmp_path / "out"))] == [
         "north",

@@ -304,6 +304,7 @@ def test_a_signal_to_any_thread_ends_the_wait(monkeypatch: pytest.MonkeyPatch) -
     release, ended = threading.Event(), list[bool]()
 
     def run(*_: object) -> None:
+        time.sleep(0.1)  # until the main thread waits
         signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
         ended.append(release.wait(10))
 

@@ -121,6 +121,13 @@ def test_the_log_says_which_datasets_have_which_classes(folders: tuple[str, ...]
     )
 
 
+def test_datasets_without_masks_are_not_described(folders: tuple[str, ...]) -> None:
+    lungs_only, everything = open_training_data(folders)
+    column = lungs_only.index.schema.get_field_index("mask_size")
+    unmasked = lungs_only.index.set_column(column, "mask_size", [[0] * lungs_only.index.num_rows])
+    assert lungs_only.name not in describe_classes([replace(lungs_only, index=unmasked), everything])
+
+
 def test_sample_knows_what_is_not_annotated(folders: tuple[str, ...]) -> None:
     reader = SampleReader(open_training_data(folders))
     known = [

@@ -66,7 +66,10 @@ def quantise(
 
     def is_close(path: Path) -> bool:
         verdict = trial.compare(open_network(str(path), "onnxruntime"), "onnxruntime")
-        return all(_is_close(one) for one in verdict.classes.values() or [verdict])
+        verdicts = [*verdict.classes.values()] or [verdict]
+        if all(one.dice is None for one in verdicts):
+            raise InputError("--int8 needs images with masks: pass prepared data or an archive with masks")
+        return all(map(_is_close, verdicts))
 
     quantised, kept = Quantiser(graph, images, folder, available_threads()).quantise(is_close)
     return quantised, {"calibration_images": len(images), "float_layers": list(kept)}
@@ -75,12 +78,10 @@ def quantise(
 def _is_close(verdict: Verdict) -> bool:
     """Return whether the masks of a class are so close in the trial that the gate is likely to accept them.
 
-    Raises:
-        InputError: no image has a mask of the class.
-
+    Where no image of the trial has a mask of the class, the changed pixels decide.
     """
+    is_near = verdict.changed <= _MAX_TRIAL_CHANGED
     if verdict.dice is None or verdict.torch_dice is None or verdict.worst_loss is None:
-        raise InputError("--int8 needs images with masks: pass prepared data or an archive with masks")
+        return is_near
     loss = verdict.torch_dice - verdict.dice
-    has_dice = loss <= _MARGIN * MAX_MEAN_LOSS and verdict.worst_loss <= _MARGIN * MAX_LOSS
-    return has_dice and verdict.changed <= _MAX_TRIAL_CHANGED
+    return is_near and loss <= _MARGIN * MAX_MEAN_LOSS and verdict.worst_loss <= _MARGIN * MAX_LOSS

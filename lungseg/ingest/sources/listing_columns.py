@@ -66,7 +66,8 @@ def find_columns(
     if "image" not in roles:
         raise _missing("image", names, path, "--columns.image")
     masks += _columns_of_classes(names, classes, [*roles.values(), *(column for _, column in masks)], masks)
-    usual_mask = None if masks else _usual_column("mask", names, path)
+    needs_lungs = {*LUNGS}.intersection(classes) and not any(kind in LUNGS for kind, _ in masks)
+    usual_mask = _usual_column("mask", names, path) if needs_lungs or not masks else None
     masks += [("lung", usual_mask)] if usual_mask else []
     if LUNG in classes and not any(kind in LUNGS for kind, _ in masks):
         masks += _columns_of_both_lungs(names, path)
@@ -175,10 +176,14 @@ def _missing(column: str, names: Sequence[str], path: str, option: str = "") -> 
 
 
 def _near_classes(unused: Sequence[str], classes: Sequence[str]) -> dict[str, str]:
-    """Return the columns whose names differ little from one of several classes without a column, with this class."""
+    """Map each unused column to the requested class that it probably misspells."""
     plain = {plain_name(kind): kind for kind in classes if kind != LUNG}
-    near = {name: difflib.get_close_matches(plain_name(name), plain, 1, _SIMILAR) for name in unused}
+    near = {name: _close_matches(plain_name(name), plain) for name in unused}
     return {name: plain[match[0]] for name, match in near.items() if match}
+
+
+def _close_matches(name: str, known: Iterable[str]) -> list[str]:
+    return difflib.get_close_matches(name, [other for other in known if other[:1] == name[:1]], 1, _SIMILAR)
 
 
 def _warn_of_unused(unused: Iterable[str], roles: set[str], path: str) -> None:
@@ -192,7 +197,7 @@ def _near_role(name: str, roles: set[str]) -> str | None:
     words = {word.lower() for word in _WORDS.findall(name)}
     for role in (role for role in _HINTS if role in roles):
         plain = plain_name(name)
-        known = [usual for usual in map(plain_name, _NAMES[role]) if usual[:1] == plain[:1] and len(usual) > 3]
-        if words & {*_HINTS[role]} or difflib.get_close_matches(plain, known, 1, _SIMILAR):
+        known = [usual for usual in map(plain_name, _NAMES[role]) if len(usual) > 3]
+        if words & {*_HINTS[role]} or _close_matches(plain, known):
             return role
     return None

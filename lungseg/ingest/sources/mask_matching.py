@@ -3,7 +3,7 @@
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Sequence, Set as AbstractSet
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from lungseg import storage
 from lungseg.config.class_names import LUNG, LUNG_SIDES, ONE_CLASS
@@ -15,7 +15,11 @@ from lungseg.schema import Record
 
 logger = logging.getLogger(__name__)
 
-ONE_SIDED_MASK = Note("one_sided_mask", "only the left or the right mask exists: add the other, or remove the image")
+ONE_SIDED_MASK = Note(
+    "one_sided_mask",
+    "only the left or the right mask exists, or only one of them is a requested class: add the other, or remove the "
+    "image",
+)
 
 UNMATCHED = "_unmatched_mask"
 """End of the id of a mask without an image."""
@@ -160,10 +164,3 @@ def _record(name: str, uri: str, files: DatasetFiles, dataset: str) -> Record:
 def has_one_side(classes: Sequence[str]) -> bool:
     """Return whether masks of these classes show the right or the left lung alone."""
     return LUNG not in classes and len({*LUNG_SIDES}.intersection(classes)) == 1
-
-
-def accept_one_side(record: Record) -> Record:
-    """Return a record that is usable although one lung has no mask, where that is no reason to reject it."""
-    if record.codes == (ONE_SIDED_MASK.code,) and has_one_side(record.mask_classes):
-        return replace(record, status="ok", codes=(), message="")
-    return record

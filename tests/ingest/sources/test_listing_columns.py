@@ -123,8 +123,14 @@ def test_a_misspelled_class_is_warned_of(column: str, kind: str, caplog: pytest.
     assert caplog.messages == [f"list.csv: column {column} is not used; {advice}"]
 
 
+@pytest.mark.parametrize("classes", [("lung", "heart"), ("right_lung", "left_lung", "heart")])
+def test_the_usual_mask_shows_the_lungs_beside_other_classes(classes: tuple[str, ...]) -> None:
+    _, masks = find_columns(DEFAULT, ["image", "mask", "heart"], "list.csv", classes)
+    assert sorted(masks) == [("heart", "heart"), ("lung", "mask")]
+
+
 def test_the_other_lung_is_no_misspelled_class(caplog: pytest.LogCaptureFixture) -> None:
-    find_columns(DEFAULT, ["image", "left_lung", "right_lung"], "list.csv", ("left_lung", "heart"))
+    find_columns(DEFAULT, ["image", "left_lung", "right_lung", "capacity"], "list.csv", ("left_lung", "opacity"))
     assert caplog.messages == []
 
 
