@@ -197,8 +197,13 @@ def test_job_that_succeeds_on_sigterm_is_not_requeued(slurm: Slurm) -> None:
     assert "requeue" not in slurm.scontrol_calls
 
 
-def test_job_fails_when_ray_exits(slurm: Slurm) -> None:
+@pytest.mark.parametrize("delay_s", [0, 2], ids=["later", "before the command has its session"])
+def test_job_fails_when_ray_exits(slurm: Slurm, delay_s: int) -> None:
     _without_ray(slurm)
+    real = shutil.which("setsid")
+    waits = f"[[ $1 == sleep ]] && read -rt {delay_s} <> <(:)"  # without a process that would be left over
+    (slurm.stubs / "setsid").write_text(f'#!/usr/bin/env bash\n{waits}\nexec {real} "$@"\n')
+    (slurm.stubs / "setsid").chmod(0o755)
     (slurm.stubs / "ray").write_text("#!/usr/bin/env bash\necho the port is taken\nexit 1\n")
     process = slurm.start("sleep", "250")
     assert process.wait(LIMIT_S) == 1
